@@ -1,0 +1,273 @@
+//! What can go wrong, in words that name the operation and the culprit.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+/// The result of this library's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation failed, or what became of a task.
+///
+/// An error is opaque: its message says what happened, to whom, and while doing what; the predicates and accessors
+/// let a program decide. It can be cloned and serialised, so a task may itself return a `Result<T, Error>`.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+///     assert_eq!(error.signal(), Some(6));
+///     assert!(error.to_string().contains("was killed by SIGABRT"));
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Inner {
+    cause: Cause,
+    culprit: Option<Culprit>,
+    index: Option<u64>,
+}
+
+/// Who failed.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Culprit {
+    Worker { pid: u32 },
+    Process { name: String, pid: u32 },
+}
+
+/// What happened.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Cause {
+    /// The operating system refused an operation.
+    System { operation: String, errno: i32 },
+    /// `multiproc::init()` was not called in this program.
+    NotInitialised,
+    /// A child did not come up.
+    Start(String),
+    /// A child was ended by a signal.
+    Signal(i32),
+    /// A child ended with this exit code before its function had returned.
+    Exit(i32),
+    /// A child ended, and somebody else collected how.
+    StatusLost,
+    /// A function panicked.
+    Panic { message: String, location: Option<String> },
+    /// A value could not be turned into bytes.
+    Encode { what: String, why: String },
+    /// Bytes could not be turned into a value.
+    Decode { what: String, why: String },
+    /// The time given was over first.
+    Timeout(String),
+    /// The queue holds as many items as it may.
+    Full,
+    /// All other ends of a queue or pipe are gone.
+    Disconnected(String),
+    /// The pool takes no more work.
+    Closed,
+    /// The task was withdrawn before it ran.
+    Cancelled,
+    /// The caller asked for something that makes no sense.
+    Invalid(String),
+}
+
+impl Error {
+    /// Did the function panic? The message then holds the panic's own, with file and line.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.0.cause, Cause::Panic { .. })
+    }
+
+    /// The signal that killed the child, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        if let Cause::Signal(signal) = self.0.cause { Some(signal) } else { None }
+    }
+
+    /// The code with which the child exited before its function returned, if it did.
+    pub fn exit_code(&self) -> Option<i32> {
+        if let Cause::Exit(code) = self.0.cause { Some(code) } else { None }
+    }
+
+    /// Which item of the input this is about, counted from 0.
+    pub fn index(&self) -> Option<u64> {
+        self.0.index
+    }
+
+    /// The process id of the child that failed.
+    pub fn pid(&self) -> Option<u32> {
+        match self.0.culprit {
+            Some(Culprit::Worker { pid } | Culprit::Process { pid, .. }) => Some(pid),
+            None => None,
+        }
+    }
+
+    /// Was a time limit over first?
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.cause, Cause::Timeout(_))
+    }
+
+    /// Was a queue full?
+    pub fn is_full(&self) -> bool {
+        matches!(self.0.cause, Cause::Full)
+    }
+
+    /// Are all other ends of the queue or pipe gone?
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self.0.cause, Cause::Disconnected(_))
+    }
+
+    /// Had the pool been closed?
+    pub fn is_closed(&self) -> bool {
+        matches!(self.0.cause, Cause::Closed)
+    }
+
+    /// Was the task withdrawn before it ran?
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.0.cause, Cause::Cancelled)
+    }
+
+    /// Could a value not be turned into bytes, or back?
+    pub fn is_codec(&self) -> bool {
+        matches!(self.0.cause, Cause::Encode { .. } | Cause::Decode { .. })
+    }
+
+    /// The operating system's error number, if it refused an operation.
+    pub fn os_error(&self) -> Option<i32> {
+        if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
+    }
+
+    pub(crate) fn new(cause: Cause) -> Self {
+        Self(Box::new(Inner { cause, culprit: None, index: None }))
+    }
+
+    /// The system refused `operation`, which is a verb with its object: `"open the door"`.
+    pub(crate) fn system(operation: &str, errno: Errno) -> Self {
+        Self::new(Cause::System { operation: operation.to_owned(), errno: errno as i32 })
+    }
+
+    /// As [`Error::system`], from the standard library's error.
+    pub(crate) fn io(operation: &str, error: &std::io::Error) -> Self {
+        Self::system(operation, Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)))
+    }
+
+    pub(crate) fn disconnected(which: &str) -> Self {
+        Self::new(Cause::Disconnected(which.to_owned()))
+    }
+
+    pub(crate) fn timeout(operation: &str) -> Self {
+        Self::new(Cause::Timeout(operation.to_owned()))
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::new(Cause::Invalid(what.into()))
+    }
+
+    pub(crate) fn decode(what: &str, why: impl fmt::Display) -> Self {
+        Self::new(Cause::Decode { what: what.to_owned(), why: why.to_string() })
+    }
+
+    pub(crate) fn by(mut self, culprit: Culprit) -> Self {
+        self.0.culprit = Some(culprit);
+        self
+    }
+
+    pub(crate) fn at(mut self, index: Option<u64>) -> Self {
+        self.0.index = index;
+        self
+    }
+
+    /// Names a child as the culprit where none is named yet.
+    pub(crate) fn or_by(self, culprit: impl FnOnce() -> Culprit) -> Self {
+        if self.0.culprit.is_some() { self } else { self.by(culprit()) }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { cause, culprit, index } = &*self.0;
+        let who = culprit.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
+        let doing = Doing { culprit: culprit.as_ref(), index: *index };
+        match cause {
+            Cause::System { operation, errno } => {
+                write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
+                if let Some(culprit) = culprit { write!(f, " (in {culprit})") } else { Ok(()) }
+            }
+            Cause::NotInitialised => f.write_str(
+                "cannot start a child process: call multiproc::init() as the first line of main, \
+                 so that a child runs its task there and not the whole program again",
+            ),
+            Cause::Start(why) => write!(f, "{who} did not start: {why}"),
+            Cause::Signal(signal) => write!(f, "{who} was killed by {}{doing}", signal_name(*signal)),
+            Cause::Exit(code) => write!(f, "{who} exited with code {code}{doing}"),
+            Cause::StatusLost => {
+                write!(f, "{who} ended{doing}, and its status was collected outside this library")
+            }
+            Cause::Panic { message, location } => {
+                match culprit {
+                    Some(culprit) => write!(f, "{culprit} panicked")?,
+                    None => f.write_str("the function panicked")?,
+                }
+                if let Some(location) = location {
+                    write!(f, " at {location}")?;
+                }
+                write!(f, "{}: {message}", Doing { culprit: None, index: *index })
+            }
+            Cause::Encode { what, why } => {
+                write!(f, "cannot encode {what}{}: {why}", Doing { culprit: None, index: *index })
+            }
+            Cause::Decode { what, why } => {
+                write!(f, "cannot decode {what}{}: {why}", Doing { culprit: None, index: *index })
+            }
+            Cause::Timeout(operation) => write!(f, "the time was over before it was possible to {operation}"),
+            Cause::Full => f.write_str("the queue is full"),
+            Cause::Disconnected(which) => write!(f, "every {which} is gone"),
+            Cause::Closed => f.write_str("the pool is closed"),
+            Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Cause::Invalid(what) => f.write_str(what),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({self})")
+    }
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worker { pid } => write!(f, "worker {pid}"),
+            Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
+        }
+    }
+}
+
+/// The end of a sentence: what the culprit was at.
+struct Doing<'a> {
+    culprit: Option<&'a Culprit>,
+    index: Option<u64>,
+}
+
+impl fmt::Display for Doing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.index, self.culprit) {
+            (Some(index), _) => write!(f, " while running task {index}"),
+            (None, Some(Culprit::Worker { .. })) => f.write_str(" while running its task"),
+            (None, Some(Culprit::Process { .. })) => f.write_str(" before its function returned"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// `SIGKILL` for 9; real-time signals have numbers only.
+fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
+}

@@ -1,0 +1,217 @@
+//! How bytes reach another process: the one interface that everything above sends and receives through.
+//!
+//! Today a link is a socket that keeps packets, and a message too large for a packet is parked in anonymous memory
+//! whose descriptor travels in its stead. What is above knows neither.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::error::{Error, Result};
+use crate::sys::memory;
+use crate::sys::poll::{Deadline, PollFlags, ready};
+use crate::sys::socket::{self, MAX_DESCRIPTORS};
+use crate::wire::Handle;
+
+pub(crate) use crate::sys::socket::Sent;
+
+/// Messages up to this size (bytes) travel inside a packet. Small enough that the default buffer of a socket takes
+/// several; large enough that copying, not the system call, is what a larger one costs.
+pub(crate) const INLINE: usize = 32 * 1024;
+
+/// One end of a connection between processes. Clones share the end; it closes with the last of them, in whatever
+/// process that is.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Link(Handle);
+
+/// A message ready to be sent, and to be sent again if it must.
+#[derive(Debug)]
+pub(crate) struct Message {
+    body: Body,
+    descriptors: Vec<Handle>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Inline(Vec<u8>),
+    Stored(Handle, u64),
+}
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    Message(Vec<u8>, Vec<OwnedFd>),
+    /// The deadline came first.
+    NotYet,
+    /// The other end is gone, and everything it had sent has been received.
+    Gone,
+}
+
+/// The first byte of a packet: are the rest the message, or the length of what the last descriptor holds?
+const IN_PACKET: u8 = 0;
+const IN_MEMORY: u8 = 1;
+
+impl Message {
+    /// Large bytes are parked here and now, so that sending needs no time.
+    pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<Handle>) -> Result<Self> {
+        if descriptors.len() >= MAX_DESCRIPTORS {
+            return Err(Error::invalid(format!("a message with {} descriptors is too many", descriptors.len())));
+        }
+        let body = if bytes.len() <= INLINE {
+            Body::Inline(bytes)
+        } else {
+            Body::Stored(memory::store(&bytes)?.into(), bytes.len() as u64)
+        };
+        Ok(Self { body, descriptors })
+    }
+
+    /// A message that is known to be small, and has no descriptors.
+    pub(crate) fn inline(bytes: Vec<u8>) -> Self {
+        debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
+        Self { body: Body::Inline(bytes), descriptors: Vec::new() }
+    }
+
+    /// The bytes, where they are to travel inside a packet.
+    pub(crate) fn inline_mut(&mut self) -> Option<&mut Vec<u8>> {
+        match &mut self.body {
+            Body::Inline(bytes) => Some(bytes),
+            Body::Stored(..) => None,
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn pair() -> Result<(Self, Self)> {
+        let (a, b) = socket::pair()?;
+        Ok((Self(a.into()), Self(b.into())))
+    }
+
+    pub(crate) fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket.into())
+    }
+
+    /// Asks for room for more messages than the system gives by default.
+    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
+        socket::reserve(self.as_fd(), bytes)
+    }
+
+    /// Sends a message whole or not at all; blocks while there is no room for it, until the deadline.
+    pub(crate) fn send(&self, message: &Message, deadline: Deadline) -> Result<Sent> {
+        self.send_with_prefix(&[], message, deadline)
+    }
+
+    /// As [`Link::send`], with some bytes more in front of the message.
+    pub(crate) fn send_with_prefix(&self, prefix: &[u8], message: &Message, deadline: Deadline) -> Result<Sent> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = message.descriptors.iter().map(AsFd::as_fd).collect();
+        let fd = self.as_fd();
+        match &message.body {
+            Body::Inline(bytes) => socket::send(fd, &[&[IN_PACKET], prefix, bytes], &descriptors, deadline),
+            Body::Stored(memory, length) => {
+                descriptors.push(memory.as_fd());
+                socket::send(fd, &[&[IN_MEMORY], &length.to_le_bytes(), prefix], &descriptors, deadline)
+            }
+        }
+    }
+
+    /// Receives the next message; blocks while there is none, until the deadline.
+    pub(crate) fn receive(&self, deadline: Deadline) -> Result<Incoming> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(INLINE + 256, 0);
+            match socket::receive(self.as_fd(), buffer, deadline)? {
+                socket::Received::Packet(length, descriptors) => unpack(&buffer[..length], descriptors),
+                socket::Received::NotYet => Ok(Incoming::NotYet),
+                socket::Received::Gone => Ok(Incoming::Gone),
+            }
+        })
+    }
+
+    /// Waits until a message can be received or the other end is gone; says whether that came before the deadline.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
+        ready(self.as_fd(), PollFlags::POLLIN, deadline)
+    }
+
+    /// Is the other end gone?
+    pub(crate) fn is_abandoned(&self) -> Result<bool> {
+        ready(self.as_fd(), PollFlags::empty(), Deadline::now()) // a hang-up is reported unasked
+    }
+
+    /// Has everything sent from this end been received?
+    pub(crate) fn is_drained(&self) -> bool {
+        socket::is_drained(self.as_fd())
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+thread_local! {
+    /// Packets are received here and copied out at their size, which is mostly small.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Incoming> {
+    let bytes = match packet {
+        [IN_PACKET, bytes @ ..] => bytes.to_vec(),
+        [IN_MEMORY, rest @ ..] => {
+            let (length, prefix) =
+                rest.split_first_chunk().ok_or_else(|| Error::decode("a packet", "it is too short"))?;
+            let memory =
+                descriptors.pop().ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
+            let length = usize::try_from(u64::from_le_bytes(*length))
+                .map_err(|_| Error::decode("a packet", "its length is no length"))?;
+            let body = memory::load(memory, length)?;
+            if prefix.is_empty() { body } else { [prefix, &body].concat() }
+        }
+        _ => return Err(Error::decode("a packet", "it begins with no known mark")),
+    };
+    Ok(Incoming::Message(bytes, descriptors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(link: &Link) -> Vec<u8> {
+        match link.receive(Deadline::now()).unwrap() {
+            Incoming::Message(bytes, _) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_of_every_size_arrive_whole() {
+        let (a, b) = Link::pair().unwrap();
+        for size in [0, 1, INLINE - 1, INLINE, INLINE + 1, 20_000_000] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let message = Message::new(bytes.clone(), Vec::new()).unwrap();
+            assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Yes);
+            assert!(received(&b) == [b"pre", &bytes[..]].concat(), "{size} bytes");
+        }
+        assert!(a.is_drained());
+    }
+
+    #[test]
+    fn an_end_that_is_gone_is_told_apart_from_an_empty_message() {
+        let (a, b) = Link::pair().unwrap();
+        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::NotYet));
+        let empty = Message::new(Vec::new(), Vec::new()).unwrap();
+        a.send(&empty, Deadline::now()).unwrap();
+        assert!(!a.is_drained());
+        drop(a);
+        assert!(received(&b).is_empty());
+        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::Gone));
+        assert_eq!(b.send(&empty, Deadline::now()).unwrap(), Sent::Gone);
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_and_not_a_panic() {
+        for packet in [&[][..], &[7], &[IN_MEMORY], &[IN_MEMORY, 1, 2, 3], &[IN_MEMORY, 1, 0, 0, 0, 0, 0, 0, 0]] {
+            assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
+        }
+        let memory = memory::store(b"abc").unwrap();
+        let announced_too_much = [&[IN_MEMORY][..], &4_u64.to_le_bytes()].concat();
+        assert!(unpack(&announced_too_much, vec![memory]).is_err());
+    }
+}

@@ -1,0 +1,457 @@
+//! A pool of worker processes.
+
+mod call;
+mod chunk;
+mod crew;
+mod dispatch;
+mod handle;
+mod outbox;
+mod worker;
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::call::{Call, Order, Results};
+use self::chunk::Packer;
+use self::dispatch::{Config, Core};
+use self::worker::Initializer;
+use crate::error::{Error, Result};
+use crate::start::PATIENCE;
+use crate::task::TaskId;
+use crate::wire;
+
+pub use self::handle::TaskHandle;
+
+/// Worker processes that run tasks.
+///
+/// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error
+/// that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at
+/// most once. Several threads may use one pool at the same time, and a task may have a pool of its own.
+///
+/// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout
+/// (2 seconds in all, by default), then ends the workers with SIGTERM, and at the end of the time with SIGKILL.
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// fn cube(number: u64) -> u64 {
+///     number.pow(3)
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(3)?;
+///     assert_eq!(pool.map(cube, 1..=9)?, [1, 8, 27, 64, 125, 216, 343, 512, 729]);
+///     Ok(())
+/// }
+/// ```
+///
+/// One death, one error:
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// fn half(number: u32) -> u32 {
+///     if number == 3 { std::process::abort() }
+///     number / 2
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(2)?;
+///     let halves = pool.try_map(half, [0, 1, 2, 3, 4])?;
+///     assert_eq!(halves.iter().filter(|half| half.is_ok()).count(), 4);
+///     let error = halves[3].as_ref().unwrap_err();
+///     assert_eq!((error.signal(), error.index()), (Some(6), Some(3)));
+///     Ok(())
+/// }
+/// ```
+pub struct Pool {
+    core: Arc<Core>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a pool may be given before it starts. Made by [`Pool::builder`].
+#[must_use]
+pub struct Builder {
+    config: Config,
+    initializer: Result<()>,
+}
+
+/// How far `imap` runs ahead of its caller, in chunks a worker.
+const LOOK_AHEAD: u64 = 4;
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+impl Pool {
+    /// Starts a pool of `workers` processes. Returns when the system has started them (about a millisecond each).
+    ///
+    /// # Errors
+    /// When `workers` is 0, when [`init`](crate::init) was not called, or when the system refuses a process, a
+    /// thread, a descriptor or memory. Nothing is left behind then.
+    pub fn new(workers: usize) -> Result<Self> {
+        Self::builder().workers(workers).build()
+    }
+
+    /// For a pool with more to say than the number of its workers.
+    pub fn builder() -> Builder {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let config = Config {
+            workers,
+            chunk_size: None,
+            max_tasks: None,
+            initializer: None,
+            start_timeout: PATIENCE,
+            shutdown_timeout: SHUTDOWN,
+        };
+        Builder { config, initializer: Ok(()) }
+    }
+
+    /// Calls `function` with every item; gives all results in the order of the items. Blocks until then.
+    ///
+    /// # Errors
+    /// The error of the first item (in their order) that fails; what no worker has begun by then is withdrawn. Also
+    /// when the pool is closed or cannot keep its workers.
+    ///
+    /// # Panics
+    /// When the input's iterator panics: that panic goes on to the caller. The pool stays usable.
+    pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`map`](Self::map), but every item keeps its own fate, and one that fails does not keep others from running.
+    ///
+    /// # Errors
+    /// When the pool is closed or cannot keep its workers, so that not all of the input was taken.
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    pub fn try_map<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.try_starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let areas = Pool::new(2)?.starmap(|width: u32, height: u32| width * height, [(2, 3), (4, 5)])?;
+    ///     assert_eq!(areas, [6, 20]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.results(function, items, Order::Input, None)?.collect()
+    }
+
+    /// As [`try_map`](Self::try_map), for a function of several arguments: each item is a tuple of them.
+    ///
+    /// # Errors
+    /// As [`try_map`](Self::try_map).
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    pub fn try_starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        let mut results = self.results(function, items, Order::Input, None)?;
+        let mut fates = Vec::with_capacity(results.size_hint().0);
+        while let Some(fate) = results.next_fate() {
+            fates.push(fate);
+        }
+        results.take_refusal().map_or(Ok(fates), Err)
+    }
+
+    /// Calls `function` with every item, lazily: an iterator that gives the results in the order of the items, each
+    /// with its own fate, and blocks while the next one is not there.
+    ///
+    /// Items are taken from the input in the calling thread, inside of `next`, and only so many ahead of the results
+    /// as keep the workers busy (a few chunks for each); so the input may be endless. Dropping the iterator withdraws
+    /// what no worker has begun. When the pool is closed or cannot keep its workers, the last item is an error that
+    /// says so.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let squares: Result<Vec<u64>, _> = pool.imap(|x: u64| x * x, 1..).take(4).collect();
+    ///     assert_eq!(squares?, [1, 4, 9, 16]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Panics
+    /// `next` panics when the input's iterator does, after the results of the items before. The pool stays usable.
+    pub fn imap<F, T, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Input)
+    }
+
+    /// As [`imap`](Self::imap), but gives each result as soon as it is there, in whatever order that is.
+    ///
+    /// # Panics
+    /// As [`imap`](Self::imap).
+    pub fn imap_unordered<F, T, I>(
+        &self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Arrival)
+    }
+
+    /// Calls `function` once, with a tuple of arguments, and gives what it returns. Blocks until then.
+    ///
+    /// # Errors
+    /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep its
+    /// workers.
+    pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.submit(function, args)?.get()
+    }
+
+    /// Hands in a task and returns at once, with a handle for its result.
+    ///
+    /// # Errors
+    /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
+    pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let call = Call::new(TaskId::of(function)?, false);
+        let mut packer = Packer::new();
+        packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"))?;
+        self.core.submit(packer.pack(&call, 0)?)?;
+        Ok(TaskHandle::new(Arc::clone(&self.core), call))
+    }
+
+    /// The process ids of the workers at this moment.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.core.worker_pids()
+    }
+
+    /// Takes no more work from now on: a later call is an error. What was handed in still runs. Does not wait.
+    pub fn close(&self) {
+        self.core.close();
+    }
+
+    /// Closes the pool and waits until all that was handed in has run and the workers have ended. Blocks until then.
+    pub fn join(mut self) {
+        self.core.close();
+        self.wait_for_end();
+    }
+
+    /// Ends the pool now: withdraws what no worker has begun, ends running tasks with SIGTERM, and after the shutdown
+    /// timeout with SIGKILL. Blocks until the workers are gone.
+    pub fn terminate(mut self) {
+        self.core.end(Duration::ZERO, self.core.shutdown_timeout());
+        self.wait_for_end();
+    }
+
+    fn results<F, Args, I>(
+        &self,
+        function: F,
+        items: I,
+        order: Order,
+        look_ahead: Option<u64>,
+    ) -> Result<Results<'_, I::IntoIter, F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        Results::begin(&self.core, TaskId::of(function)?, items.into_iter(), order, look_ahead)
+    }
+
+    fn lazily<F, T, I>(
+        &self,
+        function: F,
+        items: I,
+        order: Order,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        let items = items.into_iter().map(|item| (item,));
+        let (results, error) = match self.results(function, items, order, Some(LOOK_AHEAD)) {
+            Ok(results) => (Some(results), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        results.into_iter().flatten().chain(error)
+    }
+
+    fn wait_for_end(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // if it has panicked, every caller has been told
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            let bound = self.core.shutdown_timeout();
+            self.core.end(bound / 2, bound);
+            self.wait_for_end();
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("worker_pids", &self.worker_pids()).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// How many worker processes. The default is as many as the machine can run at once.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// How many items go to a worker at once. By default the library chooses, by what an item costs: slow items go
+    /// singly, quick ones by the thousand. The results are the same in any case; so are, in the end, the chunks of
+    /// slow items, since a worker gives back what it has not begun after 10 ms.
+    pub fn chunk_size(mut self, items: u32) -> Self {
+        self.config.chunk_size = Some(items.into());
+        self
+    }
+
+    /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it.
+    pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
+        self.config.max_tasks = Some(tasks);
+        self
+    }
+
+    /// What each worker runs first, before any task. Where it fails, every call of the pool is that error.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::sync::OnceLock;
+    ///
+    /// static FACTOR: OnceLock<u32> = OnceLock::new();
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let set = |factor: u32| drop(FACTOR.set(factor));
+    ///     let pool = Pool::builder().workers(2).initializer(set, (10,)).build()?;
+    ///     let scale = |number: u32| number * FACTOR.get().copied().unwrap_or(0);
+    ///     assert_eq!(pool.map(scale, [1, 2, 3])?, [10, 20, 30]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let mut bytes = Vec::new();
+        let encoded = TaskId::of(function).and_then(|task| {
+            let descriptors = wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
+            Ok(Initializer { task, args: bytes, descriptors })
+        });
+        match encoded {
+            Ok(initializer) => self.config.initializer = Some(initializer),
+            Err(error) => self.initializer = Err(error),
+        }
+        self
+    }
+
+    /// How long a worker may take to reach [`init`](crate::init). The default is 10 seconds.
+    pub fn start_timeout(mut self, time: Duration) -> Self {
+        self.config.start_timeout = time;
+        self
+    }
+
+    /// How long dropping or terminating the pool may take. The default is 2 seconds.
+    pub fn shutdown_timeout(mut self, time: Duration) -> Self {
+        self.config.shutdown_timeout = time;
+        self
+    }
+
+    /// Starts the pool. See [`Pool::new`].
+    ///
+    /// # Errors
+    /// Those of [`Pool::new`]; and when a chunk size or a number of tasks is 0, or the initializer's arguments cannot
+    /// be encoded.
+    pub fn build(self) -> Result<Pool> {
+        self.initializer?;
+        let Config { workers, chunk_size, max_tasks, .. } = self.config;
+        for (what, is_zero) in [
+            ("workers", workers == 0),
+            ("items in a chunk", chunk_size == Some(0)),
+            ("tasks for each worker", max_tasks == Some(0)),
+        ] {
+            if is_zero {
+                return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
+            }
+        }
+        let core = Core::start(self.config)?;
+        let runner = Arc::clone(&core);
+        let spawned = thread::Builder::new().name("multiproc-pool".to_owned()).spawn(move || runner.run());
+        match spawned {
+            Ok(thread) => Ok(Pool { core, thread: Some(thread) }),
+            Err(error) => {
+                core.abort();
+                Err(Error::io("start a pool's thread", &error))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("workers", &self.config.workers).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,261 @@
+//! One child process: started, watched, joined.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Culprit, Error, Result};
+use crate::start::{self, PATIENCE, Started};
+use crate::supervisor;
+use crate::sys::poll::Deadline;
+use crate::sys::process::{Exit, own_pid};
+use crate::task::Call;
+use crate::wire;
+
+/// A child process that runs one function, and what that returns.
+///
+/// Dropping it detaches the child, as with a thread: it goes on, and its result is lost. But a child never outlives
+/// the process that started it: when that ends, however it ends, the child is killed.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn cube(number: u64) -> u64 {
+///     number.pow(3)
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let child = Process::spawn(cube, (4,))?;
+///     assert_eq!(child.join()?, 64);
+///     Ok(())
+/// }
+/// ```
+pub struct Process<T> {
+    started: Started,
+    joined: bool,
+    result: PhantomData<fn() -> T>,
+}
+
+impl Process<()> {
+    /// Starts a child process that calls `function` with a tuple of arguments.
+    ///
+    /// Returns as soon as the system has started the child (about a millisecond); blocks on nothing else. Arguments
+    /// that hold ends of queues or pipes are moved: this process keeps no copy.
+    ///
+    /// # Errors
+    /// When [`init`](crate::init) was not called, when an argument cannot be encoded, or when the system refuses a
+    /// process, a descriptor or memory. A child that starts but does not come up is an error of [`join`](Self::join).
+    pub fn spawn<F, Args>(function: F, args: Args) -> Result<Process<F::Output>>
+    where
+        F: Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        Self::builder().spawn(function, args)
+    }
+
+    /// For a child with a name, or another patience.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let child = Process::builder().name("A").spawn(|| multiproc::current().name().to_owned(), ())?;
+    ///     assert_eq!(child.name(), "A");
+    ///     assert_eq!(child.join()?, "A");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder { name: None, patience: PATIENCE }
+    }
+}
+
+/// What a child may be given before it starts. Made by [`Process::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    name: Option<String>,
+    patience: Duration,
+}
+
+impl Builder {
+    /// Names the child, for errors, for [`current`], and (15 bytes of it) for `ps` and `top`. The default is
+    /// `Process-1`, `Process-2` and so on.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// How long the child may take to reach [`init`](crate::init); then it is killed, and [`Process::join`] says so.
+    /// The default is 10 seconds.
+    #[must_use]
+    pub fn start_timeout(mut self, time: Duration) -> Self {
+        self.patience = time;
+        self
+    }
+
+    /// Starts the child. See [`Process::spawn`].
+    ///
+    /// # Errors
+    /// Those of [`Process::spawn`].
+    pub fn spawn<F, Args>(self, function: F, args: Args) -> Result<Process<F::Output>>
+    where
+        F: Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
+        let started = start::call(name, function, &args, self.patience)?;
+        Ok(Process { started, joined: false, result: PhantomData })
+    }
+}
+
+impl<T: DeserializeOwned> Process<T> {
+    /// Waits until the child has ended; gives what its function returned. Blocks as long as the child lives.
+    ///
+    /// # Errors
+    /// When the function panicked, when the child was killed or exited before the function returned, when it did
+    /// not come up in time, or when the result could not be encoded or decoded. The error says which.
+    pub fn join(mut self) -> Result<T> {
+        self.started.child.wait(Deadline::Never);
+        self.outcome()
+    }
+
+    /// As [`join`](Self::join), but waits no longer than `time`; then gives `None`, and the child goes on.
+    ///
+    /// # Errors
+    /// Those of [`join`](Self::join); and when an earlier call has given the result already.
+    pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
+        match self.started.child.wait(Deadline::after(time)) {
+            None => Ok(None),
+            Some(_) => self.outcome().map(Some),
+        }
+    }
+
+    fn outcome(&mut self) -> Result<T> {
+        if std::mem::replace(&mut self.joined, true) {
+            return Err(Error::invalid("the process was joined before"));
+        }
+        let culprit = || self.culprit();
+        let result = self.started.outcome(&culprit)?;
+        wire::decode(&result, Vec::new(), "the result").map_err(|error| error.by(culprit()))
+    }
+}
+
+impl<T> Process<T> {
+    /// The child's process id. (It may come to mean another process once the child has ended.)
+    pub fn pid(&self) -> u32 {
+        self.started.child.pid()
+    }
+
+    /// The child's name.
+    pub fn name(&self) -> &str {
+        self.started.child.name()
+    }
+
+    /// Whether the child has not ended yet. Does not block.
+    pub fn is_alive(&self) -> bool {
+        self.started.child.is_alive()
+    }
+
+    /// The code that the child exited with; `None` while it lives, and when a signal killed it. Does not block.
+    ///
+    /// A function that returned gives 0, one that panicked 101.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.started.child.exit() {
+            Some(Exit::Code(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Asks the child to end, with SIGTERM; a stopped one is made to go on, so that it hears. Does not wait.
+    /// A child that has ended already is no error.
+    ///
+    /// # Errors
+    /// When the system refuses the signal, for example because the child has become another user's.
+    pub fn terminate(&self) -> Result<()> {
+        self.started.child.terminate()
+    }
+
+    /// Kills the child, with SIGKILL. Does not wait. A child that has ended already is no error.
+    ///
+    /// # Errors
+    /// When the system refuses the signal, for example because the child has become another user's.
+    pub fn kill(&self) -> Result<()> {
+        self.started.child.kill()
+    }
+
+    fn culprit(&self) -> Culprit {
+        Culprit::Process { name: self.name().to_owned(), pid: self.pid() }
+    }
+}
+
+/// The child's process descriptor (see `pidfd_open(2)`), for `poll`: it is readable once the child has ended.
+impl<T> AsFd for Process<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.started.child.as_fd()
+    }
+}
+
+impl<T> fmt::Debug for Process<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("name", &self.name()).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}
+
+/// A process of this library, by name and number: [`current`], its [`parent`], or one of the [`active_children`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    name: String,
+    pid: u32,
+}
+
+impl Info {
+    /// Its name; the program's first process is called `main`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+/// The process that calls this.
+pub fn current() -> Info {
+    let name = start::identity().map_or("main", |identity| &identity.name).to_owned();
+    Info { name, pid: own_pid() }
+}
+
+/// The process that started this one with this library; the program's first process has none.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     assert_eq!(multiproc::parent(), None);
+///     let parents_pid = || multiproc::parent().map(|parent| parent.pid());
+///     assert_eq!(Process::spawn(parents_pid, ())?.join()?, Some(std::process::id()));
+///     Ok(())
+/// }
+/// ```
+pub fn parent() -> Option<Info> {
+    let (name, pid) = start::identity()?.parent.clone()?;
+    Some(Info { name, pid })
+}
+
+/// The children of this process that are alive at this moment, workers of pools included.
+pub fn active_children() -> Vec<Info> {
+    let info = |child: &std::sync::Arc<supervisor::Child>| Info { name: child.name().to_owned(), pid: child.pid() };
+    supervisor::children().iter().map(info).collect()
+}

@@ -1,0 +1,150 @@
+//! Memory without a name: bytes parked in a descriptor, and pages that two processes share.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::resource::{Resource, getrlimit};
+
+use crate::error::{Error, Result};
+
+/// Parks bytes in anonymous memory, to be handed over as a descriptor.
+pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = create(bytes.len())?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).map_err(|error| Error::io("write to anonymous memory", &error))?;
+    Ok(file.into())
+}
+
+/// Reads the first `length` bytes of what [`store`] parked.
+pub(crate) fn load(fd: OwnedFd, length: usize) -> Result<Vec<u8>> {
+    let file = File::from(fd);
+    let size = file.metadata().map_err(|error| Error::io("size anonymous memory", &error))?.len();
+    if size < length as u64 {
+        return Err(Error::decode("a message", format!("{length} bytes announced, {size} sent")));
+    }
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(length)
+        .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
+    bytes.resize(length, 0);
+    file.read_exact_at(&mut bytes, 0).map_err(|error| Error::io("read anonymous memory", &error))?;
+    Ok(bytes)
+}
+
+/// Pages shared with another process: a header of atomic words, and bytes behind it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    start: NonNull<c_void>,
+    length: NonZeroUsize,
+}
+
+// SAFETY: the mapping belongs to no thread, and is reached only through atomics and copies, see below.
+unsafe impl Send for Shared {}
+// SAFETY: as for Send.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// Creates zeroed pages of a fixed size; the descriptor is for the process to share them with.
+    pub(crate) fn create(length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
+        let fd = create(length.get())?;
+        nix::unistd::ftruncate(&fd, i64::try_from(length.get()).unwrap_or(i64::MAX))
+            .map_err(|errno| Error::system("size shared memory", errno))?;
+        // With its size sealed, no process can take pages away under another that reads them (SIGBUS).
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal shared memory", errno))?;
+        Ok((Self::map(fd.as_fd(), length)?, fd))
+    }
+
+    /// Maps what another process created, after a look at its size and its seals.
+    pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
+        let size = nix::sys::stat::fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
+        if usize::try_from(size) != Ok(length.get())
+            || !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK)
+        {
+            return Err(Error::decode("shared memory", "its size is not the agreed one, or not sealed"));
+        }
+        Self::map(fd, length)
+    }
+
+    fn map(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
+        let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0) }
+            .map_err(|errno| Error::system("map shared memory", errno))?;
+        Ok(Self { start, length })
+    }
+
+    /// How large it is, in bytes.
+    pub(crate) fn size(&self) -> NonZeroUsize {
+        self.length
+    }
+
+    /// The 32-bit word at a byte offset, a multiple of 4 inside the mapping.
+    pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(align_of::<AtomicU32>()), "unaligned word");
+        let place = self.place(offset, size_of::<AtomicU32>());
+        // SAFETY: inside the mapping, aligned (both asserted), and all sides use atomics for words.
+        unsafe { place.cast::<AtomicU32>().as_ref() }
+    }
+
+    /// The 64-bit word at a byte offset, a multiple of 8 inside the mapping.
+    pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(align_of::<AtomicU64>()), "unaligned word");
+        let place = self.place(offset, size_of::<AtomicU64>());
+        // SAFETY: inside the mapping, aligned (both asserted), and all sides use atomics for words.
+        unsafe { place.cast::<AtomicU64>().as_ref() }
+    }
+
+    /// Copies bytes in at an offset; they must fit.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        let place = self.place(offset, bytes.len());
+        // SAFETY: the range is inside the mapping; no Rust reference to it exists on any side, since bytes are only
+        // ever copied in and out. A reader that comes too early copies nonsense, but from memory that is there.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.cast().as_ptr(), bytes.len()) }
+    }
+
+    /// Copies bytes out; they must be inside the mapping.
+    pub(crate) fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        let place = self.place(offset, length);
+        let mut bytes = vec![0_u8; length];
+        // SAFETY: as for `write`, the other way.
+        unsafe { ptr::copy_nonoverlapping(place.cast().as_ptr(), bytes.as_mut_ptr(), length) }
+        bytes
+    }
+
+    fn place(&self, offset: usize, length: usize) -> NonNull<c_void> {
+        let end = offset.checked_add(length);
+        assert!(end.is_some_and(|end| end <= self.length.get()), "outside of shared memory");
+        // SAFETY: the offset is inside the mapping.
+        unsafe { self.start.byte_add(offset) }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its references end with it. A failure could only leave it mapped.
+        let _ = unsafe { munmap(self.start, self.length.get()) };
+    }
+}
+
+fn create(length: usize) -> Result<OwnedFd> {
+    // Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
+    let (limit, _) =
+        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
+    if length as u64 > limit {
+        return Err(Error::system("create anonymous memory beyond the limit on file sizes", Errno::EFBIG));
+    }
+    memfd_create(c"multiproc", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .map_err(|errno| Error::system("create anonymous memory", errno))
+}

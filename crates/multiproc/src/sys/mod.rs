@@ -1,0 +1,11 @@
+//! The operating system: descriptors, shared memory, child processes, and calling a function by its place.
+//!
+//! This is the only floor with `unsafe` code. Everything it exports is safe to call with any argument, and safe
+//! whatever another process does to the memory and sockets that the two share.
+
+pub(crate) mod entry;
+pub(crate) mod futex;
+pub(crate) mod memory;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod socket;

@@ -1,0 +1,69 @@
+//! Waiting for descriptors, with deadlines and through signals.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollTimeout, poll};
+
+pub(crate) use nix::poll::PollFlags;
+
+use crate::error::{Error, Result};
+
+/// Until when a call may block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deadline {
+    Never,
+    At(Instant),
+}
+
+impl Deadline {
+    /// A deadline that is already over: the call must not block.
+    pub(crate) fn now() -> Self {
+        Self::At(Instant::now())
+    }
+
+    /// So far away that the clock cannot say it means never.
+    pub(crate) fn after(time: Duration) -> Self {
+        Instant::now().checked_add(time).map_or(Self::Never, Self::At)
+    }
+
+    /// What is left of it; `None` means for ever.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Self::Never => None,
+            Self::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        self.left() == Some(Duration::ZERO)
+    }
+}
+
+/// Waits until `fd` is ready for one of `events` (or hung up); says whether it was before the deadline.
+pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -> Result<bool> {
+    Ok(any_ready(&[(fd, events)], deadline)?.first() == Some(&true))
+}
+
+/// As [`ready`], for several: says of each whether it is ready. None is when the deadline is over.
+pub(crate) fn any_ready(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Deadline) -> Result<Vec<bool>> {
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|&(fd, events)| PollFd::new(fd, events)).collect();
+    loop {
+        match poll(&mut polled, timeout(deadline)) {
+            Ok(0) if !deadline.is_over() => {} // the longest timeout that poll takes is some weeks
+            Ok(_) => return Ok(polled.iter().map(|fd| fd.any() == Some(true)).collect()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
+        }
+    }
+}
+
+/// Rounded up to whole milliseconds, lest a rest below one of them be spent in a busy loop.
+pub(crate) fn milliseconds(deadline: Deadline) -> Option<i32> {
+    deadline.left().map(|left| i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX))
+}
+
+fn timeout(deadline: Deadline) -> PollTimeout {
+    milliseconds(deadline).map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX))
+}

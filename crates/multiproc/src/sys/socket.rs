@@ -1,0 +1,181 @@
+//! Packets between processes: a pair of connected sockets of type SEQPACKET.
+//!
+//! Why this kind: it keeps message boundaries, carries descriptors, raises no signal, delivers each packet exactly
+//! once when several processes share an end, and reports the end when the last holder of the other end, killed or
+//! not, is gone.
+
+use std::io::IoSlice;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair, sockopt,
+};
+
+use super::poll::{Deadline, PollFlags, ready};
+use crate::error::{Error, Result};
+
+/// As many descriptors as Linux takes in one packet (`SCM_MAX_FD`).
+pub(crate) const MAX_DESCRIPTORS: usize = 253;
+
+/// How an attempt to send ended.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Sent {
+    Yes,
+    /// The deadline came first.
+    NotYet,
+    /// Nobody holds the other end any more.
+    Gone,
+}
+
+/// How an attempt to receive ended.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A packet of so many bytes, with these descriptors.
+    Packet(usize, Vec<OwnedFd>),
+    /// The deadline came first.
+    NotYet,
+    /// Nobody holds the other end any more, and everything sent has been received.
+    Gone,
+}
+
+/// Two connected sockets, closed on exec.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| Error::system("create a pair of sockets", errno))
+}
+
+/// Asks for room for `bytes` of unreceived packets; the system grants up to its own limit, silently.
+pub(crate) fn reserve(socket: BorrowedFd<'_>, bytes: usize) -> Result<()> {
+    setsockopt(&socket, sockopt::SndBuf, &bytes)
+        .map_err(|errno| Error::system("size a socket's buffer", errno))
+}
+
+/// Sends the parts as one packet: all of it or nothing. Blocks while the buffer is full, until the deadline.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    parts: &[&[u8]],
+    descriptors: &[BorrowedFd<'_>],
+    deadline: Deadline,
+) -> Result<Sent> {
+    let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
+            Ok(_) => return Ok(Sent::Yes),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                if !ready(socket, PollFlags::POLLOUT, deadline)? {
+                    return Ok(Sent::NotYet);
+                }
+            }
+            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(Sent::Gone),
+            Err(errno) => return Err(Error::system("send a packet", errno)),
+        }
+    }
+}
+
+/// Receives one packet into `buffer`. Blocks while there is none, until the deadline.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadline) -> Result<Received> {
+    loop {
+        // Without a deadline the system call itself may wait, which saves one to poll.
+        let flags = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
+        match receive_once(socket, buffer, flags) {
+            Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
+            Ok((length, descriptors)) => return Ok(Received::Packet(length, descriptors)),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                if !ready(socket, PollFlags::POLLIN, deadline)? {
+                    return Ok(Received::NotYet);
+                }
+            }
+            Err(Errno::ECONNRESET) => return Ok(Received::Gone),
+            Err(Errno::EMFILE) => return Err(Error::system("receive a packet's descriptors", Errno::EMFILE)),
+            Err(errno) => return Err(Error::system("receive a packet", errno)),
+        }
+    }
+}
+
+/// Whether a packet is waiting whose first bytes are `prefix`; takes nothing.
+pub(crate) fn begins_with(socket: BorrowedFd<'_>, prefix: &[u8]) -> bool {
+    let mut seen = vec![0; prefix.len()];
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    nix::sys::socket::recv(socket.as_raw_fd(), &mut seen, flags) == Ok(prefix.len()) && seen == prefix
+}
+
+/// Whether everything that was ever sent from this end has been received, or thrown away with its receiver.
+pub(crate) fn is_drained(socket: BorrowedFd<'_>) -> bool {
+    let mut unreceived: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (which sockets know as SIOCOUTQ) writes one int to the address given, which is ours.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unreceived) };
+    result == 0 && unreceived == 0
+}
+
+/// Room for the control data of one packet, aligned as its header wants.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+// SAFETY: CMSG_SPACE only computes.
+#[allow(clippy::cast_possible_truncation)] // 253 descriptors make 1,012 bytes
+const CONTROL_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as libc::c_uint) } as usize;
+
+/// One `recvmsg`. Not through `nix`, which forgets the descriptors that did arrive when others found no room.
+fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> nix::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: every pointer in the header is to a live local of the length given beside it.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
+    let length = Errno::result(length)?;
+    let descriptors = arrived(&header);
+    if header.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(Errno::EMFILE); // those that did arrive are closed by their owners here
+    }
+    if header.msg_flags & libc::MSG_TRUNC != 0 {
+        return Err(Errno::EMSGSIZE);
+    }
+    Ok((length.cast_unsigned(), descriptors))
+}
+
+/// Takes ownership of every descriptor that came with a packet.
+fn arrived(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: `recvmsg` has filled the header; its control data is alive in the caller.
+    let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header inside the control data.
+    while let Some(&libc::cmsghdr { cmsg_len, cmsg_level, cmsg_type, .. }) = unsafe { message.as_ref() } {
+        if (cmsg_level, cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: CMSG_LEN only computes.
+            let count = (cmsg_len as usize - unsafe { libc::CMSG_LEN(0) } as usize) / size_of::<RawFd>();
+            // SAFETY: `message` is a header inside the control data, its data follow it.
+            let data = unsafe { libc::CMSG_DATA(message) }.cast::<RawFd>();
+            for i in 0..count {
+                // SAFETY: `count` says how many numbers follow the header; they may be unaligned.
+                let fd = unsafe { data.add(i).read_unaligned() };
+                // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+        }
+        // SAFETY: as for CMSG_FIRSTHDR.
+        message = unsafe { libc::CMSG_NXTHDR(header, message) };
+    }
+    descriptors
+}
+
+/// Whether this is a unix socket that keeps packets, and who made it, if so.
+pub(crate) fn maker(socket: BorrowedFd<'_>) -> Option<(i32, u32)> {
+    let kind = nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::SockType).ok()?;
+    let maker = nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials).ok()?;
+    (kind == SockType::SeqPacket).then(|| (maker.pid(), maker.uid()))
+}

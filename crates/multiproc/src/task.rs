@@ -1,0 +1,224 @@
+//! How a function is named across processes, and how it is run at the other side.
+
+use std::any::{Any, type_name};
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Cause, Error, Result};
+use crate::sys::entry::{Entry, conjure};
+use crate::wire;
+
+/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
+/// arguments.
+///
+/// The function itself never travels, only its place in the program that both processes run. Its arguments do
+/// travel, and so does what it returns, so all of them must be [`Serialize`] and [`DeserializeOwned`]. One that
+/// captures something does not build. (The assertion fires when code is generated: `cargo build` and `cargo test`
+/// refuse it, `cargo check` does not.)
+///
+/// ```compile_fail
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let factor = std::env::args().count();
+///     let child = Process::spawn(move |x: usize| x * factor, (4,))?; // captures `factor`
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// The remedy is an argument more:
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let factor = std::env::args().count();
+///     let child = Process::spawn(|x: usize, factor: usize| x * factor, (4, factor))?;
+///     assert_eq!(child.join()?, 4 * factor);
+///     Ok(())
+/// }
+/// ```
+pub trait Call<Args>: Copy + 'static {
+    /// What the function returns.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Calls the function with a tuple of its arguments.
+    fn call(self, args: Args) -> Self::Output;
+}
+
+macro_rules! callable {
+    ($($name:ident)*) => {
+        impl<F, R, $($name),*> Call<($($name,)*)> for F
+        where
+            F: Fn($($name),*) -> R + Copy + 'static,
+            R: Serialize + DeserializeOwned,
+        {
+            type Output = R;
+
+            #[allow(non_snake_case)] // the type's name serves for its value, too
+            fn call(self, ($($name,)*): ($($name,)*)) -> R {
+                self($($name),*)
+            }
+        }
+    };
+}
+
+callable!();
+callable!(A);
+callable!(A B);
+callable!(A B C);
+callable!(A B C D);
+callable!(A B C D E);
+callable!(A B C D E G);
+callable!(A B C D E G H);
+callable!(A B C D E G H I);
+
+/// A function's name between processes that run the same build.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct TaskId {
+    place: u64,
+    signature: u64,
+}
+
+impl TaskId {
+    pub(crate) fn of<F: Call<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "a function that runs in another process must capture nothing: hand it what it needs as arguments"
+            );
+        }
+        let entry = Named::<F, Args>::ENTRY;
+        Ok(Self { place: entry.place()?, signature: hash(entry.signature()) })
+    }
+
+    /// Finds the function in this process.
+    pub(crate) fn find(self) -> Result<Task> {
+        Entry::at(self.place)
+            .filter(|entry| hash(entry.signature()) == self.signature)
+            .map(Task)
+            .ok_or_else(|| Error::decode("a task", "this program has no such function"))
+    }
+}
+
+/// A function that was named from elsewhere, found in this process.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(&'static Entry);
+
+impl Task {
+    /// Runs the function and appends its encoded result; a panic is an error with its message and place.
+    pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
+        let before = out.len();
+        let result = catch_panic(|| self.0.run()(args, descriptors, out)).and_then(|result| result);
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result
+    }
+}
+
+/// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
+fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
+    LAST_PANIC.take();
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let location = LAST_PANIC.take();
+        let message = panic_message(&*payload);
+        std::mem::forget(payload); // dropping a user's payload may panic once more
+        Error::new(Cause::Panic { message, location })
+    })
+}
+
+/// From now on, remembers where panics happen, beside what the hook does that is installed already.
+pub(crate) fn note_panics() {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let location = info.location().map(|place| format!("{}:{}:{}", place.file(), place.line(), place.column()));
+        let _ = LAST_PANIC.try_with(|last| last.replace(location));
+        hook(info);
+    }));
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// One entry in the image for each function that is ever named.
+struct Named<F, Args>(std::marker::PhantomData<(F, Args)>);
+
+impl<F: Call<Args>, Args: DeserializeOwned> Named<F, Args> {
+    const ENTRY: &'static Entry = &Entry::new(type_name::<(F, Args, F::Output)>, run::<F, Args>);
+}
+
+fn run<F: Call<Args>, Args: DeserializeOwned>(
+    args: &[u8],
+    descriptors: Vec<OwnedFd>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let args: Args = wire::decode(args, descriptors, "the arguments")?;
+    let result = conjure::<F>().call(args);
+    wire::encode(&result, out, "the result")
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn half(number: u64) -> Option<u64> {
+        number.is_multiple_of(2).then_some(number / 2)
+    }
+
+    fn args<T: Serialize>(value: &T) -> Vec<u8> {
+        let mut out = Vec::new();
+        wire::encode(value, &mut out, "arguments").unwrap();
+        out
+    }
+
+    #[test]
+    fn a_function_runs_by_its_name() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let mut out = vec![9];
+        id.find().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
+        assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
+    }
+
+    #[test]
+    fn any_other_place_or_type_is_refused() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let other = TaskId::of::<_, (u32,)>(|number: u32| number).unwrap();
+        for place in [0, 8, id.place + 1, id.place + 8, u64::MAX, u64::MAX - 7] {
+            assert!(TaskId { place, ..id }.find().is_err());
+        }
+        assert!(TaskId { signature: other.signature, ..id }.find().is_err());
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_are_an_error() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let error = id.find().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
+    }
+}
