@@ -106,6 +106,11 @@ impl Error {
         }
     }
 
+    /// Did a child not come up: not in time, or not at all?
+    pub fn is_start(&self) -> bool {
+        matches!(self.0.cause, Cause::Start(_))
+    }
+
     /// Was a time limit over first?
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.cause, Cause::Timeout(_))

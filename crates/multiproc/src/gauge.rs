@@ -79,7 +79,11 @@ impl Gauge {
     /// How many are inside.
     pub(crate) fn inside(&self, link: &Link) -> usize {
         let Count { entered, left } = self.count();
-        if link.is_drained() { 0 } else { usize::try_from(entered.saturating_sub(left)).unwrap_or(usize::MAX) }
+        if link.is_drained() {
+            0
+        } else {
+            usize::try_from(entered.saturating_sub(left)).unwrap_or(usize::MAX)
+        }
     }
 
     fn try_enter(&self) -> bool {

@@ -1,21 +1,88 @@
-#![doc = "x"]
+//! Several processes, as Python's `multiprocessing` has them, without its hangs.
+//!
+//! # The tour
+//!
+//! Every program begins with [`init`]: a child process is the same program, executed again, and there it runs its
+//! task.
+//!
+//! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
+//! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap), [`apply`](Pool::apply),
+//!   [`submit`](Pool::submit).
+//! - [`queue::bounded`] carries items from any processes to any processes.
+//! - [`pipe()`] connects two ends, each of which sends and receives.
+//! - [`Error`] says what failed, who died, and at what.
+//!
+//! ```
+//! use multiproc::{Pool, Process};
+//!
+//! fn cube(number: u64) -> u64 {
+//!     number.pow(3)
+//! }
+//!
+//! fn main() -> multiproc::Result<()> {
+//!     multiproc::init(); // the first line
+//!
+//!     let child = Process::spawn(cube, (4,))?;
+//!     assert_eq!(child.join()?, 64);
+//!
+//!     let pool = Pool::new(3)?;
+//!     assert_eq!(pool.map(cube, 1..=9)?, [1, 8, 27, 64, 125, 216, 343, 512, 729]);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What holds
+//!
+//! - **A function crosses by name, not by value**: it is a `fn` item or a closure that captures nothing ([`Call`]).
+//!   Its arguments and its result are [serde](https://serde.rs) values and are copied.
+//! - **Ownership is the protocol.** Moving an end of a queue or pipe into a child closes the parent's copy. The last
+//!   sender gone, in whatever way, is the end for the receivers. There is no sentinel to forget.
+//! - **No handle waits for ever.** Whichever process is killed at whichever instruction, every handle that others
+//!   hold comes to a value or to an error.
+//! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it and goes
+//!   on.
+//! - **A task runs at most once.**
+//! - **A child never outlives its parent**, however the parent ends.
+//! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
+//!
+//! # Limits
+//!
+//! Linux on x86-64 and aarch64. Values are encoded with [postcard](https://docs.rs/postcard), which does not describe
+//! itself: types that look at the data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`) do not
+//! decode. A program must be an executable of its own: code in a shared library cannot be named across processes.
+//! There is no start by forking the running program, since a copy of a program with threads may do almost nothing
+//! before it executes another: any lock that another thread held at that moment, in the allocator for instance, stays
+//! locked in the copy for ever.
+
 #![warn(missing_docs)]
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!(
+    "multiproc runs on Linux, on x86-64 and aarch64: it is built on pidfds, memfds and parent-death signals"
+);
+
+// The floors, ground first. Nothing uses what stands below it in this list.
 mod error;
+#[allow(unsafe_code)] // the one floor that may
+mod sys;
+
+mod task;
+mod wire;
+
 mod gauge;
 mod link;
+
+mod start;
+mod supervisor;
+
 mod pipe;
 pub mod pool;
 mod process;
 pub mod queue;
-mod start;
-mod supervisor;
-#[allow(unsafe_code)]
-mod sys;
-mod task;
-mod wire;
+
 pub use error::{Error, Result};
-pub use pool::Pool;
 pub use pipe::{Connection, pipe};
+pub use pool::Pool;
 pub use process::{Builder, Info, Process, active_children, current, parent};
 pub use start::init;
 pub use task::Call;

@@ -54,7 +54,10 @@ impl Message {
     /// Large bytes are parked here and now, so that sending needs no time.
     pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<Handle>) -> Result<Self> {
         if descriptors.len() >= MAX_DESCRIPTORS {
-            return Err(Error::invalid(format!("a message with {} descriptors is too many", descriptors.len())));
+            return Err(Error::invalid(format!(
+                "a message with {} descriptors is too many",
+                descriptors.len()
+            )));
         }
         let body = if bytes.len() <= INLINE {
             Body::Inline(bytes)
@@ -100,7 +103,12 @@ impl Link {
     }
 
     /// As [`Link::send`], with some bytes more in front of the message.
-    pub(crate) fn send_with_prefix(&self, prefix: &[u8], message: &Message, deadline: Deadline) -> Result<Sent> {
+    pub(crate) fn send_with_prefix(
+        &self,
+        prefix: &[u8],
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<Sent> {
         let mut descriptors: Vec<BorrowedFd<'_>> = message.descriptors.iter().map(AsFd::as_fd).collect();
         let fd = self.as_fd();
         match &message.body {
@@ -157,8 +165,9 @@ fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Incoming> {
         [IN_MEMORY, rest @ ..] => {
             let (length, prefix) =
                 rest.split_first_chunk().ok_or_else(|| Error::decode("a packet", "it is too short"))?;
-            let memory =
-                descriptors.pop().ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
+            let memory = descriptors
+                .pop()
+                .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
                 .map_err(|_| Error::decode("a packet", "its length is no length"))?;
             let body = memory::load(memory, length)?;
@@ -184,7 +193,7 @@ mod tests {
     fn messages_of_every_size_arrive_whole() {
         let (a, b) = Link::pair().unwrap();
         for size in [0, 1, INLINE - 1, INLINE, INLINE + 1, 20_000_000] {
-            let bytes: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             let message = Message::new(bytes.clone(), Vec::new()).unwrap();
             assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Yes);
             assert!(received(&b) == [b"pre", &bytes[..]].concat(), "{size} bytes");
@@ -207,7 +216,9 @@ mod tests {
 
     #[test]
     fn any_bytes_are_an_error_and_not_a_panic() {
-        for packet in [&[][..], &[7], &[IN_MEMORY], &[IN_MEMORY, 1, 2, 3], &[IN_MEMORY, 1, 0, 0, 0, 0, 0, 0, 0]] {
+        for packet in
+            [&[][..], &[7], &[IN_MEMORY], &[IN_MEMORY, 1, 2, 3], &[IN_MEMORY, 1, 0, 0, 0, 0, 0, 0, 0]]
+        {
             assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
         }
         let memory = memory::store(b"abc").unwrap();

@@ -207,7 +207,10 @@ impl<T> AsFd for Process<T> {
 
 impl<T> fmt::Debug for Process<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Process").field("name", &self.name()).field("pid", &self.pid()).finish_non_exhaustive()
+        f.debug_struct("Process")
+            .field("name", &self.name())
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
     }
 }
 
@@ -256,6 +259,7 @@ pub fn parent() -> Option<Info> {
 
 /// The children of this process that are alive at this moment, workers of pools included.
 pub fn active_children() -> Vec<Info> {
-    let info = |child: &std::sync::Arc<supervisor::Child>| Info { name: child.name().to_owned(), pid: child.pid() };
+    let info =
+        |child: &std::sync::Arc<supervisor::Child>| Info { name: child.name().to_owned(), pid: child.pid() };
     supervisor::children().iter().map(info).collect()
 }

@@ -60,9 +60,12 @@ static IDENTITY: OnceLock<Identity> = OnceLock::new();
 /// the child is killed.
 ///
 /// ```
-/// fn main() {
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     // …
+///     println!("printed once: a child does not come here");
+///     Process::spawn(|| println!("printed by the child"), ())?.join()
 /// }
 /// ```
 pub fn init() {
@@ -102,7 +105,13 @@ where
     start(name, task, &bytes, descriptors, patience)
 }
 
-fn start(name: String, task: TaskId, args: &[u8], descriptors: Vec<Handle>, patience: Duration) -> Result<Started> {
+fn start(
+    name: String,
+    task: TaskId,
+    args: &[u8],
+    descriptors: Vec<Handle>,
+    patience: Duration,
+) -> Result<Started> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
     let (ours, theirs) = Link::pair()?;
     let letter = Letter { build: entry::build(), name: name.clone(), parent_name: own.name.clone(), task };
@@ -181,7 +190,9 @@ fn read_letter(link: &Link) -> Result<(Letter, Vec<u8>, Vec<std::os::fd::OwnedFd
     let (body, descriptors) = next()?;
     let (letter, args): (Letter, _) = wire::decode_front(&body, Vec::new(), "a child's start")?;
     if letter.build != entry::build() {
-        return Err(Error::new(Cause::Start("parent and child are different builds of the program".to_owned())));
+        return Err(Error::new(Cause::Start(
+            "parent and child are different builds of the program".to_owned(),
+        )));
     }
     Ok((letter, args.to_vec(), descriptors))
 }

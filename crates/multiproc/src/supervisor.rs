@@ -164,7 +164,8 @@ impl Supervisor {
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let children = Mutex::default();
         let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, children });
-        let watch = Watch { shared: Arc::clone(&shared), epoll, inbox, starting: HashMap::new(), next: BELL + 1 };
+        let watch =
+            Watch { shared: Arc::clone(&shared), epoll, inbox, starting: HashMap::new(), next: BELL + 1 };
         thread::Builder::new()
             .name("multiproc".to_owned())
             .stack_size(256 * 1024)
@@ -245,7 +246,8 @@ impl Watch {
     /// Ends those whose time to come up is over.
     fn check_starting(&mut self) {
         let now = Instant::now();
-        let due: Vec<u64> = self.starting.iter().filter(|(_, it)| it.until <= now).map(|(&id, _)| id).collect();
+        let due: Vec<u64> =
+            self.starting.iter().filter(|(_, it)| it.until <= now).map(|(&id, _)| id).collect();
         for id in due {
             let Some(starting) = self.starting.remove(&id) else { continue };
             if (starting.has_started)() {
@@ -270,4 +272,3 @@ impl Watch {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

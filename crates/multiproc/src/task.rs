@@ -140,7 +140,8 @@ fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
 pub(crate) fn note_panics() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let location = info.location().map(|place| format!("{}:{}:{}", place.file(), place.line(), place.column()));
+        let location =
+            info.location().map(|place| format!("{}:{}:{}", place.file(), place.line(), place.column()));
         let _ = LAST_PANIC.try_with(|last| last.replace(location));
         hook(info);
     }));

@@ -86,7 +86,9 @@ impl Call {
             inbox = match deadline.left() {
                 None => self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner),
                 Some(Duration::ZERO) => break,
-                Some(left) => self.arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => {
+                    self.arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
         }
         std::mem::take(&mut inbox.parcels)
@@ -255,7 +257,9 @@ where
     fn take_item(&mut self, packer: &mut Packer) -> Taken {
         let Some(input) = &mut self.input else { return Taken::End };
         let next = catch_unwind(AssertUnwindSafe(|| {
-            input.next().map(|args| packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments")))
+            input
+                .next()
+                .map(|args| packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments")))
         }));
         match next {
             Ok(Some(packed)) => {

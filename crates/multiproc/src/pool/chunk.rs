@@ -103,7 +103,8 @@ impl Packer {
     /// large that it goes alone.
     pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> Result<Vec<Chunk>> {
         let Self { mut bytes, descriptors, count } = self;
-        let chunk = |first, count, message| Chunk { call: Arc::clone(call), first, count, attempts: 0, message };
+        let chunk =
+            |first, count, message| Chunk { call: Arc::clone(call), first, count, attempts: 0, message };
         let last_alone = count > 1 && (bytes.len() > INLINE || !descriptors.is_empty());
         if !last_alone {
             return Ok(vec![chunk(first, count, Message::new(bytes, descriptors)?)]);

@@ -34,8 +34,15 @@ pub(crate) struct Worker {
     served: u64,
     /// It was told to go, by closing the link or by a signal.
     leaving: bool,
-    asked: bool,
-    killed: bool,
+    pressed: Pressed,
+}
+
+/// What has been done to make it end.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Pressed {
+    No,
+    Asked,
+    Killed,
 }
 
 /// A chunk in a worker's hands.
@@ -80,8 +87,7 @@ impl Worker {
             serial: 0,
             served: 0,
             leaving: false,
-            asked: false,
-            killed: false,
+            pressed: Pressed::No,
         })
     }
 
@@ -164,11 +170,12 @@ impl Worker {
 
     /// When it must be killed, because it has lost its link and has not died of itself.
     pub(crate) fn doom(&self) -> Option<Instant> {
-        self.broken.as_ref().filter(|_| !self.killed).map(|(since, _)| *since + LAST_GASP)
+        self.broken.as_ref().filter(|_| self.pressed < Pressed::Killed).map(|(since, _)| *since + LAST_GASP)
     }
 
     fn understand(&mut self, bytes: Vec<u8>) -> Option<Event> {
-        let (word, results): (Word, &[u8]) = wire::decode_front(&bytes, Vec::new(), "a worker's report").ok()?;
+        let (word, results): (Word, &[u8]) =
+            wire::decode_front(&bytes, Vec::new(), "a worker's report").ok()?;
         let start = bytes.len() - results.len();
         match word {
             Word::Ready => {
@@ -218,11 +225,11 @@ impl Worker {
     pub(crate) fn press(&mut self, ask: bool, kill: bool) {
         self.leaving |= ask;
         // A signal that the system refuses leaves nothing better to do than the next one.
-        if kill && !self.killed {
-            self.killed = true;
+        if kill && self.pressed < Pressed::Killed {
+            self.pressed = Pressed::Killed;
             let _ = self.started.child.kill();
-        } else if ask && !self.asked {
-            self.asked = true;
+        } else if ask && self.pressed < Pressed::Asked {
+            self.pressed = Pressed::Asked;
             let _ = self.started.child.terminate();
         }
     }
@@ -255,7 +262,7 @@ impl Worker {
 
     /// Why it died, and whether that was its initializer's doing.
     fn cause_of_death(&mut self) -> (Error, bool) {
-        let broken = self.broken.take().filter(|_| self.killed && !self.leaving);
+        let broken = self.broken.take().filter(|_| self.pressed == Pressed::Killed && !self.leaving);
         let culprit = || Culprit::Worker { pid: self.pid() };
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {

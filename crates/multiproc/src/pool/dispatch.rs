@@ -59,8 +59,9 @@ enum Phase {
     Broken(Error),
 }
 
-/// So many workers in a row may die before they are ready; then it is no accident.
-const STILLBORN: u32 = 3;
+/// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
+/// random hits a new one now and then; a worker that crashes at birth does so every time.)
+const STILLBORN: u32 = 20;
 /// So often a chunk may go to a worker that dies before it begins with it.
 const ATTEMPTS: u32 = 5;
 /// After the system has refused a new worker while others live, how long until the next try.
@@ -164,7 +165,7 @@ impl Core {
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
-            let retry = self.hire().err().map(|error| self.lock().cannot_hire(error));
+            let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));
             let watched = {
                 let mut state = self.lock();
                 state.hand_out(self.config.max_tasks);
@@ -202,7 +203,8 @@ impl Core {
             fds.push((worker.child.as_fd(), PollFlags::POLLIN));
             fds.extend(worker.link.as_ref().map(|link| (link.as_fd(), PollFlags::POLLIN)));
         }
-        let deadline = retry.into_iter().chain(self.lock().next_step()).min().map_or(Deadline::Never, Deadline::At);
+        let deadline =
+            retry.into_iter().chain(self.lock().next_step()).min().map_or(Deadline::Never, Deadline::At);
         let Ok(ready) = any_ready(&fds, deadline) else { return Vec::new() };
         let _ = self.bell.read();
         let mut ready = ready.into_iter().skip(1);
@@ -227,6 +229,7 @@ struct Watched {
     link: Option<Link>,
 }
 
+#[derive(Clone, Copy)]
 enum Happened {
     Spoke,
     Died,
@@ -260,7 +263,11 @@ impl State {
     }
 
     fn watched(&self) -> Vec<Watched> {
-        let watch = |worker: &Worker| Watched { id: worker.id(), child: worker.child(), link: worker.link().cloned() };
+        let watch = |worker: &Worker| Watched {
+            id: worker.id(),
+            child: worker.child(),
+            link: worker.link().cloned(),
+        };
         self.workers.iter().map(watch).collect()
     }
 
@@ -269,7 +276,8 @@ impl State {
         while !self.waiting.is_empty() {
             let Some(worker) = self.workers.iter_mut().find(|worker| worker.is_free()) else { return };
             let Some(mut chunk) = self.waiting.pop_front() else { return };
-            let left = max_tasks.map_or(u32::MAX, |most| u32::try_from(most - worker.served()).unwrap_or(u32::MAX));
+            let left =
+                max_tasks.map_or(u32::MAX, |most| u32::try_from(most - worker.served()).unwrap_or(u32::MAX));
             if let Some(rest) = chunk.split_off(left) {
                 self.waiting.push_front(rest);
             }
@@ -346,16 +354,16 @@ impl State {
         }
         if stillborn {
             self.stillborn += 1;
-            if initializer_failed || self.stillborn >= STILLBORN {
+            if initializer_failed || error.is_start() || self.stillborn >= STILLBORN {
                 self.fail(&error);
             }
         }
     }
 
     /// The system refuses a new worker. If others live, the pool goes on with them; says when to try again.
-    fn cannot_hire(&mut self, error: Error) -> Instant {
+    fn cannot_hire(&mut self, error: &Error) -> Instant {
         if self.workers.is_empty() {
-            self.fail(&error);
+            self.fail(error);
         }
         Instant::now() + RETRY
     }

@@ -398,7 +398,8 @@ impl Builder {
     {
         let mut bytes = Vec::new();
         let encoded = TaskId::of(function).and_then(|task| {
-            let descriptors = wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
+            let descriptors =
+                wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
             Ok(Initializer { task, args: bytes, descriptors })
         });
         match encoded {

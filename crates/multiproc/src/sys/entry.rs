@@ -50,7 +50,9 @@ impl Entry {
         if IMAGE.holds_entry(address) {
             Ok((address - IMAGE.base) as u64)
         } else {
-            Err(Error::invalid("a function outside of the program's own executable cannot run in another process"))
+            Err(Error::invalid(
+                "a function outside of the program's own executable cannot run in another process",
+            ))
         }
     }
 
@@ -114,7 +116,9 @@ extern "C" fn look_at_image(info: *mut dl_phdr_info, _size: usize, image: *mut c
     let mut hasher = DefaultHasher::new();
     image.base = address(info.dlpi_addr);
     for header in headers {
-        for number in [header.p_type.into(), header.p_flags.into(), header.p_vaddr, header.p_filesz, header.p_memsz] {
+        for number in
+            [header.p_type.into(), header.p_flags.into(), header.p_vaddr, header.p_filesz, header.p_memsz]
+        {
             hasher.write_u64(number);
         }
         let start = image.base + address(header.p_vaddr);

@@ -61,13 +61,15 @@ impl Shared {
             .map_err(|errno| Error::system("size shared memory", errno))?;
         // With its size sealed, no process can take pages away under another that reads them (SIGBUS).
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal shared memory", errno))?;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))
+            .map_err(|errno| Error::system("seal shared memory", errno))?;
         Ok((Self::map(fd.as_fd(), length)?, fd))
     }
 
     /// Maps what another process created, after a look at its size and its seals.
     pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
-        let size = nix::sys::stat::fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+        let size =
+            nix::sys::stat::fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
         let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
         if usize::try_from(size) != Ok(length.get())
             || !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK)

@@ -65,5 +65,6 @@ pub(crate) fn milliseconds(deadline: Deadline) -> Option<i32> {
 }
 
 fn timeout(deadline: Deadline) -> PollTimeout {
-    milliseconds(deadline).map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX))
+    milliseconds(deadline)
+        .map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX))
 }

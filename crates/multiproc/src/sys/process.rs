@@ -99,26 +99,26 @@ pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     }
 }
 
-/// The start socket, if this process was started by [`start_self`]; a packet that begins with `greeting` waits in it.
+/// The start socket, if this process was started by [`start_self`]: a packet that begins with `greeting` waits in it.
+///
+/// A greeting from anybody but our living parent ends the process: from a stranger, who may have handed his socket to
+/// a set-uid program; or from a parent that has died meanwhile, whose orphan must not run the whole program instead.
 pub(crate) fn start_socket(greeting: &[u8]) -> Option<OwnedFd> {
     let stdin = io::stdin();
     let (maker, user) = socket::maker(stdin.as_fd())?;
-    // Nobody else may put words into our mouth: not a stranger's socket, and not a user's into a set-uid program.
-    let ours = maker == getppid().as_raw() && user == Uid::effective().as_raw();
-    if !ours || !socket::begins_with(stdin.as_fd(), greeting) {
+    if !socket::begins_with(stdin.as_fd(), greeting) {
         return None;
+    }
+    let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
+    if tied.is_err() || maker != getppid().as_raw() || user != Uid::effective().as_raw() {
+        leave(1);
     }
     stdin.as_fd().try_clone_to_owned().ok()
 }
 
-/// Makes the process that was just started a child as it should be: it dies with its parent, holds only `keep` of
-/// all descriptors above standard error, reads nothing from standard input, and blocks no signal.
+/// Makes the process that was just started a child as it should be: it holds only `keep` of all descriptors above
+/// standard error, reads nothing from standard input, and blocks no signal.
 pub(crate) fn become_child(keep: OwnedFd) -> Result<OwnedFd> {
-    let parent = getppid();
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|errno| Error::system("tie a child to its parent", errno))?;
-    if getppid() != parent {
-        leave(1); // it died before the line above
-    }
     let nothing = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);

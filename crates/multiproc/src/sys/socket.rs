@@ -86,7 +86,8 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
         // Without a deadline the system call itself may wait, which saves one to poll.
         let flags = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
         match receive_once(socket, buffer, flags) {
-            Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
+            // Our packets are never empty, so nothing means the end.
+            Ok((0, _)) | Err(Errno::ECONNRESET) => return Ok(Received::Gone),
             Ok((length, descriptors)) => return Ok(Received::Packet(length, descriptors)),
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
@@ -94,7 +95,6 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
                     return Ok(Received::NotYet);
                 }
             }
-            Err(Errno::ECONNRESET) => return Ok(Received::Gone),
             Err(Errno::EMFILE) => return Err(Error::system("receive a packet's descriptors", Errno::EMFILE)),
             Err(errno) => return Err(Error::system("receive a packet", errno)),
         }
@@ -120,10 +120,7 @@ pub(crate) fn is_drained(socket: BorrowedFd<'_>) -> bool {
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-// SAFETY: CMSG_SPACE only computes.
-#[allow(clippy::cast_possible_truncation)] // 253 descriptors make 1,012 bytes
-const CONTROL_BYTES: usize =
-    unsafe { libc::CMSG_SPACE((MAX_DESCRIPTORS * size_of::<RawFd>()) as libc::c_uint) } as usize;
+const CONTROL_BYTES: usize = nix::sys::socket::cmsg_space::<[RawFd; MAX_DESCRIPTORS]>();
 
 /// One `recvmsg`. Not through `nix`, which forgets the descriptors that did arrive when others found no room.
 fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> nix::Result<(usize, Vec<OwnedFd>)> {
@@ -136,7 +133,8 @@ fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> nix::R
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_BYTES as _;
     // SAFETY: every pointer in the header is to a live local of the length given beside it.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
+    let length =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
     let length = Errno::result(length)?;
     let descriptors = arrived(&header);
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
@@ -156,13 +154,14 @@ fn arrived(header: &libc::msghdr) -> Vec<OwnedFd> {
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a whole header inside the control data.
     while let Some(&libc::cmsghdr { cmsg_len, cmsg_level, cmsg_type, .. }) = unsafe { message.as_ref() } {
         if (cmsg_level, cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: CMSG_LEN only computes.
-            let count = (cmsg_len as usize - unsafe { libc::CMSG_LEN(0) } as usize) / size_of::<RawFd>();
-            // SAFETY: `message` is a header inside the control data, its data follow it.
-            let data = unsafe { libc::CMSG_DATA(message) }.cast::<RawFd>();
-            for i in 0..count {
-                // SAFETY: `count` says how many numbers follow the header; they may be unaligned.
-                let fd = unsafe { data.add(i).read_unaligned() };
+            // SAFETY: `message` is a header inside the control data; its data follow it.
+            let data = unsafe { libc::CMSG_DATA(message) };
+            let bytes = cmsg_len - (data.addr() - message.addr());
+            for offset in (0..bytes).step_by(size_of::<RawFd>()) {
+                // SAFETY: the header says that so many bytes follow it.
+                let place = unsafe { data.add(offset) };
+                // SAFETY: they are numbers of this type, at whatever alignment.
+                let fd = unsafe { place.cast::<RawFd>().read_unaligned() };
                 // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
                 descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }

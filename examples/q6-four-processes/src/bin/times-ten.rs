@@ -1,0 +1,17 @@
+//! Each process is joined before the next one starts: in order, but one at a time.
+
+use multiproc::Process;
+
+fn times_ten(number: u32) -> u32 {
+    number * 10
+}
+
+fn main() -> multiproc::Result<()> {
+    multiproc::init();
+
+    for number in 1..=4 {
+        let child = Process::spawn(times_ten, (number,))?;
+        println!("Process {number} gave a number: {}", child.join()?);
+    }
+    Ok(())
+}
