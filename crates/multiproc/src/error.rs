@@ -33,6 +33,8 @@ struct Inner {
     cause: Cause,
     culprit: Option<Culprit>,
     index: Option<u64>,
+    /// It failed before any task, so that it is no task's failure.
+    at_birth: bool,
 }
 
 /// Who failed.
@@ -57,6 +59,8 @@ pub(crate) enum Cause {
     Exit(i32),
     /// A child ended, and somebody else collected how.
     StatusLost,
+    /// A worker has closed its end of the link to its pool, and lives.
+    LinkLost,
     /// A function panicked.
     Panic { message: String, location: Option<String> },
     /// A value could not be turned into bytes.
@@ -147,7 +151,7 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, culprit: None, index: None }))
+        Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false }))
     }
 
     /// The system refused `operation`, which is a verb with its object: `"open the door"`.
@@ -181,9 +185,16 @@ impl Error {
         self
     }
 
+    /// Says which item of the input it is about, unless it is about none.
     pub(crate) fn at(mut self, index: Option<u64>) -> Self {
-        self.0.index = index;
+        self.0.index = index.filter(|_| !self.0.at_birth);
         self
+    }
+
+    /// Says that it happened before any task.
+    pub(crate) fn at_birth(mut self) -> Self {
+        self.0.at_birth = true;
+        self.at(None)
     }
 
     /// Names a child as the culprit where none is named yet.
@@ -196,9 +207,11 @@ impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, culprit, index } = &*self.0;
+        let Inner { cause, culprit, index, at_birth } = &*self.0;
         let who = culprit.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
-        let doing = Doing { culprit: culprit.as_ref(), index: *index };
+        let at_birth = *at_birth;
+        let doing = Doing { culprit: culprit.as_ref(), index: *index, at_birth };
+        let item = Doing { culprit: None, index: *index, at_birth };
         match cause {
             Cause::System { operation, errno } => {
                 write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
@@ -222,14 +235,14 @@ impl fmt::Display for Error {
                 if let Some(location) = location {
                     write!(f, " at {location}")?;
                 }
-                write!(f, "{}: {message}", Doing { culprit: None, index: *index })
+                write!(f, "{item}: {message}")
             }
-            Cause::Encode { what, why } => {
-                write!(f, "cannot encode {what}{}: {why}", Doing { culprit: None, index: *index })
-            }
-            Cause::Decode { what, why } => {
-                write!(f, "cannot decode {what}{}: {why}", Doing { culprit: None, index: *index })
-            }
+            Cause::LinkLost => write!(
+                f,
+                "{who} has lost its link to the pool{doing} (does a task close descriptors that are not its own?)"
+            ),
+            Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
+            Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),
             Cause::Timeout(operation) => write!(f, "the time was over before it was possible to {operation}"),
             Cause::Full => f.write_str("the queue is full"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
@@ -259,11 +272,13 @@ impl fmt::Display for Culprit {
 struct Doing<'a> {
     culprit: Option<&'a Culprit>,
     index: Option<u64>,
+    at_birth: bool,
 }
 
 impl fmt::Display for Doing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.index, self.culprit) {
+            _ if self.at_birth => f.write_str(" before it was ready for work"),
             (Some(index), _) => write!(f, " while running task {index}"),
             (None, Some(Culprit::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Culprit::Process { .. })) => f.write_str(" before its function returned"),

@@ -53,14 +53,18 @@ impl Gauge {
             if self.try_enter() {
                 return Ok(true);
             }
-            if deadline.is_over() {
+            // Full, with nothing in it to take: either somebody who was counted in is about to send, or the count is
+            // wrong. To tell them apart takes a moment, which even one who does not want to wait must wait: else an
+            // empty queue would be full to him for ever.
+            if deadline.is_over() && !link.is_drained() {
                 return Ok(false);
             }
             if link.is_abandoned()? {
                 return Ok(true); // nobody will ever make room; sending is what says so
             }
             let before = self.count();
-            let time = deadline.left().map_or(RECOUNT, |left| left.min(RECOUNT));
+            let time =
+                deadline.left().filter(|left| !left.is_zero()).map_or(RECOUNT, |left| left.min(RECOUNT));
             self.waiting().fetch_add(1, SeqCst);
             futex::wait(self.departures(), departures, time);
             self.waiting().fetch_sub(1, SeqCst);

@@ -7,7 +7,7 @@ use super::call::Parcel;
 use super::chunk::{Chunk, Frames, Order, Word};
 use super::outbox::{Estate, Outbox};
 use super::worker::{Initializer, serve};
-use crate::error::{Culprit, Error, Result};
+use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{Incoming, Link, Sent};
 use crate::start::{self, Started};
 use crate::supervisor::Child;
@@ -138,7 +138,7 @@ impl Worker {
                 Ok(None)
             }
             Ok(Sent::Gone | Sent::NotYet) => {
-                self.lose_link(Error::disconnected("worker's end of the link"));
+                self.lose_link(Error::new(Cause::LinkLost));
                 Ok(Some(chunk))
             }
             Err(error) => Err((chunk, error)),
@@ -155,7 +155,7 @@ impl Worker {
                     }
                 }
                 Ok(Incoming::NotYet) => return None,
-                Ok(Incoming::Gone) => self.lose_link(Error::disconnected("worker's end of the link")),
+                Ok(Incoming::Gone) => self.lose_link(Error::new(Cause::LinkLost)),
                 Err(error) => self.lose_link(error),
             }
         }
@@ -243,6 +243,7 @@ impl Worker {
     pub(crate) fn bury(mut self) -> Death {
         self.started.child.wait(Deadline::Never); // a moment, until the supervisor has learnt of it, too
         let (error, initializer_failed) = self.cause_of_death();
+        let error = if self.ready { error } else { error.at_birth() };
         let Estate { serial, started, first, results } = self.outbox.estate();
         let begun = serial == self.serial;
         if begun {

@@ -22,6 +22,7 @@ use self::dispatch::{Config, Core};
 use self::worker::Initializer;
 use crate::error::{Error, Result};
 use crate::start::PATIENCE;
+use crate::sys::process::own_pid;
 use crate::task::TaskId;
 use crate::wire;
 
@@ -74,6 +75,8 @@ pub use self::handle::TaskHandle;
 pub struct Pool {
     core: Arc<Core>,
     thread: Option<JoinHandle<()>>,
+    /// The process that made it. In a copy that somebody forked, it has no thread, and its workers are not the copy's.
+    pid: u32,
 }
 
 /// What a pool may be given before it starts. Made by [`Pool::builder`].
@@ -339,7 +342,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if self.thread.is_some() {
+        if self.thread.is_some() && self.pid == own_pid() {
             let bound = self.core.shutdown_timeout();
             self.core.end(bound / 2, bound);
             self.wait_for_end();
@@ -442,7 +445,7 @@ impl Builder {
         let runner = Arc::clone(&core);
         let spawned = thread::Builder::new().name("multiproc-pool".to_owned()).spawn(move || runner.run());
         match spawned {
-            Ok(thread) => Ok(Pool { core, thread: Some(thread) }),
+            Ok(thread) => Ok(Pool { core, thread: Some(thread), pid: own_pid() }),
             Err(error) => {
                 core.abort();
                 Err(Error::io("start a pool's thread", &error))

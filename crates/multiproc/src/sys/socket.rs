@@ -156,7 +156,8 @@ fn arrived(header: &libc::msghdr) -> Vec<OwnedFd> {
         if (cmsg_level, cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: `message` is a header inside the control data; its data follow it.
             let data = unsafe { libc::CMSG_DATA(message) };
-            let bytes = cmsg_len - (data.addr() - message.addr());
+            #[allow(clippy::unnecessary_cast)] // not everywhere: musl has a type of its own
+            let bytes = cmsg_len as usize - (data.addr() - message.addr());
             for offset in (0..bytes).step_by(size_of::<RawFd>()) {
                 // SAFETY: the header says that so many bytes follow it.
                 let place = unsafe { data.add(offset) };
