@@ -1,0 +1,34 @@
+//! The arguments of `cargo xtask`; the work is in the library beside it.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::verify;
+
+fn main() -> ExitCode {
+    let good = match Arguments::parse().command {
+        Command::Verify(options) => verify::run(&options),
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What this repository does with itself.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
+    Verify(verify::Options),
+}

@@ -1,0 +1,167 @@
+//! Starts programs so that every process of theirs can be found again, and finds those that outlive them.
+//!
+//! A process belongs to a run if it carries the run's mark in its environment or is in its process group.
+//! `cargo xtask` makes itself a subreaper, so that an orphan becomes its child and can be buried.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    io,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus},
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{Signal, kill, killpg},
+        wait::{Id, WaitPidFlag, waitid, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::compare::Process;
+
+/// The environment variable that carries the mark.
+pub const MARK: &str = "MULTIPROC_VERIFY_RUN";
+
+/// How long a killed process may take to be gone, on a machine that has other things to do.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// The programs that were started and not yet buried, each the leader of a process group.
+///
+/// Whoever starts or buries a process holds the lock, so that an orphan can be told from a program that was
+/// started this moment. For the same reason the id of an orphan cannot pass to another process meanwhile.
+static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
+}
+
+/// Starts a program in a process group of its own.
+pub fn start(command: &mut Command, mark: &Path) -> io::Result<Child> {
+    let mut started = started();
+    let child = command.env(MARK, mark).process_group(0).spawn()?;
+    started.insert(child.id().cast_signed());
+    Ok(child)
+}
+
+/// Waits for the end of the program, and kills its process group if that does not come within `limit`: then
+/// the answer is `false`. The program is not buried yet, so that no other process can get its id.
+pub fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
+    let pid = pid_of(child);
+    let (ended, end) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watchdog = scope.spawn(move || {
+            let late = end.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
+            if late {
+                _ = (killpg(pid, Signal::SIGKILL), kill(pid, Signal::SIGKILL));
+            }
+            late
+        });
+        while let Err(error) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            if error != Errno::EINTR {
+                return Err(error.into());
+            }
+        }
+        drop(ended);
+        Ok(watchdog.join().is_ok_and(|late| !late))
+    })
+}
+
+/// Gives the other processes of an ended program a time to end, then kills them and says which they were.
+pub fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Process> {
+    let pid = pid_of(child).as_raw();
+    let mine = |group: i32, its_mark: Option<&Path>| group == pid || its_mark == Some(mark);
+    let leaked = living_after(grace, || living(&started(), mine));
+    if !leaked.is_empty() {
+        living_after(DEATH, || kill_living(&started(), mine));
+    }
+    leaked
+}
+
+/// Buries the program that has ended.
+pub fn bury(child: &mut Child) -> io::Result<ExitStatus> {
+    let mut started = started();
+    let status = child.wait()?;
+    started.remove(&child.id().cast_signed());
+    Ok(status)
+}
+
+/// Kills every process of every run whose mark begins with `marks`, and lets no program start again.
+pub fn kill_everything(marks: &Path) {
+    let started = started();
+    living_after(DEATH, || {
+        kill_living(&started, |group, its_mark| {
+            started.contains(&group) || its_mark.is_some_and(|mark| mark.starts_with(marks))
+        })
+    });
+    // The threads that wait for these programs would start the next ones.
+    std::mem::forget(started);
+}
+
+fn started() -> MutexGuard<'static, BTreeSet<i32>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+/// Asks again and again who is living, at once and with growing pauses, until nobody is or the time is up.
+fn living_after(time: Duration, living: impl Fn() -> Vec<Process>) -> Vec<Process> {
+    let deadline = Instant::now() + time;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let processes = living();
+        if processes.is_empty() || Instant::now() >= deadline {
+            return processes;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn kill_living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
+    let processes = living(started, mine);
+    for process in &processes {
+        _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+    processes
+}
+
+/// The living processes that are `mine` by their group and mark.
+///
+/// Nobody counts as living only after a second look: during the first, a process may end before its turn and
+/// leave another behind that was not on the list yet.
+fn living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
+    let found = look(started, &mine);
+    if found.is_empty() { look(started, &mine) } else { found }
+}
+
+/// Looks at every process once. The orphans among the dead that it comes across are buried.
+fn look(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
+    let own_pid = std::process::id().cast_signed();
+    let mut found = Vec::new();
+    for process in procfs::process::all_processes().into_iter().flatten().flatten() {
+        let Ok(stat) = process.stat() else { continue };
+        if matches!(stat.state, 'Z' | 'X') {
+            if stat.ppid == own_pid && !started.contains(&stat.pid) {
+                _ = waitpid(Pid::from_raw(stat.pid), Some(WaitPidFlag::WNOHANG));
+            }
+            continue;
+        }
+        let mark = process.environ().ok().and_then(|mut environment| environment.remove(OsStr::new(MARK)));
+        if mine(stat.pgrp, mark.as_deref().map(Path::new)) {
+            let words = process.cmdline().unwrap_or_default().join(" ");
+            let command = if words.is_empty() { stat.comm } else { words };
+            found.push(Process { pid: stat.pid, command });
+        }
+    }
+    found
+}

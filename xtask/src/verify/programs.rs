@@ -1,0 +1,101 @@
+//! The programs of this workspace: which there are, which a command means, and where they are built.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    io::BufReader,
+    path::PathBuf,
+    process::{Command as Process, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::{Message, MetadataCommand, Package, PackageId};
+
+use super::{command::Command, readme::Problem};
+
+pub struct Workspace {
+    pub root: PathBuf,
+    packages: Vec<Package>,
+}
+
+/// The package and name of a program.
+pub type Program = (PackageId, String);
+
+impl Workspace {
+    pub fn load() -> Result<Self> {
+        let metadata = MetadataCommand::new().no_deps().exec()?;
+        Ok(Self { root: metadata.workspace_root.into(), packages: metadata.packages })
+    }
+
+    pub fn examples(&self) -> PathBuf {
+        self.root.join("examples")
+    }
+
+    /// The program that a command runs.
+    pub fn find(&self, command: &Command) -> Result<Program> {
+        let name = &command.package;
+        let package = self.packages.iter().find(|package| package.name.as_str() == name);
+        let package = package.with_context(|| format!("there is no package `{name}`"))?;
+        let bins = bins(package);
+        let bin = match (&command.bin, &package.default_run, bins.as_slice()) {
+            (Some(bin), ..) => {
+                ensure!(bins.contains(bin), "the package `{name}` has no program `{bin}`");
+                bin
+            }
+            (None, Some(bin), _) | (None, None, [bin]) => bin,
+            (None, None, _) => bail!(
+                "the package `{name}` has {} programs: say which with `--bin`, or `default-run` in its Cargo.toml",
+                bins.len()
+            ),
+        };
+        Ok((package.id.clone(), bin.clone()))
+    }
+
+    /// The programs under `examples/` that are not among those `shown`.
+    pub fn not_shown(&self, shown: &BTreeSet<Program>) -> Vec<Problem> {
+        let examples = self.examples();
+        let mut problems = Vec::new();
+        for package in &self.packages {
+            let Ok(path) = package.manifest_path.as_std_path().strip_prefix(&examples) else { continue };
+            let question = path.iter().next().unwrap_or_default().to_string_lossy().into_owned();
+            for bin in bins(package) {
+                let program = (package.id.clone(), bin);
+                if !shown.contains(&program) {
+                    let what = format!("no README runs the program `{}`", program.1);
+                    problems.push(Problem {
+                        question: question.clone(),
+                        place: format!("examples/{question}"),
+                        what,
+                    });
+                }
+            }
+        }
+        problems
+    }
+
+    /// Builds everything, and says where each program is.
+    pub fn build(&self) -> Result<BTreeMap<Program, PathBuf>> {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Process::new(cargo)
+            .args(["build", "--workspace", "--message-format=json-render-diagnostics"])
+            .current_dir(&self.root)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start cargo")?;
+        let messages = build.stdout.take().context("cargo has no output")?;
+        let mut programs = BTreeMap::new();
+        for message in Message::parse_stream(BufReader::new(messages)) {
+            if let Message::CompilerArtifact(artifact) = message?
+                && let Some(path) = artifact.executable
+            {
+                programs.insert((artifact.package_id, artifact.target.name), path.into());
+            }
+        }
+        ensure!(build.wait()?.success(), "the workspace cannot be built");
+        Ok(programs)
+    }
+}
+
+fn bins(package: &Package) -> Vec<String> {
+    package.targets.iter().filter(|target| target.is_bin()).map(|target| target.name.clone()).collect()
+}
