@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xtask::verify::{
     compare::{Ending, Failure, Observed, Process, compare},
-    expectation::{Expectation, Stream},
+    expectation::Expectation,
     order,
 };
 
@@ -193,13 +193,23 @@ fn refuses_a_wrong_end() {
 }
 
 #[test]
-fn refuses_something_on_the_other_stream() {
+fn refuses_something_on_standard_error_that_is_not_shown() {
     let seen = |stdout: &str, stderr: &str| Observed { stderr: stderr.to_owned(), ..run(stdout) };
-    let complaint = [Failure::OtherStream(Stream::Error)];
-    assert_eq!(compare(&expect("", &["a"]), &seen("a\n", "\n")), complaint);
+    assert_eq!(compare(&expect("", &["a"]), &seen("a\n", "\n")), [Failure::OnError]);
     assert_eq!(compare(&expect("stderr", &["a"]), &seen("", "a\n")), []);
-    let complaint = [Failure::OtherStream(Stream::Output)];
-    assert_eq!(compare(&expect("stderr", &["a"]), &seen("x", "a\n")), complaint);
+    assert_eq!(compare(&expect("stderr", &["x", "a"]), &seen("x\n", "a\n")), []);
+    assert_eq!(compare(&expect("stderr", &["a", "x"]), &seen("x\n", "a\n")), [Failure::WrongOrder]);
+    assert_eq!(compare(&expect("stderr", &["a"]), &seen("a\n", "")), [Failure::NothingOnError]);
+}
+
+#[test]
+fn refuses_times_in_another_ratio() {
+    let lines = ["slow: [SECONDS] s", "between", "quick: [SECONDS] s"];
+    accepts("ratio=3", &lines, &["slow: 3.000 s", "between", "quick: 1.000 s"]);
+    let failures = printed("ratio=3", &lines, &["slow: 2.999 s", "between", "quick: 1.000 s"]);
+    assert_eq!(failures, [Failure::Ratio { at_least: 3.0, times: vec![2.999, 1.0] }]);
+    let failures = printed("ratio=3", &["[SECONDS]"], &["1.000"]);
+    assert_eq!(failures, [Failure::Ratio { at_least: 3.0, times: vec![1.0] }]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use xtask::verify::{
     compare::{Ending, Observed, compare},
-    expectation::{Expectation, Place, Stream},
+    expectation::{Expectation, Place},
     self_test::self_test,
 };
 
@@ -37,7 +37,7 @@ const TICKETS: (&str, [&str; 4], &str) = (
 fn the_self_test_makes_every_change_and_sees_it_refused() {
     let (words, lines, output) = TICKETS;
     // Seven words, four lines dropped, five added, one swap across the group's end, two times, the exit code
-    // and the stream.
+    // and standard error.
     assert_eq!(self_test(&expect(words, &lines), &run(output), compare), (21, vec![]));
 }
 
@@ -56,7 +56,7 @@ fn the_self_test_shows_what_is_overlooked() {
     assert_eq!(unnoticed(|_| {}), 0);
     assert_eq!(unnoticed(|expected| expected.exit = 0), 1);
     assert_eq!(unnoticed(|expected| (expected.at_least, expected.below) = (None, None)), 2);
-    assert_eq!(unnoticed(|expected| expected.stream = Stream::Output), 1);
+    assert_eq!(unnoticed(|expected| expected.stderr = false), 1);
     let no_order = |expected: &mut Expectation| {
         expected.lines.iter_mut().for_each(|line| line.place = Place::Anywhere);
     };

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use super::{
-    expectation::{Expectation, Stream},
-    order,
-};
+use super::{expectation::Expectation, order};
 
 /// What there was to see of one run.
 #[derive(Clone, Debug)]
@@ -38,7 +35,7 @@ pub struct Process {
 }
 
 /// One thing that is wrong with a run; its `Display` says it in a sentence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     NotRun(String),
     OverLimit(Duration),
@@ -47,12 +44,17 @@ pub enum Failure {
         expected: i32,
         got: i32,
     },
-    OtherStream(Stream),
+    OnError,
+    NothingOnError,
     MissingLines(Vec<String>),
     ExtraLines(Vec<String>),
     WrongOrder,
     UnfinishedLine,
     RepeatedNumber(String),
+    Ratio {
+        at_least: f64,
+        times: Vec<f64>,
+    },
     TooQuick {
         at_least: Duration,
         elapsed: Duration,
@@ -81,11 +83,9 @@ pub fn compare(expected: &Expectation, seen: &Observed) -> Vec<Failure> {
 }
 
 impl Observed {
-    pub fn stream(&self, stream: Stream) -> &str {
-        match stream {
-            Stream::Output => &self.stdout,
-            Stream::Error => &self.stderr,
-        }
+    /// What a block shows of it.
+    pub fn shown(&self, stderr: bool) -> String {
+        [self.stdout.as_str(), if stderr { &self.stderr } else { "" }].concat()
     }
 }
 
@@ -100,35 +100,46 @@ fn ending(expected: &Expectation, seen: &Observed) -> Option<Failure> {
 
 fn streams(expected: &Expectation, seen: &Observed) -> Vec<Failure> {
     let mut failures = Vec::new();
-    let other = match expected.stream {
-        Stream::Output => Stream::Error,
-        Stream::Error => Stream::Output,
-    };
-    if !seen.stream(other).is_empty() {
-        failures.push(Failure::OtherStream(other));
+    match (expected.stderr, seen.stderr.is_empty()) {
+        (false, false) => failures.push(Failure::OnError),
+        (true, true) => failures.push(Failure::NothingOnError),
+        _ => {}
     }
-    let text = seen.stream(expected.stream);
-    if !text.is_empty() && !text.ends_with('\n') {
+    if [&seen.stdout, &seen.stderr].iter().any(|text| !text.is_empty() && !text.ends_with('\n')) {
         failures.push(Failure::UnfinishedLine);
     }
+    let text = seen.shown(expected.stderr);
     failures.extend(lines(expected, &text.split_terminator('\n').collect::<Vec<_>>()));
     failures
 }
 
 fn lines(expected: &Expectation, output: &[&str]) -> Vec<Failure> {
     match order::arrange(&expected.lines, output) {
-        Some(partners) if expected.distinct => repeated_number(expected, output, &partners),
-        Some(_) => Vec::new(),
+        Some(partners) => {
+            let repeated = repeated_number(expected, output, &partners);
+            repeated.into_iter().chain(ratio(expected, output, &partners)).collect()
+        }
         None => misfits(expected, output),
     }
 }
 
-fn repeated_number(expected: &Expectation, output: &[&str], partners: &[usize]) -> Vec<Failure> {
+fn repeated_number(expected: &Expectation, output: &[&str], partners: &[usize]) -> Option<Failure> {
+    if !expected.distinct {
+        return None;
+    }
     let numbers =
         expected.lines.iter().zip(partners).filter_map(|(line, &at)| line.pattern.numbers(output[at]));
     let mut seen = BTreeSet::new();
     let mut repeated = numbers.flatten().filter(|number| !seen.insert(*number));
-    repeated.next().map(|number| Failure::RepeatedNumber(number.to_owned())).into_iter().collect()
+    repeated.next().map(|number| Failure::RepeatedNumber(number.to_owned()))
+}
+
+fn ratio(expected: &Expectation, output: &[&str], partners: &[usize]) -> Option<Failure> {
+    let at_least = expected.ratio?;
+    let times = expected.lines.iter().zip(partners).flat_map(|(line, &at)| line.pattern.times(output[at]));
+    let times: Vec<f64> = times.collect();
+    let holds = matches!(times[..], [first, .., last] if first >= at_least * last);
+    (!holds).then_some(Failure::Ratio { at_least, times })
 }
 
 /// What is wrong with lines that cannot be arranged as expected.
@@ -172,12 +183,16 @@ impl fmt::Display for Failure {
             Self::OverLimit(limit) => write!(f, "It did not end within {limit:?} and was killed."),
             Self::Signalled(name) => write!(f, "It was killed by {name}."),
             Self::ExitCode { expected, got } => write!(f, "It exited with {got} instead of {expected}."),
-            Self::OtherStream(stream) => write!(f, "It wrote something to {stream}."),
+            Self::OnError => f.write_str("It wrote something to standard error."),
+            Self::NothingOnError => f.write_str("It wrote nothing to standard error."),
             Self::MissingLines(lines) => some_lines(f, "missing", lines),
             Self::ExtraLines(lines) => some_lines(f, "not expected", lines),
             Self::WrongOrder => f.write_str("All the lines are there, but in a wrong order."),
             Self::UnfinishedLine => f.write_str("The last line does not end."),
             Self::RepeatedNumber(number) => write!(f, "The number {number} comes more than once."),
+            Self::Ratio { at_least, times } => {
+                write!(f, "Of the times {times:?} s, the first is not at least {at_least} times the last.")
+            }
             Self::TooQuick { at_least, elapsed } => {
                 write!(f, "It took {elapsed:.3?}, which is less than {at_least:?}.")
             }

@@ -1,6 +1,6 @@
 //! What a console block expects of its command: the lines, and the conditions that its info string adds.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -12,11 +12,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Expectation {
     pub lines: Vec<Line>,
-    /// The stream that the block shows; the other one stays empty.
-    pub stream: Stream,
+    /// Whether the block shows standard error, too, behind standard output. If not, that stays empty.
+    pub stderr: bool,
     pub exit: i32,
     pub at_least: Option<Duration>,
     pub below: Option<Duration>,
+    /// How many times the last measured time the first one is at least.
+    pub ratio: Option<f64>,
     /// Whether the numbers that placeholders stand for are pairwise different.
     pub distinct: bool,
     /// Whether nothing runs beside it.
@@ -41,12 +43,6 @@ pub enum Place {
     Anywhere,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    Output,
-    Error,
-}
-
 impl Expectation {
     /// `words` is what follows `console` in the info string.
     pub fn parse(words: &str, lines: &[&str]) -> Result<Self> {
@@ -55,10 +51,11 @@ impl Expectation {
                 .iter()
                 .map(|line| Line { pattern: Pattern::parse(line), place: Place::InOrder })
                 .collect(),
-            stream: Stream::Output,
+            stderr: false,
             exit: 0,
             at_least: None,
             below: None,
+            ratio: None,
             distinct: false,
             alone: false,
             limit: LIMIT,
@@ -97,7 +94,8 @@ impl Expectation {
             ("below", Some(time)) => (self.below, self.alone) = (Some(duration(time)?), true),
             ("limit", Some(time)) => self.limit = duration(time)?,
             ("exit", Some(code)) => self.exit = code.parse()?,
-            ("stderr", None) => self.stream = Stream::Error,
+            ("ratio", Some(times)) => (self.ratio, self.alone) = (Some(times.parse()?), true),
+            ("stderr", None) => self.stderr = true,
             ("distinct", None) => self.distinct = true,
             ("alone", None) => self.alone = true,
             _ => bail!("has no meaning after `console`"),
@@ -124,15 +122,6 @@ impl Line {
     /// Whether the two may change places.
     pub fn together_with(&self, other: &Self) -> bool {
         matches!(self.place, Place::Among(_)) && self.place == other.place
-    }
-}
-
-impl fmt::Display for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Output => "standard output",
-            Self::Error => "standard error",
-        })
     }
 }
 

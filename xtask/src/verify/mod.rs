@@ -10,9 +10,10 @@
 //! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, come in any order |
 //! | `floating=5`, `floating=2,5` | these lines may stand anywhere |
 //! | `distinct` | the numbers for which placeholders stand are pairwise different |
-//! | `stderr` | the block shows standard error, and standard output is empty |
+//! | `stderr` | the block shows standard error, too, behind standard output; without this word it is empty |
 //! | `exit=2` | the exit code, if it is not 0 |
 //! | `at-least=3s`, `below=250ms` | how long it takes; such a command runs alone |
+//! | `ratio=3` | the first `[SECONDS]` is at least so many times the last; such a command runs alone |
 //! | `alone` | nothing runs beside it |
 //! | `limit=60s` | when it is killed, if not after 30 seconds or three times `below` |
 //!

@@ -58,8 +58,20 @@ impl Pattern {
     /// If the line fits: the numbers that stand where the placeholders are. A measured time is not among
     /// them, for nobody promises that two of those differ.
     pub fn numbers<'l>(&self, line: &'l str) -> Option<Vec<&'l str>> {
-        let mut numbers = Vec::new();
-        fit(&self.parts, line, &mut numbers).then_some(numbers)
+        let is_number = |kind: &Kind| matches!(kind, Kind::Number | Kind::Pid | Kind::Range(_));
+        self.found(line, is_number)
+    }
+
+    /// The measured times, in seconds, that stand in a line that fits.
+    pub fn times(&self, line: &str) -> Vec<f64> {
+        let times = self.found(line, |kind| *kind == Kind::Seconds).unwrap_or_default();
+        times.into_iter().filter_map(|time| time.parse().ok()).collect()
+    }
+
+    /// If the line fits: what stands in it for the placeholders of some kinds.
+    fn found<'l>(&self, line: &'l str, kinds: fn(&Kind) -> bool) -> Option<Vec<&'l str>> {
+        let mut found = Vec::new();
+        fit(&self.parts, line, kinds, &mut found).then_some(found)
     }
 }
 
@@ -69,15 +81,15 @@ impl fmt::Display for Pattern {
     }
 }
 
-fn fit<'l>(parts: &[Part], line: &'l str, numbers: &mut Vec<&'l str>) -> bool {
+fn fit<'l>(parts: &[Part], line: &'l str, kinds: fn(&Kind) -> bool, found: &mut Vec<&'l str>) -> bool {
     let Some((part, others)) = parts.split_first() else { return line.is_empty() };
-    let before = numbers.len();
+    let before = found.len();
     part.ends(line).into_iter().any(|end| {
-        numbers.truncate(before);
-        if matches!(part.kind, Kind::Number | Kind::Pid | Kind::Range(_)) {
-            numbers.push(&line[..end]);
+        found.truncate(before);
+        if kinds(&part.kind) {
+            found.push(&line[..end]);
         }
-        fit(others, &line[end..], numbers)
+        fit(others, &line[end..], kinds, found)
     })
 }
 

@@ -11,7 +11,7 @@ use similar::{ChangeTag, TextDiff};
 use super::{
     Format, Outcome,
     compare::Failure,
-    expectation::{Expectation, Place, Stream},
+    expectation::{Expectation, Place},
     order,
     readme::{Block, Problem},
 };
@@ -189,9 +189,8 @@ fn show_failures(outcome: &Outcome) {
     let Block { question, line, command, expected } = outcome.block;
     println!("\n  {}\n  in examples/{question}/README.md:{line}", style(&command.text).bold());
     outcome.failures.iter().for_each(|failure| println!("  {failure}"));
-    show_difference(expected, seen.stream(expected.stream));
-    for stream in [Stream::Output, Stream::Error] {
-        let text = seen.stream(stream);
+    show_difference(expected, &seen.shown(expected.stderr));
+    for (stream, text) in [("standard output", &seen.stdout), ("standard error", &seen.stderr)] {
         println!("  {stream}{}", if text.is_empty() { " is empty" } else { ":" });
         text.lines().take(SHOWN).for_each(|line| println!("    {line}"));
         if let Some(more @ 1..) = text.lines().count().checked_sub(SHOWN) {

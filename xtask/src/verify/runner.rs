@@ -62,7 +62,7 @@ impl Runner {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows what a plain environment gives.
-        command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
+        command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
         let start = Instant::now();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     compare::{Failure, Observed},
-    expectation::{Expectation, Line, Place, Stream},
+    expectation::{Expectation, Line, Place},
     pattern::{Kind, Pattern},
 };
 
@@ -22,8 +22,8 @@ pub fn self_test(
     seen: &Observed,
     compare: impl Fn(&Expectation, &Observed) -> Vec<Failure>,
 ) -> (usize, Vec<Failure>) {
-    let output = seen.stream(expected.stream);
-    let mut changes = changed_words(expected, output);
+    let output = seen.shown(expected.stderr);
+    let mut changes = changed_words(expected, &output);
     changes.extend(dropped_lines(expected));
     changes.extend(added_lines(expected));
     changes.extend(swapped_lines(expected, &output.split_terminator('\n').collect::<Vec<_>>()));
@@ -96,12 +96,13 @@ fn changed_conditions(expected: &Expectation, seen: &Observed) -> Vec<Change> {
         }),
         changed(expected, format!("exit code {}", expected.exit + 1), |expected| expected.exit += 1),
     ];
-    if !expected.lines.is_empty() {
-        changes.push(changed(expected, "on the other stream".to_owned(), |expected| {
-            expected.stream = match expected.stream {
-                Stream::Output => Stream::Error,
-                Stream::Error => Stream::Output,
-            };
+    let silence = if expected.stderr { "with nothing" } else { "with something" };
+    changes.push(changed(expected, format!("{silence} on standard error"), |expected| {
+        expected.stderr = !expected.stderr;
+    }));
+    if expected.ratio.is_some() {
+        changes.push(changed(expected, "a ratio of a million".to_owned(), |expected| {
+            expected.ratio = Some(1e6);
         }));
     }
     changes
