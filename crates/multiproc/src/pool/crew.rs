@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::call::Parcel;
-use super::chunk::{Chunk, Frames, Order, Word};
+use super::chunk::Chunk;
 use super::outbox::{Estate, Outbox};
+use super::protocol::{Frames, Order, Word};
 use super::worker::{Initializer, serve};
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{Incoming, Link, Sent};

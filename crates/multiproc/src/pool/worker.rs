@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::call::{ERROR, VALUE};
-use super::chunk::{Frames, Order, Word, begin_frame, finish_frame};
 use super::outbox::{Outbox, ROOM};
+use super::protocol::{ERROR, Frames, Order, VALUE, Word, begin_frame, finish_frame};
 use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::sys::poll::Deadline;

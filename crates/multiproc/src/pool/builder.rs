@@ -1,0 +1,138 @@
+//! A pool before it starts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::dispatch::{Config, Core};
+use super::worker::Initializer;
+use crate::error::{Error, Result};
+use crate::start::PATIENCE;
+use crate::task::{Call, TaskId};
+use crate::wire;
+
+/// What a pool may be given before it starts. Made by [`Pool::builder`].
+#[must_use]
+pub struct Builder {
+    config: Config,
+    initializer: Result<()>,
+}
+
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let config = Config {
+            workers,
+            chunk_size: None,
+            max_tasks: None,
+            initializer: None,
+            start_timeout: PATIENCE,
+            shutdown_timeout: SHUTDOWN,
+        };
+        Self { config, initializer: Ok(()) }
+    }
+
+    /// How many worker processes. The default is as many as the machine can run at once.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = workers;
+        self
+    }
+
+    /// How many items go to a worker at once. By default the library chooses, by what an item costs: slow items go
+    /// singly, quick ones by the thousand. The results are the same in any case; so are, in the end, the chunks of
+    /// slow items, since a worker gives back what it has not begun after 10 ms.
+    pub fn chunk_size(mut self, items: u32) -> Self {
+        self.config.chunk_size = Some(items.into());
+        self
+    }
+
+    /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it.
+    pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
+        self.config.max_tasks = Some(tasks);
+        self
+    }
+
+    /// What each worker runs first, before any task. Where it fails, every call of the pool is that error.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::sync::OnceLock;
+    ///
+    /// static FACTOR: OnceLock<u32> = OnceLock::new();
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let set = |factor: u32| drop(FACTOR.set(factor));
+    ///     let pool = Pool::builder().workers(2).initializer(set, (10,)).build()?;
+    ///     let scale = |number: u32| number * FACTOR.get().copied().unwrap_or(0);
+    ///     assert_eq!(pool.map(scale, [1, 2, 3])?, [10, 20, 30]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
+    where
+        F: Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let mut bytes = Vec::new();
+        let encoded = TaskId::of(function).and_then(|task| {
+            let descriptors =
+                wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
+            Ok(Initializer { task, args: bytes, descriptors })
+        });
+        match encoded {
+            Ok(initializer) => self.config.initializer = Some(initializer),
+            Err(error) => self.initializer = Err(error),
+        }
+        self
+    }
+
+    /// How long a worker may take to reach [`init`](crate::init). The default is 10 seconds.
+    pub fn start_timeout(mut self, time: Duration) -> Self {
+        self.config.start_timeout = time;
+        self
+    }
+
+    /// How long dropping or terminating the pool may take. The default is 2 seconds.
+    pub fn shutdown_timeout(mut self, time: Duration) -> Self {
+        self.config.shutdown_timeout = time;
+        self
+    }
+
+    /// Starts the workers and the pool's thread.
+    pub(super) fn start(self) -> Result<(Arc<Core>, JoinHandle<()>)> {
+        self.initializer?;
+        let Config { workers, chunk_size, max_tasks, .. } = self.config;
+        for (what, is_zero) in [
+            ("workers", workers == 0),
+            ("items in a chunk", chunk_size == Some(0)),
+            ("tasks for each worker", max_tasks == Some(0)),
+        ] {
+            if is_zero {
+                return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
+            }
+        }
+        let core = Core::start(self.config)?;
+        let runner = Arc::clone(&core);
+        let spawned = thread::Builder::new().name("multiproc-pool".to_owned()).spawn(move || runner.run());
+        match spawned {
+            Ok(thread) => Ok((core, thread)),
+            Err(error) => {
+                core.abort();
+                Err(Error::io("start a pool's thread", &error))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("workers", &self.config.workers).finish_non_exhaustive()
+    }
+}

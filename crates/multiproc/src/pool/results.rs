@@ -1,0 +1,256 @@
+//! All results of a call, from the side of the thread that made it: feeds the items in, takes the results out.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::call::Call;
+use super::chunk::Packer;
+use super::dispatch::Core;
+use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
+use crate::task::TaskId;
+use crate::wire;
+
+/// In which order results are given.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Order {
+    Input,
+    Arrival,
+}
+
+/// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
+pub(crate) struct Results<'pool, I, R> {
+    core: &'pool Core,
+    call: Arc<Call>,
+    /// `None` once all of it was taken.
+    input: Option<I>,
+    /// Why input was left untaken, if it was: the pool takes no more work.
+    refusal: Option<Error>,
+    /// What the input has panicked with; it goes on to the caller after the items before it.
+    panic: Option<Box<dyn Any + Send>>,
+    order: Order,
+    /// How many results may wait for the caller, in chunks a worker; `None` for as many as there are.
+    look_ahead: Option<u64>,
+    /// How many items make a chunk at the moment.
+    size: u64,
+    /// How many items were taken from the input.
+    taken: u64,
+    /// How many of them have no result yet.
+    unresolved: u64,
+    /// Results from item number `given` on (in input order), or those that have come (in order of arrival).
+    slots: VecDeque<Option<Result<R>>>,
+    given: u64,
+}
+
+impl<'pool, Args, I, R> Results<'pool, I, R>
+where
+    Args: Serialize,
+    I: Iterator<Item = Args>,
+    R: DeserializeOwned,
+{
+    /// Begins a call; nothing of the input is taken yet.
+    pub(crate) fn begin(
+        core: &'pool Core,
+        task: TaskId,
+        input: I,
+        order: Order,
+        look_ahead: Option<u64>,
+    ) -> Result<Self> {
+        core.check_open()?;
+        Ok(Self {
+            core,
+            call: Call::new(task, true),
+            input: Some(input),
+            refusal: None,
+            panic: None,
+            order,
+            look_ahead,
+            size: core.chunk_size().unwrap_or(1),
+            taken: 0,
+            unresolved: 0,
+            slots: VecDeque::new(),
+            given: 0,
+        })
+    }
+
+    /// Why not all of the input was taken, if that is so.
+    pub(crate) fn take_refusal(&mut self) -> Option<Error> {
+        self.refusal.take()
+    }
+
+    /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
+    fn feed(&mut self) {
+        if self.core.chunk_size().is_none() {
+            self.size = self.call.worthwhile();
+        }
+        while self.input.is_some() && self.has_room() {
+            self.feed_chunk();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let round = self.size * self.core.workers() as u64;
+        let waiting = self.taken - self.given;
+        self.unresolved < 2 * round && self.look_ahead.is_none_or(|rounds| waiting < rounds * round)
+    }
+
+    fn feed_chunk(&mut self) {
+        let mut packer = Packer::new();
+        let first = self.taken;
+        while u64::from(packer.count()) < self.size && !packer.is_full() {
+            match self.take_item(&mut packer) {
+                Taken::Item => {}
+                Taken::Misfit(error) => {
+                    // It has its result already; what was packed before it must go first, to keep numbers in a row.
+                    self.submit(packer, first);
+                    let place = self.taken - 1;
+                    self.unresolved += 1;
+                    self.resolve(place, Err(error.at(Some(place))));
+                    return;
+                }
+                Taken::End => break,
+            }
+        }
+        self.submit(packer, first);
+    }
+
+    /// Takes one item from the input and packs it. What the input or the encoding panics with is kept for later.
+    fn take_item(&mut self, packer: &mut Packer) -> Taken {
+        let Some(input) = &mut self.input else { return Taken::End };
+        let next = catch_unwind(AssertUnwindSafe(|| {
+            input
+                .next()
+                .map(|args| packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments")))
+        }));
+        match next {
+            Ok(Some(packed)) => {
+                self.taken += 1;
+                if self.order == Order::Input {
+                    self.slots.push_back(None);
+                }
+                packed.map_or_else(Taken::Misfit, |()| Taken::Item)
+            }
+            Ok(None) => {
+                self.input = None;
+                Taken::End
+            }
+            Err(panic) => {
+                self.input = None;
+                self.panic = Some(panic);
+                Taken::End
+            }
+        }
+    }
+
+    fn submit(&mut self, packer: Packer, first: u64) {
+        let count = packer.count();
+        if count == 0 {
+            return;
+        }
+        self.unresolved += u64::from(count);
+        let submitted = packer.pack(&self.call, first).and_then(|chunks| self.core.submit(chunks));
+        if let Err(error) = submitted {
+            for place in first..first + u64::from(count) {
+                self.resolve(place, Err(error.clone().at(Some(place))));
+            }
+            if self.core.check_open().is_err() {
+                self.input = None;
+                self.refusal = Some(error);
+            }
+        }
+    }
+
+    fn resolve(&mut self, place: u64, result: Result<R>) {
+        self.unresolved -= 1;
+        match self.order {
+            Order::Arrival => self.slots.push_back(Some(result)),
+            Order::Input => {
+                let slot = usize::try_from(place - self.given).ok().and_then(|slot| self.slots.get_mut(slot));
+                if let Some(slot) = slot {
+                    *slot = Some(result);
+                }
+            }
+        }
+    }
+
+    /// Takes what has arrived, waiting for something if there is nothing.
+    fn collect(&mut self) {
+        for parcel in self.call.take(Deadline::Never) {
+            parcel.open(true, |place, result| self.resolve(place, result));
+        }
+    }
+
+    fn pop(&mut self) -> Option<Result<R>> {
+        self.slots.front().is_some_and(Option::is_some).then(|| {
+            self.given += 1;
+            self.slots.pop_front().flatten()
+        })?
+    }
+}
+
+enum Taken {
+    Item,
+    /// An item that cannot be encoded.
+    Misfit(Error),
+    End,
+}
+
+impl<Args, I, R> Results<'_, I, R>
+where
+    Args: Serialize,
+    I: Iterator<Item = Args>,
+    R: DeserializeOwned,
+{
+    /// The fate of the next item that was taken. At the end, [`Results::take_refusal`] says whether those were all.
+    pub(crate) fn next_fate(&mut self) -> Option<Result<R>> {
+        loop {
+            if self.input.is_some() {
+                self.feed();
+            }
+            if let Some(result) = self.pop() {
+                return Some(result);
+            }
+            if self.unresolved > 0 {
+                self.collect();
+            } else if self.input.is_none() {
+                if let Some(panic) = self.panic.take() {
+                    resume_unwind(panic);
+                }
+                return None;
+            }
+        }
+    }
+}
+
+impl<Args, I, R> Iterator for Results<'_, I, R>
+where
+    Args: Serialize,
+    I: Iterator<Item = Args>,
+    R: DeserializeOwned,
+{
+    type Item = Result<R>;
+
+    fn next(&mut self) -> Option<Result<R>> {
+        self.next_fate().or_else(|| self.take_refusal().map(Err))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
+        let waiting = usize::try_from(self.taken - self.given).unwrap_or(usize::MAX);
+        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
+    }
+}
+
+impl<I, R> Drop for Results<'_, I, R> {
+    fn drop(&mut self) {
+        self.call.abandon();
+        if self.unresolved > 0 {
+            self.core.withdraw(&self.call);
+        }
+    }
+}
