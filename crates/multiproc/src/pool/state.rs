@@ -225,7 +225,9 @@ impl State {
             } else {
                 let others = rest.split_off(1);
                 lose([rest], &error);
-                others.into_iter().for_each(|others| requeue(&mut self.waiting, others));
+                if let Some(others) = others {
+                    requeue(&mut self.waiting, others);
+                }
             }
         }
         if stillborn {
