@@ -182,7 +182,7 @@ impl Pool {
         I: IntoIterator<Item = Args>,
     {
         let mut results = self.results(function, items, Order::Input, None)?;
-        let mut fates = Vec::with_capacity(results.size_hint().0);
+        let mut fates = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
         while let Some(fate) = results.next_fate() {
             fates.push(fate);
         }

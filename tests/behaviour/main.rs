@@ -1,0 +1,26 @@
+//! How `multiproc` behaves across real processes. Every test's name says what it holds the library to.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::unnecessary_wraps,
+    reason = "a test ends where something does not go as it should; a task's arguments arrive by value; and all tests \
+              have the same type"
+)]
+
+mod pipe;
+mod pool;
+mod process;
+mod programs;
+mod queue;
+mod support;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    multiproc::init();
+    let trials = [process::trials(), pool::trials(), queue::trials(), pipe::trials(), programs::trials()];
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+}

@@ -1,0 +1,296 @@
+//! **Pipe**: two ends, each of which sends one type of message and receives another.
+
+use std::time::{Duration, Instant};
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Call, Connection, Process, Result, pipe};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tests::{accept_interruptions, interruptions};
+
+use crate::support::{Fussy, Gate, Outcome, PATIENCE, send_signal, staying_child, trials, wait_for_state};
+
+trials![
+    a_typed_round_trip,
+    a_byte_round_trip,
+    boundaries_are_kept,
+    an_empty_message_is_not_the_end,
+    two_children_talk_to_each_other,
+    poll_waits_no_longer_than_its_timeout,
+    a_send_into_a_full_pipe_ends_on_time,
+    the_stream_ends_after_the_peer_has_closed,
+    the_stream_ends_after_the_peer_was_killed,
+    a_send_to_a_peer_that_is_gone_is_an_error,
+    a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left,
+    a_message_that_does_not_decode_does_not_spoil_the_next,
+    a_connection_sent_through_a_connection_works,
+    the_ends_of_a_queue_sent_through_a_connection_work,
+    a_call_that_is_interrupted_is_retried,
+];
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum Request {
+    Reverse(String),
+    Sum { numbers: Vec<i64> },
+    Stop,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Reply {
+    text: Option<String>,
+    number: i64,
+}
+
+fn serve(requests: Connection<Reply, Request>) -> Result<u32> {
+    for served in 0.. {
+        let reply = match requests.recv()? {
+            Some(Request::Reverse(text)) => Reply { text: Some(text.chars().rev().collect()), number: 0 },
+            Some(Request::Sum { numbers }) => Reply { text: None, number: numbers.iter().sum() },
+            Some(Request::Stop) | None => return Ok(served),
+        };
+        requests.send(reply)?;
+    }
+    unreachable!("the numbers do not end")
+}
+
+fn a_typed_round_trip() -> Outcome {
+    let (ours, theirs) = pipe()?;
+    let child = Process::spawn(serve, (theirs,))?;
+    ours.send(Request::Reverse("añb".to_owned()))?;
+    assert_eq!(ours.recv()?, Some(Reply { text: Some("bña".to_owned()), number: 0 }));
+    ours.send(Request::Sum { numbers: vec![i64::MIN, i64::MAX] })?;
+    assert_eq!(ours.recv()?, Some(Reply { text: None, number: -1 }));
+    ours.send(Request::Stop)?;
+    assert_eq!(child.join()??, 2);
+    Ok(())
+}
+
+/// Sends back whatever comes.
+fn echo(messages: Connection<Vec<u8>, Vec<u8>>) -> Result<()> {
+    while let Some(bytes) = messages.recv()? {
+        messages.send(bytes)?;
+    }
+    Ok(())
+}
+
+fn a_byte_round_trip() -> Outcome {
+    let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>()?;
+    let child = Process::spawn(echo, (theirs,))?;
+    for size in [0, 1, 1000, 32 * 1024 - 4, 32 * 1024 + 1, 200_000, 2_000_000] {
+        let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
+        ours.send(bytes.clone())?;
+        assert!(ours.recv()? == Some(bytes), "{size} bytes");
+    }
+    drop(ours);
+    Ok(child.join()??)
+}
+
+fn boundaries_are_kept() -> Outcome {
+    let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>()?;
+    let child = Process::spawn(echo, (theirs,))?;
+    let messages: Vec<Vec<u8>> = (0..100).map(|i| vec![i; usize::from(i % 7)]).collect();
+    for message in &messages {
+        ours.send(message.clone())?; // all of them before one is taken: they must not run together
+    }
+    for message in messages {
+        assert_eq!(ours.recv()?, Some(message));
+    }
+    drop(ours);
+    Ok(child.join()??)
+}
+
+fn an_empty_message_is_not_the_end() -> Outcome {
+    let (ours, theirs) = pipe::<(), ()>()?;
+    ours.send(())?;
+    ours.send(())?;
+    drop(ours);
+    assert!(theirs.poll(Duration::ZERO)?);
+    assert_eq!((theirs.recv()?, theirs.recv()?, theirs.recv()?), (Some(()), Some(()), None));
+    Ok(())
+}
+
+fn two_children_talk_to_each_other() -> Outcome {
+    let (left, right) = pipe::<u32, u32>()?;
+    let ask = |peer: Connection<u32, u32>| -> Result<_> {
+        peer.send(20)?;
+        peer.recv()
+    };
+    let double = |peer: Connection<u32, u32>| -> Result<()> { peer.send(2 * peer.recv()?.unwrap()) };
+    let asker = Process::spawn(ask, (left,))?;
+    let answerer = Process::spawn(double, (right,))?;
+    assert_eq!(asker.join()??, Some(40));
+    Ok(answerer.join()??)
+}
+
+fn poll_waits_no_longer_than_its_timeout() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    assert!(!ours.poll(Duration::ZERO)?);
+    assert!(!ours.poll(time)?);
+    assert!(start.elapsed() >= time);
+    let child = Process::spawn(|peer: Connection<u32, u32>| peer.send(1), (theirs,))?;
+    assert!(ours.poll(PATIENCE)?, "the message");
+    assert_eq!(ours.recv()?, Some(1));
+    child.join()??;
+    assert!(ours.poll(Duration::MAX)?, "the end");
+    Ok(())
+}
+
+fn a_send_into_a_full_pipe_ends_on_time() -> Outcome {
+    let (ours, theirs) = pipe::<Vec<u8>, ()>()?;
+    let time = Duration::from_millis(50);
+    let mut sent = 0;
+    let (late, waited) = loop {
+        let start = Instant::now();
+        match ours.send_timeout(vec![1; 1000], time) {
+            Ok(()) => sent += 1,
+            Err(error) => break (error, start.elapsed()),
+        }
+    };
+    assert!(late.is_timeout(), "{late}");
+    assert!(waited >= time);
+    drop(ours);
+    let received = std::iter::from_fn(|| theirs.recv().unwrap()).count();
+    assert_eq!(received, sent);
+    Ok(())
+}
+
+fn the_stream_ends_after_the_peer_has_closed() -> Outcome {
+    let (ours, theirs) = pipe::<(), u32>()?;
+    let send_two = |peer: Connection<u32, ()>| -> Result<()> {
+        peer.send(1)?;
+        peer.send(2)
+    };
+    Process::spawn(send_two, (theirs,))?.join()??;
+    assert_eq!((ours.recv()?, ours.recv()?), (Some(1), Some(2)));
+    assert_eq!((ours.recv()?, ours.recv()?), (None, None));
+    Ok(())
+}
+
+fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
+    let (child, gate) = staying_child()?;
+    assert!(!gate.poll(Duration::ZERO)?);
+    child.kill()?;
+    assert_eq!(gate.recv()?, None);
+    Ok(())
+}
+
+fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
+    let (child, gate) = staying_child()?;
+    child.kill()?;
+    assert!(child.join().is_err());
+    assert!(gate.send(()).unwrap_err().is_disconnected());
+    assert!(gate.send_timeout((), PATIENCE).unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {
+    let (ours, theirs) = pipe::<(u32, Fussy), ()>()?;
+    assert!(ours.send((1, Fussy::Unencodable)).unwrap_err().is_codec());
+    assert!(!theirs.poll(Duration::ZERO)?);
+    ours.send((2, Fussy::Fine(3)))?;
+    assert_eq!(theirs.recv()?, Some((2, Fussy::Fine(3))));
+    Ok(())
+}
+
+fn a_message_that_does_not_decode_does_not_spoil_the_next() -> Outcome {
+    let (ours, theirs) = pipe::<Fussy, ()>()?;
+    ours.send(Fussy::Undecodable)?;
+    ours.send(Fussy::Fine(1))?;
+    assert!(theirs.recv().unwrap_err().is_codec());
+    assert_eq!(theirs.recv()?, Some(Fussy::Fine(1)));
+    Ok(())
+}
+
+fn a_connection_sent_through_a_connection_works() -> Outcome {
+    type Line = Connection<Vec<u8>, Vec<u8>>;
+    let (ours, theirs) = pipe::<(String, Line), ()>()?;
+    let take_and_echo = |lines: Connection<(), (String, Line)>| -> Result<String> {
+        let (name, line) = lines.recv()?.unwrap();
+        echo(line)?;
+        Ok(name)
+    };
+    let child = Process::spawn(take_and_echo, (theirs,))?;
+    let (line, far_end) = pipe()?;
+    ours.send(("line 1".to_owned(), far_end))?;
+    line.send(b"hello".to_vec())?;
+    assert_eq!(line.recv()?.as_deref(), Some(&b"hello"[..]));
+    drop(line);
+    assert_eq!(child.join()??, "line 1");
+    Ok(())
+}
+
+fn the_ends_of_a_queue_sent_through_a_connection_work() -> Outcome {
+    type Ends = (Receiver<u32>, Sender<u32>);
+    let (ours, theirs) = pipe::<Ends, ()>()?;
+    let double_all = |ends: Connection<(), Ends>| -> Result<()> {
+        let (numbers, doubles) = ends.recv()?.unwrap();
+        numbers.into_iter().try_for_each(|number| Ok(doubles.send(2 * number?)?))
+    };
+    let child = Process::spawn(double_all, (theirs,))?;
+    let (numbers, taken) = bounded(2)?;
+    let (put, doubles) = bounded(2)?;
+    ours.send((taken, put))?;
+    for number in 0..10 {
+        numbers.send(number)?;
+        assert_eq!(doubles.recv()?, 2 * number);
+    }
+    drop(numbers);
+    assert!(doubles.recv().unwrap_err().is_disconnected());
+    Ok(child.join()??)
+}
+
+fn a_call_that_is_interrupted_is_retried() -> Outcome {
+    let (number, theirs) = pipe::<u32, ()>()?;
+    let recv = |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.recv().unwrap().unwrap());
+    assert_eq!(while_interrupted(recv, theirs, || number.send(7).unwrap())?, 7);
+
+    let (number, theirs) = pipe::<u32, ()>()?;
+    let poll =
+        |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.poll(Duration::MAX).unwrap());
+    assert!(while_interrupted(poll, theirs, || number.send(7).unwrap())?);
+
+    let (number, theirs) = bounded::<u32>(1)?;
+    let recv = |ready: Gate, numbers: Receiver<u32>| interrupted(&ready, || numbers.recv().unwrap());
+    assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, 7);
+    let recv = |ready: Gate, numbers: Receiver<u32>| {
+        interrupted(&ready, || numbers.recv_timeout(Duration::MAX).unwrap())
+    };
+    assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, Some(7));
+
+    number.send(7)?;
+    let send = |ready: Gate, numbers: Sender<u32>| interrupted(&ready, || numbers.send(8).is_ok());
+    assert!(while_interrupted(send, number, || assert_eq!(theirs.recv().unwrap(), 7))?);
+    assert_eq!(theirs.recv()?, 8);
+    Ok(())
+}
+
+/// What a task returns that was interrupted while it waited with `wait`; and how often it was.
+fn interrupted<T>(ready: &Gate, wait: impl FnOnce() -> T) -> (T, u32) {
+    accept_interruptions();
+    ready.send(()).unwrap();
+    let value = wait();
+    (value, interruptions())
+}
+
+/// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits for.
+fn while_interrupted<F, End, T>(task: F, end: End, release: impl FnOnce()) -> Result<T>
+where
+    F: Call<(Gate, End), Output = (T, u32)>,
+    End: Serialize + DeserializeOwned,
+    T: Serialize + DeserializeOwned,
+{
+    let (ready, theirs) = pipe()?;
+    let child = Process::spawn(task, (theirs, end))?;
+    assert_eq!(ready.recv()?, Some(()));
+    for _ in 0..10 {
+        wait_for_state(child.pid(), 'S');
+        send_signal(child.pid(), Signal::SIGUSR1);
+    }
+    release();
+    let (value, interruptions) = child.join()?;
+    assert!(interruptions > 0);
+    Ok(value)
+}

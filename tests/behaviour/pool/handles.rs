@@ -1,0 +1,111 @@
+//! Handles: one task, watched from outside.
+
+use std::time::{Duration, Instant};
+
+use multiproc::pool::TaskHandle;
+use multiproc::{Pool, Result, pipe};
+
+use super::{square, staying_task, zero_waits};
+use crate::support::{Gate, Outcome, PATIENCE, eventually, trials};
+
+trials![
+    results_can_be_taken_in_any_order,
+    a_get_with_timeout_ends_on_time,
+    a_result_is_given_once,
+    a_handle_is_ready_when_its_task_has_ended,
+    cancel_before_the_task_has_begun,
+    cancel_while_the_task_runs,
+    cancel_after_the_task_has_ended,
+    a_dropped_handle_does_not_stop_its_task,
+];
+
+fn results_can_be_taken_in_any_order() -> Outcome {
+    let pool = Pool::new(2)?;
+    let tasks: Vec<_> = (0..100).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
+    for (number, task) in (0..100).rev().zip(tasks.into_iter().rev()) {
+        assert_eq!(task.get()?, square(number));
+    }
+    Ok(())
+}
+
+/// A task that has to wait for its gate.
+fn waiting_task(pool: &Pool) -> Result<(TaskHandle<u32>, Gate)> {
+    let (gate, theirs) = pipe()?;
+    Ok((pool.submit(zero_waits, ((0, Some(theirs)),))?, gate))
+}
+
+fn a_get_with_timeout_ends_on_time() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (mut task, gate) = waiting_task(&pool)?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    assert_eq!(task.get_timeout(Duration::ZERO)?, None);
+    assert_eq!(task.get_timeout(time)?, None);
+    assert!(start.elapsed() >= time);
+    drop(gate);
+    assert_eq!(task.get_timeout(Duration::MAX)?, Some(0));
+    Ok(())
+}
+
+fn a_result_is_given_once() -> Outcome {
+    let pool = Pool::new(1)?;
+    let mut task = pool.submit(square, (3,))?;
+    assert_eq!(task.get_timeout(PATIENCE)?, Some(9));
+    assert!(task.get_timeout(PATIENCE).is_err());
+    assert!(task.get().is_err());
+    Ok(())
+}
+
+fn a_handle_is_ready_when_its_task_has_ended() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (task, gate) = waiting_task(&pool)?;
+    assert!(!task.is_ready());
+    drop(gate);
+    eventually("the task is ready", || task.is_ready());
+    assert_eq!(task.get()?, 0);
+    Ok(())
+}
+
+fn cancel_before_the_task_has_begun() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, gate) = staying_task(&pool)?;
+    let before = pool.submit(square, (2,))?;
+    let cancelled = pool.submit(|| -> () { panic!("this must not run") }, ())?;
+    let after = pool.submit(square, (3,))?;
+    assert!(cancelled.cancel());
+    assert!(!cancelled.cancel(), "it is cancelled already");
+    assert!(cancelled.is_ready());
+    let error = cancelled.get().unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    drop(gate);
+    running.get()?;
+    assert_eq!((before.get()?, after.get()?), (4, 9));
+    Ok(())
+}
+
+fn cancel_while_the_task_runs() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, gate) = staying_task(&pool)?;
+    assert!(!running.cancel());
+    drop(gate);
+    Ok(running.get()?)
+}
+
+fn cancel_after_the_task_has_ended() -> Outcome {
+    let pool = Pool::new(1)?;
+    let task = pool.submit(square, (3,))?;
+    pool.apply(square, (4,))?; // the only worker runs it after the one before
+    assert!(!task.cancel());
+    assert_eq!(task.get()?, 9);
+    Ok(())
+}
+
+fn a_dropped_handle_does_not_stop_its_task() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, gate) = staying_task(&pool)?;
+    let (ours, theirs) = pipe::<(), ()>()?;
+    drop(pool.submit(|peer: Gate| peer.send(()), (theirs,))?);
+    drop((running, gate));
+    assert_eq!(ours.recv()?, Some(()));
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! **Pool**: workers that run tasks.
+
+mod calls;
+mod failures;
+mod handles;
+mod lifetime;
+mod workers;
+
+use libtest_mimic::Trial;
+use multiproc::pool::TaskHandle;
+use multiproc::{Pool, Result, pipe};
+
+use crate::support::{Gate, PATIENCE, stay};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let groups =
+        [calls::trials(), handles::trials(), failures::trials(), workers::trials(), lifetime::trials()];
+    groups.into_iter().flatten().collect()
+}
+
+fn square(number: u64) -> u64 {
+    number * number
+}
+
+/// Has a worker run a task that has begun, and stays until its gate is dropped.
+fn staying_task(pool: &Pool) -> Result<(TaskHandle<()>, Gate)> {
+    let (gate, theirs) = pipe()?;
+    let task = pool.submit(stay, (theirs,))?;
+    assert!(gate.poll(PATIENCE)?, "the task did not begin");
+    assert_eq!(gate.recv()?, Some(()));
+    Ok((task, gate))
+}
+
+/// Item 0 waits until the other end of its gate is gone. Any other ends at once, and what it holds is gone then.
+fn zero_waits((number, gate): (u32, Option<Gate>)) -> u32 {
+    if number == 0 {
+        let _ = gate.unwrap().recv();
+    }
+    number
+}

@@ -1,0 +1,212 @@
+//! Workers: how they begin, what they hold, and how they are renewed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::OnceLock;
+
+use multiproc::queue::{Sender, bounded};
+use multiproc::{Connection, Pool, Process, Result, active_children, pipe};
+use nix::sys::signal::{Signal, raise};
+
+use super::{square, staying_task};
+use crate::support::{Fussy, Outcome, descriptors, staying_child, trials};
+
+trials![
+    workers_are_distinct_children_of_this_process,
+    a_worker_may_have_children_and_a_pool,
+    recycled_workers_get_new_pids_and_all_results_are_right,
+    the_initializer_runs_once_in_each_worker_before_its_tasks,
+    an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever,
+    an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever,
+    an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever,
+    an_initializers_argument_that_does_not_encode_is_an_error,
+    arguments_are_released_after_the_task,
+    a_pool_leaves_no_descriptor_open,
+    a_worker_holds_no_descriptor_of_its_siblings_or_its_parent,
+];
+
+fn workers_are_distinct_children_of_this_process() -> Outcome {
+    let pool = Pool::new(3)?;
+    let mut pids = pool.worker_pids();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 3);
+    let children: Vec<u32> = active_children().iter().map(multiproc::Info::pid).collect();
+    assert!(pids.iter().all(|pid| children.contains(pid)));
+    let who = |_: u32| (std::process::id(), multiproc::parent().unwrap().pid());
+    for (pid, parent) in pool.map(who, 0..20)? {
+        assert!(pids.contains(&pid));
+        assert_eq!(parent, std::process::id());
+    }
+    Ok(())
+}
+
+fn a_worker_may_have_children_and_a_pool() -> Outcome {
+    let pool = Pool::new(2)?;
+    let delegate = |number: u64| -> Result<(u64, Vec<u64>)> {
+        let alone = Process::spawn(square, (number,))?.join()?;
+        Ok((alone, Pool::new(2)?.map(square, 0..number)?))
+    };
+    for (number, result) in (0..4).zip(pool.map(delegate, 0..4)?) {
+        assert_eq!(result?, (square(number), (0..number).map(square).collect()));
+    }
+    Ok(())
+}
+
+fn recycled_workers_get_new_pids_and_all_results_are_right() -> Outcome {
+    let who = |number: u64| (square(number), std::process::id());
+    for chunk_size in [1, 7] {
+        let pool = Pool::builder().workers(2).max_tasks_per_worker(3).chunk_size(chunk_size).build()?;
+        let mut served = BTreeMap::new();
+        for (number, (result, pid)) in (0..).zip(pool.map(who, 0..30)?) {
+            assert_eq!(result, square(number));
+            *served.entry(pid).or_insert(0) += 1;
+        }
+        assert!(served.values().all(|&tasks| tasks <= 3), "{served:?}");
+        assert!(served.len() >= 10, "{served:?}");
+    }
+    Ok(())
+}
+
+static BEGINNINGS: OnceLock<(Sender<u32>, u32)> = OnceLock::new();
+
+fn begin(ledger: Sender<u32>, number: u32) {
+    ledger.send(std::process::id()).unwrap();
+    assert!(BEGINNINGS.set((ledger, number)).is_ok(), "the initializer ran twice");
+}
+
+fn the_initializer_runs_once_in_each_worker_before_its_tasks() -> Outcome {
+    let (ledger, entries) = bounded(100)?;
+    let pool = Pool::builder().workers(3).initializer(begin, (ledger, 40)).build()?;
+    let add = |number: u32| (BEGINNINGS.get().unwrap().1 + number, std::process::id());
+    let results = pool.map(add, 0..50)?;
+    let pids = pool.worker_pids();
+    pool.join();
+    let mut beginners: Vec<u32> = entries.into_iter().collect::<Result<_>>()?;
+    assert!(results.iter().map(|result| result.0).eq(40..90));
+    assert!(results.iter().all(|(_, pid)| beginners.contains(pid)));
+    beginners.sort_unstable();
+    beginners.dedup();
+    assert!(
+        beginners.len() <= 3 && beginners.iter().all(|pid| pids.contains(pid)),
+        "{beginners:?} of {pids:?}"
+    );
+    Ok(())
+}
+
+/// How an initializer fails.
+#[derive(Clone, Copy, serde::Serialize, serde::Deserialize)]
+enum Failure {
+    Panic,
+    Exit,
+    Kill,
+}
+
+fn begin_and_fail(ledger: Sender<u32>, failure: Failure) {
+    ledger.send(std::process::id()).unwrap();
+    match failure {
+        Failure::Panic => panic!("not today"),
+        Failure::Exit => std::process::exit(9),
+        Failure::Kill => raise(Signal::SIGKILL).unwrap(),
+    }
+}
+
+/// What waits and what comes later gets the same error; so many workers were started, and no more will be.
+fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
+    let (ledger, entries) = bounded(1000)?;
+    let pool = Pool::builder().workers(2).initializer(begin_and_fail, (ledger, failure)).build()?;
+    let waiting: Vec<_> = (0..10).map_while(|number| pool.submit(square, (number,)).ok()).collect();
+    for task in waiting {
+        let error = task.get().unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    let first = pool.map(square, 0..10).unwrap_err();
+    assert!(first.to_string().contains(why), "{first}");
+    for _ in 0..20 {
+        let later = pool.apply(square, (1,)).unwrap_err();
+        assert_eq!(later.pid(), first.pid(), "{later}, after {first}");
+    }
+    drop(pool);
+    let started = entries.into_iter().count();
+    assert!((1..=50).contains(&started), "{started} workers were started");
+    Ok(())
+}
+
+fn an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+    initializer_that_fails(Failure::Panic, "not today")
+}
+
+fn an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+    initializer_that_fails(Failure::Exit, "exited with code 9")
+}
+
+fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+    initializer_that_fails(Failure::Kill, "was killed by SIGKILL")
+}
+
+fn an_initializers_argument_that_does_not_encode_is_an_error() -> Outcome {
+    let initializer = |_: Fussy| ();
+    let pool = Pool::builder().workers(1).initializer(initializer, (Fussy::Unencodable,));
+    assert!(pool.build().unwrap_err().is_codec());
+    Ok(())
+}
+
+/// Whether a task returns, panics or kills its worker: what it was given is given back, while the pool lives.
+fn arguments_are_released_after_the_task() -> Outcome {
+    let pool = Pool::new(2)?;
+    let consume = |_peer: Connection<(), ()>, number: u32| match number {
+        0 => (),
+        1 => panic!("on purpose"),
+        _ => raise(Signal::SIGKILL).unwrap(),
+    };
+    for number in 0..3 {
+        let (ours, theirs) = pipe::<(), ()>()?;
+        let task = pool.submit(consume, (theirs, number))?;
+        assert_eq!(ours.recv()?, None, "only the task held the other end");
+        assert_eq!(task.get().is_ok(), number == 0);
+    }
+    let (sender, receiver) = bounded::<u32>(1)?;
+    assert_eq!(
+        pool.starmap(|_: Sender<u32>, x: u32| x, (0..5).map(|x| (sender.clone(), x)))?,
+        [0, 1, 2, 3, 4]
+    );
+    drop(sender);
+    assert!(receiver.recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+/// In a process of its own, where no other test opens anything.
+fn a_pool_leaves_no_descriptor_open() -> Outcome {
+    let use_pools = || -> Result<()> {
+        use_a_pool()?; // the first use opens what stays open for good
+        let before = descriptors();
+        (0..5).try_for_each(|_| use_a_pool())?;
+        assert_eq!(descriptors(), before);
+        Ok(())
+    };
+    Ok(Process::spawn(use_pools, ())?.join()??)
+}
+
+fn use_a_pool() -> Result<()> {
+    let pool = Pool::new(2)?;
+    let held = || pool.map(|_: u32| descriptors(), 0..10);
+    let before = held()?;
+    let echo = |bytes: Vec<u8>| if bytes[0] == 7 { panic!("on purpose") } else { bytes };
+    let fates = pool.try_map(echo, (0..20).map(|byte| vec![byte; 40_000]))?;
+    assert_eq!(fates.iter().filter(|fate| fate.is_ok()).count(), 19);
+    assert_eq!(held()?, before, "in the workers");
+    assert!(pool.apply(|| -> () { std::process::abort() }, ()).is_err());
+    pool.join();
+    Ok(())
+}
+
+fn a_worker_holds_no_descriptor_of_its_siblings_or_its_parent() -> Outcome {
+    let held = |pool: &Pool| pool.map(|_: u32| descriptors(), 0..10);
+    let lonely = held(&Pool::new(1)?)?;
+    let _open = (File::open("/dev/null")?, pipe::<(), ()>()?, bounded::<u32>(1)?, staying_child()?);
+    let pool = Pool::new(4)?;
+    let (task, gate) = staying_task(&pool)?;
+    assert_eq!(held(&pool)?, lonely);
+    drop(gate);
+    Ok(task.get()?)
+}

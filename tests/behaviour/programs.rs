@@ -1,0 +1,150 @@
+//! What concerns a program as a whole: each test runs a fixture of its own.
+
+use std::io::{BufRead, BufReader, Read, pipe};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Output, Stdio};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::support::{Outcome, PATIENCE, trials};
+
+trials![
+    a_program_without_init_starts_no_second_process,
+    a_child_that_does_not_reach_init_in_time_is_an_error,
+    a_child_that_exits_before_init_is_an_error,
+    a_killed_parent_leaves_no_child_behind,
+    a_child_whose_parent_ends_before_init_does_not_run_main,
+    a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing,
+    a_closed_stream_does_not_break_a_child,
+    a_broken_stream_does_not_break_a_child,
+    lines_are_never_torn_and_unfinished_ones_never_lost,
+    nothing_has_a_name_in_the_file_system,
+];
+
+/// Runs a fixture program to its end, and to the end of all who hold its standard output.
+fn run(program: &mut Command) -> Output {
+    let output = program.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{program:?}: {}", output.status);
+    output
+}
+
+/// The lines that a fixture program prints.
+fn lines(program: &mut Command) -> Vec<String> {
+    run(program).stdout.lines().map(Result::unwrap).collect()
+}
+
+fn a_program_without_init_starts_no_second_process() -> Outcome {
+    let lines = lines(&mut Command::new(env!("CARGO_BIN_EXE_without_init")));
+    let [begins, process, pool, no_child] = &lines[..] else { panic!("it ran more than once: {lines:?}") };
+    assert_eq!((&begins[..], &no_child[..]), ("begins", "has no child"));
+    for error in [process, pool] {
+        assert!(error.contains("call multiproc::init() as the first line of main"), "{error}");
+    }
+    Ok(())
+}
+
+fn a_child_that_does_not_reach_init_in_time_is_an_error() -> Outcome {
+    children_that_do_not_come_up("sleep", "did not reach multiproc::init() within 0.2 s")
+}
+
+fn a_child_that_exits_before_init_is_an_error() -> Outcome {
+    children_that_do_not_come_up("exit", "exited with code 3 before it reached multiproc::init()")
+}
+
+/// The fixture's process and its pool both fail to start, say why, and leave nothing behind.
+fn children_that_do_not_come_up(what_they_do: &str, expected: &str) -> Outcome {
+    let lines = lines(Command::new(env!("CARGO_BIN_EXE_late_init")).arg(what_they_do));
+    let [process, pool, rest] = &lines[..] else { panic!("{lines:?}") };
+    for error in [process, pool] {
+        assert!(error.contains("did not start") && error.contains(expected), "{error}");
+    }
+    assert_eq!(rest, "0 children left");
+    Ok(())
+}
+
+fn a_killed_parent_leaves_no_child_behind() -> Outcome {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_orphans")).stdout(Stdio::piped()).spawn()?;
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    let lines = output.by_ref().lines().map_while(|line| line.ok()?.parse().ok());
+    let mut pids: Vec<i32> = lines.collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 6, "three children and grandchildren and three workers: {pids:?}");
+    program.kill()?;
+    assert_eq!(program.wait()?.signal(), Some(9));
+
+    // All of them hold the program's standard output, which ends when the last of them is gone.
+    let mut ended = [PollFd::new(output.get_ref().as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut ended, PollTimeout::try_from(PATIENCE)?)?, 1, "some child lives on");
+    assert_eq!(output.read_to_end(&mut Vec::new())?, 0);
+    Ok(())
+}
+
+fn a_child_whose_parent_ends_before_init_does_not_run_main() -> Outcome {
+    assert_eq!(lines(&mut Command::new(env!("CARGO_BIN_EXE_hasty"))), ["main runs"]);
+    Ok(())
+}
+
+fn a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing() -> Outcome {
+    // `lines` comes back only when nobody holds the program's standard output any more.
+    assert_eq!(lines(&mut Command::new(env!("CARGO_BIN_EXE_leaked_pool"))), ["ends"]);
+    Ok(())
+}
+
+/// How `closed_streams` ends when a shell starts it with these redirections.
+fn end_with_streams(redirections: &str) -> ExitStatus {
+    let script = format!("exec \"$0\" {redirections}");
+    Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_closed_streams")]).status().unwrap()
+}
+
+fn a_closed_stream_does_not_break_a_child() -> Outcome {
+    for input in ["</dev/null", "<&-"] {
+        for output in [">/dev/null", ">&-"] {
+            for errors in ["2>/dev/null", "2>&-"] {
+                let redirections = [input, output, errors].join(" ");
+                assert_eq!(end_with_streams(&redirections).code(), Some(42), "{redirections}");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn a_broken_stream_does_not_break_a_child() -> Outcome {
+    assert_eq!(end_with_streams(">/dev/full 2>/dev/full").code(), Some(42));
+    let (reader, writer) = pipe()?;
+    drop(reader);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_closed_streams"));
+    let status = program.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).status()?;
+    assert_eq!(status.code(), Some(42));
+    Ok(())
+}
+
+fn lines_are_never_torn_and_unfinished_ones_never_lost() -> Outcome {
+    let output = run(&mut Command::new(env!("CARGO_BIN_EXE_lines"))).stdout;
+    let mut text = String::from_utf8(output)?;
+    for letter in ('a'..='h').chain('A'..='H') {
+        // What a child has written without a line's end may stand in front of another's line.
+        let unfinished = format!("[{letter}]");
+        assert_eq!(text.matches(&unfinished).count(), 1, "{unfinished}");
+        text = text.replace(&unfinished, "");
+    }
+    for letter in ('a'..='h').chain('A'..='H') {
+        let lengths = text.lines().filter(|line| line.starts_with(letter)).map(|line| {
+            assert!(line.chars().all(|other| other == letter), "a torn line: {line}");
+            line.len()
+        });
+        let expected = (0..100).map(|number| 1 + (number * 73) % 1000);
+        assert!(lengths.eq(expected), "lines of {letter} are missing, torn or out of order");
+    }
+    assert_eq!(text.lines().count(), 1600);
+    Ok(())
+}
+
+fn nothing_has_a_name_in_the_file_system() -> Outcome {
+    // A folder for temporary files that does not exist: whatever needs one fails, and whatever makes one shows.
+    let folder = std::env::temp_dir().join(format!("multiproc-no-such-folder-{}", std::process::id()));
+    run(Command::new(env!("CARGO_BIN_EXE_nameless")).env("TMPDIR", &folder));
+    assert!(!folder.exists());
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! **Queue**: items from any number of processes to any number of processes.
+
+use std::time::{Duration, Instant};
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Connection, Error, Process, Result, pipe};
+
+use crate::support::{Fussy, Outcome, PATIENCE, trials};
+
+trials![
+    first_in_first_out_across_processes,
+    each_item_goes_to_exactly_one_receiver,
+    items_of_every_size_keep_their_order,
+    a_full_queue_refuses_at_once_and_gives_the_item_back,
+    a_timed_put_into_a_full_queue_ends_on_time,
+    a_put_waits_until_there_is_room,
+    an_empty_queue_has_nothing_at_once,
+    a_timed_get_from_an_empty_queue_ends_on_time,
+    works_when_created_before_the_child_and_already_used,
+    the_length_is_right_when_quiet,
+    no_room_at_all_is_refused,
+    an_item_that_does_not_encode_is_refused_and_nothing_of_it_is_left,
+    an_item_that_does_not_decode_does_not_end_the_iteration,
+    an_end_of_a_queue_is_not_an_item,
+    put_after_the_last_receiver_has_gone_is_an_error,
+    get_after_the_last_sender_has_gone_takes_what_is_left_then_is_an_error,
+    a_killed_sender_ends_the_iteration,
+    a_killed_receiver_ends_a_put_that_waits,
+    receivers_killed_while_they_take_leave_the_queue_in_order,
+    senders_killed_while_they_put_leave_the_queue_in_order,
+    join_before_draining_does_not_deadlock,
+];
+
+fn first_in_first_out_across_processes() -> Outcome {
+    let (sender, receiver) = bounded(7)?;
+    let producer = Process::spawn(count, (sender, 1000))?;
+    let items: Vec<u32> = receiver.into_iter().collect::<Result<_>>()?;
+    assert!(items.into_iter().eq(0..1000));
+    Ok(producer.join()??)
+}
+
+/// Puts the numbers below `end` into the queue.
+fn count(sender: Sender<u32>, end: u32) -> Result<()> {
+    (0..end).try_for_each(|number| Ok(sender.send(number)?))
+}
+
+fn each_item_goes_to_exactly_one_receiver() -> Outcome {
+    let (sender, receiver) = bounded(16)?;
+    let produce = |sender: Sender<(u32, u32)>, producer| -> Result<()> {
+        (0..500).try_for_each(|number| Ok(sender.send((producer, number))?))
+    };
+    let consume = |receiver: Receiver<(u32, u32)>| -> Result<Vec<_>> { receiver.into_iter().collect() };
+    let consumers: Vec<_> =
+        (0..3).map(|_| Process::spawn(consume, (receiver.clone(),))).collect::<Result<_>>()?;
+    let producers: Vec<_> =
+        (0..3).map(|name| Process::spawn(produce, (sender.clone(), name))).collect::<Result<_>>()?;
+    drop((sender, receiver));
+    producers.into_iter().try_for_each(|producer| producer.join()?)?;
+
+    let mut all = Vec::new();
+    for consumer in consumers {
+        let items = consumer.join()??;
+        for producer in 0..3 {
+            let of_one = items.iter().filter(|item| item.0 == producer);
+            assert!(of_one.is_sorted(), "a sender's items came out of order");
+        }
+        all.extend(items);
+    }
+    all.sort_unstable();
+    assert!(all.into_iter().eq((0..3).flat_map(|producer| (0..500).map(move |number| (producer, number)))));
+    Ok(())
+}
+
+fn items_of_every_size_keep_their_order() -> Outcome {
+    const SIZES: [usize; 8] = [0, 200_000, 1, 32 * 1024 - 8, 5_000_000, 32 * 1024 + 1, 0, 60_000];
+    let (sender, receiver) = bounded::<Vec<u8>>(3)?;
+    let produce = |sender: Sender<Vec<u8>>| -> Result<()> {
+        (0..).zip(SIZES).try_for_each(|(byte, size)| Ok(sender.send(vec![byte; size])?))
+    };
+    let producer = Process::spawn(produce, (sender,))?;
+    for (byte, size) in (0..).zip(SIZES) {
+        let item = receiver.recv()?;
+        assert!(item == vec![byte; size], "{size} bytes came as {}", item.len());
+    }
+    Ok(producer.join()??)
+}
+
+fn a_full_queue_refuses_at_once_and_gives_the_item_back() -> Outcome {
+    let (sender, receiver) = bounded(2)?;
+    sender.try_send("a".to_owned())?;
+    sender.try_send("b".to_owned())?;
+    // Nobody takes anything, so a call that waited for room would not return.
+    let refused = sender.try_send("c".to_owned()).unwrap_err();
+    assert!(refused.error().is_full(), "{refused}");
+    assert_eq!(refused.into_item(), "c");
+    assert_eq!(receiver.recv()?, "a");
+    sender.try_send("c".to_owned())?;
+    assert_eq!((receiver.recv()?, receiver.recv()?), ("b".to_owned(), "c".to_owned()));
+    Ok(())
+}
+
+fn a_timed_put_into_a_full_queue_ends_on_time() -> Outcome {
+    let (sender, receiver) = bounded(1)?;
+    sender.send(1)?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    let refused = sender.send_timeout(2, time).unwrap_err();
+    assert!(start.elapsed() >= time);
+    assert!(refused.error().is_timeout(), "{refused}");
+    assert_eq!(refused.into_item(), 2);
+    assert_eq!((receiver.recv()?, receiver.try_recv()?), (1, None));
+    Ok(())
+}
+
+fn a_put_waits_until_there_is_room() -> Outcome {
+    let (sender, receiver) = bounded(3)?;
+    let producer = Process::spawn(count, (sender.clone(), 50))?;
+    for expected in 0..50 {
+        assert!(sender.len() <= 3);
+        assert_eq!(receiver.recv_timeout(PATIENCE)?, Some(expected));
+    }
+    Ok(producer.join()??)
+}
+
+fn an_empty_queue_has_nothing_at_once() -> Outcome {
+    let (sender, receiver) = bounded(1)?;
+    assert_eq!(receiver.try_recv()?, None);
+    sender.send(1)?;
+    assert_eq!(receiver.try_recv()?, Some(1));
+    assert_eq!(receiver.try_recv()?, None);
+    Ok(())
+}
+
+fn a_timed_get_from_an_empty_queue_ends_on_time() -> Outcome {
+    let (sender, receiver) = bounded(1)?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    assert_eq!(receiver.recv_timeout(time)?, None);
+    assert!(start.elapsed() >= time);
+    sender.send(1)?;
+    assert_eq!(receiver.recv_timeout(Duration::MAX)?, Some(1));
+    Ok(())
+}
+
+fn works_when_created_before_the_child_and_already_used() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    (0..4).try_for_each(|number| sender.send(number))?;
+    assert_eq!(receiver.recv()?, 0);
+    let consumer = Process::spawn(
+        |receiver: Receiver<u32>| receiver.into_iter().collect::<Result<Vec<_>>>(),
+        (receiver,),
+    )?;
+    sender.send(4)?;
+    drop(sender);
+    assert_eq!(consumer.join()??, [1, 2, 3, 4]);
+    Ok(())
+}
+
+fn the_length_is_right_when_quiet() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    assert!(sender.is_empty());
+    Process::spawn(count, (sender.clone(), 5))?.join()??;
+    assert_eq!(sender.len(), 5);
+    let take_two = |receiver: Receiver<u32>| -> Result<_> { Ok((receiver.recv()?, receiver.recv()?)) };
+    assert_eq!(Process::spawn(take_two, (receiver.clone(),))?.join()??, (0, 1));
+    assert_eq!(sender.len(), 3);
+    assert_eq!(receiver.iter().take(3).collect::<Result<Vec<_>>>()?, [2, 3, 4]);
+    assert!(sender.is_empty());
+    Ok(())
+}
+
+fn no_room_at_all_is_refused() -> Outcome {
+    assert!(bounded::<u32>(0).is_err());
+    Ok(())
+}
+
+fn an_item_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {
+    let (sender, receiver) = bounded(1)?;
+    for number in 0..20 {
+        let refused = sender.send((number, Fussy::Unencodable)).unwrap_err();
+        assert!(refused.error().is_codec(), "{refused}");
+        assert_eq!(refused.into_item(), (number, Fussy::Unencodable));
+        assert_eq!((sender.len(), receiver.try_recv()?), (0, None));
+        sender.try_send((number, Fussy::Fine(1)))?;
+        assert_eq!(receiver.recv()?, (number, Fussy::Fine(1)));
+    }
+    Ok(())
+}
+
+fn an_item_that_does_not_decode_does_not_end_the_iteration() -> Outcome {
+    let (sender, receiver) = bounded(3)?;
+    for item in [Fussy::Fine(1), Fussy::Undecodable, Fussy::Fine(2)] {
+        sender.try_send(item)?;
+    }
+    drop(sender);
+    let items: Vec<Option<Fussy>> = receiver.into_iter().map(Result::ok).collect();
+    assert_eq!(items, [Some(Fussy::Fine(1)), None, Some(Fussy::Fine(2))]);
+    Ok(())
+}
+
+fn an_end_of_a_queue_is_not_an_item() -> Outcome {
+    let (sender, receiver) = bounded::<Sender<u32>>(1)?;
+    let (item, _inner) = bounded(1)?;
+    let refused = sender.send(item).unwrap_err();
+    assert!(
+        refused.error().is_codec() && refused.to_string().contains("not inside a queue's items"),
+        "{refused}"
+    );
+    assert_eq!(sender.len(), 0);
+    drop((sender, refused));
+    assert!(receiver.recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn put_after_the_last_receiver_has_gone_is_an_error() -> Outcome {
+    let (sender, receiver) = bounded(2)?;
+    let other = receiver.clone();
+    drop(receiver);
+    sender.send(1)?;
+    let take_one = |receiver: Receiver<u32>| receiver.recv();
+    assert_eq!(Process::spawn(take_one, (other,))?.join()??, 1);
+    for refused in [sender.send(2), sender.try_send(2), sender.send_timeout(2, PATIENCE)] {
+        let refused = refused.unwrap_err();
+        assert!(refused.error().is_disconnected(), "{refused}");
+        assert_eq!(refused.into_item(), 2);
+    }
+    Ok(())
+}
+
+fn get_after_the_last_sender_has_gone_takes_what_is_left_then_is_an_error() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    Process::spawn(count, (sender, 3))?.join()??;
+    assert_eq!(receiver.iter().collect::<Result<Vec<_>>>()?, [0, 1, 2]);
+    assert!(receiver.recv().unwrap_err().is_disconnected());
+    assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn a_killed_sender_ends_the_iteration() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    let send_and_wait = |sender: Sender<u32>| {
+        sender.send(7).unwrap();
+        loop {
+            std::thread::park();
+        }
+    };
+    let producer: Process<()> = Process::spawn(send_and_wait, (sender,))?;
+    let mut items = receiver.into_iter();
+    assert_eq!(items.next().transpose()?, Some(7));
+    producer.kill()?;
+    assert!(items.next().is_none());
+    Ok(())
+}
+
+fn a_killed_receiver_ends_a_put_that_waits() -> Outcome {
+    let (sender, receiver) = bounded(1)?;
+    let (ours, theirs) = pipe::<(), ()>()?;
+    let hold = |_receiver: Receiver<u32>, gate| crate::support::stay(gate);
+    let holder = Process::spawn(hold, (receiver, theirs))?;
+    assert_eq!(ours.recv()?, Some(()));
+    sender.send(1)?;
+    let put = std::thread::spawn(move || sender.send(2).map_err(Error::from));
+    holder.kill()?;
+    assert!(put.join().unwrap().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn receivers_killed_while_they_take_leave_the_queue_in_order() -> Outcome {
+    let take_and_tell = |receiver: Receiver<u32>, teller: Connection<u32, ()>| -> Result<()> {
+        receiver.into_iter().try_for_each(|number| teller.send(number?))
+    };
+    for _ in 0..20 {
+        let (sender, receiver) = bounded(1)?;
+        let producer = Process::spawn(count, (sender.clone(), u32::MAX))?;
+        let (ours, theirs) = pipe::<(), u32>()?;
+        let consumer = Process::spawn(take_and_tell, (receiver.clone(), theirs))?;
+        assert_eq!(ours.recv()?, Some(0));
+        consumer.kill()?;
+        assert_eq!(consumer.join().unwrap_err().signal(), Some(9));
+        producer.kill()?;
+        assert_eq!(producer.join().unwrap_err().signal(), Some(9));
+        let told = std::iter::from_fn(|| ours.recv().unwrap()).last().unwrap_or(0);
+        // It may have taken one more than it could tell of, no more; another receiver gets all the rest.
+        if let Some(next) = receiver.try_recv()? {
+            assert!(next == told + 1 || next == told + 2, "{next} after {told}");
+        }
+        is_empty_and_has_room(&sender, &receiver)?;
+    }
+    Ok(())
+}
+
+fn senders_killed_while_they_put_leave_the_queue_in_order() -> Outcome {
+    for _ in 0..20 {
+        let (sender, receiver) = bounded(1)?;
+        let producer = Process::spawn(count, (sender.clone(), u32::MAX))?;
+        assert!((0..10).try_for_each(|number| (receiver.recv().ok()? == number).then_some(())).is_some());
+        producer.kill()?;
+        assert_eq!(producer.join().unwrap_err().signal(), Some(9));
+        is_empty_and_has_room(&sender, &receiver)?;
+    }
+    Ok(())
+}
+
+/// Takes what is left; then the room for one item is back, wherever in a call somebody was killed.
+fn is_empty_and_has_room(sender: &Sender<u32>, receiver: &Receiver<u32>) -> Result<()> {
+    while receiver.try_recv()?.is_some() {}
+    assert!(sender.is_empty());
+    sender.try_send(7)?;
+    assert_eq!(sender.len(), 1);
+    assert!(sender.try_send(8).unwrap_err().error().is_full());
+    assert_eq!(receiver.recv()?, 7);
+    Ok(())
+}
+
+fn join_before_draining_does_not_deadlock() -> Outcome {
+    let put = |sender: Sender<Vec<u8>>, size| -> Result<()> { Ok(sender.send(vec![7; size])?) };
+    for size in [60_000, 200_000, 20_000_000] {
+        let (sender, receiver) = bounded(1)?;
+        Process::spawn(put, (sender, size))?.join()??;
+        assert!(receiver.recv()? == vec![7; size]);
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! What the tests have in common.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Failed, Trial};
+use multiproc::{Connection, Process, Result, pipe};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+/// How a test ends: it panics, returns an error, or passes.
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// So long does a test wait for what must come, before it calls it missing. Generous: it measures nothing.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes a module's `trials()` from the names of its tests.
+macro_rules! trials {
+    ($($test:ident),* $(,)?) => {
+        pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
+            vec![$(crate::support::trial(module_path!(), stringify!($test), $test)),*]
+        }
+    };
+}
+pub(crate) use trials;
+
+pub(crate) fn trial(module: &str, name: &str, test: fn() -> Outcome) -> Trial {
+    let name = format!("{}::{name}", module.trim_start_matches("behaviour::"));
+    Trial::test(name.clone(), move || tests::watched(&name, test))
+}
+
+/// A child that holds the other end stays until this one is dropped.
+pub(crate) type Gate = Connection<(), ()>;
+
+/// The task of a child that waits: it says that it has begun, and stays until the gate is dropped.
+pub(crate) fn stay(gate: Gate) {
+    let _ = gate.send(());
+    let _ = gate.recv();
+}
+
+/// A child that has begun and stays until its gate is dropped.
+pub(crate) fn staying_child() -> Result<(Process<()>, Gate)> {
+    let (gate, theirs) = pipe()?;
+    let child = Process::spawn(stay, (theirs,))?;
+    assert!(gate.poll(PATIENCE)?, "the child did not begin");
+    assert_eq!(gate.recv()?, Some(()));
+    Ok((child, gate))
+}
+
+/// The numbers of the descriptors that this process holds, in order.
+pub(crate) fn descriptors() -> Vec<u32> {
+    let entries: Vec<_> = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path()).collect();
+    // What listed them is closed by now, and is none of them.
+    let still_open = entries.iter().filter(|path| fs::symlink_metadata(path).is_ok());
+    let mut numbers: Vec<u32> =
+        still_open.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+pub(crate) fn send_signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+}
+
+/// Waits until something becomes true that nothing announces.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "it never comes that {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until the process is in a state: `S` for asleep in a system call, `T` for stopped.
+pub(crate) fn wait_for_state(pid: u32, state: char) {
+    let is_in_it = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with(state)
+    };
+    eventually(&format!("process {pid} is in state {state}"), is_in_it);
+}
+
+/// A value that can be encoded, or decoded, or neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fussy {
+    Fine(u32),
+    Unencodable,
+    Undecodable,
+}
+
+impl Serialize for Fussy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Self::Fine(number) => Some(number).serialize(serializer),
+            Self::Unencodable => Err(ser::Error::custom("this value stays at home")),
+            Self::Undecodable => None::<u32>.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fussy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = Option::deserialize(deserializer)?;
+        number.map(Self::Fine).ok_or_else(|| de::Error::custom("this value does not feel at home"))
+    }
+}

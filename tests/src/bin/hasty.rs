@@ -1,0 +1,20 @@
+//! A program that ends while its child is still on the way to `init`.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::os::unix::process::parent_id;
+use std::thread::yield_now;
+
+use multiproc::Process;
+
+fn main() {
+    if tests::is_started_by_itself() {
+        let parent = parent_id();
+        while parent_id() == parent {
+            yield_now();
+        }
+    }
+    multiproc::init();
+    println!("main runs");
+    Process::spawn(|| println!("the child runs"), ()).unwrap();
+}

@@ -1,0 +1,69 @@
+//! What the behaviour tests and their fixture programs share.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
+
+use std::fs;
+use std::os::unix::process::parent_id;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
+
+/// So long may a whole test or fixture program take. Nothing is measured by it: it turns a hang into a failure.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `test`; ends the whole program, naming the test, when that takes too long.
+pub fn watched<T>(name: &str, test: impl FnOnce() -> T) -> T {
+    let (running, watch) = mpsc::channel::<()>();
+    let message = format!("{name} still runs after {} s: aborting", LIMIT.as_secs());
+    thread::spawn(move || {
+        if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{message}");
+            std::process::abort();
+        }
+    });
+    let result = test();
+    drop(running); // a panic does so, too
+    result
+}
+
+/// Is this process a child of the program that it runs itself? Can be told before `init` was called.
+pub fn is_started_by_itself() -> bool {
+    let parents_program = fs::read_link(format!("/proc/{}/exe", parent_id()));
+    parents_program.is_ok_and(|program| program == fs::read_link("/proc/self/exe").unwrap())
+}
+
+/// Forks. In the copy it returns false at once; in the original true, once the copy has ended.
+#[allow(unsafe_code)]
+pub fn outlive_a_copy() -> bool {
+    // SAFETY: the tests call this in processes with a single thread, so no lock can be held by a thread that the
+    // copy lacks.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => false,
+        ForkResult::Parent { child } => waitpid(child, None).is_ok(),
+    }
+}
+
+static INTERRUPTIONS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_interruption(_signal: i32) {
+    INTERRUPTIONS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// From now on SIGUSR1 interrupts the system call in which it finds this process, and does nothing else.
+#[allow(unsafe_code)]
+pub fn accept_interruptions() {
+    // No SA_RESTART: the call is to fail with EINTR, not to be taken up again by the kernel.
+    let action = SigAction::new(SigHandler::Handler(count_interruption), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler only touches an atomic, which is allowed at any instruction.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+}
+
+/// How often this process was interrupted since [`accept_interruptions`].
+pub fn interruptions() -> u32 {
+    INTERRUPTIONS.load(Ordering::SeqCst)
+}
