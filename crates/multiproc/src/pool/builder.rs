@@ -15,7 +15,7 @@ use crate::start::PATIENCE;
 use crate::task::{Call, TaskId};
 use crate::wire;
 
-/// What a pool may be given before it starts. Made by [`Pool::builder`].
+/// What a pool may be given before it starts. Made by [`Pool::builder`](super::Pool::builder).
 #[must_use]
 pub struct Builder {
     config: Config,
