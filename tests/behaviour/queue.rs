@@ -14,6 +14,7 @@ trials![
     a_full_queue_refuses_at_once_and_gives_the_item_back,
     a_timed_put_into_a_full_queue_ends_on_time,
     a_put_waits_until_there_is_room,
+    the_systems_own_limit_is_back_pressure_too,
     an_empty_queue_has_nothing_at_once,
     a_timed_get_from_an_empty_queue_ends_on_time,
     works_when_created_before_the_child_and_already_used,
@@ -120,6 +121,24 @@ fn a_put_waits_until_there_is_room() -> Outcome {
         assert_eq!(receiver.recv_timeout(PATIENCE)?, Some(expected));
     }
     Ok(producer.join()??)
+}
+
+fn the_systems_own_limit_is_back_pressure_too() -> Outcome {
+    let (sender, receiver) = bounded(u32::MAX)?;
+    for _ in 0..2 {
+        let mut sent = 0;
+        while sender.try_send(sent).is_ok() {
+            sent += 1;
+        }
+        assert!(sender.try_send(0).unwrap_err().error().is_full());
+        assert!(sender.send_timeout(0, Duration::from_millis(1)).unwrap_err().error().is_timeout());
+        assert_eq!(sender.len(), sent);
+        for number in 0..sent {
+            assert_eq!(receiver.try_recv()?, Some(number));
+        }
+        assert_eq!(receiver.try_recv()?, None);
+    }
+    Ok(())
 }
 
 fn an_empty_queue_has_nothing_at_once() -> Outcome {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Error, Pool, Result, pipe};
 use nix::sys::signal::{Signal, raise};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{square, staying_task};
 use crate::support::{Gate, Outcome, eventually, send_signal, trials};
@@ -22,7 +23,8 @@ trials![
     a_killed_idle_worker_is_replaced_and_no_task_fails,
     workers_killed_at_random_fail_one_task_each,
     a_task_runs_at_most_once,
-    a_worker_killed_while_it_reports_a_large_result_does_not_hang_its_caller,
+    a_worker_killed_while_it_decodes_an_argument_fails_that_task,
+    a_worker_killed_while_it_encodes_a_large_result_fails_that_task,
     a_task_that_closes_what_is_not_its_own_does_not_hang_its_caller,
     a_task_that_forks_answers_once,
 ];
@@ -227,15 +229,45 @@ fn a_task_runs_at_most_once() -> Outcome {
     Ok(())
 }
 
-/// A value that is encoded at length, and in the middle of which the process may die.
-#[derive(serde::Deserialize)]
-struct Fatal {
+/// A value whose decoding kills the process.
+struct DeadlyToDecode;
+
+impl Serialize for DeadlyToDecode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl<'de> Deserialize<'de> for DeadlyToDecode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        raise(Signal::SIGKILL).unwrap();
+        <()>::deserialize(deserializer).map(|()| Self)
+    }
+}
+
+fn a_worker_killed_while_it_decodes_an_argument_fails_that_task() -> Outcome {
+    let pool = Pool::builder().workers(2).chunk_size(5).build()?;
+    let items = (0..20).map(|number| (number, (number == 7).then_some(DeadlyToDecode)));
+    for (number, fate) in (0..).zip(pool.try_map(|item: (u32, Option<DeadlyToDecode>)| item.0, items)?) {
+        match fate {
+            Ok(value) => assert_eq!((value, number != 7), (number, true)),
+            Err(error) => {
+                assert_eq!((error.signal(), error.index(), number), (Some(9), Some(7), 7), "{error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A value whose encoding kills the process, if it is so set.
+#[derive(Deserialize)]
+struct Large {
     bytes: Vec<u8>,
     deadly: bool,
 }
 
-impl serde::Serialize for Fatal {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Serialize for Large {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.deadly {
             raise(Signal::SIGKILL).unwrap();
         }
@@ -243,15 +275,18 @@ impl serde::Serialize for Fatal {
     }
 }
 
-/// Dying while the result is encoded, and in the midst of many large results.
-fn a_worker_killed_while_it_reports_a_large_result_does_not_hang_its_caller() -> Outcome {
+fn a_worker_killed_while_it_encodes_a_large_result_fails_that_task() -> Outcome {
     let pool = Pool::new(2)?;
-    let make = |number: u8| Fatal { bytes: vec![number; 100_000], deadly: number % 5 == 4 };
+    let make = |number: u8| Large { bytes: vec![number; 100_000], deadly: number % 5 == 4 };
     for (number, fate) in (0..).zip(pool.try_map(make, 0..20)?) {
         match fate {
             Ok(value) => assert!(value.bytes == vec![number; 100_000] && number % 5 != 4),
             Err(error) => {
-                assert_eq!((error.signal(), error.index(), number % 5), (Some(9), Some(number.into()), 4));
+                assert_eq!(
+                    (error.signal(), error.index(), number % 5),
+                    (Some(9), Some(number.into()), 4),
+                    "{error}"
+                );
             }
         }
     }

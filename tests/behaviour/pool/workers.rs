@@ -6,10 +6,12 @@ use std::sync::OnceLock;
 
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, Result, active_children, pipe};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 use super::{square, staying_task};
-use crate::support::{Fussy, Outcome, descriptors, staying_child, trials};
+use crate::support::{Fussy, Outcome, descriptors, eventually, staying_child, trials};
 
 trials![
     workers_are_distinct_children_of_this_process,
@@ -20,6 +22,7 @@ trials![
     an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever,
     an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever,
     an_initializers_argument_that_does_not_encode_is_an_error,
+    workers_that_cannot_start_in_the_constructor_leave_nothing_behind,
     arguments_are_released_after_the_task,
     a_pool_leaves_no_descriptor_open,
     a_worker_holds_no_descriptor_of_its_siblings_or_its_parent,
@@ -151,6 +154,25 @@ fn an_initializers_argument_that_does_not_encode_is_an_error() -> Outcome {
     Ok(())
 }
 
+/// In a process of its own, whose descriptors are its own to limit.
+fn workers_that_cannot_start_in_the_constructor_leave_nothing_behind() -> Outcome {
+    Ok(Process::spawn(want_too_many_workers, ())?.join()??)
+}
+
+fn want_too_many_workers() -> Result<()> {
+    Pool::new(1)?.join(); // the first use opens what stays open for good
+    let before = descriptors();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 40, hard).unwrap();
+    let error = Pool::new(100).unwrap_err();
+    assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+    assert_eq!(active_children(), []);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    eventually("all is closed", || descriptors() == before);
+    assert_eq!(Pool::new(2)?.map(square, 0..3)?, [0, 1, 4]);
+    Ok(())
+}
+
 /// Whether a task returns, panics or kills its worker: what it was given is given back, while the pool lives.
 fn arguments_are_released_after_the_task() -> Outcome {
     let pool = Pool::new(2)?;
@@ -181,7 +203,7 @@ fn a_pool_leaves_no_descriptor_open() -> Outcome {
         use_a_pool()?; // the first use opens what stays open for good
         let before = descriptors();
         (0..5).try_for_each(|_| use_a_pool())?;
-        assert_eq!(descriptors(), before);
+        eventually("all is closed", || descriptors() == before);
         Ok(())
     };
     Ok(Process::spawn(use_pools, ())?.join()??)

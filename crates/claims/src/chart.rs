@@ -1,0 +1,66 @@
+//! What a picture shows, before it is drawn.
+
+use serde::{Serialize, Serializer};
+
+/// A chart of the picture: bars or lines over one pair of axes.
+#[derive(Debug, PartialEq)]
+pub struct Chart {
+    /// What it shows, in a few words.
+    pub title: &'static str,
+    /// What is measured: the label of its axis, together with the unit.
+    pub quantity: &'static str,
+    /// The unit of the values.
+    pub unit: &'static str,
+    /// What the numbers mean at which the points of a line stand, with their unit. Not shown with bars.
+    pub along: &'static str,
+    /// Whether the axes are logarithmic, as they must be for values that span decades.
+    pub logarithmic: bool,
+}
+
+/// Where a value stands in its chart.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum At {
+    /// A bar has a name.
+    Label(String),
+    /// A point of a line has a place.
+    Number(f64),
+}
+
+impl From<&str> for At {
+    fn from(label: &str) -> Self {
+        Self::Label(label.to_owned())
+    }
+}
+
+impl From<String> for At {
+    fn from(label: String) -> Self {
+        Self::Label(label)
+    }
+}
+
+impl From<f64> for At {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
+/// One value, and where it belongs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Point {
+    #[serde(flatten, serialize_with = "title_and_unit")]
+    pub(crate) chart: &'static Chart,
+    #[serde(skip_serializing_if = "str::is_empty")] // a chart of one series need not name it
+    pub(crate) series: &'static str,
+    pub(crate) at: At,
+    pub(crate) value: f64,
+}
+
+fn title_and_unit<S: Serializer>(chart: &Chart, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Named<'a> {
+        chart: &'a str,
+        unit: &'a str,
+    }
+    Named { chart: chart.title, unit: chart.unit }.serialize(serializer)
+}

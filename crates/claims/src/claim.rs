@@ -1,0 +1,36 @@
+//! A claim, and what became of it.
+
+use anyhow::Result;
+
+use crate::chart::{At, Chart, Point};
+
+/// Something that is said of processes, in a few words; how it is measured, in a few more; and what measures it.
+pub type Claim = (&'static str, &'static str, fn() -> Result<Finding>);
+
+/// What checking a claim has shown.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub(crate) holds: bool,
+    pub(crate) figure: String,
+    pub(crate) points: Vec<Point>,
+}
+
+impl Finding {
+    /// Whether the claim holds on this machine, and the figure that says so.
+    pub fn new(holds: bool, figure: impl Into<String>) -> Self {
+        Self { holds, figure: figure.into(), points: Vec::new() }
+    }
+
+    /// Adds a value to a chart: a bar where `at` is a label, a point of a line where it is a number.
+    #[must_use]
+    pub fn point(
+        mut self,
+        chart: &'static Chart,
+        series: &'static str,
+        at: impl Into<At>,
+        value: f64,
+    ) -> Self {
+        self.points.push(Point { chart, series, at: at.into(), value });
+        self
+    }
+}
