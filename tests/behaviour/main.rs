@@ -2,10 +2,8 @@
 
 #![allow(
     clippy::unwrap_used,
-    clippy::needless_pass_by_value,
     clippy::unnecessary_wraps,
-    reason = "a test ends where something does not go as it should; a task's arguments arrive by value; and all tests \
-              have the same type"
+    reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
 mod pipe;

@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tests::{accept_interruptions, interruptions};
 
-use crate::support::{Fussy, Gate, Outcome, PATIENCE, send_signal, staying_child, trials, wait_for_state};
+use crate::support::{
+    Fussy, Gate, Outcome, PATIENCE, alone, send_signal, staying_child, trials, wait_for_state,
+};
 
 trials![
     a_typed_round_trip,
@@ -178,12 +180,14 @@ fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
 }
 
 fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
-    let (child, gate) = staying_child()?;
-    child.kill()?;
-    assert!(child.join().is_err());
-    assert!(gate.send(()).unwrap_err().is_disconnected());
-    assert!(gate.send_timeout((), PATIENCE).unwrap_err().is_disconnected());
-    Ok(())
+    alone(|| {
+        let (child, gate) = staying_child()?;
+        child.kill()?;
+        assert!(child.join().is_err());
+        assert!(gate.send(()).unwrap_err().is_disconnected());
+        assert!(gate.send_timeout((), PATIENCE).unwrap_err().is_disconnected());
+        Ok(())
+    })
 }
 
 fn a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {

@@ -15,7 +15,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::support::{
-    Fussy, Gate, Outcome, PATIENCE, descriptors, send_signal, stay, staying_child, trials, wait_for_state,
+    Fussy, Gate, Outcome, PATIENCE, alone, descriptors, send_signal, stay, staying_child, trials,
+    wait_for_state,
 };
 
 trials![
@@ -121,9 +122,8 @@ fn a_child_is_alive_until_it_exits_with_0() -> Outcome {
     Ok(())
 }
 
-/// In a process of its own, where no other test has children.
 fn active_children_is_exact() -> Outcome {
-    Ok(Process::spawn(watch_children_come_and_go, ())?.join()??)
+    alone(watch_children_come_and_go)
 }
 
 fn watch_children_come_and_go() -> Result<()> {
@@ -207,16 +207,15 @@ fn terminate_ends_a_stopped_child() -> Outcome {
     Ok(())
 }
 
-/// In a process of its own, where no child was started before the signal was blocked.
+/// Alone, where no child was started before the signal was blocked.
 fn terminate_ends_a_child_of_a_thread_that_blocks_the_signal() -> Outcome {
-    let block_and_terminate = || {
+    alone(|| {
         SigSet::all().thread_block().unwrap();
-        let (child, _gate) = staying_child().unwrap();
-        child.terminate().unwrap();
-        child.join().unwrap_err().signal()
-    };
-    assert_eq!(Process::spawn(block_and_terminate, ())?.join()?, Some(15));
-    Ok(())
+        let (child, _gate) = staying_child()?;
+        child.terminate()?;
+        assert_eq!(child.join().unwrap_err().signal(), Some(15));
+        Ok(())
+    })
 }
 
 fn a_child_that_has_ended_can_be_terminated_and_killed() -> Outcome {
@@ -331,9 +330,8 @@ fn many_threads_start_children_at_once() -> Outcome {
     Ok(())
 }
 
-/// In a process of its own, so that the descriptor that is open to all is not open to other tests' children.
 fn a_child_holds_no_descriptor_of_its_siblings_or_its_parent() -> Outcome {
-    Ok(Process::spawn(start_with_much_open, ())?.join()??)
+    alone(start_with_much_open)
 }
 
 fn start_with_much_open() -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Error, Process, Result, pipe};
 
-use crate::support::{Fussy, Outcome, PATIENCE, trials};
+use crate::support::{Fussy, Outcome, PATIENCE, alone, trials};
 
 trials![
     first_in_first_out_across_processes,
@@ -232,18 +232,20 @@ fn an_end_of_a_queue_is_not_an_item() -> Outcome {
 }
 
 fn put_after_the_last_receiver_has_gone_is_an_error() -> Outcome {
-    let (sender, receiver) = bounded(2)?;
-    let other = receiver.clone();
-    drop(receiver);
-    sender.send(1)?;
-    let take_one = |receiver: Receiver<u32>| receiver.recv();
-    assert_eq!(Process::spawn(take_one, (other,))?.join()??, 1);
-    for refused in [sender.send(2), sender.try_send(2), sender.send_timeout(2, PATIENCE)] {
-        let refused = refused.unwrap_err();
-        assert!(refused.error().is_disconnected(), "{refused}");
-        assert_eq!(refused.into_item(), 2);
-    }
-    Ok(())
+    alone(|| {
+        let (sender, receiver) = bounded(2)?;
+        let other = receiver.clone();
+        drop(receiver);
+        sender.send(1)?;
+        let take_one = |receiver: Receiver<u32>| receiver.recv();
+        assert_eq!(Process::spawn(take_one, (other,))?.join()??, 1);
+        for refused in [sender.send(2), sender.try_send(2), sender.send_timeout(2, PATIENCE)] {
+            let refused = refused.unwrap_err();
+            assert!(refused.error().is_disconnected(), "{refused}");
+            assert_eq!(refused.into_item(), 2);
+        }
+        Ok(())
+    })
 }
 
 fn get_after_the_last_sender_has_gone_takes_what_is_left_then_is_an_error() -> Outcome {

@@ -150,6 +150,10 @@ impl Error {
         if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
     }
 
+    pub(crate) fn is_link_lost(&self) -> bool {
+        matches!(self.0.cause, Cause::LinkLost)
+    }
+
     pub(crate) fn new(cause: Cause) -> Self {
         Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false }))
     }
@@ -239,7 +243,7 @@ impl fmt::Display for Error {
             }
             Cause::LinkLost => write!(
                 f,
-                "{who} has lost its link to the pool{doing} (does a task close descriptors that are not its own?)"
+                "{who} has lost its link to the pool{doing} (does a task execute another program, or close descriptors that are not its own?)"
             ),
             Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
             Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),

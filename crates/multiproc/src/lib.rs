@@ -47,9 +47,20 @@
 //!
 //! # Limits
 //!
-//! Linux on x86-64 and aarch64. Values are encoded with [postcard](https://docs.rs/postcard), which does not describe
-//! itself: types that look at the data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`) do not
-//! decode. A program must be an executable of its own: code in a shared library cannot be named across processes.
+//! Linux on x86-64 and aarch64. A program must be an executable of its own: code in a shared library cannot be named
+//! across processes.
+//!
+//! Values are encoded with [postcard](https://docs.rs/postcard), which does not describe itself: types that look at the
+//! data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`) or leave parts out
+//! (`#[serde(skip_serializing_if)]`) do not decode.
+//!
+//! A function that captures nothing but a value without a size still counts as capturing nothing. If such a value stands
+//! for something that was done in the parent ("the device is open"), it is not true in the child: hand it nothing of the
+//! kind.
+//!
+//! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
+//! error can say only that a child ended, not of what.
+//!
 //! There is no start by forking the running program, since a copy of a program with threads may do almost nothing
 //! before it executes another: any lock that another thread held at that moment, in the allocator for instance, stays
 //! locked in the copy for ever.

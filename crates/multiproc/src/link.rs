@@ -67,6 +67,11 @@ impl Message {
         Ok(Self { body, descriptors })
     }
 
+    /// Lets go of the descriptors: it will not be sent again.
+    pub(crate) fn drop_descriptors(&mut self) {
+        self.descriptors.clear();
+    }
+
     /// A message that is known to be small, and has no descriptors.
     pub(crate) fn inline(bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
@@ -90,6 +95,11 @@ impl Link {
 
     pub(crate) fn from_socket(socket: OwnedFd) -> Self {
         Self(socket.into())
+    }
+
+    /// The descriptor, for who has to hold it.
+    pub(crate) fn handle(&self) -> Handle {
+        self.0.clone()
     }
 
     /// Asks for room for more messages than the system gives by default.
@@ -170,8 +180,7 @@ fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Incoming> {
                 .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
                 .map_err(|_| Error::decode("a packet", "its length is no length"))?;
-            let body = memory::load(memory, length)?;
-            if prefix.is_empty() { body } else { [prefix, &body].concat() }
+            memory::load(memory, length, prefix)?
         }
         _ => return Err(Error::decode("a packet", "it begins with no known mark")),
     };

@@ -18,7 +18,7 @@ use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::{self, Child, Order};
 use crate::sys::entry;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, become_child, leave, start_socket};
+use crate::sys::process::{self, become_child, die_with, leave, start_socket};
 use crate::task::{Call, TaskId, note_panics};
 use crate::wire::{self, Handle};
 
@@ -73,8 +73,8 @@ pub fn init() {
         return;
     }
     if let Some(socket) = start_socket(&[&[0], GREETING].concat()) {
-        match become_child(socket) {
-            Ok(socket) => live(&Link::from_socket(socket)),
+        match become_child() {
+            Ok(()) => live(&Link::from_socket(socket)),
             Err(error) => fail_to_start(&error),
         }
     }
@@ -121,11 +121,9 @@ fn start(
     // The greeting goes by itself: it must be in the packet even when the letter is too large for one.
     send(&ours, &Message::new(GREETING.to_vec(), Vec::new())?)?;
     send(&ours, &Message::new(body, descriptors)?)?;
-    let probe = ours.clone();
-    let has_started = Box::new(move || probe.wait(Deadline::now()).unwrap_or(true));
     let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
     drop(theirs);
-    let child = supervisor::start(Order { name, socket, patience, has_started })?;
+    let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
     Ok(Started { child, link: ours })
 }
 
@@ -162,7 +160,8 @@ fn live(link: &Link) -> ! {
     let parent = (letter.parent_name, std::os::unix::process::parent_id());
     let _ = IDENTITY.set(Identity { name: letter.name, parent: Some(parent) });
     note_panics();
-    let up = Message::new(UP.to_vec(), Vec::new()).and_then(|up| send(link, &up));
+    let up = die_with(link.as_fd()).and_then(|()| Message::new(UP.to_vec(), Vec::new()));
+    let up = up.and_then(|up| send(link, &up));
     if up.is_err() {
         leave(1); // the parent is gone, and so shall we be
     }

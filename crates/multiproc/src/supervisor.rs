@@ -16,8 +16,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::sys::poll::{Deadline, milliseconds};
+use crate::sys::poll::{Deadline, PollFlags, milliseconds, ready};
 use crate::sys::process::{self, Exit, PidFd};
+use crate::sys::socket;
+use crate::wire::Handle;
 
 /// A child process, alive or dead.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(crate) struct Child {
     pid: u32,
     name: String,
     pidfd: PidFd,
+    /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
+    lifeline: Handle,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -41,9 +45,10 @@ pub(crate) struct Order {
     pub(crate) name: String,
     /// Becomes the child's standard input.
     pub(crate) socket: OwnedFd,
-    /// How long the child may take to come up, and how to see whether it has.
+    /// The other end of that: readable once the child has come up.
+    pub(crate) lifeline: Handle,
+    /// How long the child may take to come up.
     pub(crate) patience: Duration,
-    pub(crate) has_started: Box<dyn Fn() -> bool + Send>,
 }
 
 /// Starts a child; returns as soon as the system has it.
@@ -77,7 +82,7 @@ impl Child {
     }
 
     pub(crate) fn exit(&self) -> Option<Exit> {
-        lock(&self.state).exit
+        self.wait(Deadline::now())
     }
 
     /// Asks it to end. A stopped process would not hear that before it goes on, so it is made to go on.
@@ -86,12 +91,16 @@ impl Child {
         self.pidfd.signal(Signal::SIGCONT)
     }
 
+    /// Kills it. Where the system refuses that signal, since the child is another user's by now or we are, its lifeline
+    /// is cut, which the kernel answers with the same signal.
     pub(crate) fn kill(&self) -> Result<()> {
-        self.pidfd.signal(Signal::SIGKILL)
+        self.pidfd.signal(Signal::SIGKILL).inspect_err(|_| socket::hang_up(self.lifeline.as_fd()))
     }
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
+        // When it has ended, the supervisor is about to say how, and that must not look as if it still lived.
+        let deadline = if self.is_alive() { deadline } else { Deadline::Never };
         let mut state = lock(&self.state);
         while state.exit.is_none() {
             state = match deadline.left() {
@@ -188,7 +197,6 @@ struct Watch {
 struct Starting {
     until: Instant,
     patience: Duration,
-    has_started: Box<dyn Fn() -> bool + Send>,
 }
 
 /// The event that means an order; any other number is a child's.
@@ -196,6 +204,7 @@ const BELL: u64 = 0;
 
 impl Watch {
     fn run(mut self) {
+        let _ = process::block_signals(); // without it, the user's handlers may run here, too
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = self.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
@@ -226,11 +235,11 @@ impl Watch {
             return Err(Error::system("watch a child process", errno));
         }
         let (state, ended) = Default::default();
-        let child = Arc::new(Child { pid, name: order.name, pidfd, state, ended });
+        let Order { name, lifeline, patience, .. } = order;
+        let child = Arc::new(Child { pid, name, pidfd, lifeline, state, ended });
         lock(&self.shared.children).insert(id, Arc::clone(&child));
-        let (patience, has_started) = (order.patience, order.has_started);
         if let Some(until) = Instant::now().checked_add(patience) {
-            self.starting.insert(id, Starting { until, patience, has_started });
+            self.starting.insert(id, Starting { until, patience });
         }
         Ok(child)
     }
@@ -249,12 +258,11 @@ impl Watch {
         let due: Vec<u64> =
             self.starting.iter().filter(|(_, it)| it.until <= now).map(|(&id, _)| id).collect();
         for id in due {
-            let Some(starting) = self.starting.remove(&id) else { continue };
-            if (starting.has_started)() {
-                continue;
-            }
-            if let Some(child) = lock(&self.shared.children).get(&id) {
-                lock(&child.state).late = Some(starting.patience);
+            let Some(Starting { patience, .. }) = self.starting.remove(&id) else { continue };
+            let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
+            let has_come_up = ready(child.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now());
+            if !has_come_up.unwrap_or(true) {
+                lock(&child.state).late = Some(patience);
                 let _ = child.kill();
             }
         }

@@ -126,7 +126,7 @@ impl Task {
 }
 
 /// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
-fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
+pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     LAST_PANIC.take();
     panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let location = LAST_PANIC.take();

@@ -17,6 +17,7 @@ use crate::sys::memory::Shared;
 /// Appends a value to `out`; on an error `out` is as before. `what` names the value in the error.
 pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     let before = out.len();
+    REFUSAL.take();
     postcard::serialize_with_flavor(value, Append(out)).map_err(|error| {
         out.truncate(before);
         let why = REFUSAL.take().unwrap_or_else(|| error.to_string());
@@ -54,6 +55,7 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
 ) -> Result<(T, &'a [u8])> {
     let outer = INCOMING.replace(descriptors.into_iter().map(Some).collect());
     let _restore = Restore(&INCOMING, outer);
+    REFUSAL.take();
     postcard::take_from_bytes(bytes).map_err(|error| {
         let why = REFUSAL.take().unwrap_or_else(|| error.to_string());
         Error::decode(what, why)

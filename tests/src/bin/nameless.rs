@@ -1,10 +1,6 @@
 //! A program that uses everything, and finds what of it has, or had, a name in the file system.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    reason = "a fixture ends where something does not go as it should, and a task's arguments arrive by value"
-)]
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::fs;
 

@@ -1,10 +1,6 @@
 //! A program that prints the ids of its children of all kinds, and waits to be killed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    reason = "a fixture ends where something does not go as it should, and a task's arguments arrive by value"
-)]
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::process::id;
 use std::thread::sleep;

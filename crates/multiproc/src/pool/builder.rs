@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatch::{Config, Core};
+use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
 use crate::start::PATIENCE;
@@ -27,20 +28,14 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 impl Builder {
     pub(super) fn new() -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let config = Config {
-            workers,
-            chunk_size: None,
-            max_tasks: None,
-            initializer: None,
-            start_timeout: PATIENCE,
-            shutdown_timeout: SHUTDOWN,
-        };
+        let policy = Policy { workers, max_tasks: None, shutdown_timeout: SHUTDOWN, initializer: None };
+        let config = Config { chunk_size: None, start_timeout: PATIENCE, policy };
         Self { config, initializer: Ok(()) }
     }
 
     /// How many worker processes. The default is as many as the machine can run at once.
     pub fn workers(mut self, workers: usize) -> Self {
-        self.config.workers = workers;
+        self.config.policy.workers = workers;
         self
     }
 
@@ -54,7 +49,7 @@ impl Builder {
 
     /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
-        self.config.max_tasks = Some(tasks);
+        self.config.policy.max_tasks = Some(tasks);
         self
     }
 
@@ -87,7 +82,7 @@ impl Builder {
             Ok(Initializer { task, args: bytes, descriptors })
         });
         match encoded {
-            Ok(initializer) => self.config.initializer = Some(initializer),
+            Ok(initializer) => self.config.policy.initializer = Some(initializer),
             Err(error) => self.initializer = Err(error),
         }
         self
@@ -101,18 +96,18 @@ impl Builder {
 
     /// How long dropping or terminating the pool may take. The default is 2 seconds.
     pub fn shutdown_timeout(mut self, time: Duration) -> Self {
-        self.config.shutdown_timeout = time;
+        self.config.policy.shutdown_timeout = time;
         self
     }
 
     /// Starts the workers and the pool's thread.
     pub(super) fn start(self) -> Result<(Arc<Core>, JoinHandle<()>)> {
         self.initializer?;
-        let Config { workers, chunk_size, max_tasks, .. } = self.config;
+        let Config { chunk_size, policy: Policy { workers, max_tasks, .. }, .. } = &self.config;
         for (what, is_zero) in [
-            ("workers", workers == 0),
-            ("items in a chunk", chunk_size == Some(0)),
-            ("tasks for each worker", max_tasks == Some(0)),
+            ("workers", *workers == 0),
+            ("items in a chunk", *chunk_size == Some(0)),
+            ("tasks for each worker", *max_tasks == Some(0)),
         ] {
             if is_zero {
                 return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
@@ -133,6 +128,6 @@ impl Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("workers", &self.config.workers).finish_non_exhaustive()
+        f.debug_struct("Builder").field("workers", &self.config.policy.workers).finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::protocol::{ERROR, Frames, VALUE};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
-use crate::task::TaskId;
+use crate::task::{TaskId, catch_panic};
 use crate::wire;
 
 /// What a call shares with the pool's dispatcher.
@@ -40,7 +40,7 @@ pub(crate) enum Parcel {
 
 /// A chunk should keep a worker busy for about so long: much longer than handing it over takes (some 30 µs), and
 /// short enough that at the end of the input no worker waits long for the others.
-const WORTHWHILE: Duration = Duration::from_millis(1);
+pub(crate) const WORTHWHILE: Duration = Duration::from_millis(1);
 /// A chunk has at most so many items, and at most so many times those of the one before.
 const LARGEST: u64 = 16 * 1024;
 const GROWTH: u64 = 8;
@@ -136,7 +136,8 @@ impl Parcel {
 
 fn open_frame<R: DeserializeOwned>(frame: &[u8]) -> Result<R> {
     match frame {
-        [VALUE, value @ ..] => wire::decode(value, Vec::new(), "the result"),
+        // A `Deserialize` that panics is that item's error; the others are still to come.
+        [VALUE, value @ ..] => catch_panic(|| wire::decode(value, Vec::new(), "the result"))?,
         [ERROR, error @ ..] => Err(wire::decode(error, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", "it begins with no known mark")),
     }

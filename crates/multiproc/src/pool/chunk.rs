@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::call::Call;
+use super::call::{Call, Parcel};
 use super::protocol::{Frames, HEAD, begin_frame, finish_frame};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::link::{INLINE, Message};
 use crate::wire::Handle;
 
@@ -24,6 +24,11 @@ pub(crate) struct Chunk {
 const FULL: usize = INLINE / 2;
 
 impl Chunk {
+    /// Gives every item the same error.
+    pub(crate) fn lose(&self, error: &Error) {
+        self.call.deliver(Parcel::Lost { first: self.first, count: self.count, error: error.clone() });
+    }
+
     /// Divides it: keeps the first `at` items, gives the others, if there are any.
     pub(crate) fn split_off(&mut self, at: u32) -> Option<Self> {
         if at >= self.count {
@@ -78,21 +83,23 @@ impl Packer {
     }
 
     /// The chunks, whose first item has that place in the call's input. More than one, where the last item is so
-    /// large that it goes alone.
-    pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> Result<Vec<Chunk>> {
-        let Self { mut bytes, descriptors, count } = self;
+    /// large that it goes alone; and then the system may refuse the memory for it, which is that item's error.
+    pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> (Vec<Chunk>, Option<Error>) {
+        let Self { bytes: mut last, descriptors, count } = self;
         let chunk =
             |first, count, message| Chunk { call: Arc::clone(call), first, count, attempts: 0, message };
-        let last_alone = count > 1 && (bytes.len() > INLINE || !descriptors.is_empty());
-        if !last_alone {
-            return Ok(vec![chunk(first, count, Message::new(bytes, descriptors)?)]);
+        let mut chunks = Vec::new();
+        let mut before = 0;
+        if count > 1 && (last.len() > INLINE || !descriptors.is_empty()) {
+            before = count - 1;
+            let end: usize = Frames(&last).take(before as usize).map(|frame| HEAD + frame.len()).sum();
+            let alone = last.split_off(end);
+            chunks.push(chunk(first, before, Message::inline(std::mem::replace(&mut last, alone))));
         }
-        let before = count - 1;
-        let end: usize = Frames(&bytes).take(before as usize).map(|frame| HEAD + frame.len()).sum();
-        let last = bytes.split_off(end);
-        Ok(vec![
-            chunk(first, before, Message::inline(bytes)),
-            chunk(first + u64::from(before), 1, Message::new(last, descriptors)?),
-        ])
+        match Message::new(last, descriptors) {
+            Ok(message) => chunks.push(chunk(first + u64::from(before), count - before, message)),
+            Err(error) => return (chunks, Some(error)),
+        }
+        (chunks, None)
     }
 }

@@ -1,7 +1,9 @@
 //! A worker as the pool sees it: its process, its link, and the chunk that it has in hand.
 
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::call::Parcel;
 use super::chunk::Chunk;
@@ -11,7 +13,6 @@ use super::worker::{Initializer, serve};
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{Incoming, Link, Sent};
 use crate::start::{self, Started};
-use crate::supervisor::Child;
 use crate::sys::poll::Deadline;
 use crate::wire;
 
@@ -33,8 +34,8 @@ pub(crate) struct Worker {
     serial: u32,
     /// How many items it has run.
     served: u64,
-    /// It was told to go, by closing the link or by a signal.
-    leaving: bool,
+    /// Since when it is told to go, by closing the link or by a signal.
+    leaving: Option<Instant>,
     pressed: Pressed,
 }
 
@@ -51,6 +52,17 @@ struct Job {
     chunk: Chunk,
     /// How many of its items have a result.
     done: u32,
+}
+
+/// What became of a chunk that a worker was given.
+pub(crate) enum Given {
+    Taken,
+    /// The system has no room at the moment.
+    NotNow(Chunk),
+    /// The worker is dying.
+    Dying(Chunk),
+    /// It cannot be sent at all.
+    Unsendable(Chunk, Error),
 }
 
 /// What a worker has said.
@@ -72,13 +84,24 @@ pub(crate) struct Death {
 }
 
 impl Worker {
-    pub(crate) fn start(initializer: Option<&Initializer>, patience: Duration) -> Result<Self> {
+    /// Starts a worker whose events at `epoll` have the number `id`.
+    pub(crate) fn start(
+        id: u64,
+        epoll: &Epoll,
+        initializer: Option<Initializer>,
+        patience: Duration,
+    ) -> Result<Self> {
         let (ours, theirs) = Link::pair()?;
         let outbox = Outbox::create()?;
-        let args = (theirs, outbox.share(), initializer.cloned());
+        let args = (theirs, outbox.share(), initializer);
         let started = start::call("pool-worker".to_owned(), serve, &args, patience)?;
+        let watch = |fd: BorrowedFd<'_>| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, id));
+        if let Err(errno) = watch(started.child.as_fd()).and_then(|()| watch(ours.as_fd())) {
+            started.child.kill()?;
+            return Err(Error::system("watch a worker", errno));
+        }
         Ok(Self {
-            id: 0,
+            id,
             started,
             link: Some(ours),
             outbox,
@@ -87,13 +110,9 @@ impl Worker {
             job: None,
             serial: 0,
             served: 0,
-            leaving: false,
+            leaving: None,
             pressed: Pressed::No,
         })
-    }
-
-    pub(crate) fn with_id(self, id: u64) -> Self {
-        Self { id, ..self }
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -104,30 +123,30 @@ impl Worker {
         self.started.child.pid()
     }
 
-    pub(crate) fn child(&self) -> Arc<Child> {
-        Arc::clone(&self.started.child)
-    }
-
-    pub(crate) fn link(&self) -> Option<&Link> {
-        self.link.as_ref()
-    }
-
     pub(crate) fn served(&self) -> u64 {
         self.served
     }
 
+    pub(crate) fn is_busy(&self) -> bool {
+        self.job.is_some()
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.started.child.is_alive()
+    }
+
     /// Can it still be counted on for work?
     pub(crate) fn is_staying(&self) -> bool {
-        !self.leaving && self.broken.is_none()
+        self.leaving.is_none() && self.broken.is_none()
     }
 
     pub(crate) fn is_free(&self) -> bool {
         self.ready && self.job.is_none() && self.is_staying()
     }
 
-    /// Gives it a chunk. It comes back when the worker is dying, or with an error when it cannot be sent at all.
-    pub(crate) fn give(&mut self, chunk: Chunk) -> Result<Option<Chunk>, (Chunk, Error)> {
-        let Some(link) = &self.link else { return Ok(Some(chunk)) };
+    /// Gives it a chunk.
+    pub(crate) fn give(&mut self, chunk: Chunk) -> Given {
+        let Some(link) = &self.link else { return Given::Dying(chunk) };
         let order = Order { serial: self.serial + 1, count: chunk.count, task: chunk.call.task };
         let mut prefix = Vec::new();
         let sent = wire::encode(&order, &mut prefix, "an order")
@@ -136,13 +155,14 @@ impl Worker {
             Ok(Sent::Yes) => {
                 self.serial += 1;
                 self.job = Some(Job { chunk, done: 0 });
-                Ok(None)
+                Given::Taken
             }
-            Ok(Sent::Gone | Sent::NotYet) => {
+            Ok(Sent::NotYet) => Given::NotNow(chunk),
+            Ok(Sent::Gone) => {
                 self.lose_link(Error::new(Cause::LinkLost));
-                Ok(Some(chunk))
+                Given::Dying(chunk)
             }
-            Err(error) => Err((chunk, error)),
+            Err(error) => Given::Unsendable(chunk, error),
         }
     }
 
@@ -169,9 +189,14 @@ impl Worker {
         self.broken = Some((Instant::now(), why));
     }
 
-    /// When it must be killed, because it has lost its link and has not died of itself.
-    pub(crate) fn doom(&self) -> Option<Instant> {
-        self.broken.as_ref().filter(|_| self.pressed < Pressed::Killed).map(|(since, _)| *since + LAST_GASP)
+    /// When it must be killed, because it has lost its link, or was told to go, and has not died of itself.
+    pub(crate) fn doom(&self, patience: Duration) -> Option<Instant> {
+        if self.pressed == Pressed::Killed {
+            return None;
+        }
+        let broken = self.broken.as_ref().map(|(since, _)| *since + LAST_GASP);
+        let leaving = self.leaving.and_then(|since| since.checked_add(patience));
+        broken.into_iter().chain(leaving).min()
     }
 
     fn understand(&mut self, bytes: Vec<u8>) -> Option<Event> {
@@ -182,6 +207,12 @@ impl Worker {
             Word::Ready => {
                 self.ready = true;
                 Some(Event::Ready)
+            }
+            Word::Began { serial } => {
+                if let Some(job) = self.job.as_mut().filter(|_| serial == self.serial) {
+                    job.chunk.message.drop_descriptors();
+                }
+                Some(Event::Results)
             }
             Word::Report { serial, first, count, end, nanos } if serial == self.serial => {
                 self.settle(first, count, bytes, start);
@@ -211,9 +242,13 @@ impl Worker {
     /// Tells it to go when it has done what it has in hand.
     pub(crate) fn dismiss(&mut self) {
         if self.job.is_none() {
-            self.leaving = true;
+            self.leave();
             self.link = None;
         }
+    }
+
+    fn leave(&mut self) {
+        self.leaving.get_or_insert_with(Instant::now);
     }
 
     pub(crate) fn dismiss_if_free(&mut self) {
@@ -224,7 +259,9 @@ impl Worker {
 
     /// Asks it to end, or kills it, if that has not been done before.
     pub(crate) fn press(&mut self, ask: bool, kill: bool) {
-        self.leaving |= ask;
+        if ask {
+            self.leave();
+        }
         // A signal that the system refuses leaves nothing better to do than the next one.
         if kill && self.pressed < Pressed::Killed {
             self.pressed = Pressed::Killed;
@@ -248,29 +285,45 @@ impl Worker {
         let Estate { serial, started, first, results } = self.outbox.estate();
         let begun = serial == self.serial;
         if begun {
+            // A report that has got lost on the way leaves a gap; those items were begun, so they have failed.
+            self.fail_until(first, &error);
             let count = u32::try_from(Frames(&results).count()).unwrap_or(0);
             self.settle(first, count, results, 0); // what it had finished and not reported
+            self.fail_until(started, &error);
         }
-        let rest = self.job.take().and_then(|Job { mut chunk, done }| {
-            if !begun || started <= done {
-                return if done == 0 { Some(chunk) } else { chunk.split_off(done) };
-            }
-            let first = chunk.first + u64::from(done);
-            chunk.call.deliver(Parcel::Lost { first, count: 1, error: error.clone() });
-            chunk.split_off(done + 1)
-        });
-        Death { error, stillborn: !self.ready && !self.leaving, initializer_failed, rest }
+        let rest = self.job.take().and_then(
+            |Job { mut chunk, done }| {
+                if done == 0 { Some(chunk) } else { chunk.split_off(done) }
+            },
+        );
+        Death { error, stillborn: !self.ready && self.leaving.is_none(), initializer_failed, rest }
     }
 
     /// Why it died, and whether that was its initializer's doing.
     fn cause_of_death(&mut self) -> (Error, bool) {
-        let broken = self.broken.take().filter(|_| self.pressed == Pressed::Killed && !self.leaving);
+        // A broken link is a cause of death only where it made us kill; one over which something has got lost always.
+        let killed_by_us = self.pressed == Pressed::Killed && self.leaving.is_none();
+        let broken = self.broken.take().map(|(_, why)| why).filter(|why| killed_by_us || !why.is_link_lost());
         let culprit = || Culprit::Worker { pid: self.pid() };
+        if let Some(why) = broken {
+            return (why.by(culprit()), false);
+        }
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {
             Ok(Err(error)) => (error.or_by(culprit), !self.ready),
             Ok(Ok(())) => (self.started.child.obituary(culprit(), true), false),
-            Err(error) => (broken.map_or(error, |(_, why)| why.by(culprit())), false),
+            Err(error) => (error, false),
+        }
+    }
+
+    /// Fails the items from the first without a result until before `until`.
+    fn fail_until(&mut self, until: u32, error: &Error) {
+        let Some(job) = &mut self.job else { return };
+        let count = until.min(job.chunk.count).saturating_sub(job.done);
+        if count > 0 {
+            let first = job.chunk.first + u64::from(job.done);
+            job.done += count;
+            job.chunk.call.deliver(Parcel::Lost { first, count, error: error.clone() });
         }
     }
 

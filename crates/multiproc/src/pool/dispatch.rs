@@ -3,46 +3,62 @@
 //! A thread that submits a chunk hands it to an idle worker itself; the pool's own thread takes in what the workers
 //! report, hands out what waits, and replaces who has died.
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::call::Call;
 use super::chunk::Chunk;
 use super::crew::Worker;
-use super::state::{Happened, State, Watched};
-use super::worker::Initializer;
+use super::state::{Policy, State};
 use crate::error::{Error, Result};
-use crate::sys::poll::{Deadline, PollFlags, any_ready};
+use crate::sys::poll::{Deadline, milliseconds};
+use crate::sys::process::block_signals;
 
 /// What a pool was built with.
+#[derive(Clone)]
 pub(crate) struct Config {
-    pub(crate) workers: usize,
     pub(crate) chunk_size: Option<u64>,
-    pub(crate) max_tasks: Option<u64>,
-    pub(crate) initializer: Option<Initializer>,
     pub(crate) start_timeout: Duration,
-    pub(crate) shutdown_timeout: Duration,
+    pub(crate) policy: Policy,
 }
 
 pub(crate) struct Core {
-    config: Config,
+    workers: usize,
+    chunk_size: Option<u64>,
+    start_timeout: Duration,
+    shutdown_timeout: Duration,
     state: Mutex<State>,
+    /// What the pool's thread waits for: the workers' links, their deaths, and the bell.
+    epoll: Epoll,
     /// Wakes the pool's thread when the state has changed under it.
     bell: EventFd,
 }
+
+/// The number of the bell's events; all others are workers'.
+const BELL: u64 = 0;
 
 /// What callers do.
 impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::system("create a pool's descriptor", errno))?;
-        let state = Mutex::new(State::new(config.workers, config.max_tasks));
-        let core = Arc::new(Self { config, state, bell });
+        let Config { chunk_size, start_timeout, policy } = config;
+        let refused = |errno| Error::system("create a pool's descriptor", errno);
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(refused)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
+        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(refused)?;
+        let core = Arc::new(Self {
+            workers: policy.workers,
+            chunk_size,
+            start_timeout,
+            shutdown_timeout: policy.shutdown_timeout,
+            state: Mutex::new(State::new(policy)),
+            epoll,
+            bell,
+        });
         match core.hire() {
             Ok(()) => Ok(core),
             Err(error) => {
@@ -58,15 +74,15 @@ impl Core {
     }
 
     pub(crate) fn workers(&self) -> usize {
-        self.config.workers
+        self.workers
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u64> {
-        self.config.chunk_size
+        self.chunk_size
     }
 
     pub(crate) fn shutdown_timeout(&self) -> Duration {
-        self.config.shutdown_timeout
+        self.shutdown_timeout
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
@@ -80,7 +96,14 @@ impl Core {
 
     /// Hands chunks to workers that are free, or lets them wait.
     pub(crate) fn submit(&self, chunks: Vec<Chunk>) -> Result<()> {
-        self.lock().submit(chunks)
+        let mut state = self.lock();
+        state.submit(chunks)?;
+        let stalled = state.next_step().is_some();
+        drop(state);
+        if stalled {
+            self.ring(); // the thread may be waiting without a time
+        }
+        Ok(())
     }
 
     /// Takes back what no worker has begun of a call; says whether that was anything.
@@ -97,7 +120,7 @@ impl Core {
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
     pub(crate) fn end(&self, patience: Duration, bound: Duration) {
         let now = Instant::now();
-        self.lock().end(now + patience, now + bound);
+        self.lock().end(now.checked_add(patience), now.checked_add(bound));
         self.ring();
     }
 
@@ -114,12 +137,16 @@ impl Core {
 impl Core {
     /// Runs until the pool has ended and its last worker is gone.
     pub(crate) fn run(&self) {
+        let _ = block_signals(); // without it, the user's handlers may run here, too
         let guard = FailOnPanic(self);
         loop {
             let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));
-            let Some(watched) = self.lock().move_along() else { break };
-            for (id, what) in self.wait(&watched, retry) {
-                self.lock().take_in(id, what);
+            if !self.lock().move_along() {
+                break;
+            }
+            match self.wait(retry) {
+                Ok(ids) => ids.into_iter().for_each(|id| self.lock().take_in(id)),
+                Err(error) => return self.lock().give_up(&error),
             }
         }
         std::mem::forget(guard);
@@ -127,44 +154,38 @@ impl Core {
 
     /// Starts workers until there are as many as there should be. Not under the lock, since it takes a while.
     fn hire(&self) -> Result<()> {
-        while self.lock().lacks_workers() {
-            let worker = Worker::start(self.config.initializer.as_ref(), self.config.start_timeout)?;
+        loop {
+            let Some((id, initializer)) = self.lock().vacancy() else { return Ok(()) };
+            let worker = Worker::start(id, &self.epoll, initializer, self.start_timeout)?;
             self.lock().add(worker);
         }
-        Ok(())
     }
 
-    /// Waits for something to happen; gives which workers said something, and which died.
-    fn wait(&self, watched: &[Watched], retry: Option<Instant>) -> Vec<(u64, Happened)> {
-        let mut fds: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.bell.as_fd(), PollFlags::POLLIN)];
-        for worker in watched {
-            fds.push((worker.child.as_fd(), PollFlags::POLLIN));
-            fds.extend(worker.link.as_ref().map(|link| (link.as_fd(), PollFlags::POLLIN)));
-        }
-        let deadline =
-            retry.into_iter().chain(self.lock().next_step()).min().map_or(Deadline::Never, Deadline::At);
-        let Ok(ready) = any_ready(&fds, deadline) else { return Vec::new() };
+    /// Waits for something to happen; gives the numbers of the workers to which it did.
+    fn wait(&self, retry: Option<Instant>) -> Result<Vec<u64>> {
+        let next_step = self.lock().next_step();
+        let deadline = retry.into_iter().chain(next_step).min().map_or(Deadline::Never, Deadline::At);
+        let timeout = milliseconds(deadline).and_then(|ms| EpollTimeout::try_from(ms).ok());
+        let mut events = [EpollEvent::empty(); 64];
+        let count = match self.epoll.wait(&mut events, timeout.unwrap_or(EpollTimeout::NONE)) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(Error::system("wait for workers", errno)),
+        };
         let _ = self.bell.read();
-        let mut ready = ready.into_iter().skip(1);
-        let mut happened = Vec::new();
-        for worker in watched {
-            let died = ready.next() == Some(true);
-            let spoke = worker.link.is_some() && ready.next() == Some(true);
-            if died {
-                happened.push((worker.id, Happened::Died));
-            } else if spoke {
-                happened.push((worker.id, Happened::Spoke));
-            }
-        }
-        happened
+        let mut ids: Vec<u64> =
+            events[..count].iter().map(EpollEvent::data).filter(|&id| id != BELL).collect();
+        ids.sort_unstable();
+        ids.dedup(); // one that has spoken and died comes twice
+        Ok(ids)
     }
 }
 
-/// Should the pool's thread itself panic, which would be our bug, then nobody waits for it.
+/// Should the pool's thread end early, by a panic inside of it, which would be our bug, then nobody waits for it.
 struct FailOnPanic<'a>(&'a Core);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.lock().give_up(&Error::system("go on with a pool after a panic inside of it", Errno::EIO));
+        self.0.lock().give_up(&Error::system("go on with a pool after a failure inside of it", Errno::EIO));
     }
 }

@@ -266,7 +266,9 @@ impl Pool {
         let call = Call::new(TaskId::of(function)?, false);
         let mut packer = Packer::new();
         packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"))?;
-        self.core.submit(packer.pack(&call, 0)?)?;
+        let (chunks, error) = packer.pack(&call, 0);
+        error.map_or(Ok(()), Err)?;
+        self.core.submit(chunks)?;
         Ok(TaskHandle::new(Arc::clone(&self.core), call))
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Order {
 pub(crate) enum Word {
     /// The initializer has run; send work.
     Ready,
+    /// The chunk's descriptors have arrived and its items are begun: no other worker will get them.
+    Began { serial: u32 },
     /// Results of items `first..first + count` of chunk `serial` follow, a frame each. At the `end` the worker is
     /// free again; it has spent `nanos` nanoseconds, and items that have no result by then it did not begin.
     Report { serial: u32, first: u32, count: u32, end: bool, nanos: u64 },

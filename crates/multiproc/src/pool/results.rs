@@ -4,11 +4,12 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::Call;
+use super::call::{Call, WORTHWHILE};
 use super::chunk::Packer;
 use super::dispatch::Core;
 use crate::error::{Error, Result};
@@ -38,6 +39,8 @@ pub(crate) struct Results<'pool, I, R> {
     look_ahead: Option<u64>,
     /// How many items make a chunk at the moment.
     size: u64,
+    /// How many items fit into a chunk, as far as is known.
+    fitting: u64,
     /// How many items were taken from the input.
     taken: u64,
     /// How many of them have no result yet.
@@ -70,7 +73,8 @@ where
             panic: None,
             order,
             look_ahead,
-            size: core.chunk_size().unwrap_or(1),
+            size: 1,
+            fitting: u64::MAX,
             taken: 0,
             unresolved: 0,
             slots: VecDeque::new(),
@@ -85,12 +89,17 @@ where
 
     /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
     fn feed(&mut self) {
-        if self.core.chunk_size().is_none() {
-            self.size = self.call.worthwhile();
-        }
-        while self.input.is_some() && self.has_room() {
+        self.size = self.core.chunk_size().unwrap_or_else(|| self.call.worthwhile()).min(self.fitting);
+        while self.input.is_some() && self.has_room() && !self.may_pause() {
             self.feed_chunk();
         }
+    }
+
+    /// Whether the caller should have a result before more of the input is taken, which may keep it waiting: there is
+    /// one, and no worker lacks work.
+    fn may_pause(&self) -> bool {
+        let given_soon = self.slots.front().is_some_and(Option::is_some) || self.call.has_arrived();
+        given_soon && self.look_ahead.is_some() && self.unresolved >= self.core.workers() as u64
     }
 
     fn has_room(&self) -> bool {
@@ -102,7 +111,8 @@ where
     fn feed_chunk(&mut self) {
         let mut packer = Packer::new();
         let first = self.taken;
-        while u64::from(packer.count()) < self.size && !packer.is_full() {
+        let begun = Instant::now();
+        while u64::from(packer.count()) < self.size && !packer.is_full() && begun.elapsed() < WORTHWHILE {
             match self.take_item(&mut packer) {
                 Taken::Item => {}
                 Taken::Misfit(error) => {
@@ -152,16 +162,21 @@ where
         if count == 0 {
             return;
         }
+        // Large items fill a chunk by few. Then few make a round, too, lest the look-ahead fill memory.
+        self.fitting = if packer.is_full() { count.into() } else { self.fitting.saturating_mul(2) };
         self.unresolved += u64::from(count);
-        let submitted = packer.pack(&self.call, first).and_then(|chunks| self.core.submit(chunks));
-        if let Err(error) = submitted {
-            for place in first..first + u64::from(count) {
+        let (chunks, error) = packer.pack(&self.call, first);
+        if let Some(error) = error {
+            let last = first + u64::from(count) - 1;
+            self.resolve(last, Err(error.at(Some(last))));
+        }
+        let sizes: Vec<_> = chunks.iter().map(|chunk| (chunk.first, chunk.count)).collect();
+        if let Err(error) = self.core.submit(chunks) {
+            for place in sizes.into_iter().flat_map(|(first, count)| first..first + u64::from(count)) {
                 self.resolve(place, Err(error.clone().at(Some(place))));
             }
-            if self.core.check_open().is_err() {
-                self.input = None;
-                self.refusal = Some(error);
-            }
+            self.input = None;
+            self.refusal = Some(error);
         }
     }
 

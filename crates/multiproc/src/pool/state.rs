@@ -6,36 +6,51 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::call::{Call, Parcel};
+use super::call::Call;
 use super::chunk::Chunk;
-use super::crew::{Death, Event, Worker};
+use super::crew::{Death, Event, Given, Worker};
+use super::worker::Initializer;
 use crate::error::{Cause, Error, Result};
-use crate::link::Link;
-use crate::supervisor::Child;
 
 pub(crate) struct State {
     waiting: VecDeque<Chunk>,
     workers: Vec<Worker>,
     phase: Phase,
-    /// How many workers there should be, and after how many tasks each is replaced.
-    wanted: usize,
-    max_tasks: Option<u64>,
+    /// Why workers cannot be had, if that is so: every call gets this error.
+    broken: Option<Error>,
+    policy: Policy,
+    /// The system had no room for a chunk; when to try again.
+    stalled: Option<Instant>,
+    /// Since when the system has refused new workers.
+    refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
     next_id: u64,
+}
+
+/// What the pool was told about its workers.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    /// How many there should be.
+    pub(crate) workers: usize,
+    /// After how many tasks each is replaced.
+    pub(crate) max_tasks: Option<u64>,
+    /// How long one may take to end.
+    pub(crate) shutdown_timeout: Duration,
+    /// What each runs first. It may hold ends of queues, so it goes when the pool does.
+    pub(crate) initializer: Option<Initializer>,
 }
 
 enum Phase {
     Open,
     /// No new work; ends when there is none left.
     Closed,
-    /// No work at all; whoever is still there is asked to end at the first time, and killed at the second.
+    /// No work at all; whoever is still there is asked to end at the first time, and killed at the second. A time so
+    /// far away that the clock cannot say it never comes.
     Ending {
-        ask: Instant,
-        kill: Instant,
+        ask: Option<Instant>,
+        kill: Option<Instant>,
     },
-    /// Workers cannot be had; every call gets this error.
-    Broken(Error),
 }
 
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
@@ -44,34 +59,34 @@ const STILLBORN: u32 = 20;
 /// So often a chunk may go to a worker that dies before it begins with it; then its first item is what kills them,
 /// by being too large for the memory there is.
 const ATTEMPTS: u32 = 20;
-/// After the system has refused a new worker while others live, how long until the next try.
+/// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
+/// worker tries before it gives up.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// What the pool's thread waits for, held so that it can wait without the lock.
-pub(crate) struct Watched {
-    pub(crate) id: u64,
-    pub(crate) child: Arc<Child>,
-    pub(crate) link: Option<Link>,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Happened {
-    Spoke,
-    Died,
-}
+const GIVE_UP: Duration = Duration::from_secs(3);
+/// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
+const STALL: Duration = Duration::from_millis(2);
 
 /// What callers cause.
 impl State {
-    pub(crate) fn new(wanted: usize, max_tasks: Option<u64>) -> Self {
-        let (waiting, workers) = Default::default();
-        Self { waiting, workers, phase: Phase::Open, wanted, max_tasks, stillborn: 0, next_id: 0 }
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            workers: Vec::new(),
+            phase: Phase::Open,
+            broken: None,
+            policy,
+            stalled: None,
+            refused: None,
+            stillborn: 0,
+            next_id: 0,
+        }
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        match &self.phase {
-            Phase::Open => Ok(()),
-            Phase::Broken(error) => Err(error.clone()),
-            Phase::Closed | Phase::Ending { .. } => Err(Error::new(Cause::Closed)),
+        match (&self.broken, &self.phase) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Phase::Open) => Ok(()),
+            (None, Phase::Closed | Phase::Ending { .. }) => Err(Error::new(Cause::Closed)),
         }
     }
 
@@ -83,12 +98,16 @@ impl State {
     }
 
     pub(crate) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
-        let (withdrawn, rest): (Vec<_>, Vec<_>) =
-            self.waiting.drain(..).partition(|chunk| Arc::ptr_eq(&chunk.call, call));
-        self.waiting = rest.into();
-        let any = !withdrawn.is_empty();
-        lose(withdrawn, &Error::new(Cause::Cancelled));
-        any
+        let error = Error::new(Cause::Cancelled);
+        let before = self.waiting.len();
+        self.waiting.retain(|chunk| {
+            let is_its = Arc::ptr_eq(&chunk.call, call);
+            if is_its {
+                chunk.lose(&error);
+            }
+            !is_its
+        });
+        self.waiting.len() < before
     }
 
     pub(crate) fn close(&mut self) {
@@ -97,9 +116,9 @@ impl State {
         }
     }
 
-    pub(crate) fn end(&mut self, ask: Instant, kill: Instant) {
+    pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
-        lose(self.waiting.drain(..), &Error::new(Cause::Cancelled));
+        self.lose_waiting(&Error::new(Cause::Cancelled));
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
@@ -109,57 +128,69 @@ impl State {
 
 /// What the pool's thread does.
 impl State {
-    pub(crate) fn lacks_workers(&self) -> bool {
+    /// If a worker is missing: the number that it gets, and what it runs first.
+    pub(crate) fn vacancy(&mut self) -> Option<(u64, Option<Initializer>)> {
+        if !self.lacks_workers() {
+            return None;
+        }
+        self.next_id += 1;
+        Some((self.next_id, self.policy.initializer.clone()))
+    }
+
+    fn lacks_workers(&self) -> bool {
+        let staying = || self.workers.iter().filter(|worker| worker.is_staying());
         let wanted = match self.phase {
-            Phase::Open => self.wanted,
-            Phase::Closed => self.wanted.min(self.waiting.len()),
-            Phase::Ending { .. } | Phase::Broken(_) => 0,
+            Phase::Ending { .. } => 0,
+            _ if self.broken.is_some() => 0,
+            Phase::Open => self.policy.workers,
+            Phase::Closed => {
+                let busy = staying().filter(|worker| worker.is_busy()).count();
+                self.policy.workers.min(busy + self.waiting.len())
+            }
         };
-        self.workers.iter().filter(|worker| worker.is_staying()).count() < wanted
+        staying().count() < wanted
     }
 
     pub(crate) fn add(&mut self, worker: Worker) {
-        self.next_id += 1;
-        self.workers.push(worker.with_id(self.next_id));
+        self.refused = None;
+        self.workers.push(worker);
     }
 
-    /// Does all that can be done now; gives what to wait for, or nothing when the pool has ended.
-    pub(crate) fn move_along(&mut self) -> Option<Vec<Watched>> {
+    /// Does all that can be done now; says whether there is anything left to wait for.
+    pub(crate) fn move_along(&mut self) -> bool {
         self.hand_out();
-        if self.is_over() {
-            return None;
-        }
         self.end_workers();
-        let watch = |worker: &Worker| Watched {
-            id: worker.id(),
-            child: worker.child(),
-            link: worker.link().cloned(),
-        };
-        Some(self.workers.iter().map(watch).collect())
-    }
-
-    fn is_over(&self) -> bool {
         let may_end = match self.phase {
-            Phase::Open | Phase::Broken(_) => false,
-            Phase::Closed => self.waiting.is_empty(),
+            Phase::Open => false,
+            Phase::Closed => self.waiting.is_empty(), // as it always is in a broken pool
             Phase::Ending { .. } => true,
         };
-        may_end && self.workers.is_empty()
+        let is_over = may_end && self.workers.is_empty();
+        if is_over {
+            self.policy.initializer = None;
+        }
+        !is_over
     }
 
     /// Gives waiting chunks to workers that are free.
     fn hand_out(&mut self) {
+        self.stalled = None;
         while !self.waiting.is_empty() {
             let Some(worker) = self.workers.iter_mut().find(|worker| worker.is_free()) else { return };
             let Some(mut chunk) = self.waiting.pop_front() else { return };
-            let left = self.max_tasks.map_or(u64::MAX, |most| most - worker.served());
+            let left = self.policy.max_tasks.map_or(u64::MAX, |most| most - worker.served());
             if let Some(rest) = chunk.split_off(u32::try_from(left).unwrap_or(u32::MAX)) {
                 self.waiting.push_front(rest);
             }
             match worker.give(chunk) {
-                Ok(None) => {}
-                Ok(Some(chunk)) => self.waiting.push_front(chunk), // it is dying; another will take it
-                Err((chunk, error)) => lose([chunk], &error),
+                Given::Taken => {}
+                Given::Dying(chunk) => self.waiting.push_front(chunk), // another will take it
+                Given::Unsendable(chunk, error) => chunk.lose(&error),
+                Given::NotNow(chunk) => {
+                    self.waiting.push_front(chunk);
+                    self.stalled = Some(Instant::now() + STALL);
+                    return;
+                }
             }
         }
     }
@@ -167,38 +198,40 @@ impl State {
     /// Lets go of workers that will not be needed, and presses those that should be gone.
     fn end_workers(&mut self) {
         let now = Instant::now();
+        let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
         for worker in &mut self.workers {
-            if worker.doom().is_some_and(|doom| now >= doom) {
+            if is_over(worker.doom(self.policy.shutdown_timeout)) {
                 worker.press(false, true);
             }
             match self.phase {
-                Phase::Open => {}
-                Phase::Closed if !self.waiting.is_empty() => {}
-                Phase::Closed => worker.dismiss_if_free(),
-                Phase::Broken(_) => worker.dismiss(),
                 Phase::Ending { ask, kill } => {
                     worker.dismiss();
-                    worker.press(now >= ask, now >= kill);
+                    worker.press(is_over(ask), is_over(kill));
                 }
+                _ if self.broken.is_some() => worker.dismiss(),
+                Phase::Closed if self.waiting.is_empty() => worker.dismiss_if_free(),
+                Phase::Open | Phase::Closed => {}
             }
         }
     }
 
-    /// When [`State::end_workers`] will have something to do that no event announces.
+    /// When [`State::move_along`] will have something to do that no event announces.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let (ask, kill) = match self.phase {
-            Phase::Ending { ask, kill } => (Some(ask), Some(kill)),
+            Phase::Ending { ask, kill } => (ask, kill),
             _ => (None, None),
         };
         let now = Instant::now();
-        let dooms = self.workers.iter().filter_map(Worker::doom);
-        dooms.chain([ask, kill].into_iter().flatten().filter(|&time| time > now)).min()
+        let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
+        let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
+        dooms.chain(times).chain(self.stalled).min()
     }
 
     /// Takes in what a worker has said, and its death, if it has died.
-    pub(crate) fn take_in(&mut self, id: u64, what: Happened) {
+    pub(crate) fn take_in(&mut self, id: u64) {
         let Some(place) = self.workers.iter().position(|worker| worker.id() == id) else { return };
         let worker = &mut self.workers[place];
+        let has_died = !worker.is_alive(); // looked at first: then all that the dead has said is there to be heard
         while let Some(event) = worker.hear() {
             match event {
                 Event::Ready => self.stillborn = 0,
@@ -206,10 +239,10 @@ impl State {
                 Event::Results => {}
             }
         }
-        if self.max_tasks.is_some_and(|most| worker.served() >= most) {
+        if self.policy.max_tasks.is_some_and(|most| worker.served() >= most) {
             worker.dismiss_if_free();
         }
-        if matches!(what, Happened::Died) {
+        if has_died {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
         }
@@ -224,7 +257,7 @@ impl State {
                 requeue(&mut self.waiting, rest);
             } else {
                 let others = rest.split_off(1);
-                lose([rest], &error);
+                rest.lose(&error);
                 if let Some(others) = others {
                     requeue(&mut self.waiting, others);
                 }
@@ -236,21 +269,29 @@ impl State {
                 self.fail(&error);
             }
         }
+        if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
+            let error = self.broken.clone().unwrap_or_else(|| Error::new(Cause::Cancelled));
+            self.lose_waiting(&error); // what was given back, or what the dead had not begun
+        }
     }
 
     /// The system refuses a new worker. If others live, the pool goes on with them; says when to try again.
     pub(crate) fn cannot_hire(&mut self, error: &Error) -> Instant {
-        if self.workers.is_empty() {
+        let now = Instant::now();
+        let since = *self.refused.get_or_insert(now);
+        if self.workers.is_empty() && now.duration_since(since) >= GIVE_UP {
             self.fail(error);
         }
-        Instant::now() + RETRY
+        now + RETRY
     }
 
     fn fail(&mut self, error: &Error) {
-        if matches!(self.phase, Phase::Open | Phase::Closed) {
-            self.phase = Phase::Broken(error.clone());
-        }
-        lose(self.waiting.drain(..), error);
+        self.broken.get_or_insert_with(|| error.clone());
+        self.lose_waiting(error);
+    }
+
+    fn lose_waiting(&mut self, error: &Error) {
+        self.waiting.drain(..).for_each(|chunk| chunk.lose(error));
     }
 
     /// Ends everything on the spot: all that is left to do has this error.
@@ -278,12 +319,5 @@ fn requeue(waiting: &mut VecDeque<Chunk>, mut rest: Chunk) {
     pieces.push(rest);
     for piece in pieces.into_iter().rev() {
         waiting.push_front(piece);
-    }
-}
-
-/// Gives every item of some chunks the same error.
-fn lose(chunks: impl IntoIterator<Item = Chunk>, error: &Error) {
-    for chunk in chunks {
-        chunk.call.deliver(Parcel::Lost { first: chunk.first, count: chunk.count, error: error.clone() });
     }
 }

@@ -73,6 +73,12 @@ impl Worker {
         self.outbox.clear(0);
         self.outbox.started(order.serial, 0);
         let task = order.task.find();
+        if !descriptors.is_empty() {
+            self.outbox.started(order.serial, 1); // lest it be sent again without its descriptors
+            if self.say(&Word::Began { serial: order.serial }, &Message::inline(Vec::new()))? == Sent::Gone {
+                return Ok(Sent::Gone);
+            }
+        }
         for item in Frames(frames).take(order.count as usize) {
             self.outbox.started(order.serial, self.next + 1);
             let result = self.run_item(&task, item, std::mem::take(&mut descriptors));

@@ -25,8 +25,8 @@ pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Reads the first `length` bytes of what [`store`] parked.
-pub(crate) fn load(fd: OwnedFd, length: usize) -> Result<Vec<u8>> {
+/// Reads the first `length` bytes of what [`store`] parked; gives them behind `prefix`.
+pub(crate) fn load(fd: OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
     let file = File::from(fd);
     let size = file.metadata().map_err(|error| Error::io("size anonymous memory", &error))?.len();
     if size < length as u64 {
@@ -34,10 +34,12 @@ pub(crate) fn load(fd: OwnedFd, length: usize) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     bytes
-        .try_reserve_exact(length)
+        .try_reserve_exact(prefix.len() + length)
         .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
-    bytes.resize(length, 0);
-    file.read_exact_at(&mut bytes, 0).map_err(|error| Error::io("read anonymous memory", &error))?;
+    bytes.extend_from_slice(prefix);
+    bytes.resize(prefix.len() + length, 0);
+    let body = &mut bytes[prefix.len()..];
+    file.read_exact_at(body, 0).map_err(|error| Error::io("read anonymous memory", &error))?;
     Ok(bytes)
 }
 

@@ -1,7 +1,7 @@
 //! Starting the program again, and knowing a child by its descriptor.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::unistd::{Uid, getpid, getppid};
@@ -33,9 +34,18 @@ pub(crate) struct PidFd(OwnedFd);
 impl PidFd {
     fn open(pid: u32) -> nix::Result<Self> {
         // SAFETY: the call takes two numbers and gives a new descriptor or an error.
-        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
+            Err(Errno::ESRCH) => return Self::of_nobody(),
+            fd => fd?,
+        };
         // SAFETY: a new descriptor, ours alone.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) }))
+    }
+
+    /// For a child that has ended, and that the system or somebody else has buried, before we could open it: a
+    /// descriptor that is readable, as that of an ended process is.
+    fn of_nobody() -> nix::Result<Self> {
+        EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC).map(|fd| Self(fd.into()))
     }
 
     /// Sends a signal; a process that has ended already needs none.
@@ -46,7 +56,7 @@ impl PidFd {
             libc::syscall(libc::SYS_pidfd_send_signal, fd, number, std::ptr::null::<libc::siginfo_t>(), 0)
         };
         match Errno::result(result) {
-            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Ok(_) | Err(Errno::ESRCH | Errno::EBADF) => Ok(()), // no process any more, or a child of nobody
             Err(errno) => Err(Error::system(&format!("send {signal} to a child"), errno)),
         }
     }
@@ -107,7 +117,7 @@ pub(crate) fn start_socket(greeting: &[u8]) -> Option<OwnedFd> {
     let stdin = io::stdin();
     let (maker, user) = socket::maker(stdin.as_fd())?;
     if !socket::begins_with(stdin.as_fd(), greeting) {
-        return None;
+        return not_greeted(maker);
     }
     let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
     if tied.is_err() || maker != getppid().as_raw() || user != Uid::effective().as_raw() {
@@ -116,34 +126,65 @@ pub(crate) fn start_socket(greeting: &[u8]) -> Option<OwnedFd> {
     stdin.as_fd().try_clone_to_owned().ok()
 }
 
-/// Makes the process that was just started a child as it should be: it holds only `keep` of all descriptors above
-/// standard error, reads nothing from standard input, and blocks no signal.
-pub(crate) fn become_child(keep: OwnedFd) -> Result<OwnedFd> {
+/// A program whose standard input is somebody's socket goes on. But if the parent made that socket, this is its child,
+/// and something has read the greeting: to go on would run the whole program again, and again in its children.
+fn not_greeted(maker: i32) -> Option<OwnedFd> {
+    if maker == getppid().as_raw() {
+        let _ = writeln!(
+            io::stderr(),
+            "a child process did not start: standard input was read before multiproc::init(), which must come first"
+        );
+        leave(1);
+    }
+    None
+}
+
+/// Makes the process that was just started a child as it should be: it reads nothing from standard input, has
+/// inherited no descriptor above standard error, and blocks no signal.
+pub(crate) fn become_child() -> Result<()> {
     let nothing = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);
-    let keep = lowest(keep)?;
-    let above = keep.as_raw_fd().cast_unsigned() + 1;
-    // SAFETY: this is the first thing the program does: nothing has opened a descriptor that it still relies on.
-    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, above, u32::MAX, 0) })
-        .map_err(|errno| Error::system("close inherited descriptors", errno))?;
-    let none = SigSet::empty();
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&none), None)
-        .map_err(|errno| Error::system("unblock signals", errno))?;
-    Ok(keep)
+    close_inherited().map_err(|error| Error::io("close inherited descriptors", &error))?;
+    set_signal_mask(SigSet::empty())
 }
 
-/// Moves a descriptor to number 3, closing what an ancestor may have left there.
-fn lowest(fd: OwnedFd) -> Result<OwnedFd> {
-    const FIRST: RawFd = 3;
-    if fd.as_raw_fd() == FIRST {
-        return Ok(fd);
+/// Ties this process's life to the other end of the socket, beside the parent-death signal, which the kernel forgets
+/// when the child changes its user, and does not deliver when the parent has changed its own.
+pub(crate) fn die_with(socket: BorrowedFd<'_>) -> Result<()> {
+    socket::die_with(socket).map_err(|errno| Error::system("tie a child to its parent", errno))?;
+    if ready(socket, PollFlags::empty(), Deadline::now())? {
+        leave(1); // it was gone before the line above
     }
-    // SAFETY: two numbers; whatever had the second is closed, and it is not ours, see `become_child`.
-    Errno::result(unsafe { libc::dup3(fd.as_raw_fd(), FIRST, libc::O_CLOEXEC) })
-        .map_err(|errno| Error::system("move the start socket", errno))?;
-    // SAFETY: the descriptor that the line above made.
-    Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
+    Ok(())
+}
+
+/// Keeps signals away from the thread that calls, so that they come to the user's threads.
+pub(crate) fn block_signals() -> Result<()> {
+    set_signal_mask(SigSet::all())
+}
+
+fn set_signal_mask(mask: SigSet) -> Result<()> {
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
+        .map_err(|errno| Error::system("set which signals are blocked", errno))
+}
+
+/// Closes what came through exec: descriptors without the mark that exec closes them. What this program has opened
+/// itself has the mark.
+fn close_inherited() -> io::Result<()> {
+    let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > libc::STDERR_FILENO)
+        .collect();
+    for number in numbers {
+        // SAFETY: a command that takes and changes nothing.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
+            // SAFETY: it came through exec, so nothing in this program owns it.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
 }
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).

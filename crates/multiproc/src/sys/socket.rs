@@ -7,6 +7,8 @@
 use std::io::IoSlice;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -19,6 +21,9 @@ use crate::error::{Error, Result};
 
 /// As many descriptors as Linux takes in one packet (`SCM_MAX_FD`).
 pub(crate) const MAX_DESCRIPTORS: usize = 253;
+
+/// How long to wait where nothing announces a change.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How an attempt to send ended.
 #[derive(Debug, PartialEq)]
@@ -68,13 +73,19 @@ pub(crate) fn send(
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
             Ok(_) => return Ok(Sent::Yes),
-            Err(Errno::EINTR) => {}
+            Err(Errno::EINTR | Errno::ECONNRESET) => {} // the second is about what was sent before, and told once
             Err(Errno::EAGAIN) => {
                 if !ready(socket, PollFlags::POLLOUT, deadline)? {
                     return Ok(Sent::NotYet);
                 }
             }
-            Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(Sent::Gone),
+            // All processes of this user have too many descriptors in packets that nobody has received yet. Nothing
+            // announces that there are fewer.
+            Err(Errno::ETOOMANYREFS) => match deadline.left() {
+                Some(Duration::ZERO) => return Ok(Sent::NotYet),
+                left => thread::sleep(left.map_or(PAUSE, |left| left.min(PAUSE))),
+            },
+            Err(Errno::EPIPE) => return Ok(Sent::Gone),
             Err(errno) => return Err(Error::system("send a packet", errno)),
         }
     }
@@ -86,10 +97,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
         // Without a deadline the system call itself may wait, which saves one to poll.
         let flags = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
         match receive_once(socket, buffer, flags) {
-            // Our packets are never empty, so nothing means the end.
-            Ok((0, _)) | Err(Errno::ECONNRESET) => return Ok(Received::Gone),
+            Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
             Ok((length, descriptors)) => return Ok(Received::Packet(length, descriptors)),
-            Err(Errno::EINTR) => {}
+            // The other end has gone without having received all from us. That is told once, and comes before what
+            // the other end had sent, which is still here.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(Errno::EAGAIN) => {
                 if !ready(socket, PollFlags::POLLIN, deadline)? {
                     return Ok(Received::NotYet);
@@ -99,6 +111,28 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
             Err(errno) => return Err(Error::system("receive a packet", errno)),
         }
     }
+}
+
+/// Ends the connection for both sides, whoever holds copies of this end. What was sent can still be received.
+pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
+    let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both); // else it is over already
+}
+
+/// From now on, this process is killed when the other end is gone. Nothing may arrive on this socket any more.
+///
+/// The kernel checks the right to send that signal against who asked for it here, so it holds also after this process,
+/// or the other one, has become another user.
+pub(crate) fn die_with(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    const F_SETSIG: i32 = 10; // `libc` does not have it; the same on all of Linux (asm-generic/fcntl.h)
+    let fd = socket.as_raw_fd();
+    let own_pid = nix::unistd::getpid().as_raw();
+    for (command, argument) in
+        [(libc::F_SETOWN, own_pid), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)]
+    {
+        // SAFETY: these commands take a number.
+        Errno::result(unsafe { libc::fcntl(fd, command, argument) })?;
+    }
+    Ok(())
 }
 
 /// Whether a packet is waiting whose first bytes are `prefix`; takes nothing.
