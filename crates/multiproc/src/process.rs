@@ -185,12 +185,14 @@ impl<T> Process<T> {
         self.started.child.terminate()
     }
 
-    /// Kills the child, with SIGKILL. Does not wait. A child that has ended already is no error.
+    /// Kills the child, with SIGKILL, also when it has become another user's. Does not wait. A child that has ended
+    /// already is no error.
     ///
     /// # Errors
-    /// When the system refuses the signal, for example because the child has become another user's.
+    /// None today; a `Result` as that of [`terminate`](Self::terminate), beside which it is used.
     pub fn kill(&self) -> Result<()> {
-        self.started.child.kill()
+        self.started.child.kill();
+        Ok(())
     }
 
     fn culprit(&self) -> Culprit {

@@ -119,8 +119,12 @@ fn start(
     wire::encode(&letter, &mut body, "a child's start")?;
     body.extend_from_slice(args);
     // The greeting goes by itself: it must be in the packet even when the letter is too large for one.
-    send(&ours, &Message::new(GREETING.to_vec(), Vec::new())?)?;
-    send(&ours, &Message::new(body, descriptors)?)?;
+    let deadline = Deadline::after(patience);
+    for message in [Message::new(GREETING.to_vec(), Vec::new())?, Message::new(body, descriptors)?] {
+        if ours.send(&message, deadline)? != Sent::Yes {
+            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
+        }
+    }
     let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
     drop(theirs);
     let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
@@ -222,7 +226,7 @@ fn fail_to_start(error: &Error) -> ! {
     leave(1)
 }
 
-/// Sends what surely has room; a parent or child that is gone is an error.
+/// Sends what surely has room; a parent that is gone is an error.
 fn send(link: &Link, message: &Message) -> Result<()> {
     match link.send(message, Deadline::Never)? {
         Sent::Yes => Ok(()),

@@ -93,8 +93,10 @@ impl Child {
 
     /// Kills it. Where the system refuses that signal, since the child is another user's by now or we are, its lifeline
     /// is cut, which the kernel answers with the same signal.
-    pub(crate) fn kill(&self) -> Result<()> {
-        self.pidfd.signal(Signal::SIGKILL).inspect_err(|_| socket::hang_up(self.lifeline.as_fd()))
+    pub(crate) fn kill(&self) {
+        if self.pidfd.signal(Signal::SIGKILL).is_err() {
+            socket::hang_up(self.lifeline.as_fd());
+        }
     }
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
@@ -263,7 +265,7 @@ impl Watch {
             let has_come_up = ready(child.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now());
             if !has_come_up.unwrap_or(true) {
                 lock(&child.state).late = Some(patience);
-                let _ = child.kill();
+                child.kill();
             }
         }
     }

@@ -9,7 +9,7 @@ use multiproc::{Connection, Process, pipe};
 use nix::sys::resource::{Resource, setrlimit};
 
 static OCCUPIED: Chart = Chart {
-    title: "Memory of the program with its child",
+    title: "Memory before, during and after the use of 128 MiB",
     quantity: "memory",
     unit: "MiB",
     along: "",

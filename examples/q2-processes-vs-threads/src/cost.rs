@@ -122,7 +122,7 @@ pub(crate) fn memory() -> Result<Finding> {
     Ok(Finding::new(process > thread, figure).point(&MEMORY, "thread", "one at rest", thread).point(
         &MEMORY,
         "process",
-        "idle worker of a pool",
+        "one at rest",
         process,
     ))
 }

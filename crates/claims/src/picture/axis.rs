@@ -21,7 +21,7 @@ impl Axis {
         let (least, most) = bounds(values);
         if logarithmic {
             // Strictly below, for a bar of no length would look like nothing.
-            let from = 10_f64.powf((least * 0.9).log10().floor());
+            let from = 10_f64.powi(decade_of(least * 0.9));
             Self::logarithmic(from, most * (most / from).powf(0.18))
         } else {
             Self::linear(most * 1.15)
@@ -43,11 +43,14 @@ impl Axis {
     }
 
     fn linear(to: f64) -> Self {
-        let decade = 10_f64.powf(to.log10().floor());
-        let step = [0.1, 0.2, 0.5].map(|part| part * decade).into_iter().find(|step| to / step <= 8.0);
-        let step = step.unwrap_or(decade);
-        let marks = (0..=10).map(|number| f64::from(number) * step).take_while(|mark| *mark <= to);
-        let marks = marks.map(|mark| (mark, format!("{mark}"))).collect();
+        let decade = decade_of(to);
+        let steps = [(1.0, decade - 1), (2.0, decade - 1), (5.0, decade - 1)];
+        let fits = |(digit, exponent): &(f64, i32)| to / (digit * 10_f64.powi(*exponent)) <= 8.0;
+        let (digit, exponent) = steps.into_iter().find(fits).unwrap_or((1.0, decade));
+        let decimals = usize::try_from(-exponent).unwrap_or(0);
+        let marks = (0..=8).map(|number| f64::from(number) * digit * 10_f64.powi(exponent));
+        let labelled = |mark| (mark, format!("{mark:.decimals$}"));
+        let marks = marks.take_while(|mark| *mark <= to).map(labelled).collect();
         Self { from: 0.0, to, logarithmic: false, marks, between: Vec::new() }
     }
 
@@ -103,6 +106,12 @@ impl ValueFormatter<f64> for Axis {
     }
 }
 
+/// The exponent of the power of ten at or below a value.
+#[allow(clippy::cast_possible_truncation)] // -9 to 308
+fn decade_of(value: f64) -> i32 {
+    value.log10().floor() as i32
+}
+
 /// The least and the most; of no values, something that can be drawn.
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let drawable = values.filter(|value| value.is_finite()).map(|value| value.max(1e-9));
@@ -134,6 +143,8 @@ mod tests {
     fn a_linear_axis_begins_at_zero_and_is_marked_at_round_numbers() {
         let axis = Axis::of_bars([80.0, 161.0].into_iter(), false);
         assert_eq!(labels(&axis), ["0", "50", "100", "150"]);
+        let small = Axis::of_bars([0.47].into_iter(), false);
+        assert_eq!(labels(&small), ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5"]);
         assert_eq!(axis.map(&0.0, (7, 300)), 7);
         assert!(axis.map(&161.0, (0, 300)) < 300);
     }

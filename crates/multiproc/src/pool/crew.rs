@@ -97,7 +97,7 @@ impl Worker {
         let started = start::call("pool-worker".to_owned(), serve, &args, patience)?;
         let watch = |fd: BorrowedFd<'_>| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, id));
         if let Err(errno) = watch(started.child.as_fd()).and_then(|()| watch(ours.as_fd())) {
-            started.child.kill()?;
+            started.child.kill();
             return Err(Error::system("watch a worker", errno));
         }
         Ok(Self {
@@ -265,7 +265,7 @@ impl Worker {
         // A signal that the system refuses leaves nothing better to do than the next one.
         if kill && self.pressed < Pressed::Killed {
             self.pressed = Pressed::Killed;
-            let _ = self.started.child.kill();
+            self.started.child.kill();
         } else if ask && self.pressed < Pressed::Asked {
             self.pressed = Pressed::Asked;
             let _ = self.started.child.terminate();
@@ -273,7 +273,7 @@ impl Worker {
     }
 
     pub(crate) fn dismiss_at_once(self) {
-        let _ = self.started.child.kill();
+        self.started.child.kill();
         self.started.child.wait(Deadline::Never);
     }
 
@@ -332,6 +332,6 @@ impl Worker {
             let (first, count) = (chunk.first + u64::from(done), chunk.count - done);
             chunk.call.deliver(Parcel::Lost { first, count, error: error.clone() });
         }
-        let _ = self.started.child.kill();
+        self.started.child.kill();
     }
 }
