@@ -6,6 +6,7 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod abuse;
 mod pipe;
 mod pool;
 mod process;
@@ -19,6 +20,13 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     multiproc::init();
-    let trials = [process::trials(), pool::trials(), queue::trials(), pipe::trials(), programs::trials()];
+    let trials = [
+        process::trials(),
+        pool::trials(),
+        queue::trials(),
+        pipe::trials(),
+        programs::trials(),
+        abuse::trials(),
+    ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -177,10 +177,8 @@ impl Supervisor {
         let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, children });
         let watch =
             Watch { shared: Arc::clone(&shared), epoll, inbox, starting: HashMap::new(), next: BELL + 1 };
-        thread::Builder::new()
-            .name("multiproc".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || watch.run())
+        let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
+        process::without_signals(|| thread.spawn(move || watch.run()))
             .map_err(|error| Error::io("start the supervisor thread", &error))?;
         Ok(shared)
     }
@@ -206,7 +204,6 @@ const BELL: u64 = 0;
 
 impl Watch {
     fn run(mut self) {
-        let _ = process::block_signals(); // without it, the user's handlers may run here, too
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = self.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible

@@ -13,6 +13,7 @@ use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
 use crate::start::PATIENCE;
+use crate::sys::process::without_signals;
 use crate::task::{Call, TaskId};
 use crate::wire;
 
@@ -115,8 +116,8 @@ impl Builder {
         }
         let core = Core::start(self.config)?;
         let runner = Arc::clone(&core);
-        let spawned = thread::Builder::new().name("multiproc-pool".to_owned()).spawn(move || runner.run());
-        match spawned {
+        let thread = thread::Builder::new().name("multiproc-pool".to_owned());
+        match without_signals(|| thread.spawn(move || runner.run())) {
             Ok(thread) => Ok((core, thread)),
             Err(error) => {
                 core.abort();

@@ -16,7 +16,6 @@ use super::crew::Worker;
 use super::state::{Policy, State};
 use crate::error::{Error, Result};
 use crate::sys::poll::{Deadline, milliseconds};
-use crate::sys::process::block_signals;
 
 /// What a pool was built with.
 #[derive(Clone)]
@@ -137,7 +136,6 @@ impl Core {
 impl Core {
     /// Runs until the pool has ended and its last worker is gone.
     pub(crate) fn run(&self) {
-        let _ = block_signals(); // without it, the user's handlers may run here, too
         let guard = FailOnPanic(self);
         loop {
             let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::unistd::{Uid, getpid, getppid};
 
 use super::poll::{Deadline, PollFlags, ready};
@@ -146,7 +146,7 @@ pub(crate) fn become_child() -> Result<()> {
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);
     close_inherited().map_err(|error| Error::io("close inherited descriptors", &error))?;
-    set_signal_mask(SigSet::empty())
+    SigSet::empty().thread_set_mask().map_err(|errno| Error::system("unblock signals", errno))
 }
 
 /// Ties this process's life to the other end of the socket, beside the parent-death signal, which the kernel forgets
@@ -159,14 +159,15 @@ pub(crate) fn die_with(socket: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Keeps signals away from the thread that calls, so that they come to the user's threads.
-pub(crate) fn block_signals() -> Result<()> {
-    set_signal_mask(SigSet::all())
-}
-
-fn set_signal_mask(mask: SigSet) -> Result<()> {
-    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
-        .map_err(|errno| Error::system("set which signals are blocked", errno))
+/// Calls `start`, which starts a thread of ours. No signal will come to that thread: they are for the user's, and one
+/// who blocks a signal to wait for it must not find it taken by a thread that he does not know of.
+pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK); // threads inherit the mask
+    let started = start();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
+    }
+    started
 }
 
 /// Closes what came through exec: descriptors without the mark that exec closes them. What this program has opened
