@@ -45,7 +45,9 @@ use crate::wire;
 ///
 /// A sender waits while the queue is full; that is the back-pressure that keeps a quick producer from filling memory
 /// with what a slow consumer has not got to. The system's own limit on a socket's buffer counts, too: by default it
-/// holds a few hundred items, and a larger capacity is back-pressure from there on.
+/// holds a few hundred small items, or a dozen of 30 KiB, and a larger capacity is back-pressure from there on. So does
+/// its limit on the descriptors of one user in packets that nobody has received yet (`RLIMIT_NOFILE`): each item above
+/// 32 KiB is one.
 ///
 /// # Errors
 /// When `capacity` is 0, or when the system refuses a descriptor or memory.
