@@ -3,8 +3,8 @@
 //! The items themselves are in a socket, and the kernel neither counts them nor lets senders wait for there to be
 //! fewer. So two words in shared memory count who came in and who went out. A process killed between taking an item
 //! and counting it leaves the count too high by one; whoever then waits for room, or asks for the length, sees from
-//! the socket that it is empty, and sets that right. So the count may be wrong for a while, but nobody waits for
-//! ever because of it.
+//! the socket that it is empty, and sets that right. Until it has been empty once, such a queue holds one item less than
+//! it should; but it always takes one when it is empty, so senders and receivers that are alive go on.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::SeqCst;
