@@ -291,11 +291,10 @@ impl Worker {
             self.settle(first, count, results, 0); // what it had finished and not reported
             self.fail_until(started, &error);
         }
-        let rest = self.job.take().and_then(
-            |Job { mut chunk, done }| {
-                if done == 0 { Some(chunk) } else { chunk.split_off(done) }
-            },
-        );
+        let rest = self.job.take().and_then(|Job { mut chunk, done }| match done {
+            0 => Some(chunk),
+            _ => chunk.split_off(done),
+        });
         Death { error, stillborn: !self.ready && self.leaving.is_none(), initializer_failed, rest }
     }
 
