@@ -9,8 +9,11 @@ use anyhow::{Context, Result, anyhow};
 use tempfile::NamedTempFile;
 use ureq::Agent;
 
-/// Saves what is at `url` as `file`. Also the task of a child process; there, an error travels as text.
-pub(crate) fn download(url: String, file: PathBuf, timeout: Duration) -> Result<PathBuf, String> {
+/// What became of a download: the file, or what went wrong. (Errors travel from a child process as text.)
+pub(crate) type Outcome = Result<PathBuf, String>;
+
+/// Saves what is at `url` as `file`. Also the task of a child process.
+pub(crate) fn download(url: String, file: PathBuf, timeout: Duration) -> Outcome {
     try_download(&url, &file, timeout).map_err(|error| format!("{url}: {error:#}"))?;
     Ok(file)
 }
@@ -44,7 +47,7 @@ fn explain(error: ureq::Error) -> anyhow::Error {
 }
 
 /// Decodes an image; what is none is removed.
-pub(crate) fn is_whole(file: PathBuf) -> Result<PathBuf, String> {
+pub(crate) fn is_whole(file: PathBuf) -> Outcome {
     let decoded = image::ImageReader::open(&file)
         .and_then(image::ImageReader::with_guessed_format)
         .map_err(image::ImageError::from)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
-use download::{download, is_whole};
+use download::{Outcome, download, is_whole};
 use folder::Folder;
 use indicatif::ProgressBar;
 use multiproc::{Pool, Process};
@@ -62,9 +62,6 @@ fn main() -> Result<ExitCode> {
     println!("Multiprocessing method took : {multi_took:.3} seconds to download {multi_count} images");
     report([normal, multi].concat())
 }
-
-/// What became of a download: the file, or what went wrong.
-type Outcome = Result<PathBuf, String>;
 
 /// Looks whether every file is a whole image, and names what went wrong.
 fn report(outcomes: Vec<Outcome>) -> Result<ExitCode> {
