@@ -18,6 +18,7 @@ use crate::support::{Fussy, Outcome, trials};
 trials![
     apply_gives_what_the_function_returns,
     map_equals_the_serial_result_at_any_chunk_size,
+    map_of_a_million_items_is_right_to_the_last,
     starmap_hands_each_tuple_over_as_arguments,
     empty_input_ends_every_method_at_once,
     imap_keeps_order_and_ends,
@@ -57,6 +58,13 @@ fn map_equals_the_serial_result_at_any_chunk_size() -> Outcome {
             assert_eq!(pool.try_map(square, 0..length)?.into_iter().collect::<Result<Vec<_>>>()?, serial);
         }
     }
+    Ok(())
+}
+
+fn map_of_a_million_items_is_right_to_the_last() -> Outcome {
+    let squares = Pool::new(2)?.map(square, 0..1_000_000)?;
+    assert_eq!(squares.len(), 1_000_000);
+    assert!((0..).zip(squares).all(|(number, squared)| squared == square(number)));
     Ok(())
 }
 
