@@ -89,6 +89,9 @@ where
 
     /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
     fn feed(&mut self) {
+        if !self.has_room() {
+            return; // as mostly, and without a lock
+        }
         self.size = self.core.chunk_size().unwrap_or_else(|| self.call.worthwhile()).min(self.fitting);
         while self.input.is_some() && self.has_room() && !self.may_pause() {
             self.feed_chunk();

@@ -43,16 +43,11 @@ impl Deadline {
 
 /// Waits until `fd` is ready for one of `events` (or hung up); says whether it was before the deadline.
 pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -> Result<bool> {
-    Ok(any_ready(&[(fd, events)], deadline)?.first() == Some(&true))
-}
-
-/// As [`ready`], for several: says of each whether it is ready. None is when the deadline is over.
-pub(crate) fn any_ready(fds: &[(BorrowedFd<'_>, PollFlags)], deadline: Deadline) -> Result<Vec<bool>> {
-    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|&(fd, events)| PollFd::new(fd, events)).collect();
+    let mut polled = [PollFd::new(fd, events)];
     loop {
         match poll(&mut polled, timeout(deadline)) {
             Ok(0) if !deadline.is_over() => {} // the longest timeout that poll takes is some weeks
-            Ok(_) => return Ok(polled.iter().map(|fd| fd.any() == Some(true)).collect()),
+            Ok(count) => return Ok(count > 0),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
         }
