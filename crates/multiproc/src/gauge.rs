@@ -66,7 +66,7 @@ impl Gauge {
             let time =
                 deadline.left().filter(|left| !left.is_zero()).map_or(RECOUNT, |left| left.min(RECOUNT));
             self.waiting().fetch_add(1, SeqCst);
-            futex::wait(self.departures(), departures, time);
+            futex::wait(self.departures(), departures, Some(time));
             self.waiting().fetch_sub(1, SeqCst);
             if self.count() == before && link.is_drained() {
                 self.recount(before.entered);

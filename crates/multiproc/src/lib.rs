@@ -77,6 +77,8 @@ mod error;
 #[allow(unsafe_code)] // the one floor that may
 mod sys;
 
+mod bell;
+mod ring;
 mod task;
 mod wire;
 

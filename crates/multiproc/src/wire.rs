@@ -12,6 +12,7 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Cause, Error, Result};
+use crate::ring::Memory;
 use crate::sys::memory::Shared;
 
 /// Appends a value to `out`; on an error `out` is as before. `what` names the value in the error.
@@ -136,6 +137,18 @@ impl Deref for Pages {
 
     fn deref(&self) -> &Shared {
         &self.shared
+    }
+}
+
+impl Memory for Pages {
+    #[inline]
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.shared.write(offset, bytes);
+    }
+
+    #[inline]
+    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+        self.shared.look(offset, length, look)
     }
 }
 

@@ -1,20 +1,22 @@
 //! Waiting for a word in shared memory to change.
 
 use std::ptr;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use nix::libc;
 
+use super::atomic::AtomicU32;
+
 /// Blocks while `word` is `expected`, at most for `time`. Returns early now and then: the caller looks again.
-pub(crate) fn wait(word: &AtomicU32, expected: u32, time: Duration) {
-    let timeout = libc::timespec {
+pub(crate) fn wait(word: &AtomicU32, expected: u32, time: Option<Duration>) {
+    let timeout = time.map(|time| libc::timespec {
         tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: time.subsec_nanos().into(),
-    };
+    });
+    let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the word and the timeout outlive the call; without FUTEX_PRIVATE_FLAG the word may be shared.
     unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const timeout);
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, timeout);
     }
 }
 

@@ -7,7 +7,6 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -15,6 +14,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::atomic::{AtomicU32, AtomicU64};
 use crate::error::{Error, Result};
 
 /// Parks bytes in anonymous memory, to be handed over as a descriptor.
@@ -95,6 +95,7 @@ impl Shared {
     }
 
     /// The 32-bit word at a byte offset, a multiple of 4 inside the mapping.
+    #[inline]
     pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(align_of::<AtomicU32>()), "unaligned word");
         let place = self.place(offset, size_of::<AtomicU32>());
@@ -103,6 +104,7 @@ impl Shared {
     }
 
     /// The 64-bit word at a byte offset, a multiple of 8 inside the mapping.
+    #[inline]
     pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(align_of::<AtomicU64>()), "unaligned word");
         let place = self.place(offset, size_of::<AtomicU64>());
@@ -111,11 +113,22 @@ impl Shared {
     }
 
     /// Copies bytes in at an offset; they must fit.
+    #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         let place = self.place(offset, bytes.len());
         // SAFETY: the range is inside the mapping; no Rust reference to it exists on any side, since bytes are only
         // ever copied in and out. A reader that comes too early copies nonsense, but from memory that is there.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place.cast().as_ptr(), bytes.len()) }
+    }
+
+    /// Shows bytes in place; they must be inside the mapping, and nobody may write there meanwhile: in a ring, nobody
+    /// does between a frame's being published and its being given free.
+    #[inline]
+    pub(crate) fn look<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+        let place = self.place(offset, length);
+        // SAFETY: inside the mapping (asserted), which lives as long as `self`; bytes of any value are bytes. That
+        // nobody writes there is the protocol of all processes that have this memory, which run the same code.
+        look(unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), length) })
     }
 
     /// Copies bytes out; they must be inside the mapping.
@@ -127,6 +140,7 @@ impl Shared {
         bytes
     }
 
+    #[inline]
     fn place(&self, offset: usize, length: usize) -> NonNull<c_void> {
         let end = offset.checked_add(length);
         assert!(end.is_some_and(|end| end <= self.length.get()), "outside of shared memory");

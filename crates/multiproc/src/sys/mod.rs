@@ -1,8 +1,9 @@
 //! The operating system: descriptors, shared memory, child processes, and calling a function by its place.
 //!
 //! This is the only floor with `unsafe` code. Everything it exports is safe to call with any argument, and safe
-//! whatever another process does to the memory and sockets that the two share.
+//! whatever another process that keeps to the same code does, and whenever it dies.
 
+pub(crate) mod atomic;
 pub(crate) mod entry;
 pub(crate) mod futex;
 pub(crate) mod memory;

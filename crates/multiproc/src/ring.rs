@@ -1,0 +1,253 @@
+//! A ring of bytes in shared memory, in which frames follow one another.
+//!
+//! A ring has one writer and one reader at a time (where there are several, a lock makes it so). Each of them knows how
+//! far it has come, its [`Mark`], and stores that where the other can see it. A frame is written first and published
+//! after, with one store, so a process killed at any instruction leaves either a whole frame or none. A frame is never
+//! overwritten before its reader has published that it is through with it.
+//!
+//! A frame lies in one piece: where the rest of the ring is too short for it, it is skipped.
+
+use crate::sys::atomic::{Acquire, AtomicU64, Release};
+
+/// Memory that several processes may have.
+pub(crate) trait Memory {
+    /// Copies bytes in, at a place where nobody reads.
+    fn write(&self, offset: usize, bytes: &[u8]);
+    /// Shows bytes, at a place where nobody writes.
+    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+}
+
+/// A stretch of shared memory that is used as a ring. It holds no state but its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    start: usize,
+    size: u32,
+}
+
+/// How far a writer or a reader has come: through how many frames, and up to which byte. Both count on and on and
+/// overflow, and both are in one word, so that one store publishes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) frames: u32,
+    pub(crate) bytes: u32,
+}
+
+/// What stands in front of a frame's bytes: their number, and what they are.
+const HEAD: u32 = 8;
+/// The rest of the ring is empty; the next frame is at its start.
+const SKIP: u32 = u32::MAX;
+/// Where all has been read and this many bytes of the ring are behind us, it begins anew: then a queue that is mostly
+/// empty stays in the caches, and its ring never takes up more memory than it needs.
+const HOT: u32 = 16 * 1024;
+
+impl Ring {
+    /// A ring of `size` bytes, a power of two, from the byte `start` on, a multiple of 8.
+    pub(crate) const fn new(start: usize, size: u32) -> Self {
+        assert!(size.is_power_of_two() && size >= 2 * HEAD && start.is_multiple_of(8));
+        Self { start, size }
+    }
+
+    /// The bytes of the largest frame that finds room at all times, once everything before it has been read.
+    pub(crate) const fn largest(&self) -> usize {
+        (self.size / 2 - HEAD) as usize
+    }
+
+    /// Writes a frame behind `tail` if there is room for it, the reader having come to the byte `taken`; says whether
+    /// there was. Publishing it is the caller's.
+    #[inline]
+    pub(crate) fn put(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Mark,
+        taken: u32,
+        kind: u32,
+        parts: &[&[u8]],
+    ) -> bool {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > self.largest() {
+            return false;
+        }
+        #[allow(clippy::cast_possible_truncation)] // not larger than half of a ring
+        let length = length as u32;
+        let Some(place) = self.place(tail.bytes, taken, footprint(length)) else { return false };
+        if place != tail.bytes {
+            memory.write(self.offset(tail.bytes), &head(0, SKIP));
+        }
+        let mut offset = self.offset(place);
+        memory.write(offset, &head(length, kind));
+        offset += HEAD as usize;
+        for part in parts {
+            memory.write(offset, part);
+            offset += part.len();
+        }
+        *tail = Mark { frames: tail.frames.wrapping_add(1), bytes: place.wrapping_add(footprint(length)) };
+        true
+    }
+
+    /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
+    ///
+    /// Shows nothing where there is no frame, which only a process that does not keep to all this can bring about.
+    #[inline]
+    pub(crate) fn take<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Mark,
+        look: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let mut place = head.bytes;
+        let (mut length, mut kind) = self.head(memory, place);
+        if kind == SKIP {
+            place = self.next_start(place);
+            (length, kind) = self.head(memory, place);
+        }
+        let offset = self.offset(place);
+        if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
+            return None;
+        }
+        *head = Mark { frames: head.frames.wrapping_add(1), bytes: place.wrapping_add(footprint(length)) };
+        Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
+    }
+
+    /// Where a frame that takes up so many bytes can lie.
+    #[inline]
+    fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
+        let free = self.size - tail.wrapping_sub(taken);
+        let to_end = self.size - tail % self.size;
+        let begin_anew = tail == taken && self.size - to_end >= HOT.max(footprint);
+        if footprint <= to_end && !begin_anew {
+            (footprint <= free).then_some(tail)
+        } else {
+            (free >= to_end && footprint <= free - to_end).then(|| self.next_start(tail))
+        }
+    }
+
+    fn next_start(&self, place: u32) -> u32 {
+        place.wrapping_add(self.size - place % self.size)
+    }
+
+    #[inline]
+    fn offset(&self, place: u32) -> usize {
+        self.start + (place % self.size) as usize
+    }
+
+    #[inline]
+    fn head(&self, memory: &impl Memory, place: u32) -> (u32, u32) {
+        memory.read(self.offset(place), HEAD as usize, |bytes| {
+            let head = bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+            #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
+            (head as u32, (head >> 32) as u32)
+        })
+    }
+}
+
+impl Mark {
+    /// Lets the other side see it, and all that was written before.
+    #[inline]
+    pub(crate) fn publish(self, word: &AtomicU64) {
+        word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
+    }
+
+    /// What the other side has published.
+    #[inline]
+    pub(crate) fn seen(word: &AtomicU64) -> Self {
+        let word = word.load(Acquire);
+        #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
+        Self { frames: (word >> 32) as u32, bytes: word as u32 }
+    }
+
+    /// How many frames lie between an earlier mark and this one.
+    #[inline]
+    pub(crate) fn frames_since(self, earlier: Self) -> u32 {
+        self.frames.wrapping_sub(earlier.frames)
+    }
+}
+
+#[inline]
+const fn footprint(length: u32) -> u32 {
+    HEAD + length.next_multiple_of(8)
+}
+
+#[inline]
+fn head(length: u32, kind: u32) -> [u8; HEAD as usize] {
+    (u64::from(kind) << 32 | u64::from(length)).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    impl Memory for RefCell<Vec<u8>> {
+        fn write(&self, offset: usize, bytes: &[u8]) {
+            self.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+
+        fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+            look(&self.borrow()[offset..offset + length])
+        }
+    }
+
+    /// Frames of all lengths go in and come out, in order, and the ring is never overrun, wherever the marks stand.
+    #[test]
+    fn frames_come_out_as_they_went_in() {
+        let ring = Ring::new(16, 64 * 1024);
+        let memory = RefCell::new(vec![0xee; 16 + 64 * 1024 + 16]);
+        let (mut tail, mut head) = (Mark { frames: u32::MAX - 5, bytes: u32::MAX - 7 }, Mark::default());
+        head.clone_from(&tail);
+        let mut inside: VecDeque<(u32, Vec<u8>)> = VecDeque::new();
+        let mut state = 1_u64;
+        for step in 0..20_000_u32 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let random = (state >> 33) as usize;
+            let length = if random.is_multiple_of(10) { random % (ring.largest() + 1) } else { random % 300 };
+            let bytes: Vec<u8> = (0..length).map(|i| (i + step as usize) as u8).collect();
+            let (front, back) = bytes.split_at(length / 3);
+            if random & 0x10_0000 == 0 || inside.is_empty() {
+                let fits = ring.put(&memory, &mut tail, head.bytes, step, &[front, back]);
+                assert!(
+                    fits || !inside.is_empty(),
+                    "a frame of {length} bytes always fits into an empty ring"
+                );
+                if fits {
+                    inside.push_back((step, bytes));
+                }
+            } else {
+                let seen = ring.take(&memory, &mut head, |kind, bytes| (kind, bytes.to_vec())).unwrap();
+                assert!(Some(seen) == inside.pop_front());
+            }
+            assert_eq!(tail.frames_since(head) as usize, inside.len());
+            assert!(tail.bytes.wrapping_sub(head.bytes) <= 64 * 1024);
+        }
+        let outside = memory.borrow();
+        assert!(outside[..16].iter().chain(&outside[16 + 64 * 1024..]).all(|&byte| byte == 0xee));
+    }
+
+    #[test]
+    fn a_ring_that_is_empty_stays_where_it_is_warm() {
+        let ring = Ring::new(0, 1024 * 1024);
+        let memory = RefCell::new(vec![0; 1024 * 1024]);
+        let (mut tail, mut head) = (Mark::default(), Mark::default());
+        for _ in 0..10_000 {
+            assert!(ring.put(&memory, &mut tail, head.bytes, 1, &[&[1; 1000]]));
+            ring.take(&memory, &mut head, |_, _| ()).unwrap();
+        }
+        assert!(memory.borrow()[HOT as usize + 2 * 1024..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn nonsense_in_the_ring_shows_nothing() {
+        let ring = Ring::new(0, 1024);
+        let memory = RefCell::new(vec![0; 1024]);
+        for (length, kind) in [(1017, 1), (u32::MAX, 1), (1016, SKIP), (0, SKIP)] {
+            memory.write(0, &head(length, kind));
+            let mut mark = Mark { frames: 0, bytes: 0 };
+            let seen = ring.take(&memory, &mut mark, |_, bytes| bytes.len());
+            assert!(seen.is_none_or(|length| length == 1016) || kind == SKIP, "{length} {kind}");
+        }
+        let mut mark = Mark { frames: 0, bytes: 512 };
+        memory.write(512, &head(600, 1));
+        assert!(ring.take(&memory, &mut mark, |_, _| ()).is_none());
+    }
+}
