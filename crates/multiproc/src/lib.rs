@@ -79,11 +79,13 @@ mod sys;
 
 mod bell;
 mod ring;
-mod task;
 mod wire;
 
 mod gauge;
+mod lane;
 mod link;
+
+mod task;
 
 mod start;
 mod supervisor;

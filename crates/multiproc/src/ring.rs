@@ -34,6 +34,7 @@ pub(crate) struct Mark {
 
 /// What stands in front of a frame's bytes: their number, and what they are.
 const HEAD: u32 = 8;
+pub(crate) const FRAME_HEAD: usize = HEAD as usize;
 /// The rest of the ring is empty; the next frame is at its start.
 const SKIP: u32 = u32::MAX;
 /// Where all has been read and this many bytes of the ring are behind us, it begins anew: then a queue that is mostly
@@ -84,6 +85,46 @@ impl Ring {
         true
     }
 
+    /// Copies frames that [`begin_frame`] and [`end_frame`] have made behind `tail`, as many as there is room for.
+    /// Gives the bytes that are left.
+    pub(crate) fn put_frames<'a>(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Mark,
+        taken: u32,
+        mut frames: &'a [u8],
+        count: u32,
+    ) -> &'a [u8] {
+        let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+        if length <= self.size - tail.bytes % self.size
+            && length <= self.size - tail.bytes.wrapping_sub(taken)
+        {
+            memory.write(self.offset(tail.bytes), frames);
+            *tail = Mark { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
+            return &[];
+        }
+        while let Some((kind, frame, rest)) = split_frame(frames) {
+            if !self.put(memory, tail, taken, kind, &[frame]) {
+                break;
+            }
+            frames = rest;
+        }
+        frames
+    }
+
+    /// Copies all frames between two marks out; [`Frames`] reads them.
+    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Mark, tail: Mark) -> Copied {
+        if head.bytes != tail.bytes && self.head(memory, head.bytes).1 == SKIP {
+            head.bytes = self.next_start(head.bytes);
+        }
+        let length = tail.bytes.wrapping_sub(head.bytes).min(self.size) as usize;
+        let to_end = (self.size - head.bytes % self.size) as usize;
+        let mut bytes = Vec::with_capacity(length);
+        memory.read(self.offset(head.bytes), length.min(to_end), |piece| bytes.extend_from_slice(piece));
+        memory.read(self.start, length.saturating_sub(to_end), |piece| bytes.extend_from_slice(piece));
+        Copied { bytes, seam: to_end }
+    }
+
     /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
     ///
     /// Shows nothing where there is no frame, which only a process that does not keep to all this can bring about.
@@ -106,6 +147,15 @@ impl Ring {
         }
         *head = Mark { frames: head.frames.wrapping_add(1), bytes: place.wrapping_add(footprint(length)) };
         Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
+    }
+
+    /// What the frame at `head` is, which must have been published.
+    #[inline]
+    pub(crate) fn kind(&self, memory: &impl Memory, head: Mark) -> u32 {
+        match self.head(memory, head.bytes).1 {
+            SKIP => self.head(memory, self.next_start(head.bytes)).1,
+            kind => kind,
+        }
     }
 
     /// Where a frame that takes up so many bytes can lie.
@@ -133,9 +183,7 @@ impl Ring {
     #[inline]
     fn head(&self, memory: &impl Memory, place: u32) -> (u32, u32) {
         memory.read(self.offset(place), HEAD as usize, |bytes| {
-            let head = bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes);
-            #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
-            (head as u32, (head >> 32) as u32)
+            halves(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
         })
     }
 }
@@ -150,9 +198,8 @@ impl Mark {
     /// What the other side has published.
     #[inline]
     pub(crate) fn seen(word: &AtomicU64) -> Self {
-        let word = word.load(Acquire);
-        #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
-        Self { frames: (word >> 32) as u32, bytes: word as u32 }
+        let (bytes, frames) = halves(word.load(Acquire));
+        Self { frames, bytes }
     }
 
     /// How many frames lie between an earlier mark and this one.
@@ -162,13 +209,107 @@ impl Mark {
     }
 }
 
+/// Frames that lay in a ring.
+#[derive(Debug, Default)]
+pub(crate) struct Copied {
+    bytes: Vec<u8>,
+    /// Where the bytes begin that lay at the ring's start, before which it may have a rest without frames.
+    seam: usize,
+}
+
+impl From<Vec<u8>> for Copied {
+    /// Frames one behind the other, as [`begin_frame`] and [`end_frame`] make them.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { seam: bytes.len(), bytes }
+    }
+}
+
+impl Copied {
+    pub(crate) fn frames(&self) -> Frames<'_> {
+        let (before, after) = self.bytes.split_at_checked(self.seam).unwrap_or((&self.bytes, &[]));
+        Frames { bytes: before, after }
+    }
+}
+
+/// What each frame is, and its bytes.
+pub(crate) struct Frames<'a> {
+    bytes: &'a [u8],
+    after: &'a [u8],
+}
+
+impl<'a> Frames<'a> {
+    /// Frames one behind the other, as [`begin_frame`] and [`end_frame`] make them.
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self { bytes, after: &[] }
+    }
+
+    /// The bytes of those that are left.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = (u32, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match split_frame(self.bytes) {
+                Some((kind, frame, rest)) if kind != SKIP => {
+                    self.bytes = rest;
+                    return Some((kind, frame));
+                }
+                _ if self.after.is_empty() => return None,
+                _ => self.bytes = std::mem::take(&mut self.after),
+            }
+        }
+    }
+}
+
+/// Begins a frame in a vector of frames; its bytes follow, and [`end_frame`].
+#[inline]
+pub(crate) fn begin_frame(frames: &mut Vec<u8>) -> usize {
+    let start = frames.len();
+    frames.extend_from_slice(&[0; FRAME_HEAD]);
+    start
+}
+
+/// Ends the frame that begins at `start`. One too long for a ring gets a length that no ring has room for.
+#[inline]
+pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
+    let length = frames.len() - start - HEAD as usize;
+    let head = head(u32::try_from(length).unwrap_or(u32::MAX), kind);
+    if let Some(place) = frames[start..].first_chunk_mut() {
+        *place = head;
+    }
+    frames.resize(frames.len().next_multiple_of(8), 0);
+}
+
+/// The first of some frames, and what is behind it.
+#[inline]
+fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (head, rest) = frames.split_first_chunk()?;
+    let (length, kind) = halves(u64::from_ne_bytes(*head));
+    let length = length as usize;
+    let frame = rest.get(..length)?;
+    Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
+}
+
 #[inline]
 const fn footprint(length: u32) -> u32 {
     HEAD + length.next_multiple_of(8)
 }
 
+/// The low one and the high one.
 #[inline]
-fn head(length: u32, kind: u32) -> [u8; HEAD as usize] {
+#[allow(clippy::cast_possible_truncation)] // that is the purpose
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+#[inline]
+fn head(length: u32, kind: u32) -> [u8; FRAME_HEAD] {
     (u64::from(kind) << 32 | u64::from(length)).to_ne_bytes()
 }
 
@@ -222,6 +363,32 @@ mod tests {
         }
         let outside = memory.borrow();
         assert!(outside[..16].iter().chain(&outside[16 + 64 * 1024..]).all(|&byte| byte == 0xee));
+    }
+
+    #[test]
+    fn frames_can_go_in_and_come_out_by_the_batch() {
+        let ring = Ring::new(0, 1024);
+        let memory = RefCell::new(vec![0; 1024]);
+        let (mut tail, mut head) = (Mark { frames: 0, bytes: 800 }, Mark { frames: 0, bytes: 800 });
+        let parts: Vec<Vec<u8>> = (0..20_u8).map(|i| vec![i; i as usize * 3]).collect();
+        let mut frames = Vec::new();
+        for part in &parts {
+            let start = begin_frame(&mut frames);
+            frames.extend_from_slice(part);
+            end_frame(&mut frames, start, 7);
+        }
+        assert!(Frames::of(&frames).map(|(_, part)| part).eq(parts.iter()));
+        let mut left = &frames[..];
+        let mut seen = Vec::new();
+        while !left.is_empty() {
+            left = ring.put_frames(&memory, &mut tail, head.bytes, left, Frames::of(left).count() as u32);
+            let copied = ring.copy_frames(&memory, head, tail);
+            let before = seen.len();
+            seen.extend(copied.frames().map(|(_, part)| part.to_vec()));
+            assert_eq!(tail.frames_since(head) as usize, seen.len() - before);
+            head = tail;
+        }
+        assert_eq!(seen, parts);
     }
 
     #[test]

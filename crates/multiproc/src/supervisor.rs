@@ -6,6 +6,7 @@
 //! can take one away or act on a process id that has come to mean somebody else.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
@@ -33,11 +34,22 @@ pub(crate) struct Child {
     ended: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     exit: Option<Exit>,
     /// The child was killed because it had not come up in time.
     late: Option<Duration>,
+    /// Who wants to hear of its end.
+    watcher: Option<Watcher>,
+}
+
+/// What is called once, by whatever thread learns of a child's end.
+type Watcher = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("exit", &self.exit).finish_non_exhaustive()
+    }
 }
 
 /// What it takes to start a child.
@@ -133,8 +145,30 @@ impl Child {
     }
 
     fn end(&self, exit: Exit) {
-        lock(&self.state).exit = Some(exit);
+        let mut state = lock(&self.state);
+        state.exit = Some(exit);
+        let watcher = state.watcher.take();
+        drop(state);
         self.ended.notify_all();
+        if let Some(watcher) = watcher {
+            watcher();
+        }
+    }
+
+    /// Has `watcher` called when the child has ended; at once, if it has already.
+    pub(crate) fn on_end(&self, watcher: Watcher) {
+        let mut state = lock(&self.state);
+        if state.exit.is_none() {
+            state.watcher = Some(watcher);
+        } else {
+            drop(state);
+            watcher();
+        }
+    }
+
+    /// Whether its end is known.
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.state).exit.is_some()
     }
 }
 

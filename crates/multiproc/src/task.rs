@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
+use crate::lane::{VALUE, WorkerEnd};
 use crate::sys::entry::{Entry, conjure};
 use crate::wire;
 
@@ -82,7 +83,7 @@ callable!(A B C D E G H);
 callable!(A B C D E G H I);
 
 /// A function's name between processes that run the same build.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskId {
     place: u64,
     signature: u64,
@@ -111,17 +112,32 @@ impl TaskId {
 
 /// A function that was named from elsewhere, found in this process.
 #[derive(Clone, Copy)]
-pub(crate) struct Task(&'static Entry);
+pub(crate) struct Task(&'static Entry<Runs>);
+
+/// How a function is run.
+#[derive(Clone, Copy)]
+struct Runs {
+    /// With encoded arguments and their descriptors; appends the encoded result.
+    once: fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>,
+    /// With the items of a lane, as long as they are for this function. A loop that the compiler makes for each function,
+    /// since a small item takes less time than a call by address.
+    items: fn(&mut WorkerEnd),
+}
 
 impl Task {
     /// Runs the function and appends its encoded result; a panic is an error with its message and place.
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
         let before = out.len();
-        let result = catch_panic(|| self.0.run()(args, descriptors, out)).and_then(|result| result);
+        let result = catch_panic(|| (self.0.runs().once)(args, descriptors, out)).and_then(|result| result);
         if result.is_err() {
             out.truncate(before);
         }
         result
+    }
+
+    /// Runs the item that was begun, and those behind it as long as they are for this function.
+    pub(crate) fn run_items(self, lane: &mut WorkerEnd) {
+        (self.0.runs().items)(lane);
     }
 }
 
@@ -165,10 +181,13 @@ thread_local! {
 struct Named<F, Args>(std::marker::PhantomData<(F, Args)>);
 
 impl<F: Call<Args>, Args: DeserializeOwned> Named<F, Args> {
-    const ENTRY: &'static Entry = &Entry::new(type_name::<(F, Args, F::Output)>, run::<F, Args>);
+    const ENTRY: &'static Entry<Runs> = &Entry::new(
+        type_name::<(F, Args, F::Output)>,
+        Runs { once: run_once::<F, Args>, items: run_items::<F, Args> },
+    );
 }
 
-fn run<F: Call<Args>, Args: DeserializeOwned>(
+fn run_once<F: Call<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
@@ -176,6 +195,23 @@ fn run<F: Call<Args>, Args: DeserializeOwned>(
     let args: Args = wire::decode(args, descriptors, "the arguments")?;
     let result = conjure::<F>().call(args);
     wire::encode(&result, out, "the result")
+}
+
+fn run_items<F: Call<Args>, Args: DeserializeOwned>(lane: &mut WorkerEnd) {
+    let mut bytes = Vec::new();
+    while lane.next() == Some(VALUE) {
+        let run = catch_panic(|| {
+            let args = lane.read(|item| wire::decode_value::<Args>(item, "the arguments"))?;
+            let result = conjure::<F>().call(args);
+            bytes.clear();
+            let result = wire::encode_value(&result, &mut bytes, "the result")?;
+            lane.write(VALUE, result)
+        });
+        match run.and_then(|run| run) {
+            Ok(()) => lane.finish(),
+            Err(error) => lane.fail(error),
+        }
+    }
 }
 
 fn hash(text: &str) -> u64 {

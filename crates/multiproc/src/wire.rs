@@ -26,6 +26,17 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> 
     })
 }
 
+/// The encoding of a value, made in `scratch`, which is empty.
+pub(crate) fn encode_value<'a, T: Serialize>(value: &'a T, scratch: &'a mut Vec<u8>, what: &str) -> Result<&'a [u8]> {
+    encode(value, scratch, what)?;
+    Ok(scratch)
+}
+
+/// Reads what [`encode_value`] has made.
+pub(crate) fn decode_value<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    decode(bytes, Vec::new(), what)
+}
+
 /// As [`encode`], for values that may hold descriptors.
 pub(crate) fn encode_with_descriptors<T: Serialize>(
     value: &T,

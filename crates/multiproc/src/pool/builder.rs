@@ -29,8 +29,9 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 impl Builder {
     pub(super) fn new() -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let policy = Policy { workers, max_tasks: None, shutdown_timeout: SHUTDOWN, initializer: None };
-        let config = Config { chunk_size: None, start_timeout: PATIENCE, policy };
+        let policy =
+            Policy { workers, chunk_size: None, max_tasks: None, shutdown_timeout: SHUTDOWN, initializer: None };
+        let config = Config { start_timeout: PATIENCE, policy };
         Self { config, initializer: Ok(()) }
     }
 
@@ -44,7 +45,7 @@ impl Builder {
     /// singly, quick ones by the thousand. The results are the same in any case; so are, in the end, the chunks of
     /// slow items, since a worker gives back what it has not begun after 10 ms.
     pub fn chunk_size(mut self, items: u32) -> Self {
-        self.config.chunk_size = Some(items.into());
+        self.config.policy.chunk_size = Some(items);
         self
     }
 
@@ -104,7 +105,7 @@ impl Builder {
     /// Starts the workers and the pool's thread.
     pub(super) fn start(self) -> Result<(Arc<Core>, JoinHandle<()>)> {
         self.initializer?;
-        let Config { chunk_size, policy: Policy { workers, max_tasks, .. }, .. } = &self.config;
+        let Policy { workers, chunk_size, max_tasks, .. } = &self.config.policy;
         for (what, is_zero) in [
             ("workers", *workers == 0),
             ("items in a chunk", *chunk_size == Some(0)),

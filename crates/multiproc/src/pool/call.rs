@@ -1,14 +1,16 @@
 //! One call of a pool: where its results arrive.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::protocol::{ERROR, Frames, VALUE};
 use crate::error::{Error, Result};
-use crate::sys::poll::Deadline;
+use crate::lane::{ERROR, VALUE};
+use crate::ring::Copied;
 use crate::task::{TaskId, catch_panic};
 use crate::wire;
 
@@ -18,22 +20,23 @@ pub(crate) struct Call {
     /// Does the call have numbered items, or is it about one task?
     numbered: bool,
     inbox: Mutex<Inbox>,
-    arrived: Condvar,
+    /// How many items make a worthwhile chunk, as far as one can say.
+    worthwhile: AtomicU64,
 }
 
 #[derive(Default)]
 struct Inbox {
     parcels: VecDeque<Parcel>,
-    /// How many items make a worthwhile chunk, as far as one can say.
-    worthwhile: Option<u64>,
     /// Nobody will look any more.
     abandoned: bool,
 }
 
 /// Fates of consecutive items.
 pub(crate) enum Parcel {
-    /// A frame for each of `count` items from `first` on stands in `bytes` from `start` on.
-    Results { first: u64, count: u32, bytes: Vec<u8>, start: usize },
+    /// A frame for each item of these runs: the place of the first one, and how many.
+    Results { runs: Vec<(u64, u32)>, results: Copied },
+    /// One result, in `bytes` from `start` on.
+    Result { place: u64, kind: u32, bytes: Vec<u8>, start: usize },
     /// All of them have this error in common.
     Lost { first: u64, count: u32, error: Error },
 }
@@ -47,14 +50,13 @@ const GROWTH: u64 = 8;
 
 impl Call {
     pub(crate) fn new(task: TaskId, numbered: bool) -> Arc<Self> {
-        Arc::new(Self { task, numbered, inbox: Mutex::default(), arrived: Condvar::new() })
+        Arc::new(Self { task, numbered, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
     }
 
     pub(crate) fn deliver(&self, parcel: Parcel) {
         let mut inbox = self.lock();
         if !inbox.abandoned {
             inbox.parcels.push_back(parcel);
-            self.arrived.notify_all();
         }
     }
 
@@ -63,27 +65,22 @@ impl Call {
         let items = u64::from(items);
         let worth = u64::try_from(WORTHWHILE.as_nanos()).unwrap_or(u64::MAX);
         let worthwhile = (worth * items).checked_div(nanos).unwrap_or(LARGEST);
-        self.lock().worthwhile = Some(worthwhile.clamp(1, LARGEST).min(items * GROWTH).max(1));
+        self.worthwhile.store(worthwhile.clamp(1, LARGEST).min(items * GROWTH).max(1), Relaxed);
     }
 
     /// How many items make a worthwhile chunk, as far as one can say.
     pub(crate) fn worthwhile(&self) -> u64 {
-        self.lock().worthwhile.unwrap_or(1)
+        self.worthwhile.load(Relaxed)
     }
 
-    /// Takes what has arrived. Blocks until something has, or the deadline is over.
-    pub(crate) fn take(&self, deadline: Deadline) -> VecDeque<Parcel> {
-        let mut inbox = self.lock();
-        while inbox.parcels.is_empty() {
-            inbox = match deadline.left() {
-                None => self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => break,
-                Some(left) => {
-                    self.arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-        std::mem::take(&mut inbox.parcels)
+    /// How long so many items take, as far as one can say.
+    pub(crate) fn time_for(&self, items: u32) -> Duration {
+        WORTHWHILE * items / u32::try_from(self.worthwhile()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes what has arrived.
+    pub(crate) fn take(&self) -> VecDeque<Parcel> {
+        std::mem::take(&mut self.lock().parcels)
     }
 
     pub(crate) fn has_arrived(&self) -> bool {
@@ -96,10 +93,10 @@ impl Call {
         inbox.parcels.clear();
     }
 
-    /// The one result of a call about one task; nothing when the deadline comes first.
-    pub(crate) fn only_result<R: DeserializeOwned>(&self, deadline: Deadline) -> Option<Result<R>> {
+    /// The one result of a call about one task, if it has arrived.
+    pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
         let mut result = None;
-        for parcel in self.take(deadline) {
+        for parcel in self.take() {
             parcel.open(self.numbered, |_, it| result = Some(it));
         }
         result
@@ -115,15 +112,19 @@ impl Parcel {
     pub(crate) fn open<R: DeserializeOwned>(self, numbered: bool, mut give: impl FnMut(u64, Result<R>)) {
         let name = |place: u64| numbered.then_some(place);
         match self {
-            Self::Results { first, count, bytes, start } => {
-                let mut frames = Frames(bytes.get(start..).unwrap_or_default());
-                for place in first..first + u64::from(count) {
-                    let result = frames
-                        .next()
-                        .ok_or_else(|| Error::decode("a result", "it is missing in the worker's report"))
-                        .and_then(open_frame);
+            Self::Results { runs, results } => {
+                let mut frames = results.frames();
+                for place in runs.into_iter().flat_map(|(first, count)| first..first + u64::from(count)) {
+                    let result = match frames.next() {
+                        Some((kind, frame)) => open_frame(kind, frame),
+                        None => Err(Error::decode("a result", "it is missing in the ring")),
+                    };
                     give(place, result.map_err(|error| error.at(name(place))));
                 }
+            }
+            Self::Result { place, kind, bytes, start } => {
+                let frame = bytes.get(start..).unwrap_or_default();
+                give(place, open_frame(kind, frame).map_err(|error| error.at(name(place))));
             }
             Self::Lost { first, count, error } => {
                 for place in first..first + u64::from(count) {
@@ -134,11 +135,11 @@ impl Parcel {
     }
 }
 
-fn open_frame<R: DeserializeOwned>(frame: &[u8]) -> Result<R> {
-    match frame {
+fn open_frame<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
+    match kind {
         // A `Deserialize` that panics is that item's error; the others are still to come.
-        [VALUE, value @ ..] => catch_panic(|| wire::decode(value, Vec::new(), "the result"))?,
-        [ERROR, error @ ..] => Err(wire::decode(error, Vec::new(), "a task's error")?),
+        VALUE => catch_panic(|| wire::decode_value(frame, "the result"))?,
+        ERROR => Err(wire::decode(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", "it begins with no known mark")),
     }
 }

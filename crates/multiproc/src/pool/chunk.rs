@@ -1,11 +1,12 @@
-//! Items that go to a worker together.
+//! Items that travel together.
 
 use std::sync::Arc;
 
 use super::call::{Call, Parcel};
-use super::protocol::{Frames, HEAD, begin_frame, finish_frame};
 use crate::error::{Error, Result};
+use crate::lane::VALUE;
 use crate::link::{INLINE, Message};
+use crate::ring::{FRAME_HEAD, Frames, begin_frame, end_frame};
 use crate::wire::Handle;
 
 /// Consecutive items of one call.
@@ -14,14 +15,18 @@ pub(crate) struct Chunk {
     /// The place of its first item in the call's input.
     pub(crate) first: u64,
     pub(crate) count: u32,
-    /// How often it went to a worker that died before it began with it.
-    pub(crate) attempts: u32,
-    /// A frame for each item.
-    pub(crate) message: Message,
+    pub(crate) body: Body,
 }
 
-/// A chunk grows to this many bytes at most, so that it travels inside a packet and can be divided again.
-const FULL: usize = INLINE / 2;
+pub(crate) enum Body {
+    /// A frame for each item, as they will lie in a ring, from the byte `start` on.
+    Frames { bytes: Vec<u8>, start: usize },
+    /// One item that is large or holds descriptors.
+    Message(Message),
+}
+
+/// A chunk grows to this many bytes at most, so that several find room in a ring.
+pub(crate) const FULL: usize = 64 * 1024;
 
 impl Chunk {
     /// Gives every item the same error.
@@ -29,77 +34,77 @@ impl Chunk {
         self.call.deliver(Parcel::Lost { first: self.first, count: self.count, error: error.clone() });
     }
 
-    /// Divides it: keeps the first `at` items, gives the others, if there are any.
-    pub(crate) fn split_off(&mut self, at: u32) -> Option<Self> {
-        if at >= self.count {
-            return None;
+    /// The frames of up to `most` items, and how many these are.
+    pub(crate) fn front(&self, most: u32) -> (&[u8], u32) {
+        let Body::Frames { bytes, start } = &self.body else { return (&[], 0) };
+        let frames = bytes.get(*start..).unwrap_or_default();
+        if most >= self.count {
+            return (frames, self.count);
         }
-        let bytes = self.message.inline_mut()?; // a larger message is of one item
-        let end: usize = Frames(bytes).take(at as usize).map(|frame| HEAD + frame.len()).sum();
-        let message = Message::inline(bytes.split_off(end));
-        let count = self.count - at;
-        self.count = at;
-        let first = self.first + u64::from(at);
-        Some(Self { call: Arc::clone(&self.call), first, count, attempts: 0, message })
+        let mut behind = Frames::of(frames);
+        for _ in 0..most {
+            behind.next();
+        }
+        (&frames[..frames.len() - behind.rest().len()], most)
+    }
+
+    /// Lets go of the first `count` items, whose frames are so long.
+    pub(crate) fn advance(&mut self, count: u32, length: usize) {
+        self.first += u64::from(count);
+        self.count -= count;
+        if let Body::Frames { start, .. } = &mut self.body {
+            *start += length;
+        }
     }
 }
 
 /// A chunk in the making.
 pub(crate) struct Packer {
-    bytes: Vec<u8>,
-    descriptors: Vec<Handle>,
+    frames: Vec<u8>,
     count: u32,
+    /// The last item, if it is one that must go alone.
+    alone: Option<Message>,
 }
 
 impl Packer {
     pub(crate) fn new() -> Self {
-        Self { bytes: Vec::new(), descriptors: Vec::new(), count: 0 }
+        Self { frames: Vec::new(), count: 0, alone: None }
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.count
+        self.count + u32::from(self.alone.is_some())
     }
 
-    /// Adds an item that `encode` appends; on its error, nothing.
+    /// Adds an item that `encode` appends; on an error, nothing.
+    #[inline]
     pub(crate) fn add(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>) -> Result<()> {
-        let start = begin_frame(&mut self.bytes);
-        match encode(&mut self.bytes) {
-            Ok(descriptors) => {
-                finish_frame(&mut self.bytes, start);
-                self.descriptors.extend(descriptors);
+        let start = begin_frame(&mut self.frames);
+        match encode(&mut self.frames) {
+            Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= INLINE => {
+                end_frame(&mut self.frames, start, VALUE);
                 self.count += 1;
                 Ok(())
             }
-            Err(error) => {
-                self.bytes.truncate(start);
-                Err(error)
+            encoded => {
+                let bytes = self.frames.split_off(start).split_off(FRAME_HEAD);
+                self.alone = Some(Message::new(bytes, encoded?)?);
+                Ok(())
             }
         }
     }
 
-    /// Whether it should take no more: it is large, or has descriptors, which cannot be divided.
+    /// Whether it should take no more.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() >= FULL || !self.descriptors.is_empty()
+        self.frames.len() >= FULL || self.alone.is_some()
     }
 
-    /// The chunks, whose first item has that place in the call's input. More than one, where the last item is so
-    /// large that it goes alone; and then the system may refuse the memory for it, which is that item's error.
-    pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> (Vec<Chunk>, Option<Error>) {
-        let Self { bytes: mut last, descriptors, count } = self;
-        let chunk =
-            |first, count, message| Chunk { call: Arc::clone(call), first, count, attempts: 0, message };
-        let mut chunks = Vec::new();
-        let mut before = 0;
-        if count > 1 && (last.len() > INLINE || !descriptors.is_empty()) {
-            before = count - 1;
-            let end: usize = Frames(&last).take(before as usize).map(|frame| HEAD + frame.len()).sum();
-            let alone = last.split_off(end);
-            chunks.push(chunk(first, before, Message::inline(std::mem::replace(&mut last, alone))));
-        }
-        match Message::new(last, descriptors) {
-            Ok(message) => chunks.push(chunk(first + u64::from(before), count - before, message)),
-            Err(error) => return (chunks, Some(error)),
-        }
-        (chunks, None)
+    /// The chunks, whose first item has that place in the call's input. There are two where the last item goes alone.
+    pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> {
+        let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, body };
+        let frames = (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
+        let place = first + u64::from(self.count);
+        let alone = self.alone.map(|message| chunk(place, 1, Body::Message(message)));
+        frames.into_iter().chain(alone)
     }
 }

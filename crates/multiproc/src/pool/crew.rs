@@ -1,42 +1,55 @@
-//! A worker as the pool sees it: its process, its link, and the chunk that it has in hand.
+//! A worker as the pool sees it: its process, its lane, and the items that it has in hand.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-
-use super::call::Parcel;
-use super::chunk::Chunk;
-use super::outbox::{Estate, Outbox};
-use super::protocol::{Frames, Order, Word};
-use super::worker::{Initializer, serve};
+use super::call::{Call, Parcel};
+use super::chunk::{Body, Chunk};
+use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::{Incoming, Link, Sent};
+use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK, VALUE};
+use crate::link::{Link, Message, Sent};
+use crate::ring::{Copied, begin_frame, end_frame};
 use crate::start::{self, Started};
 use crate::sys::poll::Deadline;
+use crate::task::TaskId;
 use crate::wire;
 
-/// How long a worker that has lost its link may take to die of itself.
-const LAST_GASP: Duration = Duration::from_secs(1);
-
 pub(crate) struct Worker {
-    id: u64,
     started: Started,
-    /// Closing it is how a worker is told to go.
-    link: Option<Link>,
-    outbox: Outbox,
+    lane: PoolEnd,
     /// It has come up and run its initializer.
     ready: bool,
-    /// Its link is broken, since when, and by what.
-    broken: Option<(Instant, Error)>,
-    job: Option<Job>,
-    /// How many chunks it got.
-    serial: u32,
+    /// What it has in hand, in its order.
+    jobs: VecDeque<Job>,
+    /// How many items that is.
+    in_hand: u32,
     /// How many items it has run.
     served: u64,
-    /// Since when it is told to go, by closing the link or by a signal.
+    /// What the items that were written last are for.
+    task: Option<TaskId>,
+    /// There was no room in the lane, and no results have come since.
+    full: bool,
+    /// Something about it is broken, which is why it was killed.
+    broken: Option<Error>,
+    /// Since when it is told to go, by closing the lane or by a signal.
     leaving: Option<Instant>,
     pressed: Pressed,
+}
+
+/// Consecutive items of one call in a worker's lane.
+struct Job {
+    call: Arc<Call>,
+    /// The place of the first of them in the call's input.
+    first: u64,
+    count: u32,
+    /// How many of them have a result.
+    done: u32,
+    /// Where they begin in the lane.
+    start: u32,
+    /// The one item, if it was too large for the lane or holds descriptors.
+    message: Option<Message>,
 }
 
 /// What has been done to make it end.
@@ -47,30 +60,16 @@ enum Pressed {
     Killed,
 }
 
-/// A chunk in a worker's hands.
-struct Job {
-    chunk: Chunk,
-    /// How many of its items have a result.
-    done: u32,
-}
-
 /// What became of a chunk that a worker was given.
 pub(crate) enum Given {
+    /// It has taken all or some of it.
     Taken,
+    /// It has no room, or is dying.
+    Nothing,
     /// The system has no room at the moment.
-    NotNow(Chunk),
-    /// The worker is dying.
-    Dying(Chunk),
+    NotNow,
     /// It cannot be sent at all.
-    Unsendable(Chunk, Error),
-}
-
-/// What a worker has said.
-pub(crate) enum Event {
-    Ready,
-    Results,
-    /// It has finished with a chunk before the end of it; the rest it has not begun.
-    GaveBack(Chunk),
+    Unsendable(Error),
 }
 
 /// What a worker's death leaves to settle.
@@ -80,59 +79,53 @@ pub(crate) struct Death {
     pub(crate) stillborn: bool,
     pub(crate) initializer_failed: bool,
     /// Items that it had not begun.
-    pub(crate) rest: Option<Chunk>,
+    pub(crate) rest: Vec<Chunk>,
 }
 
 impl Worker {
-    /// Starts a worker whose events at `epoll` have the number `id`.
+    /// Starts a worker.
     pub(crate) fn start(
-        id: u64,
-        epoll: &Epoll,
+        lobby: &Lobby,
+        spin: Duration,
         initializer: Option<Initializer>,
         patience: Duration,
     ) -> Result<Self> {
         let (ours, theirs) = Link::pair()?;
-        let outbox = Outbox::create()?;
-        let args = (theirs, outbox.share(), initializer);
-        let started = start::call("pool-worker".to_owned(), serve, &args, patience)?;
-        let watch = |fd: BorrowedFd<'_>| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, id));
-        if let Err(errno) = watch(started.child.as_fd()).and_then(|()| watch(ours.as_fd())) {
-            started.child.kill();
-            return Err(Error::system("watch a worker", errno));
-        }
+        let lane = Lane::create()?;
+        let place = Place { lane: lane.clone(), link: theirs, lobby: lobby.clone(), spin };
+        let started = start::call("pool-worker".to_owned(), serve, &(place, initializer), patience)?;
+        let pool = lobby.clone();
+        started.child.on_end(Box::new(move || pool.thread().ring()));
         Ok(Self {
-            id,
             started,
-            link: Some(ours),
-            outbox,
+            lane: PoolEnd::new(lane, ours),
             ready: false,
-            broken: None,
-            job: None,
-            serial: 0,
+            jobs: VecDeque::new(),
+            in_hand: 0,
             served: 0,
+            task: None,
+            full: false,
+            broken: None,
             leaving: None,
             pressed: Pressed::No,
         })
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        self.id
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.started.child.pid()
     }
 
-    pub(crate) fn served(&self) -> u64 {
-        self.served
+    /// How many items it has run or has in hand.
+    pub(crate) fn given(&self) -> u64 {
+        self.served + u64::from(self.in_hand)
     }
 
-    pub(crate) fn is_busy(&self) -> bool {
-        self.job.is_some()
+    pub(crate) fn in_hand(&self) -> u32 {
+        self.in_hand
     }
 
-    pub(crate) fn is_alive(&self) -> bool {
-        self.started.child.is_alive()
+    pub(crate) fn has_ended(&self) -> bool {
+        self.started.child.has_ended()
     }
 
     /// Can it still be counted on for work?
@@ -140,110 +133,243 @@ impl Worker {
         self.leaving.is_none() && self.broken.is_none()
     }
 
-    pub(crate) fn is_free(&self) -> bool {
-        self.ready && self.job.is_none() && self.is_staying()
+    /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
+    pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
+        let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
+        self.ready && self.is_staying() && !self.full && self.in_hand < most
     }
 
-    /// Gives it a chunk.
-    pub(crate) fn give(&mut self, chunk: Chunk) -> Given {
-        let Some(link) = &self.link else { return Given::Dying(chunk) };
-        let order = Order { serial: self.serial + 1, count: chunk.count, task: chunk.call.task };
-        let mut prefix = Vec::new();
-        let sent = wire::encode(&order, &mut prefix, "an order")
-            .and_then(|()| link.send_with_prefix(&prefix, &chunk.message, Deadline::now()));
-        match sent {
-            Ok(Sent::Yes) => {
-                self.serial += 1;
-                self.job = Some(Job { chunk, done: 0 });
-                Given::Taken
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready && self.is_staying() && self.in_hand == 0
+    }
+
+    /// Gives it up to `most` items of a chunk, which then has so many less.
+    pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
+        let start = self.lane.position();
+        if self.task != Some(chunk.call.task) {
+            let mut id = Vec::new();
+            let _ = wire::encode(&chunk.call.task, &mut id, "a task"); // two numbers
+            if !self.lane.write_note(TASK, &id) {
+                self.full = true;
+                return Given::Nothing;
             }
-            Ok(Sent::NotYet) => Given::NotNow(chunk),
-            Ok(Sent::Gone) => {
-                self.lose_link(Error::new(Cause::LinkLost));
-                Given::Dying(chunk)
-            }
-            Err(error) => Given::Unsendable(chunk, error),
+            self.task = Some(chunk.call.task);
+        }
+        match &chunk.body {
+            Body::Frames { .. } => self.give_frames(chunk, most, start),
+            Body::Message(message) => match self.lane.post(message) {
+                Ok(Sent::Yes) => {
+                    self.hand_in(Job::new(chunk, 1, start));
+                    Given::Taken
+                }
+                Ok(Sent::NotYet) => Given::NotNow,
+                Ok(Sent::Gone) => {
+                    self.give_up_on(Error::new(Cause::LinkLost));
+                    Given::Nothing
+                }
+                Err(error) => Given::Unsendable(error),
+            },
         }
     }
 
-    /// Takes in one thing that it has said, if there is one.
-    pub(crate) fn hear(&mut self) -> Option<Event> {
-        loop {
-            match self.link.as_ref()?.receive(Deadline::now()) {
-                Ok(Incoming::Message(bytes, _)) => {
-                    if let Some(event) = self.understand(bytes) {
-                        return Some(event);
+    fn give_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Given {
+        let (frames, count) = chunk.front(most);
+        let before = self.lane.written();
+        let left = self.lane.write(frames, count).len();
+        let written = self.lane.written().wrapping_sub(before);
+        self.full = left > 0;
+        if written == 0 {
+            return Given::Nothing;
+        }
+        let length = frames.len() - left;
+        self.hand_in(Job::new(chunk, written, start));
+        chunk.advance(written, length);
+        Given::Taken
+    }
+
+    fn hand_in(&mut self, job: Job) {
+        let count = job.count;
+        self.in_hand += count;
+        match self.jobs.back_mut() {
+            Some(last) if last.goes_on_with(&job) => last.count += count,
+            _ => self.jobs.push_back(job),
+        }
+        self.lane.hand_in(count);
+    }
+
+    /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
+        let count = self.lane.take_back(most);
+        self.reclaim(count)
+    }
+
+    /// How many items it has not begun.
+    pub(crate) fn unbegun(&self) -> u32 {
+        if self.in_hand < 2 { 0 } else { self.lane.unbegun() }
+    }
+
+    /// How long it will need for its last `count` items, by what such have cost.
+    pub(crate) fn time_for(&self, count: u32) -> Duration {
+        self.jobs.back().map_or(Duration::ZERO, |job| job.call.time_for(count))
+    }
+
+    pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {
+        self.jobs.iter().any(|job| Arc::ptr_eq(&job.call, call))
+    }
+
+    /// Makes chunks of the last `count` items in the lane again.
+    fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
+        let mut chunks = VecDeque::new();
+        let mut left = count;
+        let mut position = self.lane.position();
+        while let Some(job) = self.jobs.back_mut().filter(|_| left > 0) {
+            let some = left.min(job.count - job.done);
+            let (chunk, start) = job.cut(some, &self.lane);
+            chunks.push_front(chunk);
+            position = start;
+            left -= some;
+            if job.count == job.done {
+                self.jobs.pop_back();
+            }
+        }
+        self.in_hand -= count;
+        self.lane.rewind(position, count);
+        self.task = None;
+        chunks.into()
+    }
+
+    /// Takes in what it has said: that it is ready, and results. Says whether there was anything.
+    pub(crate) fn take_in(&mut self) -> bool {
+        let is_new = !self.ready && self.lane.is_ready();
+        self.ready |= is_new;
+        self.drop_descriptors();
+        self.take_results(false) || is_new
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// May it hold results back that are finished?
+    pub(crate) fn may_hold_results(&self) -> bool {
+        self.in_hand > 0 && self.lane.may_hold_results()
+    }
+
+    /// Takes results that it holds back, if there are any; and then makes it look at the clock.
+    pub(crate) fn take_held(&mut self) -> bool {
+        let held = self.may_hold_results() && self.take_results(true);
+        if held {
+            self.lane.hurry();
+        }
+        held
+    }
+
+    fn take_results(&mut self, all: bool) -> bool {
+        let number = self.lane.results_taken();
+        let Some(finished) = self.lane.take_results(all) else { return false };
+        let count = finished.count.min(self.in_hand);
+        if let (Some(job), false) = (self.jobs.front(), all) {
+            job.call.learn_cost(count, finished.nanos);
+        }
+        if finished.may_be_posted || !self.are_of_one_call(count) {
+            self.deliver_singly(&finished, number);
+        } else {
+            self.deliver(finished.results, count);
+        }
+        self.full = false;
+        self.lane.free(self.jobs.front().map_or(self.lane.position(), |job| job.start));
+        true
+    }
+
+    fn are_of_one_call(&self, count: u32) -> bool {
+        let Some(first) = self.jobs.front() else { return true };
+        let mut left = count;
+        for job in &self.jobs {
+            if left == 0 {
+                break;
+            }
+            if !Arc::ptr_eq(&job.call, &first.call) {
+                return false;
+            }
+            left = left.saturating_sub(job.count - job.done);
+        }
+        true
+    }
+
+    /// Delivers the results of the first `count` items in hand, which are of one call.
+    fn deliver(&mut self, results: Copied, count: u32) {
+        let Some(call) = self.jobs.front().map(|job| Arc::clone(&job.call)) else { return };
+        let runs = self.settle(count).into_iter().map(|(_, first, count)| (first, count)).collect();
+        call.deliver(Parcel::Results { runs, results });
+    }
+
+    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the lane.
+    fn deliver_singly(&mut self, finished: &Finished, mut number: u32) {
+        for (kind, frame) in finished.results.frames().take(finished.count as usize) {
+            let Some((call, place, _)) = self.settle(1).pop() else { return };
+            let parcel = if kind == POSTED {
+                match self.lane.receive(number) {
+                    Ok((kind, bytes, start)) => Parcel::Result { place, kind, bytes, start },
+                    Err(error) => {
+                        self.give_up_on(error.clone());
+                        let error = error.by(Culprit::Worker { pid: self.pid() });
+                        Parcel::Lost { first: place, count: 1, error }
                     }
                 }
-                Ok(Incoming::NotYet) => return None,
-                Ok(Incoming::Gone) => self.lose_link(Error::new(Cause::LinkLost)),
-                Err(error) => self.lose_link(error),
+            } else {
+                Parcel::Result { place, kind, bytes: frame.to_vec(), start: 0 }
+            };
+            call.deliver(parcel);
+            number = number.wrapping_add(1);
+        }
+    }
+
+    /// The first `count` items in hand have a result now: gives their calls and places.
+    fn settle(&mut self, count: u32) -> Vec<(Arc<Call>, u64, u32)> {
+        let mut settled = Vec::with_capacity(1);
+        let mut left = count.min(self.in_hand);
+        self.in_hand -= left;
+        self.served += u64::from(left);
+        while let Some(job) = self.jobs.front_mut().filter(|_| left > 0) {
+            let some = left.min(job.count - job.done);
+            settled.push((Arc::clone(&job.call), job.first + u64::from(job.done), some));
+            job.done += some;
+            left -= some;
+            if job.done == job.count {
+                self.jobs.pop_front();
+            }
+        }
+        settled
+    }
+
+    /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
+    fn drop_descriptors(&mut self) {
+        if let Some(job) = self.jobs.front_mut().filter(|job| job.message.is_some()) {
+            if self.lane.unbegun() == 0 {
+                job.message.iter_mut().for_each(Message::drop_descriptors);
             }
         }
     }
 
-    /// One whose link is broken can do no good any more. Mostly it is dying already, and the kernel has closed its
-    /// descriptors first; but a task can have closed descriptors that are not its own.
-    fn lose_link(&mut self, why: Error) {
-        self.link = None;
-        self.broken = Some((Instant::now(), why));
+    /// Something about it is broken: it can do no good any more.
+    fn give_up_on(&mut self, why: Error) {
+        self.broken.get_or_insert(why);
+        self.press(false, true);
     }
 
-    /// When it must be killed, because it has lost its link, or was told to go, and has not died of itself.
+    /// When it must be killed, because it was told to go and has not died of itself.
     pub(crate) fn doom(&self, patience: Duration) -> Option<Instant> {
         if self.pressed == Pressed::Killed {
             return None;
         }
-        let broken = self.broken.as_ref().map(|(since, _)| *since + LAST_GASP);
-        let leaving = self.leaving.and_then(|since| since.checked_add(patience));
-        broken.into_iter().chain(leaving).min()
-    }
-
-    fn understand(&mut self, bytes: Vec<u8>) -> Option<Event> {
-        let (word, results): (Word, &[u8]) =
-            wire::decode_front(&bytes, Vec::new(), "a worker's report").ok()?;
-        let start = bytes.len() - results.len();
-        match word {
-            Word::Ready => {
-                self.ready = true;
-                Some(Event::Ready)
-            }
-            Word::Began { serial } => {
-                if let Some(job) = self.job.as_mut().filter(|_| serial == self.serial) {
-                    job.chunk.message.drop_descriptors();
-                }
-                Some(Event::Results)
-            }
-            Word::Report { serial, first, count, end, nanos } if serial == self.serial => {
-                self.settle(first, count, bytes, start);
-                if !end {
-                    return Some(Event::Results);
-                }
-                let Job { mut chunk, done } = self.job.take()?;
-                chunk.call.learn_cost(done, nanos);
-                Some(chunk.split_off(done).map_or(Event::Results, Event::GaveBack))
-            }
-            Word::Report { .. } => None, // of a chunk that was settled already
-        }
-    }
-
-    /// Delivers the results of the next `count` items, which begin with item `first`; not twice.
-    fn settle(&mut self, first: u32, count: u32, bytes: Vec<u8>, start: usize) {
-        let Some(job) = &mut self.job else { return };
-        if first != job.done || count == 0 || count > job.chunk.count - job.done {
-            return;
-        }
-        job.done += count;
-        self.served += u64::from(count);
-        let first = job.chunk.first + u64::from(first);
-        job.chunk.call.deliver(Parcel::Results { first, count, bytes, start });
+        self.leaving.and_then(|since| since.checked_add(patience))
     }
 
     /// Tells it to go when it has done what it has in hand.
     pub(crate) fn dismiss(&mut self) {
-        if self.job.is_none() {
+        if self.in_hand == 0 {
             self.leave();
-            self.link = None;
+            self.lane.close();
         }
     }
 
@@ -251,7 +377,7 @@ impl Worker {
         self.leaving.get_or_insert_with(Instant::now);
     }
 
-    pub(crate) fn dismiss_if_free(&mut self) {
+    pub(crate) fn dismiss_if_ready(&mut self) {
         if self.ready {
             self.dismiss();
         }
@@ -277,35 +403,25 @@ impl Worker {
         self.started.child.wait(Deadline::Never);
     }
 
-    /// Settles the death of a worker: all that it has said must have been heard before.
+    /// Settles the death of a worker.
     pub(crate) fn bury(mut self) -> Death {
-        self.started.child.wait(Deadline::Never); // a moment, until the supervisor has learnt of it, too
         let (error, initializer_failed) = self.cause_of_death();
         let error = if self.ready { error } else { error.at_birth() };
-        let Estate { serial, started, first, results } = self.outbox.estate();
-        let begun = serial == self.serial;
-        if begun {
-            // A report that has got lost on the way leaves a gap; those items were begun, so they have failed.
-            self.fail_until(first, &error);
-            let count = u32::try_from(Frames(&results).count()).unwrap_or(0);
-            self.settle(first, count, results, 0); // what it had finished and not reported
-            self.fail_until(started, &error);
+        while self.take_results(true) {}
+        let unbegun = self.lane.unbegun().min(self.in_hand);
+        // What was begun and has no result has failed: mostly that is one item, or none.
+        for (call, first, count) in self.settle(self.in_hand - unbegun) {
+            call.deliver(Parcel::Lost { first, count, error: error.clone() });
         }
-        let rest = self.job.take().and_then(|Job { mut chunk, done }| match done {
-            0 => Some(chunk),
-            _ => chunk.split_off(done),
-        });
+        let rest = self.reclaim(unbegun);
         Death { error, stillborn: !self.ready && self.leaving.is_none(), initializer_failed, rest }
     }
 
     /// Why it died, and whether that was its initializer's doing.
     fn cause_of_death(&mut self) -> (Error, bool) {
-        // A broken link is a cause of death only where it made us kill; one over which something has got lost always.
-        let killed_by_us = self.pressed == Pressed::Killed && self.leaving.is_none();
-        let broken = self.broken.take().map(|(_, why)| why).filter(|why| killed_by_us || !why.is_link_lost());
         let culprit = || Culprit::Worker { pid: self.pid() };
-        if let Some(why) = broken {
-            return (why.by(culprit()), false);
+        if let Some(why) = &self.broken {
+            return (why.clone().by(culprit()), false);
         }
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {
@@ -315,22 +431,61 @@ impl Worker {
         }
     }
 
-    /// Fails the items from the first without a result until before `until`.
-    fn fail_until(&mut self, until: u32, error: &Error) {
-        let Some(job) = &mut self.job else { return };
-        let count = until.min(job.chunk.count).saturating_sub(job.done);
-        if count > 0 {
-            let first = job.chunk.first + u64::from(job.done);
-            job.done += count;
-            job.chunk.call.deliver(Parcel::Lost { first, count, error: error.clone() });
-        }
-    }
-
     pub(crate) fn lose_all(mut self, error: &Error) {
-        if let Some(Job { chunk, done }) = self.job.take() {
-            let (first, count) = (chunk.first + u64::from(done), chunk.count - done);
-            chunk.call.deliver(Parcel::Lost { first, count, error: error.clone() });
+        for (call, first, count) in self.settle(self.in_hand) {
+            call.deliver(Parcel::Lost { first, count, error: error.clone() });
         }
         self.started.child.kill();
+    }
+}
+
+impl Job {
+    /// For the first `count` items of a chunk; takes its message, if it is one.
+    fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
+        let (call, first) = (Arc::clone(&chunk.call), chunk.first);
+        let message = match &mut chunk.body {
+            Body::Frames { .. } => None,
+            body @ Body::Message(_) => {
+                chunk.count = 0;
+                match std::mem::replace(body, Body::Frames { bytes: Vec::new(), start: 0 }) {
+                    Body::Message(message) => Some(message),
+                    Body::Frames { .. } => None,
+                }
+            }
+        };
+        Self { call, first, count, done: 0, start, message }
+    }
+
+    /// Do these items continue this job? Not for ever, since its bytes in the lane are freed only when all is done.
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let is_message = self.message.is_some() || next.message.is_some();
+        let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
+        let is_next = self.first + u64::from(self.count) == next.first;
+        is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
+    }
+
+    /// Takes the last `count` items off; gives them, and where they began in the lane.
+    fn cut(&mut self, count: u32, lane: &PoolEnd) -> (Chunk, u32) {
+        let kept = self.count - count;
+        let first = self.first + u64::from(kept);
+        let (mut passed, mut start, mut frames) = (0, self.start, Vec::new());
+        if self.message.is_none() {
+            lane.items_from(self.start, |kind, bytes, end| {
+                if kind == VALUE {
+                    if passed < kept {
+                        start = end;
+                    } else {
+                        let head = begin_frame(&mut frames);
+                        frames.extend_from_slice(bytes);
+                        end_frame(&mut frames, head, VALUE);
+                    }
+                    passed += 1;
+                }
+                passed < self.count
+            });
+        }
+        self.count = kept;
+        let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
+        (Chunk { call: Arc::clone(&self.call), first, count, body }, start)
     }
 }

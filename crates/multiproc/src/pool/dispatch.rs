@@ -1,62 +1,57 @@
-//! The one place that moves a pool along: a lock around its [`State`], and a thread.
+//! The one place that moves a pool along: a lock around its [`State`], and who holds it.
 //!
-//! A thread that submits a chunk hands it to an idle worker itself; the pool's own thread takes in what the workers
-//! report, hands out what waits, and replaces who has died.
+//! Threads that wait for results of their own take in what the workers have finished and hand out what waits, for all.
+//! Where no thread waits, the pool's own thread does; and it alone settles deaths and replaces the dead.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 use super::call::Call;
 use super::chunk::Chunk;
 use super::crew::Worker;
-use super::state::{Policy, State};
+use super::state::{Policy, State, Turn};
 use crate::error::{Error, Result};
-use crate::sys::poll::{Deadline, milliseconds};
+use crate::lane::{Lobby, spin};
+use crate::sys::poll::Deadline;
 
 /// What a pool was built with.
 #[derive(Clone)]
 pub(crate) struct Config {
-    pub(crate) chunk_size: Option<u64>,
     pub(crate) start_timeout: Duration,
     pub(crate) policy: Policy,
 }
 
 pub(crate) struct Core {
     workers: usize,
-    chunk_size: Option<u64>,
+    /// How many processors there are.
+    processors: usize,
+    chunk_size: Option<u32>,
     start_timeout: Duration,
     shutdown_timeout: Duration,
     state: Mutex<State>,
-    /// What the pool's thread waits for: the workers' links, their deaths, and the bell.
-    epoll: Epoll,
-    /// Wakes the pool's thread when the state has changed under it.
-    bell: EventFd,
+    /// How many threads wait for results.
+    callers: Mutex<usize>,
+    lobby: Lobby,
 }
 
-/// The number of the bell's events; all others are workers'.
-const BELL: u64 = 0;
+/// How long to look for results, or for work, before sleeping: longer than one who hands in one task after the other
+/// needs in between.
+const SPIN: Duration = Duration::from_micros(30);
 
 /// What callers do.
 impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let Config { chunk_size, start_timeout, policy } = config;
-        let refused = |errno| Error::system("create a pool's descriptor", errno);
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(refused)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
-        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map_err(refused)?;
+        let Config { start_timeout, policy } = config;
         let core = Arc::new(Self {
             workers: policy.workers,
-            chunk_size,
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            chunk_size: policy.chunk_size,
             start_timeout,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(State::new(policy)),
-            epoll,
-            bell,
+            callers: Mutex::new(0),
+            lobby: Lobby::create()?,
         });
         match core.hire() {
             Ok(()) => Ok(core),
@@ -76,7 +71,7 @@ impl Core {
         self.workers
     }
 
-    pub(crate) fn chunk_size(&self) -> Option<u64> {
+    pub(crate) fn chunk_size(&self) -> Option<u32> {
         self.chunk_size
     }
 
@@ -93,16 +88,51 @@ impl Core {
         self.lock().check_open()
     }
 
-    /// Hands chunks to workers that are free, or lets them wait.
-    pub(crate) fn submit(&self, chunks: Vec<Chunk>) -> Result<()> {
+    /// Hands chunks to workers that have room, or lets them wait.
+    pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         let mut state = self.lock();
         state.submit(chunks)?;
-        let stalled = state.next_step().is_some();
+        let next_step = state.next_step();
         drop(state);
-        if stalled {
-            self.ring(); // the thread may be waiting without a time
+        if next_step.is_some() {
+            self.lobby.thread().ring(); // it may be waiting without a time
         }
         Ok(())
+    }
+
+    /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
+    pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
+        if has_come() {
+            return true;
+        }
+        let _caller = self.attend();
+        loop {
+            let turn = self.turn();
+            if has_come() {
+                return true;
+            }
+            let is_worthwhile = turn.busy < self.processors;
+            let mut look = || {
+                self.turn();
+                has_come()
+            };
+            if is_worthwhile && spin(SPIN, &mut look) {
+                return true;
+            }
+            let armed = self.lobby.callers().arm();
+            let turn = self.turn();
+            if has_come() {
+                return true;
+            }
+            if deadline.is_over() {
+                return false;
+            }
+            if !turn.news {
+                let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
+                let left = look.into_iter().chain(deadline.left()).min();
+                self.lobby.callers().wait(armed, left);
+            }
+        }
     }
 
     /// Takes back what no worker has begun of a call; says whether that was anything.
@@ -113,22 +143,60 @@ impl Core {
     /// Takes no new work, and ends when there is none left.
     pub(crate) fn close(&self) {
         self.lock().close();
-        self.ring();
+        self.lobby.thread().ring();
     }
 
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
     pub(crate) fn end(&self, patience: Duration, bound: Duration) {
         let now = Instant::now();
         self.lock().end(now.checked_add(patience), now.checked_add(bound));
-        self.ring();
+        self.lobby.thread().ring();
+        self.lobby.callers().ring();
     }
 
-    fn ring(&self) {
-        let _ = self.bell.write(1); // fails only when it is ringing already
+    /// Takes in what workers have finished, and hands out what waits.
+    pub(crate) fn turn(&self) -> Turn {
+        let turn = self.lock().turn();
+        if turn.news && *self.count() > 1 {
+            self.lobby.callers().ring(); // it may be another one's
+        }
+        turn
+    }
+
+    fn attend(&self) -> Caller<'_> {
+        let mut callers = self.count();
+        *callers += 1;
+        if *callers == 1 {
+            self.lobby.set_attended(true);
+        }
+        Caller(self)
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread that waits for results, and sees to those of others.
+struct Caller<'a>(&'a Core);
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        let core = self.0;
+        let mut callers = core.count();
+        *callers -= 1;
+        if *callers == 0 {
+            core.lobby.set_attended(false);
+            drop(callers);
+            // What came before that line has woken nobody, and may be what the pool's thread should see to.
+            if core.turn().next_look.is_some() {
+                core.lobby.thread().ring();
+            }
+        }
     }
 }
 
@@ -138,13 +206,18 @@ impl Core {
     pub(crate) fn run(&self) {
         let guard = FailOnPanic(self);
         loop {
+            let armed = self.lobby.thread().arm();
             let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));
-            if !self.lock().move_along() {
+            let goes_on = self.lock().move_along();
+            self.lobby.callers().ring();
+            if !goes_on {
                 break;
             }
-            match self.wait(retry) {
-                Ok(ids) => ids.into_iter().for_each(|id| self.lock().take_in(id)),
-                Err(error) => return self.lock().give_up(&error),
+            let next_step = self.lock().next_step();
+            let next = retry.into_iter().chain(next_step).min();
+            let left = next.map(|time| time.saturating_duration_since(Instant::now()));
+            if !self.lock().lacks_workers() || retry.is_some() {
+                self.lobby.thread().wait(armed, left);
             }
         }
         std::mem::forget(guard);
@@ -153,29 +226,11 @@ impl Core {
     /// Starts workers until there are as many as there should be. Not under the lock, since it takes a while.
     fn hire(&self) -> Result<()> {
         loop {
-            let Some((id, initializer)) = self.lock().vacancy() else { return Ok(()) };
-            let worker = Worker::start(id, &self.epoll, initializer, self.start_timeout)?;
+            let Some(initializer) = self.lock().vacancy() else { return Ok(()) };
+            let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
+            let worker = Worker::start(&self.lobby, spin, initializer, self.start_timeout)?;
             self.lock().add(worker);
         }
-    }
-
-    /// Waits for something to happen; gives the numbers of the workers to which it did.
-    fn wait(&self, retry: Option<Instant>) -> Result<Vec<u64>> {
-        let next_step = self.lock().next_step();
-        let deadline = retry.into_iter().chain(next_step).min().map_or(Deadline::Never, Deadline::At);
-        let timeout = milliseconds(deadline).and_then(|ms| EpollTimeout::try_from(ms).ok());
-        let mut events = [EpollEvent::empty(); 64];
-        let count = match self.epoll.wait(&mut events, timeout.unwrap_or(EpollTimeout::NONE)) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            Err(errno) => return Err(Error::system("wait for workers", errno)),
-        };
-        let _ = self.bell.read();
-        let mut ids: Vec<u64> =
-            events[..count].iter().map(EpollEvent::data).filter(|&id| id != BELL).collect();
-        ids.sort_unstable();
-        ids.dedup(); // one that has spoken and died comes twice
-        Ok(ids)
     }
 }
 
@@ -184,6 +239,7 @@ struct FailOnPanic<'a>(&'a Core);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.lock().give_up(&Error::system("go on with a pool after a failure inside of it", Errno::EIO));
+        self.0.lock().give_up(&Error::system("go on with a pool after a failure inside of it", nix::errno::Errno::EIO));
+        self.0.lobby.callers().ring();
     }
 }

@@ -42,7 +42,11 @@ impl<R> TaskHandle<R> {
 
     /// Whether there is a result, so that [`get`](Self::get) would not block.
     pub fn is_ready(&self) -> bool {
-        self.taken || self.call.has_arrived()
+        let look = || {
+            self.core.turn();
+            self.call.has_arrived()
+        };
+        self.taken || self.call.has_arrived() || look()
     }
 
     /// Withdraws the task, if no worker has begun it: its result is then an error ([`Error::is_cancelled`]). Says
@@ -74,7 +78,8 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Err(Error::invalid("the task's result was taken before"));
         }
-        let result = self.call.only_result(deadline);
+        self.core.wait_until(deadline, || self.call.has_arrived());
+        let result = self.call.only_result();
         self.taken = result.is_some();
         result.transpose()
     }

@@ -1,10 +1,7 @@
 //! A pool of worker processes.
 
 // The floors, the lowest first. Nothing uses what stands below it in this list.
-mod protocol;
-
 mod call;
-mod outbox;
 
 mod chunk;
 mod worker;
@@ -266,9 +263,7 @@ impl Pool {
         let call = Call::new(TaskId::of(function)?, false);
         let mut packer = Packer::new();
         packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"))?;
-        let (chunks, error) = packer.pack(&call, 0);
-        error.map_or(Ok(()), Err)?;
-        self.core.submit(chunks)?;
+        self.core.submit(packer.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(&self.core), call))
     }
 

@@ -198,7 +198,8 @@ where
 
     /// Takes what has arrived, waiting for something if there is nothing.
     fn collect(&mut self) {
-        for parcel in self.call.take(Deadline::Never) {
+        self.core.wait_until(Deadline::Never, || self.call.has_arrived());
+        for parcel in self.call.take() {
             parcel.open(true, |place, result| self.resolve(place, result));
         }
     }

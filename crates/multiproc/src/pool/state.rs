@@ -1,6 +1,6 @@
 //! Who does what: the chunks that wait, the workers, and what each of them has in hand.
 //!
-//! One state, changed by one event at a time; whoever holds the lock around it may hand out work.
+//! One state, changed by one event at a time; whoever holds the lock around it may move it along.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::call::Call;
 use super::chunk::Chunk;
-use super::crew::{Death, Event, Given, Worker};
+use super::crew::{Death, Given, Worker};
 use super::worker::Initializer;
 use crate::error::{Cause, Error, Result};
 
@@ -19,13 +19,12 @@ pub(crate) struct State {
     /// Why workers cannot be had, if that is so: every call gets this error.
     broken: Option<Error>,
     policy: Policy,
-    /// The system had no room for a chunk; when to try again.
-    stalled: Option<Instant>,
+    /// When to look again although nothing may have happened.
+    next_look: Option<Instant>,
     /// Since when the system has refused new workers.
     refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
-    next_id: u64,
 }
 
 /// What the pool was told about its workers.
@@ -33,6 +32,8 @@ pub(crate) struct State {
 pub(crate) struct Policy {
     /// How many there should be.
     pub(crate) workers: usize,
+    /// How many items go to one of them at once; by default as many as are worthwhile.
+    pub(crate) chunk_size: Option<u32>,
     /// After how many tasks each is replaced.
     pub(crate) max_tasks: Option<u64>,
     /// How long one may take to end.
@@ -53,18 +54,31 @@ enum Phase {
     },
 }
 
+/// What a look at the workers has brought.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Turn {
+    /// Results have come, or a worker is ready.
+    pub(crate) news: bool,
+    /// How many workers have something in hand.
+    pub(crate) busy: usize,
+    /// When to look again at the latest, although nothing may have happened.
+    pub(crate) next_look: Option<Instant>,
+}
+
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
-/// So often a chunk may go to a worker that dies before it begins with it; then its first item is what kills them,
-/// by being too large for the memory there is.
-const ATTEMPTS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
 /// worker tries before it gives up.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
 const STALL: Duration = Duration::from_millis(2);
+/// How long small items may lie in one worker's lane while another worker is idle, and how long results may be held
+/// back. Where all is well, both take some microseconds.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Less work than this is not worth to be taken from one worker and given to another.
+const WORTH_SHARING: Duration = Duration::from_micros(100);
 
 /// What callers cause.
 impl State {
@@ -75,10 +89,9 @@ impl State {
             phase: Phase::Open,
             broken: None,
             policy,
-            stalled: None,
+            next_look: None,
             refused: None,
             stillborn: 0,
-            next_id: 0,
         }
     }
 
@@ -90,14 +103,18 @@ impl State {
         }
     }
 
-    pub(crate) fn submit(&mut self, chunks: Vec<Chunk>) -> Result<()> {
+    pub(crate) fn submit(&mut self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_open()?;
         self.waiting.extend(chunks);
         self.hand_out();
         Ok(())
     }
 
+    /// Takes back what no worker has begun of a call; says whether that was anything.
     pub(crate) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
+        for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
+            requeue(&mut self.waiting, worker.take_back(u32::MAX));
+        }
         let error = Error::new(Cause::Cancelled);
         let before = self.waiting.len();
         self.waiting.retain(|chunk| {
@@ -107,7 +124,9 @@ impl State {
             }
             !is_its
         });
-        self.waiting.len() < before
+        let withdrawn = self.waiting.len() < before;
+        self.hand_out();
+        withdrawn
     }
 
     pub(crate) fn close(&mut self) {
@@ -118,6 +137,9 @@ impl State {
 
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
+        for worker in &mut self.workers {
+            requeue(&mut self.waiting, worker.take_back(u32::MAX));
+        }
         self.lose_waiting(&Error::new(Cause::Cancelled));
     }
 
@@ -126,15 +148,93 @@ impl State {
     }
 }
 
+/// What whoever waits for results does.
+impl State {
+    /// Takes in what the workers have said, and hands out what waits.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let mut turn = Turn::default();
+        let is_late = self.next_look.is_some_and(|time| time <= Instant::now());
+        for worker in &mut self.workers {
+            if worker.in_hand() > 0 || !worker.is_ready() {
+                turn.news |= worker.take_in() || (is_late && worker.take_held());
+            }
+            if worker.is_ready() {
+                self.stillborn = 0;
+            }
+            if worker.in_hand() > 0 {
+                turn.busy += 1;
+            } else if self.policy.max_tasks.is_some_and(|most| worker.given() >= most) {
+                worker.dismiss();
+            }
+        }
+        self.next_look = None;
+        self.hand_out();
+        self.share(is_late);
+        if self.workers.iter().any(Worker::may_hold_results) {
+            self.look_within(PATIENCE);
+        }
+        turn.next_look = self.next_look;
+        turn
+    }
+
+    /// Gives waiting chunks to workers that have room, to those first that have the least to do.
+    fn hand_out(&mut self) {
+        while let Some(chunk) = self.waiting.front_mut() {
+            let worthwhile = u32::try_from(chunk.call.worthwhile()).unwrap_or(u32::MAX);
+            let size = self.policy.chunk_size.unwrap_or(worthwhile);
+            let most = size.max(worthwhile).saturating_mul(2);
+            let may_run = |worker: &Worker| match self.policy.max_tasks {
+                Some(most) => u32::try_from(most.saturating_sub(worker.given())).unwrap_or(u32::MAX),
+                None => u32::MAX,
+            };
+            let can_take = |worker: &&mut Worker| worker.has_room(chunk, most) && may_run(worker) > 0;
+            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(|worker| worker.in_hand())
+            else {
+                return;
+            };
+            let given = worker.give(chunk, size.min(may_run(worker)));
+            let is_gone = chunk.count == 0;
+            match given {
+                Given::Taken | Given::Nothing => {}
+                Given::NotNow => return self.look_within(STALL),
+                Given::Unsendable(error) => chunk.lose(&error),
+            }
+            if is_gone {
+                self.waiting.pop_front();
+            }
+        }
+    }
+
+    /// Lets idle workers have some of what others have not begun, so that no item waits behind a slow one.
+    fn share(&mut self, is_late: bool) {
+        if !self.waiting.is_empty() || !self.workers.iter().any(Worker::is_idle) {
+            return;
+        }
+        let Some(busiest) = self.workers.iter_mut().max_by_key(|worker| worker.unbegun()) else { return };
+        let count = busiest.unbegun();
+        if count == 0 {
+            return;
+        }
+        if !is_late && busiest.time_for(count) < WORTH_SHARING {
+            return self.look_within(PATIENCE); // it will be done with them sooner; unless one turns out to be slow
+        }
+        let chunks = busiest.take_back(count.div_ceil(2));
+        requeue(&mut self.waiting, chunks);
+        self.hand_out();
+        self.look_within(PATIENCE);
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let then = Instant::now() + time;
+        self.next_look = Some(self.next_look.map_or(then, |look| look.min(then)));
+    }
+}
+
 /// What the pool's thread does.
 impl State {
-    /// If a worker is missing: the number that it gets, and what it runs first.
-    pub(crate) fn vacancy(&mut self) -> Option<(u64, Option<Initializer>)> {
-        if !self.lacks_workers() {
-            return None;
-        }
-        self.next_id += 1;
-        Some((self.next_id, self.policy.initializer.clone()))
+    /// If a worker is missing: what it runs first.
+    pub(crate) fn vacancy(&self) -> Option<Option<Initializer>> {
+        self.lacks_workers().then(|| self.policy.initializer.clone())
     }
 
     fn lacks_workers(&self) -> bool {
@@ -144,8 +244,9 @@ impl State {
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
-                let busy = staying().filter(|worker| worker.is_busy()).count();
-                self.policy.workers.min(busy + self.waiting.len())
+                let busy = staying().filter(|worker| worker.in_hand() > 0).count();
+                let waiting: u64 = self.waiting.iter().map(|chunk| u64::from(chunk.count)).sum();
+                self.policy.workers.min(busy.saturating_add(usize::try_from(waiting).unwrap_or(usize::MAX)))
             }
         };
         staying().count() < wanted
@@ -156,9 +257,13 @@ impl State {
         self.workers.push(worker);
     }
 
-    /// Does all that can be done now; says whether there is anything left to wait for.
+    /// Settles deaths, and ends workers that are to end; says whether there is anything left to wait for.
     pub(crate) fn move_along(&mut self) -> bool {
-        self.hand_out();
+        while let Some(place) = self.workers.iter().position(Worker::has_ended) {
+            let worker = self.workers.swap_remove(place);
+            self.bury(worker);
+        }
+        self.turn();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
@@ -170,29 +275,6 @@ impl State {
             self.policy.initializer = None;
         }
         !is_over
-    }
-
-    /// Gives waiting chunks to workers that are free.
-    fn hand_out(&mut self) {
-        self.stalled = None;
-        while !self.waiting.is_empty() {
-            let Some(worker) = self.workers.iter_mut().find(|worker| worker.is_free()) else { return };
-            let Some(mut chunk) = self.waiting.pop_front() else { return };
-            let left = self.policy.max_tasks.map_or(u64::MAX, |most| most - worker.served());
-            if let Some(rest) = chunk.split_off(u32::try_from(left).unwrap_or(u32::MAX)) {
-                self.waiting.push_front(rest);
-            }
-            match worker.give(chunk) {
-                Given::Taken => {}
-                Given::Dying(chunk) => self.waiting.push_front(chunk), // another will take it
-                Given::Unsendable(chunk, error) => chunk.lose(&error),
-                Given::NotNow(chunk) => {
-                    self.waiting.push_front(chunk);
-                    self.stalled = Some(Instant::now() + STALL);
-                    return;
-                }
-            }
-        }
     }
 
     /// Lets go of workers that will not be needed, and presses those that should be gone.
@@ -209,7 +291,7 @@ impl State {
                     worker.press(is_over(ask), is_over(kill));
                 }
                 _ if self.broken.is_some() => worker.dismiss(),
-                Phase::Closed if self.waiting.is_empty() => worker.dismiss_if_free(),
+                Phase::Closed if self.waiting.is_empty() && worker.is_ready() => worker.dismiss(),
                 Phase::Open | Phase::Closed => {}
             }
         }
@@ -224,45 +306,13 @@ impl State {
         let now = Instant::now();
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
         let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
-        dooms.chain(times).chain(self.stalled).min()
-    }
-
-    /// Takes in what a worker has said, and its death, if it has died.
-    pub(crate) fn take_in(&mut self, id: u64) {
-        let Some(place) = self.workers.iter().position(|worker| worker.id() == id) else { return };
-        let worker = &mut self.workers[place];
-        let has_died = !worker.is_alive(); // looked at first: then all that the dead has said is there to be heard
-        while let Some(event) = worker.hear() {
-            match event {
-                Event::Ready => self.stillborn = 0,
-                Event::GaveBack(rest) => requeue(&mut self.waiting, rest),
-                Event::Results => {}
-            }
-        }
-        if self.policy.max_tasks.is_some_and(|most| worker.served() >= most) {
-            worker.dismiss_if_free();
-        }
-        if has_died {
-            let worker = self.workers.swap_remove(place);
-            self.bury(worker);
-        }
+        dooms.chain(times).chain(self.next_look).min()
     }
 
     /// Settles what a dead worker had in hand: only the item that it was running fails.
     fn bury(&mut self, worker: Worker) {
         let Death { error, stillborn, initializer_failed, rest } = worker.bury();
-        if let Some(mut rest) = rest {
-            rest.attempts += 1;
-            if rest.attempts < ATTEMPTS {
-                requeue(&mut self.waiting, rest);
-            } else {
-                let others = rest.split_off(1);
-                rest.lose(&error);
-                if let Some(others) = others {
-                    requeue(&mut self.waiting, others);
-                }
-            }
-        }
+        requeue(&mut self.waiting, rest);
         if stillborn {
             self.stillborn += 1;
             if initializer_failed || error.is_start() || self.stillborn >= STILLBORN {
@@ -271,7 +321,7 @@ impl State {
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
             let error = self.broken.clone().unwrap_or_else(|| Error::new(Cause::Cancelled));
-            self.lose_waiting(&error); // what was given back, or what the dead had not begun
+            self.lose_waiting(&error); // what the dead had not begun
         }
     }
 
@@ -309,15 +359,9 @@ impl State {
     }
 }
 
-/// Puts items back in front of all others, in chunks of a size that suits what they have turned out to cost.
-fn requeue(waiting: &mut VecDeque<Chunk>, mut rest: Chunk) {
-    let size = u32::try_from(rest.call.worthwhile()).unwrap_or(u32::MAX);
-    let mut pieces = Vec::new();
-    while let Some(more) = rest.split_off(size) {
-        pieces.push(std::mem::replace(&mut rest, more));
-    }
-    pieces.push(rest);
-    for piece in pieces.into_iter().rev() {
-        waiting.push_front(piece);
+/// Puts items back in front of all others.
+fn requeue(waiting: &mut VecDeque<Chunk>, chunks: Vec<Chunk>) {
+    for chunk in chunks.into_iter().rev() {
+        waiting.push_front(chunk);
     }
 }

@@ -7,7 +7,6 @@
 use std::ffi::{c_int, c_void};
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::LazyLock;
@@ -16,27 +15,25 @@ use nix::libc::{self, dl_phdr_info};
 
 use crate::error::{Error, Result};
 
-/// Takes encoded arguments and their descriptors, calls, and appends the encoded result.
-pub(crate) type Run = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
-
-/// What the compiler leaves in the image for every function that may cross.
+/// What the compiler leaves in the image for every function that may cross; `R` are the ways to run it. All entries
+/// that a program ever asks for by their places must have the same `R`.
 #[repr(C)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<R: 'static> {
     magic: u64,
     signature: fn() -> &'static str,
-    run: Run,
+    runs: R,
 }
 
 /// An arbitrary number that no other constant is likely to be.
 const MAGIC: u64 = 0x6d75_6c74_6970_726f;
 
-impl Entry {
-    pub(crate) const fn new(signature: fn() -> &'static str, run: Run) -> Self {
-        Self { magic: MAGIC, signature, run }
+impl<R> Entry<R> {
+    pub(crate) const fn new(signature: fn() -> &'static str, runs: R) -> Self {
+        Self { magic: MAGIC, signature, runs }
     }
 
-    pub(crate) fn run(&self) -> Run {
-        self.run
+    pub(crate) fn runs(&self) -> &R {
+        &self.runs
     }
 
     /// The types that the function takes and gives, as text.
@@ -47,7 +44,7 @@ impl Entry {
     /// The distance of this entry from the start of the image.
     pub(crate) fn place(&'static self) -> Result<u64> {
         let address = std::ptr::from_ref(self).addr();
-        if IMAGE.holds_entry(address) {
+        if IMAGE.holds(address, size_of::<Self>()) {
             Ok((address - IMAGE.base) as u64)
         } else {
             Err(Error::invalid(
@@ -59,14 +56,14 @@ impl Entry {
     /// The entry at that distance, if there is one.
     pub(crate) fn at(place: u64) -> Option<&'static Self> {
         let address = IMAGE.base.checked_add(usize::try_from(place).ok()?)?;
-        if !IMAGE.holds_entry(address) {
+        if !IMAGE.holds(address, size_of::<Self>()) {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
         // SAFETY: eight aligned bytes inside a mapped, read-only part of the image (looked at above).
         let magic = unsafe { address.cast::<u64>().read() };
-        // SAFETY: the magic number stands only at the head of an entry; entries live as long as the image, and the
-        // sender, checked to run the same build, gave this very place.
+        // SAFETY: the magic number stands only at the head of an entry; entries live as long as the image, all have this
+        // `R`, and the sender, checked to run the same build, gave this very place.
         (magic == MAGIC).then(|| unsafe { &*address })
     }
 }
@@ -99,9 +96,9 @@ static IMAGE: LazyLock<Image> = LazyLock::new(|| {
 });
 
 impl Image {
-    fn holds_entry(&self, address: usize) -> bool {
-        let fits = |part: &Range<usize>| part.contains(&address) && part.end - address >= size_of::<Entry>();
-        address.is_multiple_of(align_of::<Entry>()) && self.read_only.iter().any(fits)
+    fn holds(&self, address: usize, size: usize) -> bool {
+        let fits = |part: &Range<usize>| part.contains(&address) && part.end - address >= size;
+        address.is_multiple_of(align_of::<u64>()) && self.read_only.iter().any(fits)
     }
 }
 

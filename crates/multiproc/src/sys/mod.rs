@@ -7,6 +7,7 @@ pub(crate) mod atomic;
 pub(crate) mod entry;
 pub(crate) mod futex;
 pub(crate) mod memory;
+pub(crate) mod original;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;

@@ -1,0 +1,55 @@
+//! Whether this process is still the one that it was.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use super::atomic::{AtomicU32, Relaxed};
+use crate::error::{Error, Result};
+
+/// Tells a process from the copies of it that forks make, for the cost of a look at memory (where asking for the process
+/// id is a system call): a page that the kernel hands to copies empty.
+#[derive(Debug)]
+pub(crate) struct Original(NonNull<AtomicU32>);
+
+const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+// SAFETY: the page belongs to no thread, and is only reached through an atomic.
+unsafe impl Send for Original {}
+// SAFETY: as for Send.
+unsafe impl Sync for Original {}
+
+impl Original {
+    /// This process is the original.
+    pub(crate) fn new() -> Result<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
+        let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) }
+            .map_err(|errno| Error::system("map a page of memory", errno))?;
+        let original = Self(page.cast());
+        // SAFETY: the page is ours, and what the advice changes is only what copies of this process see.
+        unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }
+            .map_err(|errno| Error::system("mark a page of memory", errno))?;
+        original.word().store(1, Relaxed);
+        Ok(original)
+    }
+
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.word().load(Relaxed) != 0
+    }
+
+    #[inline]
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: mapped, aligned to a page and zeroed by the kernel, for as long as `self` lives.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for Original {
+    fn drop(&mut self) {
+        // SAFETY: the page is ours, and its references have ended with `self`.
+        let _ = unsafe { munmap(self.0.cast(), PAGE.get()) };
+    }
+}
