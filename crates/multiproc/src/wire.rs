@@ -1,6 +1,7 @@
 //! Values as bytes, and the descriptors that travel beside them.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,12 +42,11 @@ pub(crate) fn encode_with_descriptors<T: Serialize>(
         encode(value, out, what)?;
         return Ok(Vec::new());
     }
-    let outer = OUTGOING.replace(Some(Vec::new()));
-    let restore = Restore(&OUTGOING, outer);
-    encode(value, out, what)?;
-    let handles = OUTGOING.take().unwrap_or_default();
-    drop(restore);
-    Ok(handles)
+    OUTGOING.with(|list| {
+        let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
+        encode(value, out, what)?;
+        Ok(meanwhile.end().unwrap_or_default())
+    })
 }
 
 /// Reads one value that takes up all of `bytes`, and the descriptors that came with them.
@@ -72,9 +72,10 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     if plain::is_plain::<T>() {
         return Err(Error::decode(what, "a plain value must not be followed by anything"));
     }
-    let outer = INCOMING.replace(descriptors.into_iter().map(Some).collect());
-    let _restore = Restore(&INCOMING, outer);
-    codec::decode(bytes).map_err(|error| Error::decode(what, error))
+    INCOMING.with(|list| {
+        let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
+        codec::decode(bytes).map_err(|error| Error::decode(what, error))
+    })
 }
 
 /// A descriptor inside a value. Its owner may be cloned, and the last clone closes it.
@@ -170,21 +171,41 @@ impl<'de> Deserialize<'de> for Pages {
 
 thread_local! {
     /// Collects what the value being encoded holds; `None` where descriptors cannot travel.
-    static OUTGOING: RefCell<Option<Vec<Handle>>> = const { RefCell::new(None) };
+    static OUTGOING: List<Option<Vec<Handle>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// What came with the value being decoded.
-    static INCOMING: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
+    static INCOMING: List<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
-/// Puts the former list back, also when a user's `Serialize` panics or encodes something else meanwhile.
-struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<T>>, T)
-where
-    T: Default;
+/// Not dropped with its thread, since nothing is in it then: so a thread need not keep in mind to do so, which would
+/// take longer than to encode most values.
+type List<T> = RefCell<ManuallyDrop<T>>;
 
-impl<T: Default> Drop for Restore<T> {
-    fn drop(&mut self) {
-        let outer = std::mem::take(&mut self.1);
-        let _ = self.0.try_with(|list| list.replace(outer));
+/// While a list is in place of another, which comes back also when a user's `Serialize` panics or encodes something
+/// else meanwhile.
+struct Meanwhile<'a, T: Default> {
+    list: &'a List<T>,
+    outer: T,
+}
+
+impl<'a, T: Default> Meanwhile<'a, T> {
+    fn begin(list: &'a List<T>, inner: T) -> Self {
+        Self { list, outer: exchange(list, inner) }
     }
+
+    /// Gives what is in the list by now.
+    fn end(self) -> T {
+        exchange(self.list, T::default())
+    }
+}
+
+impl<T: Default> Drop for Meanwhile<'_, T> {
+    fn drop(&mut self) {
+        exchange(self.list, std::mem::take(&mut self.outer));
+    }
+}
+
+fn exchange<T>(list: &List<T>, other: T) -> T {
+    ManuallyDrop::into_inner(list.replace(ManuallyDrop::new(other)))
 }
 
 #[cfg(test)]
