@@ -50,9 +50,11 @@
 //! Linux on x86-64 and aarch64. A program must be an executable of its own: code in a shared library cannot be named
 //! across processes.
 //!
-//! Values are encoded with [postcard](https://docs.rs/postcard), which does not describe itself: types that look at the
-//! data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`) or leave parts out
-//! (`#[serde(skip_serializing_if)]`) do not decode.
+//! The encoding of values does not describe itself: it is what both sides know of the type, and no more. So types that
+//! look at the data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]`) do not
+//! decode, and a value that leaves a field out (`#[serde(skip_serializing_if)]`) does not encode; the error says so. A
+//! value may be 128 levels deep (structs, tuples, sequences, maps, options and variants inside one another), so that it
+//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they are.
 //!
 //! A function that captures nothing but a value without a size still counts as capturing nothing. If such a value stands
 //! for something that was done in the parent ("the device is open"), it is not true in the child: hand it nothing of the
@@ -78,6 +80,8 @@ mod error;
 mod sys;
 
 mod bell;
+mod codec;
+mod plain;
 mod ring;
 mod wire;
 

@@ -201,7 +201,7 @@ fn run_items<F: Call<Args>, Args: DeserializeOwned>(lane: &mut WorkerEnd) {
     let mut bytes = Vec::new();
     while lane.next() == Some(VALUE) {
         let run = catch_panic(|| {
-            let args = lane.read(|item| wire::decode_value::<Args>(item, "the arguments"))?;
+            let args = lane.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
             let result = conjure::<F>().call(args);
             bytes.clear();
             let result = wire::encode_value(&result, &mut bytes, "the result")?;

@@ -1,12 +1,12 @@
 //! Values as bytes, and the descriptors that travel beside them.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use postcard::ser_flavors::Flavor;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -14,27 +14,37 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{Cause, Error, Result};
 use crate::ring::Memory;
 use crate::sys::memory::Shared;
+use crate::{codec, plain};
 
 /// Appends a value to `out`; on an error `out` is as before. `what` names the value in the error.
+///
+/// Who decodes it must mean the same type: not only one that serde would take for it, since a plain value (see
+/// [`plain`]) goes by its bytes alone.
+#[inline]
 pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+    if let Some(bytes) = plain::view(value) {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
     let before = out.len();
-    REFUSAL.take();
-    postcard::serialize_with_flavor(value, Append(out)).map_err(|error| {
+    codec::encode(value, out).map_err(|error| {
         out.truncate(before);
-        let why = REFUSAL.take().unwrap_or_else(|| error.to_string());
-        Error::new(Cause::Encode { what: what.to_owned(), why })
+        Error::new(Cause::Encode { what: what.to_owned(), why: error.to_string() })
     })
 }
 
-/// The encoding of a value, made in `scratch`, which is empty.
-pub(crate) fn encode_value<'a, T: Serialize>(value: &'a T, scratch: &'a mut Vec<u8>, what: &str) -> Result<&'a [u8]> {
+/// The encoding of a value: of a plain one its own bytes, of others what is made in `scratch`, which is empty.
+#[inline]
+pub(crate) fn encode_value<'a, T: Serialize>(
+    value: &'a T,
+    scratch: &'a mut Vec<u8>,
+    what: &str,
+) -> Result<&'a [u8]> {
+    if let Some(bytes) = plain::view(value) {
+        return Ok(bytes);
+    }
     encode(value, scratch, what)?;
     Ok(scratch)
-}
-
-/// Reads what [`encode_value`] has made.
-pub(crate) fn decode_value<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
-    decode(bytes, Vec::new(), what)
 }
 
 /// As [`encode`], for values that may hold descriptors.
@@ -43,16 +53,23 @@ pub(crate) fn encode_with_descriptors<T: Serialize>(
     out: &mut Vec<u8>,
     what: &str,
 ) -> Result<Vec<Handle>> {
-    let outer = OUTGOING.replace(Some(Vec::new()));
-    let restore = Restore(&OUTGOING, outer);
-    encode(value, out, what)?;
-    let handles = OUTGOING.take().unwrap_or_default();
-    drop(restore);
-    Ok(handles)
+    if plain::is_plain::<T>() {
+        encode(value, out, what)?;
+        return Ok(Vec::new());
+    }
+    OUTGOING.with(|list| {
+        let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
+        encode(value, out, what)?;
+        Ok(meanwhile.end().unwrap_or_default())
+    })
 }
 
 /// Reads one value that takes up all of `bytes`, and the descriptors that came with them.
+#[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+    if let Some(value) = plain::make(bytes) {
+        return value.map_err(|error| Error::decode(what, error));
+    }
     match decode_front(bytes, descriptors, what)? {
         (value, []) => Ok(value),
         (_, rest) => Err(Error::decode(what, format!("{} bytes too many", rest.len()))),
@@ -60,17 +77,19 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
 }
 
 /// Reads one value from the front of `bytes`; gives the bytes behind it, too.
+///
+/// Not a plain one, which has no end of its own: that is an error, whatever the bytes are.
 pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     bytes: &'a [u8],
     descriptors: Vec<OwnedFd>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
-    let outer = INCOMING.replace(descriptors.into_iter().map(Some).collect());
-    let _restore = Restore(&INCOMING, outer);
-    REFUSAL.take();
-    postcard::take_from_bytes(bytes).map_err(|error| {
-        let why = REFUSAL.take().unwrap_or_else(|| error.to_string());
-        Error::decode(what, why)
+    if plain::is_plain::<T>() {
+        return Err(Error::decode(what, "a plain value must not be followed by anything"));
+    }
+    INCOMING.with(|list| {
+        let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
+        codec::decode(bytes).map_err(|error| Error::decode(what, error))
     })
 }
 
@@ -101,10 +120,10 @@ impl Serialize for Handle {
         });
         match place {
             Some(place) => serializer.serialize_u32(place),
-            None => Err(S::Error::custom(refuse(
+            None => Err(S::Error::custom(
                 "an end of a queue or pipe travels as an argument of a process or task, or through a pipe, \
                  not inside a queue's items or a result",
-            ))),
+            )),
         }
     }
 }
@@ -115,7 +134,7 @@ impl<'de> Deserialize<'de> for Handle {
         INCOMING
             .with_borrow_mut(|incoming| incoming.get_mut(place)?.take())
             .map(Self::from)
-            .ok_or_else(|| D::Error::custom(refuse("a descriptor did not arrive with the message")))
+            .ok_or_else(|| D::Error::custom("a descriptor did not arrive with the message"))
     }
 }
 
@@ -172,57 +191,48 @@ impl Serialize for Pages {
 impl<'de> Deserialize<'de> for Pages {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (memory, size) = <(Handle, NonZeroUsize)>::deserialize(deserializer)?;
-        let shared = Shared::open(memory.as_fd(), size)
-            .map_err(|error| D::Error::custom(refuse(&error.to_string())))?;
+        let shared = Shared::open(memory.as_fd(), size).map_err(D::Error::custom)?;
         Ok(Self { memory, shared: Arc::new(shared) })
     }
 }
 
 thread_local! {
     /// Collects what the value being encoded holds; `None` where descriptors cannot travel.
-    static OUTGOING: RefCell<Option<Vec<Handle>>> = const { RefCell::new(None) };
+    static OUTGOING: List<Option<Vec<Handle>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// What came with the value being decoded.
-    static INCOMING: RefCell<Vec<Option<OwnedFd>>> = const { RefCell::new(Vec::new()) };
-    /// The codec keeps no text of an error, so ours passes by here.
-    static REFUSAL: RefCell<Option<String>> = const { RefCell::new(None) };
+    static INCOMING: List<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
-fn refuse(why: &str) -> &str {
-    REFUSAL.set(Some(why.to_owned()));
-    why
+/// Not dropped with its thread, since nothing is in it then: so a thread need not keep in mind to do so, which would
+/// take longer than to encode most values.
+type List<T> = RefCell<ManuallyDrop<T>>;
+
+/// While a list is in place of another, which comes back also when a user's `Serialize` panics or encodes something
+/// else meanwhile.
+struct Meanwhile<'a, T: Default> {
+    list: &'a List<T>,
+    outer: T,
 }
 
-/// Puts the former list back, also when a user's `Serialize` panics or encodes something else meanwhile.
-struct Restore<T: 'static>(&'static std::thread::LocalKey<RefCell<T>>, T)
-where
-    T: Default;
+impl<'a, T: Default> Meanwhile<'a, T> {
+    fn begin(list: &'a List<T>, inner: T) -> Self {
+        Self { list, outer: exchange(list, inner) }
+    }
 
-impl<T: Default> Drop for Restore<T> {
+    /// Gives what is in the list by now.
+    fn end(self) -> T {
+        exchange(self.list, T::default())
+    }
+}
+
+impl<T: Default> Drop for Meanwhile<'_, T> {
     fn drop(&mut self) {
-        let outer = std::mem::take(&mut self.1);
-        let _ = self.0.try_with(|list| list.replace(outer));
+        exchange(self.list, std::mem::take(&mut self.outer));
     }
 }
 
-/// Lets the codec write behind what a vector holds already.
-struct Append<'a>(&'a mut Vec<u8>);
-
-impl Flavor for Append<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
+fn exchange<T>(list: &List<T>, other: T) -> T {
+    ManuallyDrop::into_inner(list.replace(ManuallyDrop::new(other)))
 }
 
 #[cfg(test)]
@@ -240,19 +250,31 @@ mod tests {
         let mut out = vec![1, 2, 3];
         let error = encode(&(7_u64, Stubborn), &mut out, "the pair").unwrap_err();
         assert!(error.is_codec());
-        assert!(error.to_string().starts_with("cannot encode the pair"), "{error}");
+        assert_eq!(error.to_string(), "cannot encode the pair: I will not");
         assert_eq!(out, [1, 2, 3]);
     }
 
     #[test]
     fn bytes_too_many_or_too_few_are_refused() {
         let mut out = Vec::new();
-        encode(&300_u64, &mut out, "a number").unwrap();
-        assert_eq!(decode::<u64>(&out, Vec::new(), "a number").unwrap(), 300);
-        assert!(decode::<u64>(&out[..1], Vec::new(), "a number").is_err());
+        encode(&Some(300_u64), &mut out, "a number").unwrap();
+        assert_eq!(decode::<Option<u64>>(&out, Vec::new(), "a number").unwrap(), Some(300));
+        let error = decode::<Option<u64>>(&out[..5], Vec::new(), "a number").unwrap_err();
+        assert_eq!(error.to_string(), "cannot decode a number: 8 bytes or more expected at byte 1, 4 left");
         out.push(0);
-        let error = decode::<u64>(&out, Vec::new(), "a number").unwrap_err();
+        let error = decode::<Option<u64>>(&out, Vec::new(), "a number").unwrap_err();
         assert_eq!(error.to_string(), "cannot decode a number: 1 bytes too many");
+    }
+
+    #[test]
+    fn plain_values_travel_as_their_bytes_and_stand_alone() {
+        let mut out = Vec::new();
+        encode_with_descriptors(&(vec![300_u16, 7],), &mut out, "numbers").unwrap();
+        assert_eq!(out, bytemuck::bytes_of(&[300_u16, 7]));
+        assert_eq!(decode::<(Vec<u16>,)>(&out, Vec::new(), "numbers").unwrap().0, [300, 7]);
+        let error = decode::<u64>(&out, Vec::new(), "a number").unwrap_err();
+        assert_eq!(error.to_string(), "cannot decode a number: 8 bytes expected, 4 found");
+        assert!(decode_front::<u16>(&out, Vec::new(), "a number").unwrap_err().is_codec());
     }
 
     #[test]

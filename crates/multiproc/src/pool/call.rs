@@ -138,7 +138,7 @@ impl Parcel {
 fn open_frame<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
         // A `Deserialize` that panics is that item's error; the others are still to come.
-        VALUE => catch_panic(|| wire::decode_value(frame, "the result"))?,
+        VALUE => catch_panic(|| wire::decode(frame, Vec::new(), "the result"))?,
         ERROR => Err(wire::decode(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", "it begins with no known mark")),
     }

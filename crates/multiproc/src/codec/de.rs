@@ -1,0 +1,381 @@
+//! From bytes to values.
+
+use serde::de::value::U32Deserializer;
+use serde::de::{
+    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
+
+use super::{Error, Levels};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The bytes not read yet.
+pub(super) struct Input<'de> {
+    rest: &'de [u8],
+    total: usize,
+}
+
+/// Reads one value.
+pub(super) struct Decoder<'a, 'de> {
+    input: &'a mut Input<'de>,
+    levels: Levels,
+}
+
+/// Reads parts of a value one by one, as many as are left.
+struct Parts<'a, 'de> {
+    of: Decoder<'a, 'de>,
+    left: usize,
+    /// Whether the number was read, not known from the type; then each takes up a byte at least.
+    counted: bool,
+}
+
+impl<'de> Input<'de> {
+    pub(super) fn new(bytes: &'de [u8]) -> Self {
+        Self { rest: bytes, total: bytes.len() }
+    }
+
+    pub(super) fn rest(&self) -> &'de [u8] {
+        self.rest
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let Some((head, rest)) = self.rest.split_first_chunk() else {
+            return Err(short(self.position(), N as u64, self.rest.len()));
+        };
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    /// A length, of things that take up a byte each, at least.
+    #[inline]
+    fn length(&mut self) -> Result<usize> {
+        let length = u64::from_ne_bytes(self.array()?);
+        match usize::try_from(length) {
+            Ok(length) if length <= self.rest.len() => Ok(length),
+            _ => Err(short(self.position(), length, self.rest.len())),
+        }
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> Result<&'de [u8]> {
+        let length = self.length()?;
+        let (bytes, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// One of the two values of a byte that has only two.
+    #[inline]
+    fn flag(&mut self) -> Result<bool> {
+        match self.array()? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [other] => Err(unexpected(self.position() - 1, "0 or 1", other.into())),
+        }
+    }
+
+    /// How many bytes were read.
+    #[inline]
+    fn position(&self) -> usize {
+        self.total - self.rest.len()
+    }
+}
+
+impl<'a, 'de> Decoder<'a, 'de> {
+    pub(super) fn new(input: &'a mut Input<'de>) -> Self {
+        Self { input, levels: Levels::ALL }
+    }
+
+    #[inline]
+    fn inside(self) -> Result<Self> {
+        Ok(Self { levels: self.levels.down()?, input: self.input })
+    }
+
+    #[inline]
+    fn part(&mut self) -> Decoder<'_, 'de> {
+        Decoder { input: self.input, levels: self.levels }
+    }
+
+    #[inline]
+    fn counted(self) -> Result<Parts<'a, 'de>> {
+        let left = self.input.length()?;
+        Ok(Parts { of: self.inside()?, left, counted: true })
+    }
+
+    #[inline]
+    fn uncounted<V: Visitor<'de>>(self, left: usize, visitor: V) -> Result<V::Value> {
+        visitor.visit_seq(Parts { of: self.inside()?, left, counted: false })
+    }
+}
+
+impl<'de> Parts<'_, 'de> {
+    #[inline]
+    fn next<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let before = self.of.input.rest.len();
+        let value = seed.deserialize(self.of.part())?;
+        if self.counted && self.of.input.rest.len() == before {
+            self.of.input.array::<1>()?;
+        }
+        Ok(Some(value))
+    }
+
+    /// Elements that were not asked for would be taken for what follows.
+    #[inline]
+    fn finish<T>(self, value: T) -> Result<T> {
+        if self.left == 0 { Ok(value) } else { Err(surplus(self.of.input.position(), self.left)) }
+    }
+}
+
+macro_rules! numbers {
+    ($($name:ident: $visit:ident $type:ty,)*) => {$(
+        #[inline]
+        fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+            visitor.$visit(<$type>::from_ne_bytes(self.input.array()?))
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
+    type Error = Error;
+
+    numbers! {
+        deserialize_u8: visit_u8 u8, deserialize_i8: visit_i8 i8,
+        deserialize_u16: visit_u16 u16, deserialize_i16: visit_i16 i16,
+        deserialize_u32: visit_u32 u32, deserialize_i32: visit_i32 i32,
+        deserialize_u64: visit_u64 u64, deserialize_i64: visit_i64 i64,
+        deserialize_u128: visit_u128 u128, deserialize_i128: visit_i128 i128,
+        deserialize_f32: visit_f32 f32, deserialize_f64: visit_f64 f64,
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value> {
+        Err(Error::new(
+            "its type looks at the data to find out what they are, as with `untagged`, `flatten` or a JSON value, \
+             and the encoding does not say",
+        ))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_any(visitor)
+    }
+
+    #[inline]
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_bool(self.input.flag()?)
+    }
+
+    #[inline]
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let code = u32::from_ne_bytes(self.input.array()?);
+        match char::from_u32(code) {
+            Some(value) => visitor.visit_char(value),
+            None => Err(unexpected(self.input.position() - 4, "a character", code)),
+        }
+    }
+
+    #[inline]
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let bytes = self.input.bytes()?;
+        match str::from_utf8(bytes) {
+            Ok(text) => visitor.visit_borrowed_str(text),
+            Err(error) => {
+                let valid = error.valid_up_to();
+                let found = bytes.get(valid).copied().unwrap_or_default();
+                Err(unexpected(self.input.position() - bytes.len() + valid, "UTF-8", found.into()))
+            }
+        }
+    }
+
+    #[inline]
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_str(visitor)
+    }
+
+    /// The keys of a map that is made of a struct.
+    #[inline]
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_str(visitor)
+    }
+
+    #[inline]
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_borrowed_bytes(self.input.bytes()?)
+    }
+
+    #[inline]
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        self.deserialize_bytes(visitor)
+    }
+
+    #[inline]
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        if self.input.flag()? { visitor.visit_some(self.inside()?) } else { visitor.visit_none() }
+    }
+
+    #[inline]
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
+        visitor.visit_unit()
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value> {
+        visitor.visit_newtype_struct(self.inside()?)
+    }
+
+    #[inline]
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let mut elements = self.counted()?;
+        let value = visitor.visit_seq(&mut elements)?;
+        elements.finish(value)
+    }
+
+    #[inline]
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let mut entries = self.counted()?;
+        let value = visitor.visit_map(&mut entries)?;
+        entries.finish(value)
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
+        self.uncounted(length, visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.uncounted(length, visitor)
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.uncounted(fields.len(), visitor)
+    }
+
+    #[inline]
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        visitor.visit_enum(self)
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+}
+
+impl<'de> SeqAccess<'de> for Parts<'_, 'de> {
+    type Error = Error;
+
+    #[inline]
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
+        self.next(seed)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de> MapAccess<'de> for Parts<'_, 'de> {
+    type Error = Error;
+
+    #[inline]
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
+        self.next(seed)
+    }
+
+    #[inline]
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
+        seed.deserialize(self.of.part())
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de> EnumAccess<'de> for Decoder<'_, 'de> {
+    type Error = Error;
+    type Variant = Self;
+
+    #[inline]
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
+        let variant: U32Deserializer<Error> = u32::from_ne_bytes(self.input.array()?).into_deserializer();
+        Ok((seed.deserialize(variant)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Decoder<'_, 'de> {
+    type Error = Error;
+
+    #[inline]
+    fn unit_variant(self) -> Result<()> {
+        Ok(())
+    }
+
+    #[inline]
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
+        seed.deserialize(self.inside()?)
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
+        self.uncounted(length, visitor)
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value> {
+        self.uncounted(fields.len(), visitor)
+    }
+}
+
+// The errors are made out of line and of numbers only, so that where the reader stands can be kept in registers.
+
+#[cold]
+#[inline(never)]
+fn short(at: usize, length: u64, left: usize) -> Error {
+    Error::new(format_args!("{length} bytes or more expected at byte {at}, {left} left"))
+}
+
+#[cold]
+#[inline(never)]
+fn unexpected(at: usize, expected: &str, found: u32) -> Error {
+    Error::new(format_args!("{expected} expected at byte {at}, {found:#x} found"))
+}
+
+#[cold]
+#[inline(never)]
+fn surplus(at: usize, left: usize) -> Error {
+    Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
+}
