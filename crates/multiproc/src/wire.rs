@@ -90,8 +90,8 @@ impl Serialize for Handle {
         match place {
             Some(place) => serializer.serialize_u32(place),
             None => Err(S::Error::custom(refuse(
-                "an end of a queue or pipe travels as an argument of a process or task, or through a pipe, \
-                 not inside a queue's items or a result",
+                "an end of a queue or pipe, or a `Frozen`, travels as an argument of a process or task, or through a \
+                 pipe, not inside a queue's items or a result",
             ))),
         }
     }
@@ -163,7 +163,8 @@ thread_local! {
     static REFUSAL: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-fn refuse(why: &str) -> &str {
+/// Keeps the text of an error that is about to pass through the codec.
+pub(crate) fn refuse(why: &str) -> &str {
     REFUSAL.set(Some(why.to_owned()));
     why
 }

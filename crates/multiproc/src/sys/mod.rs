@@ -8,4 +8,5 @@ pub(crate) mod futex;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod sealed;
 pub(crate) mod socket;
