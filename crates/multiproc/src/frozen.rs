@@ -277,14 +277,16 @@ impl Known {
         let mapped = self.mapped.get(&identity).and_then(Weak::upgrade);
         let memory = match mapped.filter(|memory| memory.length() == Some(length)) {
             Some(memory) => memory,
-            None => {
-                let sealed = Sealed::open(handle.as_fd(), length)?;
-                let memory = Arc::new(Memory { handle, sealed });
-                self.add(identity, &memory);
-                memory
-            }
+            None => self.map(identity, handle, length)?,
         };
         self.keep(&memory);
+        Ok(memory)
+    }
+
+    fn map(&mut self, identity: Identity, handle: Handle, length: NonZeroUsize) -> Result<Arc<Memory>> {
+        let sealed = Sealed::open(handle.as_fd(), length)?;
+        let memory = Arc::new(Memory { handle, sealed });
+        self.add(identity, &memory);
         Ok(memory)
     }
 

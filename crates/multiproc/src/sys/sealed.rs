@@ -225,7 +225,7 @@ mod tests {
             let error = with(SEALS - missing).unwrap_err();
             assert!(error.to_string().contains("it is not sealed"), "{error}");
         }
-        assert!(with(SEALS - SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE).is_err());
+        assert!(with((SEALS - SealFlag::F_SEAL_WRITE) | SealFlag::F_SEAL_FUTURE_WRITE).is_err());
         assert!(Sealed::open(File::open("/dev/zero").unwrap().as_fd(), length(100)).is_err());
     }
 
