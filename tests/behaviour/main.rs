@@ -7,6 +7,7 @@
 )]
 
 mod abuse;
+mod frozen;
 mod pipe;
 mod pool;
 mod process;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         pool::trials(),
         queue::trials(),
         pipe::trials(),
+        frozen::trials(),
         programs::trials(),
         abuse::trials(),
     ];

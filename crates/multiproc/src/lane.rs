@@ -24,8 +24,8 @@ use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{INLINE, Incoming, Link, Message, Sent};
 use crate::ring::{Copied, Mark, Ring};
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence};
-use crate::sys::poll::Deadline;
 use crate::sys::original::Original;
+use crate::sys::poll::Deadline;
 use crate::sys::process::{leave, own_pid};
 use crate::wire::{self, Pages};
 
@@ -269,7 +269,8 @@ impl PoolEnd {
     /// place on.
     pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Vec<u8>, usize)> {
         self.posts += 1;
-        Posted::receive(&self.link, number, Deadline::now()).map(|(kind, bytes, start, _)| (kind, bytes, start))
+        Posted::receive(&self.link, number, Deadline::now())
+            .map(|(kind, bytes, start, _)| (kind, bytes, start))
     }
 
     /// Hands in the last `count` items that were written.

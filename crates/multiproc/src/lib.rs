@@ -10,6 +10,7 @@
 //!   [`submit`](Pool::submit).
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
+//! - [`Frozen`] is large data that many processes read and nobody copies.
 //! - [`Error`] says what failed, who died, and at what.
 //!
 //! ```
@@ -94,12 +95,14 @@ mod task;
 mod start;
 mod supervisor;
 
+mod frozen;
 mod pipe;
 pub mod pool;
 mod process;
 pub mod queue;
 
 pub use error::{Error, Result};
+pub use frozen::{Frozen, Pod};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Builder, Info, Process, active_children, current, parent};

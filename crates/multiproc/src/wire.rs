@@ -121,8 +121,8 @@ impl Serialize for Handle {
         match place {
             Some(place) => serializer.serialize_u32(place),
             None => Err(S::Error::custom(
-                "an end of a queue or pipe travels as an argument of a process or task, or through a pipe, \
-                 not inside a queue's items or a result",
+                "an end of a queue or pipe, or a `Frozen`, travels as an argument of a process or task, or through a \
+                 pipe, not inside a queue's items or a result",
             )),
         }
     }

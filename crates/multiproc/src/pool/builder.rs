@@ -29,8 +29,13 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 impl Builder {
     pub(super) fn new() -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
-        let policy =
-            Policy { workers, chunk_size: None, max_tasks: None, shutdown_timeout: SHUTDOWN, initializer: None };
+        let policy = Policy {
+            workers,
+            chunk_size: None,
+            max_tasks: None,
+            shutdown_timeout: SHUTDOWN,
+            initializer: None,
+        };
         let config = Config { start_timeout: PATIENCE, policy };
         Self { config, initializer: Ok(()) }
     }

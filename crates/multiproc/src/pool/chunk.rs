@@ -61,6 +61,8 @@ impl Chunk {
 /// A chunk in the making.
 pub(crate) struct Packer {
     frames: Vec<u8>,
+    /// Where the last whole frame ends: behind it may be what an item has left that panicked while it was encoded.
+    end: usize,
     count: u32,
     /// The last item, if it is one that must go alone.
     alone: Option<Message>,
@@ -68,7 +70,7 @@ pub(crate) struct Packer {
 
 impl Packer {
     pub(crate) fn new() -> Self {
-        Self { frames: Vec::new(), count: 0, alone: None }
+        Self { frames: Vec::new(), end: 0, count: 0, alone: None }
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -82,11 +84,13 @@ impl Packer {
         match encode(&mut self.frames) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= INLINE => {
                 end_frame(&mut self.frames, start, VALUE);
+                self.end = self.frames.len();
                 self.count += 1;
                 Ok(())
             }
             encoded => {
-                let bytes = self.frames.split_off(start).split_off(FRAME_HEAD);
+                let bytes = self.frames.split_off(start + FRAME_HEAD);
+                self.frames.truncate(start);
                 self.alone = Some(Message::new(bytes, encoded?)?);
                 Ok(())
             }
@@ -100,9 +104,11 @@ impl Packer {
     }
 
     /// The chunks, whose first item has that place in the call's input. There are two where the last item goes alone.
-    pub(crate) fn pack(self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> {
+    pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
+        self.frames.truncate(self.end);
         let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, body };
-        let frames = (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
+        let frames =
+            (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
         let place = first + u64::from(self.count);
         let alone = self.alone.map(|message| chunk(place, 1, Body::Message(message)));
         frames.into_iter().chain(alone)

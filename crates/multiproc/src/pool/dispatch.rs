@@ -227,7 +227,8 @@ impl Core {
     fn hire(&self) -> Result<()> {
         loop {
             let Some(initializer) = self.lock().vacancy() else { return Ok(()) };
-            let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
+            let spin =
+                if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
             let worker = Worker::start(&self.lobby, spin, initializer, self.start_timeout)?;
             self.lock().add(worker);
         }
@@ -239,7 +240,10 @@ struct FailOnPanic<'a>(&'a Core);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.lock().give_up(&Error::system("go on with a pool after a failure inside of it", nix::errno::Errno::EIO));
+        self.0.lock().give_up(&Error::system(
+            "go on with a pool after a failure inside of it",
+            nix::errno::Errno::EIO,
+        ));
         self.0.lobby.callers().ring();
     }
 }

@@ -90,9 +90,10 @@ where
     /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
     fn feed(&mut self) {
         if !self.has_room() {
-            return; // as mostly, and without a lock
+            return; // as mostly
         }
-        self.size = self.core.chunk_size().unwrap_or_else(|| self.call.worthwhile()).min(self.fitting);
+        let worthwhile = self.call.worthwhile();
+        self.size = self.core.chunk_size().map_or(0, u64::from).max(worthwhile).min(self.fitting);
         while self.input.is_some() && self.has_room() && !self.may_pause() {
             self.feed_chunk();
         }
@@ -114,50 +115,43 @@ where
     fn feed_chunk(&mut self) {
         let mut packer = Packer::new();
         let first = self.taken;
-        let begun = Instant::now();
-        while u64::from(packer.count()) < self.size && !packer.is_full() && begun.elapsed() < WORTHWHILE {
-            match self.take_item(&mut packer) {
-                Taken::Item => {}
-                Taken::Misfit(error) => {
-                    // It has its result already; what was packed before it must go first, to keep numbers in a row.
-                    self.submit(packer, first);
-                    let place = self.taken - 1;
-                    self.unresolved += 1;
-                    self.resolve(place, Err(error.at(Some(place))));
-                    return;
-                }
-                Taken::End => break,
-            }
-        }
+        // What the input or the encoding panics with is kept for later.
+        let misfit = catch_unwind(AssertUnwindSafe(|| self.fill(&mut packer))).unwrap_or_else(|panic| {
+            self.input = None;
+            self.panic = Some(panic);
+            None
+        });
         self.submit(packer, first);
+        if let Some(error) = misfit {
+            let place = self.taken - 1;
+            self.unresolved += 1;
+            self.resolve(place, Err(error.at(Some(place))));
+        }
     }
 
-    /// Takes one item from the input and packs it. What the input or the encoding panics with is kept for later.
-    fn take_item(&mut self, packer: &mut Packer) -> Taken {
-        let Some(input) = &mut self.input else { return Taken::End };
-        let next = catch_unwind(AssertUnwindSafe(|| {
-            input
-                .next()
-                .map(|args| packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments")))
-        }));
-        match next {
-            Ok(Some(packed)) => {
-                self.taken += 1;
-                if self.order == Order::Input {
-                    self.slots.push_back(None);
-                }
-                packed.map_or_else(Taken::Misfit, |()| Taken::Item)
-            }
-            Ok(None) => {
+    /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
+    fn fill(&mut self, packer: &mut Packer) -> Option<Error> {
+        let begun = Instant::now();
+        let input = self.input.as_mut()?;
+        while u64::from(packer.count()) < self.size && !packer.is_full() {
+            let Some(args) = input.next() else {
                 self.input = None;
-                Taken::End
+                return None;
+            };
+            let packed = packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"));
+            self.taken += 1;
+            if self.order == Order::Input {
+                self.slots.push_back(None);
             }
-            Err(panic) => {
-                self.input = None;
-                self.panic = Some(panic);
-                Taken::End
+            if packed.is_err() {
+                return packed.err();
+            }
+            let count = packer.count(); // to look at the clock takes longer than to pack a small item
+            if (count.is_power_of_two() || count.is_multiple_of(32)) && begun.elapsed() >= WORTHWHILE {
+                break;
             }
         }
+        None
     }
 
     fn submit(&mut self, packer: Packer, first: u64) {
@@ -168,14 +162,8 @@ where
         // Large items fill a chunk by few. Then few make a round, too, lest the look-ahead fill memory.
         self.fitting = if packer.is_full() { count.into() } else { self.fitting.saturating_mul(2) };
         self.unresolved += u64::from(count);
-        let (chunks, error) = packer.pack(&self.call, first);
-        if let Some(error) = error {
-            let last = first + u64::from(count) - 1;
-            self.resolve(last, Err(error.at(Some(last))));
-        }
-        let sizes: Vec<_> = chunks.iter().map(|chunk| (chunk.first, chunk.count)).collect();
-        if let Err(error) = self.core.submit(chunks) {
-            for place in sizes.into_iter().flat_map(|(first, count)| first..first + u64::from(count)) {
+        if let Err(error) = self.core.submit(packer.pack(&self.call, first)) {
+            for place in first..first + u64::from(count) {
                 self.resolve(place, Err(error.clone().at(Some(place))));
             }
             self.input = None;
@@ -210,13 +198,6 @@ where
             self.slots.pop_front().flatten()
         })?
     }
-}
-
-enum Taken {
-    Item,
-    /// An item that cannot be encoded.
-    Misfit(Error),
-    End,
 }
 
 impl<Args, I, R> Results<'_, I, R>

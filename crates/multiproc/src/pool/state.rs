@@ -237,7 +237,7 @@ impl State {
         self.lacks_workers().then(|| self.policy.initializer.clone())
     }
 
-    fn lacks_workers(&self) -> bool {
+    pub(crate) fn lacks_workers(&self) -> bool {
         let staying = || self.workers.iter().filter(|worker| worker.is_staying());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,

@@ -21,7 +21,8 @@ use crate::error::{Error, Result};
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
     let fd = create(bytes.len())?;
     let mut file = File::from(fd);
-    file.write_all(bytes).map_err(|error| Error::io("write to anonymous memory", &error))?;
+    file.write_all(bytes)
+        .map_err(|error| Error::io(&format!("write {} bytes to anonymous memory", bytes.len()), &error))?;
     Ok(file.into())
 }
 
@@ -156,13 +157,19 @@ impl Drop for Shared {
     }
 }
 
-fn create(length: usize) -> Result<OwnedFd> {
+/// An empty file in memory, to be grown to so many bytes, and sealed if that is wanted.
+pub(crate) fn create(length: usize) -> Result<OwnedFd> {
     // Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
     let (limit, _) =
         getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
     if length as u64 > limit {
-        return Err(Error::system("create anonymous memory beyond the limit on file sizes", Errno::EFBIG));
+        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
+        return Err(Error::system(&operation, Errno::EFBIG));
     }
-    memfd_create(c"multiproc", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Never to be executed: a system may refuse any other. Linux before 6.3 does not know the flag.
+    let never_executed = MFdFlags::from_bits_retain(nix::libc::MFD_NOEXEC_SEAL);
+    memfd_create(c"multiproc", flags | never_executed)
+        .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
         .map_err(|errno| Error::system("create anonymous memory", errno))
 }

@@ -10,4 +10,5 @@ pub(crate) mod memory;
 pub(crate) mod original;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod sealed;
 pub(crate) mod socket;
