@@ -150,10 +150,6 @@ impl Error {
         if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
     }
 
-    pub(crate) fn is_link_lost(&self) -> bool {
-        matches!(self.0.cause, Cause::LinkLost)
-    }
-
     pub(crate) fn new(cause: Cause) -> Self {
         Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false }))
     }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::bell::Bell;
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{INLINE, Incoming, Link, Message, Sent};
-use crate::ring::{Copied, Mark, Ring};
+use crate::ring::{Copied, Mark, Ring, begin_frame, end_frame};
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence};
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
@@ -72,6 +72,7 @@ impl Lane {
         Pages::create(SIZE).map(Self)
     }
 
+    #[inline]
     fn claims(&self) -> &AtomicU64 {
         self.0.word64(CLAIMS)
     }
@@ -94,8 +95,13 @@ impl Lobby {
         Pages::create(const { NonZeroUsize::new(4096).unwrap() }).map(Self)
     }
 
-    /// Wakes who waits for results; if nobody does, the pool's thread.
+    /// Wakes who waits for results.
     pub(crate) fn announce(&self) {
+        self.callers().ring();
+    }
+
+    /// Wakes who waits for results, for there is something to do for the pool; if nobody waits, the pool's thread.
+    pub(crate) fn call(&self) {
         self.callers().ring();
         if self.attended().load(Relaxed) == 0 {
             self.thread().ring();
@@ -157,15 +163,18 @@ struct Claims {
 }
 
 impl Claims {
+    #[inline]
     fn of(word: u64) -> Self {
         #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
         Self { begun: (word >> 32) as u32, handed: word as u32 }
     }
 
+    #[inline]
     fn word(self) -> u64 {
         u64::from(self.begun) << 32 | u64::from(self.handed)
     }
 
+    #[inline]
     fn left(self) -> u32 {
         self.handed.wrapping_sub(self.begun)
     }
@@ -232,11 +241,6 @@ impl PoolEnd {
         Self { lane, link, tail: Mark::default(), freed: 0, head: Mark::default(), busy: 0, posts: 0 }
     }
 
-    /// The memory, for the worker.
-    pub(crate) fn lane(&self) -> Lane {
-        self.lane.clone()
-    }
-
     /// Where the next item will be.
     pub(crate) fn position(&self) -> u32 {
         self.tail.bytes
@@ -300,18 +304,34 @@ impl PoolEnd {
         self.head.frames
     }
 
-    /// Frames that begin at a [position](PoolEnd::position): each frame's kind and bytes go to `look`, with the position
-    /// behind it, as long as that is true and there are any.
-    pub(crate) fn items_from(&self, position: u32, mut look: impl FnMut(u32, &[u8], u32) -> bool) {
+    /// Adds the frames of `count` items to `frames`: those behind the `skipped` items that begin at a
+    /// [position](PoolEnd::position). Gives the position of the first of them, and of the notes in front of it.
+    pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
         let mut mark = Mark { frames: 0, bytes: position };
-        let mut more = true;
-        while more && mark.bytes != self.tail.bytes {
-            let frame = TASKS.take(&self.lane.0, &mut mark, |kind, bytes| (kind, bytes.to_vec()));
-            more = frame.is_some_and(|(kind, bytes)| look(kind, &bytes, mark.bytes));
+        let (mut start, mut passed) = (position, 0);
+        while passed < skipped + count {
+            let copy = |kind: u32, bytes: &[u8]| {
+                if kind == VALUE && passed >= skipped {
+                    let head = begin_frame(frames);
+                    frames.extend_from_slice(bytes);
+                    end_frame(frames, head, VALUE);
+                }
+                kind
+            };
+            match TASKS.take(&self.lane.0, &mut mark, copy) {
+                Some(TASK) => continue,
+                Some(_) => passed += 1,
+                None => break,
+            }
+            if passed <= skipped {
+                start = mark.bytes;
+            }
         }
+        start
     }
 
-    /// Items that were taken back are gone: the next will be written at that position.
+    /// Items that were taken back are gone, and the notes in front of them: the next will be written at that position.
+    /// (A note that is not followed by an item would not be read, and could be overwritten before it is.)
     pub(crate) fn rewind(&mut self, position: u32, count: u32) {
         self.tail = Mark { frames: self.tail.frames.wrapping_sub(count), bytes: position };
     }
@@ -425,7 +445,7 @@ impl WorkerEnd {
     /// Says that this worker is ready for work.
     pub(crate) fn be_ready(&self) {
         self.lane.0.word32(READY).store(1, Release);
-        self.lobby.announce();
+        self.lobby.call();
     }
 
     /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerEnd::read), and to be
@@ -481,7 +501,8 @@ impl WorkerEnd {
         let prefix = Posted { number: self.finished.frames, kind }.bytes();
         let message = Message::new(result.to_vec(), Vec::new())?;
         if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::NotYet {
-            self.publish(); // the pool takes messages as it takes the results that they belong to
+            self.show(); // the pool takes messages as it takes the results that they belong to
+            self.lobby.call();
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
         self.write_frame(POSTED, &[]);
@@ -518,7 +539,7 @@ impl WorkerEnd {
         self.read(|_| Ok(()))?;
         let (_, bytes, start, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
         if !descriptors.is_empty() {
-            self.lobby.announce(); // the pool must let go of them, lest it keep a queue open
+            self.lobby.call(); // the pool must let go of them, lest it keep a queue open
         }
         Ok((bytes, start, descriptors))
     }
@@ -535,7 +556,8 @@ impl WorkerEnd {
     pub(crate) fn wait(&mut self) -> bool {
         self.look_at_clock();
         flush();
-        self.publish();
+        self.show();
+        self.lobby.call();
         if !self.wait_until(|end| end.has_item() || end.is_closed()) {
             return false;
         }
@@ -553,7 +575,8 @@ impl WorkerEnd {
 
     #[cold]
     fn wait_for_room(&mut self) {
-        self.publish();
+        self.show();
+        self.lobby.call();
         let before = self.taken;
         self.wait_until(|end| end.lane.taken().load(Acquire) != before);
         self.taken = self.lane.taken().load(Acquire);
@@ -572,18 +595,25 @@ impl WorkerEnd {
         }
     }
 
+    #[inline]
     fn hurry(&self) -> &AtomicU32 {
         self.lane.0.word32(HURRY)
     }
 
     fn publish(&mut self) {
         if self.published != self.finished {
+            self.show();
+            self.lobby.announce();
+        }
+    }
+
+    fn show(&mut self) {
+        if self.published != self.finished {
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
             self.lane.0.word64(BUSY).store(nanos, Relaxed);
             self.published.publish(self.lane.0.word64(PUBLISHED));
             self.clock.published = self.clock.seen;
-            self.lobby.announce();
         }
     }
 
@@ -642,5 +672,132 @@ pub(crate) fn spin(time: Duration, mut has_come: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::ring::Frames;
+
+    fn ends() -> (PoolEnd, WorkerEnd) {
+        let (ours, theirs) = Link::pair().unwrap();
+        let (lane, lobby) = (Lane::create().unwrap(), Lobby::create().unwrap());
+        let worker = WorkerEnd::new(lane.clone(), theirs, lobby, Duration::ZERO).unwrap();
+        (PoolEnd::new(lane, ours), worker)
+    }
+
+    fn frames(numbers: &[u64]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for number in numbers {
+            let start = begin_frame(&mut frames);
+            frames.extend((0..*number % 70).flat_map(|_| number.to_le_bytes()));
+            end_frame(&mut frames, start, VALUE);
+        }
+        frames
+    }
+
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state >> 33
+    }
+
+    /// Whatever is handed in, taken back and run in whatever order: each item runs once, in order, and its result comes.
+    #[test]
+    fn every_item_is_either_run_or_taken_back() {
+        let (mut pool, mut worker) = ends();
+        let mut state = 7;
+        let (mut next, mut waiting) = (0, 0);
+        // Jobs of the lane: where they begin, and their items.
+        let mut jobs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+        let mut ran = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..3_000 {
+            match random(&mut state) % 4 {
+                0 => {
+                    let start = pool.position();
+                    if random(&mut state) % 3 == 0 && !pool.write_note(TASK, &[7; 16]) {
+                        continue;
+                    }
+                    let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
+                    let before = pool.written();
+                    let bytes = frames(&numbers);
+                    let left = pool.write(&bytes, numbers.len() as u32).len();
+                    let written = pool.written().wrapping_sub(before);
+                    if written == 0 {
+                        pool.rewind(start, 0);
+                    }
+                    assert_eq!(
+                        Frames::of(&bytes[bytes.len() - left..]).count() + written as usize,
+                        numbers.len()
+                    );
+                    next += u64::from(written);
+                    if written > 0 {
+                        pool.hand_in(written);
+                        jobs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                    }
+                }
+                1 => {
+                    let mut left = pool.take_back(random(&mut state) as u32 % 300);
+                    let (total, mut position) = (left, pool.position());
+                    while left > 0 {
+                        let (start, items, done) = jobs.back_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        let mut copied = Vec::new();
+                        let kept = items.len() - some as usize;
+                        position = pool.copy_items(*start, kept as u32, some, &mut copied);
+                        let cut: Vec<u64> = items.split_off(kept).into();
+                        assert!(copied == frames(&cut), "what is taken back is what was handed in");
+                        next = cut[0];
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_back();
+                        }
+                    }
+                    pool.rewind(position, total);
+                }
+                2 => {
+                    for _ in 0..random(&mut state) % 400 {
+                        if waiting > RING as usize / 3 {
+                            break; // it would wait for room, and nobody here would make any
+                        }
+                        match worker.next() {
+                            None => break,
+                            Some(TASK) => worker.read(|_| Ok(())).unwrap(),
+                            Some(VALUE) => {
+                                let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
+                                waiting += item.len() + 16;
+                                worker.write(VALUE, &item).unwrap();
+                                worker.finish();
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    worker.show();
+                }
+                _ => {
+                    let Some(finished) = pool.take_results(random(&mut state) % 2 == 0) else { continue };
+                    waiting = 0;
+                    ran.extend(finished.results.frames().map(|(_, bytes)| bytes.to_vec()));
+                    let mut left = finished.count;
+                    while left > 0 {
+                        let (_, items, done) = jobs.front_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
+                        *done += some;
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_front();
+                        }
+                    }
+                    pool.free(jobs.front().map_or(pool.position(), |job| job.0));
+                }
+            }
+        }
+        assert!(ran.len() > 10_000, "{}", ran.len());
+        let expected: Vec<u8> = frames(&expected);
+        assert!(Frames::of(&expected).map(|(_, bytes)| bytes.to_vec()).eq(ran));
     }
 }

@@ -71,20 +71,6 @@ impl Message {
     pub(crate) fn drop_descriptors(&mut self) {
         self.descriptors.clear();
     }
-
-    /// A message that is known to be small, and has no descriptors.
-    pub(crate) fn inline(bytes: Vec<u8>) -> Self {
-        debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
-        Self { body: Body::Inline(bytes), descriptors: Vec::new() }
-    }
-
-    /// The bytes, where they are to travel inside a packet.
-    pub(crate) fn inline_mut(&mut self) -> Option<&mut Vec<u8>> {
-        match &mut self.body {
-            Body::Inline(bytes) => Some(bytes),
-            Body::Stored(..) => None,
-        }
-    }
 }
 
 impl Link {

@@ -225,9 +225,42 @@ impl From<Vec<u8>> for Copied {
 }
 
 impl Copied {
+    pub(crate) fn into_iter(self) -> IntoFrames {
+        IntoFrames { copied: self, next: 0 }
+    }
+
     pub(crate) fn frames(&self) -> Frames<'_> {
         let (before, after) = self.bytes.split_at_checked(self.seam).unwrap_or((&self.bytes, &[]));
         Frames { bytes: before, after }
+    }
+}
+
+/// Frames that were copied, one after the other.
+#[derive(Debug)]
+pub(crate) struct IntoFrames {
+    copied: Copied,
+    next: usize,
+}
+
+impl IntoFrames {
+    /// What the next frame is, and its bytes.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<(u32, &[u8])> {
+        let Copied { bytes, seam } = &self.copied;
+        if self.next < *seam {
+            let before = bytes.get(self.next..bytes.len().min(*seam))?;
+            match split_frame(before) {
+                Some((kind, frame, rest)) if kind != SKIP => {
+                    self.next += before.len() - rest.len();
+                    return Some((kind, frame));
+                }
+                _ => self.next = *seam,
+            }
+        }
+        let after = bytes.get(self.next..)?;
+        let (kind, frame, rest) = split_frame(after)?;
+        self.next += after.len() - rest.len();
+        Some((kind, frame))
     }
 }
 

@@ -114,11 +114,13 @@ impl TaskId {
 #[derive(Clone, Copy)]
 pub(crate) struct Task(&'static Entry<Runs>);
 
+type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
+
 /// How a function is run.
 #[derive(Clone, Copy)]
 struct Runs {
     /// With encoded arguments and their descriptors; appends the encoded result.
-    once: fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>,
+    once: Once,
     /// With the items of a lane, as long as they are for this function. A loop that the compiler makes for each function,
     /// since a small item takes less time than a call by address.
     items: fn(&mut WorkerEnd),

@@ -10,15 +10,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::lane::{ERROR, VALUE};
-use crate::ring::Copied;
+use crate::plain;
+use crate::ring::{Copied, IntoFrames};
 use crate::task::{TaskId, catch_panic};
 use crate::wire;
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
     pub(crate) task: TaskId,
-    /// Does the call have numbered items, or is it about one task?
-    numbered: bool,
     inbox: Mutex<Inbox>,
     /// How many items make a worthwhile chunk, as far as one can say.
     worthwhile: AtomicU64,
@@ -49,8 +48,8 @@ const LARGEST: u64 = 16 * 1024;
 const GROWTH: u64 = 8;
 
 impl Call {
-    pub(crate) fn new(task: TaskId, numbered: bool) -> Arc<Self> {
-        Arc::new(Self { task, numbered, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
+    pub(crate) fn new(task: TaskId) -> Arc<Self> {
+        Arc::new(Self { task, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
     }
 
     pub(crate) fn deliver(&self, parcel: Parcel) {
@@ -95,11 +94,7 @@ impl Call {
 
     /// The one result of a call about one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        let mut result = None;
-        for parcel in self.take() {
-            parcel.open(self.numbered, |_, it| result = Some(it));
-        }
-        result
+        self.take().into_iter().find_map(|parcel| parcel.open().next()).map(|(_, result)| result)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -108,34 +103,77 @@ impl Call {
 }
 
 impl Parcel {
-    /// Gives each item's place and result.
-    pub(crate) fn open<R: DeserializeOwned>(self, numbered: bool, mut give: impl FnMut(u64, Result<R>)) {
-        let name = |place: u64| numbered.then_some(place);
+    /// How many results these are.
+    pub(crate) fn count(&self) -> u64 {
         match self {
-            Self::Results { runs, results } => {
-                let mut frames = results.frames();
-                for place in runs.into_iter().flat_map(|(first, count)| first..first + u64::from(count)) {
-                    let result = match frames.next() {
-                        Some((kind, frame)) => open_frame(kind, frame),
-                        None => Err(Error::decode("a result", "it is missing in the ring")),
-                    };
-                    give(place, result.map_err(|error| error.at(name(place))));
-                }
-            }
-            Self::Result { place, kind, bytes, start } => {
-                let frame = bytes.get(start..).unwrap_or_default();
-                give(place, open_frame(kind, frame).map_err(|error| error.at(name(place))));
-            }
-            Self::Lost { first, count, error } => {
-                for place in first..first + u64::from(count) {
-                    give(place, Err(error.clone().at(name(place))));
-                }
-            }
+            Self::Results { runs, .. } => runs.iter().map(|&(_, count)| u64::from(count)).sum(),
+            Self::Result { .. } => 1,
+            Self::Lost { count, .. } => (*count).into(),
         }
+    }
+
+    pub(crate) fn open(self) -> Opened {
+        let (mut runs, content) = match self {
+            Self::Results { runs, results } => (runs, Content::Frames(results.into_iter())),
+            Self::Result { place, kind, bytes, start } => {
+                (vec![(place, 1)], Content::Single { kind, bytes, start })
+            }
+            Self::Lost { first, count, error } => (vec![(first, count)], Content::Lost(error)),
+        };
+        runs.reverse();
+        Opened { runs, content }
     }
 }
 
-fn open_frame<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
+/// A parcel, whose results are decoded one after the other as they are asked for.
+pub(crate) struct Opened {
+    /// What is left of the runs, the next one last.
+    runs: Vec<(u64, u32)>,
+    content: Content,
+}
+
+enum Content {
+    Frames(IntoFrames),
+    Single { kind: u32, bytes: Vec<u8>, start: usize },
+    Lost(Error),
+}
+
+impl Opened {
+    /// The place of the next result.
+    #[inline]
+    pub(crate) fn place(&self) -> Option<u64> {
+        self.runs.last().map(|&(place, _)| place)
+    }
+
+    /// The next result, and its place.
+    #[inline]
+    pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<(u64, Result<R>)> {
+        let (next, left) = self.runs.last_mut()?;
+        let place = *next;
+        *next += 1;
+        *left -= 1;
+        if *left == 0 {
+            self.runs.pop();
+        }
+        let result = match &mut self.content {
+            Content::Frames(frames) => match frames.next() {
+                Some((kind, frame)) => decode_result(kind, frame),
+                None => Err(Error::decode("a result", "it is missing in the ring")),
+            },
+            Content::Single { kind, bytes, start } => {
+                decode_result(*kind, bytes.get(*start..).unwrap_or_default())
+            }
+            Content::Lost(error) => Err(error.clone()),
+        };
+        Some((place, result))
+    }
+}
+
+#[inline]
+fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
+    if kind == VALUE && plain::is_plain::<R>() {
+        return wire::decode(frame, Vec::new(), "the result");
+    }
     match kind {
         // A `Deserialize` that panics is that item's error; the others are still to come.
         VALUE => catch_panic(|| wire::decode(frame, Vec::new(), "the result"))?,

@@ -8,9 +8,9 @@ use super::call::{Call, Parcel};
 use super::chunk::{Body, Chunk};
 use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK, VALUE};
+use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK};
 use crate::link::{Link, Message, Sent};
-use crate::ring::{Copied, begin_frame, end_frame};
+use crate::ring::Copied;
 use crate::start::{self, Started};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
@@ -155,20 +155,32 @@ impl Worker {
             }
             self.task = Some(chunk.call.task);
         }
-        match &chunk.body {
+        let given = match &chunk.body {
             Body::Frames { .. } => self.give_frames(chunk, most, start),
-            Body::Message(message) => match self.lane.post(message) {
-                Ok(Sent::Yes) => {
-                    self.hand_in(Job::new(chunk, 1, start));
-                    Given::Taken
-                }
-                Ok(Sent::NotYet) => Given::NotNow,
-                Ok(Sent::Gone) => {
-                    self.give_up_on(Error::new(Cause::LinkLost));
-                    Given::Nothing
-                }
-                Err(error) => Given::Unsendable(error),
-            },
+            Body::Message(message) => {
+                let posted = self.lane.post(message);
+                self.give_message(posted, chunk, start)
+            }
+        };
+        if !matches!(given, Given::Taken) {
+            self.lane.rewind(start, 0);
+            self.task = None;
+        }
+        given
+    }
+
+    fn give_message(&mut self, posted: Result<Sent>, chunk: &mut Chunk, start: u32) -> Given {
+        match posted {
+            Ok(Sent::Yes) => {
+                self.hand_in(Job::new(chunk, 1, start));
+                Given::Taken
+            }
+            Ok(Sent::NotYet) => Given::NotNow,
+            Ok(Sent::Gone) => {
+                self.give_up_on(Error::new(Cause::LinkLost));
+                Given::Nothing
+            }
+            Err(error) => Given::Unsendable(error),
         }
     }
 
@@ -344,10 +356,9 @@ impl Worker {
 
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
-        if let Some(job) = self.jobs.front_mut().filter(|job| job.message.is_some()) {
-            if self.lane.unbegun() == 0 {
-                job.message.iter_mut().for_each(Message::drop_descriptors);
-            }
+        let Some(message) = self.jobs.front_mut().and_then(|job| job.message.as_mut()) else { return };
+        if self.lane.unbegun() == 0 {
+            message.drop_descriptors();
         }
     }
 
@@ -375,12 +386,6 @@ impl Worker {
 
     fn leave(&mut self) {
         self.leaving.get_or_insert_with(Instant::now);
-    }
-
-    pub(crate) fn dismiss_if_ready(&mut self) {
-        if self.ready {
-            self.dismiss();
-        }
     }
 
     /// Asks it to end, or kills it, if that has not been done before.
@@ -468,22 +473,11 @@ impl Job {
     fn cut(&mut self, count: u32, lane: &PoolEnd) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
-        let (mut passed, mut start, mut frames) = (0, self.start, Vec::new());
-        if self.message.is_none() {
-            lane.items_from(self.start, |kind, bytes, end| {
-                if kind == VALUE {
-                    if passed < kept {
-                        start = end;
-                    } else {
-                        let head = begin_frame(&mut frames);
-                        frames.extend_from_slice(bytes);
-                        end_frame(&mut frames, head, VALUE);
-                    }
-                    passed += 1;
-                }
-                passed < self.count
-            });
-        }
+        let mut frames = Vec::new();
+        let start = match self.message {
+            Some(_) => self.start,
+            None => lane.copy_items(self.start, kept, count, &mut frames),
+        };
         self.count = kept;
         let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
         (Chunk { call: Arc::clone(&self.call), first, count, body }, start)

@@ -100,41 +100,6 @@ impl Core {
         Ok(())
     }
 
-    /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
-    pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
-        if has_come() {
-            return true;
-        }
-        let _caller = self.attend();
-        loop {
-            let turn = self.turn();
-            if has_come() {
-                return true;
-            }
-            let is_worthwhile = turn.busy < self.processors;
-            let mut look = || {
-                self.turn();
-                has_come()
-            };
-            if is_worthwhile && spin(SPIN, &mut look) {
-                return true;
-            }
-            let armed = self.lobby.callers().arm();
-            let turn = self.turn();
-            if has_come() {
-                return true;
-            }
-            if deadline.is_over() {
-                return false;
-            }
-            if !turn.news {
-                let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
-                let left = look.into_iter().chain(deadline.left()).min();
-                self.lobby.callers().wait(armed, left);
-            }
-        }
-    }
-
     /// Takes back what no worker has begun of a call; says whether that was anything.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) -> bool {
         self.lock().withdraw(call)
@@ -163,7 +128,8 @@ impl Core {
         turn
     }
 
-    fn attend(&self) -> Caller<'_> {
+    /// Says that this thread sees to the pool from now on.
+    pub(crate) fn attend(&self) -> Caller<'_> {
         let mut callers = self.count();
         *callers += 1;
         if *callers == 1 {
@@ -181,8 +147,41 @@ impl Core {
     }
 }
 
-/// A thread that waits for results, and sees to those of others.
-struct Caller<'a>(&'a Core);
+/// A thread that waits for results of its own, and sees to those of others.
+pub(crate) struct Caller<'a>(&'a Core);
+
+impl Caller<'_> {
+    /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
+    pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
+        let core = self.0;
+        loop {
+            let turn = core.turn();
+            if has_come() {
+                return true;
+            }
+            let mut look = || {
+                core.turn();
+                has_come()
+            };
+            // Where workers keep all processors busy, this one had better go to one of them.
+            if turn.busy < core.processors && spin(SPIN, &mut look) {
+                return true;
+            }
+            let armed = core.lobby.callers().arm();
+            let turn = core.turn();
+            if has_come() {
+                return true;
+            }
+            if deadline.is_over() {
+                return false;
+            }
+            if !turn.news {
+                let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
+                core.lobby.callers().wait(armed, look.into_iter().chain(deadline.left()).min());
+            }
+        }
+    }
+}
 
 impl Drop for Caller<'_> {
     fn drop(&mut self) {
@@ -226,7 +225,12 @@ impl Core {
     /// Starts workers until there are as many as there should be. Not under the lock, since it takes a while.
     fn hire(&self) -> Result<()> {
         loop {
-            let Some(initializer) = self.lock().vacancy() else { return Ok(()) };
+            let state = self.lock();
+            if !state.lacks_workers() {
+                return Ok(());
+            }
+            let initializer = state.initializer();
+            drop(state);
             let spin =
                 if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
             let worker = Worker::start(&self.lobby, spin, initializer, self.start_timeout)?;

@@ -78,7 +78,9 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Err(Error::invalid("the task's result was taken before"));
         }
-        self.core.wait_until(deadline, || self.call.has_arrived());
+        if !self.call.has_arrived() {
+            self.core.attend().wait_until(deadline, || self.call.has_arrived());
+        }
         let result = self.call.only_result();
         self.taken = result.is_some();
         result.transpose()

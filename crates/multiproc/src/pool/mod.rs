@@ -14,6 +14,7 @@ mod dispatch;
 
 mod builder;
 mod handle;
+mod ready;
 mod results;
 
 use std::fmt;
@@ -27,7 +28,8 @@ use serde::de::DeserializeOwned;
 use self::call::Call;
 use self::chunk::Packer;
 use self::dispatch::Core;
-use self::results::{Order, Results};
+use self::ready::Order;
+use self::results::Results;
 use crate::error::Result;
 use crate::sys::process::own_pid;
 use crate::task::TaskId;
@@ -260,7 +262,7 @@ impl Pool {
         F: crate::Call<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let call = Call::new(TaskId::of(function)?, false);
+        let call = Call::new(TaskId::of(function)?);
         let mut packer = Packer::new();
         packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"))?;
         self.core.submit(packer.pack(&call, 0))?;

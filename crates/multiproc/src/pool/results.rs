@@ -1,7 +1,7 @@
 //! All results of a call, from the side of the thread that made it: feeds the items in, takes the results out.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,20 +9,14 @@ use std::time::Instant;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::{Call, WORTHWHILE};
+use super::call::{Call, Parcel, WORTHWHILE};
 use super::chunk::Packer;
-use super::dispatch::Core;
+use super::dispatch::{Caller, Core};
+use super::ready::{Order, Ready};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 use crate::wire;
-
-/// In which order results are given.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Order {
-    Input,
-    Arrival,
-}
 
 /// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
 pub(crate) struct Results<'pool, I, R> {
@@ -34,7 +28,6 @@ pub(crate) struct Results<'pool, I, R> {
     refusal: Option<Error>,
     /// What the input has panicked with; it goes on to the caller after the items before it.
     panic: Option<Box<dyn Any + Send>>,
-    order: Order,
     /// How many results may wait for the caller, in chunks a worker; `None` for as many as there are.
     look_ahead: Option<u64>,
     /// How many items make a chunk at the moment.
@@ -45,9 +38,10 @@ pub(crate) struct Results<'pool, I, R> {
     taken: u64,
     /// How many of them have no result yet.
     unresolved: u64,
-    /// Results from item number `given` on (in input order), or those that have come (in order of arrival).
-    slots: VecDeque<Option<Result<R>>>,
-    given: u64,
+    ready: Ready,
+    /// This thread, where it does nothing else until the call is over.
+    caller: Option<Caller<'pool>>,
+    result: PhantomData<fn() -> R>,
 }
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
@@ -67,18 +61,18 @@ where
         core.check_open()?;
         Ok(Self {
             core,
-            call: Call::new(task, true),
+            call: Call::new(task),
             input: Some(input),
             refusal: None,
             panic: None,
-            order,
             look_ahead,
             size: 1,
             fitting: u64::MAX,
             taken: 0,
             unresolved: 0,
-            slots: VecDeque::new(),
-            given: 0,
+            ready: Ready::new(order),
+            caller: look_ahead.is_none().then(|| core.attend()),
+            result: PhantomData,
         })
     }
 
@@ -92,8 +86,11 @@ where
         if !self.has_room() {
             return; // as mostly
         }
-        let worthwhile = self.call.worthwhile();
-        self.size = self.core.chunk_size().map_or(0, u64::from).max(worthwhile).min(self.fitting);
+        self.size = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
+            (Some(size), Some(_)) => size, // the caller has said how far ahead is a few chunks
+            (size, _) => self.call.worthwhile().max(size.unwrap_or(0)),
+        }
+        .min(self.fitting);
         while self.input.is_some() && self.has_room() && !self.may_pause() {
             self.feed_chunk();
         }
@@ -101,31 +98,31 @@ where
 
     /// Whether the caller should have a result before more of the input is taken, which may keep it waiting: there is
     /// one, and no worker lacks work.
-    fn may_pause(&self) -> bool {
-        let given_soon = self.slots.front().is_some_and(Option::is_some) || self.call.has_arrived();
-        given_soon && self.look_ahead.is_some() && self.unresolved >= self.core.workers() as u64
+    fn may_pause(&mut self) -> bool {
+        let given_soon = self.look_ahead.is_some() && (self.ready.has_next() || self.call.has_arrived());
+        given_soon && self.unresolved >= self.core.workers() as u64
     }
 
     fn has_room(&self) -> bool {
         let round = self.size * self.core.workers() as u64;
-        let waiting = self.taken - self.given;
+        let waiting = self.taken - self.ready.given();
         self.unresolved < 2 * round && self.look_ahead.is_none_or(|rounds| waiting < rounds * round)
     }
 
     fn feed_chunk(&mut self) {
         let mut packer = Packer::new();
         let first = self.taken;
-        // What the input or the encoding panics with is kept for later.
+        // The input is the user's, and may take its time. What it or the encoding panics with is kept for later.
+        let was_here = self.caller.take().is_some();
         let misfit = catch_unwind(AssertUnwindSafe(|| self.fill(&mut packer))).unwrap_or_else(|panic| {
             self.input = None;
             self.panic = Some(panic);
             None
         });
+        self.caller = was_here.then(|| self.core.attend());
         self.submit(packer, first);
         if let Some(error) = misfit {
-            let place = self.taken - 1;
-            self.unresolved += 1;
-            self.resolve(place, Err(error.at(Some(place))));
+            self.ready.add(Parcel::Lost { first: self.taken - 1, count: 1, error });
         }
     }
 
@@ -140,9 +137,6 @@ where
             };
             let packed = packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"));
             self.taken += 1;
-            if self.order == Order::Input {
-                self.slots.push_back(None);
-            }
             if packed.is_err() {
                 return packed.err();
             }
@@ -163,40 +157,24 @@ where
         self.fitting = if packer.is_full() { count.into() } else { self.fitting.saturating_mul(2) };
         self.unresolved += u64::from(count);
         if let Err(error) = self.core.submit(packer.pack(&self.call, first)) {
-            for place in first..first + u64::from(count) {
-                self.resolve(place, Err(error.clone().at(Some(place))));
-            }
+            self.unresolved -= u64::from(count);
+            self.ready.add(Parcel::Lost { first, count, error: error.clone() });
             self.input = None;
             self.refusal = Some(error);
         }
     }
 
-    fn resolve(&mut self, place: u64, result: Result<R>) {
-        self.unresolved -= 1;
-        match self.order {
-            Order::Arrival => self.slots.push_back(Some(result)),
-            Order::Input => {
-                let slot = usize::try_from(place - self.given).ok().and_then(|slot| self.slots.get_mut(slot));
-                if let Some(slot) = slot {
-                    *slot = Some(result);
-                }
-            }
-        }
-    }
-
     /// Takes what has arrived, waiting for something if there is nothing.
     fn collect(&mut self) {
-        self.core.wait_until(Deadline::Never, || self.call.has_arrived());
+        let has_arrived = || self.call.has_arrived();
+        match &self.caller {
+            Some(caller) => caller.wait_until(Deadline::Never, has_arrived),
+            None => self.core.attend().wait_until(Deadline::Never, has_arrived),
+        };
         for parcel in self.call.take() {
-            parcel.open(true, |place, result| self.resolve(place, result));
+            self.unresolved -= parcel.count();
+            self.ready.add(parcel);
         }
-    }
-
-    fn pop(&mut self) -> Option<Result<R>> {
-        self.slots.front().is_some_and(Option::is_some).then(|| {
-            self.given += 1;
-            self.slots.pop_front().flatten()
-        })?
     }
 }
 
@@ -212,7 +190,7 @@ where
             if self.input.is_some() {
                 self.feed();
             }
-            if let Some(result) = self.pop() {
+            if let Some(result) = self.ready.next() {
                 return Some(result);
             }
             if self.unresolved > 0 {
@@ -241,7 +219,7 @@ where
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
-        let waiting = usize::try_from(self.taken - self.given).unwrap_or(usize::MAX);
+        let waiting = usize::try_from(self.taken - self.ready.given()).unwrap_or(usize::MAX);
         (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
     }
 }

@@ -78,7 +78,7 @@ const STALL: Duration = Duration::from_millis(2);
 /// back. Where all is well, both take some microseconds.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// Less work than this is not worth to be taken from one worker and given to another.
-const WORTH_SHARING: Duration = Duration::from_micros(100);
+const WORTH_SHARING: Duration = Duration::from_millis(1);
 
 /// What callers cause.
 impl State {
@@ -232,9 +232,9 @@ impl State {
 
 /// What the pool's thread does.
 impl State {
-    /// If a worker is missing: what it runs first.
-    pub(crate) fn vacancy(&self) -> Option<Option<Initializer>> {
-        self.lacks_workers().then(|| self.policy.initializer.clone())
+    /// What each worker runs first.
+    pub(crate) fn initializer(&self) -> Option<Initializer> {
+        self.policy.initializer.clone()
     }
 
     pub(crate) fn lacks_workers(&self) -> bool {

@@ -132,15 +132,6 @@ impl Shared {
         look(unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), length) })
     }
 
-    /// Copies bytes out; they must be inside the mapping.
-    pub(crate) fn read(&self, offset: usize, length: usize) -> Vec<u8> {
-        let place = self.place(offset, length);
-        let mut bytes = vec![0_u8; length];
-        // SAFETY: as for `write`, the other way.
-        unsafe { ptr::copy_nonoverlapping(place.cast().as_ptr(), bytes.as_mut_ptr(), length) }
-        bytes
-    }
-
     #[inline]
     fn place(&self, offset: usize, length: usize) -> NonNull<c_void> {
         let end = offset.checked_add(length);
