@@ -13,6 +13,9 @@
 //! When a worker has died, its results up to *finished* count, the one item begun and not finished has failed, and all
 //! others are as good as new.
 
+// See `ring`.
+#![allow(clippy::inline_always)]
+
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -22,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::bell::Bell;
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{INLINE, Incoming, Link, Message, Sent};
-use crate::ring::{Copied, Mark, Ring, begin_frame, end_frame};
+use crate::ring::{Copied, Mark, Ring, add_frame};
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence};
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
@@ -42,7 +45,7 @@ pub(crate) const POSTED: u32 = 3;
 /// what the items that follow are for, which is no item.
 pub(crate) const TASK: u32 = 4;
 
-const RING: u32 = 256 * 1024;
+const RING: u32 = 1024 * 1024;
 const TASKS: Ring = Ring::new(4096, RING);
 const RESULTS: Ring = Ring::new(4096 + RING as usize, RING);
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
@@ -312,9 +315,7 @@ impl PoolEnd {
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
                 if kind == VALUE && passed >= skipped {
-                    let head = begin_frame(frames);
-                    frames.extend_from_slice(bytes);
-                    end_frame(frames, head, VALUE);
+                    add_frame(frames, VALUE, bytes);
                 }
                 kind
             };
@@ -420,7 +421,7 @@ const STRIDE_LEAST: Duration = Duration::from_micros(5);
 const STRIDE_MOST: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u32 = 256;
 /// How often results are published while there are items to run.
-const PUBLISH: Duration = Duration::from_micros(50);
+const PUBLISH: Duration = Duration::from_micros(200);
 
 impl WorkerEnd {
     pub(crate) fn new(lane: Lane, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
@@ -450,7 +451,7 @@ impl WorkerEnd {
 
     /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerEnd::read), and to be
     /// [finished](WorkerEnd::finish) with a result.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
         if !self.begun {
             if !Claims::begin(self.lane.claims()) {
@@ -463,7 +464,7 @@ impl WorkerEnd {
 
     /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
     /// taken.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
         let begun = &mut self.begun;
         TASKS
@@ -478,7 +479,7 @@ impl WorkerEnd {
     ///
     /// # Errors
     /// When it is large, and there is no memory for it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.stay_only_one();
         if result.len() > INLINE {
@@ -488,7 +489,7 @@ impl WorkerEnd {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_frame(&mut self, kind: u32, result: &[u8]) {
         self.written = self.finished;
         while !RESULTS.put(&self.lane.0, &mut self.written, self.taken, kind, &[result]) {
@@ -511,7 +512,7 @@ impl WorkerEnd {
     }
 
     /// Ends the item whose result was written.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn finish(&mut self) {
         self.finished = self.written;
         self.finished.publish(self.lane.0.word64(FINISHED));
@@ -692,9 +693,8 @@ mod tests {
     fn frames(numbers: &[u64]) -> Vec<u8> {
         let mut frames = Vec::new();
         for number in numbers {
-            let start = begin_frame(&mut frames);
-            frames.extend((0..*number % 70).flat_map(|_| number.to_le_bytes()));
-            end_frame(&mut frames, start, VALUE);
+            let bytes: Vec<u8> = (0..*number % 70).flat_map(|_| number.to_le_bytes()).collect();
+            add_frame(&mut frames, VALUE, &bytes);
         }
         frames
     }

@@ -7,6 +7,10 @@
 //!
 //! A frame lies in one piece: where the rest of the ring is too short for it, it is skipped.
 
+// The length of a plain value is known where its frame is made or read, if all of that is in one piece: then a frame
+// is two moves, and else it is calls.
+#![allow(clippy::inline_always)]
+
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 
 /// Memory that several processes may have.
@@ -55,7 +59,7 @@ impl Ring {
 
     /// Writes a frame behind `tail` if there is room for it, the reader having come to the byte `taken`; says whether
     /// there was. Publishing it is the caller's.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(
         &self,
         memory: &impl Memory,
@@ -128,7 +132,7 @@ impl Ring {
     /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
     ///
     /// Shows nothing where there is no frame, which only a process that does not keep to all this can bring about.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take<R>(
         &self,
         memory: &impl Memory,
@@ -150,7 +154,7 @@ impl Ring {
     }
 
     /// What the frame at `head` is, which must have been published.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn kind(&self, memory: &impl Memory, head: Mark) -> u32 {
         match self.head(memory, head.bytes).1 {
             SKIP => self.head(memory, self.next_start(head.bytes)).1,
@@ -159,7 +163,7 @@ impl Ring {
     }
 
     /// Where a frame that takes up so many bytes can lie.
-    #[inline]
+    #[inline(always)]
     fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
         let free = self.size - tail.wrapping_sub(taken);
         let to_end = self.size - tail % self.size;
@@ -175,12 +179,12 @@ impl Ring {
         place.wrapping_add(self.size - place % self.size)
     }
 
-    #[inline]
+    #[inline(always)]
     fn offset(&self, place: u32) -> usize {
         self.start + (place % self.size) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn head(&self, memory: &impl Memory, place: u32) -> (u32, u32) {
         memory.read(self.offset(place), HEAD as usize, |bytes| {
             halves(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
@@ -297,6 +301,16 @@ impl<'a> Iterator for Frames<'a> {
                 _ => self.bytes = std::mem::take(&mut self.after),
             }
         }
+    }
+}
+
+/// Adds a frame to a vector of frames.
+#[inline]
+pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
+    frames.extend_from_slice(&head(u32::try_from(bytes.len()).unwrap_or(u32::MAX), kind));
+    frames.extend_from_slice(bytes);
+    if !bytes.len().is_multiple_of(8) {
+        frames.resize(frames.len().next_multiple_of(8), 0);
     }
 }
 

@@ -171,12 +171,12 @@ impl Deref for Pages {
 }
 
 impl Memory for Pages {
-    #[inline]
+    #[inline(always)]
     fn write(&self, offset: usize, bytes: &[u8]) {
         self.shared.write(offset, bytes);
     }
 
-    #[inline]
+    #[inline(always)]
     fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         self.shared.look(offset, length, look)
     }

@@ -44,7 +44,7 @@ pub(crate) enum Parcel {
 /// short enough that at the end of the input no worker waits long for the others.
 pub(crate) const WORTHWHILE: Duration = Duration::from_millis(1);
 /// A chunk has at most so many items, and at most so many times those of the one before.
-const LARGEST: u64 = 16 * 1024;
+const LARGEST: u64 = 32 * 1024;
 const GROWTH: u64 = 8;
 
 impl Call {
@@ -94,7 +94,7 @@ impl Call {
 
     /// The one result of a call about one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().into_iter().find_map(|parcel| parcel.open().next()).map(|(_, result)| result)
+        self.take().pop_front().map(|parcel| parcel.open().next().map_err(|error: Error| error.at(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -121,40 +121,51 @@ impl Parcel {
             Self::Lost { first, count, error } => (vec![(first, count)], Content::Lost(error)),
         };
         runs.reverse();
-        Opened { runs, content }
+        Opened { runs, next: 0, content }
     }
 }
 
 /// A parcel, whose results are decoded one after the other as they are asked for.
+#[derive(Default)]
 pub(crate) struct Opened {
     /// What is left of the runs, the next one last.
     runs: Vec<(u64, u32)>,
+    /// The place of the next result of the run that was begun.
+    next: u64,
     content: Content,
 }
 
+#[derive(Default)]
 enum Content {
     Frames(IntoFrames),
-    Single { kind: u32, bytes: Vec<u8>, start: usize },
+    Single {
+        kind: u32,
+        bytes: Vec<u8>,
+        start: usize,
+    },
     Lost(Error),
+    #[default]
+    Nothing,
 }
 
 impl Opened {
-    /// The place of the next result.
-    #[inline]
-    pub(crate) fn place(&self) -> Option<u64> {
-        self.runs.last().map(|&(place, _)| place)
+    /// The next run: the place of its first result, and how many they are.
+    pub(crate) fn run(&self) -> Option<(u64, u32)> {
+        self.runs.last().copied()
     }
 
-    /// The next result, and its place.
+    /// Begins the next run: so many results come one after the other.
+    pub(crate) fn begin_run(&mut self) -> u32 {
+        let (first, count) = self.runs.pop().unwrap_or_default();
+        self.next = first;
+        count
+    }
+
+    /// The next result of the run.
     #[inline]
-    pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<(u64, Result<R>)> {
-        let (next, left) = self.runs.last_mut()?;
-        let place = *next;
-        *next += 1;
-        *left -= 1;
-        if *left == 0 {
-            self.runs.pop();
-        }
+    pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {
+        let place = self.next;
+        self.next += 1;
         let result = match &mut self.content {
             Content::Frames(frames) => match frames.next() {
                 Some((kind, frame)) => decode_result(kind, frame),
@@ -164,8 +175,9 @@ impl Opened {
                 decode_result(*kind, bytes.get(*start..).unwrap_or_default())
             }
             Content::Lost(error) => Err(error.clone()),
+            Content::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        Some((place, result))
+        result.map_err(|error| error.at(Some(place)))
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::call::{Call, Parcel};
 use crate::error::{Error, Result};
 use crate::lane::VALUE;
 use crate::link::{INLINE, Message};
-use crate::ring::{FRAME_HEAD, Frames, begin_frame, end_frame};
-use crate::wire::Handle;
+use crate::plain;
+use crate::ring::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
+use crate::wire::{self, Handle};
 
 /// Consecutive items of one call.
 pub(crate) struct Chunk {
@@ -73,13 +76,26 @@ impl Packer {
         Self { frames: Vec::new(), end: 0, count: 0, alone: None }
     }
 
+    #[inline]
     pub(crate) fn count(&self) -> u32 {
         self.count + u32::from(self.alone.is_some())
     }
 
-    /// Adds an item that `encode` appends; on an error, nothing.
+    /// Adds an item; on an error, nothing.
     #[inline]
-    pub(crate) fn add(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>) -> Result<()> {
+    pub(crate) fn add<T: Serialize>(&mut self, item: &T) -> Result<()> {
+        match plain::view(item) {
+            Some(bytes) if bytes.len() <= INLINE => {
+                add_frame(&mut self.frames, VALUE, bytes);
+                self.end = self.frames.len();
+                self.count += 1;
+                Ok(())
+            }
+            _ => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),
+        }
+    }
+
+    fn add_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>) -> Result<()> {
         let start = begin_frame(&mut self.frames);
         match encode(&mut self.frames) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= INLINE => {

@@ -33,7 +33,6 @@ use self::results::Results;
 use crate::error::Result;
 use crate::sys::process::own_pid;
 use crate::task::TaskId;
-use crate::wire;
 
 pub use self::builder::Builder;
 pub use self::handle::TaskHandle;
@@ -264,7 +263,7 @@ impl Pool {
     {
         let call = Call::new(TaskId::of(function)?);
         let mut packer = Packer::new();
-        packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"))?;
+        packer.add(&args)?;
         self.core.submit(packer.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(&self.core), call))
     }

@@ -19,7 +19,9 @@ pub(crate) enum Order {
 /// waits for another takes no more room than it did on its way.
 pub(crate) struct Ready {
     order: Order,
-    current: Option<Opened>,
+    /// The parcel whose results are being given, and how many of them come next.
+    current: Opened,
+    run: u32,
     others: BinaryHeap<Waiting>,
     arrived: u64,
     given: u64,
@@ -33,12 +35,12 @@ struct Waiting {
 
 impl Ready {
     pub(crate) fn new(order: Order) -> Self {
-        Self { order, current: None, others: BinaryHeap::new(), arrived: 0, given: 0 }
+        Self { order, current: Opened::default(), run: 0, others: BinaryHeap::new(), arrived: 0, given: 0 }
     }
 
     pub(crate) fn add(&mut self, parcel: Parcel) {
         let parcel = parcel.open();
-        let Some(place) = parcel.place() else { return };
+        let Some((place, _)) = parcel.run() else { return };
         let turn = if self.order == Order::Input { place } else { self.arrived };
         self.arrived += 1;
         self.others.push(Waiting { turn, parcel });
@@ -50,38 +52,40 @@ impl Ready {
         self.given
     }
 
-    /// Whether [`next`](Ready::next) has one to give.
-    pub(crate) fn has_next(&mut self) -> bool {
-        self.is_next(self.current.as_ref()) || {
-            self.turn_to_next();
-            self.is_next(self.current.as_ref())
-        }
-    }
-
-    /// The next result, if it has come.
+    /// The next result of the run that was begun.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R>> {
-        if !self.has_next() {
+        if self.run == 0 {
             return None;
         }
-        let (place, result) = self.current.as_mut()?.next()?;
+        self.run -= 1;
         self.given += 1;
-        Some(result.map_err(|error| error.at(Some(place))))
+        Some(self.current.next())
     }
 
-    #[inline]
-    fn is_next(&self, parcel: Option<&Opened>) -> bool {
-        let place = parcel.and_then(Opened::place);
-        match self.order {
-            Order::Input => place == Some(self.given),
-            Order::Arrival => place.is_some(),
+    /// Begins the run of results whose turn it is, unless one is begun; says whether there is one.
+    pub(crate) fn begin_run(&mut self) -> bool {
+        if self.run > 0 {
+            return true;
         }
+        if !self.is_next() {
+            let behind = std::mem::take(&mut self.current);
+            self.others.extend(behind.run().map(|(turn, _)| Waiting { turn, parcel: behind }));
+            self.current = self.others.pop().map(|first| first.parcel).unwrap_or_default();
+        }
+        if self.is_next() {
+            self.run = self.current.begin_run();
+        }
+        self.run > 0
     }
 
-    fn turn_to_next(&mut self) {
-        let left = self.current.take().and_then(|parcel| Some(Waiting { turn: parcel.place()?, parcel }));
-        self.others.extend(left);
-        self.current = self.others.pop().map(|first| first.parcel);
+    /// Is it the turn of the current parcel?
+    fn is_next(&self) -> bool {
+        let run = self.current.run();
+        match self.order {
+            Order::Input => run.is_some_and(|(place, _)| place == self.given),
+            Order::Arrival => run.is_some(),
+        }
     }
 }
 

@@ -16,7 +16,6 @@ use super::ready::{Order, Ready};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
-use crate::wire;
 
 /// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
 pub(crate) struct Results<'pool, I, R> {
@@ -84,7 +83,7 @@ where
     /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
     fn feed(&mut self) {
         if !self.has_room() {
-            return; // as mostly
+            return;
         }
         self.size = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
             (Some(size), Some(_)) => size, // the caller has said how far ahead is a few chunks
@@ -99,7 +98,7 @@ where
     /// Whether the caller should have a result before more of the input is taken, which may keep it waiting: there is
     /// one, and no worker lacks work.
     fn may_pause(&mut self) -> bool {
-        let given_soon = self.look_ahead.is_some() && (self.ready.has_next() || self.call.has_arrived());
+        let given_soon = self.look_ahead.is_some() && (self.ready.begin_run() || self.call.has_arrived());
         given_soon && self.unresolved >= self.core.workers() as u64
     }
 
@@ -128,21 +127,25 @@ where
 
     /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
     fn fill(&mut self, packer: &mut Packer) -> Option<Error> {
-        let begun = Instant::now();
         let input = self.input.as_mut()?;
+        let begun = Instant::now();
+        // To look at the clock takes longer than to pack a small item: after the first one, the second, the fourth …
+        let mut next_look = 1;
         while u64::from(packer.count()) < self.size && !packer.is_full() {
             let Some(args) = input.next() else {
                 self.input = None;
                 return None;
             };
-            let packed = packer.add(|out| wire::encode_with_descriptors(&args, out, "the arguments"));
+            let packed = packer.add(&args);
             self.taken += 1;
             if packed.is_err() {
                 return packed.err();
             }
-            let count = packer.count(); // to look at the clock takes longer than to pack a small item
-            if (count.is_power_of_two() || count.is_multiple_of(32)) && begun.elapsed() >= WORTHWHILE {
-                break;
+            if packer.count() >= next_look {
+                next_look += next_look.min(32);
+                if begun.elapsed() >= WORTHWHILE {
+                    break;
+                }
             }
         }
         None
@@ -187,11 +190,14 @@ where
     /// The fate of the next item that was taken. At the end, [`Results::take_refusal`] says whether those were all.
     pub(crate) fn next_fate(&mut self) -> Option<Result<R>> {
         loop {
+            if let Some(result) = self.ready.next() {
+                return Some(result);
+            }
             if self.input.is_some() {
                 self.feed();
             }
-            if let Some(result) = self.ready.next() {
-                return Some(result);
+            if self.ready.begin_run() {
+                continue;
             }
             if self.unresolved > 0 {
                 self.collect();

@@ -96,7 +96,7 @@ impl Shared {
     }
 
     /// The 32-bit word at a byte offset, a multiple of 4 inside the mapping.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(align_of::<AtomicU32>()), "unaligned word");
         let place = self.place(offset, size_of::<AtomicU32>());
@@ -105,7 +105,7 @@ impl Shared {
     }
 
     /// The 64-bit word at a byte offset, a multiple of 8 inside the mapping.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(align_of::<AtomicU64>()), "unaligned word");
         let place = self.place(offset, size_of::<AtomicU64>());
@@ -114,7 +114,7 @@ impl Shared {
     }
 
     /// Copies bytes in at an offset; they must fit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         let place = self.place(offset, bytes.len());
         // SAFETY: the range is inside the mapping; no Rust reference to it exists on any side, since bytes are only
@@ -124,7 +124,7 @@ impl Shared {
 
     /// Shows bytes in place; they must be inside the mapping, and nobody may write there meanwhile: in a ring, nobody
     /// does between a frame's being published and its being given free.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn look<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         let place = self.place(offset, length);
         // SAFETY: inside the mapping (asserted), which lives as long as `self`; bytes of any value are bytes. That
@@ -132,7 +132,7 @@ impl Shared {
         look(unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), length) })
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, offset: usize, length: usize) -> NonNull<c_void> {
         let end = offset.checked_add(length);
         assert!(end.is_some_and(|end| end <= self.length.get()), "outside of shared memory");
