@@ -32,7 +32,8 @@ struct Inbox {
 
 /// Fates of consecutive items.
 pub(crate) enum Parcel {
-    /// A frame for each item of these runs: the place of the first one, and how many.
+    /// A frame for each item of these runs, of which each begins behind the one before: the place of the first item, and
+    /// how many there are.
     Results { runs: Vec<(u64, u32)>, results: Copied },
     /// One result, in `bytes` from `start` on.
     Result { place: u64, kind: u32, bytes: Vec<u8>, start: usize },

@@ -10,7 +10,7 @@ use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK};
 use crate::link::{Link, Message, Sent};
-use crate::ring::Copied;
+use crate::ring::{Copied, add_frame};
 use crate::start::{self, Started};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
@@ -311,8 +311,19 @@ impl Worker {
     /// Delivers the results of the first `count` items in hand, which are of one call.
     fn deliver(&mut self, results: Copied, count: u32) {
         let Some(call) = self.jobs.front().map(|job| Arc::clone(&job.call)) else { return };
-        let runs = self.settle(count).into_iter().map(|(_, first, count)| (first, count)).collect();
-        call.deliver(Parcel::Results { runs, results });
+        let runs: Vec<_> = self.settle(count).into_iter().map(|(_, first, count)| (first, count)).collect();
+        if runs.is_sorted() {
+            return call.deliver(Parcel::Results { runs, results });
+        }
+        // Some were taken back from a worker, and came here after others that are behind them.
+        let mut frames = results.frames();
+        for (first, count) in runs {
+            let mut run = Vec::new();
+            for (kind, frame) in frames.by_ref().take(count as usize) {
+                add_frame(&mut run, kind, frame);
+            }
+            call.deliver(Parcel::Results { runs: vec![(first, count)], results: run.into() });
+        }
     }
 
     /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the lane.
