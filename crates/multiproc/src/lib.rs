@@ -83,8 +83,10 @@ mod wire;
 mod gauge;
 mod link;
 
+mod method;
 mod start;
 mod supervisor;
+mod template;
 
 mod pipe;
 pub mod pool;
@@ -92,6 +94,7 @@ mod process;
 pub mod queue;
 
 pub use error::{Error, Result};
+pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Builder, Info, Process, active_children, current, parent};

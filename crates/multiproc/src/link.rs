@@ -130,6 +130,16 @@ impl Link {
         }
     }
 
+    /// Sends a few bytes with descriptors that are somebody else's; otherwise as [`Link::send`].
+    pub(crate) fn lend(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<Sent> {
+        socket::send(self.as_fd(), &[&[IN_PACKET], bytes], descriptors, deadline)
+    }
+
     /// Receives the next message; blocks while there is none, until the deadline.
     pub(crate) fn receive(&self, deadline: Deadline) -> Result<Incoming> {
         BUFFER.with_borrow_mut(|buffer| {
@@ -155,6 +165,14 @@ impl Link {
     /// Has everything sent from this end been received?
     pub(crate) fn is_drained(&self) -> bool {
         socket::is_drained(self.as_fd())
+    }
+}
+
+/// What a message with this packet was prefixed with, and whatever follows that.
+pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
+    match packet {
+        [IN_PACKET, rest @ ..] | [IN_MEMORY, _, _, _, _, _, _, _, _, rest @ ..] => rest,
+        _ => &[],
     }
 }
 

@@ -1,11 +1,13 @@
 //! Starting a child, and being one.
 //!
-//! The parent makes a pair of sockets, puts the [`Letter`] into one of them and executes the program again with the
-//! other as standard input. The child finds the letter in [`init`], answers [`UP`], runs the task, answers with its
-//! outcome and exits. Nothing of this has a name in the file system or the environment.
+//! The parent makes a pair of sockets, puts the [`Letter`] into one of them, and either executes the program again with
+//! the other as standard input, or has it forked with it by a [template](crate::template), which is itself executed so.
+//! One that was executed finds the letter in [`init`] and answers [`UP`]; one that was forked is up when it begins. The
+//! child runs the task, answers with its outcome and exits. Nothing of this has a name in the file system or the
+//! environment.
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,13 +16,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::{Incoming, Link, Message, Sent};
+use crate::link::{self, Incoming, Link, Message, Sent};
 use crate::supervisor::{self, Child, Order};
 use crate::sys::entry;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, become_child, die_with, leave, start_socket};
+use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
 use crate::task::{Call, TaskId, note_panics};
-use crate::wire::{self, Handle};
+use crate::template;
+use crate::wire::{self, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,12 +34,13 @@ struct Letter {
     build: u64,
     name: String,
     parent_name: String,
-    task: TaskId,
+    /// A template has none.
+    task: Option<TaskId>,
 }
 
-/// The first bytes of every letter, looked at before anything is believed.
+/// What stands in front of every letter, looked at before anything is believed.
 const GREETING: &[u8] = b"multiproc start 1\n";
-/// A child's first message.
+/// The first message of a process that was executed.
 const UP: &[u8] = b"up";
 
 /// Who this process is among the library's processes.
@@ -72,9 +76,9 @@ pub fn init() {
     if IDENTITY.get().is_some() {
         return;
     }
-    if let Some(socket) = start_socket(&[&[0], GREETING].concat()) {
+    if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
         match become_child() {
-            Ok(()) => live(&Link::from_socket(socket)),
+            Ok(()) => live(Link::from_socket(socket)),
             Err(error) => fail_to_start(&error),
         }
     }
@@ -86,6 +90,72 @@ pub(crate) fn identity() -> Option<&'static Identity> {
     IDENTITY.get()
 }
 
+/// A child's letter, in the socket that it will find it in.
+pub(crate) struct Posted {
+    name: String,
+    ours: Link,
+    theirs: Link,
+}
+
+/// Writes the letter for a child that is to call `function` with these arguments.
+pub(crate) fn post<F, Args>(name: String, function: F, args: &Args, deadline: Deadline) -> Result<Posted>
+where
+    F: Call<Args>,
+    Args: Serialize + DeserializeOwned,
+{
+    let task = TaskId::of(function)?;
+    post_letter(name, Some(task), args, deadline)
+}
+
+fn post_letter<Args: Serialize>(
+    name: String,
+    task: Option<TaskId>,
+    args: &Args,
+    deadline: Deadline,
+) -> Result<Posted> {
+    let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
+    let (ours, theirs) = Link::pair()?;
+    let letter = Letter { build: entry::build(), name, parent_name: own.name.clone(), task };
+    let mut body = Vec::new();
+    wire::encode(&letter, &mut body, "a child's start")?;
+    let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
+    let message = Message::new(body, descriptors)?;
+    if ours.send_with_prefix(GREETING, &message, deadline)? != Sent::Yes {
+        return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
+    }
+    Ok(Posted { name: letter.name, ours, theirs })
+}
+
+impl Posted {
+    /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
+    pub(crate) fn exec(self, patience: Option<Duration>) -> Result<Started> {
+        let Self { name, ours, theirs } = self;
+        let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
+        drop(theirs);
+        let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
+        Ok(Started { child, link: ours })
+    }
+
+    /// The socket, for a template to fork this child with.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.theirs.as_fd()
+    }
+
+    /// Takes on what a template has forked with that.
+    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd) -> Result<Started> {
+        let child = supervisor::adopt(pid, pidfd, self.name, self.ours.handle())?;
+        Ok(Started { child, link: self.ours })
+    }
+}
+
+/// Executes the program again to be a template ([`crate::template`]), which shares this memory with us. Does not wait
+/// until it is up.
+pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
+    let posted = post_letter("fork-server".to_owned(), None, page, deadline)?;
+    let Started { child, link } = posted.exec(None)?;
+    Ok((link, child))
+}
+
 /// A child that has a task, and the socket on which it will say what became of that.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -93,51 +163,12 @@ pub(crate) struct Started {
     link: Link,
 }
 
-/// Starts a child that calls `function` with these arguments.
-pub(crate) fn call<F, Args>(name: String, function: F, args: &Args, patience: Duration) -> Result<Started>
-where
-    F: Call<Args>,
-    Args: Serialize + DeserializeOwned,
-{
-    let task = TaskId::of(function)?;
-    let mut bytes = Vec::new();
-    let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
-    start(name, task, &bytes, descriptors, patience)
-}
-
-fn start(
-    name: String,
-    task: TaskId,
-    args: &[u8],
-    descriptors: Vec<Handle>,
-    patience: Duration,
-) -> Result<Started> {
-    let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let (ours, theirs) = Link::pair()?;
-    let letter = Letter { build: entry::build(), name: name.clone(), parent_name: own.name.clone(), task };
-    let mut body = Vec::new();
-    wire::encode(&letter, &mut body, "a child's start")?;
-    body.extend_from_slice(args);
-    // The greeting goes by itself: it must be in the packet even when the letter is too large for one.
-    let deadline = Deadline::after(patience);
-    for message in [Message::new(GREETING.to_vec(), Vec::new())?, Message::new(body, descriptors)?] {
-        if ours.send(&message, deadline)? != Sent::Yes {
-            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
-        }
-    }
-    let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
-    drop(theirs);
-    let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
-    Ok(Started { child, link: ours })
-}
-
 impl Started {
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
     pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
-        let mut came_up = false;
         while let Incoming::Message(bytes, _) = self.link.receive(Deadline::now())? {
             if bytes == UP {
-                came_up = true;
+                self.child.note_up();
                 continue;
             }
             return match bytes.split_first() {
@@ -149,28 +180,51 @@ impl Started {
                 None => Err(Error::decode("a child's outcome", "it is empty")),
             };
         }
-        Err(self.child.obituary(culprit(), came_up))
+        Err(self.child.obituary(culprit()))
     }
 }
+/// The whole life of a process that was executed: that of a child, or a template's.
+fn live(link: Link) -> ! {
+    note_panics();
+    let birth = read_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
+    let Some(task) = birth.letter.task else { live_as_template(link, birth) };
+    let up = come_up(&link, birth.letter);
+    if up.and_then(|()| send(&link, &Message::inline(UP.to_vec()))).is_err() {
+        leave(1); // the parent is gone, and so shall we be
+    }
+    work(&link, task, &birth.args, birth.descriptors)
+}
 
-/// A child's whole life.
-fn live(link: &Link) -> ! {
-    let me = process::own_pid();
-    let (letter, args, descriptors) = match read_letter(link) {
-        Ok(read) => read,
-        Err(error) => refuse_to_start(link, &error),
-    };
+/// A template's life; and, from the moment on at which they are forked, that of its children.
+fn live_as_template(link: Link, birth: Birth) -> ! {
+    process::show_name(&birth.letter.name);
+    let page: Pages = wire::decode(&birth.args, birth.descriptors, "a template's start")
+        .unwrap_or_else(|error| refuse_to_start(&link, &error));
+    if send(&link, &Message::inline(UP.to_vec())).is_err() {
+        leave(1);
+    }
+    let link = template::serve(link, page);
+    let birth = read_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
+    let Some(task) = birth.letter.task else { leave(1) }; // a template is never forked
+    if come_up(&link, birth.letter).is_err() {
+        leave(1);
+    }
+    work(&link, task, &birth.args, birth.descriptors)
+}
+
+/// Takes on the name and ties the child's life to its parent's.
+fn come_up(link: &Link, letter: Letter) -> Result<()> {
     process::show_name(&letter.name);
     let parent = (letter.parent_name, std::os::unix::process::parent_id());
     let _ = IDENTITY.set(Identity { name: letter.name, parent: Some(parent) });
-    note_panics();
-    let up = die_with(link.as_fd()).and_then(|()| Message::new(UP.to_vec(), Vec::new()));
-    let up = up.and_then(|up| send(link, &up));
-    if up.is_err() {
-        leave(1); // the parent is gone, and so shall we be
-    }
+    die_with(link.as_fd())
+}
+
+/// Runs the task, says what became of it, and ends.
+fn work(link: &Link, task: TaskId, args: &[u8], descriptors: Vec<OwnedFd>) -> ! {
+    let me = process::own_pid();
     let mut outcome = vec![0];
-    let result = letter.task.find().and_then(|task| task.run(&args, descriptors, &mut outcome));
+    let result = task.find().and_then(|task| task.run(args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }
@@ -184,20 +238,25 @@ fn live(link: &Link) -> ! {
     }
 }
 
-fn read_letter(link: &Link) -> Result<(Letter, Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
-    let next = || match link.receive(Deadline::now())? {
-        Incoming::Message(bytes, descriptors) => Ok((bytes, descriptors)),
-        Incoming::NotYet | Incoming::Gone => Err(Error::decode("a child's start", "it is not there")),
+/// What a child finds in its start socket.
+struct Birth {
+    letter: Letter,
+    args: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+fn read_letter(link: &Link) -> Result<Birth> {
+    let Incoming::Message(bytes, descriptors) = link.receive(Deadline::now())? else {
+        return Err(Error::decode("a child's start", "it is not there"));
     };
-    next()?; // the greeting, which `start_socket` has compared
-    let (body, descriptors) = next()?;
-    let (letter, args): (Letter, _) = wire::decode_front(&body, Vec::new(), "a child's start")?;
+    let body = bytes.strip_prefix(GREETING).unwrap_or_default();
+    let (letter, args): (Letter, _) = wire::decode_front(body, Vec::new(), "a child's start")?;
     if letter.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    Ok((letter, args.to_vec(), descriptors))
+    Ok(Birth { letter, args: args.to_vec(), descriptors })
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.

@@ -1,13 +1,15 @@
-//! Who lives, who died, and how: one thread, as long as the program lives, that starts every child and learns of
-//! every death.
+//! Who lives, who died, and how: one thread, as long as the program lives, that executes the program for every child
+//! and template, and learns of every death.
 //!
-//! It starts them, because a child is tied to the *thread* that started it (that is what the parent-death signal
-//! means), so that thread must not end before the program does. It alone collects statuses, so that no other call
-//! can take one away or act on a process id that has come to mean somebody else.
+//! It executes them, because a child is tied to the *thread* that started it (that is what the parent-death signal
+//! means), so that thread must not end before the program does. Children that a template forks are its children, too.
+//! A status is collected under the child's own lock, by whoever comes first: one who waits for the child, or this
+//! thread, lest a child that nobody waits for stay a zombie.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,13 +31,16 @@ pub(crate) struct Child {
     pidfd: PidFd,
     /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
     lifeline: Handle,
+    /// One of the user's, and not a template.
+    is_listed: bool,
     state: Mutex<State>,
-    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     exit: Option<Exit>,
+    /// It has been seen to have reached `init`.
+    is_up: bool,
     /// The child was killed because it had not come up in time.
     late: Option<Duration>,
 }
@@ -47,11 +52,11 @@ pub(crate) struct Order {
     pub(crate) socket: OwnedFd,
     /// The other end of that: readable once the child has come up.
     pub(crate) lifeline: Handle,
-    /// How long the child may take to come up.
-    pub(crate) patience: Duration,
+    /// How long the child may take to come up. None for a template: who asks it for a child watches the time.
+    pub(crate) patience: Option<Duration>,
 }
 
-/// Starts a child; returns as soon as the system has it.
+/// Executes the program to be a child; returns as soon as the system has it.
 pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, started) = mpsc::sync_channel(1);
@@ -61,11 +66,18 @@ pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     started.recv().map_err(|_| gone())?
 }
 
+/// Watches over a child that a template has forked, and that is up.
+pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> Result<Arc<Child>> {
+    let state = State { is_up: true, ..State::default() }.into();
+    let child = Child { pid, name, pidfd, lifeline, is_listed: true, state };
+    Supervisor::get().and_then(|supervisor| supervisor.watch(child)).map(|(_, child)| child)
+}
+
 /// Every child that is alive.
 pub(crate) fn children() -> Vec<Arc<Child>> {
     let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
     let children = lock(&supervisor.children);
-    children.values().filter(|child| child.is_alive()).cloned().collect()
+    children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
 }
 
 impl Child {
@@ -101,21 +113,38 @@ impl Child {
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
-        // When it has ended, the supervisor is about to say how, and that must not look as if it still lived.
-        let deadline = if self.is_alive() { deadline } else { Deadline::Never };
-        let mut state = lock(&self.state);
-        while state.exit.is_none() {
-            state = match deadline.left() {
-                None => self.ended.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return None,
-                Some(left) => self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
-        }
-        state.exit
+        let has_ended = self.known_exit().is_some() || self.pidfd.wait(deadline);
+        has_ended.then(|| self.collect())
     }
 
-    /// The error that its end means for whoever waits for something from it. Did it come up before it ended?
-    pub(crate) fn obituary(&self, culprit: Culprit, came_up: bool) -> Error {
+    fn known_exit(&self) -> Option<Exit> {
+        lock(&self.state).exit
+    }
+
+    /// How it ended, which it has. The first one to ask takes the status from the system.
+    fn collect(&self) -> Exit {
+        *lock(&self.state).exit.get_or_insert_with(|| self.pidfd.reap())
+    }
+
+    /// Its message has been seen that it has reached `init`.
+    pub(crate) fn note_up(&self) {
+        lock(&self.state).is_up = true;
+    }
+
+    /// Whether it has said that it has reached `init`.
+    pub(crate) fn is_up(&self) -> bool {
+        lock(&self.state).is_up
+            || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+    }
+
+    /// Kills it, because it has not come up in so long a time.
+    pub(crate) fn give_up(&self, patience: Duration) {
+        lock(&self.state).late = Some(patience);
+        self.kill();
+    }
+
+    /// The error that its end means for whoever waits for something from it.
+    pub(crate) fn obituary(&self, culprit: Culprit) -> Error {
         let state = lock(&self.state);
         let cause = match (state.late, state.exit) {
             (Some(patience), _) => Cause::Start(format!(
@@ -123,18 +152,13 @@ impl Child {
                 patience.as_secs_f32()
             )),
             (None, Some(Exit::Signal(signal))) => Cause::Signal(signal),
-            (None, Some(Exit::Code(code))) if !came_up => Cause::Start(format!(
+            (None, Some(Exit::Code(code))) if !state.is_up => Cause::Start(format!(
                 "it exited with code {code} before it reached multiproc::init() (is that the first line of main?)"
             )),
             (None, Some(Exit::Code(code))) => Cause::Exit(code),
             (None, Some(Exit::Lost) | None) => Cause::StatusLost,
         };
         Error::new(cause).by(culprit)
-    }
-
-    fn end(&self, exit: Exit) {
-        lock(&self.state).exit = Some(exit);
-        self.ended.notify_all();
     }
 }
 
@@ -152,7 +176,10 @@ struct Supervisor {
     pid: u32,
     orders: mpsc::Sender<(Order, Reply)>,
     bell: EventFd,
+    /// What the thread waits for: the bell, and every child's end.
+    epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
+    next: AtomicU64,
 }
 
 static SUPERVISOR: Mutex<Option<Arc<Supervisor>>> = Mutex::new(None);
@@ -174,24 +201,36 @@ impl Supervisor {
             .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map(|()| epoll))
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let children = Mutex::default();
-        let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, children });
-        let watch =
-            Watch { shared: Arc::clone(&shared), epoll, inbox, starting: HashMap::new(), next: BELL + 1 };
+        let next = AtomicU64::new(BELL + 1);
+        let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, epoll, children, next });
+        let watch = Watch { shared: Arc::clone(&shared), inbox, starting: HashMap::new() };
         let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
         process::without_signals(|| thread.spawn(move || watch.run()))
             .map_err(|error| Error::io("start the supervisor thread", &error))?;
         Ok(shared)
+    }
+
+    /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
+    fn watch(&self, child: Child) -> Result<(u64, Arc<Child>)> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let child = Arc::new(child);
+        lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
+        if let Err(errno) = self.epoll.add(&child.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
+            lock(&self.children).remove(&id);
+            child.kill();
+            child.wait(Deadline::Never);
+            return Err(Error::system("watch a child process", errno));
+        }
+        Ok((id, child))
     }
 }
 
 /// The thread itself.
 struct Watch {
     shared: Arc<Supervisor>,
-    epoll: Epoll,
     inbox: mpsc::Receiver<(Order, Reply)>,
     /// Those that have not been seen to be up.
     starting: HashMap<u64, Starting>,
-    next: u64,
 }
 
 struct Starting {
@@ -206,7 +245,7 @@ impl Watch {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = self.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
+            let count = self.shared.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
             for event in &events[..count] {
                 match event.data() {
                     BELL => self.take_orders(),
@@ -225,19 +264,13 @@ impl Watch {
     }
 
     fn start(&mut self, order: Order) -> Result<Arc<Child>> {
-        let (pid, pidfd) = process::start_self(order.socket)?;
-        let id = self.next;
-        self.next += 1;
-        if let Err(errno) = self.epoll.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
-            pidfd.signal(Signal::SIGKILL)?;
-            pidfd.reap();
-            return Err(Error::system("watch a child process", errno));
-        }
-        let (state, ended) = Default::default();
-        let Order { name, lifeline, patience, .. } = order;
-        let child = Arc::new(Child { pid, name, pidfd, lifeline, state, ended });
-        lock(&self.shared.children).insert(id, Arc::clone(&child));
-        if let Some(until) = Instant::now().checked_add(patience) {
+        let Order { name, socket, lifeline, patience } = order;
+        let (pid, pidfd) = process::start_self(socket)?;
+        let (is_listed, state) = (patience.is_some(), Mutex::default());
+        let (id, child) = self.shared.watch(Child { pid, name, pidfd, lifeline, is_listed, state })?;
+        if let Some(patience) = patience
+            && let Some(until) = Instant::now().checked_add(patience)
+        {
             self.starting.insert(id, Starting { until, patience });
         }
         Ok(child)
@@ -246,9 +279,8 @@ impl Watch {
     fn bury(&mut self, id: u64) {
         self.starting.remove(&id);
         let Some(child) = lock(&self.shared.children).remove(&id) else { return };
-        let exit = child.pidfd.reap();
-        let _ = self.epoll.delete(&child.pidfd); // it goes with the descriptor at the latest
-        child.end(exit);
+        child.collect();
+        let _ = self.shared.epoll.delete(&child.pidfd); // it goes with the descriptor at the latest
     }
 
     /// Ends those whose time to come up is over.
@@ -259,10 +291,8 @@ impl Watch {
         for id in due {
             let Some(Starting { patience, .. }) = self.starting.remove(&id) else { continue };
             let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
-            let has_come_up = ready(child.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now());
-            if !has_come_up.unwrap_or(true) {
-                lock(&child.state).late = Some(patience);
-                child.kill();
+            if !child.is_up() {
+                child.give_up(patience);
             }
         }
     }
@@ -276,6 +306,6 @@ impl Watch {
 }
 
 /// A panic while holding one of our locks leaves nothing half done behind them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,7 +12,7 @@ use super::dispatch::{Config, Core};
 use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
-use crate::start::PATIENCE;
+use crate::method::{Manner, StartMethod};
 use crate::sys::process::without_signals;
 use crate::task::{Call, TaskId};
 use crate::wire;
@@ -30,7 +30,7 @@ impl Builder {
     pub(super) fn new() -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let policy = Policy { workers, max_tasks: None, shutdown_timeout: SHUTDOWN, initializer: None };
-        let config = Config { chunk_size: None, start_timeout: PATIENCE, policy };
+        let config = Config { chunk_size: None, manner: Manner::default(), policy };
         Self { config, initializer: Ok(()) }
     }
 
@@ -91,7 +91,13 @@ impl Builder {
 
     /// How long a worker may take to reach [`init`](crate::init). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
-        self.config.start_timeout = time;
+        self.config.manner.patience = time;
+        self
+    }
+
+    /// How the workers are started. The default is [`StartMethod::default`].
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.config.manner.method = Some(method);
         self
     }
 

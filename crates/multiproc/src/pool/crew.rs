@@ -12,7 +12,8 @@ use super::protocol::{Frames, Order, Word};
 use super::worker::{Initializer, serve};
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{Incoming, Link, Sent};
-use crate::start::{self, Started};
+use crate::method::Manner;
+use crate::start::Started;
 use crate::sys::poll::Deadline;
 use crate::wire;
 
@@ -89,12 +90,12 @@ impl Worker {
         id: u64,
         epoll: &Epoll,
         initializer: Option<Initializer>,
-        patience: Duration,
+        manner: Manner,
     ) -> Result<Self> {
         let (ours, theirs) = Link::pair()?;
         let outbox = Outbox::create()?;
         let args = (theirs, outbox.share(), initializer);
-        let started = start::call("pool-worker".to_owned(), serve, &args, patience)?;
+        let started = manner.call("pool-worker".to_owned(), serve, &args)?;
         let watch = |fd: BorrowedFd<'_>| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, id));
         if let Err(errno) = watch(started.child.as_fd()).and_then(|()| watch(ours.as_fd())) {
             started.child.kill();
@@ -310,7 +311,7 @@ impl Worker {
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {
             Ok(Err(error)) => (error.or_by(culprit), !self.ready),
-            Ok(Ok(())) => (self.started.child.obituary(culprit(), true), false),
+            Ok(Ok(())) => (self.started.child.obituary(culprit()), false),
             Err(error) => (error, false),
         }
     }

@@ -15,20 +15,21 @@ use super::chunk::Chunk;
 use super::crew::Worker;
 use super::state::{Policy, State};
 use crate::error::{Error, Result};
+use crate::method::Manner;
 use crate::sys::poll::{Deadline, milliseconds};
 
 /// What a pool was built with.
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) chunk_size: Option<u64>,
-    pub(crate) start_timeout: Duration,
+    pub(crate) manner: Manner,
     pub(crate) policy: Policy,
 }
 
 pub(crate) struct Core {
     workers: usize,
     chunk_size: Option<u64>,
-    start_timeout: Duration,
+    manner: Manner,
     shutdown_timeout: Duration,
     state: Mutex<State>,
     /// What the pool's thread waits for: the workers' links, their deaths, and the bell.
@@ -44,7 +45,7 @@ const BELL: u64 = 0;
 impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let Config { chunk_size, start_timeout, policy } = config;
+        let Config { chunk_size, manner, policy } = config;
         let refused = |errno| Error::system("create a pool's descriptor", errno);
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(refused)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
@@ -52,7 +53,7 @@ impl Core {
         let core = Arc::new(Self {
             workers: policy.workers,
             chunk_size,
-            start_timeout,
+            manner,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(State::new(policy)),
             epoll,
@@ -154,7 +155,7 @@ impl Core {
     fn hire(&self) -> Result<()> {
         loop {
             let Some((id, initializer)) = self.lock().vacancy() else { return Ok(()) };
-            let worker = Worker::start(id, &self.epoll, initializer, self.start_timeout)?;
+            let worker = Worker::start(id, &self.epoll, initializer, self.manner)?;
             self.lock().add(worker);
         }
     }

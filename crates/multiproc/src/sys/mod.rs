@@ -4,8 +4,10 @@
 //! whatever another process does to the memory and sockets that the two share.
 
 pub(crate) mod entry;
+pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod surroundings;

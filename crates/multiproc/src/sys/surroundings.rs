@@ -1,0 +1,41 @@
+//! What a program that is started inherits, beside what it is given.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{getgroups, getpgrp, getresgid, getresuid, getsid};
+
+/// A number that differs, for all one can hope, where any of these do: the environment, the current directory, user
+/// and groups, process group and session, resource limits, ignored signals.
+pub(crate) fn fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::env::vars_os().for_each(|variable| variable.hash(&mut hasher));
+    nix::sys::stat::stat(".").map(|here| (here.st_dev, here.st_ino)).ok().hash(&mut hasher);
+    getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(&mut hasher);
+    getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(&mut hasher);
+    getgroups().ok().hash(&mut hasher);
+    (getpgrp(), getsid(None).ok()).hash(&mut hasher);
+    (0..LIMITS).for_each(|resource| limit(resource).ok().hash(&mut hasher));
+    (1..=31).filter(|&signal| is_ignored(signal)).for_each(|signal| signal.hash(&mut hasher));
+    hasher.finish()
+}
+
+/// So many resources have limits, on all of Linux.
+const LIMITS: libc::__rlimit_resource_t = 16;
+
+/// By number: the types of `nix` do not know all of them.
+fn limit(resource: libc::__rlimit_resource_t) -> nix::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one record to the place given.
+    Errno::result(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null pointer changes nothing; the record for the answer is ours.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}
