@@ -1,6 +1,7 @@
 //! The two ways to start a child, and the one template of this process.
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -10,9 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::Link;
-use crate::start::{self, PATIENCE, Posted, Started};
+use crate::link::{Link, Message};
+use crate::start::{self, PATIENCE, Started};
 use crate::supervisor::{Child, lock};
+use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, PidFd, own_pid};
 use crate::sys::surroundings::fingerprint;
@@ -111,17 +113,20 @@ impl Manner {
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.patience);
-        let posted = start::post(name, function, args, deadline)?;
+        let posted = start::post(name, function, args)?;
         let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
-        if method == StartMethod::ForkServer && !CANNOT_FORK.load(Ordering::Relaxed) {
+        if method == StartMethod::ForkServer
+            && !CANNOT_FORK.load(Ordering::Relaxed)
+            && let Some(request) = posted.request()
+        {
             let surroundings = fingerprint();
-            let forked = Turn::take(deadline)?.fork(&posted, surroundings, self.patience, deadline)?;
+            let forked = Turn::take(deadline)?.fork(request, surroundings, self.patience, deadline)?;
             match forked {
                 Some((pid, pidfd)) => return posted.adopt(pid, pidfd),
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }
-        posted.exec(Some(self.patience))
+        posted.exec(Some(self.patience), deadline)
     }
 }
 
@@ -132,7 +137,7 @@ static CANNOT_FORK: AtomicBool = AtomicBool::new(false);
 struct Template {
     process: Arc<Child>,
     control: Link,
-    page: Pages,
+    page: Arc<Shared>,
     surroundings: u64,
 }
 
@@ -177,14 +182,14 @@ impl Turn {
     /// Has the child forked; gives none where this system cannot do that.
     fn fork(
         &mut self,
-        posted: &Posted,
+        request: (&Message, BorrowedFd<'_>),
         surroundings: u64,
         patience: Duration,
         deadline: Deadline,
     ) -> Result<Option<(u32, PidFd)>> {
         for _ in 0..ATTEMPTS {
             let template = self.template(surroundings, deadline)?;
-            let answer = ask(&template.control, &template.process, &template.page, posted.socket(), deadline);
+            let answer = ask(&template.control, &template.process, &template.page, request, deadline);
             match answer {
                 Ok(Answer::Child(pid, pidfd)) => return Ok(Some((pid, pidfd))),
                 Ok(Answer::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL)) => {
@@ -237,7 +242,7 @@ impl Template {
     fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
         let page = Pages::create(PAGE)?;
         let (control, process) = start::exec_template(&page, deadline)?;
-        Ok(Self { process, control, page, surroundings })
+        Ok(Self { process, control, page: page.into_mapping(), surroundings })
     }
 
     /// Ends one that has not answered, dead already or not. An error means that the next one would be no better.

@@ -19,9 +19,10 @@ use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{self, Incoming, Link, Message, Sent};
 use crate::supervisor::{self, Child, Order};
 use crate::sys::entry;
+use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
-use crate::task::{Call, TaskId, note_panics};
+use crate::task::{Call, Task, TaskId, note_panics};
 use crate::template;
 use crate::wire::{self, Pages};
 
@@ -90,55 +91,50 @@ pub(crate) fn identity() -> Option<&'static Identity> {
     IDENTITY.get()
 }
 
-/// A child's letter, in the socket that it will find it in.
+/// A child's letter, and the two ends of its start socket.
 pub(crate) struct Posted {
     name: String,
+    letter: Message,
     ours: Link,
     theirs: Link,
 }
 
 /// Writes the letter for a child that is to call `function` with these arguments.
-pub(crate) fn post<F, Args>(name: String, function: F, args: &Args, deadline: Deadline) -> Result<Posted>
+pub(crate) fn post<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
 where
     F: Call<Args>,
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of(function)?;
-    post_letter(name, Some(task), args, deadline)
+    post_letter(name, Some(task), args)
 }
 
-fn post_letter<Args: Serialize>(
-    name: String,
-    task: Option<TaskId>,
-    args: &Args,
-    deadline: Deadline,
-) -> Result<Posted> {
+fn post_letter<Args: Serialize>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let (ours, theirs) = Link::pair()?;
     let letter = Letter { build: entry::build(), name, parent_name: own.name.clone(), task };
     let mut body = Vec::new();
     wire::encode(&letter, &mut body, "a child's start")?;
     let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
-    let message = Message::new(body, descriptors)?;
-    if ours.send_with_prefix(GREETING, &message, deadline)? != Sent::Yes {
-        return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
-    }
-    Ok(Posted { name: letter.name, ours, theirs })
+    let (ours, theirs) = Link::pair()?;
+    Ok(Posted { name: letter.name, letter: Message::new(body, descriptors)?, ours, theirs })
 }
 
 impl Posted {
     /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
-    pub(crate) fn exec(self, patience: Option<Duration>) -> Result<Started> {
-        let Self { name, ours, theirs } = self;
-        let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
-        drop(theirs);
+    pub(crate) fn exec(self, patience: Option<Duration>, deadline: Deadline) -> Result<Started> {
+        let Self { name, letter, ours, theirs } = self;
+        // The greeting is in the packet even when the letter is too large for that.
+        if ours.send_with_prefix(GREETING, &letter, deadline)? != Sent::Yes {
+            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
+        }
+        let socket = theirs.into_descriptor()?;
         let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
         Ok(Started { child, link: ours })
     }
 
-    /// The socket, for a template to fork this child with.
-    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.theirs.as_fd()
+    /// Letter and socket, for a template to fork this child with; none if they are too much for its socket.
+    pub(crate) fn request(&self) -> Option<(&Message, BorrowedFd<'_>)> {
+        self.letter.can_take_more().then(|| (&self.letter, self.theirs.as_fd()))
     }
 
     /// Takes on what a template has forked with that.
@@ -151,8 +147,8 @@ impl Posted {
 /// Executes the program again to be a template ([`crate::template`]), which shares this memory with us. Does not wait
 /// until it is up.
 pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
-    let posted = post_letter("fork-server".to_owned(), None, page, deadline)?;
-    let Started { child, link } = posted.exec(None)?;
+    let posted = post_letter("fork-server".to_owned(), None, page)?;
+    let Started { child, link } = posted.exec(None, deadline)?;
     Ok((link, child))
 }
 
@@ -186,77 +182,97 @@ impl Started {
 /// The whole life of a process that was executed: that of a child, or a template's.
 fn live(link: Link) -> ! {
     note_panics();
-    let birth = read_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
-    let Some(task) = birth.letter.task else { live_as_template(link, birth) };
-    let up = come_up(&link, birth.letter);
-    if up.and_then(|()| send(&link, &Message::inline(UP.to_vec()))).is_err() {
+    let birth = receive_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(&birth.letter.name);
+    if birth.letter.task.is_none() {
+        live_as_template(link, birth);
+    }
+    let birth = come_up(&link, birth);
+    if send(&link, &Message::inline(UP.to_vec())).is_err() {
         leave(1); // the parent is gone, and so shall we be
     }
-    work(&link, task, &birth.args, birth.descriptors)
+    exit(work(&link, birth))
 }
 
 /// A template's life; and, from the moment on at which they are forked, that of its children.
 fn live_as_template(link: Link, birth: Birth) -> ! {
-    process::show_name(&birth.letter.name);
-    let page: Pages = wire::decode(&birth.args, birth.descriptors, "a template's start")
-        .unwrap_or_else(|error| refuse_to_start(&link, &error));
+    let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
+    let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
     if send(&link, &Message::inline(UP.to_vec())).is_err() {
         leave(1);
     }
-    let link = template::serve(link, page);
-    let birth = read_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
-    let Some(task) = birth.letter.task else { leave(1) }; // a template is never forked
-    if come_up(&link, birth.letter).is_err() {
+    // A letter that has to be fetched is for the child to fetch, lest the template grow.
+    let (link, letter) = template::serve(link, &page, |(packet, descriptors)| {
+        if link::is_whole(&packet) {
+            Ok(read_letter(&packet, descriptors))
+        } else {
+            Err((packet, descriptors))
+        }
+    });
+    let birth = letter.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
+    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(&birth.letter.name);
+    let birth = come_up(&link, birth);
+    let code = work(&link, birth);
+    flush_c_streams();
+    // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
+    leave(code)
+}
+
+/// Ties the child's life to its parent's, and takes on its name.
+fn come_up(link: &Link, birth: Birth) -> Birth {
+    if die_with(link.as_fd()).is_err() {
         leave(1);
     }
-    work(&link, task, &birth.args, birth.descriptors)
+    let parent = (birth.letter.parent_name.clone(), std::os::unix::process::parent_id());
+    let _ = IDENTITY.set(Identity { name: birth.letter.name.clone(), parent: Some(parent) });
+    birth
 }
 
-/// Takes on the name and ties the child's life to its parent's.
-fn come_up(link: &Link, letter: Letter) -> Result<()> {
-    process::show_name(&letter.name);
-    let parent = (letter.parent_name, std::os::unix::process::parent_id());
-    let _ = IDENTITY.set(Identity { name: letter.name, parent: Some(parent) });
-    die_with(link.as_fd())
-}
-
-/// Runs the task, says what became of it, and ends.
-fn work(link: &Link, task: TaskId, args: &[u8], descriptors: Vec<OwnedFd>) -> ! {
+/// Runs the task, says what became of it; gives the exit code that goes with that.
+fn work(link: &Link, birth: Birth) -> i32 {
+    let Birth { task, args, descriptors, .. } = birth;
     let me = process::own_pid();
     let mut outcome = vec![0];
-    let result = task.find().and_then(|task| task.run(args, descriptors, &mut outcome));
+    let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }
     let _ = std::io::stdout().flush();
-    match result {
-        Ok(()) => {
-            let message = Message::new(outcome, Vec::new());
-            exit(message.map_or_else(|error| report(link, &error), |outcome| deliver(link, &outcome, 0)))
-        }
-        Err(error) => exit(report(link, &error)),
+    match result.and_then(|()| Message::new(outcome, Vec::new())) {
+        Ok(outcome) => deliver(link, &outcome, 0),
+        Err(error) => report(link, &error),
     }
 }
 
-/// What a child finds in its start socket.
+/// What a child is born with: its letter, read.
 struct Birth {
     letter: Letter,
+    /// Found in this program.
+    task: Result<Task>,
     args: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
 
-fn read_letter(link: &Link) -> Result<Birth> {
-    let Incoming::Message(bytes, descriptors) = link.receive(Deadline::now())? else {
-        return Err(Error::decode("a child's start", "it is not there"));
-    };
-    let body = bytes.strip_prefix(GREETING).unwrap_or_default();
+fn receive_letter(link: &Link) -> Result<Birth> {
+    match link.receive_packet(Deadline::now())? {
+        Incoming::Message(packet, descriptors) => read_letter(&packet, descriptors),
+        Incoming::NotYet | Incoming::Gone => Err(Error::decode("a child's start", "it is not there")),
+    }
+}
+
+fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
+    let (bytes, descriptors) = link::unpack(packet, descriptors)?;
+    let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
     let (letter, args): (Letter, _) = wire::decode_front(body, Vec::new(), "a child's start")?;
     if letter.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    Ok(Birth { letter, args: args.to_vec(), descriptors })
+    let task =
+        letter.task.map_or_else(|| Err(Error::decode("a child's start", "it has no task")), TaskId::find);
+    Ok(Birth { args: args.to_vec(), letter, task, descriptors })
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ use crate::wire::Handle;
 /// A child process, alive or dead.
 #[derive(Debug)]
 pub(crate) struct Child {
+    /// What it is known by to the supervisor.
+    id: u64,
+    supervisor: Weak<Supervisor>,
     pid: u32,
     name: String,
     pidfd: PidFd,
@@ -46,6 +49,7 @@ struct State {
 }
 
 /// What it takes to start a child.
+#[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) name: String,
     /// Becomes the child's standard input.
@@ -68,9 +72,15 @@ pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
 
 /// Watches over a child that a template has forked, and that is up.
 pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> Result<Arc<Child>> {
-    let state = State { is_up: true, ..State::default() }.into();
-    let child = Child { pid, name, pidfd, lifeline, is_listed: true, state };
-    Supervisor::get().and_then(|supervisor| supervisor.watch(child)).map(|(_, child)| child)
+    let birth = Birth { pid, pidfd, name, lifeline, is_listed: true, is_up: true };
+    match Supervisor::get() {
+        Ok(supervisor) => supervisor.watch(birth),
+        Err(error) => {
+            birth.pidfd.signal(Signal::SIGKILL)?;
+            birth.pidfd.reap();
+            Err(error)
+        }
+    }
 }
 
 /// Every child that is alive.
@@ -113,8 +123,24 @@ impl Child {
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
-        let has_ended = self.known_exit().is_some() || self.pidfd.wait(deadline);
-        has_ended.then(|| self.collect())
+        if let Some(exit) = self.known_exit() {
+            return Some(exit);
+        }
+        // Where it is clear who comes first, the other one is not woken for nothing.
+        let supervisor = matches!(deadline, Deadline::Never).then(|| self.supervisor()).flatten();
+        if let Some(supervisor) = &supervisor {
+            let _ = supervisor.epoll.delete(&self.pidfd); // if that is refused, it is woken
+        }
+        let exit = self.pidfd.wait(deadline).then(|| self.collect());
+        if let Some(supervisor) = &supervisor {
+            lock(&supervisor.children).remove(&self.id);
+        }
+        exit
+    }
+
+    /// The one that watches it: none in a copy of this process, for which it is no child.
+    fn supervisor(&self) -> Option<Arc<Supervisor>> {
+        self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())
     }
 
     fn known_exit(&self) -> Option<Exit> {
@@ -133,8 +159,9 @@ impl Child {
 
     /// Whether it has said that it has reached `init`.
     pub(crate) fn is_up(&self) -> bool {
-        lock(&self.state).is_up
-            || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+        // The end of one that dies looks the same as something said, so the look at whether it lives comes after that.
+        let says_so = ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true);
+        (says_so && self.is_alive()) || lock(&self.state).is_up
     }
 
     /// Kills it, because it has not come up in so long a time.
@@ -171,6 +198,7 @@ impl AsFd for Child {
 type Reply = mpsc::SyncSender<Result<Arc<Child>>>;
 
 /// The side of the thread that others see.
+#[derive(Debug)]
 struct Supervisor {
     /// Which process the thread lives in. A copy that somebody forked has none, and gets its own.
     pid: u32,
@@ -211,18 +239,30 @@ impl Supervisor {
     }
 
     /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
-    fn watch(&self, child: Child) -> Result<(u64, Arc<Child>)> {
+    fn watch(self: &Arc<Self>, birth: Birth) -> Result<Arc<Child>> {
+        let Birth { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let child = Arc::new(child);
+        let state = Mutex::new(State { is_up, ..State::default() });
+        let supervisor = Arc::downgrade(self);
+        let child = Arc::new(Child { id, supervisor, pid, name, pidfd, lifeline, is_listed, state });
         lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
         if let Err(errno) = self.epoll.add(&child.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
-            lock(&self.children).remove(&id);
             child.kill();
             child.wait(Deadline::Never);
             return Err(Error::system("watch a child process", errno));
         }
-        Ok((id, child))
+        Ok(child)
     }
+}
+
+/// What is known of a child when it begins.
+struct Birth {
+    pid: u32,
+    pidfd: PidFd,
+    name: String,
+    lifeline: Handle,
+    is_listed: bool,
+    is_up: bool,
 }
 
 /// The thread itself.
@@ -266,12 +306,12 @@ impl Watch {
     fn start(&mut self, order: Order) -> Result<Arc<Child>> {
         let Order { name, socket, lifeline, patience } = order;
         let (pid, pidfd) = process::start_self(socket)?;
-        let (is_listed, state) = (patience.is_some(), Mutex::default());
-        let (id, child) = self.shared.watch(Child { pid, name, pidfd, lifeline, is_listed, state })?;
+        let is_listed = patience.is_some();
+        let child = self.shared.watch(Birth { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
         if let Some(patience) = patience
             && let Some(until) = Instant::now().checked_add(patience)
         {
-            self.starting.insert(id, Starting { until, patience });
+            self.starting.insert(child.id, Starting { until, patience });
         }
         Ok(child)
     }
@@ -291,7 +331,7 @@ impl Watch {
         for id in due {
             let Some(Starting { patience, .. }) = self.starting.remove(&id) else { continue };
             let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
-            if !child.is_up() {
+            if child.is_alive() && !child.is_up() {
                 child.give_up(patience);
             }
         }

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::unistd::getppid;
 
 use super::process::{PidFd, leave};
@@ -87,17 +86,24 @@ impl Forker {
         }
     }
 
-    /// What a child does first.
+    /// What a child does first. By bare system calls: each function of the C library would lie in another page, and
+    /// each page that a child touches costs it as much as ten calls.
     fn begin(&self) {
         let (head, size) = self.robust_list;
         // SAFETY: the place and the size are those that the C library had registered for this thread; the kernel only
         // stores them.
         unsafe { libc::syscall(libc::SYS_set_robust_list, head, size) };
-        let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
-        if tied.is_err() || getppid().as_raw() != self.parent {
+        let (kill, nothing) = (libc::SIGKILL, 0_u64);
+        // SAFETY: takes numbers. Before the look at who the parent is.
+        let tied = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, kill, 0, 0, 0) };
+        // SAFETY: takes nothing.
+        let parent = unsafe { libc::syscall(libc::SYS_getppid) };
+        if tied != 0 || parent != libc::c_long::from(self.parent) {
             leave(1);
         }
-        let _ = SigSet::empty().thread_set_mask(); // nothing to refuse
+        let (old, size) = (ptr::null_mut::<u64>(), size_of::<u64>());
+        // SAFETY: the kernel reads a set of signals, an empty one of its own size, and writes none back.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const nothing, old, size) };
     }
 }
 
