@@ -256,7 +256,7 @@ impl Info {
 
 /// The process that calls this.
 pub fn current() -> Info {
-    let name = start::identity().map_or("main", |identity| &identity.name).to_owned();
+    let name = start::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
     Info { name, pid: own_pid() }
 }
 

@@ -9,7 +9,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{self, Incoming, Link, Message, Sent};
-use crate::supervisor::{self, Child, Order};
+use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::entry;
 use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
@@ -51,7 +51,7 @@ pub(crate) struct Identity {
     pub(crate) parent: Option<(String, u32)>,
 }
 
-static IDENTITY: OnceLock<Identity> = OnceLock::new();
+static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -74,7 +74,7 @@ static IDENTITY: OnceLock<Identity> = OnceLock::new();
 /// }
 /// ```
 pub fn init() {
-    if IDENTITY.get().is_some() {
+    if identity().is_some() {
         return;
     }
     if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
@@ -83,12 +83,16 @@ pub fn init() {
             Err(error) => fail_to_start(&error),
         }
     }
-    let _ = IDENTITY.set(Identity { name: "main".to_owned(), parent: None });
+    become_known(Identity { name: "main".to_owned(), parent: None });
 }
 
 /// Who this process is, once [`init`] was called.
-pub(crate) fn identity() -> Option<&'static Identity> {
-    IDENTITY.get()
+pub(crate) fn identity() -> Option<Arc<Identity>> {
+    lock(&IDENTITY).clone()
+}
+
+fn become_known(identity: Identity) {
+    *lock(&IDENTITY) = Some(Arc::new(identity));
 }
 
 /// A child's letter, and the two ends of its start socket.
@@ -183,12 +187,12 @@ impl Started {
 fn live(link: Link) -> ! {
     note_panics();
     let birth = receive_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
-    process::show_name(&birth.letter.name);
-    if birth.letter.task.is_none() {
+    process::show_name(&birth.name);
+    if birth.task.is_none() {
         live_as_template(link, birth);
     }
-    let birth = come_up(&link, birth);
-    if send(&link, &Message::inline(UP.to_vec())).is_err() {
+    let up = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec())));
+    if up.is_err() {
         leave(1); // the parent is gone, and so shall we be
     }
     exit(work(&link, birth))
@@ -201,32 +205,31 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     if send(&link, &Message::inline(UP.to_vec())).is_err() {
         leave(1);
     }
-    // A letter that has to be fetched is for the child to fetch, lest the template grow.
-    let (link, letter) = template::serve(link, &page, |(packet, descriptors)| {
+    rehearse();
+    let (link, birth) = template::serve(link, &page, |(packet, descriptors)| {
+        // A letter that has to be fetched is for the child to fetch, lest the template grow.
         if link::is_whole(&packet) {
             Ok(read_letter(&packet, descriptors))
         } else {
             Err((packet, descriptors))
         }
     });
-    let birth = letter.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
+    let birth = birth.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
     let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
-    process::show_name(&birth.letter.name);
-    let birth = come_up(&link, birth);
+    process::show_name(&birth.name);
+    if die_with(link.as_fd()).is_err() {
+        leave(1);
+    }
     let code = work(&link, birth);
     flush_c_streams();
     // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
     leave(code)
 }
 
-/// Ties the child's life to its parent's, and takes on its name.
-fn come_up(link: &Link, birth: Birth) -> Birth {
-    if die_with(link.as_fd()).is_err() {
-        leave(1);
-    }
-    let parent = (birth.letter.parent_name.clone(), std::os::unix::process::parent_id());
-    let _ = IDENTITY.set(Identity { name: birth.letter.name.clone(), parent: Some(parent) });
-    birth
+/// Has everything at hand that a child will need, so that what is made at the first use is made once, in the template.
+fn rehearse() {
+    let task = TaskId::of::<_, ()>(|| ()).and_then(TaskId::find);
+    let _ = task.and_then(|task| task.run(&[], Vec::new(), &mut Vec::new()));
 }
 
 /// Runs the task, says what became of it; gives the exit code that goes with that.
@@ -234,6 +237,7 @@ fn work(link: &Link, birth: Birth) -> i32 {
     let Birth { task, args, descriptors, .. } = birth;
     let me = process::own_pid();
     let mut outcome = vec![0];
+    let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
@@ -247,9 +251,9 @@ fn work(link: &Link, birth: Birth) -> i32 {
 
 /// What a child is born with: its letter, read.
 struct Birth {
-    letter: Letter,
-    /// Found in this program.
-    task: Result<Task>,
+    name: String,
+    /// Found in this program, if it is there. A template has none.
+    task: Option<Result<Task>>,
     args: Vec<u8>,
     descriptors: Vec<OwnedFd>,
 }
@@ -261,6 +265,7 @@ fn receive_letter(link: &Link) -> Result<Birth> {
     }
 }
 
+/// Reads a letter; this process is known by what it says from now on.
 fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
     let (bytes, descriptors) = link::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
@@ -270,9 +275,9 @@ fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    let task =
-        letter.task.map_or_else(|| Err(Error::decode("a child's start", "it has no task")), TaskId::find);
-    Ok(Birth { args: args.to_vec(), letter, task, descriptors })
+    let parent = (letter.parent_name, std::os::unix::process::parent_id());
+    become_known(Identity { name: letter.name.clone(), parent: Some(parent) });
+    Ok(Birth { name: letter.name, task: letter.task.map(TaskId::find), args: args.to_vec(), descriptors })
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.

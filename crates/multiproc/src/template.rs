@@ -137,10 +137,15 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
         if install(stdout, 1).and_then(|()| install(stderr, 2)).is_err() {
             leave(1);
         }
-        let letter = open((packet, descriptors.collect()));
-        let sent = match forker.as_ref().map_or_else(|&errno| Err(errno), |it| it.fork(page.word32(BORN))) {
-            Ok(Fork::Child) => return (Link::from_socket(socket), letter),
+        let (socket, letter) = (Link::from_socket(socket), open((packet, descriptors.collect())));
+        let fork = forker.as_ref().map_or_else(|&errno| Err(errno), |forker| forker.fork(page.word32(BORN)));
+        if let Ok(Fork::Child) = fork {
+            return (socket, letter);
+        }
+        drop((socket, letter)); // before the program hears of the child: from then on, only that holds what is in them
+        let sent = match fork {
             Ok(Fork::Forker(pid, pidfd)) => say(&control, &[pidfd.as_fd()], reply(pid, 0)),
+            Ok(Fork::Child) => leave(1), // has returned above
             Err(errno) => say(&control, &[], reply(0, errno as i32)),
         };
         if sent.is_err() {

@@ -1,6 +1,6 @@
 //! Starting the program again, and knowing a child by its descriptor.
 
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -208,9 +208,12 @@ fn close_inherited() -> io::Result<()> {
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).
 pub(crate) fn show_name(name: &str) {
-    let bytes: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
-    if let Ok(name) = CString::new(bytes) {
-        let _ = prctl::set_name(&name); // a matter of looks
+    let mut bytes = [0; 16];
+    for (place, byte) in bytes[..15].iter_mut().zip(name.bytes().filter(|&byte| byte != 0)) {
+        *place = byte;
+    }
+    if let Ok(name) = CStr::from_bytes_until_nul(&bytes) {
+        let _ = prctl::set_name(name); // a matter of looks
     }
 }
 
