@@ -66,6 +66,16 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
+/// The processes that this one has started, dead ones included that nobody has buried, and what they are called.
+pub(crate) fn children() -> Vec<(u32, String)> {
+    tests::children_of(std::process::id())
+}
+
+/// The process from which the children of this one are forked.
+pub(crate) fn fork_server() -> Option<u32> {
+    children().into_iter().find_map(|(pid, name)| (name == "fork-server").then_some(pid))
+}
+
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }

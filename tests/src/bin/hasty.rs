@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
-use std::fs;
 use std::os::unix::process::parent_id;
 use std::thread::yield_now;
 
@@ -18,15 +17,7 @@ fn main() {
     multiproc::init();
     println!("main runs");
     std::thread::spawn(|| Process::spawn(|| (), ())); // which may wait for the child
-    while !has_child() {
+    while tests::children_of(std::process::id()).is_empty() {
         yield_now();
     }
-}
-
-fn has_child() -> bool {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    threads.into_iter().any(|thread| {
-        // A thread may end meanwhile.
-        fs::read_to_string(thread.unwrap().path().join("children")).is_ok_and(|children| !children.is_empty())
-    })
 }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::{getgroups, getpgrp, getresgid, getresuid, getsid};
+use nix::unistd::{getpgrp, getresgid, getresuid, getsid};
 
 /// A number that differs, for all one can hope, where any of these do: the environment, the current directory, user
 /// and groups, process group and session, resource limits, ignored signals.
@@ -14,11 +14,19 @@ pub(crate) fn fingerprint() -> u64 {
     nix::sys::stat::stat(".").map(|here| (here.st_dev, here.st_ino)).ok().hash(&mut hasher);
     getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(&mut hasher);
     getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(&mut hasher);
-    getgroups().ok().hash(&mut hasher);
+    groups().ok().hash(&mut hasher);
     (getpgrp(), getsid(None).ok()).hash(&mut hasher);
     (0..LIMITS).for_each(|resource| limit(resource).ok().hash(&mut hasher));
     IGNORABLE.map(is_ignored).hash(&mut hasher);
     hasher.finish()
+}
+
+/// Not through `nix`, which asks the C library how many there can be, and that opens a file to know.
+fn groups() -> nix::Result<Vec<libc::gid_t>> {
+    let mut groups = [0; 1024];
+    // SAFETY: the kernel writes no more numbers than there is room for.
+    let count = Errno::result(unsafe { libc::getgroups(1024, groups.as_mut_ptr()) })?;
+    Ok(groups[..usize::try_from(count).unwrap_or(0)].to_vec())
 }
 
 /// So many resources have limits, on all of Linux.
