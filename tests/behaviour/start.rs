@@ -1,6 +1,6 @@
 //! **Start methods**: what a child is, however it was started, and what becomes of all when a fork server dies.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, dup, dup2_stdout, fork};
 
 use crate::support::{
-    Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, send_signal, stay,
-    trials, wait_for_state,
+    Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
+    send_signal, stay, trials, wait_for_state,
 };
 
 trials![
@@ -250,53 +251,75 @@ fn children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another() -
 /// Whoever starts children meanwhile gets a child, or an error that says so; each child that there is runs once.
 fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
     alone(|| {
-        let (runs, ran) = bounded::<u32>(100_000)?;
         staying_child()?.0.kill()?;
-        let before = descriptors().len();
-        let (done, kills, started) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
-        let start_many = |thread: u32| {
-            for number in (thread * 1000..).take(300) {
-                let run = |number: u32, runs: Sender<u32>| runs.send(number).map(|()| number).unwrap();
-                match with(StartMethod::ForkServer).spawn(run, (number, runs.clone())) {
-                    Ok(child) => {
-                        assert_eq!(child.join().unwrap(), number);
-                        started.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(error) => assert!(error.is_start(), "{error}"),
-                }
-            }
-        };
+        let before = open_without_children();
+        let (runs, queue) = bounded::<u32>(10_000)?;
+        let (done, killed, joined) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    if let Some(pid) = fork_server() {
-                        send_signal(pid, Signal::SIGKILL); // a zombie, perhaps, but still this process's
-                        kills.fetch_add(1, Ordering::Relaxed);
-                    }
-                    let kills = u64::from(kills.load(Ordering::Relaxed));
-                    thread::sleep(Duration::from_micros(500 + kills * 7919 % 3000));
-                }
-            });
-            let starters: Vec<_> = (0..4).map(|thread| scope.spawn(move || start_many(thread))).collect();
-            let fates: Vec<_> = starters.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            scope.spawn(|| kill_fork_servers(&killed, &done));
+            let (runs, killed, joined) = (&runs, &killed, &joined);
+            let start_some = |first| scope.spawn(move || start_many(first, runs, killed, joined));
+            let starters = [0, 1000, 2000, 3000].map(start_some);
+            let fates = starters.map(thread::ScopedJoinHandle::join);
             done.store(true, Ordering::Relaxed);
             assert!(fates.iter().all(std::result::Result::is_ok), "a child was lost");
         });
-        assert!(kills.into_inner() > 0 && started.load(Ordering::Relaxed) > 0);
         drop(runs);
-        let mut times = BTreeMap::new();
-        ran.iter().try_for_each(|number| number.map(|number| *times.entry(number).or_insert(0) += 1))?;
-        assert_eq!(times.len(), started.into_inner() as usize);
-        assert!(times.values().all(|&count| count == 1), "a task ran twice");
+        let ran: Vec<u32> = queue.iter().collect::<Result<_>>()?;
+        drop(queue);
+        let distinct: BTreeSet<u32> = ran.iter().copied().collect();
+        assert_eq!(ran.len(), distinct.len(), "a task has run twice");
+        let joined: BTreeSet<u32> = joined.into_inner().unwrap();
+        assert!(joined.is_subset(&distinct));
+        assert!(!joined.is_empty() && !killed.into_inner().unwrap().is_empty());
+
         staying_child()?.0.kill()?;
-        drop(ran);
         eventually("there is a fork server and nothing else", || {
-            children().iter().all(|(_, name)| name == "fork-server") && children().len() == 1
+            let children = children();
+            children.len() == 1 && children[0].1 == "fork-server"
         });
-        // The queue's two ends are gone since.
-        eventually("all descriptors are closed", || descriptors().len() + 2 <= before);
+        assert_eq!(open_without_children(), before);
         Ok(())
     })
+}
+
+/// Kills every fork server, for some a moment after it was made, for others later.
+fn kill_fork_servers(killed: &Mutex<BTreeSet<u32>>, done: &AtomicBool) {
+    for pause in (0..).map(|turn: u64| 500 + turn * 7919 % 3000) {
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(pid) = fork_server() {
+            // It may be a child that has not taken on its own name yet.
+            killed.lock().unwrap().insert(pid);
+            send_signal(pid, Signal::SIGKILL);
+        }
+        thread::sleep(Duration::from_micros(pause));
+    }
+}
+
+fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joined: &Mutex<BTreeSet<u32>>) {
+    for number in first..first + 300 {
+        let run = |number: u32, runs: Sender<u32>| runs.send(number).map(|()| number).unwrap();
+        let child = match with(StartMethod::ForkServer).spawn(run, (number, runs.clone())) {
+            Ok(child) => child,
+            Err(error) => {
+                assert!(error.is_start(), "{error}");
+                continue;
+            }
+        };
+        let pid = child.pid();
+        match child.join() {
+            Ok(result) => {
+                assert_eq!(result, number);
+                joined.lock().unwrap().insert(number);
+            }
+            Err(error) => assert!(
+                error.signal() == Some(9) && killed.lock().unwrap().contains(&pid),
+                "{error}, and nobody has killed {pid}"
+            ),
+        }
+    }
 }
 
 fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {

@@ -200,7 +200,8 @@ impl Turn {
                 Ok(Answer::Silence | Answer::Death) | Err(_) => {}
             }
             let Some(template) = self.0.take() else { break };
-            let error = template.end(patience);
+            let is_silent = !matches!(answer, Ok(Answer::Death));
+            let error = template.end(is_silent, patience);
             if let Some(born) = last_born(&template.page)? {
                 return Ok(Some(born));
             }
@@ -245,28 +246,32 @@ impl Template {
         Ok(Self { process, control, page: page.into_mapping(), surroundings })
     }
 
-    /// Ends one that has not answered, dead already or not. An error means that the next one would be no better.
-    fn end(&self, patience: Duration) -> Result<()> {
+    /// Ends one that has not answered, being silent or about to die. An error means that the next would be no better.
+    fn end(&self, is_silent: bool, patience: Duration) -> Result<()> {
         let process = &self.process;
-        let (is_alive, is_up) = (process.is_alive(), process.is_up());
-        if is_alive && !is_up {
-            process.give_up(patience);
-        } else {
-            process.kill();
+        let is_silent = is_silent && process.is_alive();
+        let is_up = if is_silent { process.is_up() } else { process.was_up() };
+        match (is_silent, is_up) {
+            (true, true) => process.kill(),
+            (true, false) => process.give_up(patience),
+            (false, _) if process.wait(Deadline::after(LAST_GASP)).is_none() => process.kill(),
+            (false, _) => {}
         }
         let exit = process.wait(Deadline::Never);
         let (name, pid) = (process.name().to_owned(), process.pid());
-        match exit {
-            _ if is_alive && is_up => Err(failed(format!(
+        match (is_silent, is_up, exit) {
+            (true, true, _) => Err(failed(format!(
                 "the fork server (process {pid}) did not answer within {} s and was killed; the next start makes another",
                 patience.as_secs_f32()
             ))),
-            Some(Exit::Signal(_)) if !is_alive => Ok(()),
-            _ if is_up => Ok(()),
-            _ => Err(process.obituary(Culprit::Process { name, pid })),
+            (false, true, _) | (false, false, Some(Exit::Signal(_))) => Ok(()),
+            (_, false, _) => Err(process.obituary(Culprit::Process { name, pid })),
         }
     }
 }
+
+/// How long a template that has let go of its end may take to die of itself.
+const LAST_GASP: Duration = Duration::from_secs(1);
 
 fn failed(why: impl Into<String>) -> Error {
     Error::new(Cause::Start(why.into()))

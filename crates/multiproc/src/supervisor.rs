@@ -157,11 +157,14 @@ impl Child {
         lock(&self.state).is_up = true;
     }
 
-    /// Whether it has said that it has reached `init`.
+    /// Whether one that lives has said that it has reached `init`.
     pub(crate) fn is_up(&self) -> bool {
-        // The end of one that dies looks the same as something said, so the look at whether it lives comes after that.
-        let says_so = ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true);
-        (says_so && self.is_alive()) || lock(&self.state).is_up
+        self.was_up() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+    }
+
+    /// Whether it has been heard to say so.
+    pub(crate) fn was_up(&self) -> bool {
+        lock(&self.state).is_up
     }
 
     /// Kills it, because it has not come up in so long a time.

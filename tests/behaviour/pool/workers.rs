@@ -11,7 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 use super::{square, staying_task};
-use crate::support::{Fussy, Outcome, alone, descriptors, eventually, staying_child, trials};
+use crate::support::{
+    Fussy, Outcome, alone, descriptors, eventually, open_without_children, staying_child, trials,
+};
 
 trials![
     workers_are_distinct_children_of_this_process,
@@ -204,23 +206,6 @@ fn a_pool_leaves_no_descriptor_open() -> Outcome {
         assert_eq!(open_without_children(), before);
         Ok(())
     })
-}
-
-/// How many descriptors are open when no child lives but a fork server. That of a child is open a moment longer than
-/// the child lives.
-fn open_without_children() -> usize {
-    let process = |number| {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
-        Some(info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().to_owned())
-    };
-    let is_fork_server = |pid: &String| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fork-server\n")
-    };
-    eventually("the children are closed", || {
-        let pids: Vec<String> = descriptors().into_iter().filter_map(process).collect();
-        pids.len() <= 1 && pids.iter().all(is_fork_server)
-    });
-    descriptors().len()
 }
 
 fn use_a_pool() -> Result<()> {
