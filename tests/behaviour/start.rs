@@ -18,9 +18,9 @@ use multiproc::{Pool, Process, Result, StartMethod, active_children, current, pa
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, dup, dup2_stdout, fork};
+use nix::unistd::{ForkResult, Pid, dup, dup2_stdout, fork};
 
 use crate::support::{
     Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
@@ -292,7 +292,7 @@ fn kill_fork_servers(killed: &Mutex<BTreeSet<u32>>, done: &AtomicBool) {
         if let Some(pid) = fork_server() {
             // It may be a child that has not taken on its own name yet.
             killed.lock().unwrap().insert(pid);
-            send_signal(pid, Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL); // it may be gone already
         }
         thread::sleep(Duration::from_micros(pause));
     }

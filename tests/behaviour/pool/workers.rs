@@ -1,7 +1,7 @@
 //! Workers: how they begin, what they hold, and how they are renewed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::sync::OnceLock;
 
 use multiproc::queue::{Sender, bounded};
@@ -11,9 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 use super::{square, staying_task};
-use crate::support::{
-    Fussy, Outcome, alone, descriptors, eventually, open_without_children, staying_child, trials,
-};
+use crate::support::{Fussy, Outcome, alone, descriptors, open_without_children, staying_child, trials};
 
 trials![
     workers_are_distinct_children_of_this_process,
