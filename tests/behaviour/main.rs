@@ -13,6 +13,7 @@ mod pool;
 mod process;
 mod programs;
 mod queue;
+mod start;
 mod support;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     multiproc::init();
     let trials = [
         process::trials(),
+        start::trials(),
         pool::trials(),
         queue::trials(),
         pipe::trials(),

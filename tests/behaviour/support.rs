@@ -66,6 +66,33 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
+/// The processes that this one has started, dead ones included that nobody has buried, and what they are called.
+pub(crate) fn children() -> Vec<(u32, String)> {
+    tests::children_of(std::process::id())
+}
+
+/// The process from which the children of this one are forked.
+pub(crate) fn fork_server() -> Option<u32> {
+    children().into_iter().find_map(|(pid, name)| (name == "fork-server").then_some(pid))
+}
+
+/// How many descriptors are open when no child lives but a fork server. That of a child is open a moment longer than
+/// the child lives.
+pub(crate) fn open_without_children() -> usize {
+    let process = |number| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        Some(info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().to_owned())
+    };
+    let is_fork_server = |pid: &String| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "fork-server\n")
+    };
+    eventually("the children are closed", || {
+        let pids: Vec<String> = descriptors().into_iter().filter_map(process).collect();
+        pids.len() <= 1 && pids.iter().all(is_fork_server)
+    });
+    descriptors().len()
+}
+
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }

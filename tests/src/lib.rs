@@ -37,6 +37,16 @@ pub fn is_started_by_itself() -> bool {
     parents_program.is_ok_and(|program| program == fs::read_link("/proc/self/exe").unwrap())
 }
 
+/// The processes that a process has started, dead ones included that nobody has buried, and what they are called.
+pub fn children_of(pid: u32) -> Vec<(u32, String)> {
+    // Threads and children may end meanwhile.
+    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|entry| entry.unwrap().path());
+    let lists: Vec<String> = threads.map(|path| read(format!("{}/children", path.display()))).collect();
+    let pids = lists.iter().flat_map(|list| list.split_whitespace()).map(|pid| pid.parse().unwrap());
+    pids.map(|pid: u32| (pid, read(format!("/proc/{pid}/comm")).trim_end().to_owned())).collect()
+}
+
 /// Forks. In the copy it returns false at once; in the original true, once the copy has ended.
 #[allow(unsafe_code)]
 pub fn outlive_a_copy() -> bool {

@@ -92,8 +92,10 @@ mod link;
 
 mod task;
 
+mod method;
 mod start;
 mod supervisor;
+mod template;
 
 mod frozen;
 mod pipe;
@@ -103,6 +105,7 @@ pub mod queue;
 
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Pod};
+pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Builder, Info, Process, active_children, current, parent};

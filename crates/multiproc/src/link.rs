@@ -71,6 +71,17 @@ impl Message {
     pub(crate) fn drop_descriptors(&mut self) {
         self.descriptors.clear();
     }
+
+    /// A message that is known to be small, and has no descriptors.
+    pub(crate) fn inline(bytes: Vec<u8>) -> Self {
+        debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
+        Self { body: Body::Inline(bytes), descriptors: Vec::new() }
+    }
+
+    /// Is there room for three descriptors more?
+    pub(crate) fn can_take_more(&self) -> bool {
+        self.descriptors.len() + 3 < MAX_DESCRIPTORS
+    }
 }
 
 impl Link {
@@ -81,6 +92,11 @@ impl Link {
 
     pub(crate) fn from_socket(socket: OwnedFd) -> Self {
         Self(socket.into())
+    }
+
+    /// The descriptor itself.
+    pub(crate) fn into_descriptor(self) -> Result<OwnedFd> {
+        self.0.into_descriptor()
     }
 
     /// The descriptor, for who has to hold it.
@@ -105,7 +121,27 @@ impl Link {
         message: &Message,
         deadline: Deadline,
     ) -> Result<Sent> {
-        let mut descriptors: Vec<BorrowedFd<'_>> = message.descriptors.iter().map(AsFd::as_fd).collect();
+        self.send_all(prefix, message, Vec::new(), deadline)
+    }
+
+    /// As [`Link::send`], with some descriptors more in front of the message's own.
+    pub(crate) fn lend(
+        &self,
+        descriptors: &[BorrowedFd<'_>],
+        message: &Message,
+        deadline: Deadline,
+    ) -> Result<Sent> {
+        self.send_all(&[], message, descriptors.to_vec(), deadline)
+    }
+
+    fn send_all<'a>(
+        &self,
+        prefix: &[u8],
+        message: &'a Message,
+        mut descriptors: Vec<BorrowedFd<'a>>,
+        deadline: Deadline,
+    ) -> Result<Sent> {
+        descriptors.extend(message.descriptors.iter().map(AsFd::as_fd));
         let fd = self.as_fd();
         match &message.body {
             Body::Inline(bytes) => socket::send(fd, &[&[IN_PACKET], prefix, bytes], &descriptors, deadline),
@@ -118,6 +154,21 @@ impl Link {
 
     /// Receives the next message; blocks while there is none, until the deadline.
     pub(crate) fn receive(&self, deadline: Deadline) -> Result<Incoming> {
+        self.receive_with(deadline, |packet, descriptors| {
+            unpack(packet, descriptors).map(|(bytes, descriptors)| Incoming::Message(bytes, descriptors))
+        })
+    }
+
+    /// As [`Link::receive`], but leaves the message as it came: for who hands it on.
+    pub(crate) fn receive_packet(&self, deadline: Deadline) -> Result<Incoming> {
+        self.receive_with(deadline, |packet, descriptors| Ok(Incoming::Message(packet.to_vec(), descriptors)))
+    }
+
+    fn receive_with(
+        &self,
+        deadline: Deadline,
+        unpack: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Incoming>,
+    ) -> Result<Incoming> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(INLINE + 256, 0);
             match socket::receive(self.as_fd(), buffer, deadline)? {
@@ -144,6 +195,19 @@ impl Link {
     }
 }
 
+/// Does this packet hold its message? Or does it have to be fetched?
+pub(crate) fn is_whole(packet: &[u8]) -> bool {
+    packet.first() == Some(&IN_PACKET)
+}
+
+/// What a message with this packet was prefixed with, and whatever follows that.
+pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
+    match packet {
+        [IN_PACKET, rest @ ..] | [IN_MEMORY, _, _, _, _, _, _, _, _, rest @ ..] => rest,
+        _ => &[],
+    }
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -155,7 +219,8 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Incoming> {
+/// The message that such a packet stands for, and its descriptors.
+pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
     let bytes = match packet {
         [IN_PACKET, bytes @ ..] => bytes.to_vec(),
         [IN_MEMORY, rest @ ..] => {
@@ -170,7 +235,7 @@ fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<Incoming> {
         }
         _ => return Err(Error::decode("a packet", "it begins with no known mark")),
     };
-    Ok(Incoming::Message(bytes, descriptors))
+    Ok((bytes, descriptors))
 }
 
 #[cfg(test)]

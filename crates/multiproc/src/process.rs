@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
-use crate::start::{self, PATIENCE, Started};
+use crate::method::{Manner, StartMethod};
+use crate::start::{self, Started};
 use crate::supervisor;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
@@ -73,7 +74,7 @@ impl Process<()> {
     /// }
     /// ```
     pub fn builder() -> Builder {
-        Builder { name: None, patience: PATIENCE }
+        Builder { name: None, manner: Manner::default() }
     }
 }
 
@@ -81,7 +82,7 @@ impl Process<()> {
 #[derive(Clone, Debug)]
 pub struct Builder {
     name: Option<String>,
-    patience: Duration,
+    manner: Manner,
 }
 
 impl Builder {
@@ -97,7 +98,25 @@ impl Builder {
     /// The default is 10 seconds.
     #[must_use]
     pub fn start_timeout(mut self, time: Duration) -> Self {
-        self.patience = time;
+        self.manner.patience = time;
+        self
+    }
+
+    /// How the child is started. The default is [`StartMethod::default`].
+    ///
+    /// ```
+    /// use multiproc::{Process, StartMethod};
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let child = Process::builder().start_method(StartMethod::Spawn).spawn(|| 4_u32.pow(3), ())?;
+    ///     assert_eq!(child.join()?, 64);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.manner.method = Some(method);
         self
     }
 
@@ -113,7 +132,7 @@ impl Builder {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let started = start::call(name, function, &args, self.patience)?;
+        let started = self.manner.call(name, function, &args)?;
         Ok(Process { started, joined: false, result: PhantomData })
     }
 }
@@ -237,7 +256,7 @@ impl Info {
 
 /// The process that calls this.
 pub fn current() -> Info {
-    let name = start::identity().map_or("main", |identity| &identity.name).to_owned();
+    let name = start::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
     Info { name, pid: own_pid() }
 }
 

@@ -1,26 +1,30 @@
 //! Starting a child, and being one.
 //!
-//! The parent makes a pair of sockets, puts the [`Letter`] into one of them and executes the program again with the
-//! other as standard input. The child finds the letter in [`init`], answers [`UP`], runs the task, answers with its
-//! outcome and exits. Nothing of this has a name in the file system or the environment.
+//! The parent makes a pair of sockets, puts the [`Letter`] into one of them, and either executes the program again with
+//! the other as standard input, or has it forked with it by a [template](crate::template), which is itself executed so.
+//! One that was executed finds the letter in [`init`] and answers [`UP`]; one that was forked is up when it begins. The
+//! child runs the task, answers with its outcome and exits. Nothing of this has a name in the file system or the
+//! environment.
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::{Incoming, Link, Message, Sent};
-use crate::supervisor::{self, Child, Order};
+use crate::link::{self, Incoming, Link, Message, Sent};
+use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::entry;
+use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, become_child, die_with, leave, start_socket};
-use crate::task::{Call, TaskId, note_panics};
-use crate::wire::{self, Handle};
+use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
+use crate::task::{Call, Task, TaskId, note_panics};
+use crate::template;
+use crate::wire::{self, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,12 +35,13 @@ struct Letter {
     build: u64,
     name: String,
     parent_name: String,
-    task: TaskId,
+    /// A template has none.
+    task: Option<TaskId>,
 }
 
-/// The first bytes of every letter, looked at before anything is believed.
+/// What stands in front of every letter, looked at before anything is believed.
 const GREETING: &[u8] = b"multiproc start 1\n";
-/// A child's first message.
+/// The first message of a process that was executed.
 const UP: &[u8] = b"up";
 
 /// Who this process is among the library's processes.
@@ -46,7 +51,7 @@ pub(crate) struct Identity {
     pub(crate) parent: Option<(String, u32)>,
 }
 
-static IDENTITY: OnceLock<Identity> = OnceLock::new();
+static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -69,21 +74,86 @@ static IDENTITY: OnceLock<Identity> = OnceLock::new();
 /// }
 /// ```
 pub fn init() {
-    if IDENTITY.get().is_some() {
+    if identity().is_some() {
         return;
     }
-    if let Some(socket) = start_socket(&[&[0], GREETING].concat()) {
+    if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
         match become_child() {
-            Ok(()) => live(&Link::from_socket(socket)),
+            Ok(()) => live(Link::from_socket(socket)),
             Err(error) => fail_to_start(&error),
         }
     }
-    let _ = IDENTITY.set(Identity { name: "main".to_owned(), parent: None });
+    become_known(Identity { name: "main".to_owned(), parent: None });
 }
 
 /// Who this process is, once [`init`] was called.
-pub(crate) fn identity() -> Option<&'static Identity> {
-    IDENTITY.get()
+pub(crate) fn identity() -> Option<Arc<Identity>> {
+    lock(&IDENTITY).clone()
+}
+
+fn become_known(identity: Identity) {
+    *lock(&IDENTITY) = Some(Arc::new(identity));
+}
+
+/// A child's letter, and the two ends of its start socket.
+pub(crate) struct Posted {
+    name: String,
+    letter: Message,
+    ours: Link,
+    theirs: Link,
+}
+
+/// Writes the letter for a child that is to call `function` with these arguments.
+pub(crate) fn post<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
+where
+    F: Call<Args>,
+    Args: Serialize + DeserializeOwned,
+{
+    let task = TaskId::of(function)?;
+    post_letter(name, Some(task), args)
+}
+
+fn post_letter<Args: Serialize>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
+    let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
+    let letter = Letter { build: entry::build(), name, parent_name: own.name.clone(), task };
+    let mut body = Vec::new();
+    wire::encode(&letter, &mut body, "a child's start")?;
+    let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
+    let (ours, theirs) = Link::pair()?;
+    Ok(Posted { name: letter.name, letter: Message::new(body, descriptors)?, ours, theirs })
+}
+
+impl Posted {
+    /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
+    pub(crate) fn exec(self, patience: Option<Duration>, deadline: Deadline) -> Result<Started> {
+        let Self { name, letter, ours, theirs } = self;
+        // The greeting is in the packet even when the letter is too large for that.
+        if ours.send_with_prefix(GREETING, &letter, deadline)? != Sent::Yes {
+            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
+        }
+        let socket = theirs.into_descriptor()?;
+        let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
+        Ok(Started { child, link: ours })
+    }
+
+    /// Letter and socket, for a template to fork this child with; none if they are too much for its socket.
+    pub(crate) fn request(&self) -> Option<(&Message, BorrowedFd<'_>)> {
+        self.letter.can_take_more().then(|| (&self.letter, self.theirs.as_fd()))
+    }
+
+    /// Takes on what a template has forked with that.
+    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd) -> Result<Started> {
+        let child = supervisor::adopt(pid, pidfd, self.name, self.ours.handle())?;
+        Ok(Started { child, link: self.ours })
+    }
+}
+
+/// Executes the program again to be a template ([`crate::template`]), which shares this memory with us. Does not wait
+/// until it is up.
+pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
+    let posted = post_letter("fork-server".to_owned(), None, page)?;
+    let Started { child, link } = posted.exec(None, deadline)?;
+    Ok((link, child))
 }
 
 /// A child that has a task, and the socket on which it will say what became of that.
@@ -93,51 +163,12 @@ pub(crate) struct Started {
     link: Link,
 }
 
-/// Starts a child that calls `function` with these arguments.
-pub(crate) fn call<F, Args>(name: String, function: F, args: &Args, patience: Duration) -> Result<Started>
-where
-    F: Call<Args>,
-    Args: Serialize + DeserializeOwned,
-{
-    let task = TaskId::of(function)?;
-    let mut bytes = Vec::new();
-    let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
-    start(name, task, &bytes, descriptors, patience)
-}
-
-fn start(
-    name: String,
-    task: TaskId,
-    args: &[u8],
-    descriptors: Vec<Handle>,
-    patience: Duration,
-) -> Result<Started> {
-    let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let (ours, theirs) = Link::pair()?;
-    let letter = Letter { build: entry::build(), name: name.clone(), parent_name: own.name.clone(), task };
-    let mut body = Vec::new();
-    wire::encode(&letter, &mut body, "a child's start")?;
-    body.extend_from_slice(args);
-    // The greeting goes by itself: it must be in the packet even when the letter is too large for one.
-    let deadline = Deadline::after(patience);
-    for message in [Message::new(GREETING.to_vec(), Vec::new())?, Message::new(body, descriptors)?] {
-        if ours.send(&message, deadline)? != Sent::Yes {
-            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
-        }
-    }
-    let socket = theirs.as_fd().try_clone_to_owned().map_err(|e| Error::io("copy a descriptor", &e))?;
-    drop(theirs);
-    let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
-    Ok(Started { child, link: ours })
-}
-
 impl Started {
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
     pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
-        let mut came_up = false;
         while let Incoming::Message(bytes, _) = self.link.receive(Deadline::now())? {
             if bytes == UP {
-                came_up = true;
+                self.child.note_up();
                 continue;
             }
             return match bytes.split_first() {
@@ -149,55 +180,104 @@ impl Started {
                 None => Err(Error::decode("a child's outcome", "it is empty")),
             };
         }
-        Err(self.child.obituary(culprit(), came_up))
+        Err(self.child.obituary(culprit()))
     }
 }
-
-/// A child's whole life.
-fn live(link: &Link) -> ! {
-    let me = process::own_pid();
-    let (letter, args, descriptors) = match read_letter(link) {
-        Ok(read) => read,
-        Err(error) => refuse_to_start(link, &error),
-    };
-    process::show_name(&letter.name);
-    let parent = (letter.parent_name, std::os::unix::process::parent_id());
-    let _ = IDENTITY.set(Identity { name: letter.name, parent: Some(parent) });
+/// The whole life of a process that was executed: that of a child, or a template's.
+fn live(link: Link) -> ! {
     note_panics();
-    let up = die_with(link.as_fd()).and_then(|()| Message::new(UP.to_vec(), Vec::new()));
-    let up = up.and_then(|up| send(link, &up));
+    let birth = receive_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(&birth.name);
+    if birth.task.is_none() {
+        live_as_template(link, birth);
+    }
+    let up = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec())));
     if up.is_err() {
         leave(1); // the parent is gone, and so shall we be
     }
+    exit(work(&link, birth))
+}
+
+/// A template's life; and, from the moment on at which they are forked, that of its children.
+fn live_as_template(link: Link, birth: Birth) -> ! {
+    let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
+    let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    if send(&link, &Message::inline(UP.to_vec())).is_err() {
+        leave(1);
+    }
+    rehearse();
+    let (link, birth) = template::serve(link, &page, |(packet, descriptors)| {
+        // A letter that has to be fetched is for the child to fetch, lest the template grow.
+        if link::is_whole(&packet) {
+            Ok(read_letter(&packet, descriptors))
+        } else {
+            Err((packet, descriptors))
+        }
+    });
+    let birth = birth.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
+    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(&birth.name);
+    if die_with(link.as_fd()).is_err() {
+        leave(1);
+    }
+    let code = work(&link, birth);
+    flush_c_streams();
+    // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
+    leave(code)
+}
+
+/// Has everything at hand that a child will need, so that what is made at the first use is made once, in the template.
+fn rehearse() {
+    let task = TaskId::of::<_, ()>(|| ()).and_then(TaskId::find);
+    let _ = task.and_then(|task| task.run(&[], Vec::new(), &mut Vec::new()));
+}
+
+/// Runs the task, says what became of it; gives the exit code that goes with that.
+fn work(link: &Link, birth: Birth) -> i32 {
+    let Birth { task, args, descriptors, .. } = birth;
+    let me = process::own_pid();
     let mut outcome = vec![0];
-    let result = letter.task.find().and_then(|task| task.run(&args, descriptors, &mut outcome));
+    let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
+    let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }
     let _ = std::io::stdout().flush();
-    match result {
-        Ok(()) => {
-            let message = Message::new(outcome, Vec::new());
-            exit(message.map_or_else(|error| report(link, &error), |outcome| deliver(link, &outcome, 0)))
-        }
-        Err(error) => exit(report(link, &error)),
+    match result.and_then(|()| Message::new(outcome, Vec::new())) {
+        Ok(outcome) => deliver(link, &outcome, 0),
+        Err(error) => report(link, &error),
     }
 }
 
-fn read_letter(link: &Link) -> Result<(Letter, Vec<u8>, Vec<std::os::fd::OwnedFd>)> {
-    let next = || match link.receive(Deadline::now())? {
-        Incoming::Message(bytes, descriptors) => Ok((bytes, descriptors)),
+/// What a child is born with: its letter, read.
+struct Birth {
+    name: String,
+    /// Found in this program, if it is there. A template has none.
+    task: Option<Result<Task>>,
+    args: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+fn receive_letter(link: &Link) -> Result<Birth> {
+    match link.receive_packet(Deadline::now())? {
+        Incoming::Message(packet, descriptors) => read_letter(&packet, descriptors),
         Incoming::NotYet | Incoming::Gone => Err(Error::decode("a child's start", "it is not there")),
-    };
-    next()?; // the greeting, which `start_socket` has compared
-    let (body, descriptors) = next()?;
-    let (letter, args): (Letter, _) = wire::decode_front(&body, Vec::new(), "a child's start")?;
+    }
+}
+
+/// Reads a letter; this process is known by what it says from now on.
+fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
+    let (bytes, descriptors) = link::unpack(packet, descriptors)?;
+    let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
+    let (letter, args): (Letter, _) = wire::decode_front(body, Vec::new(), "a child's start")?;
     if letter.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    Ok((letter, args.to_vec(), descriptors))
+    let parent = (letter.parent_name, std::os::unix::process::parent_id());
+    become_known(Identity { name: letter.name.clone(), parent: Some(parent) });
+    Ok(Birth { name: letter.name, task: letter.task.map(TaskId::find), args: args.to_vec(), descriptors })
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.

@@ -1,14 +1,16 @@
-//! Who lives, who died, and how: one thread, as long as the program lives, that starts every child and learns of
-//! every death.
+//! Who lives, who died, and how: one thread, as long as the program lives, that executes the program for every child
+//! and template, and learns of every death.
 //!
-//! It starts them, because a child is tied to the *thread* that started it (that is what the parent-death signal
-//! means), so that thread must not end before the program does. It alone collects statuses, so that no other call
-//! can take one away or act on a process id that has come to mean somebody else.
+//! It executes them, because a child is tied to the *thread* that started it (that is what the parent-death signal
+//! means), so that thread must not end before the program does. Children that a template forks are its children, too.
+//! A status is collected under the child's own lock, by whoever comes first: one who waits for the child, or this
+//! thread, lest a child that nobody waits for stay a zombie.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,26 +27,33 @@ use crate::wire::Handle;
 /// A child process, alive or dead.
 #[derive(Debug)]
 pub(crate) struct Child {
+    /// What it is known by to the supervisor.
+    id: u64,
+    supervisor: Weak<Supervisor>,
     pid: u32,
     name: String,
     pidfd: PidFd,
     /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
     lifeline: Handle,
+    /// One of the user's, and not a template.
+    is_listed: bool,
     state: Mutex<State>,
-    ended: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     exit: Option<Exit>,
+    /// It has been seen to have reached `init`.
+    is_up: bool,
     /// The child was killed because it had not come up in time.
     late: Option<Duration>,
+    is_cut: bool,
     /// Who wants to hear of its end.
     watcher: Option<Watcher>,
 }
 
-/// What is called once, by whatever thread learns of a child's end.
-type Watcher = Box<dyn FnOnce() + Send>;
+/// What is called by whatever thread learns of a child's end.
+pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,17 +62,18 @@ impl fmt::Debug for State {
 }
 
 /// What it takes to start a child.
+#[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) name: String,
     /// Becomes the child's standard input.
     pub(crate) socket: OwnedFd,
     /// The other end of that: readable once the child has come up.
     pub(crate) lifeline: Handle,
-    /// How long the child may take to come up.
-    pub(crate) patience: Duration,
+    /// How long the child may take to come up. None for a template: who asks it for a child watches the time.
+    pub(crate) patience: Option<Duration>,
 }
 
-/// Starts a child; returns as soon as the system has it.
+/// Executes the program to be a child; returns as soon as the system has it.
 pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, started) = mpsc::sync_channel(1);
@@ -73,11 +83,24 @@ pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     started.recv().map_err(|_| gone())?
 }
 
+/// Watches over a child that a template has forked, and that is up.
+pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> Result<Arc<Child>> {
+    let birth = Birth { pid, pidfd, name, lifeline, is_listed: true, is_up: true };
+    match Supervisor::get() {
+        Ok(supervisor) => supervisor.watch(birth),
+        Err(error) => {
+            birth.pidfd.signal(Signal::SIGKILL)?;
+            birth.pidfd.reap();
+            Err(error)
+        }
+    }
+}
+
 /// Every child that is alive.
 pub(crate) fn children() -> Vec<Arc<Child>> {
     let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
     let children = lock(&supervisor.children);
-    children.values().filter(|child| child.is_alive()).cloned().collect()
+    children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
 }
 
 impl Child {
@@ -113,21 +136,65 @@ impl Child {
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
-        // When it has ended, the supervisor is about to say how, and that must not look as if it still lived.
-        let deadline = if self.is_alive() { deadline } else { Deadline::Never };
-        let mut state = lock(&self.state);
-        while state.exit.is_none() {
-            state = match deadline.left() {
-                None => self.ended.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => return None,
-                Some(left) => self.ended.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
-            };
+        if let Some(exit) = self.known_exit() {
+            return Some(exit);
         }
-        state.exit
+        // Where it is clear who comes first, the other one is not woken for nothing.
+        let supervisor = matches!(deadline, Deadline::Never).then(|| self.supervisor()).flatten();
+        if let Some(supervisor) = &supervisor {
+            let _ = supervisor.epoll.delete(&self.pidfd); // if that is refused, it is woken
+        }
+        let exit = self.pidfd.wait(deadline).then(|| self.collect());
+        if let Some(supervisor) = &supervisor {
+            lock(&supervisor.children).remove(&self.id);
+        }
+        exit
     }
 
-    /// The error that its end means for whoever waits for something from it. Did it come up before it ended?
-    pub(crate) fn obituary(&self, culprit: Culprit, came_up: bool) -> Error {
+    /// The one that watches it: none in a copy of this process, for which it is no child.
+    fn supervisor(&self) -> Option<Arc<Supervisor>> {
+        self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())
+    }
+
+    fn known_exit(&self) -> Option<Exit> {
+        lock(&self.state).exit
+    }
+
+    /// How it ended, which it has. The first one to ask takes the status from the system.
+    fn collect(&self) -> Exit {
+        let mut state = lock(&self.state);
+        let exit = *state.exit.get_or_insert_with(|| self.pidfd.reap());
+        let watcher = state.watcher.take();
+        drop(state);
+        if let Some(watcher) = watcher {
+            watcher();
+        }
+        exit
+    }
+
+    /// Its message has been seen that it has reached `init`.
+    pub(crate) fn note_up(&self) {
+        lock(&self.state).is_up = true;
+    }
+
+    /// Whether one that lives has said that it has reached `init`.
+    pub(crate) fn is_up(&self) -> bool {
+        self.was_up() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+    }
+
+    /// Whether it has been heard to say so.
+    pub(crate) fn was_up(&self) -> bool {
+        lock(&self.state).is_up
+    }
+
+    /// Kills it, because it has not come up in so long a time.
+    pub(crate) fn give_up(&self, patience: Duration) {
+        lock(&self.state).late = Some(patience);
+        self.kill();
+    }
+
+    /// The error that its end means for whoever waits for something from it.
+    pub(crate) fn obituary(&self, culprit: Culprit) -> Error {
         let state = lock(&self.state);
         let cause = match (state.late, state.exit) {
             (Some(patience), _) => Cause::Start(format!(
@@ -135,7 +202,7 @@ impl Child {
                 patience.as_secs_f32()
             )),
             (None, Some(Exit::Signal(signal))) => Cause::Signal(signal),
-            (None, Some(Exit::Code(code))) if !came_up => Cause::Start(format!(
+            (None, Some(Exit::Code(code))) if !state.is_up => Cause::Start(format!(
                 "it exited with code {code} before it reached multiproc::init() (is that the first line of main?)"
             )),
             (None, Some(Exit::Code(code))) => Cause::Exit(code),
@@ -144,31 +211,37 @@ impl Child {
         Error::new(cause).by(culprit)
     }
 
-    fn end(&self, exit: Exit) {
+    /// Has `watcher` called when the child has ended, and when it has cut its lifeline and lives; at once, if one of the
+    /// two has happened already.
+    pub(crate) fn watch(&self, watcher: Watcher) {
         let mut state = lock(&self.state);
-        state.exit = Some(exit);
-        let watcher = state.watcher.take();
+        state.watcher = Some(Arc::clone(&watcher));
         drop(state);
-        self.ended.notify_all();
+        if let Some(supervisor) = self.supervisor() {
+            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | CUT);
+            let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
+        }
+        watcher();
+    }
+
+    /// Its end of its lifeline is closed: it has executed another program, or closed what is not its own, or it is dying.
+    fn note_cut(&self) {
+        let mut state = lock(&self.state);
+        state.is_cut = true;
+        let watcher = state.watcher.clone();
+        drop(state);
         if let Some(watcher) = watcher {
             watcher();
         }
     }
 
-    /// Has `watcher` called when the child has ended; at once, if it has already.
-    pub(crate) fn on_end(&self, watcher: Watcher) {
-        let mut state = lock(&self.state);
-        if state.exit.is_none() {
-            state.watcher = Some(watcher);
-        } else {
-            drop(state);
-            watcher();
-        }
+    pub(crate) fn is_cut(&self) -> bool {
+        lock(&self.state).is_cut
     }
 
     /// Whether its end is known.
     pub(crate) fn has_ended(&self) -> bool {
-        lock(&self.state).exit.is_some()
+        self.known_exit().is_some()
     }
 }
 
@@ -181,12 +254,16 @@ impl AsFd for Child {
 type Reply = mpsc::SyncSender<Result<Arc<Child>>>;
 
 /// The side of the thread that others see.
+#[derive(Debug)]
 struct Supervisor {
     /// Which process the thread lives in. A copy that somebody forked has none, and gets its own.
     pid: u32,
     orders: mpsc::Sender<(Order, Reply)>,
     bell: EventFd,
+    /// What the thread waits for: the bell, and every child's end.
+    epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
+    next: AtomicU64,
 }
 
 static SUPERVISOR: Mutex<Option<Arc<Supervisor>>> = Mutex::new(None);
@@ -208,24 +285,48 @@ impl Supervisor {
             .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map(|()| epoll))
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let children = Mutex::default();
-        let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, children });
-        let watch =
-            Watch { shared: Arc::clone(&shared), epoll, inbox, starting: HashMap::new(), next: BELL + 1 };
+        let next = AtomicU64::new(BELL + 1);
+        let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, epoll, children, next });
+        let watch = Watch { shared: Arc::clone(&shared), inbox, starting: HashMap::new() };
         let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
         process::without_signals(|| thread.spawn(move || watch.run()))
             .map_err(|error| Error::io("start the supervisor thread", &error))?;
         Ok(shared)
     }
+
+    /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
+    fn watch(self: &Arc<Self>, birth: Birth) -> Result<Arc<Child>> {
+        let Birth { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let state = Mutex::new(State { is_up, ..State::default() });
+        let supervisor = Arc::downgrade(self);
+        let child = Arc::new(Child { id, supervisor, pid, name, pidfd, lifeline, is_listed, state });
+        lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
+        if let Err(errno) = self.epoll.add(&child.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
+            child.kill();
+            child.wait(Deadline::Never);
+            return Err(Error::system("watch a child process", errno));
+        }
+        Ok(child)
+    }
+}
+
+/// What is known of a child when it begins.
+struct Birth {
+    pid: u32,
+    pidfd: PidFd,
+    name: String,
+    lifeline: Handle,
+    is_listed: bool,
+    is_up: bool,
 }
 
 /// The thread itself.
 struct Watch {
     shared: Arc<Supervisor>,
-    epoll: Epoll,
     inbox: mpsc::Receiver<(Order, Reply)>,
     /// Those that have not been seen to be up.
     starting: HashMap<u64, Starting>,
-    next: u64,
 }
 
 struct Starting {
@@ -233,17 +334,19 @@ struct Starting {
     patience: Duration,
 }
 
-/// The event that means an order; any other number is a child's.
+/// The event that means an order; any other number is a child's, and with this bit its lifeline's.
 const BELL: u64 = 0;
+const CUT: u64 = 1 << 63;
 
 impl Watch {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = self.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
+            let count = self.shared.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
             for event in &events[..count] {
                 match event.data() {
                     BELL => self.take_orders(),
+                    id if id & CUT != 0 => self.note_cut(id & !CUT),
                     id => self.bury(id),
                 }
             }
@@ -259,30 +362,31 @@ impl Watch {
     }
 
     fn start(&mut self, order: Order) -> Result<Arc<Child>> {
-        let (pid, pidfd) = process::start_self(order.socket)?;
-        let id = self.next;
-        self.next += 1;
-        if let Err(errno) = self.epoll.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
-            pidfd.signal(Signal::SIGKILL)?;
-            pidfd.reap();
-            return Err(Error::system("watch a child process", errno));
-        }
-        let (state, ended) = Default::default();
-        let Order { name, lifeline, patience, .. } = order;
-        let child = Arc::new(Child { pid, name, pidfd, lifeline, state, ended });
-        lock(&self.shared.children).insert(id, Arc::clone(&child));
-        if let Some(until) = Instant::now().checked_add(patience) {
-            self.starting.insert(id, Starting { until, patience });
+        let Order { name, socket, lifeline, patience } = order;
+        let (pid, pidfd) = process::start_self(socket)?;
+        let is_listed = patience.is_some();
+        let child = self.shared.watch(Birth { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
+        if let Some(patience) = patience
+            && let Some(until) = Instant::now().checked_add(patience)
+        {
+            self.starting.insert(child.id, Starting { until, patience });
         }
         Ok(child)
+    }
+
+    fn note_cut(&self, id: u64) {
+        let Some(child) = lock(&self.shared.children).get(&id).cloned() else { return };
+        let _ = self.shared.epoll.delete(child.lifeline.as_fd()); // it would be told again and again
+        child.note_cut();
     }
 
     fn bury(&mut self, id: u64) {
         self.starting.remove(&id);
         let Some(child) = lock(&self.shared.children).remove(&id) else { return };
-        let exit = child.pidfd.reap();
-        let _ = self.epoll.delete(&child.pidfd); // it goes with the descriptor at the latest
-        child.end(exit);
+        child.collect();
+        // Both go with their descriptors at the latest.
+        let _ = self.shared.epoll.delete(&child.pidfd);
+        let _ = self.shared.epoll.delete(child.lifeline.as_fd());
     }
 
     /// Ends those whose time to come up is over.
@@ -293,10 +397,8 @@ impl Watch {
         for id in due {
             let Some(Starting { patience, .. }) = self.starting.remove(&id) else { continue };
             let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
-            let has_come_up = ready(child.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now());
-            if !has_come_up.unwrap_or(true) {
-                lock(&child.state).late = Some(patience);
-                child.kill();
+            if child.is_alive() && !child.is_up() {
+                child.give_up(patience);
             }
         }
     }
@@ -310,6 +412,6 @@ impl Watch {
 }
 
 /// A panic while holding one of our locks leaves nothing half done behind them.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -160,6 +160,11 @@ impl Pages {
         let (shared, memory) = Shared::create(size)?;
         Ok(Self { memory: memory.into(), shared: Arc::new(shared) })
     }
+
+    /// Lets go of the descriptor: this memory will not be handed on.
+    pub(crate) fn into_mapping(self) -> Arc<Shared> {
+        self.shared
+    }
 }
 
 impl Deref for Pages {

@@ -1,7 +1,7 @@
 //! Workers: how they begin, what they hold, and how they are renewed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::sync::OnceLock;
 
 use multiproc::queue::{Sender, bounded};
@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
 use super::{square, staying_task};
-use crate::support::{Fussy, Outcome, alone, descriptors, eventually, staying_child, trials};
+use crate::support::{Fussy, Outcome, alone, descriptors, open_without_children, staying_child, trials};
 
 trials![
     workers_are_distinct_children_of_this_process,
@@ -204,16 +204,6 @@ fn a_pool_leaves_no_descriptor_open() -> Outcome {
         assert_eq!(open_without_children(), before);
         Ok(())
     })
-}
-
-/// The descriptors that are open when no child lives. That of a child is open a moment longer than the child lives.
-fn open_without_children() -> Vec<u32> {
-    let is_a_childs = |number| {
-        let target = fs::read_link(format!("/proc/self/fd/{number}"));
-        target.is_ok_and(|target| target.to_string_lossy().contains("pidfd"))
-    };
-    eventually("the children are closed", || !descriptors().into_iter().any(is_a_childs));
-    descriptors()
 }
 
 fn use_a_pool() -> Result<()> {

@@ -20,8 +20,9 @@ fn main() {
     multiproc::init();
     watched("late_init", || {
         let patience = Duration::from_millis(200);
-        let child = Process::builder().start_timeout(patience).spawn(|| (), ()).unwrap();
-        println!("{}", child.join().unwrap_err());
+        // Whether it is already an error to start it depends on the start method.
+        let child = Process::builder().start_timeout(patience).spawn(|| (), ());
+        println!("{}", child.and_then(Process::join).unwrap_err());
         let pool = Pool::builder().workers(2).start_timeout(patience).build();
         println!("{}", pool.and_then(|pool| pool.apply(|| (), ())).unwrap_err());
         println!("{} children left", active_children().len());

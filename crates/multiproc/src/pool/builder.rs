@@ -12,7 +12,7 @@ use super::dispatch::{Config, Core};
 use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
-use crate::start::PATIENCE;
+use crate::method::{Manner, StartMethod};
 use crate::sys::process::without_signals;
 use crate::task::{Call, TaskId};
 use crate::wire;
@@ -36,7 +36,7 @@ impl Builder {
             shutdown_timeout: SHUTDOWN,
             initializer: None,
         };
-        let config = Config { start_timeout: PATIENCE, policy };
+        let config = Config { manner: Manner::default(), policy };
         Self { config, initializer: Ok(()) }
     }
 
@@ -97,7 +97,13 @@ impl Builder {
 
     /// How long a worker may take to reach [`init`](crate::init). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
-        self.config.start_timeout = time;
+        self.config.manner.patience = time;
+        self
+    }
+
+    /// How the workers are started. The default is [`StartMethod::default`].
+    pub fn start_method(mut self, method: StartMethod) -> Self {
+        self.config.manner.method = Some(method);
         self
     }
 

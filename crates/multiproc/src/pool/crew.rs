@@ -10,11 +10,15 @@ use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK};
 use crate::link::{Link, Message, Sent};
+use crate::method::Manner;
 use crate::ring::{Copied, add_frame};
-use crate::start::{self, Started};
+use crate::start::Started;
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 use crate::wire;
+
+/// How long a worker that has cut its lifeline may take to die of itself.
+const LAST_GASP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Worker {
     started: Started,
@@ -33,6 +37,8 @@ pub(crate) struct Worker {
     full: bool,
     /// Something about it is broken, which is why it was killed.
     broken: Option<Error>,
+    /// Since when it has no lifeline.
+    cut: Option<Instant>,
     /// Since when it is told to go, by closing the lane or by a signal.
     leaving: Option<Instant>,
     pressed: Pressed,
@@ -88,14 +94,14 @@ impl Worker {
         lobby: &Lobby,
         spin: Duration,
         initializer: Option<Initializer>,
-        patience: Duration,
+        manner: Manner,
     ) -> Result<Self> {
         let (ours, theirs) = Link::pair()?;
         let lane = Lane::create()?;
         let place = Place { lane: lane.clone(), link: theirs, lobby: lobby.clone(), spin };
-        let started = start::call("pool-worker".to_owned(), serve, &(place, initializer), patience)?;
+        let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
         let pool = lobby.clone();
-        started.child.on_end(Box::new(move || pool.thread().ring()));
+        started.child.watch(Arc::new(move || pool.thread().ring()));
         Ok(Self {
             started,
             lane: PoolEnd::new(lane, ours),
@@ -106,6 +112,7 @@ impl Worker {
             task: None,
             full: false,
             broken: None,
+            cut: None,
             leaving: None,
             pressed: Pressed::No,
         })
@@ -130,7 +137,7 @@ impl Worker {
 
     /// Can it still be counted on for work?
     pub(crate) fn is_staying(&self) -> bool {
-        self.leaving.is_none() && self.broken.is_none()
+        self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
     }
 
     /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
@@ -384,7 +391,24 @@ impl Worker {
         if self.pressed == Pressed::Killed {
             return None;
         }
-        self.leaving.and_then(|since| since.checked_add(patience))
+        let leaving = self.leaving.and_then(|since| since.checked_add(patience));
+        self.cut.map(|since| since + LAST_GASP).into_iter().chain(leaving).min()
+    }
+
+    /// Ends one whose time is over.
+    pub(crate) fn end(&mut self) {
+        if self.cut.is_some() && self.leaving.is_none() {
+            self.broken.get_or_insert_with(|| Error::new(Cause::LinkLost));
+        }
+        self.press(false, true);
+    }
+
+    /// Looks whether it has cut its lifeline, which mostly means that it is dying. But a task can have executed another
+    /// program, or closed descriptors that are not its own.
+    pub(crate) fn check_lifeline(&mut self) {
+        if self.cut.is_none() && self.started.child.is_cut() {
+            self.cut = Some(Instant::now());
+        }
     }
 
     /// Tells it to go when it has done what it has in hand.
@@ -442,7 +466,7 @@ impl Worker {
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {
             Ok(Err(error)) => (error.or_by(culprit), !self.ready),
-            Ok(Ok(())) => (self.started.child.obituary(culprit(), true), false),
+            Ok(Ok(())) => (self.started.child.obituary(culprit()), false),
             Err(error) => (error, false),
         }
     }

@@ -12,12 +12,13 @@ use super::crew::Worker;
 use super::state::{Policy, State, Turn};
 use crate::error::{Error, Result};
 use crate::lane::{Lobby, spin};
+use crate::method::Manner;
 use crate::sys::poll::Deadline;
 
 /// What a pool was built with.
 #[derive(Clone)]
 pub(crate) struct Config {
-    pub(crate) start_timeout: Duration,
+    pub(crate) manner: Manner,
     pub(crate) policy: Policy,
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct Core {
     /// How many processors there are.
     processors: usize,
     chunk_size: Option<u32>,
-    start_timeout: Duration,
+    manner: Manner,
     shutdown_timeout: Duration,
     state: Mutex<State>,
     /// How many threads wait for results.
@@ -42,12 +43,12 @@ const SPIN: Duration = Duration::from_micros(30);
 impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let Config { start_timeout, policy } = config;
+        let Config { manner, policy } = config;
         let core = Arc::new(Self {
             workers: policy.workers,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             chunk_size: policy.chunk_size,
-            start_timeout,
+            manner,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(State::new(policy)),
             callers: Mutex::new(0),
@@ -233,7 +234,7 @@ impl Core {
             drop(state);
             let spin =
                 if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
-            let worker = Worker::start(&self.lobby, spin, initializer, self.start_timeout)?;
+            let worker = Worker::start(&self.lobby, spin, initializer, self.manner)?;
             self.lock().add(worker);
         }
     }

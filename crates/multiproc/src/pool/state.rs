@@ -282,8 +282,9 @@ impl State {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
         for worker in &mut self.workers {
+            worker.check_lifeline();
             if is_over(worker.doom(self.policy.shutdown_timeout)) {
-                worker.press(false, true);
+                worker.end();
             }
             match self.phase {
                 Phase::Ending { ask, kill } => {

@@ -5,6 +5,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod entry;
+pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod memory;
 pub(crate) mod original;
@@ -12,3 +13,4 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod sealed;
 pub(crate) mod socket;
+pub(crate) mod surroundings;

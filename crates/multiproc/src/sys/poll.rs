@@ -15,12 +15,14 @@ use crate::error::{Error, Result};
 pub(crate) enum Deadline {
     Never,
     At(Instant),
+    /// Is over already: the call must not block.
+    Over,
 }
 
 impl Deadline {
-    /// A deadline that is already over: the call must not block.
+    /// A deadline that is already over: the call must not block. Needs no look at the clock.
     pub(crate) fn now() -> Self {
-        Self::At(Instant::now())
+        Self::Over
     }
 
     /// So far away that the clock cannot say it means never.
@@ -32,6 +34,7 @@ impl Deadline {
     pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Self::Never => None,
+            Self::Over => Some(Duration::ZERO),
             Self::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
         }
     }
@@ -43,9 +46,17 @@ impl Deadline {
 
 /// Waits until `fd` is ready for one of `events` (or hung up); says whether it was before the deadline.
 pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -> Result<bool> {
-    let mut polled = [PollFd::new(fd, events)];
+    wait(&mut [PollFd::new(fd, events)], deadline)
+}
+
+/// Waits until there is something to read from either, or it is hung up; says whether that came before the deadline.
+pub(crate) fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+    wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
+}
+
+fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     loop {
-        match poll(&mut polled, timeout(deadline)) {
+        match poll(polled, timeout(deadline)) {
             Ok(0) if !deadline.is_over() => {} // the longest timeout that poll takes is some weeks
             Ok(count) => return Ok(count > 0),
             Err(Errno::EINTR) => {}

@@ -1,6 +1,6 @@
 //! Starting the program again, and knowing a child by its descriptor.
 
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use nix::unistd::{Uid, getpid, getppid};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, Uid, getpid, getppid};
 
 use super::poll::{Deadline, PollFlags, ready};
 use super::socket;
@@ -31,7 +32,23 @@ pub(crate) enum Exit {
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl PidFd {
+    /// Opens that of a child of ours whose status nobody has collected, so that its number is still its own. A child
+    /// that cannot be held is ended.
+    pub(crate) fn of_child(pid: u32) -> Result<Self> {
+        Self::open(pid).map_err(|errno| {
+            let pid = Pid::from_raw(pid.cast_signed());
+            let _ = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None));
+            Error::system("open a descriptor for a child process", errno)
+        })
+    }
+
     fn open(pid: u32) -> nix::Result<Self> {
         // SAFETY: the call takes two numbers and gives a new descriptor or an error.
         let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
@@ -62,7 +79,13 @@ impl PidFd {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        ready(self.0.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(false)
+        self.wait(Deadline::now())
+    }
+
+    /// Waits until it has ended; says whether that was before the deadline.
+    pub(crate) fn wait(&self, deadline: Deadline) -> bool {
+        let polled = ready(self.0.as_fd(), PollFlags::POLLIN, deadline);
+        polled.unwrap_or(matches!(deadline, Deadline::Never)) // else whoever collects its status waits for it
     }
 
     /// Collects the status of a child of ours that has ended.
@@ -99,24 +122,19 @@ pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     let mut arguments = std::env::args_os();
     let mut command = Command::new("/proc/self/exe"); // the very file that runs, even if it was replaced on disk
     command.arg0(arguments.next().unwrap_or_default()).args(arguments).stdin(Stdio::from(socket));
-    let mut child = command.spawn().map_err(|error| Error::io("start a child process", &error))?;
-    match PidFd::open(child.id()) {
-        Ok(pidfd) => Ok((child.id(), pidfd)),
-        Err(errno) => {
-            let _ = child.kill().and_then(|()| child.wait());
-            Err(Error::system("open a descriptor for a child process", errno))
-        }
-    }
+    let pid = command.spawn().map_err(|error| Error::io("start a child process", &error))?.id();
+    Ok((pid, PidFd::of_child(pid)?))
 }
 
-/// The start socket, if this process was started by [`start_self`]: a packet that begins with `greeting` waits in it.
+/// The start socket, if this process was started by [`start_self`]: the packet that waits in it `is_greeting`, as far
+/// as its first bytes tell.
 ///
 /// A greeting from anybody but our living parent ends the process: from a stranger, who may have handed his socket to
 /// a set-uid program; or from a parent that has died meanwhile, whose orphan must not run the whole program instead.
-pub(crate) fn start_socket(greeting: &[u8]) -> Option<OwnedFd> {
+pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<OwnedFd> {
     let stdin = io::stdin();
     let (maker, user) = socket::maker(stdin.as_fd())?;
-    if !socket::begins_with(stdin.as_fd(), greeting) {
+    if !socket::peek(stdin.as_fd()).is_some_and(|packet| is_greeting(&packet)) {
         return not_greeted(maker);
     }
     let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
@@ -190,9 +208,12 @@ fn close_inherited() -> io::Result<()> {
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).
 pub(crate) fn show_name(name: &str) {
-    let bytes: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
-    if let Ok(name) = CString::new(bytes) {
-        let _ = prctl::set_name(&name); // a matter of looks
+    let mut bytes = [0; 16];
+    for (place, byte) in bytes[..15].iter_mut().zip(name.bytes().filter(|&byte| byte != 0)) {
+        *place = byte;
+    }
+    if let Ok(name) = CStr::from_bytes_until_nul(&bytes) {
+        let _ = prctl::set_name(name); // a matter of looks
     }
 }
 

@@ -135,11 +135,13 @@ pub(crate) fn die_with(socket: BorrowedFd<'_>) -> nix::Result<()> {
     Ok(())
 }
 
-/// Whether a packet is waiting whose first bytes are `prefix`; takes nothing.
-pub(crate) fn begins_with(socket: BorrowedFd<'_>, prefix: &[u8]) -> bool {
-    let mut seen = vec![0; prefix.len()];
+/// The first bytes, up to 64, of the packet that is waiting, if there is one; takes nothing.
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let mut seen = vec![0; 64];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    nix::sys::socket::recv(socket.as_raw_fd(), &mut seen, flags) == Ok(prefix.len()) && seen == prefix
+    let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut seen, flags).ok()?;
+    seen.truncate(length);
+    Some(seen)
 }
 
 /// Whether everything that was ever sent from this end has been received, or thrown away with its receiver.

@@ -1,0 +1,295 @@
+//! The two ways to start a child, and the one template of this process.
+
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Cause, Culprit, Error, Result};
+use crate::link::{Link, Message};
+use crate::start::{self, PATIENCE, Started};
+use crate::supervisor::{Child, lock};
+use crate::sys::memory::Shared;
+use crate::sys::poll::Deadline;
+use crate::sys::process::{Exit, PidFd, own_pid};
+use crate::sys::surroundings::fingerprint;
+use crate::task::Call;
+use crate::template::{Answer, PAGE, ask, last_born};
+use crate::wire::Pages;
+
+/// How a child process is started: per process ([`process::Builder`](crate::Builder::start_method)), per pool
+/// ([`pool::Builder`](crate::pool::Builder::start_method)), or for a whole program by the environment variable
+/// `MULTIPROC_START_METHOD`, which may be `fork-server` or `spawn`. (Anything else in it is an error at the first start.)
+///
+/// A child is the same under both: it shares no memory with its parent, has no descriptor that it was not given, and
+/// dies with it.
+///
+/// **There is no start by forking the running program.** A copy of a program with threads may do almost nothing before
+/// it executes another: any lock that another thread held at that moment, in the allocator for instance, stays locked in
+/// the copy for ever. And the copy takes the longer the more memory the program has, even with the lightest of children.
+///
+/// ```
+/// use multiproc::{Pool, StartMethod};
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::builder().workers(2).start_method(StartMethod::Spawn).build()?;
+///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2])?, [2, 3]);
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartMethod {
+    /// Forks the child from a template: a small process with a single thread, in which the program has been executed
+    /// as far as [`init`](crate::init), and that has never run anything of the user's beyond that. The quickest way,
+    /// about as quick as a fork of a small program, however large this one is.
+    ///
+    /// The first start of the process makes the template, which takes about as long as a start by [`Spawn`](Self::Spawn).
+    /// A new one is made when the old one was killed (its children live on), and when this process has changed what a
+    /// program inherits: the environment, the current directory, user or groups, process group or session, resource
+    /// limits, ignored signals. What costs too much to look at, such as the umask, is as it was when the template was
+    /// made. What stands before `init` in `main` runs in the template, and not again in each child; so what it leaves
+    /// in memory, addresses included, is the same in all of them.
+    ///
+    /// Where the system cannot do it (it takes Linux 5.3 with checkpoint and restore, the GNU C library, and no thread
+    /// that is started before `init`), this is the same as `Spawn`.
+    ForkServer,
+    /// Executes the program again for each child; nothing is shared with anyone.
+    Spawn,
+}
+
+/// What `MULTIPROC_START_METHOD` says; where it says nothing (or nothing sensible, which a start will complain about),
+/// [`ForkServer`](StartMethod::ForkServer).
+impl Default for StartMethod {
+    fn default() -> Self {
+        Self::from_environment().unwrap_or(Self::ForkServer)
+    }
+}
+
+impl StartMethod {
+    fn from_environment() -> Result<Self> {
+        static METHOD: OnceLock<Result<StartMethod>> = OnceLock::new();
+        METHOD.get_or_init(|| Self::parse(std::env::var_os("MULTIPROC_START_METHOD").as_deref())).clone()
+    }
+
+    fn parse(text: Option<&OsStr>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self::ForkServer) };
+        match text.to_str() {
+            Some("fork-server" | "forkserver") => Ok(Self::ForkServer),
+            Some("spawn") => Ok(Self::Spawn),
+            _ => Err(Error::invalid(format!(
+                "the environment variable MULTIPROC_START_METHOD is \"{}\": it may be \"fork-server\" or \"spawn\"",
+                text.display()
+            ))),
+        }
+    }
+}
+
+/// How a child is to be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// None is for the environment to say.
+    pub(crate) method: Option<StartMethod>,
+    /// How long the child may take to come up.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { method: None, patience: PATIENCE }
+    }
+}
+
+impl Manner {
+    /// Starts a child that calls `function` with these arguments.
+    pub(crate) fn call<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
+    where
+        F: Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let deadline = Deadline::after(self.patience);
+        let posted = start::post(name, function, args)?;
+        let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
+        if method == StartMethod::ForkServer
+            && !CANNOT_FORK.load(Ordering::Relaxed)
+            && let Some(request) = posted.request()
+        {
+            let surroundings = fingerprint();
+            let forked = Turn::take(deadline)?.fork(request, surroundings, self.patience, deadline)?;
+            match forked {
+                Some((pid, pidfd)) => return posted.adopt(pid, pidfd),
+                None => CANNOT_FORK.store(true, Ordering::Relaxed),
+            }
+        }
+        posted.exec(Some(self.patience), deadline)
+    }
+}
+
+/// A template has found out that this system has not what it needs.
+static CANNOT_FORK: AtomicBool = AtomicBool::new(false);
+
+/// The template of this process, and what it was made in.
+struct Template {
+    process: Arc<Child>,
+    control: Link,
+    page: Arc<Shared>,
+    surroundings: u64,
+}
+
+/// The one template of this process, for one after another.
+struct Desk {
+    /// Which process this is about. In a copy that somebody forked, all this is another's.
+    pid: u32,
+    is_taken: bool,
+    template: Option<Template>,
+}
+
+static DESK: Mutex<Desk> = Mutex::new(Desk { pid: 0, is_taken: false, template: None });
+static FREE: Condvar = Condvar::new();
+
+/// Somebody's time with the template.
+struct Turn(Option<Template>);
+
+/// So many templates may die over one start. One is bad luck; more is somebody who kills them all.
+const ATTEMPTS: u32 = 3;
+
+impl Turn {
+    /// Waits until nobody else has it.
+    fn take(deadline: Deadline) -> Result<Self> {
+        let mut desk = lock(&DESK);
+        let pid = own_pid();
+        if desk.pid != pid {
+            *desk = Desk { pid, is_taken: false, template: None };
+        }
+        while desk.is_taken {
+            desk = match deadline.left() {
+                None => FREE.wait(desk).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    return Err(failed("the fork server did not get round to it in time"));
+                }
+                Some(left) => FREE.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        desk.is_taken = true;
+        Ok(Self(desk.template.take()))
+    }
+
+    /// Has the child forked; gives none where this system cannot do that.
+    fn fork(
+        &mut self,
+        request: (&Message, BorrowedFd<'_>),
+        surroundings: u64,
+        patience: Duration,
+        deadline: Deadline,
+    ) -> Result<Option<(u32, PidFd)>> {
+        for _ in 0..ATTEMPTS {
+            let template = self.template(surroundings, deadline)?;
+            let answer = ask(&template.control, &template.process, &template.page, request, deadline);
+            match answer {
+                Ok(Answer::Child(pid, pidfd)) => return Ok(Some((pid, pidfd))),
+                Ok(Answer::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL)) => {
+                    self.dismiss();
+                    return Ok(None);
+                }
+                Ok(Answer::Refused(errno)) => return Err(Error::system("start a child process", errno)),
+                Ok(Answer::Silence | Answer::Death) | Err(_) => {}
+            }
+            let Some(template) = self.0.take() else { break };
+            let is_silent = !matches!(answer, Ok(Answer::Death));
+            let error = template.end(is_silent, patience);
+            if let Some(born) = last_born(&template.page)? {
+                return Ok(Some(born));
+            }
+            answer?;
+            error?;
+        }
+        Err(failed(format!("the fork server was killed, {ATTEMPTS} times in a row")))
+    }
+
+    /// The template there is, if it still fits; else a new one.
+    fn template(&mut self, surroundings: u64, deadline: Deadline) -> Result<&Template> {
+        if self.0.as_ref().is_some_and(|template| template.surroundings != surroundings) {
+            self.dismiss();
+        }
+        match &mut self.0 {
+            Some(template) => Ok(template),
+            none => Ok(none.insert(Template::make(surroundings, deadline)?)),
+        }
+    }
+
+    /// Ends a template that has nothing to do; the supervisor buries it.
+    fn dismiss(&mut self) {
+        if let Some(template) = self.0.take() {
+            template.process.kill();
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut desk = lock(&DESK);
+        desk.is_taken = false;
+        desk.template = self.0.take();
+        FREE.notify_one();
+    }
+}
+
+impl Template {
+    fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
+        let page = Pages::create(PAGE)?;
+        let (control, process) = start::exec_template(&page, deadline)?;
+        Ok(Self { process, control, page: page.into_mapping(), surroundings })
+    }
+
+    /// Ends one that has not answered, being silent or about to die. An error means that the next would be no better.
+    fn end(&self, is_silent: bool, patience: Duration) -> Result<()> {
+        let process = &self.process;
+        let is_silent = is_silent && process.is_alive();
+        let is_up = if is_silent { process.is_up() } else { process.was_up() };
+        match (is_silent, is_up) {
+            (true, true) => process.kill(),
+            (true, false) => process.give_up(patience),
+            (false, _) if process.wait(Deadline::after(LAST_GASP)).is_none() => process.kill(),
+            (false, _) => {}
+        }
+        let exit = process.wait(Deadline::Never);
+        let (name, pid) = (process.name().to_owned(), process.pid());
+        match (is_silent, is_up, exit) {
+            (true, true, _) => Err(failed(format!(
+                "the fork server (process {pid}) did not answer within {} s and was killed; the next start makes another",
+                patience.as_secs_f32()
+            ))),
+            (false, true, _) | (false, false, Some(Exit::Signal(_))) => Ok(()),
+            (_, false, _) => Err(process.obituary(Culprit::Process { name, pid })),
+        }
+    }
+}
+
+/// How long a template that has let go of its end may take to die of itself.
+const LAST_GASP: Duration = Duration::from_secs(1);
+
+fn failed(why: impl Into<String>) -> Error {
+    Error::new(Cause::Start(why.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_a_method_or_it_is_an_error() {
+        let parse = |text: &str| StartMethod::parse(Some(OsStr::new(text)));
+        assert_eq!(StartMethod::parse(None).unwrap(), StartMethod::ForkServer);
+        assert_eq!(parse("fork-server").unwrap(), StartMethod::ForkServer);
+        assert_eq!(parse("forkserver").unwrap(), StartMethod::ForkServer);
+        assert_eq!(parse("spawn").unwrap(), StartMethod::Spawn);
+        for other in ["", "fork", "Spawn", "spawn "] {
+            assert!(parse(other).unwrap_err().to_string().contains("MULTIPROC_START_METHOD"), "{other:?}");
+        }
+    }
+}

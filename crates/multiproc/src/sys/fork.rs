@@ -1,0 +1,164 @@
+//! Forking a process that was made to be forked: a single thread, in none of the user's code.
+//!
+//! The copy becomes the child of this process's *parent*, as if that had forked. For this, the system call is made
+//! directly: the C library's `fork` cannot ask for it. What the C library would have done beside it is done here.
+
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::SigSet;
+use nix::unistd::getppid;
+
+use super::process::{PidFd, leave};
+
+/// Who one is after a fork.
+pub(crate) enum Fork {
+    Child,
+    /// The one who forked, and the child's process id and descriptor.
+    Forker(u32, PidFd),
+}
+
+/// What it takes to fork this process.
+pub(crate) struct Forker {
+    parent: i32,
+    /// Where the C library keeps the number of this thread, which it takes for the owner of robust locks: it must be
+    /// the child's in the child. The kernel writes it there.
+    tid: *mut libc::pid_t,
+    /// The list of robust locks held by this thread (of its head; none is held), and the size of that.
+    robust_list: (*const libc::c_void, usize),
+}
+
+const PR_GET_TID_ADDRESS: libc::c_int = 40;
+
+impl Forker {
+    /// Finds out all that, and makes this process deaf to signals: those that a terminal sends to all processes of a
+    /// program are not meant for this one. An error means that this system, or this process, cannot do it.
+    pub(crate) fn new() -> nix::Result<Self> {
+        let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        if threads != 1 {
+            return Err(Errno::ENOSYS); // something has started a thread before `main`
+        }
+        // SAFETY: with a size of 0, which is too small, the kernel refuses whatever the pointer; but where it has no
+        // such call, or forbids it, it says another thing.
+        let probe = unsafe { libc::syscall(libc::SYS_clone3, ptr::null::<libc::clone_args>(), 0) };
+        if Errno::result(probe) != Err(Errno::EINVAL) {
+            return Err(Errno::ENOSYS);
+        }
+        let forker = Self { parent: getppid().as_raw(), tid: tid_address()?, robust_list: robust_list()? };
+        SigSet::all().thread_set_mask()?;
+        Ok(forker)
+    }
+
+    /// Makes the copy. The kernel stores its process id in `born` before it begins to run: whoever shares that word
+    /// knows of it, even should this process be killed in this very call. The child is killed when its parent ends.
+    pub(crate) fn fork(&self, born: &AtomicU32) -> nix::Result<Fork> {
+        let mut pidfd: RawFd = -1;
+        let flags = libc::CLONE_PARENT
+            | libc::CLONE_PIDFD
+            | libc::CLONE_PARENT_SETTID
+            | libc::CLONE_CHILD_SETTID
+            | libc::CLONE_CHILD_CLEARTID;
+        // SAFETY: all-zero bytes are valid clone_args. (The child's end is told with the signal of ours, SIGCHLD.)
+        let mut args: libc::clone_args = unsafe { mem::zeroed() };
+        args.flags = u64::from(flags.cast_unsigned());
+        args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
+        args.parent_tid = born.as_ptr().expose_provenance() as u64;
+        args.child_tid = self.tid.expose_provenance() as u64;
+        born.fetch_or(0, Ordering::Relaxed); // has the page at hand: a process that is being killed gets none
+        // SAFETY: without CLONE_VM the child has a copy of all memory, this stack included, and returns here as we do.
+        // We are the only thread, so nobody holds a lock or is in the middle of anything. The kernel writes to the
+        // three places given, which live.
+        let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+        match Errno::result(result)? {
+            0 => {
+                self.begin();
+                Ok(Fork::Child)
+            }
+            pid => {
+                // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+                Ok(Fork::Forker(u32::try_from(pid).unwrap_or(0), PidFd::from(pidfd)))
+            }
+        }
+    }
+
+    /// What a child does first. By bare system calls: each function of the C library would lie in another page, and
+    /// each page that a child touches costs it as much as ten calls.
+    fn begin(&self) {
+        let (head, size) = self.robust_list;
+        // SAFETY: the place and the size are those that the C library had registered for this thread; the kernel only
+        // stores them.
+        unsafe { libc::syscall(libc::SYS_set_robust_list, head, size) };
+        let (kill, nothing) = (libc::SIGKILL, 0_u64);
+        // SAFETY: takes numbers. Before the look at who the parent is.
+        let tied = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, kill, 0, 0, 0) };
+        // SAFETY: takes nothing.
+        let parent = unsafe { libc::syscall(libc::SYS_getppid) };
+        if tied != 0 || parent != libc::c_long::from(self.parent) {
+            leave(1);
+        }
+        let (old, size) = (ptr::null_mut::<u64>(), size_of::<u64>());
+        // SAFETY: the kernel reads a set of signals, an empty one of its own size, and writes none back.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const nothing, old, size) };
+    }
+}
+
+/// Where the C library keeps the main thread's number, if that is where the kernel is to clear it at its end.
+fn tid_address() -> nix::Result<*mut libc::pid_t> {
+    let mut address: *mut libc::pid_t = ptr::null_mut();
+    // SAFETY: the kernel writes one pointer to the place given.
+    Errno::result(unsafe { libc::prctl(PR_GET_TID_ADDRESS, &raw mut address) })?;
+    if address.is_null() || !address.is_aligned() {
+        return Err(Errno::ENOSYS);
+    }
+    // SAFETY: the C library has given this address to the kernel as that of a word in the main thread's memory.
+    let tid = unsafe { address.read_volatile() };
+    // Not all C libraries keep the number in that word (musl has a lock there).
+    if tid == nix::unistd::gettid().as_raw() { Ok(address) } else { Err(Errno::ENOSYS) }
+}
+
+fn robust_list() -> nix::Result<(*const libc::c_void, usize)> {
+    let (mut head, mut size) = (ptr::null(), 0_usize);
+    // SAFETY: the kernel writes a pointer and a size to the places given.
+    Errno::result(unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut head, &raw mut size) })?;
+    Ok((head, size))
+}
+
+/// Gives a descriptor this number, where it stays open through exec: a standard stream's.
+pub(crate) fn install(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
+    if fd.as_raw_fd() == number {
+        let number = fd.into_raw_fd();
+        // SAFETY: a command that takes a number.
+        Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+    } else {
+        // SAFETY: takes two numbers. What was at the second one is a standard stream, which nobody owns.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    }
+    Ok(())
+}
+
+/// Closes standard output and error, so that this process keeps nobody's pipe open.
+pub(crate) fn close_streams() {
+    for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: takes a number. Nobody owns a standard stream, and who writes to one that is closed gets an error.
+        unsafe { libc::close(number) };
+    }
+}
+
+/// The same file under a number of at least 10, so that the lower ones are free.
+pub(crate) fn copy_out_of_the_way(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    // SAFETY: a command that takes a number.
+    let copy = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) })?;
+    // SAFETY: a new descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Writes out what C code has printed and still holds back: else every copy of this process would do so.
+pub(crate) fn flush_c_streams() {
+    // SAFETY: a null pointer asks for all streams.
+    unsafe { libc::fflush(ptr::null_mut()) };
+}

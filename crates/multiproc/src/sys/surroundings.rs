@@ -1,0 +1,64 @@
+//! What a program that is started inherits, beside what it is given.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{getpgrp, getresgid, getresuid, getsid};
+
+/// A number that differs, for all one can hope, where any of these do: the environment, the current directory, user
+/// and groups, process group and session, resource limits, ignored signals.
+pub(crate) fn fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::env::vars_os().for_each(|variable| variable.hash(&mut hasher));
+    nix::sys::stat::stat(".").map(|here| (here.st_dev, here.st_ino)).ok().hash(&mut hasher);
+    getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(&mut hasher);
+    getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(&mut hasher);
+    groups().ok().hash(&mut hasher);
+    (getpgrp(), getsid(None).ok()).hash(&mut hasher);
+    (0..LIMITS).for_each(|resource| limit(resource).ok().hash(&mut hasher));
+    IGNORABLE.map(is_ignored).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Not through `nix`, which asks the C library how many there can be, and that opens a file to know.
+fn groups() -> nix::Result<Vec<libc::gid_t>> {
+    let mut groups = [0; 1024];
+    // SAFETY: the kernel writes no more numbers than there is room for.
+    let count = Errno::result(unsafe { libc::getgroups(1024, groups.as_mut_ptr()) })?;
+    Ok(groups[..usize::try_from(count).unwrap_or(0)].to_vec())
+}
+
+/// So many resources have limits, on all of Linux.
+const LIMITS: libc::__rlimit_resource_t = 16;
+
+/// Those that a program may well ignore for good, and its children with it. To ask for all of them would take as long
+/// as all the rest.
+const IGNORABLE: [i32; 10] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGTERM,
+    libc::SIGCHLD,
+    libc::SIGTSTP,
+    libc::SIGTTOU,
+];
+
+/// By number, since the types of `nix` do not know all of them; and by the older call, which is twice as quick.
+fn limit(resource: libc::__rlimit_resource_t) -> nix::Result<(u64, u64)> {
+    let mut limit = [0_u64; 2];
+    // SAFETY: the kernel writes two numbers to the place given.
+    Errno::result(unsafe { libc::syscall(libc::SYS_getrlimit, resource, limit.as_mut_ptr()) })?;
+    Ok(limit.into())
+}
+
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: all-zero bytes are a valid sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null pointer changes nothing; the record for the answer is ours.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
+}

@@ -1,0 +1,446 @@
+//! **Start methods**: what a child is, however it was started, and what becomes of all when a fork server dies.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiproc::queue::{Sender, bounded};
+use multiproc::{Pool, Process, Result, StartMethod, active_children, current, parent, pipe};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, dup, dup2_stdout, fork};
+
+use crate::support::{
+    Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
+    send_signal, stay, trials, wait_for_state,
+};
+
+trials![
+    both_methods_start_processes_and_pools,
+    a_child_has_nothing_but_what_it_was_given,
+    a_child_writes_where_its_parent_does_at_that_moment,
+    a_child_sees_what_its_parent_has_changed,
+    arguments_may_hold_as_many_descriptors_as_a_message_takes,
+    the_environment_chooses_the_method,
+    any_other_method_in_the_environment_is_an_error,
+    children_come_from_one_fork_server_that_is_no_active_child,
+    a_fork_server_minds_no_signal_of_the_terminal,
+    children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another,
+    kills_of_the_fork_server_lose_nothing_and_leave_nothing,
+    a_stopped_fork_server_delays_a_start_no_longer_than_its_time,
+    a_killed_parent_takes_its_fork_server_along,
+    a_copy_of_a_process_has_a_fork_server_of_its_own,
+    a_lock_whose_holder_is_killed_goes_to_the_next,
+];
+
+const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
+
+fn with(method: StartMethod) -> multiproc::Builder {
+    Process::builder().start_method(method)
+}
+
+fn both_methods_start_processes_and_pools() -> Outcome {
+    alone(|| {
+        for method in METHODS {
+            let introduce = || (current().pid(), parent().unwrap().pid(), env::args().collect::<Vec<_>>());
+            let child = with(method).name("clerk").spawn(introduce, ())?;
+            let pid = child.pid();
+            assert_eq!(child.join()?, (pid, std::process::id(), env::args().collect()));
+            let error = with(method).spawn(|| -> () { panic!("on purpose") }, ())?.join().unwrap_err();
+            assert!(error.is_panic(), "{error}");
+            let in_a_thread = || thread::spawn(|| 7).join().unwrap();
+            assert_eq!(with(method).spawn(in_a_thread, ())?.join()?, 7);
+            let pool = Pool::builder().workers(2).start_method(method).build()?;
+            assert_eq!(pool.map(|n: u32| n * n, 0..4)?, [0, 1, 4, 9]);
+        }
+        Ok(())
+    })
+}
+
+fn a_child_has_nothing_but_what_it_was_given() -> Outcome {
+    alone(|| {
+        let inheritable: OwnedFd = dup(File::open("/dev/null").unwrap()).unwrap();
+        let _queue = bounded::<u32>(4)?;
+        for method in METHODS {
+            // The three standard ones, and the one over which its result goes.
+            assert_eq!(with(method).spawn(descriptors, ())?.join()?, [0, 1, 2, 3], "{method:?}");
+            let (ours, theirs) = pipe::<(), ()>()?;
+            let with_an_argument = with(method).spawn(|_end: Gate| descriptors(), (theirs,))?.join()?;
+            assert_eq!(with_an_argument, [0, 1, 2, 3, 4], "{method:?}");
+            assert_eq!(ours.recv()?, None, "somebody still holds an end that was handed to a child");
+            let read = || std::io::stdin().read(&mut [0; 10]).unwrap();
+            assert_eq!(with(method).spawn(read, ())?.join()?, 0, "standard input is empty");
+        }
+        drop(inheritable);
+        Ok(())
+    })
+}
+
+/// The pipe ends when this process has its old standard output back: nobody else holds on to it.
+fn a_child_writes_where_its_parent_does_at_that_moment() -> Outcome {
+    alone(|| {
+        for method in METHODS {
+            with(method).spawn(|| (), ())?.join()?; // a fork server is there before
+            let (mut reader, writer) = std::io::pipe().unwrap();
+            let before = dup(std::io::stdout()).unwrap();
+            dup2_stdout(writer).unwrap();
+            let write = || {
+                println!("a line");
+                print!("and a half");
+                // SAFETY: a text that ends with a zero.
+                #[allow(unsafe_code)]
+                unsafe {
+                    libc::printf(c", and C".as_ptr())
+                };
+            };
+            with(method).spawn(write, ())?.join()?;
+            dup2_stdout(before).unwrap();
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "a line\nand a half, and C", "{method:?}");
+        }
+        Ok(())
+    })
+}
+
+/// What a child gets from its parent's surroundings.
+fn surroundings() -> (Option<String>, (u64, u64), u64, bool) {
+    let here = fs::metadata(".").unwrap();
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let ignored = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = ignored.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    (env::var("A_NEW_ONE").ok(), (here.dev(), here.ino()), limit, ignored & 1 << (libc::SIGUSR1 - 1) != 0)
+}
+
+#[allow(unsafe_code)]
+fn a_child_sees_what_its_parent_has_changed() -> Outcome {
+    alone(|| {
+        for method in METHODS {
+            let seen = || with(method).spawn(surroundings, ())?.join();
+            assert_eq!(seen()?, surroundings());
+            // SAFETY: no other thread reads the environment.
+            unsafe { env::set_var("A_NEW_ONE", format!("{method:?}")) };
+            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?.0, Some(format!("{method:?}")));
+            env::set_current_dir(if method == StartMethod::Spawn { "/" } else { "/proc" }).unwrap();
+            assert_eq!(seen()?, surroundings());
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, 100 + method as u64, hard).unwrap();
+            assert_eq!(seen()?, surroundings());
+            // SAFETY: to ignore a signal runs no code of ours.
+            unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
+            assert_eq!(seen()?, surroundings());
+            assert!(seen()?.3);
+            // SAFETY: as above.
+            unsafe { libc::signal(libc::SIGUSR1, libc::SIG_DFL) };
+            assert!(!seen()?.3);
+        }
+        eventually("the fork servers before the last one are gone", || children().len() <= 1);
+        Ok(())
+    })
+}
+
+fn arguments_may_hold_as_many_descriptors_as_a_message_takes() -> Outcome {
+    alone(|| {
+        let (ours, theirs) = pipe::<(), ()>()?;
+        for method in METHODS {
+            for count in [200, 249, 250, 252] {
+                let many: Vec<_> =
+                    (0..count).map(|_| pipe::<(), ()>().map(|(_, end)| end)).collect::<Result<_>>()?;
+                let held = |many: Vec<Gate>| (many.len(), descriptors().len());
+                assert_eq!(with(method).spawn(held, (many,))?.join()?, (count, count + 4), "{method:?}");
+            }
+        }
+        drop((ours, theirs));
+        Ok(())
+    })
+}
+
+/// What the fixture prints when the environment says so.
+fn said_with(method: Option<&str>) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_start_method"));
+    program
+        .env_remove("MULTIPROC_START_METHOD")
+        .envs(method.map(|method| ("MULTIPROC_START_METHOD", method)));
+    let output = program.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn the_environment_chooses_the_method() -> Outcome {
+    for method in [None, Some("fork-server"), Some("forkserver")] {
+        assert_eq!(said_with(method), "2 children, true", "{method:?}");
+    }
+    assert_eq!(said_with(Some("spawn")), "1 children, false");
+    Ok(())
+}
+
+fn any_other_method_in_the_environment_is_an_error() -> Outcome {
+    for method in ["", "fork", "SPAWN"] {
+        let error = said_with(Some(method));
+        assert!(error.contains("MULTIPROC_START_METHOD") && error.contains("\"spawn\""), "{error}");
+    }
+    Ok(())
+}
+
+/// A child from the fork server that has begun and stays until its gate is dropped.
+fn staying_child() -> Result<(Process<()>, Gate)> {
+    let (gate, theirs) = pipe()?;
+    let child = with(StartMethod::ForkServer).spawn(stay, (theirs,))?;
+    assert!(gate.poll(PATIENCE)?, "the child did not begin");
+    assert_eq!(gate.recv()?, Some(()));
+    Ok((child, gate))
+}
+
+fn children_come_from_one_fork_server_that_is_no_active_child() -> Outcome {
+    alone(|| {
+        assert_eq!(children(), []);
+        let some: Vec<_> = (0..3).map(|_| staying_child()).collect::<Result<_>>()?;
+        assert_eq!((children().len(), active_children().len()), (4, 3));
+        let server = fork_server().unwrap();
+        assert!(active_children().iter().all(|child| child.pid() != server));
+        drop(some);
+        Ok(())
+    })
+}
+
+fn a_fork_server_minds_no_signal_of_the_terminal() -> Outcome {
+    alone(|| {
+        let first = staying_child()?;
+        let server = fork_server().unwrap();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGTSTP, Signal::SIGUSR1] {
+            send_signal(server, signal);
+        }
+        let (second, _gate) = staying_child()?;
+        assert_eq!(fork_server(), Some(server));
+        second.terminate()?; // its children are not deaf
+        assert_eq!(second.join().unwrap_err().signal(), Some(Signal::SIGTERM as i32));
+        drop(first);
+        Ok(())
+    })
+}
+
+fn children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another() -> Outcome {
+    alone(|| {
+        let (child, gate) = staying_child()?;
+        let server = fork_server().unwrap();
+        send_signal(server, Signal::SIGKILL);
+        eventually("the fork server is buried", || fork_server().is_none());
+        assert!(child.is_alive());
+        let (other, other_gate) = staying_child()?;
+        assert_ne!(fork_server(), Some(server));
+        drop((gate, other_gate));
+        child.join()?;
+        other.join()
+    })
+}
+
+/// Whoever starts children meanwhile gets a child, or an error that says so; each child that there is runs once.
+fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
+    alone(|| {
+        staying_child()?.0.kill()?;
+        let before = open_without_children();
+        let (runs, queue) = bounded::<u32>(10_000)?;
+        let (done, killed, joined) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        thread::scope(|scope| {
+            scope.spawn(|| kill_fork_servers(&killed, &done));
+            let (runs, killed, joined) = (&runs, &killed, &joined);
+            let start_some = |first| scope.spawn(move || start_many(first, runs, killed, joined));
+            let starters = [0, 1000, 2000, 3000].map(start_some);
+            let fates = starters.map(thread::ScopedJoinHandle::join);
+            done.store(true, Ordering::Relaxed);
+            assert!(fates.iter().all(std::result::Result::is_ok), "a child was lost");
+        });
+        drop(runs);
+        let ran: Vec<u32> = queue.iter().collect::<Result<_>>()?;
+        drop(queue);
+        let distinct: BTreeSet<u32> = ran.iter().copied().collect();
+        assert_eq!(ran.len(), distinct.len(), "a task has run twice");
+        let joined: BTreeSet<u32> = joined.into_inner().unwrap();
+        assert!(joined.is_subset(&distinct));
+        assert!(!joined.is_empty() && !killed.into_inner().unwrap().is_empty());
+
+        staying_child()?.0.kill()?;
+        eventually("there is a fork server and nothing else", || {
+            let children = children();
+            children.len() == 1 && children[0].1 == "fork-server"
+        });
+        assert_eq!(open_without_children(), before);
+        Ok(())
+    })
+}
+
+/// Kills every fork server, for some a moment after it was made, for others later.
+fn kill_fork_servers(killed: &Mutex<BTreeSet<u32>>, done: &AtomicBool) {
+    for pause in (0..).map(|turn: u64| 500 + turn * 7919 % 3000) {
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(pid) = fork_server() {
+            // It may be a child that has not taken on its own name yet.
+            killed.lock().unwrap().insert(pid);
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL); // it may be gone already
+        }
+        thread::sleep(Duration::from_micros(pause));
+    }
+}
+
+fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joined: &Mutex<BTreeSet<u32>>) {
+    for number in first..first + 300 {
+        let run = |number: u32, runs: Sender<u32>| runs.send(number).map(|()| number).unwrap();
+        let child = match with(StartMethod::ForkServer).spawn(run, (number, runs.clone())) {
+            Ok(child) => child,
+            Err(error) => {
+                assert!(error.is_start(), "{error}");
+                continue;
+            }
+        };
+        let pid = child.pid();
+        match child.join() {
+            Ok(result) => {
+                assert_eq!(result, number);
+                joined.lock().unwrap().insert(number);
+            }
+            Err(error) => assert!(
+                error.signal() == Some(9) && killed.lock().unwrap().contains(&pid),
+                "{error}, and nobody has killed {pid}"
+            ),
+        }
+    }
+}
+
+fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {
+    alone(|| {
+        let (child, _gate) = staying_child()?;
+        let server = fork_server().unwrap();
+        send_signal(server, Signal::SIGSTOP);
+        wait_for_state(server, 'T');
+        let (sender, receiver) = bounded::<u32>(1)?;
+        let (start, time) = (Instant::now(), Duration::from_millis(200));
+        let run = |sender: Sender<u32>| sender.send(1).unwrap();
+        let late = with(StartMethod::ForkServer).start_timeout(time).spawn(run, (sender,));
+        let error = late.unwrap_err();
+        assert!(start.elapsed() >= time);
+        assert!(error.is_start() && error.to_string().contains("did not answer within 0.2 s"), "{error}");
+        assert!(receiver.recv().unwrap_err().is_disconnected(), "the task has run");
+        eventually("the fork server is buried", || children().iter().all(|&(pid, _)| pid != server));
+        assert!(child.is_alive());
+        assert_eq!(with(StartMethod::ForkServer).spawn(|| 3, ())?.join()?, 3);
+        Ok(())
+    })
+}
+
+fn a_killed_parent_takes_its_fork_server_along() -> Outcome {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_orphans"))
+        .env("MULTIPROC_START_METHOD", "fork-server")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut output = BufReader::new(program.stdout.take().unwrap());
+    assert!(output.by_ref().lines().any(|line| line.unwrap().is_empty()), "it has not started its children");
+    let children = tests::children_of(program.id());
+    assert!(children.iter().any(|(_, name)| name == "fork-server"), "{children:?}");
+    program.kill()?;
+    program.wait()?;
+    for (pid, name) in children {
+        eventually(&format!("{name} ends"), || {
+            fs::read_to_string(format!("/proc/{pid}/comm")).map_or(true, |now| now.trim_end() != name)
+        });
+    }
+    Ok(())
+}
+
+#[allow(unsafe_code)]
+fn a_copy_of_a_process_has_a_fork_server_of_its_own() -> Outcome {
+    alone(|| {
+        let (child, gate) = staying_child()?;
+        let server = fork_server();
+        // SAFETY: the other threads of this process wait, and hold no lock that the copy needs.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let family = staying_child().map(|_| (fork_server(), children().len()));
+                let right = family.is_ok_and(|(own, count)| own.is_some() && own != server && count == 2);
+                // SAFETY: ends the copy, whatever its state.
+                unsafe { libc::_exit((!right).into()) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+            }
+        }
+        assert_eq!(with(StartMethod::ForkServer).spawn(|| 5, ())?.join()?, 5);
+        assert_eq!(fork_server(), server, "the copy has taken ours with it");
+        drop(gate);
+        child.join()
+    })
+}
+
+/// A lock in memory that processes share, which the system hands on when its holder has died.
+#[allow(unsafe_code)]
+fn map_lock(path: &Path) -> *mut libc::pthread_mutex_t {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let (length, protection) = (size_of::<libc::pthread_mutex_t>(), libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: a new mapping of a file that is large enough.
+    let place = unsafe {
+        libc::mmap(std::ptr::null_mut(), length, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    assert_ne!(place, libc::MAP_FAILED);
+    place.cast()
+}
+
+#[allow(unsafe_code)]
+fn hold_lock(path: String, gate: Gate) -> i32 {
+    let lock = map_lock(Path::new(&path));
+    // SAFETY: the parent has made a lock there.
+    let result = unsafe { libc::pthread_mutex_lock(lock) };
+    stay(gate);
+    result
+}
+
+/// The C library takes its own word for who owns a lock, and that word must be the child's.
+#[allow(unsafe_code, clippy::multiple_unsafe_ops_per_block)]
+fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
+    alone(|| {
+        let memory = nix::sys::memfd::memfd_create(c"lock", nix::sys::memfd::MFdFlags::empty()).unwrap();
+        let mut file = File::from(memory);
+        file.write_all(&[0; 4096]).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let lock = map_lock(Path::new(&path));
+        // SAFETY: the attributes are made before they are used, and the lock's memory is mapped.
+        unsafe {
+            let mut attributes = std::mem::zeroed();
+            libc::pthread_mutexattr_init(&raw mut attributes);
+            libc::pthread_mutexattr_setpshared(&raw mut attributes, libc::PTHREAD_PROCESS_SHARED);
+            libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
+            libc::pthread_mutex_init(lock, &raw const attributes);
+        }
+        for method in METHODS {
+            let (gate, theirs) = pipe()?;
+            let child = with(method).spawn(hold_lock, (path.clone(), theirs))?;
+            assert_eq!(gate.recv()?, Some(()), "the child has not locked it");
+            // SAFETY: the lock lives.
+            assert_eq!(unsafe { libc::pthread_mutex_trylock(lock) }, libc::EBUSY);
+            child.kill()?;
+            assert_eq!(child.join().unwrap_err().signal(), Some(9));
+            // SAFETY: as above.
+            let next = Errno::from_raw(unsafe { libc::pthread_mutex_trylock(lock) });
+            assert_eq!(next, Errno::EOWNERDEAD, "{method:?}");
+            // SAFETY: as above; this process holds it.
+            unsafe { libc::pthread_mutex_consistent(lock) };
+            // SAFETY: as above.
+            assert_eq!(unsafe { libc::pthread_mutex_unlock(lock) }, 0);
+        }
+        Ok(())
+    })
+}

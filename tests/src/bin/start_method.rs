@@ -1,0 +1,24 @@
+//! A program that starts a child as the environment says, and prints how many children it has, and whether one is a
+//! fork server.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use multiproc::{Connection, Process, pipe};
+
+fn main() {
+    multiproc::init();
+    tests::watched("start_method", || {
+        let (ours, theirs) = pipe::<(), ()>().unwrap();
+        let wait = |end: Connection<(), ()>| end.recv().map(drop);
+        match Process::builder().name("child").spawn(wait, (theirs,)) {
+            Err(error) => println!("{error}"),
+            Ok(child) => {
+                let children = tests::children_of(std::process::id());
+                let has_server = children.iter().any(|(_, name)| name == "fork-server");
+                println!("{} children, {has_server}", children.len());
+                drop(ours); // that is what the child waits for
+                child.join().unwrap().unwrap();
+            }
+        }
+    });
+}
