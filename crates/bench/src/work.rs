@@ -12,8 +12,8 @@ pub const MIB: usize = 1 << 20;
 pub const SUMS: usize = 200;
 pub const BLOCK: usize = 8 * MIB;
 
-/// All of it together.
-pub const SUMS_GIGABYTES: f64 = real(SUMS * BLOCK) / 1e9;
+/// All of it together, in thousands of bytes: a thousand a microsecond are a gigabyte a second.
+pub const SUMS_AMOUNT: f64 = real(SUMS * BLOCK) / 1e3;
 
 pub fn cube(number: u64) -> u64 {
     number.wrapping_mul(number).wrapping_mul(number)

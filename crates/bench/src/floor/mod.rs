@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bench::measure::{Effort, back_to_back, from_sleep, rate, repeated};
 use bench::program::{Entry, Measured, Wrong, entry};
-use bench::work::{self, BLOCK, MIB, SUMS, SUMS_GIGABYTES, ballast, real};
+use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, ballast, real};
 use bench::{case, proc};
 
 use self::counter::Pool;
@@ -113,5 +113,5 @@ fn sums(effort: Effort) -> Result<Measured> {
     let total = || (0..half).map(|_| work::sum(black_box(&block))).sum::<u64>();
     let add = || assert_eq!(total(), expected * half as u64);
     let both = || [fork(add)?, fork(add)?].into_iter().try_for_each(Child::join);
-    rate(effort, SUMS_GIGABYTES * 1e3, both, Ok)
+    rate(effort, SUMS_AMOUNT, both, Ok)
 }

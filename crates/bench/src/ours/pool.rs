@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bench::measure::{Effort, back_to_back, from_sleep, rate};
 use bench::program::Measured;
-use bench::work::{self, BLOCK, SUMS, SUMS_GIGABYTES, check, check_cubes, cube, real};
+use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
 use multiproc::Pool;
 
 pub(super) fn map(effort: Effort, items: usize) -> Result<Measured> {
@@ -49,7 +49,7 @@ pub(super) fn sums(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let add = |bytes: Vec<u8>| work::sum(&bytes);
     let work = || total(pool.imap_unordered(add, blocks()));
-    rate(effort, SUMS_GIGABYTES * 1e3, work, |total| check("sum of all sums", expected, total))
+    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
 #[cfg(feature = "frozen")]
@@ -62,7 +62,7 @@ pub(super) fn sums_of_frozen(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let add = |bytes: Frozen<u8>| work::sum(&bytes);
     let work = || total(pool.imap_unordered(add, std::iter::repeat_n(frozen.clone(), SUMS)));
-    rate(effort, SUMS_GIGABYTES * 1e3, work, |total| check("sum of all sums", expected, total))
+    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
 fn total(sums: impl Iterator<Item = multiproc::Result<u64>>) -> Result<u64> {
