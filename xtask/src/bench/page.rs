@@ -52,9 +52,10 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     writeln!(page, "- **Beside it**: {}.", versions.join(", "))?;
     writeln!(
         page,
-        "- **How**: {rounds} rounds of each contestant in turn, {repetitions}. A figure is the median of the rounds, with \
+        "- **How**: {rounds} {} of each contestant in turn, {repetitions}. A figure is the median of the rounds, with \
          the least and the most of them behind it. Every round is a program of its own that checks its work: every item \
-         accounted for, every sum right."
+         accounted for, every sum right.",
+        if *rounds == 1 { "round" } else { "rounds" }
     )?;
     writeln!(
         page,

@@ -23,10 +23,10 @@ const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// The picture as the text of an SVG file; nothing, if none of the cases has figures.
+/// The picture as the text of an SVG file; nothing, if no case has figures to compare.
 pub(super) fn draw(results: &Results, cases: &[&'static Case]) -> Result<Option<String>> {
     let panels = cases.iter().map(|case| Panel { case, rows: with_figures(results, case) });
-    let panels: Vec<_> = panels.filter(|panel| !panel.rows.is_empty()).collect();
+    let panels: Vec<_> = panels.filter(|panel| panel.rows.len() > 1).collect();
     if panels.is_empty() {
         return Ok(None);
     }

@@ -83,8 +83,8 @@ impl Workshop {
                 }
             }
         }
-        let lock = fs::read_to_string(folder.join("Cargo.lock"))?;
-        let version = |peer: &&str| Some(((*peer).to_owned(), locked(&lock, peer)?));
+        let manifest = fs::read_to_string(folder.join("Cargo.toml"))?;
+        let version = |peer: &&str| Some(((*peer).to_owned(), pinned(&manifest, peer)?));
         all.versions.extend(PEERS.iter().filter_map(version));
         Ok(())
     }
@@ -161,10 +161,11 @@ fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
     })
 }
 
-/// The version of a package that a lock file has fixed.
-fn locked(lock: &str, package: &str) -> Option<String> {
-    let (_, rest) = lock.split_once(&format!("name = \"{package}\"\nversion = \""))?;
-    Some(rest.split_once('"')?.0.to_owned())
+/// The version of a package that a manifest demands exactly.
+fn pinned(manifest: &str, package: &str) -> Option<String> {
+    let demand =
+        |line: &str| Some(line.strip_prefix(package)?.strip_prefix(" = \"=")?.strip_suffix('"')?.to_owned());
+    manifest.lines().find_map(demand)
 }
 
 #[cfg(test)]
@@ -172,9 +173,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_file_says_the_version() {
-        let lock = "[[package]]\nname = \"rayon-core\"\nversion = \"1.1.0\"\n\n[[package]]\nname = \"rayon\"\nversion = \"1.12.0\"\n";
-        assert_eq!(locked(lock, "rayon").as_deref(), Some("1.12.0"));
-        assert_eq!(locked(lock, "ray"), None);
+    fn a_manifest_says_the_exact_version() {
+        let manifest = "[dependencies]\nrayon-core = \"=1.1.0\"\nrayon = \"=1.12.0\"\nserde = \"1\"\n";
+        assert_eq!(pinned(manifest, "rayon").as_deref(), Some("1.12.0"));
+        assert_eq!(pinned(manifest, "serde"), None);
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
     let flow = consume(|| {
         loop {
             match batch.next() {
-                Some(message) => return Ok(unmixed(message)),
+                Some(message) => return Ok(unmixed(message?)),
                 None => batch = receiver.recv_many(BATCH as usize)?.into_iter(),
             }
         }
