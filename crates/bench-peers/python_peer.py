@@ -114,13 +114,19 @@ def start(context, count=1):
     return call
 
 
+def check_cubes(items, results):
+    check("number of results", items, len(results))
+    for number, result in enumerate(results):
+        check(f"result {number}", cube(number), result)
+
+
 def cubes(effort, items, chunk):
     with mp.Pool(2) as pool:
         return rate(
             effort,
             items / 1e6,
             lambda: pool.map(cube, range(items), chunk),
-            lambda results: check("list of results", [cube(n) for n in range(items)], results),
+            lambda results: check_cubes(items, results),
         )
 
 
