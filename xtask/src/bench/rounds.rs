@@ -121,11 +121,17 @@ pub(super) fn sweep() {
     for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let rest = name.to_str().and_then(|name| name.strip_prefix("multiproc_bench_"));
-        let pid = rest.and_then(|rest| rest.split_once('_')).map(|(pid, _)| pid);
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        let pid = rest.and_then(|rest| rest.split_once('_')?.0.parse().ok());
+        if pid.is_some_and(|pid| !is_alive(pid)) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// A process that was killed and not yet buried is not.
+fn is_alive(pid: i32) -> bool {
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
 fn progress(rounds: usize) -> ProgressBar {
