@@ -3,4 +3,5 @@
 // A command either works or ends `cargo xtask` with the error's own words: there is nobody else to tell.
 #![allow(clippy::missing_errors_doc)]
 
+pub mod bench;
 pub mod verify;

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::verify;
+use xtask::{bench, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
+        Command::Bench(options) => bench::run(&options),
         Command::Verify(options) => verify::run(&options),
     };
     match good {
@@ -29,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
+    Bench(bench::Options),
     /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
     Verify(verify::Options),
 }

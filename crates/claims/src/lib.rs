@@ -5,6 +5,7 @@
 //!
 //! - [`Finding`] is what checking a claim gives: whether it holds, the figure that says so, points for a [`Chart`].
 //! - [`measure`] takes times and shows them; [`memory`] looks up what a process occupies.
+//! - [`Machine`] says what it was measured on.
 //! - [`work`] is something to compute, of any length.
 //! - [`crash`] brings a process down in the ways that a bug or a C library does, and leaves no trace of it.
 
@@ -25,4 +26,5 @@ pub mod work;
 
 pub use chart::{At, Chart};
 pub use claim::{Claim, Finding};
+pub use machine::Machine;
 pub use options::run;

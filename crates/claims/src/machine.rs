@@ -8,17 +8,24 @@ use serde::Serialize;
 
 /// What ran the measurements, and when.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Machine {
-    pub(crate) cores: usize,
-    pub(crate) processor: String,
-    pub(crate) kernel: String,
-    pub(crate) compiler: &'static str,
-    pub(crate) build: &'static str,
-    pub(crate) date: String,
+pub struct Machine {
+    /// How many processes can run at once.
+    pub cores: usize,
+    /// Its model, as the kernel names it.
+    pub processor: String,
+    /// Name and version.
+    pub kernel: String,
+    /// What this was built with.
+    pub compiler: &'static str,
+    /// `debug` or `release`.
+    pub build: &'static str,
+    /// The day, in UTC.
+    pub date: String,
 }
 
 impl Machine {
-    pub(crate) fn here() -> Self {
+    /// This machine, now.
+    pub fn here() -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             cores: thread::available_parallelism().map_or(1, usize::from),

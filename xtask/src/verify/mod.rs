@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let built = workspace.build()?;
     let tasks = tasks(&commands, &built, options.repeat)?;
     let runner = Runner::new(&workspace.root, GRACE)?;
-    runner.end_at_interrupt()?;
+    runner.end_at_interrupt(|| ())?;
 
     let mut report = Report::new(options.format, tasks.len(), options.repeat.get() > 1, problems);
     let jobs = options.jobs.unwrap_or_else(cores);

@@ -46,12 +46,13 @@ impl Runner {
         Ok(Self { folder, working_folder: working_folder.to_owned(), grace, runs: AtomicUsize::new(0) })
     }
 
-    /// On Ctrl-C: kills every program that is running, and ends this one.
-    pub fn end_at_interrupt(&self) -> Result<()> {
+    /// On Ctrl-C: kills every program that is running, clears up what they may have left elsewhere, and ends this one.
+    pub fn end_at_interrupt(&self, clear_up: fn()) -> Result<()> {
         let folder = self.folder.path().to_owned();
         Ok(ctrlc::set_handler(move || {
             processes::kill_everything(&folder);
             _ = fs::remove_dir_all(&folder);
+            clear_up();
             std::process::exit(130);
         })?)
     }

@@ -1,0 +1,286 @@
+"""Python's multiprocessing as a contestant of `cargo xtask bench`.
+
+The command line is that of all contestants: `list`, or `round CONTESTANT CASE [--quick]`. What a round does and how
+time is taken is as in crates/bench/src/measure.rs and stream.rs; standard library only.
+"""
+
+import json
+import multiprocessing as mp
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+
+MIB = 1 << 20
+BLOCK = 8 * MIB
+SUMS = 200
+CAPACITY = 1024
+CAPACITY_1MIB = 16
+
+
+class Wrong(Exception):
+    """Work that did not come out as it must."""
+
+
+def check(what, expected, got):
+    if expected != got:
+        raise Wrong(f"the {what} is {got} and not {expected}")
+
+
+class Effort:
+    def __init__(self, quick):
+        self.quick = quick
+        self.stream = 0.1 if quick else 0.4
+        self.repetitions = 0.3 if quick else 1.5
+
+    def times(self, times):
+        return max(times // 5, 3) if self.quick else times
+
+
+def series(effort, times, one):
+    start = time.perf_counter()
+    for _ in range(min(max(times // 20, 1), 50)):
+        one()
+    durations = []
+    while not durations or (len(durations) < times and time.perf_counter() - start < effort.repetitions):
+        durations.append(one())
+    return statistics.median(durations), f"middle of {len(durations)}"
+
+
+def timed(call):
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def repeated(effort, times, call):
+    seconds, detail = series(effort, effort.times(times), lambda: timed(call)[0])
+    return seconds * 1e6, detail
+
+
+def back_to_back(effort, call):
+    def ten():
+        start = time.perf_counter()
+        for _ in range(10):
+            call()
+        return (time.perf_counter() - start) / 10
+
+    seconds, detail = series(effort, effort.times(2000), ten)
+    return seconds * 1e6, detail
+
+
+def from_sleep(effort, call):
+    def one():
+        time.sleep(0.002)
+        return timed(call)[0]
+
+    seconds, detail = series(effort, effort.times(300), one)
+    return seconds * 1e6, detail
+
+
+def rate(effort, amount, work, verify):
+    def one():
+        seconds, result = timed(work)
+        verify(result)
+        return seconds
+
+    seconds, detail = series(effort, effort.times(25), one)
+    return amount / seconds, detail
+
+
+def nothing(*_):
+    pass
+
+
+def cube(n):
+    return n * n * n & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def total(block):
+    # The quickest sum of bytes that Python comes with: it is modulo 65521.
+    return zlib.adler32(block) & 0xFFFF
+
+
+def start(context, count=1):
+    def call():
+        children = [context.Process(target=nothing) for _ in range(count)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+            check("exit code", 0, child.exitcode)
+
+    return call
+
+
+def check_cubes(items, results):
+    check("number of results", items, len(results))
+    for number, result in enumerate(results):
+        check(f"result {number}", cube(number), result)
+
+
+def cubes(effort, items, chunk):
+    with mp.Pool(2) as pool:
+        return rate(
+            effort,
+            items / 1e6,
+            lambda: pool.map(cube, range(items), chunk),
+            lambda results: check_cubes(items, results),
+        )
+
+
+def apply(pool):
+    check("result", 27, pool.apply(cube, (3,)))
+
+
+def produce(queue, seconds, length):
+    start, number, between = time.perf_counter(), 0, max(65536 // length, 1)
+    filling = bytes(length - 16) if length > 8 else None
+    while time.perf_counter() - start < seconds:
+        for number in range(number, number + between):
+            stamp = number.to_bytes(8, "little")
+            queue.put(number if filling is None else stamp + filling + stamp)
+        number += 1
+    queue.put(None)
+    queue.put(number)
+
+
+def stream(effort, length):
+    queue = mp.Queue(CAPACITY if length < MIB else CAPACITY_1MIB)
+    producer = mp.Process(target=produce, args=(queue, effort.stream, length))
+    producer.start()
+    message, count = queue.get(), 0
+    start = time.perf_counter()
+    while message is not None:
+        if length > 8:
+            check("length of a message", length, len(message))
+            check("end of a message", message[:8], message[-8:])
+            message = int.from_bytes(message[:8], "little")
+        check("number of a message", count, message)
+        count += 1
+        message = queue.get()
+    seconds = time.perf_counter() - start
+    check("number of messages", queue.get(), count)
+    producer.join()
+    return count / seconds / 1e6, f"{count} messages"
+
+
+def echo(pipe):
+    while (number := pipe.recv()) is not None:
+        pipe.send(number + 1)
+
+
+def ping(effort, measure):
+    ours, theirs = mp.Pipe()
+    child = mp.Process(target=echo, args=(theirs,))
+    child.start()
+
+    def call():
+        ours.send(7)
+        check("answer", 8, ours.recv())
+
+    measured = measure(effort, call)
+    ours.send(None)
+    child.join()
+    return measured
+
+
+def with_pool(effort, measure):
+    with mp.Pool(2) as pool:
+        return measure(effort, lambda: apply(pool))
+
+
+def sums(effort):
+    block = bytes(range(251)) * (BLOCK // 251 + 1)
+    block = block[:BLOCK]
+    expected = total(block) * SUMS
+    with mp.Pool(2) as pool:
+        work = lambda: sum(pool.imap_unordered(total, (block for _ in range(SUMS))))
+        value, detail = rate(effort, SUMS * BLOCK / 1e9, work, lambda got: check("sum of all sums", expected, got))
+    return value, detail + "; sums modulo 65521, by zlib"
+
+
+def fresh():
+    start = time.perf_counter()
+    pool = mp.Pool(2)
+    apply(pool)
+    print((time.perf_counter() - start) * 1e6)
+    pool.terminate()
+
+
+def cold(effort):
+    def one():
+        output = subprocess.run([sys.executable, __file__, "fresh"], stdout=subprocess.PIPE, check=True).stdout
+        return float(output) / 1e6
+
+    seconds, detail = series(effort, effort.times(20), one)
+    return seconds * 1e3, detail
+
+
+def proportional(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+
+
+def memory(_):
+    with mp.Pool(2) as pool:
+        apply(pool)
+        time.sleep(0.3)
+        return statistics.median(proportional(child.pid) for child in mp.active_children()), None
+
+
+FORK = "Python mp (fork)"
+ENTRIES = {
+    (FORK, "W1-start"): lambda e: repeated(e, 300, start(mp)),
+    ("Python mp (spawn)", "W1-start"): lambda e: repeated(e, 20, start(mp.get_context("spawn"))),
+    ("Python mp (forkserver)", "W1-start"): lambda e: repeated(e, 50, start(mp.get_context("forkserver"))),
+    (FORK, "W1-x4"): lambda e: repeated(e, 100, start(mp, 4)),
+    (FORK, "W2-map"): lambda e: cubes(e, 1_000_000, None),
+    (FORK, "W2-map-10M"): lambda e: cubes(e, 10_000_000, None),
+    (FORK, "W2-chunk1"): lambda e: cubes(e, e.times(100_000), 1),
+    (FORK, "W3-hot"): lambda e: with_pool(e, back_to_back),
+    (FORK, "W3-sleep"): lambda e: with_pool(e, from_sleep),
+    (FORK, "W4-8B"): lambda e: stream(e, 8),
+    (FORK, "W4-64B"): lambda e: stream(e, 64),
+    (FORK, "W4-1KiB"): lambda e: stream(e, 1024),
+    (FORK, "W4-1MiB"): lambda e: gigabytes(stream(e, MIB)),
+    (FORK, "W5-hot"): lambda e: ping(e, back_to_back),
+    (FORK, "W5-sleep"): lambda e: ping(e, from_sleep),
+    (FORK, "W6-sum"): sums,
+    (FORK, "W7-cold"): cold,
+    (FORK, "W7-PSS"): memory,
+}
+UNITS = {"W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s"}
+
+
+def gigabytes(measured):
+    value, detail = measured
+    return value * MIB / 1e3, detail
+
+
+def unit(case):
+    return {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB"}.get(case) or UNITS[case[:2]]
+
+
+def main(arguments):
+    if arguments == ["list"]:
+        for contestant, case in ENTRIES:
+            print(json.dumps({"contestant": contestant, "case": case, "built": True}))
+    elif arguments == ["fresh"]:
+        fresh()
+    else:
+        _, contestant, case, *options = arguments
+        try:
+            value, detail = ENTRIES[contestant, case](Effort("--quick" in options))
+        except Wrong as wrong:
+            print(f"error: {wrong}", file=sys.stderr)
+            return 3
+        figure = {"contestant": contestant, "workload": case.split("-")[0], "case": case, "value": value}
+        print(json.dumps(figure | {"unit": unit(case), "checked": True, "detail": detail}))
+    return 0
+
+
+if __name__ == "__main__":
+    mp.set_start_method("fork")
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,119 @@
+//! What is measured: one row of figures a case.
+
+/// One thing that every contestant that can does.
+#[derive(Debug)]
+pub struct Case {
+    pub id: &'static str,
+    pub workload: &'static str,
+    pub title: &'static str,
+    pub unit: &'static str,
+    pub better: Better,
+    /// Longer ones are not repeated more often than this.
+    pub most_rounds: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    Less,
+    More,
+}
+
+/// The workloads, each of one picture.
+pub const WORKLOADS: [(&str, &str); 8] = [
+    ("W1", "Start a child that does nothing, and join it"),
+    ("W2", "Map n·n·n over numbers, two workers"),
+    ("W3", "One call of a pool and its answer"),
+    ("W4", "Messages from one process to another through a queue"),
+    ("W5", "8 bytes to another process and back"),
+    ("W6", "200 tasks: 8 MiB in, their sum out, two workers"),
+    ("W7", "A pool from nothing, and what it costs when idle"),
+    ("growth", "What grows with items and workers"),
+];
+
+pub const START: Case = less("W1-start", "W1", "start and join", "µs");
+pub const START_1GIB: Case = less("W1-1GiB", "W1", "start and join, parent of 1 GiB", "µs");
+pub const START_X4: Case = less("W1-x4", "W1", "four at once", "µs");
+
+pub const MAP: Case = more("W2-map", "W2", "1,000,000 items", "M items/s");
+pub const MAP_10M: Case = more("W2-map-10M", "W2", "10,000,000 items", "M items/s");
+pub const MAP_CHUNK1: Case = more("W2-chunk1", "W2", "100,000 items, chunk size 1", "M items/s");
+
+pub const APPLY_HOT: Case = less("W3-hot", "W3", "back to back", "µs");
+pub const APPLY_SLEEP: Case = less("W3-sleep", "W3", "from sleep (2 ms between calls)", "µs");
+
+pub const QUEUE_8B: Case = more("W4-8B", "W4", "8 B, one by one", "M/s");
+pub const QUEUE_8B_BATCH: Case = more("W4-8B-batch", "W4", "8 B, in batches of 1,000", "M/s");
+pub const QUEUE_8B_2X2: Case = more("W4-8B-2x2", "W4", "8 B, two producers and two consumers", "M/s");
+pub const QUEUE_64B: Case = more("W4-64B", "W4", "64 B", "M/s");
+pub const QUEUE_1KIB: Case = more("W4-1KiB", "W4", "1 KiB", "M/s");
+pub const QUEUE_1MIB: Case = more("W4-1MiB", "W4", "1 MiB", "GB/s");
+pub const QUEUE_FROZEN: Case = more("W4-frozen", "W4", "the same 1 MiB again and again, not copied", "GB/s");
+
+pub const PING_HOT: Case = less("W5-hot", "W5", "back to back", "µs");
+pub const PING_SLEEP: Case = less("W5-sleep", "W5", "from sleep (2 ms between)", "µs");
+
+pub const SUM: Case = more("W6-sum", "W6", "copied", "GB/s");
+pub const SUM_SHARED: Case = more("W6-shared", "W6", "not copied", "GB/s");
+
+pub const COLD: Case = less("W7-cold", "W7", "from nothing to a pool's first result", "ms");
+pub const COLD_RUNNING: Case = less("W7-cold-2nd", "W7", "the same after a first child", "ms");
+pub const PSS: Case = less("W7-PSS", "W7", "memory of an idle worker (PSS)", "kB");
+pub const IDLE: Case =
+    Case { most_rounds: 2, ..less("W7-idle", "W7", "CPU of an idle pool of 8", "% of a core") };
+
+pub const GROWTH_MAP: Case = heavy("growth-map", "a further item of `map` at 10⁸ against one at 10⁶", "×");
+pub const GROWTH_IMAP: Case = heavy("growth-imap", "a further item of `imap` at 10⁸ against one at 10⁶", "×");
+pub const GROWTH_WORKERS: Case =
+    heavy("growth-workers", "a further item with 64 workers against with 2", "×");
+pub const GROWTH_MAP_MEMORY: Case =
+    heavy("growth-map-mem", "memory of the parent for each result of `map`", "B");
+pub const GROWTH_IMAP_MEMORY: Case =
+    heavy("growth-imap-mem", "memory that the parent gains over all of `imap`", "MB");
+
+/// Every case, in the order in which they run and are shown.
+pub const ALL: [&Case; 28] = [
+    &START,
+    &START_1GIB,
+    &START_X4,
+    &MAP,
+    &MAP_10M,
+    &MAP_CHUNK1,
+    &APPLY_HOT,
+    &APPLY_SLEEP,
+    &QUEUE_8B,
+    &QUEUE_8B_BATCH,
+    &QUEUE_8B_2X2,
+    &QUEUE_64B,
+    &QUEUE_1KIB,
+    &QUEUE_1MIB,
+    &QUEUE_FROZEN,
+    &PING_HOT,
+    &PING_SLEEP,
+    &SUM,
+    &SUM_SHARED,
+    &COLD,
+    &COLD_RUNNING,
+    &PSS,
+    &IDLE,
+    &GROWTH_MAP,
+    &GROWTH_IMAP,
+    &GROWTH_WORKERS,
+    &GROWTH_MAP_MEMORY,
+    &GROWTH_IMAP_MEMORY,
+];
+
+pub fn find(id: &str) -> Option<&'static Case> {
+    ALL.into_iter().find(|case| case.id == id)
+}
+
+const fn less(id: &'static str, workload: &'static str, title: &'static str, unit: &'static str) -> Case {
+    Case { id, workload, title, unit, better: Better::Less, most_rounds: usize::MAX }
+}
+
+const fn more(id: &'static str, workload: &'static str, title: &'static str, unit: &'static str) -> Case {
+    Case { better: Better::More, ..less(id, workload, title, unit) }
+}
+
+const fn heavy(id: &'static str, title: &'static str, unit: &'static str) -> Case {
+    Case { most_rounds: 2, ..less(id, "growth", title, unit) }
+}

@@ -1,0 +1,128 @@
+//! The command line that every program with contestants has: `list`, and `round CONTESTANT CASE [--quick]`.
+
+use std::env;
+use std::fmt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::case::Case;
+use crate::measure::Effort;
+
+/// What a contestant does about a case.
+pub struct Entry {
+    pub contestant: &'static str,
+    pub case: &'static Case,
+    /// Nothing if what it needs is not built.
+    pub run: Option<fn(Effort) -> Result<Measured>>,
+}
+
+/// An entry that runs.
+pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Effort) -> Result<Measured>) -> Entry {
+    Entry { contestant, case, run: Some(run) }
+}
+
+/// What a round has found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    pub value: f64,
+    pub detail: Option<String>,
+}
+
+impl Measured {
+    pub fn new(value: f64) -> Self {
+        Self { value, detail: None }
+    }
+
+    #[must_use]
+    pub fn with(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+}
+
+/// What a round prints, as JSON on one line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figure {
+    pub contestant: String,
+    pub workload: String,
+    pub case: String,
+    pub value: f64,
+    pub unit: String,
+    /// That the round has held its own work against what must come of it.
+    pub checked: bool,
+    pub detail: Option<String>,
+}
+
+/// What `list` prints for each entry, as JSON on a line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    pub contestant: String,
+    pub case: String,
+    pub built: bool,
+}
+
+/// The exit code of a round whose work was wrong.
+pub const WRONG: u8 = 3;
+
+/// Work that did not come out as it must.
+#[derive(Debug)]
+pub struct Wrong(pub String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// Does what the command line says.
+pub fn run(entries: &[Entry]) -> ExitCode {
+    match execute(entries) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Wrong>() { WRONG.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn execute(entries: &[Entry]) -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["list"] => entries.iter().try_for_each(|entry| {
+            let Entry { contestant, case, run } = entry;
+            print(&Listed { contestant: (*contestant).into(), case: case.id.into(), built: run.is_some() })
+        }),
+        ["round", contestant, case, options @ ..] => {
+            let found = |entry: &&Entry| entry.contestant == *contestant && entry.case.id == *case;
+            let entry = entries.iter().find(found);
+            let entry = entry.with_context(|| format!("`{contestant}` does nothing about `{case}`"))?;
+            print(&round(entry, Effort { quick: options.contains(&"--quick") })?)
+        }
+        _ => bail!("the command line is `list`, or `round CONTESTANT CASE [--quick]`"),
+    }
+}
+
+fn round(entry: &Entry, effort: Effort) -> Result<Figure> {
+    let Entry { contestant, case, run } = entry;
+    let run = run.with_context(|| format!("`{contestant}` is built without what `{}` needs", case.id))?;
+    let Measured { value, detail } = run(effort)?;
+    Ok(Figure {
+        contestant: (*contestant).to_owned(),
+        workload: case.workload.to_owned(),
+        case: case.id.to_owned(),
+        value,
+        unit: case.unit.to_owned(),
+        checked: true,
+        detail,
+    })
+}
+
+fn print(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(value)?);
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! `cargo xtask bench`: measures the library beside the hand-written floor and other libraries, all in one run, and
+//! says which targets it meets.
+//!
+//! A contestant's round of a case is a process that prints one figure and has checked its own work (see the package
+//! `bench`). The rounds of a case are interleaved: each contestant one, then each the next. A round that comes to a wrong
+//! result fails the command, and so does one of the library's own that fails or leaves something behind; another
+//! library's failure is a row that says so.
+
+mod page;
+mod picture;
+mod programs;
+mod results;
+mod rounds;
+mod table;
+mod targets;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bench::case::{self, Case};
+use claims::Machine;
+use clap::Args;
+use console::style;
+use serde::Serialize;
+
+use crate::verify::runner::Runner;
+use programs::{Contestants, Workshop};
+use results::Results;
+use rounds::Rounds;
+use targets::Verdict;
+
+/// What does not end by then hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A process that dies with its parent learns of it only afterwards: it has so long to follow.
+const GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a word on the command line
+pub struct Options {
+    /// Only these workloads (W1 to W7, growth) or cases (such as W4-8B)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    only: Vec<String>,
+    /// Beside other libraries, too, and Python's multiprocessing; compiling them takes minutes
+    #[arg(long)]
+    peers: bool,
+    /// How many rounds each contestant has
+    #[arg(long, value_name = "N", default_value = "5")]
+    rounds: NonZeroUsize,
+    /// Fewer repetitions in each round, and growth to 10⁷ items only: a look, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// Write everything into this file, too, as one JSON document; `-` is standard output, and nothing else goes there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write docs/performance.md and its charts; for that, everything must be measured
+    #[arg(long, requires = "peers", conflicts_with = "only")]
+    write: bool,
+    /// Show what would be measured, and measure nothing
+    #[arg(long, conflicts_with_all = ["json", "write"])]
+    list: bool,
+}
+
+/// All that a run has found.
+#[derive(Serialize)]
+struct Report {
+    machine: Machine,
+    rounds: usize,
+    quick: bool,
+    versions: Vec<(String, String)>,
+    notes: Vec<String>,
+    results: Results,
+    targets: Vec<Verdict>,
+}
+
+/// Whether everything that was measured was right. A target that is missed does not count.
+pub fn run(options: &Options) -> Result<bool> {
+    let cases = selected(&options.only)?;
+    let workshop = Workshop::open()?;
+    let contestants = workshop.contestants(options.peers)?;
+    if options.list {
+        table::list(&cases, &contestants);
+        return Ok(true);
+    }
+    let runner = Runner::new(&workshop.root, GRACE)?;
+    runner.end_at_interrupt(rounds::sweep)?;
+
+    let to_stdout = options.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
+    let report = measure(options, &cases, contestants, &runner, !to_stdout);
+    if !to_stdout {
+        table::show_targets(&report);
+    }
+    if options.write {
+        page::write(&report, &workshop.root.join("docs"))?;
+    }
+    match &options.json {
+        Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(&report)?),
+        Some(file) => fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?,
+        None => {}
+    }
+    let failures = report.results.failures();
+    for failure in &failures {
+        eprintln!("{} {failure}", style("failed:").for_stderr().red());
+    }
+    Ok(failures.is_empty())
+}
+
+fn measure(
+    options: &Options,
+    cases: &[&'static Case],
+    contestants: Contestants,
+    runner: &Runner,
+    aloud: bool,
+) -> Report {
+    let Contestants { entries, versions, notes } = contestants;
+    // The programs that run are release builds, whatever this one is.
+    let machine = Machine { build: "release", ..Machine::here() };
+    if aloud {
+        table::show_head(&machine, options.quick, &notes);
+    }
+    let rounds = Rounds { runner, count: options.rounds.get(), quick: options.quick };
+    let show = |results: &Results, case: &Case| {
+        if aloud {
+            table::show_case(results, case);
+        }
+    };
+    let results = rounds.run(cases, &entries, show);
+    let targets = targets::judge(&results, cases);
+    Report { machine, rounds: rounds.count, quick: options.quick, versions, notes, results, targets }
+}
+
+/// The cases whose workload or name, or the beginning of it, is among `only`; all, if that is empty.
+fn selected(only: &[String]) -> Result<Vec<&'static Case>> {
+    let means = |name: &str, case: &Case| {
+        let [name, id] = [name, case.id].map(str::to_lowercase);
+        case.workload.to_lowercase() == name || id == name || id.starts_with(&format!("{name}-"))
+    };
+    for name in only {
+        ensure!(case::ALL.iter().any(|case| means(name, case)), "no workload and no case is named `{name}`");
+    }
+    let wanted = |case: &&Case| only.is_empty() || only.iter().any(|name| means(name, case));
+    Ok(case::ALL.into_iter().filter(wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(only: &[&str]) -> Vec<&'static str> {
+        let only: Vec<_> = only.iter().map(ToString::to_string).collect();
+        selected(&only).unwrap().iter().map(|case| case.id).collect()
+    }
+
+    #[test]
+    fn cases_are_selected_by_workload_and_by_name() {
+        assert_eq!(ids(&[]).len(), case::ALL.len());
+        assert_eq!(ids(&["w5"]), ["W5-hot", "W5-sleep"]);
+        assert_eq!(ids(&["W4-8B"]), ["W4-8B", "W4-8B-batch", "W4-8B-2x2"]);
+        assert_eq!(ids(&["W4-1MiB", "W3-hot"]), ["W3-hot", "W4-1MiB"]);
+        assert!(selected(&["W8".to_owned()]).is_err());
+    }
+}

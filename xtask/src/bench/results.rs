@@ -1,0 +1,207 @@
+//! Rows of figures, and what can be reckoned from them.
+
+use bench::case::{Better, Case, QUEUE_1MIB};
+use bench::measure::middle;
+use serde::{Serialize, Serializer};
+
+pub(super) const OURS: &str = "multiproc";
+pub(super) const FLOOR: &str = "floor";
+
+/// All rows, in the order of the cases.
+#[derive(Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Results {
+    pub(super) rows: Vec<Row>,
+}
+
+/// What a contestant has reached at a case.
+#[derive(Clone, Serialize)]
+pub(super) struct Row {
+    pub(super) contestant: String,
+    pub(super) kind: Kind,
+    #[serde(flatten, serialize_with = "in_words")]
+    pub(super) case: &'static Case,
+    /// One of each round.
+    pub(super) values: Vec<f64>,
+    pub(super) median: Option<f64>,
+    pub(super) detail: Option<String>,
+    pub(super) trouble: Option<Trouble>,
+}
+
+/// Why there are no (further) figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Trouble {
+    NotBuilt,
+    NotBuildable,
+    /// Its work did not come out as it must.
+    Wrong(String),
+    /// It crashed, hung, or left something behind.
+    Failed(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    Ours,
+    Floor,
+    Processes,
+    Threads,
+}
+
+impl Kind {
+    pub(super) fn of(contestant: &str) -> Self {
+        let is = |names: &[&str]| names.iter().any(|name| contestant.starts_with(name));
+        if is(&[OURS]) {
+            Self::Ours
+        } else if is(&[FLOOR, "bare futex", "memcpy"]) {
+            Self::Floor
+        } else if is(&["rayon", "std threads"]) {
+            Self::Threads
+        } else {
+            Self::Processes
+        }
+    }
+}
+
+impl Results {
+    /// The rows of a case, ours first.
+    pub(super) fn of(&self, case: &Case) -> Vec<&Row> {
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.case.id == case.id).collect();
+        rows.sort_by_key(|row| row.kind != Kind::Ours);
+        rows
+    }
+
+    pub(super) fn median(&self, contestant: &str, case: &Case) -> Option<f64> {
+        self.of(case).iter().find(|row| row.contestant == contestant)?.median
+    }
+
+    /// The best of the other libraries that use processes and, where a megabyte is to be copied, do that.
+    pub(super) fn best_peer(&self, case: &Case) -> Option<&Row> {
+        let copies = |row: &Row| (case.id, row.contestant.as_str()) != (QUEUE_1MIB.id, "iceoryx2");
+        let is_peer = |row: &&Row| row.kind == Kind::Processes && row.median.is_some() && copies(row);
+        let peers = self.of(case).into_iter().filter(is_peer);
+        peers.min_by(|a, b| {
+            let order = a.median.partial_cmp(&b.median).unwrap_or(std::cmp::Ordering::Equal);
+            if case.better == Better::Less { order } else { order.reverse() }
+        })
+    }
+
+    /// What must not be, each in a sentence.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let failure = |row: &Row| {
+            let whose = format!("{} at {}", row.contestant, row.case.id);
+            match (&row.trouble, row.kind) {
+                (Some(Trouble::Wrong(what)), _) | (Some(Trouble::Failed(what)), Kind::Ours | Kind::Floor) => {
+                    Some(format!("{whose}: {what}"))
+                }
+                _ => None,
+            }
+        };
+        self.rows.iter().filter_map(failure).collect()
+    }
+}
+
+impl Row {
+    pub(super) fn new(contestant: &str, kind: Kind, case: &'static Case) -> Self {
+        let contestant = contestant.to_owned();
+        Self { contestant, kind, case, values: vec![], median: None, detail: None, trouble: None }
+    }
+
+    pub(super) fn add(&mut self, value: f64, detail: Option<String>) {
+        self.values.push(value);
+        self.median = middle(self.values.clone()).ok();
+        self.detail = detail;
+    }
+
+    /// The least and the most of all rounds.
+    pub(super) fn spread(&self) -> (f64, f64) {
+        self.values
+            .iter()
+            .fold((f64::MAX, f64::MIN), |(least, most), &value| (least.min(value), most.max(value)))
+    }
+}
+
+/// How many times better the first of two values is; below 1 it is worse.
+pub(super) fn ahead(case: &Case, ours: f64, theirs: f64) -> f64 {
+    match case.better {
+        Better::Less => theirs / ours,
+        Better::More => ours / theirs,
+    }
+}
+
+fn in_words<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Words {
+        case: &'static str,
+        workload: &'static str,
+        title: &'static str,
+        unit: &'static str,
+        less_is_better: bool,
+    }
+    let Case { id, workload, title, unit, better, .. } = *case;
+    Words { case: id, workload, title, unit, less_is_better: better == Better::Less }.serialize(serializer)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use bench::case;
+
+    use super::*;
+
+    /// Rows of a contestant, a case and the values of its rounds.
+    pub(in super::super) fn sample(rows: &[(&str, &'static Case, &[f64])]) -> Results {
+        let row = |&(contestant, case, values): &(&str, &'static Case, &[f64])| {
+            let mut row = Row::new(contestant, Kind::of(contestant), case);
+            for &value in values {
+                row.add(value, None);
+            }
+            row
+        };
+        Results { rows: rows.iter().map(row).collect() }
+    }
+
+    #[test]
+    fn a_row_has_the_median_and_the_spread_of_its_rounds() {
+        let results = sample(&[(OURS, &case::START, &[5.0, 1.0, 2.0])]);
+        assert_eq!(results.median(OURS, &case::START), Some(2.0));
+        assert_eq!(results.rows[0].spread(), (1.0, 5.0));
+        assert_eq!(results.median(OURS, &case::PSS), None);
+    }
+
+    #[test]
+    fn ahead_is_less_time_and_more_throughput() {
+        assert!((ahead(&case::START, 10.0, 30.0) - 3.0).abs() < 1e-9);
+        assert!((ahead(&case::MAP, 10.0, 30.0) - 1.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_best_peer_is_a_process_and_the_best() {
+        let results = sample(&[
+            (OURS, &case::MAP, &[9.0]),
+            (FLOOR, &case::MAP, &[99.0]),
+            ("rayon", &case::MAP, &[88.0]),
+            ("procspawn", &case::MAP, &[7.0]),
+            ("Python mp (fork)", &case::MAP, &[1.0]),
+            ("procspawn", &case::START, &[7.0]),
+            ("Python mp (fork)", &case::START, &[1.0]),
+        ]);
+        let best = |case| results.best_peer(case).map(|row| row.contestant.as_str());
+        assert_eq!(best(&case::MAP), Some("procspawn"));
+        assert_eq!(best(&case::START), Some("Python mp (fork)"));
+        assert_eq!(best(&case::PSS), None);
+    }
+
+    #[test]
+    fn wrong_work_fails_whosever_it_is_and_a_crash_only_ours() {
+        let mut results = sample(&[(OURS, &case::MAP, &[]), ("procspawn", &case::MAP, &[])]);
+        for row in &mut results.rows {
+            row.trouble = Some(Trouble::Failed("it hangs".to_owned()));
+        }
+        assert_eq!(results.failures(), ["multiproc at W2-map: it hangs"]);
+        results.rows[1].trouble = Some(Trouble::Wrong("a sum".to_owned()));
+        assert_eq!(results.failures().len(), 2);
+        results.rows[0].trouble = Some(Trouble::NotBuilt);
+        assert_eq!(results.failures(), ["procspawn at W2-map: a sum"]);
+    }
+}

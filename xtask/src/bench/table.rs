@@ -1,0 +1,138 @@
+//! What a run shows in the terminal, or in a pipe.
+
+use bench::case::{Better, Case};
+use claims::Machine;
+use claims::measure::three_digits;
+use console::{Alignment, measure_text_width, pad_str, style};
+
+use super::Report;
+use super::programs::{Contestants, Way};
+use super::results::{Kind, OURS, Results, Row, Trouble, ahead};
+
+pub(super) fn list(cases: &[&Case], contestants: &Contestants) {
+    for case in cases {
+        println!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
+        for entry in contestants.entries.iter().filter(|entry| entry.case.id == case.id) {
+            let missing = if let Way::Program(..) = entry.way { "" } else { " (not built)" };
+            println!("    {}{missing}", entry.contestant);
+        }
+    }
+    show_notes(&contestants.notes);
+}
+
+pub(super) fn show_head(machine: &Machine, quick: bool, notes: &[String]) {
+    println!("{machine}");
+    if quick {
+        println!("Quick: few repetitions, so these figures are a look and not a measurement.");
+    }
+    show_notes(notes);
+}
+
+fn show_notes(notes: &[String]) {
+    for note in notes {
+        println!("{note}");
+    }
+}
+
+/// A case with all its rows.
+pub(super) fn show_case(results: &Results, case: &Case) {
+    let rows = results.of(case);
+    if rows.is_empty() {
+        return;
+    }
+    let better = if case.better == Better::Less { "less is better" } else { "more is better" };
+    println!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
+    let lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
+    show_columns(&lines, 4, |line, column, text| match (column, rows[line].kind) {
+        (0, Kind::Ours) => style(text).bold().to_string(),
+        (0, Kind::Floor) => style(text).dim().to_string(),
+        _ if rows[line].trouble.is_some() => style(text).yellow().to_string(),
+        _ => text,
+    });
+}
+
+/// Name, median, spread, how the library compares, and what else there is to say.
+pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
+    let spread = || {
+        let (least, most) = row.spread();
+        format!("{} to {}", three_digits(least), three_digits(most))
+    };
+    vec![
+        row.contestant.clone(),
+        row.median.map(three_digits).unwrap_or_default(),
+        if row.values.len() > 1 { spread() } else { String::new() },
+        compared(results, row).unwrap_or_default(),
+        row.trouble.as_ref().map(in_words).or_else(|| row.detail.clone()).unwrap_or_default(),
+    ]
+}
+
+/// How the library does against the one of this row.
+fn compared(results: &Results, row: &Row) -> Option<String> {
+    if row.contestant == OURS {
+        return None;
+    }
+    let ahead = ahead(row.case, results.median(OURS, row.case)?, row.median?);
+    Some(if ahead >= 1.0 {
+        format!("ahead {} ×", three_digits(ahead))
+    } else {
+        format!("behind {} ×", three_digits(1.0 / ahead))
+    })
+}
+
+pub(super) fn in_words(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::NotBuilt => "not built".to_owned(),
+        Trouble::NotBuildable => "cannot be built here".to_owned(),
+        Trouble::Wrong(what) => format!("WRONG: {what}"),
+        Trouble::Failed(what) => what.clone(),
+    }
+}
+
+/// Every target, and how many of them are met.
+pub(super) fn show_targets(report: &Report) {
+    let verdicts = &report.targets;
+    if verdicts.is_empty() {
+        return;
+    }
+    println!("\n{}", style("Targets").bold());
+    let lines: Vec<_> = verdicts
+        .iter()
+        .map(|verdict| {
+            let figure = verdict.figure.clone().unwrap_or_else(|| "not measured".to_owned());
+            let cells = [verdict.workload, &verdict.what, &figure, &verdict.target, met(verdict.met)];
+            cells.map(str::to_owned).to_vec()
+        })
+        .collect();
+    show_columns(&lines, 5, |line, column, text| match (column, verdicts[line].met) {
+        (4, Some(true)) => style(text).green().to_string(),
+        (4, Some(false)) => style(text).yellow().bold().to_string(),
+        _ => text,
+    });
+    let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
+    let (met, missed, unknown) = (count(Some(true)), count(Some(false)), count(None));
+    println!("\n{met} met, {missed} missed, {unknown} not measured.");
+}
+
+pub(super) fn met(met: Option<bool>) -> &'static str {
+    match met {
+        Some(true) => "met",
+        Some(false) => "missed",
+        None => "–",
+    }
+}
+
+/// The first columns as wide as they must be; what is behind them as it comes.
+fn show_columns(lines: &[Vec<String>], aligned: usize, paint: impl Fn(usize, usize, String) -> String) {
+    let width = |column: usize| lines.iter().map(|line| measure_text_width(&line[column])).max().unwrap_or(0);
+    for (number, line) in lines.iter().enumerate() {
+        let cells = line.iter().enumerate().map(|(column, cell)| {
+            let cell = if column < aligned {
+                pad_str(cell, width(column), Alignment::Left, None).into_owned()
+            } else {
+                cell.clone()
+            };
+            paint(number, column, cell)
+        });
+        println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}

@@ -1,0 +1,218 @@
+//! What the library is to reach, and whether it does.
+
+use bench::case::{self, Case};
+use claims::measure::three_digits;
+use serde::Serialize;
+
+use super::results::{FLOOR, OURS, Results, ahead};
+
+/// A line of the table of targets.
+struct Target {
+    case: &'static Case,
+    /// What must hold of the library's median.
+    bound: Bound,
+    /// A figure that would be better still.
+    aim: Option<f64>,
+}
+
+/// What a figure is held against. Bounds that are another figure mean the one of the same run.
+#[derive(Clone, Copy)]
+enum Bound {
+    Most(f64),
+    Least(f64),
+    MostTimes(f64, &'static str, &'static Case),
+    LeastTimes(f64, &'static str, &'static Case),
+}
+
+use Bound::{Least, LeastTimes, Most, MostTimes};
+
+const RAYON: &str = "rayon";
+const THREADS: &str = "std threads";
+
+const TARGETS: &[Target] = &[
+    target(&case::START, MostTimes(1.35, FLOOR, &case::START)),
+    // "No more than 1.2 × that": than the same start from a small parent.
+    target(&case::START_1GIB, MostTimes(1.2, OURS, &case::START)),
+    target(&case::START_X4, MostTimes(1.35, FLOOR, &case::START_X4)),
+    aim(&case::MAP_CHUNK1, Least(3.0), 10.0),
+    aim(&case::MAP, Least(100.0), 200.0),
+    target(&case::APPLY_HOT, Most(1.5)),
+    target(&case::APPLY_HOT, MostTimes(1.0, RAYON, &case::APPLY_HOT)),
+    target(&case::APPLY_SLEEP, MostTimes(1.5, FLOOR, &case::APPLY_SLEEP)),
+    aim(&case::QUEUE_8B, Least(8.0), 15.0),
+    aim(&case::QUEUE_64B, Least(8.0), 15.0),
+    target(&case::QUEUE_8B_BATCH, Least(100.0)),
+    target(&case::QUEUE_8B_BATCH, LeastTimes(1.0, THREADS, &case::QUEUE_8B)),
+    target(&case::QUEUE_8B_2X2, Least(4.0)),
+    target(&case::QUEUE_1KIB, Least(5.0)),
+    target(&case::QUEUE_1MIB, Least(10.0)),
+    target(&case::QUEUE_FROZEN, Least(30.0)),
+    target(&case::PING_HOT, Most(0.8)),
+    target(&case::PING_SLEEP, MostTimes(1.5, FLOOR, &case::PING_SLEEP)),
+    target(&case::SUM, Least(4.0)),
+    target(&case::SUM_SHARED, LeastTimes(0.9, RAYON, &case::SUM_SHARED)),
+    target(&case::COLD, Most(1.8)),
+    target(&case::COLD_RUNNING, Most(0.7)),
+    target(&case::PSS, Most(400.0)),
+    target(&case::IDLE, Most(0.1)),
+    // "Flat within 25 %": no further item may cost more than that above what it costs at first.
+    target(&case::GROWTH_MAP, Most(1.25)),
+    target(&case::GROWTH_IMAP, Most(1.25)),
+    target(&case::GROWTH_WORKERS, Most(1.25)),
+    // "O(results)": a result of 8 bytes may cost four times that while `map` collects it.
+    target(&case::GROWTH_MAP_MEMORY, Most(32.0)),
+    // "Flat": 10⁸ items would be 800 MB.
+    target(&case::GROWTH_IMAP_MEMORY, Most(4.0)),
+];
+
+const fn target(case: &'static Case, bound: Bound) -> Target {
+    Target { case, bound, aim: None }
+}
+
+const fn aim(case: &'static Case, bound: Bound, aim: f64) -> Target {
+    Target { case, bound, aim: Some(aim) }
+}
+
+/// A target and what became of it, in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Verdict {
+    pub(super) workload: &'static str,
+    pub(super) what: String,
+    /// Nothing if it was not measured.
+    pub(super) figure: Option<String>,
+    pub(super) target: String,
+    /// Nothing if it cannot be said.
+    pub(super) met: Option<bool>,
+}
+
+/// All targets of the cases that were to be measured; and, if there are peers, whether the library is ahead of them all.
+pub(super) fn judge(results: &Results, cases: &[&'static Case]) -> Vec<Verdict> {
+    let wanted = |target: &&Target| cases.iter().any(|case| case.id == target.case.id);
+    let mut verdicts: Vec<_> = TARGETS.iter().filter(wanted).map(|target| target.judge(results)).collect();
+    verdicts.extend(cases.iter().filter_map(|case| against_peers(results, case)));
+    verdicts
+}
+
+impl Target {
+    fn judge(&self, results: &Results) -> Verdict {
+        let Self { case, bound, aim } = self;
+        let figure = results.median(OURS, case);
+        let limit = bound.limit(results);
+        let met = figure.zip(limit).map(|(figure, limit)| bound.holds(figure, limit));
+        let aim = aim.map(|aim| {
+            let reached = if figure.is_some_and(|figure| figure >= aim) { ", reached" } else { "" };
+            format!(" (aim {}{reached})", short(aim))
+        });
+        Verdict {
+            workload: case.workload,
+            what: case.title.to_owned(),
+            figure: figure.map(|figure| format!("{} {}", three_digits(figure), case.unit)),
+            target: bound.in_words(case, limit) + &aim.unwrap_or_default(),
+            met,
+        }
+    }
+}
+
+impl Bound {
+    fn limit(self, results: &Results) -> Option<f64> {
+        match self {
+            Most(limit) | Least(limit) => Some(limit),
+            MostTimes(factor, who, case) | LeastTimes(factor, who, case) => {
+                Some(factor * results.median(who, case)?)
+            }
+        }
+    }
+
+    fn holds(self, figure: f64, limit: f64) -> bool {
+        match self {
+            Most(_) | MostTimes(..) => figure <= limit,
+            Least(_) | LeastTimes(..) => figure >= limit,
+        }
+    }
+
+    fn in_words(self, of: &Case, limit: Option<f64>) -> String {
+        let sign = if matches!(self, Most(_) | MostTimes(..)) { "≤" } else { "≥" };
+        match self {
+            Most(limit) | Least(limit) => format!("{sign} {} {}", short(limit), of.unit),
+            MostTimes(factor, who, case) | LeastTimes(factor, who, case) => {
+                let whose = if case.id == of.id { who.to_owned() } else { format!("{who}, {}", case.title) };
+                let limit = limit.map_or("not measured".to_owned(), |limit| {
+                    format!("{} {}", three_digits(limit), of.unit)
+                });
+                format!("{sign} {} × {whose} = {limit}", short(factor))
+            }
+        }
+    }
+}
+
+/// Whether the library is ahead of the best other library that uses processes.
+fn against_peers(results: &Results, case: &'static Case) -> Option<Verdict> {
+    let best = results.best_peer(case)?;
+    let theirs = best.median?;
+    let ahead = results.median(OURS, case).map(|ours| ahead(case, ours, theirs));
+    Some(Verdict {
+        workload: case.workload,
+        what: case.title.to_owned(),
+        figure: ahead.map(|ahead| format!("{} ×", three_digits(ahead))),
+        target: format!("ahead of {}, {} {}", best.contestant, three_digits(theirs), case.unit),
+        met: ahead.map(|ahead| ahead > 1.0),
+    })
+}
+
+/// As people write it.
+fn short(number: f64) -> String {
+    number.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::results::tests::sample;
+
+    fn verdicts(rows: &[(&str, &'static Case, &[f64])], case: &'static Case) -> Vec<(String, Option<bool>)> {
+        judge(&sample(rows), &[case]).into_iter().map(|verdict| (verdict.target, verdict.met)).collect()
+    }
+
+    #[test]
+    fn a_bound_is_a_figure_of_the_same_run_times_a_factor() {
+        let floor = (FLOOR, &case::START, &[100.0][..]);
+        let met = |ours: f64| verdicts(&[(OURS, &case::START, &[ours]), floor], &case::START);
+        assert_eq!(met(135.0), [("≤ 1.35 × floor = 135 µs".to_owned(), Some(true))]);
+        assert_eq!(met(136.0)[0].1, Some(false));
+    }
+
+    #[test]
+    fn throughput_has_a_least_and_an_aim() {
+        let met = |ours: f64| verdicts(&[(OURS, &case::MAP, &[ours])], &case::MAP).remove(0);
+        assert_eq!(met(99.0), ("≥ 100 M items/s (aim 200)".to_owned(), Some(false)));
+        assert_eq!(met(100.0).1, Some(true));
+        assert_eq!(met(200.0).0, "≥ 100 M items/s (aim 200, reached)");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_met_nor_missed() {
+        let ours = (OURS, &case::APPLY_HOT, &[1.0][..]);
+        let hot = verdicts(&[ours], &case::APPLY_HOT);
+        assert_eq!(hot[0], ("≤ 1.5 µs".to_owned(), Some(true)));
+        assert_eq!(hot[1], ("≤ 1 × rayon = not measured".to_owned(), None));
+        assert_eq!(verdicts(&[], &case::PSS), [("≤ 400 kB".to_owned(), None)]);
+    }
+
+    #[test]
+    fn the_library_must_be_ahead_of_every_process_that_copies() {
+        let case = &case::QUEUE_1MIB;
+        let mut rows = vec![(OURS, case, &[10.0][..]), ("iceoryx2", case, &[32.0][..])];
+        assert_eq!(verdicts(&rows, case).len(), 1, "what is not copied is no peer");
+        rows.push(("ipc-channel", case, &[5.0]));
+        assert_eq!(verdicts(&rows, case)[1], ("ahead of ipc-channel, 5.00 GB/s".to_owned(), Some(true)));
+        rows.push(("procspawn", case, &[11.0]));
+        assert_eq!(verdicts(&rows, case)[1], ("ahead of procspawn, 11.0 GB/s".to_owned(), Some(false)));
+    }
+
+    #[test]
+    fn every_target_is_of_a_case_that_is_measured() {
+        for target in TARGETS {
+            assert!(case::find(target.case.id).is_some(), "{}", target.case.id);
+        }
+    }
+}
