@@ -2,8 +2,8 @@
 //!
 //! # The tour
 //!
-//! Every program begins with [`init`]: a child process is the same program, executed again, and there it runs its
-//! task.
+//! Every program begins with [`init`]: a child process is the same program, executed again (or a copy of one that was,
+//! see [`StartMethod`]), and there it runs its task.
 //!
 //! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
 //! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap), [`apply`](Pool::apply),
@@ -64,9 +64,7 @@
 //! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
 //! error can say only that a child ended, not of what.
 //!
-//! There is no start by forking the running program, since a copy of a program with threads may do almost nothing
-//! before it executes another: any lock that another thread held at that moment, in the allocator for instance, stays
-//! locked in the copy for ever.
+//! There is no start by forking the running program; [`StartMethod`] says why.
 
 #![warn(missing_docs)]
 

@@ -22,7 +22,7 @@ use crate::task::Call;
 use crate::template::{Answer, PAGE, ask, last_born};
 use crate::wire::Pages;
 
-/// How a child process is started: per process ([`process::Builder`](crate::Builder::start_method)), per pool
+/// How a child process is started: per process ([`Builder::start_method`](crate::Builder::start_method)), per pool
 /// ([`pool::Builder`](crate::pool::Builder::start_method)), or for a whole program by the environment variable
 /// `MULTIPROC_START_METHOD`, which may be `fork-server` or `spawn`. (Anything else in it is an error at the first start.)
 ///
@@ -52,9 +52,10 @@ pub enum StartMethod {
     /// The first start of the process makes the template, which takes about as long as a start by [`Spawn`](Self::Spawn).
     /// A new one is made when the old one was killed (its children live on), and when this process has changed what a
     /// program inherits: the environment, the current directory, user or groups, process group or session, resource
-    /// limits, ignored signals. What costs too much to look at, such as the umask, is as it was when the template was
+    /// limits, and which of the usual signals it ignores. What costs too much to look at, such as the umask, is as it was when the template was
     /// made. What stands before `init` in `main` runs in the template, and not again in each child; so what it leaves
-    /// in memory, addresses included, is the same in all of them.
+    /// in memory, addresses included, is the same in all of them. A child whose function has returned writes out what
+    /// it has printed and is gone: handlers that C code has registered to run at exit do not run.
     ///
     /// Where the system cannot do it (it takes Linux 5.3 with checkpoint and restore, the GNU C library, and no thread
     /// that is started before `init`), this is the same as `Spawn`.

@@ -46,12 +46,15 @@ pub struct Process<T> {
 impl Process<()> {
     /// Starts a child process that calls `function` with a tuple of arguments.
     ///
-    /// Returns as soon as the system has started the child (about a millisecond); blocks on nothing else. Arguments
+    /// Returns as soon as the system has started the child: after about a fifth of a millisecond, and a whole one where
+    /// the program has to be executed for it ([`StartMethod`]). Where the process from which children are forked has to
+    /// come up first, or does not answer, this blocks as long as the child [may take](Builder::start_timeout). Arguments
     /// that hold ends of queues or pipes are moved: this process keeps no copy.
     ///
     /// # Errors
     /// When [`init`](crate::init) was not called, when an argument cannot be encoded, or when the system refuses a
-    /// process, a descriptor or memory. A child that starts but does not come up is an error of [`join`](Self::join).
+    /// process, a descriptor or memory. That a program does not reach `init` is an error of this call, or of
+    /// [`join`](Self::join) where the child itself was executed.
     pub fn spawn<F, Args>(function: F, args: Args) -> Result<Process<F::Output>>
     where
         F: Call<Args>,
@@ -94,8 +97,8 @@ impl Builder {
         self
     }
 
-    /// How long the child may take to reach [`init`](crate::init); then it is killed, and [`Process::join`] says so.
-    /// The default is 10 seconds.
+    /// How long the child may take to reach [`init`](crate::init), or to be forked; then there is none, and
+    /// [`spawn`](Self::spawn) or [`Process::join`] says so. The default is 10 seconds.
     #[must_use]
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.manner.patience = time;

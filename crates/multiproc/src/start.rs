@@ -55,9 +55,9 @@ static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
-/// A child process is this program, executed again. In a child, this function runs the child's task and exits; it
-/// never returns there. In the program that the user started, it returns at once. What stands before it in `main`
-/// runs in every child, too. Without it, starting a child is an error that says so, so a program that forgets it
+/// A child process is this program, executed again, or the copy of one that was ([`StartMethod`](crate::StartMethod)).
+/// In a child, this function runs the child's task and exits; it never returns there. In the program that the user
+/// started, it returns at once. What stands before it in `main` runs in every process that is executed. Without it, starting a child is an error that says so, so a program that forgets it
 /// does not start copies of itself without end.
 ///
 /// In a child, standard input is empty, standard output and error are the parent's, every other inherited descriptor

@@ -67,6 +67,9 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
 
 /// Rounded up to whole milliseconds, lest a rest below one of them be spent in a busy loop.
 pub(crate) fn milliseconds(deadline: Deadline) -> Option<i32> {
+    if matches!(deadline, Deadline::Over) {
+        return Some(0);
+    }
     deadline.left().map(|left| i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX))
 }
 

@@ -1,6 +1,5 @@
 //! Starting the program again, and knowing a child by its descriptor.
 
-use std::ffi::CStr;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -13,7 +12,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, Uid, getpid, getppid};
+use nix::unistd::{Pid, Uid, getppid};
 
 use super::poll::{Deadline, PollFlags, ready};
 use super::socket;
@@ -208,18 +207,20 @@ fn close_inherited() -> io::Result<()> {
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).
 pub(crate) fn show_name(name: &str) {
-    let mut bytes = [0; 16];
+    let mut bytes = [0_u8; 16];
     for (place, byte) in bytes[..15].iter_mut().zip(name.bytes().filter(|&byte| byte != 0)) {
         *place = byte;
     }
-    if let Ok(name) = CStr::from_bytes_until_nul(&bytes) {
-        let _ = prctl::set_name(name); // a matter of looks
-    }
+    // SAFETY: the kernel reads no further than the zero at the end. What it answers is a matter of looks.
+    unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, bytes.as_ptr(), 0, 0, 0) };
 }
 
-/// The id of this process, asked anew: a copy that a task forked has another one.
+/// The id of this process, asked anew: a copy that a task forked has another one. By a bare system call, as all that
+/// a child does before its task: see [`super::fork`].
 pub(crate) fn own_pid() -> u32 {
-    getpid().as_raw().cast_unsigned()
+    // SAFETY: takes nothing.
+    let pid = unsafe { libc::syscall(libc::SYS_getpid) };
+    u32::try_from(pid).unwrap_or(0) // it fits, and cannot fail
 }
 
 /// Ends the process at once: no exit handlers, nothing flushed. For copies that must not act.
