@@ -85,8 +85,8 @@ mod ring;
 mod wire;
 
 mod gauge;
-mod lane;
 mod link;
+mod mailbox;
 
 mod task;
 

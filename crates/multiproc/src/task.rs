@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
-use crate::lane::{VALUE, WorkerEnd};
+use crate::mailbox::{VALUE, WorkerEnd};
 use crate::sys::entry::{Entry, conjure};
 use crate::wire;
 
@@ -121,7 +121,7 @@ type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
 struct Runs {
     /// With encoded arguments and their descriptors; appends the encoded result.
     once: Once,
-    /// With the items of a lane, as long as they are for this function. A loop that the compiler makes for each function,
+    /// With the items of a mailbox, as long as they are for this function. A loop that the compiler makes for each function,
     /// since a small item takes less time than a call by address.
     items: fn(&mut WorkerEnd),
 }
@@ -138,8 +138,8 @@ impl Task {
     }
 
     /// Runs the item that was begun, and those behind it as long as they are for this function.
-    pub(crate) fn run_items(self, lane: &mut WorkerEnd) {
-        (self.0.runs().items)(lane);
+    pub(crate) fn run_items(self, mailbox: &mut WorkerEnd) {
+        (self.0.runs().items)(mailbox);
     }
 }
 
@@ -199,19 +199,19 @@ fn run_once<F: Call<Args>, Args: DeserializeOwned>(
     wire::encode(&result, out, "the result")
 }
 
-fn run_items<F: Call<Args>, Args: DeserializeOwned>(lane: &mut WorkerEnd) {
+fn run_items<F: Call<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
     let mut bytes = Vec::new();
-    while lane.next() == Some(VALUE) {
+    while mailbox.next() == Some(VALUE) {
         let run = catch_panic(|| {
-            let args = lane.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+            let args = mailbox.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
             let result = conjure::<F>().call(args);
             bytes.clear();
             let result = wire::encode_value(&result, &mut bytes, "the result")?;
-            lane.write(VALUE, result)
+            mailbox.write(VALUE, result)
         });
         match run.and_then(|run| run) {
-            Ok(()) => lane.finish(),
-            Err(error) => lane.fail(error),
+            Ok(()) => mailbox.finish(),
+            Err(error) => mailbox.fail(error),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::lane::{ERROR, VALUE};
+use crate::mailbox::{ERROR, VALUE};
 use crate::plain;
 use crate::ring::{Copied, IntoFrames};
 use crate::task::{TaskId, catch_panic};

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::call::{Call, Parcel};
 use crate::error::{Error, Result};
-use crate::lane::VALUE;
 use crate::link::{INLINE, Message};
+use crate::mailbox::VALUE;
 use crate::plain;
 use crate::ring::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::wire::{self, Handle};

@@ -1,4 +1,4 @@
-//! A worker as the pool sees it: its process, its lane, and the items that it has in hand.
+//! A worker as the pool sees it: its process, its mailbox, and the items that it has in hand.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use super::call::{Call, Parcel};
 use super::chunk::{Body, Chunk};
 use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::lane::{Finished, Lane, Lobby, POSTED, PoolEnd, TASK};
 use crate::link::{Link, Message, Sent};
+use crate::mailbox::{Finished, Lobby, Mailbox, POSTED, PoolEnd, TASK};
 use crate::method::Manner;
 use crate::ring::{Copied, add_frame};
 use crate::start::Started;
@@ -22,7 +22,7 @@ const LAST_GASP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Worker {
     started: Started,
-    lane: PoolEnd,
+    mailbox: PoolEnd,
     /// It has come up and run its initializer.
     ready: bool,
     /// What it has in hand, in its order.
@@ -33,18 +33,18 @@ pub(crate) struct Worker {
     served: u64,
     /// What the items that were written last are for.
     task: Option<TaskId>,
-    /// There was no room in the lane, and no results have come since.
+    /// There was no room in the mailbox, and no results have come since.
     full: bool,
     /// Something about it is broken, which is why it was killed.
     broken: Option<Error>,
     /// Since when it has no lifeline.
     cut: Option<Instant>,
-    /// Since when it is told to go, by closing the lane or by a signal.
+    /// Since when it is told to go, by closing the mailbox or by a signal.
     leaving: Option<Instant>,
     pressed: Pressed,
 }
 
-/// Consecutive items of one call in a worker's lane.
+/// Consecutive items of one call in a worker's mailbox.
 struct Job {
     call: Arc<Call>,
     /// The place of the first of them in the call's input.
@@ -52,9 +52,9 @@ struct Job {
     count: u32,
     /// How many of them have a result.
     done: u32,
-    /// Where they begin in the lane.
+    /// Where they begin in the mailbox.
     start: u32,
-    /// The one item, if it was too large for the lane or holds descriptors.
+    /// The one item, if it was too large for the mailbox or holds descriptors.
     message: Option<Message>,
 }
 
@@ -97,14 +97,14 @@ impl Worker {
         manner: Manner,
     ) -> Result<Self> {
         let (ours, theirs) = Link::pair()?;
-        let lane = Lane::create()?;
-        let place = Place { lane: lane.clone(), link: theirs, lobby: lobby.clone(), spin };
+        let mailbox = Mailbox::create()?;
+        let place = Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
         let pool = lobby.clone();
         started.child.watch(Arc::new(move || pool.thread().ring()));
         Ok(Self {
             started,
-            lane: PoolEnd::new(lane, ours),
+            mailbox: PoolEnd::new(mailbox, ours),
             ready: false,
             jobs: VecDeque::new(),
             in_hand: 0,
@@ -152,11 +152,11 @@ impl Worker {
 
     /// Gives it up to `most` items of a chunk, which then has so many less.
     pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
-        let start = self.lane.position();
+        let start = self.mailbox.position();
         if self.task != Some(chunk.call.task) {
             let mut id = Vec::new();
             let _ = wire::encode(&chunk.call.task, &mut id, "a task"); // two numbers
-            if !self.lane.write_note(TASK, &id) {
+            if !self.mailbox.write_note(TASK, &id) {
                 self.full = true;
                 return Given::Nothing;
             }
@@ -165,12 +165,12 @@ impl Worker {
         let given = match &chunk.body {
             Body::Frames { .. } => self.give_frames(chunk, most, start),
             Body::Message(message) => {
-                let posted = self.lane.post(message);
+                let posted = self.mailbox.post(message);
                 self.give_message(posted, chunk, start)
             }
         };
         if !matches!(given, Given::Taken) {
-            self.lane.rewind(start, 0);
+            self.mailbox.rewind(start, 0);
             self.task = None;
         }
         given
@@ -193,9 +193,9 @@ impl Worker {
 
     fn give_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Given {
         let (frames, count) = chunk.front(most);
-        let before = self.lane.written();
-        let left = self.lane.write(frames, count).len();
-        let written = self.lane.written().wrapping_sub(before);
+        let before = self.mailbox.written();
+        let left = self.mailbox.write(frames, count).len();
+        let written = self.mailbox.written().wrapping_sub(before);
         self.full = left > 0;
         if written == 0 {
             return Given::Nothing;
@@ -213,18 +213,18 @@ impl Worker {
             Some(last) if last.goes_on_with(&job) => last.count += count,
             _ => self.jobs.push_back(job),
         }
-        self.lane.hand_in(count);
+        self.mailbox.hand_in(count);
     }
 
     /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
     pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.lane.take_back(most);
+        let count = self.mailbox.take_back(most);
         self.reclaim(count)
     }
 
     /// How many items it has not begun.
     pub(crate) fn unbegun(&self) -> u32 {
-        if self.in_hand < 2 { 0 } else { self.lane.unbegun() }
+        if self.in_hand < 2 { 0 } else { self.mailbox.unbegun() }
     }
 
     /// How long it will need for its last `count` items, by what such have cost.
@@ -236,14 +236,14 @@ impl Worker {
         self.jobs.iter().any(|job| Arc::ptr_eq(&job.call, call))
     }
 
-    /// Makes chunks of the last `count` items in the lane again.
+    /// Makes chunks of the last `count` items in the mailbox again.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
         let mut chunks = VecDeque::new();
         let mut left = count;
-        let mut position = self.lane.position();
+        let mut position = self.mailbox.position();
         while let Some(job) = self.jobs.back_mut().filter(|_| left > 0) {
             let some = left.min(job.count - job.done);
-            let (chunk, start) = job.cut(some, &self.lane);
+            let (chunk, start) = job.cut(some, &self.mailbox);
             chunks.push_front(chunk);
             position = start;
             left -= some;
@@ -252,14 +252,14 @@ impl Worker {
             }
         }
         self.in_hand -= count;
-        self.lane.rewind(position, count);
+        self.mailbox.rewind(position, count);
         self.task = None;
         chunks.into()
     }
 
     /// Takes in what it has said: that it is ready, and results. Says whether there was anything.
     pub(crate) fn take_in(&mut self) -> bool {
-        let is_new = !self.ready && self.lane.is_ready();
+        let is_new = !self.ready && self.mailbox.is_ready();
         self.ready |= is_new;
         self.drop_descriptors();
         self.take_results(false) || is_new
@@ -271,21 +271,21 @@ impl Worker {
 
     /// May it hold results back that are finished?
     pub(crate) fn may_hold_results(&self) -> bool {
-        self.in_hand > 0 && self.lane.may_hold_results()
+        self.in_hand > 0 && self.mailbox.may_hold_results()
     }
 
     /// Takes results that it holds back, if there are any; and then makes it look at the clock.
     pub(crate) fn take_held(&mut self) -> bool {
         let held = self.may_hold_results() && self.take_results(true);
         if held {
-            self.lane.hurry();
+            self.mailbox.hurry();
         }
         held
     }
 
     fn take_results(&mut self, all: bool) -> bool {
-        let number = self.lane.results_taken();
-        let Some(finished) = self.lane.take_results(all) else { return false };
+        let number = self.mailbox.results_taken();
+        let Some(finished) = self.mailbox.take_results(all) else { return false };
         let count = finished.count.min(self.in_hand);
         if let (Some(job), false) = (self.jobs.front(), all) {
             job.call.learn_cost(count, finished.nanos);
@@ -296,7 +296,7 @@ impl Worker {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        self.lane.free(self.jobs.front().map_or(self.lane.position(), |job| job.start));
+        self.mailbox.free(self.jobs.front().map_or(self.mailbox.position(), |job| job.start));
         true
     }
 
@@ -333,12 +333,12 @@ impl Worker {
         }
     }
 
-    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the lane.
+    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
     fn deliver_singly(&mut self, finished: &Finished, mut number: u32) {
         for (kind, frame) in finished.results.frames().take(finished.count as usize) {
             let Some((call, place, _)) = self.settle(1).pop() else { return };
             let parcel = if kind == POSTED {
-                match self.lane.receive(number) {
+                match self.mailbox.receive(number) {
                     Ok((kind, bytes, start)) => Parcel::Result { place, kind, bytes, start },
                     Err(error) => {
                         self.give_up_on(error.clone());
@@ -375,7 +375,7 @@ impl Worker {
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
         let Some(message) = self.jobs.front_mut().and_then(|job| job.message.as_mut()) else { return };
-        if self.lane.unbegun() == 0 {
+        if self.mailbox.unbegun() == 0 {
             message.drop_descriptors();
         }
     }
@@ -415,7 +415,7 @@ impl Worker {
     pub(crate) fn dismiss(&mut self) {
         if self.in_hand == 0 {
             self.leave();
-            self.lane.close();
+            self.mailbox.close();
         }
     }
 
@@ -448,7 +448,7 @@ impl Worker {
         let (error, initializer_failed) = self.cause_of_death();
         let error = if self.ready { error } else { error.at_birth() };
         while self.take_results(true) {}
-        let unbegun = self.lane.unbegun().min(self.in_hand);
+        let unbegun = self.mailbox.unbegun().min(self.in_hand);
         // What was begun and has no result has failed: mostly that is one item, or none.
         for (call, first, count) in self.settle(self.in_hand - unbegun) {
             call.deliver(Parcel::Lost { first, count, error: error.clone() });
@@ -496,7 +496,7 @@ impl Job {
         Self { call, first, count, done: 0, start, message }
     }
 
-    /// Do these items continue this job? Not for ever, since its bytes in the lane are freed only when all is done.
+    /// Do these items continue this job? Not for ever, since its bytes in the mailbox are freed only when all is done.
     fn goes_on_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
@@ -504,14 +504,14 @@ impl Job {
         is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
     }
 
-    /// Takes the last `count` items off; gives them, and where they began in the lane.
-    fn cut(&mut self, count: u32, lane: &PoolEnd) -> (Chunk, u32) {
+    /// Takes the last `count` items off; gives them, and where they began in the mailbox.
+    fn cut(&mut self, count: u32, mailbox: &PoolEnd) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
         let mut frames = Vec::new();
         let start = match self.message {
             Some(_) => self.start,
-            None => lane.copy_items(self.start, kept, count, &mut frames),
+            None => mailbox.copy_items(self.start, kept, count, &mut frames),
         };
         self.count = kept;
         let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);

@@ -11,7 +11,7 @@ use super::chunk::Chunk;
 use super::crew::Worker;
 use super::state::{Policy, State, Turn};
 use crate::error::{Error, Result};
-use crate::lane::{Lobby, spin};
+use crate::mailbox::{Lobby, spin};
 use crate::method::Manner;
 use crate::sys::poll::Deadline;
 

@@ -74,7 +74,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
 const STALL: Duration = Duration::from_millis(2);
-/// How long small items may lie in one worker's lane while another worker is idle, and how long results may be held
+/// How long small items may lie in one worker's mailbox while another worker is idle, and how long results may be held
 /// back. Where all is well, both take some microseconds.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// Less work than this is not worth to be taken from one worker and given to another.

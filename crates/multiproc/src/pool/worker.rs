@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::lane::{Lane, Lobby, POSTED, TASK, VALUE, WorkerEnd};
 use crate::link::Link;
+use crate::mailbox::{Lobby, Mailbox, POSTED, TASK, VALUE, WorkerEnd};
 use crate::sys::original::Original;
 use crate::sys::process::leave;
 use crate::task::{Task, TaskId};
@@ -23,14 +23,14 @@ pub(crate) struct Initializer {
 /// What a worker has in common with its pool.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Place {
-    pub(crate) lane: Lane,
+    pub(crate) mailbox: Mailbox,
     pub(crate) link: Link,
     pub(crate) lobby: Lobby,
     /// How long to look for items before sleeping.
     pub(crate) spin: Duration,
 }
 
-/// The task of a worker process. Ends when the pool closes the lane.
+/// The task of a worker process. Ends when the pool closes the mailbox.
 pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()> {
     if let Some(initializer) = initializer {
         let original = Original::new()?;
@@ -39,19 +39,19 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
             leave(0); // a copy that the initializer has forked and let return here
         }
     }
-    let mut lane = WorkerEnd::new(place.lane, place.link, place.lobby, place.spin)?;
-    lane.be_ready();
+    let mut mailbox = WorkerEnd::new(place.mailbox, place.link, place.lobby, place.spin)?;
+    mailbox.be_ready();
     let mut task = Err(Error::decode("an item", "it is not said what it is for"));
     loop {
-        match lane.next() {
-            Some(TASK) => task = lane.read(|id| wire::decode::<TaskId>(id, Vec::new(), "a task")?.find()),
+        match mailbox.next() {
+            Some(TASK) => task = mailbox.read(|id| wire::decode::<TaskId>(id, Vec::new(), "a task")?.find()),
             Some(VALUE) => match &task {
-                Ok(task) => task.run_items(&mut lane),
-                Err(error) => refuse(&mut lane, error)?,
+                Ok(task) => task.run_items(&mut mailbox),
+                Err(error) => refuse(&mut mailbox, error)?,
             },
-            Some(POSTED) => run_posted(&mut lane, &task),
+            Some(POSTED) => run_posted(&mut mailbox, &task),
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
-            None if lane.wait() => {}
+            None if mailbox.wait() => {}
             None => return Ok(()),
         }
     }
@@ -65,21 +65,21 @@ impl Initializer {
 }
 
 /// Ends an item that there is no function for.
-fn refuse(lane: &mut WorkerEnd, error: &Error) -> Result<()> {
-    lane.read(|_| Ok(()))?;
-    lane.fail(error.clone());
+fn refuse(mailbox: &mut WorkerEnd, error: &Error) -> Result<()> {
+    mailbox.read(|_| Ok(()))?;
+    mailbox.fail(error.clone());
     Ok(())
 }
 
 /// Runs an item that came as a message.
-fn run_posted(lane: &mut WorkerEnd, task: &Result<Task>) {
+fn run_posted(mailbox: &mut WorkerEnd, task: &Result<Task>) {
     let mut result = Vec::new();
-    let run = lane.receive().and_then(|(args, start, descriptors)| {
+    let run = mailbox.receive().and_then(|(args, start, descriptors)| {
         let task = task.clone()?;
         task.run(args.get(start..).unwrap_or_default(), descriptors, &mut result)
     });
-    match run.and_then(|()| lane.write(VALUE, &result)) {
-        Ok(()) => lane.finish(),
-        Err(error) => lane.fail(error),
+    match run.and_then(|()| mailbox.write(VALUE, &result)) {
+        Ok(()) => mailbox.finish(),
+        Err(error) => mailbox.fail(error),
     }
 }

@@ -34,7 +34,7 @@ use crate::wire::{self, Pages};
 
 /// The memory itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Lane(Pages);
+pub(crate) struct Mailbox(Pages);
 
 /// What frames are: an item or a result;
 pub(crate) const VALUE: u32 = 1;
@@ -67,10 +67,10 @@ const TAKEN: usize = 384;
 const CLOSED: usize = 388;
 /// The pool has found results that are finished and not published: the worker is to look at the clock.
 const HURRY: usize = 392;
-/// Rung when there are items, when there is room for results again, and when the lane is closed.
+/// Rung when there are items, when there is room for results again, and when the mailbox is closed.
 const BELL: usize = 396;
 
-impl Lane {
+impl Mailbox {
     pub(crate) fn create() -> Result<Self> {
         Pages::create(SIZE).map(Self)
     }
@@ -214,10 +214,10 @@ impl Claims {
     }
 }
 
-/// The pool's end of a lane.
+/// The pool's end of a mailbox.
 #[derive(Debug)]
 pub(crate) struct PoolEnd {
-    lane: Lane,
+    mailbox: Mailbox,
     link: Link,
     /// Behind the last item.
     tail: Mark,
@@ -240,8 +240,8 @@ pub(crate) struct Finished {
 }
 
 impl PoolEnd {
-    pub(crate) fn new(lane: Lane, link: Link) -> Self {
-        Self { lane, link, tail: Mark::default(), freed: 0, head: Mark::default(), busy: 0, posts: 0 }
+    pub(crate) fn new(mailbox: Mailbox, link: Link) -> Self {
+        Self { mailbox, link, tail: Mark::default(), freed: 0, head: Mark::default(), busy: 0, posts: 0 }
     }
 
     /// Where the next item will be.
@@ -251,13 +251,13 @@ impl PoolEnd {
 
     /// Writes frames of which `count` are items, as many as there is room for. Gives the bytes that are left.
     pub(crate) fn write<'a>(&mut self, frames: &'a [u8], count: u32) -> &'a [u8] {
-        TASKS.put_frames(&self.lane.0, &mut self.tail, self.freed, frames, count)
+        TASKS.put_frames(&self.mailbox.0, &mut self.tail, self.freed, frames, count)
     }
 
     /// Writes what is no item, such as [`TASK`]; says whether there was room.
     pub(crate) fn write_note(&mut self, kind: u32, bytes: &[u8]) -> bool {
         let items = self.tail.frames;
-        let fits = TASKS.put(&self.lane.0, &mut self.tail, self.freed, kind, &[bytes]);
+        let fits = TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, kind, &[bytes]);
         self.tail.frames = items;
         fits
     }
@@ -266,7 +266,7 @@ impl PoolEnd {
     pub(crate) fn post(&mut self, message: &Message) -> Result<Sent> {
         let prefix = Posted { number: self.tail.frames, kind: VALUE }.bytes();
         let sent = self.link.send_with_prefix(&prefix, message, Deadline::now())?;
-        if sent == Sent::Yes && !TASKS.put(&self.lane.0, &mut self.tail, self.freed, POSTED, &[]) {
+        if sent == Sent::Yes && !TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, POSTED, &[]) {
             return Ok(Sent::NotYet); // only where much else is in the ring; the message will be thrown away
         }
         Ok(sent)
@@ -282,27 +282,27 @@ impl PoolEnd {
 
     /// Hands in the last `count` items that were written.
     pub(crate) fn hand_in(&self, count: u32) {
-        Claims::hand_in(self.lane.claims(), count);
-        self.lane.bell().ring();
+        Claims::hand_in(self.mailbox.claims(), count);
+        self.mailbox.bell().ring();
     }
 
     /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
     /// [looked at](PoolEnd::items_from), until [`PoolEnd::rewind`].
     pub(crate) fn take_back(&self, most: u32) -> u32 {
-        Claims::take_back(self.lane.claims(), most)
+        Claims::take_back(self.mailbox.claims(), most)
     }
 
     /// How many items the worker has not begun.
     pub(crate) fn unbegun(&self) -> u32 {
-        Claims::of(self.lane.claims().load(Acquire)).left()
+        Claims::of(self.mailbox.claims().load(Acquire)).left()
     }
 
-    /// How many items were written since the lane was new.
+    /// How many items were written since the mailbox was new.
     pub(crate) fn written(&self) -> u32 {
         self.tail.frames
     }
 
-    /// How many results were taken since the lane was new.
+    /// How many results were taken since the mailbox was new.
     pub(crate) fn results_taken(&self) -> u32 {
         self.head.frames
     }
@@ -319,7 +319,7 @@ impl PoolEnd {
                 }
                 kind
             };
-            match TASKS.take(&self.lane.0, &mut mark, copy) {
+            match TASKS.take(&self.mailbox.0, &mut mark, copy) {
                 Some(TASK) => continue,
                 Some(_) => passed += 1,
                 None => break,
@@ -344,22 +344,22 @@ impl PoolEnd {
 
     /// Is the worker up?
     pub(crate) fn is_ready(&self) -> bool {
-        self.lane.0.word32(READY).load(Acquire) != 0
+        self.mailbox.0.word32(READY).load(Acquire) != 0
     }
 
     /// May there be results that are finished, and will not be published before more items are?
     pub(crate) fn may_hold_results(&self) -> bool {
-        self.lane.0.word32(STRIDE).load(Relaxed) > 1
+        self.mailbox.0.word32(STRIDE).load(Relaxed) > 1
     }
 
     /// Makes the worker look at the clock after the item that it runs.
     pub(crate) fn hurry(&self) {
-        self.lane.0.word32(HURRY).store(1, Relaxed);
+        self.mailbox.0.word32(HURRY).store(1, Relaxed);
     }
 
     /// Takes the results that are published; with `all`, also those that are only finished.
     pub(crate) fn take_results(&mut self, all: bool) -> Option<Finished> {
-        let memory = &self.lane.0;
+        let memory = &self.mailbox.0;
         let tail = Mark::seen(memory.word64(if all { FINISHED } else { PUBLISHED }));
         let count = tail.frames_since(self.head);
         if count == 0 || count > u32::MAX / 2 {
@@ -367,8 +367,8 @@ impl PoolEnd {
         }
         let results = RESULTS.copy_frames(memory, self.head, tail);
         self.head = tail;
-        self.lane.taken().store(tail.bytes, Release);
-        self.lane.bell().ring();
+        self.mailbox.taken().store(tail.bytes, Release);
+        self.mailbox.bell().ring();
         let busy = memory.word64(BUSY).load(Relaxed);
         let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
         let may_be_posted = memory.word32(POSTS).load(Relaxed) != self.posts;
@@ -377,15 +377,15 @@ impl PoolEnd {
 
     /// Tells the worker to end when it has nothing left to do.
     pub(crate) fn close(&self) {
-        self.lane.0.word32(CLOSED).store(1, Release);
-        self.lane.bell().ring();
+        self.mailbox.0.word32(CLOSED).store(1, Release);
+        self.mailbox.bell().ring();
     }
 }
 
-/// The worker's end of a lane.
+/// The worker's end of a mailbox.
 #[derive(Debug)]
 pub(crate) struct WorkerEnd {
-    lane: Lane,
+    mailbox: Mailbox,
     /// For what a ring cannot carry.
     link: Link,
     lobby: Lobby,
@@ -424,11 +424,11 @@ const LONGEST_STRIDE: u32 = 256;
 const PUBLISH: Duration = Duration::from_micros(200);
 
 impl WorkerEnd {
-    pub(crate) fn new(lane: Lane, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
+    pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
         let now = Instant::now();
         let clock = Clock { stride: 1, left: 1, seen: now, published: now, busy: Duration::ZERO };
         Ok(Self {
-            lane,
+            mailbox,
             link,
             lobby,
             spin,
@@ -445,7 +445,7 @@ impl WorkerEnd {
 
     /// Says that this worker is ready for work.
     pub(crate) fn be_ready(&self) {
-        self.lane.0.word32(READY).store(1, Release);
+        self.mailbox.0.word32(READY).store(1, Release);
         self.lobby.call();
     }
 
@@ -454,12 +454,12 @@ impl WorkerEnd {
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
         if !self.begun {
-            if !Claims::begin(self.lane.claims()) {
+            if !Claims::begin(self.mailbox.claims()) {
                 return None;
             }
             self.begun = true;
         }
-        Some(TASKS.kind(&self.lane.0, self.cursor))
+        Some(TASKS.kind(&self.mailbox.0, self.cursor))
     }
 
     /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
@@ -468,7 +468,7 @@ impl WorkerEnd {
     pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
         let begun = &mut self.begun;
         TASKS
-            .take(&self.lane.0, &mut self.cursor, |kind, bytes| {
+            .take(&self.mailbox.0, &mut self.cursor, |kind, bytes| {
                 *begun = kind == TASK;
                 look(bytes)
             })
@@ -492,7 +492,7 @@ impl WorkerEnd {
     #[inline(always)]
     fn write_frame(&mut self, kind: u32, result: &[u8]) {
         self.written = self.finished;
-        while !RESULTS.put(&self.lane.0, &mut self.written, self.taken, kind, &[result]) {
+        while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
             self.wait_for_room();
         }
     }
@@ -507,7 +507,7 @@ impl WorkerEnd {
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
         self.write_frame(POSTED, &[]);
-        self.lane.0.word32(POSTS).fetch_add(1, Relaxed);
+        self.mailbox.0.word32(POSTS).fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -515,7 +515,7 @@ impl WorkerEnd {
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
         self.finished = self.written;
-        self.finished.publish(self.lane.0.word64(FINISHED));
+        self.finished.publish(self.mailbox.0.word64(FINISHED));
         self.clock.left -= 1;
         if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
             self.end_stride();
@@ -567,11 +567,11 @@ impl WorkerEnd {
     }
 
     fn has_item(&self) -> bool {
-        Claims::of(self.lane.claims().load(Acquire)).left() > 0
+        Claims::of(self.mailbox.claims().load(Acquire)).left() > 0
     }
 
     fn is_closed(&self) -> bool {
-        self.lane.0.word32(CLOSED).load(Acquire) != 0
+        self.mailbox.0.word32(CLOSED).load(Acquire) != 0
     }
 
     #[cold]
@@ -579,8 +579,8 @@ impl WorkerEnd {
         self.show();
         self.lobby.call();
         let before = self.taken;
-        self.wait_until(|end| end.lane.taken().load(Acquire) != before);
-        self.taken = self.lane.taken().load(Acquire);
+        self.wait_until(|end| end.mailbox.taken().load(Acquire) != before);
+        self.taken = self.mailbox.taken().load(Acquire);
     }
 
     fn wait_until(&self, mut has_come: impl FnMut(&Self) -> bool) -> bool {
@@ -588,17 +588,17 @@ impl WorkerEnd {
             return true;
         }
         loop {
-            let armed = self.lane.bell().arm();
+            let armed = self.mailbox.bell().arm();
             if has_come(self) {
                 return true;
             }
-            self.lane.bell().wait(armed, None);
+            self.mailbox.bell().wait(armed, None);
         }
     }
 
     #[inline]
     fn hurry(&self) -> &AtomicU32 {
-        self.lane.0.word32(HURRY)
+        self.mailbox.0.word32(HURRY)
     }
 
     fn publish(&mut self) {
@@ -612,8 +612,8 @@ impl WorkerEnd {
         if self.published != self.finished {
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
-            self.lane.0.word64(BUSY).store(nanos, Relaxed);
-            self.published.publish(self.lane.0.word64(PUBLISHED));
+            self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
+            self.published.publish(self.mailbox.0.word64(PUBLISHED));
             self.clock.published = self.clock.seen;
         }
     }
@@ -632,7 +632,7 @@ impl WorkerEnd {
         }
         clock.left = clock.stride;
         let is_time = clock.seen - clock.published >= PUBLISH;
-        self.lane.0.word32(STRIDE).store(clock.stride, Relaxed);
+        self.mailbox.0.word32(STRIDE).store(clock.stride, Relaxed);
         self.hurry().store(0, Relaxed);
         if before == 1 || is_time {
             self.publish(); // always before a stride grows: from then on the pool knows that results may be held
@@ -685,9 +685,9 @@ mod tests {
 
     fn ends() -> (PoolEnd, WorkerEnd) {
         let (ours, theirs) = Link::pair().unwrap();
-        let (lane, lobby) = (Lane::create().unwrap(), Lobby::create().unwrap());
-        let worker = WorkerEnd::new(lane.clone(), theirs, lobby, Duration::ZERO).unwrap();
-        (PoolEnd::new(lane, ours), worker)
+        let (mailbox, lobby) = (Mailbox::create().unwrap(), Lobby::create().unwrap());
+        let worker = WorkerEnd::new(mailbox.clone(), theirs, lobby, Duration::ZERO).unwrap();
+        (PoolEnd::new(mailbox, ours), worker)
     }
 
     fn frames(numbers: &[u64]) -> Vec<u8> {
@@ -710,7 +710,7 @@ mod tests {
         let (mut pool, mut worker) = ends();
         let mut state = 7;
         let (mut next, mut waiting) = (0, 0);
-        // Jobs of the lane: where they begin, and their items.
+        // Jobs of the mailbox: where they begin, and their items.
         let mut jobs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
         let mut ran = Vec::new();
         let mut expected = Vec::new();
