@@ -93,10 +93,10 @@ impl Core {
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         let mut state = self.lock();
         state.submit(chunks)?;
-        let next_step = state.next_step();
+        let would_oversleep = *self.count() == 0 && state.would_oversleep();
         drop(state);
-        if next_step.is_some() {
-            self.lobby.thread().ring(); // it may be waiting without a time
+        if would_oversleep {
+            self.lobby.thread().ring();
         }
         Ok(())
     }
@@ -193,7 +193,8 @@ impl Drop for Caller<'_> {
             core.lobby.set_attended(false);
             drop(callers);
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
-            if core.turn().next_look.is_some() {
+            core.turn();
+            if core.lock().would_oversleep() {
                 core.lobby.thread().ring();
             }
         }
@@ -213,9 +214,8 @@ impl Core {
             if !goes_on {
                 break;
             }
-            let next_step = self.lock().next_step();
-            let next = retry.into_iter().chain(next_step).min();
-            let left = next.map(|time| time.saturating_duration_since(Instant::now()));
+            let until = self.lock().go_to_sleep(retry);
+            let left = until.map(|time| time.saturating_duration_since(Instant::now()));
             if !self.lock().lacks_workers() || retry.is_some() {
                 self.lobby.thread().wait(armed, left);
             }

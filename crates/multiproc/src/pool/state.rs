@@ -21,6 +21,8 @@ pub(crate) struct State {
     policy: Policy,
     /// When to look again although nothing may have happened.
     next_look: Option<Instant>,
+    /// Until when the pool's thread sleeps, unless it is woken.
+    sleeps_until: Option<Instant>,
     /// Since when the system has refused new workers.
     refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
@@ -90,6 +92,7 @@ impl State {
             broken: None,
             policy,
             next_look: None,
+            sleeps_until: None,
             refused: None,
             stillborn: 0,
         }
@@ -308,6 +311,22 @@ impl State {
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
         let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
         dooms.chain(times).chain(self.next_look).min()
+    }
+
+    /// The pool's thread is about to sleep; gives until when.
+    pub(crate) fn go_to_sleep(&mut self, retry: Option<Instant>) -> Option<Instant> {
+        self.sleeps_until = retry.into_iter().chain(self.next_step()).min();
+        self.sleeps_until
+    }
+
+    /// Whether the pool's thread must be woken, lest it sleep through the next step.
+    pub(crate) fn would_oversleep(&mut self) -> bool {
+        let Some(next) = self.next_step() else { return false };
+        let would = self.sleeps_until.is_none_or(|until| until > next);
+        if would {
+            self.sleeps_until = Some(next);
+        }
+        would
     }
 
     /// Settles what a dead worker had in hand: only the item that it was running fails.
