@@ -84,6 +84,7 @@ mod plain;
 mod ring;
 mod wire;
 
+mod claims;
 mod gauge;
 mod link;
 mod mailbox;

@@ -361,6 +361,7 @@ fn head(length: u32, kind: u32) -> [u8; FRAME_HEAD] {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;

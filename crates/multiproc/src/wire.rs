@@ -175,6 +175,7 @@ impl Deref for Pages {
     }
 }
 
+#[allow(clippy::inline_always)] // see `sys::memory`
 impl Memory for Pages {
     #[inline(always)]
     fn write(&self, offset: usize, bytes: &[u8]) {

@@ -1,5 +1,8 @@
 //! Memory without a name: bytes parked in a descriptor, and pages that two processes share.
 
+// What is done here is a move or two, and is to cost no more.
+#![allow(clippy::inline_always)]
+
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::Write;

@@ -1,0 +1,313 @@
+//! Between a pool and one of its workers: items go in, results come back, all of it in memory that both have.
+//!
+//! What makes a worker's death exact are three words. Each is changed by one store or one exchange, so it is true at
+//! every instruction:
+//!
+//! - *claims* holds how many items the pool has handed in, and how many of those the worker has begun. The worker begins
+//!   one by exchanging this word, and the pool takes items back by exchanging it, so that no item can be both. An item
+//!   that was begun never runs again; one that was not can go to any other worker, as long as that is so.
+//! - *finished* is how far the worker's results reach. It moves with each item, and nobody reads it while all goes well.
+//! - *published* is the same, for the pool to look at. It moves once in a while, since the processors would have to hand
+//!   its cache line to and fro at each look.
+//!
+//! When a worker has died, its results up to *finished* count, the one item begun and not finished has failed, and all
+//! others are as good as new.
+
+// See `ring`.
+#![allow(clippy::inline_always)]
+
+mod pool_end;
+mod worker_end;
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bell::Bell;
+use crate::error::{Cause, Error, Result};
+use crate::link::{Incoming, Link};
+use crate::ring::Ring;
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
+use crate::sys::poll::Deadline;
+use crate::wire::Pages;
+
+pub(crate) use self::pool_end::{Finished, PoolEnd};
+pub(crate) use self::worker_end::WorkerEnd;
+
+/// The memory itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Mailbox(Pages);
+
+/// What frames are: an item or a result;
+pub(crate) const VALUE: u32 = 1;
+/// an error in a result's place;
+pub(crate) const ERROR: u32 = 2;
+/// a note that the item or result, too large for a frame or with descriptors, is a message on the link;
+pub(crate) const POSTED: u32 = 3;
+/// what the items that follow are for, which is no item.
+pub(crate) const TASK: u32 = 4;
+
+const RING: u32 = 1024 * 1024;
+const TASKS: Ring = Ring::new(4096, RING);
+const RESULTS: Ring = Ring::new(4096 + RING as usize, RING);
+const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
+
+/// Words, those that different sides write in different cache lines.
+const CLAIMS: usize = 0;
+const FINISHED: usize = 128;
+const PUBLISHED: usize = 256;
+/// How long the worker has been busy with all that is published, in nanoseconds.
+const BUSY: usize = 264;
+/// How many results were posted, at least.
+const POSTS: usize = 280;
+/// How many items the worker finishes before it looks at the clock again.
+const STRIDE: usize = 272;
+/// It has come up, and its initializer has run.
+const READY: usize = 276;
+/// Up to which byte the pool has taken the results.
+const TAKEN: usize = 384;
+const CLOSED: usize = 388;
+/// The pool has found results that are finished and not published: the worker is to look at the clock.
+const HURRY: usize = 392;
+/// Rung when there are items, when there is room for results again, and when the mailbox is closed.
+const BELL: usize = 396;
+
+impl Mailbox {
+    pub(crate) fn create() -> Result<Self> {
+        Pages::create(SIZE).map(Self)
+    }
+
+    #[inline]
+    fn claims(&self) -> &AtomicU64 {
+        self.0.word64(CLAIMS)
+    }
+
+    fn bell(&self) -> Bell<'_> {
+        Bell(self.0.word32(BELL))
+    }
+
+    fn taken(&self) -> &AtomicU32 {
+        self.0.word32(TAKEN)
+    }
+}
+
+/// What a pool shares with all of its workers: who is to be woken when results have come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lobby(Pages);
+
+impl Lobby {
+    pub(crate) fn create() -> Result<Self> {
+        Pages::create(const { NonZeroUsize::new(4096).unwrap() }).map(Self)
+    }
+
+    /// Wakes who waits for results.
+    pub(crate) fn announce(&self) {
+        self.callers().ring();
+    }
+
+    /// Wakes who waits for results, for there is something to do for the pool; if nobody waits, the pool's thread.
+    pub(crate) fn call(&self) {
+        self.callers().ring();
+        if self.attended().load(Relaxed) == 0 {
+            self.thread().ring();
+        }
+    }
+
+    /// For threads that wait for results of their own, and see to all others meanwhile.
+    pub(crate) fn callers(&self) -> Bell<'_> {
+        Bell(self.0.word32(0))
+    }
+
+    pub(crate) fn thread(&self) -> Bell<'_> {
+        Bell(self.0.word32(4))
+    }
+
+    /// Is there any such thread? The last one that goes says so first and then looks a last time for results.
+    pub(crate) fn set_attended(&self, is: bool) {
+        self.attended().store(is.into(), SeqCst);
+        fence(SeqCst);
+    }
+
+    fn attended(&self) -> &AtomicU32 {
+        self.0.word32(8)
+    }
+}
+
+/// What stands in front of a message: the number of the item that it belongs to, and what it is.
+struct Posted {
+    number: u32,
+    kind: u32,
+}
+
+impl Posted {
+    fn bytes(&self) -> [u8; 8] {
+        (u64::from(self.number) << 32 | u64::from(self.kind)).to_le_bytes()
+    }
+
+    /// Receives the message of that number; throws away those before it, which nobody will ask for any more. Gives what
+    /// it is, its bytes behind so many that are not its own, and its descriptors.
+    fn receive(link: &Link, number: u32, deadline: Deadline) -> Result<(u32, Vec<u8>, usize, Vec<OwnedFd>)> {
+        loop {
+            let Incoming::Message(bytes, descriptors) = link.receive(deadline)? else {
+                return Err(Error::new(Cause::LinkLost));
+            };
+            let prefix = bytes.first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
+            #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
+            if (prefix >> 32) as u32 == number {
+                return Ok((prefix as u32, bytes, size_of::<u64>(), descriptors));
+            }
+        }
+    }
+}
+
+/// Looks again and again whether something has come, for a moment; says whether it has. Lets others have the processor
+/// meanwhile, if any are waiting for it.
+pub(crate) fn spin(time: Duration, mut has_come: impl FnMut() -> bool) -> bool {
+    if time.is_zero() {
+        return false;
+    }
+    let begun = Instant::now();
+    loop {
+        for _ in 0..64 {
+            if has_come() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        if begun.elapsed() > time {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::ring::{Frames, add_frame};
+
+    fn ends() -> (PoolEnd, WorkerEnd) {
+        let (ours, theirs) = Link::pair().unwrap();
+        let (mailbox, lobby) = (Mailbox::create().unwrap(), Lobby::create().unwrap());
+        let worker = WorkerEnd::new(mailbox.clone(), theirs, lobby, Duration::ZERO).unwrap();
+        (PoolEnd::new(mailbox, ours), worker)
+    }
+
+    fn frames(numbers: &[u64]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for number in numbers {
+            let bytes: Vec<u8> = (0..*number % 70).flat_map(|_| number.to_le_bytes()).collect();
+            add_frame(&mut frames, VALUE, &bytes);
+        }
+        frames
+    }
+
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state >> 33
+    }
+
+    /// Whatever is handed in, taken back and run in whatever order: each item runs once, in order, and its result comes.
+    #[test]
+    fn every_item_is_either_run_or_taken_back() {
+        let (mut pool, mut worker) = ends();
+        let mut state = 7;
+        let (mut next, mut waiting) = (0, 0);
+        // Jobs of the mailbox: where they begin, and their items.
+        let mut jobs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+        let mut ran = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..3_000 {
+            match random(&mut state) % 4 {
+                0 => {
+                    let start = pool.position();
+                    if random(&mut state).is_multiple_of(3) && !pool.write_note(TASK, &[7; 16]) {
+                        continue;
+                    }
+                    let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
+                    let before = pool.written();
+                    let bytes = frames(&numbers);
+                    let left = pool.write(&bytes, numbers.len() as u32).len();
+                    let written = pool.written().wrapping_sub(before);
+                    if written == 0 {
+                        pool.rewind(start, 0);
+                    }
+                    assert_eq!(
+                        Frames::of(&bytes[bytes.len() - left..]).count() + written as usize,
+                        numbers.len()
+                    );
+                    next += u64::from(written);
+                    if written > 0 {
+                        pool.hand_in(written);
+                        jobs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                    }
+                }
+                1 => {
+                    let mut left = pool.take_back(random(&mut state) as u32 % 300);
+                    let (total, mut position) = (left, pool.position());
+                    while left > 0 {
+                        let (start, items, done) = jobs.back_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        let mut copied = Vec::new();
+                        let kept = items.len() - some as usize;
+                        position = pool.copy_items(*start, kept as u32, some, &mut copied);
+                        let cut: Vec<u64> = items.split_off(kept).into();
+                        assert!(copied == frames(&cut), "what is taken back is what was handed in");
+                        next = cut[0];
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_back();
+                        }
+                    }
+                    pool.rewind(position, total);
+                }
+                2 => {
+                    for _ in 0..random(&mut state) % 400 {
+                        if waiting > RING as usize / 3 {
+                            break; // it would wait for room, and nobody here would make any
+                        }
+                        match worker.next() {
+                            None => break,
+                            Some(TASK) => worker.read(|_| Ok(())).unwrap(),
+                            Some(VALUE) => {
+                                let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
+                                waiting += item.len() + 16;
+                                worker.write(VALUE, &item).unwrap();
+                                worker.finish();
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    worker.show();
+                }
+                _ => {
+                    let Some(finished) = pool.take_results(random(&mut state).is_multiple_of(2)) else {
+                        continue;
+                    };
+                    waiting = 0;
+                    ran.extend(finished.results.frames().map(|(_, bytes)| bytes.to_vec()));
+                    let mut left = finished.count;
+                    while left > 0 {
+                        let (_, items, done) = jobs.front_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
+                        *done += some;
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_front();
+                        }
+                    }
+                    pool.free(jobs.front().map_or(pool.position(), |job| job.0));
+                }
+            }
+        }
+        assert!(ran.len() > 10_000, "{}", ran.len());
+        let expected: Vec<u8> = frames(&expected);
+        assert!(Frames::of(&expected).map(|(_, bytes)| bytes.to_vec()).eq(ran));
+    }
+}

@@ -1,0 +1,181 @@
+//! The pool's end of a mailbox: hands items in, takes results out.
+
+use crate::claims;
+use crate::error::Result;
+use crate::link::{Link, Message, Sent};
+use crate::ring::{Copied, Mark, add_frame};
+use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::poll::Deadline;
+
+use super::{
+    BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS, STRIDE, TASK,
+    TASKS, VALUE,
+};
+
+/// The pool's end of a mailbox.
+#[derive(Debug)]
+pub(crate) struct PoolEnd {
+    mailbox: Mailbox,
+    link: Link,
+    /// Behind the last item.
+    tail: Mark,
+    /// Up to which byte items need not be kept.
+    freed: u32,
+    /// Behind the last result that was taken.
+    head: Mark,
+    busy: u64,
+    /// How many messages were received.
+    posts: u32,
+}
+
+/// Results, in the order of the items, and how long they took.
+pub(crate) struct Finished {
+    pub(crate) count: u32,
+    pub(crate) results: Copied,
+    /// Some of them may be notes.
+    pub(crate) may_be_posted: bool,
+    pub(crate) nanos: u64,
+}
+
+impl PoolEnd {
+    pub(crate) fn new(mailbox: Mailbox, link: Link) -> Self {
+        Self { mailbox, link, tail: Mark::default(), freed: 0, head: Mark::default(), busy: 0, posts: 0 }
+    }
+
+    /// Where the next item will be.
+    pub(crate) fn position(&self) -> u32 {
+        self.tail.bytes
+    }
+
+    /// Writes frames of which `count` are items, as many as there is room for. Gives the bytes that are left.
+    pub(crate) fn write<'a>(&mut self, frames: &'a [u8], count: u32) -> &'a [u8] {
+        TASKS.put_frames(&self.mailbox.0, &mut self.tail, self.freed, frames, count)
+    }
+
+    /// Writes what is no item, such as [`TASK`]; says whether there was room.
+    pub(crate) fn write_note(&mut self, kind: u32, bytes: &[u8]) -> bool {
+        let items = self.tail.frames;
+        let fits = TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, kind, &[bytes]);
+        self.tail.frames = items;
+        fits
+    }
+
+    /// Sends the item that comes next as a message; says whether there was room. A note is written in its place.
+    pub(crate) fn post(&mut self, message: &Message) -> Result<Sent> {
+        let prefix = Posted { number: self.tail.frames, kind: VALUE }.bytes();
+        let sent = self.link.send_with_prefix(&prefix, message, Deadline::now())?;
+        if sent == Sent::Yes && !TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, POSTED, &[]) {
+            return Ok(Sent::NotYet); // only where much else is in the ring; the message will be thrown away
+        }
+        Ok(sent)
+    }
+
+    /// Receives the message that is the result of the item of this number: what it is, and its bytes from a
+    /// place on.
+    pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Vec<u8>, usize)> {
+        self.posts += 1;
+        Posted::receive(&self.link, number, Deadline::now())
+            .map(|(kind, bytes, start, _)| (kind, bytes, start))
+    }
+
+    /// Hands in the last `count` items that were written.
+    pub(crate) fn hand_in(&self, count: u32) {
+        claims::hand_in(self.mailbox.claims(), count);
+        self.mailbox.bell().ring();
+    }
+
+    /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
+    /// [looked at](PoolEnd::items_from), until [`PoolEnd::rewind`].
+    pub(crate) fn take_back(&self, most: u32) -> u32 {
+        claims::take_back(self.mailbox.claims(), most)
+    }
+
+    /// How many items the worker has not begun.
+    pub(crate) fn unbegun(&self) -> u32 {
+        claims::left(self.mailbox.claims())
+    }
+
+    /// How many items were written since the mailbox was new.
+    pub(crate) fn written(&self) -> u32 {
+        self.tail.frames
+    }
+
+    /// How many results were taken since the mailbox was new.
+    pub(crate) fn results_taken(&self) -> u32 {
+        self.head.frames
+    }
+
+    /// Adds the frames of `count` items to `frames`: those behind the `skipped` items that begin at a
+    /// [position](PoolEnd::position). Gives the position of the first of them, and of the notes in front of it.
+    pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
+        let mut mark = Mark { frames: 0, bytes: position };
+        let (mut start, mut passed) = (position, 0);
+        while passed < skipped + count {
+            let copy = |kind: u32, bytes: &[u8]| {
+                if kind == VALUE && passed >= skipped {
+                    add_frame(frames, VALUE, bytes);
+                }
+                kind
+            };
+            match TASKS.take(&self.mailbox.0, &mut mark, copy) {
+                Some(TASK) => continue,
+                Some(_) => passed += 1,
+                None => break,
+            }
+            if passed <= skipped {
+                start = mark.bytes;
+            }
+        }
+        start
+    }
+
+    /// Items that were taken back are gone, and the notes in front of them: the next will be written at that position.
+    /// (A note that is not followed by an item would not be read, and could be overwritten before it is.)
+    pub(crate) fn rewind(&mut self, position: u32, count: u32) {
+        self.tail = Mark { frames: self.tail.frames.wrapping_sub(count), bytes: position };
+    }
+
+    /// Items before that position need not be kept any more.
+    pub(crate) fn free(&mut self, position: u32) {
+        self.freed = position;
+    }
+
+    /// Is the worker up?
+    pub(crate) fn is_ready(&self) -> bool {
+        self.mailbox.0.word32(READY).load(Acquire) != 0
+    }
+
+    /// May there be results that are finished, and will not be published before more items are?
+    pub(crate) fn may_hold_results(&self) -> bool {
+        self.mailbox.0.word32(STRIDE).load(Relaxed) > 1
+    }
+
+    /// Makes the worker look at the clock after the item that it runs.
+    pub(crate) fn hurry(&self) {
+        self.mailbox.0.word32(HURRY).store(1, Relaxed);
+    }
+
+    /// Takes the results that are published; with `all`, also those that are only finished.
+    pub(crate) fn take_results(&mut self, all: bool) -> Option<Finished> {
+        let memory = &self.mailbox.0;
+        let tail = Mark::seen(memory.word64(if all { FINISHED } else { PUBLISHED }));
+        let count = tail.frames_since(self.head);
+        if count == 0 || count > u32::MAX / 2 {
+            return None; // the second: published is behind what was taken as finished
+        }
+        let results = RESULTS.copy_frames(memory, self.head, tail);
+        self.head = tail;
+        self.mailbox.taken().store(tail.bytes, Release);
+        self.mailbox.bell().ring();
+        let busy = memory.word64(BUSY).load(Relaxed);
+        let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
+        let may_be_posted = memory.word32(POSTS).load(Relaxed) != self.posts;
+        Some(Finished { count, results, may_be_posted, nanos })
+    }
+
+    /// Tells the worker to end when it has nothing left to do.
+    pub(crate) fn close(&self) {
+        self.mailbox.0.word32(CLOSED).store(1, Release);
+        self.mailbox.bell().ring();
+    }
+}

@@ -1,0 +1,295 @@
+//! The worker's end of a mailbox: begins items, leaves results.
+
+// See `ring`.
+#![allow(clippy::inline_always)]
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::claims;
+use crate::error::{Culprit, Error, Result};
+use crate::link::{INLINE, Link, Message, Sent};
+use crate::ring::Mark;
+use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::original::Original;
+use crate::sys::poll::Deadline;
+use crate::sys::process::{leave, own_pid};
+use crate::wire;
+
+use super::{
+    BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS,
+    STRIDE, TASK, TASKS, spin,
+};
+
+/// The worker's end of a mailbox.
+#[derive(Debug)]
+pub(crate) struct WorkerEnd {
+    mailbox: Mailbox,
+    /// For what a ring cannot carry.
+    link: Link,
+    lobby: Lobby,
+    /// How long to look for items before sleeping.
+    spin: Duration,
+    /// Whether this process is the worker, and not a copy of it.
+    original: Original,
+    /// At the next item.
+    cursor: Mark,
+    /// An item was begun and not read yet.
+    begun: bool,
+    /// Behind the last result; and with the result of the item that runs.
+    finished: Mark,
+    written: Mark,
+    published: Mark,
+    taken: u32,
+    clock: Clock,
+}
+
+/// When to publish. To look at the time costs more than a small item does, so that is done once in so many items as
+/// take some microseconds together.
+#[derive(Debug)]
+struct Clock {
+    stride: u32,
+    left: u32,
+    seen: Instant,
+    published: Instant,
+    busy: Duration,
+}
+
+/// How long a stride should take, at least and at most.
+const STRIDE_LEAST: Duration = Duration::from_micros(5);
+const STRIDE_MOST: Duration = Duration::from_micros(20);
+const LONGEST_STRIDE: u32 = 256;
+/// How often results are published while there are items to run.
+const PUBLISH: Duration = Duration::from_micros(200);
+
+impl WorkerEnd {
+    pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
+        let now = Instant::now();
+        let clock = Clock { stride: 1, left: 1, seen: now, published: now, busy: Duration::ZERO };
+        Ok(Self {
+            mailbox,
+            link,
+            lobby,
+            spin,
+            original: Original::new()?,
+            cursor: Mark::default(),
+            begun: false,
+            finished: Mark::default(),
+            written: Mark::default(),
+            published: Mark::default(),
+            taken: 0,
+            clock,
+        })
+    }
+
+    /// Says that this worker is ready for work.
+    pub(crate) fn be_ready(&self) {
+        self.mailbox.0.word32(READY).store(1, Release);
+        self.lobby.call();
+    }
+
+    /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerEnd::read), and to be
+    /// [finished](WorkerEnd::finish) with a result.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<u32> {
+        if !self.begun {
+            if !claims::begin(self.mailbox.claims()) {
+                return None;
+            }
+            self.begun = true;
+        }
+        Some(TASKS.kind(&self.mailbox.0, self.cursor))
+    }
+
+    /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
+    /// taken.
+    #[inline(always)]
+    pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let begun = &mut self.begun;
+        TASKS
+            .take(&self.mailbox.0, &mut self.cursor, |kind, bytes| {
+                *begun = kind == TASK;
+                look(bytes)
+            })
+            .unwrap_or_else(|| Err(Error::decode("an item", "there is none in the ring")))
+    }
+
+    /// Writes the result of the item that runs; another call writes it anew. Waits while the pool has no room.
+    ///
+    /// # Errors
+    /// When it is large, and there is no memory for it.
+    #[inline(always)]
+    pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
+        self.stay_only_one();
+        if result.len() > INLINE {
+            return self.post(kind, result);
+        }
+        self.write_frame(kind, result);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write_frame(&mut self, kind: u32, result: &[u8]) {
+        self.written = self.finished;
+        while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
+            self.wait_for_room();
+        }
+    }
+
+    /// Sends a large result as a message; in its place stands a note.
+    fn post(&mut self, kind: u32, result: &[u8]) -> Result<()> {
+        let prefix = Posted { number: self.finished.frames, kind }.bytes();
+        let message = Message::new(result.to_vec(), Vec::new())?;
+        if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::NotYet {
+            self.show(); // the pool takes messages as it takes the results that they belong to
+            self.lobby.call();
+            self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
+        }
+        self.write_frame(POSTED, &[]);
+        self.mailbox.0.word32(POSTS).fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Ends the item whose result was written.
+    #[inline(always)]
+    pub(crate) fn finish(&mut self) {
+        self.finished = self.written;
+        self.finished.publish(self.mailbox.0.word64(FINISHED));
+        self.clock.left -= 1;
+        if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
+            self.end_stride();
+        }
+    }
+
+    /// Ends the item with an error.
+    #[cold]
+    pub(crate) fn fail(&mut self, error: Error) {
+        let error = error.or_by(|| Culprit::Worker { pid: own_pid() });
+        let mut bytes = Vec::new();
+        let _ = wire::encode(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
+        if self.write(ERROR, &bytes).is_err() {
+            self.write_frame(ERROR, &[]); // no memory even for the error: one that does not decode says as much
+        }
+        self.finish();
+    }
+
+    /// Receives the message that belongs to the item at the cursor: its bytes from a place on, and its descriptors.
+    pub(crate) fn receive(&mut self) -> Result<(Vec<u8>, usize, Vec<OwnedFd>)> {
+        let number = self.finished.frames;
+        self.read(|_| Ok(()))?;
+        let (_, bytes, start, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
+        if !descriptors.is_empty() {
+            self.lobby.call(); // the pool must let go of them, lest it keep a queue open
+        }
+        Ok((bytes, start, descriptors))
+    }
+
+    /// Where a task has forked and both return, only the worker itself goes on.
+    #[inline]
+    pub(crate) fn stay_only_one(&self) {
+        if !self.original.is_here() {
+            leave(0);
+        }
+    }
+
+    /// Waits until there is an item; says that there will be none any more.
+    pub(crate) fn wait(&mut self) -> bool {
+        self.look_at_clock();
+        flush();
+        self.show();
+        self.lobby.call();
+        if !self.wait_until(|end| end.has_item() || end.is_closed()) {
+            return false;
+        }
+        self.clock.seen = Instant::now();
+        self.has_item()
+    }
+
+    fn has_item(&self) -> bool {
+        claims::left(self.mailbox.claims()) > 0
+    }
+
+    fn is_closed(&self) -> bool {
+        self.mailbox.0.word32(CLOSED).load(Acquire) != 0
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self) {
+        self.show();
+        self.lobby.call();
+        let before = self.taken;
+        self.wait_until(|end| end.mailbox.taken().load(Acquire) != before);
+        self.taken = self.mailbox.taken().load(Acquire);
+    }
+
+    fn wait_until(&self, mut has_come: impl FnMut(&Self) -> bool) -> bool {
+        if spin(self.spin, || has_come(self)) {
+            return true;
+        }
+        loop {
+            let armed = self.mailbox.bell().arm();
+            if has_come(self) {
+                return true;
+            }
+            self.mailbox.bell().wait(armed, None);
+        }
+    }
+
+    #[inline]
+    fn hurry(&self) -> &AtomicU32 {
+        self.mailbox.0.word32(HURRY)
+    }
+
+    fn publish(&mut self) {
+        if self.published != self.finished {
+            self.show();
+            self.lobby.announce();
+        }
+    }
+
+    pub(super) fn show(&mut self) {
+        if self.published != self.finished {
+            self.published = self.finished;
+            let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
+            self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
+            self.published.publish(self.mailbox.0.word64(PUBLISHED));
+            self.clock.published = self.clock.seen;
+        }
+    }
+
+    /// Looks at the clock, publishes if it is time, and decides when to look again.
+    #[cold]
+    fn end_stride(&mut self) {
+        let time = self.look_at_clock();
+        let clock = &mut self.clock;
+        let before = clock.stride;
+        if time > STRIDE_MOST {
+            let too_long = u32::try_from(time.as_nanos() / STRIDE_MOST.as_nanos()).unwrap_or(u32::MAX);
+            clock.stride = (before / too_long).max(1);
+        } else if time < STRIDE_LEAST && clock.left == 0 {
+            clock.stride = (before * 2).min(LONGEST_STRIDE);
+        }
+        clock.left = clock.stride;
+        let is_time = clock.seen - clock.published >= PUBLISH;
+        self.mailbox.0.word32(STRIDE).store(clock.stride, Relaxed);
+        self.hurry().store(0, Relaxed);
+        if before == 1 || is_time {
+            self.publish(); // always before a stride grows: from then on the pool knows that results may be held
+        }
+        if self.clock.stride == 1 {
+            flush(); // what a slow task has printed is seen when it is done, line end or not
+        }
+    }
+
+    fn look_at_clock(&mut self) -> Duration {
+        let now = Instant::now();
+        let time = now - self.clock.seen;
+        self.clock.busy += time;
+        self.clock.seen = now;
+        time
+    }
+}
+
+fn flush() {
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+}
