@@ -54,7 +54,6 @@ pub(crate) fn is_plain<T>() -> bool {
 
 /// How many bytes each value of a plain type has, if all have as many.
 #[inline]
-#[cfg_attr(not(test), expect(dead_code, reason = "for frames that need no length"))]
 pub(crate) fn fixed_size<T>() -> Option<usize> {
     match size::<T>()? {
         Size::Fixed(size) => Some(size),

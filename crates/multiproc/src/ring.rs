@@ -72,8 +72,7 @@ impl Ring {
         if length > self.largest() {
             return false;
         }
-        #[allow(clippy::cast_possible_truncation)] // not larger than half of a ring
-        let length = length as u32;
+        let length = narrow(length);
         let Some(place) = self.place(tail.bytes, taken, footprint(length)) else { return false };
         if place != tail.bytes {
             memory.write(self.offset(tail.bytes), &head(0, SKIP));
@@ -85,7 +84,7 @@ impl Ring {
             memory.write(offset, part);
             offset += part.len();
         }
-        *tail = Mark { frames: tail.frames.wrapping_add(1), bytes: place.wrapping_add(footprint(length)) };
+        *tail = Mark { bytes: place, ..*tail }.behind(length);
         true
     }
 
@@ -149,7 +148,7 @@ impl Ring {
         if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
             return None;
         }
-        *head = Mark { frames: head.frames.wrapping_add(1), bytes: place.wrapping_add(footprint(length)) };
+        *head = Mark { bytes: place, ..*head }.behind(length);
         Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
     }
 
@@ -160,6 +159,47 @@ impl Ring {
             SKIP => self.head(memory, self.next_start(head.bytes)).1,
             kind => kind,
         }
+    }
+
+    /// How many frames of `length` bytes each would lie in one piece behind `mark`, if there is so much as that.
+    #[inline]
+    pub(crate) fn fit(&self, mark: Mark, length: usize) -> u32 {
+        (self.size - mark.bytes % self.size) / footprint(u32::try_from(length).unwrap_or(self.size))
+    }
+
+    /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte `taken`.
+    #[inline]
+    pub(crate) fn room(&self, tail: Mark, taken: u32, length: usize) -> u32 {
+        let free = self.size - tail.bytes.wrapping_sub(taken);
+        self.fit(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
+    }
+
+    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::fit) with `head`; else
+    /// nothing happens.
+    #[inline(always)]
+    pub(crate) fn take_like<R>(
+        &self,
+        memory: &impl Memory,
+        mark: &mut Mark,
+        kind: u32,
+        length: usize,
+        look: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let offset = self.offset(mark.bytes);
+        let is_like = memory.read(offset, FRAME_HEAD, |found| *found == head(narrow(length), kind));
+        is_like.then(|| {
+            *mark = mark.behind(narrow(length));
+            memory.read(offset + FRAME_HEAD, length, look)
+        })
+    }
+
+    /// As [`Ring::put`], where there is [room](Ring::room).
+    #[inline(always)]
+    pub(crate) fn put_here(&self, memory: &impl Memory, tail: &mut Mark, kind: u32, bytes: &[u8]) {
+        let offset = self.offset(tail.bytes);
+        memory.write(offset, &head(narrow(bytes.len()), kind));
+        memory.write(offset + FRAME_HEAD, bytes);
+        *tail = tail.behind(narrow(bytes.len()));
     }
 
     /// Where a frame that takes up so many bytes can lie.
@@ -206,6 +246,12 @@ impl Mark {
         Self { frames, bytes }
     }
 
+    /// The mark behind a frame of `length` bytes that begins here.
+    #[inline]
+    fn behind(self, length: u32) -> Self {
+        Self { frames: self.frames.wrapping_add(1), bytes: self.bytes.wrapping_add(footprint(length)) }
+    }
+
     /// How many frames lie between an earlier mark and this one.
     #[inline]
     pub(crate) fn frames_since(self, earlier: Self) -> u32 {
@@ -247,6 +293,31 @@ pub(crate) struct IntoFrames {
 }
 
 impl IntoFrames {
+    /// Gives the bytes of up to `most` frames, as long as they are of this kind and length and are taken; says how many these
+    /// were.
+    #[inline]
+    pub(crate) fn next_like(
+        &mut self,
+        kind: u32,
+        length: usize,
+        most: u32,
+        mut give: impl FnMut(&[u8]) -> bool,
+    ) -> u32 {
+        let Copied { bytes, seam } = &self.copied;
+        let end = if self.next < *seam { bytes.len().min(*seam) } else { bytes.len() };
+        let span = footprint(narrow(length)) as usize;
+        let expected = head(narrow(length), kind);
+        let mut count = 0;
+        for frame in bytes.get(self.next..end).unwrap_or_default().chunks_exact(span).take(most as usize) {
+            if frame[..FRAME_HEAD] != expected || !give(&frame[FRAME_HEAD..FRAME_HEAD + length]) {
+                break;
+            }
+            count += 1;
+        }
+        self.next += count as usize * span;
+        count
+    }
+
     /// What the next frame is, and its bytes.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<(u32, &[u8])> {
@@ -307,6 +378,12 @@ impl<'a> Iterator for Frames<'a> {
 /// Adds a frame to a vector of frames.
 #[inline]
 pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
+    if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
+        let mut frame = [0; 16]; // the frequent case, in one piece
+        frame[..8].copy_from_slice(&head(8, kind));
+        frame[8..].copy_from_slice(&bytes);
+        return frames.extend_from_slice(&frame);
+    }
     frames.extend_from_slice(&head(u32::try_from(bytes.len()).unwrap_or(u32::MAX), kind));
     frames.extend_from_slice(bytes);
     if !bytes.len().is_multiple_of(8) {
@@ -341,6 +418,13 @@ fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let length = length as usize;
     let frame = rest.get(..length)?;
     Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
+}
+
+/// The length of something in a ring, which is below 4 GiB.
+#[inline]
+#[allow(clippy::cast_possible_truncation)]
+const fn narrow(length: usize) -> u32 {
+    length as u32
 }
 
 #[inline]

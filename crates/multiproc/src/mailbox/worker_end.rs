@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::claims;
 use crate::error::{Culprit, Error, Result};
 use crate::link::{INLINE, Link, Message, Sent};
+use crate::plain;
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::original::Original;
@@ -18,7 +19,7 @@ use crate::wire;
 
 use super::{
     BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS,
-    STRIDE, TASK, TASKS, spin,
+    STRIDE, TASK, TASKS, VALUE, spin,
 };
 
 /// The worker's end of a mailbox.
@@ -92,13 +93,7 @@ impl WorkerEnd {
     /// [finished](WorkerEnd::finish) with a result.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
-        if !self.begun {
-            if !claims::begin(self.mailbox.claims()) {
-                return None;
-            }
-            self.begun = true;
-        }
-        Some(TASKS.kind(&self.mailbox.0, self.cursor))
+        self.begin().then(|| TASKS.kind(&self.mailbox.0, self.cursor))
     }
 
     /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
@@ -134,6 +129,51 @@ impl WorkerEnd {
         while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
             self.wait_for_room();
         }
+    }
+
+    /// Begins and ends items of `item` bytes each whose results have `result` bytes, as many as lie in one piece before it
+    /// is time to look at the clock, and says how many that were. What [`next`](WorkerEnd::next), [`read`](WorkerEnd::read),
+    /// [`write`](WorkerEnd::write) and [`finish`](WorkerEnd::finish) do together, without asking each time what can be
+    /// asked once.
+    #[inline(always)]
+    pub(crate) fn run_alike<T>(
+        &mut self,
+        (item, result): (usize, usize),
+        mut run: impl FnMut(&[u8]) -> Result<T>,
+    ) -> u32 {
+        let room = RESULTS.room(self.finished, self.taken, result);
+        let most = self.clock.left.min(room).min(TASKS.fit(self.cursor, item));
+        let mut count = 0;
+        while count < most && self.hurry().load(Relaxed) == 0 && self.begin() {
+            let Some(ran) = TASKS.take_like(&self.mailbox.0, &mut self.cursor, VALUE, item, &mut run) else {
+                break;
+            };
+            self.begun = false;
+            self.stay_only_one();
+            match ran {
+                Ok(value) => {
+                    let bytes = plain::view(&value).unwrap_or_default();
+                    RESULTS.put_here(&self.mailbox.0, &mut self.finished, VALUE, bytes);
+                    self.finished.publish(self.mailbox.0.word64(FINISHED));
+                }
+                Err(error) => {
+                    self.fail(error);
+                    return count + 1;
+                }
+            }
+            count += 1;
+        }
+        self.clock.left -= count;
+        if self.clock.left == 0 || (count > 0 && self.hurry().load(Relaxed) != 0) {
+            self.end_stride();
+        }
+        count
+    }
+
+    #[inline(always)]
+    fn begin(&mut self) -> bool {
+        self.begun = self.begun || claims::begin(self.mailbox.claims());
+        self.begun
     }
 
     /// Sends a large result as a message; in its place stands a note.

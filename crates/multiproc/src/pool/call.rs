@@ -162,6 +162,22 @@ impl Opened {
         count
     }
 
+    /// Adds up to `most` results of the run to `results`, as long as they are plain values; says how many these were.
+    #[inline]
+    pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
+        let (Content::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
+            return 0;
+        };
+        results.reserve(most as usize);
+        let count = frames.next_like(VALUE, length, most, |bytes| {
+            let Some(Ok(value)) = plain::make(bytes) else { return false };
+            results.push(value);
+            true
+        });
+        self.next += u64::from(count);
+        count
+    }
+
     /// The next result of the run.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {

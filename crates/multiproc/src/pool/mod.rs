@@ -163,7 +163,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, Order::Input, None)?.collect()
+        self.results(function, items, Order::Input, None)?.into_vec()
     }
 
     /// As [`try_map`](Self::try_map), for a function of several arguments: each item is a tuple of them.

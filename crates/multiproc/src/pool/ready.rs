@@ -63,6 +63,17 @@ impl Ready {
         Some(self.current.next())
     }
 
+    /// As [`next`](Ready::next) again and again, up to the run's end or the first error.
+    pub(crate) fn take_run<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) -> Result<()> {
+        let count = self.current.take_plain(self.run, results);
+        self.run -= count;
+        self.given += u64::from(count);
+        while let Some(result) = self.next() {
+            results.push(result?);
+        }
+        Ok(())
+    }
+
     /// Begins the run of results whose turn it is, unless one is begun; says whether there is one.
     pub(crate) fn begin_run(&mut self) -> bool {
         if self.run > 0 {

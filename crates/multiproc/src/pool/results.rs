@@ -187,6 +187,16 @@ where
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
+    /// All results, or the first error.
+    pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
+        let mut results = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
+        while let Some(first) = self.next_fate() {
+            results.push(first?);
+            self.ready.take_run(&mut results)?;
+        }
+        self.take_refusal().map_or(Ok(results), Err)
+    }
+
     /// The fate of the next item that was taken. At the end, [`Results::take_refusal`] says whether those were all.
     pub(crate) fn next_fate(&mut self) -> Option<Result<R>> {
         loop {
