@@ -142,7 +142,7 @@ where
                 return packed.err();
             }
             if packer.count() >= next_look {
-                next_look += next_look.min(32);
+                next_look += next_look.min(256);
                 if begun.elapsed() >= WORTHWHILE {
                     break;
                 }
