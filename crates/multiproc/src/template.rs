@@ -137,17 +137,20 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
         if install(stdout, 1).and_then(|()| install(stderr, 2)).is_err() {
             leave(1);
         }
+        let lends = descriptors.len() > 0;
         let (socket, letter) = (Link::from_socket(socket), open((packet, descriptors.collect())));
         let fork = forker.as_ref().map_or_else(|&errno| Err(errno), |forker| forker.fork(page.word32(BORN)));
         if let Ok(Fork::Child) = fork {
             return (socket, letter);
         }
-        drop((socket, letter)); // before the program hears of the child: from then on, only that holds what is in them
+        // When the program hears of the child, only that holds the descriptors among its arguments.
+        let letter = (!lends).then_some(letter);
         let sent = match fork {
             Ok(Fork::Forker(pid, pidfd)) => say(&control, &[pidfd.as_fd()], reply(pid, 0)),
             Ok(Fork::Child) => leave(1), // has returned above
             Err(errno) => say(&control, &[], reply(0, errno as i32)),
         };
+        drop(letter);
         if sent.is_err() {
             leave(1); // the program finds out what there is
         }
