@@ -77,12 +77,14 @@ mod error;
 #[allow(unsafe_code)] // the one floor that may
 mod sys;
 
+mod alarm;
 mod bell;
 mod ring;
 mod task;
 mod wire;
 
-mod gauge;
+mod channel;
+mod lane;
 mod link;
 
 mod start;

@@ -6,6 +6,7 @@
 pub(crate) mod atomic;
 pub(crate) mod entry;
 pub(crate) mod futex;
+pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod poll;
 pub(crate) mod process;

@@ -4,7 +4,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll, ppoll};
+use nix::sys::time::TimeSpec;
 
 pub(crate) use nix::poll::PollFlags;
 
@@ -36,6 +37,14 @@ impl Deadline {
         }
     }
 
+    /// This one, or so far from now if that comes first.
+    pub(crate) fn or_within(self, time: Duration) -> Self {
+        match self.left() {
+            Some(left) if left < time => self,
+            _ => Self::after(time),
+        }
+    }
+
     pub(crate) fn is_over(self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
@@ -51,6 +60,18 @@ pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
         }
+    }
+}
+
+/// Waits until `fd` is ready for one of `events` or hung up, for `time` at most; says what it is then. May return early.
+pub(crate) fn events(fd: BorrowedFd<'_>, events: PollFlags, time: Option<Duration>) -> Result<PollFlags> {
+    let mut polled = [PollFd::new(fd, events)];
+    // Beyond this the kernel does not count, and nobody waits.
+    let time = time.filter(|time| time.as_secs() < u64::from(u32::MAX)).map(TimeSpec::from_duration);
+    match ppoll(&mut polled, time, None) {
+        Ok(_) => Ok(polled[0].revents().unwrap_or_else(PollFlags::empty)),
+        Err(Errno::EINTR) => Ok(PollFlags::empty()),
+        Err(errno) => Err(Error::system("wait for a descriptor", errno)),
     }
 }
 

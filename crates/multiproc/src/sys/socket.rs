@@ -113,6 +113,52 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
     }
 }
 
+/// Sends a packet of one byte that is to wake whoever waits for packets; says whether anybody holds the other end.
+pub(crate) fn ring(socket: BorrowedFd<'_>, byte: u8) -> Result<bool> {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    loop {
+        match nix::sys::socket::send(socket.as_raw_fd(), &[byte], flags) {
+            Ok(_) | Err(Errno::EAGAIN) => return Ok(true), // where there is no room for it, others are there
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}    // the second is about what was sent before, and told once
+            Err(Errno::EPIPE) => return Ok(false),
+            Err(errno) => return Err(Error::system("wake another process", errno)),
+        }
+    }
+}
+
+/// Shows the next packet, which stays, and gives duplicates of its descriptors; `None` when there is none.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    loop {
+        match receive_once(socket, buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+            Ok((0, _)) | Err(Errno::EAGAIN) => return Ok(None),
+            Ok(packet) => return Ok(Some(packet)),
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(Error::system("receive a packet's descriptors", errno)),
+        }
+    }
+}
+
+/// The first bytes of the next packet, which stays, without its descriptors; `None` when there is none.
+pub(crate) fn first<const N: usize>(socket: BorrowedFd<'_>) -> Option<([u8; N], usize)> {
+    let mut bytes = [0; N];
+    let length = take(socket, &mut bytes, MsgFlags::MSG_PEEK)?;
+    Some((bytes, length))
+}
+
+/// Throws the next packet away, if there is one.
+pub(crate) fn discard(socket: BorrowedFd<'_>) {
+    let _ = take(socket, &mut [0], MsgFlags::empty());
+}
+
+fn take(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: MsgFlags) -> Option<usize> {
+    loop {
+        match nix::sys::socket::recv(socket.as_raw_fd(), bytes, flags | MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            result => return result.ok().filter(|&length| length > 0),
+        }
+    }
+}
+
 /// Ends the connection for both sides, whoever holds copies of this end. What was sent can still be received.
 pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
     let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both); // else it is over already
