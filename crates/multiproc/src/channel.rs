@@ -27,7 +27,7 @@ use crate::wire::{Handle, Pages};
 pub(crate) const SMALL: usize = 32 * 1024;
 
 /// Where in shared memory a channel lies, and how much it holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
     start: usize,
     size: u32,
@@ -375,6 +375,18 @@ impl Receiving {
         let Some(_guard) = lane.enter(deadline)? else { return Ok(false) };
         let head = lane.mark();
         Ok(lane.look() != head || lane.wait(|| lane.look() != head, deadline)? != Waited::NotYet)
+    }
+}
+
+impl Receiving {
+    /// Sees to it that `show` has last been called with whether there is a message, and that a packet comes when there is
+    /// one anew. Does nothing while somebody is receiving; he has to call it after.
+    pub(crate) fn settle(&self, mut show: impl FnMut(bool)) -> Result<()> {
+        let lane = &self.0.lane;
+        let Some(_guard) = lane.enter(Deadline::now())? else { return Ok(()) };
+        let is_ready = || lane.look() != lane.mark();
+        show(is_ready() || !lane.expect_packet(is_ready)?);
+        Ok(())
     }
 }
 

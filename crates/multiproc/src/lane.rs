@@ -246,6 +246,19 @@ impl Lane {
         }
     }
 
+    /// Makes the next thing that the other side publishes send a packet, though nobody waits here. To be called under the
+    /// lock, when nothing `is_ready`; says whether that is still so. Then no packet is left that has done its work.
+    pub(crate) fn expect_packet(&self, is_ready: impl Fn() -> bool) -> Result<bool> {
+        self.throw_packets_away(&is_ready, Deadline::now())?;
+        let alarm = self.own_alarm();
+        let armed = alarm.arm();
+        if is_ready() {
+            alarm.disarm(armed);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
     /// Is nobody left on the other side?
     pub(crate) fn is_abandoned(&self) -> Result<bool> {
         let news = events(self.socket.as_fd(), PollFlags::empty(), Some(Duration::ZERO))?;

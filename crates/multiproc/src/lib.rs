@@ -83,9 +83,11 @@ mod ring;
 mod task;
 mod wire;
 
+mod buffer;
 mod channel;
 mod lane;
 mod link;
+mod watch;
 
 mod start;
 mod supervisor;

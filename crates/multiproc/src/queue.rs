@@ -33,7 +33,6 @@
 //! 8 KiB). An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
 //! memory of its own, so a large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -42,6 +41,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::buffer::Buffer;
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending};
 use crate::error::{Cause, Error, Result};
 use crate::sys::poll::Deadline;
@@ -297,33 +297,6 @@ impl<T> Batch<T> {
 impl<T> Default for Batch<T> {
     fn default() -> Self {
         Self { bytes: Vec::new(), ends: Vec::new(), items: Vec::new() }
-    }
-}
-
-/// An empty vector that this thread keeps, so that not every item needs an allocation. While it is borrowed, others who
-/// come get new ones: an item's own code may use a queue.
-struct Buffer(Vec<u8>);
-
-/// Larger ones are not kept.
-const KEPT: usize = 4 * 1024 * 1024;
-
-thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-impl Buffer {
-    fn borrow() -> Self {
-        Self(BUFFER.try_with(Cell::take).unwrap_or_default())
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.0);
-        if bytes.capacity() <= KEPT {
-            bytes.clear();
-            let _ = BUFFER.try_with(|buffer| buffer.set(bytes));
-        }
     }
 }
 
