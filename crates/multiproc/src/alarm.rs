@@ -7,10 +7,10 @@
 //! 1. arms his alarm, and looks once more;
 //! 2. tries the other side's lock. If he gets it, nobody there is in the middle of a change, so he looks a last time,
 //!    and whoever comes after him sees the alarm before he changes anything;
-//! 3. sleeps, until a packet comes. If he did not get that lock, he sleeps for a while only, and begins again.
+//! 3. sleeps, until his bell rings. If he did not get that lock, he sleeps for a while only, and begins again.
 //!
 //! Who changes something, under his lock, looks at the other side's alarm *before* and *after* he publishes the change.
-//! If it is armed he sends a packet first and disarms it then. Looking before is for his own death: a change that is
+//! If it is armed he rings first and disarms it then. Looking before is for his own death: a change that is
 //! there has been announced, whenever he dies, to one who slept well. Looking after, behind a fence, is for the one who armed
 //! it in the middle: if the changer lives, he announces it; if he dies right then, that one is awake again after a while.
 
@@ -35,21 +35,21 @@ impl Alarm<'_> {
         Armed(armed)
     }
 
-    /// What to answer with a packet before publishing a change.
+    /// What to answer by ringing before a change is published.
     #[inline]
     pub(crate) fn before(&self) -> Option<Armed> {
         let word = self.0.load(Relaxed);
         (word & ARMED != 0).then_some(Armed(word))
     }
 
-    /// What to answer with a packet after publishing a change.
+    /// What to answer by ringing after a change has been published.
     #[inline]
     pub(crate) fn after(&self) -> Option<Armed> {
         fence(SeqCst);
         self.before()
     }
 
-    /// To be called when the packet has been sent, so that no more follow. An alarm that has been armed anew stays armed.
+    /// To be called after ringing, so that it is not done again. An alarm that has been armed anew stays armed.
     pub(crate) fn disarm(&self, armed: Armed) {
         let _ = self.0.compare_exchange(armed.0, armed.0 & !ARMED, Relaxed, Relaxed);
     }

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::lane::{AREAS, COMPANION, Lane, NOTE, NOTES, Side, Waited};
+use crate::lane::{AREAS, Lane, Links, NOTES, Side, Waited};
 use crate::ring::{Mark, Ring};
 use crate::sys::atomic::{AtomicU32, Relaxed};
+use crate::sys::eventfd;
+use crate::sys::memory;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS, Sent};
-use crate::sys::memory;
 use crate::wire::{Handle, Pages};
 
 /// A message up to this size (bytes) waits for room in the ring; a larger one is parked in memory of its own when there
@@ -78,12 +79,26 @@ const PARKED: u32 = 2;
 const RECEIVERS: usize = AREAS;
 const HEADER: usize = AREAS + 128;
 
-/// The senders look so often, counted in messages, whether any receiver is left.
-const LOOK_AROUND: u32 = 128;
-/// And so often, counted in bytes, whether the ring has become empty, to stay in its warm part.
+/// What the senders note: where waiting for room was in vain, when to look next whether any receiver is left, and how far
+/// the receivers had come when that was last looked at.
+const IN_VAIN: usize = NOTES[0];
+const LOOK_AT: usize = NOTES[1];
+const HAD_TAKEN: usize = NOTES[2];
+/// So many messages go off at most without a look whether any receiver is left.
+const LOOK_AROUND: u32 = 64;
+/// So often, counted in bytes, a sender looks whether the ring has become empty, to stay in its warm part.
 const LOOK_AHEAD: u32 = 16 * 1024;
 /// How long to wait for room in the ring before a message is parked that could lie in it.
 const RATHER_NOT_PARK: Duration = Duration::from_millis(1);
+
+/// A pair of sockets for a channel, or for two in opposite directions.
+pub(crate) fn sockets() -> Result<(Handle, Handle)> {
+    let (a, b) = socket::pair()?;
+    for end in [&a, &b] {
+        socket::reserve(end.as_fd(), 4 * 1024 * 1024)?; // for companions; the system grants as much as it likes
+    }
+    Ok((a.into(), b.into()))
+}
 
 impl Plan {
     /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
@@ -96,32 +111,31 @@ impl Plan {
         self.start + HEADER + self.size as usize
     }
 
-    /// Makes a channel in zeroed memory.
-    pub(crate) fn create(self, pages: &Pages) -> Result<(Sending, Receiving)> {
+    /// Makes a channel in zeroed memory, between the ends of a pair of sockets.
+    pub(crate) fn create(self, pages: &Pages, from: Handle, to: Handle) -> Result<(Sending, Receiving)> {
         Lane::create(pages, self.start)?;
-        let (sending, receiving) = socket::pair()?;
-        // For the packets of large messages. The system grants as much as it likes.
-        socket::reserve(sending.as_fd(), 4 * 1024 * 1024)?;
-        Ok((Sending::open(self, pages.clone(), sending.into())?, Receiving::open(self, pages.clone(), receiving.into())?))
+        let bells = [eventfd::create()?.into(), eventfd::create()?.into()];
+        let sending = Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone() })?;
+        Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells })?))
     }
 
     pub(crate) fn capacity(self) -> u32 {
         self.capacity
     }
 
-    fn open(self, pages: Pages, side: Side, socket: Handle) -> Result<Arc<End>> {
+    fn open(self, pages: Pages, side: Side, links: Links) -> Result<Arc<End>> {
         if pages.size().get() < self.end() {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
-        Ok(Arc::new(End { lane: Lane::new(pages, self.start, side, socket), ring, plan: self }))
+        Ok(Arc::new(End { lane: Lane::new(pages, self.start, side, links), ring, plan: self }))
     }
 }
 
 impl Sending {
     /// An end of what [`Plan::create`] has made.
-    pub(crate) fn open(plan: Plan, pages: Pages, socket: Handle) -> Result<Self> {
-        plan.open(pages, Side::Producers, socket).map(Self)
+    pub(crate) fn open(plan: Plan, pages: Pages, links: Links) -> Result<Self> {
+        plan.open(pages, Side::Producers, links).map(Self)
     }
 
     /// Sends messages, each whole or not at all; blocks while there is no room, until the deadline. Adds to `sent` how
@@ -201,7 +215,7 @@ impl Sending {
             match lane.wait(|| lane.look() != head, until)? {
                 Waited::Ready => {}
                 Waited::Gone => return Ok(Sent::Gone),
-                Waited::NotYet if may_park => lane.note(NOTE).store(head.bytes | 1, Relaxed),
+                Waited::NotYet if may_park => lane.note(IN_VAIN).store(head.bytes | 1, Relaxed),
                 Waited::NotYet => return Ok(Sent::NotYet),
             }
         }
@@ -224,7 +238,7 @@ impl Sending {
         if !descriptors.is_empty() && self.put(tail, ACCOMPANIED, &[&number.to_ne_bytes(), bytes]) {
             return self.accompany(number, &descriptors, deadline).map(Some);
         }
-        let was_in_vain = self.0.lane.note(NOTE).load(Relaxed) == head.bytes | 1;
+        let was_in_vain = self.0.lane.note(IN_VAIN).load(Relaxed) == head.bytes | 1;
         let park = bytes.len() > self.0.ring.largest() - size_of::<u64>()
             || bytes.len() > SMALL && (was_in_vain || deadline.is_over());
         let length = (bytes.len() as u64).to_ne_bytes();
@@ -238,23 +252,35 @@ impl Sending {
 
     fn accompany(&self, number: u64, descriptors: &[BorrowedFd<'_>], deadline: Deadline) -> Result<Sent> {
         if descriptors.len() > MAX_DESCRIPTORS {
-            return Err(Error::invalid(format!("a message with {} descriptors is too many", descriptors.len())));
+            return Err(Error::invalid(format!(
+                "a message with {} descriptors is too many",
+                descriptors.len()
+            )));
         }
-        socket::send(self.0.lane.as_fd(), &[&[COMPANION], &number.to_ne_bytes()], descriptors, deadline)
+        socket::send(self.0.lane.links().socket.as_fd(), &[&number.to_ne_bytes()], descriptors, deadline)
     }
 
-    /// Whether no receiver is left. That is looked at when the last one has said that it goes, and otherwise only now and
-    /// then, since it takes a system call; and at other places when one has to wait, or to wake a receiver.
+    /// Whether no receiver is left. To ask the system takes a call, which is spared while messages are being taken: each
+    /// that was taken is worth two that go off without a look, up to a limit. (Besides, it is asked when one has to wait
+    /// for room, and when a receiver is to be woken.)
     #[inline]
     fn is_abandoned(&self, tail: Mark) -> Result<bool> {
-        let looked = self.0.lane.note(NOTES);
-        if self.0.receivers().load(Relaxed) > 0
-            && tail.frames.wrapping_sub(looked.load(Relaxed)) < LOOK_AROUND
-        {
+        let left = self.0.lane.note(LOOK_AT).load(Relaxed).wrapping_sub(tail.frames);
+        if (1..=LOOK_AROUND).contains(&left) && self.0.receivers().load(Relaxed) > 0 {
             return Ok(false);
         }
-        looked.store(tail.frames, Relaxed);
-        self.0.lane.is_abandoned()
+        self.look_around(tail)
+    }
+
+    #[cold]
+    fn look_around(&self, tail: Mark) -> Result<bool> {
+        let lane = &self.0.lane;
+        let taken = lane.look_and_remember().frames;
+        let lately = taken.wrapping_sub(lane.note(HAD_TAKEN).load(Relaxed));
+        lane.note(HAD_TAKEN).store(taken, Relaxed);
+        lane.note(LOOK_AT)
+            .store(tail.frames.wrapping_add(lately.saturating_mul(2).min(LOOK_AROUND)), Relaxed);
+        Ok((lately == 0 || self.0.receivers().load(Relaxed) == 0) && lane.is_abandoned()?)
     }
 
     /// How many messages are inside.
@@ -265,8 +291,8 @@ impl Sending {
 
 impl Receiving {
     /// An end of what [`Plan::create`] has made.
-    pub(crate) fn open(plan: Plan, pages: Pages, socket: Handle) -> Result<Self> {
-        let end = plan.open(pages, Side::Consumers, socket)?;
+    pub(crate) fn open(plan: Plan, pages: Pages, links: Links) -> Result<Self> {
+        let end = plan.open(pages, Side::Consumers, links)?;
         end.receivers().fetch_add(1, Relaxed);
         Ok(Self(end))
     }
@@ -331,7 +357,7 @@ impl Receiving {
         }
         self.0.lane.publish(next)?;
         if whole.is_ok() {
-            socket::discard(self.0.lane.as_fd());
+            socket::discard(self.socket());
         }
         whole
     }
@@ -353,20 +379,19 @@ impl Receiving {
 
     /// Duplicates of the descriptors of the companion with this number, which then is the next packet.
     fn companion(&self, number: u64) -> Result<Vec<OwnedFd>> {
-        let mut packet = [0; 1 + size_of::<u64>()];
-        while let Some((_, descriptors)) = socket::peek(self.0.lane.as_fd(), &mut packet)? {
-            let [kind, its_number @ ..] = packet;
-            let its_number = u64::from_ne_bytes(its_number);
-            if kind == COMPANION && its_number == number {
-                return Ok(descriptors);
+        let mut packet = [0; size_of::<u64>()];
+        while let Some((_, descriptors)) = socket::peek(self.socket(), &mut packet)? {
+            match u64::from_ne_bytes(packet) {
+                its_number if its_number == number => return Ok(descriptors),
+                its_number if its_number > number => break,
+                _ => socket::discard(self.socket()), // its frame never came, or has been taken
             }
-            if kind == COMPANION && its_number > number {
-                break;
-            }
-            socket::discard(self.0.lane.as_fd()); // a bell, or the companion of a frame that never came or has been taken
-            packet = [0; 1 + size_of::<u64>()];
         }
         Err(Error::decode("a message", "its descriptors did not come with it"))
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.0.lane.links().socket.as_fd()
     }
 
     /// Waits until [`receive`](Self::receive) would not block; says whether that came before the deadline.
@@ -379,14 +404,17 @@ impl Receiving {
 }
 
 impl Receiving {
-    /// Sees to it that `show` has last been called with whether there is a message, and that a packet comes when there is
-    /// one anew. Does nothing while somebody is receiving; he has to call it after.
-    pub(crate) fn settle(&self, mut show: impl FnMut(bool)) -> Result<()> {
+    /// Makes [`bell`](Self::bell) readable exactly while there are messages. Does nothing while somebody is receiving,
+    /// who has to call it after.
+    pub(crate) fn show(&self) -> Result<()> {
         let lane = &self.0.lane;
         let Some(_guard) = lane.enter(Deadline::now())? else { return Ok(()) };
-        let is_ready = || lane.look() != lane.mark();
-        show(is_ready() || !lane.expect_packet(is_ready)?);
-        Ok(())
+        lane.show(|| lane.look() != lane.mark())
+    }
+
+    /// What wakes one who receives.
+    pub(crate) fn bell(&self) -> &Handle {
+        self.0.lane.bell()
     }
 }
 
@@ -398,8 +426,8 @@ macro_rules! parts {
                 self.0.lane.pages()
             }
 
-            pub(crate) fn socket(&self) -> &Handle {
-                self.0.lane.socket()
+            pub(crate) fn links(&self) -> &Links {
+                self.0.lane.links()
             }
 
             pub(crate) fn plan(&self) -> Plan {

@@ -1,21 +1,23 @@
 //! One side of a ring that many may write and many may read: its lock, how far it has come, and how it waits.
 //!
 //! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by it;
-//! and a line of memory that it writes and the other side looks at. A packet wakes one who waits, on a pair of sockets of
-//! which one side shares the one end and the other side the other. So the kernel knows, whoever was killed, whether
-//! anybody is left on a side.
+//! and a line of memory that it writes and the other side looks at. Each has a bell, a descriptor that wakes one of them who
+//! waits. And between them is a pair of sockets, of which one side shares the one end and the other side the other: so the
+//! kernel knows, whoever was killed, whether anybody is left on a side.
 
 use std::hint;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
 use crate::error::Result;
 use crate::ring::Mark;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::eventfd;
 use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
-use crate::sys::poll::{Deadline, PollFlags, events};
-use crate::sys::socket;
+use crate::sys::poll::{Deadline, News, bell_or_end};
 use crate::wire::{Handle, Pages};
 
 /// Who puts frames into the ring, or who takes them out.
@@ -28,9 +30,18 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pages: Pages,
-    socket: Handle,
-    side: Side,
     start: usize,
+    side: Side,
+    links: Links,
+}
+
+/// The descriptors that one side of a lane needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Links {
+    /// This side's end of the pair.
+    pub(crate) socket: Handle,
+    /// What wakes a producer, and what wakes a consumer.
+    pub(crate) bells: [Handle; 2],
 }
 
 /// How waiting ended.
@@ -43,11 +54,6 @@ pub(crate) enum Waited {
     Gone,
 }
 
-/// The first byte of a packet that only wakes. It may be thrown away.
-const BELL: u8 = 0;
-/// The first byte of a packet that belongs to a frame. It comes before the frame does.
-pub(crate) const COMPANION: u8 = 1;
-
 /// How many bytes of shared memory the two areas take up.
 pub(crate) const AREAS: usize = 2 * AREA;
 /// An area is made of lines that are fetched from memory together: two times 64 bytes.
@@ -58,17 +64,18 @@ const SEEN: usize = 48;
 const COMPANIONS: usize = 56;
 const VAIN: usize = 64;
 const RUNG: usize = 68;
-/// Two words more for who uses the lane.
-pub(crate) const NOTE: usize = 72;
-pub(crate) const NOTES: usize = 80;
+/// Words for who uses the lane.
+pub(crate) const NOTES: [usize; 3] = [72, 76, 80];
 /// In the second: how far this side has come, and the alarm of the *other* side, looked at whenever the former changes.
 const MARK: usize = 128;
 const ALARM: usize = 136;
 
-/// How long to wait without sleeping. More than a sleeper needs to wake up, or two who answer each other would never be
-/// awake at the same time.
-const SPIN: Duration = Duration::from_micros(12);
-/// One who has not been lucky so many times in a row tries it only now and then.
+/// How often to look before sleeping, which costs as much time as the sleep would at least.
+const LOOKS: u32 = 32;
+/// How long to go on looking: longer than a sleeper needs to wake up, or two who answer each other would never be awake
+/// at the same time.
+const SPIN: Duration = Duration::from_micros(50);
+/// One for whom that was in vain so many times in a row does it only now and then.
 const PATIENT: u32 = 4;
 const NOW_AND_THEN: u32 = 32;
 /// How long to sleep where it is not sure that someone will wake us: when the other side was in the middle of something,
@@ -84,8 +91,8 @@ impl Lane {
         Lock::create(pages, start + AREA)
     }
 
-    pub(crate) fn new(pages: Pages, start: usize, side: Side, socket: Handle) -> Self {
-        Self { pages, socket, side, start }
+    pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
+        Self { pages, start, side, links }
     }
 
     /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
@@ -135,22 +142,23 @@ impl Lane {
         mark
     }
 
-    /// Lets the other side see how far this one has come, and wakes who waits for it. A producer publishes nothing, and is
-    /// told so with false, when one waited and is gone.
+    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waited who is gone, and
+    /// with him all others, nothing is published, and the answer is no.
     #[inline]
     pub(crate) fn publish(&self, mark: Mark) -> Result<bool> {
         let alarm = Alarm(self.word32(self.side, ALARM));
         if let Some(armed) = alarm.before() {
-            if !self.ring()? && self.side == Side::Producers {
+            self.ring()?;
+            if self.side == Side::Producers && self.is_abandoned()? {
                 return Ok(false);
             }
             alarm.disarm(armed);
         }
         mark.publish(self.word64(self.side, MARK));
         if let Some(armed) = alarm.after()
-            && self.ring().is_ok_and(|heard| heard)
+            && self.ring().is_ok()
         {
-            alarm.disarm(armed); // else who sends the next wakes him, or the hang-up does
+            alarm.disarm(armed); // else he who publishes the next wakes him
         }
         Ok(true)
     }
@@ -159,23 +167,32 @@ impl Lane {
     pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
         if deadline.is_over() {
             let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
-            return Ok(if is_ready() { Waited::Ready } else if gone { Waited::Gone } else { Waited::NotYet });
+            return Ok(if is_ready() {
+                Waited::Ready
+            } else if gone {
+                Waited::Gone
+            } else {
+                Waited::NotYet
+            });
         }
         if self.spin(&is_ready) {
             return Ok(Waited::Ready);
         }
-        self.throw_away_what_woke_us();
+        let rung = self.word32(self.side, RUNG);
+        if rung.swap(0, Relaxed) != 0 {
+            self.clear_bell();
+        }
         loop {
             let news = self.sleep(&is_ready, deadline)?;
             if is_ready() {
-                self.word32(self.side, RUNG).store(news.contains(PollFlags::POLLIN).into(), Relaxed);
+                rung.store(news.rung.into(), Relaxed); // to be cleared when there is nothing better to do
                 return Ok(Waited::Ready);
             }
-            if news.contains(PollFlags::POLLHUP) {
+            if news.hung_up {
                 return Ok(Waited::Gone);
             }
-            if news.contains(PollFlags::POLLIN) {
-                self.throw_packets_away(&is_ready, deadline)?;
+            if news.rung {
+                self.clear_bell();
             }
             if deadline.is_over() {
                 return Ok(if is_ready() { Waited::Ready } else { Waited::NotYet });
@@ -183,86 +200,57 @@ impl Lane {
         }
     }
 
-    /// Sleeps until a packet comes, all on the other side are gone, or the deadline; or does not, where it is ready.
-    fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<PollFlags> {
+    /// Sleeps until the bell rings, all on the other side are gone, or the deadline; or does not, where it is ready.
+    fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<News> {
         let alarm = self.own_alarm();
         let armed = alarm.arm();
         let nobody_inside = self.lock(self.side.other()).try_lock()?.is_some();
         let news = if is_ready() {
-            PollFlags::empty()
+            News::default()
         } else {
             let time = if nobody_inside { deadline.left() } else { Some(within(A_WHILE, deadline)) };
-            events(self.socket.as_fd(), PollFlags::POLLIN, time)?
+            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), time)?
         };
         alarm.disarm(armed);
         Ok(news)
     }
 
-    /// Waits for a little without sleeping, unless that has proved to be in vain.
+    /// Waits for a little without sleeping, and for longer unless that has proved to be in vain.
     fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
         let vain = self.word32(self.side, VAIN);
         let times = vain.load(Relaxed);
-        vain.store(times.wrapping_add(1), Relaxed);
-        if !*OTHERS_RUN || times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN) {
-            return false;
-        }
-        let start = Instant::now();
-        while start.elapsed() < SPIN {
-            for _ in 0..16 {
+        vain.store(0, Relaxed);
+        let mut start = None;
+        while *OTHERS_RUN {
+            for _ in 0..LOOKS {
                 if is_ready() {
-                    vain.store(0, Relaxed);
                     return true;
                 }
                 hint::spin_loop();
             }
+            if times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN)
+                || start.get_or_insert_with(Instant::now).elapsed() >= SPIN
+            {
+                break;
+            }
         }
+        vain.store(times.wrapping_add(1), Relaxed);
         false
     }
 
-    /// Nothing is ready, and yet there are packets: throws away what has done its work, or has none to do.
-    fn throw_packets_away(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<()> {
-        while let Some(([kind], _)) = socket::first(self.socket.as_fd()) {
-            if kind != BELL {
-                // Its frame is about to come, or its sender has died in between. Once nobody is inside, we know.
-                let patience = Deadline::after(within(A_WHILE, deadline));
-                let nobody_inside = self.lock(self.side.other()).lock(patience)?;
-                if nobody_inside.is_none() || is_ready() {
-                    return Ok(());
-                }
-            }
-            socket::discard(self.socket.as_fd());
+    /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the lock,
+    /// whenever that may have changed on this side.
+    pub(crate) fn show(&self, is_ready: impl Fn() -> bool) -> Result<()> {
+        if !is_ready() {
+            self.clear_bell();
+            self.own_alarm().arm();
         }
-        Ok(())
-    }
-
-    /// A packet woke us the last time, and was left because there were better things to do.
-    fn throw_away_what_woke_us(&self) {
-        let rung = self.word32(self.side, RUNG);
-        if rung.load(Relaxed) != 0 {
-            rung.store(0, Relaxed);
-            if matches!(socket::first(self.socket.as_fd()), Some(([BELL], _))) {
-                socket::discard(self.socket.as_fd());
-            }
-        }
-    }
-
-    /// Makes the next thing that the other side publishes send a packet, though nobody waits here. To be called under the
-    /// lock, when nothing `is_ready`; says whether that is still so. Then no packet is left that has done its work.
-    pub(crate) fn expect_packet(&self, is_ready: impl Fn() -> bool) -> Result<bool> {
-        self.throw_packets_away(&is_ready, Deadline::now())?;
-        let alarm = self.own_alarm();
-        let armed = alarm.arm();
-        if is_ready() {
-            alarm.disarm(armed);
-            return Ok(false);
-        }
-        Ok(true)
+        if is_ready() { eventfd::ring(self.bell().as_fd()) } else { Ok(()) }
     }
 
     /// Is nobody left on the other side?
     pub(crate) fn is_abandoned(&self) -> Result<bool> {
-        let news = events(self.socket.as_fd(), PollFlags::empty(), Some(Duration::ZERO))?;
-        Ok(news.contains(PollFlags::POLLHUP))
+        Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
     }
 
     /// The number of the next packet that belongs to a frame. It is used up even if its sender dies.
@@ -288,8 +276,13 @@ impl Lane {
         &self.pages
     }
 
-    pub(crate) fn socket(&self) -> &Handle {
-        &self.socket
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// What wakes this side.
+    pub(crate) fn bell(&self) -> &Handle {
+        &self.links.bells[self.side.index()]
     }
 
     pub(crate) fn side(&self) -> Side {
@@ -302,10 +295,13 @@ impl Lane {
         self.word32(self.side, offset)
     }
 
-    /// Says whether anybody is there to hear it.
     #[cold]
-    fn ring(&self) -> Result<bool> {
-        socket::ring(self.socket.as_fd(), BELL)
+    fn ring(&self) -> Result<()> {
+        eventfd::ring(self.links.bells[self.side.other().index()].as_fd())
+    }
+
+    fn clear_bell(&self) {
+        eventfd::clear(self.bell().as_fd());
     }
 
     fn own_alarm(&self) -> Alarm<'_> {
@@ -328,12 +324,6 @@ impl Lane {
     }
 }
 
-impl AsFd for Lane {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl Side {
     #[inline]
     fn other(self) -> Self {
@@ -344,11 +334,16 @@ impl Side {
     }
 
     #[inline]
-    fn area(self) -> usize {
+    fn index(self) -> usize {
         match self {
             Self::Producers => 0,
-            Self::Consumers => AREA,
+            Self::Consumers => 1,
         }
+    }
+
+    #[inline]
+    fn area(self) -> usize {
+        self.index() * AREA
     }
 }
 

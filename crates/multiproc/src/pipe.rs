@@ -31,8 +31,9 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::buffer::Buffer;
-use crate::channel::{Incoming, Message, Plan, Receiving, Sending};
+use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Error, Result};
+use crate::lane::Links;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::watch::Watch;
@@ -47,8 +48,9 @@ use crate::wire::{self, Handle, Pages};
 pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let size = NonZeroUsize::new(THERE_AND_BACK[1].end()).unwrap_or(NonZeroUsize::MIN);
     let pages = Pages::create(size)?;
-    let (to_there, there) = THERE_AND_BACK[0].create(&pages)?;
-    let (to_here, here) = THERE_AND_BACK[1].create(&pages)?;
+    let (a, b) = sockets()?;
+    let (to_there, there) = THERE_AND_BACK[0].create(&pages, a.clone(), b.clone())?;
+    let (to_here, here) = THERE_AND_BACK[1].create(&pages, b, a)?;
     Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
@@ -76,7 +78,7 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     ///
     /// # Errors
     /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded. If the other end was
-    /// killed, and was not waiting for a message just then, this is noticed with the 128th message at the latest.
+    /// killed while it was busy taking messages, a few more, 64 at most, may be sent before this is noticed.
     pub fn send(&self, message: S) -> Result<()> {
         self.put(&message, Deadline::Never)
     }
@@ -132,9 +134,8 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. (Where a large message or one with
-/// descriptors comes, it is readable a moment before.) It is a descriptor of its own, made with the first call, and is not
-/// to be read from. If the system has none to give, it is one that is always readable.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a descriptor of its own,
+/// made with the first call, and not to be read from. If the system has none to give, it is one that is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())
@@ -144,17 +145,23 @@ impl<S, R> AsFd for Connection<S, R> {
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         let is_first = self.outgoing.plan() == THERE_AND_BACK[0];
-        (is_first, self.outgoing.pages(), self.outgoing.socket(), self.incoming.socket()).serialize(serializer)
+        let Links { socket, bells: outgoing } = self.outgoing.links();
+        (is_first, self.outgoing.pages(), socket, outgoing, &self.incoming.links().bells)
+            .serialize(serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (is_first, pages, to, from) = <(bool, Pages, Handle, Handle)>::deserialize(deserializer)?;
+        type Bells = [Handle; 2];
+        let (is_first, pages, socket, to, from) =
+            <(bool, Pages, Handle, Bells, Bells)>::deserialize(deserializer)?;
         let [there, back] = THERE_AND_BACK;
         let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };
-        let outgoing = Sending::open(outgoing, pages.clone(), to).map_err(D::Error::custom)?;
-        let incoming = Receiving::open(incoming, pages, from).map_err(D::Error::custom)?;
+        let outgoing = Sending::open(outgoing, pages.clone(), Links { socket: socket.clone(), bells: to })
+            .map_err(D::Error::custom)?;
+        let incoming =
+            Receiving::open(incoming, pages, Links { socket, bells: from }).map_err(D::Error::custom)?;
         Ok(Self::new(outgoing, incoming))
     }
 }

@@ -42,12 +42,13 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::buffer::Buffer;
-use crate::channel::{Incoming, Message, Plan, Receiving, Sending};
+use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Cause, Error, Result};
+use crate::lane::Links;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::task::catch_panic;
-use crate::wire::{self, Handle, Pages};
+use crate::wire::{self, Pages};
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
@@ -65,7 +66,8 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     }
     let plan = plan(capacity);
     let size = NonZeroUsize::new(plan.end()).unwrap_or(NonZeroUsize::MIN);
-    let (sending, receiving) = plan.create(&Pages::create(size)?)?;
+    let (from, to) = sockets()?;
+    let (sending, receiving) = plan.create(&Pages::create(size)?, from, to)?;
     Ok((Sender { end: sending, item: PhantomData }, Receiver { end: receiving, item: PhantomData }))
 }
 
@@ -87,9 +89,9 @@ pub struct Receiver<T> {
 impl<T: Serialize> Sender<T> {
     /// Puts an item into the queue. Blocks while the queue is full.
     ///
-    /// A sender learns at once that every receiver is gone when they were dropped, or were waiting for an item when they
-    /// were killed; when they were killed in the middle of something else, with the 128th item at the latest, or when the
-    /// queue is full.
+    /// A sender learns at once that every receiver is gone: when they were dropped, when they were killed while they waited
+    /// for an item, and when none has been taken since the last look. Only if they are killed while they are busy taking
+    /// items, it may put a few more, 64 at most, before it learns of it.
     ///
     /// # Errors
     /// When every receiver is gone, and when the item cannot be encoded. The error gives the item back.
@@ -403,14 +405,14 @@ macro_rules! end {
 
         impl<T> Serialize for $name<T> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                (self.end.pages(), self.end.socket(), self.end.plan().capacity()).serialize(serializer)
+                (self.end.pages(), self.end.links(), self.end.plan().capacity()).serialize(serializer)
             }
         }
 
         impl<'de, T> Deserialize<'de> for $name<T> {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let (pages, socket, capacity) = <(Pages, Handle, u32)>::deserialize(deserializer)?;
-                let end = $end::open(plan(capacity), pages, socket).map_err(D::Error::custom)?;
+                let (pages, links, capacity) = <(Pages, Links, u32)>::deserialize(deserializer)?;
+                let end = $end::open(plan(capacity), pages, links).map_err(D::Error::custom)?;
                 Ok(Self { end, item: PhantomData })
             }
         }

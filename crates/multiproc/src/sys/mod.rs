@@ -5,6 +5,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod entry;
+pub(crate) mod eventfd;
 pub(crate) mod futex;
 pub(crate) mod lock;
 pub(crate) mod memory;

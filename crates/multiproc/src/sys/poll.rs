@@ -63,14 +63,28 @@ pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -
     }
 }
 
-/// Waits until `fd` is ready for one of `events` or hung up, for `time` at most; says what it is then. May return early.
-pub(crate) fn events(fd: BorrowedFd<'_>, events: PollFlags, time: Option<Duration>) -> Result<PollFlags> {
-    let mut polled = [PollFd::new(fd, events)];
+/// What [`bell_or_end`] has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct News {
+    pub(crate) rung: bool,
+    pub(crate) hung_up: bool,
+}
+
+/// Waits until `bell` can be read or `socket` is hung up, for `time` at most. May return early.
+pub(crate) fn bell_or_end(
+    bell: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    time: Option<Duration>,
+) -> Result<News> {
+    let mut polled = [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
     // Beyond this the kernel does not count, and nobody waits.
     let time = time.filter(|time| time.as_secs() < u64::from(u32::MAX)).map(TimeSpec::from_duration);
     match ppoll(&mut polled, time, None) {
-        Ok(_) => Ok(polled[0].revents().unwrap_or_else(PollFlags::empty)),
-        Err(Errno::EINTR) => Ok(PollFlags::empty()),
+        Ok(_) => {
+            let is = |at: usize, flag| polled[at].revents().is_some_and(|events| events.contains(flag));
+            Ok(News { rung: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
+        }
+        Err(Errno::EINTR) => Ok(News::default()),
         Err(errno) => Err(Error::system("wait for a descriptor", errno)),
     }
 }

@@ -113,19 +113,6 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
     }
 }
 
-/// Sends a packet of one byte that is to wake whoever waits for packets; says whether anybody holds the other end.
-pub(crate) fn ring(socket: BorrowedFd<'_>, byte: u8) -> Result<bool> {
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    loop {
-        match nix::sys::socket::send(socket.as_raw_fd(), &[byte], flags) {
-            Ok(_) | Err(Errno::EAGAIN) => return Ok(true), // where there is no room for it, others are there
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}    // the second is about what was sent before, and told once
-            Err(Errno::EPIPE) => return Ok(false),
-            Err(errno) => return Err(Error::system("wake another process", errno)),
-        }
-    }
-}
-
 /// Shows the next packet, which stays, and gives duplicates of its descriptors; `None` when there is none.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
     loop {
@@ -138,25 +125,11 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(
     }
 }
 
-/// The first bytes of the next packet, which stays, without its descriptors; `None` when there is none.
-pub(crate) fn first<const N: usize>(socket: BorrowedFd<'_>) -> Option<([u8; N], usize)> {
-    let mut bytes = [0; N];
-    let length = take(socket, &mut bytes, MsgFlags::MSG_PEEK)?;
-    Some((bytes, length))
-}
-
 /// Throws the next packet away, if there is one.
 pub(crate) fn discard(socket: BorrowedFd<'_>) {
-    let _ = take(socket, &mut [0], MsgFlags::empty());
-}
-
-fn take(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: MsgFlags) -> Option<usize> {
-    loop {
-        match nix::sys::socket::recv(socket.as_raw_fd(), bytes, flags | MsgFlags::MSG_DONTWAIT) {
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            result => return result.ok().filter(|&length| length > 0),
-        }
-    }
+    while let Err(Errno::EINTR | Errno::ECONNRESET) =
+        nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)
+    {}
 }
 
 /// Ends the connection for both sides, whoever holds copies of this end. What was sent can still be received.
