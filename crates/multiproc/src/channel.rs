@@ -156,7 +156,7 @@ impl Sending {
             if message.descriptors.is_empty() && self.put(&mut tail, PLAIN, &[message.bytes]) {
                 continue;
             }
-            if !self.publish(tail, sent)? {
+            if !self.publish(tail, sent) {
                 return Ok(Sent::Gone);
             }
             match self.put_later(&mut tail, message, deadline)? {
@@ -164,7 +164,7 @@ impl Sending {
                 other => return Ok(other),
             }
         }
-        Ok(if self.publish(tail, sent)? { Sent::Yes } else { Sent::Gone })
+        Ok(if self.publish(tail, sent) { Sent::Yes } else { Sent::Gone })
     }
 
     /// Puts a frame into the ring if there is room for it.
@@ -185,14 +185,14 @@ impl Sending {
     }
 
     #[inline]
-    fn publish(&self, tail: Mark, sent: &mut usize) -> Result<bool> {
+    fn publish(&self, tail: Mark, sent: &mut usize) -> bool {
         let more = tail.frames_since(self.0.lane.mark());
         if more == 0 {
-            return Ok(true);
+            return true;
         }
-        let heard = self.0.lane.publish(tail)?;
+        let heard = self.0.lane.publish(tail);
         *sent += if heard { more as usize } else { 0 };
-        Ok(heard)
+        heard
     }
 
     /// Puts a message into the ring for which there was no room, or which has descriptors. All before it are published.
@@ -337,12 +337,12 @@ impl Receiving {
                 Some(Some(_)) if head != first => break, // its own turn comes
                 Some(Some((kind, frame))) => return self.fetch(next, kind, &frame),
                 None => {
-                    lane.publish(tail)?; // or it would be so for ever
+                    lane.publish(tail); // or it would be so for ever
                     return Err(Error::decode("a message", "there is no frame where it should be"));
                 }
             }
         }
-        lane.publish(head)?;
+        lane.publish(head);
         Ok(Incoming::Shown)
     }
 
@@ -355,7 +355,7 @@ impl Receiving {
         {
             return whole;
         }
-        self.0.lane.publish(next)?;
+        self.0.lane.publish(next);
         if whole.is_ok() {
             socket::discard(self.socket());
         }
@@ -409,7 +409,8 @@ impl Receiving {
     pub(crate) fn show(&self) -> Result<()> {
         let lane = &self.0.lane;
         let Some(_guard) = lane.enter(Deadline::now())? else { return Ok(()) };
-        lane.show(|| lane.look() != lane.mark())
+        lane.show(|| lane.look() != lane.mark());
+        Ok(())
     }
 
     /// What wakes one who receives.
@@ -446,7 +447,7 @@ impl<'a> Message<'a> {
     }
 }
 
-impl<'a> IntoIterator for Message<'a> {
+impl IntoIterator for Message<'_> {
     type Item = Self;
     type IntoIter = std::option::IntoIter<Self>;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::alarm::Alarm;
+use crate::alarm::{Alarm, Armed};
 use crate::error::Result;
 use crate::ring::Mark;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
@@ -70,17 +70,18 @@ pub(crate) const NOTES: [usize; 3] = [72, 76, 80];
 const MARK: usize = 128;
 const ALARM: usize = 136;
 
-/// How often to look before sleeping, which costs as much time as the sleep would at least.
+/// How often to look before sleeping. It takes less time than the sleep would.
 const LOOKS: u32 = 32;
-/// How long to go on looking: longer than a sleeper needs to wake up, or two who answer each other would never be awake
-/// at the same time.
+/// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
+/// never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
-/// One for whom that was in vain so many times in a row does it only now and then.
+/// What takes longer than this is not worth waiting for without sleeping.
+const SOON: Duration = Duration::from_micros(5);
+/// One for whom it was not, so many times in a row, goes on looking each so many times only.
 const PATIENT: u32 = 4;
 const NOW_AND_THEN: u32 = 32;
-/// How long to sleep where it is not sure that someone will wake us: when the other side was in the middle of something,
-/// and may die before it says so.
-const A_WHILE: Duration = Duration::from_millis(50);
+/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
+const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
@@ -110,7 +111,7 @@ impl Lane {
     #[cold]
     fn enter_later(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
         let deadline = match deadline.left() {
-            Some(Duration::ZERO) if self.own_alarm().before().is_some() => return Ok(None),
+            Some(Duration::ZERO) if self.own_alarm().is_armed() => return Ok(None),
             Some(left) if left < A_MOMENT => Deadline::after(A_MOMENT),
             _ => deadline,
         };
@@ -142,25 +143,26 @@ impl Lane {
         mark
     }
 
-    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waited who is gone, and
-    /// with him all others, nothing is published, and the answer is no.
+    /// Lets the other side see how far this one has come, and wakes who waits for it. Says no where a consumer waited who is
+    /// gone, and all others with him; then nobody will ever see it.
     #[inline]
-    pub(crate) fn publish(&self, mark: Mark) -> Result<bool> {
-        let alarm = Alarm(self.word32(self.side, ALARM));
-        if let Some(armed) = alarm.before() {
-            self.ring()?;
-            if self.side == Side::Producers && self.is_abandoned()? {
-                return Ok(false);
-            }
-            alarm.disarm(armed);
-        }
+    pub(crate) fn publish(&self, mark: Mark) -> bool {
         mark.publish(self.word64(self.side, MARK));
-        if let Some(armed) = alarm.after()
-            && self.ring().is_ok()
-        {
-            alarm.disarm(armed); // else he who publishes the next wakes him
+        let alarm = Alarm(self.word32(self.side, ALARM));
+        match alarm.after_change() {
+            None => true,
+            Some(armed) => self.wake(&alarm, armed),
         }
-        Ok(true)
+    }
+
+    #[cold]
+    fn wake(&self, alarm: &Alarm<'_>, armed: Armed) -> bool {
+        eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
+        if self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+            return false; // and the alarm stays armed, so the next one will find the same
+        }
+        alarm.disarm(armed);
+        true
     }
 
     /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
@@ -204,48 +206,53 @@ impl Lane {
     fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<News> {
         let alarm = self.own_alarm();
         let armed = alarm.arm();
-        let nobody_inside = self.lock(self.side.other()).try_lock()?.is_some();
         let news = if is_ready() {
             News::default()
         } else {
-            let time = if nobody_inside { deadline.left() } else { Some(within(A_WHILE, deadline)) };
-            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), time)?
+            let time = deadline.left().map_or(A_WHILE, |left| left.min(A_WHILE));
+            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(time))?
         };
         alarm.disarm(armed);
         Ok(news)
     }
 
-    /// Waits for a little without sleeping, and for longer unless that has proved to be in vain.
+    /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
     fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
+        if !*OTHERS_RUN {
+            return false;
+        }
         let vain = self.word32(self.side, VAIN);
         let times = vain.load(Relaxed);
-        vain.store(0, Relaxed);
-        let mut start = None;
-        while *OTHERS_RUN {
-            for _ in 0..LOOKS {
-                if is_ready() {
-                    return true;
-                }
-                hint::spin_loop();
-            }
-            if times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN)
-                || start.get_or_insert_with(Instant::now).elapsed() >= SPIN
-            {
-                break;
-            }
+        if looks(is_ready) {
+            vain.store(0, Relaxed);
+            return true;
         }
         vain.store(times.wrapping_add(1), Relaxed);
+        if times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN) {
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < SPIN {
+            if looks(is_ready) {
+                if start.elapsed() < SOON {
+                    vain.store(0, Relaxed);
+                }
+                return true;
+            }
+        }
         false
     }
 
     /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the lock,
     /// whenever that may have changed on this side.
-    pub(crate) fn show(&self, is_ready: impl Fn() -> bool) -> Result<()> {
+    pub(crate) fn show(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
             self.clear_bell();
             self.own_alarm().arm();
         }
-        if is_ready() { eventfd::ring(self.bell().as_fd()) } else { Ok(()) }
+        if is_ready() {
+            eventfd::ring(self.bell().as_fd());
+        }
     }
 
     /// Is nobody left on the other side?
@@ -295,11 +302,6 @@ impl Lane {
         self.word32(self.side, offset)
     }
 
-    #[cold]
-    fn ring(&self) -> Result<()> {
-        eventfd::ring(self.links.bells[self.side.other().index()].as_fd())
-    }
-
     fn clear_bell(&self) {
         eventfd::clear(self.bell().as_fd());
     }
@@ -347,6 +349,12 @@ impl Side {
     }
 }
 
-fn within(time: Duration, deadline: Deadline) -> Duration {
-    deadline.left().map_or(time, |left| left.min(time))
+fn looks(is_ready: &impl Fn() -> bool) -> bool {
+    for _ in 0..LOOKS {
+        if is_ready() {
+            return true;
+        }
+        hint::spin_loop();
+    }
+    false
 }

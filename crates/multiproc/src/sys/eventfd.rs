@@ -1,8 +1,7 @@
 //! Waking whoever polls a descriptor. Several processes may hold it; it wakes quicker than a packet on a socket.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::error::{Error, Result};
@@ -13,18 +12,13 @@ pub(crate) fn create() -> Result<OwnedFd> {
         .map_err(|errno| Error::system("create a descriptor to wait for", errno))
 }
 
-/// Makes it readable, until it is cleared.
-pub(crate) fn ring(bell: BorrowedFd<'_>) -> Result<()> {
-    loop {
-        match nix::unistd::write(bell.as_fd(), &1_u64.to_ne_bytes()) {
-            Ok(_) | Err(Errno::EAGAIN) => return Ok(()), // it has been rung more often than can be counted
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::system("wake another process", errno)),
-        }
-    }
+/// Makes it readable, until it is cleared. That cannot fail, unless it has been rung more often than can be counted, and
+/// then it is readable.
+pub(crate) fn ring(bell: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(bell, &1_u64.to_ne_bytes());
 }
 
 /// Makes it not readable. It need not have been readable before.
 pub(crate) fn clear(bell: BorrowedFd<'_>) {
-    let _ = nix::unistd::read(bell.as_fd(), &mut [0; size_of::<u64>()]);
+    let _ = nix::unistd::read(bell, &mut [0; size_of::<u64>()]);
 }

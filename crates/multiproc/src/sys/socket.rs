@@ -161,14 +161,6 @@ pub(crate) fn begins_with(socket: BorrowedFd<'_>, prefix: &[u8]) -> bool {
     nix::sys::socket::recv(socket.as_raw_fd(), &mut seen, flags) == Ok(prefix.len()) && seen == prefix
 }
 
-/// Whether everything that was ever sent from this end has been received, or thrown away with its receiver.
-pub(crate) fn is_drained(socket: BorrowedFd<'_>) -> bool {
-    let mut unreceived: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (which sockets know as SIOCOUTQ) writes one int to the address given, which is ours.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unreceived) };
-    result == 0 && unreceived == 0
-}
-
 /// Room for the control data of one packet, aligned as its header wants.
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
