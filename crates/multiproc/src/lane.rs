@@ -144,21 +144,21 @@ impl Lane {
     }
 
     /// Lets the other side see how far this one has come, and wakes who waits for it. Says no where a consumer waited who is
-    /// gone, and all others with him; then nobody will ever see it.
+    /// gone, and all others with him, before they had taken everything.
     #[inline]
     pub(crate) fn publish(&self, mark: Mark) -> bool {
         mark.publish(self.word64(self.side, MARK));
         let alarm = Alarm(self.word32(self.side, ALARM));
         match alarm.after_change() {
             None => true,
-            Some(armed) => self.wake(&alarm, armed),
+            Some(armed) => self.wake(mark, &alarm, armed),
         }
     }
 
     #[cold]
-    fn wake(&self, alarm: &Alarm<'_>, armed: Armed) -> bool {
+    fn wake(&self, mark: Mark, alarm: &Alarm<'_>, armed: Armed) -> bool {
         eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
-        if self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+        if self.side == Side::Producers && self.is_abandoned().unwrap_or(false) && self.look() != mark {
             return false; // and the alarm stays armed, so the next one will find the same
         }
         alarm.disarm(armed);
