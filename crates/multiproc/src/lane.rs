@@ -143,25 +143,20 @@ impl Lane {
         mark
     }
 
-    /// Lets the other side see how far this one has come, and wakes who waits for it. Says no where a consumer waited who is
-    /// gone, and all others with him, before they had taken everything.
+    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is gone, and
+    /// all others with him, nothing is published, and the answer is no.
     #[inline]
     pub(crate) fn publish(&self, mark: Mark) -> bool {
-        mark.publish(self.word64(self.side, MARK));
         let alarm = Alarm(self.word32(self.side, ALARM));
-        match alarm.after_change() {
-            None => true,
-            Some(armed) => self.wake(mark, &alarm, armed),
+        // Asked before, since whoever is woken may look at what has come, and go.
+        if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+            return false;
         }
-    }
-
-    #[cold]
-    fn wake(&self, mark: Mark, alarm: &Alarm<'_>, armed: Armed) -> bool {
-        eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
-        if self.side == Side::Producers && self.is_abandoned().unwrap_or(false) && self.look() != mark {
-            return false; // and the alarm stays armed, so the next one will find the same
+        mark.publish(self.word64(self.side, MARK));
+        if let Some(armed) = alarm.after_change() {
+            eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
+            alarm.disarm(armed);
         }
-        alarm.disarm(armed);
         true
     }
 
