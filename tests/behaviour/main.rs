@@ -7,6 +7,7 @@
 )]
 
 mod abuse;
+mod kills;
 mod pipe;
 mod pool;
 mod process;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         process::trials(),
         pool::trials(),
         queue::trials(),
+        kills::trials(),
         pipe::trials(),
         programs::trials(),
         abuse::trials(),
