@@ -8,6 +8,7 @@
 
 mod abuse;
 mod frozen;
+mod kills;
 mod pipe;
 mod pool;
 mod process;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         start::trials(),
         pool::trials(),
         queue::trials(),
+        kills::trials(),
         pipe::trials(),
         frozen::trials(),
         programs::trials(),

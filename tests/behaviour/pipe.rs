@@ -1,9 +1,11 @@
 //! **Pipe**: two ends, each of which sends one type of message and receives another.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Call, Connection, Process, Result, pipe};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,9 @@ trials![
     a_connection_sent_through_a_connection_works,
     the_ends_of_a_queue_sent_through_a_connection_work,
     a_call_that_is_interrupted_is_retried,
+    its_descriptor_is_readable_exactly_while_a_message_is_there,
+    its_descriptor_wakes_who_polls_it,
+    a_message_of_any_size_comes_with_its_descriptors,
 ];
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -297,4 +302,78 @@ where
     let (value, interruptions) = child.join()?;
     assert!(interruptions > 0);
     Ok(value)
+}
+
+/// Whether the descriptor of an end can be read.
+fn is_readable(end: &impl AsFd, timeout: PollTimeout) -> bool {
+    let mut polled = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
+    poll(&mut polled, timeout).unwrap() > 0
+}
+
+fn its_descriptor_is_readable_exactly_while_a_message_is_there() -> Outcome {
+    alone(|| {
+        let now = PollTimeout::ZERO;
+        let (ours, theirs) = pipe::<Vec<u8>, ()>()?;
+        ours.send(vec![0])?;
+        assert!(is_readable(&theirs, now), "the message was there before anybody asked");
+        for size in [0, 1, 40_000, 2_000_000] {
+            assert!(theirs.recv()?.is_some());
+            assert!(!is_readable(&theirs, now));
+            assert!(!theirs.poll(Duration::ZERO)?);
+            assert!(!is_readable(&theirs, now));
+            ours.send(vec![1; size])?;
+            ours.send(vec![2; size])?;
+            assert!(is_readable(&theirs, now));
+            assert_eq!(theirs.recv()?, Some(vec![1; size]));
+            assert!(is_readable(&theirs, now), "one of two is left");
+            assert!(theirs.poll(Duration::ZERO)?);
+            assert!(is_readable(&theirs, now));
+        }
+        drop(ours);
+        assert!(theirs.recv()?.is_some());
+        assert!(is_readable(&theirs, now), "the end");
+        assert_eq!(theirs.recv()?, None);
+        assert!(is_readable(&theirs, now), "still the end");
+        Ok(())
+    })
+}
+
+fn its_descriptor_wakes_who_polls_it() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let echo_by_poll = |peer: Connection<u32, u32>| -> Result<()> {
+        while is_readable(&peer, PollTimeout::NONE) {
+            match peer.recv()? {
+                Some(number) => peer.send(number)?,
+                None => break,
+            }
+        }
+        Ok(())
+    };
+    let child = Process::spawn(echo_by_poll, (theirs,))?;
+    for number in 0..1000 {
+        ours.send(number)?;
+        assert_eq!(ours.recv()?, Some(number));
+    }
+    for number in 0..20 {
+        wait_for_state(child.pid(), 'S');
+        ours.send(number)?;
+        assert_eq!(ours.recv()?, Some(number));
+    }
+    drop(ours);
+    Ok(child.join()??)
+}
+
+fn a_message_of_any_size_comes_with_its_descriptors() -> Outcome {
+    let (ours, theirs) = pipe::<(Vec<u8>, Receiver<u32>), ()>()?;
+    for (number, size) in (0..).zip([0, 10_000, 600_000, 2_000_000]) {
+        let (sender, receiver) = bounded(1)?;
+        sender.send(number)?;
+        ours.send((vec![3; size], receiver))?;
+    }
+    for (number, size) in (0..).zip([0, 10_000, 600_000, 2_000_000]) {
+        let (bytes, receiver) = theirs.recv()?.unwrap();
+        assert!(bytes == vec![3; size]);
+        assert_eq!(receiver.recv()?, number);
+    }
+    Ok(())
 }

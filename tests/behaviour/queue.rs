@@ -1,11 +1,13 @@
 //! **Queue**: items from any number of processes to any number of processes.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Error, Process, Result, pipe};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{Fussy, Outcome, PATIENCE, alone, trials};
+use crate::support::{Fussy, Outcome, PATIENCE, alone, trials, wait_for_state};
 
 trials![
     first_in_first_out_across_processes,
@@ -30,6 +32,12 @@ trials![
     receivers_killed_while_they_take_leave_the_queue_in_order,
     senders_killed_while_they_put_leave_the_queue_in_order,
     join_before_draining_does_not_deadlock,
+    many_items_go_in_and_come_out_in_order,
+    a_batch_that_cannot_go_off_is_given_back,
+    a_batch_ends_before_an_item_that_does_not_encode,
+    an_item_that_does_not_decode_harms_no_other_of_its_batch,
+    a_sleeper_is_woken_at_once,
+    an_item_that_uses_its_own_queue_does_not_deadlock,
 ];
 
 fn first_in_first_out_across_processes() -> Outcome {
@@ -341,5 +349,117 @@ fn join_before_draining_does_not_deadlock() -> Outcome {
         Process::spawn(put, (sender, size))?.join()??;
         assert!(receiver.recv()? == vec![7; size]);
     }
+    Ok(())
+}
+
+fn many_items_go_in_and_come_out_in_order() -> Outcome {
+    for capacity in [3, 100_000] {
+        let (sender, receiver) = bounded(capacity)?;
+        let produce =
+            |sender: Sender<u32>| sender.send_all((0..20_000).filter(|n| n % 3 > 0)).map_err(Error::from);
+        let producer = Process::spawn(produce, (sender,))?;
+        assert!(receiver.recv_many(0)?.is_empty());
+        let mut expected = (0..20_000).filter(|n| n % 3 > 0);
+        while let Ok(items) = receiver.recv_many(1000) {
+            assert!((1..=1000).contains(&items.len()));
+            for item in items {
+                assert_eq!(Some(item?), expected.next());
+            }
+        }
+        assert_eq!(expected.next(), None);
+        assert!(receiver.recv_many(1).unwrap_err().is_disconnected());
+        producer.join()??;
+    }
+    Ok(())
+}
+
+fn a_batch_that_cannot_go_off_is_given_back() -> Outcome {
+    alone(|| {
+        let (sender, receiver) = bounded(10)?;
+        let take_three = |receiver: Receiver<u32>| receiver.recv_many(3).map(|items| items.len());
+        let consumer = Process::spawn(take_three, (receiver,))?;
+        let mut numbers = 0..5_000;
+        let refused = sender.send_all(&mut numbers).unwrap_err();
+        assert!(refused.error().is_disconnected(), "{refused}");
+        assert!((1..=3).contains(&consumer.join()??));
+        let rest = refused.into_item();
+        // All that were taken and not sent are here, the others are still to be taken.
+        assert!(!rest.is_empty() && rest[0] >= 10 && rest[0] <= 13, "{rest:?}");
+        assert!(rest.iter().copied().chain(numbers).eq(rest[0]..5_000));
+        Ok(())
+    })
+}
+
+fn a_batch_ends_before_an_item_that_does_not_encode() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    let mut items = vec![Fussy::Fine(1), Fussy::Fine(2), Fussy::Unencodable, Fussy::Fine(3)].into_iter();
+    let refused = sender.send_all(&mut items).unwrap_err();
+    assert!(refused.error().is_codec(), "{refused}");
+    assert_eq!(refused.into_item(), [Fussy::Unencodable]);
+    assert_eq!(items.collect::<Vec<_>>(), [Fussy::Fine(3)]);
+    let arrived: Vec<Fussy> = receiver.recv_many(10)?.into_iter().collect::<Result<_>>()?;
+    assert_eq!(arrived, [Fussy::Fine(1), Fussy::Fine(2)]);
+    Ok(())
+}
+
+fn an_item_that_does_not_decode_harms_no_other_of_its_batch() -> Outcome {
+    let (sender, receiver) = bounded(10)?;
+    sender.send_all([Fussy::Fine(1), Fussy::Undecodable, Fussy::Fine(2)]).map_err(Error::from)?;
+    let items: Vec<Option<Fussy>> = receiver.recv_many(10)?.into_iter().map(Result::ok).collect();
+    assert_eq!(items, [Some(Fussy::Fine(1)), None, Some(Fussy::Fine(2))]);
+    Ok(())
+}
+
+/// One that is not woken looks twice a second all the same, so it would take half a second a time.
+fn a_sleeper_is_woken_at_once() -> Outcome {
+    const TIMES: u32 = 40;
+    let (sender, items) = bounded(1)?;
+    let (echoes, receiver) = bounded(1)?;
+    let echo = |items: Receiver<u32>, echoes: Sender<u32>| -> Result<()> {
+        items.into_iter().try_for_each(|item| Ok(echoes.send(item?)?))
+    };
+    let child = Process::spawn(echo, (items, echoes))?;
+    let mut waited = Duration::ZERO;
+    for number in 0..TIMES {
+        wait_for_state(child.pid(), 'S');
+        let start = Instant::now();
+        sender.send(number)?;
+        assert_eq!(receiver.recv()?, number);
+        waited += start.elapsed();
+    }
+    assert!(waited < TIMES * Duration::from_millis(250), "{waited:?} for {TIMES} times");
+    drop(sender);
+    Ok(child.join()??)
+}
+
+static OWN_QUEUE: OnceLock<(Sender<Selfish>, Receiver<Selfish>)> = OnceLock::new();
+
+/// Takes something from the queue in which it travels whenever it is encoded or decoded.
+#[derive(Debug, PartialEq)]
+struct Selfish(u32);
+
+impl Serialize for Selfish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (sender, receiver) = OWN_QUEUE.get().unwrap();
+        if self.0 > 0 {
+            sender.send(Self(self.0 - 1)).unwrap();
+            assert_eq!(receiver.recv().unwrap(), Self(self.0 - 1));
+        }
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Selfish {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (_, receiver) = OWN_QUEUE.get().unwrap();
+        assert_eq!(receiver.try_recv().unwrap(), None);
+        u32::deserialize(deserializer).map(Self)
+    }
+}
+
+fn an_item_that_uses_its_own_queue_does_not_deadlock() -> Outcome {
+    let (sender, receiver) = OWN_QUEUE.get_or_init(|| bounded(10).unwrap());
+    sender.send(Selfish(3))?;
+    assert_eq!(receiver.recv()?, Selfish(3));
     Ok(())
 }

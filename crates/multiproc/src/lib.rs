@@ -78,16 +78,20 @@ mod error;
 #[allow(unsafe_code)] // the one floor that may
 mod sys;
 
+mod alarm;
 mod bell;
 mod codec;
 mod plain;
 mod ring;
 mod wire;
 
+mod buffer;
+mod channel;
 mod claims;
-mod gauge;
+mod lane;
 mod link;
 mod mailbox;
+mod watch;
 
 mod task;
 

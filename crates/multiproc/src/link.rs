@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, Result};
 use crate::sys::memory;
-use crate::sys::poll::{Deadline, PollFlags, ready};
+use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 use crate::wire::Handle;
 
@@ -104,11 +104,6 @@ impl Link {
         self.0.clone()
     }
 
-    /// Asks for room for more messages than the system gives by default.
-    pub(crate) fn reserve(&self, bytes: usize) -> Result<()> {
-        socket::reserve(self.as_fd(), bytes)
-    }
-
     /// Sends a message whole or not at all; blocks while there is no room for it, until the deadline.
     pub(crate) fn send(&self, message: &Message, deadline: Deadline) -> Result<Sent> {
         self.send_with_prefix(&[], message, deadline)
@@ -178,21 +173,6 @@ impl Link {
             }
         })
     }
-
-    /// Waits until a message can be received or the other end is gone; says whether that came before the deadline.
-    pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
-        ready(self.as_fd(), PollFlags::POLLIN, deadline)
-    }
-
-    /// Is the other end gone?
-    pub(crate) fn is_abandoned(&self) -> Result<bool> {
-        ready(self.as_fd(), PollFlags::empty(), Deadline::now()) // a hang-up is reported unasked
-    }
-
-    /// Has everything sent from this end been received?
-    pub(crate) fn is_drained(&self) -> bool {
-        socket::is_drained(self.as_fd())
-    }
 }
 
 /// Does this packet hold its message? Or does it have to be fetched?
@@ -258,7 +238,6 @@ mod tests {
             assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Yes);
             assert!(received(&b) == [b"pre", &bytes[..]].concat(), "{size} bytes");
         }
-        assert!(a.is_drained());
     }
 
     #[test]
@@ -267,7 +246,6 @@ mod tests {
         assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::NotYet));
         let empty = Message::new(Vec::new(), Vec::new()).unwrap();
         a.send(&empty, Deadline::now()).unwrap();
-        assert!(!a.is_drained());
         drop(a);
         assert!(received(&b).is_empty());
         assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::Gone));

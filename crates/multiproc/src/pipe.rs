@@ -23,43 +23,62 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::buffer::Buffer;
+use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Error, Result};
-use crate::link::{Incoming, Link, Message, Sent};
+use crate::lane::Links;
 use crate::sys::poll::Deadline;
-use crate::wire;
+use crate::sys::socket::Sent;
+use crate::watch::Watch;
+use crate::wire::{self, Handle, Pages};
 
 /// Makes a pipe. The first end sends `A` and receives `B`; the second sends `B` and receives `A`.
 ///
+/// Each direction has 1 MiB of shared memory, of which as much becomes real as has been in use at one time.
+///
 /// # Errors
-/// When the system refuses a descriptor.
+/// When the system refuses a descriptor or memory.
 pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
-    let (ours, theirs) = Link::pair()?;
-    Ok((Connection { link: ours, messages: PhantomData }, Connection { link: theirs, messages: PhantomData }))
+    let size = NonZeroUsize::new(THERE_AND_BACK[1].end()).unwrap_or(NonZeroUsize::MIN);
+    let pages = Pages::create(size)?;
+    let (a, b) = sockets()?;
+    let (to_there, there) = THERE_AND_BACK[0].create(&pages, a.clone(), b.clone())?;
+    let (to_here, here) = THERE_AND_BACK[1].create(&pages, b, a)?;
+    Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
 /// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task, and through
 /// another pipe.
 ///
 /// The other end learns that this one is gone when it is dropped, or when the last process that holds it has ended.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct Connection<S, R> {
-    link: Link,
+    outgoing: Sending,
+    incoming: Receiving,
+    watch: Watch,
     messages: PhantomData<fn(S) -> R>,
 }
 
+/// The two directions, one behind the other.
+const THERE_AND_BACK: [Plan; 2] = {
+    let there = Plan::new(0, RING, u32::MAX);
+    [there, Plan::new(there.end().next_multiple_of(4096), RING, u32::MAX)]
+};
+const RING: u32 = 1024 * 1024;
+
 impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
-    /// Sends a message. Blocks while the other end is a buffer behind (some hundred small messages; a message above
-    /// 32 KiB is parked in anonymous memory and counts as small).
+    /// Sends a message. Blocks while the other end is 1 MiB behind (a message above 32 KiB for which there is no room, and
+    /// any above 512 KiB, is parked in anonymous memory and counts as small).
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded.
+    /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded. If the other end was
+    /// killed while it was busy taking messages, a few more, 64 at most, may be sent before this is noticed.
     pub fn send(&self, message: S) -> Result<()> {
         self.put(&message, Deadline::Never)
     }
@@ -77,8 +96,12 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     /// When a message does not decode, or no descriptor is left for one that comes with a message.
     pub fn recv(&self) -> Result<Option<R>> {
-        match self.link.receive(Deadline::Never)? {
-            Incoming::Message(bytes, descriptors) => wire::decode(&bytes, descriptors, "a message").map(Some),
+        let mut buffer = Buffer::borrow();
+        let incoming = self.incoming.receive(1, Deadline::Never, |bytes| buffer.0.extend_from_slice(bytes));
+        self.watch.settle(&self.incoming);
+        match incoming? {
+            Incoming::Shown => wire::decode(&buffer.0, Vec::new(), "a message").map(Some),
+            Incoming::Whole(bytes, descriptors) => wire::decode(&bytes, descriptors, "a message").map(Some),
             Incoming::NotYet | Incoming::Gone => Ok(None),
         }
     }
@@ -88,13 +111,16 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     /// When the system refuses to wait.
     pub fn poll(&self, time: Duration) -> Result<bool> {
-        self.link.wait(Deadline::after(time))
+        let is_ready = self.incoming.wait(Deadline::after(time));
+        self.watch.settle(&self.incoming);
+        is_ready
     }
 
     fn put(&self, message: &S, deadline: Deadline) -> Result<()> {
-        let mut bytes = Vec::new();
-        let descriptors = wire::encode_with_descriptors(message, &mut bytes, "a message")?;
-        match self.link.send(&Message::new(bytes, descriptors)?, deadline)? {
+        let mut buffer = Buffer::borrow();
+        let descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;
+        let message = Message { bytes: &buffer.0, descriptors: &descriptors };
+        match self.outgoing.send(message, deadline, &mut 0)? {
             Sent::Yes => Ok(()),
             Sent::NotYet => Err(Error::timeout("send a message")),
             Sent::Gone => Err(Error::disconnected("other end of the pipe")),
@@ -102,10 +128,41 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block.
+impl<S, R> Connection<S, R> {
+    fn new(outgoing: Sending, incoming: Receiving) -> Self {
+        Self { outgoing, incoming, watch: Watch::default(), messages: PhantomData }
+    }
+}
+
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a descriptor of its own,
+/// made with the first call, and not to be read from. If the system has none to give, it is one that is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.as_fd()
+        self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())
+    }
+}
+
+impl<S, R> Serialize for Connection<S, R> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let is_first = self.outgoing.plan() == THERE_AND_BACK[0];
+        let Links { socket, bells: outgoing } = self.outgoing.links();
+        (is_first, self.outgoing.pages(), socket, outgoing, &self.incoming.links().bells)
+            .serialize(serializer)
+    }
+}
+
+impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type Bells = [Handle; 2];
+        let (is_first, pages, socket, to, from) =
+            <(bool, Pages, Handle, Bells, Bells)>::deserialize(deserializer)?;
+        let [there, back] = THERE_AND_BACK;
+        let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };
+        let outgoing = Sending::open(outgoing, pages.clone(), Links { socket: socket.clone(), bells: to })
+            .map_err(D::Error::custom)?;
+        let incoming =
+            Receiving::open(incoming, pages, Links { socket, bells: from }).map_err(D::Error::custom)?;
+        Ok(Self::new(outgoing, incoming))
     }
 }
 

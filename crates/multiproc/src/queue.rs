@@ -24,30 +24,39 @@
 //! }
 //! ```
 //!
-//! Each item goes to exactly one receiver. Items of one sender arrive in its order. Items larger than 32 KiB are
-//! parked in anonymous memory, so a large item does not block its sender either: a child may put 20 MB and exit
-//! before anybody looks.
+//! Each item goes to exactly one receiver, and items of one sender arrive in its order. That holds whoever is killed,
+//! at whatever instruction: an item is in the queue whole or not at all, and one that a receiver had not finished taking
+//! goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it goes on;
+//! timed calls return on time all the same. So it is with senders.
+//!
+//! Items travel through 4 MiB of shared memory, of which as much becomes real as has been in use at one time (at least
+//! 8 KiB). An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
+//! memory of its own, so a large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::buffer::Buffer;
+use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Cause, Error, Result};
-use crate::gauge::Gauge;
-use crate::link::{Incoming, Link, Message, Sent};
+use crate::lane::Links;
 use crate::sys::poll::Deadline;
-use crate::wire;
+use crate::sys::socket::Sent;
+use crate::task::catch_panic;
+use crate::wire::{self, Pages};
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
 /// A sender waits while the queue is full; that is the back-pressure that keeps a quick producer from filling memory
-/// with what a slow consumer has not got to. The system's own limit on a socket's buffer counts, too: by default it
-/// holds a few hundred small items, or a dozen of 30 KiB, and a larger capacity is back-pressure from there on. So does
-/// its limit on the descriptors of one user in packets that nobody has received yet (`RLIMIT_NOFILE`): each item above
-/// 32 KiB is one.
+/// with what a slow consumer has not got to. The queue's 4 MiB are back-pressure, too: when they are full, items up to
+/// 32 KiB wait, whatever the capacity. Larger items are parked instead; the system's limit on the descriptors of one
+/// user in packets that nobody has received yet (`RLIMIT_NOFILE`), and the room for such packets (a few hundred), are
+/// what they wait for.
 ///
 /// # Errors
 /// When `capacity` is 0, or when the system refuses a descriptor or memory.
@@ -55,19 +64,16 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     if capacity == 0 {
         return Err(Error::invalid("a queue needs room for at least one item"));
     }
-    let (sending, receiving) = Link::pair()?;
-    sending.reserve(4 * 1024 * 1024)?;
-    let gauge = Gauge::create(capacity)?;
-    let sender = Sender { link: sending, gauge: gauge.clone(), item: PhantomData };
-    Ok((sender, Receiver { link: receiving, gauge, item: PhantomData }))
+    let plan = plan(capacity);
+    let size = NonZeroUsize::new(plan.end()).unwrap_or(NonZeroUsize::MIN);
+    let (from, to) = sockets()?;
+    let (sending, receiving) = plan.create(&Pages::create(size)?, from, to)?;
+    Ok((Sender { end: sending, item: PhantomData }, Receiver { end: receiving, item: PhantomData }))
 }
 
 /// The end of a queue that items are put into. Can be cloned, and passed as an argument.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct Sender<T> {
-    link: Link,
-    gauge: Gauge,
+    end: Sending,
     item: PhantomData<fn(T)>,
 }
 
@@ -75,16 +81,17 @@ pub struct Sender<T> {
 ///
 /// As an iterator it gives items until the last sender is gone. Each comes as a `Result`, because an item may fail to
 /// decode; such an error does not end the iteration.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct Receiver<T> {
-    link: Link,
-    gauge: Gauge,
+    end: Receiving,
     item: PhantomData<fn() -> T>,
 }
 
 impl<T: Serialize> Sender<T> {
     /// Puts an item into the queue. Blocks while the queue is full.
+    ///
+    /// A sender learns at once that every receiver is gone: when they were dropped, when they were killed while they waited
+    /// for an item, and when none has been taken since the last look. Only if they are killed while they are busy taking
+    /// items, it may put a few more, 64 at most, before it learns of it.
     ///
     /// # Errors
     /// When every receiver is gone, and when the item cannot be encoded. The error gives the item back.
@@ -100,7 +107,8 @@ impl<T: Serialize> Sender<T> {
         self.put(item, Deadline::after(time))
     }
 
-    /// As [`send`](Self::send), but does not wait at all.
+    /// As [`send`](Self::send), but does not wait for room; at most a moment (1 ms) for another sender that is just
+    /// putting an item.
     ///
     /// # Errors
     /// Those of [`send`](Self::send); and [`Error::is_full`] when the queue is full.
@@ -113,27 +121,58 @@ impl<T: Serialize> Sender<T> {
         })
     }
 
-    fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
-        self.put_encoded(&item, deadline).map_err(|error| SendError { error, item })
+    /// Puts items into the queue, in batches, which costs much less than one by one. Blocks while the queue is full.
+    ///
+    /// Receivers see nothing of a batch before it is complete (1024 items or 64 KiB), so what `items` gives must not
+    /// wait for what becomes of an earlier item. When it panics, the items of the batch that was begun are lost.
+    ///
+    /// # Errors
+    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from `items` and not
+    /// sent; all before them have been sent. The first of them is the one that could not be encoded, if that was it.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (numbers, desk) = multiproc::queue::bounded(10_000)?;
+    /// numbers.send_all(0..10_000_u64)?;
+    /// let mut sum = 0;
+    /// while sum < 49_995_000 {
+    ///     for number in desk.recv_many(1_000)? {
+    ///         sum += number?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), SendError<Vec<T>>> {
+        let mut batch = Batch::default();
+        for item in items {
+            if let Err(error) = batch.push(&item) {
+                self.put_batch(&mut batch)?;
+                return Err(SendError { error, item: vec![item] });
+            }
+            batch.items.push(item);
+            if batch.is_complete() {
+                self.put_batch(&mut batch)?;
+            }
+        }
+        self.put_batch(&mut batch)
     }
 
-    fn put_encoded(&self, item: &T, deadline: Deadline) -> Result<()> {
-        let late = || Error::timeout("put an item into the queue");
-        let mut bytes = Vec::new();
-        wire::encode(item, &mut bytes, "an item")?;
-        let message = Message::new(bytes, Vec::new())?;
-        if !self.gauge.enter(deadline, &self.link)? {
-            return Err(late());
-        }
-        let sent = self.link.send(&message, deadline);
-        if !matches!(sent, Ok(Sent::Yes)) {
-            self.gauge.leave();
-        }
-        match sent? {
-            Sent::Yes => Ok(()),
-            Sent::NotYet => Err(late()),
-            Sent::Gone => Err(Error::disconnected("receiver of the queue")),
-        }
+    fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
+        let sent = with_encoded(&item, |bytes| {
+            self.end.send(Message::plain(bytes), deadline, &mut 0).and_then(outcome)
+        });
+        sent.map_err(|error| SendError { error, item })
+    }
+
+    fn put_batch(&self, batch: &mut Batch<T>) -> Result<(), SendError<Vec<T>>> {
+        let mut sent = 0;
+        let result = self.end.send(batch.messages(), Deadline::Never, &mut sent).and_then(outcome);
+        let rest = batch.items.drain(..).skip(sent);
+        let result = result.map_err(|error| SendError { error, item: rest.collect() });
+        batch.bytes.clear();
+        batch.ends.clear();
+        result
     }
 }
 
@@ -141,8 +180,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Takes the next item. Blocks while the queue is empty and a sender is left.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; else when an item does not
-    /// decode, or no descriptor is left to receive a large one.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; when an item does not decode,
+    /// which it is taken for; and when no descriptor or memory is left to receive a large item, which then stays.
     pub fn recv(&self) -> Result<T> {
         self.take(Deadline::Never)?.ok_or_else(|| Error::timeout("take an item from the queue"))
     }
@@ -155,12 +194,36 @@ impl<T: DeserializeOwned> Receiver<T> {
         self.take(Deadline::after(time))
     }
 
-    /// As [`recv`](Self::recv), but does not wait: `None` when the queue is empty.
+    /// As [`recv`](Self::recv), but does not wait: `None` when the queue is empty, or another receiver is about to take
+    /// what is in it. For one that is just taking an item it waits a moment (1 ms).
     ///
     /// # Errors
     /// Those of [`recv`](Self::recv).
     pub fn try_recv(&self) -> Result<Option<T>> {
         self.take(Deadline::now())
+    }
+
+    /// Takes several items at once, which costs much less than one by one: at least one, and up to `max` of those that
+    /// are there. Blocks while the queue is empty and a sender is left. (With a `max` of 0 it takes none, at once.)
+    ///
+    /// Each item is a `Result` of its own, as it is when iterating: what does not decode, or panics while it does, harms
+    /// no other.
+    ///
+    /// # Errors
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and when no descriptor or memory is
+    /// left to receive a large item, which then stays.
+    pub fn recv_many(&self, max: usize) -> Result<Vec<Result<T>>> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let mut batch = Batch::<T>::default();
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        match self.end.receive(max, Deadline::Never, |bytes| batch.keep(bytes))? {
+            Incoming::Shown => Ok(batch.messages().map(|message| careful_decode(message.bytes)).collect()),
+            Incoming::Whole(bytes, _) => Ok(vec![careful_decode(&bytes)]),
+            Incoming::Gone => Err(gone()),
+            Incoming::NotYet => Err(Error::timeout("take items from the queue")),
+        }
     }
 
     /// Takes items until the last sender is gone.
@@ -172,22 +235,93 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 
     fn take(&self, deadline: Deadline) -> Result<Option<T>> {
-        let incoming = self.link.receive(deadline);
-        if matches!(incoming, Ok(Incoming::Message(..)) | Err(_)) {
-            self.gauge.leave();
-        }
-        match incoming? {
-            Incoming::Message(bytes, _) => wire::decode(&bytes, Vec::new(), "an item").map(Some),
+        let mut buffer = Buffer::borrow();
+        match self.end.receive(1, deadline, |bytes| buffer.0.extend_from_slice(bytes))? {
+            Incoming::Shown => decode(&buffer.0).map(Some),
+            Incoming::Whole(bytes, _) => decode(&bytes).map(Some),
             Incoming::NotYet => Ok(None),
-            Incoming::Gone => Err(Error::disconnected("sender of the queue")),
+            Incoming::Gone => Err(gone()),
         }
     }
+}
+
+// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run.
+
+fn with_encoded<T: Serialize, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+    let mut buffer = Buffer::borrow();
+    wire::encode(item, &mut buffer.0, "an item")?;
+    send(&buffer.0)
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    wire::decode(bytes, Vec::new(), "an item")
+}
+
+fn careful_decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    catch_panic(|| decode(bytes)).flatten()
+}
+
+/// Items that are encoded, one behind the other.
+struct Batch<T> {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    items: Vec<T>,
+}
+
+const BATCH_ITEMS: usize = 1024;
+const BATCH_BYTES: usize = 64 * 1024;
+
+impl<T> Batch<T> {
+    fn push(&mut self, item: &T) -> Result<()>
+    where
+        T: Serialize,
+    {
+        wire::encode(item, &mut self.bytes, "an item")?;
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn is_complete(&self) -> bool {
+        self.ends.len() >= BATCH_ITEMS || self.bytes.len() >= BATCH_BYTES
+    }
+
+    fn messages(&self) -> impl Iterator<Item = Message<'_>> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| Message::plain(&self.bytes[start..end]))
+    }
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), ends: Vec::new(), items: Vec::new() }
+    }
+}
+
+fn outcome(sent: Sent) -> Result<()> {
+    match sent {
+        Sent::Yes => Ok(()),
+        Sent::NotYet => Err(Error::timeout("put an item into the queue")),
+        Sent::Gone => Err(Error::disconnected("receiver of the queue")),
+    }
+}
+
+fn gone() -> Error {
+    Error::disconnected("sender of the queue")
+}
+
+const fn plan(capacity: u32) -> Plan {
+    Plan::new(0, 4 * 1024 * 1024, capacity)
 }
 
 impl<T> Sender<T> {
     /// How many items are in the queue. Exact when nobody is putting or taking one at the moment.
     pub fn len(&self) -> usize {
-        self.gauge.inside(&self.link)
+        self.end.inside() as usize
     }
 
     /// Whether no item is in the queue, with the caution of [`len`](Self::len).
@@ -256,10 +390,10 @@ impl<T> fmt::Debug for SendError<T> {
 }
 
 macro_rules! end {
-    ($name:ident) => {
+    ($name:ident, $end:ident) => {
         impl<T> Clone for $name<T> {
             fn clone(&self) -> Self {
-                Self { link: self.link.clone(), gauge: self.gauge.clone(), item: PhantomData }
+                Self { end: self.end.clone(), item: PhantomData }
             }
         }
 
@@ -268,8 +402,22 @@ macro_rules! end {
                 f.debug_struct(stringify!($name)).finish_non_exhaustive()
             }
         }
+
+        impl<T> Serialize for $name<T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                (self.end.pages(), self.end.links(), self.end.plan().capacity()).serialize(serializer)
+            }
+        }
+
+        impl<'de, T> Deserialize<'de> for $name<T> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let (pages, links, capacity) = <(Pages, Links, u32)>::deserialize(deserializer)?;
+                let end = $end::open(plan(capacity), pages, links).map_err(D::Error::custom)?;
+                Ok(Self { end, item: PhantomData })
+            }
+        }
     };
 }
 
-end!(Sender);
-end!(Receiver);
+end!(Sender, Sending);
+end!(Receiver, Receiving);

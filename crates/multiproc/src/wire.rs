@@ -167,6 +167,13 @@ impl Pages {
     }
 }
 
+/// The descriptor of the memory.
+impl AsFd for Pages {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
 impl Deref for Pages {
     type Target = Shared;
 

@@ -5,8 +5,10 @@
 
 pub(crate) mod atomic;
 pub(crate) mod entry;
+pub(crate) mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod futex;
+pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod original;
 pub(crate) mod poll;

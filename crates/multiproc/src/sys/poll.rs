@@ -4,7 +4,8 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll, ppoll};
+use nix::sys::time::TimeSpec;
 
 pub(crate) use nix::poll::PollFlags;
 
@@ -39,6 +40,14 @@ impl Deadline {
         }
     }
 
+    /// This one, or so far from now if that comes first.
+    pub(crate) fn or_within(self, time: Duration) -> Self {
+        match self.left() {
+            Some(left) if left < time => self,
+            _ => Self::after(time),
+        }
+    }
+
     pub(crate) fn is_over(self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
@@ -62,6 +71,32 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
         }
+    }
+}
+
+/// What [`bell_or_end`] has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct News {
+    pub(crate) rung: bool,
+    pub(crate) hung_up: bool,
+}
+
+/// Waits until `bell` can be read or `socket` is hung up, for `time` at most. May return early.
+pub(crate) fn bell_or_end(
+    bell: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    time: Option<Duration>,
+) -> Result<News> {
+    let mut polled = [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
+    // Beyond this the kernel does not count, and nobody waits.
+    let time = time.filter(|time| time.as_secs() < u64::from(u32::MAX)).map(TimeSpec::from_duration);
+    match ppoll(&mut polled, time, None) {
+        Ok(_) => {
+            let is = |at: usize, flag| polled[at].revents().is_some_and(|events| events.contains(flag));
+            Ok(News { rung: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
+        }
+        Err(Errno::EINTR) => Ok(News::default()),
+        Err(errno) => Err(Error::system("wait for a descriptor", errno)),
     }
 }
 

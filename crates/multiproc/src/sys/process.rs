@@ -133,7 +133,7 @@ pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
 pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<OwnedFd> {
     let stdin = io::stdin();
     let (maker, user) = socket::maker(stdin.as_fd())?;
-    if !socket::peek(stdin.as_fd()).is_some_and(|packet| is_greeting(&packet)) {
+    if !socket::waiting_packet(stdin.as_fd()).is_some_and(|packet| is_greeting(&packet)) {
         return not_greeted(maker);
     }
     let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is

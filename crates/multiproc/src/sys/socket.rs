@@ -113,6 +113,25 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
     }
 }
 
+/// Shows the next packet, which stays, and gives duplicates of its descriptors; `None` when there is none.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    loop {
+        match receive_once(socket, buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+            Ok((0, _)) | Err(Errno::EAGAIN) => return Ok(None),
+            Ok(packet) => return Ok(Some(packet)),
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(Error::system("receive a packet's descriptors", errno)),
+        }
+    }
+}
+
+/// Throws the next packet away, if there is one.
+pub(crate) fn discard(socket: BorrowedFd<'_>) {
+    while let Err(Errno::EINTR | Errno::ECONNRESET) =
+        nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)
+    {}
+}
+
 /// Ends the connection for both sides, whoever holds copies of this end. What was sent can still be received.
 pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
     let _ = nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both); // else it is over already
@@ -136,20 +155,12 @@ pub(crate) fn die_with(socket: BorrowedFd<'_>) -> nix::Result<()> {
 }
 
 /// The first bytes, up to 64, of the packet that is waiting, if there is one; takes nothing.
-pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
+pub(crate) fn waiting_packet(socket: BorrowedFd<'_>) -> Option<Vec<u8>> {
     let mut seen = vec![0; 64];
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     let length = nix::sys::socket::recv(socket.as_raw_fd(), &mut seen, flags).ok()?;
     seen.truncate(length);
     Some(seen)
-}
-
-/// Whether everything that was ever sent from this end has been received, or thrown away with its receiver.
-pub(crate) fn is_drained(socket: BorrowedFd<'_>) -> bool {
-    let mut unreceived: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (which sockets know as SIOCOUTQ) writes one int to the address given, which is ours.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unreceived) };
-    result == 0 && unreceived == 0
 }
 
 /// Room for the control data of one packet, aligned as its header wants.

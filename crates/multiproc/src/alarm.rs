@@ -1,0 +1,50 @@
+//! Waiting on a descriptor until another process has changed something in shared memory, without a system call where
+//! nobody waits.
+//!
+//! Who has to wait arms his alarm, looks once more, and sleeps until his bell rings. Who has changed something looks at the
+//! alarm: if it is armed he rings first and disarms it then. So one who is killed in between leaves a bell that rings once
+//! too often. One who is killed before he could ring leaves a change that nobody has announced; therefore nobody sleeps
+//! for longer than a while without looking. (To ring before the change would spare that, but then whoever is woken finds
+//! nothing, and falls asleep again: that makes a wake-up half as fast.)
+
+use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
+
+/// An alarm is a word: a number that changes whenever it is armed, and in its lowest bit whether it is.
+pub(crate) struct Alarm<'a>(pub(crate) &'a AtomicU32);
+
+/// What the word is while the alarm is armed this time.
+#[derive(Clone, Copy)]
+pub(crate) struct Armed(u32);
+
+const ARMED: u32 = 1;
+
+impl Alarm<'_> {
+    /// To be called before the last look at what one waits for. One at a time may wait.
+    pub(crate) fn arm(&self) -> Armed {
+        let armed = self.0.load(Relaxed).wrapping_add(2) | ARMED;
+        self.0.store(armed, Relaxed);
+        // Together with the fence in `after_change`: either the look that follows sees the change, or the changer sees this.
+        fence(SeqCst);
+        Armed(armed)
+    }
+
+    /// Whether somebody is waiting, as far as can be told without a fence.
+    #[inline]
+    pub(crate) fn is_armed(&self) -> bool {
+        self.0.load(Relaxed) & ARMED != 0
+    }
+
+    /// To be called after a change: whom to wake, if anybody waits.
+    #[inline]
+    pub(crate) fn after_change(&self) -> Option<Armed> {
+        fence(SeqCst);
+        let word = self.0.load(Relaxed);
+        (word & ARMED != 0).then_some(Armed(word))
+    }
+
+    /// To be called after ringing, so that it is not done again, or when one waits no longer. An alarm that has been armed
+    /// anew stays armed.
+    pub(crate) fn disarm(&self, armed: Armed) {
+        let _ = self.0.compare_exchange(armed.0, armed.0 & !ARMED, Relaxed, Relaxed);
+    }
+}

@@ -1,0 +1,355 @@
+//! One side of a ring that many may write and many may read: its lock, how far it has come, and how it waits.
+//!
+//! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by it;
+//! and a line of memory that it writes and the other side looks at. Each has a bell, a descriptor that wakes one of them who
+//! waits. And between them is a pair of sockets, of which one side shares the one end and the other side the other: so the
+//! kernel knows, whoever was killed, whether anybody is left on a side.
+
+use std::hint;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::alarm::Alarm;
+use crate::error::Result;
+use crate::ring::Mark;
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::eventfd;
+use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
+use crate::sys::poll::{Deadline, News, bell_or_end};
+use crate::wire::{Handle, Pages};
+
+/// Who puts frames into the ring, or who takes them out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Producers,
+    Consumers,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pages: Pages,
+    start: usize,
+    side: Side,
+    links: Links,
+}
+
+/// The descriptors that one side of a lane needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Links {
+    /// This side's end of the pair.
+    pub(crate) socket: Handle,
+    /// What wakes a producer, and what wakes a consumer.
+    pub(crate) bells: [Handle; 2],
+}
+
+/// How waiting ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Ready,
+    /// The deadline came first.
+    NotYet,
+    /// Nobody is left on the other side.
+    Gone,
+}
+
+/// How many bytes of shared memory the two areas take up.
+pub(crate) const AREAS: usize = 2 * AREA;
+/// An area is made of lines that are fetched from memory together: two times 64 bytes.
+const AREA: usize = 256;
+/// In the first line of an area, guarded by the lock in it: how far the other side was when last looked at, how many
+/// packets have been sent that belong to frames, and the habits of waiting.
+const SEEN: usize = 48;
+const COMPANIONS: usize = 56;
+const VAIN: usize = 64;
+const RUNG: usize = 68;
+/// Words for who uses the lane.
+pub(crate) const NOTES: [usize; 3] = [72, 76, 80];
+/// In the second: how far this side has come, and the alarm of the *other* side, looked at whenever the former changes.
+const MARK: usize = 128;
+const ALARM: usize = 136;
+
+/// How often to look before sleeping. It takes less time than the sleep would.
+const LOOKS: u32 = 32;
+/// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
+/// never be awake at the same time.
+const SPIN: Duration = Duration::from_micros(50);
+/// What takes longer than this is not worth waiting for without sleeping.
+const SOON: Duration = Duration::from_micros(5);
+/// One for whom it was not, so many times in a row, goes on looking each so many times only.
+const PATIENT: u32 = 4;
+const NOW_AND_THEN: u32 = 32;
+/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
+const A_WHILE: Duration = Duration::from_millis(500);
+/// How long one who does not want to wait waits for another who is just putting or taking something.
+const A_MOMENT: Duration = Duration::from_millis(1);
+
+impl Lane {
+    /// Makes both sides' areas, in zeroed memory.
+    pub(crate) fn create(pages: &Pages, start: usize) -> Result<()> {
+        Lock::create(pages, start)?;
+        Lock::create(pages, start + AREA)
+    }
+
+    pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
+        Self { pages, start, side, links }
+    }
+
+    /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
+    ///
+    /// One who does not want to wait comes back empty-handed if another is waiting, since then there is nothing to be had;
+    /// and waits for a moment if another is just putting or taking something.
+    #[inline]
+    pub(crate) fn enter(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
+        match self.lock(self.side).try_lock()? {
+            Some(guard) => Ok(Some(guard)),
+            None => self.enter_later(deadline),
+        }
+    }
+
+    #[cold]
+    fn enter_later(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
+        let deadline = match deadline.left() {
+            Some(Duration::ZERO) if self.own_alarm().is_armed() => return Ok(None),
+            Some(left) if left < A_MOMENT => Deadline::after(A_MOMENT),
+            _ => deadline,
+        };
+        self.lock(self.side).lock(deadline)
+    }
+
+    /// How far this side has come.
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        Mark::seen(self.word64(self.side, MARK))
+    }
+
+    /// How far the other side had come when it was last looked at.
+    #[inline]
+    pub(crate) fn seen(&self) -> Mark {
+        Mark::seen(self.word64(self.side, SEEN))
+    }
+
+    /// How far the other side has come.
+    #[inline]
+    pub(crate) fn look(&self) -> Mark {
+        Mark::seen(self.word64(self.side.other(), MARK))
+    }
+
+    /// How far the other side has come, to be remembered in [`seen`](Self::seen).
+    pub(crate) fn look_and_remember(&self) -> Mark {
+        let mark = self.look();
+        mark.publish(self.word64(self.side, SEEN));
+        mark
+    }
+
+    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is gone, and
+    /// all others with him, nothing is published, and the answer is no.
+    #[inline]
+    pub(crate) fn publish(&self, mark: Mark) -> bool {
+        let alarm = Alarm(self.word32(self.side, ALARM));
+        // Asked before, since whoever is woken may look at what has come, and go.
+        if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+            return false;
+        }
+        mark.publish(self.word64(self.side, MARK));
+        if let Some(armed) = alarm.after_change() {
+            eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
+            alarm.disarm(armed);
+        }
+        true
+    }
+
+    /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
+    pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
+        if deadline.is_over() {
+            let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
+            return Ok(if is_ready() {
+                Waited::Ready
+            } else if gone {
+                Waited::Gone
+            } else {
+                Waited::NotYet
+            });
+        }
+        if self.spin(&is_ready) {
+            return Ok(Waited::Ready);
+        }
+        let rung = self.word32(self.side, RUNG);
+        if rung.swap(0, Relaxed) != 0 {
+            self.clear_bell();
+        }
+        loop {
+            let news = self.sleep(&is_ready, deadline)?;
+            if is_ready() {
+                rung.store(news.rung.into(), Relaxed); // to be cleared when there is nothing better to do
+                return Ok(Waited::Ready);
+            }
+            if news.hung_up {
+                return Ok(Waited::Gone);
+            }
+            if news.rung {
+                self.clear_bell();
+            }
+            if deadline.is_over() {
+                return Ok(if is_ready() { Waited::Ready } else { Waited::NotYet });
+            }
+        }
+    }
+
+    /// Sleeps until the bell rings, all on the other side are gone, or the deadline; or does not, where it is ready.
+    fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<News> {
+        let alarm = self.own_alarm();
+        let armed = alarm.arm();
+        let news = if is_ready() {
+            News::default()
+        } else {
+            let time = deadline.left().map_or(A_WHILE, |left| left.min(A_WHILE));
+            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(time))?
+        };
+        alarm.disarm(armed);
+        Ok(news)
+    }
+
+    /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
+    fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
+        if !*OTHERS_RUN {
+            return false;
+        }
+        let vain = self.word32(self.side, VAIN);
+        let times = vain.load(Relaxed);
+        if looks(is_ready) {
+            vain.store(0, Relaxed);
+            return true;
+        }
+        vain.store(times.wrapping_add(1), Relaxed);
+        if times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN) {
+            return false;
+        }
+        let start = Instant::now();
+        while start.elapsed() < SPIN {
+            if looks(is_ready) {
+                if start.elapsed() < SOON {
+                    vain.store(0, Relaxed);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the lock,
+    /// whenever that may have changed on this side.
+    pub(crate) fn show(&self, is_ready: impl Fn() -> bool) {
+        if !is_ready() {
+            self.clear_bell();
+            self.own_alarm().arm();
+        }
+        if is_ready() {
+            eventfd::ring(self.bell().as_fd());
+        }
+    }
+
+    /// Is nobody left on the other side?
+    pub(crate) fn is_abandoned(&self) -> Result<bool> {
+        Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
+    }
+
+    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies.
+    pub(crate) fn next_companion(&self) -> u64 {
+        let companions = self.word64(self.side, COMPANIONS);
+        let number = companions.load(Relaxed) + 1;
+        companions.store(number, Relaxed);
+        number
+    }
+
+    /// How many frames are in the ring.
+    pub(crate) fn inside(&self) -> u32 {
+        loop {
+            let head = Mark::seen(self.word64(Side::Consumers, MARK));
+            let tail = Mark::seen(self.word64(Side::Producers, MARK));
+            if head == Mark::seen(self.word64(Side::Consumers, MARK)) {
+                return tail.frames_since(head);
+            }
+        }
+    }
+
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    pub(crate) fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// What wakes this side.
+    pub(crate) fn bell(&self) -> &Handle {
+        &self.links.bells[self.side.index()]
+    }
+
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// A word for who uses the lane, in this side's area.
+    #[inline]
+    pub(crate) fn note(&self, offset: usize) -> &AtomicU32 {
+        self.word32(self.side, offset)
+    }
+
+    fn clear_bell(&self) {
+        eventfd::clear(self.bell().as_fd());
+    }
+
+    fn own_alarm(&self) -> Alarm<'_> {
+        Alarm(self.word32(self.side.other(), ALARM))
+    }
+
+    #[inline]
+    fn lock(&self, side: Side) -> Lock<'_> {
+        Lock::at(&self.pages, self.start + side.area())
+    }
+
+    #[inline]
+    fn word32(&self, side: Side, offset: usize) -> &AtomicU32 {
+        self.pages.word32(self.start + side.area() + offset)
+    }
+
+    #[inline]
+    fn word64(&self, side: Side, offset: usize) -> &AtomicU64 {
+        self.pages.word64(self.start + side.area() + offset)
+    }
+}
+
+impl Side {
+    #[inline]
+    fn other(self) -> Self {
+        match self {
+            Self::Producers => Self::Consumers,
+            Self::Consumers => Self::Producers,
+        }
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        match self {
+            Self::Producers => 0,
+            Self::Consumers => 1,
+        }
+    }
+
+    #[inline]
+    fn area(self) -> usize {
+        self.index() * AREA
+    }
+}
+
+fn looks(is_ready: &impl Fn() -> bool) -> bool {
+    for _ in 0..LOOKS {
+        if is_ready() {
+            return true;
+        }
+        hint::spin_loop();
+    }
+    false
+}

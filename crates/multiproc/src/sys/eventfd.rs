@@ -1,0 +1,24 @@
+//! Waking whoever polls a descriptor. Several processes may hold it; it wakes quicker than a packet on a socket.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::error::{Error, Result};
+
+pub(crate) fn create() -> Result<OwnedFd> {
+    EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map(OwnedFd::from)
+        .map_err(|errno| Error::system("create a descriptor to wait for", errno))
+}
+
+/// Makes it readable, until it is cleared. That cannot fail, unless it has been rung more often than can be counted, and
+/// then it is readable.
+pub(crate) fn ring(bell: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(bell, &1_u64.to_ne_bytes());
+}
+
+/// Makes it not readable. It need not have been readable before.
+pub(crate) fn clear(bell: BorrowedFd<'_>) {
+    let _ = nix::unistd::read(bell, &mut [0; size_of::<u64>()]);
+}

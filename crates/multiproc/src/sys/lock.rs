@@ -1,0 +1,226 @@
+//! Locks in shared memory that outlive whoever holds them.
+//!
+//! A lock belongs to a thread. When that thread ends while it holds one, killed or not, the kernel hands the lock on.
+//! The next holder is not told: what is guarded here must be whole at every instruction.
+
+use std::hint;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc::{self, pthread_mutex_t, pthread_mutexattr_t};
+use nix::time::{ClockId, clock_gettime};
+
+use super::memory::Shared;
+use super::poll::Deadline;
+use crate::error::{Error, Result};
+
+/// How many bytes a lock takes up.
+pub(crate) const SIZE: usize = 48;
+const _: () = assert!(size_of::<pthread_mutex_t>() <= SIZE && align_of::<pthread_mutex_t>() <= 8);
+
+/// How often to try again before it is worth while to sleep.
+const TRIES: u32 = 50;
+
+/// Whether others run while this thread does not let go of its processor: only then does it help to wait without sleeping.
+pub(crate) static OTHERS_RUN: LazyLock<bool> =
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|processors| processors.get() > 1));
+
+/// A lock that lies in shared memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Lock<'a>(&'a Shared, usize);
+
+/// Holds a lock until it is dropped, by the thread that took it.
+pub(crate) struct Guard<'a> {
+    lock: Lock<'a>,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl<'a> Lock<'a> {
+    /// Makes a lock out of zeroed bytes, which must not have been one before.
+    pub(crate) fn create(memory: &'a Shared, offset: usize) -> Result<()> {
+        let done = Self(memory, offset).initialise();
+        done.map_err(|errno| Error::system("create a lock in shared memory", errno))
+    }
+
+    /// What [`Lock::create`] has made at this offset, in whatever process.
+    #[inline]
+    pub(crate) fn at(memory: &'a Shared, offset: usize) -> Self {
+        Self(memory, offset)
+    }
+
+    /// Takes the lock if nobody holds it.
+    #[inline]
+    pub(crate) fn try_lock(self) -> Result<Option<Guard<'a>>> {
+        // SAFETY: the mutex was initialised by who created the memory, before anybody else had it.
+        self.taken(unsafe { libc::pthread_mutex_trylock(self.mutex()) })
+    }
+
+    /// Takes the lock; blocks while another holds it, until the deadline, then gives `None`.
+    #[cold]
+    pub(crate) fn lock(self, deadline: Deadline) -> Result<Option<Guard<'a>>> {
+        for _ in 0..if *OTHERS_RUN { TRIES } else { 0 } {
+            hint::spin_loop();
+            if let Some(guard) = self.try_lock()? {
+                return Ok(Some(guard));
+            }
+        }
+        let result = match deadline.left() {
+            // SAFETY: as in `try_lock`.
+            None => unsafe { libc::pthread_mutex_lock(self.mutex()) },
+            Some(left) => timed_lock(self.mutex(), left),
+        };
+        self.taken(result)
+    }
+
+    #[inline]
+    fn taken(self, result: i32) -> Result<Option<Guard<'a>>> {
+        match result {
+            0 => {}
+            libc::EBUSY | libc::ETIMEDOUT => return Ok(None),
+            // Its holder has died. Who is killed before the next line leaves it as it is now.
+            // SAFETY: the mutex is ours, and in this very state.
+            libc::EOWNERDEAD => match unsafe { libc::pthread_mutex_consistent(self.mutex()) } {
+                0 => {}
+                errno => return Err(refused(errno)),
+            },
+            errno => return Err(refused(errno)),
+        }
+        Ok(Some(Guard { lock: self, of_this_thread: PhantomData }))
+    }
+
+    fn initialise(self) -> nix::Result<()> {
+        let mut attributes = MaybeUninit::<pthread_mutexattr_t>::uninit();
+        let attributes = attributes.as_mut_ptr();
+        // SAFETY: there is room for the attributes.
+        checked(unsafe { libc::pthread_mutexattr_init(attributes) })?;
+        // SAFETY: they are initialised.
+        checked(unsafe { libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST) })?;
+        // SAFETY: as above.
+        checked(unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) })?;
+        // Taking it twice is to be an error, should it ever happen, and not a wait for ever.
+        // SAFETY: as above.
+        checked(unsafe { libc::pthread_mutexattr_settype(attributes, libc::PTHREAD_MUTEX_ERRORCHECK) })?;
+        // SAFETY: aligned memory inside the mapping that nobody else uses yet, see `create`.
+        checked(unsafe { libc::pthread_mutex_init(self.mutex(), attributes) })?;
+        // SAFETY: they are initialised, and not used any more.
+        checked(unsafe { libc::pthread_mutexattr_destroy(attributes) })
+    }
+
+    #[inline]
+    fn mutex(self) -> *mut pthread_mutex_t {
+        assert!(self.1.is_multiple_of(align_of::<pthread_mutex_t>()), "unaligned lock");
+        self.0.place(self.1, SIZE).cast().as_ptr()
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: this thread holds the lock, as the guard says, which cannot leave it.
+        unsafe { libc::pthread_mutex_unlock(self.lock.mutex()) };
+    }
+}
+
+fn checked(result: i32) -> nix::Result<()> {
+    if result == 0 { Ok(()) } else { Err(Errno::from_raw(result)) }
+}
+
+fn refused(errno: i32) -> Error {
+    Error::system("take a lock in shared memory", Errno::from_raw(errno))
+}
+
+#[cfg(target_env = "gnu")]
+unsafe extern "C" {
+    /// Since glibc 2.30; `libc` does not have it.
+    fn pthread_mutex_clocklock(
+        mutex: *mut pthread_mutex_t,
+        clock: libc::clockid_t,
+        until: *const libc::timespec,
+    ) -> i32;
+}
+
+#[cfg(target_env = "gnu")]
+fn timed_lock(mutex: *mut pthread_mutex_t, time: Duration) -> i32 {
+    let until = from_now(ClockId::CLOCK_MONOTONIC, time);
+    // SAFETY: the mutex was initialised, see `try_lock`, and the time outlives the call.
+    unsafe { pthread_mutex_clocklock(mutex, libc::CLOCK_MONOTONIC, &raw const until) }
+}
+
+/// The clock that this one goes by can be set, and then the wait is longer or shorter; there is no other.
+#[cfg(not(target_env = "gnu"))]
+fn timed_lock(mutex: *mut pthread_mutex_t, time: Duration) -> i32 {
+    let until = from_now(ClockId::CLOCK_REALTIME, time);
+    // SAFETY: the mutex was initialised, see `try_lock`, and the time outlives the call.
+    unsafe { libc::pthread_mutex_timedlock(mutex, &raw const until) }
+}
+
+fn from_now(clock: ClockId, time: Duration) -> libc::timespec {
+    let now = clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    let until = now.saturating_add(time);
+    libc::timespec {
+        tv_sec: libc::time_t::try_from(until.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: until.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn memory() -> Shared {
+        let (memory, _fd) = Shared::create(NonZeroUsize::new(4096).unwrap()).unwrap();
+        Lock::create(&memory, 64).unwrap();
+        memory
+    }
+
+    #[test]
+    fn one_holds_it_and_others_wait_until_their_time_is_over() {
+        let memory = memory();
+        let lock = Lock::at(&memory, 64);
+        let guard = lock.try_lock().unwrap().unwrap();
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let lock = Lock::at(&memory, 64);
+                let time = Duration::from_millis(20);
+                let start = std::time::Instant::now();
+                assert!(lock.try_lock().unwrap().is_none());
+                assert!(lock.lock(Deadline::after(time)).unwrap().is_none());
+                assert!(start.elapsed() >= time);
+            });
+            other.join().unwrap();
+        });
+        drop(guard);
+        assert!(lock.lock(Deadline::Never).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_thread_that_takes_it_twice_is_told() {
+        let memory = memory();
+        let lock = Lock::at(&memory, 64);
+        let _guard = lock.try_lock().unwrap().unwrap();
+        assert!(lock.lock(Deadline::Never).is_err());
+    }
+
+    #[test]
+    fn a_lock_whose_holder_has_ended_goes_to_the_next() {
+        let memory = memory();
+        let (held, holds) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                std::mem::forget(Lock::at(&memory, 64).try_lock().unwrap());
+                held.send(memory).unwrap(); // and the thread ends
+            });
+            let memory = holds.recv().unwrap();
+            for _ in 0..2 {
+                assert!(Lock::at(&memory, 64).lock(Deadline::Never).unwrap().is_some());
+            }
+        });
+    }
+}
