@@ -30,10 +30,11 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Arriving, Buffer};
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Error, Result};
 use crate::lane::Links;
+use crate::plain;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::watch::Watch;
@@ -96,11 +97,11 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     /// When a message does not decode, or no descriptor is left for one that comes with a message.
     pub fn recv(&self) -> Result<Option<R>> {
-        let mut buffer = Buffer::borrow();
-        let incoming = self.incoming.receive(1, Deadline::Never, |bytes| buffer.0.extend_from_slice(bytes));
+        let mut message = Arriving::new();
+        let incoming = self.incoming.receive(1, Deadline::Never, |bytes| message.keep(bytes));
         self.watch.settle(&self.incoming);
         match incoming? {
-            Incoming::Shown => wire::decode(&buffer.0, Vec::new(), "a message").map(Some),
+            Incoming::Shown => message.decode("a message").map(Some),
             Incoming::Whole(bytes, descriptors) => wire::decode(&bytes, descriptors, "a message").map(Some),
             Incoming::NotYet | Incoming::Gone => Ok(None),
         }
@@ -118,8 +119,14 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
 
     fn put(&self, message: &S, deadline: Deadline) -> Result<()> {
         let mut buffer = Buffer::borrow();
-        let descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;
-        let message = Message { bytes: &buffer.0, descriptors: &descriptors };
+        let mut descriptors = Vec::new();
+        let bytes = if let Some(bytes) = plain::view(message) {
+            bytes
+        } else {
+            descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;
+            &buffer.0
+        };
+        let message = Message { bytes, descriptors: &descriptors };
         match self.outgoing.send(message, deadline, &mut 0)? {
             Sent::Yes => Ok(()),
             Sent::NotYet => Err(Error::timeout("send a message")),

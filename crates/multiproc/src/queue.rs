@@ -41,7 +41,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Arriving, Buffer};
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Cause, Error, Result};
 use crate::lane::Links;
@@ -49,6 +49,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::task::catch_panic;
 use crate::wire::{self, Pages};
+use crate::{codec, plain};
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
@@ -217,8 +218,14 @@ impl<T: DeserializeOwned> Receiver<T> {
             return Ok(Vec::new());
         }
         let mut batch = Batch::<T>::default();
+        let mut plain = Vec::new();
+        let show = |bytes: &[u8]| match plain::make(bytes) {
+            Some(item) => plain.push(item.map_err(misfit)),
+            None => batch.keep(bytes),
+        };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
-        match self.end.receive(max, Deadline::Never, |bytes| batch.keep(bytes))? {
+        match self.end.receive(max, Deadline::Never, show)? {
+            Incoming::Shown if plain::is_plain::<T>() => Ok(plain),
             Incoming::Shown => Ok(batch.messages().map(|message| careful_decode(message.bytes)).collect()),
             Incoming::Whole(bytes, _) => Ok(vec![careful_decode(&bytes)]),
             Incoming::Gone => Err(gone()),
@@ -235,9 +242,9 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 
     fn take(&self, deadline: Deadline) -> Result<Option<T>> {
-        let mut buffer = Buffer::borrow();
-        match self.end.receive(1, deadline, |bytes| buffer.0.extend_from_slice(bytes))? {
-            Incoming::Shown => decode(&buffer.0).map(Some),
+        let mut item = Arriving::new();
+        match self.end.receive(1, deadline, |bytes| item.keep(bytes))? {
+            Incoming::Shown => item.decode("an item").map(Some),
             Incoming::Whole(bytes, _) => decode(&bytes).map(Some),
             Incoming::NotYet => Ok(None),
             Incoming::Gone => Err(gone()),
@@ -245,16 +252,20 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 }
 
-// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run.
+// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run. A plain item is made of
+// the bytes where they lie, in one copy: for that, no user code runs.
 
 fn with_encoded<T: Serialize, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
     let mut buffer = Buffer::borrow();
-    wire::encode(item, &mut buffer.0, "an item")?;
-    send(&buffer.0)
+    send(wire::encode_value(item, &mut buffer.0, "an item")?)
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     wire::decode(bytes, Vec::new(), "an item")
+}
+
+fn misfit(why: codec::Error) -> Error {
+    Error::decode("an item", why)
 }
 
 fn careful_decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {

@@ -1,6 +1,4 @@
 //! The library, through its public face.
-//!
-//! Cases that need a part of it that may not be there yet stand behind a feature of this package.
 
 mod growth;
 mod idle;
@@ -12,14 +10,15 @@ mod start;
 use std::env;
 use std::process::ExitCode;
 
-use bench::case::{self, Case};
+use bench::case;
 use bench::program::{Entry, entry};
 
 const OURS: &str = "multiproc";
 
 pub(crate) fn entries() -> Vec<Entry> {
-    let mut entries = vec![
+    vec![
         entry(OURS, &case::START, start::start),
+        entry("multiproc (Spawn)", &case::START, start::spawn),
         entry(OURS, &case::START_1GIB, start::start_from_1gib),
         entry(OURS, &case::START_X4, start::start_four),
         entry(OURS, &case::MAP, |effort| pool::map(effort, 1_000_000)),
@@ -28,14 +27,17 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::APPLY_HOT, pool::apply_hot),
         entry(OURS, &case::APPLY_SLEEP, pool::apply_from_sleep),
         entry(OURS, &case::QUEUE_8B, queue::words),
+        entry(OURS, &case::QUEUE_8B_BATCH, queue::words_in_batches),
         entry(OURS, &case::QUEUE_8B_2X2, queue::words_two_by_two),
         entry(OURS, &case::QUEUE_64B, |effort| Ok(queue::bytes(effort, 64)?.millions())),
         entry(OURS, &case::QUEUE_1KIB, |effort| Ok(queue::bytes(effort, 1024)?.millions())),
         entry(OURS, &case::QUEUE_1MIB, queue::mebibytes),
         entry("multiproc, lent", &case::QUEUE_1MIB, queue::mebibytes_lent),
+        entry(OURS, &case::QUEUE_FROZEN, pipe::frozen),
         entry(OURS, &case::PING_HOT, pipe::hot),
         entry(OURS, &case::PING_SLEEP, pipe::from_sleep),
         entry(OURS, &case::SUM, pool::sums),
+        entry(OURS, &case::SUM_SHARED, pool::sums_of_frozen),
         entry(OURS, &case::COLD, start::cold),
         entry(OURS, &case::COLD_RUNNING, start::cold_running),
         entry(OURS, &case::PSS, idle::memory),
@@ -45,48 +47,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::GROWTH_WORKERS, growth::workers),
         entry(OURS, &case::GROWTH_MAP_MEMORY, growth::map_memory),
         entry(OURS, &case::GROWTH_IMAP_MEMORY, growth::imap_memory),
-    ];
-    entries.extend(needing_batch());
-    entries.extend(needing_frozen());
-    entries.extend(needing_start_method());
-    entries
-}
-
-#[cfg(feature = "batch")]
-fn needing_batch() -> Vec<Entry> {
-    vec![entry(OURS, &case::QUEUE_8B_BATCH, queue::words_in_batches)]
-}
-
-#[cfg(not(feature = "batch"))]
-fn needing_batch() -> Vec<Entry> {
-    vec![not_built(OURS, &case::QUEUE_8B_BATCH)]
-}
-
-#[cfg(feature = "frozen")]
-fn needing_frozen() -> Vec<Entry> {
-    vec![entry(OURS, &case::QUEUE_FROZEN, pipe::frozen), entry(OURS, &case::SUM_SHARED, pool::sums_of_frozen)]
-}
-
-#[cfg(not(feature = "frozen"))]
-fn needing_frozen() -> Vec<Entry> {
-    vec![not_built(OURS, &case::QUEUE_FROZEN), not_built(OURS, &case::SUM_SHARED)]
-}
-
-const OURS_SPAWNING: &str = "multiproc (Spawn)";
-
-#[cfg(feature = "start-method")]
-fn needing_start_method() -> Vec<Entry> {
-    vec![entry(OURS_SPAWNING, &case::START, start::spawn)]
-}
-
-#[cfg(not(feature = "start-method"))]
-fn needing_start_method() -> Vec<Entry> {
-    vec![not_built(OURS_SPAWNING, &case::START)]
-}
-
-#[cfg(not(all(feature = "batch", feature = "frozen", feature = "start-method")))]
-fn not_built(contestant: &'static str, case: &'static Case) -> Entry {
-    Entry { contestant, case, run: None }
+    ]
 }
 
 /// In a program that was started afresh to see how long the first result takes: does that, and gives the exit code.

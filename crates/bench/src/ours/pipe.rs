@@ -38,7 +38,6 @@ fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
 }
 
 /// What a hand-over would have to copy otherwise, for each second.
-#[cfg(feature = "frozen")]
 pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     use std::time::Instant;
 

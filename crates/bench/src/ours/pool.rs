@@ -52,7 +52,6 @@ pub(super) fn sums(effort: Effort) -> Result<Measured> {
     rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-#[cfg(feature = "frozen")]
 pub(super) fn sums_of_frozen(effort: Effort) -> Result<Measured> {
     use multiproc::Frozen;
 

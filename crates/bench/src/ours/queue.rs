@@ -28,7 +28,6 @@ pub(super) fn words(effort: Effort) -> Result<Measured> {
 }
 
 /// The consumer's calls are batches, too: as many as there are at the moment.
-#[cfg(feature = "batch")]
 pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
     use bench::stream::BATCH;
 

@@ -28,7 +28,6 @@ pub(super) fn start_four(effort: Effort) -> Result<Measured> {
     })
 }
 
-#[cfg(feature = "start-method")]
 pub(super) fn spawn(effort: Effort) -> Result<Measured> {
     use multiproc::StartMethod::Spawn;
 
