@@ -38,6 +38,7 @@ fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
 }
 
 /// What a hand-over would have to copy otherwise, for each second.
+#[allow(clippy::cast_precision_loss)] // of bytes, far fewer than 2^52
 pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     use std::time::Instant;
 
@@ -69,7 +70,7 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     let created = start.elapsed();
     ours.send(Some(frozen.clone()))?;
     ours.recv()?.context("the child is gone")?;
-    let mapped = start.elapsed() - created;
+    let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
     let count = 1 + flow(effort, MIB, |_| Ok(ours.send(Some(frozen.clone()))?))?;

@@ -28,6 +28,7 @@ pub(super) fn words(effort: Effort) -> Result<Measured> {
 }
 
 /// The consumer's calls are batches, too: as many as there are at the moment.
+#[allow(clippy::cast_possible_truncation)] // a batch is of some thousand items
 pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
     use bench::stream::BATCH;
 
