@@ -513,16 +513,16 @@ mod tests {
             let memory = memory::store(b"never published").unwrap();
             let sent = sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap();
             assert_eq!(sent, Sent::Yes);
-            send(&sending, &[round; 100_000]);
+            send(&sending, &vec![round; 100_000]);
             let mut head = receiving.0.lane.mark();
             let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
             let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
                 panic!()
             };
-            assert!(bytes == [round; 100_000]);
+            assert!(bytes == vec![round; 100_000]);
             receiving.0.lane.publish(head);
-            send(&sending, &[round + 1; 200_000]);
-            assert!(receive(&receiving).unwrap() == [round + 1; 200_000]);
+            send(&sending, &vec![round + 1; 200_000]);
+            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
         }
         assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
     }

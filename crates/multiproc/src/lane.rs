@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::alarm::{Alarm, Armed};
+use crate::alarm::Alarm;
 use crate::error::Result;
 use crate::ring::Mark;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
