@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Error, Process, Result, pipe};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{Fussy, Outcome, PATIENCE, alone, trials, wait_for_state};
+use crate::support::{Fussy, Outcome, PATIENCE, alone, descriptors, trials, wait_for_state};
 
 trials![
     first_in_first_out_across_processes,
@@ -38,6 +40,7 @@ trials![
     an_item_that_does_not_decode_harms_no_other_of_its_batch,
     a_sleeper_is_woken_at_once,
     an_item_that_uses_its_own_queue_does_not_deadlock,
+    an_item_for_which_there_is_no_descriptor_stays,
 ];
 
 fn first_in_first_out_across_processes() -> Outcome {
@@ -462,4 +465,24 @@ fn an_item_that_uses_its_own_queue_does_not_deadlock() -> Outcome {
     sender.send(Selfish(3))?;
     assert_eq!(receiver.recv()?, Selfish(3));
     Ok(())
+}
+
+fn an_item_for_which_there_is_no_descriptor_stays() -> Outcome {
+    alone(|| {
+        let (sender, receiver) = bounded::<Vec<u8>>(10)?;
+        sender.send(vec![1; 3_000_000])?;
+        let (limit, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, descriptors().len() as u64, hard).unwrap();
+        for _ in 0..2 {
+            let error = receiver.recv().unwrap_err();
+            assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+            assert_eq!(sender.len(), 1);
+        }
+        assert!(sender.send(vec![2; 3_000_000]).unwrap_err().error().os_error().is_some());
+        sender.send(vec![3])?;
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        assert!(receiver.recv()? == vec![1; 3_000_000]);
+        assert_eq!(receiver.recv()?, [3]);
+        Ok(())
+    })
 }

@@ -475,3 +475,77 @@ impl fmt::Debug for End {
         write!(f, "End({:?})", self.lane.side())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    fn channel() -> (Sending, Receiving) {
+        let plan = Plan::new(0, 64 * 1024, 10);
+        let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
+        let (from, to) = sockets().unwrap();
+        plan.create(&pages, from, to).unwrap()
+    }
+
+    fn send(sending: &Sending, bytes: &[u8]) {
+        let sent = sending.send(Message::plain(bytes), Deadline::now(), &mut 0).unwrap();
+        assert_eq!(sent, Sent::Yes);
+    }
+
+    fn receive(receiving: &Receiving) -> Result<Vec<u8>> {
+        let mut shown = Vec::new();
+        match receiving.receive(1, Deadline::now(), |bytes| shown.extend_from_slice(bytes))? {
+            Incoming::Shown => Ok(shown),
+            Incoming::Whole(bytes, _) => Ok(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One was killed after he had sent a companion, and before he had published its frame; another after he had
+    /// published that a frame was taken, and before he had thrown its companion away.
+    #[test]
+    fn companions_of_the_dead_are_passed_over() {
+        let (sending, receiving) = channel();
+        for round in 0..3 {
+            let number = sending.0.lane.next_companion();
+            let memory = memory::store(b"never published").unwrap();
+            let sent = sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap();
+            assert_eq!(sent, Sent::Yes);
+            send(&sending, &vec![round; 100_000]);
+            let mut head = receiving.0.lane.mark();
+            let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
+            let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
+                panic!()
+            };
+            assert!(bytes == vec![round; 100_000]);
+            receiving.0.lane.publish(head);
+            send(&sending, &vec![round + 1; 200_000]);
+            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
+        }
+        assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+    }
+
+    #[test]
+    fn frames_of_nonsense_are_errors_and_do_not_stay() {
+        let (sending, receiving) = channel();
+        let mut tail = sending.0.lane.mark();
+        let frames: [(u32, &[u8]); 5] =
+            [(ACCOMPANIED, &[]), (PARKED, &[1; 7]), (PARKED, &[1; 8]), (PARKED, &[9; 16]), (7, &[0; 8])];
+        for (kind, bytes) in frames {
+            assert!(sending.put(&mut tail, kind, &[bytes]));
+            sending.0.lane.publish(tail);
+            assert!(receive(&receiving).unwrap_err().is_codec(), "{kind} {bytes:?}");
+            send(&sending, b"sense");
+            assert_eq!(receive(&receiving).unwrap(), b"sense");
+            tail = sending.0.lane.mark();
+        }
+        tail.bytes += 1600; // beyond what was written: nothing is there but zeros, or old bytes
+        tail.frames += 3;
+        sending.0.lane.publish(tail);
+        while receiving.0.lane.inside() > 0 {
+            let _ = receive(&receiving);
+        }
+    }
+}

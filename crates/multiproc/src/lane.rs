@@ -112,7 +112,7 @@ impl Lane {
     fn enter_later(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
         let deadline = match deadline.left() {
             Some(Duration::ZERO) if self.own_alarm().is_armed() => return Ok(None),
-            Some(left) if left < A_MOMENT => Deadline::after(A_MOMENT),
+            Some(Duration::ZERO) => Deadline::after(A_MOMENT),
             _ => deadline,
         };
         self.lock(self.side).lock(deadline)

@@ -1,4 +1,4 @@
-//! How bytes reach another process: the one interface that everything above sends and receives through.
+//! How bytes reach a child or a worker: the one interface that starting and the pool send and receive through.
 //!
 //! Today a link is a socket that keeps packets, and a message too large for a packet is parked in anonymous memory
 //! whose descriptor travels in its stead. What is above knows neither.

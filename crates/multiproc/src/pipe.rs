@@ -142,7 +142,7 @@ impl<S, R> Connection<S, R> {
 }
 
 /// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a descriptor of its own,
-/// made with the first call, and not to be read from. If the system has none to give, it is one that is always readable.
+/// made with the first call, and not to be read from; an end that several processes hold says so to one of them only. If the system has none to give, it is one that is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())
