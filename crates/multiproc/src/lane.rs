@@ -76,7 +76,7 @@ const LOOKS: u32 = 32;
 /// never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
 /// What takes longer than this is not worth waiting for without sleeping.
-const SOON: Duration = Duration::from_micros(5);
+const SOON: Duration = Duration::from_micros(40);
 /// One for whom it was not, so many times in a row, goes on looking each so many times only.
 const PATIENT: u32 = 4;
 const NOW_AND_THEN: u32 = 32;

@@ -121,8 +121,8 @@ impl Core {
     }
 
     /// Takes in what workers have finished, and hands out what waits.
-    pub(crate) fn turn(&self) -> Turn {
-        let turn = self.lock().turn();
+    pub(crate) fn turn(&self, is_late: bool) -> Turn {
+        let turn = self.lock().turn(is_late);
         if turn.news && *self.count() > 1 {
             self.lobby.callers().ring(); // it may be another one's
         }
@@ -155,13 +155,14 @@ impl Caller<'_> {
     /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
     pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
         let core = self.0;
+        let mut is_late = false;
         loop {
-            let turn = core.turn();
+            let turn = core.turn(is_late);
             if has_come() {
                 return true;
             }
             let mut look = || {
-                core.turn();
+                core.turn(false);
                 has_come()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
@@ -169,16 +170,18 @@ impl Caller<'_> {
                 return true;
             }
             let armed = core.lobby.callers().arm();
-            let turn = core.turn();
+            let turn = core.turn(false);
             if has_come() {
                 return true;
             }
             if deadline.is_over() {
                 return false;
             }
+            is_late = false;
             if !turn.news {
                 let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
                 core.lobby.callers().wait(armed, look.into_iter().chain(deadline.left()).min());
+                is_late = turn.next_look.is_some_and(|time| time <= Instant::now());
             }
         }
     }
@@ -193,7 +196,7 @@ impl Drop for Caller<'_> {
             core.lobby.set_attended(false);
             drop(callers);
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
-            core.turn();
+            core.turn(false);
             if core.lock().would_oversleep() {
                 core.lobby.thread().ring();
             }

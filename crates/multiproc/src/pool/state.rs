@@ -154,9 +154,9 @@ impl State {
 /// What whoever waits for results does.
 impl State {
     /// Takes in what the workers have said, and hands out what waits.
-    pub(crate) fn turn(&mut self) -> Turn {
+    /// When it is late, also what they hold back, and what lies too long with one of them.
+    pub(crate) fn turn(&mut self, is_late: bool) -> Turn {
         let mut turn = Turn::default();
-        let is_late = self.next_look.is_some_and(|time| time <= Instant::now());
         for worker in &mut self.workers {
             if worker.in_hand() > 0 || !worker.is_ready() {
                 turn.news |= worker.take_in() || (is_late && worker.take_held());
@@ -173,10 +173,11 @@ impl State {
         self.next_look = None;
         self.hand_out();
         self.share(is_late);
-        if self.workers.iter().any(Worker::may_hold_results) {
-            self.look_within(PATIENCE);
-        }
         turn.next_look = self.next_look;
+        if self.workers.iter().any(Worker::may_hold_results) {
+            let held = Instant::now() + PATIENCE;
+            turn.next_look = turn.next_look.into_iter().chain([held]).min();
+        }
         turn
     }
 
@@ -266,7 +267,7 @@ impl State {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
         }
-        self.turn();
+        self.turn(self.next_look.is_some_and(|time| time <= Instant::now()));
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
