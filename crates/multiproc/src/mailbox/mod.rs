@@ -71,8 +71,9 @@ const TAKEN: usize = 384;
 const CLOSED: usize = 388;
 /// The pool has found results that are finished and not published: the worker is to look at the clock.
 const HURRY: usize = 392;
-/// Rung when there are items, when there is room for results again, and when the mailbox is closed.
+/// Rung when there are items, and when the mailbox is closed; and when there is room for results again.
 const BELL: usize = 396;
+const ROOM: usize = 400;
 
 impl Mailbox {
     pub(crate) fn create() -> Result<Self> {
@@ -86,6 +87,10 @@ impl Mailbox {
 
     fn bell(&self) -> Bell<'_> {
         Bell(self.0.word32(BELL))
+    }
+
+    fn room(&self) -> Bell<'_> {
+        Bell(self.0.word32(ROOM))
     }
 
     fn taken(&self) -> &AtomicU32 {
@@ -162,15 +167,16 @@ impl Posted {
     }
 }
 
-/// Looks again and again whether something has come, for a moment; says whether it has. Lets others have the processor
-/// meanwhile, if any are waiting for it.
-pub(crate) fn spin(time: Duration, mut has_come: impl FnMut() -> bool) -> bool {
+/// Looks again and again whether something has come, for a moment; says whether it has. After each few looks, as many as
+/// take about a microsecond, it lets others have the processor, if any are waiting for it: it may be just the one who is to
+/// bring it.
+pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> bool) -> bool {
     if time.is_zero() {
         return false;
     }
     let begun = Instant::now();
     loop {
-        for _ in 0..64 {
+        for _ in 0..looks {
             if has_come() {
                 return true;
             }

@@ -166,7 +166,7 @@ impl PoolEnd {
         let results = RESULTS.copy_frames(memory, self.head, tail);
         self.head = tail;
         self.mailbox.taken().store(tail.bytes, Release);
-        self.mailbox.bell().ring();
+        self.mailbox.room().ring();
         let busy = memory.word64(BUSY).load(Relaxed);
         let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
         let may_be_posted = memory.word32(POSTS).load(Relaxed) != self.posts;

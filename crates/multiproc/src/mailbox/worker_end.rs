@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use crate::bell::Bell;
 use crate::claims;
 use crate::error::{Culprit, Error, Result};
 use crate::link::{INLINE, Link, Message, Sent};
@@ -238,7 +239,7 @@ impl WorkerEnd {
         flush();
         self.show();
         self.lobby.call();
-        if !self.wait_until(|end| end.has_item() || end.is_closed()) {
+        if !self.wait_until(Mailbox::bell, |end| end.has_item() || end.is_closed()) {
             return false;
         }
         self.clock.seen = Instant::now();
@@ -258,20 +259,24 @@ impl WorkerEnd {
         self.show();
         self.lobby.call();
         let before = self.taken;
-        self.wait_until(|end| end.mailbox.taken().load(Acquire) != before);
+        self.wait_until(Mailbox::room, |end| end.mailbox.taken().load(Acquire) != before);
         self.taken = self.mailbox.taken().load(Acquire);
     }
 
-    fn wait_until(&self, mut has_come: impl FnMut(&Self) -> bool) -> bool {
-        if spin(self.spin, || has_come(self)) {
+    fn wait_until(
+        &self,
+        bell: impl Fn(&Mailbox) -> Bell<'_>,
+        mut has_come: impl FnMut(&Self) -> bool,
+    ) -> bool {
+        if spin(self.spin, 24, || has_come(self)) {
             return true;
         }
         loop {
-            let armed = self.mailbox.bell().arm();
+            let armed = bell(&self.mailbox).arm();
             if has_come(self) {
                 return true;
             }
-            self.mailbox.bell().wait(armed, None);
+            bell(&self.mailbox).wait(armed, None);
         }
     }
 

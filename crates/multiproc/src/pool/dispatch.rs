@@ -166,7 +166,7 @@ impl Caller<'_> {
                 has_come()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
-            if turn.busy < core.processors && spin(SPIN, &mut look) {
+            if turn.busy < core.processors && spin(SPIN, 6, &mut look) {
                 return true;
             }
             let armed = core.lobby.callers().arm();
