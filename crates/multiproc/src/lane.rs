@@ -18,6 +18,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
 use crate::sys::poll::{Deadline, News, bell_or_end};
+use crate::sys::socket;
 use crate::wire::{Handle, Pages};
 
 /// Who puts frames into the ring, or who takes them out.
@@ -32,6 +33,8 @@ pub(crate) struct Lane {
     pages: Pages,
     start: usize,
     side: Side,
+    /// Whether each side is one process only.
+    is_private: bool,
     links: Links,
 }
 
@@ -71,7 +74,7 @@ const MARK: usize = 128;
 const ALARM: usize = 136;
 
 /// How often to look before sleeping. It takes less time than the sleep would.
-const LOOKS: u32 = 32;
+const LOOKS: u32 = 16;
 /// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
 /// never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
@@ -80,7 +83,8 @@ const SOON: Duration = Duration::from_micros(40);
 /// One for whom it was not, so many times in a row, goes on looking each so many times only.
 const PATIENT: u32 = 4;
 const NOW_AND_THEN: u32 = 32;
-/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
+/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody. Where
+/// a side is one process the hang-up does.
 const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -92,8 +96,8 @@ impl Lane {
         Lock::create(pages, start + AREA)
     }
 
-    pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
-        Self { pages, start, side, links }
+    pub(crate) fn new(pages: Pages, start: usize, side: Side, is_private: bool, links: Links) -> Self {
+        Self { pages, start, side, is_private, links }
     }
 
     /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
@@ -204,8 +208,8 @@ impl Lane {
         let news = if is_ready() {
             News::default()
         } else {
-            let time = deadline.left().map_or(A_WHILE, |left| left.min(A_WHILE));
-            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(time))?
+            let deadline = if self.is_private { deadline } else { deadline.or_within(A_WHILE) };
+            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), deadline.left())?
         };
         alarm.disarm(armed);
         Ok(news)
@@ -252,6 +256,9 @@ impl Lane {
 
     /// Is nobody left on the other side?
     pub(crate) fn is_abandoned(&self) -> Result<bool> {
+        if socket::is_held(self.links.socket.as_fd()) {
+            return Ok(false); // the quicker way to ask, and mostly the answer
+        }
         Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
     }
 

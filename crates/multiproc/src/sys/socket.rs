@@ -125,6 +125,12 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(
     }
 }
 
+/// Whether it is sure that somebody holds the other end. It is not where a packet is waiting.
+pub(crate) fn is_held(socket: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    nix::sys::socket::recv(socket.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
+}
+
 /// Throws the next packet away, if there is one.
 pub(crate) fn discard(socket: BorrowedFd<'_>) {
     while let Err(Errno::EINTR | Errno::ECONNRESET) =

@@ -1,0 +1,265 @@
+//! Messages from any number of processes to any number of processes, through a ring in shared memory: what a queue is,
+//! and each direction of a pipe.
+//!
+//! A frame in the ring is a message, or says where one is. Descriptors travel in a packet of their own, the *companion*
+//! of a frame; so does the memory in which a message is parked for which the ring has no room. The companion is sent
+//! before its frame is published, and thrown away after the frame has been taken. Each has a number, which is in both;
+//! so whoever takes the frame finds its companion, also behind those of the dead.
+//!
+//! No code of a user's runs under a lock: messages are encoded before, and decoded after.
+
+mod receiving;
+mod sending;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::lane::{AREAS, Lane, Links, Side};
+use crate::ring::Ring;
+use crate::sys::atomic::{AtomicU32, Relaxed};
+use crate::sys::eventfd;
+use crate::sys::socket;
+use crate::wire::{Handle, Pages};
+
+/// A message up to this size (bytes) waits for room in the ring; a larger one is parked in memory of its own when there
+/// is none, so that its sender need not wait.
+pub(crate) const SMALL: usize = 32 * 1024;
+
+/// Where in shared memory a channel lies, and how much it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    start: usize,
+    size: u32,
+    capacity: u32,
+    is_private: bool,
+}
+
+/// The end that messages are put into. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sending(Arc<End>);
+
+/// The end that messages are taken from. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Receiving(Arc<End>);
+
+struct End {
+    lane: Lane,
+    ring: Ring,
+    plan: Plan,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Message<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) descriptors: &'a [Handle],
+}
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// Messages that have been shown.
+    Shown,
+    /// A message that did not lie in the ring, or came with descriptors.
+    Whole(Vec<u8>, Vec<OwnedFd>),
+    /// The deadline came first.
+    NotYet,
+    /// The last sender is gone, and everything it had sent has been received.
+    Gone,
+}
+
+/// What a frame is: the message; its companion's number and the message; or its companion's number, whose last
+/// descriptor is for the memory that holds the message, and how long that is.
+const PLAIN: u32 = 0;
+const ACCOMPANIED: u32 = 1;
+const PARKED: u32 = 2;
+
+/// Behind the lane's areas: how many receiving ends there are, save those of the killed, or on their way.
+const RECEIVERS: usize = AREAS;
+const HEADER: usize = AREAS + 128;
+
+/// A pair of sockets for a channel, or for two in opposite directions.
+pub(crate) fn sockets() -> Result<(Handle, Handle)> {
+    let (a, b) = socket::pair()?;
+    for end in [&a, &b] {
+        socket::reserve(end.as_fd(), 4 * 1024 * 1024)?; // for companions; the system grants as much as it likes
+    }
+    Ok((a.into(), b.into()))
+}
+
+impl Plan {
+    /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
+    pub(crate) const fn new(start: usize, size: u32, capacity: u32) -> Self {
+        Self { start, size, capacity, is_private: false }
+    }
+
+    /// A channel from one process to another, which holds what its ring has room for.
+    pub(crate) const fn private(start: usize, size: u32) -> Self {
+        Self { start, size, capacity: u32::MAX, is_private: true }
+    }
+
+    /// Where it ends.
+    pub(crate) const fn end(self) -> usize {
+        self.start + HEADER + self.size as usize
+    }
+
+    /// Makes a channel in zeroed memory, between the ends of a pair of sockets.
+    pub(crate) fn create(self, pages: &Pages, from: Handle, to: Handle) -> Result<(Sending, Receiving)> {
+        Lane::create(pages, self.start)?;
+        let bells = [eventfd::create()?.into(), eventfd::create()?.into()];
+        let sending = Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone() })?;
+        Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells })?))
+    }
+
+    pub(crate) fn capacity(self) -> u32 {
+        self.capacity
+    }
+
+    fn open(self, pages: Pages, side: Side, links: Links) -> Result<Arc<End>> {
+        if pages.size().get() < self.end() {
+            return Err(Error::decode("shared memory", "it is smaller than agreed"));
+        }
+        let ring = Ring::new(self.start + HEADER, self.size);
+        Ok(Arc::new(End {
+            lane: Lane::new(pages, self.start, side, self.is_private, links),
+            ring,
+            plan: self,
+        }))
+    }
+}
+
+macro_rules! parts {
+    ($($end:ident),*) => {$(
+        /// What another process needs to open this end.
+        impl $end {
+            pub(crate) fn pages(&self) -> &Pages {
+                self.0.lane.pages()
+            }
+
+            pub(crate) fn links(&self) -> &Links {
+                self.0.lane.links()
+            }
+
+            pub(crate) fn plan(&self) -> Plan {
+                self.0.plan
+            }
+        }
+    )*};
+}
+
+parts!(Sending, Receiving);
+
+impl<'a> Message<'a> {
+    /// A message without descriptors.
+    pub(crate) fn plain(bytes: &'a [u8]) -> Self {
+        Self { bytes, descriptors: &[] }
+    }
+}
+
+impl IntoIterator for Message<'_> {
+    type Item = Self;
+    type IntoIter = std::option::IntoIter<Self>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Some(self).into_iter()
+    }
+}
+
+impl End {
+    fn receivers(&self) -> &AtomicU32 {
+        self.lane.pages().word32(self.plan.start + RECEIVERS)
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if self.lane.side() == Side::Consumers {
+            self.receivers().fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "End({:?})", self.lane.side())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::sys::memory;
+    use crate::sys::poll::Deadline;
+    use crate::sys::socket::Sent;
+
+    fn channel() -> (Sending, Receiving) {
+        let plan = Plan::new(0, 64 * 1024, 10);
+        let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
+        let (from, to) = sockets().unwrap();
+        plan.create(&pages, from, to).unwrap()
+    }
+
+    fn send(sending: &Sending, bytes: &[u8]) {
+        let sent = sending.send(Message::plain(bytes), Deadline::now(), &mut 0).unwrap();
+        assert_eq!(sent, Sent::Yes);
+    }
+
+    fn receive(receiving: &Receiving) -> Result<Vec<u8>> {
+        let mut shown = Vec::new();
+        match receiving.receive(1, Deadline::now(), |bytes| shown.extend_from_slice(bytes))? {
+            Incoming::Shown => Ok(shown),
+            Incoming::Whole(bytes, _) => Ok(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One was killed after he had sent a companion, and before he had published its frame; another after he had
+    /// published that a frame was taken, and before he had thrown its companion away.
+    #[test]
+    fn companions_of_the_dead_are_passed_over() {
+        let (sending, receiving) = channel();
+        for round in 0..3 {
+            let number = sending.0.lane.next_companion();
+            let memory = memory::store(b"never published").unwrap();
+            let sent = sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap();
+            assert_eq!(sent, Sent::Yes);
+            send(&sending, &vec![round; 100_000]);
+            let mut head = receiving.0.lane.mark();
+            let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
+            let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
+                panic!()
+            };
+            assert!(bytes == vec![round; 100_000]);
+            receiving.0.lane.publish(head);
+            send(&sending, &vec![round + 1; 200_000]);
+            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
+        }
+        assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+    }
+
+    #[test]
+    fn frames_of_nonsense_are_errors_and_do_not_stay() {
+        let (sending, receiving) = channel();
+        let mut tail = sending.0.lane.mark();
+        let frames: [(u32, &[u8]); 5] =
+            [(ACCOMPANIED, &[]), (PARKED, &[1; 7]), (PARKED, &[1; 8]), (PARKED, &[9; 16]), (7, &[0; 8])];
+        for (kind, bytes) in frames {
+            assert!(sending.put(&mut tail, kind, &[bytes]));
+            sending.0.lane.publish(tail);
+            assert!(receive(&receiving).unwrap_err().is_codec(), "{kind} {bytes:?}");
+            send(&sending, b"sense");
+            assert_eq!(receive(&receiving).unwrap(), b"sense");
+            tail = sending.0.lane.mark();
+        }
+        tail.bytes += 1600; // beyond what was written: nothing is there but zeros, or old bytes
+        tail.frames += 3;
+        sending.0.lane.publish(tail);
+        while receiving.0.lane.inside() > 0 {
+            let _ = receive(&receiving);
+        }
+    }
+}
