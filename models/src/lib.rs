@@ -13,8 +13,14 @@
 #[path = "../../crates/multiproc/src/alarm.rs"]
 mod alarm;
 #[allow(dead_code)]
+#[path = "../../crates/multiproc/src/attendance.rs"]
+mod attendance;
+#[allow(dead_code)]
 #[path = "../../crates/multiproc/src/bell.rs"]
 mod bell;
+#[allow(dead_code)]
+#[path = "../../crates/multiproc/src/claims.rs"]
+mod claims;
 #[allow(dead_code)]
 #[path = "../../crates/multiproc/src/ring.rs"]
 mod ring;
@@ -22,6 +28,7 @@ mod ring;
 mod sys;
 
 mod messages;
+mod pool;
 mod waiting;
 
 use std::env;

@@ -12,10 +12,10 @@ use crate::sys::Rung;
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 
 /// Room for two frames of eight bytes.
-const RING: Ring = Ring::new(0, 32);
+pub(crate) const RING: Ring = Ring::new(0, 32);
 
 /// Memory in which a byte that is read while another thread may write it is an error.
-struct Bytes(Vec<Cell<u8>>);
+pub(crate) struct Bytes(Vec<Cell<u8>>);
 
 /// Bytes for the ring, and how far both sides have come.
 struct Shared {
@@ -27,6 +27,12 @@ struct Shared {
     consumers: Mutex<()>,
     alarm: AtomicU32,
     bell: Rung,
+}
+
+impl Bytes {
+    pub(crate) fn new() -> Self {
+        Self((0..32).map(|_| Cell::new(0)).collect())
+    }
 }
 
 // SAFETY is the model's: loom looks at each access to a cell.
@@ -46,7 +52,7 @@ impl Memory for Bytes {
 impl Shared {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            bytes: Bytes((0..32).map(|_| Cell::new(0)).collect()),
+            bytes: Bytes::new(),
             tail: AtomicU64::new(0),
             head: AtomicU64::new(0),
             producers: Mutex::new(()),

@@ -32,7 +32,7 @@ impl Lack {
 }
 
 pub(crate) mod atomic {
-    pub(crate) use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+    pub(crate) use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
     use loom::sync::atomic::Ordering;
 
@@ -78,6 +78,15 @@ pub(crate) mod atomic {
 
                 pub(crate) fn fetch_add(&self, value: $number, order: Ordering) -> $number {
                     self.0.fetch_add(value, order)
+                }
+
+                pub(crate) fn fetch_update(
+                    &self,
+                    success: Ordering,
+                    failure: Ordering,
+                    change: impl FnMut($number) -> Option<$number>,
+                ) -> Result<$number, $number> {
+                    self.0.fetch_update(load_order(store_order(success)), failure, change)
                 }
 
                 pub(crate) fn compare_exchange(

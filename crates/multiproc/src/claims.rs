@@ -53,20 +53,3 @@ fn halves(word: u64) -> (u32, u32) {
 fn whole(begun: u32, handed_in: u32) -> u64 {
     u64::from(begun) << 32 | u64::from(handed_in)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_item_is_begun_or_taken_back() {
-        let word = AtomicU64::new(whole(u32::MAX, u32::MAX));
-        assert!(!begin(&word));
-        hand_in(&word, 5);
-        assert!(begin(&word) && begin(&word));
-        assert_eq!(take_back(&word, 2), 2);
-        assert_eq!(left(&word), 1);
-        assert!(begin(&word) && !begin(&word));
-        assert_eq!(take_back(&word, 9), 0);
-    }
-}

@@ -79,6 +79,7 @@ mod error;
 mod sys;
 
 mod alarm;
+mod attendance;
 mod bell;
 mod codec;
 mod plain;

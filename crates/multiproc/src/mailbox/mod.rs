@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::attendance::Attendance;
 use crate::bell::Bell;
 use crate::error::{Cause, Error, Result};
 use crate::link::{Incoming, Link};
 use crate::ring::Ring;
-use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::poll::Deadline;
 use crate::wire::Pages;
 
@@ -114,10 +115,11 @@ impl Lobby {
 
     /// Wakes who waits for results, for there is something to do for the pool; if nobody waits, the pool's thread.
     pub(crate) fn call(&self) {
-        self.callers().ring();
-        if self.attended().load(Relaxed) == 0 {
-            self.thread().ring();
-        }
+        self.attendance().call();
+    }
+
+    pub(crate) fn attendance(&self) -> Attendance<'_> {
+        Attendance { callers: self.callers(), thread: self.thread(), attended: self.0.word32(8) }
     }
 
     /// For threads that wait for results of their own, and see to all others meanwhile.
@@ -127,16 +129,6 @@ impl Lobby {
 
     pub(crate) fn thread(&self) -> Bell<'_> {
         Bell(self.0.word32(4))
-    }
-
-    /// Is there any such thread? The last one that goes says so first and then looks a last time for results.
-    pub(crate) fn set_attended(&self, is: bool) {
-        self.attended().store(is.into(), SeqCst);
-        fence(SeqCst);
-    }
-
-    fn attended(&self) -> &AtomicU32 {
-        self.0.word32(8)
     }
 }
 
@@ -195,6 +187,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::claims;
     use crate::ring::{Frames, add_frame};
 
     fn ends() -> (PoolEnd, WorkerEnd) {
@@ -315,5 +308,17 @@ mod tests {
         assert!(ran.len() > 10_000, "{}", ran.len());
         let expected: Vec<u8> = frames(&expected);
         assert!(Frames::of(&expected).map(|(_, bytes)| bytes.to_vec()).eq(ran));
+    }
+
+    #[test]
+    fn claims_overflow() {
+        let word = AtomicU64::new(u64::MAX);
+        assert!(!claims::begin(&word));
+        claims::hand_in(&word, 5);
+        assert!(claims::begin(&word) && claims::begin(&word));
+        assert_eq!(claims::take_back(&word, 2), 2);
+        assert_eq!(claims::left(&word), 1);
+        assert!(claims::begin(&word) && !claims::begin(&word));
+        assert_eq!(claims::take_back(&word, 9), 0);
     }
 }

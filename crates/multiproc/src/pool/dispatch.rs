@@ -134,7 +134,7 @@ impl Core {
         let mut callers = self.count();
         *callers += 1;
         if *callers == 1 {
-            self.lobby.set_attended(true);
+            self.lobby.attendance().set(true);
         }
         Caller(self)
     }
@@ -193,7 +193,7 @@ impl Drop for Caller<'_> {
         let mut callers = core.count();
         *callers -= 1;
         if *callers == 0 {
-            core.lobby.set_attended(false);
+            core.lobby.attendance().set(false);
             drop(callers);
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
             core.turn(false);
