@@ -32,14 +32,16 @@ impl Bell<'_> {
         futex::wait(self.0, armed.0, time);
     }
 
-    /// To be called after a change.
+    /// To be called after a change. Says whether somebody was asleep.
     #[inline]
-    pub(crate) fn ring(&self) {
+    pub(crate) fn ring(&self) -> bool {
         fence(SeqCst);
         let word = self.0.load(Relaxed);
-        if word & WAITING != 0 {
+        let is_armed = word & WAITING != 0;
+        if is_armed {
             self.wake(word);
         }
+        is_armed
     }
 
     /// Who fails to change the word has been overtaken by another ringer, who wakes in his stead, or by one who has armed

@@ -11,7 +11,7 @@ use bench::work::{check_cubes, cube};
 use multiproc::Pool;
 
 pub(super) fn memory(_: Effort) -> Result<Measured> {
-    let pool = busy_once(2)?;
+    let pool = busy_once(2, 10)?; // as little as the peers' workers have done
     let workers: Result<Vec<f64>> = pool.worker_pids().into_iter().map(proc::proportional).collect();
     let others = proc::family()?.len() - 1 - pool.worker_pids().len();
     let measured = Measured::new(middle(workers?)?);
@@ -23,7 +23,7 @@ pub(super) fn memory(_: Effort) -> Result<Measured> {
 
 /// Of the program, the workers and whatever else there is for them, together.
 pub(super) fn processor(effort: Effort) -> Result<Measured> {
-    let pool = busy_once(8)?;
+    let pool = busy_once(8, 10_000)?;
     let time = Duration::from_secs(if effort.quick { 2 } else { 10 });
     let family = proc::family()?;
     let before = proc::processor_time(&family)?;
@@ -35,9 +35,9 @@ pub(super) fn processor(effort: Effort) -> Result<Measured> {
 }
 
 /// A pool that has worked and then come to rest.
-fn busy_once(workers: usize) -> Result<Pool> {
+fn busy_once(workers: usize, items: u64) -> Result<Pool> {
     let pool = Pool::new(workers)?;
-    check_cubes(10_000, &pool.map(cube, 0..10_000)?)?;
+    check_cubes(items, &pool.map(cube, 0..items)?)?;
     thread::sleep(Duration::from_millis(500));
     Ok(pool)
 }

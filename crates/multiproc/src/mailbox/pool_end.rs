@@ -79,9 +79,10 @@ impl PoolEnd {
     }
 
     /// Hands in the last `count` items that were written.
-    pub(crate) fn hand_in(&self, count: u32) {
+    /// Says whether the worker was asleep.
+    pub(crate) fn hand_in(&self, count: u32) -> bool {
         claims::hand_in(self.mailbox.claims(), count);
-        self.mailbox.bell().ring();
+        self.mailbox.bell().ring()
     }
 
     /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be

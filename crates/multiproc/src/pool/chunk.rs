@@ -72,8 +72,14 @@ pub(crate) struct Packer {
 }
 
 impl Packer {
-    pub(crate) fn new() -> Self {
-        Self { frames: Vec::new(), end: 0, count: 0, alone: None }
+    /// With room for so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, alone: None }
+    }
+
+    /// How many bytes it has so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.frames.len()
     }
 
     #[inline]

@@ -35,6 +35,8 @@ pub(crate) struct Worker {
     task: Option<TaskId>,
     /// There was no room in the mailbox, and no results have come since.
     full: bool,
+    /// It was asleep when it was given something.
+    woken: bool,
     /// Something about it is broken, which is why it was killed.
     broken: Option<Error>,
     /// Since when it has no lifeline.
@@ -101,7 +103,9 @@ impl Worker {
         let place = Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
         let pool = lobby.clone();
-        started.child.watch(Arc::new(move || pool.thread().ring()));
+        started.child.watch(Arc::new(move || {
+            pool.thread().ring();
+        }));
         Ok(Self {
             started,
             mailbox: PoolEnd::new(mailbox, ours),
@@ -111,6 +115,7 @@ impl Worker {
             served: 0,
             task: None,
             full: false,
+            woken: false,
             broken: None,
             cut: None,
             leaving: None,
@@ -213,7 +218,7 @@ impl Worker {
             Some(last) if last.goes_on_with(&job) => last.count += count,
             _ => self.jobs.push_back(job),
         }
-        self.mailbox.hand_in(count);
+        self.woken |= self.mailbox.hand_in(count);
     }
 
     /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
@@ -267,6 +272,11 @@ impl Worker {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Whether it has been woken since this was asked last.
+    pub(crate) fn was_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
     }
 
     /// May it hold results back that are finished?

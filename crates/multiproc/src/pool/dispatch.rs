@@ -4,6 +4,7 @@
 //! Where no thread waits, the pool's own thread does; and it alone settles deaths and replaces the dead.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::Call;
@@ -46,7 +47,7 @@ impl Core {
         let Config { manner, policy } = config;
         let core = Arc::new(Self {
             workers: policy.workers,
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            processors: thread::available_parallelism().map_or(1, usize::from),
             chunk_size: policy.chunk_size,
             manner,
             shutdown_timeout: policy.shutdown_timeout,
@@ -160,6 +161,9 @@ impl Caller<'_> {
             let turn = core.turn(is_late);
             if has_come() {
                 return true;
+            }
+            if turn.woken {
+                thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
             }
             let mut look = || {
                 core.turn(false);

@@ -262,7 +262,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
     {
         let call = Call::new(TaskId::of(function)?);
-        let mut packer = Packer::new();
+        let mut packer = Packer::new(0);
         packer.add(&args)?;
         self.core.submit(packer.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(&self.core), call))

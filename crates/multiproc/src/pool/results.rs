@@ -33,6 +33,8 @@ pub(crate) struct Results<'pool, I, R> {
     size: u64,
     /// How many items fit into a chunk, as far as is known.
     fitting: u64,
+    /// How many bytes the last chunk had.
+    bytes: usize,
     /// How many items were taken from the input.
     taken: u64,
     /// How many of them have no result yet.
@@ -67,6 +69,7 @@ where
             look_ahead,
             size: 1,
             fitting: u64::MAX,
+            bytes: 0,
             taken: 0,
             unresolved: 0,
             ready: Ready::new(order),
@@ -109,7 +112,7 @@ where
     }
 
     fn feed_chunk(&mut self) {
-        let mut packer = Packer::new();
+        let mut packer = Packer::new(self.bytes);
         let first = self.taken;
         // The input is the user's, and may take its time. What it or the encoding panics with is kept for later.
         let was_here = self.caller.take().is_some();
@@ -118,6 +121,7 @@ where
             self.panic = Some(panic);
             None
         });
+        self.bytes = packer.bytes();
         self.caller = was_here.then(|| self.core.attend());
         self.submit(packer, first);
         if let Some(error) = misfit {

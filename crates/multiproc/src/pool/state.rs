@@ -63,6 +63,8 @@ pub(crate) struct Turn {
     pub(crate) news: bool,
     /// How many workers have something in hand.
     pub(crate) busy: usize,
+    /// One of them was asleep when it was given something.
+    pub(crate) woken: bool,
     /// When to look again at the latest, although nothing may have happened.
     pub(crate) next_look: Option<Instant>,
 }
@@ -173,6 +175,7 @@ impl State {
         self.next_look = None;
         self.hand_out();
         self.share(is_late);
+        turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         turn.next_look = self.next_look;
         if self.workers.iter().any(Worker::may_hold_results) {
             let held = Instant::now() + PATIENCE;
