@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, Result};
-use crate::sys::memory;
+use crate::sys::memory::{self, Shared};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 use crate::wire::Handle;
@@ -65,6 +65,21 @@ impl Message {
             Body::Stored(memory::store(&bytes)?.into(), bytes.len() as u64)
         };
         Ok(Self { body, descriptors })
+    }
+
+    /// A message that is parked here and now, whatever its size.
+    pub(crate) fn parked(bytes: &[u8]) -> Result<Self> {
+        let body = Body::Stored(memory::store(bytes)?.into(), bytes.len() as u64);
+        Ok(Self { body, descriptors: Vec::new() })
+    }
+
+    /// It has been received, and what came is not looked at any more.
+    pub(crate) fn recycle(self) {
+        if let Body::Stored(memory, length) = self.body
+            && let (Some(memory), Ok(length)) = (memory.into_only(), usize::try_from(length))
+        {
+            memory::keep_spare(memory, length);
+        }
     }
 
     /// Lets go of the descriptors: it will not be sent again.
@@ -185,6 +200,34 @@ pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
     match packet {
         [IN_PACKET, rest @ ..] | [IN_MEMORY, _, _, _, _, _, _, _, _, rest @ ..] => rest,
         _ => &[],
+    }
+}
+
+/// A message's bytes, where they are: in the packet, from a place on, or parked.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Here(Vec<u8>, usize),
+    Parked(Shared),
+}
+
+impl Content {
+    /// Of a packet whose prefix is so long; takes the descriptor of what is parked off the others.
+    pub(crate) fn of(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
+        if is_whole(&packet) {
+            return Ok(Self::Here(packet, 1 + prefix));
+        }
+        let length = packet.get(1..).and_then(<[u8]>::first_chunk).copied().map(u64::from_le_bytes);
+        let (Some(length), Some(memory)) = (length, descriptors.pop()) else {
+            return Err(Error::decode("a packet", "what it announces did not come with it"));
+        };
+        memory::parked(&memory, usize::try_from(length).unwrap_or(usize::MAX)).map(Self::Parked)
+    }
+
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Self::Here(bytes, start) => look(bytes.get(*start..).unwrap_or_default()),
+            Self::Parked(memory) => memory.look(0, memory.size().get(), look),
+        }
     }
 }
 

@@ -139,6 +139,11 @@ impl<'de> Deserialize<'de> for Handle {
 }
 
 impl Handle {
+    /// The descriptor, if there is no clone of this.
+    pub(crate) fn into_only(self) -> Option<OwnedFd> {
+        Arc::into_inner(self.0)
+    }
+
     /// The descriptor itself, or another for the same thing where clones of this one are left.
     pub(crate) fn into_descriptor(self) -> Result<OwnedFd> {
         Arc::try_unwrap(self.0)

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::attendance::Attendance;
 use crate::bell::Bell;
 use crate::error::{Cause, Error, Result};
-use crate::link::{Incoming, Link};
+use crate::link::{self, Content, Incoming, Link};
 use crate::ring::Ring;
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::poll::Deadline;
@@ -144,16 +144,17 @@ impl Posted {
     }
 
     /// Receives the message of that number; throws away those before it, which nobody will ask for any more. Gives what
-    /// it is, its bytes behind so many that are not its own, and its descriptors.
-    fn receive(link: &Link, number: u32, deadline: Deadline) -> Result<(u32, Vec<u8>, usize, Vec<OwnedFd>)> {
+    /// it is, its bytes, and its descriptors.
+    fn receive(link: &Link, number: u32, deadline: Deadline) -> Result<(u32, Content, Vec<OwnedFd>)> {
         loop {
-            let Incoming::Message(bytes, descriptors) = link.receive(deadline)? else {
+            let Incoming::Message(packet, mut descriptors) = link.receive_packet(deadline)? else {
                 return Err(Error::new(Cause::LinkLost));
             };
-            let prefix = bytes.first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
+            let prefix = link::prefix(&packet).first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
             #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
             if (prefix >> 32) as u32 == number {
-                return Ok((prefix as u32, bytes, size_of::<u64>(), descriptors));
+                let content = Content::of(packet, size_of::<u64>(), &mut descriptors)?;
+                return Ok((prefix as u32, content, descriptors));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::claims;
 use crate::error::Result;
-use crate::link::{Link, Message, Sent};
+use crate::link::{Content, Link, Message, Sent};
 use crate::ring::{Copied, Mark, add_frame};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::poll::Deadline;
@@ -70,12 +70,10 @@ impl PoolEnd {
         Ok(sent)
     }
 
-    /// Receives the message that is the result of the item of this number: what it is, and its bytes from a
-    /// place on.
-    pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Vec<u8>, usize)> {
+    /// Receives the message that is the result of the item of this number: what it is, and its bytes.
+    pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Content)> {
         self.posts += 1;
-        Posted::receive(&self.link, number, Deadline::now())
-            .map(|(kind, bytes, start, _)| (kind, bytes, start))
+        Posted::receive(&self.link, number, Deadline::now()).map(|(kind, content, _)| (kind, content))
     }
 
     /// Hands in the last `count` items that were written.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::bell::Bell;
 use crate::claims;
 use crate::error::{Culprit, Error, Result};
-use crate::link::{INLINE, Link, Message, Sent};
+use crate::link::{Content, INLINE, Link, Message, Sent};
 use crate::plain;
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
@@ -180,7 +180,7 @@ impl WorkerEnd {
     /// Sends a large result as a message; in its place stands a note.
     fn post(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         let prefix = Posted { number: self.finished.frames, kind }.bytes();
-        let message = Message::new(result.to_vec(), Vec::new())?;
+        let message = Message::parked(result)?;
         if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::NotYet {
             self.show(); // the pool takes messages as it takes the results that they belong to
             self.lobby.call();
@@ -214,15 +214,15 @@ impl WorkerEnd {
         self.finish();
     }
 
-    /// Receives the message that belongs to the item at the cursor: its bytes from a place on, and its descriptors.
-    pub(crate) fn receive(&mut self) -> Result<(Vec<u8>, usize, Vec<OwnedFd>)> {
+    /// Receives the message that belongs to the item at the cursor: its bytes and its descriptors.
+    pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
         let number = self.finished.frames;
         self.read(|_| Ok(()))?;
-        let (_, bytes, start, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
+        let (_, content, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
         if !descriptors.is_empty() {
             self.lobby.call(); // the pool must let go of them, lest it keep a queue open
         }
-        Ok((bytes, start, descriptors))
+        Ok((content, descriptors))
     }
 
     /// Where a task has forked and both return, only the worker itself goes on.

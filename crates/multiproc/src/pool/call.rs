@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::link::Content;
 use crate::mailbox::{ERROR, VALUE};
 use crate::plain;
 use crate::ring::{Copied, IntoFrames};
@@ -35,8 +36,8 @@ pub(crate) enum Parcel {
     /// A frame for each item of these runs, of which each begins behind the one before: the place of the first item, and
     /// how many there are.
     Results { runs: Vec<(u64, u32)>, results: Copied },
-    /// One result, in `bytes` from `start` on.
-    Result { place: u64, kind: u32, bytes: Vec<u8>, start: usize },
+    /// One result that came by itself.
+    Result { place: u64, kind: u32, content: Content },
     /// All of them have this error in common.
     Lost { first: u64, count: u32, error: Error },
 }
@@ -115,11 +116,9 @@ impl Parcel {
 
     pub(crate) fn open(self) -> Opened {
         let (mut runs, content) = match self {
-            Self::Results { runs, results } => (runs, Content::Frames(results.into_iter())),
-            Self::Result { place, kind, bytes, start } => {
-                (vec![(place, 1)], Content::Single { kind, bytes, start })
-            }
-            Self::Lost { first, count, error } => (vec![(first, count)], Content::Lost(error)),
+            Self::Results { runs, results } => (runs, Results::Frames(results.into_iter())),
+            Self::Result { place, kind, content } => (vec![(place, 1)], Results::Single { kind, content }),
+            Self::Lost { first, count, error } => (vec![(first, count)], Results::Lost(error)),
         };
         runs.reverse();
         Opened { runs, next: 0, content }
@@ -133,16 +132,15 @@ pub(crate) struct Opened {
     runs: Vec<(u64, u32)>,
     /// The place of the next result of the run that was begun.
     next: u64,
-    content: Content,
+    content: Results,
 }
 
 #[derive(Default)]
-enum Content {
+enum Results {
     Frames(IntoFrames),
     Single {
         kind: u32,
-        bytes: Vec<u8>,
-        start: usize,
+        content: Content,
     },
     Lost(Error),
     #[default]
@@ -165,7 +163,7 @@ impl Opened {
     /// Adds up to `most` results of the run to `results`, as long as they are plain values; says how many these were.
     #[inline]
     pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
-        let (Content::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
+        let (Results::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
             return 0;
         };
         results.reserve(most as usize);
@@ -184,15 +182,13 @@ impl Opened {
         let place = self.next;
         self.next += 1;
         let result = match &mut self.content {
-            Content::Frames(frames) => match frames.next() {
+            Results::Frames(frames) => match frames.next() {
                 Some((kind, frame)) => decode_result(kind, frame),
                 None => Err(Error::decode("a result", "it is missing in the ring")),
             },
-            Content::Single { kind, bytes, start } => {
-                decode_result(*kind, bytes.get(*start..).unwrap_or_default())
-            }
-            Content::Lost(error) => Err(error.clone()),
-            Content::Nothing => Err(Error::decode("a result", "there is none")),
+            Results::Single { kind, content } => content.look(|bytes| decode_result(*kind, bytes)),
+            Results::Lost(error) => Err(error.clone()),
+            Results::Nothing => Err(Error::decode("a result", "there is none")),
         };
         result.map_err(|error| error.at(Some(place)))
     }

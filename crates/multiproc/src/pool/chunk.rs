@@ -97,7 +97,11 @@ impl Packer {
                 self.count += 1;
                 Ok(())
             }
-            _ => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),
+            Some(bytes) => {
+                self.alone = Some(Message::parked(bytes)?);
+                Ok(())
+            }
+            None => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),
         }
     }
 

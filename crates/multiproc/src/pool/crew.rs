@@ -8,7 +8,7 @@ use super::call::{Call, Parcel};
 use super::chunk::{Body, Chunk};
 use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::{Link, Message, Sent};
+use crate::link::{Content, Link, Message, Sent};
 use crate::mailbox::{Finished, Lobby, Mailbox, POSTED, PoolEnd, TASK};
 use crate::method::Manner;
 use crate::ring::{Copied, add_frame};
@@ -349,7 +349,7 @@ impl Worker {
             let Some((call, place, _)) = self.settle(1).pop() else { return };
             let parcel = if kind == POSTED {
                 match self.mailbox.receive(number) {
-                    Ok((kind, bytes, start)) => Parcel::Result { place, kind, bytes, start },
+                    Ok((kind, content)) => Parcel::Result { place, kind, content },
                     Err(error) => {
                         self.give_up_on(error.clone());
                         let error = error.by(Culprit::Worker { pid: self.pid() });
@@ -357,7 +357,7 @@ impl Worker {
                     }
                 }
             } else {
-                Parcel::Result { place, kind, bytes: frame.to_vec(), start: 0 }
+                Parcel::Result { place, kind, content: Content::Here(frame.to_vec(), 0) }
             };
             call.deliver(parcel);
             number = number.wrapping_add(1);
@@ -376,7 +376,8 @@ impl Worker {
             job.done += some;
             left -= some;
             if job.done == job.count {
-                self.jobs.pop_front();
+                let message = self.jobs.pop_front().and_then(|job| job.message);
+                message.into_iter().for_each(Message::recycle);
             }
         }
         settled

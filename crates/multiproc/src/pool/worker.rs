@@ -74,9 +74,9 @@ fn refuse(mailbox: &mut WorkerEnd, error: &Error) -> Result<()> {
 /// Runs an item that came as a message.
 fn run_posted(mailbox: &mut WorkerEnd, task: &Result<Task>) {
     let mut result = Vec::new();
-    let run = mailbox.receive().and_then(|(args, start, descriptors)| {
+    let run = mailbox.receive().and_then(|(args, descriptors)| {
         let task = task.clone()?;
-        task.run(args.get(start..).unwrap_or_default(), descriptors, &mut result)
+        args.look(|args| task.run(args, descriptors, &mut result))
     });
     match run.and_then(|()| mailbox.write(VALUE, &result)) {
         Ok(()) => mailbox.finish(),

@@ -5,46 +5,79 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::fstat;
 
 use super::atomic::{AtomicU32, AtomicU64};
 use crate::error::{Error, Result};
 
 /// Parks bytes in anonymous memory, to be handed over as a descriptor.
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
-    let fd = create(bytes.len())?;
-    let mut file = File::from(fd);
-    file.write_all(bytes)
+    let spare = if bytes.len() >= WORTH_KEEPING { with_spare(Vec::pop) } else { None };
+    let file = File::from(spare.map_or_else(|| create(bytes.len()), Ok)?);
+    file.write_all_at(bytes, 0)
         .map_err(|error| Error::io(&format!("write {} bytes to anonymous memory", bytes.len()), &error))?;
     Ok(file.into())
 }
 
+/// Memory that nobody will look at any more is kept for the next [`store`], within limits: to write where memory is
+/// already takes a fraction of the time.
+pub(crate) fn keep_spare(fd: OwnedFd, length: usize) {
+    if (WORTH_KEEPING..=LARGEST_KEPT).contains(&length) {
+        with_spare(|spare| {
+            if spare.len() < MOST_KEPT {
+                spare.push(fd);
+            }
+        });
+    }
+}
+
+/// From this size on, and up to that one, memory is kept (bytes); and how much of it (pieces).
+const WORTH_KEEPING: usize = 256 * 1024;
+const LARGEST_KEPT: usize = 16 * 1024 * 1024;
+const MOST_KEPT: usize = 4;
+
+/// The spare memory, and whose it is: a copy of the process that somebody forked has none.
+static SPARE: Mutex<(u32, Vec<OwnedFd>)> = Mutex::new((0, Vec::new()));
+
+fn with_spare<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let own = std::process::id();
+    if spare.0 != own {
+        *spare = (own, Vec::new());
+    }
+    act(&mut spare.1)
+}
+
 /// Reads the first `length` bytes of what [`store`] parked; gives them behind `prefix`.
 pub(crate) fn load(fd: OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
-    let file = File::from(fd);
-    let size = file.metadata().map_err(|error| Error::io("size anonymous memory", &error))?.len();
-    if size < length as u64 {
-        return Err(Error::decode("a message", format!("{length} bytes announced, {size} sent")));
-    }
+    let stored = parked(&fd, length)?;
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(prefix.len() + length)
         .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
     bytes.extend_from_slice(prefix);
-    bytes.resize(prefix.len() + length, 0);
-    let body = &mut bytes[prefix.len()..];
-    file.read_exact_at(body, 0).map_err(|error| Error::io("read anonymous memory", &error))?;
+    stored.look(0, length, |stored| bytes.extend_from_slice(stored));
     Ok(bytes)
+}
+
+/// Maps the first `length` bytes of what [`store`] parked, to look at them in place.
+pub(crate) fn parked(fd: &OwnedFd, length: usize) -> Result<Shared> {
+    let size = fstat(fd).map_err(|errno| Error::system("size anonymous memory", errno))?.st_size;
+    match NonZeroUsize::new(length) {
+        Some(length) if usize::try_from(size).unwrap_or(0) >= length.get() => Shared::map(fd.as_fd(), length),
+        _ => Err(Error::decode("a message", format!("{length} bytes announced, {size} sent"))),
+    }
 }
 
 /// Pages shared with another process: a header of atomic words, and bytes behind it.
@@ -74,8 +107,7 @@ impl Shared {
 
     /// Maps what another process created, after a look at its size and its seals.
     pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
-        let size =
-            nix::sys::stat::fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+        let size = fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
         let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
         if usize::try_from(size) != Ok(length.get())
             || !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK)
