@@ -62,7 +62,7 @@ const STRIDE_LEAST: Duration = Duration::from_micros(5);
 const STRIDE_MOST: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u32 = 256;
 /// How often results are published while there are items to run.
-const PUBLISH: Duration = Duration::from_micros(200);
+const PUBLISH: Duration = Duration::from_micros(500);
 
 impl WorkerEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {

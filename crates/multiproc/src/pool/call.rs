@@ -47,7 +47,7 @@ pub(crate) enum Parcel {
 pub(crate) const WORTHWHILE: Duration = Duration::from_millis(1);
 /// A chunk has at most so many items, and at most so many times those of the one before.
 const LARGEST: u64 = 32 * 1024;
-const GROWTH: u64 = 8;
+const GROWTH: u64 = 64;
 
 impl Call {
     pub(crate) fn new(task: TaskId) -> Arc<Self> {
