@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::program::Measured;
-
 /// How much a round may take on itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
@@ -126,6 +124,25 @@ pub fn middle(mut values: Vec<f64>) -> Result<f64> {
 /// A time on a clock that all processes share.
 pub fn now() -> Result<Duration> {
     Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?.into())
+}
+
+/// What a round has found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    pub value: f64,
+    pub detail: Option<String>,
+}
+
+impl Measured {
+    pub fn new(value: f64) -> Self {
+        Self { value, detail: None }
+    }
+
+    #[must_use]
+    pub fn with(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
 }
 
 #[cfg(test)]

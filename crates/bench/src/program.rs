@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 use crate::measure::Effort;
+pub use crate::measure::Measured;
 
 /// What a contestant does about a case.
 pub struct Entry {
@@ -21,25 +22,6 @@ pub struct Entry {
 /// An entry that runs.
 pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Effort) -> Result<Measured>) -> Entry {
     Entry { contestant, case, run: Some(run) }
-}
-
-/// What a round has found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Measured {
-    pub value: f64,
-    pub detail: Option<String>,
-}
-
-impl Measured {
-    pub fn new(value: f64) -> Self {
-        Self { value, detail: None }
-    }
-
-    #[must_use]
-    pub fn with(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
-        self
-    }
 }
 
 /// What a round prints, as JSON on one line.

@@ -150,7 +150,7 @@ pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
 pub(crate) fn die_with(socket: BorrowedFd<'_>) -> nix::Result<()> {
     const F_SETSIG: i32 = 10; // `libc` does not have it; the same on all of Linux (asm-generic/fcntl.h)
     let fd = socket.as_raw_fd();
-    let own_pid = super::process::own_pid().cast_signed();
+    let own_pid = nix::unistd::getpid().as_raw();
     for (command, argument) in
         [(libc::F_SETOWN, own_pid), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)]
     {
