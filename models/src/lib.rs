@@ -22,6 +22,9 @@ mod bell;
 #[path = "../../crates/multiproc/src/claims.rs"]
 mod claims;
 #[allow(dead_code)]
+#[path = "../../crates/multiproc/src/frames.rs"]
+mod frames;
+#[allow(dead_code)]
 #[path = "../../crates/multiproc/src/ring.rs"]
 mod ring;
 

@@ -82,6 +82,7 @@ mod alarm;
 mod attendance;
 mod bell;
 mod codec;
+mod frames;
 mod plain;
 mod ring;
 mod wire;

@@ -11,6 +11,7 @@
 // is two moves, and else it is calls.
 #![allow(clippy::inline_always)]
 
+use crate::frames::{FRAME_HEAD, Frames, HEAD, SKIP, footprint, halves, head, narrow, split_frame};
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 
 /// Memory that several processes may have.
@@ -36,11 +37,6 @@ pub(crate) struct Mark {
     pub(crate) bytes: u32,
 }
 
-/// What stands in front of a frame's bytes: their number, and what they are.
-const HEAD: u32 = 8;
-pub(crate) const FRAME_HEAD: usize = HEAD as usize;
-/// The rest of the ring is empty; the next frame is at its start.
-const SKIP: u32 = u32::MAX;
 /// Where all has been read and this many bytes of the ring are behind us, it begins anew: then a queue that is mostly
 /// empty stays in the caches, and its ring never takes up more memory than it needs.
 const HOT: u32 = 16 * 1024;
@@ -88,7 +84,7 @@ impl Ring {
         true
     }
 
-    /// Copies frames that [`begin_frame`] and [`end_frame`] have made behind `tail`, as many as there is room for.
+    /// Copies [`frames`](crate::frames) behind `tail`, as many as there is room for.
     /// Gives the bytes that are left.
     pub(crate) fn put_frames<'a>(
         &self,
@@ -115,8 +111,8 @@ impl Ring {
         frames
     }
 
-    /// Copies all frames between two marks out; [`Frames`] reads them.
-    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Mark, tail: Mark) -> Copied {
+    /// Copies all frames between two marks out.
+    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Mark, tail: Mark) -> Frames {
         if head.bytes != tail.bytes && self.head(memory, head.bytes).1 == SKIP {
             head.bytes = self.next_start(head.bytes);
         }
@@ -125,7 +121,7 @@ impl Ring {
         let mut bytes = Vec::with_capacity(length);
         memory.read(self.offset(head.bytes), length.min(to_end), |piece| bytes.extend_from_slice(piece));
         memory.read(self.start, length.saturating_sub(to_end), |piece| bytes.extend_from_slice(piece));
-        Copied { bytes, seam: to_end }
+        Frames::in_two(bytes, to_end)
     }
 
     /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
@@ -265,191 +261,6 @@ impl Mark {
     }
 }
 
-/// Frames that lay in a ring.
-#[derive(Debug, Default)]
-pub(crate) struct Copied {
-    bytes: Vec<u8>,
-    /// Where the bytes begin that lay at the ring's start, before which it may have a rest without frames.
-    seam: usize,
-}
-
-impl From<Vec<u8>> for Copied {
-    /// Frames one behind the other, as [`begin_frame`] and [`end_frame`] make them.
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { seam: bytes.len(), bytes }
-    }
-}
-
-impl Copied {
-    pub(crate) fn into_iter(self) -> IntoFrames {
-        IntoFrames { copied: self, next: 0 }
-    }
-
-    pub(crate) fn frames(&self) -> Frames<'_> {
-        let (before, after) = self.bytes.split_at_checked(self.seam).unwrap_or((&self.bytes, &[]));
-        Frames { bytes: before, after }
-    }
-}
-
-/// Frames that were copied, one after the other.
-#[derive(Debug)]
-pub(crate) struct IntoFrames {
-    copied: Copied,
-    next: usize,
-}
-
-impl IntoFrames {
-    /// Gives the bytes of up to `most` frames, as long as they are of this kind and length and are taken; says how many these
-    /// were.
-    #[inline]
-    pub(crate) fn next_like(
-        &mut self,
-        kind: u32,
-        length: usize,
-        most: u32,
-        mut give: impl FnMut(&[u8]) -> bool,
-    ) -> u32 {
-        let Copied { bytes, seam } = &self.copied;
-        let end = if self.next < *seam { bytes.len().min(*seam) } else { bytes.len() };
-        let span = footprint(narrow(length)) as usize;
-        let expected = head(narrow(length), kind);
-        let mut count = 0;
-        for frame in bytes.get(self.next..end).unwrap_or_default().chunks_exact(span).take(most as usize) {
-            if frame[..FRAME_HEAD] != expected || !give(&frame[FRAME_HEAD..FRAME_HEAD + length]) {
-                break;
-            }
-            count += 1;
-        }
-        self.next += count as usize * span;
-        count
-    }
-
-    /// What the next frame is, and its bytes.
-    #[inline]
-    pub(crate) fn next(&mut self) -> Option<(u32, &[u8])> {
-        let Copied { bytes, seam } = &self.copied;
-        if self.next < *seam {
-            let before = bytes.get(self.next..bytes.len().min(*seam))?;
-            match split_frame(before) {
-                Some((kind, frame, rest)) if kind != SKIP => {
-                    self.next += before.len() - rest.len();
-                    return Some((kind, frame));
-                }
-                _ => self.next = *seam,
-            }
-        }
-        let after = bytes.get(self.next..)?;
-        let (kind, frame, rest) = split_frame(after)?;
-        self.next += after.len() - rest.len();
-        Some((kind, frame))
-    }
-}
-
-/// What each frame is, and its bytes.
-pub(crate) struct Frames<'a> {
-    bytes: &'a [u8],
-    after: &'a [u8],
-}
-
-impl<'a> Frames<'a> {
-    /// Frames one behind the other, as [`begin_frame`] and [`end_frame`] make them.
-    pub(crate) fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes, after: &[] }
-    }
-
-    /// The bytes of those that are left.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        self.bytes
-    }
-}
-
-impl<'a> Iterator for Frames<'a> {
-    type Item = (u32, &'a [u8]);
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match split_frame(self.bytes) {
-                Some((kind, frame, rest)) if kind != SKIP => {
-                    self.bytes = rest;
-                    return Some((kind, frame));
-                }
-                _ if self.after.is_empty() => return None,
-                _ => self.bytes = std::mem::take(&mut self.after),
-            }
-        }
-    }
-}
-
-/// Adds a frame to a vector of frames.
-#[inline]
-pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
-    if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
-        let mut frame = [0; 16]; // the frequent case, in one piece
-        frame[..8].copy_from_slice(&head(8, kind));
-        frame[8..].copy_from_slice(&bytes);
-        return frames.extend_from_slice(&frame);
-    }
-    frames.extend_from_slice(&head(u32::try_from(bytes.len()).unwrap_or(u32::MAX), kind));
-    frames.extend_from_slice(bytes);
-    if !bytes.len().is_multiple_of(8) {
-        frames.resize(frames.len().next_multiple_of(8), 0);
-    }
-}
-
-/// Begins a frame in a vector of frames; its bytes follow, and [`end_frame`].
-#[inline]
-pub(crate) fn begin_frame(frames: &mut Vec<u8>) -> usize {
-    let start = frames.len();
-    frames.extend_from_slice(&[0; FRAME_HEAD]);
-    start
-}
-
-/// Ends the frame that begins at `start`. One too long for a ring gets a length that no ring has room for.
-#[inline]
-pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
-    let length = frames.len() - start - HEAD as usize;
-    let head = head(u32::try_from(length).unwrap_or(u32::MAX), kind);
-    if let Some(place) = frames[start..].first_chunk_mut() {
-        *place = head;
-    }
-    frames.resize(frames.len().next_multiple_of(8), 0);
-}
-
-/// The first of some frames, and what is behind it.
-#[inline]
-fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
-    let (head, rest) = frames.split_first_chunk()?;
-    let (length, kind) = halves(u64::from_ne_bytes(*head));
-    let length = length as usize;
-    let frame = rest.get(..length)?;
-    Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
-}
-
-/// The length of something in a ring, which is below 4 GiB.
-#[inline]
-#[allow(clippy::cast_possible_truncation)]
-const fn narrow(length: usize) -> u32 {
-    length as u32
-}
-
-#[inline]
-const fn footprint(length: u32) -> u32 {
-    HEAD + length.next_multiple_of(8)
-}
-
-/// The low one and the high one.
-#[inline]
-#[allow(clippy::cast_possible_truncation)] // that is the purpose
-fn halves(word: u64) -> (u32, u32) {
-    (word as u32, (word >> 32) as u32)
-}
-
-#[inline]
-fn head(length: u32, kind: u32) -> [u8; FRAME_HEAD] {
-    (u64::from(kind) << 32 | u64::from(length)).to_ne_bytes()
-}
-
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 mod tests {
@@ -457,6 +268,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::frames::{add_frame, all};
 
     impl Memory for RefCell<Vec<u8>> {
         fn write(&self, offset: usize, bytes: &[u8]) {
@@ -511,18 +323,16 @@ mod tests {
         let parts: Vec<Vec<u8>> = (0..20_u8).map(|i| vec![i; i as usize * 3]).collect();
         let mut frames = Vec::new();
         for part in &parts {
-            let start = begin_frame(&mut frames);
-            frames.extend_from_slice(part);
-            end_frame(&mut frames, start, 7);
+            add_frame(&mut frames, 7, part);
         }
-        assert!(Frames::of(&frames).map(|(_, part)| part).eq(parts.iter()));
+        assert_eq!(all(Frames::of(&frames[..])), parts);
         let mut left = &frames[..];
         let mut seen = Vec::new();
         while !left.is_empty() {
-            left = ring.put_frames(&memory, &mut tail, head.bytes, left, Frames::of(left).count() as u32);
+            left = ring.put_frames(&memory, &mut tail, head.bytes, left, all(Frames::of(left)).len() as u32);
             let copied = ring.copy_frames(&memory, head, tail);
             let before = seen.len();
-            seen.extend(copied.frames().map(|(_, part)| part.to_vec()));
+            seen.extend(all(copied));
             assert_eq!(tail.frames_since(head) as usize, seen.len() - before);
             head = tail;
         }

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
 use multiproc::{Pool, Result, pipe};
+use nix::sys::signal::Signal;
 
 use super::{square, staying_task, zero_waits};
-use crate::support::{Gate, Outcome, PATIENCE, eventually, trials};
+use crate::support::{Gate, Outcome, PATIENCE, eventually, send_signal, trials};
 
 trials![
     results_can_be_taken_in_any_order,
@@ -17,6 +18,7 @@ trials![
     cancel_while_the_task_runs,
     cancel_after_the_task_has_ended,
     a_dropped_handle_does_not_stop_its_task,
+    a_large_task_with_a_stopped_worker_is_not_mistaken_for_another,
 ];
 
 fn results_can_be_taken_in_any_order() -> Outcome {
@@ -107,5 +109,26 @@ fn a_dropped_handle_does_not_stop_its_task() -> Outcome {
     drop(pool.submit(|peer: Gate| peer.send(()), (theirs,))?);
     drop((running, gate));
     assert_eq!(ours.recv()?, Some(()));
+    Ok(())
+}
+
+/// What is too large for a ring travels beside it, and small tasks behind it can be withdrawn.
+fn a_large_task_with_a_stopped_worker_is_not_mistaken_for_another() -> Outcome {
+    fn first(bytes: Vec<u8>) -> Option<u8> {
+        bytes.first().copied()
+    }
+    let pool = Pool::new(1)?;
+    let large = |fill: u8| pool.submit(first, (vec![fill; 100_000],));
+    assert_eq!(large(0)?.get()?, Some(0));
+    let worker = pool.worker_pids()[0];
+    send_signal(worker, Signal::SIGSTOP);
+    let tasks = [large(1)?, large(2)?, large(3)?];
+    let small = pool.submit(square, (5,))?;
+    assert!(tasks[1].cancel() && small.cancel(), "the worker is stopped");
+    send_signal(worker, Signal::SIGCONT);
+    let results = tasks.map(TaskHandle::get);
+    assert!(results[1].as_ref().is_err_and(multiproc::Error::is_cancelled));
+    assert_eq!([results[0].clone()?, results[2].clone()?], [Some(1), Some(3)]);
+    assert!(small.get().is_err_and(|error| error.is_cancelled()));
     Ok(())
 }

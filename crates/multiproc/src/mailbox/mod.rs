@@ -34,7 +34,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::poll::Deadline;
 use crate::wire::Pages;
 
-pub(crate) use self::pool_end::{Finished, PoolEnd};
+pub(crate) use self::pool_end::PoolEnd;
 pub(crate) use self::worker_end::WorkerEnd;
 
 /// The memory itself.
@@ -132,7 +132,7 @@ impl Lobby {
     }
 }
 
-/// What stands in front of a message: the number of the item that it belongs to, and what it is.
+/// What stands in front of a message: its number, by which a note or a result refers to it, and what it is.
 struct Posted {
     number: u32,
     kind: u32,
@@ -189,7 +189,8 @@ mod tests {
 
     use super::*;
     use crate::claims;
-    use crate::ring::{Frames, add_frame};
+    use crate::frames::{Frames, add_frame, all};
+    use crate::link::{Message, Sent};
 
     fn ends() -> (PoolEnd, WorkerEnd) {
         let (ours, theirs) = Link::pair().unwrap();
@@ -238,7 +239,7 @@ mod tests {
                         pool.rewind(start, 0);
                     }
                     assert_eq!(
-                        Frames::of(&bytes[bytes.len() - left..]).count() + written as usize,
+                        all(Frames::of(&bytes[bytes.len() - left..])).len() + written as usize,
                         numbers.len()
                     );
                     next += u64::from(written);
@@ -290,7 +291,7 @@ mod tests {
                         continue;
                     };
                     waiting = 0;
-                    ran.extend(finished.results.frames().map(|(_, bytes)| bytes.to_vec()));
+                    ran.extend(all(finished.results));
                     let mut left = finished.count;
                     while left > 0 {
                         let (_, items, done) = jobs.front_mut().unwrap();
@@ -308,7 +309,7 @@ mod tests {
         }
         assert!(ran.len() > 10_000, "{}", ran.len());
         let expected: Vec<u8> = frames(&expected);
-        assert!(Frames::of(&expected).map(|(_, bytes)| bytes.to_vec()).eq(ran));
+        assert!(all(Frames::of(expected)) == ran);
     }
 
     #[test]
@@ -321,5 +322,23 @@ mod tests {
         assert_eq!(claims::left(&word), 1);
         assert!(claims::begin(&word) && !claims::begin(&word));
         assert_eq!(claims::take_back(&word, 9), 0);
+    }
+
+    /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.
+    #[test]
+    fn a_message_is_that_of_its_item() {
+        let (mut pool, mut worker) = ends();
+        let position = pool.position();
+        for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
+            assert_eq!(pool.post(&Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
+            pool.hand_in(1);
+            if number == 0 {
+                assert_eq!(pool.take_back(1), 1);
+                pool.rewind(position, 1);
+            }
+        }
+        assert_eq!(worker.next(), Some(POSTED));
+        let (content, descriptors) = worker.receive().unwrap();
+        assert!(descriptors.is_empty() && content.look(|bytes| bytes == b"but this"));
     }
 }

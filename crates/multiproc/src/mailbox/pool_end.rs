@@ -2,8 +2,9 @@
 
 use crate::claims;
 use crate::error::Result;
+use crate::frames::{Frames, add_frame};
 use crate::link::{Content, Link, Message, Sent};
-use crate::ring::{Copied, Mark, add_frame};
+use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::poll::Deadline;
 
@@ -24,14 +25,15 @@ pub(crate) struct PoolEnd {
     /// Behind the last result that was taken.
     head: Mark,
     busy: u64,
-    /// How many messages were received.
+    /// How many messages were sent, and received.
+    posted: u32,
     posts: u32,
 }
 
 /// Results, in the order of the items, and how long they took.
 pub(crate) struct Finished {
     pub(crate) count: u32,
-    pub(crate) results: Copied,
+    pub(crate) results: Frames,
     /// Some of them may be notes.
     pub(crate) may_be_posted: bool,
     pub(crate) nanos: u64,
@@ -39,7 +41,16 @@ pub(crate) struct Finished {
 
 impl PoolEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link) -> Self {
-        Self { mailbox, link, tail: Mark::default(), freed: 0, head: Mark::default(), busy: 0, posts: 0 }
+        Self {
+            mailbox,
+            link,
+            tail: Mark::default(),
+            freed: 0,
+            head: Mark::default(),
+            busy: 0,
+            posted: 0,
+            posts: 0,
+        }
     }
 
     /// Where the next item will be.
@@ -60,11 +71,16 @@ impl PoolEnd {
         fits
     }
 
-    /// Sends the item that comes next as a message; says whether there was room. A note is written in its place.
+    /// Sends the item that comes next as a message; says whether there was room. A note with the message's number is
+    /// written in its place: not the item's, which another one gets when this one is taken back.
     pub(crate) fn post(&mut self, message: &Message) -> Result<Sent> {
-        let prefix = Posted { number: self.tail.frames, kind: VALUE }.bytes();
+        let number = self.posted;
+        self.posted = number.wrapping_add(1);
+        let prefix = Posted { number, kind: VALUE }.bytes();
         let sent = self.link.send_with_prefix(&prefix, message, Deadline::now())?;
-        if sent == Sent::Yes && !TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, POSTED, &[]) {
+        if sent == Sent::Yes
+            && !TASKS.put(&self.mailbox.0, &mut self.tail, self.freed, POSTED, &[&number.to_ne_bytes()])
+        {
             return Ok(Sent::NotYet); // only where much else is in the ring; the message will be thrown away
         }
         Ok(sent)

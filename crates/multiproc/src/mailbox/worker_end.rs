@@ -216,8 +216,10 @@ impl WorkerEnd {
 
     /// Receives the message that belongs to the item at the cursor: its bytes and its descriptors.
     pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
-        let number = self.finished.frames;
-        self.read(|_| Ok(()))?;
+        let number = self.read(|note| {
+            let number = note.first_chunk().copied().map(u32::from_ne_bytes);
+            number.ok_or_else(|| Error::decode("an item", "its message has no number"))
+        })?;
         let (_, content, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
         if !descriptors.is_empty() {
             self.lobby.call(); // the pool must let go of them, lest it keep a queue open

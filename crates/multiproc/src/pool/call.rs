@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::frames::Frames;
 use crate::link::Content;
 use crate::mailbox::{ERROR, VALUE};
 use crate::plain;
-use crate::ring::{Copied, IntoFrames};
 use crate::task::{TaskId, catch_panic};
 use crate::wire;
 
@@ -35,7 +35,7 @@ struct Inbox {
 pub(crate) enum Parcel {
     /// A frame for each item of these runs, of which each begins behind the one before: the place of the first item, and
     /// how many there are.
-    Results { runs: Vec<(u64, u32)>, results: Copied },
+    Results { runs: Vec<(u64, u32)>, results: Frames },
     /// One result that came by itself.
     Result { place: u64, kind: u32, content: Content },
     /// All of them have this error in common.
@@ -116,7 +116,7 @@ impl Parcel {
 
     pub(crate) fn open(self) -> Opened {
         let (mut runs, content) = match self {
-            Self::Results { runs, results } => (runs, Results::Frames(results.into_iter())),
+            Self::Results { runs, results } => (runs, Results::Frames(results)),
             Self::Result { place, kind, content } => (vec![(place, 1)], Results::Single { kind, content }),
             Self::Lost { first, count, error } => (vec![(first, count)], Results::Lost(error)),
         };
@@ -137,7 +137,7 @@ pub(crate) struct Opened {
 
 #[derive(Default)]
 enum Results {
-    Frames(IntoFrames),
+    Frames(Frames),
     Single {
         kind: u32,
         content: Content,

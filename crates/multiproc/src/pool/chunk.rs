@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::call::{Call, Parcel};
 use crate::error::{Error, Result};
+use crate::frames::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::link::{INLINE, Message};
 use crate::mailbox::VALUE;
 use crate::plain;
-use crate::ring::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::wire::{self, Handle};
 
 /// Consecutive items of one call.
@@ -44,11 +44,11 @@ impl Chunk {
         if most >= self.count {
             return (frames, self.count);
         }
-        let mut behind = Frames::of(frames);
+        let mut front = Frames::of(frames);
         for _ in 0..most {
-            behind.next();
+            front.next();
         }
-        (&frames[..frames.len() - behind.rest().len()], most)
+        (&frames[..front.passed()], most)
     }
 
     /// Lets go of the first `count` items, whose frames are so long.

@@ -8,10 +8,10 @@ use super::call::{Call, Parcel};
 use super::chunk::{Body, Chunk};
 use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Culprit, Error, Result};
+use crate::frames::{Frames, add_frame};
 use crate::link::{Content, Link, Message, Sent};
-use crate::mailbox::{Finished, Lobby, Mailbox, POSTED, PoolEnd, TASK};
+use crate::mailbox::{Lobby, Mailbox, POSTED, PoolEnd, TASK};
 use crate::method::Manner;
-use crate::ring::{Copied, add_frame};
 use crate::start::Started;
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
@@ -222,8 +222,13 @@ impl Worker {
     }
 
     /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    ///
+    /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
+    /// to a worker that has nothing else to do, so it is begun at once.
     pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.mailbox.take_back(most);
+        let messages = self.jobs.iter().filter(|job| job.message.is_some() && job.done < job.count).count();
+        let divisible = self.in_hand.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX));
+        let count = self.mailbox.take_back(most.min(divisible));
         self.reclaim(count)
     }
 
@@ -301,7 +306,7 @@ impl Worker {
             job.call.learn_cost(count, finished.nanos);
         }
         if finished.may_be_posted || !self.are_of_one_call(count) {
-            self.deliver_singly(&finished, number);
+            self.deliver_singly(finished.results, number);
         } else {
             self.deliver(finished.results, count);
         }
@@ -326,26 +331,27 @@ impl Worker {
     }
 
     /// Delivers the results of the first `count` items in hand, which are of one call.
-    fn deliver(&mut self, results: Copied, count: u32) {
+    fn deliver(&mut self, mut results: Frames, count: u32) {
         let Some(call) = self.jobs.front().map(|job| Arc::clone(&job.call)) else { return };
         let runs: Vec<_> = self.settle(count).into_iter().map(|(_, first, count)| (first, count)).collect();
         if runs.is_sorted() {
             return call.deliver(Parcel::Results { runs, results });
         }
         // Some were taken back from a worker, and came here after others that are behind them.
-        let mut frames = results.frames();
         for (first, count) in runs {
             let mut run = Vec::new();
-            for (kind, frame) in frames.by_ref().take(count as usize) {
-                add_frame(&mut run, kind, frame);
+            for _ in 0..count {
+                if let Some((kind, frame)) = results.next() {
+                    add_frame(&mut run, kind, frame);
+                }
             }
-            call.deliver(Parcel::Results { runs: vec![(first, count)], results: run.into() });
+            call.deliver(Parcel::Results { runs: vec![(first, count)], results: Frames::of(run) });
         }
     }
 
     /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
-    fn deliver_singly(&mut self, finished: &Finished, mut number: u32) {
-        for (kind, frame) in finished.results.frames().take(finished.count as usize) {
+    fn deliver_singly(&mut self, mut results: Frames, mut number: u32) {
+        while let Some((kind, frame)) = results.next() {
             let Some((call, place, _)) = self.settle(1).pop() else { return };
             let parcel = if kind == POSTED {
                 match self.mailbox.receive(number) {
