@@ -31,6 +31,11 @@ impl Lack {
     }
 }
 
+/// Nothing goes wrong on purpose here.
+#[allow(dead_code)]
+#[path = "../../crates/multiproc/src/sys/fault.rs"]
+pub(crate) mod fault;
+
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::ring::Mark;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::eventfd;
+use crate::sys::fault::{self, Point};
 use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
 use crate::sys::poll::{Deadline, News, bell_or_end};
 use crate::sys::socket;
@@ -156,10 +157,13 @@ impl Lane {
         if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
             return false;
         }
+        fault::at(Point::Publishing);
         mark.publish(self.word64(self.side, MARK));
+        fault::at(Point::Published);
         if let Some(armed) = alarm.after_change() {
             eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
             alarm.disarm(armed);
+            fault::at(Point::Rung);
         }
         true
     }
@@ -208,6 +212,7 @@ impl Lane {
         let news = if is_ready() {
             News::default()
         } else {
+            fault::at(Point::ChannelSleeps);
             let deadline = if self.is_private { deadline } else { deadline.or_within(A_WHILE) };
             bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), deadline.left())?
         };

@@ -108,6 +108,13 @@ pub mod pool;
 mod process;
 pub mod queue;
 
+/// What is to go wrong on purpose, for the suite that tries it.
+#[cfg(multiproc_faults)]
+pub mod faults {
+    pub use crate::sys::fault::Point;
+    pub use crate::sys::fault_control::{Act, Control, Struck, VARIABLE, Victim, now};
+}
+
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Pod};
 pub use method::StartMethod;

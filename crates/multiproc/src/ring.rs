@@ -13,6 +13,7 @@
 
 use crate::frames::{FRAME_HEAD, Frames, HEAD, SKIP, footprint, halves, head, narrow, split_frame};
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
+use crate::sys::fault::{self, Point};
 
 /// Memory that several processes may have.
 pub(crate) trait Memory {
@@ -75,6 +76,7 @@ impl Ring {
         }
         let mut offset = self.offset(place);
         memory.write(offset, &head(length, kind));
+        fault::at(Point::MidFrame);
         offset += HEAD as usize;
         for part in parts {
             memory.write(offset, part);
@@ -194,6 +196,7 @@ impl Ring {
     pub(crate) fn put_here(&self, memory: &impl Memory, tail: &mut Mark, kind: u32, bytes: &[u8]) {
         let offset = self.offset(tail.bytes);
         memory.write(offset, &head(narrow(bytes.len()), kind));
+        fault::at(Point::MidFrame);
         memory.write(offset + FRAME_HEAD, bytes);
         *tail = tail.behind(narrow(bytes.len()));
     }

@@ -19,6 +19,7 @@ use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{self, Incoming, Link, Message, Sent};
 use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::entry;
+use crate::sys::fault::{self, Point};
 use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
@@ -120,6 +121,7 @@ fn post_letter<Args: Serialize>(name: String, task: Option<TaskId>, args: &Args)
     wire::encode(&letter, &mut body, "a child's start")?;
     let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
     let (ours, theirs) = Link::pair()?;
+    fault::at(Point::LetterWritten);
     Ok(Posted { name: letter.name, letter: Message::new(body, descriptors)?, ours, theirs })
 }
 
@@ -143,6 +145,7 @@ impl Posted {
 
     /// Takes on what a template has forked with that.
     pub(crate) fn adopt(self, pid: u32, pidfd: PidFd) -> Result<Started> {
+        fault::at(Point::ChildKnown);
         let child = supervisor::adopt(pid, pidfd, self.name, self.ours.handle())?;
         Ok(Started { child, link: self.ours })
     }
@@ -185,6 +188,7 @@ impl Started {
 }
 /// The whole life of a process that was executed: that of a child, or a template's.
 fn live(link: Link) -> ! {
+    fault::at(Point::Born);
     note_panics();
     let birth = receive_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
     process::show_name(&birth.name);
@@ -202,6 +206,7 @@ fn live(link: Link) -> ! {
 fn live_as_template(link: Link, birth: Birth) -> ! {
     let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
     let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    fault::at(Point::TemplateUp);
     if send(&link, &Message::inline(UP.to_vec())).is_err() {
         leave(1);
     }
@@ -214,6 +219,7 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
             Err((packet, descriptors))
         }
     });
+    fault::at(Point::Born);
     let birth = birth.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
     let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
     process::show_name(&birth.name);
@@ -238,10 +244,12 @@ fn work(link: &Link, birth: Birth) -> i32 {
     let me = process::own_pid();
     let mut outcome = vec![0];
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
+    fault::at(Point::LetterRead);
     let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }
+    fault::at(Point::Returned);
     let _ = std::io::stdout().flush();
     match result.and_then(|()| Message::new(outcome, Vec::new())) {
         Ok(outcome) => deliver(link, &outcome, 0),
@@ -289,10 +297,15 @@ fn report(link: &Link, error: &Error) -> i32 {
     message.map_or(code, |outcome| deliver(link, &outcome, code))
 }
 
-/// Sends the outcome to whoever may still want it: a detached child's parent does not, and that is no error.
+/// Sends the outcome to whoever may still want it: a detached child's parent does not, and that is no error. Where the
+/// system refuses it, says so, if that can be sent.
 fn deliver(link: &Link, outcome: &Message, code: i32) -> i32 {
-    let _ = send(link, outcome);
-    code
+    let sent = link.send(outcome, Deadline::Never);
+    fault::at(Point::OutcomeSent);
+    match sent {
+        Err(error) if code == 0 => report(link, &error),
+        _ => code,
+    }
 }
 
 fn refuse_to_start(link: &Link, error: &Error) -> ! {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Cause, Error, Result};
 use crate::mailbox::{VALUE, WorkerEnd};
 use crate::sys::entry::{Entry, conjure};
+use crate::sys::fault::{self, Point};
 use crate::{plain, wire};
 
 /// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
@@ -194,7 +195,9 @@ fn run_once<F: Call<Args>, Args: DeserializeOwned>(
     out: &mut Vec<u8>,
 ) -> Result<()> {
     let args: Args = wire::decode(args, descriptors, "the arguments")?;
+    fault::at(Point::TaskDecoded);
     let result = conjure::<F>().call(args);
+    fault::at(Point::TaskRan);
     wire::encode(&result, out, "the result")
 }
 
@@ -204,7 +207,13 @@ fn run_items<F: Call<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
     while mailbox.next() == Some(VALUE) {
         if let (Some(item), Some(result)) = (plain::fixed_size::<Args>(), plain::fixed_size::<F::Output>()) {
             let run = |item: &[u8]| {
-                catch_panic(|| Ok(function.call(wire::decode(item, Vec::new(), "the arguments")?)))?
+                catch_panic(|| {
+                    let args = wire::decode(item, Vec::new(), "the arguments")?;
+                    fault::at(Point::ItemDecoded);
+                    let result = function.call(args);
+                    fault::at(Point::ItemRan);
+                    Ok(result)
+                })?
             };
             if mailbox.run_alike((item, result), run) > 0 {
                 continue;
@@ -212,7 +221,9 @@ fn run_items<F: Call<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
         }
         let run = catch_panic(|| {
             let args = mailbox.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+            fault::at(Point::ItemDecoded);
             let result = function.call(args);
+            fault::at(Point::ItemRan);
             bytes.clear();
             let result = wire::encode_value(&result, &mut bytes, "the result")?;
             mailbox.write(VALUE, result)

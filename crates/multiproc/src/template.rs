@@ -21,6 +21,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use crate::error::{Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
+use crate::sys::fault::{self, Point};
 use crate::sys::fork::{Fork, Forker, close_streams, copy_out_of_the_way, flush_c_streams, install};
 use crate::sys::memory::Shared;
 use crate::sys::poll::{Deadline, either};
@@ -55,6 +56,7 @@ pub(crate) fn ask(
         Sent::NotYet => return Ok(Answer::Silence),
         Sent::Gone => return Ok(Answer::Death),
     }
+    fault::at(Point::TemplateAsked);
     loop {
         // Its death has to be looked for: a child that has not closed its copy of the template's end yet hides it.
         let in_time = either(control.as_fd(), template.as_fd(), deadline)?;
@@ -129,6 +131,7 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
         let Ok(Incoming::Message(packet, descriptors)) = control.receive_packet(Deadline::Never) else {
             leave(0)
         };
+        fault::at(Point::LetterTaken);
         let mut descriptors = descriptors.into_iter();
         let [Some(stdout), Some(stderr), Some(socket)] = std::array::from_fn(|_| descriptors.next()) else {
             leave(1)
@@ -143,6 +146,7 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
         if let Ok(Fork::Child) = fork {
             return (socket, letter);
         }
+        fault::at(Point::Forked);
         // When the program hears of the child, only that holds the descriptors among its arguments.
         let letter = (!lends).then_some(letter);
         let sent = match fork {
@@ -154,6 +158,7 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
         if sent.is_err() {
             leave(1); // the program finds out what there is
         }
+        fault::at(Point::ForkTold);
         close_streams();
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::lane::{Links, Side, Waited};
 use crate::ring::Mark;
 use crate::sys::atomic::Relaxed;
+use crate::sys::fault::{self, Point};
 use crate::sys::memory;
 use crate::sys::poll::Deadline;
 use crate::sys::socket;
@@ -79,6 +80,7 @@ impl Receiving {
             return whole;
         }
         self.0.lane.publish(next);
+        fault::at(Point::CompanionLeft);
         if whole.is_ok() {
             socket::discard(self.socket());
         }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::lane::{Links, NOTES, Side, Waited};
 use crate::ring::Mark;
 use crate::sys::atomic::Relaxed;
+use crate::sys::fault::{self, Point};
 use crate::sys::memory;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS, Sent};
@@ -155,7 +156,10 @@ impl Sending {
                 descriptors.len()
             )));
         }
-        socket::send(self.0.lane.links().socket.as_fd(), &[&number.to_ne_bytes()], descriptors, deadline)
+        let socket = self.0.lane.links().socket.as_fd();
+        let sent = socket::send(socket, &[&number.to_ne_bytes()], descriptors, deadline);
+        fault::at(Point::Accompanied);
+        sent
     }
 
     /// Whether no receiver is left. To ask the system takes a call, which is spared while messages are being taken: each

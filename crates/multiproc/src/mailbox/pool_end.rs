@@ -6,6 +6,7 @@ use crate::frames::{Frames, add_frame};
 use crate::link::{Content, Link, Message, Sent};
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 
 use super::{
@@ -95,14 +96,18 @@ impl PoolEnd {
     /// Hands in the last `count` items that were written.
     /// Says whether the worker was asleep.
     pub(crate) fn hand_in(&self, count: u32) -> bool {
+        fault::at(Point::ItemsWritten);
         claims::hand_in(self.mailbox.claims(), count);
+        fault::at(Point::ItemsHandedIn);
         self.mailbox.bell().ring()
     }
 
     /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
     /// [looked at](PoolEnd::items_from), until [`PoolEnd::rewind`].
     pub(crate) fn take_back(&self, most: u32) -> u32 {
-        claims::take_back(self.mailbox.claims(), most)
+        let taken = claims::take_back(self.mailbox.claims(), most);
+        fault::at(Point::ItemsTakenBack);
+        taken
     }
 
     /// How many items the worker has not begun.
@@ -180,6 +185,7 @@ impl PoolEnd {
         }
         let results = RESULTS.copy_frames(memory, self.head, tail);
         self.head = tail;
+        fault::at(Point::ResultsCopied);
         self.mailbox.taken().store(tail.bytes, Release);
         self.mailbox.room().ring();
         let busy = memory.word64(BUSY).load(Relaxed);

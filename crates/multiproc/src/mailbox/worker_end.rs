@@ -13,6 +13,7 @@ use crate::link::{Content, INLINE, Link, Message, Sent};
 use crate::plain;
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::fault::{self, Point};
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{leave, own_pid};
@@ -86,7 +87,9 @@ impl WorkerEnd {
 
     /// Says that this worker is ready for work.
     pub(crate) fn be_ready(&self) {
+        fault::at(Point::WorkerUp);
         self.mailbox.0.word32(READY).store(1, Release);
+        fault::at(Point::WorkerReady);
         self.lobby.call();
     }
 
@@ -127,6 +130,7 @@ impl WorkerEnd {
     #[inline(always)]
     fn write_frame(&mut self, kind: u32, result: &[u8]) {
         self.written = self.finished;
+        fault::at(Point::ResultEncoded);
         while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
             self.wait_for_room();
         }
@@ -154,8 +158,11 @@ impl WorkerEnd {
             match ran {
                 Ok(value) => {
                     let bytes = plain::view(&value).unwrap_or_default();
+                    fault::at(Point::ResultEncoded);
                     RESULTS.put_here(&self.mailbox.0, &mut self.finished, VALUE, bytes);
+                    fault::at(Point::ResultWritten);
                     self.finished.publish(self.mailbox.0.word64(FINISHED));
+                    fault::at(Point::ItemFinished);
                 }
                 Err(error) => {
                     self.fail(error);
@@ -173,7 +180,10 @@ impl WorkerEnd {
 
     #[inline(always)]
     fn begin(&mut self) -> bool {
-        self.begun = self.begun || claims::begin(self.mailbox.claims());
+        if !self.begun && claims::begin(self.mailbox.claims()) {
+            self.begun = true;
+            fault::at(Point::ItemBegun);
+        }
         self.begun
     }
 
@@ -181,11 +191,13 @@ impl WorkerEnd {
     fn post(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         let prefix = Posted { number: self.finished.frames, kind }.bytes();
         let message = Message::parked(result)?;
+        fault::at(Point::ResultParked);
         if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::NotYet {
             self.show(); // the pool takes messages as it takes the results that they belong to
             self.lobby.call();
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
+        fault::at(Point::ResultSent);
         self.write_frame(POSTED, &[]);
         self.mailbox.0.word32(POSTS).fetch_add(1, Relaxed);
         Ok(())
@@ -194,8 +206,10 @@ impl WorkerEnd {
     /// Ends the item whose result was written.
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
+        fault::at(Point::ResultWritten);
         self.finished = self.written;
         self.finished.publish(self.mailbox.0.word64(FINISHED));
+        fault::at(Point::ItemFinished);
         self.clock.left -= 1;
         if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
             self.end_stride();
@@ -278,6 +292,7 @@ impl WorkerEnd {
             if has_come(self) {
                 return true;
             }
+            fault::at(Point::WorkerSleeps);
             bell(&self.mailbox).wait(armed, None);
         }
     }
@@ -300,6 +315,7 @@ impl WorkerEnd {
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
             self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
             self.published.publish(self.mailbox.0.word64(PUBLISHED));
+            fault::at(Point::ResultsPublished);
             self.clock.published = self.clock.seen;
         }
     }

@@ -13,6 +13,7 @@ use crate::link::{Content, Link, Message, Sent};
 use crate::mailbox::{Lobby, Mailbox, POSTED, PoolEnd, TASK};
 use crate::method::Manner;
 use crate::start::Started;
+use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 use crate::wire;
@@ -462,6 +463,7 @@ impl Worker {
 
     /// Settles the death of a worker.
     pub(crate) fn bury(mut self) -> Death {
+        fault::at(Point::Burying);
         let (error, initializer_failed) = self.cause_of_death();
         let error = if self.ready { error } else { error.at_birth() };
         while self.take_results(true) {}

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::link::Link;
 use crate::mailbox::{Lobby, Mailbox, POSTED, TASK, VALUE, WorkerEnd};
+use crate::sys::fault::{self, Point};
 use crate::sys::original::Original;
 use crate::sys::process::leave;
 use crate::task::{Task, TaskId};
@@ -33,6 +34,7 @@ pub(crate) struct Place {
 /// The task of a worker process. Ends when the pool closes the mailbox.
 pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()> {
     if let Some(initializer) = initializer {
+        fault::at(Point::Initializing);
         let original = Original::new()?;
         initializer.run()?;
         if !original.is_here() {
@@ -52,7 +54,10 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
             Some(POSTED) => run_posted(&mut mailbox, &task),
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
             None if mailbox.wait() => {}
-            None => return Ok(()),
+            None => {
+                fault::at(Point::WorkerDismissed);
+                return Ok(());
+            }
         }
     }
 }
@@ -75,6 +80,7 @@ fn refuse(mailbox: &mut WorkerEnd, error: &Error) -> Result<()> {
 fn run_posted(mailbox: &mut WorkerEnd, task: &Result<Task>) {
     let mut result = Vec::new();
     let run = mailbox.receive().and_then(|(args, descriptors)| {
+        fault::at(Point::ItemReceived);
         let task = task.clone()?;
         args.look(|args| task.run(args, descriptors, &mut result))
     });

@@ -2,11 +2,16 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::fault::{self, Point};
 use crate::error::{Error, Result};
 
 pub(crate) fn create() -> Result<OwnedFd> {
+    if fault::refused(Point::CreateEvent) {
+        return Err(Error::system("create a descriptor to wait for", Errno::EMFILE));
+    }
     EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map(OwnedFd::from)
         .map_err(|errno| Error::system("create a descriptor to wait for", errno))

@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::signal::SigSet;
 use nix::unistd::getppid;
 
+use super::fault::{self, Point};
 use super::process::{PidFd, leave};
 
 /// Who one is after a fork.
@@ -56,6 +57,9 @@ impl Forker {
     /// Makes the copy. The kernel stores its process id in `born` before it begins to run: whoever shares that word
     /// knows of it, even should this process be killed in this very call. The child is killed when its parent ends.
     pub(crate) fn fork(&self, born: &AtomicU32) -> nix::Result<Fork> {
+        if fault::refused(Point::Fork) {
+            return Err(Errno::EAGAIN);
+        }
         let mut pidfd: RawFd = -1;
         let flags = libc::CLONE_PARENT
             | libc::CLONE_PIDFD

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::libc::{self, pthread_mutex_t, pthread_mutexattr_t};
 use nix::time::{ClockId, clock_gettime};
 
+use super::fault::{self, Point};
 use super::memory::Shared;
 use super::poll::Deadline;
 use crate::error::{Error, Result};
@@ -89,6 +90,7 @@ impl<'a> Lock<'a> {
             },
             errno => return Err(refused(errno)),
         }
+        fault::at(Point::LockTaken);
         Ok(Some(Guard { lock: self, of_this_thread: PhantomData }))
     }
 

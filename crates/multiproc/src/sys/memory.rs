@@ -19,6 +19,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::fstat;
 
 use super::atomic::{AtomicU32, AtomicU64};
+use super::fault::{self, Point};
 use crate::error::{Error, Result};
 
 /// Parks bytes in anonymous memory, to be handed over as a descriptor.
@@ -118,6 +119,13 @@ impl Shared {
     }
 
     fn map(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
+        if fault::refused(Point::MapMemory) {
+            return Err(Error::system("map shared memory", Errno::ENOMEM));
+        }
+        Self::map_file(fd, length)
+    }
+
+    pub(super) fn map_file(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0) }
@@ -191,6 +199,9 @@ pub(crate) fn create(length: usize) -> Result<OwnedFd> {
     if length as u64 > limit {
         let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
         return Err(Error::system(&operation, Errno::EFBIG));
+    }
+    if fault::refused(Point::CreateMemory) {
+        return Err(Error::system("create anonymous memory", Errno::ENFILE));
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never to be executed: a system may refuse any other. Linux before 6.3 does not know the flag.

@@ -6,6 +6,9 @@
 pub(crate) mod atomic;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
+pub(crate) mod fault;
+#[cfg(multiproc_faults)]
+pub(crate) mod fault_control;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod lock;

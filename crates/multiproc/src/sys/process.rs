@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, Uid, getppid};
 
+use super::fault::{self, Point};
 use super::poll::{Deadline, PollFlags, ready};
 use super::socket;
 use crate::error::{Error, Result};
@@ -118,6 +119,9 @@ impl AsFd for PidFd {
 /// thread's child could inherit it, and without code between fork and exec; so the standard library takes its
 /// quickest way, whose cost does not grow with this program.
 pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
+    if fault::refused(Point::Execute) {
+        return Err(Error::system("start a child process", Errno::EAGAIN));
+    }
     let mut arguments = std::env::args_os();
     let mut command = Command::new("/proc/self/exe"); // the very file that runs, even if it was replaced on disk
     command.arg0(arguments.next().unwrap_or_default()).args(arguments).stdin(Stdio::from(socket));

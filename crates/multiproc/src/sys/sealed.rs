@@ -18,6 +18,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
+use super::fault::{self, Point};
 use super::memory::{create, store};
 use crate::error::{Error, Result};
 
@@ -72,7 +73,9 @@ impl Sealed {
 
     /// Nobody has a writable mapping of it, or knows the descriptor.
     fn seal(fd: OwnedFd, length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
+        fault::at(Point::Filled);
         add_seals(fd.as_fd())?;
+        fault::at(Point::Sealed);
         Ok((Self(Mapping::new(fd.as_fd(), length, Access::Read)?), fd))
     }
 

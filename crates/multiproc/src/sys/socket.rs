@@ -16,6 +16,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair, sockopt,
 };
 
+use super::fault::{self, Point};
 use super::poll::{Deadline, PollFlags, ready};
 use crate::error::{Error, Result};
 
@@ -48,6 +49,9 @@ pub(crate) enum Received {
 
 /// Two connected sockets, closed on exec.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    if fault::refused(Point::CreateSockets) {
+        return Err(Error::system("create a pair of sockets", Errno::EMFILE));
+    }
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|errno| Error::system("create a pair of sockets", errno))
 }
@@ -70,6 +74,9 @@ pub(crate) fn send(
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    if fault::refused(Point::SendPacket) {
+        return Err(Error::system("send a packet", Errno::ENOBUFS));
+    }
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
             Ok(_) => return Ok(Sent::Yes),

@@ -1,0 +1,55 @@
+//! What `cargo xtask faults` runs, and the lines in which it says what came of it.
+
+use serde::{Deserialize, Serialize};
+
+/// What came of one kind of fault. A program prints each as JSON on a line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// The part of the suite: `points`, `kills` or `soak`.
+    pub part: String,
+    /// What was done, and to whom.
+    pub fault: String,
+    /// In how many different places it struck.
+    pub places: u64,
+    /// How many times.
+    pub times: u64,
+    /// After how many of these everything was as it must be.
+    pub survived: u64,
+    /// How long it took at most until everything was settled, in milliseconds.
+    pub worst: Option<f64>,
+    /// What was not as it must be, and how to have it again.
+    pub failures: Vec<String>,
+}
+
+impl Line {
+    /// A line for what has not happened yet.
+    pub fn new(part: &str, fault: impl Into<String>) -> Self {
+        Self {
+            part: part.to_owned(),
+            fault: fault.into(),
+            places: 0,
+            times: 0,
+            survived: 0,
+            worst: None,
+            failures: Vec::new(),
+        }
+    }
+
+    /// One time more that it was survived, settled after so many milliseconds.
+    pub fn survive(&mut self, worst: Option<f64>) {
+        self.times += 1;
+        self.survived += 1;
+        self.worst = self.worst.into_iter().chain(worst).reduce(f64::max);
+    }
+
+    /// One time more, which was not.
+    pub fn fail(&mut self, failure: String) {
+        self.times += 1;
+        self.failures.push(failure);
+    }
+
+    /// Prints it for `cargo xtask faults`.
+    pub fn print(&self) {
+        println!("{}", serde_json::to_string(self).unwrap_or_else(|error| error.to_string()));
+    }
+}

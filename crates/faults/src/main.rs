@@ -1,0 +1,48 @@
+//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with the points at
+//! which it strikes, and runs all of them.
+
+mod ledger;
+#[cfg(multiproc_faults)]
+mod points;
+
+mod possessions;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+fn main() -> ExitCode {
+    multiproc::init();
+    let good = match Arguments::parse().part {
+        #[cfg(multiproc_faults)]
+        Part::Points(options) => points::run(&options),
+        #[cfg(not(multiproc_faults))]
+        Part::Points => {
+            Err(anyhow::anyhow!("this program is built without the points: run `cargo xtask faults`"))
+        }
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Part,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Kill, stop or refuse at every step of every protocol
+    #[cfg(multiproc_faults)]
+    Points(points::Options),
+    /// Kill, stop or refuse at every step of every protocol
+    #[cfg(not(multiproc_faults))]
+    Points,
+}

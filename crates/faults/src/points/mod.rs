@@ -1,0 +1,220 @@
+//! Kills, stops and refusals at every named step of a protocol.
+//!
+//! A [scenario](scenario) is a piece of work that comes through many of the points. It is done once to see which, and how
+//! often each; then once for each point, each of some of those times, and each thing that can happen there. Whatever
+//! happens, the scenario knows what must come out, and the process must have what it had before.
+
+mod parent;
+mod scenario;
+mod stopped;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use faults::Line;
+use multiproc::faults::{Act, Control, Point, Struck, VARIABLE, Victim, now};
+
+use crate::possessions::Possessions;
+use scenario::{Allowed, Scenario};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only this point
+    #[arg(long, value_name = "POINT")]
+    only: Option<String>,
+    /// Only this scenario
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// At how many of the times that a process comes to a point it is struck
+    #[arg(long, value_name = "N", default_value = "3")]
+    times: u32,
+    /// Also kill the parent, in programs of their own
+    #[arg(long)]
+    parent: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    if let Some(name) = &options.only {
+        named(name)?;
+    }
+    match Control::of_environment() {
+        Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
+        Some(control) => strike_all(control, options),
+        None => {
+            let control = Control::create()?;
+            let path = control.path().context("the memory has no path")?;
+            let mut program = Command::new(env::current_exe()?);
+            program.args(env::args_os().skip(1)).env(VARIABLE, &path);
+            let mut good = program.status().context("cannot start the program that is struck")?.success();
+            if options.parent {
+                good &= parent::kill_all(&control, options)?;
+            }
+            Ok(good)
+        }
+    }
+}
+
+fn named(name: &str) -> Result<Point> {
+    let found = Point::ALL.iter().find(|point| point.name() == name);
+    found.copied().with_context(|| {
+        let names: Vec<_> = Point::ALL.iter().map(|point| point.name()).collect();
+        format!("there is no point `{name}`; there are {}", names.join(", "))
+    })
+}
+
+/// So often is a scenario done before what the process has is looked at: it keeps some data that it has received, and
+/// memory to use again.
+const WARM_UP: u32 = 10;
+
+/// What comes of each point.
+type Lines = BTreeMap<(&'static str, &'static str), Line>;
+
+fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
+    control.be_root();
+    stopped::watch(control)?;
+    let mut lines = Lines::new();
+    let mut reached = Vec::new();
+    for scenario in scenario::ALL {
+        if options.scenario.as_ref().is_some_and(|name| *name != scenario.name) {
+            continue;
+        }
+        reached.extend(strike_in(control, scenario, options, &mut lines)?);
+    }
+    let everything = options.only.is_none() && options.scenario.is_none();
+    for point in Point::ALL.iter().filter(|point| everything && !reached.contains(point)) {
+        if is_for_this_method(*point) {
+            let mut line = Line::new("points", point.name());
+            line.fail("no scenario comes here".to_owned());
+            line.print();
+        }
+    }
+    lines.values().for_each(Line::print);
+    Ok(lines.values().all(|line| line.failures.is_empty()))
+}
+
+/// Where each child is a program of its own, there is no template.
+fn is_for_this_method(point: Point) -> bool {
+    let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
+    let is_of_template =
+        point.name().starts_with("template:") || point == Point::TemplateAsked || point == Point::Fork;
+    !(spawns && is_of_template)
+}
+
+fn strike_in(
+    control: &Control,
+    scenario: &Scenario,
+    options: &Options,
+    lines: &mut Lines,
+) -> Result<Vec<Point>> {
+    let fault_free = |victim| -> Result<()> {
+        control.count(victim);
+        (scenario.run)(Allowed::default()).with_context(|| format!("{}, undisturbed", scenario.name))?;
+        Ok(())
+    };
+    for _ in 0..WARM_UP {
+        fault_free(Victim::Anyone)?;
+    }
+    let before = Possessions::now()?;
+    let mut reached = Vec::new();
+    for act in [Act::Kill, Act::Stop, Act::Refuse] {
+        let victim = if act == Act::Refuse { Victim::Anyone } else { Victim::Descendant };
+        fault_free(victim)?;
+        let counts: Vec<_> = Point::ALL.iter().map(|&point| (point, control.hits(point))).collect();
+        for (point, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
+            let is_wanted = options.only.as_ref().is_none_or(|name| point.name() == name);
+            if !is_wanted || (act == Act::Refuse) != can_be_refused(point) {
+                continue;
+            }
+            reached.push(point);
+            let line = lines
+                .entry((point.name(), word(act)))
+                .or_insert_with(|| Line::new("points", format!("{} {}", point.name(), word(act))));
+            line.places += 1;
+            for nth in places(count, options.times) {
+                let came = strike(control, scenario, &before, (point, nth, act, victim));
+                match came {
+                    Ok(Some(milliseconds)) => line.survive(Some(milliseconds)),
+                    Ok(None) => {} // it did not come so far this time
+                    Err(error) => {
+                        let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
+                        eprintln!("{} {failure}", word(act));
+                        line.fail(failure);
+                    }
+                }
+            }
+        }
+    }
+    Ok(reached)
+}
+
+/// Does the scenario with one fault; says how long it took from there until everything was settled.
+fn strike(
+    control: &Control,
+    scenario: &Scenario,
+    before: &Possessions,
+    (point, nth, act, victim): (Point, u32, Act, Victim),
+) -> Result<Option<f64>> {
+    let watch = stopped::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
+    control.arm(point, nth, act, victim);
+    let done = (scenario.run)(Allowed::by(point, act));
+    let settled = now();
+    let struck = control.disarm();
+    let done = done.map_err(|error| match struck {
+        Some(Struck { pid, .. }) => error.context(format!("process {pid} was struck")),
+        None => error.context("nobody was struck"),
+    });
+    let cost = done?;
+    let Some(Struck { at, .. }) = struck else { return Ok(None) };
+    if let Some(least) = must_cost(point, act)
+        && cost.tasks < least
+    {
+        bail!("a task that was running has not failed, though its worker was killed");
+    }
+    before.await_return()?;
+    control.count(Victim::Anyone);
+    (scenario.run)(Allowed::default()).context("afterwards, undisturbed")?;
+    before.await_return().context("afterwards")?;
+    drop(watch);
+    let until_settled = cost.settled.unwrap_or(settled).saturating_sub(at);
+    Ok(Some(until_settled.as_secs_f64() * 1e3))
+}
+
+/// Between these, a kill fails the item that runs; no other does.
+fn must_cost(point: Point, act: Act) -> Option<u32> {
+    let is_within = matches!(
+        point,
+        Point::ItemBegun
+            | Point::ItemReceived
+            | Point::ItemDecoded
+            | Point::ItemRan
+            | Point::ResultEncoded
+            | Point::ResultParked
+            | Point::ResultSent
+            | Point::ResultWritten
+    );
+    (act == Act::Kill && is_within).then_some(1)
+}
+
+fn can_be_refused(point: Point) -> bool {
+    point.name().starts_with("system:")
+}
+
+/// Some of the times that a process comes to a point: the first, the last, and between.
+fn places(count: u32, most: u32) -> Vec<u32> {
+    let most = most.max(1).min(count);
+    let mut places: Vec<u32> =
+        (0..most).map(|place| if most == 1 { 1 } else { 1 + (count - 1) * place / (most - 1) }).collect();
+    places.dedup();
+    places
+}
+
+fn word(act: Act) -> &'static str {
+    match act {
+        Act::Kill => "killed",
+        Act::Stop => "stopped",
+        Act::Refuse => "refused",
+    }
+}

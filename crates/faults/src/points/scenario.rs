@@ -1,0 +1,79 @@
+//! Pieces of work that come through many points, and that know what must come out of them whoever dies.
+
+mod channels;
+mod pools;
+mod processes;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use multiproc::Error;
+use multiproc::faults::{Act, Point};
+use nix::sys::signal::Signal;
+
+/// One of them. It ends with everything settled and given back.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) run: fn(Allowed) -> Result<Cost>,
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario { name: "processes", run: processes::few },
+    Scenario { name: "nested", run: processes::nested },
+    Scenario { name: "frozen", run: processes::frozen },
+    Scenario { name: "pool", run: pools::small },
+    Scenario { name: "pool of large items", run: pools::large },
+    Scenario { name: "recycled workers", run: pools::recycled },
+    Scenario { name: "terminated pool", run: pools::terminated },
+    Scenario { name: "queue", run: channels::queue },
+    Scenario { name: "pipe", run: channels::pipe },
+];
+
+/// What may go wrong, and no more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowed {
+    /// So many tasks may fail since their process was killed.
+    pub(super) deaths: u32,
+    /// The system may have refused something.
+    pub(super) refusal: bool,
+}
+
+/// What has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cost {
+    /// How many tasks have failed.
+    pub(super) tasks: u32,
+    /// When every handle had come to its result.
+    pub(super) settled: Option<Duration>,
+}
+
+impl Allowed {
+    pub(super) fn by(point: Point, act: Act) -> Self {
+        let is_the_templates = point.name().starts_with("template:") || point == Point::Fork;
+        match act {
+            Act::Kill => Self { deaths: u32::from(!is_the_templates), refusal: false },
+            Act::Stop => Self::default(),
+            Act::Refuse => Self { deaths: 0, refusal: true },
+        }
+    }
+
+    /// Whether this says what the system has refused, as it may have.
+    fn is_refusal(self, error: &Error) -> bool {
+        self.refusal && (error.os_error().is_some() || error.to_string().contains("os error"))
+    }
+}
+
+impl Cost {
+    /// Counts what has failed, if it may have. Gives the value, where there is one.
+    fn charge<T>(&mut self, result: Result<T, Error>, allowed: Allowed) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.signal() == Some(Signal::SIGKILL as i32) && self.tasks < allowed.deaths => {
+                self.tasks += 1;
+                Ok(None)
+            }
+            Err(error) if allowed.is_refusal(&error) => Ok(None),
+            Err(error) => bail!("it must not fail: {error}"),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Lets those go on that a fault has stopped, and ends the program where something hangs.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use faults::Line;
+use multiproc::faults::Control;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// So long does one that a fault has stopped stay so.
+const PAUSE: Duration = Duration::from_millis(20);
+/// What takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// From now on, whoever is stopped goes on after a while.
+pub(super) fn watch(control: &'static Control) -> Result<()> {
+    let watch = move || {
+        let mut last = None;
+        loop {
+            thread::sleep(Duration::from_millis(1));
+            let Some(struck) = control.struck() else { continue };
+            if last != Some(struck.at) {
+                last = Some(struck.at);
+                thread::sleep(PAUSE);
+                if control.struck().is_some_and(|now| now.at == struck.at) && is_stopped(struck.pid) {
+                    let _ = kill(Pid::from_raw(struck.pid.cast_signed()), Signal::SIGCONT);
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("continue".to_owned()).spawn(watch)?;
+    Ok(())
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
+/// Ends the program, saying what hangs, unless the result is dropped in time.
+pub(super) fn limit(what: String) -> mpsc::Sender<()> {
+    static WHAT: Mutex<()> = Mutex::new(());
+    let (running, watch) = mpsc::channel();
+    thread::spawn(move || {
+        if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            let _one_at_a_time = WHAT.lock();
+            eprintln!("this hangs: {what}");
+            let mut line = Line::new("points", "a hang");
+            line.fail(what);
+            line.print();
+            std::process::exit(1);
+        }
+    });
+    running
+}

@@ -1,0 +1,96 @@
+//! What a process has: nothing of it may be left over.
+
+use std::fmt;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Descriptors, mappings of shared memory, and children, by what they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Possessions {
+    descriptors: Vec<String>,
+    mappings: usize,
+    children: Vec<String>,
+}
+
+/// So long may what is left take to go: the last of a child's descriptors are closed by another thread.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Possessions {
+    /// Those of this process, at this moment.
+    pub(crate) fn now() -> Result<Self> {
+        let mut descriptors = Vec::new();
+        for entry in fs::read_dir("/proc/self/fd")? {
+            let Ok(target) = fs::read_link(entry?.path()) else { continue };
+            let target = target.display().to_string();
+            if target.starts_with("/proc/") && target.ends_with("/fd") {
+                continue; // what lists them
+            }
+            // Sockets and pipes have numbers of their own.
+            descriptors.push(target.split_once(":[").map_or(target.clone(), |(kind, _)| kind.to_owned()));
+        }
+        descriptors.sort_unstable();
+        let maps = fs::read_to_string("/proc/self/maps")?;
+        let mappings = maps.lines().filter(|line| line.contains("memfd:multiproc")).count();
+        Ok(Self { descriptors, mappings, children: children()? })
+    }
+
+    /// Waits until this process has no more than these.
+    pub(crate) fn await_return(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let now = Self::now()?;
+            if now.is_within(self) {
+                return Ok(());
+            }
+            if begun.elapsed() > GRACE {
+                bail!("left behind: {now}; it was {self}");
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_within(&self, other: &Self) -> bool {
+        self.descriptors.len() <= other.descriptors.len()
+            && self.mappings <= other.mappings
+            && self.children.len() <= other.children.len()
+    }
+}
+
+impl fmt::Display for Possessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        for descriptor in &self.descriptors {
+            match kinds.last_mut() {
+                Some((kind, count)) if kind == descriptor => *count += 1,
+                _ => kinds.push((descriptor, 1)),
+            }
+        }
+        let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        write!(
+            f,
+            "[{}], {} mappings, children [{}]",
+            kinds.join(", "),
+            self.mappings,
+            self.children.join(", ")
+        )
+    }
+}
+
+/// The children of this process, dead ones that nobody has buried included, but without the fork server.
+fn children() -> Result<Vec<String>> {
+    let own = std::process::id();
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{own}/task"))? {
+        let Ok(pids) = fs::read_to_string(task?.path().join("children")) else { continue };
+        for pid in pids.split_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if name.trim() != "fork-server" {
+                children.push(format!("{pid} {}", name.trim()));
+            }
+        }
+    }
+    Ok(children)
+}
