@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, verify};
+use xtask::{bench, faults, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Faults(options) => faults::run(&options),
         Command::Verify(options) => verify::run(&options),
     };
     match good {
@@ -32,6 +33,8 @@ struct Arguments {
 enum Command {
     /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
     Bench(bench::Options),
+    /// Kill, stop and refuse, at every step and at random, and see that nothing hangs, is lost, or is left behind
+    Faults(faults::Options),
     /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
     Verify(verify::Options),
 }

@@ -1,0 +1,213 @@
+//! `cargo xtask faults`: kills, stops and refuses, wherever that can be done, and says what came of it.
+//!
+//! The work is that of the program in the package `faults`, which is built with the named points into a target folder of
+//! its own, so that nothing else is built anew. Each of its parts runs under both start methods, the two at the same time.
+
+mod page;
+mod table;
+
+use std::env;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::MetadataCommand;
+use claims::Machine;
+use clap::Args;
+use faults::Line;
+
+#[derive(Args)]
+pub struct Options {
+    /// Where randomness begins; the same number gives the same sequence of operations
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+    /// How long each soak goes on, such as 30s or 10m
+    #[arg(long = "for", value_name = "TIME", default_value = "10m")]
+    time: String,
+    /// How many soaks there are, each from another seed
+    #[arg(long, value_name = "N", default_value = "3")]
+    soaks: u64,
+    /// How many processes are killed at random instants
+    #[arg(long, value_name = "N", default_value = "10000")]
+    kills: u64,
+    /// Only this part (points, kills, soak), or this named point
+    #[arg(long, value_name = "PART|POINT")]
+    only: Option<String>,
+    /// A look, as in continuous integration: each point once, 300 kills, one soak of 30 s
+    #[arg(long, conflicts_with_all = ["time", "soaks", "kills"])]
+    quick: bool,
+    /// Write docs/reliability.md; for that, everything must be run
+    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    write: bool,
+}
+
+/// The ways to start a process, as the environment variable `MULTIPROC_START_METHOD` has them.
+const METHODS: [&str; 2] = ["fork-server", "spawn"];
+
+/// What came of everything.
+struct Report {
+    machine: Machine,
+    /// How the parts were run.
+    effort: Effort,
+    /// For each start method, in the order of [`METHODS`].
+    lines: [Vec<Line>; METHODS.len()],
+}
+
+struct Effort {
+    times: u32,
+    kills: u64,
+    time: String,
+    seeds: Vec<u64>,
+}
+
+/// Whether everything was survived.
+pub fn run(options: &Options) -> Result<bool> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    let program = build(metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path())?;
+    let effort = Effort::of(options);
+    let commands = commands(options, &effort)?;
+    println!("{}", Machine { build: "release", ..Machine::here() });
+    println!("seeds {}", effort.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    let lines = thread::scope(|scope| {
+        let runs = METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method)));
+        runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
+    });
+    let [first, second] = lines;
+    let report =
+        Report { machine: Machine { build: "release", ..Machine::here() }, effort, lines: [first?, second?] };
+    table::show(&report);
+    if options.write {
+        page::write(&report, &metadata.workspace_root.as_std_path().join("docs/reliability.md"))?;
+    }
+    Ok(report.lines.iter().flatten().all(|line| line.failures.is_empty()))
+}
+
+impl Effort {
+    fn of(options: &Options) -> Self {
+        let Options { seed, time, soaks, kills, .. } = options;
+        if options.quick {
+            return Self { times: 1, kills: 300, time: "30s".to_owned(), seeds: vec![*seed] };
+        }
+        Self {
+            times: 5,
+            kills: *kills,
+            time: time.clone(),
+            seeds: (0..*soaks).map(|number| seed.wrapping_add(number)).collect(),
+        }
+    }
+}
+
+/// The command lines of the parts that are wanted.
+fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
+    let Effort { times, kills, time, seeds } = effort;
+    let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let points = words(&[&"points", &"--parent", &"--times", times]);
+    let random = words(&[&"kills", &"--count", kills, &"--seed", &options.seed]);
+    let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
+    Ok(match options.only.as_deref() {
+        None => [points, random].into_iter().chain(soaks).collect(),
+        Some("points") => vec![points],
+        Some("kills") => vec![random],
+        Some("soak") => soaks.collect(),
+        Some(point) if point.contains(':') => {
+            vec![points.into_iter().chain(words(&[&"--only", &point])).collect()]
+        }
+        Some(other) => bail!("`{other}` is no part (points, kills, soak) and no point (such as child:born)"),
+    })
+}
+
+/// Builds the program with the points in it; gives its path.
+fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+    let target = target.join("faults");
+    let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
+    flags.push_str(" --cfg multiproc_faults");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--locked", "--package", "faults", "--bin", "faults"])
+        .env("RUSTFLAGS", flags.trim())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(root)
+        .status()
+        .context("cannot start cargo")?;
+    ensure!(built.success(), "cargo build fails");
+    Ok(target.join("release/faults"))
+}
+
+/// Runs all parts under one start method, one after another.
+fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Line>> {
+    let mut all = Vec::new();
+    for arguments in commands {
+        all.extend(run_part(program, arguments, method)?);
+    }
+    Ok(all)
+}
+
+fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Line>> {
+    let what = format!("`faults {}` under {method}", arguments.join(" "));
+    let mut part = Command::new(program)
+        .args(arguments)
+        .env("MULTIPROC_START_METHOD", method)
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {what}"))?;
+    let output = part.stdout.take().context("it has no output")?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        let line: Line = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
+        for failure in &line.failures {
+            eprintln!("{method}: {}: {failure}", line.fault);
+        }
+        lines.push(line);
+    }
+    let status = part.wait()?;
+    let failed = lines.iter().any(|line| !line.failures.is_empty());
+    if !status.success() && !failed {
+        let mut line = Line::new(&arguments[0], what);
+        line.fail(format!("it ends with {status}"));
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Asked {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn commands_of(arguments: &[&str]) -> Result<Vec<String>> {
+        let options = Asked::try_parse_from([&["faults"], arguments].concat())?.options;
+        let commands = commands(&options, &Effort::of(&options))?;
+        Ok(commands.into_iter().map(|words| words.join(" ")).collect())
+    }
+
+    #[test]
+    fn the_parts_that_are_wanted_are_run() {
+        assert_eq!(
+            commands_of(&["--quick"]).unwrap(),
+            ["points --parent --times 1", "kills --count 300 --seed 1", "soak --for 30s --seed 1"]
+        );
+        assert_eq!(
+            commands_of(&["--only", "soak", "--seed", "7", "--for", "1m", "--soaks", "2"]).unwrap(),
+            ["soak --for 1m --seed 7", "soak --for 1m --seed 8"]
+        );
+        assert_eq!(
+            commands_of(&["--only", "child:born"]).unwrap(),
+            ["points --parent --times 5 --only child:born"]
+        );
+        assert!(commands_of(&["--only", "everything"]).is_err());
+    }
+}

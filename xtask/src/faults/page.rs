@@ -1,0 +1,108 @@
+//! docs/reliability.md.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use faults::Line;
+
+use super::table::{HEADINGS, cells};
+use super::{Effort, METHODS, Report};
+
+/// The parts of the suite, and what each does.
+const PARTS: [(&str, &str, &str); 3] = [
+    (
+        "points",
+        "Every step of every protocol",
+        "The library has named points at the steps of its protocols, compiled in for this suite only. Scenarios that \
+         know what must come out come through all of them. At each point a process is killed, and stopped for a while, \
+         at several of the times that it gets there; at those where the system is asked for something, it is refused. \
+         Then: exactly the task that was running has failed, if one was; every other item has come once, and is right; \
+         the same works again; and the process has the descriptors, mappings and children that it had before.",
+    ),
+    ("kills", "Random kills", "Processes are killed at random instants while they work."),
+    (
+        "soak",
+        "Soak",
+        "Random operations in several threads against a model that knows what must come out. At the end, the process \
+         has what it had at the beginning: descriptors, mappings, children, memory.",
+    ),
+];
+
+pub(super) fn write(report: &Report, file: &Path) -> Result<()> {
+    Ok(fs::write(file, page(report)?)?)
+}
+
+fn page(report: &Report) -> Result<String> {
+    let mut page = String::new();
+    let Report { machine, effort, lines, .. } = report;
+    let Effort { times, kills, time, seeds } = effort;
+    writeln!(page, "# Reliability\n")?;
+    writeln!(page, "Written by `cargo xtask faults --write`; do not edit.\n")?;
+    writeln!(page, "- **Machine**: {machine}.")?;
+    writeln!(
+        page,
+        "- **How much**: each point up to {times} times in each scenario, {kills} random kills, soaks of {time} from the \
+         seeds {seeds:?}; all of it under each start method."
+    )?;
+    writeln!(
+        page,
+        "- **Worst** is the longest time from a fault until everything was settled: the work that was still to be done \
+         included, and, where a process was stopped, the 20 ms that it was.\n"
+    )?;
+    for (part, title, text) in PARTS {
+        writeln!(page, "## {title}\n\n{text}\n")?;
+        for (method, lines) in METHODS.iter().zip(lines) {
+            let lines: Vec<_> = lines.iter().filter(|line| line.part == part).collect();
+            section(&mut page, method, &lines)?;
+        }
+    }
+    Ok(page)
+}
+
+fn section(page: &mut String, method: &str, lines: &[&Line]) -> Result<()> {
+    let (times, survived) =
+        lines.iter().fold((0, 0), |(times, survived), line| (times + line.times, survived + line.survived));
+    writeln!(page, "Under `{method}`, **{survived} of {times} survived**.\n")?;
+    writeln!(page, "| {} |\n|---|--:|--:|--:|--:|", HEADINGS.join(" | "))?;
+    for line in lines {
+        writeln!(page, "| {} |", cells(line).join(" | "))?;
+    }
+    writeln!(page)?;
+    for line in lines.iter().filter(|line| !line.failures.is_empty()) {
+        for failure in &line.failures {
+            writeln!(page, "- **{}**: {failure}", line.fault)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use claims::Machine;
+
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_line_and_every_failure() {
+        let mut line = Line::new("points", "child:born killed");
+        line.places = 2;
+        line.survive(Some(1.5));
+        line.survive(Some(0.5));
+        let mut other = Line::new("kills", "a worker");
+        other.fail("it hangs".to_owned());
+        let effort = Effort { times: 5, kills: 10_000, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
+        let report = Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]] };
+        let page = page(&report).unwrap();
+        for words in [
+            "10000 random kills, soaks of 10m from the seeds [1, 2, 3]",
+            "Under `fork-server`, **2 of 2 survived**.",
+            "| child:born killed | 2 | 2 | 2 | 1.50 ms |",
+            "Under `spawn`, **0 of 1 survived**.",
+            "- **a worker**: it hangs",
+        ] {
+            assert!(page.contains(words), "{words:?} is not in:\n{page}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a run shows in the terminal, or in a pipe.
+
+use claims::measure::three_digits;
+use console::{Alignment, measure_text_width, pad_str, style};
+use faults::Line;
+
+use super::{METHODS, Report};
+
+/// The heading of each column.
+pub(super) const HEADINGS: [&str; 5] = ["fault", "places", "times", "survived", "worst"];
+
+pub(super) fn show(report: &Report) {
+    for (method, lines) in METHODS.iter().zip(&report.lines) {
+        println!("\n{}", style(method).bold());
+        let rows: Vec<_> = [HEADINGS.map(str::to_owned)].into_iter().chain(lines.iter().map(cells)).collect();
+        let width = |column: usize| rows.iter().map(|row| measure_text_width(&row[column])).max();
+        let widths: Vec<_> = (0..HEADINGS.len()).map(|column| width(column).unwrap_or(0)).collect();
+        for (number, row) in rows.iter().enumerate() {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+                let side = if column == 0 { Alignment::Left } else { Alignment::Right };
+                pad_str(cell, width, side, None).into_owned()
+            });
+            let text = cells.collect::<Vec<_>>().join("  ");
+            let failed = number > 0 && !lines[number - 1].failures.is_empty();
+            println!("  {}", if failed { style(text).red().to_string() } else { text });
+        }
+    }
+    let all = || report.lines.iter().flatten();
+    let (times, survived): (u64, u64) =
+        all().fold((0, 0), |(times, survived), line| (times + line.times, survived + line.survived));
+    println!("\n{survived} of {times} survived.");
+    for line in all() {
+        for failure in &line.failures {
+            println!("{} {}: {failure}", style("failed:").red(), line.fault);
+        }
+    }
+}
+
+/// A line in words.
+pub(super) fn cells(line: &Line) -> [String; HEADINGS.len()] {
+    [
+        line.fault.clone(),
+        line.places.to_string(),
+        line.times.to_string(),
+        line.survived.to_string(),
+        line.worst.map(|worst| format!("{} ms", three_digits(worst))).unwrap_or_default(),
+    ]
+}
