@@ -67,6 +67,8 @@ const POSTS: usize = 280;
 const STRIDE: usize = 272;
 /// It has come up, and its initializer has run.
 const READY: usize = 276;
+/// Since when the item runs that was begun, in nanoseconds of the system's clock, if its time is counted; else 0.
+const RUNNING: usize = 288;
 /// Up to which byte the pool has taken the results.
 const TAKEN: usize = 384;
 const CLOSED: usize = 388;

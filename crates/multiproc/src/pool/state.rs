@@ -21,8 +21,7 @@ pub(crate) struct State {
     policy: Policy,
     /// When to look again although nothing may have happened.
     next_look: Option<Instant>,
-    /// Until when the pool's thread sleeps, unless it is woken.
-    sleeps_until: Option<Instant>,
+    sleep: Sleep,
     /// Since when the system has refused new workers.
     refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
@@ -40,6 +39,8 @@ pub(crate) struct Policy {
     pub(crate) max_tasks: Option<u64>,
     /// How long one may take to end.
     pub(crate) shutdown_timeout: Duration,
+    /// How many bytes of memory each may have.
+    pub(crate) memory_limit: Option<u64>,
     /// What each runs first. It may hold ends of queues, so it goes when the pool does.
     pub(crate) initializer: Option<Initializer>,
 }
@@ -69,6 +70,26 @@ pub(crate) struct Turn {
     pub(crate) next_look: Option<Instant>,
 }
 
+/// That of the pool's thread.
+#[derive(Default)]
+struct Sleep {
+    /// How long it lasts, unless the thread is woken.
+    until: Option<Instant>,
+    /// It lasts too long.
+    must_end: bool,
+}
+
+impl Sleep {
+    /// Makes it end at that time at the latest; says whether the thread must be woken for that.
+    fn end_by(&mut self, time: Instant) -> bool {
+        let lasts_longer = self.until.is_none_or(|until| until > time);
+        if lasts_longer {
+            self.until = Some(time);
+        }
+        lasts_longer
+    }
+}
+
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
@@ -94,7 +115,7 @@ impl State {
             broken: None,
             policy,
             next_look: None,
-            sleeps_until: None,
+            sleep: Sleep::default(),
             refused: None,
             stillborn: 0,
         }
@@ -115,8 +136,23 @@ impl State {
         Ok(())
     }
 
-    /// Takes back what no worker has begun of a call; says whether that was anything.
-    pub(crate) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
+    /// Takes back what no worker has begun of a call.
+    pub(crate) fn withdraw(&mut self, call: &Arc<Call>) {
+        self.lose_unbegun(call);
+        self.hand_out();
+    }
+
+    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
+    /// was cancelled.
+    pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
+        let is_cancelled =
+            self.lose_unbegun(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
+        self.hand_out();
+        is_cancelled
+    }
+
+    /// Says whether there was anything.
+    fn lose_unbegun(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
             requeue(&mut self.waiting, worker.take_back(u32::MAX));
         }
@@ -129,9 +165,7 @@ impl State {
             }
             !is_its
         });
-        let withdrawn = self.waiting.len() < before;
-        self.hand_out();
-        withdrawn
+        self.waiting.len() < before
     }
 
     pub(crate) fn close(&mut self) {
@@ -160,10 +194,11 @@ impl State {
     pub(crate) fn turn(&mut self, is_late: bool) -> Turn {
         let mut turn = Turn::default();
         for worker in &mut self.workers {
-            if worker.in_hand() > 0 || !worker.is_ready() {
+            let was_ready = worker.is_ready();
+            if worker.in_hand() > 0 || !was_ready {
                 turn.news |= worker.take_in() || (is_late && worker.take_held());
             }
-            if worker.is_ready() {
+            if worker.is_ready() != was_ready {
                 self.stillborn = 0;
             }
             if worker.in_hand() > 0 {
@@ -202,7 +237,12 @@ impl State {
             let given = worker.give(chunk, size.min(may_run(worker)));
             let is_gone = chunk.count == 0;
             match given {
-                Given::Taken | Given::Nothing => {}
+                Given::Taken => {
+                    let timeout = chunk.call.options.timeout;
+                    let look = timeout.and_then(|time| Instant::now().checked_add(time));
+                    self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
+                }
+                Given::Nothing => {}
                 Given::NotNow => return self.look_within(STALL),
                 Given::Unsendable(error) => chunk.lose(&error),
             }
@@ -244,6 +284,10 @@ impl State {
         self.policy.initializer.clone()
     }
 
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        self.policy.memory_limit
+    }
+
     pub(crate) fn lacks_workers(&self) -> bool {
         let staying = || self.workers.iter().filter(|worker| worker.is_staying());
         let wanted = match self.phase {
@@ -269,6 +313,9 @@ impl State {
         while let Some(place) = self.workers.iter().position(Worker::has_ended) {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
+        }
+        for worker in &mut self.workers {
+            requeue(&mut self.waiting, worker.end_overtime());
         }
         self.turn(self.next_look.is_some_and(|time| time <= Instant::now()));
         self.end_workers();
@@ -313,29 +360,32 @@ impl State {
         };
         let now = Instant::now();
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
+        let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
         let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
-        dooms.chain(times).chain(self.next_look).min()
+        dooms.chain(overtimes).chain(times).chain(self.next_look).min()
     }
 
     /// The pool's thread is about to sleep; gives until when.
     pub(crate) fn go_to_sleep(&mut self, retry: Option<Instant>) -> Option<Instant> {
-        self.sleeps_until = retry.into_iter().chain(self.next_step()).min();
-        self.sleeps_until
+        self.sleep = Sleep { until: retry.into_iter().chain(self.next_step()).min(), must_end: false };
+        self.sleep.until
     }
 
     /// Whether the pool's thread must be woken, lest it sleep through the next step.
     pub(crate) fn would_oversleep(&mut self) -> bool {
-        let Some(next) = self.next_step() else { return false };
-        let would = self.sleeps_until.is_none_or(|until| until > next);
-        if would {
-            self.sleeps_until = Some(next);
-        }
-        would
+        self.next_step().is_some_and(|next| self.sleep.end_by(next))
     }
 
-    /// Settles what a dead worker had in hand: only the item that it was running fails.
+    /// Whether the pool's thread must be woken, lest it sleep while some item's time is over. Unlike all other steps, that
+    /// is not seen to by callers.
+    pub(crate) fn would_oversleep_timeout(&mut self) -> bool {
+        std::mem::take(&mut self.sleep.must_end)
+    }
+
+    /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
     fn bury(&mut self, worker: Worker) {
-        let Death { error, stillborn, initializer_failed, rest } = worker.bury();
+        let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
+        let Death { error, stillborn, initializer_failed, rest } = worker.bury(may_retry);
         requeue(&mut self.waiting, rest);
         if stillborn {
             self.stillborn += 1;
