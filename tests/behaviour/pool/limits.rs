@@ -23,6 +23,7 @@ trials![
     a_stopped_worker_is_timed_out,
     an_item_without_a_timeout_runs_on_among_those_that_have_one,
     items_that_end_as_their_time_does_come_to_one_result_each,
+    a_kill_never_meets_the_item_behind,
     a_long_timeout_changes_nothing_and_none_at_all_is_refused,
     a_cancelled_task_ends_and_those_behind_it_run,
     a_stopped_task_can_be_cancelled,
@@ -38,6 +39,7 @@ trials![
     only_a_death_is_a_reason_to_run_an_item_again,
     a_pool_that_ends_runs_nothing_again,
     workers_that_die_at_birth_beside_one_that_lives_end_in_an_error,
+    workers_that_die_as_soon_as_they_are_ready_are_not_replaced_for_ever_at_once,
     renewed_workers_with_deaths_and_timeouts_lose_nothing,
 ];
 
@@ -157,6 +159,26 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
                 Ok(value) => assert_eq!(value, square(number)),
                 Err(error) => assert!(error.is_timeout(), "{error}"),
             }
+        }
+    }
+    Ok(())
+}
+
+/// Behind each item whose time ends as it does there is one with all the time in the world.
+fn a_kill_never_meets_the_item_behind() -> Outcome {
+    let nap = |micros: u64| thread::sleep(Duration::from_micros(micros));
+    let pool = Pool::new(1)?;
+    let timed = pool.call().timeout(Duration::from_millis(1));
+    for round in 0..10 {
+        let tasks: Vec<_> = (0..20)
+            .map(|number| {
+                Ok((timed.submit(nap, (900 + 10 * number + round,))?, pool.submit(square, (number,))?))
+            })
+            .collect::<Result<_>>()?;
+        for (number, (timed, free)) in (0..).zip(tasks) {
+            let error = timed.get().err();
+            assert!(error.as_ref().is_none_or(multiproc::Error::is_timeout), "{error:?}");
+            assert_eq!(free.get()?, square(number));
         }
     }
     Ok(())
@@ -481,6 +503,25 @@ fn workers_that_die_at_birth_beside_one_that_lives_end_in_an_error() -> Outcome 
     drop(pool);
     let born = born.into_iter().count();
     assert!((1..=50).contains(&born), "{born} workers were started");
+    Ok(())
+}
+
+fn workers_that_die_as_soon_as_they_are_ready_are_not_replaced_for_ever_at_once() -> Outcome {
+    let die_soon = |births: Sender<u64>| {
+        births.send(0).unwrap();
+        thread::spawn(|| {
+            thread::sleep(Duration::from_millis(3));
+            raise(Signal::SIGKILL).unwrap();
+        });
+    };
+    let (births, born) = bounded(100_000)?;
+    let start = Instant::now();
+    let pool = Pool::builder().workers(2).initializer(die_soon, (births,)).build()?;
+    thread::sleep(10 * SHORT);
+    drop(pool);
+    let rounds = start.elapsed().as_millis() / 100;
+    let born = born.into_iter().count() as u128;
+    assert!(born <= 20 + 2 * (rounds + 2), "{born} workers were started");
     Ok(())
 }
 

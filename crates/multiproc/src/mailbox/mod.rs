@@ -326,6 +326,29 @@ mod tests {
         assert_eq!(claims::take_back(&word, 9), 0);
     }
 
+    #[test]
+    fn the_time_of_an_item_is_never_that_of_one_before() {
+        let (mut pool, mut worker) = ends();
+        pool.write(&frames(&[3, 5]), 2);
+        pool.hand_in(2);
+        for timed in [true, false] {
+            assert_eq!(worker.next(), Some(VALUE));
+            worker.read(|_| Ok(())).unwrap();
+            assert_eq!(pool.running_for(), None);
+            if timed {
+                worker.start_clock();
+                let soon = pool.running_for();
+                assert!(soon.is_some() && pool.running_for() >= soon);
+                worker.stop_clock();
+                assert_eq!(pool.running_for(), None, "before it is finished");
+            }
+            worker.write(VALUE, &[]).unwrap();
+            assert!(!pool.has_finished());
+            worker.finish();
+            assert!(pool.has_finished() && pool.take_results(true).is_some() && !pool.has_finished());
+        }
+    }
+
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.
     #[test]
     fn a_message_is_that_of_its_item() {

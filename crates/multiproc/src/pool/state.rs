@@ -26,6 +26,10 @@ pub(crate) struct State {
     refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
+    /// How many in a row have died soon after that, having run nothing.
+    fruitless: u32,
+    /// Until when no new ones are started.
+    pause: Option<Instant>,
 }
 
 /// What the pool was told about its workers.
@@ -93,8 +97,11 @@ impl Sleep {
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
+/// So many in a row may die soon after they were ready, having run nothing. From then on there is a pause after each such
+/// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
+const FRUITLESS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
-/// worker tries before it gives up.
+/// worker tries before it gives up. The first is also the pause after a death too many.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
@@ -118,6 +125,8 @@ impl State {
             sleep: Sleep::default(),
             refused: None,
             stillborn: 0,
+            fruitless: 0,
+            pause: None,
         }
     }
 
@@ -289,6 +298,9 @@ impl State {
     }
 
     pub(crate) fn lacks_workers(&self) -> bool {
+        if self.pause.is_some_and(|end| end > Instant::now()) {
+            return false;
+        }
         let staying = || self.workers.iter().filter(|worker| worker.is_staying());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,
@@ -361,7 +373,7 @@ impl State {
         let now = Instant::now();
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
         let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
-        let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
+        let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
         dooms.chain(overtimes).chain(times).chain(self.next_look).min()
     }
 
@@ -385,8 +397,12 @@ impl State {
     /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
     fn bury(&mut self, worker: Worker) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let Death { error, stillborn, initializer_failed, rest } = worker.bury(may_retry);
+        let Death { error, stillborn, fruitless, initializer_failed, rest } = worker.bury(may_retry);
         requeue(&mut self.waiting, rest);
+        self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
+        if self.fruitless >= FRUITLESS {
+            self.pause = Some(Instant::now() + RETRY);
+        }
         if stillborn {
             self.stillborn += 1;
             if initializer_failed || error.is_start() || self.stillborn >= STILLBORN {

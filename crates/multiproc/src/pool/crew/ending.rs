@@ -13,6 +13,9 @@ use crate::wire;
 /// How long a worker that has cut its lifeline may take to die of itself.
 const LAST_GASP: Duration = Duration::from_secs(1);
 
+/// A worker that dies so soon after its start, and has run nothing, may be one that cannot live.
+const SOON: Duration = Duration::from_secs(1);
+
 /// What has been done to make it end.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub(super) enum Pressed {
@@ -26,6 +29,8 @@ pub(crate) struct Death {
     pub(crate) error: Error,
     /// It had not even come up, and nobody had told it to go.
     pub(crate) stillborn: bool,
+    /// It had come up, but died soon, having run nothing, and nobody had told it to go.
+    pub(crate) fruitless: bool,
     pub(crate) initializer_failed: bool,
     /// Items to be run by others: that which it was running, if it may be run again, and those that it had not begun.
     pub(crate) rest: Vec<Chunk>,
@@ -177,7 +182,14 @@ impl Worker {
             rest.splice(0..0, again);
         }
         self.lose(self.jobs.count(), &error);
-        Death { error, stillborn: !self.ready && self.leaving.is_none(), initializer_failed, rest }
+        let unasked = self.leaving.is_none();
+        Death {
+            error,
+            stillborn: !self.ready && unasked,
+            fruitless: self.ready && unasked && self.served == 0 && self.born.elapsed() < SOON,
+            initializer_failed,
+            rest,
+        }
     }
 
     /// Why it died, and whether that was its initializer's doing.

@@ -22,6 +22,7 @@ pub(crate) use self::ending::Death;
 
 pub(crate) struct Worker {
     started: Started,
+    born: Instant,
     mailbox: PoolEnd,
     /// It has come up and run its initializer.
     ready: bool,
@@ -77,6 +78,7 @@ impl Worker {
         }));
         Ok(Self {
             started,
+            born: Instant::now(),
             mailbox: PoolEnd::new(mailbox, ours),
             ready: false,
             jobs: Jobs::default(),
