@@ -1,6 +1,7 @@
 //! What can go wrong, in words that name the operation and the culprit.
 
 use std::fmt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -35,6 +36,8 @@ struct Inner {
     index: Option<u64>,
     /// It failed before any task, so that it is no task's failure.
     at_birth: bool,
+    /// How many bytes of memory the child could have, if that was limited.
+    memory_limit: Option<u64>,
 }
 
 /// Who failed.
@@ -75,8 +78,10 @@ pub(crate) enum Cause {
     Disconnected(String),
     /// The pool takes no more work.
     Closed,
-    /// The task was withdrawn before it ran.
+    /// The task was withdrawn before it ran, or ended while it did.
     Cancelled,
+    /// The task has run for longer than it may, and was ended.
+    Overtime(Duration),
     /// The caller asked for something that makes no sense.
     Invalid(String),
 }
@@ -117,7 +122,7 @@ impl Error {
 
     /// Was a time limit over first?
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.cause, Cause::Timeout(_))
+        matches!(self.0.cause, Cause::Timeout(_) | Cause::Overtime(_))
     }
 
     /// Was a queue full?
@@ -135,7 +140,7 @@ impl Error {
         matches!(self.0.cause, Cause::Closed)
     }
 
-    /// Was the task withdrawn before it ran?
+    /// Was the task cancelled: withdrawn before it ran, or ended while it did?
     pub fn is_cancelled(&self) -> bool {
         matches!(self.0.cause, Cause::Cancelled)
     }
@@ -151,7 +156,7 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false }))
+        Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false, memory_limit: None }))
     }
 
     /// The system refused `operation`, which is a verb with its object: `"open the door"`.
@@ -197,6 +202,17 @@ impl Error {
         self.at(None)
     }
 
+    /// Is it about the death of a child that nobody has asked for?
+    pub(crate) fn is_death(&self) -> bool {
+        matches!(self.0.cause, Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::LinkLost)
+    }
+
+    /// Says how many bytes of memory the child could have, if that was limited.
+    pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
+        self.0.memory_limit = bytes;
+        self
+    }
+
     /// Names a child as the culprit where none is named yet.
     pub(crate) fn or_by(self, culprit: impl FnOnce() -> Culprit) -> Self {
         if self.0.culprit.is_some() { self } else { self.by(culprit()) }
@@ -207,11 +223,12 @@ impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, culprit, index, at_birth } = &*self.0;
+        let Inner { cause, culprit, index, at_birth, memory_limit } = &*self.0;
         let who = culprit.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let at_birth = *at_birth;
         let doing = Doing { culprit: culprit.as_ref(), index: *index, at_birth };
         let item = Doing { culprit: None, index: *index, at_birth };
+        let limit = Limit(*memory_limit);
         match cause {
             Cause::System { operation, errno } => {
                 write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
@@ -222,8 +239,8 @@ impl fmt::Display for Error {
                  so that a child runs its task there and not the whole program again",
             ),
             Cause::Start(why) => write!(f, "{who} did not start: {why}"),
-            Cause::Signal(signal) => write!(f, "{who} was killed by {}{doing}", signal_name(*signal)),
-            Cause::Exit(code) => write!(f, "{who} exited with code {code}{doing}"),
+            Cause::Signal(signal) => write!(f, "{who} was killed by {}{doing}{limit}", signal_name(*signal)),
+            Cause::Exit(code) => write!(f, "{who} exited with code {code}{doing}{limit}"),
             Cause::StatusLost => {
                 write!(f, "{who} ended{doing}, and its status was collected outside this library")
             }
@@ -247,7 +264,11 @@ impl fmt::Display for Error {
             Cause::Full => f.write_str("the queue is full"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
+            Cause::Cancelled if culprit.is_some() => {
+                write!(f, "the task was cancelled, and {who} killed{doing}")
+            }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Cause::Overtime(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
             Cause::Invalid(what) => f.write_str(what),
         }
     }
@@ -283,6 +304,31 @@ impl fmt::Display for Doing<'_> {
             (None, Some(Culprit::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Culprit::Process { .. })) => f.write_str(" before its function returned"),
             (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The end of a sentence: what memory the culprit could have.
+struct Limit(Option<u64>);
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "; its memory was limited to {}", Bytes(bytes)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An amount of memory, in the largest unit of which it is a whole number.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.into_iter().find(|(unit, _)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
+            Some((unit, name)) => write!(f, "{} {name}", self.0 / unit),
+            None => write!(f, "{} bytes", self.0),
         }
     }
 }

@@ -28,6 +28,7 @@ pub(crate) struct Link(Handle);
 pub(crate) struct Message {
     body: Body,
     descriptors: Vec<Handle>,
+    had_descriptors: bool,
 }
 
 #[derive(Debug)]
@@ -64,13 +65,13 @@ impl Message {
         } else {
             Body::Stored(memory::store(&bytes)?.into(), bytes.len() as u64)
         };
-        Ok(Self { body, descriptors })
+        Ok(Self { body, had_descriptors: !descriptors.is_empty(), descriptors })
     }
 
     /// A message that is parked here and now, whatever its size.
     pub(crate) fn parked(bytes: &[u8]) -> Result<Self> {
         let body = Body::Stored(memory::store(bytes)?.into(), bytes.len() as u64);
-        Ok(Self { body, descriptors: Vec::new() })
+        Ok(Self { body, descriptors: Vec::new(), had_descriptors: false })
     }
 
     /// It has been received, and what came is not looked at any more.
@@ -87,10 +88,15 @@ impl Message {
         self.descriptors.clear();
     }
 
+    /// Whether it has, or had, descriptors of its own.
+    pub(crate) fn had_descriptors(&self) -> bool {
+        self.had_descriptors
+    }
+
     /// A message that is known to be small, and has no descriptors.
     pub(crate) fn inline(bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
-        Self { body: Body::Inline(bytes), descriptors: Vec::new() }
+        Self { body: Body::Inline(bytes), descriptors: Vec::new(), had_descriptors: false }
     }
 
     /// Is there room for three descriptors more?

@@ -88,9 +88,12 @@ fn cancel_before_the_task_has_begun() -> Outcome {
 fn cancel_while_the_task_runs() -> Outcome {
     let pool = Pool::new(1)?;
     let (running, gate) = staying_task(&pool)?;
-    assert!(!running.cancel());
-    drop(gate);
-    Ok(running.get()?)
+    assert!(running.cancel());
+    let error = running.get().unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(gate.recv()?, None, "it does not run any more");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
 }
 
 fn cancel_after_the_task_has_ended() -> Outcome {

@@ -4,6 +4,7 @@ mod calls;
 mod failures;
 mod handles;
 mod lifetime;
+mod limits;
 mod workers;
 
 use libtest_mimic::Trial;
@@ -13,8 +14,14 @@ use multiproc::{Pool, Result, pipe};
 use crate::support::{Gate, PATIENCE, stay};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let groups =
-        [calls::trials(), handles::trials(), failures::trials(), workers::trials(), lifetime::trials()];
+    let groups = [
+        calls::trials(),
+        handles::trials(),
+        failures::trials(),
+        workers::trials(),
+        lifetime::trials(),
+        limits::trials(),
+    ];
     groups.into_iter().flatten().collect()
 }
 

@@ -67,6 +67,8 @@ const POSTS: usize = 280;
 const STRIDE: usize = 272;
 /// It has come up, and its initializer has run.
 const READY: usize = 276;
+/// Since when the item runs that was begun, in nanoseconds of the system's clock, if its time is counted; else 0.
+const RUNNING: usize = 288;
 /// Up to which byte the pool has taken the results.
 const TAKEN: usize = 384;
 const CLOSED: usize = 388;
@@ -322,6 +324,29 @@ mod tests {
         assert_eq!(claims::left(&word), 1);
         assert!(claims::begin(&word) && !claims::begin(&word));
         assert_eq!(claims::take_back(&word, 9), 0);
+    }
+
+    #[test]
+    fn the_time_of_an_item_is_never_that_of_one_before() {
+        let (mut pool, mut worker) = ends();
+        pool.write(&frames(&[3, 5]), 2);
+        pool.hand_in(2);
+        for timed in [true, false] {
+            assert_eq!(worker.next(), Some(VALUE));
+            worker.read(|_| Ok(())).unwrap();
+            assert_eq!(pool.running_for(), None);
+            if timed {
+                worker.start_clock();
+                let soon = pool.running_for();
+                assert!(soon.is_some() && pool.running_for() >= soon);
+                worker.stop_clock();
+                assert_eq!(pool.running_for(), None, "before it is finished");
+            }
+            worker.write(VALUE, &[]).unwrap();
+            assert!(!pool.has_finished());
+            worker.finish();
+            assert!(pool.has_finished() && pool.take_results(true).is_some() && !pool.has_finished());
+        }
     }
 
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.

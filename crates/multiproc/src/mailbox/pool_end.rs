@@ -1,17 +1,20 @@
 //! The pool's end of a mailbox: hands items in, takes results out.
 
+use std::time::Duration;
+
 use crate::claims;
 use crate::error::Result;
 use crate::frames::{Frames, add_frame};
 use crate::link::{Content, Link, Message, Sent};
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::clock;
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 
 use super::{
-    BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS, STRIDE, TASK,
-    TASKS, VALUE,
+    BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS, RUNNING,
+    STRIDE, TASK, TASKS, VALUE,
 };
 
 /// The pool's end of a mailbox.
@@ -173,6 +176,19 @@ impl PoolEnd {
     /// Makes the worker look at the clock after the item that it runs.
     pub(crate) fn hurry(&self) {
         self.mailbox.0.word32(HURRY).store(1, Relaxed);
+    }
+
+    /// How long the item runs that was begun, if the worker counts its time, and has begun to.
+    ///
+    /// It is never that of an item whose result was taken: the worker takes it back before it shows an item finished.
+    pub(crate) fn running_for(&self) -> Option<Duration> {
+        let since = self.mailbox.0.word64(RUNNING).load(Relaxed);
+        (since != 0).then(|| Duration::from_nanos(clock::nanos().saturating_sub(since)))
+    }
+
+    /// Are there results that are finished and were not taken?
+    pub(crate) fn has_finished(&self) -> bool {
+        Mark::seen(self.mailbox.0.word64(FINISHED)).frames_since(self.head) > 0
     }
 
     /// Takes the results that are published; with `all`, also those that are only finished.

@@ -13,6 +13,7 @@ use crate::link::{Content, INLINE, Link, Message, Sent};
 use crate::plain;
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::clock;
 use crate::sys::fault::{self, Point};
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
@@ -21,7 +22,7 @@ use crate::wire;
 
 use super::{
     BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS,
-    STRIDE, TASK, TASKS, VALUE, spin,
+    RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
 };
 
 /// The worker's end of a mailbox.
@@ -239,6 +240,17 @@ impl WorkerEnd {
             self.lobby.call(); // the pool must let go of them, lest it keep a queue open
         }
         Ok((content, descriptors))
+    }
+
+    /// From now on the time of the item that was begun is counted, for the pool to see.
+    pub(crate) fn start_clock(&self) {
+        self.mailbox.0.word64(RUNNING).store(clock::nanos().max(1), Relaxed);
+    }
+
+    /// The item that was begun is all but finished. What follows shows it to be finished, and this before.
+    pub(crate) fn stop_clock(&self) {
+        self.stay_only_one();
+        self.mailbox.0.word64(RUNNING).store(0, Relaxed);
     }
 
     /// Where a task has forked and both return, only the worker itself goes on.

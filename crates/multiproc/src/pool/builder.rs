@@ -13,6 +13,7 @@ use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
 use crate::method::{Manner, StartMethod};
+use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
 use crate::task::{Call, TaskId};
 use crate::wire;
@@ -34,6 +35,7 @@ impl Builder {
             chunk_size: None,
             max_tasks: None,
             shutdown_timeout: SHUTDOWN,
+            memory_limit: None,
             initializer: None,
         };
         let config = Config { manner: Manner::default(), policy };
@@ -57,6 +59,21 @@ impl Builder {
     /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.config.policy.max_tasks = Some(tasks);
+        self
+    }
+
+    /// How much memory each worker may have for itself, in bytes: a task that needs more fails, with an error that names the
+    /// limit, and no other does. (Mostly its worker dies of SIGABRT, which is how a Rust program ends that has no memory.)
+    ///
+    /// What counts is private memory that can be written (`RLIMIT_DATA`): the heap, the stacks of threads that a task
+    /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several processes
+    /// share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the program's
+    /// own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those, too, and what is reserved and
+    /// never used. The limit is in force before the initializer, and the children of a worker inherit it, each for
+    /// itself. One that leaves a worker less than 1 MiB is every call's error. A stricter limit that this program is
+    /// under remains.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.config.policy.memory_limit = Some(bytes);
         self
     }
 
@@ -114,13 +131,15 @@ impl Builder {
     }
 
     /// Starts the workers and the pool's thread.
-    pub(super) fn start(self) -> Result<(Arc<Core>, JoinHandle<()>)> {
+    pub(super) fn start(mut self) -> Result<(Arc<Core>, JoinHandle<()>)> {
         self.initializer?;
-        let Policy { workers, chunk_size, max_tasks, .. } = &self.config.policy;
+        let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
+        *memory_limit = memory_limit.map(memory_in_force);
         for (what, is_zero) in [
             ("workers", *workers == 0),
             ("items in a chunk", *chunk_size == Some(0)),
             ("tasks for each worker", *max_tasks == Some(0)),
+            ("bytes of memory for each worker", *memory_limit == Some(0)),
         ] {
             if is_zero {
                 return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::frames::Frames;
@@ -18,10 +19,29 @@ use crate::wire;
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
-    pub(crate) task: TaskId,
+    pub(crate) note: Note,
+    pub(crate) options: Options,
     inbox: Mutex<Inbox>,
     /// How many items make a worthwhile chunk, as far as one can say.
     worthwhile: AtomicU64,
+}
+
+/// What the caller wants beside the results.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    /// How long an item may run.
+    pub(crate) timeout: Option<Duration>,
+    /// How many times more an item is run of which a worker has died.
+    pub(crate) retries: u32,
+}
+
+/// What a worker must know before the first of some items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// What they are for.
+    pub(crate) task: TaskId,
+    /// Is it to say when it begins one?
+    pub(crate) is_timed: bool,
 }
 
 #[derive(Default)]
@@ -50,8 +70,9 @@ const LARGEST: u64 = 32 * 1024;
 const GROWTH: u64 = 64;
 
 impl Call {
-    pub(crate) fn new(task: TaskId) -> Arc<Self> {
-        Arc::new(Self { task, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
+    pub(crate) fn new(task: TaskId, options: Options) -> Arc<Self> {
+        let note = Note { task, is_timed: options.timeout.is_some() };
+        Arc::new(Self { note, options, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
     }
 
     pub(crate) fn deliver(&self, parcel: Parcel) {
@@ -92,6 +113,10 @@ impl Call {
         let mut inbox = self.lock();
         inbox.abandoned = true;
         inbox.parcels.clear();
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
     }
 
     /// The one result of a call about one task, if it has arrived.

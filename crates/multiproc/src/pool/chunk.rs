@@ -18,6 +18,8 @@ pub(crate) struct Chunk {
     /// The place of its first item in the call's input.
     pub(crate) first: u64,
     pub(crate) count: u32,
+    /// How many workers have died of each.
+    pub(crate) deaths: u32,
     pub(crate) body: Body,
 }
 
@@ -132,7 +134,7 @@ impl Packer {
     /// The chunks, whose first item has that place in the call's input. There are two where the last item goes alone.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
         self.frames.truncate(self.end);
-        let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, body };
+        let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: 0, body };
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
         let place = first + u64::from(self.count);

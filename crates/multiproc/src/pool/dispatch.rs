@@ -92,19 +92,33 @@ impl Core {
 
     /// Hands chunks to workers that have room, or lets them wait.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
+        self.change(|state| state.submit(chunks))
+    }
+
+    /// Takes back what no worker has begun of a call.
+    pub(crate) fn withdraw(&self, call: &Arc<Call>) {
+        self.change(|state| state.withdraw(call));
+    }
+
+    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
+    /// was cancelled.
+    pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
+        let is_cancelled = self.change(|state| state.cancel(call));
+        self.lobby.callers().ring(); // results of others may have come to light
+        is_cancelled
+    }
+
+    /// Changes the state, and wakes the pool's thread if it would oversleep what follows.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        state.submit(chunks)?;
-        let would_oversleep = *self.count() == 0 && state.would_oversleep();
+        let result = change(&mut state);
+        let is_attended = *self.count() > 0;
+        let would_oversleep = state.would_oversleep_timeout() || (!is_attended && state.would_oversleep());
         drop(state);
         if would_oversleep {
             self.lobby.thread().ring();
         }
-        Ok(())
-    }
-
-    /// Takes back what no worker has begun of a call; says whether that was anything.
-    pub(crate) fn withdraw(&self, call: &Arc<Call>) -> bool {
-        self.lock().withdraw(call)
+        result
     }
 
     /// Takes no new work, and ends when there is none left.
@@ -123,7 +137,13 @@ impl Core {
 
     /// Takes in what workers have finished, and hands out what waits.
     pub(crate) fn turn(&self, is_late: bool) -> Turn {
-        let turn = self.lock().turn(is_late);
+        let mut state = self.lock();
+        let turn = state.turn(is_late);
+        let would_oversleep = state.would_oversleep_timeout();
+        drop(state);
+        if would_oversleep {
+            self.lobby.thread().ring();
+        }
         if turn.news && *self.count() > 1 {
             self.lobby.callers().ring(); // it may be another one's
         }
@@ -237,11 +257,11 @@ impl Core {
             if !state.lacks_workers() {
                 return Ok(());
             }
-            let initializer = state.initializer();
+            let (initializer, memory_limit) = (state.initializer(), state.memory_limit());
             drop(state);
             let spin =
                 if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
-            let worker = Worker::start(&self.lobby, spin, initializer, self.manner)?;
+            let worker = Worker::start(&self.lobby, spin, initializer, memory_limit, self.manner)?;
             self.lock().add(worker);
         }
     }

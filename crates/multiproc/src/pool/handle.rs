@@ -49,10 +49,13 @@ impl<R> TaskHandle<R> {
         self.taken || self.call.has_arrived() || look()
     }
 
-    /// Withdraws the task, if no worker has begun it: its result is then an error ([`Error::is_cancelled`]). Says
-    /// whether that was so. Does not block.
+    /// Withdraws the task if no worker has begun it; if one has, kills that worker (SIGKILL), and another takes its place.
+    /// Says whether the task's result is an error by that ([`Error::is_cancelled`]), and not what it had come to before.
+    /// No other task is affected.
+    ///
+    /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is dead.
     pub fn cancel(&self) -> bool {
-        self.core.withdraw(&self.call)
+        self.core.cancel(&self.call)
     }
 }
 

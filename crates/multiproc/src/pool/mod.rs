@@ -6,16 +6,20 @@ mod call;
 mod chunk;
 mod worker;
 
+mod jobs;
+
 mod crew;
 
 mod state;
 
 mod dispatch;
 
-mod builder;
 mod handle;
 mod ready;
 mod results;
+
+mod builder;
+mod call_builder;
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,23 +29,20 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::call::Call;
-use self::chunk::Packer;
 use self::dispatch::Core;
-use self::ready::Order;
-use self::results::Results;
 use crate::error::Result;
 use crate::sys::process::own_pid;
-use crate::task::TaskId;
 
 pub use self::builder::Builder;
+pub use self::call_builder::CallBuilder;
 pub use self::handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///
 /// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error
 /// that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at
-/// most once. Several threads may use one pool at the same time, and a task may have a pool of its own.
+/// most once, unless [the call](Pool::call) asks for more. Several threads may use one pool at the same time, and a task
+/// may have a pool of its own.
 ///
 /// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout
 /// (2 seconds in all, by default), then ends the workers with SIGTERM, and at the end of the time with SIGKILL.
@@ -88,9 +89,6 @@ pub struct Pool {
     pid: u32,
 }
 
-/// How far `imap` runs ahead of its caller, in chunks a worker.
-const LOOK_AHEAD: u64 = 4;
-
 impl Pool {
     /// Starts a pool of `workers` processes. Returns when the system has started them (about a millisecond each).
     ///
@@ -120,7 +118,7 @@ impl Pool {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.starmap(function, items.into_iter().map(|item| (item,)))
+        self.call().map(function, items)
     }
 
     /// As [`map`](Self::map), but every item keeps its own fate, and one that fails does not keep others from running.
@@ -136,7 +134,7 @@ impl Pool {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.try_starmap(function, items.into_iter().map(|item| (item,)))
+        self.call().try_map(function, items)
     }
 
     /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
@@ -163,7 +161,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, Order::Input, None)?.into_vec()
+        self.call().starmap(function, items)
     }
 
     /// As [`try_map`](Self::try_map), for a function of several arguments: each item is a tuple of them.
@@ -179,12 +177,7 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        let mut results = self.results(function, items, Order::Input, None)?;
-        let mut fates = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
-        while let Some(fate) = results.next_fate() {
-            fates.push(fate);
-        }
-        results.take_refusal().map_or(Ok(fates), Err)
+        self.call().try_starmap(function, items)
     }
 
     /// Calls `function` with every item, lazily: an iterator that gives the results in the order of the items, each
@@ -219,7 +212,7 @@ impl Pool {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, Order::Input)
+        self.call().imap(function, items)
     }
 
     /// As [`imap`](Self::imap), but gives each result as soon as it is there, in whatever order that is.
@@ -236,7 +229,7 @@ impl Pool {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, Order::Arrival)
+        self.call().imap_unordered(function, items)
     }
 
     /// Calls `function` once, with a tuple of arguments, and gives what it returns. Blocks until then.
@@ -249,7 +242,7 @@ impl Pool {
         F: crate::Call<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        self.submit(function, args)?.get()
+        self.call().apply(function, args)
     }
 
     /// Hands in a task and returns at once, with a handle for its result.
@@ -261,11 +254,13 @@ impl Pool {
         F: crate::Call<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let call = Call::new(TaskId::of(function)?);
-        let mut packer = Packer::new(0);
-        packer.add(&args)?;
-        self.core.submit(packer.pack(&call, 0))?;
-        Ok(TaskHandle::new(Arc::clone(&self.core), call))
+        self.call().submit(function, args)
+    }
+
+    /// For a call with more to say than the function and the items: how long an item may run, and whether it may be run
+    /// again if its worker dies.
+    pub fn call(&self) -> CallBuilder<'_> {
+        CallBuilder::new(&self.core)
     }
 
     /// The process ids of the workers at this moment.
@@ -289,40 +284,6 @@ impl Pool {
     pub fn terminate(mut self) {
         self.core.end(Duration::ZERO, self.core.shutdown_timeout());
         self.wait_for_end();
-    }
-
-    fn results<F, Args, I>(
-        &self,
-        function: F,
-        items: I,
-        order: Order,
-        look_ahead: Option<u64>,
-    ) -> Result<Results<'_, I::IntoIter, F::Output>>
-    where
-        F: crate::Call<Args>,
-        Args: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = Args>,
-    {
-        Results::begin(&self.core, TaskId::of(function)?, items.into_iter(), order, look_ahead)
-    }
-
-    fn lazily<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-        order: Order,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
-    where
-        F: crate::Call<(T,)>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        let items = items.into_iter().map(|item| (item,));
-        let (results, error) = match self.results(function, items, order, Some(LOOK_AHEAD)) {
-            Ok(results) => (Some(results), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        results.into_iter().flatten().chain(error)
     }
 
     fn wait_for_end(&mut self) {

@@ -15,7 +15,6 @@ use super::dispatch::{Caller, Core};
 use super::ready::{Order, Ready};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
-use crate::task::TaskId;
 
 /// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
 pub(crate) struct Results<'pool, I, R> {
@@ -54,7 +53,7 @@ where
     /// Begins a call; nothing of the input is taken yet.
     pub(crate) fn begin(
         core: &'pool Core,
-        task: TaskId,
+        call: Arc<Call>,
         input: I,
         order: Order,
         look_ahead: Option<u64>,
@@ -62,7 +61,7 @@ where
         core.check_open()?;
         Ok(Self {
             core,
-            call: Call::new(task),
+            call,
             input: Some(input),
             refusal: None,
             panic: None,

@@ -21,12 +21,15 @@ pub(crate) struct State {
     policy: Policy,
     /// When to look again although nothing may have happened.
     next_look: Option<Instant>,
-    /// Until when the pool's thread sleeps, unless it is woken.
-    sleeps_until: Option<Instant>,
+    sleep: Sleep,
     /// Since when the system has refused new workers.
     refused: Option<Instant>,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
+    /// How many in a row have died soon after that, having run nothing.
+    fruitless: u32,
+    /// Until when no new ones are started.
+    pause: Option<Instant>,
 }
 
 /// What the pool was told about its workers.
@@ -40,6 +43,8 @@ pub(crate) struct Policy {
     pub(crate) max_tasks: Option<u64>,
     /// How long one may take to end.
     pub(crate) shutdown_timeout: Duration,
+    /// How many bytes of memory each may have.
+    pub(crate) memory_limit: Option<u64>,
     /// What each runs first. It may hold ends of queues, so it goes when the pool does.
     pub(crate) initializer: Option<Initializer>,
 }
@@ -69,11 +74,34 @@ pub(crate) struct Turn {
     pub(crate) next_look: Option<Instant>,
 }
 
+/// That of the pool's thread.
+#[derive(Default)]
+struct Sleep {
+    /// How long it lasts, unless the thread is woken.
+    until: Option<Instant>,
+    /// It lasts too long.
+    must_end: bool,
+}
+
+impl Sleep {
+    /// Makes it end at that time at the latest; says whether the thread must be woken for that.
+    fn end_by(&mut self, time: Instant) -> bool {
+        let lasts_longer = self.until.is_none_or(|until| until > time);
+        if lasts_longer {
+            self.until = Some(time);
+        }
+        lasts_longer
+    }
+}
+
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
+/// So many in a row may die soon after they were ready, having run nothing. From then on there is a pause after each such
+/// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
+const FRUITLESS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
-/// worker tries before it gives up.
+/// worker tries before it gives up. The first is also the pause after a death too many.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
@@ -94,9 +122,11 @@ impl State {
             broken: None,
             policy,
             next_look: None,
-            sleeps_until: None,
+            sleep: Sleep::default(),
             refused: None,
             stillborn: 0,
+            fruitless: 0,
+            pause: None,
         }
     }
 
@@ -115,8 +145,23 @@ impl State {
         Ok(())
     }
 
-    /// Takes back what no worker has begun of a call; says whether that was anything.
-    pub(crate) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
+    /// Takes back what no worker has begun of a call.
+    pub(crate) fn withdraw(&mut self, call: &Arc<Call>) {
+        self.lose_unbegun(call);
+        self.hand_out();
+    }
+
+    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
+    /// was cancelled.
+    pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
+        let is_cancelled =
+            self.lose_unbegun(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
+        self.hand_out();
+        is_cancelled
+    }
+
+    /// Says whether there was anything.
+    fn lose_unbegun(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
             requeue(&mut self.waiting, worker.take_back(u32::MAX));
         }
@@ -129,9 +174,7 @@ impl State {
             }
             !is_its
         });
-        let withdrawn = self.waiting.len() < before;
-        self.hand_out();
-        withdrawn
+        self.waiting.len() < before
     }
 
     pub(crate) fn close(&mut self) {
@@ -160,10 +203,11 @@ impl State {
     pub(crate) fn turn(&mut self, is_late: bool) -> Turn {
         let mut turn = Turn::default();
         for worker in &mut self.workers {
-            if worker.in_hand() > 0 || !worker.is_ready() {
+            let was_ready = worker.is_ready();
+            if worker.in_hand() > 0 || !was_ready {
                 turn.news |= worker.take_in() || (is_late && worker.take_held());
             }
-            if worker.is_ready() {
+            if worker.is_ready() != was_ready {
                 self.stillborn = 0;
             }
             if worker.in_hand() > 0 {
@@ -202,7 +246,12 @@ impl State {
             let given = worker.give(chunk, size.min(may_run(worker)));
             let is_gone = chunk.count == 0;
             match given {
-                Given::Taken | Given::Nothing => {}
+                Given::Taken => {
+                    let timeout = chunk.call.options.timeout;
+                    let look = timeout.and_then(|time| Instant::now().checked_add(time));
+                    self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
+                }
+                Given::Nothing => {}
                 Given::NotNow => return self.look_within(STALL),
                 Given::Unsendable(error) => chunk.lose(&error),
             }
@@ -244,7 +293,14 @@ impl State {
         self.policy.initializer.clone()
     }
 
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        self.policy.memory_limit
+    }
+
     pub(crate) fn lacks_workers(&self) -> bool {
+        if self.pause.is_some_and(|end| end > Instant::now()) {
+            return false;
+        }
         let staying = || self.workers.iter().filter(|worker| worker.is_staying());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,
@@ -269,6 +325,9 @@ impl State {
         while let Some(place) = self.workers.iter().position(Worker::has_ended) {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
+        }
+        for worker in &mut self.workers {
+            requeue(&mut self.waiting, worker.end_overtime());
         }
         self.turn(self.next_look.is_some_and(|time| time <= Instant::now()));
         self.end_workers();
@@ -313,30 +372,37 @@ impl State {
         };
         let now = Instant::now();
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
-        let times = [ask, kill].into_iter().flatten().filter(|&time| time > now);
-        dooms.chain(times).chain(self.next_look).min()
+        let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
+        let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
+        dooms.chain(overtimes).chain(times).chain(self.next_look).min()
     }
 
     /// The pool's thread is about to sleep; gives until when.
     pub(crate) fn go_to_sleep(&mut self, retry: Option<Instant>) -> Option<Instant> {
-        self.sleeps_until = retry.into_iter().chain(self.next_step()).min();
-        self.sleeps_until
+        self.sleep = Sleep { until: retry.into_iter().chain(self.next_step()).min(), must_end: false };
+        self.sleep.until
     }
 
     /// Whether the pool's thread must be woken, lest it sleep through the next step.
     pub(crate) fn would_oversleep(&mut self) -> bool {
-        let Some(next) = self.next_step() else { return false };
-        let would = self.sleeps_until.is_none_or(|until| until > next);
-        if would {
-            self.sleeps_until = Some(next);
-        }
-        would
+        self.next_step().is_some_and(|next| self.sleep.end_by(next))
     }
 
-    /// Settles what a dead worker had in hand: only the item that it was running fails.
+    /// Whether the pool's thread must be woken, lest it sleep while some item's time is over. Unlike all other steps, that
+    /// is not seen to by callers.
+    pub(crate) fn would_oversleep_timeout(&mut self) -> bool {
+        std::mem::take(&mut self.sleep.must_end)
+    }
+
+    /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
     fn bury(&mut self, worker: Worker) {
-        let Death { error, stillborn, initializer_failed, rest } = worker.bury();
+        let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
+        let Death { error, stillborn, fruitless, initializer_failed, rest } = worker.bury(may_retry);
         requeue(&mut self.waiting, rest);
+        self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
+        if self.fruitless >= FRUITLESS {
+            self.pause = Some(Instant::now() + RETRY);
+        }
         if stillborn {
             self.stillborn += 1;
             if initializer_failed || error.is_start() || self.stillborn >= STILLBORN {

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::call::Note;
 use crate::error::{Error, Result};
 use crate::link::Link;
 use crate::mailbox::{Lobby, Mailbox, POSTED, TASK, VALUE, WorkerEnd};
 use crate::sys::fault::{self, Point};
+use crate::sys::limit::limit_memory;
 use crate::sys::original::Original;
 use crate::sys::process::leave;
 use crate::task::{Task, TaskId};
@@ -29,10 +31,15 @@ pub(crate) struct Place {
     pub(crate) lobby: Lobby,
     /// How long to look for items before sleeping.
     pub(crate) spin: Duration,
+    /// How many bytes of memory it may have.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// The task of a worker process. Ends when the pool closes the mailbox.
 pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()> {
+    if let Some(bytes) = place.memory_limit {
+        limit_memory(bytes)?;
+    }
     if let Some(initializer) = initializer {
         fault::at(Point::Initializing);
         let original = Original::new()?;
@@ -44,14 +51,20 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
     let mut mailbox = WorkerEnd::new(place.mailbox, place.link, place.lobby, place.spin)?;
     mailbox.be_ready();
     let mut task = Err(Error::decode("an item", "it is not said what it is for"));
+    let mut is_timed = false;
     loop {
         match mailbox.next() {
-            Some(TASK) => task = mailbox.read(|id| wire::decode::<TaskId>(id, Vec::new(), "a task")?.find()),
-            Some(VALUE) => match &task {
-                Ok(task) => task.run_items(&mut mailbox),
-                Err(error) => refuse(&mut mailbox, error)?,
+            Some(TASK) => {
+                task = mailbox.read(|note| {
+                    let note: Note = wire::decode(note, Vec::new(), "a note")?;
+                    is_timed = note.is_timed;
+                    note.task.find()
+                });
+            }
+            Some(kind @ (VALUE | POSTED)) => match &task {
+                Ok(task) if kind == VALUE && !is_timed => task.run_items(&mut mailbox),
+                task => run_one(&mut mailbox, kind, task.clone(), is_timed),
             },
-            Some(POSTED) => run_posted(&mut mailbox, &task),
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
             None if mailbox.wait() => {}
             None => {
@@ -69,22 +82,26 @@ impl Initializer {
     }
 }
 
-/// Ends an item that there is no function for.
-fn refuse(mailbox: &mut WorkerEnd, error: &Error) -> Result<()> {
-    mailbox.read(|_| Ok(()))?;
-    mailbox.fail(error.clone());
-    Ok(())
-}
-
-/// Runs an item that came as a message.
-fn run_posted(mailbox: &mut WorkerEnd, task: &Result<Task>) {
+/// Runs an item that needs more care than most: it came as a message, its time is counted, or there is no function for it.
+fn run_one(mailbox: &mut WorkerEnd, kind: u32, task: Result<Task>, is_timed: bool) {
+    if is_timed {
+        mailbox.start_clock();
+    }
     let mut result = Vec::new();
-    let run = mailbox.receive().and_then(|(args, descriptors)| {
-        fault::at(Point::ItemReceived);
-        let task = task.clone()?;
-        args.look(|args| task.run(args, descriptors, &mut result))
-    });
-    match run.and_then(|()| mailbox.write(VALUE, &result)) {
+    let run = if kind == POSTED {
+        mailbox.receive().and_then(|(args, descriptors)| {
+            fault::at(Point::ItemReceived);
+            let task = task?;
+            args.look(|args| task.run(args, descriptors, &mut result))
+        })
+    } else {
+        mailbox.read(|args| task?.run(args, Vec::new(), &mut result))
+    };
+    let run = run.and_then(|()| mailbox.write(VALUE, &result));
+    if is_timed {
+        mailbox.stop_clock();
+    }
+    match run {
         Ok(()) => mailbox.finish(),
         Err(error) => mailbox.fail(error),
     }

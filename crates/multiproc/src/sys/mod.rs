@@ -4,6 +4,7 @@
 //! whatever another process that keeps to the same code does, and whenever it dies.
 
 pub(crate) mod atomic;
+pub(crate) mod clock;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod fault;
@@ -11,6 +12,7 @@ pub(crate) mod fault;
 pub(crate) mod fault_control;
 pub(crate) mod fork;
 pub(crate) mod futex;
+pub(crate) mod limit;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod original;

@@ -1,0 +1,263 @@
+//! One call of a pool, with what it may be given beside the work.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::call::{Call, Options};
+use super::chunk::Packer;
+use super::dispatch::Core;
+use super::handle::TaskHandle;
+use super::ready::Order;
+use super::results::Results;
+use crate::error::{Error, Result};
+use crate::task::TaskId;
+
+/// A call of a pool that may take only so long, or be tried again. Made by [`Pool::call`](super::Pool::call); ends with
+/// one of the pool's own calls.
+///
+/// ```
+/// use multiproc::Pool;
+/// use std::time::Duration;
+///
+/// fn pause(seconds: u64) -> u64 {
+///     std::thread::sleep(Duration::from_secs(seconds));
+///     seconds
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(2)?;
+///     let pauses = pool.call().timeout(Duration::from_millis(500)).try_map(pause, [0, 3600, 0])?;
+///     assert!(pauses[0].is_ok() && pauses[2].is_ok());
+///     assert!(pauses[1].as_ref().is_err_and(|error| error.is_timeout()));
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Copy)]
+#[must_use]
+pub struct CallBuilder<'pool> {
+    core: &'pool Arc<Core>,
+    options: Options,
+}
+
+/// How far `imap` runs ahead of its caller, in chunks a worker.
+const LOOK_AHEAD: u64 = 4;
+
+/// What the call may be given.
+impl<'pool> CallBuilder<'pool> {
+    pub(super) fn new(core: &'pool Arc<Core>) -> Self {
+        Self { core, options: Options::default() }
+    }
+
+    /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not count.
+    /// By default for ever; 0 is refused.
+    ///
+    /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
+    /// stopped) and another takes its place. The item fails with an error for which
+    /// [`is_timeout`](Error::is_timeout) is true, as soon as the worker is dead. No other item is affected, and items that
+    /// are in time cost a look at the clock each.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.options.timeout = Some(time);
+        self
+    }
+
+    /// How many times more an item is run whose worker dies of it: crashes, is killed, or exits. The default is 0: an
+    /// item runs at most once. When it has been run so many times more, its error is that of the last death.
+    ///
+    /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far the
+    /// dead had come, so a task that is tried again should not mind having been begun before. An item that holds
+    /// descriptors (an end of a queue or pipe, [`Frozen`](crate::Frozen) data) is not run again: they died with the worker.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.options.retries = times;
+        self
+    }
+}
+
+/// The calls.
+impl<'pool> CallBuilder<'pool> {
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Errors
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`Pool::try_map`](super::Pool::try_map).
+    ///
+    /// # Errors
+    /// As [`Pool::try_map`](super::Pool::try_map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn try_map<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.try_starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`Pool::starmap`](super::Pool::starmap).
+    ///
+    /// # Errors
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.results(function, items, Order::Input, None)?.into_vec()
+    }
+
+    /// As [`Pool::try_starmap`](super::Pool::try_starmap).
+    ///
+    /// # Errors
+    /// As [`Pool::try_map`](super::Pool::try_map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn try_starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        let mut results = self.results(function, items, Order::Input, None)?;
+        let mut fates = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
+        while let Some(fate) = results.next_fate() {
+            fates.push(fate);
+        }
+        results.take_refusal().map_or(Ok(fates), Err)
+    }
+
+    /// As [`Pool::imap`](super::Pool::imap).
+    ///
+    /// # Panics
+    /// As [`Pool::imap`](super::Pool::imap).
+    pub fn imap<F, T, I>(
+        self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Input)
+    }
+
+    /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
+    ///
+    /// # Panics
+    /// As [`Pool::imap`](super::Pool::imap).
+    pub fn imap_unordered<F, T, I>(
+        self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Arrival)
+    }
+
+    /// As [`Pool::apply`](super::Pool::apply).
+    ///
+    /// # Errors
+    /// As [`Pool::apply`](super::Pool::apply).
+    pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.submit(function, args)?.get()
+    }
+
+    /// As [`Pool::submit`](super::Pool::submit).
+    ///
+    /// # Errors
+    /// As [`Pool::submit`](super::Pool::submit).
+    pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let call = self.begin(function)?;
+        let mut packer = Packer::new(0);
+        packer.add(&args)?;
+        self.core.submit(packer.pack(&call, 0))?;
+        Ok(TaskHandle::new(Arc::clone(self.core), call))
+    }
+
+    fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        if self.options.timeout == Some(Duration::ZERO) {
+            return Err(Error::invalid("an item that may run for no time at all could do nothing"));
+        }
+        Ok(Call::new(TaskId::of(function)?, self.options))
+    }
+
+    fn results<F, Args, I>(
+        self,
+        function: F,
+        items: I,
+        order: Order,
+        look_ahead: Option<u64>,
+    ) -> Result<Results<'pool, I::IntoIter, F::Output>>
+    where
+        F: crate::Call<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
+    }
+
+    fn lazily<F, T, I>(
+        self,
+        function: F,
+        items: I,
+        order: Order,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::Call<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        let items = items.into_iter().map(|item| (item,));
+        let (results, error) = match self.results(function, items, order, Some(LOOK_AHEAD)) {
+            Ok(results) => (Some(results), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        results.into_iter().flatten().chain(error)
+    }
+}
+
+impl fmt::Debug for CallBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallBuilder").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! A worker as the pool sees it: its process, its mailbox, and the items that it has in hand.
+
+mod ending;
+mod taking;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::ending::Pressed;
+use super::call::{Call, Note};
+use super::chunk::{Body, Chunk};
+use super::jobs::Jobs;
+use super::worker::{Initializer, Place, serve};
+use crate::error::{Cause, Error, Result};
+use crate::link::{Link, Sent};
+use crate::mailbox::{Lobby, Mailbox, PoolEnd, TASK};
+use crate::method::Manner;
+use crate::start::Started;
+use crate::wire;
+
+pub(crate) use self::ending::Death;
+
+pub(crate) struct Worker {
+    started: Started,
+    born: Instant,
+    mailbox: PoolEnd,
+    /// It has come up and run its initializer.
+    ready: bool,
+    jobs: Jobs,
+    /// How many items it has run.
+    served: u64,
+    /// What the items that were written last are for.
+    note: Option<Note>,
+    /// There was no room in the mailbox, and no results have come since.
+    full: bool,
+    /// It was asleep when it was given something.
+    woken: bool,
+    /// Something about it is broken, which is why it was killed.
+    broken: Option<Error>,
+    /// Since when it has no lifeline.
+    cut: Option<Instant>,
+    /// Since when it is told to go, by closing the mailbox or by a signal.
+    leaving: Option<Instant>,
+    pressed: Pressed,
+    /// How many bytes of memory it may have.
+    memory_limit: Option<u64>,
+}
+
+/// What became of a chunk that a worker was given.
+pub(crate) enum Given {
+    /// It has taken all or some of it.
+    Taken,
+    /// It has no room, or is dying.
+    Nothing,
+    /// The system has no room at the moment.
+    NotNow,
+    /// It cannot be sent at all.
+    Unsendable(Error),
+}
+
+impl Worker {
+    /// Starts a worker.
+    pub(crate) fn start(
+        lobby: &Lobby,
+        spin: Duration,
+        initializer: Option<Initializer>,
+        memory_limit: Option<u64>,
+        manner: Manner,
+    ) -> Result<Self> {
+        let (ours, theirs) = Link::pair()?;
+        let mailbox = Mailbox::create()?;
+        let place =
+            Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
+        let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
+        let pool = lobby.clone();
+        started.child.watch(Arc::new(move || {
+            pool.thread().ring();
+        }));
+        Ok(Self {
+            started,
+            born: Instant::now(),
+            mailbox: PoolEnd::new(mailbox, ours),
+            ready: false,
+            jobs: Jobs::default(),
+            served: 0,
+            note: None,
+            full: false,
+            woken: false,
+            broken: None,
+            cut: None,
+            leaving: None,
+            pressed: Pressed::No,
+            memory_limit,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.started.child.pid()
+    }
+
+    /// How many items it has run or has in hand.
+    pub(crate) fn given(&self) -> u64 {
+        self.served + u64::from(self.jobs.count())
+    }
+
+    pub(crate) fn in_hand(&self) -> u32 {
+        self.jobs.count()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.started.child.has_ended()
+    }
+
+    /// Can it still be counted on for work?
+    pub(crate) fn is_staying(&self) -> bool {
+        self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
+    }
+
+    /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
+    pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
+        let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
+        self.ready && self.is_staying() && !self.full && self.jobs.count() < most
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready && self.is_staying() && self.jobs.count() == 0
+    }
+
+    /// Gives it up to `most` items of a chunk, which then has so many less.
+    pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
+        let start = self.mailbox.position();
+        if self.note != Some(chunk.call.note) {
+            let mut note = Vec::new();
+            let _ = wire::encode(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
+            if !self.mailbox.write_note(TASK, &note) {
+                self.full = true;
+                return Given::Nothing;
+            }
+            self.note = Some(chunk.call.note);
+        }
+        let given = match &chunk.body {
+            Body::Frames { .. } => self.give_frames(chunk, most, start),
+            Body::Message(message) => {
+                let posted = self.mailbox.post(message);
+                self.give_message(posted, chunk, start)
+            }
+        };
+        if !matches!(given, Given::Taken) {
+            self.mailbox.rewind(start, 0);
+            self.note = None;
+        }
+        given
+    }
+
+    fn give_message(&mut self, posted: Result<Sent>, chunk: &mut Chunk, start: u32) -> Given {
+        match posted {
+            Ok(Sent::Yes) => {
+                self.hand_in(chunk, 1, start);
+                Given::Taken
+            }
+            Ok(Sent::NotYet) => Given::NotNow,
+            Ok(Sent::Gone) => {
+                self.give_up_on(Error::new(Cause::LinkLost));
+                Given::Nothing
+            }
+            Err(error) => Given::Unsendable(error),
+        }
+    }
+
+    fn give_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Given {
+        let (frames, count) = chunk.front(most);
+        let before = self.mailbox.written();
+        let left = self.mailbox.write(frames, count).len();
+        let written = self.mailbox.written().wrapping_sub(before);
+        self.full = left > 0;
+        if written == 0 {
+            return Given::Nothing;
+        }
+        let length = frames.len() - left;
+        self.hand_in(chunk, written, start);
+        chunk.advance(written, length);
+        Given::Taken
+    }
+
+    fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
+        self.jobs.add(chunk, count, start);
+        self.woken |= self.mailbox.hand_in(count);
+    }
+
+    /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    ///
+    /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
+    /// to a worker that has nothing else to do, so it is begun at once.
+    pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
+        let count = self.mailbox.take_back(most.min(self.jobs.divisible()));
+        self.reclaim(count)
+    }
+
+    /// How many items it has not begun.
+    pub(crate) fn unbegun(&self) -> u32 {
+        if self.jobs.count() < 2 { 0 } else { self.mailbox.unbegun() }
+    }
+
+    /// How long it will need for its last `count` items, by what such have cost.
+    pub(crate) fn time_for(&self, count: u32) -> Duration {
+        self.jobs.back().map_or(Duration::ZERO, |call| call.time_for(count))
+    }
+
+    pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {
+        self.jobs.are_of(call)
+    }
+
+    /// Makes chunks of the last `count` items in the mailbox again.
+    fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
+        let (chunks, position) = self.jobs.reclaim(count, &self.mailbox);
+        self.mailbox.rewind(position, count);
+        self.note = None;
+        chunks
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether it has been woken since this was asked last.
+    pub(crate) fn was_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+}

@@ -1,0 +1,116 @@
+//! Taking in what a worker has said, and its results.
+
+use super::Worker;
+use crate::error::{Culprit, Error};
+use crate::frames::{Frames, add_frame};
+use crate::link::Content;
+use crate::mailbox::POSTED;
+use crate::pool::call::Parcel;
+use crate::pool::jobs::Settled;
+
+impl Worker {
+    /// Takes in what it has said: that it is ready, and results. Says whether there was anything.
+    pub(crate) fn take_in(&mut self) -> bool {
+        let is_new = !self.ready && self.mailbox.is_ready();
+        self.ready |= is_new;
+        self.drop_descriptors();
+        self.take_results(false) || is_new
+    }
+
+    /// May it hold results back that are finished?
+    pub(crate) fn may_hold_results(&self) -> bool {
+        self.jobs.count() > 0 && self.mailbox.may_hold_results()
+    }
+
+    /// Takes results that it holds back, if there are any; and then makes it look at the clock.
+    pub(crate) fn take_held(&mut self) -> bool {
+        let held = self.may_hold_results() && self.take_results(true);
+        if held {
+            self.mailbox.hurry();
+        }
+        held
+    }
+
+    /// Takes the results that it has shown; with `all`, also those that are only finished.
+    pub(super) fn take_results(&mut self, all: bool) -> bool {
+        if self.is_cancelled() {
+            return false; // whoever has cancelled its item was told that there will be no result
+        }
+        let number = self.mailbox.results_taken();
+        let Some(finished) = self.mailbox.take_results(all) else { return false };
+        let count = finished.count.min(self.jobs.count());
+        if let (Some(call), false) = (self.jobs.front(), all) {
+            call.learn_cost(count, finished.nanos);
+        }
+        if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
+            self.deliver_singly(finished.results, number);
+        } else {
+            self.deliver(finished.results, count);
+        }
+        self.full = false;
+        self.mailbox.free(self.jobs.start().unwrap_or(self.mailbox.position()));
+        true
+    }
+
+    /// Delivers the results of the first `count` items in hand, which are of one call.
+    fn deliver(&mut self, mut results: Frames, count: u32) {
+        let settled = self.settle(count);
+        let Some((call, ..)) = settled.first() else { return };
+        let runs: Vec<_> = settled.iter().map(|&(_, first, count)| (first, count)).collect();
+        if runs.is_sorted() {
+            return call.deliver(Parcel::Results { runs, results });
+        }
+        // Some were taken back from a worker, and came here after others that are behind them.
+        for (first, count) in runs {
+            let mut run = Vec::new();
+            for _ in 0..count {
+                if let Some((kind, frame)) = results.next() {
+                    add_frame(&mut run, kind, frame);
+                }
+            }
+            call.deliver(Parcel::Results { runs: vec![(first, count)], results: Frames::of(run) });
+        }
+    }
+
+    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
+    fn deliver_singly(&mut self, mut results: Frames, mut number: u32) {
+        while let Some((kind, frame)) = results.next() {
+            let Some((call, place, _)) = self.settle(1).pop() else { return };
+            let parcel = if kind == POSTED {
+                match self.mailbox.receive(number) {
+                    Ok((kind, content)) => Parcel::Result { place, kind, content },
+                    Err(error) => {
+                        self.give_up_on(error.clone());
+                        let error = error.by(Culprit::Worker { pid: self.pid() });
+                        Parcel::Lost { first: place, count: 1, error }
+                    }
+                }
+            } else {
+                Parcel::Result { place, kind, content: Content::Here(frame.to_vec(), 0) }
+            };
+            call.deliver(parcel);
+            number = number.wrapping_add(1);
+        }
+    }
+
+    /// The first `count` items in hand are done with.
+    fn settle(&mut self, count: u32) -> Vec<Settled> {
+        let settled = self.jobs.settle(count);
+        self.served += settled.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
+        settled
+    }
+
+    /// The first `count` items in hand have no result, and will have none.
+    pub(super) fn lose(&mut self, count: u32, error: &Error) {
+        for (call, first, count) in self.settle(count) {
+            call.deliver(Parcel::Lost { first, count, error: error.clone() });
+        }
+    }
+
+    /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
+    fn drop_descriptors(&mut self) {
+        if self.jobs.is_front_message() && self.mailbox.unbegun() == 0 {
+            self.jobs.drop_descriptors();
+        }
+    }
+}
