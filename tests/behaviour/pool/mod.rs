@@ -5,6 +5,7 @@ mod failures;
 mod handles;
 mod lifetime;
 mod limits;
+mod stuck;
 mod workers;
 
 use libtest_mimic::Trial;
@@ -21,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         workers::trials(),
         lifetime::trials(),
         limits::trials(),
+        stuck::trials(),
     ];
     groups.into_iter().flatten().collect()
 }

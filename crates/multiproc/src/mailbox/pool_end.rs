@@ -92,7 +92,7 @@ impl PoolEnd {
 
     /// Receives the message that is the result of the item of this number: what it is, and its bytes.
     pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Content)> {
-        self.posts += 1;
+        self.posts = self.posts.wrapping_add(1);
         Posted::receive(&self.link, number, Deadline::now()).map(|(kind, content, _)| (kind, content))
     }
 

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::call::Call;
 use super::chunk::Chunk;
-use super::crew::Worker;
-use super::state::{Policy, State, Turn};
+use super::crew::{Order, Worker};
+use super::state::{Policy, State, Turn, WATCH};
 use crate::error::{Error, Result};
 use crate::mailbox::{Lobby, spin};
 use crate::method::Manner;
+use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
+use crate::sys::process::without_signals;
 
 /// What a pool was built with.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ pub(crate) struct Core {
     manner: Manner,
     shutdown_timeout: Duration,
     state: Mutex<State>,
+    /// A copy of this process that somebody forks has no part in the pool.
+    original: Original,
     /// How many threads wait for results.
     callers: Mutex<usize>,
     lobby: Lobby,
@@ -52,16 +56,17 @@ impl Core {
             manner,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(State::new(policy)),
+            original: Original::new()?,
             callers: Mutex::new(0),
             lobby: Lobby::create()?,
         });
-        match core.hire() {
-            Ok(()) => Ok(core),
-            Err(error) => {
+        while let Some(order) = core.order() {
+            if let Err(error) = core.hire(order) {
                 core.abort();
-                Err(error)
+                return Err(error);
             }
         }
+        Ok(core)
     }
 
     /// Undoes [`Core::start`].
@@ -82,40 +87,56 @@ impl Core {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        self.lock().worker_pids()
+        if self.original.is_here() { self.lock().worker_pids() } else { Vec::new() }
     }
 
     /// Whether the pool takes new work; else the error that says why not.
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_here()?;
         self.lock().check_open()
+    }
+
+    /// Whether this is the process that has made the pool.
+    pub(crate) fn check_here(&self) -> Result<()> {
+        if self.original.is_here() {
+            return Ok(());
+        }
+        Err(Error::invalid("a pool belongs to the process that has made it, of which this is a copy"))
     }
 
     /// Hands chunks to workers that have room, or lets them wait.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
+        self.check_here()?;
         self.change(|state| state.submit(chunks))
     }
 
     /// Takes back what no worker has begun of a call.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
-        self.change(|state| state.withdraw(call));
+        if self.original.is_here() {
+            self.change(|state| state.withdraw(call));
+        }
     }
 
     /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
     /// was cancelled.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled = self.change(|state| state.cancel(call));
+        let is_cancelled = self.original.is_here() && self.change(|state| state.cancel(call));
         self.lobby.callers().ring(); // results of others may have come to light
         is_cancelled
     }
 
-    /// Changes the state, and wakes the pool's thread if it would oversleep what follows.
+    /// Changes the state, and wakes whoever would oversleep what follows.
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         let is_attended = *self.count() > 0;
-        let would_oversleep = state.would_oversleep_timeout() || (!is_attended && state.would_oversleep());
+        let concerns_callers = state.concerns_callers();
+        let concerns_thread = state.must_wake() || (!is_attended && state.would_oversleep());
         drop(state);
-        if would_oversleep {
+        if concerns_callers {
+            self.lobby.callers().ring();
+        }
+        if concerns_thread {
             self.lobby.thread().ring();
         }
         result
@@ -123,6 +144,9 @@ impl Core {
 
     /// Takes no new work, and ends when there is none left.
     pub(crate) fn close(&self) {
+        if !self.original.is_here() {
+            return;
+        }
         self.lock().close();
         self.lobby.thread().ring();
     }
@@ -135,16 +159,23 @@ impl Core {
         self.lobby.callers().ring();
     }
 
-    /// Takes in what workers have finished, and hands out what waits.
-    pub(crate) fn turn(&self, is_late: bool) -> Turn {
+    /// Looks for results without waiting for them.
+    pub(crate) fn look(&self) {
+        if self.original.is_here() {
+            self.turn(0);
+        }
+    }
+
+    /// Takes in what workers have finished, and hands out what waits. So many of those who wait need not be told.
+    fn turn(&self, told: usize) -> Turn {
         let mut state = self.lock();
-        let turn = state.turn(is_late);
-        let would_oversleep = state.would_oversleep_timeout();
+        let turn = state.turn();
+        let must_wake = state.must_wake();
         drop(state);
-        if would_oversleep {
+        if must_wake {
             self.lobby.thread().ring();
         }
-        if turn.news && *self.count() > 1 {
+        if turn.news && *self.count() > told {
             self.lobby.callers().ring(); // it may be another one's
         }
         turn
@@ -176,9 +207,8 @@ impl Caller<'_> {
     /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
     pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
         let core = self.0;
-        let mut is_late = false;
-        loop {
-            let turn = core.turn(is_late);
+        while core.original.is_here() {
+            let turn = core.turn(1);
             if has_come() {
                 return true;
             }
@@ -186,7 +216,7 @@ impl Caller<'_> {
                 thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
             }
             let mut look = || {
-                core.turn(false);
+                core.turn(1);
                 has_come()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
@@ -194,33 +224,36 @@ impl Caller<'_> {
                 return true;
             }
             let armed = core.lobby.callers().arm();
-            let turn = core.turn(false);
+            let turn = core.turn(1);
             if has_come() {
                 return true;
             }
             if deadline.is_over() {
                 return false;
             }
-            is_late = false;
             if !turn.news {
                 let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
-                core.lobby.callers().wait(armed, look.into_iter().chain(deadline.left()).min());
-                is_late = turn.next_look.is_some_and(|time| time <= Instant::now());
+                let times = look.into_iter().chain(deadline.left()).chain([WATCH]);
+                core.lobby.callers().wait(armed, times.min());
             }
         }
+        false
     }
 }
 
 impl Drop for Caller<'_> {
     fn drop(&mut self) {
         let core = self.0;
+        if !core.original.is_here() {
+            return;
+        }
         let mut callers = core.count();
         *callers -= 1;
         if *callers == 0 {
             core.lobby.attendance().set(false);
             drop(callers);
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
-            core.turn(false);
+            core.turn(0);
             if core.lock().would_oversleep() {
                 core.lobby.thread().ring();
             }
@@ -231,38 +264,61 @@ impl Drop for Caller<'_> {
 /// What the pool's own thread does.
 impl Core {
     /// Runs until the pool has ended and its last worker is gone.
-    pub(crate) fn run(&self) {
+    pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
             let armed = self.lobby.thread().arm();
-            let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));
             let goes_on = self.lock().move_along();
             self.lobby.callers().ring();
             if !goes_on {
                 break;
             }
-            let until = self.lock().go_to_sleep(retry);
+            self.recruit();
+            let until = self.lock().go_to_sleep();
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
-            if !self.lock().lacks_workers() || retry.is_some() {
-                self.lobby.thread().wait(armed, left);
-            }
+            self.lobby.thread().wait(armed, left);
         }
         std::mem::forget(guard);
     }
 
-    /// Starts workers until there are as many as there should be. Not under the lock, since it takes a while.
-    fn hire(&self) -> Result<()> {
-        loop {
-            let state = self.lock();
-            if !state.lacks_workers() {
-                return Ok(());
+    /// Has workers started until there are as many as there should be: by another thread, since that may take a while, and
+    /// other deaths are to be settled meanwhile.
+    fn recruit(self: &Arc<Self>) {
+        let Some(order) = self.order() else { return };
+        let core = Arc::clone(self);
+        let hire = move || {
+            let mut next = Some(order);
+            while let Some(order) = next {
+                next = core.hire(order).is_ok().then(|| core.order()).flatten();
+                core.lobby.thread().ring();
             }
-            let (initializer, memory_limit) = (state.initializer(), state.memory_limit());
-            drop(state);
-            let spin =
-                if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
-            let worker = Worker::start(&self.lobby, spin, initializer, memory_limit, self.manner)?;
-            self.lock().add(worker);
+        };
+        let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
+        if let Err(error) = without_signals(|| thread.spawn(hire)) {
+            self.lock().cannot_hire(&Error::io("start a thread", &error));
+        }
+    }
+
+    /// What a worker needs, if one is lacking; then it is to be [hired](Core::hire).
+    fn order(&self) -> Option<Order> {
+        let mut state = self.lock();
+        state.lacks_workers().then(|| state.order())
+    }
+
+    /// Starts a worker. Not under the lock.
+    fn hire(&self, order: Order) -> Result<()> {
+        let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
+        let started = Worker::start(&self.lobby, spin, order, self.manner);
+        let mut state = self.lock();
+        match started {
+            Ok(worker) => {
+                state.add(worker);
+                Ok(())
+            }
+            Err(error) => {
+                state.cannot_hire(&error);
+                Err(error)
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ impl<R> TaskHandle<R> {
     /// Whether there is a result, so that [`get`](Self::get) would not block.
     pub fn is_ready(&self) -> bool {
         let look = || {
-            self.core.turn(true);
+            self.core.look();
             self.call.has_arrived()
         };
         self.taken || self.call.has_arrived() || look()

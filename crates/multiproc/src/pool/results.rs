@@ -172,6 +172,10 @@ where
 
     /// Takes what has arrived, waiting for something if there is nothing.
     fn collect(&mut self) {
+        if let Err(error) = self.core.check_here() {
+            (self.unresolved, self.input, self.refusal) = (0, None, Some(error));
+            return;
+        }
         let has_arrived = || self.call.has_arrived();
         match &self.caller {
             Some(caller) => caller.wait_until(Deadline::Never, has_arrived),

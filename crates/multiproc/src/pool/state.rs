@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::call::Call;
 use super::chunk::Chunk;
-use super::crew::{Death, Given, Worker};
+use super::crew::{Death, Given, Order, Worker};
 use super::worker::Initializer;
 use crate::error::{Cause, Error, Result};
 
@@ -19,11 +19,22 @@ pub(crate) struct State {
     /// Why workers cannot be had, if that is so: every call gets this error.
     broken: Option<Error>,
     policy: Policy,
-    /// When to look again although nothing may have happened.
-    next_look: Option<Instant>,
+    /// When to offer chunks again that the system had no room for.
+    retry: Option<Instant>,
+    /// When what lies with a worker has lain there for too long: items that it has not begun while another is idle, and
+    /// results that it holds back. Counted from the first look that has seen some.
+    late_at: Option<Instant>,
+    /// Some call has got a result otherwise than by a turn.
+    news: bool,
     sleep: Sleep,
     /// Since when the system has refused new workers.
     refused: Option<Instant>,
+    /// How many workers are being started.
+    hiring: usize,
+    /// The pool's thread has ended.
+    is_over: bool,
+    /// A worker has been ready once.
+    can_live: bool,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
     /// How many in a row have died soon after that, having run nothing.
@@ -109,6 +120,9 @@ const STALL: Duration = Duration::from_millis(2);
 /// How long small items may lie in one worker's mailbox while another worker is idle, and how long results may be held
 /// back. Where all is well, both take some microseconds.
 const PATIENCE: Duration = Duration::from_millis(5);
+/// How long nobody looks at most while there is work. One who is stopped, or killed, after he has changed something and
+/// before he has rung wakes nobody; and a caller may be busy with decoding what has come.
+pub(crate) const WATCH: Duration = Duration::from_millis(500);
 /// Less work than this is not worth to be taken from one worker and given to another.
 const WORTH_SHARING: Duration = Duration::from_millis(1);
 
@@ -121,9 +135,14 @@ impl State {
             phase: Phase::Open,
             broken: None,
             policy,
-            next_look: None,
+            retry: None,
+            late_at: None,
+            news: false,
             sleep: Sleep::default(),
             refused: None,
+            hiring: 0,
+            is_over: false,
+            can_live: false,
             stillborn: 0,
             fruitless: 0,
             pause: None,
@@ -198,10 +217,11 @@ impl State {
 
 /// What whoever waits for results does.
 impl State {
-    /// Takes in what the workers have said, and hands out what waits.
-    /// When it is late, also what they hold back, and what lies too long with one of them.
-    pub(crate) fn turn(&mut self, is_late: bool) -> Turn {
+    /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
+    /// lies too long with one of them.
+    pub(crate) fn turn(&mut self) -> Turn {
         let mut turn = Turn::default();
+        let is_late = self.late_at.is_some_and(|time| time <= Instant::now());
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_hand() > 0 || !was_ready {
@@ -209,27 +229,33 @@ impl State {
             }
             if worker.is_ready() != was_ready {
                 self.stillborn = 0;
+                self.can_live = true;
             }
             if worker.in_hand() > 0 {
                 turn.busy += 1;
             } else if self.policy.max_tasks.is_some_and(|most| worker.given() >= most) {
-                worker.dismiss();
+                self.sleep.must_end |= worker.dismiss(); // its successor is the thread's business
             }
         }
-        self.next_look = None;
         self.hand_out();
-        self.share(is_late);
+        let lies = self.share(is_late) || self.workers.iter().any(Worker::may_hold_results);
+        self.late_at = match self.late_at.filter(|_| lies && !is_late) {
+            None if lies => Some(Instant::now() + PATIENCE),
+            late_at => late_at,
+        };
+        turn.news |= std::mem::take(&mut self.news);
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
-        turn.next_look = self.next_look;
-        if self.workers.iter().any(Worker::may_hold_results) {
-            let held = Instant::now() + PATIENCE;
-            turn.next_look = turn.next_look.into_iter().chain([held]).min();
-        }
+        turn.next_look = self.next_look();
         turn
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.retry.into_iter().chain(self.late_at).min()
     }
 
     /// Gives waiting chunks to workers that have room, to those first that have the least to do.
     fn hand_out(&mut self) {
+        self.retry = None;
         while let Some(chunk) = self.waiting.front_mut() {
             let worthwhile = u32::try_from(chunk.call.worthwhile()).unwrap_or(u32::MAX);
             let size = self.policy.chunk_size.unwrap_or(worthwhile);
@@ -239,12 +265,10 @@ impl State {
                 None => u32::MAX,
             };
             let can_take = |worker: &&mut Worker| worker.has_room(chunk, most) && may_run(worker) > 0;
-            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(|worker| worker.in_hand())
-            else {
-                return;
-            };
+            let burden = |worker: &&mut Worker| (worker.may_be_stopped(), worker.in_hand());
+            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(burden) else { return };
             let given = worker.give(chunk, size.min(may_run(worker)));
-            let is_gone = chunk.count == 0;
+            let mut is_gone = chunk.count == 0;
             match given {
                 Given::Taken => {
                     let timeout = chunk.call.options.timeout;
@@ -252,8 +276,14 @@ impl State {
                     self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
                 }
                 Given::Nothing => {}
-                Given::NotNow => return self.look_within(STALL),
-                Given::Unsendable(error) => chunk.lose(&error),
+                Given::NotNow => {
+                    self.retry = Some(Instant::now() + STALL);
+                    return;
+                }
+                Given::Unsendable(error) => {
+                    chunk.lose(&error);
+                    (is_gone, self.news) = (true, true);
+                }
             }
             if is_gone {
                 self.waiting.pop_front();
@@ -261,44 +291,33 @@ impl State {
         }
     }
 
-    /// Lets idle workers have some of what others have not begun, so that no item waits behind a slow one.
-    fn share(&mut self, is_late: bool) {
+    /// Lets idle workers have some of what others have not begun, so that no item waits behind a slow one, or with a worker
+    /// that is stopped. Says whether there may be some of which that is not sure yet.
+    fn share(&mut self, is_late: bool) -> bool {
         if !self.waiting.is_empty() || !self.workers.iter().any(Worker::is_idle) {
-            return;
+            return false;
         }
-        let Some(busiest) = self.workers.iter_mut().max_by_key(|worker| worker.unbegun()) else { return };
-        let count = busiest.unbegun();
-        if count == 0 {
-            return;
+        let unbegun = self.workers.iter_mut().map(|worker| (worker.unbegun(is_late), worker));
+        let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count).filter(|(count, _)| *count > 0)
+        else {
+            return self.workers.iter().any(Worker::may_lie);
+        };
+        // It will be done with them sooner; unless one turns out to be slow.
+        if is_late || busiest.time_for(count) >= WORTH_SHARING {
+            busiest.suspect(is_late && count == busiest.in_hand());
+            let chunks = busiest.take_back(count.div_ceil(2));
+            requeue(&mut self.waiting, chunks);
+            self.hand_out();
         }
-        if !is_late && busiest.time_for(count) < WORTH_SHARING {
-            return self.look_within(PATIENCE); // it will be done with them sooner; unless one turns out to be slow
-        }
-        let chunks = busiest.take_back(count.div_ceil(2));
-        requeue(&mut self.waiting, chunks);
-        self.hand_out();
-        self.look_within(PATIENCE);
-    }
-
-    fn look_within(&mut self, time: Duration) {
-        let then = Instant::now() + time;
-        self.next_look = Some(self.next_look.map_or(then, |look| look.min(then)));
+        true
     }
 }
 
 /// What the pool's thread does.
 impl State {
-    /// What each worker runs first.
-    pub(crate) fn initializer(&self) -> Option<Initializer> {
-        self.policy.initializer.clone()
-    }
-
-    pub(crate) fn memory_limit(&self) -> Option<u64> {
-        self.policy.memory_limit
-    }
-
+    /// Whether one should be started. One at a time.
     pub(crate) fn lacks_workers(&self) -> bool {
-        if self.pause.is_some_and(|end| end > Instant::now()) {
+        if self.hiring > 0 || self.pause.is_some_and(|end| end > Instant::now()) {
             return false;
         }
         let staying = || self.workers.iter().filter(|worker| worker.is_staying());
@@ -315,8 +334,19 @@ impl State {
         staying().count() < wanted
     }
 
+    /// A worker is being started: from when it is asked for until it is here, or refused.
+    pub(crate) fn order(&mut self) -> Order {
+        self.hiring += 1;
+        let Policy { initializer, memory_limit, .. } = &self.policy;
+        Order { initializer: initializer.clone(), memory_limit: *memory_limit }
+    }
+
     pub(crate) fn add(&mut self, worker: Worker) {
+        self.hiring -= 1;
         self.refused = None;
+        if self.is_over {
+            return worker.dismiss_at_once();
+        }
         self.workers.push(worker);
     }
 
@@ -329,16 +359,19 @@ impl State {
         for worker in &mut self.workers {
             requeue(&mut self.waiting, worker.end_overtime());
         }
-        self.turn(self.next_look.is_some_and(|time| time <= Instant::now()));
+        self.turn();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
             Phase::Closed => self.waiting.is_empty(), // as it always is in a broken pool
             Phase::Ending { .. } => true,
         };
-        let is_over = may_end && self.workers.is_empty();
+        // Who is being started still is killed when he comes.
+        let is_time = matches!(self.phase, Phase::Ending { kill, .. } if kill.is_some_and(|time| time <= Instant::now()));
+        let is_over = may_end && self.workers.is_empty() && (self.hiring == 0 || is_time);
         if is_over {
             self.policy.initializer = None;
+            self.is_over = true;
         }
         !is_over
     }
@@ -347,6 +380,9 @@ impl State {
     fn end_workers(&mut self) {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
+        // What others have not begun may have to go to one that is idle.
+        let has_nothing_left =
+            self.waiting.is_empty() && self.workers.iter_mut().all(|worker| worker.unbegun(true) == 0);
         for worker in &mut self.workers {
             worker.check_lifeline();
             if is_over(worker.doom(self.policy.shutdown_timeout)) {
@@ -357,9 +393,11 @@ impl State {
                     worker.dismiss();
                     worker.press(is_over(ask), is_over(kill));
                 }
-                _ if self.broken.is_some() => worker.dismiss(),
-                Phase::Closed if self.waiting.is_empty() && worker.is_ready() => worker.dismiss(),
-                Phase::Open | Phase::Closed => {}
+                Phase::Open if self.broken.is_none() => {}
+                Phase::Closed if self.broken.is_none() && !has_nothing_left => {}
+                Phase::Open | Phase::Closed => {
+                    worker.dismiss();
+                }
             }
         }
     }
@@ -374,12 +412,19 @@ impl State {
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
         let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
         let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
-        dooms.chain(overtimes).chain(times).chain(self.next_look).min()
+        let watch = self.is_busy().then(|| now + WATCH);
+        dooms.chain(overtimes).chain(times).chain(self.next_look()).chain(watch).min()
+    }
+
+    /// Whether there is anything that could be stuck.
+    fn is_busy(&self) -> bool {
+        let is_idle = |worker: &Worker| worker.in_hand() == 0 && worker.is_staying();
+        !self.waiting.is_empty() || !self.workers.iter().all(is_idle)
     }
 
     /// The pool's thread is about to sleep; gives until when.
-    pub(crate) fn go_to_sleep(&mut self, retry: Option<Instant>) -> Option<Instant> {
-        self.sleep = Sleep { until: retry.into_iter().chain(self.next_step()).min(), must_end: false };
+    pub(crate) fn go_to_sleep(&mut self) -> Option<Instant> {
+        self.sleep = Sleep { until: self.next_step(), must_end: false };
         self.sleep.until
     }
 
@@ -388,10 +433,16 @@ impl State {
         self.next_step().is_some_and(|next| self.sleep.end_by(next))
     }
 
-    /// Whether the pool's thread must be woken, lest it sleep while some item's time is over. Unlike all other steps, that
-    /// is not seen to by callers.
-    pub(crate) fn would_oversleep_timeout(&mut self) -> bool {
+    /// Whether the pool's thread must be woken for what callers do not see to: an item's time that will be over, or a worker
+    /// that goes.
+    pub(crate) fn must_wake(&mut self) -> bool {
         std::mem::take(&mut self.sleep.must_end)
+    }
+
+    /// Whether callers must be woken: some result has come otherwise than by a turn, or there is a time to look again that
+    /// they do not know of.
+    pub(crate) fn concerns_callers(&mut self) -> bool {
+        std::mem::take(&mut self.news) || self.retry.is_some()
     }
 
     /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
@@ -405,8 +456,12 @@ impl State {
         }
         if stillborn {
             self.stillborn += 1;
-            if initializer_failed || error.is_start() || self.stillborn >= STILLBORN {
+            let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
+            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.can_live;
+            if cannot_live || self.stillborn >= STILLBORN {
                 self.fail(&error);
+            } else if self.stillborn > 1 {
+                self.pause = Some(Instant::now() + RETRY);
             }
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
@@ -415,14 +470,15 @@ impl State {
         }
     }
 
-    /// The system refuses a new worker. If others live, the pool goes on with them; says when to try again.
-    pub(crate) fn cannot_hire(&mut self, error: &Error) -> Instant {
+    /// The system refuses a new worker. If others live, the pool goes on with them, and tries again.
+    pub(crate) fn cannot_hire(&mut self, error: &Error) {
+        self.hiring -= 1;
         let now = Instant::now();
         let since = *self.refused.get_or_insert(now);
         if self.workers.is_empty() && now.duration_since(since) >= GIVE_UP {
             self.fail(error);
         }
-        now + RETRY
+        self.pause = Some(now + RETRY);
     }
 
     fn fail(&mut self, error: &Error) {

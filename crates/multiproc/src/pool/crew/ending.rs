@@ -135,12 +135,14 @@ impl Worker {
         }
     }
 
-    /// Tells it to go when it has done what it has in hand.
-    pub(crate) fn dismiss(&mut self) {
-        if self.jobs.count() == 0 {
+    /// Tells it to go, if it has nothing in hand; says whether that is new.
+    pub(crate) fn dismiss(&mut self) -> bool {
+        let is_new = self.jobs.count() == 0 && self.leaving.is_none();
+        if is_new {
             self.leave();
             self.mailbox.close();
         }
+        is_new
     }
 
     fn leave(&mut self) {
@@ -209,7 +211,8 @@ impl Worker {
     }
 
     pub(crate) fn lose_all(mut self, error: &Error) {
-        self.lose(self.jobs.count(), error);
         self.started.child.kill();
+        self.started.child.wait(Deadline::Never); // before the memory of its items is used again
+        self.lose(self.jobs.count(), error);
     }
 }

@@ -20,6 +20,7 @@ use crate::wire;
 
 pub(crate) use self::ending::Death;
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct Worker {
     started: Started,
     born: Instant,
@@ -33,6 +34,10 @@ pub(crate) struct Worker {
     note: Option<Note>,
     /// There was no room in the mailbox, and no results have come since.
     full: bool,
+    /// All that it has in hand has been seen to be begun.
+    has_begun: bool,
+    /// It has begun nothing for a while, and no results have come since.
+    may_be_stopped: bool,
     /// It was asleep when it was given something.
     woken: bool,
     /// Something about it is broken, which is why it was killed.
@@ -44,6 +49,13 @@ pub(crate) struct Worker {
     pressed: Pressed,
     /// How many bytes of memory it may have.
     memory_limit: Option<u64>,
+}
+
+/// What a worker is started with.
+pub(crate) struct Order {
+    pub(crate) initializer: Option<Initializer>,
+    /// How many bytes of memory it may have.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// What became of a chunk that a worker was given.
@@ -60,13 +72,8 @@ pub(crate) enum Given {
 
 impl Worker {
     /// Starts a worker.
-    pub(crate) fn start(
-        lobby: &Lobby,
-        spin: Duration,
-        initializer: Option<Initializer>,
-        memory_limit: Option<u64>,
-        manner: Manner,
-    ) -> Result<Self> {
+    pub(crate) fn start(lobby: &Lobby, spin: Duration, order: Order, manner: Manner) -> Result<Self> {
+        let Order { initializer, memory_limit } = order;
         let (ours, theirs) = Link::pair()?;
         let mailbox = Mailbox::create()?;
         let place =
@@ -85,6 +92,8 @@ impl Worker {
             served: 0,
             note: None,
             full: false,
+            has_begun: false,
+            may_be_stopped: false,
             woken: false,
             broken: None,
             cut: None,
@@ -184,6 +193,7 @@ impl Worker {
 
     fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
         self.jobs.add(chunk, count, start);
+        self.has_begun = false;
         self.woken |= self.mailbox.hand_in(count);
     }
 
@@ -196,9 +206,30 @@ impl Worker {
         self.reclaim(count)
     }
 
-    /// How many items it has not begun.
-    pub(crate) fn unbegun(&self) -> u32 {
-        if self.jobs.count() < 2 { 0 } else { self.mailbox.unbegun() }
+    /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
+    /// `is_late`.
+    pub(crate) fn unbegun(&mut self, is_late: bool) -> u32 {
+        if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
+            return 0;
+        }
+        let unbegun = self.mailbox.unbegun();
+        self.has_begun |= unbegun == 0;
+        unbegun
+    }
+
+    /// It has not begun anything for a while.
+    pub(crate) fn suspect(&mut self, may_be_stopped: bool) {
+        self.may_be_stopped |= may_be_stopped;
+    }
+
+    /// Whether there is reason to think so. It has work only where others have enough, and can show that it is not.
+    pub(crate) fn may_be_stopped(&self) -> bool {
+        self.may_be_stopped
+    }
+
+    /// May its single item lie there, not begun?
+    pub(crate) fn may_lie(&self) -> bool {
+        self.jobs.count() == 1 && !self.has_begun
     }
 
     /// How long it will need for its last `count` items, by what such have cost.
@@ -215,6 +246,7 @@ impl Worker {
         let (chunks, position) = self.jobs.reclaim(count, &self.mailbox);
         self.mailbox.rewind(position, count);
         self.note = None;
+        self.full &= count == 0;
         chunks
     }
 

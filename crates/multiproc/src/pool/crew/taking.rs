@@ -48,6 +48,7 @@ impl Worker {
             self.deliver(finished.results, count);
         }
         self.full = false;
+        self.may_be_stopped = false;
         self.mailbox.free(self.jobs.start().unwrap_or(self.mailbox.position()));
         true
     }
@@ -109,7 +110,7 @@ impl Worker {
 
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
-        if self.jobs.is_front_message() && self.mailbox.unbegun() == 0 {
+        if self.jobs.is_front_message() && self.mailbox.unbegun() < self.jobs.count() {
             self.jobs.drop_descriptors();
         }
     }

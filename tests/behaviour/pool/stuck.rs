@@ -1,0 +1,258 @@
+//! Workers that are stuck, and callers that are not where one expects them: nothing waits that need not.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Pool, Result, StartMethod};
+use nix::libc;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{ForkResult, fork};
+
+use super::square;
+use crate::support::{Outcome, PATIENCE, alone, eventually, send_signal, trials, wait_for_state};
+
+trials![
+    a_small_task_behind_a_queues_keeps_no_end_of_it_open,
+    a_worker_that_should_be_gone_and_is_not_is_replaced,
+    a_mailbox_that_was_full_and_is_empty_has_room,
+    a_single_item_with_a_stopped_worker_goes_to_another,
+    what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
+    a_replacement_that_comes_up_too_late_breaks_no_pool,
+    a_copy_that_drops_an_iterator_takes_nothing_away,
+    a_copy_of_the_process_can_do_nothing_with_its_pool,
+    an_item_that_the_system_does_not_take_is_an_error_once,
+    a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
+];
+
+/// Drops its own sender, and takes until there is no other.
+fn drain(sender: Sender<u64>, receiver: Receiver<u64>) -> usize {
+    drop(sender);
+    receiver.into_iter().count()
+}
+
+fn a_small_task_behind_a_queues_keeps_no_end_of_it_open() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (sender, receiver) = bounded(8)?;
+    let mut draining = pool.submit(drain, (sender, receiver))?;
+    let small = pool.submit(square, (7,))?;
+    assert_eq!(draining.get_timeout(PATIENCE)?, Some(0));
+    assert_eq!(small.get()?, 49);
+    Ok(())
+}
+
+extern "C" fn stay_for_ever() {
+    loop {
+        thread::sleep(PATIENCE);
+    }
+}
+
+#[allow(unsafe_code)]
+fn stay_at_exit(number: u64) -> u64 {
+    // SAFETY: the function is one, and takes nothing.
+    let failed = number == 0 && unsafe { libc::atexit(stay_for_ever) } != 0;
+    if failed { u64::MAX } else { number }
+}
+
+fn a_worker_that_should_be_gone_and_is_not_is_replaced() -> Outcome {
+    // (A child of the fork server does not run what is registered for its exit.)
+    let pool = Pool::builder().workers(1).max_tasks_per_worker(1).start_method(StartMethod::Spawn).build()?;
+    let first = pool.submit(stay_at_exit, (0,))?;
+    let mut second = pool.submit(stay_at_exit, (1,))?;
+    assert_eq!(first.get()?, 0);
+    assert_eq!(second.get_timeout(PATIENCE)?, Some(1));
+    Ok(())
+}
+
+fn a_mailbox_that_was_full_and_is_empty_has_room() -> Outcome {
+    fn number_of(_ballast: Vec<u8>, number: u32) -> u32 {
+        number
+    }
+    let pool = Pool::builder().workers(1).chunk_size(100).build()?;
+    pool.apply(square, (1,))?;
+    let worker = pool.worker_pids()[0];
+    send_signal(worker, Signal::SIGSTOP);
+    wait_for_state(worker, 'T');
+    let tasks: Vec<_> =
+        (0..60).map(|number| pool.submit(number_of, (vec![1; 30_000], number))).collect::<Result<_>>()?;
+    assert!(tasks[0].cancel(), "the worker is stopped");
+    send_signal(worker, Signal::SIGCONT);
+    for (number, mut task) in (0..).zip(tasks).skip(1) {
+        assert_eq!(task.get_timeout(PATIENCE)?, Some(number));
+    }
+    Ok(())
+}
+
+fn a_single_item_with_a_stopped_worker_goes_to_another() -> Outcome {
+    let pool = Pool::new(2)?;
+    // Both are up.
+    eventually("both have run something", || {
+        let pids = pool.map(|()| std::process::id(), [(); 16]).unwrap();
+        pids.iter().any(|pid| *pid != pids[0])
+    });
+    let worker = pool.worker_pids()[0];
+    send_signal(worker, Signal::SIGSTOP);
+    wait_for_state(worker, 'T');
+    for number in 0..4 {
+        let mut task = pool.submit(square, (number,))?;
+        assert_eq!(task.get_timeout(PATIENCE)?, Some(number * number));
+    }
+    send_signal(worker, Signal::SIGCONT);
+    Ok(())
+}
+
+/// The time since the machine was started, which is the same in all processes.
+fn clock() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
+}
+
+const SLOW: u64 = 19_985;
+
+/// Gives when it ended.
+fn be_slow_once(number: u64) -> Duration {
+    if number == SLOW {
+        thread::sleep(Duration::from_secs(3));
+    }
+    clock()
+}
+
+/// Calls of another thread come and go all the time, so that there is always some news.
+fn what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens() -> Outcome {
+    let pool = Pool::new(2)?;
+    let is_done = AtomicBool::new(false);
+    let ends = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                pool.apply(square, (2,)).unwrap();
+            }
+        });
+        let ends = pool.map(be_slow_once, 0..20_000);
+        is_done.store(true, Ordering::Relaxed);
+        ends
+    })?;
+    let slow = ends[usize::try_from(SLOW)?];
+    let late = ends.iter().filter(|&&end| end > slow).count();
+    assert_eq!(late, 0, "so many items have waited for the slow one");
+    Ok(())
+}
+
+fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
+    let builder = Pool::builder().workers(2).start_method(StartMethod::Spawn);
+    let pool = builder.start_timeout(Duration::from_millis(700)).build()?;
+    pool.map(square, 0..100)?;
+    let old = pool.worker_pids();
+    send_signal(old[0], Signal::SIGKILL);
+    let start = Instant::now();
+    let new = loop {
+        if let Some(new) = pool.worker_pids().into_iter().find(|pid| !old.contains(pid)) {
+            break new;
+        }
+        assert!(start.elapsed() < PATIENCE, "it is not replaced");
+    };
+    send_signal(new, Signal::SIGSTOP); // mostly before it is up
+    eventually("another one has come, or this one was up", || {
+        assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+        !pool.worker_pids().contains(&new) || start.elapsed() > Duration::from_secs(2)
+    });
+    assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+    Ok(())
+}
+
+/// Runs this in a copy of the process; gives its exit code.
+#[allow(unsafe_code)]
+fn in_a_copy(act: impl FnOnce() -> bool) -> bool {
+    // SAFETY: what the copy does takes no lock but the allocator's, which the C library keeps in order.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let good = act();
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(i32::from(!good)) }
+        }
+        ForkResult::Parent { child } => {
+            matches!(waitpid(child, None), Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
+        }
+    }
+}
+
+fn slowly(number: u64) -> u64 {
+    thread::sleep(Duration::from_millis(10));
+    number
+}
+
+fn a_copy_that_drops_an_iterator_takes_nothing_away() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let mut results = pool.imap(slowly, 0..60);
+        assert_eq!(results.next().transpose()?, Some(0));
+        let mut results = Some(results);
+        assert!(in_a_copy(|| results.take().is_some()));
+        for (result, number) in results.into_iter().flatten().zip(1..) {
+            assert_eq!(result?, number);
+        }
+        Ok(())
+    })
+}
+
+fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let task = pool.submit(slowly, (3,))?;
+        let mut results = pool.imap(slowly, 0..60);
+        assert!(in_a_copy(|| {
+            let is_refused = pool.apply(square, (3,)).is_err() && !task.cancel();
+            pool.close();
+            is_refused && pool.worker_pids().is_empty() && results.by_ref().all(|result| result.is_err())
+        }));
+        assert_eq!(task.get()?, 3);
+        assert_eq!(results.collect::<Result<Vec<_>>>()?, (0..60).collect::<Vec<_>>());
+        assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+        Ok(())
+    })
+}
+
+/// A socket whose buffer is as small as can be takes no packet of this size.
+fn an_item_that_the_system_does_not_take_is_an_error_once() -> Outcome {
+    fn length(bytes: Vec<u8>, _sender: Sender<u64>) -> usize {
+        bytes.len()
+    }
+    #[allow(unsafe_code)]
+    fn shrink_all_sockets() {
+        let least = 1_i32;
+        for fd in 3..200 {
+            let size = libc::socklen_t::try_from(size_of::<i32>()).unwrap();
+            // SAFETY: the kernel reads a number from the place given; what is no socket it refuses.
+            unsafe {
+                libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, (&raw const least).cast(), size);
+            }
+        }
+    }
+    alone(|| {
+        let pool = Pool::new(1)?;
+        pool.apply(square, (1,))?;
+        shrink_all_sockets();
+        let (sender, _receiver) = bounded(8)?;
+        let mut task = pool.submit(length, (vec![1; 30_000], sender))?;
+        let error = task.get_timeout(PATIENCE).unwrap_err();
+        assert_eq!(error.os_error(), Some(libc::EMSGSIZE), "{error}");
+        assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+        Ok(())
+    })
+}
+
+fn a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do() -> Outcome {
+    let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(200)).build()?;
+    pool.map(square, 0..100)?;
+    let worker = pool.worker_pids()[1];
+    send_signal(worker, Signal::SIGSTOP);
+    wait_for_state(worker, 'T');
+    let tasks: Vec<_> = (0..10).map(|number| pool.submit(slowly, (number,))).collect::<Result<_>>()?;
+    pool.close();
+    pool.join();
+    for (number, task) in (0..).zip(tasks) {
+        assert_eq!(task.get()?, number);
+    }
+    Ok(())
+}
