@@ -60,7 +60,9 @@ fn orphaned_bell() {
             Bell(bell).wait(armed, None);
         }
     }
-    counters.into_iter().for_each(|counter| counter.join().unwrap());
+    for counter in counters {
+        counter.join().unwrap();
+    }
 }
 
 model!(an_alarm_wakes_who_waits, alarm, 3, finds [Waking, Fence]);
