@@ -36,6 +36,35 @@ fn bell() {
     counter.join().unwrap();
 }
 
+model!(a_bell_whose_ringer_was_killed_wakes_who_waits, orphaned_bell, 3, finds [Waking, Fence]);
+
+/// Two count. The first is killed while he rings: after the first step, before he has woken anybody.
+fn orphaned_bell() {
+    let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    let counters = [true, false].map(|is_killed| {
+        let words = Arc::clone(&words);
+        thread::spawn(move || {
+            let [count, bell] = &*words;
+            count.fetch_add(1, Relaxed);
+            if is_killed {
+                Bell(bell).change();
+            } else {
+                Bell(bell).ring();
+            }
+        })
+    });
+    let [count, bell] = &*words;
+    while count.load(Relaxed) < 1 {
+        let armed = Bell(bell).arm();
+        if count.load(Relaxed) < 1 {
+            Bell(bell).wait(armed, None);
+        }
+    }
+    for counter in counters {
+        counter.join().unwrap();
+    }
+}
+
 model!(an_alarm_wakes_who_waits, alarm, 3, finds [Waking, Fence]);
 
 /// As above, with a descriptor to wait for.

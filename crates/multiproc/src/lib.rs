@@ -7,7 +7,8 @@
 //!
 //! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
 //! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap), [`apply`](Pool::apply),
-//!   [`submit`](Pool::submit).
+//!   [`submit`](Pool::submit). A [call](Pool::call) may have a time limit and be tried again; a task can be
+//!   [cancelled](pool::TaskHandle::cancel); a worker's memory can be [limited](pool::Builder::memory_limit).
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`Frozen`] is large data that many processes read and nobody copies.
@@ -42,7 +43,7 @@
 //!   hold comes to a value or to an error.
 //! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it and goes
 //!   on.
-//! - **A task runs at most once.**
+//! - **A task runs at most once**, unless the caller asks for [retries](pool::CallBuilder::retries).
 //! - **A child never outlives its parent**, however the parent ends.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
 //!

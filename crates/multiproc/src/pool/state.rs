@@ -37,7 +37,7 @@ pub(crate) struct State {
     can_live: bool,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
-    /// How many in a row have died soon after that, having run nothing.
+    /// How many in a row have died soon after their start, having run nothing.
     fruitless: u32,
     /// Until when no new ones are started.
     pause: Option<Instant>,
@@ -108,7 +108,7 @@ impl Sleep {
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
-/// So many in a row may die soon after they were ready, having run nothing. From then on there is a pause after each such
+/// So many in a row may die soon after their start, having run nothing. From then on there is a pause after each such
 /// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
 const FRUITLESS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other

@@ -30,7 +30,7 @@ pub(crate) struct Death {
     pub(crate) error: Error,
     /// It had not even come up, and nobody had told it to go.
     pub(crate) stillborn: bool,
-    /// It had come up, but died soon, having run nothing, and nobody had told it to go.
+    /// It died soon after its start, having run nothing, and nobody had told it to go.
     pub(crate) fruitless: bool,
     pub(crate) initializer_failed: bool,
     /// Items to be run by others: that which it was running, if it may be run again, and those that it had not begun.
@@ -190,7 +190,7 @@ impl Worker {
         Death {
             error,
             stillborn: !self.ready && unasked,
-            fruitless: self.ready && unasked && self.served == 0 && self.born.elapsed() < SOON,
+            fruitless: unasked && self.served == 0 && self.born.elapsed() < SOON,
             initializer_failed,
             rest,
         }
