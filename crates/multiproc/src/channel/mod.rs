@@ -33,7 +33,6 @@ pub(crate) struct Plan {
     start: usize,
     size: u32,
     capacity: u32,
-    is_private: bool,
 }
 
 /// The end that messages are put into. Clones share it.
@@ -92,12 +91,7 @@ pub(crate) fn sockets() -> Result<(Handle, Handle)> {
 impl Plan {
     /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
     pub(crate) const fn new(start: usize, size: u32, capacity: u32) -> Self {
-        Self { start, size, capacity, is_private: false }
-    }
-
-    /// A channel from one process to another, which holds what its ring has room for.
-    pub(crate) const fn private(start: usize, size: u32) -> Self {
-        Self { start, size, capacity: u32::MAX, is_private: true }
+        Self { start, size, capacity }
     }
 
     /// Where it ends.
@@ -122,11 +116,7 @@ impl Plan {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
-        Ok(Arc::new(End {
-            lane: Lane::new(pages, self.start, side, self.is_private, links),
-            ring,
-            plan: self,
-        }))
+        Ok(Arc::new(End { lane: Lane::new(pages, self.start, side, links), ring, plan: self }))
     }
 }
 
@@ -190,6 +180,7 @@ impl fmt::Debug for End {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::time::Duration;
 
     use super::*;
     use crate::sys::memory;
@@ -197,7 +188,10 @@ mod tests {
     use crate::sys::socket::Sent;
 
     fn channel() -> (Sending, Receiving) {
-        let plan = Plan::new(0, 64 * 1024, 10);
+        channel_of(Plan::new(0, 64 * 1024, 10))
+    }
+
+    fn channel_of(plan: Plan) -> (Sending, Receiving) {
         let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
         let (from, to) = sockets().unwrap();
         plan.create(&pages, from, to).unwrap()
@@ -239,6 +233,25 @@ mod tests {
             assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
         }
         assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+    }
+
+    /// The ring is full, to the last byte, before the number of messages is.
+    #[test]
+    fn a_large_message_waits_no_longer_than_it_may_where_there_is_no_room_to_say_where_it_is() {
+        for size in [64 * 1024, 256 * 1024] {
+            let (sending, receiving) = channel_of(Plan::new(0, size, u32::MAX));
+            let put =
+                |length, deadline| sending.send(Message::plain(&vec![7; length]), deadline, &mut 0).unwrap();
+            while put(8, Deadline::now()) == Sent::Yes {}
+            for large in [40_000, 200_000] {
+                assert_eq!(put(large, Deadline::now()), Sent::NotYet);
+                assert_eq!(put(large, Deadline::after(Duration::from_millis(20))), Sent::NotYet);
+            }
+            for _ in 0..10 {
+                receive(&receiving).unwrap();
+            }
+            assert_eq!(put(40_000, Deadline::after(Duration::from_millis(20))), Sent::Yes);
+        }
     }
 
     #[test]
