@@ -8,12 +8,14 @@
 
 mod abuse;
 mod frozen;
+mod interrupt;
 mod kills;
 mod pipe;
 mod pool;
 mod process;
 mod programs;
 mod queue;
+mod scarce;
 mod start;
 mod support;
 
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
         frozen::trials(),
         programs::trials(),
         abuse::trials(),
+        interrupt::trials(),
+        scarce::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -215,7 +215,7 @@ impl Core {
         let guard = FailOnPanic(self);
         loop {
             let armed = self.lobby.thread().arm();
-            let retry = self.hire().err().map(|error| self.lock().cannot_hire(&error));
+            let retry = self.hire().err().map(|error| self.lock().cannot_hire(error));
             let goes_on = self.lock().move_along();
             self.lobby.callers().ring();
             if !goes_on {

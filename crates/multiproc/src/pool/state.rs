@@ -23,8 +23,8 @@ pub(crate) struct State {
     next_look: Option<Instant>,
     /// Until when the pool's thread sleeps, unless it is woken.
     sleeps_until: Option<Instant>,
-    /// Since when the system has refused new workers.
-    refused: Option<Instant>,
+    /// Since when the system has refused new workers, and how.
+    refused: Option<(Instant, Error)>,
     /// How many workers in a row have died before they were ready.
     stillborn: u32,
 }
@@ -73,7 +73,7 @@ pub(crate) struct Turn {
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
 const STILLBORN: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
-/// worker tries before it gives up.
+/// worker tries before its work fails.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
@@ -101,7 +101,7 @@ impl State {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        match (&self.broken, &self.phase) {
+        match (self.broken.as_ref().or_else(|| self.lasting_refusal()), &self.phase) {
             (Some(error), _) => Err(error.clone()),
             (None, Phase::Open) => Ok(()),
             (None, Phase::Closed | Phase::Ending { .. }) => Err(Error::new(Cause::Closed)),
@@ -349,14 +349,25 @@ impl State {
         }
     }
 
-    /// The system refuses a new worker. If others live, the pool goes on with them; says when to try again.
-    pub(crate) fn cannot_hire(&mut self, error: &Error) -> Instant {
+    /// The system refuses a new worker. If others live, the pool goes on with them; if it has been so for a while and
+    /// none lives, all that waits has this error, and what comes, until there is a worker again. Says when to try.
+    pub(crate) fn cannot_hire(&mut self, error: Error) -> Instant {
         let now = Instant::now();
-        let since = *self.refused.get_or_insert(now);
-        if self.workers.is_empty() && now.duration_since(since) >= GIVE_UP {
-            self.fail(error);
+        let since = self.refused.take().map_or(now, |(since, _)| since);
+        self.refused = Some((since, error));
+        if let Some(error) = self.lasting_refusal().cloned() {
+            if error.os_error().is_some() {
+                self.lose_waiting(&error);
+            } else {
+                self.fail(&error); // of what is no lack of something, the next try would not be better
+            }
         }
         now + RETRY
+    }
+
+    fn lasting_refusal(&self) -> Option<&Error> {
+        let (since, error) = self.refused.as_ref()?;
+        (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }
 
     fn fail(&mut self, error: &Error) {
