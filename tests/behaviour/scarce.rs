@@ -15,6 +15,7 @@ use crate::support::{Outcome, alone, children, eventually, open_without_children
 
 trials![
     with_few_descriptors_all_works_or_says_why,
+    arguments_with_more_descriptors_than_a_child_can_hold_are_an_error,
     with_few_processes_all_works_or_says_why,
     with_small_files_all_works_or_says_why,
     with_little_memory_all_works_or_says_why,
@@ -156,6 +157,24 @@ fn each_action_works_or_says_why(
         assert!(worked > 0 && failed > 0, "{method:?}: {worked} have worked, {failed} not");
     }
     Ok(())
+}
+
+/// Here they are one and the same, and one descriptor; but for who receives them they are many.
+fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outcome {
+    alone(|| {
+        let before = open_when_all_is_well()?;
+        let many = vec![Frozen::from_slice(&[3_u64; 10])?; 40];
+        let count = |many: Vec<Frozen<u64>>| many.len();
+        for method in METHODS {
+            let start = || Process::builder().start_method(method).spawn(count, (many.clone(),))?.join();
+            let error = limited(Resource::RLIMIT_NOFILE, 32, start).unwrap_err();
+            assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{method:?}: {error}");
+            assert_eq!(start()?, 40);
+        }
+        drop(many);
+        assert_eq!(open_when_all_is_well()?, before);
+        Ok(())
+    })
 }
 
 /// Root is not bound by this limit, and it counts all processes of a user: so this is another one, whom nobody else is.

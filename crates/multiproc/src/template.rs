@@ -55,9 +55,8 @@ pub(crate) fn ask(
 ) -> Result<Answer> {
     page.word32(BORN).store(0, Ordering::Relaxed);
     match request(control, letter, socket, deadline)? {
-        Sent::Yes => {}
+        Sent::Yes | Sent::Gone => {} // one that is gone may have said why
         Sent::NotYet => return Ok(Answer::Silence),
-        Sent::Gone => return Ok(Answer::Death),
     }
     loop {
         // Its death has to be looked for: a child that has not closed its copy of the template's end yet hides it.

@@ -45,7 +45,9 @@ fn map() {
     let tasks: Vec<_> = (0..3).map(|_| pool.submit(rest, (sender.clone(),)).unwrap()).collect();
     (0..3).for_each(|_| receiver.recv().unwrap());
     println!("begun");
-    tasks.into_iter().for_each(|task| task.get().unwrap());
+    for task in tasks {
+        task.get().unwrap();
+    }
 }
 
 fn join() {
