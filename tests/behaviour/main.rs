@@ -16,6 +16,7 @@ mod process;
 mod programs;
 mod queue;
 mod scarce;
+mod security;
 mod start;
 mod support;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         abuse::trials(),
         interrupt::trials(),
         scarce::trials(),
+        security::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -64,6 +64,11 @@ static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 /// is closed, no signal is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,
 /// the child is killed.
 ///
+/// Ctrl-C is for the program that the user started. A terminal sends SIGINT to all its processes, but in a child that
+/// does nothing, unless the program ignores it or has set up a handler before this call. If the program dies of it, so do
+/// the children; if it handles it, they go on, and it can end its work in good order. Another program that a child
+/// executes has the default again.
+///
 /// ```
 /// use multiproc::Process;
 ///
