@@ -8,12 +8,15 @@
 
 mod abuse;
 mod frozen;
+mod interrupt;
 mod kills;
 mod pipe;
 mod pool;
 mod process;
 mod programs;
 mod queue;
+mod scarce;
+mod security;
 mod start;
 mod support;
 
@@ -33,6 +36,9 @@ fn main() -> ExitCode {
         frozen::trials(),
         programs::trials(),
         abuse::trials(),
+        interrupt::trials(),
+        scarce::trials(),
+        security::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

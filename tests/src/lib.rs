@@ -65,12 +65,17 @@ extern "C" fn count_interruption(_signal: i32) {
 }
 
 /// From now on SIGUSR1 interrupts the system call in which it finds this process, and does nothing else.
-#[allow(unsafe_code)]
 pub fn accept_interruptions() {
+    accept_interruptions_by(Signal::SIGUSR1, SaFlags::empty());
+}
+
+/// As [`accept_interruptions`], for another signal, and with more flags.
+#[allow(unsafe_code)]
+pub fn accept_interruptions_by(signal: Signal, flags: SaFlags) {
     // No SA_RESTART: the call is to fail with EINTR, not to be taken up again by the kernel.
-    let action = SigAction::new(SigHandler::Handler(count_interruption), SaFlags::empty(), SigSet::empty());
+    let action = SigAction::new(SigHandler::Handler(count_interruption), flags, SigSet::empty());
     // SAFETY: the handler only touches an atomic, which is allowed at any instruction.
-    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    unsafe { sigaction(signal, &action) }.unwrap();
 }
 
 /// How often this process was interrupted since [`accept_interruptions`].

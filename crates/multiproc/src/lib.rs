@@ -45,6 +45,10 @@
 //!   on.
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallBuilder::retries).
 //! - **A child never outlives its parent**, however the parent ends.
+//! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and can
+//!   still use them ([`init`]).
+//! - **What the system refuses is an error** that names the operation, and nothing is left half made; when there is
+//!   enough again, all goes on, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
 //!
 //! # Limits

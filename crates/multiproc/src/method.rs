@@ -25,6 +25,7 @@ use crate::wire::Pages;
 /// How a child process is started: per process ([`Builder::start_method`](crate::Builder::start_method)), per pool
 /// ([`pool::Builder`](crate::pool::Builder::start_method)), or for a whole program by the environment variable
 /// `MULTIPROC_START_METHOD`, which may be `fork-server` or `spawn`. (Anything else in it is an error at the first start.)
+/// That variable is the user's, so it is passed on as any other: to children, and to whatever programs they execute.
 ///
 /// A child is the same under both: it shares no memory with its parent, has no descriptor that it was not given, and
 /// dies with it.

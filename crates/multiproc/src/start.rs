@@ -24,7 +24,7 @@ use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
 use crate::task::{Call, Task, TaskId, note_panics};
-use crate::template;
+use crate::template::{self, FAILED};
 use crate::wire::{self, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
@@ -65,6 +65,11 @@ static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 /// is closed, no signal is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,
 /// the child is killed.
 ///
+/// Ctrl-C is for the program that the user started. A terminal sends SIGINT to all its processes, but in a child that
+/// does nothing, unless the program ignores it or has set up a handler before this call. If the program dies of it, so do
+/// the children; if it handles it, they go on, and it can end its work in good order. Another program that a child
+/// executes has the default again.
+///
 /// ```
 /// use multiproc::Process;
 ///
@@ -79,10 +84,7 @@ pub fn init() {
         return;
     }
     if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
-        match become_child() {
-            Ok(()) => live(Link::from_socket(socket)),
-            Err(error) => fail_to_start(&error),
-        }
+        live(Link::from_socket(socket));
     }
     become_known(Identity { name: "main".to_owned(), parent: None });
 }
@@ -190,7 +192,8 @@ impl Started {
 fn live(link: Link) -> ! {
     fault::at(Point::Born);
     note_panics();
-    let birth = receive_letter(&link).unwrap_or_else(|error| refuse_to_start(&link, &error));
+    let birth = become_child().and_then(|()| receive_letter(&link));
+    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
     process::show_name(&birth.name);
     if birth.task.is_none() {
         live_as_template(link, birth);
@@ -291,7 +294,7 @@ fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
 /// Tells the parent of an error; gives the exit code that goes with it.
 fn report(link: &Link, error: &Error) -> i32 {
     let code = if error.is_panic() { 101 } else { 1 }; // 101, as a panic in main would give
-    let mut outcome = vec![1];
+    let mut outcome = vec![FAILED];
     let message =
         wire::encode(error, &mut outcome, "an error").and_then(|()| Message::new(outcome, Vec::new()));
     message.map_or(code, |outcome| deliver(link, &outcome, code))
@@ -310,12 +313,6 @@ fn deliver(link: &Link, outcome: &Message, code: i32) -> i32 {
 
 fn refuse_to_start(link: &Link, error: &Error) -> ! {
     report(link, error);
-    leave(1)
-}
-
-/// The child has no way yet to tell its parent, so it tells the user.
-fn fail_to_start(error: &Error) -> ! {
-    let _ = writeln!(std::io::stderr(), "a child process did not start: {error}");
     leave(1)
 }
 

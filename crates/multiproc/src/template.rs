@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::error::{Error, Result};
+use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
 use crate::sys::fault::{self, Point};
@@ -26,10 +26,14 @@ use crate::sys::fork::{Fork, Forker, close_streams, copy_out_of_the_way, flush_c
 use crate::sys::memory::Shared;
 use crate::sys::poll::{Deadline, either};
 use crate::sys::process::{PidFd, leave};
+use crate::wire;
 
 /// How large the memory is that program and template share: one word.
 pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 const BORN: usize = 0;
+
+/// Stands in front of the error that a child, or a template that cannot begin, says at its end.
+pub(crate) const FAILED: u8 = 1;
 
 /// What became of a request.
 pub(crate) enum Answer {
@@ -52,9 +56,8 @@ pub(crate) fn ask(
 ) -> Result<Answer> {
     page.word32(BORN).store(0, Ordering::Relaxed);
     match request(control, letter, socket, deadline)? {
-        Sent::Yes => {}
+        Sent::Yes | Sent::Gone => {} // one that is gone may have said why
         Sent::NotYet => return Ok(Answer::Silence),
-        Sent::Gone => return Ok(Answer::Death),
     }
     fault::at(Point::TemplateAsked);
     loop {
@@ -65,6 +68,11 @@ pub(crate) fn ask(
             Incoming::Message(reply, mut descriptors) => {
                 if let Ok(reply) = reply.as_slice().try_into() {
                     return understand(reply, descriptors.pop());
+                }
+                if let Some((&FAILED, error)) = reply.split_first() {
+                    let error: Error = wire::decode(error, Vec::new(), "a fork server's error")?;
+                    let (name, pid) = (template.name().to_owned(), template.pid());
+                    return Err(error.or_by(|| Culprit::Process { name, pid }));
                 }
                 template.note_up(); // that is what it says first
             }
@@ -128,8 +136,16 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
     let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
     let forker = Forker::new();
     loop {
-        let Ok(Incoming::Message(packet, descriptors)) = control.receive_packet(Deadline::Never) else {
-            leave(0)
+        let (packet, descriptors) = match control.receive_packet(Deadline::Never) {
+            Ok(Incoming::Message(packet, descriptors)) => (packet, descriptors),
+            // There was no room for all that came with the letter, and it is gone. The next one may bring less.
+            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => {
+                if say(&control, &[], reply(0, Errno::EMFILE as i32)).is_err() {
+                    leave(1);
+                }
+                continue;
+            }
+            _ => leave(0),
         };
         fault::at(Point::LetterTaken);
         let mut descriptors = descriptors.into_iter();

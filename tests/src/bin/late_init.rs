@@ -1,5 +1,5 @@
 //! A program whose children do not come up: what stands before `init` in `main` runs in them, too, and there they
-//! sleep or exit, whichever the first argument says.
+//! sleep, or exit, or leave themselves too few descriptors, as the first argument says.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
@@ -8,18 +8,22 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use multiproc::{Pool, Process, active_children};
+use nix::sys::resource::{Resource, setrlimit};
 use tests::{is_started_by_itself, watched};
 
 fn main() {
+    let what = std::env::args().nth(1).unwrap();
     if is_started_by_itself() {
-        if std::env::args().nth(1).as_deref() == Some("exit") {
-            exit(3);
+        match &what[..] {
+            "exit" => exit(3),
+            "poor" => setrlimit(Resource::RLIMIT_NOFILE, 4, 4).unwrap(),
+            // Nothing ties such a child to its parent yet, so it must end by itself.
+            _ => sleep(Duration::from_secs(100)),
         }
-        sleep(Duration::from_secs(100)); // nothing ties such a child to its parent yet, so it must end by itself
     }
     multiproc::init();
     watched("late_init", || {
-        let patience = Duration::from_millis(200);
+        let patience = Duration::from_millis(if what == "sleep" { 200 } else { 30_000 });
         // Whether it is already an error to start it depends on the start method.
         let child = Process::builder().start_timeout(patience).spawn(|| (), ());
         println!("{}", child.and_then(Process::join).unwrap_err());

@@ -295,7 +295,7 @@ impl Core {
         };
         let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
         if let Err(error) = without_signals(|| thread.spawn(hire)) {
-            self.lock().cannot_hire(&Error::io("start a thread", &error));
+            self.lock().cannot_hire(Error::io("start a thread", &error));
         }
     }
 
@@ -316,7 +316,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                state.cannot_hire(&error);
+                state.cannot_hire(error.clone());
                 Err(error)
             }
         }

@@ -41,8 +41,9 @@ pub use self::handle::TaskHandle;
 ///
 /// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error
 /// that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at
-/// most once, unless [the call](Pool::call) asks for more. Several threads may use one pool at the same time, and a task
-/// may have a pool of its own.
+/// most once, unless [the call](Pool::call) asks for more. While the system refuses new workers the pool goes on with those
+/// it has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers again.
+/// Several threads may use one pool at the same time, and a task may have a pool of its own.
 ///
 /// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout
 /// (2 seconds in all, by default), then ends the workers with SIGTERM, and at the end of the time with SIGKILL.

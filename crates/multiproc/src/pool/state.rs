@@ -27,8 +27,8 @@ pub(crate) struct State {
     /// Some call has got a result otherwise than by a turn.
     news: bool,
     sleep: Sleep,
-    /// Since when the system has refused new workers.
-    refused: Option<Instant>,
+    /// Since when the system has refused new workers, and how.
+    refused: Option<(Instant, Error)>,
     /// How many workers are being started.
     hiring: usize,
     /// The pool's thread has ended.
@@ -112,7 +112,7 @@ const STILLBORN: u32 = 20;
 /// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
 const FRUITLESS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
-/// worker tries before it gives up. The first is also the pause after a death too many.
+/// worker tries before its work fails. The first is also the pause after a death too many.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
@@ -150,7 +150,7 @@ impl State {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        match (&self.broken, &self.phase) {
+        match (self.broken.as_ref().or_else(|| self.lasting_refusal()), &self.phase) {
             (Some(error), _) => Err(error.clone()),
             (None, Phase::Open) => Ok(()),
             (None, Phase::Closed | Phase::Ending { .. }) => Err(Error::new(Cause::Closed)),
@@ -470,15 +470,26 @@ impl State {
         }
     }
 
-    /// The system refuses a new worker. If others live, the pool goes on with them, and tries again.
-    pub(crate) fn cannot_hire(&mut self, error: &Error) {
+    /// The system refuses a new worker. If others live, the pool goes on with them; if it has been so for a while and
+    /// none lives, all that waits has this error, and what comes, until there is a worker again. It tries on.
+    pub(crate) fn cannot_hire(&mut self, error: Error) {
         self.hiring -= 1;
         let now = Instant::now();
-        let since = *self.refused.get_or_insert(now);
-        if self.workers.is_empty() && now.duration_since(since) >= GIVE_UP {
-            self.fail(error);
+        let since = self.refused.take().map_or(now, |(since, _)| since);
+        self.refused = Some((since, error));
+        if let Some(error) = self.lasting_refusal().cloned() {
+            if error.os_error().is_some() {
+                self.lose_waiting(&error);
+            } else {
+                self.fail(&error); // of what is no lack of something, the next try would not be better
+            }
         }
         self.pause = Some(now + RETRY);
+    }
+
+    fn lasting_refusal(&self) -> Option<&Error> {
+        let (since, error) = self.refused.as_ref()?;
+        (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }
 
     fn fail(&mut self, error: &Error) {

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 
 /// Parks bytes in anonymous memory, to be handed over as a descriptor.
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
+    check_limit(bytes.len())?;
     let spare = if bytes.len() >= WORTH_KEEPING { with_spare(Vec::pop) } else { None };
     let file = File::from(spare.map_or_else(|| create(bytes.len()), Ok)?);
     file.write_all_at(bytes, 0)
@@ -74,11 +75,21 @@ pub(crate) fn load(fd: OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>>
 
 /// Maps the first `length` bytes of what [`store`] parked, to look at them in place.
 pub(crate) fn parked(fd: &OwnedFd, length: usize) -> Result<Shared> {
-    let size = fstat(fd).map_err(|errno| Error::system("size anonymous memory", errno))?.st_size;
+    let size = size_of_sealed(fd.as_fd())?;
     match NonZeroUsize::new(length) {
-        Some(length) if usize::try_from(size).unwrap_or(0) >= length.get() => Shared::map(fd.as_fd(), length),
+        Some(length) if size >= length.get() as u64 => Shared::map(fd.as_fd(), length),
         _ => Err(Error::decode("a message", format!("{length} bytes announced, {size} sent"))),
     }
+}
+
+/// The size in bytes of memory that somebody has handed to us, and that will not be less, for which there is a seal.
+fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
+        return Err(Error::decode("shared memory", "it could be made shorter"));
+    }
+    let size = fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+    Ok(u64::try_from(size).unwrap_or(0))
 }
 
 /// Pages shared with another process: a header of atomic words, and bytes behind it.
@@ -99,21 +110,14 @@ impl Shared {
         let fd = create(length.get())?;
         nix::unistd::ftruncate(&fd, i64::try_from(length.get()).unwrap_or(i64::MAX))
             .map_err(|errno| Error::system("size shared memory", errno))?;
-        // With its size sealed, no process can take pages away under another that reads them (SIGBUS).
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))
-            .map_err(|errno| Error::system("seal shared memory", errno))?;
+        add_seals(fd.as_fd(), SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL)?; // nor can it shrink, see `create`
         Ok((Self::map(fd.as_fd(), length)?, fd))
     }
 
     /// Maps what another process created, after a look at its size and its seals.
     pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
-        let size = fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
-        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
-        if usize::try_from(size) != Ok(length.get())
-            || !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK)
-        {
-            return Err(Error::decode("shared memory", "its size is not the agreed one, or not sealed"));
+        if size_of_sealed(fd)? != length.get() as u64 {
+            return Err(Error::decode("shared memory", "its size is not the agreed one"));
         }
         Self::map(fd, length)
     }
@@ -191,22 +195,35 @@ impl Drop for Shared {
     }
 }
 
-/// An empty file in memory, to be grown to so many bytes, and sealed if that is wanted.
-pub(crate) fn create(length: usize) -> Result<OwnedFd> {
-    // Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
+/// Whether a file may have so many bytes. To write beyond this limit does not fail but sends SIGXFSZ, which kills.
+fn check_limit(length: usize) -> Result<()> {
     let (limit, _) =
         getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
     if length as u64 > limit {
         let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
         return Err(Error::system(&operation, Errno::EFBIG));
     }
+    Ok(())
+}
+
+/// An empty file in memory, to be grown to so many bytes, and sealed if that is wanted. It cannot shrink: no process can
+/// take pages away under another that reads them (SIGBUS).
+pub(crate) fn create(length: usize) -> Result<OwnedFd> {
+    check_limit(length)?;
     if fault::refused(Point::CreateMemory) {
         return Err(Error::system("create anonymous memory", Errno::ENFILE));
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never to be executed: a system may refuse any other. Linux before 6.3 does not know the flag.
     let never_executed = MFdFlags::from_bits_retain(nix::libc::MFD_NOEXEC_SEAL);
-    memfd_create(c"multiproc", flags | never_executed)
+    let fd = memfd_create(c"multiproc", flags | never_executed)
         .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
-        .map_err(|errno| Error::system("create anonymous memory", errno))
+        .map_err(|errno| Error::system("create anonymous memory", errno))?;
+    add_seals(fd.as_fd(), SealFlag::F_SEAL_SHRINK)?;
+    Ok(fd)
+}
+
+fn add_seals(fd: BorrowedFd<'_>, seals: SealFlag) -> Result<()> {
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal anonymous memory", errno))?;
+    Ok(())
 }

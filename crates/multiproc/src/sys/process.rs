@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, Uid, getppid};
 
@@ -144,30 +144,54 @@ pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<Ow
     if tied.is_err() || maker != getppid().as_raw() || user != Uid::effective().as_raw() {
         leave(1);
     }
-    stdin.as_fd().try_clone_to_owned().ok()
+    match stdin.as_fd().try_clone_to_owned() {
+        Ok(socket) => Some(socket),
+        Err(error) => cannot_start(&format!("cannot copy a descriptor: {error}")),
+    }
+}
+
+/// A child that cannot tell its parent tells the user. It must not go on: it would run the whole program again, and
+/// again in its children.
+fn cannot_start(why: &str) -> ! {
+    let _ = writeln!(io::stderr(), "a child process did not start: {why}");
+    leave(1)
 }
 
 /// A program whose standard input is somebody's socket goes on. But if the parent made that socket, this is its child,
-/// and something has read the greeting: to go on would run the whole program again, and again in its children.
+/// and something has read the greeting.
 fn not_greeted(maker: i32) -> Option<OwnedFd> {
     if maker == getppid().as_raw() {
-        let _ = writeln!(
-            io::stderr(),
-            "a child process did not start: standard input was read before multiproc::init(), which must come first"
-        );
-        leave(1);
+        cannot_start("standard input was read before multiproc::init(), which must come first");
     }
     None
 }
 
 /// Makes the process that was just started a child as it should be: it reads nothing from standard input, has
-/// inherited no descriptor above standard error, and blocks no signal.
+/// inherited no descriptor above standard error, blocks no signal, and leaves Ctrl-C to the program's first process.
 pub(crate) fn become_child() -> Result<()> {
     let nothing = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);
     close_inherited().map_err(|error| Error::io("close inherited descriptors", &error))?;
+    outlive_interrupts().map_err(|errno| Error::system("handle SIGINT", errno))?; // one may have come already
     SigSet::empty().thread_set_mask().map_err(|errno| Error::system("unblock signals", errno))
+}
+
+/// Has SIGINT do nothing, unless it is ignored, or the program has said what it is to do. A terminal sends that to all
+/// processes of a program, of which the first has to know what to do: to die, and its children with it, or to end its
+/// work in good order, for which it may need them.
+///
+/// A handler that does nothing, for to ignore the signal would be passed on to programs that are executed here.
+fn outlive_interrupts() -> nix::Result<()> {
+    extern "C" fn nothing(_signal: i32) {}
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing, which is allowed at any instruction.
+    let before = unsafe { sigaction(Signal::SIGINT, &action) }?;
+    if !matches!(before.handler(), SigHandler::SigDfl) {
+        // SAFETY: puts back what the program has set up itself.
+        unsafe { sigaction(Signal::SIGINT, &before) }?;
+    }
+    Ok(())
 }
 
 /// Ties this process's life to the other end of the socket, beside the parent-death signal, which the kernel forgets

@@ -188,6 +188,8 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
 
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
     use super::*;
 
     fn length(bytes: usize) -> NonZeroUsize {
@@ -219,7 +221,8 @@ mod tests {
     #[test]
     fn what_is_not_sealed_is_not_opened() {
         let with = |seals: SealFlag| {
-            let fd = store(&[7; 100]).unwrap();
+            let fd = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+            nix::unistd::write(&fd, &[7; 100]).unwrap();
             fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
             Sealed::open(fd.as_fd(), length(100))
         };

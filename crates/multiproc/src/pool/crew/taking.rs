@@ -81,7 +81,10 @@ impl Worker {
                 match self.mailbox.receive(number) {
                     Ok((kind, content)) => Parcel::Result { place, kind, content },
                     Err(error) => {
-                        self.give_up_on(error.clone());
+                        // What the system refuses to receive is lost, but nothing is wrong with the worker.
+                        if error.os_error().is_none() {
+                            self.give_up_on(error.clone());
+                        }
                         let error = error.by(Culprit::Worker { pid: self.pid() });
                         Parcel::Lost { first: place, count: 1, error }
                     }

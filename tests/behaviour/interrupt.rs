@@ -1,0 +1,155 @@
+//! **Ctrl-C**: SIGINT to all processes of a program, whatever it is doing. Its first process decides what that means.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use std::{fs, thread};
+
+use multiproc::{Pool, Process};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::support::{Outcome, alone, eventually, send_signal, staying_child, trials};
+
+trials![
+    a_program_ends_by_sigint_and_leaves_nothing,
+    a_program_that_handles_it_finishes_its_work,
+    a_program_that_handles_it_once_ends_by_the_second,
+    a_child_leaves_it_to_its_parent,
+    what_the_program_has_said_about_it_holds_in_children,
+    programs_that_a_child_executes_know_nothing_of_it,
+];
+
+const METHODS: [&str; 2] = ["fork-server", "spawn"];
+
+/// A running fixture in a process group of its own, as a shell would start it.
+struct Program {
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: ChildStderr,
+}
+
+impl Program {
+    fn begin(what: &str, method: &str) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_interrupted"));
+        program.arg(what).env("MULTIPROC_START_METHOD", method).process_group(0).stdin(Stdio::null());
+        let mut process = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        let stderr = process.stderr.take().unwrap();
+        let mut program = Self { process, stdout, stderr };
+        assert_eq!(program.line(), "begun");
+        program
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// What a terminal does at Ctrl-C. To be called only before the program's status was collected.
+    fn interrupt(&self) {
+        killpg(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGINT).unwrap();
+    }
+
+    /// How it ended, and what it and its children have printed since, when none of them lives any more.
+    fn end(mut self) -> (ExitStatus, String, String) {
+        let status = self.process.wait().unwrap();
+        let (mut output, mut errors) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut output).unwrap();
+        self.stderr.read_to_string(&mut errors).unwrap();
+        (status, output, errors)
+    }
+}
+
+fn a_program_ends_by_sigint_and_leaves_nothing() -> Outcome {
+    for method in METHODS {
+        for what in ["map", "join", "receive", "start", "start", "start", "start"] {
+            let program = Program::begin(what, method);
+            let family = tests::children_of(program.process.id());
+            program.interrupt();
+            let (status, output, errors) = program.end();
+            assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{what}: {status}");
+            assert_eq!((&output[..], &errors[..]), ("", ""), "{what}");
+            for (pid, name) in family {
+                eventually(&format!("{name} ends"), || !lives(pid, &name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether that process, of this name, is alive. One that has ended and that nobody buries is not.
+fn lives(pid: u32, name: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.contains(&format!("({name})")) && !stat.contains(") Z ")
+}
+
+fn a_program_that_handles_it_finishes_its_work() -> Outcome {
+    for method in METHODS {
+        let mut program = Program::begin("finish", method);
+        while program.process.try_wait()?.is_none() {
+            program.interrupt();
+            thread::sleep(Duration::from_millis(2));
+        }
+        let (status, output, errors) = program.end();
+        assert_eq!((&output[..], &errors[..]), ("done\n", ""), "{method}");
+        assert_eq!(status.code(), Some(0));
+    }
+    Ok(())
+}
+
+fn a_program_that_handles_it_once_ends_by_the_second() -> Outcome {
+    for method in METHODS {
+        let mut program = Program::begin("twice", method);
+        program.interrupt();
+        assert_eq!(program.line(), "once");
+        program.interrupt();
+        let (status, output, errors) = program.end();
+        assert_eq!((&output[..], &errors[..]), ("", ""), "{method}");
+        assert_eq!(status.signal(), Some(Signal::SIGINT as i32));
+    }
+    Ok(())
+}
+
+fn a_child_leaves_it_to_its_parent() -> Outcome {
+    let (child, gate) = staying_child()?;
+    send_signal(child.pid(), Signal::SIGINT);
+    drop(gate);
+    Ok(child.join()?)
+}
+
+/// Whether a process of which this is the status ignores SIGINT, whether it handles it, and whether it blocks it.
+fn understand(status: &str) -> [bool; 3] {
+    ["SigIgn:\t", "SigCgt:\t", "SigBlk:\t"].map(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        u64::from_str_radix(line, 16).unwrap() & 1 << (Signal::SIGINT as i32 - 1) != 0
+    })
+}
+
+fn own_status() -> String {
+    fs::read_to_string("/proc/self/status").unwrap()
+}
+
+/// To ignore a signal is passed on to programs, and so to children.
+#[allow(unsafe_code)]
+fn what_the_program_has_said_about_it_holds_in_children() -> Outcome {
+    assert_eq!(understand(&Process::spawn(own_status, ())?.join()?), [false, true, false]);
+    alone(|| {
+        // SAFETY: to ignore a signal runs no code of ours.
+        unsafe { nix::sys::signal::signal(Signal::SIGINT, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
+        assert_eq!(understand(&Process::spawn(own_status, ())?.join()?), [true, false, false]);
+        Ok(())
+    })
+}
+
+fn programs_that_a_child_executes_know_nothing_of_it() -> Outcome {
+    let execute = || {
+        let output = Command::new("cat").arg("/proc/self/status").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(understand(&Process::spawn(execute, ())?.join()?), [false; 3]);
+    assert_eq!(understand(&Pool::new(1)?.apply(execute, ())?), [false; 3]);
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! A program that is interrupted, as by Ctrl-C, while it does what its first argument says.
+//!
+//! It prints `begun` when there is something to interrupt, and `done` at the end, should it come to that.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use multiproc::queue::{Sender, bounded};
+use multiproc::{Connection, Pool, Process, pipe};
+use nix::sys::signal::{SaFlags, Signal};
+
+/// Much longer than the test takes, but not for ever, should the test fail.
+const STAY: Duration = Duration::from_secs(50);
+
+fn rest(begun: Sender<()>) {
+    begun.send(()).unwrap();
+    sleep(STAY);
+}
+
+fn slow_square(number: u64) -> u64 {
+    sleep(Duration::from_millis(2));
+    number * number
+}
+
+fn main() {
+    multiproc::init();
+    let what = std::env::args().nth(1).unwrap();
+    tests::watched("interrupted", || match &what[..] {
+        "map" => map(),
+        "join" => join(),
+        "receive" => receive(),
+        "start" => start(),
+        "finish" => finish(),
+        "twice" => twice(),
+        other => panic!("{other}?"),
+    });
+    println!("done");
+}
+
+fn map() {
+    let (sender, receiver) = bounded(3).unwrap();
+    let pool = Pool::new(3).unwrap();
+    let tasks: Vec<_> = (0..3).map(|_| pool.submit(rest, (sender.clone(),)).unwrap()).collect();
+    (0..3).for_each(|_| receiver.recv().unwrap());
+    println!("begun");
+    for task in tasks {
+        task.get().unwrap();
+    }
+}
+
+fn join() {
+    let (sender, receiver) = bounded(1).unwrap();
+    let child = Process::spawn(rest, (sender,)).unwrap();
+    receiver.recv().unwrap();
+    println!("begun");
+    child.join().unwrap();
+}
+
+/// A child and its parent wait for each other.
+fn receive() {
+    let (ours, theirs) = pipe::<(), ()>().unwrap();
+    let wait = |end: Connection<(), ()>| {
+        end.send(()).unwrap();
+        end.recv().unwrap();
+    };
+    let _child = Process::spawn(wait, (theirs,)).unwrap();
+    ours.recv().unwrap();
+    println!("begun");
+    let (_sender, receiver) = bounded::<()>(1).unwrap();
+    receiver.recv().unwrap();
+}
+
+fn start() {
+    println!("begun");
+    loop {
+        Process::spawn(|| (), ()).unwrap().join().unwrap();
+    }
+}
+
+/// Takes SIGINT itself, and does all of its work.
+fn finish() {
+    tests::accept_interruptions_by(Signal::SIGINT, SaFlags::empty());
+    println!("begun");
+    while tests::interruptions() == 0 {
+        sleep(Duration::from_millis(1));
+    }
+    let pool = Pool::new(3).unwrap();
+    let squares: Vec<u64> = (0..300).map(|number| number * number).collect();
+    assert_eq!(pool.map(slow_square, 0..300).unwrap(), squares);
+    for number in 0..20 {
+        let (sender, receiver) = bounded(1).unwrap();
+        let send = |sender: Sender<u64>, number| sender.send(slow_square(number)).unwrap();
+        let child = Process::spawn(send, (sender, number)).unwrap();
+        assert_eq!(receiver.recv().unwrap(), number * number);
+        child.join().unwrap();
+    }
+}
+
+/// Ends its work in good order at the first interruption, and at once at the second.
+fn twice() {
+    tests::accept_interruptions_by(Signal::SIGINT, SaFlags::SA_RESETHAND);
+    let pool = Pool::new(2).unwrap();
+    println!("begun");
+    let mut results = pool.imap(slow_square, 0..);
+    while tests::interruptions() == 0 {
+        results.next().unwrap().unwrap();
+    }
+    println!("once");
+    results.for_each(|result| assert!(result.is_ok()));
+}
