@@ -108,6 +108,9 @@ pub mod pool;
 mod process;
 pub mod queue;
 
+#[cfg(test)]
+mod testing;
+
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Pod};
 pub use method::StartMethod;

@@ -95,9 +95,7 @@ impl Ring {
         count: u32,
     ) -> &'a [u8] {
         let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
-        if length <= self.size - tail.bytes % self.size
-            && length <= self.size - tail.bytes.wrapping_sub(taken)
-        {
+        if length <= self.size - tail.bytes % self.size && length <= self.free(tail.bytes, taken) {
             memory.write(self.offset(tail.bytes), frames);
             *tail = Mark { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
             return &[];
@@ -124,6 +122,13 @@ impl Ring {
         Frames::in_two(bytes, to_end)
     }
 
+    /// Can frames lie between these marks, of which each takes up its head at least? If not, they are nonsense.
+    #[inline]
+    pub(crate) fn can_hold(&self, head: Mark, tail: Mark) -> bool {
+        let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
+        bytes <= self.size && frames <= bytes / HEAD && (frames > 0 || bytes == 0)
+    }
+
     /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
     ///
     /// Shows nothing where there is no frame, which only a process that does not keep to all this can bring about.
@@ -132,6 +137,19 @@ impl Ring {
         &self,
         memory: &impl Memory,
         head: &mut Mark,
+        look: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let end = head.bytes.wrapping_add(self.size);
+        self.take_before(memory, head, end, look)
+    }
+
+    /// As [`Ring::take`], where frames are known to reach to the byte `end`, and no further.
+    #[inline(always)]
+    pub(crate) fn take_before<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Mark,
+        end: u32,
         look: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
         let mut place = head.bytes;
@@ -144,7 +162,11 @@ impl Ring {
         if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
             return None;
         }
-        *head = Mark { bytes: place, ..*head }.behind(length);
+        let next = Mark { bytes: place, ..*head }.behind(length);
+        if next.bytes.wrapping_sub(head.bytes) > end.wrapping_sub(head.bytes) {
+            return None;
+        }
+        *head = next;
         Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
     }
 
@@ -166,7 +188,7 @@ impl Ring {
     /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte `taken`.
     #[inline]
     pub(crate) fn room(&self, tail: Mark, taken: u32, length: usize) -> u32 {
-        let free = self.size - tail.bytes.wrapping_sub(taken);
+        let free = self.free(tail.bytes, taken);
         self.fit(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
     }
 
@@ -201,7 +223,7 @@ impl Ring {
     /// Where a frame that takes up so many bytes can lie.
     #[inline(always)]
     fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
-        let free = self.size - tail.wrapping_sub(taken);
+        let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
         let begin_anew = tail == taken && self.size - to_end >= HOT.max(footprint);
         if footprint <= to_end && !begin_anew {
@@ -209,6 +231,12 @@ impl Ring {
         } else {
             (free >= to_end && footprint <= free - to_end).then(|| self.next_start(tail))
         }
+    }
+
+    /// How many bytes are free, the reader having come to the byte `taken`. None, where that is nonsense.
+    #[inline(always)]
+    fn free(&self, tail: u32, taken: u32) -> u32 {
+        self.size.saturating_sub(tail.wrapping_sub(taken))
     }
 
     fn next_start(&self, place: u32) -> u32 {
@@ -241,11 +269,12 @@ impl Mark {
         word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
     }
 
-    /// What the other side has published.
+    /// What the other side has published. Whatever that is: a place is a multiple of eight, so that a frame's head never
+    /// reaches beyond the ring.
     #[inline]
     pub(crate) fn seen(word: &AtomicU64) -> Self {
         let (bytes, frames) = halves(word.load(Acquire));
-        Self { frames, bytes }
+        Self { frames, bytes: bytes & !7 }
     }
 
     /// The mark behind a frame of `length` bytes that begins here.
@@ -267,8 +296,12 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
 
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::frames::{add_frame, all};
+    use crate::testing::{any_bytes, any_words, cases};
 
     impl Memory for RefCell<Vec<u8>> {
         fn write(&self, offset: usize, bytes: &[u8]) {
@@ -349,6 +382,65 @@ mod tests {
             ring.take(&memory, &mut head, |_, _| ()).unwrap();
         }
         assert!(memory.borrow()[HOT as usize + 2 * 1024..].iter().all(|&byte| byte == 0));
+    }
+
+    proptest! {
+        #![proptest_config(cases(500))]
+
+        /// Whatever lies in the ring and wherever the marks are: what is shown is no more than the ring holds, and whoever
+        /// goes on to the end comes to it.
+        #[test]
+        fn any_bytes_and_marks_come_to_an_end(
+            bytes in any_bytes(1024),
+            words in any_words(1024),
+            kinds in vec((any::<prop::sample::Index>(), 0..6_u32, 0..1100_u32), 0..20),
+        ) {
+            let ring = Ring::new(0, 1024);
+            let memory = RefCell::new(vec![0; 1024]);
+            memory.write(0, &bytes);
+            for (place, kind, length) in kinds {
+                let kind = if kind == 0 { SKIP } else { kind };
+                memory.write(place.index(127) * 8, &head(length, kind));
+            }
+            let [first, tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+            prop_assert!(all(ring.copy_frames(&memory, first, tail)).concat().len() <= 1024);
+            let (mut mark, mut shown) = (first, 0);
+            if ring.can_hold(first, tail) {
+                for _ in 0..tail.frames_since(first) {
+                    ring.kind(&memory, mark);
+                    if ring.take_before(&memory, &mut mark, tail.bytes, |_, bytes| shown += bytes.len()).is_none() {
+                        break;
+                    }
+                }
+            }
+            prop_assert!(shown <= 1024);
+            ring.kind(&memory, first);
+            ring.take(&memory, &mut first.clone(), |_, bytes| assert!(bytes.len() < 1024));
+            if ring.fit(first, 8) > 0 {
+                ring.take_like(&memory, &mut first.clone(), 1, 8, |_| ());
+            }
+        }
+
+        #[test]
+        fn what_is_written_by_nonsense_marks_stays_in_the_ring(words in any_words(1024), length in 0..600_usize) {
+            let ring = Ring::new(8, 1024);
+            let memory = RefCell::new(vec![0xee; 8 + 1024 + 8]);
+            let [taken, mut tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+            let bytes = vec![7; length];
+            let before = tail;
+            let room = ring.room(tail, taken.bytes, length);
+            let fits = ring.put(&memory, &mut tail, taken.bytes, 1, &[&bytes]);
+            prop_assert!(fits || tail == before);
+            prop_assert!(fits || room == 0 || length > ring.largest());
+            let mut frames = Vec::new();
+            add_frame(&mut frames, 1, &bytes);
+            ring.put_frames(&memory, &mut tail, taken.bytes, &frames, 1);
+            if ring.room(tail, taken.bytes, length) > 0 {
+                ring.put_here(&memory, &mut tail, 1, &bytes);
+            }
+            let memory = memory.borrow();
+            prop_assert!(memory[..8].iter().chain(&memory[8 + 1024..]).all(|&byte| byte == 0xee));
+        }
     }
 
     #[test]

@@ -188,6 +188,9 @@ impl fmt::Debug for End {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
 
@@ -196,7 +199,7 @@ mod tests {
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
 
-    fn channel() -> (Sending, Receiving) {
+    pub(super) fn channel() -> (Sending, Receiving) {
         let plan = Plan::new(0, 64 * 1024, 10);
         let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
         let (from, to) = sockets().unwrap();

@@ -234,7 +234,7 @@ impl Worker {
 
     /// How many items it has not begun.
     pub(crate) fn unbegun(&self) -> u32 {
-        if self.in_hand < 2 { 0 } else { self.mailbox.unbegun() }
+        if self.in_hand < 2 { 0 } else { self.mailbox.unbegun().min(self.in_hand) }
     }
 
     /// How long it will need for its last `count` items, by what such have cost.
@@ -300,8 +300,13 @@ impl Worker {
 
     fn take_results(&mut self, all: bool) -> bool {
         let number = self.mailbox.results_taken();
-        let Some(finished) = self.mailbox.take_results(all) else { return false };
-        let count = finished.count.min(self.in_hand);
+        let finished = match self.mailbox.take_results(all) {
+            Ok(Some(finished)) if finished.count <= self.in_hand => finished,
+            Ok(None) => return false,
+            Ok(Some(_)) => return self.is_mad(Error::decode("results", "there are more of them than items")),
+            Err(error) => return self.is_mad(error),
+        };
+        let count = finished.count;
         if let (Some(job), false) = (self.jobs.front(), all) {
             job.call.learn_cost(count, finished.nanos);
         }
@@ -313,6 +318,12 @@ impl Worker {
         self.full = false;
         self.mailbox.free(self.jobs.front().map_or(self.mailbox.position(), |job| job.start));
         true
+    }
+
+    /// It writes nonsense: a task has written over what is not its own.
+    fn is_mad(&mut self, why: Error) -> bool {
+        self.give_up_on(why);
+        false
     }
 
     fn are_of_one_call(&self, count: u32) -> bool {

@@ -44,14 +44,19 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
     let mut task = Err(Error::decode("an item", "it is not said what it is for"));
     loop {
         match mailbox.next() {
-            Some(TASK) => task = mailbox.read(|id| wire::decode::<TaskId>(id, Vec::new(), "a task")?.find()),
+            Some(TASK) => {
+                task = mailbox.read(|id| wire::decode::<TaskId>(id, Vec::new(), "a task")?.find());
+                if mailbox.next() == Some(TASK) {
+                    return Err(Error::decode("an item", "there are only notes where it should be"));
+                }
+            }
             Some(VALUE) => match &task {
                 Ok(task) => task.run_items(&mut mailbox),
                 Err(error) => refuse(&mut mailbox, error)?,
             },
             Some(POSTED) => run_posted(&mut mailbox, &task),
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
-            None if mailbox.wait() => {}
+            None if mailbox.wait()? => {}
             None => return Ok(()),
         }
     }
