@@ -9,6 +9,7 @@
 mod abuse;
 mod frozen;
 mod kills;
+mod misfits;
 mod pipe;
 mod pool;
 mod process;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         frozen::trials(),
         programs::trials(),
         abuse::trials(),
+        misfits::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -87,7 +87,6 @@ mod plain;
 mod ring;
 mod wire;
 
-mod buffer;
 mod channel;
 mod claims;
 mod lane;
@@ -96,6 +95,8 @@ mod mailbox;
 mod watch;
 
 mod task;
+
+mod buffer;
 
 mod method;
 mod start;

@@ -153,6 +153,20 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
+/// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+    if plain::is_plain::<T>() {
+        return wire::decode(bytes, descriptors, what);
+    }
+    let decode = AssertUnwindSafe(|| wire::decode(bytes, descriptors, what));
+    panic::catch_unwind(decode).unwrap_or_else(|payload| {
+        let why = format!("its type has panicked: {}", panic_message(&*payload));
+        std::mem::forget(payload);
+        Err(Error::decode(what, why))
+    })
+}
+
 /// From now on, remembers where panics happen, beside what the hook does that is installed already.
 pub(crate) fn note_panics() {
     let hook = panic::take_hook();
