@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         programs::trials(),
         abuse::trials(),
         misfits::trials(),
+        misfits::large_trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
+use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Call, Error, Pool, Process, Result, pipe, queue};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trials};
+use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trial, trials};
 
 trials![
     a_misfit_is_an_error_of_its_item_as_a_result_of_every_call,
@@ -30,6 +31,17 @@ trials![
     a_worker_that_becomes_another_user_goes_on_and_ends,
     a_pool_that_a_task_leaks_ends_with_its_worker,
 ];
+
+/// Those that take several gigabytes of memory and many seconds: only when asked for by `--ignored`.
+pub(crate) fn large_trials() -> Vec<Trial> {
+    let trial = |name, test| trial(module_path!(), name, test).with_ignored_flag(true);
+    vec![
+        trial("a_result_around_two_gigabytes_is_whole", a_result_around_two_gigabytes_is_whole),
+        trial("a_result_of_four_gigabytes_is_whole", a_result_of_four_gigabytes_is_whole),
+        trial("a_process_returns_four_gigabytes_whole", a_process_returns_four_gigabytes_whole),
+        trial("an_item_beyond_four_gigabytes_is_whole", an_item_beyond_four_gigabytes_is_whole),
+    ]
+}
 
 /// What is the matter with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +101,7 @@ fn flaws() -> Vec<Flaw> {
         Flaw::PanicsToDecode,
         Flaw::PanicsToDropOutside(here),
     ];
-    all.iter().cycle().take(20).flat_map(|&flaw| [Flaw::None, flaw, Flaw::None]).collect()
+    all.iter().cycle().take(10).flat_map(|&flaw| [Flaw::None, flaw, Flaw::None]).collect()
 }
 
 /// The error names the flaw.
@@ -218,7 +230,7 @@ fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
     let here = std::process::id();
     panics(&|| drop(sender.send(Misfit(Flaw::PanicsToDropIn(here)))));
     assert_eq!(sender.len(), 1);
-    let count = |receiver: queue::Receiver<Misfit>| receiver.iter().filter(Result::is_ok).count();
+    let count = |receiver: queue::Receiver<Misfit>| receiver.iter().flatten().count();
     let consumer = Process::spawn(count, (receiver,))?;
     sender.send(Misfit(Flaw::None))?;
     drop(sender);
@@ -387,10 +399,12 @@ fn tasks_that_end_their_process_are_one_error_each() -> Outcome {
         // Among these are those over which it is told what to do, and whether its parent lives.
         goes_on(
             || {
-                (0..10).for_each(|descriptor| drop(nix::unistd::close(descriptor)));
+                for descriptor in 0..10 {
+                    let _ = nix::unistd::close(descriptor);
+                }
                 7
             },
-            |fate| drop(fate),
+            drop,
         )
     })
 }
@@ -462,4 +476,66 @@ fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
         assert_eq!(gate.recv()?, None);
         Ok(())
     })
+}
+
+/// Zeros, which take up no memory before they are copied, but for a mark at each end.
+fn large(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    bytes[0] = 1;
+    bytes[length - 1] = 2;
+    bytes
+}
+
+fn is_whole(bytes: &[u8], length: usize) -> bool {
+    bytes.len() == length && bytes.first() == Some(&1) && bytes.last() == Some(&2)
+}
+
+/// Whether so much memory can be had that a value of this length, twice and some more, harms nobody.
+fn there_is_room(length: usize) -> bool {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    let kilobytes: usize = available.trim().trim_end_matches(" kB").parse().unwrap();
+    let is_enough = kilobytes / 1024 > 3 * (length >> 20);
+    if !is_enough {
+        eprintln!("not tested: {length} bytes are too much for this machine");
+    }
+    is_enough
+}
+
+fn a_result_around_two_gigabytes_is_whole() -> Outcome {
+    let pool = Pool::new(1)?;
+    for length in [(1 << 31) - 1, (1 << 31) + 1] {
+        if there_is_room(length) {
+            assert!(is_whole(&pool.apply(large, (length,))?, length));
+        }
+    }
+    Ok(())
+}
+
+fn a_result_of_four_gigabytes_is_whole() -> Outcome {
+    let length = (1 << 32) + 5;
+    if there_is_room(length) {
+        assert!(is_whole(&Pool::new(1)?.apply(large, (length,))?, length));
+    }
+    Ok(())
+}
+
+fn a_process_returns_four_gigabytes_whole() -> Outcome {
+    let length = 1 << 32;
+    if there_is_room(length) {
+        assert!(is_whole(&Process::spawn(large, (length,))?.join()?, length));
+    }
+    Ok(())
+}
+
+fn an_item_beyond_four_gigabytes_is_whole() -> Outcome {
+    let length = (1 << 32) + 5;
+    if there_is_room(length) {
+        let (sender, receiver) = queue::bounded(1)?;
+        sender.send(large(length))?;
+        drop(sender);
+        assert!(is_whole(&receiver.recv()?, length));
+        assert!(receiver.recv().unwrap_err().is_disconnected());
+    }
+    Ok(())
 }

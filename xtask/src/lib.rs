@@ -4,4 +4,5 @@
 #![allow(clippy::missing_errors_doc)]
 
 pub mod bench;
+pub mod valgrind;
 pub mod verify;

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, verify};
+use xtask::{bench, valgrind, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Valgrind => valgrind::run(),
         Command::Verify(options) => verify::run(&options),
     };
     match good {
@@ -32,6 +33,8 @@ struct Arguments {
 enum Command {
     /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
     Bench(bench::Options),
+    /// Run unit tests of the library under valgrind: what touches memory under memcheck, the locks under drd
+    Valgrind,
     /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
     Verify(verify::Options),
 }

@@ -116,7 +116,7 @@ fn bytes_without_a_frame_are_passed_over() {
 #[test]
 fn a_sender_does_not_wait_for_receivers_that_are_ahead_of_it() {
     let (sending, receiving) = channel();
-    overwrite(receiving.pages(), MARKS[1], 5 << 32 | 5000);
+    overwrite(receiving.pages(), MARKS[1], 5 << 32 | 0x1388);
     let mut sent = 0;
     let refused = sending.send(Message::plain(b"x"), Deadline::Never, &mut sent).unwrap_err();
     assert!(refused.is_codec() && sent == 0, "{refused}");

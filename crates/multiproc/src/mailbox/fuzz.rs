@@ -87,7 +87,9 @@ proptest! {
         pool.rewind(position, back);
         pool.write(&copied, back);
         let _ = pool.receive(number);
-        (pool.unbegun(), pool.is_ready(), pool.may_hold_results());
+        pool.unbegun();
+        pool.is_ready();
+        pool.may_hold_results();
         pool.close();
     }
 
@@ -146,7 +148,8 @@ proptest! {
 #[test]
 fn results_that_cannot_be_are_told() {
     let (mut pool, worker) = ends();
-    for word in [5, 1 << 32 | (RING as u64 + 8), (RING as u64 / 8 + 1) << 32 | RING as u64, 1 << 32] {
+    let size = u64::from(RING);
+    for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
         worker.mailbox.0.word64(PUBLISHED).store(word, Relaxed);
         match pool.take_results(false) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),
