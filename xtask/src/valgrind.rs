@@ -29,7 +29,7 @@ const RUNS: [Run; 2] = [
     Run {
         tool: "memcheck",
         options: &["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"],
-        tests: &["sys::", "frames::", "ring::", "channel::", "mailbox::", "link::", "frozen::", "template::"],
+        tests: &["sys::", "frames::", "ring", "channel::", "mailbox::", "link::", "frozen::", "template::"],
         skipped: &[],
     },
     Run {

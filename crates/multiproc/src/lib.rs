@@ -110,6 +110,8 @@ mod process;
 pub mod queue;
 
 #[cfg(test)]
+mod ring_fuzz;
+#[cfg(test)]
 mod testing;
 
 pub use error::{Error, Result};

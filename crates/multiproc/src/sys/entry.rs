@@ -151,9 +151,15 @@ fn address(number: u64) -> usize {
 mod tests {
     use super::*;
 
+    /// The magic number, and no function behind it.
+    static DECOY: [u64; 2] = [MAGIC, 7];
+
     /// The magic number stands elsewhere, too: in the instructions that compare with it.
     #[test]
     fn what_looks_like_an_entry_is_one() {
+        let decoy = std::hint::black_box(&DECOY).as_ptr().addr();
+        assert!(IMAGE.holds(decoy, size_of_val(&DECOY)));
+        assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
         let entry = const { &Entry::new(|| "an entry of a test", ()) };
         let places =
             IMAGE.read_only.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
