@@ -10,6 +10,7 @@ mod abuse;
 mod frozen;
 mod interrupt;
 mod kills;
+mod misfits;
 mod pipe;
 mod pool;
 mod process;
@@ -39,6 +40,8 @@ fn main() -> ExitCode {
         interrupt::trials(),
         scarce::trials(),
         security::trials(),
+        misfits::trials(),
+        misfits::large_trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -58,6 +58,46 @@ pub fn outlive_a_copy() -> bool {
     }
 }
 
+/// Forks. The copy does this, and ends without a word; the original does not wait for it.
+#[allow(unsafe_code)]
+pub fn in_a_copy(act: impl FnOnce()) {
+    // SAFETY: as for `outlive_a_copy`.
+    if let ForkResult::Child = unsafe { fork() }.unwrap() {
+        act();
+        exit_at_once();
+    }
+}
+
+/// Ends this process: no exit handlers, nothing flushed.
+#[allow(unsafe_code)]
+pub fn exit_at_once() -> ! {
+    // SAFETY: ends the process, whatever its state.
+    unsafe { nix::libc::_exit(9) }
+}
+
+/// Ignores the signals by which a process is asked to end or told of its children, and handles that of a bad access.
+#[allow(unsafe_code)]
+pub fn handle_signals() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGSEGV] {
+        let handler = match signal {
+            Signal::SIGSEGV => SigHandler::Handler(count_interruption),
+            _ => SigHandler::SigIgn,
+        };
+        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler only touches an atomic, which is allowed at any instruction.
+        unsafe { sigaction(signal, &action) }.unwrap();
+    }
+}
+
+/// Removes every variable from this process's environment.
+#[allow(unsafe_code)]
+pub fn clear_environment() {
+    for (name, _) in std::env::vars_os() {
+        // SAFETY: the tests call this in processes with a single thread.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 static INTERRUPTIONS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count_interruption(_signal: i32) {

@@ -5,4 +5,5 @@
 
 pub mod bench;
 pub mod faults;
+pub mod valgrind;
 pub mod verify;

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, faults, verify};
+use xtask::{bench, faults, valgrind, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::Faults(options) => faults::run(&options),
+        Command::Valgrind => valgrind::run(),
         Command::Verify(options) => verify::run(&options),
     };
     match good {
@@ -35,6 +36,8 @@ enum Command {
     Bench(bench::Options),
     /// Kill, stop and refuse, at every step and at random, and see that nothing hangs, is lost, or is left behind
     Faults(faults::Options),
+    /// Run unit tests of the library under valgrind: what touches memory under memcheck, the locks under drd
+    Valgrind,
     /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
     Verify(verify::Options),
 }

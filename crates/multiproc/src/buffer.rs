@@ -5,7 +5,7 @@ use std::cell::Cell;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::{codec, plain, wire};
+use crate::{codec, plain, task};
 
 /// An empty vector that this thread keeps, so that not every item needs an allocation. While it is borrowed, others who
 /// come get new ones: an item's own code may use a queue.
@@ -34,7 +34,7 @@ impl<T: DeserializeOwned> Arriving<T> {
     pub(crate) fn decode(self, what: &str) -> Result<T> {
         match self.plain {
             Some(value) => value.map_err(|why| Error::decode(what, why)),
-            None => wire::decode(&self.bytes.0, Vec::new(), what),
+            None => task::decode(&self.bytes.0, Vec::new(), what),
         }
     }
 }

@@ -311,8 +311,12 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::sys::memory::store;
+    use crate::testing::{any_bytes, any_word, cases, descriptors};
     use crate::wire::{decode, encode_with_descriptors};
 
     /// Has `value` travel, and be decoded as something else.
@@ -359,6 +363,26 @@ mod tests {
         let (first, second) = (travelled::<u32>(sent()).unwrap(), travelled::<u32>(sent()).unwrap());
         assert_eq!(first.as_ptr(), second.as_ptr());
         assert_ne!(first.as_ptr(), ours.as_ptr());
+    }
+
+    proptest! {
+        #![proptest_config(cases(200))]
+
+        #[test]
+        fn any_bytes_and_descriptors_are_data_or_an_error(
+            element in prop_oneof![Just(2_u64), any_word()],
+            length in prop_oneof![Just(4096_u64), any_word()],
+            flag in 0..3_u8,
+            choice in vec(any::<u8>(), 0..3),
+            bytes in any_bytes(40),
+        ) {
+            let announced = [&element.to_ne_bytes()[..], &[flag], &[0; 4], &length.to_ne_bytes()].concat();
+            for bytes in [&announced, &bytes] {
+                if let Ok(data) = decode::<Frozen<u16>>(bytes, descriptors(&choice), "it") {
+                    prop_assert!(data.len() <= 2048 && data.iter().all(|&number| number == 0x0101));
+                }
+            }
+        }
     }
 
     #[test]

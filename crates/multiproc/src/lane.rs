@@ -267,7 +267,7 @@ impl Lane {
     /// The number of the next packet that belongs to a frame. It is used up even if its sender dies.
     pub(crate) fn next_companion(&self) -> u64 {
         let companions = self.word64(self.side, COMPANIONS);
-        let number = companions.load(Relaxed) + 1;
+        let number = companions.load(Relaxed).wrapping_add(1);
         companions.store(number, Relaxed);
         number
     }

@@ -92,7 +92,6 @@ mod plain;
 mod ring;
 mod wire;
 
-mod buffer;
 mod channel;
 mod claims;
 mod lane;
@@ -101,6 +100,8 @@ mod mailbox;
 mod watch;
 
 mod task;
+
+mod buffer;
 
 mod method;
 mod start;
@@ -112,6 +113,11 @@ mod pipe;
 pub mod pool;
 mod process;
 pub mod queue;
+
+#[cfg(test)]
+mod ring_fuzz;
+#[cfg(test)]
+mod testing;
 
 /// What is to go wrong on purpose, for the suite that tries it.
 #[cfg(multiproc_faults)]

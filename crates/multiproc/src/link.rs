@@ -269,7 +269,53 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::testing::{any_bytes, any_word, cases, descriptors};
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_packet_is_a_message_or_an_error(
+            mark in 0..3_u8,
+            length in any_word(),
+            bytes in any_bytes(40),
+            choice in vec(any::<u8>(), 0..4),
+            front in 0..60_usize,
+        ) {
+            let parked = [&[mark][..], &length.to_le_bytes(), &bytes].concat();
+            for packet in [&parked, &bytes] {
+                prop_assert!(prefix(packet).len() <= packet.len());
+                if let Ok((message, _)) = unpack(packet, descriptors(&choice)) {
+                    prop_assert!(message.len() <= packet.len() + 5000);
+                }
+                if let Ok(content) = Content::of(packet.clone(), front, &mut descriptors(&choice)) {
+                    prop_assert!(content.look(<[u8]>::len) <= packet.len().max(5000));
+                }
+            }
+        }
+    }
+
+    /// Without taking up the memory: most of it is a hole.
+    #[test]
+    fn messages_beyond_four_gigabytes_are_whole() {
+        for size in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 5_u64] {
+            let file = File::from(memory::store(b"begin").unwrap());
+            file.write_all_at(b"end", size - 3).unwrap();
+            let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
+            let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
+            content.look(|bytes| {
+                assert_eq!(bytes.len() as u64, size);
+                assert!(bytes.starts_with(b"begin") && bytes.ends_with(b"\0end"));
+            });
+        }
+    }
 
     fn received(link: &Link) -> Vec<u8> {
         match link.receive(Deadline::now()).unwrap() {

@@ -37,6 +37,7 @@ use crate::lane::Links;
 use crate::plain;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
+use crate::task;
 use crate::watch::Watch;
 use crate::wire::{self, Handle, Pages};
 
@@ -102,7 +103,7 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
         self.watch.settle(&self.incoming);
         match incoming? {
             Incoming::Shown => message.decode("a message").map(Some),
-            Incoming::Whole(bytes, descriptors) => wire::decode(&bytes, descriptors, "a message").map(Some),
+            Incoming::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, "a message").map(Some),
             Incoming::NotYet | Incoming::Gone => Ok(None),
         }
     }

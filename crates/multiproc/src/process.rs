@@ -15,8 +15,7 @@ use crate::start::{self, Started};
 use crate::supervisor;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
-use crate::task::Call;
-use crate::wire;
+use crate::task::{self, Call};
 
 /// A child process that runs one function, and what that returns.
 ///
@@ -168,7 +167,7 @@ impl<T: DeserializeOwned> Process<T> {
         }
         let culprit = || self.culprit();
         let result = self.started.outcome(&culprit)?;
-        wire::decode(&result, Vec::new(), "the result").map_err(|error| error.by(culprit()))
+        task::decode(&result, Vec::new(), "the result").map_err(|error| error.by(culprit()))
     }
 }
 

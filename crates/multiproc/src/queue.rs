@@ -47,9 +47,8 @@ use crate::error::{Cause, Error, Result};
 use crate::lane::Links;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::task::catch_panic;
 use crate::wire::{self, Pages};
-use crate::{codec, plain};
+use crate::{codec, plain, task};
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
@@ -226,8 +225,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.end.receive(max, Deadline::Never, show)? {
             Incoming::Shown if plain::is_plain::<T>() => Ok(plain),
-            Incoming::Shown => Ok(batch.messages().map(|message| careful_decode(message.bytes)).collect()),
-            Incoming::Whole(bytes, _) => Ok(vec![careful_decode(&bytes)]),
+            Incoming::Shown => Ok(batch.messages().map(|message| decode(message.bytes)).collect()),
+            Incoming::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
             Incoming::Gone => Err(gone()),
             Incoming::NotYet => Err(Error::timeout("take items from the queue")),
         }
@@ -261,15 +260,11 @@ fn with_encoded<T: Serialize, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    wire::decode(bytes, Vec::new(), "an item")
+    task::decode(bytes, Vec::new(), "an item")
 }
 
 fn misfit(why: codec::Error) -> Error {
     Error::decode("an item", why)
-}
-
-fn careful_decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    catch_panic(|| decode(bytes)).flatten()
 }
 
 /// Items that are encoded, one behind the other.

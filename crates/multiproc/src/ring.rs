@@ -97,9 +97,7 @@ impl Ring {
         count: u32,
     ) -> &'a [u8] {
         let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
-        if length <= self.size - tail.bytes % self.size
-            && length <= self.size - tail.bytes.wrapping_sub(taken)
-        {
+        if length <= self.size - tail.bytes % self.size && length <= self.free(tail.bytes, taken) {
             memory.write(self.offset(tail.bytes), frames);
             *tail = Mark { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
             return &[];
@@ -126,6 +124,13 @@ impl Ring {
         Frames::in_two(bytes, to_end)
     }
 
+    /// Can frames lie between these marks, of which each takes up its head at least? If not, they are nonsense.
+    #[inline]
+    pub(crate) fn can_hold(&self, head: Mark, tail: Mark) -> bool {
+        let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
+        bytes <= self.size && frames <= bytes / HEAD && (frames > 0 || bytes == 0)
+    }
+
     /// Shows the frame at `head`, which must have been published, and goes past it. Telling the writer is the caller's.
     ///
     /// Shows nothing where there is no frame, which only a process that does not keep to all this can bring about.
@@ -134,6 +139,19 @@ impl Ring {
         &self,
         memory: &impl Memory,
         head: &mut Mark,
+        look: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let end = head.bytes.wrapping_add(self.size);
+        self.take_before(memory, head, end, look)
+    }
+
+    /// As [`Ring::take`], where frames are known to reach to the byte `end`, and no further.
+    #[inline(always)]
+    pub(crate) fn take_before<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Mark,
+        end: u32,
         look: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
         let mut place = head.bytes;
@@ -146,7 +164,11 @@ impl Ring {
         if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
             return None;
         }
-        *head = Mark { bytes: place, ..*head }.behind(length);
+        let next = Mark { bytes: place, ..*head }.behind(length);
+        if next.bytes.wrapping_sub(head.bytes) > end.wrapping_sub(head.bytes) {
+            return None;
+        }
+        *head = next;
         Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
     }
 
@@ -168,7 +190,7 @@ impl Ring {
     /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte `taken`.
     #[inline]
     pub(crate) fn room(&self, tail: Mark, taken: u32, length: usize) -> u32 {
-        let free = self.size - tail.bytes.wrapping_sub(taken);
+        let free = self.free(tail.bytes, taken);
         self.fit(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
     }
 
@@ -204,7 +226,7 @@ impl Ring {
     /// Where a frame that takes up so many bytes can lie.
     #[inline(always)]
     fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
-        let free = self.size - tail.wrapping_sub(taken);
+        let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
         let begin_anew = tail == taken && self.size - to_end >= HOT.max(footprint);
         if footprint <= to_end && !begin_anew {
@@ -212,6 +234,12 @@ impl Ring {
         } else {
             (free >= to_end && footprint <= free - to_end).then(|| self.next_start(tail))
         }
+    }
+
+    /// How many bytes are free, the reader having come to the byte `taken`. None, where that is nonsense.
+    #[inline(always)]
+    fn free(&self, tail: u32, taken: u32) -> u32 {
+        self.size.saturating_sub(tail.wrapping_sub(taken))
     }
 
     fn next_start(&self, place: u32) -> u32 {
@@ -244,11 +272,12 @@ impl Mark {
         word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
     }
 
-    /// What the other side has published.
+    /// What the other side has published. Whatever that is: a place is a multiple of eight, so that a frame's head never
+    /// reaches beyond the ring.
     #[inline]
     pub(crate) fn seen(word: &AtomicU64) -> Self {
         let (bytes, frames) = halves(word.load(Acquire));
-        Self { frames, bytes }
+        Self { frames, bytes: bytes & !7 }
     }
 
     /// The mark behind a frame of `length` bytes that begins here.

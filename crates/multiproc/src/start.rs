@@ -176,18 +176,26 @@ impl Started {
                 self.child.note_up();
                 continue;
             }
-            return match bytes.split_first() {
-                Some((0, result)) => Ok(result.to_vec()),
-                Some((_, error)) => {
-                    let error: Error = wire::decode(error, Vec::new(), "a child's error")?;
-                    Err(error.or_by(culprit))
-                }
-                None => Err(Error::decode("a child's outcome", "it is empty")),
-            };
+            return read_outcome(bytes, culprit);
         }
         Err(self.child.obituary(culprit()))
     }
 }
+
+fn read_outcome(mut bytes: Vec<u8>, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
+    match bytes.split_first() {
+        Some((0, _)) => {
+            bytes.remove(0);
+            Ok(bytes)
+        }
+        Some((_, error)) => {
+            let error: Error = wire::decode(error, Vec::new(), "a child's error")?;
+            Err(error.or_by(culprit))
+        }
+        None => Err(Error::decode("a child's outcome", "it is empty")),
+    }
+}
+
 /// The whole life of a process that was executed: that of a child, or a template's.
 fn live(link: Link) -> ! {
     fault::at(Point::Born);
@@ -278,6 +286,14 @@ fn receive_letter(link: &Link) -> Result<Birth> {
 
 /// Reads a letter; this process is known by what it says from now on.
 fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
+    let (parent, birth) = open_letter(packet, descriptors)?;
+    let parent = (parent, std::os::unix::process::parent_id());
+    become_known(Identity { name: birth.name.clone(), parent: Some(parent) });
+    Ok(birth)
+}
+
+/// The parent's name, and what the child is born with.
+fn open_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, Birth)> {
     let (bytes, descriptors) = link::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
     let (letter, args): (Letter, _) = wire::decode_front(body, Vec::new(), "a child's start")?;
@@ -286,9 +302,8 @@ fn read_letter(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    let parent = (letter.parent_name, std::os::unix::process::parent_id());
-    become_known(Identity { name: letter.name.clone(), parent: Some(parent) });
-    Ok(Birth { name: letter.name, task: letter.task.map(TaskId::find), args: args.to_vec(), descriptors })
+    let task = letter.task.map(TaskId::find);
+    Ok((letter.parent_name, Birth { name: letter.name, task, args: args.to_vec(), descriptors }))
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.
@@ -321,5 +336,66 @@ fn send(link: &Link, message: &Message) -> Result<()> {
     match link.send(message, Deadline::Never)? {
         Sent::Yes => Ok(()),
         Sent::NotYet | Sent::Gone => Err(Error::disconnected("parent")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_bytes, cases, descriptors};
+
+    fn letter(build: u64) -> Vec<u8> {
+        let task = Some(TaskId::of::<_, ()>(|| ()).unwrap());
+        let letter = Letter { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
+        let mut packet = [&[0][..], GREETING].concat();
+        wire::encode(&letter, &mut packet, "a letter").unwrap();
+        packet.extend_from_slice(b"arguments");
+        packet
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_bytes_are_a_letter_or_an_error(
+            damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
+            bytes in any_bytes(100),
+            choice in vec(any::<u8>(), 0..4),
+        ) {
+            let mut damaged = letter(entry::build());
+            for (at, byte) in damage {
+                let at = at.index(damaged.len());
+                damaged[at] = byte;
+            }
+            let _ = open_letter(&damaged, descriptors(&choice));
+            let _ = open_letter(&damaged[..cut.index(damaged.len())], descriptors(&choice));
+            let _ = open_letter(&bytes, descriptors(&choice));
+        }
+
+        #[test]
+        fn any_bytes_are_an_outcome_or_an_error(bytes in any_bytes(200)) {
+            let culprit = || Culprit::Worker { pid: 7 };
+            match read_outcome(bytes.clone(), &culprit) {
+                Ok(result) => prop_assert_eq!((0, &result[..]), (bytes[0], &bytes[1..])),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_letter_from_another_build_is_refused() {
+        let open = |build| open_letter(&letter(build), Vec::new());
+        let (parent, birth) = open(entry::build()).unwrap();
+        assert_eq!(
+            (parent.as_str(), birth.name.as_str(), &birth.args[..]),
+            ("parent", "child", &b"arguments"[..])
+        );
+        assert!(birth.task.unwrap().is_ok());
+        let error = open(entry::build() ^ 1).err().unwrap();
+        assert!(error.is_start() && error.to_string().contains("different builds"), "{error}");
     }
 }

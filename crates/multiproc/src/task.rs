@@ -154,6 +154,20 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
+/// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+    if plain::is_plain::<T>() {
+        return wire::decode(bytes, descriptors, what);
+    }
+    let decode = AssertUnwindSafe(|| wire::decode(bytes, descriptors, what));
+    panic::catch_unwind(decode).unwrap_or_else(|payload| {
+        let why = format!("its type has panicked: {}", panic_message(&*payload));
+        std::mem::forget(payload);
+        Err(Error::decode(what, why))
+    })
+}
+
 /// From now on, remembers where panics happen, beside what the hook does that is installed already.
 pub(crate) fn note_panics() {
     let hook = panic::take_hook();
@@ -243,7 +257,10 @@ fn hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::testing::{any_word, cases};
 
     fn half(number: u64) -> Option<u64> {
         number.is_multiple_of(2).then_some(number / 2)
@@ -261,6 +278,19 @@ mod tests {
         let mut out = vec![9];
         id.find().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
         assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
+            let known = TaskId::of::<_, (u64,)>(half).unwrap();
+            let is_found = |place, signature| TaskId { place, signature }.find().is_ok();
+            prop_assert!(!is_found(place, signature));
+            prop_assert!(!is_found(known.place, signature));
+            prop_assert!(place == known.place || !is_found(place, known.signature));
+        }
     }
 
     #[test]

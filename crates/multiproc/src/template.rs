@@ -182,3 +182,36 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
 fn say(control: &Link, descriptors: &[BorrowedFd<'_>], reply: [u8; 8]) -> Result<Sent> {
     control.lend(descriptors, &Message::inline(reply.to_vec()), Deadline::Never)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sys::memory;
+    use crate::testing::cases;
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_reply_is_an_answer_or_an_error(numbers in any::<u64>(), lends in any::<bool>()) {
+            let pidfd = lends.then(|| memory::store(b"no process").unwrap());
+            let _ = understand(numbers.to_le_bytes(), pidfd);
+        }
+    }
+
+    /// A number that is no child's must not be believed: if it cannot be held, the child would be killed, and the numbers
+    /// below zero are all processes, or all of a group.
+    #[test]
+    fn only_a_child_of_ours_can_be_the_last_born() {
+        let (page, _fd) = Shared::create(PAGE).unwrap();
+        for number in [1, std::process::id(), std::os::unix::process::parent_id(), 1 << 31, u32::MAX] {
+            page.word32(BORN).store(number, Ordering::Relaxed);
+            let Ok(Some((pid, pidfd))) = last_born(&page) else { panic!("{number}") };
+            assert!(pid == number && pidfd.has_ended(), "{number} is no child of ours any more");
+        }
+        page.word32(BORN).store(0, Ordering::Relaxed);
+        assert!(last_born(&page).unwrap().is_none());
+    }
+}

@@ -255,7 +255,39 @@ fn exchange<T>(list: &List<T>, other: T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::testing::{any_bytes, cases, descriptors};
+
+    proptest! {
+        #![proptest_config(cases(200))]
+
+        #[test]
+        fn any_bytes_and_descriptors_are_a_value_or_an_error(bytes in any_bytes(60), choice in vec(any::<u8>(), 0..5)) {
+            let sent = || descriptors(&choice);
+            let _ = decode::<(Handle, u8, Handle)>(&bytes, sent(), "handles");
+            let _ = decode::<(Pages, u64)>(&bytes, sent(), "pages");
+            let _ = decode::<Vec<Option<Handle>>>(&bytes, sent(), "handles");
+            let _ = decode_front::<(Handle, Vec<bool>)>(&bytes, sent(), "a handle");
+            INCOMING.with_borrow(|incoming| assert!(incoming.is_empty(), "it does not stay"));
+        }
+
+        #[test]
+        fn any_bytes_are_a_plain_value_or_an_error(bytes in any_bytes(40)) {
+            macro_rules! tries {
+                ($($plain:ty)*) => {$(
+                    if let Ok(value) = decode::<($plain,)>(&bytes, Vec::new(), "it") {
+                        let mut again = Vec::new();
+                        encode(&value, &mut again, "it").unwrap();
+                        prop_assert_eq!(&again, &bytes);
+                    }
+                )*};
+            }
+            tries!(() bool char u8 u16 u32 u64 u128 i64 f32 f64 String Vec<u8> Vec<u16> Vec<u64> Vec<u128> Vec<f64>);
+        }
+    }
 
     #[test]
     fn a_value_that_cannot_be_encoded_leaves_nothing_behind() {

@@ -178,6 +178,9 @@ impl fmt::Debug for End {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
     use std::time::Duration;
@@ -187,7 +190,7 @@ mod tests {
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
 
-    fn channel() -> (Sending, Receiving) {
+    pub(super) fn channel() -> (Sending, Receiving) {
         channel_of(Plan::new(0, 64 * 1024, 10))
     }
 

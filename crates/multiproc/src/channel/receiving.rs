@@ -35,7 +35,7 @@ impl Receiving {
         let mut head = lane.mark();
         let first = head;
         let tail = match lane.seen() {
-            seen if seen.frames_since(head) >= max => seen,
+            seen if seen.frames_since(head) >= max && ring.can_hold(head, seen) => seen,
             _ => lane.look_and_remember(),
         };
         let tail = if tail == head {
@@ -47,9 +47,12 @@ impl Receiving {
         } else {
             tail
         };
+        if !ring.can_hold(head, tail) {
+            return Err(self.start_anew(tail));
+        }
         for _ in 0..tail.frames_since(head).min(max) {
             let mut next = head;
-            let taken = ring.take(lane.pages(), &mut next, |kind, bytes| match kind {
+            let taken = ring.take_before(lane.pages(), &mut next, tail.bytes, |kind, bytes| match kind {
                 PLAIN => {
                     show(bytes);
                     None
@@ -60,14 +63,18 @@ impl Receiving {
                 Some(None) => head = next,
                 Some(Some(_)) if head != first => break, // its own turn comes
                 Some(Some((kind, frame))) => return self.fetch(next, kind, &frame),
-                None => {
-                    lane.publish(tail); // or it would be so for ever
-                    return Err(Error::decode("a message", "there is no frame where it should be"));
-                }
+                None => return Err(self.start_anew(tail)),
             }
         }
         lane.publish(head);
         Ok(Incoming::Shown)
+    }
+
+    /// Where there is no frame, though there should be one, all that is there is passed over: else it would be so for ever.
+    #[cold]
+    fn start_anew(&self, tail: Mark) -> Error {
+        self.0.lane.publish(tail);
+        Error::decode("a message", "there is no frame where it should be")
     }
 
     /// Takes a frame that has a companion, up to `next`. When the system refuses what it takes, nothing is taken.

@@ -95,6 +95,9 @@ impl Sending {
         let lane = &self.0.lane;
         loop {
             let head = lane.look_and_remember();
+            if !self.0.ring.can_hold(head, *tail) {
+                return Err(Error::decode("how far the receivers have come", "it is beyond what was sent"));
+            }
             let is_full = tail.frames_since(head) >= self.0.plan.capacity;
             let was_in_vain = lane.note(IN_VAIN).load(Relaxed) == head.bytes | 1;
             let parks = message.bytes.len() > SMALL && (was_in_vain || deadline.is_over());

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::testing::cases;
 
 /// One of everything that serde knows, and inside one another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,10 +46,6 @@ fn shape() -> impl Strategy<Value = Shape> {
             inner.prop_map(|shape| Shape::Wrapped(Wrapper(Box::new(shape)))),
         ]
     })
-}
-
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

@@ -39,6 +39,7 @@ pub(crate) use self::worker_end::WorkerEnd;
 
 /// The memory itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Pages")]
 pub(crate) struct Mailbox(Pages);
 
 /// What frames are: an item or a result;
@@ -103,11 +104,14 @@ impl Mailbox {
 
 /// What a pool shares with all of its workers: who is to be woken when results have come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Pages")]
 pub(crate) struct Lobby(Pages);
+
+const LOBBY: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 impl Lobby {
     pub(crate) fn create() -> Result<Self> {
-        Pages::create(const { NonZeroUsize::new(4096).unwrap() }).map(Self)
+        Pages::create(LOBBY).map(Self)
     }
 
     /// Wakes who waits for results.
@@ -133,6 +137,24 @@ impl Lobby {
         Bell(self.0.word32(4))
     }
 }
+
+macro_rules! of_size {
+    ($($memory:ident: $size:ident),*) => {$(
+        /// Memory that came from elsewhere is what it should be only if it has the size.
+        impl TryFrom<Pages> for $memory {
+            type Error = Error;
+
+            fn try_from(pages: Pages) -> Result<Self> {
+                match pages.size() {
+                    $size => Ok(Self(pages)),
+                    other => Err(Error::decode("shared memory", format!("{other} bytes instead of {}", $size))),
+                }
+            }
+        }
+    )*};
+}
+
+of_size!(Mailbox: SIZE, Lobby: LOBBY);
 
 /// What stands in front of a message: its number, by which a note or a result refers to it, and what it is.
 struct Posted {
@@ -185,6 +207,9 @@ pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> boo
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 #[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 mod tests {
     use std::collections::VecDeque;
@@ -194,7 +219,7 @@ mod tests {
     use crate::frames::{Frames, add_frame, all};
     use crate::link::{Message, Sent};
 
-    fn ends() -> (PoolEnd, WorkerEnd) {
+    pub(super) fn ends() -> (PoolEnd, WorkerEnd) {
         let (ours, theirs) = Link::pair().unwrap();
         let (mailbox, lobby) = (Mailbox::create().unwrap(), Lobby::create().unwrap());
         let worker = WorkerEnd::new(mailbox.clone(), theirs, lobby, Duration::ZERO).unwrap();
@@ -289,7 +314,8 @@ mod tests {
                     worker.show();
                 }
                 _ => {
-                    let Some(finished) = pool.take_results(random(&mut state).is_multiple_of(2)) else {
+                    let Some(finished) = pool.take_results(random(&mut state).is_multiple_of(2)).unwrap()
+                    else {
                         continue;
                     };
                     waiting = 0;
@@ -345,7 +371,9 @@ mod tests {
             worker.write(VALUE, &[]).unwrap();
             assert!(!pool.has_finished());
             worker.finish();
-            assert!(pool.has_finished() && pool.take_results(true).is_some() && !pool.has_finished());
+            assert!(
+                pool.has_finished() && pool.take_results(true).unwrap().is_some() && !pool.has_finished()
+            );
         }
     }
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::claims;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frames::{Frames, add_frame};
-use crate::link::{Content, Link, Message, Sent};
+use crate::link::{Content, INLINE, Link, Message, Sent};
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
@@ -21,7 +21,7 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct PoolEnd {
     mailbox: Mailbox,
-    link: Link,
+    pub(super) link: Link,
     /// Behind the last item.
     tail: Mark,
     /// Up to which byte items need not be kept.
@@ -130,20 +130,27 @@ impl PoolEnd {
 
     /// Adds the frames of `count` items to `frames`: those behind the `skipped` items that begin at a
     /// [position](PoolEnd::position). Gives the position of the first of them, and of the notes in front of it.
+    ///
+    /// An item over which the worker has written is what it has written, or empty where that is no item.
     pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
         let mut mark = Mark { frames: 0, bytes: position };
         let (mut start, mut passed) = (position, 0);
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
-                if kind == VALUE && passed >= skipped {
-                    add_frame(frames, VALUE, bytes);
+                if kind != TASK && passed >= skipped {
+                    add_frame(frames, VALUE, if bytes.len() > INLINE { &[] } else { bytes });
                 }
                 kind
             };
-            match TASKS.take(&self.mailbox.0, &mut mark, copy) {
+            match TASKS.take_before(&self.mailbox.0, &mut mark, self.tail.bytes, copy) {
                 Some(TASK) => continue,
                 Some(_) => passed += 1,
-                None => break,
+                None => {
+                    for _ in passed.max(skipped)..skipped + count {
+                        add_frame(frames, VALUE, &[]);
+                    }
+                    break;
+                }
             }
             if passed <= skipped {
                 start = mark.bytes;
@@ -192,12 +199,18 @@ impl PoolEnd {
     }
 
     /// Takes the results that are published; with `all`, also those that are only finished.
-    pub(crate) fn take_results(&mut self, all: bool) -> Option<Finished> {
+    ///
+    /// # Errors
+    /// When the worker has written what cannot be, over which no way leads back to sense.
+    pub(crate) fn take_results(&mut self, all: bool) -> Result<Option<Finished>> {
         let memory = &self.mailbox.0;
         let tail = Mark::seen(memory.word64(if all { FINISHED } else { PUBLISHED }));
         let count = tail.frames_since(self.head);
         if count == 0 || count > u32::MAX / 2 {
-            return None; // the second: published is behind what was taken as finished
+            return Ok(None); // the second: published is behind what was taken as finished
+        }
+        if !RESULTS.can_hold(self.head, tail) {
+            return Err(Error::decode("how far the results reach", "it is further than the memory does"));
         }
         let results = RESULTS.copy_frames(memory, self.head, tail);
         self.head = tail;
@@ -207,7 +220,7 @@ impl PoolEnd {
         let busy = memory.word64(BUSY).load(Relaxed);
         let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
         let may_be_posted = memory.word32(POSTS).load(Relaxed) != self.posts;
-        Some(Finished { count, results, may_be_posted, nanos })
+        Ok(Some(Finished { count, results, may_be_posted, nanos }))
     }
 
     /// Tells the worker to end when it has nothing left to do.

@@ -22,15 +22,15 @@ use crate::wire;
 
 use super::{
     BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS,
-    RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
+    RING, RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
 };
 
 /// The worker's end of a mailbox.
 #[derive(Debug)]
 pub(crate) struct WorkerEnd {
-    mailbox: Mailbox,
+    pub(super) mailbox: Mailbox,
     /// For what a ring cannot carry.
-    link: Link,
+    pub(super) link: Link,
     lobby: Lobby,
     /// How long to look for items before sleeping.
     spin: Duration,
@@ -45,6 +45,8 @@ pub(crate) struct WorkerEnd {
     written: Mark,
     published: Mark,
     taken: u32,
+    /// What in the mailbox is nonsense. Then this end does no more.
+    broken: Option<Error>,
     clock: Clock,
 }
 
@@ -82,6 +84,7 @@ impl WorkerEnd {
             written: Mark::default(),
             published: Mark::default(),
             taken: 0,
+            broken: None,
             clock,
         })
     }
@@ -106,35 +109,42 @@ impl WorkerEnd {
     #[inline(always)]
     pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
         let begun = &mut self.begun;
-        TASKS
-            .take(&self.mailbox.0, &mut self.cursor, |kind, bytes| {
-                *begun = kind == TASK;
-                look(bytes)
-            })
-            .unwrap_or_else(|| Err(Error::decode("an item", "there is none in the ring")))
+        let taken = TASKS.take(&self.mailbox.0, &mut self.cursor, |kind, bytes| {
+            *begun = kind == TASK;
+            look(bytes)
+        });
+        taken.unwrap_or_else(|| Err(self.break_off("an item", "there is none where it should be")))
+    }
+
+    /// What only a task can have done that has written over what is not its own. Where the next item is, nobody knows.
+    #[cold]
+    fn break_off(&mut self, what: &str, why: &str) -> Error {
+        let error = Error::decode(what, why);
+        self.begun = false;
+        self.broken.get_or_insert(error).clone()
     }
 
     /// Writes the result of the item that runs; another call writes it anew. Waits while the pool has no room.
     ///
     /// # Errors
-    /// When it is large, and there is no memory for it.
+    /// When it is large, and there is no memory for it; and when this end is broken.
     #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.stay_only_one();
         if result.len() > INLINE {
             return self.post(kind, result);
         }
-        self.write_frame(kind, result);
-        Ok(())
+        self.write_frame(kind, result)
     }
 
     #[inline(always)]
-    fn write_frame(&mut self, kind: u32, result: &[u8]) {
+    fn write_frame(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.written = self.finished;
         fault::at(Point::ResultEncoded);
         while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
-            self.wait_for_room();
+            self.wait_for_room()?;
         }
+        Ok(())
     }
 
     /// Begins and ends items of `item` bytes each whose results have `result` bytes, as many as lie in one piece before it
@@ -181,7 +191,7 @@ impl WorkerEnd {
 
     #[inline(always)]
     fn begin(&mut self) -> bool {
-        if !self.begun && claims::begin(self.mailbox.claims()) {
+        if !self.begun && self.broken.is_none() && claims::begin(self.mailbox.claims()) {
             self.begun = true;
             fault::at(Point::ItemBegun);
         }
@@ -199,7 +209,7 @@ impl WorkerEnd {
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
         fault::at(Point::ResultSent);
-        self.write_frame(POSTED, &[]);
+        self.write_frame(POSTED, &[])?;
         self.mailbox.0.word32(POSTS).fetch_add(1, Relaxed);
         Ok(())
     }
@@ -223,10 +233,10 @@ impl WorkerEnd {
         let error = error.or_by(|| Culprit::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
         let _ = wire::encode(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
-        if self.write(ERROR, &bytes).is_err() {
-            self.write_frame(ERROR, &[]); // no memory even for the error: one that does not decode says as much
+        // If there is no memory even for the error: one that does not decode says as much.
+        if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
+            self.finish();
         }
-        self.finish();
     }
 
     /// Receives the message that belongs to the item at the cursor: its bytes and its descriptors.
@@ -261,17 +271,23 @@ impl WorkerEnd {
         }
     }
 
-    /// Waits until there is an item; says that there will be none any more.
-    pub(crate) fn wait(&mut self) -> bool {
+    /// Waits until there is an item; says whether there is, or that there will be none any more.
+    ///
+    /// # Errors
+    /// When this end is broken.
+    pub(crate) fn wait(&mut self) -> Result<bool> {
         self.look_at_clock();
         flush();
         self.show();
         self.lobby.call();
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
         if !self.wait_until(Mailbox::bell, |end| end.has_item() || end.is_closed()) {
-            return false;
+            return Ok(false);
         }
         self.clock.seen = Instant::now();
-        self.has_item()
+        Ok(self.has_item())
     }
 
     fn has_item(&self) -> bool {
@@ -283,12 +299,19 @@ impl WorkerEnd {
     }
 
     #[cold]
-    fn wait_for_room(&mut self) {
+    fn wait_for_room(&mut self) -> Result<()> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
         self.show();
         self.lobby.call();
         let before = self.taken;
         self.wait_until(Mailbox::room, |end| end.mailbox.taken().load(Acquire) != before);
         self.taken = self.mailbox.taken().load(Acquire);
+        if self.finished.bytes.wrapping_sub(self.taken) > RING {
+            return Err(self.break_off("how far results were taken", "it is further than they reach"));
+        }
+        Ok(())
     }
 
     fn wait_until(

@@ -14,7 +14,7 @@ use crate::frames::Frames;
 use crate::link::Content;
 use crate::mailbox::{ERROR, VALUE};
 use crate::plain;
-use crate::task::{TaskId, catch_panic};
+use crate::task::{self, TaskId};
 use crate::wire;
 
 /// What a call shares with the pool's dispatcher.
@@ -221,12 +221,8 @@ impl Opened {
 
 #[inline]
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
-    if kind == VALUE && plain::is_plain::<R>() {
-        return wire::decode(frame, Vec::new(), "the result");
-    }
     match kind {
-        // A `Deserialize` that panics is that item's error; the others are still to come.
-        VALUE => catch_panic(|| wire::decode(frame, Vec::new(), "the result"))?,
+        VALUE => task::decode(frame, Vec::new(), "the result"),
         ERROR => Err(wire::decode(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", "it begins with no known mark")),
     }

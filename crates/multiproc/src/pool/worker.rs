@@ -60,13 +60,16 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
                     is_timed = note.is_timed;
                     note.task.find()
                 });
+                if mailbox.next() == Some(TASK) {
+                    return Err(Error::decode("an item", "there are only notes where it should be"));
+                }
             }
             Some(kind @ (VALUE | POSTED)) => match &task {
                 Ok(task) if kind == VALUE && !is_timed => task.run_items(&mut mailbox),
                 task => run_one(&mut mailbox, kind, task.clone(), is_timed),
             },
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
-            None if mailbox.wait() => {}
+            None if mailbox.wait()? => {}
             None => {
                 fault::at(Point::WorkerDismissed);
                 return Ok(());

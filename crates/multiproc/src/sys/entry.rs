@@ -60,11 +60,14 @@ impl<R> Entry<R> {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
-        // SAFETY: eight aligned bytes inside a mapped, read-only part of the image (looked at above).
-        let magic = unsafe { address.cast::<u64>().read() };
-        // SAFETY: the magic number stands only at the head of an entry; entries live as long as the image, all have this
-        // `R`, and the sender, checked to run the same build, gave this very place.
-        (magic == MAGIC).then(|| unsafe { &*address })
+        // SAFETY: sixteen aligned bytes inside a mapped, read-only part of the image (looked at above).
+        let [magic, signature] = unsafe { address.cast::<[u64; 2]>().read() };
+        // The number also stands in the instructions that compare with it, but with no function behind it.
+        let is_entry =
+            magic == MAGIC && IMAGE.code.iter().any(|code| code.contains(&self::address(signature)));
+        // SAFETY: the magic number before the address of a function stands only at the head of an entry; entries live as
+        // long as the image, all have this `R`, and the sender, checked to run the same build, gave this very place.
+        is_entry.then(|| unsafe { &*address })
     }
 }
 
@@ -85,11 +88,12 @@ pub(crate) fn build() -> u64 {
 struct Image {
     base: usize,
     read_only: Vec<Range<usize>>,
+    code: Vec<Range<usize>>,
     build: u64,
 }
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
-    let mut image = Image { base: 0, read_only: Vec::new(), build: 0 };
+    let mut image = Image { base: 0, read_only: Vec::new(), code: Vec::new(), build: 0 };
     // SAFETY: the callback has the type asked for, and gets our image back as it was given.
     unsafe { libc::dl_iterate_phdr(Some(look_at_image), (&raw mut image).cast()) };
     image
@@ -120,6 +124,9 @@ extern "C" fn look_at_image(info: *mut dl_phdr_info, _size: usize, image: *mut c
         }
         let start = image.base + address(header.p_vaddr);
         let part = start..start + address(header.p_memsz);
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0 {
+            image.code.push(part.clone());
+        }
         match header.p_type {
             libc::PT_LOAD if header.p_flags & libc::PF_W == 0 => image.read_only.push(part),
             // What is read-only after the loader has filled in addresses: constants that hold functions lie here.
@@ -138,4 +145,27 @@ extern "C" fn look_at_image(info: *mut dl_phdr_info, _size: usize, image: *mut c
 #[allow(clippy::cast_possible_truncation)] // addresses of 64-bit machines, and those are all we build for
 fn address(number: u64) -> usize {
     number as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The magic number, and no function behind it.
+    static DECOY: [u64; 2] = [MAGIC, 7];
+
+    /// The magic number stands elsewhere, too: in the instructions that compare with it.
+    #[test]
+    fn what_looks_like_an_entry_is_one() {
+        let decoy = std::hint::black_box(&DECOY).as_ptr().addr();
+        assert!(IMAGE.holds(decoy, size_of_val(&DECOY)));
+        assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
+        let entry = const { &Entry::new(|| "an entry of a test", ()) };
+        let places =
+            IMAGE.read_only.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
+        let found: Vec<&Entry<()>> =
+            places.filter_map(|place| Entry::at((place - IMAGE.base) as u64)).collect();
+        assert!(found.iter().all(|entry| !entry.signature().is_empty()));
+        assert!(found.iter().any(|found| std::ptr::eq(*found, entry)));
+    }
 }

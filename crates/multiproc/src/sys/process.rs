@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, Uid, getppid};
 
 use super::fault::{self, Point};
@@ -40,11 +40,17 @@ impl From<OwnedFd> for PidFd {
 
 impl PidFd {
     /// Opens that of a child of ours whose status nobody has collected, so that its number is still its own. A child
-    /// that cannot be held is ended.
+    /// that cannot be held is ended. A number that is no child's, which may be any that stands in memory that others
+    /// can write, is that of nobody.
     pub(crate) fn of_child(pid: u32) -> Result<Self> {
-        Self::open(pid).map_err(|errno| {
-            let pid = Pid::from_raw(pid.cast_signed());
-            let _ = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None));
+        let child = Pid::from_raw(pid.cast_signed());
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let is_ours = child.as_raw() > 0 && waitid(Id::Pid(child), flags).is_ok();
+        let opened = if is_ours { Self::open(pid) } else { Self::of_nobody() };
+        opened.map_err(|errno| {
+            if is_ours {
+                let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
+            }
             Error::system("open a descriptor for a child process", errno)
         })
     }

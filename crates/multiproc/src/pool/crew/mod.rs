@@ -212,7 +212,7 @@ impl Worker {
         if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
             return 0;
         }
-        let unbegun = self.mailbox.unbegun();
+        let unbegun = self.mailbox.unbegun().min(self.jobs.count());
         self.has_begun |= unbegun == 0;
         unbegun
     }

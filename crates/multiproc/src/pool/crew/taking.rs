@@ -37,8 +37,13 @@ impl Worker {
             return false; // whoever has cancelled its item was told that there will be no result
         }
         let number = self.mailbox.results_taken();
-        let Some(finished) = self.mailbox.take_results(all) else { return false };
-        let count = finished.count.min(self.jobs.count());
+        let finished = match self.mailbox.take_results(all) {
+            Ok(Some(finished)) if finished.count <= self.jobs.count() => finished,
+            Ok(None) => return false,
+            Ok(Some(_)) => return self.is_mad(Error::decode("results", "there are more of them than items")),
+            Err(error) => return self.is_mad(error),
+        };
+        let count = finished.count;
         if let (Some(call), false) = (self.jobs.front(), all) {
             call.learn_cost(count, finished.nanos);
         }
@@ -51,6 +56,12 @@ impl Worker {
         self.may_be_stopped = false;
         self.mailbox.free(self.jobs.start().unwrap_or(self.mailbox.position()));
         true
+    }
+
+    /// It writes nonsense: a task has written over what is not its own.
+    fn is_mad(&mut self, why: Error) -> bool {
+        self.give_up_on(why);
+        false
     }
 
     /// Delivers the results of the first `count` items in hand, which are of one call.

@@ -1,0 +1,541 @@
+//! Values and tasks that misbehave: one clear error each, and everything else goes on.
+
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::Trial;
+use multiproc::pool::TaskHandle;
+use multiproc::{Call, Error, Pool, Process, Result, pipe, queue};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Uid, setuid};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trial, trials};
+
+trials![
+    a_misfit_is_an_error_of_its_item_as_a_result_of_every_call,
+    a_misfit_is_an_error_of_its_item_as_an_argument_of_every_call,
+    an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more,
+    a_misfit_is_an_error_of_join,
+    misfits_in_a_queue_are_errors_of_their_own,
+    misfits_in_a_pipe_are_errors_of_their_own,
+    misfits_that_nobody_asks_for_are_not_looked_at,
+    a_value_too_deep_is_an_error_wherever_it_goes,
+    tasks_that_spoil_their_process_return_all_the_same,
+    tasks_that_end_their_process_are_one_error_each,
+    tasks_that_fork_answer_once_whatever_becomes_of_the_copy,
+    a_worker_that_becomes_another_user_goes_on_and_ends,
+    a_pool_that_a_task_leaks_ends_with_its_worker,
+];
+
+/// Those that take several gigabytes of memory and many seconds: only when asked for by `--ignored`.
+pub(crate) fn large_trials() -> Vec<Trial> {
+    let trial = |name, test| trial(module_path!(), name, test).with_ignored_flag(true);
+    vec![
+        trial("a_result_around_two_gigabytes_is_whole", a_result_around_two_gigabytes_is_whole),
+        trial("a_result_of_four_gigabytes_is_whole", a_result_of_four_gigabytes_is_whole),
+        trial("a_process_returns_four_gigabytes_whole", a_process_returns_four_gigabytes_whole),
+        trial("an_item_beyond_four_gigabytes_is_whole", an_item_beyond_four_gigabytes_is_whole),
+    ]
+}
+
+/// What is the matter with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Flaw {
+    None,
+    FailsToEncode,
+    PanicsToEncode,
+    FailsToDecode,
+    PanicsToDecode,
+    /// In any process but the one with this id.
+    PanicsToDropOutside(u32),
+    PanicsToDropIn(u32),
+}
+
+#[derive(Debug, PartialEq)]
+struct Misfit(Flaw);
+
+impl Serialize for Misfit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            Flaw::FailsToEncode => Err(ser::Error::custom("I stay at home")),
+            Flaw::PanicsToEncode => panic!("the suitcase is broken"),
+            flaw => flaw.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Misfit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match Flaw::deserialize(deserializer)? {
+            Flaw::FailsToDecode => Err(de::Error::custom("I do not feel at home")),
+            Flaw::PanicsToDecode => panic!("the suitcase does not open"),
+            flaw => Ok(Self(flaw)),
+        }
+    }
+}
+
+impl Drop for Misfit {
+    fn drop(&mut self) {
+        let own = std::process::id();
+        let panics = match self.0 {
+            Flaw::PanicsToDropOutside(pid) => own != pid,
+            Flaw::PanicsToDropIn(pid) => own == pid,
+            _ => false,
+        };
+        assert!(!panics || thread::panicking(), "the suitcase falls");
+    }
+}
+
+/// Every third is fine, and all flaws are there.
+fn flaws() -> Vec<Flaw> {
+    let here = std::process::id();
+    let all = [
+        Flaw::FailsToEncode,
+        Flaw::PanicsToEncode,
+        Flaw::FailsToDecode,
+        Flaw::PanicsToDecode,
+        Flaw::PanicsToDropOutside(here),
+    ];
+    all.iter().cycle().take(10).flat_map(|&flaw| [Flaw::None, flaw, Flaw::None]).collect()
+}
+
+/// The error names the flaw.
+fn is_of(error: &Error, flaw: Flaw) -> bool {
+    let words = match flaw {
+        Flaw::None => return false,
+        Flaw::FailsToEncode => "I stay at home",
+        Flaw::PanicsToEncode => "the suitcase is broken",
+        Flaw::FailsToDecode => "I do not feel at home",
+        Flaw::PanicsToDecode => "the suitcase does not open",
+        Flaw::PanicsToDropOutside(_) | Flaw::PanicsToDropIn(_) => "the suitcase falls",
+    };
+    error.to_string().contains(words)
+}
+
+/// Through all calls: what is fine comes through, what is not is an error of its item, and no worker is lost.
+fn each_is_its_own<F, Args, R>(function: F, flaws: &[Flaw], args: impl Fn(Flaw) -> Args + Copy) -> Result<()>
+where
+    F: Call<(Args,), Output = R>,
+    Args: Serialize + de::DeserializeOwned,
+    R: Serialize + de::DeserializeOwned,
+{
+    let pool = Pool::new(2)?;
+    let pids = pool.worker_pids();
+    let items = || flaws.iter().map(|&flaw| args(flaw));
+    let first = flaws.iter().position(|&flaw| flaw != Flaw::None).unwrap();
+    let error = pool.map(function, items()).err().unwrap();
+    assert!(error.index() == Some(first as u64) && is_of(&error, flaws[first]), "{error}");
+    for fates in [
+        pool.try_map(function, items())?,
+        pool.try_starmap(function, items().map(|item| (item,)))?,
+        pool.imap(function, items()).collect(),
+        flaws.iter().map(|&flaw| pool.apply(function, (args(flaw),))).collect(),
+        flaws.iter().map(|&flaw| pool.submit(function, (args(flaw),)).and_then(TaskHandle::get)).collect(),
+    ] {
+        assert_eq!(fates.len(), flaws.len());
+        for (fate, &flaw) in fates.into_iter().zip(flaws) {
+            match fate {
+                Ok(_) => assert_eq!(flaw, Flaw::None),
+                Err(error) => assert!(is_of(&error, flaw), "{flaw:?}: {error}"),
+            }
+        }
+    }
+    let bad = flaws.iter().filter(|&&flaw| flaw != Flaw::None).count();
+    assert_eq!(pool.imap_unordered(function, items()).filter(Result::is_err).count(), bad);
+    assert_eq!(pool.worker_pids(), pids, "none of them has died of it");
+    pool.join();
+    Ok(())
+}
+
+fn a_misfit_is_an_error_of_its_item_as_a_result_of_every_call() -> Outcome {
+    Ok(each_is_its_own(Misfit, &flaws(), |flaw| flaw)?)
+}
+
+fn a_misfit_is_an_error_of_its_item_as_an_argument_of_every_call() -> Outcome {
+    // What panics while the caller encodes it is the caller's own panic; see the next test.
+    let flaws: Vec<Flaw> = flaws().into_iter().filter(|&flaw| flaw != Flaw::PanicsToEncode).collect();
+    Ok(each_is_its_own(drop::<Misfit>, &flaws, Misfit)?)
+}
+
+fn an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more() -> Outcome {
+    let pool = Pool::new(2)?;
+    let pids = pool.worker_pids();
+    for flaw in [Flaw::PanicsToEncode, Flaw::PanicsToDropIn(std::process::id())] {
+        let items = || [Flaw::None, Flaw::None, flaw, Flaw::None].map(Misfit).into_iter();
+        let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "{flaw:?}");
+        panics(&|| drop(pool.map(drop::<Misfit>, items())));
+        panics(&|| drop(pool.try_map(drop::<Misfit>, items())));
+        panics(&|| pool.imap(drop::<Misfit>, items()).for_each(drop));
+        panics(&|| pool.imap_unordered(drop::<Misfit>, items()).for_each(drop));
+        panics(&|| drop(pool.apply(drop::<Misfit>, (Misfit(flaw),))));
+        panics(&|| drop(pool.submit(drop::<Misfit>, (Misfit(flaw),))));
+        panics(&|| drop(Process::spawn(drop::<Misfit>, (Misfit(flaw),))));
+        assert_eq!(pool.map(|number: u32| number, 0..100)?, (0..100).collect::<Vec<_>>());
+        assert_eq!(pool.worker_pids(), pids);
+    }
+    pool.join();
+    Ok(())
+}
+
+fn a_misfit_is_an_error_of_join() -> Outcome {
+    for flaw in flaws().into_iter().take(15) {
+        match Process::spawn(Misfit, (flaw,))?.join() {
+            Ok(misfit) => assert_eq!((misfit.0, flaw), (Flaw::None, Flaw::None)),
+            Err(error) => assert!(is_of(&error, flaw) && error.pid().is_some(), "{flaw:?}: {error}"),
+        }
+    }
+    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::PanicsToDropOutside(std::process::id())] {
+        let error = Process::spawn(drop::<Misfit>, (Misfit(flaw),))?.join().unwrap_err();
+        assert!(is_of(&error, flaw), "{flaw:?}: {error}");
+    }
+    Ok(())
+}
+
+fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
+    let (sender, receiver) = queue::bounded(1000)?;
+    let refused = sender.send(Misfit(Flaw::FailsToEncode)).unwrap_err();
+    assert!(is_of(refused.error(), Flaw::FailsToEncode));
+    assert_eq!(refused.into_item(), Misfit(Flaw::FailsToEncode));
+    let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+    panics(&|| drop(sender.send(Misfit(Flaw::PanicsToEncode))));
+    panics(&|| drop(sender.send_all([Misfit(Flaw::None), Misfit(Flaw::PanicsToEncode)])));
+    assert_eq!(sender.len(), 0);
+
+    let sent = [Flaw::None, Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::None];
+    let check = |received: Vec<Result<Misfit>>| {
+        assert_eq!(received.len(), sent.len());
+        for (item, flaw) in received.into_iter().zip(sent) {
+            match item {
+                Ok(item) => assert_eq!((item.0, flaw), (Flaw::None, Flaw::None)),
+                Err(error) => assert!(error.is_codec() && is_of(&error, flaw), "{error}"),
+            }
+        }
+    };
+    let send = || sender.send_all(sent.map(Misfit));
+    send()?;
+    check(sent.iter().map(|_| receiver.recv()).collect());
+    send()?;
+    check(sent.iter().map(|_| receiver.recv_timeout(PATIENCE).map(Option::unwrap)).collect());
+    send()?;
+    check(receiver.recv_many(10)?);
+    send()?;
+    check(receiver.iter().take(sent.len()).collect());
+
+    // One that panics when its sender drops it has been sent by then.
+    let here = std::process::id();
+    panics(&|| drop(sender.send(Misfit(Flaw::PanicsToDropIn(here)))));
+    assert_eq!(sender.len(), 1);
+    let count = |receiver: queue::Receiver<Misfit>| receiver.iter().flatten().count();
+    let consumer = Process::spawn(count, (receiver,))?;
+    sender.send(Misfit(Flaw::None))?;
+    drop(sender);
+    assert_eq!(consumer.join()?, 2);
+    Ok(())
+}
+
+fn misfits_in_a_pipe_are_errors_of_their_own() -> Outcome {
+    let (ours, theirs) = pipe::<Misfit, Misfit>()?;
+    assert!(is_of(&ours.send(Misfit(Flaw::FailsToEncode)).unwrap_err(), Flaw::FailsToEncode));
+    assert!(catch_unwind(AssertUnwindSafe(|| ours.send(Misfit(Flaw::PanicsToEncode)))).is_err());
+    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode] {
+        ours.send(Misfit(flaw))?;
+        ours.send(Misfit(Flaw::None))?;
+        let error = theirs.recv().unwrap_err();
+        assert!(error.is_codec() && is_of(&error, flaw), "{error}");
+        assert_eq!(theirs.recv()?, Some(Misfit(Flaw::None)));
+    }
+    drop(ours);
+    assert_eq!(theirs.recv()?, None);
+    Ok(())
+}
+
+fn misfits_that_nobody_asks_for_are_not_looked_at() -> Outcome {
+    let pool = Pool::new(2)?;
+    let here = std::process::id();
+    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::PanicsToDropIn(here)] {
+        let handle = pool.submit(Misfit, (flaw,))?;
+        eventually("the result is there", || handle.is_ready());
+        drop(handle);
+        drop(pool.submit(Misfit, (flaw,))?);
+        let mut results = pool.imap(Misfit, [Flaw::None, flaw, flaw, flaw]);
+        assert_eq!(results.next().transpose()?, Some(Misfit(Flaw::None)));
+        drop(results);
+    }
+    let (sender, receiver) = queue::bounded(10)?;
+    sender.send(Misfit(Flaw::PanicsToDecode))?;
+    drop((sender, receiver));
+    assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
+    pool.join();
+    Ok(())
+}
+
+/// So many levels of boxes, two for each.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Deep(Option<Box<Deep>>);
+
+fn deep(boxes: u32) -> Deep {
+    (0..boxes).fold(Deep::default(), |inner, _| Deep(Some(Box::new(inner))))
+}
+
+fn a_value_too_deep_is_an_error_wherever_it_goes() -> Outcome {
+    const TOO_DEEP: u32 = 5_000; // if it were not refused, a stack would still have room for it
+    let is_refused = |error: Error| {
+        assert!(error.is_codec() && error.to_string().contains("levels deep"), "{error}");
+    };
+    let pool = Pool::new(1)?;
+    let pids = pool.worker_pids();
+    is_refused(Process::spawn(deep, (TOO_DEEP,))?.join().unwrap_err());
+    is_refused(Process::spawn(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
+    is_refused(pool.apply(deep, (TOO_DEEP,)).unwrap_err());
+    is_refused(pool.apply(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
+    let fates = pool.try_map(deep, [1, TOO_DEEP, 2])?;
+    assert_eq!(fates.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    let (sender, receiver) = queue::bounded(4)?;
+    is_refused(sender.send(deep(TOO_DEEP)).unwrap_err().into());
+    let (ours, theirs) = pipe::<Deep, Deep>()?;
+    is_refused(ours.send(deep(TOO_DEEP)).unwrap_err());
+    sender.send(deep(3))?;
+    theirs.send(deep(3))?;
+    assert!(receiver.recv().is_ok() && ours.recv()?.is_some());
+    assert_eq!(pool.worker_pids(), pids);
+    Ok(())
+}
+
+/// Runs a task as that of a process and as one of a pool, alone and among others; all goes on, and no process is left.
+fn goes_on<F: Call<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) -> Result<()> {
+    check(Process::spawn(task, ())?.join());
+    let pool = Pool::new(2)?;
+    check(pool.apply(task, ()));
+    let handles: Vec<_> = (0..20).map(|number| pool.submit(|number: u32| number, (number,))).collect();
+    check(pool.submit(task, ())?.get());
+    for (number, handle) in (0..).zip(handles) {
+        assert_eq!(handle?.get()?, number);
+    }
+    assert!(pool.map(|number: u32| number, 0..1000)?.into_iter().eq(0..1000));
+    drop(pool);
+    eventually("only a fork server is left", || children().iter().all(|(_, name)| name == "fork-server"));
+    Ok(())
+}
+
+fn returns<F: Call<(), Output = u32>>(task: F) -> Result<()> {
+    goes_on(task, |fate| assert_eq!(fate.unwrap(), 7))
+}
+
+fn dies<F: Call<(), Output = u32>>(task: F) -> Result<()> {
+    goes_on(task, |fate| {
+        let error = fate.unwrap_err();
+        assert!(error.exit_code().is_some() || error.signal().is_some(), "{error}");
+    })
+}
+
+fn tasks_that_spoil_their_process_return_all_the_same() -> Outcome {
+    alone(|| {
+        returns(|| {
+            std::env::set_current_dir("/proc").unwrap();
+            7
+        })?;
+        returns(|| {
+            tests::handle_signals();
+            7
+        })?;
+        returns(|| {
+            tests::clear_environment();
+            7
+        })?;
+        returns(|| {
+            for limit in [
+                Resource::RLIMIT_NOFILE,
+                Resource::RLIMIT_NPROC,
+                Resource::RLIMIT_FSIZE,
+                Resource::RLIMIT_CORE,
+            ] {
+                setrlimit(limit, 0, 0).unwrap();
+            }
+            7
+        })?;
+        returns(|| {
+            multiproc::init();
+            7
+        })?;
+        returns(|| {
+            for _ in 0..3 {
+                thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
+            }
+            7
+        })?;
+        returns(|| {
+            let _ = thread::spawn(|| panic!("a thread of a task")).join();
+            7
+        })
+    })
+}
+
+#[allow(unconditional_recursion)]
+fn fall(depth: u64) -> u64 {
+    std::hint::black_box(fall(std::hint::black_box(depth + 1))) + 1
+}
+
+fn tasks_that_end_their_process_are_one_error_each() -> Outcome {
+    alone(|| {
+        dies(|| std::process::exit(3))?;
+        dies(|| std::process::exit(0))?;
+        dies(|| std::process::abort())?;
+        dies(|| -> u32 { tests::exit_at_once() })?;
+        dies(|| u32::try_from(fall(0)).unwrap_or(0))?;
+        dies(|| {
+            thread::spawn(|| std::process::exit(4)).join().unwrap();
+            7
+        })?;
+        // What it executes takes the place of the worker, whose link to the pool is gone with that.
+        goes_on(
+            || -> u32 { panic!("cannot execute: {}", Command::new("true").exec()) },
+            |fate| assert!(!fate.unwrap_err().is_panic()),
+        )?;
+        // Among these are those over which it is told what to do, and whether its parent lives.
+        goes_on(
+            || {
+                for descriptor in 0..10 {
+                    let _ = nix::unistd::close(descriptor);
+                }
+                7
+            },
+            drop,
+        )
+    })
+}
+
+static COPIES: AtomicU32 = AtomicU32::new(0);
+
+/// Three copies: one ends at once, one returns from the task, one lives on until the gate is dropped.
+fn fork_three(gate: Gate) -> u32 {
+    tests::in_a_copy(|| ());
+    tests::in_a_copy(move || drop(gate.recv()));
+    if !tests::outlive_a_copy() {
+        return 8;
+    }
+    COPIES.fetch_add(1, SeqCst) + 1
+}
+
+fn tasks_that_fork_answer_once_whatever_becomes_of_the_copy() -> Outcome {
+    alone(|| {
+        let mut gates = Vec::new();
+        let mut theirs = || {
+            let (ours, theirs) = pipe()?;
+            gates.push(ours);
+            Ok::<_, Error>(theirs)
+        };
+        assert_eq!(Process::spawn(fork_three, (theirs()?,))?.join()?, 1);
+        let pool = Pool::new(1)?;
+        for times in 1..5 {
+            assert_eq!(pool.apply(fork_three, (theirs()?,))?, times, "the worker is the one that it was");
+            assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
+        }
+        pool.join();
+        for gate in gates {
+            assert!(!gate.poll(Duration::ZERO)?, "the copy lives on, which has the other end");
+            drop(gate);
+        }
+        Ok(())
+    })
+}
+
+fn a_worker_that_becomes_another_user_goes_on_and_ends() -> Outcome {
+    alone(|| {
+        if !Uid::effective().is_root() {
+            return Ok(()); // nobody else can
+        }
+        returns(|| {
+            if Uid::effective().is_root() {
+                setuid(Uid::from_raw(65_534)).unwrap();
+            }
+            7
+        })
+    })
+}
+
+fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
+    alone(|| {
+        let (gate, theirs) = pipe()?;
+        let leak = |gate: Gate| {
+            let inner = Pool::new(2).unwrap();
+            // The only end that is left after this is the one that its worker holds.
+            std::mem::forget(inner.submit(crate::support::stay, (gate,)).unwrap());
+            std::mem::forget(inner);
+        };
+        let pool = Pool::new(1)?;
+        pool.apply(leak, (theirs,))?;
+        assert_eq!(gate.recv()?, Some(()), "the inner task has begun");
+        assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
+        pool.join();
+        assert!(gate.poll(PATIENCE)?, "the inner pool lives on");
+        assert_eq!(gate.recv()?, None);
+        Ok(())
+    })
+}
+
+/// Zeros, which take up no memory before they are copied, but for a mark at each end.
+fn large(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    bytes[0] = 1;
+    bytes[length - 1] = 2;
+    bytes
+}
+
+fn is_whole(bytes: &[u8], length: usize) -> bool {
+    bytes.len() == length && bytes.first() == Some(&1) && bytes.last() == Some(&2)
+}
+
+/// Whether so much memory can be had that a value of this length, twice and some more, harms nobody.
+fn there_is_room(length: usize) -> bool {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    let kilobytes: usize = available.trim().trim_end_matches(" kB").parse().unwrap();
+    let is_enough = kilobytes / 1024 > 3 * (length >> 20);
+    if !is_enough {
+        eprintln!("not tested: {length} bytes are too much for this machine");
+    }
+    is_enough
+}
+
+fn a_result_around_two_gigabytes_is_whole() -> Outcome {
+    let pool = Pool::new(1)?;
+    for length in [(1 << 31) - 1, (1 << 31) + 1] {
+        if there_is_room(length) {
+            assert!(is_whole(&pool.apply(large, (length,))?, length));
+        }
+    }
+    Ok(())
+}
+
+fn a_result_of_four_gigabytes_is_whole() -> Outcome {
+    let length = (1 << 32) + 5;
+    if there_is_room(length) {
+        assert!(is_whole(&Pool::new(1)?.apply(large, (length,))?, length));
+    }
+    Ok(())
+}
+
+fn a_process_returns_four_gigabytes_whole() -> Outcome {
+    let length = 1 << 32;
+    if there_is_room(length) {
+        assert!(is_whole(&Process::spawn(large, (length,))?.join()?, length));
+    }
+    Ok(())
+}
+
+fn an_item_beyond_four_gigabytes_is_whole() -> Outcome {
+    let length = (1 << 32) + 5;
+    if there_is_room(length) {
+        let (sender, receiver) = queue::bounded(1)?;
+        sender.send(large(length))?;
+        drop(sender);
+        assert!(is_whole(&receiver.recv()?, length));
+        assert!(receiver.recv().unwrap_err().is_disconnected());
+    }
+    Ok(())
+}
