@@ -219,6 +219,7 @@ impl State {
         self.next_look = None;
         self.hand_out();
         self.share(is_late);
+        self.dismiss_needless();
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         turn.next_look = self.next_look;
         if self.workers.iter().any(Worker::may_hold_results) {
@@ -278,6 +279,16 @@ impl State {
         requeue(&mut self.waiting, chunks);
         self.hand_out();
         self.look_within(PATIENCE);
+    }
+
+    /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
+    /// may be a caller who takes their last results, so it is not for the pool's thread alone.
+    fn dismiss_needless(&mut self) {
+        let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
+        let is_done = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
+        if is_ending || is_done {
+            self.workers.iter_mut().filter(|worker| is_ending || worker.is_ready()).for_each(Worker::dismiss);
+        }
     }
 
     fn look_within(&mut self, time: Duration) {
@@ -343,7 +354,7 @@ impl State {
         !is_over
     }
 
-    /// Lets go of workers that will not be needed, and presses those that should be gone.
+    /// Presses workers that should be gone.
     fn end_workers(&mut self) {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
@@ -352,14 +363,8 @@ impl State {
             if is_over(worker.doom(self.policy.shutdown_timeout)) {
                 worker.end();
             }
-            match self.phase {
-                Phase::Ending { ask, kill } => {
-                    worker.dismiss();
-                    worker.press(is_over(ask), is_over(kill));
-                }
-                _ if self.broken.is_some() => worker.dismiss(),
-                Phase::Closed if self.waiting.is_empty() && worker.is_ready() => worker.dismiss(),
-                Phase::Open | Phase::Closed => {}
+            if let Phase::Ending { ask, kill } = self.phase {
+                worker.press(is_over(ask), is_over(kill));
             }
         }
     }
