@@ -16,6 +16,7 @@ trials![
     close_lets_what_was_handed_in_complete,
     close_before_recycled_tasks_finish_still_completes,
     join_waits_for_all_tasks_and_workers,
+    join_ends_when_another_thread_takes_the_last_result,
     an_early_failure_with_a_large_payload_does_not_block_join,
     terminate_with_10_000_sleeping_tasks_pending_returns,
     dropping_a_pool_with_work_pending_ends_it,
@@ -99,6 +100,20 @@ fn join_waits_for_all_tasks_and_workers() -> Outcome {
     assert!(!has_a_child_of(&pids));
     for (number, task) in (0..).zip(tasks) {
         assert_eq!(task.get()?, square(number));
+    }
+    Ok(())
+}
+
+fn join_ends_when_another_thread_takes_the_last_result() -> Outcome {
+    for _ in 0..20 {
+        let pool = Pool::new(2)?;
+        let (mut running, gate) = staying_task(&pool)?;
+        let join = thread::spawn(move || pool.join());
+        let get = thread::spawn(move || running.get_timeout(PATIENCE));
+        thread::sleep(Duration::from_millis(5)); // mostly both wait by then; if not, that is well, too
+        drop(gate);
+        assert_eq!(get.join().unwrap()?, Some(()));
+        join.join().unwrap();
     }
     Ok(())
 }

@@ -291,13 +291,13 @@ fn a_task_that_is_cancelled_as_it_ends_is_either() -> Outcome {
 
 const MIB: u64 = 1024 * 1024;
 
-/// Uses so much memory, in MiB, and more of it than any other, where that is asked for.
+/// Uses so many MiB of memory.
 fn use_memory(mebibytes: u64) -> u64 {
     let bytes = vec![7_u8; usize::try_from(mebibytes * MIB).unwrap()];
     std::hint::black_box(&bytes).len() as u64 / MIB
 }
 
-/// Whether so much memory can be had, in MiB. Touches none of it.
+/// Whether so many MiB of memory can be had; touches none of it.
 fn can_have(mebibytes: u64) -> bool {
     let bytes = Vec::<u8>::new().try_reserve(usize::try_from(mebibytes * MIB).unwrap());
     bytes.is_ok()
@@ -352,7 +352,7 @@ fn open_book(ledger: Sender<u64>, deaths: Receiver<()>) {
     assert!(BOOK.set((ledger, deaths)).is_ok());
 }
 
-/// Enters a number; dies, if there is still a death to be had.
+/// Enters a number; gives the deaths that are still to be had.
 fn enter(number: u64) -> &'static Receiver<()> {
     let (ledger, deaths) = BOOK.get().unwrap();
     ledger.send(number).unwrap();

@@ -62,16 +62,31 @@ impl Builder {
         self
     }
 
-    /// How much memory each worker may have for itself, in bytes: a task that needs more fails, with an error that names the
-    /// limit, and no other does. (Mostly its worker dies of SIGABRT, which is how a Rust program ends that has no memory.)
+    /// How much memory each worker may have for itself, in bytes: a task that needs more fails, with an error that names
+    /// the limit, and no other does. (Mostly its worker dies of SIGABRT: that is how a Rust program ends that has no
+    /// memory.)
     ///
     /// What counts is private memory that can be written (`RLIMIT_DATA`): the heap, the stacks of threads that a task
     /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several processes
-    /// share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the program's
-    /// own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those, too, and what is reserved and
-    /// never used. The limit is in force before the initializer, and the children of a worker inherit it, each for
-    /// itself. One that leaves a worker less than 1 MiB is every call's error. A stricter limit that this program is
-    /// under remains.
+    /// share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the program's own
+    /// code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those, too, and what
+    /// is reserved and never used.
+    ///
+    /// The limit is in force before the initializer, and the children of a worker inherit it, each for itself. One that
+    /// leaves a worker less than 1 MiB is every call's error. A stricter limit that this program is under remains.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::builder().workers(2).memory_limit(64 << 20).build()?;
+    ///     let fates = pool.try_map(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
+    ///     assert!(fates[0].is_ok() && fates[2].is_ok());
+    ///     assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.config.policy.memory_limit = Some(bytes);
         self

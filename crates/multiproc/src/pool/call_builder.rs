@@ -58,8 +58,8 @@ impl<'pool> CallBuilder<'pool> {
     ///
     /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
     /// stopped) and another takes its place. The item fails with an error for which
-    /// [`is_timeout`](Error::is_timeout) is true, as soon as the worker is dead. No other item is affected, and items that
-    /// are in time cost a look at the clock each.
+    /// [`is_timeout`](Error::is_timeout) is true, as soon as the worker is dead. No other item is affected. Items that are in
+    /// time cost a look at the clock each. One that is run again has all of its time again.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.options.timeout = Some(time);
         self

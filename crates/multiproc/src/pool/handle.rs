@@ -54,6 +54,20 @@ impl<R> TaskHandle<R> {
     /// No other task is affected.
     ///
     /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is dead.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+    ///     assert!(task.cancel());
+    ///     assert!(task.get().unwrap_err().is_cancelled());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn cancel(&self) -> bool {
         self.core.cancel(&self.call)
     }

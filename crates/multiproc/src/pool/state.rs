@@ -243,6 +243,7 @@ impl State {
             None if lies => Some(Instant::now() + PATIENCE),
             late_at => late_at,
         };
+        self.dismiss_needless();
         turn.news |= std::mem::take(&mut self.news);
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         turn.next_look = self.next_look();
@@ -311,6 +312,19 @@ impl State {
         }
         true
     }
+
+    /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
+    /// may be a caller who takes their last results, so it is not for the pool's thread alone.
+    fn dismiss_needless(&mut self) {
+        let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
+        let is_closed = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
+        // What others have not begun may have to go to one that is idle.
+        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.unbegun(true) == 0) {
+            for worker in &mut self.workers {
+                self.sleep.must_end |= worker.dismiss();
+            }
+        }
+    }
 }
 
 /// What the pool's thread does.
@@ -376,28 +390,17 @@ impl State {
         !is_over
     }
 
-    /// Lets go of workers that will not be needed, and presses those that should be gone.
+    /// Presses workers that should be gone.
     fn end_workers(&mut self) {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
-        // What others have not begun may have to go to one that is idle.
-        let has_nothing_left =
-            self.waiting.is_empty() && self.workers.iter_mut().all(|worker| worker.unbegun(true) == 0);
         for worker in &mut self.workers {
             worker.check_lifeline();
             if is_over(worker.doom(self.policy.shutdown_timeout)) {
                 worker.end();
             }
-            match self.phase {
-                Phase::Ending { ask, kill } => {
-                    worker.dismiss();
-                    worker.press(is_over(ask), is_over(kill));
-                }
-                Phase::Open if self.broken.is_none() => {}
-                Phase::Closed if self.broken.is_none() && !has_nothing_left => {}
-                Phase::Open | Phase::Closed => {
-                    worker.dismiss();
-                }
+            if let Phase::Ending { ask, kill } = self.phase {
+                worker.press(is_over(ask), is_over(kill));
             }
         }
     }
