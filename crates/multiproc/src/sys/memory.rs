@@ -22,11 +22,23 @@ use super::atomic::{AtomicU32, AtomicU64};
 use super::fault::{self, Point};
 use crate::error::{Error, Result};
 
-/// Parks bytes in anonymous memory, to be handed over as a descriptor.
+/// Parks bytes in anonymous memory, to be handed over as a descriptor. What is behind them there is of no interest: it
+/// may be memory that has been used before, and larger.
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
-    check_limit(bytes.len())?;
     let spare = if bytes.len() >= WORTH_KEEPING { with_spare(Vec::pop) } else { None };
-    let file = File::from(spare.map_or_else(|| create(bytes.len()), Ok)?);
+    match spare {
+        Some(spare) => check_limit(bytes.len()).and_then(|()| fill(spare, bytes)),
+        None => store_exactly(bytes),
+    }
+}
+
+/// Puts bytes into anonymous memory of their own, of just their size.
+pub(crate) fn store_exactly(bytes: &[u8]) -> Result<OwnedFd> {
+    fill(create(bytes.len())?, bytes)
+}
+
+fn fill(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
+    let file = File::from(fd);
     file.write_all_at(bytes, 0)
         .map_err(|error| Error::io(&format!("write {} bytes to anonymous memory", bytes.len()), &error))?;
     Ok(file.into())
@@ -195,17 +207,6 @@ impl Drop for Shared {
     }
 }
 
-/// Whether a file may have so many bytes. To write beyond this limit does not fail but sends SIGXFSZ, which kills.
-fn check_limit(length: usize) -> Result<()> {
-    let (limit, _) =
-        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
-    if length as u64 > limit {
-        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
-        return Err(Error::system(&operation, Errno::EFBIG));
-    }
-    Ok(())
-}
-
 /// An empty file in memory, to be grown to so many bytes, and sealed if that is wanted. It cannot shrink: no process can
 /// take pages away under another that reads them (SIGBUS).
 pub(crate) fn create(length: usize) -> Result<OwnedFd> {
@@ -225,5 +226,16 @@ pub(crate) fn create(length: usize) -> Result<OwnedFd> {
 
 fn add_seals(fd: BorrowedFd<'_>, seals: SealFlag) -> Result<()> {
     fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal anonymous memory", errno))?;
+    Ok(())
+}
+
+/// Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
+fn check_limit(length: usize) -> Result<()> {
+    let (limit, _) =
+        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
+    if length as u64 > limit {
+        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
+        return Err(Error::system(&operation, Errno::EFBIG));
+    }
     Ok(())
 }

@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
 use super::fault::{self, Point};
-use super::memory::{create, store};
+use super::memory::{create, store_exactly};
 use crate::error::{Error, Result};
 
 /// What makes it unchangeable: content, size, and these seals themselves.
@@ -45,7 +45,7 @@ impl Sealed {
     /// Written, not mapped and filled: that saves a page fault for every page, which is more than the copying.
     pub(crate) fn copy(bytes: &[u8]) -> Result<(Self, OwnedFd)> {
         let length = NonZeroUsize::new(bytes.len()).ok_or_else(|| Error::invalid("nothing to seal"))?;
-        Self::seal(store(bytes)?, length)
+        Self::seal(store_exactly(bytes)?, length)
     }
 
     /// Has `fill` write so many zeroed bytes in place, and seals them. The descriptor is for others to open.
@@ -191,6 +191,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
+    use crate::sys::memory::{keep_spare, store};
 
     fn length(bytes: usize) -> NonZeroUsize {
         NonZeroUsize::new(bytes).unwrap()
@@ -242,6 +243,16 @@ mod tests {
         for announced in [1, 4999, 5001, 8192, usize::MAX] {
             assert!(Sealed::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
         }
+    }
+
+    #[test]
+    fn it_is_not_made_of_memory_that_was_used_before() {
+        for _ in 0..10 {
+            let used = store(&vec![1; 1024 * 1024]).unwrap();
+            keep_spare(used, 1024 * 1024); // which others of these tests may take, and keep
+        }
+        let (_sealed, fd) = Sealed::copy(&vec![7; 512 * 1024]).unwrap();
+        assert!(Sealed::open(fd.as_fd(), length(512 * 1024)).unwrap().bytes() == vec![7; 512 * 1024]);
     }
 
     /// As a copy of the process does that is about to execute another program.
