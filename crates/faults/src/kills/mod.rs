@@ -66,8 +66,8 @@ const KINDS: &[Kind] = &[
     kind("an end of a pipe", 2, channels::pipe),
 ];
 
-/// So often is each kind of work done before what the process has is looked at: it keeps some memory to use again.
-const WARM_UP: u32 = 5;
+/// So often is each kind of work done before the first kill, to see how long it takes.
+const WARM_UP: u32 = 3;
 /// So long may any handle take, after the first kill, to come to its result.
 const BOUND: Duration = Duration::from_secs(2);
 
@@ -140,7 +140,7 @@ impl Killer {
             }
         }
         watchdog.note(0, None);
-        self.before = Possessions::now()?;
+        self.before = Possessions::once_all_is_kept()?;
         Ok(())
     }
 
