@@ -11,6 +11,7 @@ mod watchdog;
 mod kills;
 #[cfg(multiproc_faults)]
 mod points;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand};
 fn main() -> ExitCode {
     multiproc::init();
     let good = match Arguments::parse().part {
+        Part::Soak(options) => soak::run(&options),
         Part::Kills(options) => kills::run(&options),
         #[cfg(multiproc_faults)]
         Part::Points(options) => points::run(&options),
@@ -47,6 +49,8 @@ struct Arguments {
 enum Part {
     /// Kill at random instants
     Kills(kills::Options),
+    /// Do random operations, and know what must come of them
+    Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(multiproc_faults)]
     Points(points::Options),
