@@ -68,7 +68,7 @@ pub(super) fn time_out(world: &mut World, dice: &mut StdRng) -> Result<()> {
         ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
     }
     if tube.room() == 0 {
-        let extra = item(u64::MAX, 1);
+        let extra = item(1, 1);
         let put = timely(limit, || tube.sender.send_timeout(extra.clone(), limit), Result::is_err)?;
         ensure!(put.is_err_and(|refused| refused.error().is_timeout()), "a full queue takes more");
         let put = tube.sender.try_send(extra);
@@ -80,7 +80,7 @@ pub(super) fn time_out(world: &mut World, dice: &mut StdRng) -> Result<()> {
 pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let counts = [dice.random_range(0..100), dice.random_range(0..100)];
     let workers = dice.random_bool(0.5);
-    let own = dice.random();
+    let own = someone(dice);
     if workers {
         pools::any(world, dice)?;
     }
@@ -134,7 +134,7 @@ pub(super) fn others_take(world: &mut World, dice: &mut StdRng) -> Result<()> {
 }
 
 pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (own, nap) = (dice.random(), Duration::from_micros(dice.random_range(0..5000)));
+    let (own, nap) = (someone(dice), Duration::from_micros(dice.random_range(0..5000)));
     let tube = any(world, dice)?;
     let child = Process::spawn(perform, (Job::Send(tube.sender.clone(), own, 1_000_000),))?;
     let mut next = 0;
@@ -230,6 +230,11 @@ pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
 fn make_frozen(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
     end.send(Frozen::from_slice(&numbers)?)
+}
+
+/// Another than this thread, and not one that has been before.
+fn someone(dice: &mut StdRng) -> u64 {
+    u64::from(dice.random::<u32>()) + 1
 }
 
 /// One of those there are, or a new one; it is the last then.

@@ -11,6 +11,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -146,7 +147,7 @@ impl Soak {
     /// Does something, and notes what came of it.
     fn take(&self, name: &'static str, act: impl FnOnce() -> Result<()>) {
         let begun = Instant::now();
-        let came = act();
+        let came = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| bail!("it panics"));
         let took = begun.elapsed();
         match came {
             Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).survive_all(1, Some(took)),

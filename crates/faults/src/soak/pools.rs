@@ -159,7 +159,9 @@ pub(super) fn get_timeout(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let count = workshop.account.pending.len();
     let Some(mut pending) = (count > 0).then(|| workshop.account.pending.remove(choice % count)) else { return Ok(()) };
     let got = timely(limit, || pending.handle.get_timeout(limit), |got| matches!(got, Ok(None)))?;
-    if let Some(result) = got.transpose() {
+    if pending.is_taken {
+        ensure!(got.is_err(), "a result is given a second time");
+    } else if let Some(result) = got.transpose() {
         ensure!(pending.handle.is_ready(), "what was given is not ready");
         workshop.account.check(&pending, result)?;
         pending.is_taken = true;
