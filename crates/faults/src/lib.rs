@@ -1,5 +1,7 @@
 //! What `cargo xtask faults` runs, and the lines in which it says what came of it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// What came of one kind of fault. A program prints each as JSON on a line.
@@ -40,6 +42,13 @@ impl Line {
         self.times += 1;
         self.survived += 1;
         self.worst = self.worst.into_iter().chain(worst).reduce(f64::max);
+    }
+
+    /// Several times more that it was survived, all settled after this time.
+    pub fn survive_all(&mut self, times: u64, worst: Option<Duration>) {
+        self.times += times;
+        self.survived += times;
+        self.worst = self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
     }
 
     /// One time more, which was not.

@@ -1,11 +1,17 @@
 //! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with the points at
 //! which it strikes, and runs all of them.
 
+mod interrupt;
 mod ledger;
+mod possessions;
+mod traffic;
+mod victim;
+mod watchdog;
+
+mod kills;
 #[cfg(multiproc_faults)]
 mod points;
-
-mod possessions;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -14,6 +20,8 @@ use clap::{Parser, Subcommand};
 fn main() -> ExitCode {
     multiproc::init();
     let good = match Arguments::parse().part {
+        Part::Soak(options) => soak::run(&options),
+        Part::Kills(options) => kills::run(&options),
         #[cfg(multiproc_faults)]
         Part::Points(options) => points::run(&options),
         #[cfg(not(multiproc_faults))]
@@ -39,6 +47,10 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Part {
+    /// Kill at random instants
+    Kills(kills::Options),
+    /// Do random operations, and know what must come of them
+    Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(multiproc_faults)]
     Points(points::Options),

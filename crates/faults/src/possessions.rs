@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use multiproc::{Frozen, Pool, pipe};
 
 /// Descriptors, mappings of shared memory, and children, by what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub(crate) struct Possessions {
 
 /// So long may what is left take to go: the last of a child's descriptors are closed by another thread.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// More than the library keeps of anything.
+const MOST_KEPT: usize = 16;
 
 impl Possessions {
     /// Those of this process, at this moment.
@@ -35,6 +39,25 @@ impl Possessions {
         let maps = fs::read_to_string("/proc/self/maps")?;
         let mappings = maps.lines().filter(|line| line.contains("memfd:multiproc")).count();
         Ok(Self { descriptors, mappings, children: children()? })
+    }
+
+    /// Those of this process, once the library keeps all that it will ever keep for later: memory of large items, and
+    /// `Frozen` data that has come.
+    pub(crate) fn once_all_is_kept() -> Result<Self> {
+        let pool = Pool::new(1)?;
+        let handles: Vec<_> = (0..MOST_KEPT)
+            .map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), (vec![0; 300_000],)))
+            .collect::<multiproc::Result<_>>()?;
+        handles.into_iter().try_for_each(|handle| handle.get().map(drop))?;
+        pool.join();
+        let (one, other) = pipe::<Frozen<u64>, ()>()?;
+        for number in 0..MOST_KEPT {
+            one.send(Frozen::from_slice(&[number as u64])?)?;
+            other.recv()?;
+        }
+        drop((one, other));
+        thread::sleep(GRACE / 10);
+        Self::now()
     }
 
     /// Waits until this process has no more than these.

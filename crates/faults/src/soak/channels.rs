@@ -1,0 +1,294 @@
+//! Queues and pipes, alone and between processes, and data that is frozen.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Connection, Frozen, Process, pipe};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rustix::process::Signal;
+
+use super::job::{Due, Item, Job, item, perform};
+use super::pools;
+use super::world::{World, timely};
+use crate::traffic;
+
+/// A queue, and what is in it.
+pub(super) struct Tube {
+    sender: Sender<Item>,
+    receiver: Receiver<Item>,
+    capacity: usize,
+    /// From whom, and which.
+    inside: VecDeque<(u64, u64)>,
+    /// The last that has put something in, and how much.
+    last: (u64, u64),
+}
+
+/// So many at most.
+const MOST: usize = 3;
+
+pub(super) fn put(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let (count, way) = (dice.random_range(1..20), dice.random_range(0..3));
+    let tube = any(world, dice)?;
+    let count = count.min(tube.room());
+    let items: Vec<_> = (0..count).map(|_| tube.next()).collect();
+    match way {
+        0 => tube.sender.send_all(items)?,
+        1 => items.into_iter().try_for_each(|item| tube.sender.try_send(item))?,
+        _ => items.into_iter().try_for_each(|item| tube.sender.send_timeout(item, Duration::from_secs(5)))?,
+    }
+    let inside = tube.inside.len();
+    ensure!(tube.sender.len() == inside, "{} items are said to be inside, and {inside} are", tube.sender.len());
+    Ok(())
+}
+
+pub(super) fn take(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let (count, together) = (dice.random_range(1..20), dice.random_bool(0.5));
+    let tube = any(world, dice)?;
+    if together && !tube.inside.is_empty() {
+        let items = tube.receiver.recv_many(count)?;
+        ensure!((1..=count).contains(&items.len()), "{} items come at once", items.len());
+        return items.into_iter().try_for_each(|item| tube.expect(item?));
+    }
+    (0..count.min(tube.inside.len())).try_for_each(|_| {
+        let item = tube.receiver.recv()?;
+        tube.expect(item)
+    })
+}
+
+pub(super) fn time_out(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(dice.random_range(0..10_000));
+    let tube = any(world, dice)?;
+    if tube.inside.is_empty() {
+        let taken = timely(limit, || tube.receiver.recv_timeout(limit), |taken| matches!(taken, Ok(None)))?;
+        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+        let taken = tube.receiver.try_recv();
+        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+    }
+    if tube.room() == 0 {
+        let extra = item(1, 1);
+        let put = timely(limit, || tube.sender.send_timeout(extra.clone(), limit), Result::is_err)?;
+        ensure!(put.is_err_and(|refused| refused.error().is_timeout()), "a full queue takes more");
+        let put = tube.sender.try_send(extra);
+        ensure!(put.is_err_and(|refused| refused.error().is_full()), "a full queue takes more");
+    }
+    Ok(())
+}
+
+pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let counts = [dice.random_range(0..100), dice.random_range(0..100)];
+    let workers = dice.random_bool(0.5);
+    let own = someone(dice);
+    if workers {
+        pools::any(world, dice)?;
+    }
+    let tube = any(world, dice)?;
+    let job = |place: usize| Job::Send(tube.sender.clone(), own + place as u64, counts[place]);
+    let jobs = [job(0), job(1)];
+    let total = tube.inside.len() + usize::try_from(counts.iter().sum::<u64>())?;
+    let receiver = tube.receiver.clone();
+    let come = move || -> Result<Vec<Item>> { (0..total).map(|_| Ok(receiver.recv()?)).collect() };
+    let (items, dues) = if workers {
+        let mut inside = Vec::new();
+        let mut ends = Vec::new();
+        let Some(workshop) = world.pools.first_mut() else { return Ok(()) };
+        // A worker that was just killed may take one of them into death: then there is no counting.
+        if workshop.account.has_killed() {
+            return Ok(());
+        }
+        let handles: Vec<_> = jobs.into_iter().map(|job| workshop.pool.submit(perform, (job,))).collect();
+        inside.extend(come()?);
+        for handle in handles {
+            ends.push(handle?.get());
+        }
+        (inside, ends)
+    } else {
+        let children = jobs.map(|job| Process::spawn(perform, (job,)));
+        let items = come()?;
+        (items, children.into_iter().map(|child| child.and_then(Process::join)).collect())
+    };
+    for (due, count) in dues.iter().zip(counts) {
+        Due::Value(count).check(due)?;
+    }
+    let Some(tube) = world.queues.last_mut() else { return Ok(()) };
+    let mut next = [0; 2];
+    for item in items {
+        match item.0.wrapping_sub(own) {
+            place @ 0..2 => tube.expect_from(item, &mut next[usize::try_from(place)?])?,
+            _ => tube.expect(item)?,
+        }
+    }
+    ensure!(next == counts, "{next:?} of {counts:?} come");
+    Ok(())
+}
+
+pub(super) fn others_take(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let most = dice.random_range(0..30);
+    let tube = any(world, dice)?;
+    let count = most.min(tube.inside.len());
+    let child = Process::spawn(perform, (Job::Take(tube.receiver.clone(), count as u64),))?;
+    let sum = tube.inside.drain(..count).map(|(_, number)| number).sum();
+    Due::Value(sum).check(&child.join())
+}
+
+pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let (own, nap) = (someone(dice), Duration::from_micros(dice.random_range(0..5000)));
+    let tube = any(world, dice)?;
+    let child = Process::spawn(perform, (Job::Send(tube.sender.clone(), own, 1_000_000),))?;
+    let mut next = 0;
+    std::thread::sleep(nap);
+    child.kill()?;
+    let end = child.join();
+    ensure!(end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())), "it ends by {end:?}");
+    while let Some(item) = tube.receiver.try_recv()? {
+        if item.0 == own { tube.expect_from(item, &mut next)? } else { tube.expect(item)? }
+    }
+    ensure!(tube.inside.is_empty(), "{:?} are lost", tube.inside);
+    Ok(())
+}
+
+pub(super) fn killed_consumer(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let nap = Duration::from_micros(dice.random_range(0..3000));
+    let tube = any(world, dice)?;
+    let items: Vec<_> = (0..tube.room().min(100)).map(|_| tube.next()).collect();
+    tube.sender.send_all(items)?;
+    let child = Process::spawn(perform, (Job::Take(tube.receiver.clone(), u64::MAX),))?;
+    std::thread::sleep(nap);
+    child.kill()?;
+    ensure!(child.join().is_err(), "it takes more than there is");
+    // It has taken the first, some of them.
+    let rest: Vec<Item> = std::iter::from_fn(|| tube.receiver.try_recv().transpose()).collect::<multiproc::Result<_>>()?;
+    let taken = tube.inside.len().checked_sub(rest.len()).context("more come than there were")?;
+    tube.inside.drain(..taken);
+    rest.into_iter().try_for_each(|item| tube.expect(item))
+}
+
+/// From the one through a queue to the other.
+pub(super) fn relay(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    let (capacity, count) = (dice.random_range(1..100), dice.random_range(0..200));
+    let workshop = pools::any(world, dice)?;
+    let (sender, receiver) = bounded(capacity)?;
+    let child = Process::spawn(perform, (Job::Send(sender, 0, count),))?;
+    let task = workshop.pool.submit(perform, (Job::Take(receiver, count),))?.get();
+    let sent = child.join();
+    match task {
+        // Who would have taken it is dead, and the child may have learnt of it.
+        Err(error) if workshop.account.may_fail_by(&error) => Due::Or(count).check(&sent),
+        taken => {
+            Due::Value((0..count).sum()).check(&taken)?;
+            Due::Value(count).check(&sent)
+        }
+    }
+}
+
+pub(super) fn hang_up(world: &mut World, dice: &mut StdRng) -> Result<()> {
+    any(world, dice)?;
+    world.queues.pop().map_or(Ok(()), Tube::hang_up)
+}
+
+pub(super) fn talk(_: &mut World, dice: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(dice.random_range(0..5000));
+    let (questions, killed_at) = (dice.random_range(1..20), dice.random_range(0..40));
+    let (ours, theirs) = pipe()?;
+    let child = Process::spawn(traffic::answer, (theirs,))?;
+    let is_ready = timely(limit, || ours.poll(limit), |ready| matches!(ready, Ok(false)))??;
+    ensure!(!is_ready, "an answer comes before the question");
+    for number in 0..questions {
+        if number == killed_at {
+            child.kill()?;
+        }
+        match traffic::ask(&ours, number)? {
+            Some(is_right) => ensure!(is_right, "a wrong answer comes to question {number}"),
+            None => ensure!(number >= killed_at, "the other end is gone at question {number}"),
+        }
+    }
+    drop(ours);
+    match child.join() {
+        Err(error) => ensure!(killed_at < questions && error.signal() == Some(9), "{error}"),
+        Ok(ended) => {
+            ensure!(killed_at >= questions, "it was killed, and ends well");
+            ended?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
+    let length = dice.random_range(0..20_000);
+    let (ours, theirs) = pipe::<(), Frozen<u64>>()?;
+    let maker = Process::spawn(make_frozen, (theirs, length))?;
+    let numbers = ours.recv()?.context("nothing comes")?;
+    maker.join()??;
+    ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
+    let readers = [(); 2].map(|()| Process::spawn(perform, (Job::Sum(numbers.clone()),)));
+    drop(numbers);
+    readers.into_iter().try_for_each(|reader| Due::Value((0..length).sum()).check(&reader.and_then(Process::join)))
+}
+
+fn make_frozen(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Result<()> {
+    let numbers: Vec<u64> = (0..length).collect();
+    end.send(Frozen::from_slice(&numbers)?)
+}
+
+/// Another than this thread, and not one that has been before.
+fn someone(dice: &mut StdRng) -> u64 {
+    u64::from(dice.random::<u32>()) + 1
+}
+
+/// One of those there are, or a new one; it is the last then.
+fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Tube> {
+    let place = dice.random_range(0..MOST);
+    let capacity = [1, 5, 100, 1000][dice.random_range(0..4)];
+    if place < world.queues.len() {
+        let tube = world.queues.remove(place);
+        world.queues.push(tube);
+    } else {
+        world.queues.push(Tube::new(capacity)?);
+    }
+    world.queues.last_mut().context("there is none")
+}
+
+impl Tube {
+    fn new(capacity: u32) -> Result<Self> {
+        let (sender, receiver) = bounded(capacity)?;
+        Ok(Self { sender, receiver, capacity: capacity as usize, inside: VecDeque::new(), last: (0, 0) })
+    }
+
+    fn room(&self) -> usize {
+        self.capacity - self.inside.len()
+    }
+
+    /// The next item that this thread puts in; it counts as inside.
+    fn next(&mut self) -> Item {
+        let (own, number) = self.last;
+        self.last.1 += 1;
+        self.inside.push_back((own, number));
+        item(own, number)
+    }
+
+    /// The next that comes must be this.
+    fn expect(&mut self, came: Item) -> Result<()> {
+        let Some((own, number)) = self.inside.pop_front() else { bail!("item {} of {} comes", came.1, came.0) };
+        ensure!(came == item(own, number), "item {} of {} comes, not {number} of {own}", came.1, came.0);
+        Ok(())
+    }
+
+    /// The next that comes of another must be his next.
+    fn expect_from(&self, came: Item, next: &mut u64) -> Result<()> {
+        ensure!(came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
+        *next += 1;
+        Ok(())
+    }
+
+    /// What is inside still comes, and then the end.
+    pub(super) fn hang_up(mut self) -> Result<()> {
+        let receiver = self.receiver.clone();
+        let (sender, _) = bounded(1)?;
+        drop(std::mem::replace(&mut self.sender, sender));
+        receiver.into_iter().try_for_each(|item| self.expect(item?))?;
+        ensure!(self.inside.is_empty(), "{:?} are lost", self.inside);
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! What children and workers are given to do, and what must come of it.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use multiproc::queue::{Receiver, Sender};
+use multiproc::{Connection, Error, Frozen, Pool, Process};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// From whom, which, and some bytes.
+pub(super) type Item = (u64, u64, ByteBuf);
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Job {
+    /// So many microseconds later, a value.
+    Value(u64, u64),
+    /// How many bytes these are.
+    Length(ByteBuf),
+    /// The sum of these.
+    Sum(Frozen<u64>),
+    /// The value, once the other end is gone.
+    Wait(Connection<(), ()>, u64),
+    /// Puts so many items into a queue.
+    Send(Sender<Item>, u64, u64),
+    /// Takes so many items out of a queue; gives the sum of their numbers.
+    Take(Receiver<Item>, u64),
+    /// The sum of the numbers up to this, by a pool of its own.
+    Pool(u64),
+    /// What a child of its own makes of that.
+    Child(Box<Job>),
+    Panic,
+    Exit(i32),
+}
+
+/// What must come of a job, if nobody interferes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Value(u64),
+    Panic,
+    Exit(i32),
+    /// This, or an error since another has interfered: a queue has lost its other ends.
+    Or(u64),
+}
+
+/// Of the jobs that need nothing but themselves. Some, if they `may_fail`, do.
+pub(super) fn any(dice: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, Due)> {
+    let number = dice.random_range(0..1000);
+    let nap = dice.random_range(0..2000);
+    Ok(match dice.random_range(0..if may_fail { 24 } else { 22 }) {
+        0..10 => (Job::Value(0, number), Due::Value(number)),
+        10..16 => (Job::Value(nap, number), Due::Value(number)),
+        16..18 => {
+            let length = dice.random_range(0..400_000_u32);
+            (Job::Length(ByteBuf::from(vec![1; length as usize])), Due::Value(length.into()))
+        }
+        18..20 => {
+            let numbers: Vec<u64> = (0..number).collect();
+            (Job::Sum(Frozen::from_slice(&numbers)?), Due::Value(numbers.iter().sum()))
+        }
+        20 => (Job::Pool(number), Due::Value((0..number).sum())),
+        21 => (Job::Child(Box::new(Job::Value(nap, number))), Due::Value(number)),
+        22 => (Job::Panic, Due::Panic),
+        _ => (Job::Exit(7), Due::Exit(7)),
+    })
+}
+
+/// Does it.
+pub(super) fn perform(job: Job) -> u64 {
+    let tried = |job: Job| -> multiproc::Result<u64> {
+        match job {
+            Job::Value(micros, value) => {
+                thread::sleep(Duration::from_micros(micros));
+                Ok(value)
+            }
+            Job::Length(bytes) => Ok(bytes.len() as u64),
+            Job::Sum(numbers) => Ok(numbers.iter().sum()),
+            Job::Wait(gate, value) => gate.recv().map(|_| value),
+            Job::Send(items, own, count) => {
+                (0..count).try_for_each(|number| items.send(item(own, number)))?;
+                Ok(count)
+            }
+            Job::Take(items, count) => (0..count).map(|_| items.recv().map(|(_, number, _)| number)).sum(),
+            Job::Pool(end) => Ok(Pool::new(2)?.map(|number: u64| number, 0..end)?.into_iter().sum()),
+            Job::Child(job) => Process::spawn(perform, (*job,))?.join(),
+            Job::Panic => std::panic::resume_unwind(Box::new(PANIC)), // which says nothing to standard error
+            Job::Exit(code) => std::process::exit(code),
+        }
+    };
+    tried(job).unwrap_or_else(|error| panic!("a job fails: {error}"))
+}
+
+const PANIC: &str = "as it must";
+
+/// Most are small; a few do not fit into the ring beside others.
+pub(super) fn item(own: u64, number: u64) -> Item {
+    let length = if (own + number) % 50 == 49 { 600_000 } else { number as usize % 200 };
+    (own, number, ByteBuf::from(vec![number.to_le_bytes()[0]; length]))
+}
+
+impl Due {
+    /// Holds a result against what is due.
+    pub(super) fn check(self, result: &Result<u64, Error>) -> Result<()> {
+        match (self, result) {
+            (Self::Value(due) | Self::Or(due), Ok(value)) => ensure!(*value == due, "{value} comes, and {due} is due"),
+            (Self::Panic, Err(error)) if error.is_panic() => ensure!(error.to_string().ends_with(PANIC), "{error}"),
+            (Self::Exit(due), Err(error)) => ensure!(error.exit_code() == Some(due), "{error}"),
+            (Self::Or(_), Err(error)) if error.is_panic() => {}
+            (_, Err(error)) => bail!("{self:?} is due: {error}"),
+            (_, Ok(value)) => bail!("{self:?} is due, and {value} comes"),
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_failure(self) -> bool {
+        !matches!(self, Self::Value(_))
+    }
+}

@@ -1,0 +1,220 @@
+//! Random operations against a model that knows what must come of them.
+//!
+//! Several threads, each with children, pools and queues of its own, do one operation after the other; the seed says
+//! which. After some hundred, everything is brought to its end, and the process must have what it had before.
+
+mod channels;
+mod children;
+mod job;
+mod pools;
+mod world;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use faults::Line;
+use indicatif::{ProgressBar, ProgressStyle};
+use procfs::process::Process;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::interrupt;
+use crate::possessions::Possessions;
+use crate::watchdog::Watchdog;
+use world::{OPERATIONS, Operation, World};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How long, as 30s or 10m
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    time: Duration,
+    /// What determines the operations
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// How many threads do them at the same time
+    #[arg(long, value_name = "N", default_value = "3")]
+    threads: usize,
+}
+
+fn parse_time(text: &str) -> Result<Duration> {
+    let unit = text.find(|c: char| !c.is_ascii_digit()).with_context(|| format!("`{text}` has no unit: 30s, 10m"))?;
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => bail!("there is no unit `{unit}`: 30s, 10m"),
+    };
+    Ok(Duration::from_secs(number.parse::<u64>()?.saturating_mul(seconds)))
+}
+
+/// After so many operations of all threads together, everything is brought to its end.
+const BETWEEN_LOOKS: u64 = 500;
+/// After so many looks the process has all that it keeps for later.
+const WARM_UP: u64 = 3;
+/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in use.
+const MOST_GROWTH: u64 = 32 * 1024 * 1024;
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let threads = options.threads.max(1);
+    let mut again = format!("cargo xtask faults --seed {seed} --only soak");
+    if threads != 3 {
+        write!(again, " --threads {threads}")?;
+    }
+    eprintln!("soak with `{again}`");
+    interrupt::heed()?;
+    let lines = Lines::new(again);
+    let watchdog = Watchdog::new(threads, tell_of_hang(lines.clone()))?;
+    let soak = Soak { seed, threads, until: Instant::now() + options.time, lines, watchdog, failed: AtomicBool::new(false) };
+    soak.run(options.time)?;
+    soak.lines.print();
+    Ok(!soak.failed.load(Ordering::Relaxed))
+}
+
+struct Soak {
+    seed: u64,
+    threads: usize,
+    until: Instant,
+    lines: Lines,
+    watchdog: Watchdog,
+    /// Something was not as it must be: that is the end.
+    failed: AtomicBool,
+}
+
+impl Soak {
+    fn run(&self, time: Duration) -> Result<()> {
+        let bar = progress(time);
+        let before = Possessions::once_all_is_kept()?;
+        let mut memory = 0;
+        for look in 0.. {
+            thread::scope(|scope| {
+                for thread in 0..self.threads {
+                    scope.spawn(move || self.be_thread(thread, look));
+                }
+            });
+            if look < WARM_UP {
+                memory = memory_in_use()?;
+            }
+            self.take("what is left behind", || {
+                before.await_return()?;
+                let now = memory_in_use()?;
+                ensure!(now <= memory + MOST_GROWTH, "{now} bytes of memory are in use, and it were {memory}");
+                Ok(())
+            });
+            if self.is_over() {
+                break;
+            }
+            bar.set_position(time.as_secs().saturating_sub(self.left().as_secs()));
+            bar.set_message(format!("{} operations", (look + 1) * BETWEEN_LOOKS));
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+
+    fn is_over(&self) -> bool {
+        self.left().is_zero() || self.failed.load(Ordering::Relaxed) || interrupt::came()
+    }
+
+    fn be_thread(&self, thread: usize, look: u64) {
+        let mut world = World::default();
+        for step in 0..BETWEEN_LOOKS / self.threads as u64 {
+            if self.is_over() {
+                break;
+            }
+            // Each step throws its own dice: how an earlier one went changes nothing about it.
+            let mut dice = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
+            let operation = choose(&mut dice);
+            self.watchdog.note(thread, Some(format!("{}, operation {step} of thread {thread}, after look {look}", operation.name)));
+            self.take(operation.name, || (operation.run)(&mut world, &mut dice));
+        }
+        self.watchdog.note(thread, Some(format!("bringing all to its end, in thread {thread} after look {look}")));
+        self.take("bring all to its end", || world.drain());
+        self.watchdog.note(thread, None);
+    }
+
+    /// Does something, and notes what came of it.
+    fn take(&self, name: &'static str, act: impl FnOnce() -> Result<()>) {
+        let begun = Instant::now();
+        let came = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| bail!("it panics"));
+        let took = begun.elapsed();
+        match came {
+            Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).survive_all(1, Some(took)),
+            Err(_) if interrupt::comes() => {}
+            // What fails after a failure may have failed of it.
+            Err(error) if !self.failed.swap(true, Ordering::Relaxed) => self.lines.fail(name, &format!("{error:#}")),
+            Err(_) => {}
+        }
+    }
+}
+
+fn choose(dice: &mut StdRng) -> &'static Operation {
+    let mut throw = dice.random_range(0..OPERATIONS.iter().map(|operation| operation.weight).sum());
+    let is_it = |operation: &&Operation| {
+        let is_it = throw < operation.weight;
+        throw = throw.saturating_sub(operation.weight);
+        is_it
+    };
+    OPERATIONS.iter().find(is_it).unwrap_or(&OPERATIONS[0])
+}
+
+/// The memory that this process alone uses, in bytes.
+fn memory_in_use() -> Result<u64> {
+    let status = Process::myself()?.status()?;
+    Ok(status.rssanon.context("the system does not say how much memory is in use")? * 1024)
+}
+
+/// What came of each kind of operation, and how to have it again.
+#[derive(Clone)]
+struct Lines {
+    lines: Arc<Mutex<BTreeMap<&'static str, Line>>>,
+    again: String,
+}
+
+impl Lines {
+    fn new(again: String) -> Self {
+        Self { lines: Arc::default(), again }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, name: &'static str, why: &str) {
+        let failure = format!("{why}; have it again with `{}`", self.again);
+        eprintln!("{name}: {failure}");
+        self.lock().entry(name).or_insert_with(|| line(name)).fail(failure);
+    }
+
+    fn print(&self) {
+        self.lock().values().for_each(Line::print);
+    }
+}
+
+fn line(name: &str) -> Line {
+    Line::new("soak", name)
+}
+
+fn tell_of_hang(lines: Lines) -> impl Fn(&str) {
+    move |what| {
+        lines.fail("a hang", what);
+        lines.print();
+    }
+}
+
+fn progress(time: Duration) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} s, {msg}");
+    let bar = ProgressBar::new(time.as_secs());
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
