@@ -5,4 +5,5 @@
 
 pub mod bench;
 pub mod faults;
+mod programs;
 pub mod verify;
