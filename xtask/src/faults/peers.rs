@@ -27,7 +27,10 @@ const ABUSES: [(&str, &str); 6] = [
     ("task-exits", "One of 20 tasks calls `exit`"),
     ("undecodable", "One of 20 results does not decode where it is received"),
     (PARENT_KILLED, "The parent is killed (SIGKILL) while both workers run tasks of 3 s"),
-    (LOCK_HOLDER_KILLED, "The holder of a lock is killed (SIGKILL); another process waits for it"),
+    (
+        LOCK_HOLDER_KILLED,
+        "The holder of a lock (a queue's; in Python, a `Lock`) is killed (SIGKILL), and another process wants it",
+    ),
     (DEATH_AT_BIRTH, "Each worker dies (SIGKILL) in its initializer"),
 ];
 
@@ -234,7 +237,7 @@ fn row(contestant: &str, abuse: &str, seen: Seen) -> Row {
             match (left, late) {
                 (0, _) => "all its processes die with it".to_owned(),
                 (_, 0) => "its processes live on, then end".to_owned(),
-                _ => format!("{late} processes live on for good"),
+                _ => format!("{late} processes live on, long after their tasks"),
             }
         }
         (None, None) => "waits for ever".to_owned(),
@@ -252,7 +255,7 @@ fn row(contestant: &str, abuse: &str, seen: Seen) -> Row {
         (Some(saw), Some(_)) => saw,
     };
     if abuse == DEATH_AT_BIRTH {
-        let _ = write!(row.saw, "; {present} workers were started");
+        let _ = write!(row.saw, "; workers started: {present}");
     }
     row
 }
@@ -314,7 +317,7 @@ mod tests {
         );
         assert_eq!(
             cell(&killed([4, 2], Duration::from_secs(9))),
-            "2 processes live on for good<br>4 processes left"
+            "2 processes live on, long after their tasks<br>4 processes left"
         );
     }
 
