@@ -5,5 +5,6 @@
 
 pub mod bench;
 pub mod faults;
+mod programs;
 pub mod valgrind;
 pub mod verify;

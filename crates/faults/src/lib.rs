@@ -1,5 +1,10 @@
 //! What `cargo xtask faults` runs, and the lines in which it says what came of it.
 
+// A program either works or ends with the error's own words: there is nobody else to tell.
+#![allow(clippy::missing_errors_doc)]
+
+pub mod witness;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -48,7 +53,8 @@ impl Line {
     pub fn survive_all(&mut self, times: u64, worst: Option<Duration>) {
         self.times += times;
         self.survived += times;
-        self.worst = self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
+        self.worst =
+            self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
     }
 
     /// One time more, which was not.

@@ -1,6 +1,7 @@
 //! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with the points at
 //! which it strikes, and runs all of them.
 
+mod abuse;
 mod interrupt;
 mod ledger;
 mod possessions;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Part::Points => {
             Err(anyhow::anyhow!("this program is built without the points: run `cargo xtask faults`"))
         }
+        Part::Abuse { abuse } => abuse::run(abuse),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,
@@ -57,4 +59,6 @@ enum Part {
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(not(multiproc_faults))]
     Points,
+    /// Do to the library what `cargo xtask faults --peers` also does to others, and say what its caller saw
+    Abuse { abuse: abuse::Abuse },
 }

@@ -1,18 +1,16 @@
 //! The programs whose contestants are measured: built, and asked what they have.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fs;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use bench::case::{self, Case};
 use bench::program::Listed;
-use cargo_metadata::{Message, MetadataCommand};
+use cargo_metadata::MetadataCommand;
 
 use super::results::Kind;
+use crate::programs::{PEERS as FOLDER, build, build_peer, pinned, python};
 
 /// What one contestant does about one case.
 pub(super) struct Entry {
@@ -67,68 +65,33 @@ impl Workshop {
     }
 
     fn add_peers(&self, all: &mut Contestants) -> Result<()> {
-        let folder = self.root.join("crates/bench-peers");
-        let target = self.target.join("bench-peers").display().to_string();
         for peer in PEERS {
             // Each by itself, since the next one may build where this one does not.
-            match build(&folder, &["--target-dir", &target, "--bin", peer]) {
-                Ok(mut built) => {
-                    let program =
-                        built.remove(peer).with_context(|| format!("cargo did not build `{peer}`"))?;
-                    all.entries.extend(list(&program, vec![])?);
-                }
+            match build_peer(&self.root, &self.target, peer) {
+                Ok(program) => all.entries.extend(list(&program, vec![])?),
                 Err(error) => {
                     all.notes.push(format!("{peer} cannot be built here: {error:#}"));
                     all.entries.extend(not_buildable(peer));
                 }
             }
         }
-        let manifest = fs::read_to_string(folder.join("Cargo.toml"))?;
+        let manifest = fs::read_to_string(self.root.join(FOLDER).join("Cargo.toml"))?;
         let version = |peer: &&str| Some(((*peer).to_owned(), pinned(&manifest, peer)?));
         all.versions.extend(PEERS.iter().filter_map(version));
         Ok(())
     }
 
     fn add_python(&self, all: &mut Contestants) -> Result<()> {
-        // The name on the path may be a script that looks for the real one each time.
-        let ask = "import sys; print(sys.executable); print(sys.version.split()[0])";
-        let answer = Command::new("python3").args(["-c", ask]).stderr(Stdio::null()).output();
-        let answer = answer.ok().filter(|answer| answer.status.success());
-        let answer = answer.and_then(|answer| String::from_utf8(answer.stdout).ok());
-        let Some((python, version)) = answer.as_deref().and_then(|answer| answer.trim().split_once('\n'))
-        else {
+        let Some((python, version)) = python() else {
             all.notes
                 .push("Python's multiprocessing is skipped: there is no python3 on this machine".to_owned());
             return Ok(());
         };
-        let script = self.root.join("crates/bench-peers/python_peer.py").display().to_string();
-        all.entries.extend(list(Path::new(python), vec![script])?);
-        all.versions.push(("CPython".to_owned(), version.to_owned()));
+        let script = self.root.join(FOLDER).join("python_peer.py").display().to_string();
+        all.entries.extend(list(&python, vec![script])?);
+        all.versions.push(("CPython".to_owned(), version));
         Ok(())
     }
-}
-
-/// Builds with all optimisations what a manifest's folder has; gives the programs by their names.
-fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
-        .args(what)
-        .current_dir(folder)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
-    let messages = build.stdout.take().context("cargo has no output")?;
-    let mut programs = BTreeMap::new();
-    for message in Message::parse_stream(BufReader::new(messages)) {
-        if let Message::CompilerArtifact(artifact) = message?
-            && let Some(path) = artifact.executable
-        {
-            programs.insert(artifact.target.name, path.into());
-        }
-    }
-    ensure!(build.wait()?.success(), "cargo build fails");
-    Ok(programs)
 }
 
 /// Asks a program what it has.
@@ -159,23 +122,4 @@ fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
         case,
         way: Way::NotBuildable,
     })
-}
-
-/// The version of a package that a manifest demands exactly.
-fn pinned(manifest: &str, package: &str) -> Option<String> {
-    let demand =
-        |line: &str| Some(line.strip_prefix(package)?.strip_prefix(" = \"=")?.strip_suffix('"')?.to_owned());
-    manifest.lines().find_map(demand)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_manifest_says_the_exact_version() {
-        let manifest = "[dependencies]\nrayon-core = \"=1.1.0\"\nrayon = \"=1.12.0\"\nserde = \"1\"\n";
-        assert_eq!(pinned(manifest, "rayon").as_deref(), Some("1.12.0"));
-        assert_eq!(pinned(manifest, "serde"), None);
-    }
 }

@@ -4,6 +4,7 @@
 //! its own, so that nothing else is built anew. Each of its parts runs under both start methods, the two at the same time.
 
 mod page;
+mod peers;
 mod table;
 
 use std::env;
@@ -12,12 +13,16 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::MetadataCommand;
 use claims::Machine;
 use clap::Args;
 use faults::Line;
+
+use crate::programs;
+use crate::verify::runner::Runner;
 
 #[derive(Args)]
 pub struct Options {
@@ -33,9 +38,12 @@ pub struct Options {
     /// How many processes are killed at random instants
     #[arg(long, value_name = "N", default_value = "10000")]
     kills: u64,
-    /// Only this part (points, kills, soak), or this named point
+    /// Only this part (points, kills, soak, peers), or this named point
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
+    /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
+    #[arg(long)]
+    peers: bool,
     /// A look, as in continuous integration: each point once, 300 kills, one soak of 30 s
     #[arg(long, conflicts_with_all = ["time", "soaks", "kills"])]
     quick: bool,
@@ -65,6 +73,9 @@ struct Effort {
 
 /// Whether everything was survived.
 pub fn run(options: &Options) -> Result<bool> {
+    if options.only.as_deref() == Some("peers") {
+        return compare();
+    }
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let program = build(metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path())?;
     let effort = Effort::of(options);
@@ -82,7 +93,31 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.write {
         page::write(&report, &metadata.workspace_root.as_std_path().join("docs/reliability.md"))?;
     }
-    Ok(report.lines.iter().flatten().all(|line| line.failures.is_empty()))
+    let survived = report.lines.iter().flatten().all(|line| line.failures.is_empty());
+    Ok(if options.peers { compare()? && survived } else { survived })
+}
+
+/// Abuses this library and others. Whether this one has stood it.
+fn compare() -> Result<bool> {
+    let metadata = MetadataCommand::new().no_deps().exec()?;
+    let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
+    let mut built = programs::build(root, &["--package", "faults", "--bin", "faults"])?;
+    let own = built.remove("faults").context("cargo did not build `faults`")?;
+    let runner = Runner::new(root, Duration::ZERO)?;
+    runner.end_at_interrupt(|| ())?;
+    let comparison = peers::compare(&runner, root, target, &own)?;
+    for note in &comparison.notes {
+        println!("{note}.");
+    }
+    for (name, version) in &comparison.versions {
+        println!("{name} {version}");
+    }
+    println!("\n{}", comparison.markdown()?);
+    let failures = comparison.failures();
+    for failure in &failures {
+        eprintln!("failed: {failure}");
+    }
+    Ok(failures.is_empty())
 }
 
 impl Effort {
@@ -112,10 +147,13 @@ fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
         Some("points") => vec![points],
         Some("kills") => vec![random],
         Some("soak") => soaks.collect(),
+        Some("peers") => vec![],
         Some(point) if point.contains(':') => {
             vec![points.into_iter().chain(words(&[&"--only", &point])).collect()]
         }
-        Some(other) => bail!("`{other}` is no part (points, kills, soak) and no point (such as child:born)"),
+        Some(other) => {
+            bail!("`{other}` is no part (points, kills, soak, peers) and no point (such as child:born)")
+        }
     })
 }
 

@@ -76,13 +76,22 @@ pub fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
 
 /// Gives the other processes of an ended program a time to end, then kills them and says which they were.
 pub fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Process> {
-    let pid = pid_of(child).as_raw();
-    let mine = |group: i32, its_mark: Option<&Path>| group == pid || its_mark == Some(mark);
-    let leaked = living_after(grace, || living(&started(), mine));
+    let leaked = outliving(child, mark, grace);
     if !leaked.is_empty() {
-        living_after(DEATH, || kill_living(&started(), mine));
+        living_after(DEATH, || kill_living(&started(), of_run(child, mark)));
     }
     leaked
+}
+
+/// The other processes of an ended program that still live after so much time. Comes back sooner if none does.
+pub fn outliving(child: &Child, mark: &Path, time: Duration) -> Vec<Process> {
+    living_after(time, || living(&started(), of_run(child, mark)))
+}
+
+/// Whether a process is of this run, by its group and its mark.
+fn of_run(child: &Child, mark: &Path) -> impl Fn(i32, Option<&Path>) -> bool {
+    let pid = pid_of(child).as_raw();
+    move |group, its_mark| group == pid || its_mark == Some(mark)
 }
 
 /// Buries the program that has ended.

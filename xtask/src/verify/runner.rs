@@ -57,9 +57,15 @@ impl Runner {
         })?)
     }
 
-    pub fn run(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Observed> {
+    /// A temporary folder for one more run, and its mark.
+    pub fn new_run(&self) -> io::Result<PathBuf> {
         let folder = self.folder.path().join(self.runs.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&folder)?;
+        Ok(folder)
+    }
+
+    pub fn run(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Observed> {
+        let folder = self.new_run()?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows what a plain environment gives.

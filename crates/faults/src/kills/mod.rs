@@ -76,12 +76,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let again = format!("`cargo xtask faults --seed {seed} --only kills`");
     eprintln!("kills with {again}");
     interrupt::heed()?;
-    let wanted = |kind: &&Kind| options.victim.as_ref().is_none_or(|text| kind.victim.contains(text.as_str()));
+    let wanted =
+        |kind: &&Kind| options.victim.as_ref().is_none_or(|text| kind.victim.contains(text.as_str()));
     let kinds: Vec<_> = KINDS.iter().filter(wanted).filter(|kind| !is_of_other_method(kind)).collect();
     let lines: Vec<_> = kinds.iter().map(|kind| Line::new("kills", kind.victim)).collect();
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, tell_of_hang(Arc::clone(&lines), again.clone()))?;
-    let mut killer = Killer { seed, lengths: vec![Duration::ZERO; kinds.len()], before: Possessions::default() };
+    let mut killer =
+        Killer { seed, lengths: vec![Duration::ZERO; kinds.len()], before: Possessions::default() };
     killer.warm_up(&kinds, &watchdog)?;
 
     let bar = progress(options.count);
@@ -118,7 +120,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// Where each child is a program of its own, there is no fork server.
 fn is_of_other_method(kind: &Kind) -> bool {
-    kind.victim == "the fork server" && std::env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn")
+    kind.victim == "the fork server"
+        && std::env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn")
 }
 
 struct Killer {

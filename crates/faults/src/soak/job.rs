@@ -105,8 +105,12 @@ impl Due {
     /// Holds a result against what is due.
     pub(super) fn check(self, result: &Result<u64, Error>) -> Result<()> {
         match (self, result) {
-            (Self::Value(due) | Self::Or(due), Ok(value)) => ensure!(*value == due, "{value} comes, and {due} is due"),
-            (Self::Panic, Err(error)) if error.is_panic() => ensure!(error.to_string().ends_with(PANIC), "{error}"),
+            (Self::Value(due) | Self::Or(due), Ok(value)) => {
+                ensure!(*value == due, "{value} comes, and {due} is due")
+            }
+            (Self::Panic, Err(error)) if error.is_panic() => {
+                ensure!(error.to_string().ends_with(PANIC), "{error}")
+            }
             (Self::Exit(due), Err(error)) => ensure!(error.exit_code() == Some(due), "{error}"),
             (Self::Or(_), Err(error)) if error.is_panic() => {}
             (_, Err(error)) => bail!("{self:?} is due: {error}"),

@@ -1,0 +1,100 @@
+//! Six lines of abuse, which `cargo xtask faults --peers` also inflicts on other libraries. Each is a run of its own, and
+//! says what its caller saw.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use faults::witness::{self, Cube, ITEMS};
+use multiproc::queue::{self, Receiver};
+use multiproc::{Call, Pool, Process};
+use procfs::process as procfs;
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Abuse {
+    /// One worker is killed in the middle of a map
+    WorkerKilled,
+    /// A task calls exit
+    TaskExits,
+    /// A result does not decode where it is received
+    Undecodable,
+    /// The parent is killed while its workers are busy
+    ParentKilled,
+    /// The process that holds a queue's lock is killed, and others wait for that
+    LockHolderKilled,
+    /// Each worker dies before it can do anything
+    DeathAtBirth,
+}
+
+pub(crate) fn run(abuse: Abuse) -> Result<bool> {
+    match abuse {
+        Abuse::WorkerKilled => in_a_map(witness::killed)?,
+        Abuse::TaskExits => in_a_map(witness::exits)?,
+        Abuse::Undecodable => in_a_map(witness::undecodable)?,
+        Abuse::ParentKilled => parent_killed()?,
+        Abuse::LockHolderKilled => lock_holder_killed()?,
+        Abuse::DeathAtBirth => death_at_birth()?,
+    }
+    Ok(true)
+}
+
+fn in_a_map<F: Call<(u64,), Output = Cube>>(task: F) -> Result<()> {
+    let pool = Pool::new(2)?;
+    let results = pool.try_map(task, 0..ITEMS)?;
+    witness::say_settled(witness::tell(&results)?)?;
+    witness::say_usable(pool.map(witness::cube, 0..ITEMS).is_ok());
+    Ok(())
+}
+
+fn parent_killed() -> Result<()> {
+    let pool = Pool::new(2)?;
+    let _tasks = [pool.submit(witness::busy, (0,))?, pool.submit(witness::busy, (1,))?];
+    witness::await_presence(2);
+    witness::kill_self()
+}
+
+/// Who waits at an empty queue holds the lock of its side, and the next one waits for that.
+fn lock_holder_killed() -> Result<()> {
+    let (tickets, desk) = queue::bounded::<u64>(4)?;
+    let take = |desk: Receiver<u64>| {
+        witness::be_present();
+        desk.recv()
+    };
+    let holder = Process::spawn(take, (desk.clone(),))?;
+    await_sleep(&holder, 1)?;
+    let next = Process::spawn(take, (desk.clone(),))?;
+    await_sleep(&next, 2)?;
+
+    witness::strike();
+    holder.kill()?;
+    ensure!(holder.join().is_err(), "a killed process has returned something");
+    tickets.send(4)?;
+    let saw = match next.join()? {
+        Ok(4) => "the next in line has the lock, and receives what is sent".to_owned(),
+        Ok(other) => anyhow::bail!("{other} was received, and 4 was sent"),
+        Err(error) => format!("the next in line has an error: {error}"),
+    };
+    witness::say_settled(saw)?;
+    tickets.send(5)?;
+    witness::say_usable(desk.recv()? == 5);
+    Ok(())
+}
+
+/// Waits until it is the latest of so many that are present, and asleep.
+fn await_sleep<T>(process: &Process<T>, present: u64) -> Result<()> {
+    witness::await_presence(present);
+    while procfs::Process::new(process.pid().cast_signed())?.stat()?.state != 'S' {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn death_at_birth() -> Result<()> {
+    witness::strike();
+    let pool = Pool::builder().workers(2).initializer(witness::die_at_birth, ()).build()?;
+    witness::say_settled(match pool.try_map(witness::cube, 0..ITEMS) {
+        Ok(results) => witness::tell(&results)?,
+        Err(error) => format!("the map fails ({error})"),
+    })
+}

@@ -1,0 +1,72 @@
+//! Programs that commands run: built by cargo, or found on this machine.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::Message;
+
+/// Builds with all optimisations what a manifest's folder has; gives the programs by their names.
+pub(crate) fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo)
+        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
+        .args(what)
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let messages = build.stdout.take().context("cargo has no output")?;
+    let mut programs = BTreeMap::new();
+    for message in Message::parse_stream(BufReader::new(messages)) {
+        if let Message::CompilerArtifact(artifact) = message?
+            && let Some(path) = artifact.executable
+        {
+            programs.insert(artifact.target.name, path.into());
+        }
+    }
+    ensure!(build.wait()?.success(), "cargo build fails");
+    Ok(programs)
+}
+
+/// Builds one program of the package outside of the workspace that uses other libraries.
+pub(crate) fn build_peer(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
+    let target = target.join("bench-peers").display().to_string();
+    let mut built = build(&root.join(PEERS), &["--target-dir", &target, "--bin", name])?;
+    built.remove(name).with_context(|| format!("cargo did not build `{name}`"))
+}
+
+/// The folder of that package.
+pub(crate) const PEERS: &str = "crates/bench-peers";
+
+/// Where Python is on this machine, and its version; if it is there.
+pub(crate) fn python() -> Option<(PathBuf, String)> {
+    // The name on the path may be a script that looks for the real one each time.
+    let ask = "import sys; print(sys.executable); print(sys.version.split()[0])";
+    let answer = Command::new("python3").args(["-c", ask]).stderr(Stdio::null()).output().ok()?;
+    let answer = answer.status.success().then(|| String::from_utf8(answer.stdout).ok())??;
+    let (python, version) = answer.trim().split_once('\n')?;
+    Some((python.into(), version.to_owned()))
+}
+
+/// The version of a package that a manifest demands exactly.
+pub(crate) fn pinned(manifest: &str, package: &str) -> Option<String> {
+    let demand =
+        |line: &str| Some(line.strip_prefix(package)?.strip_prefix(" = \"=")?.strip_suffix('"')?.to_owned());
+    manifest.lines().find_map(demand)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_says_the_exact_version() {
+        let manifest = "[dependencies]\nrayon-core = \"=1.1.0\"\nrayon = \"=1.12.0\"\nserde = \"1\"\n";
+        assert_eq!(pinned(manifest, "rayon").as_deref(), Some("1.12.0"));
+        assert_eq!(pinned(manifest, "serde"), None);
+    }
+}
