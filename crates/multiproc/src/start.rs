@@ -206,9 +206,8 @@ fn live(link: Link) -> ! {
     if birth.task.is_none() {
         live_as_template(link, birth);
     }
-    let up = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec())));
-    if up.is_err() {
-        leave(1); // the parent is gone, and so shall we be
+    if let Err(error) = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec()))) {
+        refuse_to_start(&link, &error); // mostly the parent is gone, and nobody hears it
     }
     exit(work(&link, birth))
 }

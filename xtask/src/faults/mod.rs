@@ -21,8 +21,8 @@ use claims::Machine;
 use clap::Args;
 use faults::Line;
 
-use crate::programs;
 use crate::verify::runner::Runner;
+use peers::Comparison;
 
 #[derive(Args)]
 pub struct Options {
@@ -48,7 +48,7 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["time", "soaks", "kills"])]
     quick: bool,
     /// Write docs/reliability.md; for that, everything must be run
-    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    #[arg(long, requires = "peers", conflicts_with_all = ["only", "quick"])]
     write: bool,
 }
 
@@ -62,6 +62,7 @@ struct Report {
     effort: Effort,
     /// For each start method, in the order of [`METHODS`].
     lines: [Vec<Line>; METHODS.len()],
+    comparison: Option<Comparison>,
 }
 
 struct Effort {
@@ -73,11 +74,9 @@ struct Effort {
 
 /// Whether everything was survived.
 pub fn run(options: &Options) -> Result<bool> {
-    if options.only.as_deref() == Some("peers") {
-        return compare();
-    }
     let metadata = MetadataCommand::new().no_deps().exec()?;
-    let program = build(metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path())?;
+    let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
+    let program = build(root, target)?;
     let effort = Effort::of(options);
     let commands = commands(options, &effort)?;
     println!("{}", Machine { build: "release", ..Machine::here() });
@@ -87,37 +86,26 @@ pub fn run(options: &Options) -> Result<bool> {
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
     });
     let [first, second] = lines;
-    let report =
-        Report { machine: Machine { build: "release", ..Machine::here() }, effort, lines: [first?, second?] };
+    let compares = options.peers || options.only.as_deref() == Some("peers");
+    let report = Report {
+        machine: Machine { build: "release", ..Machine::here() },
+        effort,
+        lines: [first?, second?],
+        comparison: compares.then(|| compare(root, target, &program)).transpose()?,
+    };
     table::show(&report);
     if options.write {
-        page::write(&report, &metadata.workspace_root.as_std_path().join("docs/reliability.md"))?;
+        page::write(&report, &root.join("docs/reliability.md"))?;
     }
     let survived = report.lines.iter().flatten().all(|line| line.failures.is_empty());
-    Ok(if options.peers { compare()? && survived } else { survived })
+    Ok(survived && report.comparison.is_none_or(|comparison| comparison.failures().is_empty()))
 }
 
-/// Abuses this library and others. Whether this one has stood it.
-fn compare() -> Result<bool> {
-    let metadata = MetadataCommand::new().no_deps().exec()?;
-    let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
-    let mut built = programs::build(root, &["--package", "faults", "--bin", "faults"])?;
-    let own = built.remove("faults").context("cargo did not build `faults`")?;
+/// Abuses this library and others.
+fn compare(root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     let runner = Runner::new(root, Duration::ZERO)?;
     runner.end_at_interrupt(|| ())?;
-    let comparison = peers::compare(&runner, root, target, &own)?;
-    for note in &comparison.notes {
-        println!("{note}.");
-    }
-    for (name, version) in &comparison.versions {
-        println!("{name} {version}");
-    }
-    println!("\n{}", comparison.markdown()?);
-    let failures = comparison.failures();
-    for failure in &failures {
-        eprintln!("failed: {failure}");
-    }
-    Ok(failures.is_empty())
+    peers::compare(&runner, root, target, own)
 }
 
 impl Effort {
@@ -146,8 +134,8 @@ fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
         None => [points, random].into_iter().chain(soaks).collect(),
         Some("points") => vec![points],
         Some("kills") => vec![random],
+        Some("peers") => Vec::new(),
         Some("soak") => soaks.collect(),
-        Some("peers") => vec![],
         Some(point) if point.contains(':') => {
             vec![points.into_iter().chain(words(&[&"--only", &point])).collect()]
         }

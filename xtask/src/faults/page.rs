@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use faults::Line;
 
+use super::peers::Comparison;
 use super::table::{HEADINGS, cells};
 use super::{Effort, METHODS, Report};
 
@@ -36,10 +37,10 @@ pub(super) fn write(report: &Report, file: &Path) -> Result<()> {
 
 fn page(report: &Report) -> Result<String> {
     let mut page = String::new();
-    let Report { machine, effort, lines, .. } = report;
+    let Report { machine, effort, lines, comparison } = report;
     let Effort { times, kills, time, seeds } = effort;
     writeln!(page, "# Reliability\n")?;
-    writeln!(page, "Written by `cargo xtask faults --write`; do not edit.\n")?;
+    writeln!(page, "Written by `cargo xtask faults --peers --write`; do not edit.\n")?;
     writeln!(page, "- **Machine**: {machine}.")?;
     writeln!(
         page,
@@ -58,7 +59,28 @@ fn page(report: &Report) -> Result<String> {
             section(&mut page, method, &lines)?;
         }
     }
+    if let Some(comparison) = comparison {
+        beside_others(&mut page, comparison)?;
+    }
     Ok(page)
+}
+
+fn beside_others(page: &mut String, comparison: &Comparison) -> Result<()> {
+    let versions: Vec<_> =
+        comparison.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    writeln!(page, "## Six abuses, beside others\n")?;
+    writeln!(
+        page,
+        "What the caller sees of each, how long it takes until everything is settled (some 10 ms of that are the work that \
+         was left to do, where it is done), and whether the same pool, queue or lock works afterwards. What has not come \
+         after 8 s is called for ever. {}.\n",
+        versions.join(", ")
+    )?;
+    for note in &comparison.notes {
+        writeln!(page, "{note}.\n")?;
+    }
+    page.push_str(&comparison.markdown()?);
+    Ok(())
 }
 
 fn section(page: &mut String, method: &str, lines: &[&Line]) -> Result<()> {
@@ -93,7 +115,8 @@ mod tests {
         let mut other = Line::new("kills", "a worker");
         other.fail("it hangs".to_owned());
         let effort = Effort { times: 5, kills: 10_000, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
-        let report = Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]] };
+        let report =
+            Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]], comparison: None };
         let page = page(&report).unwrap();
         for words in [
             "10000 random kills, soaks of 10m from the seeds [1, 2, 3]",

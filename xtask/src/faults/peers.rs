@@ -147,6 +147,13 @@ impl Comparison {
     }
 }
 
+impl Row {
+    /// For a line in the terminal.
+    pub(super) fn in_words(&self) -> String {
+        cell(self).replace("<br>", "; ").replace("\\|", "|")
+    }
+}
+
 /// A row in words, as they may stand in a cell of a table.
 fn cell(row: &Row) -> String {
     let seconds = row.seconds.map(|seconds| match seconds {

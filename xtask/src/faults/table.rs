@@ -4,13 +4,14 @@ use claims::measure::three_digits;
 use console::{Alignment, measure_text_width, pad_str, style};
 use faults::Line;
 
+use super::peers::Comparison;
 use super::{METHODS, Report};
 
 /// The heading of each column.
 pub(super) const HEADINGS: [&str; 5] = ["fault", "places", "times", "survived", "worst"];
 
 pub(super) fn show(report: &Report) {
-    for (method, lines) in METHODS.iter().zip(&report.lines) {
+    for (method, lines) in METHODS.iter().zip(&report.lines).filter(|(_, lines)| !lines.is_empty()) {
         println!("\n{}", style(method).bold());
         let rows: Vec<_> = [HEADINGS.map(str::to_owned)].into_iter().chain(lines.iter().map(cells)).collect();
         let width = |column: usize| rows.iter().map(|row| measure_text_width(&row[column])).max();
@@ -28,11 +29,34 @@ pub(super) fn show(report: &Report) {
     let all = || report.lines.iter().flatten();
     let (times, survived): (u64, u64) =
         all().fold((0, 0), |(times, survived), line| (times + line.times, survived + line.survived));
-    println!("\n{survived} of {times} survived.");
+    if times > 0 {
+        println!("\n{survived} of {times} survived.");
+    }
     for line in all() {
         for failure in &line.failures {
             println!("{} {}: {failure}", style("failed:").red(), line.fault);
         }
+    }
+    if let Some(comparison) = &report.comparison {
+        show_comparison(comparison);
+    }
+}
+
+fn show_comparison(comparison: &Comparison) {
+    println!("\n{}", style("The same six abuses, and what the caller saw").bold());
+    for note in &comparison.notes {
+        println!("{note}.");
+    }
+    let mut last = "";
+    for row in &comparison.rows {
+        if row.abuse != last {
+            println!("\n  {}", style(&row.abuse).bold());
+            last = &row.abuse;
+        }
+        println!("    {:<22} {}", row.contestant, row.in_words());
+    }
+    for failure in comparison.failures() {
+        println!("{} {failure}", style("failed:").red());
     }
 }
 

@@ -13,6 +13,7 @@ use std::env;
 use std::panic::resume_unwind;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -70,6 +71,9 @@ fn named(name: &str) -> Result<Point> {
     })
 }
 
+/// So soon after a fault must every handle have come to its result, the rest of the work included.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// So often is a scenario done before what the process has is looked at: it keeps some data that it has received, and
 /// memory to use again.
 const WARM_UP: u32 = 10;
@@ -103,8 +107,8 @@ fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
 /// Where each child is a program of its own, there is no template.
 fn is_for_this_method(point: Point) -> bool {
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
-    let is_of_template =
-        point.name().starts_with("template:") || point == Point::TemplateAsked || point == Point::Fork;
+    let is_of_template = point.name().starts_with("template:")
+        || [Point::TemplateAsked, Point::ChildKnown, Point::Fork].contains(&point);
     !(spawns && is_of_template)
 }
 
@@ -184,6 +188,9 @@ fn strike(
     before.await_return().context("afterwards")?;
     drop(watch);
     let until_settled = cost.settled.unwrap_or(settled).saturating_sub(at);
+    if until_settled > SETTLED {
+        bail!("it took {until_settled:?} until everything was settled");
+    }
     Ok(Some(until_settled.as_secs_f64() * 1e3))
 }
 
