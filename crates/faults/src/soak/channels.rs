@@ -240,7 +240,7 @@ fn someone(dice: &mut StdRng) -> u64 {
 /// One of those there are, or a new one; it is the last then.
 fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Tube> {
     let place = dice.random_range(0..MOST);
-    let capacity = [1, 5, 100, 1000][dice.random_range(0..4)];
+    let capacity = [1, 5, 100, 300][dice.random_range(0..4)];
     if place < world.queues.len() {
         let tube = world.queues.remove(place);
         world.queues.push(tube);

@@ -60,7 +60,7 @@ const BETWEEN_LOOKS: u64 = 500;
 /// After so many looks the process has all that it keeps for later.
 const WARM_UP: u64 = 3;
 /// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in use.
-const MOST_GROWTH: u64 = 32 * 1024 * 1024;
+const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
@@ -101,11 +101,12 @@ impl Soak {
                 }
             });
             if look < WARM_UP {
-                memory = memory_in_use()?;
+                memory = memory.max(memory_in_use()?);
             }
             self.take("what is left behind", || {
                 before.await_return()?;
                 let now = memory_in_use()?;
+                if std::env::var_os("SHOW").is_some() { eprintln!("look {look}: {} KiB", now / 1024); }
                 ensure!(now <= memory + MOST_GROWTH, "{now} bytes of memory are in use, and it were {memory}");
                 Ok(())
             });
