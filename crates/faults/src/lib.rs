@@ -48,7 +48,8 @@ impl Line {
     pub fn survive_all(&mut self, times: u64, worst: Option<Duration>) {
         self.times += times;
         self.survived += times;
-        self.worst = self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
+        self.worst =
+            self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
     }
 
     /// One time more, which was not.

@@ -60,7 +60,10 @@ pub(super) fn pipe(fire: &mut Fire) -> Result<()> {
     match asked {
         Ok(right) => {
             let right = right?;
-            ensure!(right == QUESTIONS || (right < QUESTIONS && fire.has_killed(pids[1])), "{right} of {QUESTIONS} answers are right");
+            ensure!(
+                right == QUESTIONS || (right < QUESTIONS && fire.has_killed(pids[1])),
+                "{right} of {QUESTIONS} answers are right"
+            );
         }
         Err(error) => fire.answers_for(&error)?,
     }

@@ -51,7 +51,11 @@ impl Fire {
 
     /// Does some work, while those are struck that `candidates` names at the moment. The work ends when every handle has
     /// come to its result.
-    pub(super) fn over<R>(&mut self, candidates: impl Fn() -> Vec<u32> + Send, work: impl FnOnce() -> R) -> R {
+    pub(super) fn over<R>(
+        &mut self,
+        candidates: impl Fn() -> Vec<u32> + Send,
+        work: impl FnOnce() -> R,
+    ) -> R {
         let mut dice = StdRng::seed_from_u64(self.dice.random());
         let begun = Instant::now();
         let instants = std::mem::take(&mut self.instants);
@@ -87,7 +91,8 @@ impl Fire {
     pub(super) fn answers_for(&mut self, error: &Error) -> Result<()> {
         ensure!(error.signal() == Some(Signal::KILL.as_raw()), "it must not fail: {error}");
         let pid = error.pid().with_context(|| format!("it is not said who died: {error}"))?;
-        let left = self.unanswered.get_mut(&pid).with_context(|| format!("nobody has killed that one: {error}"))?;
+        let left =
+            self.unanswered.get_mut(&pid).with_context(|| format!("nobody has killed that one: {error}"))?;
         ensure!(*left > 0, "this is not the first that fails by that kill: {error}");
         *left -= 1;
         Ok(())

@@ -70,7 +70,9 @@ pub(super) fn map(fire: &mut Fire) -> Result<()> {
     let count = fire.dice.random_range(100..500);
     if fire.dice.random_bool(0.2) {
         match fire.over(|| pool.worker_pids(), || pool.map(square, 0..count)) {
-            Ok(squares) => ensure!(squares.into_iter().eq((0..count).map(|number| number * number)), "others come"),
+            Ok(squares) => {
+                ensure!(squares.into_iter().eq((0..count).map(|number| number * number)), "others come");
+            }
             Err(error) => fire.answers_for(&error)?,
         }
     } else {
@@ -157,11 +159,14 @@ pub(super) fn descriptors(fire: &mut Fire) -> Result<()> {
     let pool = pool(&ledger, |pool| pool)?;
     let count = fire.dice.random_range(4..30);
     let (sender, receiver) = queue::bounded(64)?;
-    let send = |numbers: Sender<u64>, number: u64| numbers.send(number).map(|()| square(number)).map_err(Error::from);
+    let send = |numbers: Sender<u64>, number: u64| {
+        numbers.send(number).map(|()| square(number)).map_err(Error::from)
+    };
     let (came, fates) = fire.over(
         || pool.worker_pids(),
         || {
-            let handles: Vec<_> = (0..count).map(|number| pool.submit(send, (sender.clone(), number))).collect();
+            let handles: Vec<_> =
+                (0..count).map(|number| pool.submit(send, (sender.clone(), number))).collect();
             drop(sender);
             let came: multiproc::Result<Vec<u64>> = receiver.into_iter().collect();
             let get = |handle: multiproc::Result<TaskHandle<_>>| handle.and_then(TaskHandle::get).flatten();
@@ -229,7 +234,11 @@ pub(super) fn ending(fire: &mut Fire) -> Result<()> {
         || pids.clone(),
         || {
             std::thread::sleep(Duration::from_micros(nap));
-            if drops { drop(pool) } else { pool.terminate() }
+            if drops {
+                drop(pool);
+            } else {
+                pool.terminate();
+            }
             results(handles)
         },
     );
@@ -241,7 +250,10 @@ pub(super) fn ending(fire: &mut Fire) -> Result<()> {
     for (number, _, fate) in ended {
         let ran = runs.get(&number).copied().unwrap_or(0);
         let is_cancelled = fate.is_err_and(|error| error.is_cancelled());
-        ensure!(ran == 0 || (ran == 1 && !is_cancelled), "item {number} has run {ran} times, cancelled: {is_cancelled}");
+        ensure!(
+            ran == 0 || (ran == 1 && !is_cancelled),
+            "item {number} has run {ran} times, cancelled: {is_cancelled}"
+        );
     }
     check(fire, &ledger, others)
 }

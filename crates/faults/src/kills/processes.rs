@@ -25,8 +25,7 @@ pub(super) fn few(fire: &mut Fire) -> Result<()> {
         children.push(Process::spawn(work, (number, length, fire.dice.random_range(0..3000)))?);
     }
     let pids: Vec<_> = children.iter().map(Process::pid).collect();
-    let results: Vec<_> =
-        fire.over(|| pids.clone(), || children.into_iter().map(Process::join).collect());
+    let results: Vec<_> = fire.over(|| pids.clone(), || children.into_iter().map(Process::join).collect());
     for (number, (result, length)) in (0_u8..).zip(results.into_iter().zip(lengths)) {
         match result {
             Ok(bytes) => ensure!(bytes == vec![number; length], "other bytes come from child {number}"),

@@ -41,7 +41,11 @@ pub(super) fn put(world: &mut World, dice: &mut StdRng) -> Result<()> {
         _ => items.into_iter().try_for_each(|item| tube.sender.send_timeout(item, Duration::from_secs(5)))?,
     }
     let inside = tube.inside.len();
-    ensure!(tube.sender.len() == inside, "{} items are said to be inside, and {inside} are", tube.sender.len());
+    ensure!(
+        tube.sender.len() == inside,
+        "{} items are said to be inside, and {inside} are",
+        tube.sender.len()
+    );
     Ok(())
 }
 
@@ -117,7 +121,7 @@ pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let mut next = [0; 2];
     for item in items {
         match item.0.wrapping_sub(own) {
-            place @ 0..2 => tube.expect_from(item, &mut next[usize::try_from(place)?])?,
+            place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
             _ => tube.expect(item)?,
         }
     }
@@ -142,9 +146,12 @@ pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()
     std::thread::sleep(nap);
     child.kill()?;
     let end = child.join();
-    ensure!(end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())), "it ends by {end:?}");
+    ensure!(
+        end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())),
+        "it ends by {end:?}"
+    );
     while let Some(item) = tube.receiver.try_recv()? {
-        if item.0 == own { tube.expect_from(item, &mut next)? } else { tube.expect(item)? }
+        if item.0 == own { expect_from(&item, &mut next)? } else { tube.expect(item)? }
     }
     ensure!(tube.inside.is_empty(), "{:?} are lost", tube.inside);
     Ok(())
@@ -160,7 +167,8 @@ pub(super) fn killed_consumer(world: &mut World, dice: &mut StdRng) -> Result<()
     child.kill()?;
     ensure!(child.join().is_err(), "it takes more than there is");
     // It has taken the first, some of them.
-    let rest: Vec<Item> = std::iter::from_fn(|| tube.receiver.try_recv().transpose()).collect::<multiproc::Result<_>>()?;
+    let rest: Vec<Item> =
+        std::iter::from_fn(|| tube.receiver.try_recv().transpose()).collect::<multiproc::Result<_>>()?;
     let taken = tube.inside.len().checked_sub(rest.len()).context("more come than there were")?;
     tube.inside.drain(..taken);
     rest.into_iter().try_for_each(|item| tube.expect(item))
@@ -225,12 +233,21 @@ pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
     ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
     let readers = [(); 2].map(|()| Process::spawn(perform, (Job::Sum(numbers.clone()),)));
     drop(numbers);
-    readers.into_iter().try_for_each(|reader| Due::Value((0..length).sum()).check(&reader.and_then(Process::join)))
+    readers
+        .into_iter()
+        .try_for_each(|reader| Due::Value((0..length).sum()).check(&reader.and_then(Process::join)))
 }
 
 fn make_frozen(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
     end.send(Frozen::from_slice(&numbers)?)
+}
+
+/// What comes of another must be his next.
+fn expect_from(came: &Item, next: &mut u64) -> Result<()> {
+    ensure!(*came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
+    *next += 1;
+    Ok(())
 }
 
 /// Another than this thread, and not one that has been before.
@@ -271,15 +288,10 @@ impl Tube {
 
     /// The next that comes must be this.
     fn expect(&mut self, came: Item) -> Result<()> {
-        let Some((own, number)) = self.inside.pop_front() else { bail!("item {} of {} comes", came.1, came.0) };
+        let Some((own, number)) = self.inside.pop_front() else {
+            bail!("item {} of {} comes", came.1, came.0)
+        };
         ensure!(came == item(own, number), "item {} of {} comes, not {number} of {own}", came.1, came.0);
-        Ok(())
-    }
-
-    /// The next that comes of another must be his next.
-    fn expect_from(&self, came: Item, next: &mut u64) -> Result<()> {
-        ensure!(came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
-        *next += 1;
         Ok(())
     }
 

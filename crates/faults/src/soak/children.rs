@@ -57,7 +57,8 @@ pub(super) fn stop(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let limit = Duration::from_millis(dice.random_range(1..20));
     let child = any(world, dice)?;
     if !child.is_joined && child.stop() {
-        let waited = timely(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
+        let waited =
+            timely(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
         ensure!(matches!(waited, Ok(None)), "a stopped child comes to {waited:?}");
         ensure!(child.process.is_alive(), "a stopped child is taken for dead");
     }

@@ -44,7 +44,9 @@ pub(crate) struct Options {
 }
 
 fn parse_time(text: &str) -> Result<Duration> {
-    let unit = text.find(|c: char| !c.is_ascii_digit()).with_context(|| format!("`{text}` has no unit: 30s, 10m"))?;
+    let unit = text
+        .find(|c: char| !c.is_ascii_digit())
+        .with_context(|| format!("`{text}` has no unit: 30s, 10m"))?;
     let (number, unit) = text.split_at(unit);
     let seconds = match unit {
         "s" => 1,
@@ -73,7 +75,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     interrupt::heed()?;
     let lines = Lines::new(again);
     let watchdog = Watchdog::new(threads, tell_of_hang(lines.clone()))?;
-    let soak = Soak { seed, threads, until: Instant::now() + options.time, lines, watchdog, failed: AtomicBool::new(false) };
+    let soak = Soak {
+        seed,
+        threads,
+        until: Instant::now() + options.time,
+        lines,
+        watchdog,
+        failed: AtomicBool::new(false),
+    };
     soak.run(options.time)?;
     soak.lines.print();
     Ok(!soak.failed.load(Ordering::Relaxed))
@@ -106,8 +115,10 @@ impl Soak {
             self.take("what is left behind", || {
                 before.await_return()?;
                 let now = memory_in_use()?;
-                if std::env::var_os("SHOW").is_some() { eprintln!("look {look}: {} KiB", now / 1024); }
-                ensure!(now <= memory + MOST_GROWTH, "{now} bytes of memory are in use, and it were {memory}");
+                ensure!(
+                    now <= memory + MOST_GROWTH,
+                    "{now} bytes of memory are in use, and it were {memory}"
+                );
                 Ok(())
             });
             if self.is_over() {
@@ -137,10 +148,14 @@ impl Soak {
             // Each step throws its own dice: how an earlier one went changes nothing about it.
             let mut dice = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
             let operation = choose(&mut dice);
-            self.watchdog.note(thread, Some(format!("{}, operation {step} of thread {thread}, after look {look}", operation.name)));
+            self.watchdog.note(
+                thread,
+                Some(format!("{}, operation {step} of thread {thread}, after look {look}", operation.name)),
+            );
             self.take(operation.name, || (operation.run)(&mut world, &mut dice));
         }
-        self.watchdog.note(thread, Some(format!("bringing all to its end, in thread {thread} after look {look}")));
+        self.watchdog
+            .note(thread, Some(format!("bringing all to its end, in thread {thread} after look {look}")));
         self.take("bring all to its end", || world.drain());
         self.watchdog.note(thread, None);
     }
@@ -154,7 +169,9 @@ impl Soak {
             Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).survive_all(1, Some(took)),
             Err(_) if interrupt::comes() => {}
             // What fails after a failure may have failed of it.
-            Err(error) if !self.failed.swap(true, Ordering::Relaxed) => self.lines.fail(name, &format!("{error:#}")),
+            Err(error) if !self.failed.swap(true, Ordering::Relaxed) => {
+                self.lines.fail(name, &format!("{error:#}"));
+            }
             Err(_) => {}
         }
     }

@@ -59,7 +59,10 @@ pub(super) fn map(world: &mut World, dice: &mut StdRng) -> Result<()> {
         Ok(values) => ensure!(values.into_iter().map(Due::Value).eq(dues), "other values come"),
         Err(error) if workshop.account.may_fail_by(&error) => {}
         Err(error) => {
-            let first = dues.iter().position(|due| due.is_failure()).with_context(|| format!("none must fail: {error}"))?;
+            let first = dues
+                .iter()
+                .position(|due| due.is_failure())
+                .with_context(|| format!("none must fail: {error}"))?;
             ensure!(error.index() == Some(first as u64), "item {first} fails: {error}");
             dues[first].check(&Err(error))?;
         }
@@ -87,19 +90,25 @@ pub(super) fn imap_unordered(world: &mut World, dice: &mut StdRng) -> Result<()>
     let taken = dice.random_range(0..count * 2).min(count);
     let workshop = any(world, dice)?;
     let number = |number: u64| number;
-    let results: Vec<_> = workshop.pool.imap_unordered(number, 0..count).take(usize::try_from(taken)?).collect();
+    let results: Vec<_> =
+        workshop.pool.imap_unordered(number, 0..count).take(usize::try_from(taken)?).collect();
     ensure!(results.len() as u64 == taken, "{} of {taken} results", results.len());
     let mut numbers = Vec::new();
     for result in results {
         numbers.push(match result {
             Ok(number) => number,
-            Err(error) if workshop.account.may_fail_by(&error) => error.index().context("no place is said")?,
+            Err(error) if workshop.account.may_fail_by(&error) => {
+                error.index().context("no place is said")?
+            }
             Err(error) => bail!("none must fail: {error}"),
         });
     }
     numbers.sort_unstable();
     numbers.dedup();
-    ensure!(numbers.len() as u64 == taken && numbers.iter().all(|&number| number < count), "these come: {numbers:?}");
+    ensure!(
+        numbers.len() as u64 == taken && numbers.iter().all(|&number| number < count),
+        "these come: {numbers:?}"
+    );
     Ok(())
 }
 
@@ -157,7 +166,9 @@ pub(super) fn get_timeout(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let choice = dice.random_range(0..MOST_PENDING);
     let workshop = any(world, dice)?;
     let count = workshop.account.pending.len();
-    let Some(mut pending) = (count > 0).then(|| workshop.account.pending.remove(choice % count)) else { return Ok(()) };
+    let Some(mut pending) = (count > 0).then(|| workshop.account.pending.remove(choice % count)) else {
+        return Ok(());
+    };
     let got = timely(limit, || pending.handle.get_timeout(limit), |got| matches!(got, Ok(None)))?;
     if pending.is_taken {
         ensure!(got.is_err(), "a result is given a second time");
@@ -173,7 +184,8 @@ pub(super) fn get_timeout(world: &mut World, dice: &mut StdRng) -> Result<()> {
 pub(super) fn cancel(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let number = dice.random_range(1..10);
     let workshop = any(world, dice)?;
-    for pending in workshop.account.pending.iter_mut().rev().take(number).filter(|pending| !pending.is_taken) {
+    for pending in workshop.account.pending.iter_mut().rev().take(number).filter(|pending| !pending.is_taken)
+    {
         let was_cancelled = pending.is_cancelled;
         let is_cancelled = pending.handle.cancel();
         ensure!(!(was_cancelled && is_cancelled), "it is cancelled twice");
@@ -255,9 +267,8 @@ fn place_of_any(world: &mut World, dice: &mut StdRng) -> Result<usize> {
 fn jobs(dice: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Due>)> {
     let count = dice.random_range(1..=most);
     let simple = dice.random_bool(0.5);
-    let job = |number: u64| match simple {
-        true => Ok((Job::Value(0, number), Due::Value(number))),
-        false => job::any(dice, may_fail),
+    let job = |number: u64| {
+        if simple { Ok((Job::Value(0, number), Due::Value(number))) } else { job::any(dice, may_fail) }
     };
     let jobs: Vec<_> = (0..count as u64).map(job).collect::<multiproc::Result<_>>()?;
     Ok(jobs.into_iter().unzip())
@@ -351,14 +362,21 @@ impl Account {
         }
         match result {
             Err(error) if self.may_fail_by(&error) => Ok(()),
-            Err(error) if self.is_ended && (error.is_cancelled() || matches!(error.signal(), Some(9 | 15))) => Ok(()),
+            Err(error)
+                if self.is_ended && (error.is_cancelled() || matches!(error.signal(), Some(9 | 15))) =>
+            {
+                Ok(())
+            }
             result => pending.due.check(&result),
         }
     }
 
     /// When the pool is gone, there is nothing left to wait for.
     fn settle(mut self) -> Result<()> {
-        ensure!(self.pending.iter().all(|pending| pending.handle.is_ready()), "the pool is gone, and a task is not ready");
+        ensure!(
+            self.pending.iter().all(|pending| pending.handle.is_ready()),
+            "the pool is gone, and a task is not ready"
+        );
         self.get(usize::MAX)
     }
 }

@@ -92,7 +92,11 @@ impl World {
 const LATE: Duration = Duration::from_secs(3);
 
 /// Does what waits no longer than this. `is_over` says whether the time was over.
-pub(super) fn timely<R>(limit: Duration, wait: impl FnOnce() -> R, is_over: impl FnOnce(&R) -> bool) -> Result<R> {
+pub(super) fn timely<R>(
+    limit: Duration,
+    wait: impl FnOnce() -> R,
+    is_over: impl FnOnce(&R) -> bool,
+) -> Result<R> {
     let begun = Instant::now();
     let result = wait();
     let took = begun.elapsed();
