@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::Duration;
 
 use procfs::process::Process;
@@ -60,9 +61,19 @@ pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The process from which the children of this one are forked.
+/// The process from which the children of this one are forked. Not one that was forked a moment ago: it is called the same
+/// until it knows its own name, and does not block all signals.
 pub(crate) fn fork_server() -> Option<u32> {
-    children_of(std::process::id()).into_iter().find(|&pid| name_of(pid) == "fork-server")
+    let is_one = |pid: &u32| name_of(*pid) == "fork-server" && blocks_all_signals(*pid);
+    let candidates: Vec<u32> = children_of(std::process::id()).into_iter().filter(is_one).collect();
+    thread::sleep(Duration::from_millis(1));
+    candidates.into_iter().find(is_one)
+}
+
+fn blocks_all_signals(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    blocked.is_some_and(|mask| mask.trim().starts_with("fffffff"))
 }
 
 fn is_descendant(pid: u32) -> bool {

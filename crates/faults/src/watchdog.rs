@@ -11,7 +11,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// What each of several threads is doing, and since when.
 #[derive(Clone)]
-pub(crate) struct Watchdog(Arc<Mutex<Vec<Option<(String, Instant)>>>>);
+pub(crate) struct Watchdog(Arc<Mutex<Vec<Doing>>>);
+
+/// What a thread is doing, and since when.
+type Doing = Option<(String, Instant)>;
 
 impl Watchdog {
     /// Watches so many threads. Should one of them hang, `tell` is called with what it was doing, and the program ends.
@@ -38,7 +41,7 @@ impl Watchdog {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<(String, Instant)>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Doing>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

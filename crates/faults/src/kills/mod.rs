@@ -12,7 +12,7 @@ mod processes;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use faults::Line;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -79,40 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let wanted =
         |kind: &&Kind| options.victim.as_ref().is_none_or(|text| kind.victim.contains(text.as_str()));
     let kinds: Vec<_> = KINDS.iter().filter(wanted).filter(|kind| !is_of_other_method(kind)).collect();
-    let lines: Vec<_> = kinds.iter().map(|kind| Line::new("kills", kind.victim)).collect();
+    ensure!(!kinds.is_empty(), "there is no such victim");
+    let lines = kinds.iter().map(|kind| Line::new("kills", kind.victim)).collect();
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, tell_of_hang(Arc::clone(&lines), again.clone()))?;
-    let mut killer =
-        Killer { seed, lengths: vec![Duration::ZERO; kinds.len()], before: Possessions::default() };
-    killer.warm_up(&kinds, &watchdog)?;
-
-    let bar = progress(options.count);
-    let mut number = 0;
-    while bar.position() < options.count && !kinds.is_empty() && !interrupt::came() {
-        let place = usize::try_from(number)? % kinds.len();
-        watchdog.note(0, Some(format!("{}, round {number}", kinds[place].victim)));
-        let (killed, came) = killer.round(kinds[place], place, number);
-        watchdog.note(0, None);
-        if came.is_err() && interrupt::comes() {
-            break;
-        }
-        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let failure = came.as_ref().err().map(|error| format!("round {number}: {error:#}; {again}"));
-        if let Some(failure) = &failure {
-            bar.suspend(|| eprintln!("{}, {failure}", kinds[place].victim));
-        }
-        lines[place].places += 1;
-        match came {
-            Ok(worst) => lines[place].survive_all(killed, worst),
-            Err(_) => {
-                lines[place].times += killed;
-                lines[place].failures.extend(failure);
-            }
-        }
-        bar.inc(killed);
-        number += 1;
-    }
-    bar.finish_and_clear();
+    let lengths = vec![Duration::ZERO; kinds.len()];
+    let mut killer = Killer { seed, again, kinds, lengths, before: Possessions::default(), watchdog };
+    killer.warm_up()?;
+    killer.strike_all(options.count, &lines)?;
     let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
     lines.iter().for_each(Line::print);
     Ok(lines.iter().all(|line| line.failures.is_empty()))
@@ -126,35 +100,70 @@ fn is_of_other_method(kind: &Kind) -> bool {
 
 struct Killer {
     seed: u64,
+    /// How to have it again.
+    again: String,
+    kinds: Vec<&'static Kind>,
     /// How long each kind of work takes undisturbed.
     lengths: Vec<Duration>,
     before: Possessions,
+    watchdog: Watchdog,
 }
 
 impl Killer {
-    fn warm_up(&mut self, kinds: &[&Kind], watchdog: &Watchdog) -> Result<()> {
+    fn warm_up(&mut self) -> Result<()> {
         for number in 0..WARM_UP {
-            for (kind, length) in kinds.iter().zip(&mut self.lengths) {
-                watchdog.note(0, Some(format!("{}, undisturbed", kind.victim)));
+            for (kind, length) in self.kinds.iter().zip(&mut self.lengths) {
+                self.watchdog.note(0, Some(format!("{}, undisturbed", kind.victim)));
                 let begun = Instant::now();
                 (kind.round)(&mut Fire::none(u64::from(number)))
                     .with_context(|| format!("{}, undisturbed", kind.victim))?;
                 *length = begun.elapsed();
             }
         }
-        watchdog.note(0, None);
+        self.watchdog.note(0, None);
         self.before = Possessions::once_all_is_kept()?;
         Ok(())
     }
 
+    fn strike_all(&self, count: u64, lines: &Mutex<Vec<Line>>) -> Result<()> {
+        let bar = progress(count);
+        for number in 0.. {
+            if bar.position() >= count || interrupt::came() {
+                break;
+            }
+            let place = usize::try_from(number)? % self.kinds.len();
+            let victim = self.kinds[place].victim;
+            self.watchdog.note(0, Some(format!("{victim}, round {number}")));
+            let (killed, came) = self.round(place, number);
+            self.watchdog.note(0, None);
+            if came.is_err() && interrupt::comes() {
+                break;
+            }
+            let line = &mut lines.lock().unwrap_or_else(PoisonError::into_inner)[place];
+            line.places += 1;
+            match came {
+                Ok(worst) => line.survive_all(killed, worst),
+                Err(error) => {
+                    let failure = format!("round {number}: {error:#}; {}", self.again);
+                    bar.suspend(|| eprintln!("{victim}, {failure}"));
+                    line.times += killed;
+                    line.failures.push(failure);
+                }
+            }
+            bar.inc(killed);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
     /// Says how many were killed, and how long it took at most until everything was settled.
-    fn round(&self, kind: &Kind, place: usize, number: u64) -> (u64, Result<Option<Duration>>) {
+    fn round(&self, place: usize, number: u64) -> (u64, Result<Option<Duration>>) {
+        let kind = self.kinds[place];
         let mut fire = Fire::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[place]);
         let came = (kind.round)(&mut fire).and_then(|()| fire.settle());
         let killed = fire.count();
         drop(fire);
-        let come_back = || self.before.await_return();
-        (killed, came.and_then(|worst| come_back().map(|()| worst)))
+        (killed, came.and_then(|worst| self.before.await_return().map(|()| worst)))
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn map(fire: &mut Fire) -> Result<()> {
     if fire.dice.random_bool(0.2) {
         match fire.over(|| pool.worker_pids(), || pool.map(square, 0..count)) {
             Ok(squares) => {
-                ensure!(squares.into_iter().eq((0..count).map(|number| number * number)), "others come")
+                ensure!(squares.into_iter().eq((0..count).map(|number| number * number)), "others come");
             }
             Err(error) => fire.answers_for(&error)?,
         }
@@ -235,9 +235,9 @@ pub(super) fn ending(fire: &mut Fire) -> Result<()> {
         || {
             std::thread::sleep(Duration::from_micros(nap));
             if drops {
-                drop(pool)
+                drop(pool);
             } else {
-                pool.terminate()
+                pool.terminate();
             }
             results(handles)
         },

@@ -26,7 +26,8 @@ pub(super) struct Tube {
     last: (u64, u64),
 }
 
-/// So many at most.
+/// So many at most. They hold at most 60 items of this thread, small ones: when all was taken out of a queue, there is sure
+/// to be room for 16 KiB only, until the next is taken; and nobody else takes what this thread waits to put.
 const MOST: usize = 3;
 
 pub(super) fn put(world: &mut World, dice: &mut StdRng) -> Result<()> {
@@ -120,7 +121,7 @@ pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let mut next = [0; 2];
     for item in items {
         match item.0.wrapping_sub(own) {
-            place @ 0..2 => tube.expect_from(item, &mut next[usize::try_from(place)?])?,
+            place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
             _ => tube.expect(item)?,
         }
     }
@@ -150,7 +151,7 @@ pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()
         "it ends by {end:?}"
     );
     while let Some(item) = tube.receiver.try_recv()? {
-        if item.0 == own { tube.expect_from(item, &mut next)? } else { tube.expect(item)? }
+        if item.0 == own { expect_from(&item, &mut next)? } else { tube.expect(item)? }
     }
     ensure!(tube.inside.is_empty(), "{:?} are lost", tube.inside);
     Ok(())
@@ -242,6 +243,13 @@ fn make_frozen(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Resu
     end.send(Frozen::from_slice(&numbers)?)
 }
 
+/// What comes of another must be his next.
+fn expect_from(came: &Item, next: &mut u64) -> Result<()> {
+    ensure!(*came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
+    *next += 1;
+    Ok(())
+}
+
 /// Another than this thread, and not one that has been before.
 fn someone(dice: &mut StdRng) -> u64 {
     u64::from(dice.random::<u32>()) + 1
@@ -250,7 +258,7 @@ fn someone(dice: &mut StdRng) -> u64 {
 /// One of those there are, or a new one; it is the last then.
 fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Tube> {
     let place = dice.random_range(0..MOST);
-    let capacity = [1, 5, 100, 1000][dice.random_range(0..4)];
+    let capacity = [1, 5, 60][dice.random_range(0..3)];
     if place < world.queues.len() {
         let tube = world.queues.remove(place);
         world.queues.push(tube);
@@ -284,13 +292,6 @@ impl Tube {
             bail!("item {} of {} comes", came.1, came.0)
         };
         ensure!(came == item(own, number), "item {} of {} comes, not {number} of {own}", came.1, came.0);
-        Ok(())
-    }
-
-    /// The next that comes of another must be his next.
-    fn expect_from(&self, came: Item, next: &mut u64) -> Result<()> {
-        ensure!(came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
-        *next += 1;
         Ok(())
     }
 

@@ -62,7 +62,7 @@ const BETWEEN_LOOKS: u64 = 500;
 /// After so many looks the process has all that it keeps for later.
 const WARM_UP: u64 = 3;
 /// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in use.
-const MOST_GROWTH: u64 = 32 * 1024 * 1024;
+const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
@@ -110,7 +110,7 @@ impl Soak {
                 }
             });
             if look < WARM_UP {
-                memory = memory_in_use()?;
+                memory = memory.max(memory_in_use()?);
             }
             self.take("what is left behind", || {
                 before.await_return()?;
@@ -170,7 +170,7 @@ impl Soak {
             Err(_) if interrupt::comes() => {}
             // What fails after a failure may have failed of it.
             Err(error) if !self.failed.swap(true, Ordering::Relaxed) => {
-                self.lines.fail(name, &format!("{error:#}"))
+                self.lines.fail(name, &format!("{error:#}"));
             }
             Err(_) => {}
         }

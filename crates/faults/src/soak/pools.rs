@@ -267,9 +267,8 @@ fn place_of_any(world: &mut World, dice: &mut StdRng) -> Result<usize> {
 fn jobs(dice: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Due>)> {
     let count = dice.random_range(1..=most);
     let simple = dice.random_bool(0.5);
-    let job = |number: u64| match simple {
-        true => Ok((Job::Value(0, number), Due::Value(number))),
-        false => job::any(dice, may_fail),
+    let job = |number: u64| {
+        if simple { Ok((Job::Value(0, number), Due::Value(number))) } else { job::any(dice, may_fail) }
     };
     let jobs: Vec<_> = (0..count as u64).map(job).collect::<multiproc::Result<_>>()?;
     Ok(jobs.into_iter().unzip())
