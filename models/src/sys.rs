@@ -31,10 +31,48 @@ impl Lack {
     }
 }
 
-/// Nothing goes wrong on purpose here.
 #[allow(dead_code)]
 #[path = "../../crates/multiproc/src/sys/fault.rs"]
-pub(crate) mod fault;
+mod points;
+
+/// A thread can be killed at a named point, as a process can: nobody sees anything of what it would do after.
+pub(crate) mod fault {
+    use std::cell::Cell;
+
+    pub(crate) use super::points::Point;
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fate {
+        Lives,
+        Dies(Point),
+        IsDead,
+    }
+
+    loom::thread_local! {
+        static FATE: Cell<Fate> = Cell::new(Fate::Lives);
+    }
+
+    thread_local! {
+        /// In a test that is no model, there is nobody to die.
+        static ANYBODY_DIES: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// This thread is killed when it comes to this point, if it does.
+    pub(crate) fn die_at(point: Point) {
+        ANYBODY_DIES.set(true);
+        FATE.with(|fate| fate.set(Fate::Dies(point)));
+    }
+
+    pub(crate) fn at(point: Point) {
+        if ANYBODY_DIES.get() && FATE.with(Cell::get) == Fate::Dies(point) {
+            FATE.with(|fate| fate.set(Fate::IsDead));
+        }
+    }
+
+    pub(crate) fn is_dead() -> bool {
+        ANYBODY_DIES.get() && FATE.with(Cell::get) == Fate::IsDead
+    }
+}
 
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -101,6 +139,9 @@ pub(crate) mod atomic {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$number, $number> {
+                    if super::fault::is_dead() {
+                        return Ok(current);
+                    }
                     self.0.compare_exchange(current, new, success, failure)
                 }
             }
@@ -133,7 +174,7 @@ pub(crate) mod futex {
 
     pub(crate) fn wake_all(_word: &AtomicU32) {
         let _sleepers = SLEEPERS.0.lock().unwrap();
-        if !Lack::Waking.is_there() {
+        if !Lack::Waking.is_there() && !super::fault::is_dead() {
             SLEEPERS.1.notify_all();
         }
     }

@@ -9,6 +9,7 @@ use crate::model;
 use crate::sys::Lack::{Fence, Waking};
 use crate::sys::Rung;
 use crate::sys::atomic::{AtomicU32, Relaxed};
+use crate::sys::fault::{Point, die_at};
 
 model!(a_bell_wakes_who_waits, bell, 3, finds [Waking, Fence]);
 
@@ -34,6 +35,64 @@ fn bell() {
         }
     }
     counter.join().unwrap();
+}
+
+model!(one_who_is_killed_before_he_wakes_anybody_harms_nobody, killed_before, 3, finds [Waking, Fence]);
+model!(one_who_is_killed_after_he_has_woken_all_harms_nobody, killed_after, 3, finds [Waking, Fence]);
+
+fn killed_before() {
+    killed_at(Point::BellChanged);
+}
+
+fn killed_after() {
+    killed_at(Point::AllWoken);
+}
+
+/// One is killed while he rings. Another has changed what the third waits for, and rings as well.
+fn killed_at(point: Point) {
+    let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    let killed = {
+        let words = Arc::clone(&words);
+        thread::spawn(move || {
+            die_at(point);
+            Bell(&words[1]).ring();
+        })
+    };
+    let changer = change(&words);
+    wait_for_change(&words);
+    killed.join().unwrap();
+    changer.join().unwrap();
+}
+
+model!(a_bell_wakes_all_who_wait, two_wait, 3, finds [Waking, Fence]);
+
+fn two_wait() {
+    let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    let changer = change(&words);
+    let other = {
+        let words = Arc::clone(&words);
+        thread::spawn(move || wait_for_change(&words))
+    };
+    wait_for_change(&words);
+    other.join().unwrap();
+    changer.join().unwrap();
+}
+
+fn change(words: &Arc<[AtomicU32; 2]>) -> thread::JoinHandle<()> {
+    let words = Arc::clone(words);
+    thread::spawn(move || {
+        words[0].store(1, Relaxed);
+        Bell(&words[1]).ring();
+    })
+}
+
+fn wait_for_change([number, bell]: &[AtomicU32; 2]) {
+    while number.load(Relaxed) == 0 {
+        let armed = Bell(bell).arm();
+        if number.load(Relaxed) == 0 {
+            Bell(bell).wait(armed, None);
+        }
+    }
 }
 
 model!(an_alarm_wakes_who_waits, alarm, 3, finds [Waking, Fence]);

@@ -10,7 +10,9 @@ mod stopped;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::panic::resume_unwind;
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -42,7 +44,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     match Control::of_environment() {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
-        Some(control) => strike_all(control, options),
+        // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide that nobody did.
+        Some(control) => thread::scope(|scope| {
+            scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
+        }),
         None => {
             let control = Control::create()?;
             let path = control.path().context("the memory has no path")?;

@@ -117,6 +117,10 @@ points! {
     CompanionLeft = "channel:companion-left",
     /// One who waits is to fall asleep, its alarm armed.
     ChannelSleeps = "channel:sleeps",
+    /// A bell's number has changed, and those who wait for that are not woken.
+    BellChanged = "bell:changed",
+    /// They are woken, and the bell still says that somebody waits.
+    AllWoken = "bell:all-woken",
     /// A slice is filled, and not sealed.
     Filled = "frozen:filled",
     /// A slice is sealed, and not mapped.
