@@ -26,6 +26,11 @@ const _: () = assert!(size_of::<pthread_mutex_t>() <= SIZE && align_of::<pthread
 /// How often to try again before it is worth while to sleep.
 const TRIES: u32 = 50;
 
+/// How long to sleep at most without a look. The kernel hands the lock of a dead *holder* on; but who lets go of a lock
+/// wakes one of those who wait, and if that one is killed before he has run, and another has come and gone meanwhile, nobody
+/// wakes the next.
+const A_WHILE: Duration = Duration::from_millis(500);
+
 /// Whether others run while this thread does not let go of its processor: only then does it help to wait without sleeping.
 pub(crate) static OTHERS_RUN: LazyLock<bool> =
     LazyLock::new(|| thread::available_parallelism().is_ok_and(|processors| processors.get() > 1));
@@ -69,12 +74,14 @@ impl<'a> Lock<'a> {
                 return Ok(Some(guard));
             }
         }
-        let result = match deadline.left() {
-            // SAFETY: as in `try_lock`.
-            None => unsafe { libc::pthread_mutex_lock(self.mutex()) },
-            Some(left) => timed_lock(self.mutex(), left),
-        };
-        self.taken(result)
+        loop {
+            let left = deadline.left();
+            let time = left.map_or(A_WHILE, |left| left.min(A_WHILE));
+            match timed_lock(self.mutex(), time) {
+                libc::ETIMEDOUT if left != Some(time) => {}
+                result => return self.taken(result),
+            }
+        }
     }
 
     #[inline]
@@ -175,6 +182,8 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    #[cfg(target_env = "gnu")]
+    use crate::sys::{atomic::SeqCst, futex};
 
     fn memory() -> Shared {
         let (memory, _fd) = Shared::create(NonZeroUsize::new(4096).unwrap()).unwrap();
@@ -208,6 +217,40 @@ mod tests {
         let lock = Lock::at(&memory, 64);
         let _guard = lock.try_lock().unwrap().unwrap();
         assert!(lock.lock(Deadline::Never).is_err());
+    }
+
+    /// As where one was killed who had just been woken to take the lock, and another had taken it before him: that one has
+    /// nobody to wake, as far as he can see.
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn one_whom_nobody_wakes_looks_for_himself() {
+        const WAITED_FOR: u32 = 1 << 31; // the C library's and the kernel's bit for it (FUTEX_WAITERS)
+        let memory = memory();
+        let (lock, word) = (Lock::at(&memory, 64), memory.word32(64));
+        let guard = lock.try_lock().unwrap().unwrap();
+        let seen = word.fetch_or(WAITED_FOR, SeqCst) | WAITED_FOR;
+        thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            let next_sleeps = || {
+                let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+                while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+                    thread::yield_now();
+                }
+            };
+            let (first, memory) = (tell.clone(), &memory);
+            scope.spawn(move || {
+                first.send(nix::unistd::gettid()).unwrap();
+                futex::wait(word, seen, None); // and does not take it
+            });
+            next_sleeps();
+            scope.spawn(move || {
+                tell.send(nix::unistd::gettid()).unwrap();
+                assert!(Lock::at(memory, 64).lock(Deadline::Never).unwrap().is_some());
+            });
+            next_sleeps();
+            drop(guard); // wakes the first
+            drop(lock.try_lock().unwrap().unwrap());
+        });
     }
 
     #[test]
