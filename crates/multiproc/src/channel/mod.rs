@@ -180,6 +180,7 @@ impl Drop for End {
         }
     }
 }
+    use std::time::Duration;
 
 impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -197,7 +198,10 @@ mod tests {
     use crate::sys::socket::Sent;
 
     fn channel() -> (Sending, Receiving) {
-        let plan = Plan::new(0, 64 * 1024, 10);
+        channel_of(Plan::new(0, 64 * 1024, 10))
+    }
+
+    fn channel_of(plan: Plan) -> (Sending, Receiving) {
         let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
         let (from, to) = sockets().unwrap();
         plan.create(&pages, from, to).unwrap()
@@ -231,6 +235,25 @@ mod tests {
             let mut head = receiving.0.lane.mark();
             let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
             let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
+    /// The ring is full, to the last byte, before the number of messages is.
+    #[test]
+    fn a_large_message_waits_no_longer_than_it_may_where_there_is_no_room_to_say_where_it_is() {
+        for size in [64 * 1024, 256 * 1024] {
+            let (sending, receiving) = channel_of(Plan::new(0, size, u32::MAX));
+            let put =
+                |length, deadline| sending.send(Message::plain(&vec![7; length]), deadline, &mut 0).unwrap();
+            while put(8, Deadline::now()) == Sent::Yes {}
+            for large in [40_000, 200_000] {
+                assert_eq!(put(large, Deadline::now()), Sent::NotYet);
+                assert_eq!(put(large, Deadline::after(Duration::from_millis(20))), Sent::NotYet);
+            }
+            for _ in 0..10 {
+                receive(&receiving).unwrap();
+            }
+            assert_eq!(put(40_000, Deadline::after(Duration::from_millis(20))), Sent::Yes);
+        }
+    }
+
                 panic!()
             };
             assert!(bytes == vec![round; 100_000]);

@@ -96,31 +96,35 @@ impl Sending {
         loop {
             let head = lane.look_and_remember();
             let is_full = tail.frames_since(head) >= self.0.plan.capacity;
+            let was_in_vain = lane.note(IN_VAIN).load(Relaxed) == head.bytes | 1;
+            let parks = message.bytes.len() > SMALL && (was_in_vain || deadline.is_over());
             let before = *tail;
-            let placed = if is_full { Ok(None) } else { self.place(tail, message, head, deadline) };
+            let placed = if is_full { Ok(None) } else { self.place(tail, message, parks, deadline) };
             if !matches!(placed, Ok(Some(Sent::Yes))) {
                 *tail = before;
             }
             if let Some(sent) = placed? {
                 return Ok(sent);
             }
-            let may_park = !is_full && message.bytes.len() > SMALL;
-            let until = if may_park { deadline.or_within(RATHER_NOT_PARK) } else { deadline };
+            // One that is to be parked, and is not, finds no room even for the note that says where it is.
+            let will_park = !is_full && !parks && message.bytes.len() > SMALL;
+            let until = if will_park { deadline.or_within(RATHER_NOT_PARK) } else { deadline };
             match lane.wait(|| lane.look() != head, until)? {
                 Waited::Ready => {}
                 Waited::Gone => return Ok(Sent::Gone),
-                Waited::NotYet if may_park => lane.note(IN_VAIN).store(head.bytes | 1, Relaxed),
+                Waited::NotYet if will_park => lane.note(IN_VAIN).store(head.bytes | 1, Relaxed),
                 Waited::NotYet => return Ok(Sent::NotYet),
             }
         }
     }
 
-    /// Puts a message where it can be: into the ring, or into memory of its own. `None` when it has to wait for room.
+    /// Puts a message where it can be: into the ring, or into memory of its own, if it is better parked than late or too
+    /// large for the ring. `None` when it has to wait for room.
     fn place(
         &self,
         tail: &mut Mark,
         message: Message<'_>,
-        head: Mark,
+        parks: bool,
         deadline: Deadline,
     ) -> Result<Option<Sent>> {
         let Message { bytes, descriptors } = message;
@@ -132,11 +136,9 @@ impl Sending {
         if !descriptors.is_empty() && self.put(tail, ACCOMPANIED, &[&number.to_ne_bytes(), bytes]) {
             return self.accompany(number, &descriptors, deadline).map(Some);
         }
-        let was_in_vain = self.0.lane.note(IN_VAIN).load(Relaxed) == head.bytes | 1;
-        let park = bytes.len() > self.0.ring.largest() - size_of::<u64>()
-            || bytes.len() > SMALL && (was_in_vain || deadline.is_over());
+        let parks = parks || bytes.len() > self.0.ring.largest() - size_of::<u64>();
         let length = (bytes.len() as u64).to_ne_bytes();
-        if !park || !self.put(tail, PARKED, &[&number.to_ne_bytes(), &length]) {
+        if !parks || !self.put(tail, PARKED, &[&number.to_ne_bytes(), &length]) {
             return Ok(None);
         }
         let memory = memory::store(bytes)?;
