@@ -34,8 +34,6 @@ pub(crate) struct Lane {
     pages: Pages,
     start: usize,
     side: Side,
-    /// Whether each side is one process only.
-    is_private: bool,
     links: Links,
 }
 
@@ -84,8 +82,7 @@ const SOON: Duration = Duration::from_micros(40);
 /// One for whom it was not, so many times in a row, goes on looking each so many times only.
 const PATIENT: u32 = 4;
 const NOW_AND_THEN: u32 = 32;
-/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody. Where
-/// a side is one process the hang-up does.
+/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
 const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -97,8 +94,8 @@ impl Lane {
         Lock::create(pages, start + AREA)
     }
 
-    pub(crate) fn new(pages: Pages, start: usize, side: Side, is_private: bool, links: Links) -> Self {
-        Self { pages, start, side, is_private, links }
+    pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
+        Self { pages, start, side, links }
     }
 
     /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
@@ -213,8 +210,8 @@ impl Lane {
             News::default()
         } else {
             fault::at(Point::ChannelSleeps);
-            let deadline = if self.is_private { deadline } else { deadline.or_within(A_WHILE) };
-            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), deadline.left())?
+            let time = deadline.or_within(A_WHILE).left();
+            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), time)?
         };
         alarm.disarm(armed);
         Ok(news)
@@ -364,4 +361,40 @@ fn looks(is_ready: &impl Fn() -> bool) -> bool {
         hint::spin_loop();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::channel::sockets;
+
+    /// As where one was killed between the two.
+    #[test]
+    fn what_was_published_and_not_rung_for_is_seen() {
+        let pages = Pages::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
+        Lane::create(&pages, 0).unwrap();
+        let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
+        let (from, to) = sockets().unwrap();
+        let lane = |side, socket| Lane::new(pages.clone(), 0, side, Links { socket, bells: bells.clone() });
+        let (producer, consumer) = (lane(Side::Producers, from), lane(Side::Consumers, to));
+        thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            let waiting = scope.spawn(move || {
+                tell.send(nix::unistd::gettid()).unwrap();
+                let _guard = consumer.enter(Deadline::Never).unwrap();
+                consumer.wait(|| consumer.look().frames == 1, Deadline::Never)
+            });
+            let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+            let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
+            while !(Alarm(producer.word32(Side::Producers, ALARM)).is_armed() && sleeps()) {
+                thread::yield_now();
+            }
+            Mark { frames: 1, bytes: 8 }.publish(producer.word64(Side::Producers, MARK));
+            assert_eq!(waiting.join().unwrap().unwrap(), Waited::Ready);
+        });
+    }
 }

@@ -68,8 +68,8 @@ pub struct Connection<S, R> {
 
 /// The two directions, one behind the other.
 const THERE_AND_BACK: [Plan; 2] = {
-    let there = Plan::private(0, RING);
-    [there, Plan::private(there.end().next_multiple_of(4096), RING)]
+    let there = Plan::new(0, RING, u32::MAX); // as many messages as find room
+    [there, Plan::new(there.end().next_multiple_of(4096), RING, u32::MAX)]
 };
 const RING: u32 = 1024 * 1024;
 

@@ -33,7 +33,6 @@ pub(crate) struct Plan {
     start: usize,
     size: u32,
     capacity: u32,
-    is_private: bool,
 }
 
 /// The end that messages are put into. Clones share it.
@@ -92,12 +91,7 @@ pub(crate) fn sockets() -> Result<(Handle, Handle)> {
 impl Plan {
     /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
     pub(crate) const fn new(start: usize, size: u32, capacity: u32) -> Self {
-        Self { start, size, capacity, is_private: false }
-    }
-
-    /// A channel from one process to another, which holds what its ring has room for.
-    pub(crate) const fn private(start: usize, size: u32) -> Self {
-        Self { start, size, capacity: u32::MAX, is_private: true }
+        Self { start, size, capacity }
     }
 
     /// Where it ends.
@@ -122,11 +116,7 @@ impl Plan {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
-        Ok(Arc::new(End {
-            lane: Lane::new(pages, self.start, side, self.is_private, links),
-            ring,
-            plan: self,
-        }))
+        Ok(Arc::new(End { lane: Lane::new(pages, self.start, side, links), ring, plan: self }))
     }
 }
 
@@ -180,7 +170,6 @@ impl Drop for End {
         }
     }
 }
-    use std::time::Duration;
 
 impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,6 +180,7 @@ impl fmt::Debug for End {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::time::Duration;
 
     use super::*;
     use crate::sys::memory;
@@ -235,6 +225,16 @@ mod tests {
             let mut head = receiving.0.lane.mark();
             let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
             let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
+                panic!()
+            };
+            assert!(bytes == vec![round; 100_000]);
+            receiving.0.lane.publish(head);
+            send(&sending, &vec![round + 1; 200_000]);
+            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
+        }
+        assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+    }
+
     /// The ring is full, to the last byte, before the number of messages is.
     #[test]
     fn a_large_message_waits_no_longer_than_it_may_where_there_is_no_room_to_say_where_it_is() {
@@ -252,16 +252,6 @@ mod tests {
             }
             assert_eq!(put(40_000, Deadline::after(Duration::from_millis(20))), Sent::Yes);
         }
-    }
-
-                panic!()
-            };
-            assert!(bytes == vec![round; 100_000]);
-            receiving.0.lane.publish(head);
-            send(&sending, &vec![round + 1; 200_000]);
-            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
-        }
-        assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
     }
 
     #[test]
