@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Pool, Process, pipe};
+use multiproc::{Frozen, Pool, Process, pipe};
+use nix::errno::Errno;
+use nix::libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::support::{Gate, Outcome, PATIENCE, stay, trials};
+use crate::support::{Gate, Outcome, PATIENCE, alone, stay, trials};
 
 trials![
     an_answer_is_received_though_its_sender_left_questions_unread,
@@ -21,6 +24,8 @@ trials![
     a_child_that_has_become_another_user_can_be_killed,
     a_grandchild_that_has_become_another_user_dies_with_its_parent,
     a_child_that_has_ended_has_an_exit_code,
+    frozen_data_can_be_made_after_a_large_item,
+    an_item_beyond_the_limit_on_file_sizes_is_an_error,
 ];
 
 fn an_answer_is_received_though_its_sender_left_questions_unread() -> Outcome {
@@ -160,4 +165,30 @@ fn a_child_that_has_ended_has_an_exit_code() -> Outcome {
         assert_eq!(child.exit_code(), Some(0));
     }
     Ok(())
+}
+
+/// Whose memory has been kept.
+fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; 1024 * 1024],))?.len(), 1024 * 1024);
+        let frozen = Frozen::from_slice(&vec![7_u8; 512 * 1024])?;
+        let sum = |bytes: Frozen<u8>| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+        assert_eq!(pool.apply(sum, (frozen,))?, 7 * 512 * 1024);
+        Ok(())
+    })
+}
+
+/// Which would be the end of the program, also where memory has been kept.
+fn an_item_beyond_the_limit_on_file_sizes_is_an_error() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let large = 512 * 1024;
+        assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; large],))?.len(), large);
+        setrlimit(Resource::RLIMIT_FSIZE, 1024 * 1024, RLIM_INFINITY).unwrap();
+        let error = pool.apply(|item: Vec<u8>| item.len(), (vec![1; 4 * large],)).unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EFBIG as i32), "{error}");
+        assert_eq!(pool.apply(|item: Vec<u8>| item.len(), (vec![1; large],))?, large);
+        Ok(())
+    })
 }

@@ -22,10 +22,23 @@ use super::atomic::{AtomicU32, AtomicU64};
 use super::fault::{self, Point};
 use crate::error::{Error, Result};
 
-/// Parks bytes in anonymous memory, to be handed over as a descriptor.
+/// Parks bytes in anonymous memory, to be handed over as a descriptor. What is behind them there is of no interest: it
+/// may be memory that has been used before, and larger.
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
     let spare = if bytes.len() >= WORTH_KEEPING { with_spare(Vec::pop) } else { None };
-    let file = File::from(spare.map_or_else(|| create(bytes.len()), Ok)?);
+    match spare {
+        Some(spare) => check_limit(bytes.len()).and_then(|()| fill(spare, bytes)),
+        None => store_exactly(bytes),
+    }
+}
+
+/// Puts bytes into anonymous memory of their own, of just their size.
+pub(crate) fn store_exactly(bytes: &[u8]) -> Result<OwnedFd> {
+    fill(create(bytes.len())?, bytes)
+}
+
+fn fill(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
+    let file = File::from(fd);
     file.write_all_at(bytes, 0)
         .map_err(|error| Error::io(&format!("write {} bytes to anonymous memory", bytes.len()), &error))?;
     Ok(file.into())
@@ -193,13 +206,7 @@ impl Drop for Shared {
 
 /// An empty file in memory, to be grown to so many bytes, and sealed if that is wanted.
 pub(crate) fn create(length: usize) -> Result<OwnedFd> {
-    // Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
-    let (limit, _) =
-        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
-    if length as u64 > limit {
-        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
-        return Err(Error::system(&operation, Errno::EFBIG));
-    }
+    check_limit(length)?;
     if fault::refused(Point::CreateMemory) {
         return Err(Error::system("create anonymous memory", Errno::ENFILE));
     }
@@ -209,4 +216,15 @@ pub(crate) fn create(length: usize) -> Result<OwnedFd> {
     memfd_create(c"multiproc", flags | never_executed)
         .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
         .map_err(|errno| Error::system("create anonymous memory", errno))
+}
+
+/// Growing a file beyond this limit does not fail but sends SIGXFSZ, which kills.
+fn check_limit(length: usize) -> Result<()> {
+    let (limit, _) =
+        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
+    if length as u64 > limit {
+        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
+        return Err(Error::system(&operation, Errno::EFBIG));
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
 use super::fault::{self, Point};
-use super::memory::{create, store};
+use super::memory::{create, store_exactly};
 use crate::error::{Error, Result};
 
 /// What makes it unchangeable: content, size, and these seals themselves.
@@ -45,7 +45,7 @@ impl Sealed {
     /// Written, not mapped and filled: that saves a page fault for every page, which is more than the copying.
     pub(crate) fn copy(bytes: &[u8]) -> Result<(Self, OwnedFd)> {
         let length = NonZeroUsize::new(bytes.len()).ok_or_else(|| Error::invalid("nothing to seal"))?;
-        Self::seal(store(bytes)?, length)
+        Self::seal(store_exactly(bytes)?, length)
     }
 
     /// Has `fill` write so many zeroed bytes in place, and seals them. The descriptor is for others to open.
@@ -189,6 +189,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::sys::memory::{keep_spare, store};
 
     fn length(bytes: usize) -> NonZeroUsize {
         NonZeroUsize::new(bytes).unwrap()
@@ -219,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_not_sealed_is_not_opened() {
         let with = |seals: SealFlag| {
-            let fd = store(&[7; 100]).unwrap();
+            let fd = store_exactly(&[7; 100]).unwrap();
             fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
             Sealed::open(fd.as_fd(), length(100))
         };
@@ -239,6 +240,16 @@ mod tests {
         for announced in [1, 4999, 5001, 8192, usize::MAX] {
             assert!(Sealed::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
         }
+    }
+
+    #[test]
+    fn it_is_not_made_of_memory_that_was_used_before() {
+        for _ in 0..10 {
+            let used = store(&vec![1; 1024 * 1024]).unwrap();
+            keep_spare(used, 1024 * 1024); // which others of these tests may take, and keep
+        }
+        let (_sealed, fd) = Sealed::copy(&vec![7; 512 * 1024]).unwrap();
+        assert!(Sealed::open(fd.as_fd(), length(512 * 1024)).unwrap().bytes() == vec![7; 512 * 1024]);
     }
 
     /// As a copy of the process does that is about to execute another program.
