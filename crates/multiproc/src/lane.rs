@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::alarm::Alarm;
 use crate::error::Result;
 use crate::ring::Mark;
-use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
 use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
@@ -61,7 +61,7 @@ pub(crate) const AREAS: usize = 2 * AREA;
 /// An area is made of lines that are fetched from memory together: two times 64 bytes.
 const AREA: usize = 256;
 /// In the first line of an area, guarded by the lock in it: how far the other side was when last looked at, how many
-/// packets have been sent that belong to frames, and the habits of waiting.
+/// packets have been sent that belong to frames (or are through with, where they are received), and the habits of waiting.
 const SEEN: usize = 48;
 const COMPANIONS: usize = 56;
 const VAIN: usize = 64;
@@ -168,6 +168,7 @@ impl Lane {
     /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
     pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
         if deadline.is_over() {
+            self.tidy();
             let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
             return Ok(if is_ready() {
                 Waited::Ready
@@ -204,6 +205,7 @@ impl Lane {
 
     /// Sleeps until the bell rings, all on the other side are gone, or the deadline; or does not, where it is ready.
     fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<News> {
+        self.tidy();
         let alarm = self.own_alarm();
         let armed = alarm.arm();
         let news = if is_ready() {
@@ -264,12 +266,53 @@ impl Lane {
         Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
     }
 
-    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies.
+    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under the
+    /// lock, when all frames that belong to earlier ones are published.
     pub(crate) fn next_companion(&self) -> u64 {
         let companions = self.word64(self.side, COMPANIONS);
         let number = companions.load(Relaxed) + 1;
-        companions.store(number, Relaxed);
+        companions.store(number, Release); // for `tidy`: and the frames before it
         number
+    }
+
+    /// The packet with this number has been received and thrown away, and all before it.
+    pub(crate) fn companion_done(&self, number: u64) {
+        self.word64(self.side, COMPANIONS).store(number, Relaxed);
+    }
+
+    /// Throws away the packets that belong to no frame: their senders were killed before they could publish it, or their
+    /// receivers when they had just taken it. For a consumer who finds the ring empty.
+    fn tidy(&self) {
+        if self.side == Side::Consumers
+            && self.word64(Side::Consumers, COMPANIONS).load(Relaxed)
+                != self.word64(Side::Producers, COMPANIONS).load(Relaxed)
+        {
+            self.throw_away();
+        }
+    }
+
+    #[cold]
+    fn throw_away(&self) {
+        let sent = self.word64(Side::Producers, COMPANIONS);
+        let last = sent.load(Acquire);
+        if self.look() != self.mark() {
+            return;
+        }
+        // What belongs to the packets before the last one was published before that had its number, and has been taken.
+        // So it is with the last one, if nobody is just sending it.
+        let sent_by_the_dead = match self.lock(Side::Producers).try_lock() {
+            Ok(Some(_guard)) => self.look() == self.mark() && sent.load(Relaxed) == last,
+            _ => false,
+        };
+        let end = if sent_by_the_dead { last + 1 } else { last };
+        let socket = self.links.socket.as_fd();
+        let waiting = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
+        while waiting().is_some_and(|number| number < end) {
+            socket::discard(socket);
+        }
+        if sent_by_the_dead {
+            self.companion_done(last);
+        }
     }
 
     /// How many frames are in the ring.

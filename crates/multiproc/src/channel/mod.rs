@@ -4,7 +4,8 @@
 //! A frame in the ring is a message, or says where one is. Descriptors travel in a packet of their own, the *companion*
 //! of a frame; so does the memory in which a message is parked for which the ring has no room. The companion is sent
 //! before its frame is published, and thrown away after the frame has been taken. Each has a number, which is in both;
-//! so whoever takes the frame finds its companion, also behind those of the dead.
+//! so whoever takes the frame finds its companion, also behind those of the dead. These are thrown away then, or when the
+//! ring is empty.
 //!
 //! No code of a user's runs under a lock: messages are encoded before, and decoded after.
 
@@ -180,6 +181,7 @@ impl fmt::Debug for End {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
@@ -233,6 +235,70 @@ mod tests {
             assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
         }
         assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+    }
+
+    fn accompany_no_frame(sending: &Sending) -> Sent {
+        let memory = memory::store(b"never published").unwrap();
+        let number = sending.0.lane.next_companion();
+        sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap()
+    }
+
+    fn is_empty(receiving: &Receiving) -> bool {
+        matches!(receiving.receive(1, Deadline::now(), |_| ()).unwrap(), Incoming::NotYet)
+    }
+
+    fn companion_is_waiting(receiving: &Receiving) -> bool {
+        socket::waiting_packet(receiving.socket()).is_some()
+    }
+
+    #[test]
+    fn companions_of_the_dead_do_not_wait_for_another() {
+        let (sending, receiving) = channel();
+        for round in 0..3 {
+            assert_eq!(accompany_no_frame(&sending), Sent::Yes);
+            assert!(is_empty(&receiving) && !companion_is_waiting(&receiving));
+            send(&sending, &vec![round; 100_000]);
+            let tail = receiving.0.lane.look_and_remember();
+            receiving.0.lane.publish(tail); // and was killed
+            assert!(companion_is_waiting(&receiving));
+            assert!(is_empty(&receiving) && !companion_is_waiting(&receiving));
+        }
+    }
+
+    #[test]
+    fn a_companion_whose_sender_lives_is_waited_for() {
+        let (sending, receiving) = channel();
+        for round in 0..3 {
+            let _guard = sending.0.lane.enter(Deadline::now()).unwrap().unwrap();
+            assert_eq!(accompany_no_frame(&sending), Sent::Yes); // he was killed
+            let descriptor = memory::store(b"").unwrap();
+            let number = sending.0.lane.next_companion();
+            sending.accompany(number, &[descriptor.as_fd()], Deadline::now()).unwrap();
+            assert!(is_empty(&receiving) && companion_is_waiting(&receiving));
+            let mut tail = sending.0.lane.mark();
+            assert!(sending.put(&mut tail, ACCOMPANIED, &[&number.to_ne_bytes(), &[round]]));
+            sending.0.lane.publish(tail);
+            let Incoming::Whole(bytes, descriptors) = receiving.receive(1, Deadline::now(), |_| ()).unwrap()
+            else {
+                panic!()
+            };
+            assert_eq!((bytes, descriptors.len()), (vec![round], 1));
+            assert!(!companion_is_waiting(&receiving));
+        }
+    }
+
+    #[test]
+    fn companions_of_the_dead_keep_no_room_from_others() {
+        let (sending, receiving) = channel();
+        thread::scope(|scope| {
+            let receiving = &receiving;
+            let received = scope.spawn(move || receiving.receive(1, Deadline::Never, |_| ()).unwrap());
+            while accompany_no_frame(&sending) == Sent::Yes {} // until there is no room
+            let bytes = vec![7; 100_000];
+            let message = Message::plain(&bytes);
+            assert_eq!(sending.send(message, Deadline::Never, &mut 0).unwrap(), Sent::Yes);
+            assert!(matches!(received.join().unwrap(), Incoming::Whole(came, _) if came == bytes));
+        });
     }
 
     /// The ring is full, to the last byte, before the number of messages is.

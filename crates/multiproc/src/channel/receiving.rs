@@ -83,8 +83,11 @@ impl Receiving {
         fault::at(Point::CompanionLeft);
         if whole.is_ok() {
             socket::discard(self.socket());
+            if let Some(number) = frame.first_chunk() {
+                self.0.lane.companion_done(u64::from_ne_bytes(*number));
+            }
         }
-        whole
+        whole // one that is of no use is thrown away when the ring is empty
     }
 
     /// The message whose frame this is. Its companion stays where it is, in case we die before the frame is taken.
