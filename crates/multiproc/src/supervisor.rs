@@ -147,6 +147,7 @@ impl Child {
         let exit = self.pidfd.wait(deadline).then(|| self.collect());
         if let Some(supervisor) = &supervisor {
             lock(&supervisor.children).remove(&self.id);
+            let _ = supervisor.epoll.delete(self.lifeline.as_fd()); // if it was watched
         }
         exit
     }
@@ -220,6 +221,10 @@ impl Child {
         if let Some(supervisor) = self.supervisor() {
             let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | CUT);
             let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
+            // One that has been buried is not taken off again, and would be told of without end.
+            if self.has_ended() {
+                let _ = supervisor.epoll.delete(self.lifeline.as_fd());
+            }
         }
         watcher();
     }
@@ -414,4 +419,40 @@ impl Watch {
 /// A panic while holding one of our locks leaves nothing half done behind them.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::process::Command;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    /// A child that stays until it is killed, or this process ends; and a copy of its end of its lifeline.
+    pub(crate) fn child() -> (Arc<Child>, OwnedFd) {
+        let (lifeline, theirs) = socket::pair().unwrap();
+        let copy = theirs.try_clone().unwrap();
+        #[allow(clippy::zombie_processes)] // it is waited for by its number
+        let pid = Command::new("cat").stdin(theirs).spawn().unwrap().id();
+        let pidfd = PidFd::of_child(pid).unwrap();
+        (adopt(pid, pidfd, "cat".to_owned(), lifeline.into()).unwrap(), copy)
+    }
+
+    /// Else the supervisor would be told of it for ever.
+    fn is_watched(child: &Child) -> bool {
+        let supervisor = child.supervisor().unwrap();
+        supervisor.epoll.delete(child.lifeline.as_fd()) != Err(Errno::ENOENT)
+    }
+
+    #[test]
+    fn the_lifeline_of_one_that_has_ended_is_not_watched() {
+        let (child, _other) = child();
+        child.watch(Arc::new(|| ()));
+        child.kill();
+        assert_eq!(child.wait(Deadline::Never), Some(Exit::Signal(Signal::SIGKILL as i32)));
+        assert!(!is_watched(&child));
+        child.watch(Arc::new(|| ()));
+        assert!(!is_watched(&child));
+    }
 }
