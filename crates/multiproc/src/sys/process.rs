@@ -39,12 +39,14 @@ impl From<OwnedFd> for PidFd {
 }
 
 impl PidFd {
-    /// Opens that of a child of ours whose status nobody has collected, so that its number is still its own. A child
-    /// that cannot be held is ended.
+    /// Opens that of a child of ours. Should the system or somebody else have buried it, its number may be another's by
+    /// now: that is left alone. A child that cannot be held is ended.
     pub(crate) fn of_child(pid: u32) -> Result<Self> {
         Self::open(pid).map_err(|errno| {
-            let pid = Pid::from_raw(pid.cast_signed());
-            let _ = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None));
+            if is_our_child(libc::P_PID, pid) {
+                let pid = Pid::from_raw(pid.cast_signed());
+                let _ = kill(pid, Signal::SIGKILL).and_then(|()| waitpid(pid, None));
+            }
             Error::system("open a descriptor for a child process", errno)
         })
     }
@@ -53,10 +55,11 @@ impl PidFd {
         // SAFETY: the call takes two numbers and gives a new descriptor or an error.
         let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
             Err(Errno::ESRCH) => return Self::of_nobody(),
-            fd => fd?,
+            fd => RawFd::try_from(fd?).map_err(|_| Errno::EBADF)?,
         };
         // SAFETY: a new descriptor, ours alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) }))
+        let pidfd = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        if is_our_child(libc::P_PIDFD, fd.cast_unsigned()) { Ok(pidfd) } else { Self::of_nobody() }
     }
 
     /// For a child that has ended, and that the system or somebody else has buried, before we could open it: a
@@ -113,6 +116,15 @@ impl AsFd for PidFd {
     }
 }
 
+/// Whether that is a child of ours whose status nobody has collected.
+fn is_our_child(kind: libc::idtype_t, id: u32) -> bool {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT; // it stays as it is
+    // SAFETY: `info` is ours and of the right type.
+    Errno::result(unsafe { libc::waitid(kind, id, &raw mut info, flags) }) != Err(Errno::ECHILD)
+}
+
 /// Executes this program again, with the same arguments and environment, and `socket` as standard input.
 ///
 /// Standard input, because that is the one descriptor that can be handed over without a moment in which another
@@ -144,20 +156,25 @@ pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<Ow
     if tied.is_err() || maker != getppid().as_raw() || user != Uid::effective().as_raw() {
         leave(1);
     }
-    stdin.as_fd().try_clone_to_owned().ok()
+    match stdin.as_fd().try_clone_to_owned() {
+        Ok(socket) => Some(socket),
+        Err(error) => refuse_to_run(&format!("duplicate the start socket: {error}")),
+    }
 }
 
 /// A program whose standard input is somebody's socket goes on. But if the parent made that socket, this is its child,
 /// and something has read the greeting: to go on would run the whole program again, and again in its children.
 fn not_greeted(maker: i32) -> Option<OwnedFd> {
     if maker == getppid().as_raw() {
-        let _ = writeln!(
-            io::stderr(),
-            "a child process did not start: standard input was read before multiproc::init(), which must come first"
-        );
-        leave(1);
+        refuse_to_run("standard input was read before multiproc::init(), which must come first");
     }
     None
+}
+
+/// Ends a child that cannot tell its parent why.
+fn refuse_to_run(why: &str) -> ! {
+    let _ = writeln!(io::stderr(), "a child process did not start: {why}");
+    leave(1)
 }
 
 /// Makes the process that was just started a child as it should be: it reads nothing from standard input, has
@@ -231,4 +248,17 @@ pub(crate) fn own_pid() -> u32 {
 pub(crate) fn leave(code: i32) -> ! {
     // SAFETY: ends the process, whatever its state.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_has_come_to_mean_another_process_is_nobodys() {
+        let stranger = PidFd::of_child(std::os::unix::process::parent_id()).unwrap();
+        assert!(stranger.has_ended());
+        assert_eq!(stranger.reap(), Exit::Lost);
+        assert!(stranger.signal(Signal::SIGCONT).is_ok());
+    }
 }
