@@ -141,8 +141,12 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a descriptor of its own,
-/// made with the first call, and not to be read from; an end that several processes hold says so to one of them only. If the system has none to give, it is one that is always readable.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. That is a hint: now and then it
+/// is readable though nothing is there, when what had come was received just before. So who must not block asks
+/// [`poll`](Connection::poll) with [`Duration::ZERO`] before he receives, which also makes it right again.
+///
+/// It is a descriptor of its own, made with the first call, and not to be read from; an end that several processes hold
+/// says so to one of them only. If the system has none to give, it is one that is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())
