@@ -24,7 +24,7 @@ use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
 use crate::task::{Call, Task, TaskId, note_panics};
-use crate::template;
+use crate::template::{self, UP};
 use crate::wire::{self, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
@@ -42,8 +42,6 @@ struct Letter {
 
 /// What stands in front of every letter, looked at before anything is believed.
 const GREETING: &[u8] = b"multiproc start 1\n";
-/// The first message of a process that was executed.
-const UP: &[u8] = b"up";
 
 /// Who this process is among the library's processes.
 #[derive(Debug)]
@@ -174,14 +172,7 @@ impl Started {
                 self.child.note_up();
                 continue;
             }
-            return match bytes.split_first() {
-                Some((0, result)) => Ok(result.to_vec()),
-                Some((_, error)) => {
-                    let error: Error = wire::decode(error, Vec::new(), "a child's error")?;
-                    Err(error.or_by(culprit))
-                }
-                None => Err(Error::decode("a child's outcome", "it is empty")),
-            };
+            return template::outcome(&bytes).map_err(|error| error.or_by(culprit));
         }
         Err(self.child.obituary(culprit()))
     }

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::error::{Error, Result};
+use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
 use crate::sys::fault::{self, Point};
@@ -26,10 +26,14 @@ use crate::sys::fork::{Fork, Forker, close_streams, copy_out_of_the_way, flush_c
 use crate::sys::memory::Shared;
 use crate::sys::poll::{Deadline, either};
 use crate::sys::process::{PidFd, leave};
+use crate::wire;
 
 /// How large the memory is that program and template share: one word.
 pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 const BORN: usize = 0;
+
+/// The first message of a process that was executed.
+pub(crate) const UP: &[u8] = b"up";
 
 /// What became of a request.
 pub(crate) enum Answer {
@@ -63,16 +67,38 @@ pub(crate) fn ask(
         let is_dead = !template.is_alive(); // before the look at what it has said last
         match control.receive(Deadline::now())? {
             Incoming::Message(reply, mut descriptors) => {
-                if let Ok(reply) = reply.as_slice().try_into() {
-                    return understand(reply, descriptors.pop());
+                if reply == UP {
+                    template.note_up();
+                    continue;
                 }
-                template.note_up(); // that is what it says first
+                return match reply.as_slice().try_into() {
+                    Ok(reply) => understand(reply, descriptors.pop()),
+                    Err(_) => Err(refusal(&reply, template)),
+                };
             }
             Incoming::Gone => return Ok(Answer::Death),
             Incoming::NotYet if is_dead => return Ok(Answer::Death),
             Incoming::NotYet if !in_time => return Ok(Answer::Silence),
             Incoming::NotYet => {}
         }
+    }
+}
+
+/// Why a template does not come up, in its own words.
+fn refusal(reply: &[u8], template: &Child) -> Error {
+    let culprit = || Culprit::Process { name: template.name().to_owned(), pid: template.pid() };
+    match outcome(reply) {
+        Ok(_) => Error::decode("a template's answer", "it is none"),
+        Err(error) => error.or_by(culprit),
+    }
+}
+
+/// What a process says at its end: its result, or the error that it has ended with.
+pub(crate) fn outcome(message: &[u8]) -> Result<Vec<u8>> {
+    match message.split_first() {
+        Some((0, result)) => Ok(result.to_vec()),
+        Some((_, error)) => Err(wire::decode(error, Vec::new(), "a child's error")?),
+        None => Err(Error::decode("a child's outcome", "it is empty")),
     }
 }
 
@@ -165,4 +191,29 @@ pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T)
 
 fn say(control: &Link, descriptors: &[BorrowedFd<'_>], reply: [u8; 8]) -> Result<Sent> {
     control.lend(descriptors, &Message::inline(reply.to_vec()), Deadline::Never)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::tests::child;
+
+    #[test]
+    fn what_a_template_says_why_it_does_not_come_up_is_told() {
+        let (template, _lifeline) = child();
+        let (ours, theirs) = Link::pair().unwrap();
+        let (page, _fd) = Shared::create(PAGE).unwrap();
+        let mut refusal = vec![1];
+        wire::encode(&Error::system("do without", Errno::ENOMEM), &mut refusal, "an error").unwrap();
+        for message in [UP, &refusal] {
+            theirs.send(&Message::inline(message.to_vec()), Deadline::now()).unwrap();
+        }
+        let letter = Message::inline(Vec::new());
+        let answer = ask(&ours, &template, &page, (&letter, theirs.as_fd()), Deadline::Never);
+        let error = answer.err().unwrap();
+        assert!(error.to_string().contains("do without"), "{error}");
+        assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32));
+        assert!(template.was_up());
+        template.kill();
+    }
 }
