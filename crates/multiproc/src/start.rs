@@ -132,7 +132,8 @@ impl Posted {
             return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
         }
         let socket = theirs.into_descriptor()?;
-        let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
+        let order = Order { name, socket, lifeline: ours.handle(), patience, deadline };
+        let child = supervisor::start(order)?;
         Ok(Started { child, link: ours })
     }
 
