@@ -14,6 +14,7 @@ trials![
     a_child_that_does_not_reach_init_in_time_is_an_error,
     a_child_that_exits_before_init_is_an_error,
     a_child_that_lacks_descriptors_says_so,
+    a_child_that_has_no_descriptor_left_does_not_run_main,
     a_killed_parent_leaves_no_child_behind,
     a_child_whose_parent_ends_before_init_does_not_run_main,
     a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing,
@@ -68,6 +69,13 @@ fn children_that_do_not_come_up(what_they_do: &str, expected: &str) -> Outcome {
         assert!(error.contains(expected), "{error}");
     }
     assert_eq!(rest, "0 children left");
+    Ok(())
+}
+
+fn a_child_that_has_no_descriptor_left_does_not_run_main() -> Outcome {
+    let lines = lines(&mut Command::new(env!("CARGO_BIN_EXE_crowded")));
+    let [error] = &lines[..] else { panic!("{lines:?}") };
+    assert!(error.contains("exited with code 1 before it reached multiproc::init()"), "{error}");
     Ok(())
 }
 

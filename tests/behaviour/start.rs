@@ -32,6 +32,7 @@ trials![
     a_child_has_nothing_but_what_it_was_given,
     a_child_writes_where_its_parent_does_at_that_moment,
     a_child_sees_what_its_parent_has_changed,
+    a_child_sees_what_has_changed_while_the_fork_server_was_made,
     arguments_may_hold_as_many_descriptors_as_a_message_takes,
     the_environment_chooses_the_method,
     any_other_method_in_the_environment_is_an_error,
@@ -150,6 +151,30 @@ fn a_child_sees_what_its_parent_has_changed() -> Outcome {
             assert!(!seen()?.3);
         }
         eventually("the fork servers before the last one are gone", || children().len() <= 1);
+        Ok(())
+    })
+}
+
+fn a_child_sees_what_has_changed_while_the_fork_server_was_made() -> Outcome {
+    alone(|| {
+        let seen = || with(StartMethod::ForkServer).spawn(surroundings, ())?.join();
+        for round in 0..80 {
+            env::set_current_dir("/").unwrap();
+            if let Some(pid) = fork_server() {
+                send_signal(pid, Signal::SIGKILL);
+            }
+            thread::scope(|scope| {
+                let starting = scope.spawn(seen);
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(10 * round) {}
+                env::set_current_dir("/proc").unwrap();
+                starting.join().unwrap()
+            })?;
+            env::set_current_dir("/").unwrap();
+            assert_eq!(seen()?, surroundings());
+            env::set_current_dir("/proc").unwrap();
+            assert_eq!(seen()?, surroundings());
+        }
         Ok(())
     })
 }

@@ -11,7 +11,8 @@ use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 use crate::sys::fault::{self, Point};
 use crate::sys::futex;
 
-/// A bell is a word: a number that changes whenever it is rung or armed, and in its lowest bit whether somebody waits.
+/// A bell is a word: a number that changes with each ringing, and in its lowest bits whether somebody waits, and whether
+/// somebody is just waking those who do.
 pub(crate) struct Bell<'a>(pub(crate) &'a AtomicU32);
 
 /// What the word was when the bell was armed.
@@ -19,11 +20,17 @@ pub(crate) struct Bell<'a>(pub(crate) &'a AtomicU32);
 pub(crate) struct Armed(u32);
 
 const WAITING: u32 = 1;
+const RINGING: u32 = 2;
+const ONE: u32 = 4;
 
 impl Bell<'_> {
     /// To be called before the last look at what one waits for: a change that this look misses will ring.
     pub(crate) fn arm(&self) -> Armed {
-        let arm = |word: u32| word.wrapping_add(2) | WAITING;
+        // Who is just waking others is not to say in the end that nobody waits.
+        let arm = |word: u32| match word & RINGING {
+            0 => word | WAITING,
+            _ => word.wrapping_add(ONE) & !RINGING | WAITING,
+        };
         let (Ok(before) | Err(before)) = self.0.fetch_update(SeqCst, Relaxed, |word| Some(arm(word)));
         // Together with the fence in `ring`: either the look that follows sees the change, or the ringer sees the bit.
         fence(SeqCst);
@@ -39,21 +46,33 @@ impl Bell<'_> {
     #[inline]
     pub(crate) fn ring(&self) -> bool {
         fence(SeqCst);
-        let is_armed = self.0.load(Relaxed) & WAITING != 0;
+        let word = self.0.load(Relaxed);
+        let is_armed = word & WAITING != 0;
         if is_armed {
-            self.wake();
+            self.wake(word);
         }
         is_armed
     }
 
     /// Changes the number, lest anybody fall asleep who has armed the bell before; wakes those who are asleep; and says only
-    /// then that nobody waits, unless somebody has armed or rung it meanwhile.
+    /// then that nobody waits, unless somebody has armed it meanwhile.
+    ///
+    /// Who is overtaken does it again: one who has armed the bell does not wake the others, and one who rings may be killed
+    /// before he does.
     #[cold]
-    fn wake(&self) {
-        let rung = self.0.fetch_add(2, SeqCst).wrapping_add(2);
-        fault::at(Point::BellChanged);
-        futex::wake_all(self.0);
-        fault::at(Point::AllWoken);
-        let _ = self.0.compare_exchange(rung, rung & !WAITING, Relaxed, Relaxed);
+    fn wake(&self, mut word: u32) {
+        while word & WAITING != 0 {
+            let rung = word.wrapping_add(ONE) | RINGING;
+            match self.0.compare_exchange(word, rung, SeqCst, Relaxed) {
+                Ok(_) => {
+                    fault::at(Point::BellChanged);
+                    futex::wake_all(self.0);
+                    fault::at(Point::AllWoken);
+                    let _ = self.0.compare_exchange(rung, rung & !(WAITING | RINGING), Relaxed, Relaxed);
+                    return;
+                }
+                Err(now) => word = now,
+            }
+        }
     }
 }

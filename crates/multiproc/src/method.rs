@@ -58,7 +58,7 @@ pub enum StartMethod {
     /// in memory, addresses included, is the same in all of them. A child whose function has returned writes out what
     /// it has printed and is gone: handlers that C code has registered to run at exit do not run.
     ///
-    /// Where the system cannot do it (it takes Linux 5.3 with checkpoint and restore, the GNU C library, and no thread
+    /// Where the system cannot do it (it takes Linux 5.4 with checkpoint and restore, the GNU C library, and no thread
     /// that is started before `init`), this is the same as `Spawn`.
     ForkServer,
     /// Executes the program again for each child; nothing is shared with anyone.
@@ -121,8 +121,7 @@ impl Manner {
             && !CANNOT_FORK.load(Ordering::Relaxed)
             && let Some(request) = posted.request()
         {
-            let surroundings = fingerprint();
-            let forked = Turn::take(deadline)?.fork(request, surroundings, self.patience, deadline)?;
+            let forked = Turn::take(deadline)?.fork(request, self.patience, deadline)?;
             match forked {
                 Some((pid, pidfd)) => return posted.adopt(pid, pidfd),
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
@@ -140,7 +139,8 @@ struct Template {
     process: Arc<Child>,
     control: Link,
     page: Arc<Shared>,
-    surroundings: u64,
+    /// Not known where they changed just then.
+    surroundings: Option<u64>,
 }
 
 /// The one template of this process, for one after another.
@@ -185,12 +185,11 @@ impl Turn {
     fn fork(
         &mut self,
         request: (&Message, BorrowedFd<'_>),
-        surroundings: u64,
         patience: Duration,
         deadline: Deadline,
     ) -> Result<Option<(u32, PidFd)>> {
         for _ in 0..ATTEMPTS {
-            let template = self.template(surroundings, deadline)?;
+            let template = self.template(deadline)?;
             let answer = ask(&template.control, &template.process, &template.page, request, deadline);
             match answer {
                 Ok(Answer::Child(pid, pidfd)) => return Ok(Some((pid, pidfd))),
@@ -214,8 +213,9 @@ impl Turn {
     }
 
     /// The template there is, if it still fits; else a new one.
-    fn template(&mut self, surroundings: u64, deadline: Deadline) -> Result<&Template> {
-        if self.0.as_ref().is_some_and(|template| template.surroundings != surroundings) {
+    fn template(&mut self, deadline: Deadline) -> Result<&Template> {
+        let surroundings = fingerprint();
+        if self.0.as_ref().is_some_and(|template| template.surroundings != Some(surroundings)) {
             self.dismiss();
         }
         match &mut self.0 {
@@ -245,6 +245,7 @@ impl Template {
     fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
         let page = Pages::create(PAGE)?;
         let (control, process) = start::exec_template(&page, deadline)?;
+        let surroundings = Some(surroundings).filter(|before| fingerprint() == *before);
         Ok(Self { process, control, page: page.into_mapping(), surroundings })
     }
 

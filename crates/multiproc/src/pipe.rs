@@ -43,7 +43,7 @@ use crate::wire::{self, Handle, Pages};
 
 /// Makes a pipe. The first end sends `A` and receives `B`; the second sends `B` and receives `A`.
 ///
-/// Each direction has 1 MiB of shared memory, of which as much becomes real as has been in use at one time.
+/// Each direction has 1 MiB of shared memory, of which one that is mostly empty uses half.
 ///
 /// # Errors
 /// When the system refuses a descriptor or memory.
@@ -75,7 +75,7 @@ const THERE_AND_BACK: [Plan; 2] = {
 const RING: u32 = 1024 * 1024;
 
 impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
-    /// Sends a message. Blocks while the other end is 1 MiB behind (a message above 32 KiB for which there is no room, and
+    /// Sends a message. Blocks while the other end is 1 MiB behind, or at least half of that (a message above 32 KiB for which there is no room, and
     /// any above 512 KiB, is parked in anonymous memory and counts as small).
     ///
     /// # Errors
@@ -142,8 +142,12 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a descriptor of its own,
-/// made with the first call, and not to be read from; an end that several processes hold says so to one of them only. If the system has none to give, it is one that is always readable.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. That is a hint: now and then it
+/// is readable though nothing is there, when what had come was received just before. So who must not block asks
+/// [`poll`](Connection::poll) with [`Duration::ZERO`] before he receives, which also makes it right again.
+///
+/// It is a descriptor of its own, made with the first call, and not to be read from; an end that several processes hold
+/// says so to one of them only. If the system has none to give, it is one that is always readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())

@@ -98,6 +98,9 @@ impl Builder {
 
     /// How long the child may take to reach [`init`](crate::init), or to be forked; then there is none, and
     /// [`spawn`](Self::spawn) or [`Process::join`] says so. The default is 10 seconds.
+    ///
+    /// (The system executes one program after another. Should somebody stop a child before it has executed the program,
+    /// no other is executed until that goes on or is killed, and each start fails in its own time.)
     #[must_use]
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.manner.patience = time;

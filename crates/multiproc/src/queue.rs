@@ -29,8 +29,7 @@
 //! goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it goes on;
 //! timed calls return on time all the same. So it is with senders.
 //!
-//! Items travel through 4 MiB of shared memory, of which as much becomes real as has been in use at one time (at least
-//! 8 KiB). An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
+//! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
 //! memory of its own, so a large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;
@@ -53,8 +52,9 @@ use crate::{codec, plain, task};
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
 /// A sender waits while the queue is full; that is the back-pressure that keeps a quick producer from filling memory
-/// with what a slow consumer has not got to. The queue's 4 MiB are back-pressure, too: when they are full, items up to
-/// 32 KiB wait, whatever the capacity. Larger items are parked instead; the system's limit on the descriptors of one
+/// with what a slow consumer has not got to. The queue's memory is back-pressure, too: when it is full, items up to
+/// 32 KiB wait, whatever the capacity. There is always room for 2 MiB of such items, each counted with 8 bytes more and
+/// rounded up to 8, and mostly for 4. Larger items are parked instead; the system's limit on the descriptors of one
 /// user in packets that nobody has received yet (`RLIMIT_NOFILE`), and the room for such packets (a few hundred), are
 /// what they wait for.
 ///

@@ -28,6 +28,8 @@ pub(crate) trait Memory {
 pub(crate) struct Ring {
     start: usize,
     size: u32,
+    /// Where all has been read and this many bytes of the ring are behind us, it begins anew.
+    hot: u32,
 }
 
 /// How far a writer or a reader has come: through how many frames, and up to which byte. Both count on and on and
@@ -38,15 +40,24 @@ pub(crate) struct Mark {
     pub(crate) bytes: u32,
 }
 
-/// Where all has been read and this many bytes of the ring are behind us, it begins anew: then a queue that is mostly
-/// empty stays in the caches, and its ring never takes up more memory than it needs.
+/// How much of a ring is used that is mostly empty and may [begin anew](Ring::warm) as it likes: then it stays in the caches.
 const HOT: u32 = 16 * 1024;
 
 impl Ring {
     /// A ring of `size` bytes, a power of two, from the byte `start` on, a multiple of 8.
+    ///
+    /// Whenever all has been read in its second half, it begins anew at its start, so that what is mostly empty uses half
+    /// of it. The rest counts as occupied until the reader has followed. So half of its bytes are sure to have room at
+    /// any time, whether or not the reader reads.
     pub(crate) const fn new(start: usize, size: u32) -> Self {
         assert!(size.is_power_of_two() && size >= 2 * HEAD && start.is_multiple_of(8));
-        Self { start, size }
+        Self { start, size, hot: size / 2 }
+    }
+
+    /// The same, but it begins anew as soon as some pages are behind it: for a writer who is sure that the reader goes on
+    /// reading.
+    pub(crate) const fn warm(self) -> Self {
+        Self { hot: if self.hot < HOT { self.hot } else { HOT }, ..self }
     }
 
     /// The bytes of the largest frame that finds room at all times, once everything before it has been read.
@@ -228,7 +239,7 @@ impl Ring {
     fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
         let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
-        let begin_anew = tail == taken && self.size - to_end >= HOT.max(footprint);
+        let begin_anew = tail == taken && self.size - to_end >= self.hot.max(footprint);
         if footprint <= to_end && !begin_anew {
             (footprint <= free).then_some(tail)
         } else {
@@ -373,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_ring_that_is_empty_stays_where_it_is_warm() {
-        let ring = Ring::new(0, 1024 * 1024);
+        let ring = Ring::new(0, 1024 * 1024).warm();
         let memory = RefCell::new(vec![0; 1024 * 1024]);
         let (mut tail, mut head) = (Mark::default(), Mark::default());
         for _ in 0..10_000 {
@@ -381,6 +392,25 @@ mod tests {
             ring.take(&memory, &mut head, |_, _| ()).unwrap();
         }
         assert!(memory.borrow()[HOT as usize + 2 * 1024..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn half_of_a_ring_has_room_whatever_was_before() {
+        const SIZE: u32 = 64 * 1024;
+        let ring = Ring::new(0, SIZE);
+        let memory = RefCell::new(vec![0; SIZE as usize]);
+        for length in [0, 100, 1_000, 10_000] {
+            let (mut tail, mut head) = (Mark::default(), Mark::default());
+            for _ in 0..500 {
+                assert!(ring.put(&memory, &mut tail, head.bytes, 1, &[&vec![1; length]]));
+                ring.take(&memory, &mut head, |_, _| ()).unwrap();
+                let (mut end, mut count) = (tail, 0);
+                while ring.put(&memory, &mut end, head.bytes, 1, &[&[1; 500]]) {
+                    count += 1;
+                }
+                assert!((count + 1) * footprint(500) > SIZE / 2, "{count} frames after {tail:?}");
+            }
+        }
     }
 
     #[test]

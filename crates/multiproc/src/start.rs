@@ -24,7 +24,7 @@ use crate::sys::fork::flush_c_streams;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
 use crate::task::{Call, Task, TaskId, note_panics};
-use crate::template::{self, FAILED};
+use crate::template::{self, FAILED, UP};
 use crate::wire::{self, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
@@ -42,8 +42,6 @@ struct Letter {
 
 /// What stands in front of every letter, looked at before anything is believed.
 const GREETING: &[u8] = b"multiproc start 1\n";
-/// The first message of a process that was executed.
-const UP: &[u8] = b"up";
 
 /// Who this process is among the library's processes.
 #[derive(Debug)]
@@ -136,7 +134,8 @@ impl Posted {
             return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
         }
         let socket = theirs.into_descriptor()?;
-        let child = supervisor::start(Order { name, socket, lifeline: ours.handle(), patience })?;
+        let order = Order { name, socket, lifeline: ours.handle(), patience, deadline };
+        let child = supervisor::start(order)?;
         Ok(Started { child, link: ours })
     }
 

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,16 +72,30 @@ pub(crate) struct Order {
     pub(crate) lifeline: Handle,
     /// How long the child may take to come up. None for a template: who asks it for a child watches the time.
     pub(crate) patience: Option<Duration>,
+    /// When whoever gave the order waits for it no longer.
+    pub(crate) deadline: Deadline,
 }
 
-/// Executes the program to be a child; returns as soon as the system has it.
+/// Executes the program to be a child; returns as soon as the system has it. Blocks until the order's deadline at most:
+/// until the program is executed, the system holds up the thread that does it, and if somebody stops the process just
+/// then, that lasts.
 pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, started) = mpsc::sync_channel(1);
+    let deadline = order.deadline;
     let gone = || Error::invalid("the thread that starts children has ended");
     supervisor.orders.send((order, reply)).map_err(|_| gone())?;
     supervisor.bell.write(1).map_err(|errno| Error::system("wake the supervisor", errno))?;
-    started.recv().map_err(|_| gone())?
+    let delivered = match deadline.left() {
+        None => started.recv().map_err(|_| gone())?,
+        Some(left) => started.recv_timeout(left).map_err(|error| match error {
+            RecvTimeoutError::Timeout => {
+                Error::new(Cause::Start("the system has not executed the program in time".to_owned()))
+            }
+            RecvTimeoutError::Disconnected => gone(),
+        })?,
+    };
+    delivered.take()
 }
 
 /// Watches over a child that a template has forked, and that is up.
@@ -147,6 +162,7 @@ impl Child {
         let exit = self.pidfd.wait(deadline).then(|| self.collect());
         if let Some(supervisor) = &supervisor {
             lock(&supervisor.children).remove(&self.id);
+            let _ = supervisor.epoll.delete(self.lifeline.as_fd()); // if it was watched
         }
         exit
     }
@@ -220,6 +236,10 @@ impl Child {
         if let Some(supervisor) = self.supervisor() {
             let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | CUT);
             let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
+            // One that has been buried is not taken off again, and would be told of without end.
+            if self.has_ended() {
+                let _ = supervisor.epoll.delete(self.lifeline.as_fd());
+            }
         }
         watcher();
     }
@@ -251,7 +271,24 @@ impl AsFd for Child {
     }
 }
 
-type Reply = mpsc::SyncSender<Result<Arc<Child>>>;
+type Reply = mpsc::SyncSender<Delivery>;
+
+/// A child on its way to whoever has ordered it. If he has gone, it is ended.
+struct Delivery(Option<Result<Arc<Child>>>);
+
+impl Delivery {
+    fn take(mut self) -> Result<Arc<Child>> {
+        self.0.take().unwrap_or_else(|| Err(Error::invalid("nothing was delivered")))
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(Ok(child)) = &self.0 {
+            child.kill();
+        }
+    }
+}
 
 /// The side of the thread that others see.
 #[derive(Debug)]
@@ -357,12 +394,14 @@ impl Watch {
     fn take_orders(&mut self) {
         let _ = self.shared.bell.read();
         while let Ok((order, reply)) = self.inbox.try_recv() {
-            let _ = reply.send(self.start(order)); // who does not wait for it has gone
+            if !order.deadline.is_over() {
+                let _ = reply.send(Delivery(Some(self.start(order))));
+            }
         }
     }
 
     fn start(&mut self, order: Order) -> Result<Arc<Child>> {
-        let Order { name, socket, lifeline, patience } = order;
+        let Order { name, socket, lifeline, patience, .. } = order;
         let (pid, pidfd) = process::start_self(socket)?;
         let is_listed = patience.is_some();
         let child = self.shared.watch(Birth { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
@@ -414,4 +453,57 @@ impl Watch {
 /// A panic while holding one of our locks leaves nothing half done behind them.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::process::Command;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    /// A child that stays until it is killed, or this process ends; and a copy of its end of its lifeline.
+    pub(crate) fn child() -> (Arc<Child>, OwnedFd) {
+        let (lifeline, theirs) = socket::pair().unwrap();
+        let copy = theirs.try_clone().unwrap();
+        #[allow(clippy::zombie_processes)] // it is waited for by its number
+        let pid = Command::new("cat").stdin(theirs).spawn().unwrap().id();
+        let pidfd = PidFd::of_child(pid).unwrap();
+        (adopt(pid, pidfd, "cat".to_owned(), lifeline.into()).unwrap(), copy)
+    }
+
+    /// Else the supervisor would be told of it for ever.
+    fn is_watched(child: &Child) -> bool {
+        let supervisor = child.supervisor().unwrap();
+        supervisor.epoll.delete(child.lifeline.as_fd()) != Err(Errno::ENOENT)
+    }
+
+    #[test]
+    fn the_lifeline_of_one_that_has_ended_is_not_watched() {
+        let (child, _other) = child();
+        child.watch(Arc::new(|| ()));
+        child.kill();
+        assert_eq!(child.wait(Deadline::Never), Some(Exit::Signal(Signal::SIGKILL as i32)));
+        assert!(!is_watched(&child));
+        child.watch(Arc::new(|| ()));
+        assert!(!is_watched(&child));
+    }
+
+    #[test]
+    fn an_order_is_waited_for_no_longer_than_it_may_take() {
+        let (child, _other) = child();
+        let supervisor = Supervisor::get().unwrap();
+        let children = lock(&supervisor.children); // the thread comes no further than this
+        child.kill();
+        assert!(child.pidfd.wait(Deadline::Never));
+        let (lifeline, socket) = socket::pair().unwrap();
+        let deadline = Deadline::after(Duration::from_millis(50));
+        let name = "late".to_owned();
+        let order = Order { name, socket, lifeline: lifeline.into(), patience: None, deadline };
+        let error = start(order).unwrap_err();
+        assert!(error.to_string().contains("has not executed the program in time"), "{error}");
+        drop(children);
+        assert_eq!(child.wait(Deadline::Never), Some(Exit::Signal(Signal::SIGKILL as i32)));
+    }
 }

@@ -34,6 +34,8 @@ const BORN: usize = 0;
 
 /// Stands in front of the error that a child, or a template that cannot begin, says at its end.
 pub(crate) const FAILED: u8 = 1;
+/// The first message of a process that was executed.
+pub(crate) const UP: &[u8] = b"up";
 
 /// What became of a request.
 pub(crate) enum Answer {
@@ -66,15 +68,12 @@ pub(crate) fn ask(
         let is_dead = !template.is_alive(); // before the look at what it has said last
         match control.receive(Deadline::now())? {
             Incoming::Message(reply, mut descriptors) => {
-                if let Ok(reply) = reply.as_slice().try_into() {
-                    return understand(reply, descriptors.pop());
+                if reply == UP {
+                    template.note_up();
+                    continue;
                 }
-                if let Some((&FAILED, error)) = reply.split_first() {
-                    let error: Error = wire::decode(error, Vec::new(), "a fork server's error")?;
-                    let (name, pid) = (template.name().to_owned(), template.pid());
-                    return Err(error.or_by(|| Culprit::Process { name, pid }));
-                }
-                template.note_up(); // that is what it says first
+                let Ok(numbers) = reply.as_slice().try_into() else { return Err(refusal(&reply, template)) };
+                return understand(numbers, descriptors.pop());
             }
             Incoming::Gone => return Ok(Answer::Death),
             Incoming::NotYet if is_dead => return Ok(Answer::Death),
@@ -82,6 +81,16 @@ pub(crate) fn ask(
             Incoming::NotYet => {}
         }
     }
+}
+
+/// Why a template does not come up, in its own words.
+fn refusal(reply: &[u8], template: &Child) -> Error {
+    let error = match reply.split_first() {
+        Some((&FAILED, error)) => wire::decode::<Error>(error, Vec::new(), "a fork server's error"),
+        _ => Err(Error::decode("a fork server's reply", "it is not one")),
+    };
+    let (name, pid) = (template.name().to_owned(), template.pid());
+    error.unwrap_or_else(|error| error).or_by(|| Culprit::Process { name, pid })
 }
 
 /// The child that was made last, though nobody has said so. Asked of a template that has ended.
@@ -188,6 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::supervisor::tests::child;
     use crate::sys::memory;
     use crate::testing::cases;
 
@@ -213,5 +223,24 @@ mod tests {
         }
         page.word32(BORN).store(0, Ordering::Relaxed);
         assert!(last_born(&page).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_template_says_why_it_does_not_come_up_is_told() {
+        let (template, _lifeline) = child();
+        let (ours, theirs) = Link::pair().unwrap();
+        let (page, _fd) = Shared::create(PAGE).unwrap();
+        let mut refusal = vec![1];
+        wire::encode(&Error::system("do without", Errno::ENOMEM), &mut refusal, "an error").unwrap();
+        for message in [UP, &refusal] {
+            theirs.send(&Message::inline(message.to_vec()), Deadline::now()).unwrap();
+        }
+        let letter = Message::inline(Vec::new());
+        let answer = ask(&ours, &template, &page, (&letter, theirs.as_fd()), Deadline::Never);
+        let error = answer.err().unwrap();
+        assert!(error.to_string().contains("do without"), "{error}");
+        assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32));
+        assert!(template.was_up());
+        template.kill();
     }
 }

@@ -2,7 +2,9 @@
 //! things at once.
 //!
 //! The bell alone does not say so, as it is rung only for one who waits. So while nobody receives, the alarm stays armed,
-//! and the bell is kept readable while messages are in the ring. The descriptor is for both, the bell and the socket.
+//! and the bell is kept readable while messages are in the ring. The descriptor is for both, the bell and the socket. (A
+//! sender may ring when what he has sent was received already; so it can be readable once too often, and who then looks
+//! whether there is anything makes it right.)
 
 use crate::sys::atomic::{SeqCst, fence};
 use std::os::fd::{AsFd, BorrowedFd};

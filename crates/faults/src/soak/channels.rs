@@ -26,8 +26,7 @@ pub(super) struct Tube {
     last: (u64, u64),
 }
 
-/// So many at most. They hold at most 60 items of this thread, small ones: when all was taken out of a queue, there is sure
-/// to be room for 16 KiB only, until the next is taken; and nobody else takes what this thread waits to put.
+/// So many at most.
 const MOST: usize = 3;
 
 pub(super) fn put(world: &mut World, dice: &mut StdRng) -> Result<()> {
@@ -258,7 +257,7 @@ fn someone(dice: &mut StdRng) -> u64 {
 /// One of those there are, or a new one; it is the last then.
 fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Tube> {
     let place = dice.random_range(0..MOST);
-    let capacity = [1, 5, 60][dice.random_range(0..3)];
+    let capacity = [1, 5, 300][dice.random_range(0..3)];
     if place < world.queues.len() {
         let tube = world.queues.remove(place);
         world.queues.push(tube);

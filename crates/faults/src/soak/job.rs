@@ -95,10 +95,10 @@ pub(super) fn perform(job: Job) -> u64 {
 
 const PANIC: &str = "as it must";
 
-/// Most are small. Only others than the thread itself, whose number is 0, put larger ones.
+/// Most are small.
 pub(super) fn item(own: u64, number: u64) -> Item {
     let [low, ..] = number.to_le_bytes();
-    let length = if own > 0 && (own + number) % 50 == 49 { 300_000 } else { usize::from(low) };
+    let length = if (own + number) % 50 == 49 { 300_000 } else { usize::from(low) };
     (own, number, ByteBuf::from(vec![low; length]))
 }
 

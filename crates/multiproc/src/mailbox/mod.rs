@@ -52,8 +52,8 @@ pub(crate) const POSTED: u32 = 3;
 pub(crate) const TASK: u32 = 4;
 
 const RING: u32 = 1024 * 1024;
-const TASKS: Ring = Ring::new(4096, RING);
-const RESULTS: Ring = Ring::new(4096 + RING as usize, RING);
+const TASKS: Ring = Ring::new(4096, RING).warm();
+const RESULTS: Ring = Ring::new(4096 + RING as usize, RING).warm();
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
 
 /// Words, those that different sides write in different cache lines.

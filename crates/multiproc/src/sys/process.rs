@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction};
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, Uid, getppid};
 
 use super::fault::{self, Point};
@@ -44,8 +44,7 @@ impl PidFd {
     /// can write, is that of nobody.
     pub(crate) fn of_child(pid: u32) -> Result<Self> {
         let child = Pid::from_raw(pid.cast_signed());
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let is_ours = child.as_raw() > 0 && waitid(Id::Pid(child), flags).is_ok();
+        let is_ours = child.as_raw() > 0 && is_our_child(libc::P_PID, pid);
         let opened = if is_ours { Self::open(pid) } else { Self::of_nobody() };
         opened.map_err(|errno| {
             if is_ours {
@@ -59,10 +58,11 @@ impl PidFd {
         // SAFETY: the call takes two numbers and gives a new descriptor or an error.
         let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
             Err(Errno::ESRCH) => return Self::of_nobody(),
-            fd => fd?,
+            fd => RawFd::try_from(fd?).map_err(|_| Errno::EBADF)?,
         };
         // SAFETY: a new descriptor, ours alone.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(RawFd::try_from(fd).map_err(|_| Errno::EBADF)?) }))
+        let pidfd = Self(unsafe { OwnedFd::from_raw_fd(fd) });
+        if is_our_child(libc::P_PIDFD, fd.cast_unsigned()) { Ok(pidfd) } else { Self::of_nobody() }
     }
 
     /// For a child that has ended, and that the system or somebody else has buried, before we could open it: a
@@ -117,6 +117,15 @@ impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Whether that is a child of ours whose status nobody has collected.
+fn is_our_child(kind: libc::idtype_t, id: u32) -> bool {
+    // SAFETY: all-zero bytes are a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT; // it stays as it is
+    // SAFETY: `info` is ours and of the right type.
+    Errno::result(unsafe { libc::waitid(kind, id, &raw mut info, flags) }) != Err(Errno::ECHILD)
 }
 
 /// Executes this program again, with the same arguments and environment, and `socket` as standard input.
@@ -261,4 +270,17 @@ pub(crate) fn own_pid() -> u32 {
 pub(crate) fn leave(code: i32) -> ! {
     // SAFETY: ends the process, whatever its state.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_has_come_to_mean_another_process_is_nobodys() {
+        let stranger = PidFd::of_child(std::os::unix::process::parent_id()).unwrap();
+        assert!(stranger.has_ended());
+        assert_eq!(stranger.reap(), Exit::Lost);
+        assert!(stranger.signal(Signal::SIGCONT).is_ok());
+    }
 }
