@@ -41,7 +41,6 @@ fn main() -> ExitCode {
         scarce::trials(),
         security::trials(),
         misfits::trials(),
-        misfits::large_trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Call, Error, Pool, Process, Result, pipe, queue};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trial, trials};
+use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trials};
 
 trials![
     a_misfit_is_an_error_of_its_item_as_a_result_of_every_call,
@@ -31,17 +30,6 @@ trials![
     a_worker_that_becomes_another_user_goes_on_and_ends,
     a_pool_that_a_task_leaks_ends_with_its_worker,
 ];
-
-/// Those that take several gigabytes of memory and many seconds: only when asked for by `--ignored`.
-pub(crate) fn large_trials() -> Vec<Trial> {
-    let trial = |name, test| trial(module_path!(), name, test).with_ignored_flag(true);
-    vec![
-        trial("a_result_around_two_gigabytes_is_whole", a_result_around_two_gigabytes_is_whole),
-        trial("a_result_of_four_gigabytes_is_whole", a_result_of_four_gigabytes_is_whole),
-        trial("a_process_returns_four_gigabytes_whole", a_process_returns_four_gigabytes_whole),
-        trial("an_item_beyond_four_gigabytes_is_whole", an_item_beyond_four_gigabytes_is_whole),
-    ]
-}
 
 /// What is the matter with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -476,66 +464,4 @@ fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
         assert_eq!(gate.recv()?, None);
         Ok(())
     })
-}
-
-/// Zeros, which take up no memory before they are copied, but for a mark at each end.
-fn large(length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    bytes[0] = 1;
-    bytes[length - 1] = 2;
-    bytes
-}
-
-fn is_whole(bytes: &[u8], length: usize) -> bool {
-    bytes.len() == length && bytes.first() == Some(&1) && bytes.last() == Some(&2)
-}
-
-/// Whether so much memory can be had that a value of this length, twice and some more, harms nobody.
-fn there_is_room(length: usize) -> bool {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let available = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
-    let kilobytes: usize = available.trim().trim_end_matches(" kB").parse().unwrap();
-    let is_enough = kilobytes / 1024 > 3 * (length >> 20);
-    if !is_enough {
-        eprintln!("not tested: {length} bytes are too much for this machine");
-    }
-    is_enough
-}
-
-fn a_result_around_two_gigabytes_is_whole() -> Outcome {
-    let pool = Pool::new(1)?;
-    for length in [(1 << 31) - 1, (1 << 31) + 1] {
-        if there_is_room(length) {
-            assert!(is_whole(&pool.apply(large, (length,))?, length));
-        }
-    }
-    Ok(())
-}
-
-fn a_result_of_four_gigabytes_is_whole() -> Outcome {
-    let length = (1 << 32) + 5;
-    if there_is_room(length) {
-        assert!(is_whole(&Pool::new(1)?.apply(large, (length,))?, length));
-    }
-    Ok(())
-}
-
-fn a_process_returns_four_gigabytes_whole() -> Outcome {
-    let length = 1 << 32;
-    if there_is_room(length) {
-        assert!(is_whole(&Process::spawn(large, (length,))?.join()?, length));
-    }
-    Ok(())
-}
-
-fn an_item_beyond_four_gigabytes_is_whole() -> Outcome {
-    let length = (1 << 32) + 5;
-    if there_is_room(length) {
-        let (sender, receiver) = queue::bounded(1)?;
-        sender.send(large(length))?;
-        drop(sender);
-        assert!(is_whole(&receiver.recv()?, length));
-        assert!(receiver.recv().unwrap_err().is_disconnected());
-    }
-    Ok(())
 }

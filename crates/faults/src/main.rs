@@ -10,6 +10,7 @@ mod victim;
 mod watchdog;
 
 mod kills;
+mod large;
 #[cfg(multiproc_faults)]
 mod points;
 mod soak;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let good = match Arguments::parse().part {
         Part::Soak(options) => soak::run(&options),
         Part::Kills(options) => kills::run(&options),
+        Part::Large => large::run(),
         #[cfg(multiproc_faults)]
         Part::Points(options) => points::run(&options),
         #[cfg(not(multiproc_faults))]
@@ -51,6 +53,8 @@ struct Arguments {
 enum Part {
     /// Kill at random instants
     Kills(kills::Options),
+    /// Hand over values of some gigabytes
+    Large,
     /// Do random operations, and know what must come of them
     Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol

@@ -38,7 +38,7 @@ pub struct Options {
     /// How many processes are killed at random instants
     #[arg(long, value_name = "N", default_value = "10000")]
     kills: u64,
-    /// Only this part (points, kills, soak, peers), or this named point
+    /// Only this part (points, kills, soak, large, peers), or this named point
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
     /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
@@ -86,11 +86,17 @@ pub fn run(options: &Options) -> Result<bool> {
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
     });
     let [first, second] = lines;
+    let mut lines = [first?, second?];
+    if options.only.as_deref().is_none_or(|only| only == "large") && !options.quick {
+        for (method, lines) in METHODS.iter().zip(&mut lines) {
+            lines.extend(run_part(&program, &["large".to_owned()], method)?); // one at a time: it takes up much memory
+        }
+    }
     let compares = options.peers || options.only.as_deref() == Some("peers");
     let report = Report {
         machine: Machine { build: "release", ..Machine::here() },
         effort,
-        lines: [first?, second?],
+        lines,
         comparison: compares.then(|| compare(root, target, &program)).transpose()?,
     };
     table::show(&report);
@@ -134,13 +140,15 @@ fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
         None => [points, random].into_iter().chain(soaks).collect(),
         Some("points") => vec![points],
         Some("kills") => vec![random],
-        Some("peers") => Vec::new(),
+        Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
         Some(point) if point.contains(':') => {
             vec![points.into_iter().chain(words(&[&"--only", &point])).collect()]
         }
         Some(other) => {
-            bail!("`{other}` is no part (points, kills, soak, peers) and no point (such as child:born)")
+            bail!(
+                "`{other}` is no part (points, kills, soak, large, peers) and no point (such as child:born)"
+            )
         }
     })
 }

@@ -12,7 +12,7 @@ use super::table::{HEADINGS, cells};
 use super::{Effort, METHODS, Report};
 
 /// The parts of the suite, and what each does.
-const PARTS: [(&str, &str, &str); 3] = [
+const PARTS: [(&str, &str, &str); 4] = [
     (
         "points",
         "Every step of every protocol",
@@ -28,6 +28,12 @@ const PARTS: [(&str, &str, &str); 3] = [
         "Soak",
         "Random operations in several threads against a model that knows what must come out. At the end, the process \
          has what it had at the beginning: descriptors, mappings, children, memory.",
+    ),
+    (
+        "large",
+        "Large values",
+        "Values around the sizes at which a number of 32 bits overflows, as far as there is memory for them: each arrives \
+         whole.",
     ),
 ];
 

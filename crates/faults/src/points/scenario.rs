@@ -49,9 +49,8 @@ pub(super) struct Cost {
 
 impl Allowed {
     pub(super) fn by(point: Point, act: Act) -> Self {
-        let is_the_templates = point.name().starts_with("template:") || point == Point::Fork;
         match act {
-            Act::Kill => Self { deaths: u32::from(!is_the_templates), refusal: false },
+            Act::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
             Act::Stop => Self::default(),
             Act::Refuse => Self { deaths: 0, refusal: true },
         }
@@ -76,4 +75,18 @@ impl Cost {
             Err(error) => bail!("it must not fail: {error}"),
         }
     }
+}
+
+/// Whether a process that is killed there has nothing in hand that could fail with it.
+fn costs_nothing(point: Point) -> bool {
+    let is_between_items = matches!(
+        point,
+        Point::Initializing
+            | Point::WorkerUp
+            | Point::WorkerReady
+            | Point::ItemFinished
+            | Point::WorkerDismissed
+            | Point::Fork
+    );
+    is_between_items || point.name().starts_with("template:")
 }
