@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::thread;
 use std::time::Duration;
 
-use procfs::process::Process;
+use procfs::process::{Process, StatFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -61,19 +60,16 @@ pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The process from which the children of this one are forked. Not one that was forked a moment ago: it is called the same
-/// until it knows its own name, and does not block all signals.
+/// The process from which the children of this one are forked. What it has just forked is called the same until it knows
+/// its own name; but it has not been executed.
 pub(crate) fn fork_server() -> Option<u32> {
-    let is_one = |pid: &u32| name_of(*pid) == "fork-server" && blocks_all_signals(*pid);
-    let candidates: Vec<u32> = children_of(std::process::id()).into_iter().filter(is_one).collect();
-    thread::sleep(Duration::from_millis(1));
-    candidates.into_iter().find(is_one)
+    let is_it = |&pid: &u32| name_of(pid) == "fork-server" && was_executed(pid);
+    children_of(std::process::id()).into_iter().find(is_it)
 }
 
-fn blocks_all_signals(pid: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    blocked.is_some_and(|mask| mask.trim().starts_with("fffffff"))
+fn was_executed(pid: u32) -> bool {
+    let status = Process::new(pid.cast_signed()).and_then(|process| process.stat());
+    status.is_ok_and(|status| !StatFlags::from_bits_truncate(status.flags).contains(StatFlags::PF_FORKNOEXEC))
 }
 
 fn is_descendant(pid: u32) -> bool {

@@ -121,7 +121,7 @@ impl Effort {
             return Self { times: 1, kills: 300, time: "30s".to_owned(), seeds: vec![*seed] };
         }
         Self {
-            times: 5,
+            times: 3,
             kills: *kills,
             time: time.clone(),
             seeds: (0..*soaks).map(|number| seed.wrapping_add(number)).collect(),
@@ -240,7 +240,7 @@ mod tests {
         );
         assert_eq!(
             commands_of(&["--only", "child:born"]).unwrap(),
-            ["points --parent --times 5 --only child:born"]
+            ["points --parent --times 3 --only child:born"]
         );
         assert!(commands_of(&["--only", "everything"]).is_err());
     }
