@@ -63,6 +63,20 @@ impl Line {
         self.failures.push(failure);
     }
 
+    /// Whether another line is about the same fault.
+    pub fn is_about_the_same(&self, other: &Self) -> bool {
+        (&self.part, &self.fault) == (&other.part, &other.fault)
+    }
+
+    /// Adds what came of the same fault in another run.
+    pub fn add(&mut self, other: Self) {
+        self.places += other.places;
+        self.times += other.times;
+        self.survived += other.survived;
+        self.worst = self.worst.into_iter().chain(other.worst).reduce(f64::max);
+        self.failures.extend(other.failures);
+    }
+
     /// Prints it for `cargo xtask faults`.
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).unwrap_or_else(|error| error.to_string()));

@@ -171,13 +171,26 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     Ok(target.join("release/faults"))
 }
 
-/// Runs all parts under one start method, one after another.
+/// Runs all parts under one start method, one after another; the soaks all at the same time.
 fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Line>> {
+    let (soaks, others): (Vec<_>, Vec<_>) = commands.iter().partition(|arguments| arguments[0] == "soak");
     let mut all = Vec::new();
-    for arguments in commands {
+    for arguments in others {
         all.extend(run_part(program, arguments, method)?);
     }
-    Ok(all)
+    thread::scope(|scope| {
+        let run = |arguments| scope.spawn(move || run_part(program, arguments, method));
+        let runs: Vec<_> = soaks.into_iter().map(run).collect();
+        for run in runs {
+            for line in run.join().unwrap_or_else(|_| bail!("a thread has panicked"))? {
+                match all.iter_mut().find(|known: &&mut Line| known.is_about_the_same(&line)) {
+                    Some(known) => known.add(line),
+                    None => all.push(line),
+                }
+            }
+        }
+        Ok(all)
+    })
 }
 
 fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Line>> {
@@ -186,6 +199,8 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Li
         .args(arguments)
         .env("MULTIPROC_START_METHOD", method)
         .env_remove("RUST_BACKTRACE")
+        // The C library gives back at once what is as large as this, so that memory in use can be told from memory kept.
+        .env("MALLOC_MMAP_THRESHOLD_", "32768")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
