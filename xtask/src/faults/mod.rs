@@ -179,7 +179,10 @@ fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<V
         all.extend(run_part(program, arguments, method)?);
     }
     thread::scope(|scope| {
-        let run = |arguments| scope.spawn(move || run_part(program, arguments, method));
+        let run = |arguments: &'_ Vec<String>| {
+            let arguments = arguments.clone();
+            scope.spawn(move || run_part(program, &arguments, method))
+        };
         let runs: Vec<_> = soaks.into_iter().map(run).collect();
         for run in runs {
             for line in run.join().unwrap_or_else(|_| bail!("a thread has panicked"))? {
