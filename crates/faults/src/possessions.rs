@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use multiproc::{Frozen, Pool, pipe};
+use multiproc::{Connection, Frozen, Pool, pipe};
 
 /// Descriptors, mappings of shared memory, and children, by what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,9 +45,14 @@ impl Possessions {
     /// `Frozen` data that has come.
     pub(crate) fn once_all_is_kept() -> Result<Self> {
         let pool = Pool::new(1)?;
+        // The only worker waits, so that all items are in memory at the same time.
+        let (gate, theirs) = pipe::<(), ()>()?;
+        let waiting = pool.submit(|gate: Connection<(), ()>| drop(gate.recv()), (theirs,))?;
         let handles: Vec<_> = (0..MOST_KEPT)
             .map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), (vec![0; 300_000],)))
             .collect::<multiproc::Result<_>>()?;
+        drop(gate);
+        waiting.get()?;
         handles.into_iter().try_for_each(|handle| handle.get().map(drop))?;
         pool.join();
         let (one, other) = pipe::<Frozen<u64>, ()>()?;
