@@ -27,6 +27,7 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     multiproc::init();
+    tests::end_at_interrupts();
     let trials = [
         process::trials(),
         start::trials(),

@@ -122,3 +122,12 @@ pub fn accept_interruptions_by(signal: Signal, flags: SaFlags) {
 pub fn interruptions() -> u32 {
     INTERRUPTIONS.load(Ordering::SeqCst)
 }
+
+/// From now on an interrupt ends this process, and those that it starts: even where this program was started by something
+/// that ignores interrupts, as a shell does with what runs in the background.
+#[allow(unsafe_code)]
+pub fn end_at_interrupts() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default is no code of ours.
+    unsafe { sigaction(Signal::SIGINT, &default) }.unwrap();
+}
