@@ -7,25 +7,32 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use cargo_metadata::Message;
+use cargo_metadata::{Message, PackageId};
 
 /// Builds with all optimisations what a manifest's folder has; gives the programs by their names.
 pub(crate) fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--message-format=json-render-diagnostics"])
-        .args(what)
-        .current_dir(folder)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
+    let mut build = cargo(folder);
+    let programs = built(build.args(["--release", "--locked"]).args(what))?;
+    Ok(programs.into_iter().map(|((_, name), path)| (name, path)).collect())
+}
+
+/// A command that builds, in this folder, what its arguments will say.
+pub(crate) fn cargo(folder: &Path) -> Command {
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--message-format=json-render-diagnostics"]).current_dir(folder);
+    build
+}
+
+/// Has it built; gives the programs by their packages and names.
+pub(crate) fn built(build: &mut Command) -> Result<BTreeMap<(PackageId, String), PathBuf>> {
+    let mut build = build.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let messages = build.stdout.take().context("cargo has no output")?;
     let mut programs = BTreeMap::new();
     for message in Message::parse_stream(BufReader::new(messages)) {
         if let Message::CompilerArtifact(artifact) = message?
             && let Some(path) = artifact.executable
         {
-            programs.insert(artifact.target.name, path.into());
+            programs.insert((artifact.package_id, artifact.target.name), path.into());
         }
     }
     ensure!(build.wait()?.success(), "cargo build fails");

@@ -29,7 +29,8 @@
 //! goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it goes on;
 //! timed calls return on time all the same. So it is with senders.
 //!
-//! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
+//! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than
+//! 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
 //! memory of its own, so a large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;

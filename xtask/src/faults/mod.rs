@@ -15,12 +15,13 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
 use claims::Machine;
 use clap::Args;
 use faults::Line;
 
+use crate::programs::{built, cargo};
 use crate::verify::runner::Runner;
 use peers::Comparison;
 
@@ -158,17 +159,13 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let target = target.join("faults");
     let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg multiproc_faults");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--locked", "--package", "faults", "--bin", "faults"])
+    let mut build = cargo(root);
+    build.args(["--quiet", "--release", "--locked", "--package", "faults", "--bin", "faults"]);
+    build
         .env("RUSTFLAGS", flags.trim())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("CARGO_TARGET_DIR", &target)
-        .current_dir(root)
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(built.success(), "cargo build fails");
-    Ok(target.join("release/faults"))
+        .env("CARGO_TARGET_DIR", target);
+    built(&mut build)?.into_values().next().context("cargo did not build `faults`")
 }
 
 /// Runs all parts under one start method, one after another; the soaks all at the same time.

@@ -2,16 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
-    io::BufReader,
     path::PathBuf,
-    process::{Command as Process, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::{Message, MetadataCommand, Package, PackageId};
+use cargo_metadata::{MetadataCommand, Package, PackageId};
 
 use super::{command::Command, readme::Problem};
+use crate::programs::{built, cargo};
 
 pub struct Workspace {
     pub root: PathBuf,
@@ -75,24 +73,7 @@ impl Workspace {
 
     /// Builds everything, and says where each program is.
     pub fn build(&self) -> Result<BTreeMap<Program, PathBuf>> {
-        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Process::new(cargo)
-            .args(["build", "--workspace", "--message-format=json-render-diagnostics"])
-            .current_dir(&self.root)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start cargo")?;
-        let messages = build.stdout.take().context("cargo has no output")?;
-        let mut programs = BTreeMap::new();
-        for message in Message::parse_stream(BufReader::new(messages)) {
-            if let Message::CompilerArtifact(artifact) = message?
-                && let Some(path) = artifact.executable
-            {
-                programs.insert((artifact.package_id, artifact.target.name), path.into());
-            }
-        }
-        ensure!(build.wait()?.success(), "the workspace cannot be built");
-        Ok(programs)
+        built(cargo(&self.root).arg("--workspace"))
     }
 }
 
