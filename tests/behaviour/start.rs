@@ -297,7 +297,9 @@ fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
         assert!(joined.is_subset(&distinct));
         assert!(!joined.is_empty() && !killed.into_inner().unwrap().is_empty());
 
-        staying_child()?.0.kill()?;
+        while fork_server().is_none() {
+            staying_child()?.0.kill()?; // what the last one had forked before it was killed is used first
+        }
         eventually("there is a fork server and nothing else", || {
             let children = children();
             children.len() == 1 && children[0].1 == "fork-server"
@@ -352,12 +354,17 @@ fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {
         let server = fork_server().unwrap();
         send_signal(server, Signal::SIGSTOP);
         wait_for_state(server, 'T');
-        let (sender, receiver) = bounded::<u32>(1)?;
-        let (start, time) = (Instant::now(), Duration::from_millis(200));
+        let time = Duration::from_millis(200);
         let run = |sender: Sender<u32>| sender.send(1).unwrap();
-        let late = with(StartMethod::ForkServer).start_timeout(time).spawn(run, (sender,));
-        let error = late.unwrap_err();
-        assert!(start.elapsed() >= time);
+        // What it had forked before is still to be had.
+        let late = (0..5).find_map(|_| {
+            let (sender, receiver) = bounded::<u32>(1).unwrap();
+            let start = Instant::now();
+            let started = with(StartMethod::ForkServer).start_timeout(time).spawn(run, (sender,));
+            started.err().map(|error| (error, receiver, start.elapsed()))
+        });
+        let (error, receiver, took) = late.unwrap();
+        assert!(took >= time);
         assert!(error.is_start() && error.to_string().contains("did not answer within 0.2 s"), "{error}");
         assert!(receiver.recv().unwrap_err().is_disconnected(), "the task has run");
         eventually("the fork server is buried", || children().iter().all(|&(pid, _)| pid != server));

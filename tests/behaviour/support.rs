@@ -66,9 +66,11 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
-/// The processes that this one has started, dead ones included that nobody has buried, and what they are called.
+/// The processes that this one has started, dead ones included that nobody has buried, and what they are called. Those
+/// that the fork server has ready are not among them.
 pub(crate) fn children() -> Vec<(u32, String)> {
-    tests::children_of(std::process::id())
+    let all = tests::children_of(std::process::id());
+    all.into_iter().filter(|(pid, name)| !tests::is_spare(*pid, name)).collect()
 }
 
 /// The process from which the children of this one are forked.

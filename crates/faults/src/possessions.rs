@@ -107,7 +107,8 @@ impl fmt::Display for Possessions {
     }
 }
 
-/// The children of this process, dead ones that nobody has buried included, but without the fork server.
+/// The children of this process, dead ones that nobody has buried included, but without the fork server and what
+/// that has ready.
 fn children() -> Result<Vec<String>> {
     let own = std::process::id();
     let mut children = Vec::new();
@@ -115,7 +116,7 @@ fn children() -> Result<Vec<String>> {
         let Ok(pids) = fs::read_to_string(task?.path().join("children")) else { continue };
         for pid in pids.split_whitespace() {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if name.trim() != "fork-server" {
+            if !["fork-server", "fork-spare"].contains(&name.trim()) {
                 children.push(format!("{pid} {}", name.trim()));
             }
         }

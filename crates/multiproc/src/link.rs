@@ -99,9 +99,9 @@ impl Message {
         Self { body: Body::Inline(bytes), descriptors: Vec::new(), had_descriptors: false }
     }
 
-    /// Is there room for three descriptors more?
+    /// Is there room for two descriptors more?
     pub(crate) fn can_take_more(&self) -> bool {
-        self.descriptors.len() + 3 < MAX_DESCRIPTORS
+        self.descriptors.len() + 2 < MAX_DESCRIPTORS
     }
 }
 
@@ -194,6 +194,11 @@ impl Link {
             }
         })
     }
+}
+
+/// The packet as which these bytes would arrive.
+pub(crate) fn packet(bytes: &[u8]) -> Vec<u8> {
+    [&[IN_PACKET], bytes].concat()
 }
 
 /// Does this packet hold its message? Or does it have to be fetched?

@@ -1,7 +1,6 @@
 //! The two ways to start a child, and the one template of this process.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,15 +10,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Cause, Culprit, Error, Result};
-use crate::link::{Link, Message};
+use crate::link::{Link, Message, Sent};
 use crate::start::{self, PATIENCE, Started};
 use crate::supervisor::{Child, lock};
 use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{Exit, PidFd, own_pid};
+use crate::sys::process::{Exit, own_pid};
 use crate::sys::surroundings::fingerprint;
 use crate::task::Call;
-use crate::template::{Answer, PAGE, ask, last_born};
+use crate::template::{Answer, LAST_GASP, MOST_ORDERS, PAGE, Spare, answer, end_unheard, let_go, order};
 use crate::wire::Pages;
 
 /// How a child process is started: per process ([`Builder::start_method`](crate::Builder::start_method)), per pool
@@ -119,11 +118,10 @@ impl Manner {
         let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
         if method == StartMethod::ForkServer
             && !CANNOT_FORK.load(Ordering::Relaxed)
-            && let Some(request) = posted.request()
+            && let Some(letter) = posted.for_spare()
         {
-            let forked = Turn::take(deadline)?.fork(request, self.patience, deadline)?;
-            match forked {
-                Some((pid, pidfd)) => return posted.adopt(pid, pidfd),
+            match Turn::take(deadline)?.fork(letter, self.patience, deadline)? {
+                Some(child) => return posted.adopt(child),
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }
@@ -141,6 +139,12 @@ struct Template {
     page: Arc<Shared>,
     /// Not known where they changed just then.
     surroundings: Option<u64>,
+    /// How many spares were ordered so far, and how many of the orders were answered to a start. What lies between is
+    /// on its way, or waits in the socket: this process holds nothing of a spare that it does not need yet.
+    ordered: u64,
+    answered: u64,
+    /// How many orders to have under way between two starts.
+    stock: u64,
 }
 
 /// The one template of this process, for one after another.
@@ -157,8 +161,8 @@ static FREE: Condvar = Condvar::new();
 /// Somebody's time with the template.
 struct Turn(Option<Template>);
 
-/// So many templates may die over one start. One is bad luck; more is somebody who kills them all.
-const ATTEMPTS: u32 = 3;
+/// So many templates, or fresh spares, may die over one start. One is bad luck; more is somebody who kills them all.
+const ATTEMPTS: u64 = 3;
 
 impl Turn {
     /// Waits until nobody else has it.
@@ -181,39 +185,46 @@ impl Turn {
         Ok(Self(desk.template.take()))
     }
 
-    /// Has the child forked; gives none where this system cannot do that.
-    fn fork(
-        &mut self,
-        request: (&Message, BorrowedFd<'_>),
-        patience: Duration,
-        deadline: Deadline,
-    ) -> Result<Option<(u32, PidFd)>> {
-        for _ in 0..ATTEMPTS {
+    /// Gives the letter to a child; gives none where this system cannot fork one.
+    fn fork(&mut self, letter: &Message, patience: Duration, deadline: Deadline) -> Result<Option<Spare>> {
+        for _ in 0..ATTEMPTS + MOST_STOCK {
             let template = self.template(deadline)?;
-            let answer = ask(&template.control, &template.process, &template.page, request, deadline);
+            let answer = template.spare(deadline);
             match answer {
-                Ok(Answer::Child(pid, pidfd)) => return Ok(Some((pid, pidfd))),
+                Ok(Answer::Spare(spare)) => match spare.send(letter, deadline) {
+                    Ok(Sent::Yes) => {
+                        let_go(&template.page, template.answered - 1);
+                        return Ok(Some(spare));
+                    }
+                    Ok(Sent::Gone) => spare.end(), // it was killed while it waited
+                    Ok(Sent::NotYet) => {
+                        spare.end();
+                        return Err(Error::timeout("hand a child its task"));
+                    }
+                    Err(error) => {
+                        spare.end();
+                        return Err(error);
+                    }
+                },
                 Ok(Answer::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL)) => {
                     self.dismiss();
                     return Ok(None);
                 }
                 Ok(Answer::Refused(errno)) => return Err(Error::system("start a child process", errno)),
-                Ok(Answer::Silence | Answer::Death) | Err(_) => {}
+                Ok(Answer::Lost | Answer::Silence | Answer::Death) | Err(_) => {
+                    let Some(template) = self.0.take() else { break };
+                    let is_silent = !matches!(answer, Ok(Answer::Death));
+                    let ended = template.end(is_silent, patience);
+                    answer?;
+                    ended?;
+                }
             }
-            let Some(template) = self.0.take() else { break };
-            let is_silent = !matches!(answer, Ok(Answer::Death));
-            let error = template.end(is_silent, patience);
-            if let Some(born) = last_born(&template.page)? {
-                return Ok(Some(born));
-            }
-            answer?;
-            error?;
         }
-        Err(failed(format!("the fork server was killed, {ATTEMPTS} times in a row")))
+        Err(failed("the fork server was killed, or what it had forked, again and again"))
     }
 
     /// The template there is, if it still fits; else a new one.
-    fn template(&mut self, deadline: Deadline) -> Result<&Template> {
+    fn template(&mut self, deadline: Deadline) -> Result<&mut Template> {
         let surroundings = fingerprint();
         if self.0.as_ref().is_some_and(|template| template.surroundings != Some(surroundings)) {
             self.dismiss();
@@ -224,10 +235,14 @@ impl Turn {
         }
     }
 
-    /// Ends a template that has nothing to do; the supervisor buries it.
+    /// Ends a template that is not needed any more.
     fn dismiss(&mut self) {
         if let Some(template) = self.0.take() {
             template.process.kill();
+            if template.ordered != template.answered {
+                template.process.wait(Deadline::Never); // until then it may fork
+                template.end_spares();
+            }
         }
     }
 }
@@ -241,17 +256,80 @@ impl Drop for Turn {
     }
 }
 
+/// How many spares wait at most. They take up little, but are in the way of who looks at a list of processes.
+const MOST_STOCK: u64 = 2;
+const _: () = assert!(MOST_STOCK < MOST_ORDERS);
+
 impl Template {
     fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
         let page = Pages::create(PAGE)?;
         let (control, process) = start::exec_template(&page, deadline)?;
         let surroundings = Some(surroundings).filter(|before| fingerprint() == *before);
-        Ok(Self { process, control, page: page.into_mapping(), surroundings })
+        let page = page.into_mapping();
+        Ok(Self { process, control, page, surroundings, ordered: 0, answered: 0, stock: 1 })
+    }
+
+    /// The next spare; where none is ready, one that is ordered now.
+    fn spare(&mut self, deadline: Deadline) -> Result<Answer> {
+        let before = self.ordered;
+        loop {
+            let mut answer = Answer::Silence;
+            if self.answered != self.ordered {
+                answer = self.answer(Deadline::now())?;
+            }
+            if let Answer::Silence = answer {
+                self.stock = MOST_STOCK.min(self.stock + 1);
+                self.replenish();
+                answer = self.answer(deadline)?;
+            }
+            match answer {
+                // What was refused some time ago may be granted now.
+                Answer::Refused(_) if self.answered <= before => {}
+                answer => {
+                    self.replenish();
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, deadline: Deadline) -> Result<Answer> {
+        let answer = answer(&self.control, &self.process, deadline)?;
+        if let Answer::Silence | Answer::Death = answer {
+            return Ok(answer);
+        }
+        if self.answered == self.ordered {
+            return Err(Error::decode("a fork server's reply", "nobody has asked for it"));
+        }
+        let number = self.answered;
+        self.answered += 1;
+        if let Answer::Lost = answer {
+            end_unheard(&self.page, number);
+            return Ok(Answer::Refused(Errno::EMFILE));
+        }
+        Ok(answer)
+    }
+
+    /// Orders as many spares as there should be.
+    fn replenish(&mut self) {
+        while self.ordered - self.answered < self.stock {
+            match order(&self.control, &self.page, self.ordered) {
+                Ok(Sent::Yes) => self.ordered += 1,
+                _ => break, // who waits for the answer finds out why
+            }
+        }
+    }
+
+    /// Ends those that were ordered and that nobody has taken. Asked of a template that has ended.
+    fn end_spares(self) {
+        let Self { control, page, ordered, answered, .. } = self;
+        drop(control); // with what is in it
+        (answered..ordered).for_each(|number| end_unheard(&page, number));
     }
 
     /// Ends one that has not answered, being silent or about to die. An error means that the next would be no better.
-    fn end(&self, is_silent: bool, patience: Duration) -> Result<()> {
-        let process = &self.process;
+    fn end(self, is_silent: bool, patience: Duration) -> Result<()> {
+        let process = Arc::clone(&self.process);
         let is_silent = is_silent && process.is_alive();
         let is_up = if is_silent { process.is_up() } else { process.was_up() };
         match (is_silent, is_up) {
@@ -261,6 +339,7 @@ impl Template {
             (false, _) => {}
         }
         let exit = process.wait(Deadline::Never);
+        self.end_spares();
         let (name, pid) = (process.name().to_owned(), process.pid());
         match (is_silent, is_up, exit) {
             (true, true, _) => Err(failed(format!(
@@ -272,9 +351,6 @@ impl Template {
         }
     }
 }
-
-/// How long a template that has let go of its end may take to die of itself.
-const LAST_GASP: Duration = Duration::from_secs(1);
 
 fn failed(why: impl Into<String>) -> Error {
     Error::new(Cause::Start(why.into()))

@@ -7,7 +7,7 @@
 //! environment.
 
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,12 +20,13 @@ use crate::link::{self, Incoming, Link, Message, Sent};
 use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::entry;
 use crate::sys::fault::{self, Point};
-use crate::sys::fork::flush_c_streams;
+use crate::sys::fork::{close_streams, flush_c_streams, install};
+use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, PidFd, become_child, die_with, leave, start_socket};
+use crate::sys::process::{self, become_child, die_with, leave, start_socket};
 use crate::task::{Call, Task, TaskId, note_panics};
-use crate::template::{self, FAILED, UP};
-use crate::wire::{self, Pages};
+use crate::template::{self, FAILED, Spare, UP};
+use crate::wire::{self, Handle, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -96,12 +97,10 @@ fn become_known(identity: Identity) {
     *lock(&IDENTITY) = Some(Arc::new(identity));
 }
 
-/// A child's letter, and the two ends of its start socket.
+/// A child's letter.
 pub(crate) struct Posted {
     name: String,
     letter: Message,
-    ours: Link,
-    theirs: Link,
 }
 
 /// Writes the letter for a child that is to call `function` with these arguments.
@@ -115,20 +114,29 @@ where
 }
 
 fn post_letter<Args: Serialize>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
+    let (body, descriptors) = write_letter(&name, task, args)?;
+    fault::at(Point::LetterWritten);
+    Ok(Posted { name, letter: Message::new(body, descriptors)? })
+}
+
+fn write_letter<Args: Serialize>(
+    name: &str,
+    task: Option<TaskId>,
+    args: &Args,
+) -> Result<(Vec<u8>, Vec<Handle>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let letter = Letter { build: entry::build(), name, parent_name: own.name.clone(), task };
+    let letter = Letter { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
     wire::encode(&letter, &mut body, "a child's start")?;
     let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
-    let (ours, theirs) = Link::pair()?;
-    fault::at(Point::LetterWritten);
-    Ok(Posted { name: letter.name, letter: Message::new(body, descriptors)?, ours, theirs })
+    Ok((body, descriptors))
 }
 
 impl Posted {
     /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
     pub(crate) fn exec(self, patience: Option<Duration>, deadline: Deadline) -> Result<Started> {
-        let Self { name, letter, ours, theirs } = self;
+        let Self { name, letter } = self;
+        let (ours, theirs) = Link::pair()?;
         // The greeting is in the packet even when the letter is too large for that.
         if ours.send_with_prefix(GREETING, &letter, deadline)? != Sent::Yes {
             return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
@@ -139,16 +147,16 @@ impl Posted {
         Ok(Started { child, link: ours })
     }
 
-    /// Letter and socket, for a template to fork this child with; none if they are too much for its socket.
-    pub(crate) fn request(&self) -> Option<(&Message, BorrowedFd<'_>)> {
-        self.letter.can_take_more().then(|| (&self.letter, self.theirs.as_fd()))
+    /// The letter, for a spare; none if it is too much for one packet with what goes with it.
+    pub(crate) fn for_spare(&self) -> Option<&Message> {
+        self.letter.can_take_more().then_some(&self.letter)
     }
 
-    /// Takes on what a template has forked with that.
-    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd) -> Result<Started> {
-        fault::at(Point::ChildKnown);
-        let child = supervisor::adopt(pid, pidfd, self.name, self.ours.handle())?;
-        Ok(Started { child, link: self.ours })
+    /// Takes on a spare that has been given it.
+    pub(crate) fn adopt(self, spare: Spare) -> Result<Started> {
+        let Spare { pid, pidfd, link } = spare;
+        let child = supervisor::adopt(pid, pidfd, self.name, link.handle())?;
+        Ok(Started { child, link })
     }
 }
 
@@ -220,31 +228,55 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
         leave(1);
     }
     rehearse();
-    let (link, birth) = template::serve(link, &page, |(packet, descriptors)| {
-        // A letter that has to be fetched is for the child to fetch, lest the template grow.
-        if link::is_whole(&packet) {
-            Ok(read_letter(&packet, descriptors))
-        } else {
-            Err((packet, descriptors))
-        }
-    });
+    let (link, number) = template::serve(link, &page);
+    live_as_spare(&link, &page, number)
+}
+
+fn live_as_spare(link: &Link, page: &Shared, number: u64) -> ! {
     fault::at(Point::Born);
-    let birth = birth.unwrap_or_else(|(packet, descriptors)| read_letter(&packet, descriptors));
-    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(SPARE);
+    rehearse(); // so it has copies of the pages that it will write to when it gets its letter
+    close_streams();
+    fault::at(Point::Spare);
+    let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
     process::show_name(&birth.name);
-    if die_with(link.as_fd()).is_err() {
+    if template::await_parent(page, number, link).and_then(|()| die_with(link.as_fd())).is_err() {
         leave(1);
     }
-    let code = work(&link, birth);
+    let code = work(link, birth);
     flush_c_streams();
     // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
     leave(code)
 }
 
-/// Has everything at hand that a child will need, so that what is made at the first use is made once, in the template.
+/// What the system shows as the name of a spare.
+const SPARE: &str = "fork-spare";
+
+/// Waits for what a spare is to be. Ends it when nobody holds the other end any more.
+fn receive_streams_and_letter(link: &Link) -> Result<Birth> {
+    let Incoming::Message(packet, descriptors) = link.receive_packet(Deadline::Never)? else { leave(0) };
+    fault::at(Point::LetterTaken);
+    let mut descriptors = descriptors.into_iter();
+    // The streams arrive where they belong, as a rule, since these are the lowest numbers that are free.
+    for number in [1, 2] {
+        let stream =
+            descriptors.next().ok_or_else(|| Error::decode("a child's start", "it has no streams"))?;
+        install(stream, number).map_err(|errno| Error::system("set up a standard stream", errno))?;
+    }
+    read_letter(&packet, descriptors.collect())
+}
+
+/// Does what comes with a letter, for a task that does nothing. What is made at the first use is so made once, in the
+/// template; and a spare that waits anyway has all pages at hand that it will need, for each of which the system takes as
+/// long as for several calls.
 fn rehearse() {
-    let task = TaskId::of::<_, ()>(|| ()).and_then(TaskId::find);
-    let _ = task.and_then(|task| task.run(&[], Vec::new(), &mut Vec::new()));
+    let task = TaskId::of::<_, ()>(|| ()).ok();
+    let letter = write_letter(SPARE, task, &()).map(|(body, _)| link::packet(&body));
+    let birth = letter.and_then(|packet| read_letter(&packet, Vec::new()));
+    let task = birth.ok().and_then(|birth| birth.task?.ok());
+    let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
+    let _ = std::io::stdout().flush();
+    flush_c_streams();
 }
 
 /// Runs the task, says what became of it; gives the exit code that goes with that.

@@ -1,84 +1,101 @@
-//! The template: the program, executed once more, that does nothing but fork children on request.
+//! The template: the program, executed once more, that does nothing but fork children on order.
 //!
 //! It comes up as any child does, but has no task: from [`serve`] on it is in the library's hands, a single thread
-//! without anything of the user's. Each request brings a child's letter, standard output and error, start socket, and
-//! the descriptors among its arguments; the template lets go of all these once it has forked.
-//! The copy that the template makes for it is a child of the *program*, for which see [`crate::sys::fork`].
+//! without anything of the user's. What it forks is a *spare*: a child of the *program* (for which see
+//! [`crate::sys::fork`]) that has begun, and waits for its letter on a start socket whose other end the template sends to
+//! the program. So one can be ordered before it is needed; and neither a letter nor anybody's descriptor ever comes to
+//! the template.
 //!
-//! The template may be killed at any instruction. A word in memory shared with the program holds the process id of the
-//! child made last, written by the kernel before that child's first instruction: so the program knows in every case
-//! whether there is one.
+//! The template may be killed at any instruction. Each order has a word in memory shared with the program, into which
+//! the kernel writes the process id before the spare's first instruction: so the program knows in every case which
+//! spares there are. It clears the word when it has sent the letter.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
 
 use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
 use crate::sys::fault::{self, Point};
-use crate::sys::fork::{Fork, Forker, close_streams, copy_out_of_the_way, flush_c_streams, install};
+use crate::sys::fork::{Fork, Forker, copy_out_of_the_way, flush_c_streams, silence_streams};
 use crate::sys::memory::Shared;
-use crate::sys::poll::{Deadline, either};
-use crate::sys::process::{PidFd, leave};
+use crate::sys::poll::{Deadline, PollFlags, either, ready};
+use crate::sys::process::{PidFd, leave, own_pid};
 use crate::wire;
 
-/// How large the memory is that program and template share: one word.
-pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-const BORN: usize = 0;
+/// So many orders may be under way.
+pub(crate) const MOST_ORDERS: u64 = WORDS as u64;
+/// How large the memory is that program and template share: a word for each order.
+pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4 * WORDS).unwrap();
+const WORDS: usize = 8;
 
 /// Stands in front of the error that a child, or a template that cannot begin, says at its end.
 pub(crate) const FAILED: u8 = 1;
 /// The first message of a process that was executed.
 pub(crate) const UP: &[u8] = b"up";
+const ORDER: &[u8] = b"fork";
 
-/// What became of a request.
+/// A child that waits for its letter.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: PidFd,
+    /// Our end of its start socket.
+    pub(crate) link: Link,
+}
+
+/// What became of an order.
 pub(crate) enum Answer {
-    Child(u32, PidFd),
+    Spare(Spare),
     /// The system refuses it.
     Refused(Errno),
+    /// It was answered, and what came with the answer has found no room here.
+    Lost,
     /// The template has not answered in time.
     Silence,
     /// The template has ended.
     Death,
 }
 
-/// Asks the template behind `control` to fork a child with this letter and start socket. Blocks until the deadline at most.
-pub(crate) fn ask(
-    control: &Link,
-    template: &Child,
-    page: &Shared,
-    (letter, socket): (&Message, BorrowedFd<'_>),
-    deadline: Deadline,
-) -> Result<Answer> {
-    page.word32(BORN).store(0, Ordering::Relaxed);
-    match request(control, letter, socket, deadline)? {
-        Sent::Yes | Sent::Gone => {} // one that is gone may have said why
-        Sent::NotYet => return Ok(Answer::Silence),
-    }
+/// Orders the spare with this number, counted from 0. Does not block.
+pub(crate) fn order(control: &Link, page: &Shared, number: u64) -> Result<Sent> {
+    page.word32(place(number)).store(0, Ordering::Relaxed);
+    let sent = control.send(&Message::inline(ORDER.to_vec()), Deadline::now());
     fault::at(Point::TemplateAsked);
+    sent
+}
+
+/// Takes the answer to the next order. Blocks until the deadline at most.
+pub(crate) fn answer(control: &Link, template: &Child, deadline: Deadline) -> Result<Answer> {
+    let mut has_waited = false;
     loop {
         // Its death has to be looked for: a child that has not closed its copy of the template's end yet hides it.
-        let in_time = either(control.as_fd(), template.as_fd(), deadline)?;
-        let is_dead = !template.is_alive(); // before the look at what it has said last
-        match control.receive(Deadline::now())? {
-            Incoming::Message(reply, mut descriptors) => {
-                if reply == UP {
-                    template.note_up();
-                    continue;
-                }
-                let Ok(numbers) = reply.as_slice().try_into() else { return Err(refusal(&reply, template)) };
-                return understand(numbers, descriptors.pop());
-            }
+        let is_dead = has_waited && !template.is_alive(); // before the look at what it has said last
+        let incoming = match control.receive(Deadline::now()) {
+            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => return Ok(Answer::Lost),
+            incoming => incoming?,
+        };
+        match incoming {
+            Incoming::Message(reply, _) if reply == UP => template.note_up(),
+            Incoming::Message(reply, descriptors) => match reply.as_slice().try_into() {
+                Ok(numbers) => return understand(numbers, descriptors),
+                Err(_) => return Err(refusal(&reply, template)),
+            },
             Incoming::Gone => return Ok(Answer::Death),
             Incoming::NotYet if is_dead => return Ok(Answer::Death),
-            Incoming::NotYet if !in_time => return Ok(Answer::Silence),
-            Incoming::NotYet => {}
+            Incoming::NotYet if deadline.is_over() => return Ok(Answer::Silence),
+            Incoming::NotYet => {
+                either(control.as_fd(), template.as_fd(), deadline)?;
+                has_waited = true;
+            }
         }
     }
 }
@@ -93,103 +110,143 @@ fn refusal(reply: &[u8], template: &Child) -> Error {
     error.unwrap_or_else(|error| error).or_by(|| Culprit::Process { name, pid })
 }
 
-/// The child that was made last, though nobody has said so. Asked of a template that has ended.
-pub(crate) fn last_born(page: &Shared) -> Result<Option<(u32, PidFd)>> {
-    match page.word32(BORN).load(Ordering::Relaxed) {
-        0 => Ok(None),
-        pid => Ok(Some((pid, PidFd::of_child(pid)?))),
+/// Ends the spare with this number, if there is one, of which nobody has heard. To be asked when no other can come.
+pub(crate) fn end_unheard(page: &Shared, number: u64) {
+    let pid = page.word32(place(number)).load(Ordering::Relaxed);
+    if pid != 0
+        && let Ok(pidfd) = PidFd::of_child(pid)
+    {
+        end(&pidfd);
     }
 }
 
-fn request(control: &Link, letter: &Message, socket: BorrowedFd<'_>, deadline: Deadline) -> Result<Sent> {
-    let (stdout, stderr) = (io::stdout(), io::stderr());
-    match control.lend(&[stdout.as_fd(), stderr.as_fd(), socket], letter, deadline) {
-        Err(error) if error.os_error() == Some(Errno::EBADF as i32) => {
-            // A stream that is closed here is one in the child that goes nowhere, as in any program that is executed.
-            let nowhere =
-                File::options().write(true).open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?;
-            let [stdout, stderr] = [stdout.as_fd(), stderr.as_fd()]
-                .map(|fd| if fcntl(fd, FcntlArg::F_GETFD).is_ok() { fd } else { nowhere.as_fd() });
-            control.lend(&[stdout, stderr, socket], letter, deadline)
+/// Where the process id of the spare with this number stands.
+fn place(number: u64) -> usize {
+    let word = usize::try_from(number % MOST_ORDERS).unwrap_or(0); // it fits
+    4 * word
+}
+
+/// From now on the spare with this number, whose letter is sent, is a child like any other.
+pub(crate) fn let_go(page: &Shared, number: u64) {
+    page.word32(place(number)).store(0, Ordering::Release);
+}
+
+/// Waits until [`let_go`] was called for this process, the spare with this number, which has its letter. That takes no
+/// longer than its parent takes to leave the system call that has sent it.
+///
+/// Until then, the kernel may still be about to tell that a packet has come. If this process had asked for a deadly signal
+/// in such a case ([`die_with`](crate::sys::process::die_with)), it would get it.
+pub(crate) fn await_parent(page: &Shared, number: u64, link: &Link) -> Result<()> {
+    let word = page.word32(place(number));
+    while word.load(Ordering::Acquire) == own_pid() {
+        // The parent was interrupted, or stopped, just there. Should it end, so must this process.
+        if ready(link.as_fd(), PollFlags::empty(), Deadline::after(PAUSE))? {
+            leave(1);
         }
-        sent => sent,
+    }
+    Ok(())
+}
+
+/// How long to wait where nothing announces a change.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl Spare {
+    /// Gives it its letter, and the standard output and error that this process has now.
+    pub(crate) fn send(&self, letter: &Message, deadline: Deadline) -> Result<Sent> {
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let sent = match self.link.lend(&[stdout.as_fd(), stderr.as_fd()], letter, deadline) {
+            Err(error) if error.os_error() == Some(Errno::EBADF as i32) => {
+                // A stream that is closed here is one in the child that goes nowhere, as in any program that is executed.
+                let nowhere = File::options()
+                    .write(true)
+                    .open("/dev/null")
+                    .map_err(|e| Error::io("open /dev/null", &e))?;
+                let streams = [stdout.as_fd(), stderr.as_fd()]
+                    .map(|fd| if fcntl(fd, FcntlArg::F_GETFD).is_ok() { fd } else { nowhere.as_fd() });
+                self.link.lend(&streams, letter, deadline)
+            }
+            sent => sent,
+        };
+        fault::at(Point::LetterSent);
+        sent
+    }
+
+    /// Ends one that is not needed.
+    pub(crate) fn end(self) {
+        let Self { pidfd, link, .. } = self;
+        drop(link); // it ends when it sees that, also where it may not be killed
+        end(&pidfd);
     }
 }
 
-/// A reply: the child's process id, or 0 and why there is none.
+/// Kills and buries a child that has not begun with anything.
+fn end(pidfd: &PidFd) {
+    let _ = pidfd.signal(Signal::SIGKILL); // if that is refused, it ends because its socket is closed
+    if pidfd.wait(Deadline::after(LAST_GASP)) {
+        pidfd.reap();
+    }
+}
+
+/// How long one that must end may take for it.
+pub(crate) const LAST_GASP: Duration = Duration::from_secs(1);
+
+/// A reply: the spare's process id, or 0 and why there is none.
 fn reply(pid: u32, errno: i32) -> [u8; 8] {
     (u64::from(pid) << 32 | u64::from(errno.cast_unsigned())).to_le_bytes()
 }
 
-fn understand(reply: [u8; 8], pidfd: Option<OwnedFd>) -> Result<Answer> {
+fn understand(reply: [u8; 8], descriptors: Vec<OwnedFd>) -> Result<Answer> {
     let number = u64::from_le_bytes(reply);
     #[allow(clippy::cast_possible_truncation)] // its two halves
     let (pid, errno) = ((number >> 32) as u32, number as u32);
-    Ok(match (pid, pidfd) {
-        (0, _) => Answer::Refused(Errno::from_raw(errno.cast_signed())),
-        (pid, Some(pidfd)) => Answer::Child(pid, PidFd::from(pidfd)),
-        (pid, None) => Answer::Child(pid, PidFd::of_child(pid)?),
-    })
-}
-
-/// A letter as it came: a packet and its descriptors.
-pub(crate) type Letter = (Vec<u8>, Vec<OwnedFd>);
-
-/// The template's life. **Returns in every child**, with the child's start socket and letter; in the template itself,
-/// never: it ends when the program has closed the other end of `control`. What can be done with the letter before the
-/// fork is done by `open`: there, everything is at hand.
-pub(crate) fn serve<T>(control: Link, page: &Shared, open: impl Fn(Letter) -> T) -> (Link, T) {
-    let _ = io::stdout().flush(); // what `main` has printed before `init`, lest every child print it
-    flush_c_streams();
-    close_streams();
-    let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
-    let forker = Forker::new();
-    loop {
-        let (packet, descriptors) = match control.receive_packet(Deadline::Never) {
-            Ok(Incoming::Message(packet, descriptors)) => (packet, descriptors),
-            // There was no room for all that came with the letter, and it is gone. The next one may bring less.
-            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => {
-                if say(&control, &[], reply(0, Errno::EMFILE as i32)).is_err() {
-                    leave(1);
-                }
-                continue;
-            }
-            _ => leave(0),
-        };
-        fault::at(Point::LetterTaken);
-        let mut descriptors = descriptors.into_iter();
-        let [Some(stdout), Some(stderr), Some(socket)] = std::array::from_fn(|_| descriptors.next()) else {
-            leave(1)
-        };
-        // The streams arrive where they belong, as a rule, since these are the lowest numbers that are free.
-        if install(stdout, 1).and_then(|()| install(stderr, 2)).is_err() {
-            leave(1);
+    match (pid, <[OwnedFd; 2]>::try_from(descriptors)) {
+        (0, _) => Ok(Answer::Refused(Errno::from_raw(errno.cast_signed()))),
+        (pid, Ok([pidfd, socket])) => {
+            let (pidfd, link) = (PidFd::from(pidfd), Link::from_socket(socket));
+            Ok(Answer::Spare(Spare { pid, pidfd, link }))
         }
-        let lends = descriptors.len() > 0;
-        let (socket, letter) = (Link::from_socket(socket), open((packet, descriptors.collect())));
-        let fork = forker.as_ref().map_or_else(|&errno| Err(errno), |forker| forker.fork(page.word32(BORN)));
-        if let Ok(Fork::Child) = fork {
-            return (socket, letter);
-        }
-        fault::at(Point::Forked);
-        // When the program hears of the child, only that holds the descriptors among its arguments.
-        let letter = (!lends).then_some(letter);
-        let sent = match fork {
-            Ok(Fork::Forker(pid, pidfd)) => say(&control, &[pidfd.as_fd()], reply(pid, 0)),
-            Ok(Fork::Child) => leave(1), // has returned above
-            Err(errno) => say(&control, &[], reply(0, errno as i32)),
-        };
-        drop(letter);
-        if sent.is_err() {
-            leave(1); // the program finds out what there is
-        }
-        fault::at(Point::ForkTold);
-        close_streams();
+        (_, Err(_)) => Err(Error::decode("a fork server's reply", "its descriptors are missing")),
     }
 }
 
-fn say(control: &Link, descriptors: &[BorrowedFd<'_>], reply: [u8; 8]) -> Result<Sent> {
-    control.lend(descriptors, &Message::inline(reply.to_vec()), Deadline::Never)
+/// The template's life. **Returns in every spare**, with its start socket and number; in the template itself, never: it
+/// ends when the program has closed the other end of `control`.
+pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64) {
+    let _ = io::stdout().flush(); // what `main` has printed before `init`, lest every child print it
+    flush_c_streams();
+    silence_streams();
+    let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
+    let forker = Forker::new();
+    for number in 0.. {
+        match control.receive(Deadline::Never) {
+            Ok(Incoming::Message(..)) => {}
+            _ => leave(0),
+        }
+        fault::at(Point::OrderTaken);
+        let born = page.word32(place(number));
+        let forked = Link::pair().map_err(|error| error.os_error().map_or(Errno::EIO, Errno::from_raw));
+        let forked = forked.and_then(|(theirs, ours)| {
+            let forker = forker.as_ref().map_err(|&errno| errno)?;
+            Ok((forker.fork(born)?, theirs, ours))
+        });
+        let sent = match forked {
+            Ok((Fork::Child, theirs, _)) => return (theirs, number),
+            Ok((Fork::Forker(pid, pidfd), _, ours)) => {
+                fault::at(Point::Forked);
+                control.lend(&[pidfd.as_fd(), ours.as_fd()], &inline(reply(pid, 0)), Deadline::Never)
+            }
+            Err(errno) => control.send(&inline(reply(0, errno as i32)), Deadline::Never),
+        };
+        if sent.is_err() {
+            break; // the program finds out what there is
+        }
+        fault::at(Point::ForkTold);
+    }
+    leave(1)
+}
+
+fn inline(reply: [u8; 8]) -> Message {
+    Message::inline(reply.to_vec())
 }
 
 #[cfg(test)]
@@ -205,39 +262,36 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn any_reply_is_an_answer_or_an_error(numbers in any::<u64>(), lends in any::<bool>()) {
-            let pidfd = lends.then(|| memory::store(b"no process").unwrap());
-            let _ = understand(numbers.to_le_bytes(), pidfd);
+        fn any_reply_is_an_answer_or_an_error(numbers in any::<u64>(), lent in 0..4_usize) {
+            let descriptors = (0..lent).map(|_| memory::store(b"no process").unwrap()).collect();
+            let _ = understand(numbers.to_le_bytes(), descriptors);
         }
     }
 
-    /// A number that is no child's must not be believed: if it cannot be held, the child would be killed, and the numbers
-    /// below zero are all processes, or all of a group.
+    /// A number that is no child's must not be believed: the numbers below zero are all processes, or all of a group.
     #[test]
-    fn only_a_child_of_ours_can_be_the_last_born() {
+    fn only_a_child_of_ours_is_ended() {
         let (page, _fd) = Shared::create(PAGE).unwrap();
         for number in [1, std::process::id(), std::os::unix::process::parent_id(), 1 << 31, u32::MAX] {
-            page.word32(BORN).store(number, Ordering::Relaxed);
-            let Ok(Some((pid, pidfd))) = last_born(&page) else { panic!("{number}") };
-            assert!(pid == number && pidfd.has_ended(), "{number} is no child of ours any more");
+            page.word32(place(3)).store(number, Ordering::Relaxed);
+            end_unheard(&page, 3); // and we live
         }
-        page.word32(BORN).store(0, Ordering::Relaxed);
-        assert!(last_born(&page).unwrap().is_none());
+        let (child, _lifeline) = child();
+        page.word32(place(3)).store(child.pid(), Ordering::Relaxed);
+        end_unheard(&page, 3 + MOST_ORDERS);
+        assert!(!child.is_alive());
     }
 
     #[test]
     fn what_a_template_says_why_it_does_not_come_up_is_told() {
         let (template, _lifeline) = child();
         let (ours, theirs) = Link::pair().unwrap();
-        let (page, _fd) = Shared::create(PAGE).unwrap();
-        let mut refusal = vec![1];
+        let mut refusal = vec![FAILED];
         wire::encode(&Error::system("do without", Errno::ENOMEM), &mut refusal, "an error").unwrap();
         for message in [UP, &refusal] {
             theirs.send(&Message::inline(message.to_vec()), Deadline::now()).unwrap();
         }
-        let letter = Message::inline(Vec::new());
-        let answer = ask(&ours, &template, &page, (&letter, theirs.as_fd()), Deadline::Never);
-        let error = answer.err().unwrap();
+        let error = answer(&ours, &template, Deadline::Never).err().unwrap();
         assert!(error.to_string().contains("do without"), "{error}");
         assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32));
         assert!(template.was_up());

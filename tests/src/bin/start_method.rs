@@ -9,11 +9,13 @@ fn main() {
     multiproc::init();
     tests::watched("start_method", || {
         let (ours, theirs) = pipe::<(), ()>().unwrap();
-        let wait = |end: Connection<(), ()>| end.recv().map(drop);
+        let wait = |end: Connection<(), ()>| end.send(()).and_then(|()| end.recv().map(drop));
         match Process::builder().name("child").spawn(wait, (theirs,)) {
             Err(error) => println!("{error}"),
             Ok(child) => {
-                let children = tests::children_of(std::process::id());
+                ours.recv().unwrap(); // from now on it is called so
+                let mut children = tests::children_of(std::process::id());
+                children.retain(|(pid, name)| !tests::is_spare(*pid, name));
                 let has_server = children.iter().any(|(_, name)| name == "fork-server");
                 println!("{} children, {has_server}", children.len());
                 drop(ours); // that is what the child waits for

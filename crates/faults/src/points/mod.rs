@@ -107,8 +107,8 @@ fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
 /// Where each child is a program of its own, there is no template.
 fn is_for_this_method(point: Point) -> bool {
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
-    let is_of_template = point.name().starts_with("template:")
-        || [Point::TemplateAsked, Point::ChildKnown, Point::Fork].contains(&point);
+    let is_of_template = ["template:", "spare:"].iter().any(|floor| point.name().starts_with(floor))
+        || [Point::TemplateAsked, Point::LetterSent, Point::Fork].contains(&point);
     !(spawns && is_of_template)
 }
 
@@ -171,6 +171,9 @@ fn strike(
     let done = (scenario.run)(Allowed::by(point, act));
     let settled = now();
     let struck = control.disarm();
+    if let (Act::Stop, Some(Struck { pid, .. })) = (act, &struck) {
+        stopped::await_end(control, *pid);
+    }
     let done = done.map_err(|error| match struck {
         Some(Struck { pid, .. }) => error.context(format!("process {pid} was struck")),
         None => error.context("nobody was struck"),

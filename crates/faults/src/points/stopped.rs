@@ -36,6 +36,18 @@ pub(super) fn watch(control: &'static Control) -> Result<()> {
     Ok(())
 }
 
+/// Waits until the one that was stopped has gone on, or is no more. Nobody may have waited for it: a fork server works ahead.
+pub(super) fn await_end(control: &Control, pid: u32) {
+    while !control.went_on() && lives(pid) {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))

@@ -37,20 +37,24 @@ macro_rules! points {
 points! {
     /// The parent has written the letter to a child.
     LetterWritten = "start:letter-written",
-    /// The parent has sent it to the template.
+    /// The parent has ordered a spare from the template.
     TemplateAsked = "start:template-asked",
-    /// The parent has learnt the child's number, and does not watch it yet.
-    ChildKnown = "start:child-known",
+    /// The parent has sent a spare its letter, and does not watch it yet.
+    LetterSent = "start:letter-sent",
     /// The template has begun, and has not said so.
     TemplateUp = "template:up",
-    /// The template has the letter, and has not forked.
-    LetterTaken = "template:letter-taken",
+    /// The template has an order, and has not forked.
+    OrderTaken = "template:order-taken",
     /// The template has forked, and has not said so.
     Forked = "template:forked",
     /// The template has said so.
     ForkTold = "template:fork-told",
     /// The child has just begun.
     Born = "child:born",
+    /// It is a spare, and is to wait for its letter.
+    Spare = "spare:waits",
+    /// The spare has its letter, and has not opened it.
+    LetterTaken = "spare:letter-taken",
     /// The child has read its letter, and is to call its function.
     LetterRead = "child:letter-read",
     /// Its function has returned, and nobody has been told.

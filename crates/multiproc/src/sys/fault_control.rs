@@ -70,6 +70,7 @@ const VICTIM: usize = 12;
 const ROOT: usize = 16;
 const STRUCK: usize = 20;
 const STRUCK_AT: usize = 24;
+const WENT_ON: usize = 32;
 const HITS: usize = 64;
 
 impl Control {
@@ -110,6 +111,7 @@ impl Control {
     pub fn arm(&self, point: Point, nth: u32, act: Act, victim: Victim) {
         self.word(ARMED).store(0, SeqCst);
         self.word(STRUCK).store(0, SeqCst);
+        self.word(WENT_ON).store(0, SeqCst);
         self.word(COUNTDOWN).store(nth, SeqCst);
         self.word(ACT).store(act as u32, SeqCst);
         self.word(VICTIM).store(victim as u32, SeqCst);
@@ -128,6 +130,11 @@ impl Control {
             0 => None,
             pid => Some(Struck { pid, at: Duration::from_nanos(self.struck_at().load(SeqCst)) }),
         }
+    }
+
+    /// Whether the one that was stopped has gone on.
+    pub fn went_on(&self) -> bool {
+        self.word(WENT_ON).load(SeqCst) != 0
     }
 
     /// From now on, [`hits`](Self::hits) counts anew, for these.
@@ -181,11 +188,13 @@ pub fn now() -> Duration {
 }
 
 pub(super) fn at(point: Point) {
-    let Some(act) = Control::of_environment().and_then(|control| control.strikes(point)) else { return };
+    let Some(control) = Control::of_environment() else { return };
+    let Some(act) = control.strikes(point) else { return };
     if act == Act::Kill as u32 {
         signal_self(Signal::SIGKILL);
     } else if act == Act::Stop as u32 {
         signal_self(Signal::SIGSTOP);
+        control.word(WENT_ON).store(1, SeqCst);
     }
 }
 

@@ -145,7 +145,16 @@ pub(crate) fn install(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
     Ok(())
 }
 
-/// Closes standard output and error, so that this process keeps nobody's pipe open.
+/// Has standard output and error go where standard input comes from, which is nowhere: so this process keeps nobody's pipe
+/// open, and nothing else gets their numbers.
+pub(crate) fn silence_streams() {
+    for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: takes two numbers. Nobody owns a standard stream.
+        unsafe { libc::dup2(libc::STDIN_FILENO, number) };
+    }
+}
+
+/// Closes them, so that those which come next get their numbers.
 pub(crate) fn close_streams() {
     for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: takes a number. Nobody owns a standard stream, and who writes to one that is closed gets an error.
