@@ -17,8 +17,9 @@ use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
-use crate::sys::lock::{Guard, Lock, OTHERS_RUN};
+use crate::sys::lock::{Guard, Lock};
 use crate::sys::poll::{Deadline, News, bell_or_end};
+use crate::sys::processors::others_run;
 use crate::sys::socket;
 use crate::wire::{Handle, Pages};
 
@@ -221,7 +222,7 @@ impl Lane {
 
     /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
     fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
-        if !*OTHERS_RUN {
+        if !others_run() {
             return false;
         }
         let vain = self.word32(self.side, VAIN);

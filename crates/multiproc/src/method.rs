@@ -129,6 +129,22 @@ impl Manner {
     }
 }
 
+impl Manner {
+    /// Has a fork server made, if there is none, and children forked, while the caller prepares what else it takes to start
+    /// so many. What does not go well here, the starts will find out. Waits for nobody else's start.
+    pub(crate) fn announce(self, starts: usize) {
+        let method = self.method.map_or_else(StartMethod::from_environment, Ok);
+        if matches!(method, Ok(StartMethod::ForkServer))
+            && !CANNOT_FORK.load(Ordering::Relaxed)
+            && let Ok(mut turn) = Turn::take(Deadline::now())
+            && let Ok(template) = turn.template(Deadline::after(self.patience))
+        {
+            template.announced = u64::try_from(starts).unwrap_or(u64::MAX);
+            template.replenish();
+        }
+    }
+}
+
 /// A template has found out that this system has not what it needs.
 static CANNOT_FORK: AtomicBool = AtomicBool::new(false);
 
@@ -143,8 +159,10 @@ struct Template {
     /// on its way, or waits in the socket: this process holds nothing of a spare that it does not need yet.
     ordered: u64,
     answered: u64,
-    /// How many orders to have under way between two starts.
+    /// How many orders to have under way between two starts: none, until a second start has had to wait.
     stock: u64,
+    /// How many starts are known to come.
+    announced: u64,
 }
 
 /// The one template of this process, for one after another.
@@ -266,7 +284,7 @@ impl Template {
         let (control, process) = start::exec_template(&page, deadline)?;
         let surroundings = Some(surroundings).filter(|before| fingerprint() == *before);
         let page = page.into_mapping();
-        Ok(Self { process, control, page, surroundings, ordered: 0, answered: 0, stock: 1 })
+        Ok(Self { process, control, page, surroundings, ordered: 0, answered: 0, stock: 0, announced: 0 })
     }
 
     /// The next spare; where none is ready, one that is ordered now.
@@ -278,7 +296,11 @@ impl Template {
                 answer = self.answer(Deadline::now())?;
             }
             if let Answer::Silence = answer {
-                self.stock = MOST_STOCK.min(self.stock + 1);
+                let is_first = self.answered == 0;
+                if !is_first && self.announced == 0 {
+                    self.stock = MOST_STOCK;
+                }
+                self.announced = self.announced.max(1);
                 self.replenish();
                 answer = self.answer(deadline)?;
             }
@@ -286,6 +308,7 @@ impl Template {
                 // What was refused some time ago may be granted now.
                 Answer::Refused(_) if self.answered <= before => {}
                 answer => {
+                    self.announced = self.announced.saturating_sub(1);
                     self.replenish();
                     return Ok(answer);
                 }
@@ -312,7 +335,8 @@ impl Template {
 
     /// Orders as many spares as there should be.
     fn replenish(&mut self) {
-        while self.ordered - self.answered < self.stock {
+        let wanted = self.announced.max(self.stock).min(MOST_ORDERS);
+        while self.ordered - self.answered < wanted {
             match order(&self.control, &self.page, self.ordered) {
                 Ok(Sent::Yes) => self.ordered += 1,
                 _ => break, // who waits for the answer finds out why

@@ -32,8 +32,9 @@ use crate::sys::process::{PidFd, leave, own_pid};
 use crate::wire;
 
 /// So many orders may be under way.
-pub(crate) const MOST_ORDERS: u64 = WORDS as u64;
-/// How large the memory is that program and template share: a word for each order.
+pub(crate) const MOST_ORDERS: u64 = WORDS as u64 - 1;
+/// How large the memory is that program and template share: a word for each order, and one for the spare that was taken last
+/// and may not have been [let go](let_go).
 pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4 * WORDS).unwrap();
 const WORDS: usize = 8;
 
@@ -122,8 +123,8 @@ pub(crate) fn end_unheard(page: &Shared, number: u64) {
 
 /// Where the process id of the spare with this number stands.
 fn place(number: u64) -> usize {
-    let word = usize::try_from(number % MOST_ORDERS).unwrap_or(0); // it fits
-    4 * word
+    let word = number % WORDS as u64;
+    4 * usize::try_from(word).unwrap_or(0) // it fits
 }
 
 /// From now on the spare with this number, whose letter is sent, is a child like any other.
@@ -278,7 +279,7 @@ mod tests {
         }
         let (child, _lifeline) = child();
         page.word32(place(3)).store(child.pid(), Ordering::Relaxed);
-        end_unheard(&page, 3 + MOST_ORDERS);
+        end_unheard(&page, 3 + WORDS as u64);
         assert!(!child.is_alive());
     }
 

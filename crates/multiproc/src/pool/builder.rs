@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::method::{Manner, StartMethod};
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
+use crate::sys::processors::processors;
 use crate::task::{Call, TaskId};
 use crate::wire;
 
@@ -29,7 +30,7 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 
 impl Builder {
     pub(super) fn new() -> Self {
-        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let workers = processors();
         let policy = Policy {
             workers,
             chunk_size: None,
@@ -160,6 +161,7 @@ impl Builder {
                 return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
             }
         }
+        self.config.manner.announce(self.config.policy.workers);
         let core = Core::start(self.config)?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("multiproc-pool".to_owned());

@@ -17,6 +17,7 @@ use crate::method::Manner;
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
 use crate::sys::process::without_signals;
+use crate::sys::processors::processors;
 
 /// What a pool was built with.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ impl Core {
         let Config { manner, policy } = config;
         let core = Arc::new(Self {
             workers: policy.workers,
-            processors: thread::available_parallelism().map_or(1, usize::from),
+            processors: processors(),
             chunk_size: policy.chunk_size,
             manner,
             shutdown_timeout: policy.shutdown_timeout,

@@ -6,8 +6,6 @@
 use std::hint;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::sync::LazyLock;
-use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -17,6 +15,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::fault::{self, Point};
 use super::memory::Shared;
 use super::poll::Deadline;
+use super::processors::others_run;
 use crate::error::{Error, Result};
 
 /// How many bytes a lock takes up.
@@ -30,10 +29,6 @@ const TRIES: u32 = 50;
 /// wakes one of those who wait, and if that one is killed before he has run, and another has come and gone meanwhile, nobody
 /// wakes the next.
 const A_WHILE: Duration = Duration::from_millis(500);
-
-/// Whether others run while this thread does not let go of its processor: only then does it help to wait without sleeping.
-pub(crate) static OTHERS_RUN: LazyLock<bool> =
-    LazyLock::new(|| thread::available_parallelism().is_ok_and(|processors| processors.get() > 1));
 
 /// A lock that lies in shared memory.
 #[derive(Clone, Copy)]
@@ -68,7 +63,7 @@ impl<'a> Lock<'a> {
     /// Takes the lock; blocks while another holds it, until the deadline, then gives `None`.
     #[cold]
     pub(crate) fn lock(self, deadline: Deadline) -> Result<Option<Guard<'a>>> {
-        for _ in 0..if *OTHERS_RUN { TRIES } else { 0 } {
+        for _ in 0..if others_run() { TRIES } else { 0 } {
             hint::spin_loop();
             if let Some(guard) = self.try_lock()? {
                 return Ok(Some(guard));
@@ -180,6 +175,8 @@ fn from_now(clock: ClockId, time: Duration) -> libc::timespec {
 mod tests {
     use std::num::NonZeroUsize;
     use std::sync::mpsc;
+
+    use std::thread;
 
     use super::*;
     #[cfg(target_env = "gnu")]
