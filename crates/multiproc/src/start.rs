@@ -224,8 +224,8 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
     let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
     fault::at(Point::TemplateUp);
-    if send(&link, &Message::inline(UP.to_vec())).is_err() {
-        leave(1);
+    if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
+        refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
     rehearse();
     let (link, number) = template::serve(link, &page);
