@@ -67,6 +67,11 @@ pub(crate) fn fork_server() -> Option<u32> {
     children_of(std::process::id()).into_iter().find(is_it)
 }
 
+/// What that has ready.
+pub(crate) fn spares() -> Vec<u32> {
+    children_of(std::process::id()).into_iter().filter(|&pid| name_of(pid) == "fork-spare").collect()
+}
+
 fn was_executed(pid: u32) -> bool {
     let status = Process::new(pid.cast_signed()).and_then(|process| process.stat());
     status.is_ok_and(|status| !StatFlags::from_bits_truncate(status.flags).contains(StatFlags::PF_FORKNOEXEC))

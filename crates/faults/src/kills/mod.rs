@@ -61,6 +61,7 @@ const KINDS: &[Kind] = &[
     kind("a child with a pool", 1, processes::with_a_pool),
     kind("a child's worker or fork server", 2, processes::of_a_child),
     kind("the fork server", 2, processes::fork_server),
+    kind("what the fork server has ready", 3, processes::spares),
     kind("a producer of a queue", 3, channels::producers),
     kind("a consumer of a queue", 3, channels::consumers),
     kind("an end of a pipe", 2, channels::pipe),
@@ -94,7 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// Where each child is a program of its own, there is no fork server.
 fn is_of_other_method(kind: &Kind) -> bool {
-    kind.victim == "the fork server"
+    kind.victim.contains("the fork server")
         && std::env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn")
 }
 

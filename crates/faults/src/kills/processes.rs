@@ -79,6 +79,20 @@ fn nested(fire: &mut Fire, candidates: fn(u32) -> Vec<u32>) -> Result<()> {
     Ok(())
 }
 
+/// One that waits is not missed; one that has just been given its letter is a child that was killed.
+pub(super) fn spares(fire: &mut Fire) -> Result<()> {
+    let count = fire.dice.random_range(4..10);
+    let work = |number: u64| Process::spawn(|number: u64| number * number, (number,)).and_then(Process::join);
+    let fates: Vec<_> = fire.over(victim::spares, || (0..count).map(work).collect());
+    for (number, fate) in (0..).zip(fates) {
+        match fate {
+            Ok(square) => ensure!(square == number * number, "child {number} says {square}"),
+            Err(error) => fire.answers_for(&error)?,
+        }
+    }
+    Ok(())
+}
+
 /// Nothing fails by its death: where it is missed, another takes its place.
 pub(super) fn fork_server(fire: &mut Fire) -> Result<()> {
     let count = fire.dice.random_range(2..8);
