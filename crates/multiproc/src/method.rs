@@ -50,7 +50,8 @@ pub enum StartMethod {
     /// about as quick as a fork of a small program, however large this one is.
     ///
     /// The first start of the process makes the template, which takes about as long as a start by [`Spawn`](Self::Spawn).
-    /// A new one is made when the old one was killed (its children live on), and when this process has changed what a
+    /// Once a start has had to wait for a fork, two children are forked ahead, which wait for a task (`fork-spare` in a list
+    /// of processes). A new template is made when the old one was killed (its children live on), and when this process has changed what a
     /// program inherits: the environment, the current directory, user or groups, process group or session, resource
     /// limits, and which of the usual signals it ignores. What costs too much to look at, such as the umask, is as it was when the template was
     /// made. What stands before `init` in `main` runs in the template, and not again in each child; so what it leaves
