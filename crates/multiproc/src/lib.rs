@@ -103,6 +103,7 @@ mod task;
 
 mod buffer;
 
+mod fork_server;
 mod method;
 mod start;
 mod supervisor;

@@ -57,8 +57,10 @@ static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 ///
 /// A child process is this program, executed again, or the copy of one that was ([`StartMethod`](crate::StartMethod)).
 /// In a child, this function runs the child's task and exits; it never returns there. In the program that the user
-/// started, it returns at once. What stands before it in `main` runs in every process that is executed. Without it, starting a child is an error that says so, so a program that forgets it
-/// does not start copies of itself without end.
+/// started, it returns at once, and a second call does nothing. What stands before it in `main` runs in every process
+/// that is executed. Without it, starting a child is an error that says so, so a program that forgets it does not start
+/// copies of itself without end. (A test that starts processes needs a `main` of its own, with `harness = false` in
+/// `Cargo.toml`: the standard one does not call this.)
 ///
 /// In a child, standard input is empty, standard output and error are the parent's, every other inherited descriptor
 /// is closed, no signal is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,

@@ -12,6 +12,7 @@ use super::dispatch::{Config, Core};
 use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
+use crate::fork_server;
 use crate::method::{Manner, StartMethod};
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
@@ -162,7 +163,7 @@ impl Builder {
             }
         }
         self.config.manner.announce(self.config.policy.workers);
-        let core = Core::start(self.config)?;
+        let core = Core::start(self.config).inspect_err(|_| fork_server::withdraw())?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("multiproc-pool".to_owned());
         match without_signals(|| thread.spawn(move || runner.run())) {
