@@ -2,10 +2,10 @@
 //! against a model of memory instead. [loom](https://docs.rs/loom) runs them through all interleavings, and through all
 //! values that a load may give under the rules of the language: on whatever processor.
 //!
-//! **To add a model**: name the file here, if it is not yet, and write a function of what two or three threads do to it. It
-//! must neither deadlock (a lost wake-up is that), nor touch a byte that another thread may touch at that time, nor end with
-//! anything else than it should. Then take away what it rests on: `sys::Lack` says what can be taken away, and the model must
-//! find it. A model that finds nothing proves nothing.
+//! **To add a model**: name the file here, if it is not yet, and write a function of what two or three threads do to
+//! it. It must neither deadlock (a lost wake-up is that), nor touch a byte that another thread may touch at that time,
+//! nor end with anything else than it should. Then take away what it rests on: `sys::Lack` says what can be taken away,
+//! and the model must find it. A model that finds nothing proves nothing.
 
 #![cfg(test)]
 

@@ -47,14 +47,16 @@ pub fn children_of(pid: u32) -> Vec<(u32, String)> {
     pids.map(|pid: u32| (pid, read(format!("/proc/{pid}/comm")).trim_end().to_owned())).collect()
 }
 
-/// Whether that child waits for something to do: the fork server has forked it before it is needed. Until such a one knows
-/// its own name it has the fork server's; but it has not been executed.
+/// Whether that child lives and waits for something to do: the fork server has forked it before it is needed. Until such a
+/// one knows its own name it has the fork server's; but it has not been executed.
 pub fn is_spare(pid: u32, name: &str) -> bool {
     const PF_FORKNOEXEC: u32 = 0x40; // see proc_pid_stat(5), `flags`
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let flags = behind_name.split_whitespace().nth(6).and_then(|flags| flags.parse::<u32>().ok());
-    name == "fork-spare" || name == "fork-server" && flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
+    let mut behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
+    let is_dead = behind_name.next().is_none_or(|state| state == "Z");
+    let flags = behind_name.nth(5).and_then(|flags| flags.parse::<u32>().ok());
+    let is_forked = flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0);
+    !is_dead && (name == "fork-spare" || name == "fork-server" && is_forked)
 }
 
 /// Forks. In the copy it returns false at once; in the original true, once the copy has ended.

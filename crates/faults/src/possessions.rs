@@ -116,10 +116,16 @@ fn children() -> Result<Vec<String>> {
         let Ok(pids) = fs::read_to_string(task?.path().join("children")) else { continue };
         for pid in pids.split_whitespace() {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if !["fork-server", "fork-spare"].contains(&name.trim()) {
+            let is_ready = name.trim() == "fork-spare" && !is_dead(pid);
+            if name.trim() != "fork-server" && !is_ready {
                 children.push(format!("{pid} {}", name.trim()));
             }
         }
     }
     Ok(children)
+}
+
+fn is_dead(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }

@@ -1,5 +1,6 @@
 //! The fork server of this process: its one template, and the spares that this has forked ahead.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,12 +9,12 @@ use nix::errno::Errno;
 use crate::error::{Cause, Culprit, Error, Result};
 use crate::link::{Link, Message, Sent};
 use crate::start;
-use crate::supervisor::{Child, lock};
+use crate::supervisor::{self, Child, lock};
 use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{Exit, own_pid};
+use crate::sys::process::{Exit, PidFd, own_pid};
 use crate::sys::surroundings::fingerprint;
-use crate::template::{Answer, LAST_GASP, MOST_ORDERS, PAGE, Spare, answer, end_unheard, let_go, order};
+use crate::template::{Answer, MOST_ORDERS, PAGE, Spare, answer, let_go, order, unheard};
 use crate::wire::Pages;
 
 /// Gives the letter to a child, and that to the caller; or nothing, where this system cannot fork one. Blocks until the
@@ -22,21 +23,21 @@ pub(crate) fn start(letter: &Message, patience: Duration, deadline: Deadline) ->
     Turn::take(deadline)?.start(letter, patience, deadline)
 }
 
-/// Has a template made, if there is none, and spares forked, for so many starts that will follow. Does nothing where another
-/// has his turn.
+/// Has a template made, if there is none, and spares forked, for so many starts that will follow. Does nothing where
+/// another has his turn.
 pub(crate) fn announce(starts: usize, deadline: Deadline) {
     if let Ok(mut turn) = Turn::take(Deadline::now())
-        && let Ok(template) = turn.template(deadline)
+        && (turn.0.is_some() || turn.template(deadline).is_ok())
+        && let Some(template) = &mut turn.0
     {
-        template.announced = u64::try_from(starts).unwrap_or(u64::MAX);
-        template.replenish();
+        let _ = template.have_on_order(starts.min(MOST_ORDERS)); // if not, the starts will find out why
     }
 }
 
-/// The starts that were announced and have not come will not come.
-pub(crate) fn withdraw() {
-    if let Ok(Turn(Some(template))) = Turn::take(Deadline::now()).as_mut() {
-        template.announced = 0;
+/// Ends spares that were announced and are not needed, which have so long to come up.
+pub(crate) fn forgo(deadline: Deadline) {
+    if let Ok(Turn(Some(template))) = Turn::take(deadline).as_mut() {
+        template.forgo(deadline);
     }
 }
 
@@ -54,8 +55,48 @@ static FREE: Condvar = Condvar::new();
 /// Somebody's time with the template.
 struct Turn(Option<Template>);
 
-/// So many templates and spares may be found dead over one start. A few are bad luck; more is somebody who kills them all.
-const ATTEMPTS: u32 = 10;
+/// The template of this process, and what it was made in.
+struct Template {
+    process: Arc<Child>,
+    control: Link,
+    page: Arc<Shared>,
+    /// Not known where they changed just then.
+    surroundings: Option<u64>,
+    /// How many orders were answered, and the answer taken.
+    answered: u64,
+    /// For each of the others, the first first, our end of the spare's start socket.
+    on_order: VecDeque<Link>,
+    /// How many there should be between two starts: none, until a second start has had to wait.
+    stock: usize,
+}
+
+/// What comes of the next order.
+enum Next {
+    Spare {
+        spare: Spare,
+        /// It was ordered for this start.
+        is_fresh: bool,
+    },
+    /// The system refuses it.
+    Refused(Errno),
+    /// The template has not answered in time.
+    Silence,
+    /// It has ended.
+    Death,
+    /// It does not come up, and says why; or it is out of its mind.
+    Failure(Error),
+}
+
+/// How many spares are kept for starts that nobody has announced. They take up little, but are in the way of who looks at a
+/// list of processes.
+const MOST_STOCK: usize = 2;
+
+/// So many templates, and spares that were ordered for it, may die over one start. One is bad luck; more is somebody who
+/// kills them all.
+const ATTEMPTS: u32 = 3;
+
+/// How long one that must end may take for it.
+const LAST_GASP: Duration = Duration::from_secs(1);
 
 impl Turn {
     /// Waits until nobody else has it.
@@ -79,40 +120,41 @@ impl Turn {
     }
 
     fn start(&mut self, letter: &Message, patience: Duration, deadline: Deadline) -> Result<Option<Spare>> {
-        for _ in 0..ATTEMPTS {
+        let mut deaths = 0;
+        while deaths < ATTEMPTS {
             let template = self.template(deadline)?;
-            let answer = template.spare(deadline);
-            match answer {
-                Ok(Answer::Spare(spare)) => match spare.send(letter, deadline) {
+            match template.next(deadline)? {
+                Next::Spare { spare, is_fresh } => match spare.send(letter, deadline) {
                     Ok(Sent::Yes) => {
                         let_go(&template.page, template.answered - 1);
                         return Ok(Some(spare));
                     }
-                    Ok(Sent::Gone) => spare.end(), // it was killed while it waited
-                    Ok(Sent::NotYet) => {
-                        spare.end();
-                        return Err(Error::timeout("hand a child its task"));
+                    Ok(Sent::Gone) => {
+                        deaths += u32::from(is_fresh); // others may have been killed long ago
+                        see_off(spare.pid, spare.pidfd, &spare.link);
                     }
-                    Err(error) => {
-                        spare.end();
-                        return Err(error);
+                    unsent => {
+                        see_off(spare.pid, spare.pidfd, &spare.link);
+                        return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
                     }
                 },
-                Ok(Answer::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL)) => {
+                Next::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
                     self.dismiss();
                     return Ok(None);
                 }
-                Ok(Answer::Refused(errno)) => return Err(Error::system("start a child process", errno)),
-                Ok(Answer::Lost | Answer::Silence | Answer::Death) | Err(_) => {
+                Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
+                lost => {
+                    deaths += 1;
                     let Some(template) = self.0.take() else { break };
-                    let is_silent = !matches!(answer, Ok(Answer::Death));
-                    let ended = template.end(is_silent, patience);
-                    answer?;
+                    let ended = template.end(!matches!(lost, Next::Death), patience);
+                    if let Next::Failure(error) = lost {
+                        return Err(error);
+                    }
                     ended?;
                 }
             }
         }
-        Err(failed("the fork server was killed, or what it had forked, again and again"))
+        Err(failed(format!("the fork server, or what it had forked, was killed {ATTEMPTS} times in a row")))
     }
 
     /// The template there is, if it still fits; else a new one.
@@ -127,14 +169,14 @@ impl Turn {
         }
     }
 
-    /// Ends a template that is not needed any more.
+    /// Ends a template that is not needed any more; the supervisor buries it.
     fn dismiss(&mut self) {
         if let Some(template) = self.0.take() {
             template.process.kill();
-            if template.ordered != template.answered {
+            if !template.on_order.is_empty() {
                 template.process.wait(Deadline::after(LAST_GASP)); // until then it may fork
-                template.end_spares();
             }
+            template.see_spares_off();
         }
     }
 }
@@ -148,98 +190,76 @@ impl Drop for Turn {
     }
 }
 
-/// The template of this process, and what it was made in.
-struct Template {
-    process: Arc<Child>,
-    control: Link,
-    page: Arc<Shared>,
-    /// Not known where they changed just then.
-    surroundings: Option<u64>,
-    /// How many spares were ordered so far, and how many of the orders were answered to a start. What lies between is
-    /// on its way, or waits in the socket: this process holds nothing of a spare that it does not need yet.
-    ordered: u64,
-    answered: u64,
-    /// How many orders to have under way between two starts: none, until a second start has had to wait.
-    stock: u64,
-    /// How many starts are known to come.
-    announced: u64,
-}
-
-/// How many spares wait at most. They take up little, but are in the way of who looks at a list of processes.
-const MOST_STOCK: u64 = 2;
-const _: () = assert!(MOST_STOCK < MOST_ORDERS);
-
 impl Template {
     fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
         let page = Pages::create(PAGE)?;
         let (control, process) = start::exec_template(&page, deadline)?;
         let surroundings = Some(surroundings).filter(|before| fingerprint() == *before);
         let page = page.into_mapping();
-        Ok(Self { process, control, page, surroundings, ordered: 0, answered: 0, stock: 0, announced: 0 })
+        Ok(Self { process, control, page, surroundings, answered: 0, on_order: VecDeque::new(), stock: 0 })
     }
 
-    /// The next spare; where none is ready, one that is ordered now.
-    fn spare(&mut self, deadline: Deadline) -> Result<Answer> {
-        let before = self.ordered;
+    /// Waits for the next spare, which is ordered now if there is none on order. An error is not about the template.
+    fn next(&mut self, deadline: Deadline) -> Result<Next> {
+        let ordered = self.ordered();
         loop {
-            let mut answer = Answer::Silence;
-            if self.answered != self.ordered {
-                answer = self.answer(Deadline::now())?;
+            if self.on_order.is_empty() {
+                self.stock = if self.answered == 0 { 0 } else { MOST_STOCK };
+                self.have_on_order(1)?; // a template that is gone may have said why, which is the next answer
             }
-            if let Answer::Silence = answer {
-                let is_first = self.answered == 0;
-                if !is_first && self.announced == 0 {
-                    self.stock = MOST_STOCK;
+            let is_fresh = self.answered >= ordered;
+            match answer(&self.control, &self.process, deadline) {
+                Ok(Answer::Forked(pid)) => {
+                    let Some(link) = self.take_answer() else { return Ok(unasked()) };
+                    let pidfd = PidFd::of_child(pid)?;
+                    let _ = self.have_on_order(self.stock); // if not, the next start finds out why
+                    return Ok(Next::Spare { spare: Spare { pid, pidfd, link }, is_fresh });
                 }
-                self.announced = self.announced.max(1);
-                self.replenish();
-                answer = self.answer(deadline)?;
-            }
-            match answer {
-                // What was refused some time ago may be granted now.
-                Answer::Refused(_) if self.answered <= before => {}
-                answer => {
-                    self.announced = self.announced.saturating_sub(1);
-                    self.replenish();
-                    return Ok(answer);
+                Ok(Answer::Refused(errno)) => {
+                    if self.take_answer().is_none() {
+                        return Ok(unasked());
+                    }
+                    if is_fresh {
+                        return Ok(Next::Refused(errno));
+                    }
+                    // What was refused some time ago may be granted now.
                 }
+                Ok(Answer::Silence) => return Ok(Next::Silence),
+                Ok(Answer::Death) => return Ok(Next::Death),
+                Err(error) => return Ok(Next::Failure(error)),
             }
         }
     }
 
-    fn answer(&mut self, deadline: Deadline) -> Result<Answer> {
-        let answer = answer(&self.control, &self.process, deadline)?;
-        if let Answer::Silence | Answer::Death = answer {
-            return Ok(answer);
-        }
-        if self.answered == self.ordered {
-            return Err(Error::decode("a fork server's reply", "nobody has asked for it"));
-        }
-        let number = self.answered;
+    fn take_answer(&mut self) -> Option<Link> {
+        let link = self.on_order.pop_front()?;
         self.answered += 1;
-        if let Answer::Lost = answer {
-            end_unheard(&self.page, number);
-            return Ok(Answer::Refused(Errno::EMFILE));
-        }
-        Ok(answer)
+        Some(link)
     }
 
-    /// Orders as many spares as there should be.
-    fn replenish(&mut self) {
-        let wanted = self.announced.max(self.stock).min(MOST_ORDERS);
-        while self.ordered - self.answered < wanted {
-            match order(&self.control, &self.page, self.ordered) {
-                Ok(Sent::Yes) => self.ordered += 1,
-                _ => break, // who waits for the answer finds out why
+    fn ordered(&self) -> u64 {
+        self.answered + self.on_order.len() as u64
+    }
+
+    /// Orders spares until there are so many on order; or none any more, where the template is gone.
+    fn have_on_order(&mut self, count: usize) -> Result<()> {
+        while self.on_order.len() < count
+            && let Some(link) = order(&self.control, &self.page, self.ordered())?
+        {
+            self.on_order.push_back(link);
+        }
+        Ok(())
+    }
+
+    /// Ends the spares that are more than there should be.
+    fn forgo(&mut self, deadline: Deadline) {
+        while self.on_order.len() > self.stock {
+            match self.next(deadline) {
+                Ok(Next::Spare { spare, .. }) => see_off(spare.pid, spare.pidfd, &spare.link),
+                Ok(Next::Refused(_)) | Err(_) => {}
+                Ok(Next::Silence | Next::Death | Next::Failure(_)) => break, // the next start sees to that
             }
         }
-    }
-
-    /// Ends those that were ordered and that nobody has taken. Asked of a template that has ended.
-    fn end_spares(self) {
-        let Self { control, page, ordered, answered, .. } = self;
-        drop(control); // with what is in it
-        (answered..ordered).for_each(|number| end_unheard(&page, number));
     }
 
     /// Ends one that has not answered, being silent or about to die. An error means that the next would be no better.
@@ -253,8 +273,8 @@ impl Template {
             (false, _) if process.wait(Deadline::after(LAST_GASP)).is_none() => process.kill(),
             (false, _) => {}
         }
-        let exit = process.wait(Deadline::Never);
-        self.end_spares();
+        let exit = process.wait(Deadline::after(LAST_GASP));
+        self.see_spares_off();
         let (name, pid) = (process.name().to_owned(), process.pid());
         match (is_silent, is_up, exit) {
             (true, true, _) => Err(failed(format!(
@@ -265,6 +285,30 @@ impl Template {
             (_, false, _) => Err(process.obituary(Culprit::Process { name, pid })),
         }
     }
+
+    /// Ends the spares that nobody has taken. To be called when the template has ended.
+    fn see_spares_off(self) {
+        for (number, link) in (self.answered..).zip(self.on_order) {
+            if let Some((pid, pidfd)) = unheard(&self.page, number) {
+                see_off(pid, pidfd, &link);
+            }
+        }
+    }
+}
+
+/// Has the supervisor bury a spare that is not needed, or is dead already.
+fn see_off(pid: u32, pidfd: PidFd, link: &Link) {
+    // Not where it has gone: then it is dead, and in its stead this may be another, if somebody else has buried it.
+    let is_there = link.is_held();
+    if let Ok(child) = supervisor::see_off(pid, pidfd, link.handle())
+        && is_there
+    {
+        child.kill();
+    }
+}
+
+fn unasked() -> Next {
+    Next::Failure(Error::decode("a fork server's reply", "nobody has asked for it"))
 }
 
 fn failed(why: impl Into<String>) -> Error {

@@ -1,7 +1,7 @@
 //! Frames one behind the other: as they lie in a ring, and on their way into it and out of it.
 //!
-//! A frame is a head of eight bytes, which says how long it is and what, its bytes, and as many more as make it a multiple of
-//! eight.
+//! A frame is a head of eight bytes, which says how long it is and what, its bytes, and as many more as make it a
+//! multiple of eight.
 
 use std::ops::Deref;
 

@@ -82,12 +82,13 @@ pub use bytemuck::Pod;
 ///
 /// # What it costs
 ///
-/// To make one costs up to about a millisecond a megabyte, mostly the kernel's work to find the pages. To read it for the
-/// first time in a process costs some tens of microseconds a megabyte more than reading memory does; only the part that
-/// is read costs anything. To receive it again costs what any small message with a descriptor does, because **a process
-/// keeps the last 8 that it has received, up to 64 MiB together**, also when nothing in it uses them any more. That memory
-/// stays in use until the process has received others, or has ended. One that is larger is mapped anew by each task; a
-/// worker that holds a clone, in a `static` that the pool's initializer fills, for example, keeps that one, too.
+/// To make one costs up to about a millisecond a megabyte, mostly the kernel's work to find the pages. To read it for
+/// the first time in a process costs some tens of microseconds a megabyte more than reading memory does; only the part
+/// that is read costs anything. To receive it again costs what any small message with a descriptor does, because **a
+/// process keeps the last 8 that it has received, up to 64 MiB together**, also when nothing in it uses them any more.
+/// That memory stays in use until the process has received others, or has ended. One that is larger is mapped anew by
+/// each task; a worker that holds a clone, in a `static` that the pool's initializer fills, for example, keeps that
+/// one, too.
 #[derive(Clone)]
 pub struct Frozen<T> {
     /// `None` where it is empty: no memory is of no size.

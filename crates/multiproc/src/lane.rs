@@ -1,9 +1,9 @@
 //! One side of a ring that many may write and many may read: its lock, how far it has come, and how it waits.
 //!
-//! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by it;
-//! and a line of memory that it writes and the other side looks at. Each has a bell, a descriptor that wakes one of them who
-//! waits. And between them is a pair of sockets, of which one side shares the one end and the other side the other: so the
-//! kernel knows, whoever was killed, whether anybody is left on a side.
+//! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by
+//! it; and a line of memory that it writes and the other side looks at. Each has a bell, a descriptor that wakes one of
+//! them who waits. And between them is a pair of sockets, of which one side shares the one end and the other side the
+//! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
 
 use std::hint;
 use std::os::fd::AsFd;
@@ -62,7 +62,8 @@ pub(crate) const AREAS: usize = 2 * AREA;
 /// An area is made of lines that are fetched from memory together: two times 64 bytes.
 const AREA: usize = 256;
 /// In the first line of an area, guarded by the lock in it: how far the other side was when last looked at, how many
-/// packets have been sent that belong to frames (or are through with, where they are received), and the habits of waiting.
+/// packets have been sent that belong to frames (or are through with, where they are received), and the habits of
+/// waiting.
 const SEEN: usize = 48;
 const COMPANIONS: usize = 56;
 const VAIN: usize = 64;
@@ -101,8 +102,8 @@ impl Lane {
 
     /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
     ///
-    /// One who does not want to wait comes back empty-handed if another is waiting, since then there is nothing to be had;
-    /// and waits for a moment if another is just putting or taking something.
+    /// One who does not want to wait comes back empty-handed if another is waiting, since then there is nothing to be
+    /// had; and waits for a moment if another is just putting or taking something.
     #[inline]
     pub(crate) fn enter(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
         match self.lock(self.side).try_lock()? {
@@ -146,8 +147,8 @@ impl Lane {
         mark
     }
 
-    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is gone, and
-    /// all others with him, nothing is published, and the answer is no.
+    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is
+    /// gone, and all others with him, nothing is published, and the answer is no.
     #[inline]
     pub(crate) fn publish(&self, mark: Mark) -> bool {
         let alarm = Alarm(self.word32(self.side, ALARM));
@@ -247,8 +248,8 @@ impl Lane {
         false
     }
 
-    /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the lock,
-    /// whenever that may have changed on this side.
+    /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the
+    /// lock, whenever that may have changed on this side.
     pub(crate) fn show(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
             self.clear_bell();
@@ -267,8 +268,8 @@ impl Lane {
         Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
     }
 
-    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under the
-    /// lock, when all frames that belong to earlier ones are published.
+    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under
+    /// the lock, when all frames that belong to earlier ones are published.
     pub(crate) fn next_companion(&self) -> u64 {
         let companions = self.word64(self.side, COMPANIONS);
         let number = companions.load(Relaxed).wrapping_add(1);
@@ -281,8 +282,8 @@ impl Lane {
         self.word64(self.side, COMPANIONS).store(number, Relaxed);
     }
 
-    /// Throws away the packets that belong to no frame: their senders were killed before they could publish it, or their
-    /// receivers when they had just taken it. For a consumer who finds the ring empty.
+    /// Throws away the packets that belong to no frame: their senders were killed before they could publish it, or
+    /// their receivers when they had just taken it. For a consumer who finds the ring empty.
     fn tidy(&self) {
         if self.side == Side::Consumers
             && self.word64(Side::Consumers, COMPANIONS).load(Relaxed)

@@ -45,26 +45,26 @@
 //!   on.
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallBuilder::retries).
 //! - **A child never outlives its parent**, however the parent ends.
-//! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and can
-//!   still use them ([`init`]).
-//! - **What the system refuses is an error** that names the operation, and nothing is left half made; when there is
-//!   enough again, all goes on, pools included.
+//! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and
+//!   can still use them ([`init`]).
+//! - **What the system refuses is an error** that names the operation, nothing is left half made, and the library,
+//!   pools included, recovers when resources return.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
 //!
 //! # Limits
 //!
-//! Linux on x86-64 and aarch64. A program must be an executable of its own: code in a shared library cannot be named
-//! across processes.
+//! Linux 5.4 or newer, on x86-64 and aarch64. A program must be an executable of its own: code in a shared library
+//! cannot be named across processes.
 //!
 //! The encoding of values does not describe itself: it is what both sides know of the type, and no more. So types that
 //! look at the data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]`) do not
 //! decode, and a value that leaves a field out (`#[serde(skip_serializing_if)]`) does not encode; the error says so. A
 //! value may be 128 levels deep (structs, tuples, sequences, maps, options and variants inside one another), so that it
-//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they are.
+//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they
+//! are.
 //!
-//! A function that captures nothing but a value without a size still counts as capturing nothing. If such a value stands
-//! for something that was done in the parent ("the device is open"), it is not true in the child: hand it nothing of the
-//! kind.
+//! A closure that captures only zero-sized values counts as capturing nothing. Do not capture one that stands for
+//! something done in the parent ("the device is open"): it is not true in the child.
 //!
 //! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
 //! error can say only that a child ended, not of what.
@@ -78,7 +78,7 @@ compile_error!(
     "multiproc runs on Linux, on x86-64 and aarch64: it is built on pidfds, memfds and parent-death signals"
 );
 
-// The floors, ground first. Nothing uses what stands below it in this list.
+// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
 mod error;
 #[allow(unsafe_code)] // the one floor that may
 mod sys;

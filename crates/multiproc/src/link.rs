@@ -120,6 +120,11 @@ impl Link {
         self.0.into_descriptor()
     }
 
+    /// Whether somebody surely holds the other end, and nothing has come from there.
+    pub(crate) fn is_held(&self) -> bool {
+        socket::is_held(self.as_fd())
+    }
+
     /// The descriptor, for who has to hold it.
     pub(crate) fn handle(&self) -> Handle {
         self.0.clone()
@@ -175,7 +180,7 @@ impl Link {
         })
     }
 
-    /// As [`Link::receive`], but leaves the message as it came: for who hands it on.
+    /// As [`Link::receive`], but leaves the message as it came.
     pub(crate) fn receive_packet(&self, deadline: Deadline) -> Result<Incoming> {
         self.receive_with(deadline, |packet, descriptors| Ok(Incoming::Message(packet.to_vec(), descriptors)))
     }

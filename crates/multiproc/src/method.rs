@@ -132,6 +132,11 @@ impl Manner {
             fork_server::announce(starts, Deadline::after(self.patience));
         }
     }
+
+    /// Starts that were announced will not come.
+    pub(crate) fn forgo(self) {
+        fork_server::forgo(Deadline::after(self.patience));
+    }
 }
 
 /// A template has found out that this system has not what it needs.

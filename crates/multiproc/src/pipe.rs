@@ -75,12 +75,13 @@ const THERE_AND_BACK: [Plan; 2] = {
 const RING: u32 = 1024 * 1024;
 
 impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
-    /// Sends a message. Blocks while the other end is 1 MiB behind, or at least half of that (a message above 32 KiB for which there is no room, and
-    /// any above 512 KiB, is parked in anonymous memory and counts as small).
+    /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is always usable.
+    /// A message above 512 KiB, or one above 32 KiB that finds no room, is parked in anonymous memory and counts as
+    /// small.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded. If the other end was
-    /// killed while it was busy taking messages, a few more, 64 at most, may be sent before this is noticed.
+    /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded. If the other end
+    /// was killed while it was busy receiving, up to 64 more messages may be sent first.
     pub fn send(&self, message: S) -> Result<()> {
         self.put(&message, Deadline::Never)
     }
@@ -93,7 +94,8 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
         self.put(&message, Deadline::after(time))
     }
 
-    /// Receives the next message; `None` when the other end is gone and nothing is left. Blocks until then.
+    /// Receives the next message; `None` when the other end is gone and nothing is left. Blocks until then. To wait no
+    /// longer than some time, [`poll`](Self::poll) first.
     ///
     /// # Errors
     /// When a message does not decode, or no descriptor is left for one that comes with a message.
@@ -108,7 +110,8 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
         }
     }
 
-    /// Waits until [`recv`](Self::recv) would not block, no longer than `time`; says whether that came.
+    /// Waits until [`recv`](Self::recv) would not block, no longer than `time`; says whether that came: a message, or
+    /// that the other end is gone. ([`Duration::ZERO`] does not wait.)
     ///
     /// # Errors
     /// When the system refuses to wait.
@@ -142,9 +145,9 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. That is a hint: now and then it
-/// is readable though nothing is there, when what had come was received just before. So who must not block asks
-/// [`poll`](Connection::poll) with [`Duration::ZERO`] before he receives, which also makes it right again.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. A hint: it may be readable
+/// although nothing is there. To be sure not to block, call [`poll`](Connection::poll) with [`Duration::ZERO`] before
+/// `recv`; that also clears it.
 ///
 /// It is a descriptor of its own, made with the first call, and not to be read from; an end that several processes hold
 /// says so to one of them only. If the system has none to give, it is one that is always readable.

@@ -25,13 +25,17 @@
 //! ```
 //!
 //! Each item goes to exactly one receiver, and items of one sender arrive in its order. That holds whoever is killed,
-//! at whatever instruction: an item is in the queue whole or not at all, and one that a receiver had not finished taking
-//! goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it goes on;
-//! timed calls return on time all the same. So it is with senders.
+//! at whatever instruction: an item is in the queue whole or not at all, and one that a receiver had not finished
+//! taking goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it
+//! goes on; timed calls return on time all the same. So it is with senders.
+//!
+//! An item may be any value that [serde](https://serde.rs) can write and read (but see [Limits](crate#limits)), as long
+//! as it holds no end of a queue or pipe and no [`Frozen`](crate::Frozen): sending one that does is an error. Those
+//! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
 //!
 //! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than
-//! 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous
-//! memory of its own, so a large item does not block its sender: a child may put 20 MB and exit before anybody looks.
+//! 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous memory of its own, so a
+//! large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -53,11 +57,12 @@ use crate::{codec, plain, task};
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
 /// A sender waits while the queue is full; that is the back-pressure that keeps a quick producer from filling memory
-/// with what a slow consumer has not got to. The queue's memory is back-pressure, too: when it is full, items up to
-/// 32 KiB wait, whatever the capacity. There is always room for 2 MiB of such items, each counted with 8 bytes more and
-/// rounded up to 8, and mostly for 4. Larger items are parked instead; the system's limit on the descriptors of one
-/// user in packets that nobody has received yet (`RLIMIT_NOFILE`), and the room for such packets (a few hundred), are
-/// what they wait for.
+/// with what a slow consumer has not got to.
+///
+/// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: there is always room for 2 MiB
+/// of them (mostly 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8. Larger items are parked in
+/// memory of their own instead; beside the capacity, they wait only for the system's limits on descriptors in flight
+/// (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
 ///
 /// # Errors
 /// When `capacity` is 0, or when the system refuses a descriptor or memory.
@@ -90,9 +95,9 @@ pub struct Receiver<T> {
 impl<T: Serialize> Sender<T> {
     /// Puts an item into the queue. Blocks while the queue is full.
     ///
-    /// A sender learns at once that every receiver is gone: when they were dropped, when they were killed while they waited
-    /// for an item, and when none has been taken since the last look. Only if they are killed while they are busy taking
-    /// items, it may put a few more, 64 at most, before it learns of it.
+    /// When every receiver is gone, an error comes at once if the receivers were dropped, were killed while waiting, or
+    /// took nothing since the last check. If they were killed while busy receiving, up to 64 more items may be sent
+    /// first.
     ///
     /// # Errors
     /// When every receiver is gone, and when the item cannot be encoded. The error gives the item back.
@@ -128,8 +133,9 @@ impl<T: Serialize> Sender<T> {
     /// wait for what becomes of an earlier item. When it panics, the items of the batch that was begun are lost.
     ///
     /// # Errors
-    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from `items` and not
-    /// sent; all before them have been sent. The first of them is the one that could not be encoded, if that was it.
+    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from `items` and
+    /// not sent; all before them have been sent. The first of them is the one that could not be encoded, if that was
+    /// it.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -181,8 +187,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Takes the next item. Blocks while the queue is empty and a sender is left.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; when an item does not decode,
-    /// which it is taken for; and when no descriptor or memory is left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; when an item does not decode
+    /// (that item is then gone); and when no descriptor or memory is left to receive a large item, which then stays.
     pub fn recv(&self) -> Result<T> {
         self.take(Deadline::Never)?.ok_or_else(|| Error::timeout("take an item from the queue"))
     }
@@ -195,8 +201,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         self.take(Deadline::after(time))
     }
 
-    /// As [`recv`](Self::recv), but does not wait: `None` when the queue is empty, or another receiver is about to take
-    /// what is in it. For one that is just taking an item it waits a moment (1 ms).
+    /// As [`recv`](Self::recv), but does not wait for an item: `None` when the queue is empty or another receiver is
+    /// about to take what is in it; waits at most 1 ms for one that is taking an item right now.
     ///
     /// # Errors
     /// Those of [`recv`](Self::recv).
@@ -207,12 +213,12 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Takes several items at once, which costs much less than one by one: at least one, and up to `max` of those that
     /// are there. Blocks while the queue is empty and a sender is left. (With a `max` of 0 it takes none, at once.)
     ///
-    /// Each item is a `Result` of its own, as it is when iterating: what does not decode, or panics while it does, harms
-    /// no other.
+    /// Each item is a `Result` of its own, as it is when iterating: what does not decode, or panics while it does,
+    /// harms no other.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and when no descriptor or memory is
-    /// left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and when no descriptor or memory
+    /// is left to receive a large item, which then stays.
     pub fn recv_many(&self, max: usize) -> Result<Vec<Result<T>>> {
         if max == 0 {
             return Ok(Vec::new());
@@ -252,8 +258,8 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 }
 
-// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run. A plain item is made of
-// the bytes where they lie, in one copy: for that, no user code runs.
+// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run. A plain item is made
+// of the bytes where they lie, in one copy: for that, no user code runs.
 
 fn with_encoded<T: Serialize, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
     let mut buffer = Buffer::borrow();

@@ -40,22 +40,23 @@ pub(crate) struct Mark {
     pub(crate) bytes: u32,
 }
 
-/// How much of a ring is used that is mostly empty and may [begin anew](Ring::warm) as it likes: then it stays in the caches.
+/// How much of a ring is used that is mostly empty and may [begin anew](Ring::warm) as it likes: then it stays in the
+/// caches.
 const HOT: u32 = 16 * 1024;
 
 impl Ring {
     /// A ring of `size` bytes, a power of two, from the byte `start` on, a multiple of 8.
     ///
-    /// Whenever all has been read in its second half, it begins anew at its start, so that what is mostly empty uses half
-    /// of it. The rest counts as occupied until the reader has followed. So half of its bytes are sure to have room at
-    /// any time, whether or not the reader reads.
+    /// Whenever all has been read in its second half, it begins anew at its start, so that what is mostly empty uses
+    /// half of it. The rest counts as occupied until the reader has followed. So half of its bytes are sure to have
+    /// room at any time, whether or not the reader reads.
     pub(crate) const fn new(start: usize, size: u32) -> Self {
         assert!(size.is_power_of_two() && size >= 2 * HEAD && start.is_multiple_of(8));
         Self { start, size, hot: size / 2 }
     }
 
-    /// The same, but it begins anew as soon as some pages are behind it: for a writer who is sure that the reader goes on
-    /// reading.
+    /// The same, but it begins anew as soon as some pages are behind it: for a writer who is sure that the reader goes
+    /// on reading.
     pub(crate) const fn warm(self) -> Self {
         Self { hot: if self.hot < HOT { self.hot } else { HOT }, ..self }
     }
@@ -198,15 +199,16 @@ impl Ring {
         (self.size - mark.bytes % self.size) / footprint(u32::try_from(length).unwrap_or(self.size))
     }
 
-    /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte `taken`.
+    /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte
+    /// `taken`.
     #[inline]
     pub(crate) fn room(&self, tail: Mark, taken: u32, length: usize) -> u32 {
         let free = self.free(tail.bytes, taken);
         self.fit(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
     }
 
-    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::fit) with `head`; else
-    /// nothing happens.
+    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::fit) with `head`;
+    /// else nothing happens.
     #[inline(always)]
     pub(crate) fn take_like<R>(
         &self,
@@ -283,8 +285,8 @@ impl Mark {
         word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
     }
 
-    /// What the other side has published. Whatever that is: a place is a multiple of eight, so that a frame's head never
-    /// reaches beyond the ring.
+    /// What the other side has published. Whatever that is: a place is a multiple of eight, so that a frame's head
+    /// never reaches beyond the ring.
     #[inline]
     pub(crate) fn seen(word: &AtomicU64) -> Self {
         let (bytes, frames) = halves(word.load(Acquire));

@@ -231,10 +231,10 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     }
     rehearse();
     let (link, number) = template::serve(link, &page);
-    live_as_spare(&link, &page, number)
+    live_as_spare(&link, page, number)
 }
 
-fn live_as_spare(link: &Link, page: &Shared, number: u64) -> ! {
+fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     fault::at(Point::Born);
     process::show_name(SPARE);
     rehearse(); // so it has copies of the pages that it will write to when it gets its letter
@@ -242,9 +242,10 @@ fn live_as_spare(link: &Link, page: &Shared, number: u64) -> ! {
     fault::at(Point::Spare);
     let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
     process::show_name(&birth.name);
-    if template::await_parent(page, number, link).and_then(|()| die_with(link.as_fd())).is_err() {
+    if template::await_parent(&page, number, link).and_then(|()| die_with(link.as_fd())).is_err() {
         leave(1);
     }
+    drop(page); // the task must not be able to write there
     let code = work(link, birth);
     flush_c_streams();
     // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.

@@ -100,7 +100,15 @@ pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
 
 /// Watches over a child that a template has forked, and that is up.
 pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> Result<Arc<Child>> {
-    let birth = Birth { pid, pidfd, name, lifeline, is_listed: true, is_up: true };
+    watch(Birth { pid, pidfd, name, lifeline, is_listed: true, is_up: true })
+}
+
+/// Watches over a child that has no task and will get none, until it has ended.
+pub(crate) fn see_off(pid: u32, pidfd: PidFd, lifeline: Handle) -> Result<Arc<Child>> {
+    watch(Birth { pid, pidfd, name: String::new(), lifeline, is_listed: false, is_up: true })
+}
+
+fn watch(birth: Birth) -> Result<Arc<Child>> {
     match Supervisor::get() {
         Ok(supervisor) => supervisor.watch(birth),
         Err(error) => {

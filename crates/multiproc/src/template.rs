@@ -2,9 +2,8 @@
 //!
 //! It comes up as any child does, but has no task: from [`serve`] on it is in the library's hands, a single thread
 //! without anything of the user's. What it forks is a *spare*: a child of the *program* (for which see
-//! [`crate::sys::fork`]) that has begun, and waits for its letter on a start socket whose other end the template sends to
-//! the program. So one can be ordered before it is needed; and neither a letter nor anybody's descriptor ever comes to
-//! the template.
+//! [`crate::sys::fork`]) that has begun, and waits for its letter on a start socket that came with the order. So one can
+//! be ordered before it is needed; and neither a letter nor anybody's descriptor ever comes to the template.
 //!
 //! The template may be killed at any instruction. Each order has a word in memory shared with the program, into which
 //! the kernel writes the process id before the spare's first instruction: so the program knows in every case which
@@ -13,13 +12,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::Signal;
 
 use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
@@ -32,9 +30,9 @@ use crate::sys::process::{PidFd, leave, own_pid};
 use crate::wire;
 
 /// So many orders may be under way.
-pub(crate) const MOST_ORDERS: u64 = WORDS as u64 - 1;
-/// How large the memory is that program and template share: a word for each order, and one for the spare that was taken last
-/// and may not have been [let go](let_go).
+pub(crate) const MOST_ORDERS: usize = WORDS - 1;
+/// How large the memory is that program and template share: a word for each order, and one for the spare that was taken
+/// last and may not have been [let go](let_go).
 pub(crate) const PAGE: NonZeroUsize = NonZeroUsize::new(4 * WORDS).unwrap();
 const WORDS: usize = 8;
 
@@ -48,6 +46,7 @@ const ORDER: &[u8] = b"fork";
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) pid: u32,
+    /// This is surely that one's if its letter can be sent: then it lives, and has since it was forked.
     pub(crate) pidfd: PidFd,
     /// Our end of its start socket.
     pub(crate) link: Link,
@@ -55,23 +54,28 @@ pub(crate) struct Spare {
 
 /// What became of an order.
 pub(crate) enum Answer {
-    Spare(Spare),
+    /// A spare with this process id.
+    Forked(u32),
     /// The system refuses it.
     Refused(Errno),
-    /// It was answered, and what came with the answer has found no room here.
-    Lost,
     /// The template has not answered in time.
     Silence,
     /// The template has ended.
     Death,
 }
 
-/// Orders the spare with this number, counted from 0. Does not block.
-pub(crate) fn order(control: &Link, page: &Shared, number: u64) -> Result<Sent> {
+/// Orders the spare with this number, counted from 0; gives our end of its start socket, or nothing where the template is
+/// gone. Does not block.
+pub(crate) fn order(control: &Link, page: &Shared, number: u64) -> Result<Option<Link>> {
+    let (ours, theirs) = Link::pair()?;
     page.word32(place(number)).store(0, Ordering::Relaxed);
-    let sent = control.send(&Message::inline(ORDER.to_vec()), Deadline::now());
+    let sent = control.lend(&[theirs.as_fd()], &Message::inline(ORDER.to_vec()), Deadline::now())?;
     fault::at(Point::TemplateAsked);
-    sent
+    match sent {
+        Sent::Yes => Ok(Some(ours)),
+        Sent::Gone => Ok(None),
+        Sent::NotYet => Err(Error::system("order a child process", Errno::ETOOMANYREFS)),
+    }
 }
 
 /// Takes the answer to the next order. Blocks until the deadline at most.
@@ -80,14 +84,10 @@ pub(crate) fn answer(control: &Link, template: &Child, deadline: Deadline) -> Re
     loop {
         // Its death has to be looked for: a child that has not closed its copy of the template's end yet hides it.
         let is_dead = has_waited && !template.is_alive(); // before the look at what it has said last
-        let incoming = match control.receive(Deadline::now()) {
-            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => return Ok(Answer::Lost),
-            incoming => incoming?,
-        };
-        match incoming {
+        match control.receive(Deadline::now())? {
             Incoming::Message(reply, _) if reply == UP => template.note_up(),
-            Incoming::Message(reply, descriptors) => match reply.as_slice().try_into() {
-                Ok(numbers) => return understand(numbers, descriptors),
+            Incoming::Message(reply, _) => match reply.as_slice().try_into() {
+                Ok(numbers) => return Ok(understand(numbers)),
                 Err(_) => return Err(refusal(&reply, template)),
             },
             Incoming::Gone => return Ok(Answer::Death),
@@ -111,20 +111,18 @@ fn refusal(reply: &[u8], template: &Child) -> Error {
     error.unwrap_or_else(|error| error).or_by(|| Culprit::Process { name, pid })
 }
 
-/// Ends the spare with this number, if there is one, of which nobody has heard. To be asked when no other can come.
-pub(crate) fn end_unheard(page: &Shared, number: u64) {
-    let pid = page.word32(place(number)).load(Ordering::Relaxed);
-    if pid != 0
-        && let Ok(pidfd) = PidFd::of_child(pid)
-    {
-        end(&pidfd);
+/// The spare with this number, if there is one that has not been [let go](let_go). To be asked when no other can get its
+/// number, and about one whose answer was not taken.
+pub(crate) fn unheard(page: &Shared, number: u64) -> Option<(u32, PidFd)> {
+    match page.word32(place(number)).load(Ordering::Relaxed) {
+        0 => None,
+        pid => PidFd::of_child(pid).ok().map(|pidfd| (pid, pidfd)),
     }
 }
 
 /// Where the process id of the spare with this number stands.
 fn place(number: u64) -> usize {
-    let word = number % WORDS as u64;
-    4 * usize::try_from(word).unwrap_or(0) // it fits
+    4 * usize::try_from(number % WORDS as u64).unwrap_or(0) // it fits
 }
 
 /// From now on the spare with this number, whose letter is sent, is a child like any other.
@@ -171,42 +169,19 @@ impl Spare {
         fault::at(Point::LetterSent);
         sent
     }
-
-    /// Ends one that is not needed.
-    pub(crate) fn end(self) {
-        let Self { pidfd, link, .. } = self;
-        drop(link); // it ends when it sees that, also where it may not be killed
-        end(&pidfd);
-    }
 }
-
-/// Kills and buries a child that has not begun with anything.
-fn end(pidfd: &PidFd) {
-    let _ = pidfd.signal(Signal::SIGKILL); // if that is refused, it ends because its socket is closed
-    if pidfd.wait(Deadline::after(LAST_GASP)) {
-        pidfd.reap();
-    }
-}
-
-/// How long one that must end may take for it.
-pub(crate) const LAST_GASP: Duration = Duration::from_secs(1);
 
 /// A reply: the spare's process id, or 0 and why there is none.
 fn reply(pid: u32, errno: i32) -> [u8; 8] {
     (u64::from(pid) << 32 | u64::from(errno.cast_unsigned())).to_le_bytes()
 }
 
-fn understand(reply: [u8; 8], descriptors: Vec<OwnedFd>) -> Result<Answer> {
+fn understand(reply: [u8; 8]) -> Answer {
     let number = u64::from_le_bytes(reply);
     #[allow(clippy::cast_possible_truncation)] // its two halves
-    let (pid, errno) = ((number >> 32) as u32, number as u32);
-    match (pid, <[OwnedFd; 2]>::try_from(descriptors)) {
-        (0, _) => Ok(Answer::Refused(Errno::from_raw(errno.cast_signed()))),
-        (pid, Ok([pidfd, socket])) => {
-            let (pidfd, link) = (PidFd::from(pidfd), Link::from_socket(socket));
-            Ok(Answer::Spare(Spare { pid, pidfd, link }))
-        }
-        (_, Err(_)) => Err(Error::decode("a fork server's reply", "its descriptors are missing")),
+    match ((number >> 32) as u32, number as u32) {
+        (0, errno) => Answer::Refused(Errno::from_raw(errno.cast_signed())),
+        (pid, _) => Answer::Forked(pid),
     }
 }
 
@@ -219,35 +194,31 @@ pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64) {
     let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
     let forker = Forker::new();
     for number in 0.. {
-        match control.receive(Deadline::Never) {
-            Ok(Incoming::Message(..)) => {}
+        let socket = match control.receive(Deadline::Never) {
+            Ok(Incoming::Message(_, mut descriptors)) => descriptors.pop().ok_or(Errno::EBADMSG),
+            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => Err(Errno::EMFILE),
             _ => leave(0),
-        }
-        fault::at(Point::OrderTaken);
-        let born = page.word32(place(number));
-        let forked = Link::pair().map_err(|error| error.os_error().map_or(Errno::EIO, Errno::from_raw));
-        let forked = forked.and_then(|(theirs, ours)| {
-            let forker = forker.as_ref().map_err(|&errno| errno)?;
-            Ok((forker.fork(born)?, theirs, ours))
-        });
-        let sent = match forked {
-            Ok((Fork::Child, theirs, _)) => return (theirs, number),
-            Ok((Fork::Forker(pid, pidfd), _, ours)) => {
-                fault::at(Point::Forked);
-                control.lend(&[pidfd.as_fd(), ours.as_fd()], &inline(reply(pid, 0)), Deadline::Never)
-            }
-            Err(errno) => control.send(&inline(reply(0, errno as i32)), Deadline::Never),
         };
-        if sent.is_err() {
+        fault::at(Point::OrderTaken);
+        let forked = socket.and_then(|socket| {
+            let forker = forker.as_ref().map_err(|&errno| errno)?;
+            Ok((forker.fork(page.word32(place(number)))?, socket))
+        });
+        let reply = match forked {
+            Ok((Fork::Child, socket)) => return (Link::from_socket(socket), number),
+            Ok((Fork::Forker(pid), socket)) => {
+                fault::at(Point::Forked);
+                drop(socket); // from now on only the spare holds it
+                reply(pid, 0)
+            }
+            Err(errno) => reply(0, errno as i32),
+        };
+        if control.send(&Message::inline(reply.to_vec()), Deadline::Never).is_err() {
             break; // the program finds out what there is
         }
         fault::at(Point::ForkTold);
     }
     leave(1)
-}
-
-fn inline(reply: [u8; 8]) -> Message {
-    Message::inline(reply.to_vec())
 }
 
 #[cfg(test)]
@@ -256,31 +227,32 @@ mod tests {
 
     use super::*;
     use crate::supervisor::tests::child;
-    use crate::sys::memory;
     use crate::testing::cases;
 
     proptest! {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn any_reply_is_an_answer_or_an_error(numbers in any::<u64>(), lent in 0..4_usize) {
-            let descriptors = (0..lent).map(|_| memory::store(b"no process").unwrap()).collect();
-            let _ = understand(numbers.to_le_bytes(), descriptors);
+        fn any_reply_is_an_answer(numbers in any::<u64>()) {
+            understand(numbers.to_le_bytes());
         }
     }
 
     /// A number that is no child's must not be believed: the numbers below zero are all processes, or all of a group.
     #[test]
-    fn only_a_child_of_ours_is_ended() {
+    fn only_a_child_of_ours_can_be_a_spare() {
         let (page, _fd) = Shared::create(PAGE).unwrap();
         for number in [1, std::process::id(), std::os::unix::process::parent_id(), 1 << 31, u32::MAX] {
             page.word32(place(3)).store(number, Ordering::Relaxed);
-            end_unheard(&page, 3); // and we live
+            let Some((pid, pidfd)) = unheard(&page, 3) else { panic!("{number}") };
+            assert!(pid == number && pidfd.has_ended(), "{number} is no child of ours any more");
         }
         let (child, _lifeline) = child();
         page.word32(place(3)).store(child.pid(), Ordering::Relaxed);
-        end_unheard(&page, 3 + WORDS as u64);
-        assert!(!child.is_alive());
+        assert!(!unheard(&page, 3 + WORDS as u64).unwrap().1.has_ended());
+        child.kill();
+        let_go(&page, 3);
+        assert!(unheard(&page, 3).is_none());
     }
 
     #[test]

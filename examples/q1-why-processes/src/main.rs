@@ -23,12 +23,12 @@ const CLAIMS: [Claim; 12] = [
         together::joined_at_once,
     ),
     // What brings one process down leaves the others alone.
-    ("a segfault ends the child alone", "it reads a forbidden page", deaths::segfault),
-    ("an abort ends the child alone", "it calls abort", deaths::abort),
-    ("a stack overflow ends the child alone", "it calls itself without end", deaths::stack_overflow),
+    ("a segfault ends that child only", "it reads a forbidden page", deaths::segfault),
+    ("an abort ends that child only", "it calls abort", deaths::abort),
+    ("a stack overflow ends that child only", "it calls itself without end", deaths::stack_overflow),
     ("an endless loop can be ended", "SIGKILL, then join", deaths::endless_loop),
     // A limit, and an end, of its own for each.
-    ("a memory limit fells one child alone", "two take 512 MiB, one may not", memory::limit),
+    ("a memory limit ends that child only", "two take 512 MiB, one may not", memory::limit),
     ("a child's memory comes back at its end", "both processes, it holds 128 MiB", memory::comes_back),
     ("freed memory need not come back", "15 of 16 blocks of 128 MiB freed", memory::stays),
     // Global state of its own for each.

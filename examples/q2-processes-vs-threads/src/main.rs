@@ -27,7 +27,7 @@ const CLAIMS: [Claim; 13] = [
     ("only threads share statics", "4 of each add 1 to a static", sharing::statics),
     ("only threads share a working directory", "one of each changes it", sharing::working_directory),
     // What a process gives for that.
-    ("a child's segfault ends the child alone", "it reads a forbidden page", containment::child_segfault),
+    ("a child's segfault ends that child only", "it reads a forbidden page", containment::child_segfault),
     ("a thread's segfault ends its process", "a child starts such a thread", containment::thread_segfault),
     ("an endless child can be ended", "SIGKILL, then join", containment::endless_child),
     ("an endless thread runs on", "50 ms after its handle is dropped", containment::endless_thread),

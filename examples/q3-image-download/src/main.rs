@@ -37,8 +37,13 @@ fn main() -> Result<ExitCode> {
     multiproc::init();
     let Options { url, count, out, timeout } = Options::parse();
     let folder = Folder::open(out)?;
-    let server = if url.is_none() { Some(Server::start()?) } else { None };
-    let url = url.or_else(|| server.as_ref().map(Server::url)).unwrap_or_default();
+    let (url, _server) = match url {
+        None => {
+            let server = Server::start()?;
+            (server.url(), Some(server)) // it serves until it is dropped, at the end of `main`
+        }
+        Some(url) => (url, None),
+    };
     let job = |method, n| (url.clone(), folder.file(method, n), Duration::from_secs(timeout));
     let progress = ProgressBar::new(2 * u64::from(count)); // shown where standard error is a terminal
 

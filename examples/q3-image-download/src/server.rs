@@ -67,7 +67,7 @@ fn try_serve(parent: &Connection<String, ()>) -> Result<()> {
     Ok(())
 }
 
-/// A picture of 2000 × 3000 points, as a JPEG.
+/// A picture of 2000 × 3000 pixels, as a JPEG.
 fn picture() -> Result<Vec<u8>> {
     let point = |x: u32, y: u32| {
         let [red, green, blue] = [x * 255 / WIDTH, y * 255 / HEIGHT, (x ^ y) & 0xff];

@@ -1,4 +1,4 @@
-//! Four processes, each of which prints another number.
+//! Four processes, each of which prints a different number.
 
 use multiproc::{Process, Result};
 

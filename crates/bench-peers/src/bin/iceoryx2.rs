@@ -260,7 +260,8 @@ impl Place {
     }
 }
 
-/// Removes what stays behind of an installation when the last node is gone. (What is killed is swept by `cargo xtask bench`.)
+/// Removes what stays behind of an installation when the last node is gone. (What is killed is swept by
+/// `cargo xtask bench`.)
 struct Sweeper(String);
 
 impl Drop for Sweeper {

@@ -12,7 +12,6 @@ use super::dispatch::{Config, Core};
 use super::state::Policy;
 use super::worker::Initializer;
 use crate::error::{Error, Result};
-use crate::fork_server;
 use crate::method::{Manner, StartMethod};
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
@@ -20,7 +19,8 @@ use crate::sys::processors::processors;
 use crate::task::{Call, TaskId};
 use crate::wire;
 
-/// What a pool may be given before it starts. Made by [`Pool::builder`](super::Pool::builder).
+/// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
+/// [`build`](Self::build).
 #[must_use]
 pub struct Builder {
     config: Config,
@@ -51,28 +51,29 @@ impl Builder {
     }
 
     /// How many items go to a worker at once. By default the library chooses, by what an item costs: slow items go
-    /// singly, quick ones by the thousand. The results are the same in any case; so are, in the end, the chunks of
-    /// slow items, since a worker gives back what it has not begun after 10 ms.
+    /// singly, quick ones by the thousand. The results are the same in any case. Nor do items lie for long behind a
+    /// slow one: what a worker has not begun after 5 ms goes to others, if they are idle.
     pub fn chunk_size(mut self, items: u32) -> Self {
         self.config.policy.chunk_size = Some(items);
         self
     }
 
-    /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it.
+    /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it. By default
+    /// a worker runs any number.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.config.policy.max_tasks = Some(tasks);
         self
     }
 
-    /// How much memory each worker may have for itself, in bytes: a task that needs more fails, with an error that names
-    /// the limit, and no other does. (Mostly its worker dies of SIGABRT: that is how a Rust program ends that has no
-    /// memory.)
+    /// How much memory each worker may have for itself, in bytes. By default there is no limit. A task that needs more
+    /// fails, with an error that names the limit, and no other does. (Mostly its worker dies of SIGABRT: that is how a
+    /// Rust program ends that has no memory.)
     ///
     /// What counts is private memory that can be written (`RLIMIT_DATA`): the heap, the stacks of threads that a task
-    /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several processes
-    /// share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the program's own
-    /// code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those, too, and what
-    /// is reserved and never used.
+    /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several
+    /// processes share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the
+    /// program's own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those,
+    /// too, and what is reserved and never used.
     ///
     /// The limit is in force before the initializer, and the children of a worker inherit it, each for itself. One that
     /// leaves a worker less than 1 MiB is every call's error. A stricter limit that this program is under remains.
@@ -94,7 +95,8 @@ impl Builder {
         self
     }
 
-    /// What each worker runs first, before any task. Where it fails, every call of the pool is that error.
+    /// What each worker runs first, before any task; by default nothing. Where it fails, every call of the pool is that
+    /// error.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -162,8 +164,7 @@ impl Builder {
                 return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
             }
         }
-        self.config.manner.announce(self.config.policy.workers);
-        let core = Core::start(self.config).inspect_err(|_| fork_server::withdraw())?;
+        let core = Core::start(self.config)?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("multiproc-pool".to_owned());
         match without_signals(|| thread.spawn(move || runner.run())) {

@@ -53,24 +53,25 @@ impl<'pool> CallBuilder<'pool> {
         Self { core, options: Options::default() }
     }
 
-    /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not count.
-    /// By default for ever; 0 is refused.
+    /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not
+    /// count. No limit by default; a `time` of zero is an error of the call.
     ///
     /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
-    /// stopped) and another takes its place. The item fails with an error for which
-    /// [`is_timeout`](Error::is_timeout) is true, as soon as the worker is dead. No other item is affected. Items that are in
-    /// time cost a look at the clock each. One that is run again has all of its time again.
+    /// stopped) and another takes its place. The item fails with an error for which [`is_timeout`](Error::is_timeout)
+    /// is true, as soon as the worker is dead. No other item is affected. Items that are in time cost a look at the
+    /// clock each. One that is run again has all of its time again.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.options.timeout = Some(time);
         self
     }
 
-    /// How many times more an item is run whose worker dies of it: crashes, is killed, or exits. The default is 0: an
-    /// item runs at most once. When it has been run so many times more, its error is that of the last death.
+    /// How many more times an item is run if its worker dies while running it: crashes, is killed, or exits. Default 0.
+    /// When all runs have ended in a death, the error is that of the last.
     ///
-    /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far the
-    /// dead had come, so a task that is tried again should not mind having been begun before. An item that holds
-    /// descriptors (an end of a queue or pipe, [`Frozen`](crate::Frozen) data) is not run again: they died with the worker.
+    /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far
+    /// the dead had come, so a task that is tried again should not mind having been begun before. An item that holds
+    /// descriptors (an end of a queue or pipe, [`Frozen`](crate::Frozen) data) is not run again: they died with the
+    /// worker.
     pub fn retries(mut self, times: u32) -> Self {
         self.options.retries = times;
         self

@@ -50,6 +50,7 @@ impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
         let Config { manner, policy } = config;
+        manner.announce(policy.workers);
         let core = Arc::new(Self {
             workers: policy.workers,
             processors: processors(),
@@ -61,9 +62,12 @@ impl Core {
             callers: Mutex::new(0),
             lobby: Lobby::create()?,
         });
-        while let Some(order) = core.order() {
+        for hired in 0.. {
+            let Some(order) = core.order() else { break };
+            manner.announce(core.workers.saturating_sub(hired));
             if let Err(error) = core.hire(order) {
                 core.abort();
+                manner.forgo();
                 return Err(error);
             }
         }

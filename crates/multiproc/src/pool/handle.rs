@@ -40,7 +40,7 @@ impl<R> TaskHandle<R> {
         Self { core, call, taken: false, result: PhantomData }
     }
 
-    /// Whether there is a result, so that [`get`](Self::get) would not block.
+    /// Whether there is a result, so that [`get`](Self::get) would not block. Does not block.
     pub fn is_ready(&self) -> bool {
         let look = || {
             self.core.look();
@@ -49,11 +49,12 @@ impl<R> TaskHandle<R> {
         self.taken || self.call.has_arrived() || look()
     }
 
-    /// Withdraws the task if no worker has begun it; if one has, kills that worker (SIGKILL), and another takes its place.
-    /// Says whether the task's result is an error by that ([`Error::is_cancelled`]), and not what it had come to before.
-    /// No other task is affected.
+    /// Withdraws the task if no worker has begun it; if one has, kills that worker (SIGKILL), and another takes its
+    /// place. Returns true if by that the task's result is now [`is_cancelled`](Error::is_cancelled), false if it had
+    /// already finished (or been cancelled, or run out of time). No other task is affected.
     ///
-    /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is dead.
+    /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is
+    /// dead.
     ///
     /// ```
     /// use multiproc::Pool;

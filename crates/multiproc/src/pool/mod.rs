@@ -1,6 +1,6 @@
 //! A pool of worker processes.
 
-// The floors, the lowest first. Nothing uses what stands below it in this list.
+// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
 mod call;
 
 mod chunk;
@@ -39,14 +39,14 @@ pub use self::handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///
-/// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error
-/// that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at
-/// most once, unless [the call](Pool::call) asks for more. While the system refuses new workers the pool goes on with those
-/// it has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers again.
-/// Several threads may use one pool at the same time, and a task may have a pool of its own.
+/// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error that
+/// says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at most once,
+/// unless [the call](Pool::call) asks for more. While the system refuses new workers the pool goes on with those it
+/// has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers
+/// again. Several threads may use one pool at the same time, and a task may have a pool of its own.
 ///
-/// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout
-/// (2 seconds in all, by default), then ends the workers with SIGTERM, and at the end of the time with SIGKILL.
+/// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout (1 s
+/// of 2 s by default), then sends SIGTERM, and SIGKILL when the timeout is over. Blocks until the workers are gone.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -91,7 +91,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Starts a pool of `workers` processes. Returns when the system has started them (about a millisecond each).
+    /// Starts a pool of `workers` processes. Returns when the system has started them: 0.2 to 0.4 ms for each, and 1 to
+    /// 2 ms for the first child of this process.
     ///
     /// # Errors
     /// When `workers` is 0, when [`init`](crate::init) was not called, or when the system refuses a process, a
@@ -100,7 +101,7 @@ impl Pool {
         Self::builder().workers(workers).build()
     }
 
-    /// For a pool with more to say than the number of its workers.
+    /// To set more than the number of workers.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -258,8 +259,7 @@ impl Pool {
         self.call().submit(function, args)
     }
 
-    /// For a call with more to say than the function and the items: how long an item may run, and whether it may be run
-    /// again if its worker dies.
+    /// To give a call a time limit or retries.
     pub fn call(&self) -> CallBuilder<'_> {
         CallBuilder::new(&self.core)
     }
@@ -270,6 +270,9 @@ impl Pool {
     }
 
     /// Takes no more work from now on: a later call is an error. What was handed in still runs. Does not wait.
+    ///
+    /// A [`map`](Self::map) in another thread that has not taken all of its input takes no more of it, and ends with an
+    /// error for which [`is_closed`](crate::Error::is_closed) is true.
     pub fn close(&self) {
         self.core.close();
     }
@@ -314,8 +317,8 @@ impl Builder {
     /// Starts the pool. See [`Pool::new`].
     ///
     /// # Errors
-    /// Those of [`Pool::new`]; and when a chunk size or a number of tasks is 0, or the initializer's arguments cannot
-    /// be encoded.
+    /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or the initializer's
+    /// arguments cannot be encoded.
     pub fn build(self) -> Result<Pool> {
         let (core, thread) = self.start()?;
         Ok(Pool { core, thread: Some(thread), pid: own_pid() })

@@ -14,13 +14,13 @@ use nix::sys::signal::SigSet;
 use nix::unistd::getppid;
 
 use super::fault::{self, Point};
-use super::process::{PidFd, leave};
+use super::process::leave;
 
 /// Who one is after a fork.
 pub(crate) enum Fork {
     Child,
-    /// The one who forked, and the child's process id and descriptor.
-    Forker(u32, PidFd),
+    /// The one who forked, and the child's process id.
+    Forker(u32),
 }
 
 /// What it takes to fork this process.
@@ -60,33 +60,26 @@ impl Forker {
         if fault::refused(Point::Fork) {
             return Err(Errno::EAGAIN);
         }
-        let mut pidfd: RawFd = -1;
         let flags = libc::CLONE_PARENT
-            | libc::CLONE_PIDFD
             | libc::CLONE_PARENT_SETTID
             | libc::CLONE_CHILD_SETTID
             | libc::CLONE_CHILD_CLEARTID;
         // SAFETY: all-zero bytes are valid clone_args. (The child's end is told with the signal of ours, SIGCHLD.)
         let mut args: libc::clone_args = unsafe { mem::zeroed() };
         args.flags = u64::from(flags.cast_unsigned());
-        args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
         args.parent_tid = born.as_ptr().expose_provenance() as u64;
         args.child_tid = self.tid.expose_provenance() as u64;
         born.fetch_or(0, Ordering::Relaxed); // has the page at hand: a process that is being killed gets none
         // SAFETY: without CLONE_VM the child has a copy of all memory, this stack included, and returns here as we do.
         // We are the only thread, so nobody holds a lock or is in the middle of anything. The kernel writes to the
-        // three places given, which live.
+        // two places given, which live.
         let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
         match Errno::result(result)? {
             0 => {
                 self.begin();
                 Ok(Fork::Child)
             }
-            pid => {
-                // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
-                let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-                Ok(Fork::Forker(u32::try_from(pid).unwrap_or(0), PidFd::from(pidfd)))
-            }
+            pid => Ok(Fork::Forker(u32::try_from(pid).unwrap_or(0))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! One child process that says hello, and what the parent can know of it.
+//! One child process, given an argument.
 
 use multiproc::Process;
 

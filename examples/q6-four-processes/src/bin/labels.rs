@@ -9,9 +9,7 @@ fn print_label(label: String) {
 fn main() -> Result<()> {
     multiproc::init();
 
-    let start = |number: u32| {
-        Process::builder().name(format!("label-{number}")).spawn(print_label, (number.to_string(),))
-    };
+    let start = |number: u32| Process::spawn(print_label, (number.to_string(),));
     let children: Result<Vec<_>> = (1..=4).map(start).collect();
     for child in children? {
         child.join()?;

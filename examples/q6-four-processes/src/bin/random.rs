@@ -9,7 +9,7 @@ use rand::seq::SliceRandom;
 /// Draws four different numbers from 1 to 100 in four processes.
 #[derive(Parser)]
 struct Options {
-    /// Makes the draw repeatable [default: another one each time]
+    /// Makes the draw repeatable [default: a new one each time]
     #[arg(long)]
     seed: Option<u64>,
 }
