@@ -20,7 +20,7 @@ use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, dup, dup2_stdout, fork};
+use nix::unistd::{ForkResult, Pid, Uid, dup, dup2_stdout, fork, getuid, setuid};
 
 use crate::support::{
     Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
@@ -40,6 +40,9 @@ trials![
     a_fork_server_minds_no_signal_of_the_terminal,
     children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another,
     kills_of_the_fork_server_lose_nothing_and_leave_nothing,
+    what_a_fork_server_has_ready_is_buried_when_it_is_killed_and_not_missed,
+    all_that_a_fork_server_has_ready_can_die_and_the_next_start_works,
+    a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none,
     a_stopped_fork_server_delays_a_start_no_longer_than_its_time,
     a_killed_parent_takes_its_fork_server_along,
     a_copy_of_a_process_has_a_fork_server_of_its_own,
@@ -346,6 +349,70 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
             ),
         }
     }
+}
+
+/// The children that wait for a task, once there are as many as are kept.
+fn spares() -> Vec<u32> {
+    let all = || -> Vec<u32> {
+        let children = tests::children_of(std::process::id()).into_iter();
+        children.filter(|(_, name)| name == "fork-spare").map(|(pid, _)| pid).collect()
+    };
+    while all().len() < 2 {
+        with(StartMethod::ForkServer).spawn(|| (), ()).unwrap().join().unwrap();
+    }
+    all()
+}
+
+fn lives(pid: u32) -> bool {
+    fs::exists(format!("/proc/{pid}")).unwrap()
+}
+
+fn what_a_fork_server_has_ready_is_buried_when_it_is_killed_and_not_missed() -> Outcome {
+    alone(|| {
+        for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+            let [first, second] = spares()[..] else { panic!("there are others") };
+            send_signal(second, signal);
+            eventually("it is buried", || !lives(second));
+            assert!(lives(first));
+            assert_eq!(with(StartMethod::ForkServer).spawn(|| 1, ())?.join()?, 1);
+            assert_eq!(with(StartMethod::ForkServer).spawn(|| 2, ())?.join()?, 2);
+        }
+        Ok(())
+    })
+}
+
+fn all_that_a_fork_server_has_ready_can_die_and_the_next_start_works() -> Outcome {
+    alone(|| {
+        let server = {
+            spares();
+            fork_server().unwrap()
+        };
+        for turn in 0..20 {
+            for pid in spares() {
+                send_signal(pid, Signal::SIGKILL);
+                eventually("it is dead", || !tests::is_spare(pid, "fork-spare"));
+            }
+            assert_eq!(with(StartMethod::ForkServer).spawn(|turn: u32| turn, (turn,))?.join()?, turn);
+        }
+        assert_eq!(fork_server(), Some(server));
+        Ok(())
+    })
+}
+
+fn a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none() -> Outcome {
+    if !Uid::effective().is_root() {
+        return Ok(()); // then it cannot
+    }
+    alone(|| {
+        let old: Vec<u32> = spares().into_iter().chain(fork_server()).collect();
+        setuid(Uid::from_raw(65_534)).unwrap();
+        let user = || getuid().as_raw();
+        assert_eq!(with(StartMethod::ForkServer).spawn(user, ())?.join()?, 65_534);
+        for pid in old {
+            eventually("it is buried", || !lives(pid));
+        }
+        Ok(())
+    })
 }
 
 fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {

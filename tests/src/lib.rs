@@ -50,13 +50,21 @@ pub fn children_of(pid: u32) -> Vec<(u32, String)> {
 /// Whether that child lives and waits for something to do: the fork server has forked it before it is needed. Until such a
 /// one knows its own name it has the fork server's; but it has not been executed.
 pub fn is_spare(pid: u32, name: &str) -> bool {
+    let lives = stat_of(pid).first().is_some_and(|state| state != "Z");
+    lives && (name == "fork-spare" || name == "fork-server" && !was_executed(pid))
+}
+
+/// Whether that process has executed a program since it was forked; dead or alive.
+pub fn was_executed(pid: u32) -> bool {
     const PF_FORKNOEXEC: u32 = 0x40; // see proc_pid_stat(5), `flags`
+    let flags = stat_of(pid).get(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
+/// What the system says of a process: what comes behind its name.
+fn stat_of(pid: u32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let mut behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
-    let is_dead = behind_name.next().is_none_or(|state| state == "Z");
-    let flags = behind_name.nth(5).and_then(|flags| flags.parse::<u32>().ok());
-    let is_forked = flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0);
-    !is_dead && (name == "fork-spare" || name == "fork-server" && is_forked)
+    stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().map(str::to_owned).collect()
 }
 
 /// Forks. In the copy it returns false at once; in the original true, once the copy has ended.

@@ -38,7 +38,13 @@ impl Possessions {
         descriptors.sort_unstable();
         let maps = fs::read_to_string("/proc/self/maps")?;
         let mappings = maps.lines().filter(|line| line.contains("memfd:multiproc")).count();
-        Ok(Self { descriptors, mappings, children: children()? })
+        let (children, ready) = children()?;
+        // To each that the fork server has ready there is a socket; how many these are changes.
+        let sockets = descriptors.iter().filter(|kind| *kind == "socket").count();
+        if let Some(first) = descriptors.iter().position(|kind| kind == "socket") {
+            descriptors.drain(first..first + ready.min(sockets));
+        }
+        Ok(Self { descriptors, mappings, children })
     }
 
     /// Those of this process, once the library keeps all that it will ever keep for later: memory of large items, and
@@ -108,21 +114,22 @@ impl fmt::Display for Possessions {
 }
 
 /// The children of this process, dead ones that nobody has buried included, but without the fork server and what
-/// that has ready.
-fn children() -> Result<Vec<String>> {
+/// that has ready; and how many these are.
+fn children() -> Result<(Vec<String>, usize)> {
     let own = std::process::id();
-    let mut children = Vec::new();
+    let (mut children, mut ready) = (Vec::new(), 0);
     for task in fs::read_dir(format!("/proc/{own}/task"))? {
         let Ok(pids) = fs::read_to_string(task?.path().join("children")) else { continue };
         for pid in pids.split_whitespace() {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            let is_ready = name.trim() == "fork-spare" && !is_dead(pid);
-            if name.trim() != "fork-server" && !is_ready {
+            if name.trim() == "fork-spare" && !is_dead(pid) {
+                ready += 1;
+            } else if name.trim() != "fork-server" {
                 children.push(format!("{pid} {}", name.trim()));
             }
         }
     }
-    Ok(children)
+    Ok((children, ready))
 }
 
 fn is_dead(pid: &str) -> bool {

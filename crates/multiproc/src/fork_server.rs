@@ -1,6 +1,8 @@
 //! The fork server of this process: its one template, and the spares that this has forked ahead.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +36,15 @@ pub(crate) fn announce(starts: usize, deadline: Deadline) {
     }
 }
 
+/// Buries spares that somebody has killed. Called by the supervisor's thread, so it does not wait for its turn.
+fn tidy() {
+    IS_UNTIDY.store(true, Ordering::Relaxed);
+    let _ = Turn::take(Deadline::now()).map(drop); // whoever has his turn tidies up behind him
+}
+
+/// Some spare on order has ended.
+static IS_UNTIDY: AtomicBool = AtomicBool::new(false);
+
 /// Ends spares that were announced and are not needed, which have so long to come up.
 pub(crate) fn forgo(deadline: Deadline) {
     if let Ok(Turn(Some(template))) = Turn::take(deadline).as_mut() {
@@ -64,10 +75,18 @@ struct Template {
     surroundings: Option<u64>,
     /// How many orders were answered, and the answer taken.
     answered: u64,
-    /// For each of the others, the first first, our end of the spare's start socket.
-    on_order: VecDeque<Link>,
+    /// Those that were not, the first first.
+    on_order: VecDeque<Ordered>,
     /// How many there should be between two starts: none, until a second start has had to wait.
     stock: usize,
+}
+
+/// A spare that was ordered.
+enum Ordered {
+    /// And our end of its start socket.
+    Waits(Link),
+    /// Somebody has killed it, or it was refused.
+    Gone,
 }
 
 /// What comes of the next order.
@@ -184,6 +203,11 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut desk = lock(&DESK);
+        while IS_UNTIDY.swap(false, Ordering::Relaxed) {
+            drop(desk);
+            self.0.iter_mut().for_each(Template::bury_dead_spares);
+            desk = lock(&DESK); // and look again: who has set that meanwhile has not got the turn
+        }
         desk.is_taken = false;
         desk.template = self.0.take();
         FREE.notify_one();
@@ -210,7 +234,8 @@ impl Template {
             let is_fresh = self.answered >= ordered;
             match answer(&self.control, &self.process, deadline) {
                 Ok(Answer::Forked(pid)) => {
-                    let Some(link) = self.take_answer() else { return Ok(unasked()) };
+                    let Some(ordered) = self.take_answer() else { return Ok(unasked()) };
+                    let Ordered::Waits(link) = ordered else { continue };
                     let pidfd = PidFd::of_child(pid)?;
                     let _ = self.have_on_order(self.stock); // if not, the next start finds out why
                     return Ok(Next::Spare { spare: Spare { pid, pidfd, link }, is_fresh });
@@ -231,10 +256,13 @@ impl Template {
         }
     }
 
-    fn take_answer(&mut self) -> Option<Link> {
-        let link = self.on_order.pop_front()?;
+    fn take_answer(&mut self) -> Option<Ordered> {
+        let ordered = self.on_order.pop_front()?;
+        if let Ordered::Waits(link) = &ordered {
+            supervisor::forget_spare(link.as_fd());
+        }
         self.answered += 1;
-        Some(link)
+        Some(ordered)
     }
 
     fn ordered(&self) -> u64 {
@@ -246,9 +274,23 @@ impl Template {
         while self.on_order.len() < count
             && let Some(link) = order(&self.control, &self.page, self.ordered())?
         {
-            self.on_order.push_back(link);
+            let _ = supervisor::watch_spare(link.as_fd(), tidy); // else it is buried when it is missed
+            self.on_order.push_back(Ordered::Waits(link));
         }
         Ok(())
+    }
+
+    fn bury_dead_spares(&mut self) {
+        for (number, ordered) in (self.answered..).zip(&mut self.on_order) {
+            if let Ordered::Waits(link) = ordered
+                && link.is_hung_up()
+            {
+                if let Some((pid, pidfd)) = unheard(&self.page, number) {
+                    see_off(pid, pidfd, link);
+                }
+                *ordered = Ordered::Gone;
+            }
+        }
     }
 
     /// Ends the spares that are more than there should be.
@@ -288,8 +330,10 @@ impl Template {
 
     /// Ends the spares that nobody has taken. To be called when the template has ended.
     fn see_spares_off(self) {
-        for (number, link) in (self.answered..).zip(self.on_order) {
-            if let Some((pid, pidfd)) = unheard(&self.page, number) {
+        for (number, ordered) in (self.answered..).zip(self.on_order) {
+            if let Ordered::Waits(link) = ordered
+                && let Some((pid, pidfd)) = unheard(&self.page, number)
+            {
                 see_off(pid, pidfd, &link);
             }
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, Result};
 use crate::sys::memory::{self, Shared};
-use crate::sys::poll::Deadline;
+use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 use crate::wire::Handle;
 
@@ -123,6 +123,11 @@ impl Link {
     /// Whether somebody surely holds the other end, and nothing has come from there.
     pub(crate) fn is_held(&self) -> bool {
         socket::is_held(self.as_fd())
+    }
+
+    /// Whether nobody holds the other end any more, whatever has come from there.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        ready(self.as_fd(), PollFlags::empty(), Deadline::now()).unwrap_or(false)
     }
 
     /// The descriptor, for who has to hold it.

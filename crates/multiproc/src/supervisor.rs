@@ -11,7 +11,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,23 @@ pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> R
 pub(crate) fn see_off(pid: u32, pidfd: PidFd, lifeline: Handle) -> Result<Arc<Child>> {
     watch(Birth { pid, pidfd, name: String::new(), lifeline, is_listed: false, is_up: true })
 }
+
+/// Has `tidy` called when the other end of this socket is closed: by the thread, so it must not wait for that.
+pub(crate) fn watch_spare(socket: BorrowedFd<'_>, tidy: fn()) -> Result<()> {
+    let _ = TIDY.set(tidy);
+    let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, SPARE);
+    let watched = Supervisor::get()?.epoll.add(socket, event);
+    watched.map_err(|errno| Error::system("watch a child process", errno))
+}
+
+/// The socket is a child's from now on.
+pub(crate) fn forget_spare(socket: BorrowedFd<'_>) {
+    if let Ok(supervisor) = Supervisor::get() {
+        let _ = supervisor.epoll.delete(socket); // else it is not watched
+    }
+}
+
+static TIDY: OnceLock<fn()> = OnceLock::new();
 
 fn watch(birth: Birth) -> Result<Arc<Child>> {
     match Supervisor::get() {
@@ -330,7 +347,7 @@ impl Supervisor {
             .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map(|()| epoll))
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let children = Mutex::default();
-        let next = AtomicU64::new(BELL + 1);
+        let next = AtomicU64::new(SPARE + 1);
         let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, epoll, children, next });
         let watch = Watch { shared: Arc::clone(&shared), inbox, starting: HashMap::new() };
         let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
@@ -379,8 +396,10 @@ struct Starting {
     patience: Duration,
 }
 
-/// The event that means an order; any other number is a child's, and with this bit its lifeline's.
+/// The event that means an order, and the one that means a spare; any other number is a child's, and with this bit its
+/// lifeline's.
 const BELL: u64 = 0;
+const SPARE: u64 = 1;
 const CUT: u64 = 1 << 63;
 
 impl Watch {
@@ -391,6 +410,7 @@ impl Watch {
             for event in &events[..count] {
                 match event.data() {
                     BELL => self.take_orders(),
+                    SPARE => drop(TIDY.get().map(|tidy| tidy())),
                     id if id & CUT != 0 => self.note_cut(id & !CUT),
                     id => self.bury(id),
                 }
