@@ -38,6 +38,6 @@ enum Command {
     Faults(faults::Options),
     /// Run unit tests of the library under valgrind: what touches memory under memcheck, the locks under drd
     Valgrind,
-    /// Run every command that a README under examples/ shows, and hold what it prints against what is shown
+    /// Run every command that a README under examples/ shows, and compare what it prints with what is shown
     Verify(verify::Options),
 }

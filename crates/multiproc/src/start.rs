@@ -1,10 +1,10 @@
 //! Starting a child, and being one.
 //!
-//! The parent makes a pair of sockets, puts the [`Letter`] into one of them, and either executes the program again with
-//! the other as standard input, or has it forked with it by a [template](crate::template), which is itself executed so.
-//! One that was executed finds the letter in [`init`] and answers [`UP`]; one that was forked is up when it begins. The
-//! child runs the task, answers with its outcome and exits. Nothing of this has a name in the file system or the
-//! environment.
+//! The parent makes a pair of sockets, and either puts the [`Letter`] into one of them and executes the program again with
+//! the other as standard input; or has a child forked with that by a [template](crate::template), which is itself
+//! executed so, and sends it the letter. One that was executed finds the letter in [`init`] and answers [`UP`]; one that
+//! was forked is up when it begins. The child runs the task, answers with its outcome and exits. Nothing of this has a
+//! name in the file system or the environment.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
