@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -28,11 +28,11 @@ pub(crate) fn start(letter: &Message, patience: Duration, deadline: Deadline) ->
 /// Has a template made, if there is none, and spares forked, for so many starts that will follow. Does nothing where
 /// another has his turn.
 pub(crate) fn announce(starts: usize, deadline: Deadline) {
-    if let Ok(mut turn) = Turn::take(Deadline::now())
-        && (turn.0.is_some() || turn.template(deadline).is_ok())
-        && let Some(template) = &mut turn.0
+    if starts > 0
+        && let Ok(mut turn) = Turn::take(Deadline::now())
+        && let Ok(template) = turn.template(deadline)
     {
-        let _ = template.have_on_order(starts.min(MOST_ORDERS)); // if not, the starts will find out why
+        let _ = template.have_on_order(starts.min(MOST_ORDERS), Deadline::now()); // if not, the starts will find out why
     }
 }
 
@@ -114,6 +114,8 @@ const MOST_STOCK: usize = 2;
 /// kills them all.
 const ATTEMPTS: u32 = 3;
 
+/// A template that is silent for so long, or for half of what a start may take, is not only busy.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long one that must end may take for it.
 const LAST_GASP: Duration = Duration::from_secs(1);
 
@@ -128,9 +130,7 @@ impl Turn {
         while desk.is_taken {
             desk = match deadline.left() {
                 None => FREE.wait(desk).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    return Err(failed("the fork server did not get round to it in time"));
-                }
+                Some(Duration::ZERO) => return Err(late()),
                 Some(left) => FREE.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
@@ -139,17 +139,21 @@ impl Turn {
     }
 
     fn start(&mut self, letter: &Message, patience: Duration, deadline: Deadline) -> Result<Option<Spare>> {
+        let begun = Instant::now();
         let mut deaths = 0;
+        // What was ordered before is numbered below this. It may have been killed, or refused, long ago.
+        let mut ordered = None;
         while deaths < ATTEMPTS {
             let template = self.template(deadline)?;
-            match template.next(deadline)? {
+            let first = *ordered.get_or_insert(template.ordered());
+            match template.next(first, deadline)? {
                 Next::Spare { spare, is_fresh } => match spare.send(letter, deadline) {
                     Ok(Sent::Yes) => {
                         let_go(&template.page, template.answered - 1);
                         return Ok(Some(spare));
                     }
                     Ok(Sent::Gone) => {
-                        deaths += u32::from(is_fresh); // others may have been killed long ago
+                        deaths += u32::from(is_fresh);
                         see_off(spare.pid, spare.pidfd, &spare.link);
                     }
                     unsent => {
@@ -162,8 +166,10 @@ impl Turn {
                     return Ok(None);
                 }
                 Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
+                Next::Silence if begun.elapsed() < SILENCE.min(patience / 2) => return Err(late()),
                 lost => {
                     deaths += 1;
+                    ordered = None;
                     let Some(template) = self.0.take() else { break };
                     let ended = template.end(!matches!(lost, Next::Death), patience);
                     if let Next::Failure(error) = lost {
@@ -223,13 +229,13 @@ impl Template {
         Ok(Self { process, control, page, surroundings, answered: 0, on_order: VecDeque::new(), stock: 0 })
     }
 
-    /// Waits for the next spare, which is ordered now if there is none on order. An error is not about the template.
-    fn next(&mut self, deadline: Deadline) -> Result<Next> {
-        let ordered = self.ordered();
+    /// Waits for the next spare, which is ordered now if there is none on order. It is fresh if its number is not below
+    /// `ordered`. An error is not about the template.
+    fn next(&mut self, ordered: u64, deadline: Deadline) -> Result<Next> {
         loop {
             if self.on_order.is_empty() {
                 self.stock = if self.answered == 0 { 0 } else { MOST_STOCK };
-                self.have_on_order(1)?; // a template that is gone may have said why, which is the next answer
+                self.have_on_order(1, deadline)?; // a template that is gone may have said why, which is the next answer
             }
             let is_fresh = self.answered >= ordered;
             match answer(&self.control, &self.process, deadline) {
@@ -237,7 +243,7 @@ impl Template {
                     let Some(ordered) = self.take_answer() else { return Ok(unasked()) };
                     let Ordered::Waits(link) = ordered else { continue };
                     let pidfd = PidFd::of_child(pid)?;
-                    let _ = self.have_on_order(self.stock); // if not, the next start finds out why
+                    let _ = self.have_on_order(self.stock, Deadline::now()); // if not, the next start finds out why
                     return Ok(Next::Spare { spare: Spare { pid, pidfd, link }, is_fresh });
                 }
                 Ok(Answer::Refused(errno)) => {
@@ -270,9 +276,9 @@ impl Template {
     }
 
     /// Orders spares until there are so many on order; or none any more, where the template is gone.
-    fn have_on_order(&mut self, count: usize) -> Result<()> {
+    fn have_on_order(&mut self, count: usize, deadline: Deadline) -> Result<()> {
         while self.on_order.len() < count
-            && let Some(link) = order(&self.control, &self.page, self.ordered())?
+            && let Some(link) = order(&self.control, &self.page, self.ordered(), deadline)?
         {
             let _ = supervisor::watch_spare(link.as_fd(), tidy); // else it is buried when it is missed
             self.on_order.push_back(Ordered::Waits(link));
@@ -296,7 +302,7 @@ impl Template {
     /// Ends the spares that are more than there should be.
     fn forgo(&mut self, deadline: Deadline) {
         while self.on_order.len() > self.stock {
-            match self.next(deadline) {
+            match self.next(0, deadline) {
                 Ok(Next::Spare { spare, .. }) => see_off(spare.pid, spare.pidfd, &spare.link),
                 Ok(Next::Refused(_)) | Err(_) => {}
                 Ok(Next::Silence | Next::Death | Next::Failure(_)) => break, // the next start sees to that
@@ -353,6 +359,10 @@ fn see_off(pid: u32, pidfd: PidFd, link: &Link) {
 
 fn unasked() -> Next {
     Next::Failure(Error::decode("a fork server's reply", "nobody has asked for it"))
+}
+
+fn late() -> Error {
+    failed("the fork server did not get round to it in time")
 }
 
 fn failed(why: impl Into<String>) -> Error {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
 
 use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
@@ -65,11 +66,11 @@ pub(crate) enum Answer {
 }
 
 /// Orders the spare with this number, counted from 0; gives our end of its start socket, or nothing where the template is
-/// gone. Does not block.
-pub(crate) fn order(control: &Link, page: &Shared, number: u64) -> Result<Option<Link>> {
+/// gone. Blocks until the deadline at most, while too many descriptors are in flight.
+pub(crate) fn order(control: &Link, page: &Shared, number: u64, deadline: Deadline) -> Result<Option<Link>> {
     let (ours, theirs) = Link::pair()?;
     page.word32(place(number)).store(0, Ordering::Relaxed);
-    let sent = control.lend(&[theirs.as_fd()], &Message::inline(ORDER.to_vec()), Deadline::now())?;
+    let sent = control.lend(&[theirs.as_fd()], &Message::inline(ORDER.to_vec()), deadline)?;
     fault::at(Point::TemplateAsked);
     match sent {
         Sent::Yes => Ok(Some(ours)),
@@ -152,6 +153,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 impl Spare {
     /// Gives it its letter, and the standard output and error that this process has now.
     pub(crate) fn send(&self, letter: &Message, deadline: Deadline) -> Result<Sent> {
+        let _ = self.pidfd.signal(Signal::SIGCONT); // it may have been stopped with all others, when it was nobody's yet
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let sent = match self.link.lend(&[stdout.as_fd(), stderr.as_fd()], letter, deadline) {
             Err(error) if error.os_error() == Some(Errno::EBADF as i32) => {

@@ -49,9 +49,23 @@ const SPIN: Duration = Duration::from_micros(30);
 impl Core {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let Config { manner, policy } = config;
-        manner.announce(policy.workers);
-        let core = Arc::new(Self {
+        let (manner, workers) = (config.manner, config.policy.workers);
+        manner.announce(workers);
+        let core = Self::new(config).inspect_err(|_| manner.forgo())?;
+        for hired in 1.. {
+            let Some(order) = core.order() else { break };
+            if let Err(error) = core.hire(order) {
+                core.abort();
+                manner.forgo();
+                return Err(error);
+            }
+            manner.announce(workers.saturating_sub(hired));
+        }
+        Ok(core)
+    }
+
+    fn new(Config { manner, policy }: Config) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             workers: policy.workers,
             processors: processors(),
             chunk_size: policy.chunk_size,
@@ -61,17 +75,7 @@ impl Core {
             original: Original::new()?,
             callers: Mutex::new(0),
             lobby: Lobby::create()?,
-        });
-        for hired in 0.. {
-            let Some(order) = core.order() else { break };
-            manner.announce(core.workers.saturating_sub(hired));
-            if let Err(error) = core.hire(order) {
-                core.abort();
-                manner.forgo();
-                return Err(error);
-            }
-        }
-        Ok(core)
+        }))
     }
 
     /// Undoes [`Core::start`].

@@ -39,8 +39,8 @@ impl Forker {
     /// Finds out all that, and makes this process deaf to signals: those that a terminal sends to all processes of a
     /// program are not meant for this one. An error means that this system, or this process, cannot do it.
     pub(crate) fn new() -> nix::Result<Self> {
-        let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
-        if threads != 1 {
+        let threads = std::fs::read_dir("/proc/self/task").map_err(|error| errno_of(&error))?;
+        if threads.count() != 1 {
             return Err(Errno::ENOSYS); // something has started a thread before `main`
         }
         // SAFETY: with a size of 0, which is too small, the kernel refuses whatever the pointer; but where it has no
@@ -102,6 +102,10 @@ impl Forker {
         // SAFETY: the kernel reads a set of signals, an empty one of its own size, and writes none back.
         unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const nothing, old, size) };
     }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// Where the C library keeps the main thread's number, if that is where the kernel is to clear it at its end.
