@@ -16,7 +16,7 @@ use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, PidFd, own_pid};
 use crate::sys::surroundings::fingerprint;
-use crate::template::{Answer, MOST_ORDERS, PAGE, Spare, answer, let_go, order, unheard};
+use crate::template::{Answer, MOST_ORDERS, Need, PAGE, Spare, answer, let_go, order, unheard};
 use crate::wire::Pages;
 
 /// Gives the letter to a child, and that to the caller; or nothing, where this system cannot fork one. Blocks until the
@@ -32,7 +32,7 @@ pub(crate) fn announce(starts: usize, deadline: Deadline) {
         && let Ok(mut turn) = Turn::take(Deadline::now())
         && let Ok(template) = turn.template(deadline)
     {
-        let _ = template.have_on_order(starts.min(MOST_ORDERS), Deadline::now()); // if not, the starts will find out why
+        let _ = template.have_on_order(starts.min(MOST_ORDERS), Need::Now, Deadline::now()); // if not, the starts will find out why
     }
 }
 
@@ -235,7 +235,7 @@ impl Template {
         loop {
             if self.on_order.is_empty() {
                 self.stock = if self.answered == 0 { 0 } else { MOST_STOCK };
-                self.have_on_order(1, deadline)?; // a template that is gone may have said why, which is the next answer
+                self.have_on_order(1, Need::Now, deadline)?; // a template that is gone may have said why, which is the next answer
             }
             let is_fresh = self.answered >= ordered;
             match answer(&self.control, &self.process, deadline) {
@@ -243,7 +243,7 @@ impl Template {
                     let Some(ordered) = self.take_answer() else { return Ok(unasked()) };
                     let Ordered::Waits(link) = ordered else { continue };
                     let pidfd = PidFd::of_child(pid)?;
-                    let _ = self.have_on_order(self.stock, Deadline::now()); // if not, the next start finds out why
+                    let _ = self.have_on_order(self.stock, Need::Later, Deadline::now()); // if not, the next start finds out why
                     return Ok(Next::Spare { spare: Spare { pid, pidfd, link }, is_fresh });
                 }
                 Ok(Answer::Refused(errno)) => {
@@ -276,9 +276,9 @@ impl Template {
     }
 
     /// Orders spares until there are so many on order; or none any more, where the template is gone.
-    fn have_on_order(&mut self, count: usize, deadline: Deadline) -> Result<()> {
+    fn have_on_order(&mut self, count: usize, need: Need, deadline: Deadline) -> Result<()> {
         while self.on_order.len() < count
-            && let Some(link) = order(&self.control, &self.page, self.ordered(), deadline)?
+            && let Some(link) = order(&self.control, &self.page, self.ordered(), need, deadline)?
         {
             let _ = supervisor::watch_spare(link.as_fd(), tidy); // else it is buried when it is missed
             self.on_order.push_back(Ordered::Waits(link));

@@ -196,9 +196,8 @@ impl Link {
         unpack: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Incoming>,
     ) -> Result<Incoming> {
         BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(INLINE + 256, 0);
-            match socket::receive(self.as_fd(), buffer, deadline)? {
-                socket::Received::Packet(length, descriptors) => unpack(&buffer[..length], descriptors),
+            match socket::receive(self.as_fd(), buffer, INLINE + 256, deadline)? {
+                socket::Received::Packet(descriptors) => unpack(buffer, descriptors),
                 socket::Received::NotYet => Ok(Incoming::NotYet),
                 socket::Received::Gone => Ok(Incoming::Gone),
             }

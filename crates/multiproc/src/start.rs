@@ -25,7 +25,7 @@ use crate::sys::memory::Shared;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, become_child, die_with, leave, start_socket};
 use crate::task::{Call, Task, TaskId, note_panics};
-use crate::template::{self, FAILED, Spare, UP};
+use crate::template::{self, FAILED, Need, Spare, UP};
 use crate::wire::{self, Handle, Pages};
 
 /// How long a child may take to reach [`init`], unless the caller says otherwise.
@@ -230,14 +230,16 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
         refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
     rehearse();
-    let (link, number) = template::serve(link, &page);
-    live_as_spare(&link, page, number)
+    let (link, number, need) = template::serve(link, &page);
+    live_as_spare(&link, page, number, need)
 }
 
-fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
+fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64, need: Need) -> ! {
     fault::at(Point::Born);
     process::show_name(SPARE);
-    rehearse(); // so it has copies of the pages that it will write to when it gets its letter
+    if need == Need::Later {
+        rehearse();
+    }
     close_streams();
     fault::at(Point::Spare);
     let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));

@@ -41,7 +41,18 @@ const WORDS: usize = 8;
 pub(crate) const FAILED: u8 = 1;
 /// The first message of a process that was executed.
 pub(crate) const UP: &[u8] = b"up";
-const ORDER: &[u8] = b"fork";
+
+/// What a spare is ordered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A start that waits, or will come at once.
+    Now,
+    /// One that may come some time. The spare has the time to prepare itself.
+    Later,
+}
+
+const NOW: &[u8] = b"fork now";
+const LATER: &[u8] = b"fork ahead";
 
 /// A child that waits for its letter.
 #[derive(Debug)]
@@ -67,10 +78,17 @@ pub(crate) enum Answer {
 
 /// Orders the spare with this number, counted from 0; gives our end of its start socket, or nothing where the template is
 /// gone. Blocks until the deadline at most, while too many descriptors are in flight.
-pub(crate) fn order(control: &Link, page: &Shared, number: u64, deadline: Deadline) -> Result<Option<Link>> {
+pub(crate) fn order(
+    control: &Link,
+    page: &Shared,
+    number: u64,
+    need: Need,
+    deadline: Deadline,
+) -> Result<Option<Link>> {
     let (ours, theirs) = Link::pair()?;
     page.word32(place(number)).store(0, Ordering::Relaxed);
-    let sent = control.lend(&[theirs.as_fd()], &Message::inline(ORDER.to_vec()), deadline)?;
+    let order = if need == Need::Now { NOW } else { LATER };
+    let sent = control.lend(&[theirs.as_fd()], &Message::inline(order.to_vec()), deadline)?;
     fault::at(Point::TemplateAsked);
     match sent {
         Sent::Yes => Ok(Some(ours)),
@@ -187,18 +205,21 @@ fn understand(reply: [u8; 8]) -> Answer {
     }
 }
 
-/// The template's life. **Returns in every spare**, with its start socket and number; in the template itself, never: it
-/// ends when the program has closed the other end of `control`.
-pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64) {
+/// The template's life. **Returns in every spare**, with its start socket, its number, and what it was ordered for; in the
+/// template itself, never: it ends when the program has closed the other end of `control`.
+pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64, Need) {
     let _ = io::stdout().flush(); // what `main` has printed before `init`, lest every child print it
     flush_c_streams();
     silence_streams();
     let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
     let forker = Forker::new();
     for number in 0.. {
-        let socket = match control.receive(Deadline::Never) {
-            Ok(Incoming::Message(_, mut descriptors)) => descriptors.pop().ok_or(Errno::EBADMSG),
-            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => Err(Errno::EMFILE),
+        let (socket, need) = match control.receive(Deadline::Never) {
+            Ok(Incoming::Message(order, mut descriptors)) => {
+                let need = if order == NOW { Need::Now } else { Need::Later };
+                (descriptors.pop().ok_or(Errno::EBADMSG), need)
+            }
+            Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => (Err(Errno::EMFILE), Need::Now),
             _ => leave(0),
         };
         fault::at(Point::OrderTaken);
@@ -207,7 +228,7 @@ pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64) {
             Ok((forker.fork(page.word32(place(number)))?, socket))
         });
         let reply = match forked {
-            Ok((Fork::Child, socket)) => return (Link::from_socket(socket), number),
+            Ok((Fork::Child, socket)) => return (Link::from_socket(socket), number, need),
             Ok((Fork::Forker(pid), socket)) => {
                 fault::at(Point::Forked);
                 drop(socket); // from now on only the spare holds it

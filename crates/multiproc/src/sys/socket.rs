@@ -39,8 +39,8 @@ pub(crate) enum Sent {
 /// How an attempt to receive ended.
 #[derive(Debug)]
 pub(crate) enum Received {
-    /// A packet of so many bytes, with these descriptors.
-    Packet(usize, Vec<OwnedFd>),
+    /// A packet, with these descriptors.
+    Packet(Vec<OwnedFd>),
     /// The deadline came first.
     NotYet,
     /// Nobody holds the other end any more, and everything sent has been received.
@@ -98,14 +98,28 @@ pub(crate) fn send(
     }
 }
 
-/// Receives one packet into `buffer`. Blocks while there is none, until the deadline.
-pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadline) -> Result<Received> {
+/// Receives one packet of at most `size` bytes into `buffer`, in place of what is there. Blocks while there is none, until
+/// the deadline. Of the room that is made for it only as much is touched as the packet needs.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    size: usize,
+    deadline: Deadline,
+) -> Result<Received> {
+    buffer.clear();
+    buffer.reserve(size);
+    let room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: size };
     loop {
         // Without a deadline the system call itself may wait, which saves one to poll.
         let flags = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
-        match receive_once(socket, buffer, flags) {
+        // SAFETY: there is room for so many bytes, which is ours.
+        match unsafe { receive_once(socket, room, flags) } {
             Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
-            Ok((length, descriptors)) => return Ok(Received::Packet(length, descriptors)),
+            Ok((length, descriptors)) => {
+                // SAFETY: so many bytes have been written to the beginning of the room.
+                unsafe { buffer.set_len(length) };
+                return Ok(Received::Packet(descriptors));
+            }
             // The other end has gone without having received all from us. That is told once, and comes before what
             // the other end had sent, which is still here.
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -122,8 +136,10 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], deadline: Deadl
 
 /// Shows the next packet, which stays, and gives duplicates of its descriptors; `None` when there is none.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
+    let room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     loop {
-        match receive_once(socket, buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+        // SAFETY: the buffer is ours, and of that length.
+        match unsafe { receive_once(socket, room, libc::MSG_PEEK | libc::MSG_DONTWAIT) } {
             Ok((0, _)) | Err(Errno::EAGAIN) => return Ok(None),
             Ok(packet) => return Ok(Some(packet)),
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -183,16 +199,22 @@ struct Control([u8; CONTROL_BYTES]);
 const CONTROL_BYTES: usize = nix::sys::socket::cmsg_space::<[RawFd; MAX_DESCRIPTORS]>();
 
 /// One `recvmsg`. Not through `nix`, which forgets the descriptors that did arrive when others found no room.
-fn receive_once(socket: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> nix::Result<(usize, Vec<OwnedFd>)> {
+///
+/// # Safety
+/// `room` is memory that may be written to.
+unsafe fn receive_once(
+    socket: BorrowedFd<'_>,
+    mut room: libc::iovec,
+    flags: i32,
+) -> nix::Result<(usize, Vec<OwnedFd>)> {
     let mut control = Control([0; CONTROL_BYTES]);
-    let mut slice = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: all-zero bytes are a valid msghdr: null pointers and zero lengths.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_iov = &raw mut slice;
+    header.msg_iov = &raw mut room;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_BYTES as _;
-    // SAFETY: every pointer in the header is to a live local of the length given beside it.
+    // SAFETY: every pointer in the header is to a live local of the length given beside it, or to the caller's room.
     let length =
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags | libc::MSG_CMSG_CLOEXEC) };
     let length = Errno::result(length)?;
