@@ -27,10 +27,10 @@ static MEMORY: Chart = Chart {
 };
 
 /// The same, done with a thread and with a process; how long each took.
-fn compare(label: &'static str, thread: Duration, process: Duration) -> Finding {
+fn compare(holds: bool, label: &'static str, thread: Duration, process: Duration) -> Finding {
     let figure =
         format!("thread {}, process {}: {:.1} ×", show(thread), show(process), ratio(process, thread));
-    Finding::new(process > thread, figure).point(&TIMES, "thread", label, micros(thread)).point(
+    Finding::new(holds, figure).point(&TIMES, "thread", label, micros(thread)).point(
         &TIMES,
         "process",
         label,
@@ -41,7 +41,7 @@ fn compare(label: &'static str, thread: Duration, process: Duration) -> Finding 
 pub(crate) fn start() -> Result<Finding> {
     let ways: [fn() -> Result<()>; 2] = [start_thread, start_process];
     let times = medians(50, &ways, |way| time(way))?;
-    Ok(compare("start to end", times[0], times[1]))
+    Ok(compare(times[1] > times[0], "start to end", times[0], times[1]))
 }
 
 fn start_thread() -> Result<()> {
@@ -91,12 +91,13 @@ fn echo_process(questions: Connection<usize, ByteBuf>) -> multiproc::Result<()> 
 
 pub(crate) fn round_trip() -> Result<Finding> {
     let (thread, process) = ask_both(8, 5, 200)?;
-    Ok(compare("message and answer", thread, process))
+    // The ends of a pipe look for a moment before they sleep; those of a channel sleep at once.
+    Ok(compare(process < 2 * thread, "message and answer", thread, process))
 }
 
 pub(crate) fn megabyte() -> Result<Finding> {
     let (thread, process) = ask_both(1 << 20, 5, 10)?;
-    Ok(compare("1 MiB and answer", thread, process))
+    Ok(compare(process > thread, "1 MiB and answer", thread, process))
 }
 
 /// The time of one question and answer, of a thread and of a process: the median of `rounds` of `times` each.

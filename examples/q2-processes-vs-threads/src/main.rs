@@ -20,7 +20,7 @@ const CLAIMS: [Claim; 13] = [
     ("a panic ends one thread or one child", "another waits for it and goes on", containment::panic),
     // What a process costs more.
     ("a process takes longer to start", "one that does nothing, to its end", cost::start),
-    ("a message to a process takes longer", "there and back: channel, pipe", cost::round_trip),
+    ("a small message need not take longer", "there and back: channel, pipe", cost::round_trip),
     ("a process gets a copy, a thread the thing", "1 MiB there, an answer back", cost::megabyte),
     ("a process takes more memory", "PSS: parked threads, idle workers", cost::memory),
     // What they share.
