@@ -5,8 +5,10 @@
 //! them who waits. And between them is a pair of sockets, of which one side shares the one end and the other side the
 //! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
 
+use std::cell::Cell;
 use std::hint;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -89,6 +91,12 @@ const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
+thread_local! {
+    /// This thread has woken somebody. It may be that the kernel has put him behind it on the same processor, so that the
+    /// thread had better let him have it before it waits for an answer.
+    static HAS_WOKEN: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Lane {
     /// Makes both sides' areas, in zeroed memory.
     pub(crate) fn create(pages: &Pages, start: usize) -> Result<()> {
@@ -153,7 +161,7 @@ impl Lane {
     pub(crate) fn publish(&self, mark: Mark) -> bool {
         let alarm = Alarm(self.word32(self.side, ALARM));
         // Asked before, since whoever is woken may look at what has come, and go.
-        if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+        if alarm.is_armed() && self.side == Side::Producers && self.is_deserted() {
             return false;
         }
         fault::at(Point::Publishing);
@@ -162,6 +170,7 @@ impl Lane {
         if let Some(armed) = alarm.after_change() {
             eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
             alarm.disarm(armed);
+            HAS_WOKEN.set(true);
             fault::at(Point::Rung);
         }
         true
@@ -179,6 +188,9 @@ impl Lane {
             } else {
                 Waited::NotYet
             });
+        }
+        if HAS_WOKEN.replace(false) {
+            thread::yield_now();
         }
         if self.spin(&is_ready) {
             return Ok(Waited::Ready);
@@ -258,6 +270,13 @@ impl Lane {
         if is_ready() {
             eventfd::ring(self.bell().as_fd());
         }
+    }
+
+    /// Is nobody left on the other side, where somebody was waiting? Who waits holds the lock, which the kernel takes off
+    /// him when he dies; so long as one does, there is no need to ask the system.
+    fn is_deserted(&self) -> bool {
+        let is_waiting = matches!(self.lock(self.side.other()).try_lock(), Ok(None));
+        !is_waiting && self.is_abandoned().unwrap_or(false)
     }
 
     /// Is nobody left on the other side?

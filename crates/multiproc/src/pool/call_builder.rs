@@ -14,6 +14,7 @@ use super::handle::TaskHandle;
 use super::ready::Order;
 use super::results::Results;
 use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 
 /// A call of a pool that may take only so long, or be tried again. Made by [`Pool::call`](super::Pool::call); ends with
@@ -192,7 +193,16 @@ impl<'pool> CallBuilder<'pool> {
         F: crate::Call<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        self.submit(function, args)?.get()
+        let core = self.core;
+        let call = self.begin(function)?;
+        let mut packer = Packer::new(0);
+        packer.add(&args)?;
+        // This thread sees to the task from the start: to wake the pool's own for that would take longer than the task.
+        let caller = core.attend();
+        core.submit(packer.pack(&call, 0))?;
+        caller.wait_until(Deadline::Never, || call.has_arrived());
+        drop(caller);
+        TaskHandle::new(Arc::clone(core), call).get()
     }
 
     /// As [`Pool::submit`](super::Pool::submit).
