@@ -229,17 +229,18 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
         refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
-    rehearse();
+    let rehearsal = post_letter_to_nobody().unwrap_or_default();
+    rehearse(&rehearsal);
     let (link, number, need) = template::serve(link, &page);
-    live_as_spare(&link, page, number, need)
-}
-
-fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64, need: Need) -> ! {
     fault::at(Point::Born);
     process::show_name(SPARE);
     if need == Need::Later {
-        rehearse();
+        rehearse(&rehearsal);
     }
+    live_as_spare(&link, page, number)
+}
+
+fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     close_streams();
     fault::at(Point::Spare);
     let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
@@ -271,14 +272,17 @@ fn receive_streams_and_letter(link: &Link) -> Result<Birth> {
     read_letter(&packet, descriptors.collect())
 }
 
-/// Does what comes with a letter, for a task that does nothing. What is made at the first use is so made once, in the
-/// template; and a spare that waits anyway has all pages at hand that it will need, for each of which the system takes as
-/// long as for several calls.
-fn rehearse() {
-    let task = TaskId::of::<_, ()>(|| ()).ok();
-    let letter = write_letter(SPARE, task, &()).map(|(body, _)| link::packet(&body));
-    let birth = letter.and_then(|packet| read_letter(&packet, Vec::new()));
-    let task = birth.ok().and_then(|birth| birth.task?.ok());
+/// A letter for a task that does nothing.
+fn post_letter_to_nobody() -> Result<Vec<u8>> {
+    let (body, _) = write_letter(SPARE, TaskId::of::<_, ()>(|| ()).ok(), &())?;
+    Ok(link::packet(&body))
+}
+
+/// Does what comes with a letter, such as that one. What is made at the first use is so made once, in the template; and a
+/// spare that waits anyway has all pages at hand that it will need, for each of which the system takes as long as for
+/// several calls.
+fn rehearse(packet: &[u8]) {
+    let task = read_letter(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
     let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
     let _ = std::io::stdout().flush();
     flush_c_streams();

@@ -34,6 +34,8 @@ pub(crate) struct WorkerEnd {
     lobby: Lobby,
     /// How long to look for items before sleeping.
     spin: Duration,
+    /// How many times in a row that was in vain.
+    vain: u32,
     /// Whether this process is the worker, and not a copy of it.
     original: Original,
     /// At the next item.
@@ -68,6 +70,10 @@ const LONGEST_STRIDE: u32 = 256;
 /// How often results are published while there are items to run.
 const PUBLISH: Duration = Duration::from_micros(500);
 
+/// One for whom it was in vain so many times in a row looks only once in so many times.
+const PATIENT: u32 = 4;
+const NOW_AND_THEN: u32 = 32;
+
 impl WorkerEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
         let now = Instant::now();
@@ -77,6 +83,7 @@ impl WorkerEnd {
             link,
             lobby,
             spin,
+            vain: 0,
             original: Original::new()?,
             cursor: Mark::default(),
             begun: false,
@@ -315,11 +322,14 @@ impl WorkerEnd {
     }
 
     fn wait_until(
-        &self,
+        &mut self,
         bell: impl Fn(&Mailbox) -> Bell<'_>,
         mut has_come: impl FnMut(&Self) -> bool,
     ) -> bool {
-        if spin(self.spin, 24, || has_come(self)) {
+        let vain = self.vain;
+        self.vain = vain.wrapping_add(1);
+        if (vain < PATIENT || vain.is_multiple_of(NOW_AND_THEN)) && spin(self.spin, 24, || has_come(self)) {
+            self.vain = 0;
             return true;
         }
         loop {
