@@ -245,7 +245,8 @@ fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     fault::at(Point::Spare);
     let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
     process::show_name(&birth.name);
-    if template::await_parent(&page, number, link).and_then(|()| die_with(link.as_fd())).is_err() {
+    template::await_parent(&page, number, link);
+    if die_with(link.as_fd()).is_err() {
         leave(1);
     }
     drop(page); // the task must not be able to write there

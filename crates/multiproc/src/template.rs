@@ -25,8 +25,9 @@ use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
 use crate::sys::fault::{self, Point};
 use crate::sys::fork::{Fork, Forker, copy_out_of_the_way, flush_c_streams, silence_streams};
+use crate::sys::futex;
 use crate::sys::memory::Shared;
-use crate::sys::poll::{Deadline, PollFlags, either, ready};
+use crate::sys::poll::{Deadline, either};
 use crate::sys::process::{PidFd, leave, own_pid};
 use crate::wire;
 
@@ -133,7 +134,7 @@ fn refusal(reply: &[u8], template: &Child) -> Error {
 /// The spare with this number, if there is one that has not been [let go](let_go). To be asked when no other can get its
 /// number, and about one whose answer was not taken.
 pub(crate) fn unheard(page: &Shared, number: u64) -> Option<(u32, PidFd)> {
-    match page.word32(place(number)).load(Ordering::Relaxed) {
+    match page.word32(place(number)).load(Ordering::Relaxed) & !AWAITED {
         0 => None,
         pid => PidFd::of_child(pid).ok().map(|pidfd| (pid, pidfd)),
     }
@@ -146,27 +147,35 @@ fn place(number: u64) -> usize {
 
 /// From now on the spare with this number, whose letter is sent, is a child like any other.
 pub(crate) fn let_go(page: &Shared, number: u64) {
-    page.word32(place(number)).store(0, Ordering::Release);
+    let word = page.word32(place(number));
+    if word.swap(0, Ordering::Release) & AWAITED != 0 {
+        futex::wake_all(word);
+    }
 }
 
 /// Waits until [`let_go`] was called for this process, the spare with this number, which has its letter. That takes no
-/// longer than its parent takes to leave the system call that has sent it.
+/// longer than its parent takes to leave the system call that has sent it, and to get a processor for that.
 ///
 /// Until then, the kernel may still be about to tell that a packet has come. If this process had asked for a deadly signal
 /// in such a case ([`die_with`](crate::sys::process::die_with)), it would get it.
-pub(crate) fn await_parent(page: &Shared, number: u64, link: &Link) -> Result<()> {
-    let word = page.word32(place(number));
-    while word.load(Ordering::Acquire) == own_pid() {
-        // The parent was interrupted, or stopped, just there. Should it end, so must this process.
-        if ready(link.as_fd(), PollFlags::empty(), Deadline::after(PAUSE))? {
+pub(crate) fn await_parent(page: &Shared, number: u64, link: &Link) {
+    let (word, pid) = (page.word32(place(number)), own_pid());
+    loop {
+        match word.compare_exchange(pid, pid | AWAITED, Ordering::Relaxed, Ordering::Acquire) {
+            Err(now) if now & !AWAITED != pid => return,
+            _ => futex::wait(word, pid | AWAITED, Some(A_WHILE)),
+        }
+        // The parent was stopped just there. Should it end, so must this process.
+        if link.is_hung_up() {
             leave(1);
         }
     }
-    Ok(())
 }
 
-/// How long to wait where nothing announces a change.
-const PAUSE: Duration = Duration::from_millis(1);
+/// Beside the process id of a spare: it waits to be let go.
+const AWAITED: u32 = 1 << 31;
+/// How long to wait at most without a look whether the parent lives.
+const A_WHILE: Duration = Duration::from_millis(100);
 
 impl Spare {
     /// Gives it its letter, and the standard output and error that this process has now.
@@ -246,6 +255,8 @@ pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64, Need) {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -265,8 +276,8 @@ mod tests {
     #[test]
     fn only_a_child_of_ours_can_be_a_spare() {
         let (page, _fd) = Shared::create(PAGE).unwrap();
-        for number in [1, std::process::id(), std::os::unix::process::parent_id(), 1 << 31, u32::MAX] {
-            page.word32(place(3)).store(number, Ordering::Relaxed);
+        for number in [1, std::process::id(), std::os::unix::process::parent_id(), 1 << 30, u32::MAX >> 1] {
+            page.word32(place(3)).store(number | AWAITED, Ordering::Relaxed);
             let Some((pid, pidfd)) = unheard(&page, 3) else { panic!("{number}") };
             assert!(pid == number && pidfd.has_ended(), "{number} is no child of ours any more");
         }
@@ -276,6 +287,25 @@ mod tests {
         child.kill();
         let_go(&page, 3);
         assert!(unheard(&page, 3).is_none());
+    }
+
+    #[test]
+    fn a_spare_goes_on_when_it_is_let_go() {
+        let (page, _fd) = Shared::create(PAGE).unwrap();
+        let (_ours, theirs) = Link::pair().unwrap();
+        for number in 0..50 {
+            let word = page.word32(place(number));
+            word.store(own_pid(), Ordering::Relaxed);
+            thread::scope(|scope| {
+                let spare = scope.spawn(|| await_parent(&page, number, &theirs));
+                while number % 2 == 0 && word.load(Ordering::Relaxed) & AWAITED == 0 {
+                    thread::yield_now();
+                }
+                assert!(!spare.is_finished());
+                let_go(&page, number);
+            });
+            assert_eq!(word.load(Ordering::Relaxed), 0);
+        }
     }
 
     #[test]
