@@ -33,9 +33,10 @@ pub(crate) struct Child {
     supervisor: Weak<Supervisor>,
     pid: u32,
     name: String,
-    pidfd: PidFd,
     /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
     lifeline: Handle,
+    /// Closed last: who sees that it is, in a list of what is open, sees all that belongs to the child closed.
+    pidfd: PidFd,
     /// One of the user's, and not a template.
     is_listed: bool,
     state: Mutex<State>,
