@@ -26,6 +26,7 @@ trials![
     the_stream_ends_after_the_peer_has_closed,
     the_stream_ends_after_the_peer_was_killed,
     a_send_to_a_peer_that_is_gone_is_an_error,
+    a_send_to_a_peer_that_was_killed_while_it_waited_is_an_error_at_once,
     a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left,
     a_message_that_does_not_decode_does_not_spoil_the_next,
     a_connection_sent_through_a_connection_works,
@@ -191,6 +192,25 @@ fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
         assert!(child.join().is_err());
         assert!(gate.send(()).unwrap_err().is_disconnected());
         assert!(gate.send_timeout((), PATIENCE).unwrap_err().is_disconnected());
+        Ok(())
+    })
+}
+
+/// However many messages it has answered before.
+fn a_send_to_a_peer_that_was_killed_while_it_waited_is_an_error_at_once() -> Outcome {
+    alone(|| {
+        for messages in [1, 2, 100, 130, 150] {
+            let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>()?;
+            let child = Process::spawn(echo, (theirs,))?;
+            for _ in 0..messages {
+                ours.send(vec![1])?;
+                assert_eq!(ours.recv()?, Some(vec![1]));
+            }
+            wait_for_state(child.pid(), 'S');
+            child.kill()?;
+            assert!(child.join().is_err());
+            assert!(ours.send(vec![1]).is_err_and(|error| error.is_disconnected()), "after {messages}");
+        }
         Ok(())
     })
 }

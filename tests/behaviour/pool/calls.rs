@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::fs;
 use std::iter::once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -13,10 +14,11 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Result, pipe};
 
 use super::{square, staying_task, zero_waits};
-use crate::support::{Fussy, Outcome, trials};
+use crate::support::{Fussy, Outcome, alone, trials};
 
 trials![
     apply_gives_what_the_function_returns,
+    apply_does_not_wake_the_pools_own_thread,
     map_equals_the_serial_result_at_any_chunk_size,
     map_of_a_million_items_is_right_to_the_last,
     starmap_hands_each_tuple_over_as_arguments,
@@ -46,6 +48,33 @@ fn apply_gives_what_the_function_returns() -> Outcome {
         (None, "two".to_owned(), 1)
     );
     Ok(())
+}
+
+/// That would take longer than the task. It is not needed, as the caller sees to the task itself.
+fn apply_does_not_wake_the_pools_own_thread() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        pool.apply(square, (1,))?; // the worker is up
+        let before = naps_of_the_pools_thread();
+        for number in 0..60 {
+            thread::sleep(Duration::from_millis(1)); // that thread has time to fall asleep again, if it is awake
+            assert_eq!(pool.apply(square, (number,))?, square(number));
+        }
+        let naps = naps_of_the_pools_thread() - before;
+        assert!(naps < 30, "it fell asleep {naps} times");
+        Ok(())
+    })
+}
+
+/// How many times the thread of this process's one pool has gone to sleep.
+fn naps_of_the_pools_thread() -> u64 {
+    let statuses = fs::read_dir("/proc/self/task").unwrap().filter_map(|task| {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).ok()?;
+        status.starts_with("Name:\tmultiproc-pool\n").then_some(status)
+    });
+    let status: String = statuses.collect();
+    let naps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    naps.expect("the thread is there").trim().parse().unwrap()
 }
 
 fn map_equals_the_serial_result_at_any_chunk_size() -> Outcome {
