@@ -21,7 +21,7 @@ use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
 use crate::sys::lock::{Guard, Lock};
 use crate::sys::poll::{Deadline, News, bell_or_end};
-use crate::sys::processors::others_run;
+use crate::sys::processors::{others_run, pays_to_look};
 use crate::sys::socket;
 use crate::wire::{Handle, Pages};
 
@@ -83,9 +83,6 @@ const LOOKS: u32 = 16;
 const SPIN: Duration = Duration::from_micros(50);
 /// What takes longer than this is not worth waiting for without sleeping.
 const SOON: Duration = Duration::from_micros(40);
-/// One for whom it was not, so many times in a row, goes on looking each so many times only.
-const PATIENT: u32 = 4;
-const NOW_AND_THEN: u32 = 32;
 /// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
 const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
@@ -245,7 +242,7 @@ impl Lane {
             return true;
         }
         vain.store(times.wrapping_add(1), Relaxed);
-        if times >= PATIENT && !times.is_multiple_of(NOW_AND_THEN) {
+        if !pays_to_look(times) {
             return false;
         }
         let start = Instant::now();

@@ -363,7 +363,7 @@ impl Supervisor {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let state = Mutex::new(State { is_up, ..State::default() });
         let supervisor = Arc::downgrade(self);
-        let child = Arc::new(Child { id, supervisor, pid, name, pidfd, lifeline, is_listed, state });
+        let child = Arc::new(Child { id, supervisor, pid, name, lifeline, pidfd, is_listed, state });
         lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
         if let Err(errno) = self.epoll.add(&child.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
             child.kill();

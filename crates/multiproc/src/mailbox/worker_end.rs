@@ -18,6 +18,7 @@ use crate::sys::fault::{self, Point};
 use crate::sys::original::Original;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{leave, own_pid};
+use crate::sys::processors::pays_to_look;
 use crate::wire;
 
 use super::{
@@ -69,10 +70,6 @@ const STRIDE_MOST: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u32 = 256;
 /// How often results are published while there are items to run.
 const PUBLISH: Duration = Duration::from_micros(500);
-
-/// One for whom it was in vain so many times in a row looks only once in so many times.
-const PATIENT: u32 = 4;
-const NOW_AND_THEN: u32 = 32;
 
 impl WorkerEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
@@ -328,7 +325,7 @@ impl WorkerEnd {
     ) -> bool {
         let vain = self.vain;
         self.vain = vain.wrapping_add(1);
-        if (vain < PATIENT || vain.is_multiple_of(NOW_AND_THEN)) && spin(self.spin, 24, || has_come(self)) {
+        if pays_to_look(vain) && spin(self.spin, 24, || has_come(self)) {
             self.vain = 0;
             return true;
         }

@@ -1,4 +1,4 @@
-//! How many processors this process may use.
+//! How many processors this process may use, and whether to wait on one without sleeping.
 
 use std::sync::LazyLock;
 use std::thread;
@@ -14,4 +14,10 @@ pub(crate) fn processors() -> usize {
 #[inline]
 pub(crate) fn others_run() -> bool {
     *PROCESSORS > 1
+}
+
+/// Whether one should look for a moment before sleeping, for whom that was in vain so many times in a row: the first few
+/// times, and then only now and then, to see whether it is different now.
+pub(crate) fn pays_to_look(in_vain: u32) -> bool {
+    in_vain < 4 || in_vain.is_multiple_of(32)
 }
