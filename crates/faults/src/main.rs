@@ -18,9 +18,12 @@ mod soak;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     multiproc::init();
+    let _ = set_pdeathsig(Signal::SIGINT); // it ends with who has started it, as with Ctrl-C
     let good = match Arguments::parse().part {
         Part::Soak(options) => soak::run(&options),
         Part::Kills(options) => kills::run(&options),
