@@ -173,6 +173,18 @@ impl Lane {
         true
     }
 
+    /// To be called before one takes the lock, and will have to wait: lets the one whom this thread has woken last have the
+    /// processor, where there is time for that.
+    #[inline]
+    pub(crate) fn give_way(&self, deadline: Deadline) {
+        if HAS_WOKEN.get() && self.look() == self.mark() {
+            HAS_WOKEN.set(false);
+            if deadline.is_far() {
+                thread::yield_now();
+            }
+        }
+    }
+
     /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
     pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
         if deadline.is_over() {
@@ -185,9 +197,6 @@ impl Lane {
             } else {
                 Waited::NotYet
             });
-        }
-        if HAS_WOKEN.replace(false) {
-            thread::yield_now();
         }
         if self.spin(&is_ready) {
             return Ok(Waited::Ready);
@@ -272,8 +281,7 @@ impl Lane {
     /// Is nobody left on the other side, where somebody was waiting? Who waits holds the lock, which the kernel takes off
     /// him when he dies; so long as one does, there is no need to ask the system.
     fn is_deserted(&self) -> bool {
-        let is_waiting = matches!(self.lock(self.side.other()).try_lock(), Ok(None));
-        !is_waiting && self.is_abandoned().unwrap_or(false)
+        !self.lock(self.side.other()).is_held() && self.is_abandoned().unwrap_or(false)
     }
 
     /// Is nobody left on the other side?

@@ -255,7 +255,9 @@ pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64, Need) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
     use std::thread;
+    use std::time::Instant;
 
     use proptest::prelude::*;
 
@@ -293,19 +295,32 @@ mod tests {
     fn a_spare_goes_on_when_it_is_let_go() {
         let (page, _fd) = Shared::create(PAGE).unwrap();
         let (_ours, theirs) = Link::pair().unwrap();
-        for number in 0..50 {
+        let wait_asleep = |number| {
             let word = page.word32(place(number));
             word.store(own_pid(), Ordering::Relaxed);
             thread::scope(|scope| {
-                let spare = scope.spawn(|| await_parent(&page, number, &theirs));
-                while number % 2 == 0 && word.load(Ordering::Relaxed) & AWAITED == 0 {
+                let (tell, told) = mpsc::channel();
+                let (page, theirs) = (&page, &theirs);
+                scope.spawn(move || {
+                    tell.send(nix::unistd::gettid()).unwrap();
+                    await_parent(page, number, theirs);
+                });
+                let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
+                let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
+                while !(word.load(Ordering::Relaxed) & AWAITED != 0 && sleeps()) {
                     thread::yield_now();
                 }
-                assert!(!spare.is_finished());
-                let_go(&page, number);
-            });
-            assert_eq!(word.load(Ordering::Relaxed), 0);
-        }
+                let start = Instant::now();
+                let_go(page, number);
+                start
+            })
+            .elapsed()
+        };
+        let times = (0..20).map(wait_asleep);
+        assert!(times.min().unwrap() < A_WHILE / 2, "none was woken, each has looked for itself");
+        page.word32(place(1)).store(own_pid(), Ordering::Relaxed);
+        let_go(&page, 1);
+        await_parent(&page, 1, &theirs);
     }
 
     #[test]

@@ -24,6 +24,7 @@ trials![
     a_replacement_that_comes_up_too_late_breaks_no_pool,
     a_copy_that_drops_an_iterator_takes_nothing_away,
     a_copy_of_the_process_can_do_nothing_with_its_pool,
+    a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool,
     an_item_that_the_system_does_not_take_is_an_error_once,
     a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
 ];
@@ -209,6 +210,26 @@ fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
         assert_eq!(task.get()?, 3);
         assert_eq!(results.collect::<Result<Vec<_>>>()?, (0..60).collect::<Vec<_>>());
         assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+        Ok(())
+    })
+}
+
+/// Nobody waits for these tasks, so the pool's own thread has to be told when each is done.
+fn a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool() -> Outcome {
+    fn time_of_tasks(pool: Pool) -> Result<Duration> {
+        let start = Instant::now();
+        for number in 0..30 {
+            pool.submit(slowly, (number,))?;
+        }
+        pool.join();
+        Ok(start.elapsed())
+    }
+    alone(|| {
+        let usual = time_of_tasks(Pool::new(1)?)?;
+        let pool = Pool::new(1)?;
+        assert!(in_a_copy(|| pool.apply(square, (3,)).is_err()));
+        let time = time_of_tasks(pool)?;
+        assert!(time < 5 * usual + Duration::from_secs(1), "{time:?}, where it is usually {usual:?}");
         Ok(())
     })
 }

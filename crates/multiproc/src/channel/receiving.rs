@@ -31,6 +31,7 @@ impl Receiving {
         mut show: impl FnMut(&[u8]),
     ) -> Result<Incoming> {
         let End { lane, ring, .. } = &*self.0;
+        lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(Incoming::NotYet) };
         let mut head = lane.mark();
         let first = head;
@@ -132,6 +133,7 @@ impl Receiving {
     /// Waits until [`receive`](Self::receive) would not block; says whether that came before the deadline.
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
         let lane = &self.0.lane;
+        lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(false) };
         let head = lane.mark();
         Ok(lane.look() != head || lane.wait(|| lane.look() != head, deadline)? != Waited::NotYet)

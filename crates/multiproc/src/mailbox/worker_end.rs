@@ -323,6 +323,9 @@ impl WorkerEnd {
         bell: impl Fn(&Mailbox) -> Bell<'_>,
         mut has_come: impl FnMut(&Self) -> bool,
     ) -> bool {
+        if has_come(self) {
+            return true;
+        }
         let vain = self.vain;
         self.vain = vain.wrapping_add(1);
         if pays_to_look(vain) && spin(self.spin, 24, || has_come(self)) {

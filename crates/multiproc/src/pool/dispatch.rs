@@ -192,10 +192,12 @@ impl Core {
 
     /// Says that this thread sees to the pool from now on.
     pub(crate) fn attend(&self) -> Caller<'_> {
-        let mut callers = self.count();
-        *callers += 1;
-        if *callers == 1 {
-            self.lobby.attendance().set(true);
+        if self.original.is_here() {
+            let mut callers = self.count();
+            *callers += 1;
+            if *callers == 1 {
+                self.lobby.attendance().set(true);
+            }
         }
         Caller(self)
     }
@@ -221,7 +223,8 @@ impl Caller<'_> {
             if has_come() {
                 return true;
             }
-            if turn.woken {
+            let may_yield = deadline.is_far();
+            if turn.woken && may_yield {
                 thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
             }
             let mut look = || {
@@ -229,7 +232,7 @@ impl Caller<'_> {
                 has_come()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
-            if turn.busy < core.processors && spin(SPIN, 6, &mut look) {
+            if may_yield && turn.busy < core.processors && spin(SPIN, 6, &mut look) {
                 return true;
             }
             let armed = core.lobby.callers().arm();

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc::{self, pthread_mutex_t, pthread_mutexattr_t};
 use nix::time::{ClockId, clock_gettime};
 
+use super::atomic::Relaxed;
 use super::fault::{self, Point};
 use super::memory::Shared;
 use super::poll::Deadline;
@@ -58,6 +59,14 @@ impl<'a> Lock<'a> {
     pub(crate) fn try_lock(self) -> Result<Option<Guard<'a>>> {
         // SAFETY: the mutex was initialised by who created the memory, before anybody else had it.
         self.taken(unsafe { libc::pthread_mutex_trylock(self.mutex()) })
+    }
+
+    /// Whether a living thread surely holds the lock.
+    #[inline]
+    pub(crate) fn is_held(self) -> bool {
+        // The number of the thread is in the first word, where the kernel finds it, and clears it when the thread dies. So it
+        // is in this C library; of others one does not know.
+        cfg!(target_env = "gnu") && self.0.word32(self.1).load(Relaxed) & libc::FUTEX_TID_MASK != 0
     }
 
     /// Takes the lock; blocks while another holds it, until the deadline, then gives `None`.
@@ -205,6 +214,7 @@ mod tests {
             other.join().unwrap();
         });
         drop(guard);
+        assert!(!lock.is_held());
         assert!(lock.lock(Deadline::Never).unwrap().is_some());
     }
 
@@ -257,9 +267,13 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(move || {
                 std::mem::forget(Lock::at(&memory, 64).try_lock().unwrap());
+                assert_eq!(Lock::at(&memory, 64).is_held(), cfg!(target_env = "gnu"));
                 held.send(memory).unwrap(); // and the thread ends
             });
             let memory = holds.recv().unwrap();
+            while Lock::at(&memory, 64).is_held() {
+                thread::yield_now();
+            }
             for _ in 0..2 {
                 assert!(Lock::at(&memory, 64).lock(Deadline::Never).unwrap().is_some());
             }

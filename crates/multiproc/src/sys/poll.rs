@@ -48,6 +48,11 @@ impl Deadline {
         }
     }
 
+    /// Is there time to let others have the processor? On a busy machine that takes as long as the turns of all of them.
+    pub(crate) fn is_far(self) -> bool {
+        self.left().is_none_or(|left| left >= Duration::from_millis(50))
+    }
+
     pub(crate) fn is_over(self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
