@@ -104,6 +104,8 @@ mod task;
 mod buffer;
 
 mod fork_server;
+mod letter;
+mod life;
 mod method;
 mod start;
 mod supervisor;
@@ -129,9 +131,9 @@ pub mod faults {
 
 pub use error::{Error, Result};
 pub use frozen::{Frozen, Pod};
+pub use life::init;
 pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Builder, Info, Process, active_children, current, parent};
-pub use start::init;
 pub use task::Call;

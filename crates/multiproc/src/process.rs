@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
+use crate::letter;
 use crate::method::{Manner, StartMethod};
-use crate::start::{self, Started};
+use crate::start::Started;
 use crate::supervisor;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
@@ -262,7 +263,7 @@ impl Info {
 
 /// The process that calls this.
 pub fn current() -> Info {
-    let name = start::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
+    let name = letter::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
     Info { name, pid: own_pid() }
 }
 
@@ -280,7 +281,7 @@ pub fn current() -> Info {
 /// }
 /// ```
 pub fn parent() -> Option<Info> {
-    let (name, pid) = start::identity()?.parent.clone()?;
+    let (name, pid) = letter::identity()?.parent.clone()?;
     Some(Info { name, pid })
 }
 

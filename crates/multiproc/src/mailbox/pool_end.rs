@@ -96,8 +96,7 @@ impl PoolEnd {
         Posted::receive(&self.link, number, Deadline::now()).map(|(kind, content, _)| (kind, content))
     }
 
-    /// Hands in the last `count` items that were written.
-    /// Says whether the worker was asleep.
+    /// Hands in the last `count` items that were written; says whether the worker was asleep.
     pub(crate) fn hand_in(&self, count: u32) -> bool {
         fault::at(Point::ItemsWritten);
         claims::hand_in(self.mailbox.claims(), count);
@@ -106,7 +105,7 @@ impl PoolEnd {
     }
 
     /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
-    /// [looked at](PoolEnd::items_from), until [`PoolEnd::rewind`].
+    /// [looked at](PoolEnd::copy_items), until [`PoolEnd::rewind`].
     pub(crate) fn take_back(&self, most: u32) -> u32 {
         let taken = claims::take_back(self.mailbox.claims(), most);
         fault::at(Point::ItemsTakenBack);

@@ -6,12 +6,13 @@
 //! A status is collected under the child's own lock, by whoever comes first: one who waits for the child, or this
 //! thread, lest a child that nobody waits for stay a zombie.
 
+mod child;
+
 use std::collections::HashMap;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,49 +20,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
-use crate::error::{Cause, Culprit, Error, Result};
-use crate::sys::poll::{Deadline, PollFlags, milliseconds, ready};
-use crate::sys::process::{self, Exit, PidFd};
-use crate::sys::socket;
+use self::child::Birth;
+pub(crate) use self::child::Child;
+use crate::error::{Cause, Error, Result};
+use crate::sys::poll::{Deadline, milliseconds};
+use crate::sys::process::{self, PidFd};
 use crate::wire::Handle;
-
-/// A child process, alive or dead.
-#[derive(Debug)]
-pub(crate) struct Child {
-    /// What it is known by to the supervisor.
-    id: u64,
-    supervisor: Weak<Supervisor>,
-    pid: u32,
-    name: String,
-    /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
-    lifeline: Handle,
-    /// Closed last: who sees that it is, in a list of what is open, sees all that belongs to the child closed.
-    pidfd: PidFd,
-    /// One of the user's, and not a template.
-    is_listed: bool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    exit: Option<Exit>,
-    /// It has been seen to have reached `init`.
-    is_up: bool,
-    /// The child was killed because it had not come up in time.
-    late: Option<Duration>,
-    is_cut: bool,
-    /// Who wants to hear of its end.
-    watcher: Option<Watcher>,
-}
-
-/// What is called by whatever thread learns of a child's end.
-pub(crate) type Watcher = Arc<dyn Fn() + Send + Sync>;
-
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("exit", &self.exit).finish_non_exhaustive()
-    }
-}
 
 /// What it takes to start a child.
 #[derive(Debug)]
@@ -144,159 +108,6 @@ pub(crate) fn children() -> Vec<Arc<Child>> {
     children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
 }
 
-impl Child {
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) fn is_alive(&self) -> bool {
-        !self.pidfd.has_ended()
-    }
-
-    pub(crate) fn exit(&self) -> Option<Exit> {
-        self.wait(Deadline::now())
-    }
-
-    /// Asks it to end. A stopped process would not hear that before it goes on, so it is made to go on.
-    pub(crate) fn terminate(&self) -> Result<()> {
-        self.pidfd.signal(Signal::SIGTERM)?;
-        self.pidfd.signal(Signal::SIGCONT)
-    }
-
-    /// Kills it. Where the system refuses that signal, since the child is another user's by now or we are, its lifeline
-    /// is cut, which the kernel answers with the same signal.
-    pub(crate) fn kill(&self) {
-        if self.pidfd.signal(Signal::SIGKILL).is_err() {
-            socket::hang_up(self.lifeline.as_fd());
-        }
-    }
-
-    /// Blocks until the child has ended; says how, or nothing when the deadline came first.
-    pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
-        if let Some(exit) = self.known_exit() {
-            return Some(exit);
-        }
-        // Where it is clear who comes first, the other one is not woken for nothing.
-        let supervisor = matches!(deadline, Deadline::Never).then(|| self.supervisor()).flatten();
-        if let Some(supervisor) = &supervisor {
-            let _ = supervisor.epoll.delete(&self.pidfd); // if that is refused, it is woken
-        }
-        let exit = self.pidfd.wait(deadline).then(|| self.collect());
-        if let Some(supervisor) = &supervisor {
-            lock(&supervisor.children).remove(&self.id);
-            let _ = supervisor.epoll.delete(self.lifeline.as_fd()); // if it was watched
-        }
-        exit
-    }
-
-    /// The one that watches it: none in a copy of this process, for which it is no child.
-    fn supervisor(&self) -> Option<Arc<Supervisor>> {
-        self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())
-    }
-
-    fn known_exit(&self) -> Option<Exit> {
-        lock(&self.state).exit
-    }
-
-    /// How it ended, which it has. The first one to ask takes the status from the system.
-    fn collect(&self) -> Exit {
-        let mut state = lock(&self.state);
-        let exit = *state.exit.get_or_insert_with(|| self.pidfd.reap());
-        let watcher = state.watcher.take();
-        drop(state);
-        if let Some(watcher) = watcher {
-            watcher();
-        }
-        exit
-    }
-
-    /// Its message has been seen that it has reached `init`.
-    pub(crate) fn note_up(&self) {
-        lock(&self.state).is_up = true;
-    }
-
-    /// Whether one that lives has said that it has reached `init`.
-    pub(crate) fn is_up(&self) -> bool {
-        self.was_up() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
-    }
-
-    /// Whether it has been heard to say so.
-    pub(crate) fn was_up(&self) -> bool {
-        lock(&self.state).is_up
-    }
-
-    /// Kills it, because it has not come up in so long a time.
-    pub(crate) fn give_up(&self, patience: Duration) {
-        lock(&self.state).late = Some(patience);
-        self.kill();
-    }
-
-    /// The error that its end means for whoever waits for something from it.
-    pub(crate) fn obituary(&self, culprit: Culprit) -> Error {
-        let state = lock(&self.state);
-        let cause = match (state.late, state.exit) {
-            (Some(patience), _) => Cause::Start(format!(
-                "it did not reach multiproc::init() within {} s (is that the first line of main?)",
-                patience.as_secs_f32()
-            )),
-            (None, Some(Exit::Signal(signal))) => Cause::Signal(signal),
-            (None, Some(Exit::Code(code))) if !state.is_up => Cause::Start(format!(
-                "it exited with code {code} before it reached multiproc::init() (is that the first line of main?)"
-            )),
-            (None, Some(Exit::Code(code))) => Cause::Exit(code),
-            (None, Some(Exit::Lost) | None) => Cause::StatusLost,
-        };
-        Error::new(cause).by(culprit)
-    }
-
-    /// Has `watcher` called when the child has ended, and when it has cut its lifeline and lives; at once, if one of the
-    /// two has happened already.
-    pub(crate) fn watch(&self, watcher: Watcher) {
-        let mut state = lock(&self.state);
-        state.watcher = Some(Arc::clone(&watcher));
-        drop(state);
-        if let Some(supervisor) = self.supervisor() {
-            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | CUT);
-            let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
-            // One that has been buried is not taken off again, and would be told of without end.
-            if self.has_ended() {
-                let _ = supervisor.epoll.delete(self.lifeline.as_fd());
-            }
-        }
-        watcher();
-    }
-
-    /// Its end of its lifeline is closed: it has executed another program, or closed what is not its own, or it is dying.
-    fn note_cut(&self) {
-        let mut state = lock(&self.state);
-        state.is_cut = true;
-        let watcher = state.watcher.clone();
-        drop(state);
-        if let Some(watcher) = watcher {
-            watcher();
-        }
-    }
-
-    pub(crate) fn is_cut(&self) -> bool {
-        lock(&self.state).is_cut
-    }
-
-    /// Whether its end is known.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.known_exit().is_some()
-    }
-}
-
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
-    }
-}
-
 type Reply = mpsc::SyncSender<Delivery>;
 
 /// A child on its way to whoever has ordered it. If he has gone, it is ended.
@@ -359,29 +170,16 @@ impl Supervisor {
 
     /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
     fn watch(self: &Arc<Self>, birth: Birth) -> Result<Arc<Child>> {
-        let Birth { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let state = Mutex::new(State { is_up, ..State::default() });
-        let supervisor = Arc::downgrade(self);
-        let child = Arc::new(Child { id, supervisor, pid, name, lifeline, pidfd, is_listed, state });
+        let child = Arc::new(Child::new(id, Arc::downgrade(self), birth));
         lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
-        if let Err(errno) = self.epoll.add(&child.pidfd, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
+        if let Err(errno) = self.epoll.add(&child, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
             child.kill();
             child.wait(Deadline::Never);
             return Err(Error::system("watch a child process", errno));
         }
         Ok(child)
     }
-}
-
-/// What is known of a child when it begins.
-struct Birth {
-    pid: u32,
-    pidfd: PidFd,
-    name: String,
-    lifeline: Handle,
-    is_listed: bool,
-    is_up: bool,
 }
 
 /// The thread itself.
@@ -453,7 +251,7 @@ impl Watch {
         let Some(child) = lock(&self.shared.children).remove(&id) else { return };
         child.collect();
         // Both go with their descriptors at the latest.
-        let _ = self.shared.epoll.delete(&child.pidfd);
+        let _ = self.shared.epoll.delete(&child);
         let _ = self.shared.epoll.delete(child.lifeline.as_fd());
     }
 
@@ -491,6 +289,9 @@ pub(crate) mod tests {
     use nix::errno::Errno;
 
     use super::*;
+    use crate::sys::poll::{PollFlags, ready};
+    use crate::sys::process::Exit;
+    use crate::sys::socket;
 
     /// A child that stays until it is killed, or this process ends; and a copy of its end of its lifeline.
     pub(crate) fn child() -> (Arc<Child>, OwnedFd) {
@@ -525,7 +326,7 @@ pub(crate) mod tests {
         let supervisor = Supervisor::get().unwrap();
         let children = lock(&supervisor.children); // the thread comes no further than this
         child.kill();
-        assert!(child.pidfd.wait(Deadline::Never));
+        assert!(ready(child.as_fd(), PollFlags::POLLIN, Deadline::Never).unwrap());
         let (lifeline, socket) = socket::pair().unwrap();
         let deadline = Deadline::after(Duration::from_millis(50));
         let name = "late".to_owned();

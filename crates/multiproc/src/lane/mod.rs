@@ -5,23 +5,24 @@
 //! them who waits. And between them is a pair of sockets, of which one side shares the one end and the other side the
 //! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
 
+mod companions;
+mod waiting;
+
 use std::cell::Cell;
-use std::hint;
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
 use crate::error::Result;
 use crate::ring::Mark;
-use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
+use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
 use crate::sys::lock::{Guard, Lock};
-use crate::sys::poll::{Deadline, News, bell_or_end};
-use crate::sys::processors::{others_run, pays_to_look};
+use crate::sys::poll::{Deadline, bell_or_end};
 use crate::sys::socket;
 use crate::wire::{Handle, Pages};
 
@@ -76,15 +77,6 @@ pub(crate) const NOTES: [usize; 3] = [72, 76, 80];
 const MARK: usize = 128;
 const ALARM: usize = 136;
 
-/// How often to look before sleeping. It takes less time than the sleep would.
-const LOOKS: u32 = 16;
-/// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
-/// never be awake at the same time.
-const SPIN: Duration = Duration::from_micros(50);
-/// What takes longer than this is not worth waiting for without sleeping.
-const SOON: Duration = Duration::from_micros(40);
-/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
-const A_WHILE: Duration = Duration::from_millis(500);
 /// How long one who does not want to wait waits for another who is just putting or taking something.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
@@ -185,87 +177,6 @@ impl Lane {
         }
     }
 
-    /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
-    pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
-        if deadline.is_over() {
-            self.tidy();
-            let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
-            return Ok(if is_ready() {
-                Waited::Ready
-            } else if gone {
-                Waited::Gone
-            } else {
-                Waited::NotYet
-            });
-        }
-        if self.spin(&is_ready) {
-            return Ok(Waited::Ready);
-        }
-        let rung = self.word32(self.side, RUNG);
-        if rung.swap(0, Relaxed) != 0 {
-            self.clear_bell();
-        }
-        loop {
-            let news = self.sleep(&is_ready, deadline)?;
-            if is_ready() {
-                rung.store(news.rung.into(), Relaxed); // to be cleared when there is nothing better to do
-                return Ok(Waited::Ready);
-            }
-            if news.hung_up {
-                return Ok(Waited::Gone);
-            }
-            if news.rung {
-                self.clear_bell();
-            }
-            if deadline.is_over() {
-                return Ok(if is_ready() { Waited::Ready } else { Waited::NotYet });
-            }
-        }
-    }
-
-    /// Sleeps until the bell rings, all on the other side are gone, or the deadline; or does not, where it is ready.
-    fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<News> {
-        self.tidy();
-        let alarm = self.own_alarm();
-        let armed = alarm.arm();
-        let news = if is_ready() {
-            News::default()
-        } else {
-            fault::at(Point::ChannelSleeps);
-            let time = deadline.or_within(A_WHILE).left();
-            bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), time)?
-        };
-        alarm.disarm(armed);
-        Ok(news)
-    }
-
-    /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
-    fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
-        if !others_run() {
-            return false;
-        }
-        let vain = self.word32(self.side, VAIN);
-        let times = vain.load(Relaxed);
-        if looks(is_ready) {
-            vain.store(0, Relaxed);
-            return true;
-        }
-        vain.store(times.wrapping_add(1), Relaxed);
-        if !pays_to_look(times) {
-            return false;
-        }
-        let start = Instant::now();
-        while start.elapsed() < SPIN {
-            if looks(is_ready) {
-                if start.elapsed() < SOON {
-                    vain.store(0, Relaxed);
-                }
-                return true;
-            }
-        }
-        false
-    }
-
     /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the
     /// lock, whenever that may have changed on this side.
     pub(crate) fn show(&self, is_ready: impl Fn() -> bool) {
@@ -290,55 +201,6 @@ impl Lane {
             return Ok(false); // the quicker way to ask, and mostly the answer
         }
         Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
-    }
-
-    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under
-    /// the lock, when all frames that belong to earlier ones are published.
-    pub(crate) fn next_companion(&self) -> u64 {
-        let companions = self.word64(self.side, COMPANIONS);
-        let number = companions.load(Relaxed).wrapping_add(1);
-        companions.store(number, Release); // for `tidy`: and the frames before it
-        number
-    }
-
-    /// The packet with this number has been received and thrown away, and all before it.
-    pub(crate) fn companion_done(&self, number: u64) {
-        self.word64(self.side, COMPANIONS).store(number, Relaxed);
-    }
-
-    /// Throws away the packets that belong to no frame: their senders were killed before they could publish it, or
-    /// their receivers when they had just taken it. For a consumer who finds the ring empty.
-    fn tidy(&self) {
-        if self.side == Side::Consumers
-            && self.word64(Side::Consumers, COMPANIONS).load(Relaxed)
-                != self.word64(Side::Producers, COMPANIONS).load(Relaxed)
-        {
-            self.throw_away();
-        }
-    }
-
-    #[cold]
-    fn throw_away(&self) {
-        let sent = self.word64(Side::Producers, COMPANIONS);
-        let last = sent.load(Acquire);
-        if self.look() != self.mark() {
-            return;
-        }
-        // What belongs to the packets before the last one was published before that had its number, and has been taken.
-        // So it is with the last one, if nobody is just sending it.
-        let sent_by_the_dead = match self.lock(Side::Producers).try_lock() {
-            Ok(Some(_guard)) => self.look() == self.mark() && sent.load(Relaxed) == last,
-            _ => false,
-        };
-        let end = if sent_by_the_dead { last.wrapping_add(1) } else { last };
-        let socket = self.links.socket.as_fd();
-        let waiting = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
-        while waiting().is_some_and(|number| number < end) {
-            socket::discard(socket);
-        }
-        if sent_by_the_dead {
-            self.companion_done(last);
-        }
     }
 
     /// How many frames are in the ring.
@@ -420,16 +282,6 @@ impl Side {
     fn area(self) -> usize {
         self.index() * AREA
     }
-}
-
-fn looks(is_ready: &impl Fn() -> bool) -> bool {
-    for _ in 0..LOOKS {
-        if is_ready() {
-            return true;
-        }
-        hint::spin_loop();
-    }
-    false
 }
 
 #[cfg(test)]

@@ -1,0 +1,202 @@
+//! The life of a child, and of a template.
+//!
+//! A child that was executed finds its [letter] in [`init`], where it comes to life and says [`UP`]. One
+//! that a [template] has forked is up when it begins, and waits for its letter. It runs the task, answers
+//! with its outcome and exits.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::process::exit;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::letter::{self, Birth, GREETING, Identity};
+use crate::link::{self, Incoming, Link, Message, Sent};
+use crate::sys::fault::{self, Point};
+use crate::sys::fork::{close_streams, flush_c_streams, install};
+use crate::sys::memory::Shared;
+use crate::sys::poll::Deadline;
+use crate::sys::process::{self, become_child, die_with, leave, start_socket};
+use crate::task::{TaskId, note_panics};
+use crate::template::{self, FAILED, Need, UP};
+use crate::wire::{self, Pages};
+
+/// Makes this program able to have child processes. **Call it as the first line of `main`.**
+///
+/// A child process is this program, executed again, or the copy of one that was ([`StartMethod`](crate::StartMethod)).
+/// In a child, this function runs the child's task and exits; it never returns there. In the program that the user
+/// started, it returns at once, and a second call does nothing. What stands before it in `main` runs in every process
+/// that is executed. Without it, starting a child is an error that says so, so a program that forgets it does not start
+/// copies of itself without end. (A test that starts processes needs a `main` of its own, with `harness = false` in
+/// `Cargo.toml`: the standard one does not call this.)
+///
+/// In a child, standard input is empty, standard output and error are the parent's, every other inherited descriptor
+/// is closed, no signal is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,
+/// the child is killed.
+///
+/// Ctrl-C is for the program that the user started. A terminal sends SIGINT to all its processes, but in a child that
+/// does nothing, unless the program ignores it or has set up a handler before this call. If the program dies of it, so do
+/// the children; if it handles it, they go on, and it can end its work in good order. Another program that a child
+/// executes has the default again.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     println!("printed once: a child does not come here");
+///     Process::spawn(|| println!("printed by the child"), ())?.join()
+/// }
+/// ```
+pub fn init() {
+    if letter::identity().is_some() {
+        return;
+    }
+    if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
+        live(Link::from_socket(socket));
+    }
+    letter::become_known(Identity { name: "main".to_owned(), parent: None });
+}
+
+/// The whole life of a process that was executed: that of a child, or a template's.
+fn live(link: Link) -> ! {
+    fault::at(Point::Born);
+    note_panics();
+    let birth = become_child().and_then(|()| receive_letter(&link));
+    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    process::show_name(&birth.name);
+    if birth.task.is_none() {
+        live_as_template(link, birth);
+    }
+    if let Err(error) = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec()))) {
+        refuse_to_start(&link, &error); // mostly the parent is gone, and nobody hears it
+    }
+    exit(work(&link, birth))
+}
+
+/// A template's life; and, from the moment on at which they are forked, that of its children.
+fn live_as_template(link: Link, birth: Birth) -> ! {
+    let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
+    let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
+    fault::at(Point::TemplateUp);
+    if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
+        refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
+    }
+    let rehearsal = post_letter_to_nobody().unwrap_or_default();
+    rehearse(&rehearsal);
+    let (link, number, need) = template::serve(link, &page);
+    fault::at(Point::Born);
+    process::show_name(SPARE);
+    if need == Need::Later {
+        rehearse(&rehearsal);
+    }
+    live_as_spare(&link, page, number)
+}
+
+fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
+    close_streams();
+    fault::at(Point::Spare);
+    let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
+    process::show_name(&birth.name);
+    template::await_parent(&page, number, link);
+    if die_with(link.as_fd()).is_err() {
+        leave(1);
+    }
+    drop(page); // the task must not be able to write there
+    let code = work(link, birth);
+    flush_c_streams();
+    // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
+    leave(code)
+}
+
+/// What the system shows as the name of a spare.
+const SPARE: &str = "fork-spare";
+
+/// Waits for what a spare is to be. Ends it when nobody holds the other end any more.
+fn receive_streams_and_letter(link: &Link) -> Result<Birth> {
+    let Incoming::Message(packet, descriptors) = link.receive_packet(Deadline::Never)? else { leave(0) };
+    fault::at(Point::LetterTaken);
+    let mut descriptors = descriptors.into_iter();
+    // The streams arrive where they belong, as a rule, since these are the lowest numbers that are free.
+    for number in [1, 2] {
+        let stream =
+            descriptors.next().ok_or_else(|| Error::decode("a child's start", "it has no streams"))?;
+        install(stream, number).map_err(|errno| Error::system("set up a standard stream", errno))?;
+    }
+    letter::read(&packet, descriptors.collect())
+}
+
+/// A letter for a task that does nothing.
+fn post_letter_to_nobody() -> Result<Vec<u8>> {
+    let (body, _) = letter::write(SPARE, TaskId::of::<_, ()>(|| ()).ok(), &())?;
+    Ok(link::packet(&body))
+}
+
+/// Does what comes with a letter, such as that one. What is made at the first use is so made once, in the template; and a
+/// spare that waits anyway has all pages at hand that it will need, for each of which the system takes as long as for
+/// several calls.
+fn rehearse(packet: &[u8]) {
+    let task = letter::read(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
+    let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
+    let _ = std::io::stdout().flush();
+    flush_c_streams();
+}
+
+fn receive_letter(link: &Link) -> Result<Birth> {
+    match link.receive_packet(Deadline::now())? {
+        Incoming::Message(packet, descriptors) => letter::read(&packet, descriptors),
+        Incoming::NotYet | Incoming::Gone => Err(Error::decode("a child's start", "it is not there")),
+    }
+}
+
+/// Runs the task, says what became of it; gives the exit code that goes with that.
+fn work(link: &Link, birth: Birth) -> i32 {
+    let Birth { task, args, descriptors, .. } = birth;
+    let me = process::own_pid();
+    let mut outcome = vec![0];
+    let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
+    fault::at(Point::LetterRead);
+    let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
+    if process::own_pid() != me {
+        leave(0); // a copy that the task forked and let return here: it has nothing to say
+    }
+    fault::at(Point::Returned);
+    let _ = std::io::stdout().flush();
+    match result.and_then(|()| Message::new(outcome, Vec::new())) {
+        Ok(outcome) => deliver(link, &outcome, 0),
+        Err(error) => report(link, &error),
+    }
+}
+
+/// Tells the parent of an error; gives the exit code that goes with it.
+fn report(link: &Link, error: &Error) -> i32 {
+    let code = if error.is_panic() { 101 } else { 1 }; // 101, as a panic in main would give
+    let mut outcome = vec![FAILED];
+    let message =
+        wire::encode(error, &mut outcome, "an error").and_then(|()| Message::new(outcome, Vec::new()));
+    message.map_or(code, |outcome| deliver(link, &outcome, code))
+}
+
+/// Sends the outcome to whoever may still want it: a detached child's parent does not, and that is no error. Where the
+/// system refuses it, says so, if that can be sent.
+fn deliver(link: &Link, outcome: &Message, code: i32) -> i32 {
+    let sent = link.send(outcome, Deadline::Never);
+    fault::at(Point::OutcomeSent);
+    match sent {
+        Err(error) if code == 0 => report(link, &error),
+        _ => code,
+    }
+}
+
+fn refuse_to_start(link: &Link, error: &Error) -> ! {
+    report(link, error);
+    leave(1)
+}
+
+/// Sends what surely has room; a parent that is gone is an error.
+fn send(link: &Link, message: &Message) -> Result<()> {
+    match link.send(message, Deadline::Never)? {
+        Sent::Yes => Ok(()),
+        Sent::NotYet | Sent::Gone => Err(Error::disconnected("parent")),
+    }
+}
