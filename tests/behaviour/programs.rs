@@ -1,11 +1,13 @@
 //! What concerns a program as a whole: each test runs a fixture of its own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::support::{Outcome, PATIENCE, trials};
 
@@ -21,6 +23,7 @@ trials![
     a_closed_stream_does_not_break_a_child,
     a_broken_stream_does_not_break_a_child,
     lines_are_never_torn_and_unfinished_ones_never_lost,
+    what_a_task_has_printed_is_out_before_its_result_is_seen,
     nothing_has_a_name_in_the_file_system,
 ];
 
@@ -154,6 +157,15 @@ fn lines_are_never_torn_and_unfinished_ones_never_lost() -> Outcome {
         assert!(lengths.eq(expected), "lines of {letter} are missing, torn or out of order");
     }
     assert_eq!(text.lines().count(), 1600);
+    Ok(())
+}
+
+fn what_a_task_has_printed_is_out_before_its_result_is_seen() -> Outcome {
+    let file = File::from(memfd_create("printed", MFdFlags::MFD_CLOEXEC)?);
+    let mut program = Command::new(env!("CARGO_BIN_EXE_printed"));
+    let status = program.stdin(Stdio::null()).stdout(file.try_clone()?).status()?;
+    assert!(status.success(), "{status}");
+    assert_eq!(file.metadata()?.len(), 2_001);
     Ok(())
 }
 

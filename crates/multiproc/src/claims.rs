@@ -37,6 +37,11 @@ pub(crate) fn take_back(word: &AtomicU64, most: u32) -> u32 {
     count
 }
 
+/// How many items were begun, of all that ever were.
+pub(crate) fn begun(word: &AtomicU64) -> u32 {
+    halves(word.load(Acquire)).0
+}
+
 /// How many items are not begun.
 pub(crate) fn left(word: &AtomicU64) -> u32 {
     let (begun, handed_in) = halves(word.load(Acquire));

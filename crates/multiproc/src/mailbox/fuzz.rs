@@ -72,8 +72,8 @@ proptest! {
             socket::send(worker.link.as_fd(), &[&packet], &lent, Deadline::now()).unwrap();
         }
 
-        for all_of_them in [false, true, true] {
-            if let Ok(Some(finished)) = pool.take_results(all_of_them) {
+        for which in [Which::Published, Which::Held, Which::Finished, Which::Finished] {
+            if let Ok(Some(finished)) = pool.take_results(which) {
                 prop_assert!(finished.count <= RING / 8);
                 prop_assert!(all(finished.results).len() <= RING as usize / 8);
             }
@@ -151,7 +151,7 @@ fn results_that_cannot_be_are_told() {
     let size = u64::from(RING);
     for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
         worker.mailbox.0.word64(PUBLISHED).store(word, Relaxed);
-        match pool.take_results(false) {
+        match pool.take_results(Which::Published) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),
             Ok(Some(_)) => panic!("{word:x}"),
             Err(error) => assert!(error.is_codec(), "{error}"),
@@ -173,7 +173,7 @@ fn a_worker_that_finds_no_item_does_no_more() {
     assert_eq!(worker.next(), None);
     let why: Error = worker.wait().unwrap_err();
     assert!(why.is_codec(), "{why}");
-    assert_eq!(pool.take_results(false).unwrap().unwrap().count, 1);
+    assert_eq!(pool.take_results(Which::Published).unwrap().unwrap().count, 1);
     assert_eq!(pool.unbegun(), 2);
 }
 

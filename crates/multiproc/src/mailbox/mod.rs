@@ -34,7 +34,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::poll::Deadline;
 use crate::wire::Pages;
 
-pub(crate) use self::pool_end::PoolEnd;
+pub(crate) use self::pool_end::{PoolEnd, Which};
 pub(crate) use self::worker_end::WorkerEnd;
 
 /// The memory itself.
@@ -235,6 +235,10 @@ mod tests {
         frames
     }
 
+    fn which(number: u64) -> Which {
+        [Which::Published, Which::Held, Which::Finished][(number % 3) as usize]
+    }
+
     fn random(state: &mut u64) -> u64 {
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *state >> 33
@@ -314,8 +318,7 @@ mod tests {
                     worker.show();
                 }
                 _ => {
-                    let Some(finished) = pool.take_results(random(&mut state).is_multiple_of(2)).unwrap()
-                    else {
+                    let Some(finished) = pool.take_results(which(random(&mut state))).unwrap() else {
                         continue;
                     };
                     waiting = 0;
@@ -372,9 +375,33 @@ mod tests {
             assert!(!pool.has_finished());
             worker.finish();
             assert!(
-                pool.has_finished() && pool.take_results(true).unwrap().is_some() && !pool.has_finished()
+                pool.has_finished()
+                    && pool.take_results(Which::Finished).unwrap().is_some()
+                    && !pool.has_finished()
             );
         }
+    }
+
+    /// Else a result could be seen before what its task has printed.
+    #[test]
+    fn results_count_as_held_back_only_while_another_item_runs() {
+        let (mut pool, mut worker) = ends();
+        assert_eq!(pool.write(&frames(&[1, 2, 3]), 3), b"");
+        pool.hand_in(3);
+        let mut run = |pool: &mut PoolEnd| {
+            worker.next();
+            let before = pool.take_results(Which::Held).unwrap().map_or(0, |results| results.count);
+            worker.read(|_| Ok(())).unwrap();
+            worker.write(VALUE, &[]).unwrap();
+            worker.finish();
+            before
+        };
+        assert_eq!(run(&mut pool), 0);
+        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
+        assert_eq!(run(&mut pool), 1);
+        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
+        assert_eq!(pool.take_results(Which::Finished).unwrap().unwrap().count, 1);
+        assert_eq!(run(&mut pool), 0);
     }
 
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.

@@ -43,6 +43,18 @@ pub(crate) struct Finished {
     pub(crate) nanos: u64,
 }
 
+/// Which results to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that the worker has published.
+    Published,
+    /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what their
+    /// tasks have printed is out.
+    Held,
+    /// All that are finished.
+    Finished,
+}
+
 impl PoolEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link) -> Self {
         Self {
@@ -197,13 +209,16 @@ impl PoolEnd {
         Mark::seen(self.mailbox.0.word64(FINISHED)).frames_since(self.head) > 0
     }
 
-    /// Takes the results that are published; with `all`, also those that are only finished.
+    /// Takes these results.
     ///
     /// # Errors
     /// When the worker has written what cannot be, over which no way leads back to sense.
-    pub(crate) fn take_results(&mut self, all: bool) -> Result<Option<Finished>> {
+    pub(crate) fn take_results(&mut self, which: Which) -> Result<Option<Finished>> {
         let memory = &self.mailbox.0;
-        let tail = Mark::seen(memory.word64(if all { FINISHED } else { PUBLISHED }));
+        let tail = Mark::seen(memory.word64(if which == Which::Published { PUBLISHED } else { FINISHED }));
+        if which == Which::Held && claims::begun(self.mailbox.claims()) == tail.frames {
+            return Ok(None);
+        }
         let count = tail.frames_since(self.head);
         if count == 0 || count > u32::MAX / 2 {
             return Ok(None); // the second: published is behind what was taken as finished

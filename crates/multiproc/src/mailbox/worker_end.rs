@@ -3,6 +3,7 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -93,9 +94,10 @@ impl WorkerEnd {
         })
     }
 
-    /// Says that this worker is ready for work.
+    /// Says that this worker is ready for work. What its initializer has printed is out before.
     pub(crate) fn be_ready(&self) {
         fault::at(Point::WorkerUp);
+        let _ = std::io::stdout().flush();
         self.mailbox.0.word32(READY).store(1, Release);
         fault::at(Point::WorkerReady);
         self.lobby.call();
@@ -281,7 +283,6 @@ impl WorkerEnd {
     /// When this end is broken.
     pub(crate) fn wait(&mut self) -> Result<bool> {
         self.look_at_clock();
-        flush();
         self.show();
         self.lobby.call();
         if let Some(error) = &self.broken {
@@ -354,8 +355,10 @@ impl WorkerEnd {
         }
     }
 
+    /// Shows the results to the pool. What their tasks have printed is out before, line end or not.
     pub(super) fn show(&mut self) {
         if self.published != self.finished {
+            let _ = std::io::stdout().flush();
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
             self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
@@ -381,11 +384,8 @@ impl WorkerEnd {
         let is_time = clock.seen - clock.published >= PUBLISH;
         self.mailbox.0.word32(STRIDE).store(clock.stride, Relaxed);
         self.hurry().store(0, Relaxed);
-        if before == 1 || is_time {
+        if before == 1 || self.clock.stride == 1 || is_time {
             self.publish(); // always before a stride grows: from then on the pool knows that results may be held
-        }
-        if self.clock.stride == 1 {
-            flush(); // what a slow task has printed is seen when it is done, line end or not
         }
     }
 
@@ -396,8 +396,4 @@ impl WorkerEnd {
         self.clock.seen = now;
         time
     }
-}
-
-fn flush() {
-    let _ = std::io::Write::flush(&mut std::io::stdout());
 }

@@ -45,6 +45,9 @@ pub use self::handle::TaskHandle;
 /// has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers
 /// again. Several threads may use one pool at the same time, and a task may have a pool of its own.
 ///
+/// What a task prints is written out before its result is seen, line end or not; only where many tasks of a few
+/// microseconds run one behind the other, a little later. So it is with what an initializer prints, and the first result.
+///
 /// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout (1 s
 /// of 2 s by default), then sends SIGTERM, and SIGKILL when the timeout is over. Blocks until the workers are gone.
 ///

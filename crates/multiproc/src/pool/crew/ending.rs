@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Worker;
 use crate::error::{Cause, Culprit, Error, Result};
+use crate::mailbox::Which;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 use crate::sys::fault::{self, Point};
@@ -51,7 +52,7 @@ impl Worker {
         if self.broken.is_some() || !self.has_work_of(call) {
             return false;
         }
-        self.take_results(true);
+        self.take_results(Which::Finished);
         let is_running = self.has_work_of(call);
         if is_running {
             self.give_up_on(Error::new(Cause::Cancelled));
@@ -71,12 +72,12 @@ impl Worker {
         if self.mailbox.running_for().is_none_or(|time| time < least) {
             return Vec::new();
         }
-        self.take_results(true);
+        self.take_results(Which::Finished);
         if self.overtime().is_none() {
             return Vec::new();
         }
         let rest = self.take_back(u32::MAX);
-        self.take_results(true);
+        self.take_results(Which::Finished);
         if let Some(timeout) = self.overtime() {
             self.give_up_on(Error::new(Cause::Overtime(timeout)));
         }
@@ -174,7 +175,7 @@ impl Worker {
         fault::at(Point::Burying);
         let (error, initializer_failed) = self.cause_of_death();
         let error = if self.ready { error } else { error.at_birth() }.with_memory_limit(self.memory_limit);
-        while self.take_results(true) {}
+        while self.take_results(Which::Finished) {}
         // What was begun and has no result has failed: mostly that is one item, or none.
         let unbegun = if self.is_cancelled() { 0 } else { self.mailbox.unbegun().min(self.jobs.count()) };
         let mut rest = self.reclaim(unbegun);

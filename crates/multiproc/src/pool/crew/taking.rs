@@ -4,7 +4,7 @@ use super::Worker;
 use crate::error::{Culprit, Error};
 use crate::frames::{Frames, add_frame};
 use crate::link::Content;
-use crate::mailbox::POSTED;
+use crate::mailbox::{POSTED, Which};
 use crate::pool::call::Parcel;
 use crate::pool::jobs::Settled;
 
@@ -14,7 +14,7 @@ impl Worker {
         let is_new = !self.ready && self.mailbox.is_ready();
         self.ready |= is_new;
         self.drop_descriptors();
-        self.take_results(false) || is_new
+        self.take_results(Which::Published) || is_new
     }
 
     /// May it hold results back that are finished?
@@ -24,27 +24,27 @@ impl Worker {
 
     /// Takes results that it holds back, if there are any; and then makes it look at the clock.
     pub(crate) fn take_held(&mut self) -> bool {
-        let held = self.may_hold_results() && self.take_results(true);
+        let held = self.may_hold_results() && self.take_results(Which::Held);
         if held {
             self.mailbox.hurry();
         }
         held
     }
 
-    /// Takes the results that it has shown; with `all`, also those that are only finished.
-    pub(super) fn take_results(&mut self, all: bool) -> bool {
+    /// Takes these results; says whether there were any.
+    pub(super) fn take_results(&mut self, which: Which) -> bool {
         if self.is_cancelled() {
             return false; // whoever has cancelled its item was told that there will be no result
         }
         let number = self.mailbox.results_taken();
-        let finished = match self.mailbox.take_results(all) {
+        let finished = match self.mailbox.take_results(which) {
             Ok(Some(finished)) if finished.count <= self.jobs.count() => finished,
             Ok(None) => return false,
             Ok(Some(_)) => return self.is_mad(Error::decode("results", "there are more of them than items")),
             Err(error) => return self.is_mad(error),
         };
         let count = finished.count;
-        if let (Some(call), false) = (self.jobs.front(), all) {
+        if let (Some(call), Which::Published) = (self.jobs.front(), which) {
             call.learn_cost(count, finished.nanos);
         }
         if finished.may_be_posted || !self.jobs.are_of_one_call(count) {

@@ -1,0 +1,33 @@
+//! A program that looks at what its tasks have printed as soon as it has their results. Its standard output is a file.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::fs::File;
+use std::hint::spin_loop;
+use std::io::stdout;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use multiproc::Pool;
+
+/// Works for so long, and prints one byte, which is no line.
+fn print(micros: u64) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_micros(micros) {
+        spin_loop();
+    }
+    print!(".");
+}
+
+fn main() {
+    multiproc::init();
+    let output = File::from(stdout().as_fd().try_clone_to_owned().unwrap());
+    let printed = || output.metadata().unwrap().len();
+    tests::watched("printed", || {
+        let pool = Pool::builder().workers(1).initializer(print, (0,)).build().unwrap();
+        for before in 1..=2_000 {
+            pool.apply(print, (before % 60,)).unwrap();
+            assert_eq!(printed(), before + 1, "what a task has printed is out before its result is seen");
+        }
+    });
+}
