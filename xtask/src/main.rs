@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What this repository does with itself.
+/// Verify, measure and try to break what is in this repository
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -34,7 +34,7 @@ struct Arguments {
 enum Command {
     /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
     Bench(bench::Options),
-    /// Kill, stop and refuse, at every step and at random, and see that nothing hangs, is lost, or is left behind
+    /// Kill and stop processes and make system calls fail, at every step and at random: nothing may hang, be lost or be left
     Faults(faults::Options),
     /// Run unit tests of the library under valgrind: what touches memory under memcheck, the locks under drd
     Valgrind,

@@ -1,11 +1,11 @@
 //! Waiting on a descriptor until another process has changed something in shared memory, without a system call where
 //! nobody waits.
 //!
-//! Who has to wait arms his alarm, looks once more, and sleeps until his bell rings. Who has changed something looks at the
-//! alarm: if it is armed he rings first and disarms it then. So one who is killed in between leaves a bell that rings once
-//! too often. One who is killed before he could ring leaves a change that nobody has announced; therefore nobody sleeps
-//! for longer than a while without looking. (To ring before the change would spare that, but then whoever is woken finds
-//! nothing, and falls asleep again: that makes a wake-up half as fast.)
+//! A process that has to wait arms its alarm, looks once more, and sleeps until its bell rings. A process that has changed
+//! something looks at the alarm: if it is armed, it rings first and disarms it then. So if it is killed in between, the bell
+//! rings once too often. If it is killed before it could ring, there is a change that nobody has announced; therefore nobody
+//! sleeps for longer than a while without looking. (To ring before the change would spare that, but then the one who is
+//! woken finds nothing and falls asleep again, which makes a wake-up half as fast.)
 
 use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 

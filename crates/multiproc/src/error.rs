@@ -260,7 +260,7 @@ impl fmt::Display for Error {
             ),
             Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
             Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),
-            Cause::Timeout(operation) => write!(f, "the time was over before it was possible to {operation}"),
+            Cause::Timeout(operation) => write!(f, "timed out waiting to {operation}"),
             Cause::Full => f.write_str("the queue is full"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
@@ -276,7 +276,7 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error({self})")
+        fmt::Display::fmt(self, f) // what a `main` that returns it prints
     }
 }
 

@@ -362,7 +362,7 @@ fn unasked() -> Next {
 }
 
 fn late() -> Error {
-    failed("the fork server did not get round to it in time")
+    failed("the fork server was busy with other starts, or silent, for as long as a start may take")
 }
 
 fn failed(why: impl Into<String>) -> Error {

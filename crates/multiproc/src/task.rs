@@ -95,7 +95,8 @@ impl TaskId {
         const {
             assert!(
                 size_of::<F>() == 0,
-                "a function that runs in another process must capture nothing: hand it what it needs as arguments"
+                "a function that runs in another process must be a `fn` item or a closure that captures nothing, and no function \
+                 pointer: hand it what it needs as arguments"
             );
         }
         let entry = Named::<F, Args>::ENTRY;

@@ -20,6 +20,7 @@ const SPIN: Duration = Duration::from_micros(50);
 const SOON: Duration = Duration::from_micros(40);
 /// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
 const A_WHILE: Duration = Duration::from_millis(500);
+
 impl Lane {
     /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
     pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {

@@ -75,8 +75,8 @@ impl Builder {
     /// program's own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those,
     /// too, and what is reserved and never used.
     ///
-    /// The limit is in force before the initializer, and the children of a worker inherit it, each for itself. One that
-    /// leaves a worker less than 1 MiB is every call's error. A stricter limit that this program is under remains.
+    /// The limit is in force before the initializer, and the children of a worker inherit it, each for itself. If it
+    /// leaves a worker less than 1 MiB, every call fails with an error that says so. A stricter limit that this program is under remains.
     ///
     /// ```
     /// use multiproc::Pool;

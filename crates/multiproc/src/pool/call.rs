@@ -141,9 +141,9 @@ impl Parcel {
 
     pub(crate) fn open(self) -> Opened {
         let (mut runs, content) = match self {
-            Self::Results { runs, results } => (runs, Results::Frames(results)),
-            Self::Result { place, kind, content } => (vec![(place, 1)], Results::Single { kind, content }),
-            Self::Lost { first, count, error } => (vec![(first, count)], Results::Lost(error)),
+            Self::Results { runs, results } => (runs, Contents::Frames(results)),
+            Self::Result { place, kind, content } => (vec![(place, 1)], Contents::Single { kind, content }),
+            Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
         };
         runs.reverse();
         Opened { runs, next: 0, content }
@@ -157,11 +157,11 @@ pub(crate) struct Opened {
     runs: Vec<(u64, u32)>,
     /// The place of the next result of the run that was begun.
     next: u64,
-    content: Results,
+    content: Contents,
 }
 
 #[derive(Default)]
-enum Results {
+enum Contents {
     Frames(Frames),
     Single {
         kind: u32,
@@ -188,7 +188,7 @@ impl Opened {
     /// Adds up to `most` results of the run to `results`, as long as they are plain values; says how many these were.
     #[inline]
     pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
-        let (Results::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
+        let (Contents::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
             return 0;
         };
         results.reserve(most as usize);
@@ -207,13 +207,13 @@ impl Opened {
         let place = self.next;
         self.next += 1;
         let result = match &mut self.content {
-            Results::Frames(frames) => match frames.next() {
+            Contents::Frames(frames) => match frames.next() {
                 Some((kind, frame)) => decode_result(kind, frame),
                 None => Err(Error::decode("a result", "it is missing in the ring")),
             },
-            Results::Single { kind, content } => content.look(|bytes| decode_result(*kind, bytes)),
-            Results::Lost(error) => Err(error.clone()),
-            Results::Nothing => Err(Error::decode("a result", "there is none")),
+            Contents::Single { kind, content } => content.look(|bytes| decode_result(*kind, bytes)),
+            Contents::Lost(error) => Err(error.clone()),
+            Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
         result.map_err(|error| error.at(Some(place)))
     }

@@ -277,7 +277,7 @@ impl Watch {
     }
 }
 
-/// A panic while holding one of our locks leaves nothing half done behind them.
+/// A panic while one of these locks is held leaves nothing half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,7 +24,7 @@ pub(crate) struct Entry<R: 'static> {
     runs: R,
 }
 
-/// An arbitrary number that no other constant is likely to be.
+/// The bytes `multipro`: with an address of code behind it, it stands nowhere else by chance.
 const MAGIC: u64 = 0x6d75_6c74_6970_726f;
 
 impl<R> Entry<R> {

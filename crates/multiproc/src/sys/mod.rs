@@ -1,7 +1,8 @@
 //! The operating system: descriptors, shared memory, child processes, and calling a function by its place.
 //!
-//! This is the only floor with `unsafe` code. Everything it exports is safe to call with any argument, and safe
-//! whatever another process that keeps to the same code does, and whenever it dies.
+//! This is the only floor with `unsafe` code. What it exports is safe to call with any argument, whatever another process
+//! that keeps to the same code does, and whenever that dies. Four functions expect more than their types say, and each
+//! says what: [`memory::Shared::look`], [`lock::Lock::at`], [`entry::Entry::at`] and [`entry::conjure`].
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
