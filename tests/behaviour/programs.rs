@@ -22,6 +22,8 @@ trials![
     a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing,
     a_closed_stream_does_not_break_a_child,
     a_broken_stream_does_not_break_a_child,
+    what_has_the_number_of_a_stream_is_no_stream,
+    a_thread_and_a_program_can_start_children_at_their_ends,
     lines_are_never_torn_and_unfinished_ones_never_lost,
     what_a_task_has_printed_is_out_before_its_result_is_seen,
     nothing_has_a_name_in_the_file_system,
@@ -126,6 +128,17 @@ fn a_closed_stream_does_not_break_a_child() -> Outcome {
             }
         }
     }
+    Ok(())
+}
+
+fn what_has_the_number_of_a_stream_is_no_stream() -> Outcome {
+    assert_eq!(Command::new(env!("CARGO_BIN_EXE_reused_streams")).status()?.code(), Some(42));
+    Ok(())
+}
+
+fn a_thread_and_a_program_can_start_children_at_their_ends() -> Outcome {
+    let said = lines(&mut Command::new(env!("CARGO_BIN_EXE_last_words")));
+    assert_eq!(said, ["a thread", "the first thread", "the program"]);
     Ok(())
 }
 

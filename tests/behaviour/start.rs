@@ -14,13 +14,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe};
+use multiproc::{Error, Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, Uid, dup, dup2_stdout, fork, getuid, setuid};
+use nix::unistd::{ForkResult, Pid, Uid, chroot, dup, dup2_stdout, fork, getuid, setuid};
 
 use crate::support::{
     Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
@@ -46,6 +46,8 @@ trials![
     a_stopped_fork_server_delays_a_start_no_longer_than_its_time,
     a_killed_parent_takes_its_fork_server_along,
     a_copy_of_a_process_has_a_fork_server_of_its_own,
+    a_copy_that_joins_a_child_takes_nothing_away,
+    a_program_that_changes_its_root_has_no_children_from_outside_of_it,
     a_lock_whose_holder_is_killed_goes_to_the_next,
 ];
 
@@ -481,6 +483,44 @@ fn a_copy_of_a_process_has_a_fork_server_of_its_own() -> Outcome {
         assert_eq!(fork_server(), server, "the copy has taken ours with it");
         drop(gate);
         child.join()
+    })
+}
+
+#[allow(unsafe_code)]
+fn a_copy_that_joins_a_child_takes_nothing_away() -> Outcome {
+    alone(|| {
+        for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+            let mut child = with(method).spawn(|| 5, ())?;
+            // SAFETY: as above.
+            match unsafe { fork() }.unwrap() {
+                ForkResult::Child => {
+                    let refused = |error: Error| error.to_string().contains("a copy");
+                    let right =
+                        child.join_timeout(PATIENCE).is_err_and(refused) && child.join().is_err_and(refused);
+                    // SAFETY: ends the copy, whatever its state.
+                    unsafe { libc::_exit((!right).into()) }
+                }
+                ForkResult::Parent { child } => {
+                    assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+                }
+            }
+            assert_eq!(child.join()?, 5);
+        }
+        Ok(())
+    })
+}
+
+fn a_program_that_changes_its_root_has_no_children_from_outside_of_it() -> Outcome {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    alone(|| {
+        let root = || fs::metadata("/").map(|root| root.ino()).ok();
+        assert_eq!(with(StartMethod::ForkServer).spawn(root, ())?.join()?, root());
+        chroot(&env::current_dir().unwrap()).unwrap();
+        // There is no program in there to execute.
+        assert!(with(StartMethod::ForkServer).spawn(root, ()).is_err());
+        Ok(())
     })
 }
 

@@ -3,7 +3,7 @@
 //! Today a link is a socket that keeps packets, and a message too large for a packet is parked in anonymous memory
 //! whose descriptor travels in its stead. What is above knows neither.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, Result};
@@ -195,13 +195,15 @@ impl Link {
         deadline: Deadline,
         unpack: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Incoming>,
     ) -> Result<Incoming> {
-        BUFFER.with_borrow_mut(|buffer| {
-            match socket::receive(self.as_fd(), buffer, INLINE + 256, deadline)? {
-                socket::Received::Packet(descriptors) => unpack(buffer, descriptors),
-                socket::Received::NotYet => Ok(Incoming::NotYet),
-                socket::Received::Gone => Ok(Incoming::Gone),
-            }
-        })
+        let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default(); // a thread at its end has none any more
+        let received = socket::receive(self.as_fd(), &mut buffer, INLINE + 256, deadline);
+        let incoming = received.and_then(|received| match received {
+            socket::Received::Packet(descriptors) => unpack(&buffer, descriptors),
+            socket::Received::NotYet => Ok(Incoming::NotYet),
+            socket::Received::Gone => Ok(Incoming::Gone),
+        });
+        let _ = BUFFER.try_with(|kept| kept.set(buffer));
+        incoming
     }
 }
 
@@ -259,7 +261,7 @@ impl AsFd for Link {
 
 thread_local! {
     /// Packets are received here and copied out at their size, which is mostly small.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// The message that such a packet stands for, and its descriptors.

@@ -21,7 +21,8 @@ use crate::task::Call;
 /// That variable is the user's, so it is passed on as any other: to children, and to whatever programs they execute.
 ///
 /// A child is the same under both: it shares no memory with its parent, has no descriptor that it was not given, and
-/// dies with it.
+/// dies with it. What the system keeps for each *thread* (niceness, processors to run on, `no_new_privs`, filters of system
+/// calls, sandboxes) it has from the program's first start of a child, or before: set those up before that.
 ///
 /// **There is no start by forking the running program.** A copy of a program with threads may do almost nothing before
 /// it executes another: any lock that another thread held at that moment, in the allocator for instance, stays locked in
@@ -46,8 +47,8 @@ pub enum StartMethod {
     /// The first start of the process makes the template, which takes about as long as a start by [`Spawn`](Self::Spawn).
     /// Once a start has had to wait for a fork, two children are forked ahead, which wait for a task (`fork-spare` in a
     /// list of processes). A new template is made when the old one was killed (its children live on), and when this
-    /// process has changed what a program inherits: the environment, the current directory, user or groups, process
-    /// group or session, resource limits, and which of the usual signals it ignores. What costs too much to look at,
+    /// process has changed what a program inherits: the environment, the current or root directory, user or groups,
+    /// process group or session, resource limits, and which of the usual signals it ignores. What costs too much to look at,
     /// such as the umask, is as it was when the template was made. What stands before `init` in `main` runs in the
     /// template, and not again in each child; so what it leaves in memory, addresses included, is the same in all of
     /// them. A child whose function has returned writes out what it has printed and is gone: handlers that C code has

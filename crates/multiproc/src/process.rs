@@ -151,6 +151,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// When the function panicked, when the child was killed or exited before the function returned, when it did
     /// not come up in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
+        self.started.child.check_here()?;
         self.started.child.wait(Deadline::Never);
         self.outcome()
     }
@@ -160,6 +161,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// # Errors
     /// Those of [`join`](Self::join); and when an earlier call has given the result already.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
+        self.started.child.check_here()?;
         match self.started.child.wait(Deadline::after(time)) {
             None => Ok(None),
             Some(_) => self.outcome().map(Some),

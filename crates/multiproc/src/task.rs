@@ -148,8 +148,10 @@ impl Task {
 /// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
 pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let location = LAST_PANIC.take();
         let message = panic_message(&*payload);
+        // The last that was noted may be another, which the function has caught itself; this one may have passed the hook by.
+        let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
+        let location = last.filter(|last| last.message == message).map(|last| last.location);
         std::mem::forget(payload); // dropping a user's payload may panic once more
         Error::new(Cause::Panic { message, location })
     })
@@ -173,9 +175,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
 pub(crate) fn note_panics() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let location =
-            info.location().map(|place| format!("{}:{}:{}", place.file(), place.line(), place.column()));
-        let _ = LAST_PANIC.try_with(|last| last.replace(location));
+        let noted = info.location().map(|place| Noted {
+            location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
+            message: panic_message(info.payload()),
+        });
+        let _ = LAST_PANIC.try_with(|last| last.replace(noted));
         hook(info);
     }));
 }
@@ -190,8 +194,14 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
+/// What the hook has seen of a panic.
+struct Noted {
+    location: String,
+    message: String,
+}
+
 thread_local! {
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LAST_PANIC: RefCell<Option<Noted>> = const { RefCell::new(None) };
 }
 
 /// One entry in the image for each function that is ever named.
@@ -302,6 +312,18 @@ mod tests {
             assert!(TaskId { place, ..id }.find().is_err());
         }
         assert!(TaskId { signature: other.signature, ..id }.find().is_err());
+    }
+
+    #[test]
+    fn the_place_of_a_panic_is_that_of_no_other() {
+        note_panics();
+        let place_of = |panics: fn()| {
+            let error = catch_panic(panics).unwrap_err().to_string();
+            error.contains(file!())
+        };
+        assert!(place_of(|| panic!("with a place")));
+        let _ = panic::catch_unwind(|| panic!("that the function catches itself"));
+        assert!(!place_of(|| panic::resume_unwind(Box::new("without a place"))));
     }
 
     #[test]

@@ -12,12 +12,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::error::{Culprit, Error, Result};
@@ -182,22 +182,24 @@ impl Spare {
     pub(crate) fn send(&self, letter: &Message, deadline: Deadline) -> Result<Sent> {
         let _ = self.pidfd.signal(Signal::SIGCONT); // it may have been stopped with all others, when it was nobody's yet
         let (stdout, stderr) = (io::stdout(), io::stderr());
-        let sent = match self.link.lend(&[stdout.as_fd(), stderr.as_fd()], letter, deadline) {
-            Err(error) if error.os_error() == Some(Errno::EBADF as i32) => {
-                // A stream that is closed here is one in the child that goes nowhere, as in any program that is executed.
-                let nowhere = File::options()
-                    .write(true)
-                    .open("/dev/null")
-                    .map_err(|e| Error::io("open /dev/null", &e))?;
-                let streams = [stdout.as_fd(), stderr.as_fd()]
-                    .map(|fd| if fcntl(fd, FcntlArg::F_GETFD).is_ok() { fd } else { nowhere.as_fd() });
-                self.link.lend(&streams, letter, deadline)
-            }
-            sent => sent,
-        };
+        let mut streams = [stdout.as_fd(), stderr.as_fd()];
+        // A stream that is closed here goes nowhere in the child, as in any program that is executed; also where by now
+        // something else has its number, which is then closed when a program is executed, as all that is ours.
+        let nowhere;
+        if !streams.iter().all(|&fd| is_inherited(fd)) {
+            nowhere =
+                File::options().write(true).open("/dev/null").map_err(|e| Error::io("open /dev/null", &e))?;
+            streams = streams.map(|fd| if is_inherited(fd) { fd } else { nowhere.as_fd() });
+        }
+        let sent = self.link.lend(&streams, letter, deadline);
         fault::at(Point::LetterSent);
         sent
     }
+}
+
+/// Whether a program that is executed would have it.
+fn is_inherited(fd: BorrowedFd<'_>) -> bool {
+    fcntl(fd, FcntlArg::F_GETFD).is_ok_and(|flags| flags & FdFlag::FD_CLOEXEC.bits() == 0)
 }
 
 /// A reply: the spare's process id, or 0 and why there is none.

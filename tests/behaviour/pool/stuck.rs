@@ -23,6 +23,8 @@ trials![
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
     a_copy_that_drops_an_iterator_takes_nothing_away,
+    a_copy_that_ends_the_pool_takes_nothing_away,
+    a_copy_that_waits_for_a_task_is_told_that_it_is_one,
     a_copy_of_the_process_can_do_nothing_with_its_pool,
     a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool,
     an_item_that_the_system_does_not_take_is_an_error_once,
@@ -210,6 +212,37 @@ fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
         assert_eq!(task.get()?, 3);
         assert_eq!(results.collect::<Result<Vec<_>>>()?, (0..60).collect::<Vec<_>>());
         assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
+        Ok(())
+    })
+}
+
+#[allow(unsafe_code)]
+fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
+    alone(|| {
+        for end in [Pool::terminate, Pool::join] {
+            let pool = Pool::builder().workers(1).chunk_size(20).build()?;
+            let mut results = pool.imap(slowly, 0..60);
+            assert_eq!(results.next().transpose()?, Some(0));
+            assert!(in_a_copy(|| {
+                // SAFETY: this process ends before anybody uses or drops the pool once more.
+                end(unsafe { std::ptr::read(&raw const pool) });
+                true
+            }));
+            assert_eq!(results.collect::<Result<Vec<_>>>()?, (1..60).collect::<Vec<_>>());
+        }
+        Ok(())
+    })
+}
+
+fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let mut task = pool.submit(slowly, (3,))?;
+        assert!(in_a_copy(|| {
+            let time_up = task.get_timeout(PATIENCE);
+            time_up.is_err_and(|error| error.to_string().contains("a copy"))
+        }));
+        assert_eq!(task.get()?, 3);
         Ok(())
     })
 }

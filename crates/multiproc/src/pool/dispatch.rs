@@ -162,6 +162,9 @@ impl Core {
 
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
     pub(crate) fn end(&self, patience: Duration, bound: Duration) {
+        if !self.original.is_here() {
+            return;
+        }
         let now = Instant::now();
         self.lock().end(now.checked_add(patience), now.checked_add(bound));
         self.lobby.thread().ring();

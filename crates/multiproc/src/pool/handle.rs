@@ -97,6 +97,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
             return Err(Error::invalid("the task's result was taken before"));
         }
         if !self.call.has_arrived() {
+            self.core.check_here()?;
             self.core.attend().wait_until(deadline, || self.call.has_arrived());
         }
         let result = self.call.only_result();

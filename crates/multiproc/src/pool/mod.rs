@@ -294,7 +294,9 @@ impl Pool {
     }
 
     fn wait_for_end(&mut self) {
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take()
+            && self.pid == own_pid()
+        {
             let _ = thread.join(); // if it has panicked, every caller has been told
         }
     }
@@ -302,7 +304,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if self.thread.is_some() && self.pid == own_pid() {
+        if self.thread.is_some() {
             let bound = self.core.shutdown_timeout();
             self.core.end(bound / 2, bound);
             self.wait_for_end();

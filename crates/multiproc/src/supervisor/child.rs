@@ -118,6 +118,14 @@ impl Child {
         exit
     }
 
+    /// Whether this is the process that has started it.
+    pub(crate) fn check_here(&self) -> Result<()> {
+        if self.supervisor().is_some() {
+            return Ok(());
+        }
+        Err(Error::invalid("a child belongs to the process that has started it, of which this is a copy"))
+    }
+
     /// The one that watches it: none in a copy of this process, for which it is no child.
     pub(super) fn supervisor(&self) -> Option<Arc<Supervisor>> {
         self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())

@@ -4,14 +4,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::stat::stat;
 use nix::unistd::{getpgrp, getresgid, getresuid, getsid};
 
-/// A number that differs, for all one can hope, where any of these do: the environment, the current directory, user
-/// and groups, process group and session, resource limits, ignored signals.
+/// A number that differs, for all one can hope, where any of these do: the environment, the current and the root
+/// directory, user and groups, process group and session, resource limits, ignored signals.
 pub(crate) fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
     std::env::vars_os().for_each(|variable| variable.hash(&mut hasher));
-    nix::sys::stat::stat(".").map(|here| (here.st_dev, here.st_ino)).ok().hash(&mut hasher);
+    [".", "/"].map(|folder| stat(folder).map(|it| (it.st_dev, it.st_ino)).ok()).hash(&mut hasher);
     getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(&mut hasher);
     getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(&mut hasher);
     groups().ok().hash(&mut hasher);
