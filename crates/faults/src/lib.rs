@@ -7,6 +7,7 @@ pub mod witness;
 
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 /// What came of one kind of fault. A program prints each as JSON on a line.
@@ -81,4 +82,19 @@ impl Line {
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).unwrap_or_else(|error| error.to_string()));
     }
+}
+
+/// The time that a user means by `30s` or `10m`.
+pub fn parse_time(text: &str) -> Result<Duration> {
+    let unit = text
+        .find(|c: char| !c.is_ascii_digit())
+        .with_context(|| format!("`{text}` has no unit: 30s, 10m"))?;
+    let (number, unit) = text.split_at(unit);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => bail!("there is no unit `{unit}`: 30s, 10m"),
+    };
+    Ok(Duration::from_secs(number.parse::<u64>()?.saturating_mul(seconds)))
 }

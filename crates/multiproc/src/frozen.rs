@@ -71,8 +71,8 @@ pub use bytemuck::Pod;
 ///
 /// # Who may write
 ///
-/// Nobody. The kernel seals the memory before the first process sees it, and refuses from then on whatever would change
-/// or shorten it, to the process that made it, too. One that receives it looks for the seals before it reads.
+/// Nobody. The kernel seals the memory once it is filled, before any process can read it, and refuses from then on
+/// whatever would change or shorten it, to the process that made it, too. One that receives it looks for the seals before it reads.
 ///
 /// # Where it travels
 ///
@@ -111,7 +111,8 @@ impl<T: Pod> Frozen<T> {
         Self::made(Sealed::copy(bytes)?)
     }
 
-    /// Has `fill` write `length` elements where they will stay; they are zeroed before. Blocks as long as `fill` runs.
+    /// Has `fill` write `length` elements where they will stay; they are zeroed before. Blocks as long as `fill` runs; and for
+    /// up to 10 s more while a copy of this process that somebody has forked meanwhile still has that memory.
     ///
     /// ```
     /// use multiproc::Frozen;

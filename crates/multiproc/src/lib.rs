@@ -39,7 +39,7 @@
 //!   Its arguments and its result are [serde](https://serde.rs) values and are copied.
 //! - **Ownership is the protocol.** Moving an end of a queue or pipe into a child closes the parent's copy. The last
 //!   sender gone, in whatever way, is the end for the receivers. There is no sentinel to forget.
-//! - **No handle waits for ever.** Whichever process is killed at whichever instruction, every handle that others
+//! - **No handle waits for the dead.** Whichever process is killed at whichever instruction, every handle that others
 //!   hold comes to a value or to an error.
 //! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it and goes
 //!   on.

@@ -19,7 +19,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bench::case::{self, Case};
 use claims::Machine;
 use clap::Args;
@@ -98,7 +98,10 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     match &options.json {
         Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(&report)?),
-        Some(file) => fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?,
+        Some(file) => {
+            let text = serde_json::to_string_pretty(&report)? + "\n";
+            fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
         None => {}
     }
     let failures = report.results.failures();

@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::MetadataCommand;
 use claims::Machine;
 use clap::Args;
@@ -31,7 +31,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
     /// How long each soak goes on, such as 30s or 10m
-    #[arg(long = "for", value_name = "TIME", default_value = "10m")]
+    #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = as_time)]
     time: String,
     /// How many soaks there are, each from another seed
     #[arg(long, value_name = "N", default_value = "3")]
@@ -51,6 +51,11 @@ pub struct Options {
     /// Write docs/reliability.md; for that, everything must be run
     #[arg(long, requires = "peers", conflicts_with_all = ["only", "quick"])]
     write: bool,
+}
+
+/// As the user has written it, once that has a meaning.
+fn as_time(text: &str) -> Result<String> {
+    faults::parse_time(text).map(|_| text.to_owned())
 }
 
 /// The ways to start a process, as the environment variable `MULTIPROC_START_METHOD` has them.
@@ -104,7 +109,9 @@ pub fn run(options: &Options) -> Result<bool> {
     if options.write {
         page::write(&report, &root.join("docs/reliability.md"))?;
     }
-    let survived = report.lines.iter().flatten().all(|line| line.failures.is_empty());
+    let mut lines = report.lines.iter().flatten().peekable();
+    ensure!(lines.peek().is_some() || compares, "with these options there is nothing to do");
+    let survived = lines.all(|line| line.failures.is_empty());
     Ok(survived && report.comparison.is_none_or(|comparison| comparison.failures().is_empty()))
 }
 

@@ -1,6 +1,10 @@
 //! Shows how the commands are doing and how they did.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Write, stdout},
+    time::Duration,
+};
 
 use anyhow::Result;
 use console::style;
@@ -29,9 +33,13 @@ pub(super) struct Report<'a> {
 }
 
 pub(super) fn list<'a>(blocks: impl Iterator<Item = &'a Block>, problems: &[Problem]) {
+    let mut out = stdout().lock();
     for block in blocks {
-        println!("{}  {}", block.question, block.command.text);
+        if writeln!(out, "{}  {}", block.question, block.command.text).is_err() {
+            break; // whoever was to read it has seen enough
+        }
     }
+    drop(out);
     show_problems(problems);
 }
 

@@ -33,7 +33,7 @@ use world::{OPERATIONS, Operation, World};
 #[derive(Args)]
 pub(crate) struct Options {
     /// How long, as 30s or 10m
-    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = parse_time)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = faults::parse_time)]
     time: Duration,
     /// What determines the operations
     #[arg(long, value_name = "S")]
@@ -41,20 +41,6 @@ pub(crate) struct Options {
     /// How many threads do them at the same time
     #[arg(long, value_name = "N", default_value = "3")]
     threads: usize,
-}
-
-fn parse_time(text: &str) -> Result<Duration> {
-    let unit = text
-        .find(|c: char| !c.is_ascii_digit())
-        .with_context(|| format!("`{text}` has no unit: 30s, 10m"))?;
-    let (number, unit) = text.split_at(unit);
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => bail!("there is no unit `{unit}`: 30s, 10m"),
-    };
-    Ok(Duration::from_secs(number.parse::<u64>()?.saturating_mul(seconds)))
 }
 
 /// After so many operations of all threads together, everything is brought to its end.
