@@ -113,6 +113,19 @@ impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
     /// Waits until [`recv`](Self::recv) would not block, no longer than `time`; says whether that came: a message, or
     /// that the other end is gone. ([`Duration::ZERO`] does not wait.)
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// assert!(!here.poll(Duration::from_millis(1))?);
+    /// there.send(7)?;
+    /// assert!(here.poll(Duration::from_millis(1))?);
+    /// assert_eq!(here.recv()?, Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When the system refuses to wait.
     pub fn poll(&self, time: Duration) -> Result<bool> {

@@ -264,6 +264,18 @@ impl Info {
 }
 
 /// The process that calls this.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     assert_eq!(multiproc::current().name(), "main");
+///     let child = Process::builder().name("Anna").spawn(|| multiproc::current().name().to_owned(), ())?;
+///     assert_eq!(child.join()?, "Anna");
+///     Ok(())
+/// }
+/// ```
 pub fn current() -> Info {
     let name = letter::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
     Info { name, pid: own_pid() }
@@ -288,6 +300,19 @@ pub fn parent() -> Option<Info> {
 }
 
 /// The children of this process that are alive at this moment, workers of pools included.
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(2)?;
+///     assert_eq!(multiproc::active_children().len(), 2);
+///     pool.join();
+///     assert!(multiproc::active_children().is_empty());
+///     Ok(())
+/// }
+/// ```
 pub fn active_children() -> Vec<Info> {
     let info =
         |child: &std::sync::Arc<supervisor::Child>| Info { name: child.name().to_owned(), pid: child.pid() };

@@ -195,6 +195,20 @@ impl<T: DeserializeOwned> Receiver<T> {
 
     /// As [`recv`](Self::recv), but waits no longer than `time`; then gives `None`.
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (sender, receiver) = multiproc::queue::bounded(1)?;
+    /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, None);
+    /// sender.send(7)?;
+    /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, Some(7));
+    /// drop(sender);
+    /// assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap_err().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Those of [`recv`](Self::recv).
     pub fn recv_timeout(&self, time: Duration) -> Result<Option<T>> {

@@ -111,6 +111,17 @@ impl Pool {
 
     /// Calls `function` with every item; gives all results in the order of the items. Blocks until then.
     ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2, 3])?, [2, 3, 4]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// The error of the first item (in their order) that fails; what no worker has begun by then is withdrawn. Also
     /// when the pool is closed or cannot keep its workers.
@@ -127,6 +138,19 @@ impl Pool {
     }
 
     /// As [`map`](Self::map), but every item keeps its own fate, and one that fails does not keep others from running.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let tenths = pool.try_map(|n: u32| 10 / n, [0, 5])?;
+    ///     assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
+    ///     assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// When the pool is closed or cannot keep its workers, so that not all of the input was taken.
@@ -222,6 +246,21 @@ impl Pool {
 
     /// As [`imap`](Self::imap), but gives each result as soon as it is there, in whatever order that is.
     ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let mut sum = 0;
+    ///     for square in pool.imap_unordered(|n: u64| n * n, 1..=100) {
+    ///         sum += square?;
+    ///     }
+    ///     assert_eq!(sum, 338_350);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Panics
     /// As [`imap`](Self::imap).
     pub fn imap_unordered<F, T, I>(
@@ -239,6 +278,17 @@ impl Pool {
 
     /// Calls `function` once, with a tuple of arguments, and gives what it returns. Blocks until then.
     ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep its
     /// workers.
@@ -251,6 +301,19 @@ impl Pool {
     }
 
     /// Hands in a task and returns at once, with a handle for its result.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let task = pool.submit(u64::pow, (2, 10))?;
+    ///     // Something else goes on here.
+    ///     assert_eq!(task.get()?, 1024);
+    ///     Ok(())
+    /// }
+    /// ```
     ///
     /// # Errors
     /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
@@ -281,6 +344,22 @@ impl Pool {
     }
 
     /// Closes the pool and waits until all that was handed in has run and the workers have ended. Blocks until then.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
+    ///     pool.join();
+    ///     for (task, square) in tasks.into_iter().zip([1, 4, 9]) {
+    ///         assert!(task.as_ref().is_ok_and(|task| task.is_ready()));
+    ///         assert_eq!(task?.get()?, square);
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn join(mut self) {
         self.core.close();
         self.wait_for_end();
