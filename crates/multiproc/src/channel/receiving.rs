@@ -13,6 +13,9 @@ use crate::sys::poll::Deadline;
 use crate::sys::socket;
 use crate::wire::{Handle, Pages};
 
+/// So many frames at once are worth a moment's delay of the first one.
+const ENOUGH: u32 = 16;
+
 impl Receiving {
     /// An end of what [`Plan::create`] has made.
     pub(crate) fn open(plan: Plan, pages: Pages, links: Links) -> Result<Self> {
@@ -30,7 +33,7 @@ impl Receiving {
         deadline: Deadline,
         mut show: impl FnMut(&[u8]),
     ) -> Result<Incoming> {
-        let End { lane, ring, .. } = &*self.0;
+        let End { lane, ring, plan } = &*self.0;
         lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(Incoming::NotYet) };
         let mut head = lane.mark();
@@ -40,7 +43,7 @@ impl Receiving {
             _ => lane.look_and_remember(),
         };
         let tail = if tail == head {
-            match lane.wait(|| lane.look() != head, deadline)? {
+            match lane.wait(head, ENOUGH.min(plan.capacity / 4), deadline)? {
                 Waited::Ready => lane.look_and_remember(),
                 Waited::NotYet => return Ok(Incoming::NotYet),
                 Waited::Gone => return Ok(Incoming::Gone),
@@ -136,7 +139,7 @@ impl Receiving {
         lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(false) };
         let head = lane.mark();
-        Ok(lane.look() != head || lane.wait(|| lane.look() != head, deadline)? != Waited::NotYet)
+        Ok(lane.look() != head || lane.wait(head, 1, deadline)? != Waited::NotYet)
     }
 }
 

@@ -25,6 +25,9 @@ const LOOK_AROUND: u32 = 64;
 const LOOK_AHEAD: u32 = 16 * 1024;
 /// How long to wait for room in the ring before a message is parked that could lie in it.
 const RATHER_NOT_PARK: Duration = Duration::from_millis(1);
+/// Where the ring is full, room for so many frames, or for a quarter of those in it, is worth a delay: receivers have
+/// enough to do meanwhile.
+const ENOUGH: u32 = 256;
 
 impl Sending {
     /// An end of what [`Plan::create`] has made.
@@ -112,7 +115,7 @@ impl Sending {
             // One that is to be parked, and is not, finds no room even for the note that says where it is.
             let will_park = !is_full && !parks && message.bytes.len() > SMALL;
             let until = if will_park { deadline.or_within(RATHER_NOT_PARK) } else { deadline };
-            match lane.wait(|| lane.look() != head, until)? {
+            match lane.wait(head, ENOUGH.min(tail.frames_since(head) / 4), until)? {
                 Waited::Ready => {}
                 Waited::Gone => return Ok(Sent::Gone),
                 Waited::NotYet if will_park => lane.note(IN_VAIN).store(head.bytes | 1, Relaxed),

@@ -6,6 +6,7 @@
 //! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
 
 mod companions;
+mod head_start;
 mod waiting;
 
 use std::cell::Cell;
@@ -71,8 +72,9 @@ const SEEN: usize = 48;
 const COMPANIONS: usize = 56;
 const VAIN: usize = 64;
 const RUNG: usize = 68;
+const HEAD_START: usize = 72;
 /// Words for who uses the lane.
-pub(crate) const NOTES: [usize; 3] = [72, 76, 80];
+pub(crate) const NOTES: [usize; 3] = [80, 84, 88];
 /// In the second: how far this side has come, and the alarm of the *other* side, looked at whenever the former changes.
 const MARK: usize = 128;
 const ALARM: usize = 136;
@@ -307,7 +309,7 @@ mod tests {
             let waiting = scope.spawn(move || {
                 tell.send(nix::unistd::gettid()).unwrap();
                 let _guard = consumer.enter(Deadline::Never).unwrap();
-                consumer.wait(|| consumer.look().frames == 1, Deadline::Never)
+                consumer.wait(Mark::default(), 1, Deadline::Never)
             });
             let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
             let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");

@@ -4,8 +4,10 @@ use std::hint;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::{Lane, RUNG, VAIN, Waited};
+use super::head_start::HeadStart;
+use super::{HEAD_START, Lane, RUNG, VAIN, Waited};
 use crate::error::Result;
+use crate::ring::Mark;
 use crate::sys::atomic::Relaxed;
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::{Deadline, News, bell_or_end};
@@ -22,8 +24,10 @@ const SOON: Duration = Duration::from_micros(40);
 const A_WHILE: Duration = Duration::from_millis(500);
 
 impl Lane {
-    /// Waits until `is_ready`, which something that the other side publishes makes it; to be called under the lock.
-    pub(crate) fn wait(&self, is_ready: impl Fn() -> bool, deadline: Deadline) -> Result<Waited> {
+    /// Waits until the other side has come further than `before`; to be called under the lock. When `enough` frames have
+    /// come there is nothing to be gained by waiting for more.
+    pub(crate) fn wait(&self, before: Mark, enough: u32, deadline: Deadline) -> Result<Waited> {
+        let is_ready = || self.look() != before;
         if deadline.is_over() {
             self.tidy();
             let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
@@ -35,7 +39,7 @@ impl Lane {
                 Waited::NotYet
             });
         }
-        if self.spin(&is_ready) {
+        if self.spin(before, enough) {
             return Ok(Waited::Ready);
         }
         let rung = self.word32(self.side, RUNG);
@@ -77,10 +81,13 @@ impl Lane {
     }
 
     /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
-    fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
+    fn spin(&self, before: Mark, enough: u32) -> bool {
         if !others_run() {
             return false;
         }
+        let is_ready = &|| self.look() != before;
+        let frames = || self.look().frames_since(before);
+        HeadStart(self.word32(self.side, HEAD_START)).give(enough, frames);
         let vain = self.word32(self.side, VAIN);
         let times = vain.load(Relaxed);
         if looks(is_ready) {
