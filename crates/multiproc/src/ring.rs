@@ -21,6 +21,8 @@ pub(crate) trait Memory {
     fn write(&self, offset: usize, bytes: &[u8]);
     /// Shows bytes, at a place where nobody writes.
     fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+    /// Has the line at an offset fetched, without waiting for it.
+    fn prefetch(&self, _offset: usize) {}
 }
 
 /// A stretch of shared memory that is used as a ring. It holds no state but its bytes.
@@ -182,6 +184,13 @@ impl Ring {
         }
         *head = next;
         Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
+    }
+
+    /// To be called while one waits for the frame at `head`: its first line is then on its way together with the word that
+    /// says it has come.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, memory: &impl Memory, head: Mark) {
+        memory.prefetch(self.offset(head.bytes));
     }
 
     /// What the frame at `head` is, which must have been published.

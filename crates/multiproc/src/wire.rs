@@ -198,6 +198,11 @@ impl Memory for Pages {
     fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         self.shared.look(offset, length, look)
     }
+
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        self.shared.prefetch(offset);
+    }
 }
 
 impl Serialize for Pages {

@@ -43,7 +43,7 @@ impl Receiving {
             _ => lane.look_and_remember(),
         };
         let tail = if tail == head {
-            match lane.wait(head, ENOUGH.min(plan.capacity / 4), deadline)? {
+            match lane.wait(head, ENOUGH.min(plan.capacity / 4), deadline, || ring.prefetch(lane.pages(), head))? {
                 Waited::Ready => lane.look_and_remember(),
                 Waited::NotYet => return Ok(Incoming::NotYet),
                 Waited::Gone => return Ok(Incoming::Gone),
@@ -139,7 +139,7 @@ impl Receiving {
         lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(false) };
         let head = lane.mark();
-        Ok(lane.look() != head || lane.wait(head, 1, deadline)? != Waited::NotYet)
+        Ok(lane.look() != head || lane.wait(head, 1, deadline, || ())? != Waited::NotYet)
     }
 }
 

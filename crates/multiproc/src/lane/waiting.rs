@@ -25,9 +25,18 @@ const A_WHILE: Duration = Duration::from_millis(500);
 
 impl Lane {
     /// Waits until the other side has come further than `before`; to be called under the lock. When `enough` frames have
-    /// come there is nothing to be gained by waiting for more.
-    pub(crate) fn wait(&self, before: Mark, enough: u32, deadline: Deadline) -> Result<Waited> {
-        let is_ready = || self.look() != before;
+    /// come there is nothing to be gained by waiting for more. What is to be done `meanwhile` is done before each look.
+    pub(crate) fn wait(
+        &self,
+        before: Mark,
+        enough: u32,
+        deadline: Deadline,
+        meanwhile: impl Fn(),
+    ) -> Result<Waited> {
+        let is_ready = || {
+            meanwhile();
+            self.look() != before
+        };
         if deadline.is_over() {
             self.tidy();
             let gone = self.is_abandoned()?; // looked at first: what was published before they went counts
@@ -39,7 +48,7 @@ impl Lane {
                 Waited::NotYet
             });
         }
-        if self.spin(before, enough) {
+        if self.spin(&is_ready, before, enough) {
             return Ok(Waited::Ready);
         }
         let rung = self.word32(self.side, RUNG);
@@ -81,11 +90,10 @@ impl Lane {
     }
 
     /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
-    fn spin(&self, before: Mark, enough: u32) -> bool {
+    fn spin(&self, is_ready: &impl Fn() -> bool, before: Mark, enough: u32) -> bool {
         if !others_run() {
             return false;
         }
-        let is_ready = &|| self.look() != before;
         let frames = || self.look().frames_since(before);
         HeadStart(self.word32(self.side, HEAD_START)).give(enough, frames);
         let vain = self.word32(self.side, VAIN);

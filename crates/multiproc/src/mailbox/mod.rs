@@ -184,14 +184,18 @@ impl Posted {
     }
 }
 
-/// Looks again and again whether something has come, for a moment; says whether it has. After each few looks, as many as
-/// take about a microsecond, it lets others have the processor, if any are waiting for it: it may be just the one who is to
-/// bring it.
+/// How long to look for something, in [`spin`], before others are let have the processor.
+const TURN: Duration = Duration::from_micros(2);
+
+/// Looks again and again whether something has come, for a moment; says whether it has. Now and then it lets others have
+/// the processor, if any are waiting for it: it may be just the one who is to bring it. The clock is read after so many
+/// looks.
 pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> bool) -> bool {
     if time.is_zero() {
         return false;
     }
     let begun = Instant::now();
+    let mut turn = begun;
     loop {
         for _ in 0..looks {
             if has_come() {
@@ -199,10 +203,14 @@ pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> boo
             }
             std::hint::spin_loop();
         }
-        if begun.elapsed() > time {
+        let now = Instant::now();
+        if now - begun > time {
             return false;
         }
-        std::thread::yield_now();
+        if now - turn > TURN {
+            std::thread::yield_now();
+            turn = now;
+        }
     }
 }
 

@@ -329,7 +329,7 @@ impl WorkerEnd {
         }
         let vain = self.vain;
         self.vain = vain.wrapping_add(1);
-        if pays_to_look(vain) && spin(self.spin, 24, || has_come(self)) {
+        if pays_to_look(vain) && spin(self.spin, 16, || has_come(self)) {
             self.vain = 0;
             return true;
         }

@@ -3,6 +3,8 @@
 // What is done here is a move or two, and is to cost no more.
 #![allow(clippy::inline_always)]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ffi::c_void;
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -189,6 +191,19 @@ impl Shared {
         // SAFETY: inside the mapping (asserted), which lives as long as `self`; bytes of any value are bytes. That
         // nobody writes there is the protocol of all processes that have this memory, which run the same code.
         look(unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), length) })
+    }
+
+    /// Has the line of memory at an offset fetched, where the processor can be told so. It waits for nothing.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, offset: usize) {
+        let place = self.place(offset, 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the place is inside the mapping, and nothing is read as far as the program can tell.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(place.cast().as_ptr());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = place;
     }
 
     #[inline(always)]
