@@ -17,7 +17,7 @@ pub(super) struct HeadStart<'a>(pub(super) &'a AtomicU32);
 const PAUSES_A_FRAME: u32 = 4;
 /// Where no head start is given, one is tried so often, and is so long: who is looked at for every frame takes a while to
 /// come to the next.
-const TRY_EVERY: u32 = 16;
+const TRY_EVERY: u32 = 32;
 const TRIED: u32 = 8 * PAUSES_A_FRAME;
 
 impl HeadStart<'_> {

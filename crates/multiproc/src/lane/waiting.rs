@@ -14,7 +14,7 @@ use crate::sys::poll::{Deadline, News, bell_or_end};
 use crate::sys::processors::{others_run, pays_to_look};
 
 /// How often to look before sleeping. It takes less time than the sleep would.
-const LOOKS: u32 = 16;
+const LOOKS: u32 = 64;
 /// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
 /// never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
