@@ -91,6 +91,7 @@ mod sys;
 
 mod alarm;
 mod attendance;
+mod batch;
 mod bell;
 mod codec;
 mod frames;

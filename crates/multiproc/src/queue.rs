@@ -45,6 +45,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::batch::Batch;
 use crate::buffer::{Arriving, Buffer};
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
 use crate::error::{Cause, Error, Result};
@@ -151,18 +152,18 @@ impl<T: Serialize> Sender<T> {
     /// # }
     /// ```
     pub fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), SendError<Vec<T>>> {
-        let mut batch = Batch::default();
+        let (mut batch, mut batched) = (Batch::default(), Vec::new());
         for item in items {
             if let Err(error) = batch.push(&item) {
-                self.put_batch(&mut batch)?;
+                self.put_batch(&mut batch, &mut batched)?;
                 return Err(SendError { error, item: vec![item] });
             }
-            batch.items.push(item);
+            batched.push(item);
             if batch.is_complete() {
-                self.put_batch(&mut batch)?;
+                self.put_batch(&mut batch, &mut batched)?;
             }
         }
-        self.put_batch(&mut batch)
+        self.put_batch(&mut batch, &mut batched)
     }
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
@@ -172,14 +173,12 @@ impl<T: Serialize> Sender<T> {
         sent.map_err(|error| SendError { error, item })
     }
 
-    fn put_batch(&self, batch: &mut Batch<T>) -> Result<(), SendError<Vec<T>>> {
+    fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
         let mut sent = 0;
-        let result = self.end.send(batch.messages(), Deadline::Never, &mut sent).and_then(outcome);
-        let rest = batch.items.drain(..).skip(sent);
-        let result = result.map_err(|error| SendError { error, item: rest.collect() });
-        batch.bytes.clear();
-        batch.ends.clear();
-        result
+        let result = self.end.send_batch(batch, Deadline::Never, &mut sent).and_then(outcome);
+        batch.clear();
+        let rest = items.drain(..).skip(sent);
+        result.map_err(|error| SendError { error, item: rest.collect() })
     }
 }
 
@@ -237,16 +236,16 @@ impl<T: DeserializeOwned> Receiver<T> {
         if max == 0 {
             return Ok(Vec::new());
         }
-        let mut batch = Batch::<T>::default();
+        let mut batch = Batch::default();
         let mut plain = Vec::new();
         let show = |bytes: &[u8]| match plain::make(bytes) {
             Some(item) => plain.push(item.map_err(misfit)),
-            None => batch.keep(bytes),
+            None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.end.receive(max, Deadline::Never, show)? {
             Incoming::Shown if plain::is_plain::<T>() => Ok(plain),
-            Incoming::Shown => Ok(batch.messages().map(|message| decode(message.bytes)).collect()),
+            Incoming::Shown => Ok(batch.map(decode)),
             Incoming::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
             Incoming::Gone => Err(gone()),
             Incoming::NotYet => Err(Error::timeout("take items from the queue")),
@@ -286,47 +285,6 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 
 fn misfit(why: codec::Error) -> Error {
     Error::decode("an item", why)
-}
-
-/// Items that are encoded, one behind the other.
-struct Batch<T> {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-    items: Vec<T>,
-}
-
-const BATCH_ITEMS: usize = 1024;
-const BATCH_BYTES: usize = 64 * 1024;
-
-impl<T> Batch<T> {
-    fn push(&mut self, item: &T) -> Result<()>
-    where
-        T: Serialize,
-    {
-        wire::encode(item, &mut self.bytes, "an item")?;
-        self.ends.push(self.bytes.len());
-        Ok(())
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn is_complete(&self) -> bool {
-        self.ends.len() >= BATCH_ITEMS || self.bytes.len() >= BATCH_BYTES
-    }
-
-    fn messages(&self) -> impl Iterator<Item = Message<'_>> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| Message::plain(&self.bytes[start..end]))
-    }
-}
-
-impl<T> Default for Batch<T> {
-    fn default() -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new(), items: Vec::new() }
-    }
 }
 
 fn outcome(sent: Sent) -> Result<()> {

@@ -72,7 +72,7 @@ pub(crate) enum Incoming {
 
 /// What a frame is: the message; its companion's number and the message; or its companion's number, whose last
 /// descriptor is for the memory that holds the message, and how long that is.
-const PLAIN: u32 = 0;
+pub(crate) const PLAIN: u32 = 0;
 const ACCOMPANIED: u32 = 1;
 const PARKED: u32 = 2;
 

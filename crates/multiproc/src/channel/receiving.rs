@@ -43,7 +43,9 @@ impl Receiving {
             _ => lane.look_and_remember(),
         };
         let tail = if tail == head {
-            match lane.wait(head, ENOUGH.min(plan.capacity / 4), deadline, || ring.prefetch(lane.pages(), head))? {
+            match lane
+                .wait(head, ENOUGH.min(plan.capacity / 4), deadline, || ring.prefetch(lane.pages(), head))?
+            {
                 Waited::Ready => lane.look_and_remember(),
                 Waited::NotYet => return Ok(Incoming::NotYet),
                 Waited::Gone => return Ok(Incoming::Gone),

@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{ACCOMPANIED, End, Message, PARKED, PLAIN, Plan, SMALL, Sending};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::frames::split_frame;
 use crate::lane::{Links, NOTES, Side, Waited};
 use crate::ring::Mark;
 use crate::sys::atomic::Relaxed;
@@ -45,10 +47,45 @@ impl Sending {
         sent: &mut usize,
     ) -> Result<Sent> {
         let Some(_guard) = self.0.lane.enter(deadline)? else { return Ok(Sent::NotYet) };
-        let mut tail = self.0.lane.mark();
+        let tail = self.0.lane.mark();
         if self.is_abandoned(tail)? {
             return Ok(Sent::Gone);
         }
+        self.put_all(tail, messages, deadline, sent)
+    }
+
+    /// Sends a batch: as [`send`](Self::send) does.
+    pub(crate) fn send_batch(&self, batch: &Batch, deadline: Deadline, sent: &mut usize) -> Result<Sent> {
+        let Some((mut frames, count, last)) = batch.split_last() else {
+            return self.send(None, deadline, sent);
+        };
+        let End { lane, ring, plan } = &*self.0;
+        let Some(_guard) = lane.enter(deadline)? else { return Ok(Sent::NotYet) };
+        let mut tail = lane.mark();
+        if self.is_abandoned(tail)? {
+            return Ok(Sent::Gone);
+        }
+        let head = lane.look_and_remember();
+        if tail.frames_since(head).saturating_add(count) <= plan.capacity {
+            frames = ring.put_frames(lane.pages(), &mut tail, head.bytes, frames, count);
+        }
+        let rest = std::iter::from_fn(|| {
+            let (_, bytes, rest) = split_frame(frames)?;
+            frames = rest;
+            Some(bytes)
+        });
+        self.put_all(tail, rest.chain([last]).map(Message::plain), deadline, sent)
+    }
+
+    /// Puts messages into the ring behind those that end at `tail`, and publishes them all.
+    #[inline]
+    fn put_all<'a>(
+        &self,
+        mut tail: Mark,
+        messages: impl IntoIterator<Item = Message<'a>>,
+        deadline: Deadline,
+        sent: &mut usize,
+    ) -> Result<Sent> {
         for message in messages {
             if message.descriptors.is_empty() && self.put(&mut tail, PLAIN, &[message.bytes]) {
                 continue;
