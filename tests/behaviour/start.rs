@@ -17,6 +17,7 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Error, Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -45,6 +46,7 @@ trials![
     a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none,
     a_stopped_fork_server_delays_a_start_no_longer_than_its_time,
     a_killed_parent_takes_its_fork_server_along,
+    a_child_that_had_children_leaves_nobody_to_who_adopts_orphans,
     a_copy_of_a_process_has_a_fork_server_of_its_own,
     a_copy_that_joins_a_child_takes_nothing_away,
     a_program_that_changes_its_root_has_no_children_from_outside_of_it,
@@ -460,6 +462,28 @@ fn a_killed_parent_takes_its_fork_server_along() -> Outcome {
         });
     }
     Ok(())
+}
+
+fn a_child_that_had_children_leaves_nobody_to_who_adopts_orphans() -> Outcome {
+    alone(|| {
+        set_child_subreaper(true).unwrap();
+        let rear = |count: usize| {
+            (0..count).try_for_each(|_| Process::spawn(|| (), ())?.join())?;
+            Pool::new(1)?.apply(|| (), ())
+        };
+        for method in METHODS {
+            for count in 0..3 {
+                with(method).spawn(rear, (count,))?.join()??;
+                let own = fork_server();
+                let others: Vec<_> = tests::children_of(std::process::id())
+                    .into_iter()
+                    .filter(|(pid, name)| Some(*pid) != own && !tests::is_spare(*pid, name))
+                    .collect();
+                assert!(others.is_empty(), "{method:?}, {count}: {others:?}");
+            }
+        }
+        Ok(())
+    })
 }
 
 #[allow(unsafe_code)]

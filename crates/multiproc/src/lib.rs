@@ -69,11 +69,9 @@
 //! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
 //! error can say only that a child ended, not of what.
 //!
-//! A program that adopts orphans (the first process of a container, or a subreaper) gets those of its children's children,
-//! fork servers among them, that end after their parent, and has to wait for them itself, as for any other.
-//!
-//! A result is decoded in the thread that has asked for it. While a `Deserialize` takes long inside [`map`](Pool::map), that
-//! thread does not attend to the pool, and tasks of others come to their turn late.
+//! A program that adopts orphans (the first process of a container, or a subreaper) gets those of its children's children
+//! that end after their parent, and the fork server of a child that was killed; it has to wait for them itself, as for any
+//! other orphan.
 //!
 //! There is no start by forking the running program; [`StartMethod`] says why.
 

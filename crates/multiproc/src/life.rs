@@ -10,6 +10,7 @@ use std::process::exit;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::fork_server;
 use crate::letter::{self, Birth, GREETING, Identity};
 use crate::link::{self, Incoming, Link, Message, Sent};
 use crate::sys::fault::{self, Point};
@@ -162,10 +163,12 @@ fn work(link: &Link, birth: Birth) -> i32 {
     }
     fault::at(Point::Returned);
     let _ = std::io::stdout().flush();
-    match result.and_then(|()| Message::new(outcome, Vec::new())) {
+    let code = match result.and_then(|()| Message::new(outcome, Vec::new())) {
         Ok(outcome) => deliver(link, &outcome, 0),
         Err(error) => report(link, &error),
-    }
+    };
+    fork_server::close();
+    code
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.

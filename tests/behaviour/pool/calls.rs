@@ -6,12 +6,13 @@ use std::fs;
 use std::iter::once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::pool::{Builder, TaskHandle};
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Result, pipe};
+use multiproc::{Connection, Error, Pool, Result, pipe};
 
 use super::{square, staying_task, zero_waits};
 use crate::support::{Fussy, Outcome, alone, eventually, trials};
@@ -31,6 +32,7 @@ trials![
     an_input_iterator_that_panics_at_the_start,
     an_input_iterator_that_panics_midway,
     large_arguments_and_results_arrive_equal,
+    a_result_that_takes_long_to_decode_holds_nobody_up,
     several_threads_use_one_pool,
     ends_of_queues_and_pipes_are_arguments_of_tasks,
     an_end_of_a_queue_is_not_a_result,
@@ -284,7 +286,7 @@ fn several_threads_use_one_pool() -> Outcome {
 fn ends_of_queues_and_pipes_are_arguments_of_tasks() -> Outcome {
     let pool = Pool::new(2)?;
     let (sender, receiver) = bounded(10)?;
-    let put = |number: u32, sender: Sender<u32>| sender.send(number).map_err(multiproc::Error::from);
+    let put = |number: u32, sender: Sender<u32>| sender.send(number).map_err(Error::from);
     for put in pool.starmap(put, (0..8).map(|number| (number, sender.clone())))? {
         put?;
     }
@@ -384,4 +386,46 @@ fn a_result_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
         }
     }
     Ok(())
+}
+
+/// A number that takes long to decode, where somebody has said so.
+#[derive(serde::Serialize)]
+struct Heavy(u64);
+
+static WHEN_DECODED: Mutex<Option<Box<dyn Fn(u64) + Send>>> = Mutex::new(None);
+
+impl<'de> serde::Deserialize<'de> for Heavy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        if let Some(when_decoded) = &*WHEN_DECODED.lock().unwrap() {
+            when_decoded(number);
+        }
+        Ok(Self(number))
+    }
+}
+
+/// After the first one, the decoding of which takes some time, the second waits until others have got what they want:
+/// that is much more than what workers are given ahead.
+fn a_result_that_takes_long_to_decode_holds_nobody_up() -> Outcome {
+    alone(|| {
+        const OTHERS: u32 = 2_000;
+        let pool = Arc::new(Pool::builder().workers(1).chunk_size(1).build()?);
+        let (tell, told) = bounded::<u32>(OTHERS)?;
+        let others = Arc::clone(&pool);
+        let when_decoded = move |number: u64| match number {
+            0 => thread::sleep(Duration::from_millis(5)),
+            1 => {
+                let say = |number, tell: Sender<u32>| tell.send(number).map_err(Error::from);
+                let tasks = (0..OTHERS).map(|number| others.submit(say, (number, tell.clone())));
+                let tasks: Vec<TaskHandle<_>> = tasks.map(Result::unwrap).collect();
+                assert!((0..OTHERS).all(|number| told.recv().unwrap() == number));
+                drop(tasks);
+            }
+            _ => {}
+        };
+        *WHEN_DECODED.lock().unwrap() = Some(Box::new(when_decoded));
+        let results = pool.map(Heavy, 0..4)?;
+        assert!(results.iter().map(|heavy| heavy.0).eq(0..4));
+        Ok(())
+    })
 }

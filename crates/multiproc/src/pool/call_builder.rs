@@ -142,12 +142,7 @@ impl<'pool> CallBuilder<'pool> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        let mut results = self.results(function, items, Order::Input, None)?;
-        let mut fates = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
-        while let Some(fate) = results.next_fate() {
-            fates.push(fate);
-        }
-        results.take_refusal().map_or(Ok(fates), Err)
+        self.results(function, items, Order::Input, None)?.into_fates()
     }
 
     /// As [`Pool::imap`](super::Pool::imap).

@@ -63,15 +63,11 @@ impl Ready {
         Some(self.current.next())
     }
 
-    /// As [`next`](Ready::next) again and again, up to the run's end or the first error.
-    pub(crate) fn take_run<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) -> Result<()> {
+    /// Gives the next results of the run that was begun, as long as they are plain ones.
+    pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
         let count = self.current.take_plain(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
-        while let Some(result) = self.next() {
-            results.push(result?);
-        }
-        Ok(())
     }
 
     /// Begins the run of results whose turn it is, unless one is begun; says whether there is one.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,10 +39,16 @@ pub(crate) struct Results<'pool, I, R> {
     /// How many of them have no result yet.
     unresolved: u64,
     ready: Ready,
+    /// Whether it takes long to decode a result.
+    decodes_slowly: bool,
     /// This thread, where it does nothing else until the call is over.
     caller: Option<Caller<'pool>>,
     result: PhantomData<fn() -> R>,
 }
+
+/// One in so many results is timed while it is decoded, the first among them; and takes long if it takes so long.
+const LOOK_EVERY: u64 = 16;
+const SLOW: Duration = Duration::from_millis(1);
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
@@ -72,13 +78,14 @@ where
             taken: 0,
             unresolved: 0,
             ready: Ready::new(order),
+            decodes_slowly: false,
             caller: look_ahead.is_none().then(|| core.attend()),
             result: PhantomData,
         })
     }
 
     /// Why not all of the input was taken, if that is so.
-    pub(crate) fn take_refusal(&mut self) -> Option<Error> {
+    fn take_refusal(&mut self) -> Option<Error> {
         self.refusal.take()
     }
 
@@ -114,18 +121,26 @@ where
         let mut packer = Packer::new(self.bytes);
         let first = self.taken;
         // The input is the user's, and may take its time. What it or the encoding panics with is kept for later.
-        let was_here = self.caller.take().is_some();
-        let misfit = catch_unwind(AssertUnwindSafe(|| self.fill(&mut packer))).unwrap_or_else(|panic| {
-            self.input = None;
-            self.panic = Some(panic);
-            None
+        let misfit = self.elsewhere(|results| {
+            catch_unwind(AssertUnwindSafe(|| results.fill(&mut packer))).unwrap_or_else(|panic| {
+                results.input = None;
+                results.panic = Some(panic);
+                None
+            })
         });
         self.bytes = packer.bytes();
-        self.caller = was_here.then(|| self.core.attend());
         self.submit(packer, first);
         if let Some(error) = misfit {
             self.ready.add(Parcel::Lost { first: self.taken - 1, count: 1, error });
         }
+    }
+
+    /// Does what runs code of the user's, for which others need not wait: this thread does not attend meanwhile.
+    fn elsewhere<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        let was_here = self.caller.take().is_some();
+        let done = work(self);
+        self.caller = was_here.then(|| self.core.attend());
+        done
     }
 
     /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
@@ -197,24 +212,33 @@ where
     /// All results, or the first error.
     pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
         let mut results = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
-        while let Some(first) = self.next_fate() {
-            results.push(first?);
-            self.ready.take_run(&mut results)?;
+        while self.await_run() {
+            self.ready.take_plain(&mut results);
+            while let Some(fate) = self.decode_next() {
+                results.push(fate?);
+            }
         }
         self.take_refusal().map_or(Ok(results), Err)
     }
 
-    /// The fate of the next item that was taken. At the end, [`Results::take_refusal`] says whether those were all.
-    pub(crate) fn next_fate(&mut self) -> Option<Result<R>> {
+    /// The fate of every item; an error only where items were left untaken.
+    pub(crate) fn into_fates(mut self) -> Result<Vec<Result<R>>> {
+        let mut fates = Vec::new();
+        while self.await_run() {
+            fates.extend(std::iter::from_fn(|| self.decode_next()));
+        }
+        self.take_refusal().map_or(Ok(fates), Err)
+    }
+
+    /// Waits until there are results that come next; says whether there are, or all were given. In the end,
+    /// [`Results::take_refusal`] says whether all of the input was taken.
+    fn await_run(&mut self) -> bool {
         loop {
-            if let Some(result) = self.ready.next() {
-                return Some(result);
-            }
             if self.input.is_some() {
                 self.feed();
             }
             if self.ready.begin_run() {
-                continue;
+                return true;
             }
             if self.unresolved > 0 {
                 self.collect();
@@ -222,9 +246,21 @@ where
                 if let Some(panic) = self.panic.take() {
                     resume_unwind(panic);
                 }
-                return None;
+                return false;
             }
         }
+    }
+
+    /// The next result of the run that was begun. It may be code of the user's that decodes it. To leave the pool alone
+    /// meanwhile takes longer than to decode a small one, so that is done from the first on that was seen to take long.
+    fn decode_next(&mut self) -> Option<Result<R>> {
+        if self.decodes_slowly {
+            return self.elsewhere(|results| results.ready.next());
+        }
+        let begun = self.ready.given().is_multiple_of(LOOK_EVERY).then(Instant::now);
+        let result = self.ready.next();
+        self.decodes_slowly = begun.is_some_and(|begun| begun.elapsed() > SLOW);
+        result
     }
 }
 
@@ -237,7 +273,14 @@ where
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        self.next_fate().or_else(|| self.take_refusal().map(Err))
+        loop {
+            if let Some(result) = self.ready.next() {
+                return Some(result);
+            }
+            if !self.await_run() {
+                return self.take_refusal().map(Err);
+            }
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
