@@ -27,6 +27,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "terminated pool", run: pools::terminated },
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "pipe", run: channels::pipe },
+    Scenario { name: "single message", run: channels::single },
 ];
 
 /// What may go wrong, and no more.

@@ -1,8 +1,16 @@
 //! Queues and pipes.
 
+use std::fs;
+use std::process::id;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Result, bail, ensure};
 use multiproc::faults::now;
-use multiproc::{Process, queue};
+use multiproc::queue::{self, Sender};
+use multiproc::{Process, Result as Came};
+use nix::unistd::{Pid, gettid};
 
 use super::{Allowed, Cost};
 use crate::ledger::Ledger;
@@ -73,4 +81,48 @@ pub(super) fn pipe(allowed: Allowed) -> Result<Cost> {
         None => {}
     }
     Ok(cost)
+}
+
+/// So soon must one who sleeps have found what nobody has woken him for.
+const FOUND: Duration = Duration::from_millis(1500);
+
+/// One message for one who sleeps, and none after it. Where its sender is killed before he has woken him, there is nobody
+/// else who would.
+pub(super) fn single(allowed: Allowed) -> Result<Cost> {
+    let mut cost = Cost::default();
+    let Some((sender, receiver)) = cost.charge(queue::bounded::<u32>(4), allowed)? else { return Ok(cost) };
+    thread::scope(|scope| {
+        let (tell, told) = mpsc::channel();
+        let (bring, brought) = mpsc::channel();
+        scope.spawn(move || {
+            let _ = tell.send(gettid());
+            let _ = bring.send(receiver.recv());
+        });
+        let child = Process::spawn(wait_and_send, (sender.clone(), id(), told.recv()?.as_raw()));
+        let sent = cost.charge(child.and_then(Process::join), allowed)?;
+        let found = brought.recv_timeout(FOUND).ok();
+        cost.settled = Some(now());
+        drop(sender); // who sleeps now is to go
+        let came = match &found {
+            Some(came) => came,
+            None => &brought.recv()?,
+        };
+        match (came, found.is_some(), sent) {
+            (Ok(7), true, _) => {}
+            (Ok(7), false, _) => bail!("a message was found only when the last sender had gone"),
+            (Ok(other), ..) => bail!("{other} comes"),
+            (Err(error), _, None | Some(Err(_))) if error.is_disconnected() || allowed.is_refusal(error) => {}
+            (Err(error), ..) => bail!("a message that was sent does not come: {error}"),
+        }
+        Ok(cost)
+    })
+}
+
+/// Sends when that thread of that process is asleep.
+fn wait_and_send(messages: Sender<u32>, pid: u32, tid: i32) -> Came<()> {
+    let stat = format!("/proc/{pid}/task/{}/stat", Pid::from_raw(tid));
+    while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") S ")) {
+        thread::yield_now();
+    }
+    Ok(messages.send(7)?)
 }
