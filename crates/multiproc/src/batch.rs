@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::channel::PLAIN;
 use crate::error::Result;
 use crate::frames::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::{plain, wire};
@@ -17,6 +16,9 @@ pub(crate) struct Batch {
     /// Where in `frames` the bytes of the last message are. Only that one can be too long for a frame.
     last: Range<usize>,
 }
+
+/// What a frame is that is a message, and nothing else.
+pub(crate) const PLAIN: u32 = 0;
 
 /// How many messages make a batch, or how many bytes.
 const ITEMS: u32 = 1024;

@@ -392,7 +392,9 @@ fn a_result_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
 #[derive(serde::Serialize)]
 struct Heavy(u64);
 
-static WHEN_DECODED: Mutex<Option<Box<dyn Fn(u64) + Send>>> = Mutex::new(None);
+type WhenDecoded = Box<dyn Fn(u64) + Send>;
+
+static WHEN_DECODED: Mutex<Option<WhenDecoded>> = Mutex::new(None);
 
 impl<'de> serde::Deserialize<'de> for Heavy {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {

@@ -16,6 +16,7 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::batch::PLAIN;
 use crate::error::{Error, Result};
 use crate::lane::{AREAS, Lane, Links, Side};
 use crate::ring::Ring;
@@ -70,9 +71,8 @@ pub(crate) enum Incoming {
     Gone,
 }
 
-/// What a frame is: the message; its companion's number and the message; or its companion's number, whose last
+/// What a frame is, if it is not [`PLAIN`]: its companion's number and the message; or its companion's number, whose last
 /// descriptor is for the memory that holds the message, and how long that is.
-pub(crate) const PLAIN: u32 = 0;
 const ACCOMPANIED: u32 = 1;
 const PARKED: u32 = 2;
 
