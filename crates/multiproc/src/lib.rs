@@ -63,6 +63,9 @@
 //! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they
 //! are.
 //!
+//! The arguments of a child or task, or a message of a pipe, may hold 42 ends of pipes at most, or 63 ends of queues, or 252
+//! [`Frozen`]s: the system takes no more than 253 descriptors at once. More are an error.
+//!
 //! A closure that captures only zero-sized values counts as capturing nothing. Do not capture one that stands for
 //! something done in the parent ("the device is open"): it is not true in the child.
 //!
