@@ -12,17 +12,16 @@ use ureq::Agent;
 /// What became of a download: the file, or what went wrong. (Errors travel from a child process as text.)
 pub(crate) type Outcome = Result<PathBuf, String>;
 
-/// Saves what is at `url` as `file`. Also the task of a child process.
-pub(crate) fn download(url: String, file: PathBuf, timeout: Duration) -> Outcome {
-    try_download(&url, &file, timeout).map_err(|error| format!("{url}: {error:#}"))?;
+/// Saves what is at `url` as `file`, by way of a file in the folder `unfinished`. Also the task of a child process.
+pub(crate) fn download(url: String, unfinished: PathBuf, file: PathBuf, timeout: Duration) -> Outcome {
+    try_download(&url, &unfinished, &file, timeout).map_err(|error| format!("{url}: {error:#}"))?;
     Ok(file)
 }
 
-fn try_download(url: &str, file: &Path, timeout: Duration) -> Result<()> {
+fn try_download(url: &str, folder: &Path, file: &Path, timeout: Duration) -> Result<()> {
     let agent: Agent = Agent::config_builder().timeout_global(Some(timeout)).build().into();
     let mut response = agent.get(url).call().map_err(explain)?;
     // The file gets its name when it is whole. Until then it has another, under which it is removed on an error.
-    let folder = file.parent().context("a file without a folder")?;
     let mut unfinished =
         NamedTempFile::new_in(folder).with_context(|| format!("cannot write to {}", folder.display()))?;
     io::copy(&mut response.body_mut().as_reader(), &mut unfinished).map_err(|error| explain(error.into()))?;

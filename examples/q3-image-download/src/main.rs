@@ -44,12 +44,14 @@ fn main() -> Result<ExitCode> {
         }
         Some(url) => (url, None),
     };
-    let job = |method, n| (url.clone(), folder.file(method, n), Duration::from_secs(timeout));
+    let timeout = Duration::from_secs(timeout);
+    let job = |method, n| (url.clone(), folder.unfinished(), folder.file(method, n), timeout);
     let progress = ProgressBar::new(2 * u64::from(count)); // shown where standard error is a terminal
 
     let start = Instant::now();
-    let in_turn =
-        (1..=count).map(|n| job("normal", n)).map(|(url, file, timeout)| download(url, file, timeout));
+    let in_turn = (1..=count)
+        .map(|n| job("normal", n))
+        .map(|(url, unfinished, file, timeout)| download(url, unfinished, file, timeout));
     let normal: Vec<Outcome> = progress.wrap_iter(in_turn).collect();
     let normal_took = start.elapsed().as_secs_f64();
 

@@ -6,10 +6,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Six downloads by each method; of twelve requests in all, four are a third one.
@@ -85,6 +87,28 @@ fn no_answer_within_the_time_limit_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(files(folder.path()), 0);
     assert_eq!(complaints(&output, &url, "within the time limit"), 4, "{output:?}");
+}
+
+#[test]
+fn an_interrupt_leaves_what_is_whole_and_nothing_else() {
+    let (begun, has_begun) = mpsc::channel();
+    let url = serve(move |n, mut stream| {
+        if n == 0 {
+            return image(stream);
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this");
+        let _ = begun.send(());
+        let _ = stream.read_to_end(&mut Vec::new()); // until the client is gone
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = program().args(["--url", &url, "--out"]).arg(folder.path()).spawn().unwrap();
+    has_begun.recv().unwrap();
+    while files(folder.path()) < 2 {
+        thread::yield_now(); // until there is more than what is whole
+    }
+    kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGINT).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(130));
+    assert_eq!((files(folder.path()), images(folder.path())), (1, 1));
 }
 
 #[test]
