@@ -402,6 +402,11 @@ fn a_batch_ends_before_an_item_that_does_not_encode() -> Outcome {
     assert_eq!(items.collect::<Vec<_>>(), [Fussy::Fine(3)]);
     let arrived: Vec<Fussy> = receiver.recv_many(10)?.into_iter().collect::<Result<_>>()?;
     assert_eq!(arrived, [Fussy::Fine(1), Fussy::Fine(2)]);
+
+    drop(receiver); // and where neither the batch nor the item can be sent, all are given back
+    let refused = sender.send_all([Fussy::Fine(1), Fussy::Unencodable, Fussy::Fine(3)]).unwrap_err();
+    assert!(refused.error().is_disconnected(), "{refused}");
+    assert_eq!(refused.into_item(), [Fussy::Fine(1), Fussy::Unencodable]);
     Ok(())
 }
 

@@ -52,18 +52,22 @@ pub(crate) fn forgo(deadline: Deadline) {
     }
 }
 
-/// Ends the template and its spares, and blocks until they have ended, for a moment at most. For a process that is about to
-/// end: else they would end after it, and be a burden to whoever gets them then.
+/// Ends all that this fork server has made and nobody has taken, and blocks until that has ended, for a moment at most. For
+/// a process that is about to end: else those would end after it, and be a burden to whoever gets them then.
 pub(crate) fn close() {
-    if lock(&DESK).pid == own_pid()
-        && let Ok(mut turn) = Turn::take(Deadline::after(LAST_GASP))
-    {
-        let deadline = Deadline::after(LAST_GASP);
-        for child in turn.dismiss() {
-            child.wait(deadline);
-        }
+    if !IS_USED.load(Ordering::Relaxed) {
+        return;
+    }
+    let Ok(mut turn) = Turn::take(Deadline::after(LAST_GASP)) else { return };
+    turn.dismiss();
+    let deadline = Deadline::after(LAST_GASP);
+    for process in supervisor::helpers() {
+        process.wait(deadline);
     }
 }
+
+/// There has been a template, in this process or one of which it is a copy.
+static IS_USED: AtomicBool = AtomicBool::new(false);
 
 /// The one template of this process, for one after another.
 struct Desk {
@@ -207,17 +211,15 @@ impl Turn {
         }
     }
 
-    /// Ends a template that is not needed any more; the supervisor buries it. Gives all that will have to be buried.
-    fn dismiss(&mut self) -> Vec<Arc<Child>> {
-        let Some(template) = self.0.take() else { return Vec::new() };
-        let process = Arc::clone(&template.process);
-        process.kill();
-        if !template.on_order.is_empty() {
-            process.wait(Deadline::after(LAST_GASP)); // until then it may fork
+    /// Ends a template that is not needed any more; the supervisor buries it.
+    fn dismiss(&mut self) {
+        if let Some(template) = self.0.take() {
+            template.process.kill();
+            if !template.on_order.is_empty() {
+                template.process.wait(Deadline::after(LAST_GASP)); // until then it may fork
+            }
+            template.see_spares_off();
         }
-        let mut ending = template.see_spares_off();
-        ending.push(process);
-        ending
     }
 }
 
@@ -237,6 +239,7 @@ impl Drop for Turn {
 
 impl Template {
     fn make(surroundings: u64, deadline: Deadline) -> Result<Self> {
+        IS_USED.store(true, Ordering::Relaxed);
         let page = Pages::create(PAGE)?;
         let (control, process) = start::exec_template(&page, deadline)?;
         let surroundings = Some(surroundings).filter(|before| fingerprint() == *before);
@@ -318,7 +321,7 @@ impl Template {
     fn forgo(&mut self, deadline: Deadline) {
         while self.on_order.len() > self.stock {
             match self.next(0, deadline) {
-                Ok(Next::Spare { spare, .. }) => drop(see_off(spare.pid, spare.pidfd, &spare.link)),
+                Ok(Next::Spare { spare, .. }) => see_off(spare.pid, spare.pidfd, &spare.link),
                 Ok(Next::Refused(_)) | Err(_) => {}
                 Ok(Next::Silence | Next::Death | Next::Failure(_)) => break, // the next start sees to that
             }
@@ -350,25 +353,26 @@ impl Template {
     }
 
     /// Ends the spares that nobody has taken. To be called when the template has ended.
-    fn see_spares_off(self) -> Vec<Arc<Child>> {
-        let spares = (self.answered..).zip(self.on_order).filter_map(|(number, ordered)| {
-            let Ordered::Waits(link) = ordered else { return None };
-            let (pid, pidfd) = unheard(&self.page, number)?;
-            see_off(pid, pidfd, &link)
-        });
-        spares.collect()
+    fn see_spares_off(self) {
+        for (number, ordered) in (self.answered..).zip(self.on_order) {
+            if let Ordered::Waits(link) = ordered
+                && let Some((pid, pidfd)) = unheard(&self.page, number)
+            {
+                see_off(pid, pidfd, &link);
+            }
+        }
     }
 }
 
 /// Has the supervisor bury a spare that is not needed, or is dead already.
-fn see_off(pid: u32, pidfd: PidFd, link: &Link) -> Option<Arc<Child>> {
-    // Not killed where it has gone: then it is dead, and in its stead this may be another, if somebody else has buried it.
+fn see_off(pid: u32, pidfd: PidFd, link: &Link) {
+    // Not where it has gone: then it is dead, and in its stead this may be another, if somebody else has buried it.
     let is_there = link.is_held();
-    let child = supervisor::see_off(pid, pidfd, link.handle()).ok()?;
-    if is_there {
+    if let Ok(child) = supervisor::see_off(pid, pidfd, link.handle())
+        && is_there
+    {
         child.kill();
     }
-    Some(child)
 }
 
 fn unasked() -> Next {

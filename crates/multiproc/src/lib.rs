@@ -73,8 +73,8 @@
 //! error can say only that a child ended, not of what.
 //!
 //! A program that adopts orphans (the first process of a container, or a subreaper) gets those of its children's children
-//! that end after their parent, and the fork server of a child that was killed; it has to wait for them itself, as for any
-//! other orphan.
+//! that end after their parent, and the fork server of a child that was killed or has called `exit`; it has to wait for them
+//! itself, as for any other orphan.
 //!
 //! There is no start by forking the running program; [`StartMethod`] says why.
 

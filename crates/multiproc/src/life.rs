@@ -105,7 +105,6 @@ fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     }
     drop(page); // the task must not be able to write there
     let code = work(link, birth);
-    flush_c_streams();
     // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
     leave(code)
 }
@@ -167,6 +166,7 @@ fn work(link: &Link, birth: Birth) -> i32 {
         Ok(outcome) => deliver(link, &outcome, 0),
         Err(error) => report(link, &error),
     };
+    flush_c_streams();
     fork_server::close();
     code
 }

@@ -154,9 +154,12 @@ impl<T: Serialize> Sender<T> {
     pub fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), SendError<Vec<T>>> {
         let (mut batch, mut batched) = (Batch::default(), Vec::new());
         for item in items {
-            if let Err(error) = batch.push(&item) {
-                self.put_batch(&mut batch, &mut batched)?;
-                return Err(SendError { error, item: vec![item] });
+            let encoded = batch.push(&item);
+            if let Err(error) = encoded {
+                let refused = self.put_batch(&mut batch, &mut batched).err();
+                let mut refused = refused.unwrap_or(SendError { error, item: Vec::new() });
+                refused.item.push(item);
+                return Err(refused);
             }
             batched.push(item);
             if batch.is_complete() {

@@ -415,7 +415,7 @@ fn a_result_that_takes_long_to_decode_holds_nobody_up() -> Outcome {
         let (tell, told) = bounded::<u32>(OTHERS)?;
         let others = Arc::clone(&pool);
         let when_decoded = move |number: u64| match number {
-            0 => thread::sleep(Duration::from_millis(5)),
+            0 => thread::sleep(Duration::from_millis(50)),
             1 => {
                 let say = |number, tell: Sender<u32>| tell.send(number).map_err(Error::from);
                 let tasks = (0..OTHERS).map(|number| others.submit(say, (number, tell.clone())));

@@ -12,7 +12,7 @@ use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
 /// The words of a side's area that are not its lock: the size of that is less than where they begin.
-const WORDS: [usize; 8] = [48, 56, 64, NOTES[0], NOTES[2] / 8 * 8, 128, 136, 256 + 48];
+const WORDS: [usize; 9] = [48, 56, 64, 72, NOTES[0], NOTES[2] / 8 * 8, 128, 136, 256 + 48];
 /// Where each side says how far it has come.
 const MARKS: [usize; 2] = [128, 256 + 128];
 

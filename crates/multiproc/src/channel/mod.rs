@@ -183,11 +183,13 @@ mod fuzz;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::num::NonZeroUsize;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
+    use crate::batch::Batch;
     use crate::sys::memory;
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
@@ -205,6 +207,40 @@ mod tests {
     fn send(sending: &Sending, bytes: &[u8]) {
         let sent = sending.send(Message::plain(bytes), Deadline::now(), &mut 0).unwrap();
         assert_eq!(sent, Sent::Yes);
+    }
+
+    /// Of all lengths, up to such as no ring has room for; in rings that are full by messages, by bytes, or at their end.
+    #[test]
+    fn batches_come_out_as_they_went_in() {
+        for capacity in [1, 7, 600, u32::MAX] {
+            let (sending, receiving) = channel_of(Plan::new(0, 64 * 1024, capacity));
+            let (mut state, mut next, mut inside) = (1_u64, 0_u64, VecDeque::new());
+            let mut random = move |below: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) % below
+            };
+            for _ in 0..2_000 {
+                let (mut batch, mut lengths) = (Batch::default(), Vec::new());
+                while !batch.is_complete() && random(50) > 0 {
+                    let most = if random(20) == 0 { 100_000 } else { 300 };
+                    let mut bytes = vec![1; usize::try_from(8 + random(most)).unwrap()];
+                    bytes[..8].copy_from_slice(&(next + lengths.len() as u64).to_ne_bytes());
+                    batch.add(&bytes);
+                    lengths.push(bytes.len());
+                }
+                let mut sent = 0;
+                let outcome = sending.send_batch(&batch, Deadline::now(), &mut sent).unwrap();
+                assert_eq!(outcome == Sent::Yes, sent == lengths.len(), "{outcome:?}");
+                inside.extend(lengths[..sent].iter().copied().zip(next..));
+                next += sent as u64;
+                assert!(sending.inside() <= capacity && sending.inside() as usize == inside.len());
+                for _ in 0..random(2 * inside.len() as u64 + 1) {
+                    let Some((length, number)) = inside.pop_front() else { break };
+                    let bytes = receive(&receiving).unwrap();
+                    assert_eq!((&bytes[..8], bytes.len()), (&u64::to_ne_bytes(number)[..], length));
+                }
+            }
+        }
     }
 
     fn receive(receiving: &Receiving) -> Result<Vec<u8>> {

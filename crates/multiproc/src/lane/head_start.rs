@@ -26,9 +26,10 @@ impl HeadStart<'_> {
     pub(super) fn give(&self, enough: u32, gained: impl Fn() -> u32) {
         let word = self.0.load(Relaxed);
         let (times, habit) = (word >> 16, word & 0xffff);
+        let most = enough.saturating_mul(PAUSES_A_FRAME).max(TRIED);
         let pauses = match habit {
             0 if times.is_multiple_of(TRY_EVERY) => TRIED,
-            _ => habit,
+            _ => habit.min(most), // whoever has written it
         };
         let mut habit = 0;
         if pauses > 0 && enough > 1 {

@@ -25,7 +25,7 @@ const A_WHILE: Duration = Duration::from_millis(500);
 
 impl Lane {
     /// Waits until the other side has come further than `before`; to be called under the lock. When `enough` frames have
-    /// come there is nothing to be gained by waiting for more. What is to be done `meanwhile` is done before each look.
+    /// come there is nothing to be gained by waiting for more. What is to be done `meanwhile` is done again and again.
     pub(crate) fn wait(
         &self,
         before: Mark,

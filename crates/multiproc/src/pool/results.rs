@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use super::chunk::Packer;
 use super::dispatch::{Caller, Core};
 use super::ready::{Order, Ready};
 use crate::error::{Error, Result};
+use crate::sys::clock;
 use crate::sys::poll::Deadline;
 
 /// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
@@ -39,16 +40,16 @@ pub(crate) struct Results<'pool, I, R> {
     /// How many of them have no result yet.
     unresolved: u64,
     ready: Ready,
-    /// Whether it takes long to decode a result.
+    /// Whether it takes long to decode a result; and at which tick of the clock the pool was looked after.
     decodes_slowly: bool,
+    looked: u64,
     /// This thread, where it does nothing else until the call is over.
     caller: Option<Caller<'pool>>,
     result: PhantomData<fn() -> R>,
 }
 
-/// One in so many results is timed while it is decoded, the first among them; and takes long if it takes so long.
-const LOOK_EVERY: u64 = 16;
-const SLOW: Duration = Duration::from_millis(1);
+/// What takes longer to decode takes long (nanoseconds).
+const SLOW: u64 = 10_000_000;
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
@@ -79,6 +80,7 @@ where
             unresolved: 0,
             ready: Ready::new(order),
             decodes_slowly: false,
+            looked: 0,
             caller: look_ahead.is_none().then(|| core.attend()),
             result: PhantomData,
         })
@@ -238,6 +240,7 @@ where
                 self.feed();
             }
             if self.ready.begin_run() {
+                self.looked = clock::ticks();
                 return true;
             }
             if self.unresolved > 0 {
@@ -251,15 +254,22 @@ where
         }
     }
 
-    /// The next result of the run that was begun. It may be code of the user's that decodes it. To leave the pool alone
-    /// meanwhile takes longer than to decode a small one, so that is done from the first on that was seen to take long.
+    /// The next result of the run that was begun. It may be code of the user's that decodes it.
+    ///
+    /// Meanwhile others must not wait for this thread, if it attends to the pool. Once a tick it looks after that; and from
+    /// the first result on whose decoding has taken long, it leaves it to the pool's own thread. (To leave and come back
+    /// for each takes longer than to decode a small one.)
     fn decode_next(&mut self) -> Option<Result<R>> {
         if self.decodes_slowly {
             return self.elsewhere(|results| results.ready.next());
         }
-        let begun = self.ready.given().is_multiple_of(LOOK_EVERY).then(Instant::now);
         let result = self.ready.next();
-        self.decodes_slowly = begun.is_some_and(|begun| begun.elapsed() > SLOW);
+        let now = clock::ticks();
+        if now != self.looked {
+            self.decodes_slowly = now.saturating_sub(self.looked) > SLOW;
+            self.looked = now;
+            self.core.look();
+        }
         result
     }
 }

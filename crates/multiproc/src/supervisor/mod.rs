@@ -108,6 +108,14 @@ pub(crate) fn children() -> Vec<Arc<Child>> {
     children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
 }
 
+/// Every process that is none of the user's and has not been buried: templates, and what those have forked and nobody has
+/// taken.
+pub(crate) fn helpers() -> Vec<Arc<Child>> {
+    let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
+    let children = lock(&supervisor.children);
+    children.values().filter(|child| !child.is_listed).cloned().collect()
+}
+
 type Reply = mpsc::SyncSender<Delivery>;
 
 /// A child on its way to whoever has ordered it. If he has gone, it is ended.

@@ -100,8 +100,11 @@ pub(super) fn single(allowed: Allowed) -> Result<Cost> {
         });
         let child = Process::spawn(wait_and_send, (sender.clone(), id(), told.recv()?.as_raw()));
         let sent = cost.charge(child.and_then(Process::join), allowed)?;
-        let found = brought.recv_timeout(FOUND).ok();
         cost.settled = Some(now());
+        let found = brought.recv_timeout(FOUND).ok();
+        if found.is_some() {
+            cost.settled = Some(now());
+        }
         drop(sender); // who sleeps now is to go
         let came = match &found {
             Some(came) => came,
