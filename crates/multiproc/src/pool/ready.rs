@@ -52,6 +52,12 @@ impl Ready {
         self.given
     }
 
+    /// Whether all results of the run that was begun were given.
+    #[inline]
+    pub(crate) fn run_is_over(&self) -> bool {
+        self.run == 0
+    }
+
     /// The next result of the run that was begun.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R>> {

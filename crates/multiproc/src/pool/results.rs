@@ -40,15 +40,17 @@ pub(crate) struct Results<'pool, I, R> {
     /// How many of them have no result yet.
     unresolved: u64,
     ready: Ready,
-    /// Whether it takes long to decode a result; and at which tick of the clock the pool was looked after.
+    /// Whether it takes long to decode a result; and at which tick of the clock the pool was looked after, in this run.
     decodes_slowly: bool,
-    looked: u64,
+    looked: Option<u64>,
     /// This thread, where it does nothing else until the call is over.
     caller: Option<Caller<'pool>>,
     result: PhantomData<fn() -> R>,
 }
 
-/// What takes longer to decode takes long (nanoseconds).
+/// Before and after one in so many results, the first among them, the clock is looked at; and what takes longer than this
+/// (nanoseconds) takes long.
+const LOOK_EVERY: u64 = 4;
 const SLOW: u64 = 10_000_000;
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
@@ -80,7 +82,7 @@ where
             unresolved: 0,
             ready: Ready::new(order),
             decodes_slowly: false,
-            looked: 0,
+            looked: None,
             caller: look_ahead.is_none().then(|| core.attend()),
             result: PhantomData,
         })
@@ -240,7 +242,7 @@ where
                 self.feed();
             }
             if self.ready.begin_run() {
-                self.looked = clock::ticks();
+                self.looked = None;
                 return true;
             }
             if self.unresolved > 0 {
@@ -256,18 +258,25 @@ where
 
     /// The next result of the run that was begun. It may be code of the user's that decodes it.
     ///
-    /// Meanwhile others must not wait for this thread, if it attends to the pool. Once a tick it looks after that; and from
-    /// the first result on whose decoding has taken long, it leaves it to the pool's own thread. (To leave and come back
-    /// for each takes longer than to decode a small one.)
+    /// Meanwhile others must not wait for this thread, if it attends to the pool. Once a tick it looks after that; and when
+    /// decoding was seen to take long, it leaves it to the pool's own thread from then on. (To leave and come back for each
+    /// result takes longer than to decode a small one; even to look whether the clock has ticked, a tenth of that.)
     fn decode_next(&mut self) -> Option<Result<R>> {
+        if self.ready.run_is_over() {
+            return None;
+        }
         if self.decodes_slowly {
             return self.elsewhere(|results| results.ready.next());
         }
+        if !self.ready.given().is_multiple_of(LOOK_EVERY) {
+            return self.ready.next();
+        }
+        let looked = *self.looked.get_or_insert_with(clock::ticks);
         let result = self.ready.next();
         let now = clock::ticks();
-        if now != self.looked {
-            self.decodes_slowly = now.saturating_sub(self.looked) > SLOW;
-            self.looked = now;
+        if now != looked {
+            self.decodes_slowly = now.saturating_sub(looked) > SLOW;
+            self.looked = Some(now);
             self.core.look();
         }
         result
