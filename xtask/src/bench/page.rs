@@ -64,9 +64,9 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     )?;
     writeln!(
         page,
-        "- **The targets** that are absolute were set on two cores of an AMD EPYC, where the channel of std passes \
-         35 M items/s between threads (W4, 8 B). What that row says for this machine tells how much slower or quicker \
-         it hands memory from one core to the other."
+        "- **The targets** that are absolute were set on two cores of an AMD EPYC. Where one is missed that depends on how \
+         quickly memory goes from one core to the other, it is also said what it comes to *by the floor*: times what the \
+         floor has here, divided by what it has there."
     )?;
     for note in notes {
         writeln!(page, "- {note}.")?;

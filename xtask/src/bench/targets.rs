@@ -13,6 +13,8 @@ struct Target {
     bound: Bound,
     /// A figure that would be better still.
     aim: Option<f64>,
+    /// The floor's figure on the machine for which an absolute bound was set.
+    floor_there: Option<f64>,
 }
 
 /// What a figure is held against. Bounds that are another figure mean the one of the same run.
@@ -29,6 +31,8 @@ use Bound::{Least, LeastTimes, Most, MostTimes};
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
+/// The floors are those of a run of this benchmark on that machine, on 2026-11-26; where there is none, the floor does not
+/// hand memory from one processor to the other, or is too unsteady.
 const TARGETS: &[Target] = &[
     target(&case::START, MostTimes(1.35, FLOOR, &case::START)),
     // "No more than 1.2 × that": than the same start from a small parent.
@@ -36,18 +40,18 @@ const TARGETS: &[Target] = &[
     target(&case::START_X4, MostTimes(1.35, FLOOR, &case::START_X4)),
     aim(&case::MAP_CHUNK1, Least(3.0), 10.0),
     aim(&case::MAP, Least(100.0), 200.0),
-    target(&case::APPLY_HOT, Most(1.5)),
+    target(&case::APPLY_HOT, Most(1.5)).where_floor_is(0.068),
     target(&case::APPLY_HOT, MostTimes(1.0, RAYON, &case::APPLY_HOT)),
     target(&case::APPLY_SLEEP, MostTimes(1.5, FLOOR, &case::APPLY_SLEEP)),
-    aim(&case::QUEUE_8B, Least(8.0), 15.0),
-    aim(&case::QUEUE_64B, Least(8.0), 15.0),
-    target(&case::QUEUE_8B_BATCH, Least(100.0)),
+    aim(&case::QUEUE_8B, Least(8.0), 15.0).where_floor_is(117.0),
+    aim(&case::QUEUE_64B, Least(8.0), 15.0).where_floor_is(21.9),
+    target(&case::QUEUE_8B_BATCH, Least(100.0)).where_floor_is(129.0),
     target(&case::QUEUE_8B_BATCH, LeastTimes(1.0, THREADS, &case::QUEUE_8B)),
     target(&case::QUEUE_8B_2X2, Least(4.0)),
-    target(&case::QUEUE_1KIB, Least(5.0)),
-    target(&case::QUEUE_1MIB, Least(10.0)),
+    target(&case::QUEUE_1KIB, Least(5.0)).where_floor_is(6.40),
+    target(&case::QUEUE_1MIB, Least(10.0)).where_floor_is(38.5),
     target(&case::QUEUE_FROZEN, Least(30.0)),
-    target(&case::PING_HOT, Most(0.8)),
+    target(&case::PING_HOT, Most(0.8)).where_floor_is(0.068),
     target(&case::PING_SLEEP, MostTimes(1.5, FLOOR, &case::PING_SLEEP)),
     target(&case::SUM, Least(4.0)),
     target(&case::SUM_SHARED, LeastTimes(0.9, RAYON, &case::SUM_SHARED)),
@@ -66,11 +70,11 @@ const TARGETS: &[Target] = &[
 ];
 
 const fn target(case: &'static Case, bound: Bound) -> Target {
-    Target { case, bound, aim: None }
+    Target { case, bound, aim: None, floor_there: None }
 }
 
 const fn aim(case: &'static Case, bound: Bound, aim: f64) -> Target {
-    Target { case, bound, aim: Some(aim) }
+    Target { case, bound, aim: Some(aim), floor_there: None }
 }
 
 /// A target and what became of it, in words.
@@ -94,8 +98,12 @@ pub(super) fn judge(results: &Results, cases: &[&'static Case]) -> Vec<Verdict> 
 }
 
 impl Target {
+    const fn where_floor_is(self, there: f64) -> Self {
+        Self { floor_there: Some(there), ..self }
+    }
+
     fn judge(&self, results: &Results) -> Verdict {
-        let Self { case, bound, aim } = self;
+        let Self { case, bound, aim, .. } = self;
         let figure = results.median(OURS, case);
         let limit = bound.limit(results);
         let met = figure.zip(limit).map(|(figure, limit)| bound.holds(figure, limit));
@@ -107,9 +115,22 @@ impl Target {
             workload: case.workload,
             what: case.title.to_owned(),
             figure: figure.map(|figure| format!("{} {}", three_digits(figure), case.unit)),
-            target: bound.in_words(case, limit) + &aim.unwrap_or_default(),
+            target: bound.in_words(case, limit) + &aim.unwrap_or_default() + &self.by_floor(results, met),
             met,
         }
+    }
+
+    /// What a bound that is missed comes to on this machine: as much more, or less, as the floor has here.
+    fn by_floor(&self, results: &Results, met: Option<bool>) -> String {
+        let scaled = || {
+            let factor = results.median(FLOOR, self.case)? / self.floor_there?;
+            let (Most(limit) | Least(limit)) = self.bound else { return None };
+            let limit = factor * limit;
+            let holds = self.bound.holds(results.median(OURS, self.case)?, limit);
+            let so = if holds { "met" } else { "missed" };
+            Some(format!("; by the floor {} {}: {so}", three_digits(limit), self.case.unit))
+        };
+        if met == Some(false) { scaled().unwrap_or_default() } else { String::new() }
     }
 }
 
@@ -187,6 +208,19 @@ mod tests {
         assert_eq!(met(99.0), ("≥ 100 M items/s (aim 200)".to_owned(), Some(false)));
         assert_eq!(met(100.0).1, Some(true));
         assert_eq!(met(200.0).0, "≥ 100 M items/s (aim 200, reached)");
+    }
+
+    #[test]
+    fn what_is_missed_is_also_held_against_what_the_machine_can_do() {
+        let met = |ours: f64, floor: f64| {
+            let rows = [(OURS, &case::PING_HOT, &[ours][..]), (FLOOR, &case::PING_HOT, &[floor][..])];
+            verdicts(&rows, &case::PING_HOT).remove(0)
+        };
+        assert_eq!(met(0.7, 0.136), ("≤ 0.8 µs".to_owned(), Some(true)));
+        assert_eq!(met(0.9, 0.136), ("≤ 0.8 µs; by the floor 1.60 µs: met".to_owned(), Some(false)));
+        assert_eq!(met(0.9, 0.034), ("≤ 0.8 µs; by the floor 0.400 µs: missed".to_owned(), Some(false)));
+        let no_floor = verdicts(&[(OURS, &case::PING_HOT, &[0.9][..])], &case::PING_HOT);
+        assert_eq!(no_floor, [("≤ 0.8 µs".to_owned(), Some(false))]);
     }
 
     #[test]
