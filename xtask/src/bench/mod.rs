@@ -14,9 +14,9 @@ mod rounds;
 mod table;
 mod targets;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -85,10 +85,15 @@ pub fn run(options: &Options) -> Result<bool> {
         table::list(&cases, &contestants);
         return Ok(true);
     }
+    let to_stdout = options.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
+    let cannot_write = |file: &Path| format!("cannot write {}", file.display());
+    if let Some(file) = options.json.as_ref().filter(|_| !to_stdout) {
+        // Said before all is measured. What the file holds is kept until then.
+        OpenOptions::new().append(true).create(true).open(file).with_context(|| cannot_write(file))?;
+    }
     let runner = Runner::new(&workshop.root, GRACE)?;
     runner.end_at_interrupt(rounds::sweep)?;
 
-    let to_stdout = options.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let report = measure(options, &cases, contestants, &runner, !to_stdout);
     if !to_stdout {
         table::show_targets(&report);
@@ -100,7 +105,7 @@ pub fn run(options: &Options) -> Result<bool> {
         Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(&report)?),
         Some(file) => {
             let text = serde_json::to_string_pretty(&report)? + "\n";
-            fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+            fs::write(file, text).with_context(|| cannot_write(file))?;
         }
         None => {}
     }
