@@ -40,12 +40,13 @@ impl Receiving {
         let first = head;
         let tail = match lane.seen() {
             seen if seen.frames_since(head) >= max && ring.can_hold(head, seen) => seen,
-            _ => lane.look_and_remember(),
+            _ => {
+                lane.give_head_start(head, ENOUGH.min(plan.capacity / 4));
+                lane.look_and_remember()
+            }
         };
         let tail = if tail == head {
-            match lane
-                .wait(head, ENOUGH.min(plan.capacity / 4), deadline, || ring.prefetch(lane.pages(), head))?
-            {
+            match lane.wait(head, deadline, || ring.prefetch(lane.pages(), head))? {
                 Waited::Ready => lane.look_and_remember(),
                 Waited::NotYet => return Ok(Incoming::NotYet),
                 Waited::Gone => return Ok(Incoming::Gone),
@@ -141,7 +142,7 @@ impl Receiving {
         lane.give_way(deadline);
         let Some(_guard) = lane.enter(deadline)? else { return Ok(false) };
         let head = lane.mark();
-        Ok(lane.look() != head || lane.wait(head, 1, deadline, || ())? != Waited::NotYet)
+        Ok(lane.look() != head || lane.wait(head, deadline, || ())? != Waited::NotYet)
     }
 }
 

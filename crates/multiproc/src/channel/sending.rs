@@ -152,7 +152,8 @@ impl Sending {
             // One that is to be parked, and is not, finds no room even for the note that says where it is.
             let will_park = !is_full && !parks && message.bytes.len() > SMALL;
             let until = if will_park { deadline.or_within(RATHER_NOT_PARK) } else { deadline };
-            match lane.wait(head, ENOUGH.min(tail.frames_since(head) / 4), until, || ())? {
+            lane.give_head_start(head, ENOUGH.min(tail.frames_since(head) / 4));
+            match lane.wait(head, until, || ())? {
                 Waited::Ready => {}
                 Waited::Gone => return Ok(Sent::Gone),
                 Waited::NotYet if will_park => lane.note(IN_VAIN).store(head.bytes | 1, Relaxed),

@@ -1,10 +1,10 @@
-//! How one who waits for a stream of frames keeps out of its way.
+//! How one side keeps out of the way of a stream that comes from the other.
 //!
 //! Each look fetches the line with the other side's mark from the processor that is writing it, and that one has to fetch
-//! it back: for both it takes longer than a small frame does. Where the one who waits is the quicker of the two, he so
-//! looks for every single frame, and the stream flows at the pace of the looks. So before he looks he gives the other
-//! side a head start, as long as that is rewarded with several frames at once. Where frames come singly, as answers do, he
-//! gives none, and tries again now and then.
+//! it back: for both it takes longer than a small frame does. One who is as quick as the other side, or quicker, so looks
+//! for every single frame, and the stream flows at the pace of the looks. So before he looks he gives the other side a
+//! head start, as long as that is rewarded with several frames at once. Where frames come singly, as answers do, he gives
+//! none, and tries again now and then.
 
 use std::hint;
 

@@ -309,7 +309,7 @@ mod tests {
             let waiting = scope.spawn(move || {
                 tell.send(nix::unistd::gettid()).unwrap();
                 let _guard = consumer.enter(Deadline::Never).unwrap();
-                consumer.wait(Mark::default(), 1, Deadline::Never, || ())
+                consumer.wait(Mark::default(), Deadline::Never, || ())
             });
             let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
             let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");

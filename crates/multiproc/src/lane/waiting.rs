@@ -24,15 +24,19 @@ const SOON: Duration = Duration::from_micros(40);
 const A_WHILE: Duration = Duration::from_millis(500);
 
 impl Lane {
-    /// Waits until the other side has come further than `before`; to be called under the lock. When `enough` frames have
-    /// come there is nothing to be gained by waiting for more. What is to be done `meanwhile` is done again and again.
-    pub(crate) fn wait(
-        &self,
-        before: Mark,
-        enough: u32,
-        deadline: Deadline,
-        meanwhile: impl Fn(),
-    ) -> Result<Waited> {
+    /// Gives the other side a head start, where it is known to be no further than `before`; to be called under the lock,
+    /// before a look. When `enough` frames have come there is nothing to be gained by waiting for more.
+    #[inline]
+    pub(crate) fn give_head_start(&self, before: Mark, enough: u32) {
+        if others_run() {
+            let head_start = HeadStart(self.word32(self.side, HEAD_START));
+            head_start.give(enough, || self.look().frames_since(before));
+        }
+    }
+
+    /// Waits until the other side has come further than `before`; to be called under the lock. What is to be done
+    /// `meanwhile` is done again and again.
+    pub(crate) fn wait(&self, before: Mark, deadline: Deadline, meanwhile: impl Fn()) -> Result<Waited> {
         let is_ready = || {
             meanwhile();
             self.look() != before
@@ -48,7 +52,7 @@ impl Lane {
                 Waited::NotYet
             });
         }
-        if self.spin(&is_ready, before, enough) {
+        if self.spin(&is_ready) {
             return Ok(Waited::Ready);
         }
         let rung = self.word32(self.side, RUNG);
@@ -90,12 +94,10 @@ impl Lane {
     }
 
     /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
-    fn spin(&self, is_ready: &impl Fn() -> bool, before: Mark, enough: u32) -> bool {
+    fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
         if !others_run() {
             return false;
         }
-        let frames = || self.look().frames_since(before);
-        HeadStart(self.word32(self.side, HEAD_START)).give(enough, frames);
         let vain = self.word32(self.side, VAIN);
         let times = vain.load(Relaxed);
         if looks(is_ready) {
