@@ -21,6 +21,7 @@ use faults::Line;
 use multiproc::faults::{Act, Control, Point, Struck, VARIABLE, Victim, now};
 
 use crate::possessions::Possessions;
+use crate::victim;
 use scenario::{Allowed, Scenario};
 
 #[derive(Args)]
@@ -173,6 +174,12 @@ fn strike(
     let struck = control.disarm();
     if let (Act::Stop, Some(Struck { pid, .. })) = (act, &struck) {
         stopped::await_end(control, *pid);
+    }
+    // A spare that was struck is dead only when the system has taken it down; until then it would still get a letter.
+    if let (Act::Kill, Some(Struck { pid, .. })) = (act, &struck)
+        && let Some(dying) = victim::Victim::open(*pid)
+    {
+        let _ = dying.has_ended(SETTLED); // if it has not, what follows says so
     }
     let done = done.map_err(|error| match struck {
         Some(Struck { pid, .. }) => error.context(format!("process {pid} was struck")),
