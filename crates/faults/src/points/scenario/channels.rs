@@ -7,10 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use multiproc::Process;
 use multiproc::faults::now;
 use multiproc::queue::{self, Sender};
-use multiproc::{Process, Result as Came};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::gettid;
 
 use super::{Allowed, Cost};
 use crate::ledger::Ledger;
@@ -122,8 +122,8 @@ pub(super) fn single(allowed: Allowed) -> Result<Cost> {
 }
 
 /// Sends when that thread of that process is asleep.
-fn wait_and_send(messages: Sender<u32>, pid: u32, tid: i32) -> Came<()> {
-    let stat = format!("/proc/{pid}/task/{}/stat", Pid::from_raw(tid));
+fn wait_and_send(messages: Sender<u32>, pid: u32, tid: i32) -> multiproc::Result<()> {
+    let stat = format!("/proc/{pid}/task/{tid}/stat");
     while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") S ")) {
         thread::yield_now();
     }
