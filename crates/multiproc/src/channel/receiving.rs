@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{End, Incoming, PARKED, PLAIN, Plan, Receiving};
 use crate::error::{Error, Result};
-use crate::lane::{Links, Side, Waited};
+use crate::lane::{Links, MOST_IN_A_SOCKET, Side, Waited};
 use crate::ring::Mark;
 use crate::sys::atomic::Relaxed;
 use crate::sys::fault::{self, Point};
@@ -122,7 +122,8 @@ impl Receiving {
     /// Duplicates of the descriptors of the companion with this number, which then is the next packet.
     fn companion(&self, number: u64) -> Result<Vec<OwnedFd>> {
         let mut packet = [0; size_of::<u64>()];
-        while let Some((_, descriptors)) = socket::peek(self.socket(), &mut packet)? {
+        for _ in 0..MOST_IN_A_SOCKET {
+            let Some((_, descriptors)) = socket::peek(self.socket(), &mut packet)? else { break };
             match u64::from_ne_bytes(packet) {
                 its_number if its_number == number => return Ok(descriptors),
                 its_number if its_number > number => break,

@@ -7,7 +7,11 @@ use std::os::fd::AsFd;
 
 use super::{COMPANIONS, Lane, Side};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::poll::Deadline;
 use crate::sys::socket;
+
+/// More packets than a socket's buffer holds, each of which takes up some hundred bytes there.
+pub(crate) const MOST_IN_A_SOCKET: u32 = 64 * 1024;
 
 impl Lane {
     /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under
@@ -44,14 +48,18 @@ impl Lane {
         }
         // What belongs to the packets before the last one was published before that had its number, and has been taken.
         // So it is with the last one, if nobody is just sending it.
-        let sent_by_the_dead = match self.lock(Side::Producers).try_lock() {
+        let sent_by_the_dead = match self.lock(Side::Producers).lock(Deadline::now()) {
             Ok(Some(_guard)) => self.look() == self.mark() && sent.load(Relaxed) == last,
             _ => false,
         };
         let end = if sent_by_the_dead { last.wrapping_add(1) } else { last };
         let socket = self.links.socket.as_fd();
         let waiting = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
-        while waiting().is_some_and(|number| number < end) {
+        // A process that writes nonsense may send more of them without end.
+        for _ in 0..MOST_IN_A_SOCKET {
+            if !waiting().is_some_and(|number| number < end) {
+                break;
+            }
             socket::discard(socket);
         }
         if sent_by_the_dead {

@@ -10,6 +10,7 @@ mod head_start;
 mod waiting;
 
 use std::cell::Cell;
+use std::mem::replace;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -22,10 +23,12 @@ use crate::ring::Mark;
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
-use crate::sys::lock::{Guard, Lock};
+use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::{Deadline, bell_or_end};
 use crate::sys::socket;
 use crate::wire::{Handle, Pages};
+
+pub(crate) use self::companions::MOST_IN_A_SOCKET;
 
 /// Who puts frames into the ring, or who takes them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,35 +92,28 @@ thread_local! {
 }
 
 impl Lane {
-    /// Makes both sides' areas, in zeroed memory.
-    pub(crate) fn create(pages: &Pages, start: usize) -> Result<()> {
-        Lock::create(pages, start)?;
-        Lock::create(pages, start + AREA)
-    }
-
+    /// One side of a lane whose areas are in this memory, from the byte `start` on. Zeroed memory is a new lane.
     pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
         Self { pages, start, side, links }
     }
 
     /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
     ///
-    /// One who does not want to wait comes back empty-handed if another is waiting, since then there is nothing to be
-    /// had; and waits for a moment if another is just putting or taking something.
+    /// Without time to wait, a call gives `None` at once if another thread waits that lives, since then there is nothing
+    /// to be had; and it waits for a moment if another is just putting or taking something.
     #[inline]
-    pub(crate) fn enter(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
-        match self.lock(self.side).try_lock()? {
+    pub(crate) fn enter(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
+        match self.lock(self.side).try_lock() {
             Some(guard) => Ok(Some(guard)),
             None => self.enter_later(deadline),
         }
     }
 
     #[cold]
-    fn enter_later(&self, deadline: Deadline) -> Result<Option<Guard<'_>>> {
-        let deadline = match deadline.left() {
-            Some(Duration::ZERO) if self.own_alarm().is_armed() => return Ok(None),
-            Some(Duration::ZERO) => Deadline::after(A_MOMENT),
-            _ => deadline,
-        };
+    fn enter_later(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
+        let is_putting_or_taking = !self.own_alarm().is_armed();
+        let deadline =
+            if deadline.is_over() && is_putting_or_taking { Deadline::after(A_MOMENT) } else { deadline };
         self.lock(self.side).lock(deadline)
     }
 
@@ -152,7 +148,7 @@ impl Lane {
     pub(crate) fn publish(&self, mark: Mark) -> bool {
         let alarm = Alarm(self.word32(self.side, ALARM));
         // Asked before, since whoever is woken may look at what has come, and go.
-        if alarm.is_armed() && self.side == Side::Producers && self.is_deserted() {
+        if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
             return false;
         }
         fault::at(Point::Publishing);
@@ -191,12 +187,6 @@ impl Lane {
         }
     }
 
-    /// Is nobody left on the other side, where somebody was waiting? Who waits holds the lock, which the kernel takes off
-    /// him when he dies; so long as one does, there is no need to ask the system.
-    fn is_deserted(&self) -> bool {
-        !self.lock(self.side.other()).is_held() && self.is_abandoned().unwrap_or(false)
-    }
-
     /// Is nobody left on the other side?
     pub(crate) fn is_abandoned(&self) -> Result<bool> {
         if socket::is_held(self.links.socket.as_fd()) {
@@ -205,15 +195,19 @@ impl Lane {
         Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
     }
 
-    /// How many frames are in the ring.
+    /// How many frames are in the ring. While both sides are busy, the number may be off by what they do meanwhile.
     pub(crate) fn inside(&self) -> u32 {
-        loop {
-            let head = Mark::seen(self.word64(Side::Consumers, MARK));
-            let tail = Mark::seen(self.word64(Side::Producers, MARK));
-            if head == Mark::seen(self.word64(Side::Consumers, MARK)) {
-                return tail.frames_since(head);
+        let mut head = Mark::seen(self.word64(Side::Consumers, MARK));
+        let mut inside = 0;
+        // A consumer goes on while this looks; one that writes nonsense may go on without end.
+        for _ in 0..1000 {
+            inside = Mark::seen(self.word64(Side::Producers, MARK)).frames_since(head);
+            let before = replace(&mut head, Mark::seen(self.word64(Side::Consumers, MARK)));
+            if before == head {
+                break;
             }
         }
+        inside
     }
 
     pub(crate) fn pages(&self) -> &Pages {
@@ -248,8 +242,8 @@ impl Lane {
     }
 
     #[inline]
-    fn lock(&self, side: Side) -> Lock<'_> {
-        Lock::at(&self.pages, self.start + side.area())
+    fn lock(&self, side: Side) -> Mutex<'_> {
+        Mutex::at(&self.pages, self.start + side.area())
     }
 
     #[inline]
@@ -299,7 +293,6 @@ mod tests {
     #[test]
     fn what_was_published_and_not_rung_for_is_seen() {
         let pages = Pages::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
-        Lane::create(&pages, 0).unwrap();
         let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
         let (from, to) = sockets().unwrap();
         let lane = |side, socket| Lane::new(pages.clone(), 0, side, Links { socket, bells: bells.clone() });

@@ -1,8 +1,8 @@
 //! The operating system: descriptors, shared memory, child processes, and calling a function by its place.
 //!
 //! This is the only floor with `unsafe` code. What it exports is safe to call with any argument, whatever another process
-//! that keeps to the same code does, and whenever that dies. Four functions expect more than their types say, and each
-//! says what: [`memory::Shared::look`], [`lock::Lock::at`], [`entry::Entry::at`] and [`entry::conjure`].
+//! that keeps to the same code does, and whenever that dies. Three functions expect more than their types say, and each
+//! says what: [`memory::Shared::look`], [`entry::Entry::at`] and [`entry::conjure`].
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
@@ -14,8 +14,8 @@ pub(crate) mod fault_control;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod limit;
-pub(crate) mod lock;
 pub(crate) mod memory;
+pub(crate) mod mutex;
 pub(crate) mod original;
 pub(crate) mod poll;
 pub(crate) mod process;
@@ -23,3 +23,4 @@ pub(crate) mod processors;
 pub(crate) mod sealed;
 pub(crate) mod socket;
 pub(crate) mod surroundings;
+pub(crate) mod thread_id;

@@ -40,6 +40,25 @@ impl Original {
         self.word().load(Relaxed) != 0
     }
 
+    /// A number that differs from the one of the process that this is a copy of, and of all that that was a copy of.
+    #[inline]
+    pub(crate) fn generation(&self) -> u32 {
+        match self.word().load(Relaxed) {
+            0 => self.begin_generation(),
+            generation => generation,
+        }
+    }
+
+    #[cold]
+    fn begin_generation(&self) -> u32 {
+        static LAST: AtomicU32 = AtomicU32::new(1); // that of `new`
+        let next = LAST.fetch_add(1, Relaxed).wrapping_add(1);
+        match self.word().compare_exchange(0, next, Relaxed, Relaxed) {
+            Ok(_) => next,
+            Err(of_another_thread) => of_another_thread,
+        }
+    }
+
     #[inline]
     fn word(&self) -> &AtomicU32 {
         // SAFETY: mapped, aligned to a page and zeroed by the kernel, for as long as `self` lives.
