@@ -24,11 +24,16 @@ mod claims;
 #[allow(dead_code)]
 #[path = "../../crates/multiproc/src/frames.rs"]
 mod frames;
+#[allow(dead_code, unused_imports)]
+#[path = "../../crates/multiproc/src/lane/mod.rs"]
+mod lane;
 #[allow(dead_code)]
 #[path = "../../crates/multiproc/src/ring.rs"]
 mod ring;
 
+mod error;
 mod sys;
+mod wire;
 
 mod messages;
 mod pool;

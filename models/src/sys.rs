@@ -150,7 +150,11 @@ pub(crate) mod atomic {
                     if super::fault::is_dead() {
                         return Ok(current);
                     }
-                    self.0.compare_exchange(current, new, success, failure)
+                    self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
+                }
+
+                pub(crate) fn swap(&self, value: $number, order: Ordering) -> $number {
+                    self.0.swap(value, order)
                 }
             }
         };
@@ -167,24 +171,90 @@ pub(crate) mod futex {
     use loom::sync::{Condvar, Mutex};
 
     use super::Lack;
-    use super::atomic::{AtomicU32, SeqCst};
+    use super::atomic::{AtomicU32, AtomicU64, SeqCst};
 
     loom::lazy_static! {
         static ref SLEEPERS: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
     }
 
     pub(crate) fn wait(word: &AtomicU32, expected: u32, _time: Option<Duration>) {
+        wait_while(|| word.load(SeqCst) == expected);
+    }
+
+    /// The kernel looks at the low half alone.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn wait_low_half(word: &AtomicU64, expected: u64, _time: Option<Duration>) {
+        wait_while(|| word.load(SeqCst) as u32 == expected as u32);
+    }
+
+    pub(crate) fn wake_all(_word: &AtomicU32) {
+        wake();
+    }
+
+    /// Wakes more threads than the kernel would, all of which look again.
+    pub(crate) fn wake_one_at_low_half(_word: &AtomicU64) {
+        wake();
+    }
+
+    fn wait_while(is_as_expected: impl Fn() -> bool) {
         let sleepers = SLEEPERS.0.lock().unwrap();
-        if word.load(SeqCst) == expected {
+        if is_as_expected() {
             drop(SLEEPERS.1.wait(sleepers).unwrap());
         }
     }
 
-    pub(crate) fn wake_all(_word: &AtomicU32) {
+    fn wake() {
         let _sleepers = SLEEPERS.0.lock().unwrap();
         if !Lack::Waking.is_there() && !super::fault::is_dead() {
             SLEEPERS.1.notify_all();
         }
+    }
+}
+
+#[allow(dead_code)]
+#[path = "../../crates/multiproc/src/sys/mutex.rs"]
+pub(crate) mod mutex;
+
+/// Threads of a model do not end while they hold a mutex.
+pub(crate) mod thread_id {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct ThreadId(u64);
+
+    loom::lazy_static! {
+        static ref LAST: loom::sync::atomic::AtomicU32 = loom::sync::atomic::AtomicU32::new(0);
+    }
+
+    loom::thread_local! {
+        static CURRENT: u32 = LAST.fetch_add(1, loom::sync::atomic::Ordering::Relaxed) + 1;
+    }
+
+    impl ThreadId {
+        pub(crate) fn current() -> Self {
+            CURRENT.with(|&number| Self(number.into()))
+        }
+
+        pub(crate) fn from_bits(bits: u64) -> Self {
+            Self(bits)
+        }
+
+        pub(crate) fn bits(self) -> u64 {
+            self.0
+        }
+
+        pub(crate) fn has_ended(self) -> bool {
+            false
+        }
+    }
+}
+
+pub(crate) mod processors {
+    /// A model has no use for loads again and again: each load may give whatever it can ever give.
+    pub(crate) fn others_run() -> bool {
+        false
+    }
+
+    pub(crate) fn pays_to_look(_in_vain: u32) -> bool {
+        false
     }
 }
 
@@ -207,11 +277,135 @@ impl Rung {
         }
     }
 
-    pub(crate) fn poll_and_clear(&self) {
+    pub(crate) fn poll(&self) {
         let mut rung = self.rung.lock().unwrap();
         while !*rung {
             rung = self.change.wait(rung).unwrap();
         }
-        *rung = false;
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.rung.lock().unwrap() = false;
+    }
+
+    pub(crate) fn poll_and_clear(&self) {
+        self.poll();
+        self.clear();
+    }
+}
+
+pub(crate) mod eventfd {
+    use super::Rung;
+
+    pub(crate) fn ring(bell: &Rung) {
+        bell.ring();
+    }
+
+    pub(crate) fn clear(bell: &Rung) {
+        bell.clear();
+    }
+}
+
+pub(crate) mod poll {
+    use std::time::Duration;
+
+    use super::Rung;
+    use crate::error::Result;
+
+    /// In a model no time passes.
+    #[derive(Clone, Copy)]
+    pub(crate) enum Deadline {
+        Never,
+        Over,
+    }
+
+    impl Deadline {
+        pub(crate) fn now() -> Self {
+            Self::Over
+        }
+
+        pub(crate) fn after(_time: Duration) -> Self {
+            Self::Over
+        }
+
+        pub(crate) fn left(self) -> Option<Duration> {
+            self.is_over().then_some(Duration::ZERO)
+        }
+
+        pub(crate) fn or_within(self, _time: Duration) -> Self {
+            self
+        }
+
+        pub(crate) fn is_far(self) -> bool {
+            !self.is_over()
+        }
+
+        pub(crate) fn is_over(self) -> bool {
+            matches!(self, Self::Over)
+        }
+    }
+
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct News {
+        pub(crate) rung: bool,
+        pub(crate) hung_up: bool,
+    }
+
+    /// The other end is held as long as the model runs.
+    pub(crate) fn bell_or_end(bell: &Rung, _socket: &Rung, time: Option<Duration>) -> Result<News> {
+        if time.is_none() {
+            bell.poll();
+        }
+        Ok(News { rung: time.is_none(), hung_up: false })
+    }
+}
+
+/// Frames of a model have no packets beside them.
+pub(crate) mod socket {
+    use super::Rung;
+
+    pub(crate) fn is_held(_socket: &Rung) -> bool {
+        true
+    }
+
+    pub(crate) fn waiting_packet(_socket: &Rung) -> Option<Vec<u8>> {
+        None
+    }
+
+    pub(crate) fn discard(_socket: &Rung) {}
+}
+
+pub(crate) mod memory {
+    use loom::sync::Arc;
+
+    use super::atomic::{AtomicU32, AtomicU64};
+
+    /// The words of two [areas](crate::lane::AREAS), and no more: each costs the model something.
+    #[derive(Clone, Debug)]
+    pub(crate) struct Shared(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
+
+    const AREA: usize = crate::lane::AREAS / 2;
+    const WORDS32: [usize; 4] = [64, 68, 72, 136];
+    const WORDS64: [usize; 4] = [0, 48, 56, 128];
+
+    impl Shared {
+        pub(crate) fn new() -> Self {
+            let zeros = 0..2 * WORDS32.len();
+            let words = zeros.clone().map(|_| AtomicU32::new(0)).collect();
+            Self(Arc::new((words, zeros.map(|_| AtomicU64::new(0)).collect())))
+        }
+
+        pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
+            &self.0.0[place(offset, &WORDS32)]
+        }
+
+        pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
+            &self.0.1[place(offset, &WORDS64)]
+        }
+    }
+
+    fn place(offset: usize, words: &[usize]) -> usize {
+        let within = words.iter().position(|&word| word == offset % AREA);
+        offset / AREA * words.len() + within.expect("a word that this model does not have")
     }
 }

@@ -1,15 +1,18 @@
 //! No wake-up is lost: who waits is woken when what he waits for has come.
 
+use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
 use crate::alarm::Alarm;
 use crate::bell::Bell;
 use crate::model;
-use crate::sys::Lack::{Fence, Waking};
+use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::Rung;
-use crate::sys::atomic::{AtomicU32, Relaxed};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::fault::{Point, die_at};
+use crate::sys::mutex::Mutex;
+use crate::sys::poll::Deadline;
 
 model!(a_bell_wakes_who_waits, bell, 3, finds [Waking, Fence]);
 
@@ -124,4 +127,25 @@ fn alarm() {
         }
     }
     counter.join().unwrap();
+}
+
+model!(a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3, finds [Publishing, Seeing, Waking]);
+
+/// Three threads take a mutex, and change what it guards.
+fn exclusion() {
+    let shared = Arc::new((AtomicU64::new(0), Cell::new(0_u32)));
+    let add_one = |shared: &(AtomicU64, Cell<u32>)| {
+        let guard = Mutex::of(&shared.0).lock(Deadline::Never).unwrap();
+        shared.1.set(shared.1.get() + 1);
+        drop(guard);
+    };
+    let others = [0; 2].map(|_| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || add_one(&shared))
+    });
+    add_one(&shared);
+    for other in others {
+        other.join().unwrap();
+    }
+    assert_eq!(shared.1.get(), 3);
 }

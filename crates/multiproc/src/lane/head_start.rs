@@ -53,7 +53,7 @@ fn next(pauses: u32, gained: u32, enough: u32) -> u32 {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::cell::Cell;
 

@@ -280,7 +280,7 @@ impl Side {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::num::NonZeroUsize;
     use std::sync::mpsc;

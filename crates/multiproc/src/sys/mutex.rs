@@ -48,7 +48,13 @@ pub(crate) struct MutexGuard<'a> {
 impl<'a> Mutex<'a> {
     #[inline]
     pub(crate) fn at(memory: &'a Shared, offset: usize) -> Self {
-        Self(memory.word64(offset))
+        Self::of(memory.word64(offset))
+    }
+
+    /// The mutex that this word is.
+    #[inline]
+    pub(crate) fn of(word: &'a AtomicU64) -> Self {
+        Self(word)
     }
 
     /// Takes the mutex if it is free.
@@ -146,7 +152,7 @@ impl Checks {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::num::NonZeroUsize;
     use std::sync::mpsc;

@@ -1,0 +1,14 @@
+//! What stands in for `multiproc`'s errors: no model meets one.
+
+use nix::errno::Errno;
+
+#[derive(Debug)]
+pub(crate) struct Error;
+
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn system(operation: &str, errno: Errno) -> Self {
+        panic!("{operation}: {errno}")
+    }
+}
