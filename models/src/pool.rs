@@ -21,14 +21,14 @@ fn items() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let (word, bytes) = &*shared;
-            let mut cursor = Mark::default();
+            let mut cursor = Mark::START;
             let mut begin =
                 || claims::begin(word).then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap());
             [begin(), begin()]
         })
     };
     let (word, bytes) = &*shared;
-    let mut tail = Mark::default();
+    let mut tail = Mark::START;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));

@@ -102,6 +102,7 @@ impl Plan {
 
     /// Makes a channel in zeroed memory, between the ends of a pair of sockets.
     pub(crate) fn create(self, pages: &Pages, from: Handle, to: Handle) -> Result<(Sending, Receiving)> {
+        Lane::create(pages, self.start);
         let bells = [eventfd::create()?.into(), eventfd::create()?.into()];
         let sending = Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone() })?;
         Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells })?))

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::alarm::Alarm;
 use crate::error::Result;
-use crate::ring::Mark;
-use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::ring::{Mark, just_before_overflow};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::fault::{self, Point};
 use crate::sys::mutex::{Mutex, MutexGuard};
@@ -92,7 +92,18 @@ thread_local! {
 }
 
 impl Lane {
-    /// One side of a lane whose areas are in this memory, from the byte `start` on. Zeroed memory is a new lane.
+    /// Makes the areas of both sides, in zeroed memory, from the byte `start` on.
+    pub(crate) fn create(pages: &Pages, start: usize) {
+        for side in [Side::Producers, Side::Consumers] {
+            let area = start + side.area();
+            Mark::START.publish(pages.word64(area + MARK));
+            Mark::START.publish(pages.word64(area + SEEN));
+            pages.word64(area + COMPANIONS).store(just_before_overflow(4).into(), Relaxed);
+            pages.word32(area + ALARM).store(just_before_overflow(4), Relaxed);
+        }
+    }
+
+    /// One side of a lane whose areas are in this memory.
     pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
         Self { pages, start, side, links }
     }
@@ -293,6 +304,7 @@ mod tests {
     #[test]
     fn what_was_published_and_not_rung_for_is_seen() {
         let pages = Pages::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
+        Lane::create(&pages, 0);
         let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
         let (from, to) = sockets().unwrap();
         let lane = |side, socket| Lane::new(pages.clone(), 0, side, Links { socket, bells: bells.clone() });
@@ -302,14 +314,14 @@ mod tests {
             let waiting = scope.spawn(move || {
                 tell.send(nix::unistd::gettid()).unwrap();
                 let _guard = consumer.enter(Deadline::Never).unwrap();
-                consumer.wait(Mark::default(), Deadline::Never, || ())
+                consumer.wait(Mark::START, Deadline::Never, || ())
             });
             let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
             let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
             while !(Alarm(producer.word32(Side::Producers, ALARM)).is_armed() && sleeps()) {
                 thread::yield_now();
             }
-            Mark { frames: 1, bytes: 8 }.publish(producer.word64(Side::Producers, MARK));
+            Mark { frames: 1, ..Mark::START }.publish(producer.word64(Side::Producers, MARK));
             assert_eq!(waiting.join().unwrap().unwrap(), Waited::Ready);
         });
     }

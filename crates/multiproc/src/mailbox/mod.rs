@@ -29,8 +29,8 @@ use crate::attendance::Attendance;
 use crate::bell::Bell;
 use crate::error::{Cause, Error, Result};
 use crate::link::{self, Content, Incoming, Link};
-use crate::ring::Ring;
-use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::ring::{Mark, Ring, just_before_overflow};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 use crate::wire::Pages;
 
@@ -81,7 +81,18 @@ const ROOM: usize = 400;
 
 impl Mailbox {
     pub(crate) fn create() -> Result<Self> {
-        Pages::create(SIZE).map(Self)
+        let mailbox = Self(Pages::create(SIZE)?);
+        let claims = u64::from(Mark::START.frames);
+        mailbox.claims().store(claims << 32 | claims, Relaxed);
+        for word in [FINISHED, PUBLISHED] {
+            Mark::START.publish(mailbox.0.word64(word));
+        }
+        mailbox.taken().store(Mark::START.bytes, Relaxed);
+        for bell in [BELL, ROOM] {
+            mailbox.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        }
+        mailbox.0.word32(POSTS).store(just_before_overflow(4), Relaxed);
+        Ok(mailbox)
     }
 
     #[inline]
@@ -111,7 +122,11 @@ const LOBBY: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 impl Lobby {
     pub(crate) fn create() -> Result<Self> {
-        Pages::create(LOBBY).map(Self)
+        let lobby = Self(Pages::create(LOBBY)?);
+        for bell in [0, 4] {
+            lobby.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        }
+        Ok(lobby)
     }
 
     /// Wakes who waits for results.

@@ -6,7 +6,7 @@ use crate::claims;
 use crate::error::{Error, Result};
 use crate::frames::{Frames, add_frame};
 use crate::link::{Content, INLINE, Link, Message, Sent};
-use crate::ring::Mark;
+use crate::ring::{Mark, just_before_overflow};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::fault::{self, Point};
@@ -60,12 +60,12 @@ impl PoolEnd {
         Self {
             mailbox,
             link,
-            tail: Mark::default(),
-            freed: 0,
-            head: Mark::default(),
+            tail: Mark::START,
+            freed: Mark::START.bytes,
+            head: Mark::START,
             busy: 0,
-            posted: 0,
-            posts: 0,
+            posted: just_before_overflow(4),
+            posts: just_before_overflow(4),
         }
     }
 
