@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
 
+pub mod scribble;
+
 use std::fs;
 use std::io::{Write, stderr};
 use std::os::unix::process::parent_id;

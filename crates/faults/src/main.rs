@@ -13,6 +13,7 @@ mod kills;
 mod large;
 #[cfg(multiproc_faults)]
 mod points;
+mod scribble;
 mod soak;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Part::Soak(options) => soak::run(&options),
         Part::Kills(options) => kills::run(&options),
         Part::Large => large::run(),
+        Part::Scribble(options) => scribble::run(&options),
         #[cfg(multiproc_faults)]
         Part::Points(options) => points::run(&options),
         #[cfg(not(multiproc_faults))]
@@ -58,6 +60,8 @@ enum Part {
     Kills(kills::Options),
     /// Hand over values of some gigabytes
     Large,
+    /// Overwrite shared memory at random, while it is used
+    Scribble(scribble::Options),
     /// Do random operations, and know what must come of them
     Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol

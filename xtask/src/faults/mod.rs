@@ -39,14 +39,17 @@ pub struct Options {
     /// How many processes are killed at random instants
     #[arg(long, value_name = "N", default_value = "10000")]
     kills: u64,
-    /// Only this part (points, kills, soak, large, peers), or this named point
+    /// In how many rounds shared memory is overwritten at random
+    #[arg(long, value_name = "N", default_value = "10000")]
+    rounds: u64,
+    /// Only this part (points, kills, scribble, soak, large, peers), or this named point
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
     /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
     #[arg(long)]
     peers: bool,
-    /// A look, as in continuous integration: each point once, 300 kills, one soak of 30 s
-    #[arg(long, conflicts_with_all = ["time", "soaks", "kills"])]
+    /// A look, as in continuous integration: each point once, 300 kills, 300 rounds of overwriting, one soak of 30 s
+    #[arg(long, conflicts_with_all = ["time", "soaks", "kills", "rounds"])]
     quick: bool,
     /// Write docs/reliability.md; for that, everything must be run
     #[arg(long, requires = "peers", conflicts_with_all = ["only", "quick"])]
@@ -74,6 +77,7 @@ struct Report {
 struct Effort {
     times: u32,
     kills: u64,
+    rounds: u64,
     time: String,
     seeds: Vec<u64>,
 }
@@ -124,13 +128,14 @@ fn compare(root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
 
 impl Effort {
     fn of(options: &Options) -> Self {
-        let Options { seed, time, soaks, kills, .. } = options;
+        let Options { seed, time, soaks, kills, rounds, .. } = options;
         if options.quick {
-            return Self { times: 1, kills: 300, time: "30s".to_owned(), seeds: vec![*seed] };
+            return Self { times: 1, kills: 300, rounds: 300, time: "30s".to_owned(), seeds: vec![*seed] };
         }
         Self {
             times: 3,
             kills: *kills,
+            rounds: *rounds,
             time: time.clone(),
             seeds: (0..*soaks).map(|number| seed.wrapping_add(number)).collect(),
         }
@@ -139,15 +144,17 @@ impl Effort {
 
 /// The command lines of the parts that are wanted.
 fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
-    let Effort { times, kills, time, seeds } = effort;
+    let Effort { times, kills, rounds, time, seeds } = effort;
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let points = words(&[&"points", &"--parent", &"--times", times]);
     let random = words(&[&"kills", &"--count", kills, &"--seed", &options.seed]);
+    let scribble = words(&[&"scribble", &"--rounds", rounds, &"--seed", &options.seed]);
     let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
     Ok(match options.only.as_deref() {
-        None => [points, random].into_iter().chain(soaks).collect(),
+        None => [points, random, scribble].into_iter().chain(soaks).collect(),
         Some("points") => vec![points],
         Some("kills") => vec![random],
+        Some("scribble") => vec![scribble],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
         Some(point) if point.contains(':') => {
@@ -155,7 +162,7 @@ fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (points, kills, soak, large, peers) and no point (such as child:born)"
+                "`{other}` is no part (points, kills, scribble, soak, large, peers) and no point (such as child:born)"
             )
         }
     })
@@ -254,7 +261,12 @@ mod tests {
     fn the_parts_that_are_wanted_are_run() {
         assert_eq!(
             commands_of(&["--quick"]).unwrap(),
-            ["points --parent --times 1", "kills --count 300 --seed 1", "soak --for 30s --seed 1"]
+            [
+                "points --parent --times 1",
+                "kills --count 300 --seed 1",
+                "scribble --rounds 300 --seed 1",
+                "soak --for 30s --seed 1"
+            ]
         );
         assert_eq!(
             commands_of(&["--only", "soak", "--seed", "7", "--for", "1m", "--soaks", "2"]).unwrap(),

@@ -12,7 +12,7 @@ use super::table::{HEADINGS, cells};
 use super::{Effort, METHODS, Report};
 
 /// The parts of the suite, and what each does.
-const PARTS: [(&str, &str, &str); 4] = [
+const PARTS: [(&str, &str, &str); 5] = [
     (
         "points",
         "Every step of every protocol",
@@ -23,6 +23,13 @@ const PARTS: [(&str, &str, &str); 4] = [
          the same works again; and the process has the descriptors, mappings and children that it had before.",
     ),
     ("kills", "Random kills", "Processes are killed at random instants while they work."),
+    (
+        "scribble",
+        "Overwritten memory",
+        "Every page that processes share is overwritten at random while it is used: the memory of a queue, a pipe, a pool \
+         and the fork server. Every call ends, with a value or an error; the parent goes on; what it makes afterwards works; \
+         and it has the descriptors, mappings and children that it had before.",
+    ),
     (
         "soak",
         "Soak",
@@ -44,14 +51,14 @@ pub(super) fn write(report: &Report, file: &Path) -> Result<()> {
 fn page(report: &Report) -> Result<String> {
     let mut page = String::new();
     let Report { machine, effort, lines, comparison } = report;
-    let Effort { times, kills, time, seeds } = effort;
+    let Effort { times, kills, rounds, time, seeds } = effort;
     writeln!(page, "# Reliability\n")?;
     writeln!(page, "Written by `cargo xtask faults --peers --write`; do not edit.\n")?;
     writeln!(page, "- **Machine**: {machine}.")?;
     writeln!(
         page,
-        "- **How much**: each point up to {times} times in each scenario, {kills} random kills, soaks of {time} from the \
-         seeds {seeds:?}; all of it under each start method."
+        "- **How much**: each point up to {times} times in each scenario, {kills} random kills, {rounds} rounds of \
+         overwriting memory, soaks of {time} from the seeds {seeds:?}; all of it under each start method."
     )?;
     writeln!(
         page,
@@ -65,6 +72,7 @@ fn page(report: &Report) -> Result<String> {
             section(&mut page, method, &lines)?;
         }
     }
+    page.push_str(include_str!("hostile.md"));
     if let Some(comparison) = comparison {
         beside_others(&mut page, comparison)?;
     }
@@ -120,12 +128,12 @@ mod tests {
         line.survive(Some(0.5));
         let mut other = Line::new("kills", "a worker");
         other.fail("it hangs".to_owned());
-        let effort = Effort { times: 5, kills: 10_000, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
+        let effort = Effort { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
         let report =
             Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]], comparison: None };
         let page = page(&report).unwrap();
         for words in [
-            "10000 random kills, soaks of 10m from the seeds [1, 2, 3]",
+            "10000 random kills, 500 rounds of overwriting memory, soaks of 10m from the seeds [1, 2, 3]",
             "Under `fork-server`, **2 of 2 survived**.",
             "| child:born killed | 2 | 2 | 2 | 1.50 ms |",
             "Under `spawn`, **0 of 1 survived**.",
