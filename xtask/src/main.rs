@@ -36,7 +36,7 @@ enum Command {
     Bench(bench::Options),
     /// Kill and stop processes and make system calls fail, at every step and at random: nothing may hang, be lost or be left
     Faults(faults::Options),
-    /// Run unit tests of the library under valgrind: what touches memory under memcheck, the locks under drd
+    /// Run unit tests of the library that touch memory under valgrind
     Valgrind,
     /// Run every command that a README under examples/ shows, and compare what it prints with what is shown
     Verify(verify::Options),

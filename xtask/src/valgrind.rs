@@ -1,8 +1,7 @@
-//! `cargo xtask valgrind`: unit tests of the library under valgrind, those that need no other process.
+//! `cargo xtask valgrind`: unit tests of the library under valgrind's memcheck, those that need no other process.
 //!
-//! Under memcheck runs all that touches shared memory, descriptors and locks. Under drd run the locks: it knows those of
-//! the C library, and whether they are used as they should be. It does not know what atomic words order, which is what the
-//! rest of the library is made of: those orders are checked by the models in `models/`.
+//! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
+//! models in `models/`.
 
 use std::env;
 use std::io::{BufReader, ErrorKind};
@@ -12,38 +11,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Message, MetadataCommand};
 
-/// What is no mistake of ours, with the reasons.
-const SUPPRESSIONS: &str = "xtask/valgrind.supp";
-/// The exit code of a run in which a tool has found something.
+/// The exit code of a run in which memcheck has found something.
 const FOUND: &str = "99";
 
-struct Run {
-    tool: &'static str,
-    options: &'static [&'static str],
-    /// The beginnings of the tests' names, and what is not among them.
-    tests: &'static [&'static str],
-    skipped: &'static [&'static str],
-}
+/// The beginnings of the tests' names: all that touches shared memory, descriptors and locks.
+const TESTS: [&str; 8] =
+    ["sys::", "frames::", "ring", "channel::", "mailbox::", "link::", "frozen::", "template::"];
 
-const RUNS: [Run; 2] = [
-    Run {
-        tool: "memcheck",
-        options: &["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"],
-        tests: &["sys::", "frames::", "ring", "channel::", "mailbox::", "link::", "frozen::", "template::"],
-        // These are about other processes, and valgrind has known `pidfd_open` only since 3.20.
-        skipped: &[
-            "sys::process::tests::a_number_that_has_come_to_mean_another_process_is_nobodys",
-            "template::tests::only_a_child_of_ours_can_be_a_spare",
-            "template::tests::what_a_template_says_why_it_does_not_come_up_is_told",
-        ],
-    },
-    Run {
-        tool: "drd",
-        options: &[],
-        tests: &["sys::lock::"],
-        // drd has not heard of locks that outlive their holders: it takes what follows for an unlocking by a stranger.
-        skipped: &["sys::lock::tests::a_lock_whose_holder_has_ended_goes_to_the_next"],
-    },
+/// Those of them that are about other processes. Valgrind has known `pidfd_open` only since 3.20.
+const SKIPPED: [&str; 3] = [
+    "sys::process::tests::a_number_that_has_come_to_mean_another_process_is_nobodys",
+    "template::tests::only_a_child_of_ours_can_be_a_spare",
+    "template::tests::what_a_template_says_why_it_does_not_come_up_is_told",
 ];
 
 /// Runs all; says whether nothing was found.
@@ -51,11 +30,7 @@ pub fn run() -> Result<bool> {
     look_for_valgrind()?;
     let root = MetadataCommand::new().no_deps().exec()?.workspace_root.into_std_path_buf();
     let program = build(&root)?;
-    let mut is_good = true;
-    for run in RUNS {
-        is_good &= run.run(&root, &program)?;
-    }
-    Ok(is_good)
+    memcheck(&root, &program)
 }
 
 fn look_for_valgrind() -> Result<()> {
@@ -92,22 +67,18 @@ fn build(root: &Path) -> Result<PathBuf> {
     program.context("cargo has built no unit tests")
 }
 
-impl Run {
-    fn run(&self, root: &Path, program: &Path) -> Result<bool> {
-        println!("== {} over {}", self.tool, self.tests.join(" "));
-        let status = Command::new("valgrind")
-            .arg(format!("--tool={}", self.tool))
-            .args(["--quiet", &format!("--error-exitcode={FOUND}")])
-            .arg(format!("--suppressions={}", root.join(SUPPRESSIONS).display()))
-            .args(self.options)
-            .arg(program)
-            .args(["--test-threads=1"])
-            .args(self.skipped.iter().flat_map(|test| ["--skip", test]))
-            .args(self.tests)
-            .env_remove("RUST_BACKTRACE") // a trace of each panic that is caught takes valgrind seconds
-            .current_dir(root.join("crates/multiproc"))
-            .status()
-            .context("run valgrind")?;
-        Ok(status.success())
-    }
+fn memcheck(root: &Path, program: &Path) -> Result<bool> {
+    println!("== memcheck over {}", TESTS.join(" "));
+    let status = Command::new("valgrind")
+        .args(["--tool=memcheck", "--quiet", &format!("--error-exitcode={FOUND}")])
+        .args(["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"])
+        .arg(program)
+        .args(["--test-threads=1"])
+        .args(SKIPPED.iter().flat_map(|test| ["--skip", test]))
+        .args(TESTS)
+        .env_remove("RUST_BACKTRACE") // a trace of each panic that is caught takes valgrind seconds
+        .current_dir(root.join("crates/multiproc"))
+        .status()
+        .context("run valgrind")?;
+    Ok(status.success())
 }
