@@ -152,7 +152,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// not come up in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
         self.started.child.check_here()?;
-        self.started.child.wait(Deadline::Never);
+        self.started.wait(Deadline::Never);
         self.outcome()
     }
 
@@ -162,10 +162,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// Those of [`join`](Self::join); and when an earlier call has given the result already.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
-        match self.started.child.wait(Deadline::after(time)) {
-            None => Ok(None),
-            Some(_) => self.outcome().map(Some),
-        }
+        if self.started.wait(Deadline::after(time)) { self.outcome().map(Some) } else { Ok(None) }
     }
 
     fn outcome(&mut self) -> Result<T> {

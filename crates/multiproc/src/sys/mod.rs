@@ -6,6 +6,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
+pub(crate) mod coverage;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod fault;
@@ -17,9 +18,11 @@ pub(crate) mod limit;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod original;
+pub(crate) mod output;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod processors;
 pub(crate) mod sealed;
 pub(crate) mod socket;
 pub(crate) mod surroundings;
+mod weak;
