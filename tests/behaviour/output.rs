@@ -17,6 +17,7 @@ trials![
     a_result_does_not_wait_for_a_full_pipe,
     what_finished_tasks_have_printed_outlives_their_worker,
     what_finished_tasks_have_printed_by_c_outlives_their_worker,
+    a_forked_child_writes_its_coverage,
 ];
 
 fn a_result_does_not_wait_for_the_lock_of_standard_output() -> Outcome {
@@ -82,5 +83,16 @@ fn nothing_is_lost_that_was_printed(by: &str) -> Outcome {
     let mut program = Command::new(env!("CARGO_BIN_EXE_unfinished_lines"));
     let status = program.arg(by).stdin(Stdio::null()).stdout(file).status()?;
     assert!(status.success(), "{status}");
+    Ok(())
+}
+
+fn a_forked_child_writes_its_coverage() -> Outcome {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_profiled"));
+    program.env("LLVM_PROFILE_FILE", "tasks-%p.profraw").stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = program.output()?;
+    assert!(output.status.success(), "{}", output.status);
+    let lines: Vec<_> = std::str::from_utf8(&output.stdout)?.lines().collect();
+    let [process, worker, expected @ ..] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!([*process, *worker], *expected, "each has reset, named and written its own profile");
     Ok(())
 }
