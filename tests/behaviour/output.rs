@@ -1,4 +1,5 @@
-//! What children print, and what becomes of it where it cannot be written out. Each test runs a fixture of its own.
+//! What children print, and what becomes of it where it cannot be written out. Each test runs a fixture of
+//! its own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write, pipe};

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::fork_server;
 use crate::letter::{self, Birth, GREETING, Identity};
 use crate::link::{self, Incoming, Link, Message, Sent};
-use crate::sys::fault::{self, Point};
 use crate::sys::coverage;
+use crate::sys::fault::{self, Point};
 use crate::sys::fork::{close_streams, install, silence_streams};
 use crate::sys::memory::Shared;
 use crate::sys::output::flush_all;
@@ -84,8 +84,9 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
         refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
-    // Before the first flush: what `main` has printed before `init`, and no stream has written yet, the program prints itself.
-    // From here it must neither come once more, nor from each child; nor may a full pipe keep this process waiting.
+    // Before the first flush: what `main` has printed before `init`, and no stream has written yet, the
+    // program prints itself. From here it must neither come once more, nor from each child; nor may a full
+    // pipe keep this process waiting.
     silence_streams();
     let rehearsal = post_letter_to_nobody().unwrap_or_default();
     rehearse(&rehearsal);
@@ -155,8 +156,8 @@ fn receive_letter(link: &Link) -> Result<Birth> {
     }
 }
 
-/// Runs the task, says what became of it; gives the exit code that goes with that. What the task has printed is flushed
-/// after that, at the end of the process, for which the parent waits before it takes the outcome.
+/// Runs the task, says what became of it; gives the exit code that goes with that. What the task has printed
+/// is flushed after that, at the end of the process, for which the parent waits before it takes the outcome.
 fn work(link: &Link, birth: Birth) -> i32 {
     let Birth { task, args, descriptors, .. } = birth;
     let me = process::own_pid();

@@ -91,7 +91,8 @@ pub(crate) struct Started {
     heard: Mutex<Option<(Result<Vec<u8>>, Instant)>>,
 }
 
-/// How long a child may live on once its outcome is there: it flushes its output, and with `Spawn` runs exit handlers.
+/// How long a child may live on once its outcome is there: it flushes its output, and with `Spawn` runs exit
+/// handlers.
 const LINGERING: Duration = Duration::from_secs(5);
 
 impl Started {
@@ -99,8 +100,8 @@ impl Started {
         Self { child, link, heard: Mutex::default() }
     }
 
-    /// Waits until the child has ended; says whether it has before the deadline. One whose outcome has been there for 5 s
-    /// counts as ended, too: it cannot write out what it has printed, and may never be able to.
+    /// Waits until the child has ended; says whether it has before the deadline. One whose outcome has been
+    /// there for 5 s counts as ended, too: it cannot write out what it has printed, and may never be able to.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
         self.child.wait_unless(deadline, || self.is_lingering()).is_some() || self.is_lingering()
     }

@@ -1,5 +1,5 @@
-//! A program that stands in for one that was built with `-C instrument-coverage`: it has functions with the names of the
-//! profiling runtime's. Each process that is forked must call them as the runtime expects it.
+//! A program that stands in for one that was built with `-C instrument-coverage`: it has functions with the
+//! names of the profiling runtime's. Each process that is forked must call them as the runtime expects it.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 #![allow(unsafe_code)]

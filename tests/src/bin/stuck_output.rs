@@ -1,5 +1,5 @@
-//! A program whose children cannot write out what they have printed: another thread holds a lock, or the pipe is full.
-//! What each of them returns must come nevertheless. Its first argument says which case it is.
+//! A program whose children cannot write out what they have printed: another thread holds a lock, or the pipe
+//! is full. What each of them returns must come nevertheless. Its first argument says which case it is.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
@@ -74,7 +74,10 @@ fn print_into_a_full_pipe() {
     let pool = Pool::new(1).unwrap();
     for _ in 0..2 {
         let result = pool.call().timeout(Duration::from_millis(500)).apply(print, (1,));
-        assert!(result.as_ref().map_or_else(multiproc::Error::is_timeout, |&number| number == 1), "{result:?}");
+        assert!(
+            result.as_ref().map_or_else(multiproc::Error::is_timeout, |&number| number == 1),
+            "{result:?}"
+        );
     }
     let rust = Pool::builder().workers(1).initializer(print, (2,)).build().unwrap();
     assert_eq!(rust.apply(print, (3,)).unwrap(), 3);

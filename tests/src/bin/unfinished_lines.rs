@@ -1,5 +1,6 @@
-//! A program whose tasks print without a line end, by Rust or (first argument `c`) by C; some of them end their worker.
-//! Its standard output is a file, in which there must be what each task has printed whose result is here.
+//! A program whose tasks print without a line end, by Rust or (first argument `c`) by C; some of them end
+//! their worker. Its standard output is a file, in which there must be what each task has printed whose
+//! result is here.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

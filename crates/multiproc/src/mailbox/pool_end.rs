@@ -249,8 +249,8 @@ impl PoolEnd {
     }
 }
 
-/// Whether the results up to there have been held back for too long by a worker that runs nothing: it cannot write out what
-/// their tasks have printed.
+/// Whether the results up to there have been held back for too long by a worker that runs nothing: it cannot
+/// write out what their tasks have printed.
 fn is_overdue(lingering: &mut Option<(Mark, Instant)>, tail: Mark) -> bool {
     let (seen, since) = *lingering.get_or_insert_with(|| (tail, Instant::now()));
     if seen != tail {

@@ -73,9 +73,10 @@ struct Clock {
 const STRIDE_LEAST: Duration = Duration::from_micros(5);
 const STRIDE_MOST: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u32 = 256;
-/// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items in longer ones
-/// are so small (150 ns) that it would take more than a twentieth of their time, so it is flushed once in a stride. An item
-/// whose output is flushed is not that small: the system call alone takes longer.
+/// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items
+/// in longer ones are so small (150 ns) that it would take more than a twentieth of their time, so it is
+/// flushed once in a stride. An item whose output is flushed is not that small: the system call alone takes
+/// longer.
 const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
 /// How often results are published while there are items to run.
 const PUBLISH: Duration = Duration::from_micros(500);
@@ -104,8 +105,8 @@ impl WorkerEnd {
         })
     }
 
-    /// Says that this worker is ready for work. What its initializer has printed is out before, or, where that would have to
-    /// wait, before the first result.
+    /// Says that this worker is ready for work. What its initializer has printed is out before, or, where
+    /// that would have to wait, before the first result.
     pub(crate) fn be_ready(&mut self) {
         fault::at(Point::WorkerUp);
         self.output.flush_if_writable();
@@ -390,7 +391,8 @@ impl WorkerEnd {
         self.flushed = frames;
     }
 
-    /// Flushes what the item that is finished has printed, so that it is not lost should the next one end this process.
+    /// Flushes what the item that is finished has printed, so that it is not lost should the next one end
+    /// this process.
     #[inline]
     fn flush_between(&mut self) {
         if self.flushed != self.finished.frames && self.output.flush_between() {
@@ -398,8 +400,8 @@ impl WorkerEnd {
         }
     }
 
-    /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should that take too
-    /// long, the pool [takes them](super::Which::Held) as they are.
+    /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should
+    /// that take too long, the pool [takes them](super::Which::Held) as they are.
     pub(super) fn show(&mut self) {
         if self.published != self.finished {
             self.flush_up_to(self.finished.frames);

@@ -1,7 +1,8 @@
 //! Coverage (`-C instrument-coverage`) of processes that are forked, and that end without exit handlers.
 //!
-//! The profiling runtime of LLVM, which such a program is linked with, writes a process's profile when that exits. It fills
-//! in the process id where a program begins. Where the program is built without it, none of this does anything.
+//! The profiling runtime of LLVM, which such a program is linked with, writes a process's profile when that
+//! exits. It fills in the process id where a program begins. Where the program is built without it, none of
+//! this does anything.
 
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_int};

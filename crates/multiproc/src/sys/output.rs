@@ -1,10 +1,10 @@
 //! Writing out what this process has printed and the streams still hold back.
 //!
-//! Two things can block that without end: a lock that another thread holds (Rust's standard output has one, and each C
-//! stream), and a full pipe that no process reads. In a process that has never had a second thread, no other thread can hold
-//! a lock, so the calling thread flushes by itself. In any other, a helper thread flushes, and the caller waits for it no
-//! longer than a [bound](BOUND). Of C's standard output it can be told whether anything is pending, and its lock can be
-//! tried, so that needs no helper thread.
+//! Two things can block that without end: a lock that another thread holds (Rust's standard output has one,
+//! and each C stream), and a full pipe that no process reads. In a process that has never had a second
+//! thread, no other thread can hold a lock, so the calling thread flushes by itself. In any other, a helper
+//! thread flushes, and the caller waits for it no longer than a [bound](BOUND). Of C's standard output it can
+//! be told whether anything is pending, and its lock can be tried, so that needs no helper thread.
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -33,9 +33,9 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Flushes standard output. With a single thread, blocks as long as a pipe is full. With several, blocks for [`BOUND`] at
-    /// most, and not at all while an earlier call is still blocked; the helper thread writes the rest as soon as it can. Says
-    /// whether there was a helper thread to wait for.
+    /// Flushes standard output. With a single thread, blocks as long as a pipe is full. With several, blocks
+    /// for [`BOUND`] at most, and not at all while an earlier call is still blocked; the helper thread writes
+    /// the rest as soon as it can. Says whether there was a helper thread to wait for.
     pub(crate) fn flush(&mut self) -> bool {
         let needs_helper = !has_one_thread();
         if needs_helper && self.helper.is_none() {
@@ -48,8 +48,8 @@ impl Output {
         needs_helper
     }
 
-    /// As [`flush`](Self::flush), for the moment between two small tasks: Rust's output is left alone if that needs the helper
-    /// thread, which would take longer than the tasks. Says whether all was flushed.
+    /// As [`flush`](Self::flush), for the moment between two small tasks: Rust's output is left alone if that
+    /// needs the helper thread, which would take longer than the tasks. Says whether all was flushed.
     pub(crate) fn flush_between(&mut self) -> bool {
         let has_one_thread = has_one_thread();
         if has_one_thread {
@@ -98,9 +98,9 @@ impl Helper {
     }
 }
 
-/// Flushes all streams, as is to be done before a process ends without exit handlers. Blocks as long as standard output is a
-/// full pipe, so that nothing is lost; but for a lock that another thread holds no longer than [`LAST_BOUND`]. What is behind
-/// that lock is then lost, as it is when a program exits.
+/// Flushes all streams, as is to be done before a process ends without exit handlers. Blocks as long as
+/// standard output is a full pipe, so that nothing is lost; but for a lock that another thread holds no
+/// longer than [`LAST_BOUND`]. What is behind that lock is then lost, as it is when a program exits.
 pub(crate) fn flush_all() {
     if has_one_thread() {
         flush_stdout();
@@ -126,7 +126,8 @@ pub(crate) fn flush_all() {
     let _ = finished.recv_timeout(LAST_BOUND);
 }
 
-/// Flushes standard output, Rust's and C's. Blocks while another thread holds Rust's lock, and while a pipe is full.
+/// Flushes standard output, Rust's and C's. Blocks while another thread holds Rust's lock, and while a pipe
+/// is full.
 pub(crate) fn flush_stdout() {
     let _ = stdout().flush();
     flush_c_stdout();
@@ -168,7 +169,8 @@ fn flush_c_streams() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// Whether this process has never had another thread, as far as the C library tells; else whether it has none now.
+/// Whether this process has never had another thread, as far as the C library tells; else whether it has none
+/// now.
 fn has_one_thread() -> bool {
     let flag = weak_address!("__libc_single_threaded"); // the GNU C library has it since version 2.32
     if flag.is_null() {

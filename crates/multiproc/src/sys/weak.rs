@@ -1,7 +1,7 @@
 //! Symbols that a program may have or not.
 
-/// The address of a symbol of this program or its libraries; null where there is none. (A weak reference, for which stable
-/// Rust has no other means.)
+/// The address of a symbol of this program or its libraries; null where there is none. (A weak reference, for
+/// which stable Rust has no other means.)
 macro_rules! weak_address {
     ($name:literal) => {{
         #[allow(unused_mut, unused_assignments)]
