@@ -11,6 +11,7 @@ mod frozen;
 mod interrupt;
 mod kills;
 mod misfits;
+mod output;
 mod pipe;
 mod pool;
 mod process;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         scarce::trials(),
         security::trials(),
         misfits::trials(),
+        output::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -4,8 +4,10 @@
 
 pub mod scribble;
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::{Write, stderr};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
 use std::process::abort;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -90,6 +92,38 @@ pub fn in_a_copy(act: impl FnOnce()) {
         act();
         exit_at_once();
     }
+}
+
+/// Prints by the C library, into its buffer.
+#[allow(unsafe_code)]
+pub fn c_printf(text: &CStr) {
+    // SAFETY: both are strings, and the format asks for one.
+    unsafe { nix::libc::printf(c"%s".as_ptr(), text.as_ptr()) };
+}
+
+/// Takes the lock of C's standard output, and does not give it back.
+#[allow(unsafe_code)]
+pub fn hold_c_stdout() {
+    unsafe extern "C" {
+        static stdout: *mut nix::libc::FILE;
+        fn flockfile(stream: *mut nix::libc::FILE);
+    }
+    // SAFETY: set by the C library before `main`.
+    let stream = unsafe { stdout };
+    // SAFETY: a stream that is never closed.
+    unsafe { flockfile(stream) };
+}
+
+/// Reads a line from a C stream in which there is none, and so holds that stream's lock for good.
+#[allow(unsafe_code)]
+pub fn read_empty_c_stream(begin: impl FnOnce()) {
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    let mut line = [0; 9];
+    // SAFETY: a descriptor and a string.
+    let stream = unsafe { nix::libc::fdopen(reader.as_raw_fd(), c"r".as_ptr()) };
+    begin();
+    // SAFETY: an open stream, and room for as many bytes as are asked for.
+    unsafe { nix::libc::fgets(line.as_mut_ptr(), 9, stream) };
 }
 
 /// Ends this process: no exit handlers, nothing flushed.

@@ -4,7 +4,6 @@
 //! that a [template] has forked is up when it begins, and waits for its letter. It runs the task, answers
 //! with its outcome and exits.
 
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::exit;
 use std::sync::Arc;
@@ -13,9 +12,11 @@ use crate::error::{Error, Result};
 use crate::fork_server;
 use crate::letter::{self, Birth, GREETING, Identity};
 use crate::link::{self, Incoming, Link, Message, Sent};
+use crate::sys::coverage;
 use crate::sys::fault::{self, Point};
-use crate::sys::fork::{close_streams, flush_c_streams, install};
+use crate::sys::fork::{close_streams, install, silence_streams};
 use crate::sys::memory::Shared;
+use crate::sys::output::flush_all;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, become_child, die_with, leave, start_socket};
 use crate::task::{TaskId, note_panics};
@@ -83,6 +84,10 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
         refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
+    // Before the first flush: what `main` has printed before `init`, and no stream has written yet, the
+    // program prints itself. From here it must neither come once more, nor from each child; nor may a full
+    // pipe keep this process waiting.
+    silence_streams();
     let rehearsal = post_letter_to_nobody().unwrap_or_default();
     rehearse(&rehearsal);
     let (link, number, need) = template::serve(link, &page);
@@ -95,6 +100,7 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
 }
 
 fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
+    coverage::begin();
     close_streams();
     fault::at(Point::Spare);
     let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
@@ -106,6 +112,8 @@ fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     drop(page); // the task must not be able to write there
     let code = work(link, birth);
     // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
+    flush_all();
+    coverage::write();
     leave(code)
 }
 
@@ -138,8 +146,7 @@ fn post_letter_to_nobody() -> Result<Vec<u8>> {
 fn rehearse(packet: &[u8]) {
     let task = letter::read(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
     let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
-    let _ = std::io::stdout().flush();
-    flush_c_streams();
+    flush_all();
 }
 
 fn receive_letter(link: &Link) -> Result<Birth> {
@@ -149,7 +156,8 @@ fn receive_letter(link: &Link) -> Result<Birth> {
     }
 }
 
-/// Runs the task, says what became of it; gives the exit code that goes with that.
+/// Runs the task, says what became of it; gives the exit code that goes with that. What the task has printed
+/// is flushed after that, at the end of the process, for which the parent waits before it takes the outcome.
 fn work(link: &Link, birth: Birth) -> i32 {
     let Birth { task, args, descriptors, .. } = birth;
     let me = process::own_pid();
@@ -161,12 +169,10 @@ fn work(link: &Link, birth: Birth) -> i32 {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }
     fault::at(Point::Returned);
-    let _ = std::io::stdout().flush();
     let code = match result.and_then(|()| Message::new(outcome, Vec::new())) {
         Ok(outcome) => deliver(link, &outcome, 0),
         Err(error) => report(link, &error),
     };
-    flush_c_streams();
     fork_server::close();
     code
 }

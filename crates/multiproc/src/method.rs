@@ -51,8 +51,11 @@ pub enum StartMethod {
     /// process group or session, resource limits, and which of the usual signals it ignores. What costs too much to look at,
     /// such as the umask, is as it was when the template was made. What stands before `init` in `main` runs in the
     /// template, and not again in each child; so what it leaves in memory, addresses included, is the same in all of
-    /// them. A child whose function has returned writes out what it has printed and is gone: handlers that C code has
-    /// registered to run at exit do not run.
+    /// them. What it has printed and no stream has written yet, the program prints, and no child. A child
+    /// whose function has returned writes out what it has printed and is gone: handlers that C code has
+    /// registered to run at exit do not run. It waits for a stream's lock that another of its threads holds
+    /// for a second at most. In a program built with
+    /// `-C instrument-coverage`, it also writes its profile.
     ///
     /// Where the system cannot do it, this is the same as `Spawn`. It needs Linux 5.4 built with
     /// `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and no thread that was started before `init`.

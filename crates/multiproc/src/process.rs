@@ -145,27 +145,29 @@ impl Builder {
 }
 
 impl<T: DeserializeOwned> Process<T> {
-    /// Waits until the child has ended; gives what its function returned. Blocks as long as the child lives.
+    /// Waits until the child has ended; gives what its function returned. Blocks as long as the child lives,
+    /// but no longer than 5 to 6 s after its function has returned. A child lives on for that long if it
+    /// cannot write out what it has printed, because standard output is a full pipe, or if it has slow exit
+    /// handlers. Then it goes on as if it had been dropped: nothing of its output is lost as long as this
+    /// process lives.
     ///
     /// # Errors
     /// When the function panicked, when the child was killed or exited before the function returned, when it did
     /// not come up in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
         self.started.child.check_here()?;
-        self.started.child.wait(Deadline::Never);
+        self.started.wait(Deadline::Never);
         self.outcome()
     }
 
     /// As [`join`](Self::join), but waits no longer than `time`; then gives `None`, and the child goes on.
+    /// (So a child that lives on for 5 s after its function has returned counts as ended here, too.)
     ///
     /// # Errors
     /// Those of [`join`](Self::join); and when an earlier call has given the result already.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
-        match self.started.child.wait(Deadline::after(time)) {
-            None => Ok(None),
-            Some(_) => self.outcome().map(Some),
-        }
+        if self.started.wait(Deadline::after(time)) { self.outcome().map(Some) } else { Ok(None) }
     }
 
     fn outcome(&mut self) -> Result<T> {

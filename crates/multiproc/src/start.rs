@@ -5,8 +5,8 @@
 //! executed so, and sends it the letter. What a child does with it: [`life`](crate::life). Nothing of this has a name in
 //! the file system or the environment.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Culprit, Error, Result};
 use crate::letter::{self, GREETING};
 use crate::link::{Incoming, Link, Message, Sent};
-use crate::supervisor::{self, Child, Order};
+use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 use crate::task::{Call, TaskId};
@@ -58,7 +58,7 @@ impl Posted {
         let socket = theirs.into_descriptor()?;
         let order = Order { name, socket, lifeline: ours.handle(), patience, deadline };
         let child = supervisor::start(order)?;
-        Ok(Started { child, link: ours })
+        Ok(Started::new(child, ours))
     }
 
     /// The letter, for a spare; none if it is too much for one packet with what goes with it.
@@ -70,7 +70,7 @@ impl Posted {
     pub(crate) fn adopt(self, spare: Spare) -> Result<Started> {
         let Spare { pid, pidfd, link } = spare;
         let child = supervisor::adopt(pid, pidfd, self.name, link.handle())?;
-        Ok(Started { child, link })
+        Ok(Started::new(child, link))
     }
 }
 
@@ -78,7 +78,7 @@ impl Posted {
 /// until it is up.
 pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
     let posted = post_letter("fork-server".to_owned(), None, page)?;
-    let Started { child, link } = posted.exec(None, deadline)?;
+    let Started { child, link, .. } = posted.exec(None, deadline)?;
     Ok((link, child))
 }
 
@@ -87,19 +87,52 @@ pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, A
 pub(crate) struct Started {
     pub(crate) child: Arc<Child>,
     link: Link,
+    /// The outcome that has come, and since when it was there.
+    heard: Mutex<Option<(Result<Vec<u8>>, Instant)>>,
 }
 
+/// How long a child may live on once its outcome is there: it flushes its output, and with `Spawn` runs exit
+/// handlers.
+const LINGERING: Duration = Duration::from_secs(5);
+
 impl Started {
+    fn new(child: Arc<Child>, link: Link) -> Self {
+        Self { child, link, heard: Mutex::default() }
+    }
+
+    /// Waits until the child has ended; says whether it has before the deadline. One whose outcome has been
+    /// there for 5 s counts as ended, too: it cannot write out what it has printed, and may never be able to.
+    pub(crate) fn wait(&self, deadline: Deadline) -> bool {
+        self.child.wait_unless(deadline, || self.is_lingering()).is_some() || self.is_lingering()
+    }
+
+    fn is_lingering(&self) -> bool {
+        let mut heard = lock(&self.heard);
+        if heard.is_none() {
+            *heard = self.receive().map(|outcome| (outcome, Instant::now()));
+        }
+        heard.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGERING)
+    }
+
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
     pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
-        while let Incoming::Message(bytes, _) = self.link.receive(Deadline::now())? {
-            if bytes == UP {
-                self.child.note_up();
-                continue;
-            }
-            return read_outcome(bytes, culprit);
+        let heard = lock(&self.heard).take().map(|(outcome, _)| outcome);
+        match heard.or_else(|| self.receive()) {
+            Some(outcome) => read_outcome(outcome?, culprit),
+            None => Err(self.child.obituary(culprit())),
         }
-        Err(self.child.obituary(culprit()))
+    }
+
+    /// The outcome, if it is there.
+    fn receive(&self) -> Option<Result<Vec<u8>>> {
+        loop {
+            match self.link.receive(Deadline::now()) {
+                Ok(Incoming::Message(bytes, _)) if bytes == UP => self.child.note_up(),
+                Ok(Incoming::Message(bytes, _)) => return Some(Ok(bytes)),
+                Ok(Incoming::NotYet | Incoming::Gone) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 }
 

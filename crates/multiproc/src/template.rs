@@ -10,7 +10,7 @@
 //! spares there are. It clears the word when it has sent the letter.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ use crate::error::{Culprit, Error, Result};
 use crate::link::{Incoming, Link, Message, Sent};
 use crate::supervisor::Child;
 use crate::sys::fault::{self, Point};
-use crate::sys::fork::{Fork, Forker, copy_out_of_the_way, flush_c_streams, silence_streams};
+use crate::sys::fork::{Fork, Forker, copy_out_of_the_way};
 use crate::sys::futex;
 use crate::sys::memory::Shared;
 use crate::sys::poll::{Deadline, either};
@@ -219,9 +219,6 @@ fn understand(reply: [u8; 8]) -> Answer {
 /// The template's life. **Returns in every spare**, with its start socket, its number, and what it was ordered for; in the
 /// template itself, never: it ends when the program has closed the other end of `control`.
 pub(crate) fn serve(control: Link, page: &Shared) -> (Link, u64, Need) {
-    let _ = io::stdout().flush(); // what `main` has printed before `init`, lest every child print it
-    flush_c_streams();
-    silence_streams();
     let control = copy_out_of_the_way(control.as_fd()).map_or(control, Link::from_socket);
     let forker = Forker::new();
     for number in 0.. {

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use multiproc::Pool;
+use tests::c_printf;
 
 /// Works for so long, and prints one byte, which is no line.
 fn print(micros: u64) {
@@ -17,6 +18,12 @@ fn print(micros: u64) {
         spin_loop();
     }
     print!(".");
+}
+
+/// As that, by C, whose buffer is another.
+fn print_by_c(micros: u64) {
+    print(micros);
+    c_printf(c",");
 }
 
 fn main() {
@@ -28,6 +35,10 @@ fn main() {
         for before in 1..=2_000 {
             pool.apply(print, (before % 60,)).unwrap();
             assert_eq!(printed(), before + 1, "what a task has printed is out before its result is seen");
+        }
+        for micros in 0..1_000 {
+            pool.apply(print_by_c, (micros % 60,)).unwrap();
+            assert_eq!(printed(), 2_001 + 2 * (micros + 1), "by whatever library");
         }
     });
 }

@@ -241,6 +241,7 @@ mod tests {
     use crate::claims;
     use crate::frames::{Frames, add_frame, all};
     use crate::link::{Message, Sent};
+    use crate::sys::output::BOUND;
 
     pub(super) fn ends() -> (PoolEnd, WorkerEnd) {
         let (ours, theirs) = Link::pair().unwrap();
@@ -425,6 +426,21 @@ mod tests {
         assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
         assert_eq!(pool.take_results(Which::Finished).unwrap().unwrap().count, 1);
         assert_eq!(run(&mut pool), 0);
+    }
+
+    /// A worker that cannot write out what a task has printed does not keep its result back for good.
+    #[test]
+    fn results_that_are_held_back_for_too_long_are_taken() {
+        let (mut pool, mut worker) = ends();
+        assert_eq!(pool.write(&frames(&[1]), 1), b"");
+        pool.hand_in(1);
+        worker.next();
+        worker.read(|_| Ok(())).unwrap();
+        worker.write(VALUE, &[]).unwrap();
+        worker.finish();
+        assert!(pool.take_results(Which::Held).unwrap().is_none(), "seen for the first time");
+        std::thread::sleep(BOUND);
+        assert_eq!(pool.take_results(Which::Held).unwrap().unwrap().count, 1);
     }
 
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.

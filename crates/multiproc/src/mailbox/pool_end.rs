@@ -1,6 +1,6 @@
 //! The pool's end of a mailbox: hands items in, takes results out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::claims;
 use crate::error::{Error, Result};
@@ -10,6 +10,7 @@ use crate::ring::{Mark, just_before_overflow};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::fault::{self, Point};
+use crate::sys::output::BOUND;
 use crate::sys::poll::Deadline;
 
 use super::{
@@ -32,6 +33,8 @@ pub(crate) struct PoolEnd {
     /// How many messages were sent, and received.
     posted: u32,
     posts: u32,
+    /// Up to where results were seen that the worker holds back though it runs nothing, and since when.
+    lingering: Option<(Mark, Instant)>,
 }
 
 /// Results, in the order of the items, and how long they took.
@@ -49,7 +52,7 @@ pub(crate) enum Which {
     /// Those that the worker has published.
     Published,
     /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what their
-    /// tasks have printed is out.
+    /// tasks have printed is out; if that takes longer than [`BOUND`], they are taken before.
     Held,
     /// All that are finished.
     Finished,
@@ -66,6 +69,7 @@ impl PoolEnd {
             busy: 0,
             posted: just_before_overflow(4),
             posts: just_before_overflow(4),
+            lingering: None,
         }
     }
 
@@ -216,7 +220,8 @@ impl PoolEnd {
     pub(crate) fn take_results(&mut self, which: Which) -> Result<Option<Finished>> {
         let memory = &self.mailbox.0;
         let tail = Mark::seen(memory.word64(if which == Which::Published { PUBLISHED } else { FINISHED }));
-        if which == Which::Held && claims::begun(self.mailbox.claims()) == tail.frames {
+        let runs_none = || claims::begun(self.mailbox.claims()) == tail.frames;
+        if which == Which::Held && runs_none() && !is_overdue(&mut self.lingering, tail) {
             return Ok(None);
         }
         let count = tail.frames_since(self.head);
@@ -242,4 +247,14 @@ impl PoolEnd {
         self.mailbox.0.word32(CLOSED).store(1, Release);
         self.mailbox.bell().ring();
     }
+}
+
+/// Whether the results up to there have been held back for too long by a worker that runs nothing: it cannot
+/// write out what their tasks have printed.
+fn is_overdue(lingering: &mut Option<(Mark, Instant)>, tail: Mark) -> bool {
+    let (seen, since) = *lingering.get_or_insert_with(|| (tail, Instant::now()));
+    if seen != tail {
+        *lingering = Some((tail, Instant::now()));
+    }
+    seen == tail && since.elapsed() >= BOUND
 }

@@ -3,7 +3,7 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
-use std::io::Write;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::fault::{self, Point};
 use crate::sys::original::Original;
+use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{leave, own_pid};
 use crate::sys::processors::pays_to_look;
@@ -52,6 +53,9 @@ pub(crate) struct WorkerEnd {
     /// What in the mailbox is nonsense. Then this end does no more.
     broken: Option<Error>,
     clock: Clock,
+    output: Output,
+    /// Up to how many items all has been flushed that they have printed.
+    flushed: u32,
 }
 
 /// When to publish. To look at the time costs more than a small item does, so that is done once in so many items as
@@ -69,6 +73,11 @@ struct Clock {
 const STRIDE_LEAST: Duration = Duration::from_micros(5);
 const STRIDE_MOST: Duration = Duration::from_micros(20);
 const LONGEST_STRIDE: u32 = 256;
+/// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items
+/// in longer ones are so small (150 ns) that it would take more than a twentieth of their time, so it is
+/// flushed once in a stride. An item whose output is flushed is not that small: the system call alone takes
+/// longer.
+const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
 /// How often results are published while there are items to run.
 const PUBLISH: Duration = Duration::from_micros(500);
 
@@ -91,13 +100,16 @@ impl WorkerEnd {
             taken: Mark::START.bytes,
             broken: None,
             clock,
+            output: Output::default(),
+            flushed: 0,
         })
     }
 
-    /// Says that this worker is ready for work. What its initializer has printed is out before.
-    pub(crate) fn be_ready(&self) {
+    /// Says that this worker is ready for work. What its initializer has printed is out before, or, where
+    /// that would have to wait, before the first result.
+    pub(crate) fn be_ready(&mut self) {
         fault::at(Point::WorkerUp);
-        let _ = std::io::stdout().flush();
+        self.output.flush_if_writable();
         self.mailbox.0.word32(READY).store(1, Release);
         fault::at(Point::WorkerReady);
         self.lobby.call();
@@ -180,6 +192,9 @@ impl WorkerEnd {
                     fault::at(Point::ResultWritten);
                     self.finished.publish(self.mailbox.0.word64(FINISHED));
                     fault::at(Point::ItemFinished);
+                    if FLUSHED_SINGLY.contains(&self.clock.stride) {
+                        self.flush_between();
+                    }
                 }
                 Err(error) => {
                     self.fail(error);
@@ -230,6 +245,8 @@ impl WorkerEnd {
         self.clock.left -= 1;
         if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
             self.end_stride();
+        } else if FLUSHED_SINGLY.contains(&self.clock.stride) {
+            self.flush_between();
         }
     }
 
@@ -355,10 +372,39 @@ impl WorkerEnd {
         }
     }
 
-    /// Shows the results to the pool. What their tasks have printed is out before, line end or not.
+    /// Flushes what the item that runs has printed. While its time is counted, that counts, too.
+    pub(crate) fn flush_running(&mut self) {
+        self.flush_up_to(self.finished.frames.wrapping_add(1));
+    }
+
+    /// Flushes what the items up to this one have printed, unless that is done.
+    #[inline]
+    fn flush_up_to(&mut self, frames: u32) {
+        if self.flushed == frames {
+            return;
+        }
+        self.mailbox.0.word32(STRIDE).store(2, Relaxed); // should this block, the pool must know that results are held
+        if self.output.flush() {
+            self.clock.seen = Instant::now(); // handing it to another thread is not the items' time
+        }
+        self.mailbox.0.word32(STRIDE).store(self.clock.stride, Relaxed);
+        self.flushed = frames;
+    }
+
+    /// Flushes what the item that is finished has printed, so that it is not lost should the next one end
+    /// this process.
+    #[inline]
+    fn flush_between(&mut self) {
+        if self.flushed != self.finished.frames && self.output.flush_between() {
+            self.flushed = self.finished.frames;
+        }
+    }
+
+    /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should
+    /// that take too long, the pool [takes them](super::Which::Held) as they are.
     pub(super) fn show(&mut self) {
         if self.published != self.finished {
-            let _ = std::io::stdout().flush();
+            self.flush_up_to(self.finished.frames);
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
             self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
@@ -386,6 +432,8 @@ impl WorkerEnd {
         self.hurry().store(0, Relaxed);
         if before == 1 || self.clock.stride == 1 || is_time {
             self.publish(); // always before a stride grows: from then on the pool knows that results may be held
+        } else {
+            self.flush_between();
         }
     }
 

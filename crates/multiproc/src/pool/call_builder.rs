@@ -55,7 +55,8 @@ impl<'pool> CallBuilder<'pool> {
     }
 
     /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not
-    /// count. No limit by default; a `time` of zero is an error of the call.
+    /// count. It ends when the result is published, so writing out what the task has printed counts. No limit
+    /// by default; a `time` of zero is an error of the call.
     ///
     /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
     /// stopped) and another takes its place. The item fails with an error for which [`is_timeout`](Error::is_timeout)

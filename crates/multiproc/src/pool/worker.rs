@@ -102,6 +102,7 @@ fn run_one(mailbox: &mut WorkerEnd, kind: u32, task: Result<Task>, is_timed: boo
     };
     let run = run.and_then(|()| mailbox.write(VALUE, &result));
     if is_timed {
+        mailbox.flush_running();
         mailbox.stop_clock();
     }
     match run {

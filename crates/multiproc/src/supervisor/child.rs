@@ -102,6 +102,11 @@ impl Child {
 
     /// Blocks until the child has ended; says how, or nothing when the deadline came first.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
+        self.wait_unless(deadline, || false)
+    }
+
+    /// As [`wait`](Self::wait), but asks once a second whether that is enough; gives nothing then, too.
+    pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> Option<Exit> {
         if let Some(exit) = self.known_exit() {
             return Some(exit);
         }
@@ -110,8 +115,13 @@ impl Child {
         if let Some(supervisor) = &supervisor {
             let _ = supervisor.epoll.delete(&self.pidfd); // if that is refused, it is woken
         }
-        let exit = self.pidfd.wait(deadline).then(|| self.collect());
-        if let Some(supervisor) = &supervisor {
+        let exit = self.pidfd.wait_unless(deadline, is_enough).then(|| self.collect());
+        if let Some(supervisor) = &supervisor
+            && exit.is_none()
+        {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, self.id);
+            let _ = supervisor.epoll.add(&self.pidfd, event); // else its end is noticed when somebody waits for it
+        } else if let Some(supervisor) = &supervisor {
             lock(&supervisor.children).remove(&self.id);
             let _ = supervisor.epoll.delete(self.lifeline.as_fd()); // if it was watched
         }

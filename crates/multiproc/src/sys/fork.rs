@@ -166,9 +166,3 @@ pub(crate) fn copy_out_of_the_way(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: a new descriptor, ours alone.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
-
-/// Writes out what C code has printed and still holds back: else every copy of this process would do so.
-pub(crate) fn flush_c_streams() {
-    // SAFETY: a null pointer asks for all streams.
-    unsafe { libc::fflush(ptr::null_mut()) };
-}

@@ -6,6 +6,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
+pub(crate) mod coverage;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod fault;
@@ -17,6 +18,7 @@ pub(crate) mod limit;
 pub(crate) mod memory;
 pub(crate) mod mutex;
 pub(crate) mod original;
+pub(crate) mod output;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod processors;
@@ -24,3 +26,4 @@ pub(crate) mod sealed;
 pub(crate) mod socket;
 pub(crate) mod surroundings;
 pub(crate) mod thread_id;
+mod weak;

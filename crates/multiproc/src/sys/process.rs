@@ -5,6 +5,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -27,6 +28,9 @@ pub(crate) enum Exit {
     /// Somebody else collected the status, or asked the kernel to throw it away.
     Lost,
 }
+
+/// How often a thread that waits for a child asks whether it need not wait any longer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A child, held by a descriptor: unlike a number, it can never come to mean another process.
 #[derive(Debug)]
@@ -90,8 +94,19 @@ impl PidFd {
 
     /// Waits until it has ended; says whether that was before the deadline.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
-        let polled = ready(self.0.as_fd(), PollFlags::POLLIN, deadline);
-        polled.unwrap_or(matches!(deadline, Deadline::Never)) // else whoever collects its status waits for it
+        self.wait_unless(deadline, || false)
+    }
+
+    /// As [`wait`](Self::wait), but asks once a second whether that is enough; gives false then, too.
+    pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> bool {
+        loop {
+            match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(ASK_AGAIN)) {
+                Ok(false) if deadline.is_over() || is_enough() => return false,
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(_) => return matches!(deadline, Deadline::Never), // then collecting its status waits for it
+            }
+        }
     }
 
     /// Collects the status of a child of ours that has ended.
