@@ -33,6 +33,8 @@ const RUNS: [Run; 2] = [
         // These are about other processes, and valgrind has known `pidfd_open` only since 3.20.
         skipped: &[
             "sys::process::tests::a_number_that_has_come_to_mean_another_process_is_nobodys",
+            "sys::program::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
+            "sys::program::tests::a_new_process_has_the_standard_streams_alone",
             "template::tests::only_a_child_of_ours_can_be_a_spare",
             "template::tests::what_a_template_says_why_it_does_not_come_up_is_told",
         ],
