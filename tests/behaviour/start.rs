@@ -21,7 +21,9 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, Uid, chroot, dup, dup2_stdout, fork, getuid, setuid};
+use nix::unistd::{
+    ForkResult, Gid, Pid, Uid, chroot, dup, dup2_stdout, fork, getgroups, getuid, setgroups, setuid,
+};
 
 use crate::support::{
     Gate, Outcome, PATIENCE, alone, children, descriptors, eventually, fork_server, open_without_children,
@@ -34,6 +36,7 @@ trials![
     a_child_writes_where_its_parent_does_at_that_moment,
     a_child_sees_what_its_parent_has_changed,
     a_child_sees_what_has_changed_while_the_fork_server_was_made,
+    a_child_sees_its_parents_groups_however_many_they_are,
     arguments_may_hold_as_many_descriptors_as_a_message_takes,
     the_environment_chooses_the_method,
     any_other_method_in_the_environment_is_an_error,
@@ -158,6 +161,22 @@ fn a_child_sees_what_its_parent_has_changed() -> Outcome {
             assert!(!seen()?.3);
         }
         eventually("the fork servers before the last one are gone", || children().len() <= 1);
+        Ok(())
+    })
+}
+
+fn a_child_sees_its_parents_groups_however_many_they_are() -> Outcome {
+    if !Uid::effective().is_root() {
+        println!("not tested: only root can change its groups");
+        return Ok(());
+    }
+    alone(|| {
+        for count in [2_000, 3_000] {
+            let groups: Vec<Gid> = (10_000..10_000 + count).map(Gid::from_raw).collect();
+            setgroups(&groups).unwrap();
+            let seen = with(StartMethod::ForkServer).spawn(|| getgroups().unwrap().len(), ())?.join()?;
+            assert_eq!(seen, groups.len());
+        }
         Ok(())
     })
 }
@@ -542,8 +561,10 @@ fn a_program_that_changes_its_root_has_no_children_from_outside_of_it() -> Outco
         let root = || fs::metadata("/").map(|root| root.ino()).ok();
         assert_eq!(with(StartMethod::ForkServer).spawn(root, ())?.join()?, root());
         chroot(&env::current_dir().unwrap()).unwrap();
-        // There is no program in there to execute.
-        assert!(with(StartMethod::ForkServer).spawn(root, ()).is_err());
+        // There is no program in there to execute, and no list of processes.
+        let error = with(StartMethod::ForkServer).spawn(root, ()).unwrap_err();
+        assert!(error.to_string().contains("/proc is not mounted"), "{error}");
+        assert_eq!(error.os_error(), Some(libc::ENOENT));
         Ok(())
     })
 }

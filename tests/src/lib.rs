@@ -15,6 +15,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use multiproc::{Process, StartMethod};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
@@ -35,6 +36,14 @@ pub fn watched<T>(name: &str, test: impl FnOnce() -> T) -> T {
     let result = test();
     drop(running); // a panic does so, too
     result
+}
+
+/// Starts a child by each method, and prints what it returns, or the error.
+pub fn start_by_each_method() {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        let child = Process::builder().start_method(method).spawn(|| "a child ran".to_owned(), ());
+        println!("{}", child.and_then(Process::join).unwrap_or_else(|error| error.to_string()));
+    }
 }
 
 /// Is this process a child of the program that it runs itself? Can be told before `init` was called.

@@ -22,8 +22,9 @@ struct Letter {
     task: Option<TaskId>,
 }
 
-/// What stands in front of every letter, looked at before anything is believed.
-pub(crate) const GREETING: &[u8] = b"multiproc start 1\n";
+/// What stands in front of every letter, looked at before anything is believed. Letters differ between
+/// versions.
+pub(crate) const GREETING: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
 /// Writes a letter, with the arguments behind it; gives that, and the descriptors that go with it.
 pub(crate) fn write<Args: Serialize>(

@@ -66,8 +66,11 @@
 //! The arguments of a child or task, or a message of a pipe, may hold 42 ends of pipes at most, or 63 ends of queues, or 252
 //! [`Frozen`]s: the system takes no more than 253 descriptors at once. More are an error.
 //!
-//! A closure that captures only zero-sized values counts as capturing nothing. Do not capture one that stands for
-//! something done in the parent ("the device is open"): it is not true in the child.
+//! A closure that captures only values without any size counts as capturing nothing. Do not capture one that
+//! proves something done in the parent ("the device is open"): it is not true in the child. [`Call`] says
+//! more of this, the one exception to soundness.
+//!
+//! A program holds one copy of this library in one version; cargo refuses two.
 //!
 //! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
 //! error can say only that a child ended, not of what.

@@ -18,7 +18,8 @@ use crate::sys::fork::{close_streams, install, silence_streams};
 use crate::sys::memory::Shared;
 use crate::sys::output::flush_all;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, become_child, die_with, leave, start_socket};
+use crate::sys::process::{self, become_child, check_rights, die_with, leave, start_socket};
+use crate::sys::socket::Maker;
 use crate::task::{TaskId, note_panics};
 use crate::template::{self, FAILED, Need, UP};
 use crate::wire::{self, Pages};
@@ -33,8 +34,17 @@ use crate::wire::{self, Pages};
 /// `Cargo.toml`: the standard one does not call this.)
 ///
 /// In a child, standard input is empty, standard output and error are the parent's, every other inherited descriptor
-/// is closed, no signal is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,
+/// is closed (before the program begins, so what stands before this call may open what it likes), no signal
+/// is blocked, and [`std::env::args`] are the parent's. When the parent ends, however it ends,
 /// the child is killed.
+///
+/// A child has no more rights than its parent has at its start. Where executing the program would give it
+/// more (the file is set-uid or set-gid or has capabilities, and the program has given these rights up; a
+/// security module decides so; root has given up capabilities), the child runs under `no_new_privs`, and so
+/// does all that it executes: `sudo` and the like do not work there. Elsewhere they do. A program that has
+/// gained rights when it was executed takes no task from whoever executed it.
+///
+/// A program that was not started by this library and has some other socket as standard input keeps that.
 ///
 /// Ctrl-C is for the program that the user started. A terminal sends SIGINT to all its processes, but in a child that
 /// does nothing, unless the program ignores it or has set up a handler before this call. If the program dies of it, so do
@@ -54,17 +64,17 @@ pub fn init() {
     if letter::identity().is_some() {
         return;
     }
-    if let Some(socket) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
-        live(Link::from_socket(socket));
+    if let Some((socket, maker)) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
+        live(Link::from_socket(socket), maker);
     }
     letter::become_known(Identity { name: "main".to_owned(), parent: None });
 }
 
 /// The whole life of a process that was executed: that of a child, or a template's.
-fn live(link: Link) -> ! {
+fn live(link: Link, maker: Maker) -> ! {
     fault::at(Point::Born);
     note_panics();
-    let birth = become_child().and_then(|()| receive_letter(&link));
+    let birth = check_rights(maker).and_then(|()| become_child()).and_then(|()| receive_letter(&link));
     let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
     process::show_name(&birth.name);
     if birth.task.is_none() {

@@ -21,8 +21,9 @@ use crate::task::Call;
 /// That variable is the user's, so it is passed on as any other: to children, and to whatever programs they execute.
 ///
 /// A child is the same under both: it shares no memory with its parent, has no descriptor that it was not given, and
-/// dies with it. What the system keeps for each *thread* (niceness, processors to run on, `no_new_privs`, filters of system
-/// calls, sandboxes) it has from the program's first start of a child, or before: set those up before that.
+/// dies with it. What the system keeps for each *thread* (niceness, processors to run on, capabilities,
+/// `no_new_privs`, filters of system calls, sandboxes) it has from the program's first start of a child, or
+/// before: set those up before that.
 ///
 /// **There is no start by forking the running program.** A copy of a program with threads may do almost nothing before
 /// it executes another: any lock that another thread held at that moment, in the allocator for instance, stays locked in

@@ -48,7 +48,39 @@ use crate::{plain, wire};
 ///     Ok(())
 /// }
 /// ```
-pub trait Call<Args>: Copy + 'static {
+///
+/// # What a closure may capture
+///
+/// Nothing; but the compiler can be asked only for the *size* of what it captures. So a closure also builds
+/// that captures, by `move`, values without any size that are `Copy`, `Send`, `Sync` and `'static`, and in
+/// the child it has them although no code there has made them. Such a value is harmless, unless it proves
+/// something that was done in the parent (a token: "the device is open") and `unsafe` code relies on it.
+/// **This is the one exception to the soundness of this crate's safe functions: do not capture such a
+/// token.** A `fn` item cannot capture anything.
+///
+/// The trait cannot be implemented for other types: only functions and closures can be named.
+///
+/// ```compile_fail
+/// #[derive(Clone, Copy)]
+/// struct Token;
+///
+/// impl multiproc::Call<()> for Token {
+///     type Output = ();
+///     fn call(self, (): ()) {}
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use std::marker::PhantomData;
+///
+/// use multiproc::Process;
+///
+/// multiproc::init();
+/// let of_this_thread = PhantomData::<*const ()>; // is neither `Send` nor `Sync`
+/// Process::spawn(move || { let _token = of_this_thread; }, ())?.join()?;
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+pub trait Call<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
     /// What the function returns.
     type Output: Serialize + DeserializeOwned;
 
@@ -56,11 +88,17 @@ pub trait Call<Args>: Copy + 'static {
     fn call(self, args: Args) -> Self::Output;
 }
 
+mod sealed {
+    pub trait Function<Args> {}
+}
+
 macro_rules! callable {
     ($($name:ident)*) => {
+        impl<F: Fn($($name),*) -> R, R, $($name),*> sealed::Function<($($name,)*)> for F {}
+
         impl<F, R, $($name),*> Call<($($name,)*)> for F
         where
-            F: Fn($($name),*) -> R + Copy + 'static,
+            F: Fn($($name),*) -> R + Copy + Send + Sync + 'static,
             R: Serialize + DeserializeOwned,
         {
             type Output = R;

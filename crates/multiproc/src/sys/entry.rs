@@ -24,8 +24,19 @@ pub(crate) struct Entry<R: 'static> {
     runs: R,
 }
 
-/// The bytes `multipro`: with an address of code behind it, it stands nowhere else by chance.
-const MAGIC: u64 = 0x6d75_6c74_6970_726f;
+/// With an address of code behind it, it stands nowhere else by chance. Another version of this library,
+/// whose entries may look otherwise, has another one.
+const MAGIC: u64 = magic(concat!("multiproc ", env!("CARGO_PKG_VERSION")).as_bytes());
+
+/// A number made of all the bytes (FNV-1a).
+const fn magic(text: &[u8]) -> u64 {
+    let (mut number, mut at) = (0xcbf2_9ce4_8422_2325, 0);
+    while at < text.len() {
+        number = (number ^ text[at] as u64).wrapping_mul(0x100_0000_01b3);
+        at += 1;
+    }
+    number
+}
 
 impl<R> Entry<R> {
     pub(crate) const fn new(signature: fn() -> &'static str, runs: R) -> Self {
@@ -43,7 +54,7 @@ impl<R> Entry<R> {
 
     /// The distance of this entry from the start of the image.
     pub(crate) fn place(&'static self) -> Result<u64> {
-        let address = std::ptr::from_ref(self).addr();
+        let address = std::ptr::from_ref(self).expose_provenance(); // for `at`, in this process or another
         if IMAGE.holds(address, size_of::<Self>()) {
             Ok((address - IMAGE.base) as u64)
         } else {
@@ -60,7 +71,7 @@ impl<R> Entry<R> {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
-        // SAFETY: sixteen aligned bytes inside a mapped, read-only part of the image (looked at above).
+        // SAFETY: sixteen aligned bytes inside a mapped part of the image with constants (looked at above).
         let [magic, signature] = unsafe { address.cast::<[u64; 2]>().read() };
         // The number also stands in the instructions that compare with it, but with no function behind it.
         let is_entry =
@@ -85,15 +96,21 @@ pub(crate) fn build() -> u64 {
     IMAGE.build
 }
 
+/// Where the executable begins in memory.
+pub(crate) fn start_of_image() -> usize {
+    IMAGE.start
+}
+
 struct Image {
     base: usize,
-    read_only: Vec<Range<usize>>,
+    start: usize,
+    constants: Vec<Range<usize>>,
     code: Vec<Range<usize>>,
     build: u64,
 }
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
-    let mut image = Image { base: 0, read_only: Vec::new(), code: Vec::new(), build: 0 };
+    let mut image = Image { base: 0, start: 0, constants: Vec::new(), code: Vec::new(), build: 0 };
     // SAFETY: the callback has the type asked for, and gets our image back as it was given.
     unsafe { libc::dl_iterate_phdr(Some(look_at_image), (&raw mut image).cast()) };
     image
@@ -102,7 +119,7 @@ static IMAGE: LazyLock<Image> = LazyLock::new(|| {
 impl Image {
     fn holds(&self, address: usize, size: usize) -> bool {
         let fits = |part: &Range<usize>| part.contains(&address) && part.end - address >= size;
-        address.is_multiple_of(align_of::<u64>()) && self.read_only.iter().any(fits)
+        address.is_multiple_of(align_of::<u64>()) && self.constants.iter().any(fits)
     }
 }
 
@@ -123,24 +140,46 @@ extern "C" fn look_at_image(info: *mut dl_phdr_info, _size: usize, image: *mut c
             hasher.write_u64(number);
         }
         let start = image.base + address(header.p_vaddr);
-        let part = start..start + address(header.p_memsz);
-        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0 {
-            image.code.push(part.clone());
-        }
-        match header.p_type {
-            libc::PT_LOAD if header.p_flags & libc::PF_W == 0 => image.read_only.push(part),
-            // What is read-only after the loader has filled in addresses: constants that hold functions lie here.
-            libc::PT_GNU_RELRO => image.read_only.push(part),
-            libc::PT_NOTE => {
-                // SAFETY: notes lie in a loaded, readable part of the image.
-                hasher.write(unsafe { slice::from_raw_parts(start as *const u8, part.len()) });
-            }
-            _ => {}
+        if header.p_type == libc::PT_NOTE {
+            // SAFETY: notes lie in a loaded, readable part of the image.
+            hasher.write(unsafe { slice::from_raw_parts(start as *const u8, address(header.p_memsz)) });
         }
     }
     image.build = hasher.finish();
+    let loaded = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
+    image.start = image.base + loaded.map(|header| address(header.p_vaddr)).min().unwrap_or(0);
+    image.constants = constants(image.base, headers);
+    image.code = code(image.base, headers);
     1
 }
+
+/// The parts of an image in which entries can lie: those that can be read and not written, from the beginning
+/// or after the loader has filled in addresses (RELRO). Where a program was linked without the latter,
+/// constants that hold addresses lie among what can be written, and only their content tells them from other
+/// data.
+fn constants(base: usize, headers: &[Header]) -> Vec<Range<usize>> {
+    let is_relro = |header: &Header| header.p_type == libc::PT_GNU_RELRO;
+    let with_writable = !headers.iter().any(is_relro);
+    let can_hold = |header: &&Header| {
+        let is_readable = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0;
+        is_relro(header) || is_readable && (with_writable || header.p_flags & libc::PF_W == 0)
+    };
+    // Not all that is in memory: what comes behind the bytes of the file begins as zeros, and is no constant.
+    let part = |header: &Header| part(base, header.p_vaddr, header.p_filesz);
+    headers.iter().filter(can_hold).map(part).collect()
+}
+
+fn code(base: usize, headers: &[Header]) -> Vec<Range<usize>> {
+    let is_code = |header: &&Header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0;
+    headers.iter().filter(is_code).map(|header| part(base, header.p_vaddr, header.p_memsz)).collect()
+}
+
+fn part(base: usize, start: u64, size: u64) -> Range<usize> {
+    let start = base + address(start);
+    start..start + address(size)
+}
+
+type Header = libc::Elf64_Phdr;
 
 #[allow(clippy::cast_possible_truncation)] // addresses of 64-bit machines, and those are all we build for
 fn address(number: u64) -> usize {
@@ -162,10 +201,46 @@ mod tests {
         assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
         let entry = const { &Entry::new(|| "an entry of a test", ()) };
         let places =
-            IMAGE.read_only.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
+            IMAGE.constants.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
         let found: Vec<&Entry<()>> =
             places.filter_map(|place| Entry::at((place - IMAGE.base) as u64)).collect();
         assert!(found.iter().all(|entry| !entry.signature().is_empty()));
         assert!(found.iter().any(|found| std::ptr::eq(*found, entry)));
+    }
+
+    fn header(p_type: u32, p_flags: u32, p_vaddr: u64) -> Header {
+        Header {
+            p_type,
+            p_flags,
+            p_offset: 0,
+            p_vaddr,
+            p_paddr: 0,
+            p_filesz: 0x800,
+            p_memsz: 0x1000,
+            p_align: 0x1000,
+        }
+    }
+
+    #[test]
+    fn entries_lie_where_nothing_is_written_if_there_is_such_a_place() {
+        let (load, r, w, x) = (libc::PT_LOAD, libc::PF_R, libc::PF_W, libc::PF_X);
+        let mut headers = vec![
+            header(load, r, 0x1000),
+            header(load, x, 0x2000), // cannot be read
+            header(load, r | x, 0x3000),
+            header(load, r | w, 0x4000),
+            header(libc::PT_GNU_RELRO, r, 0x4000),
+            header(libc::PT_NOTE, r, 0x1100),
+        ];
+        let starts = |headers: &[Header]| -> Vec<usize> {
+            constants(0x10_0000, headers).iter().map(|part| part.start - 0x10_0000).collect()
+        };
+        assert_eq!(starts(&headers), [0x1000, 0x3000, 0x4000]);
+        assert_eq!(code(0, &headers), [0x2000..0x3000, 0x3000..0x4000]);
+        assert_eq!(constants(0, &headers)[0], 0x1000..0x1800);
+        headers.remove(4);
+        assert_eq!(starts(&headers), [0x1000, 0x3000, 0x4000], "without RELRO");
+        headers.push(header(libc::PT_GNU_RELRO, r, 0x4800));
+        assert_eq!(starts(&headers), [0x1000, 0x3000, 0x4800]);
     }
 }

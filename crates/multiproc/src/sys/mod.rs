@@ -22,6 +22,7 @@ pub(crate) mod output;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod processors;
+pub(crate) mod program;
 pub(crate) mod sealed;
 pub(crate) mod socket;
 pub(crate) mod surroundings;

@@ -3,8 +3,6 @@
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,12 +11,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, Uid, getppid};
+use nix::unistd::{Gid, Pid, Uid, getppid};
 
 use super::fault::{self, Point};
 use super::poll::{Deadline, PollFlags, ready};
-use super::socket;
-use crate::error::{Error, Result};
+use super::program;
+use super::socket::{self, Maker};
+use crate::error::{Cause, Error, Result};
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,38 +145,57 @@ fn is_our_child(kind: libc::idtype_t, id: u32) -> bool {
 /// Executes this program again, with the same arguments and environment, and `socket` as standard input.
 ///
 /// Standard input, because that is the one descriptor that can be handed over without a moment in which another
-/// thread's child could inherit it, and without code between fork and exec; so the standard library takes its
-/// quickest way, whose cost does not grow with this program.
+/// thread's child could inherit it, and without code of ours between fork and exec; so the C library takes
+/// its quickest way, whose cost does not grow with this program.
 pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     if fault::refused(Point::Execute) {
         return Err(Error::system("start a child process", Errno::EAGAIN));
     }
-    let mut arguments = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe"); // the very file that runs, even if it was replaced on disk
-    command.arg0(arguments.next().unwrap_or_default()).args(arguments).stdin(Stdio::from(socket));
-    let pid = command.spawn().map_err(|error| Error::io("start a child process", &error))?.id();
+    socket::mark(socket.as_fd()).map_err(|errno| Error::system("mark a socket", errno))?;
+    let pid = program::execute(socket.as_fd())?;
     Ok((pid, PidFd::of_child(pid)?))
 }
 
 /// The start socket, if this process was started by [`start_self`]: the packet that waits in it `is_greeting`, as far
-/// as its first bytes tell.
+/// as its first bytes tell. With it comes its maker, for [`check_rights`].
 ///
-/// A greeting from anybody but our living parent ends the process: from a stranger, who may have handed his socket to
-/// a set-uid program; or from a parent that has died meanwhile, whose orphan must not run the whole program instead.
-pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<OwnedFd> {
+/// A greeting from any other process than our living parent ends this one: from a stranger; or from a parent
+/// that has died meanwhile, whose orphan must not run the whole program instead.
+pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<(OwnedFd, Maker)> {
     let stdin = io::stdin();
-    let (maker, user) = socket::maker(stdin.as_fd())?;
-    if !socket::waiting_packet(stdin.as_fd()).is_some_and(|packet| is_greeting(&packet)) {
-        return not_greeted(maker);
+    let maker = socket::maker(stdin.as_fd())?;
+    match socket::waiting_packet(stdin.as_fd()) {
+        Some(packet) if is_greeting(&packet) => {}
+        packet => return not_greeted(maker, packet.is_some()),
     }
     let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
-    if tied.is_err() || maker != getppid().as_raw() || user != Uid::effective().as_raw() {
+    if tied.is_err() || maker.pid != getppid().as_raw() {
         leave(1);
     }
     match stdin.as_fd().try_clone_to_owned() {
-        Ok(socket) => Some(socket),
+        Ok(socket) => Some((socket, maker)),
         Err(error) => cannot_start(&format!("cannot copy a descriptor: {error}")),
     }
+}
+
+/// Checks that the maker of the start socket had all rights that this process has. Otherwise any user could
+/// execute a program that has more rights (set-uid, set-gid, with capabilities) and have it run any of its
+/// tasks.
+///
+/// The kernel remembers user and group of the moment at which the sockets were made. The parent's present
+/// ones would prove nothing, since it can execute a privileged program meanwhile.
+pub(crate) fn check_rights(maker: Maker) -> Result<()> {
+    let (user, group) = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    if (user, group) != (maker.user, maker.group) {
+        return Err(Error::new(Cause::Start(format!(
+            "it runs as user {user} and group {group}, and its parent as user {} and group {}",
+            maker.user, maker.group
+        ))));
+    }
+    if program::may_have_gained_rights() {
+        return Err(Error::new(Cause::Start("it gained rights when the program was executed".to_owned())));
+    }
+    Ok(())
 }
 
 /// A child that cannot tell its parent tells the user. It must not go on: it would run the whole program again, and
@@ -187,22 +205,27 @@ fn cannot_start(why: &str) -> ! {
     leave(1)
 }
 
-/// A program whose standard input is somebody's socket goes on. But if the parent made that socket, this is its child,
-/// and something has read the greeting.
-fn not_greeted(maker: i32) -> Option<OwnedFd> {
-    if maker == getppid().as_raw() {
-        cannot_start("standard input was read before multiproc::init(), which must come first");
+/// A program that has inherited the start socket of another process goes on. But if the parent made that
+/// socket, this is its child, and something has read the greeting, or another version of this library wrote
+/// it.
+fn not_greeted<T>(maker: Maker, is_waiting: bool) -> Option<T> {
+    if maker.pid == getppid().as_raw() {
+        cannot_start(if is_waiting {
+            "what waits in its standard input is from another version of multiproc, or was read in part"
+        } else {
+            "standard input was read before multiproc::init(), which must come first"
+        });
     }
     None
 }
 
-/// Makes the process that was just started a child as it should be: it reads nothing from standard input, has
-/// inherited no descriptor above standard error, blocks no signal, and leaves Ctrl-C to the program's first process.
+/// Makes the process that was just started a child as it should be: it reads nothing from standard input,
+/// blocks no signal, and leaves Ctrl-C to the program's first process. (It has inherited no descriptor above
+/// standard error.)
 pub(crate) fn become_child() -> Result<()> {
     let nothing = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);
-    close_inherited().map_err(|error| Error::io("close inherited descriptors", &error))?;
     outlive_interrupts().map_err(|errno| Error::system("handle SIGINT", errno))?; // one may have come already
     SigSet::empty().thread_set_mask().map_err(|errno| Error::system("unblock signals", errno))
 }
@@ -243,24 +266,6 @@ pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
         let _ = before.thread_set_mask();
     }
     started
-}
-
-/// Closes what came through exec: descriptors without the mark that exec closes them. What this program has opened
-/// itself has the mark.
-fn close_inherited() -> io::Result<()> {
-    let numbers: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&number| number > libc::STDERR_FILENO)
-        .collect();
-    for number in numbers {
-        // SAFETY: a command that takes and changes nothing.
-        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-        if flags >= 0 && flags & libc::FD_CLOEXEC == 0 {
-            // SAFETY: it came through exec, so nothing in this program owns it.
-            unsafe { libc::close(number) };
-        }
-    }
-    Ok(())
 }
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).

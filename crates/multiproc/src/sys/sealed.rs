@@ -32,11 +32,14 @@ const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
 #[derive(Debug)]
 pub(crate) struct Sealed(Mapping);
 
-/// Which memory a descriptor is for. No other has the same number while this one is open or mapped somewhere.
+/// Which memory a descriptor is for. No other has the same while this one is open or mapped somewhere: on old
+/// systems the numbers of anonymous memory come round after 2^32, so that the time counts, too, at which its
+/// content was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Identity {
     device: u64,
     inode: u64,
+    written: (i64, i64),
 }
 
 impl Sealed {
@@ -90,7 +93,8 @@ impl Sealed {
 /// Which memory this is, and its size in bytes.
 pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(Identity, u64)> {
     let status = fstat(fd).map_err(|errno| Error::system("identify sealed memory", errno))?;
-    let identity = Identity { device: status.st_dev, inode: status.st_ino };
+    let written = (status.st_ctime, status.st_ctime_nsec);
+    let identity = Identity { device: status.st_dev, inode: status.st_ino, written };
     Ok((identity, status.st_size.cast_unsigned()))
 }
 

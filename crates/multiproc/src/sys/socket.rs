@@ -6,15 +6,17 @@
 
 use std::io::IoSlice;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, getsockopt, sendmsg, setsockopt, socketpair,
+    sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::fault::{self, Point};
 use super::poll::{Deadline, PollFlags, ready};
@@ -255,9 +257,33 @@ fn arrived(header: &libc::msghdr) -> Vec<OwnedFd> {
     descriptors
 }
 
-/// Whether this is a unix socket that keeps packets, and who made it, if so.
-pub(crate) fn maker(socket: BorrowedFd<'_>) -> Option<(i32, u32)> {
-    let kind = nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::SockType).ok()?;
-    let maker = nix::sys::socket::getsockopt(&socket.as_fd(), sockopt::PeerCredentials).ok()?;
-    (kind == SockType::SeqPacket).then(|| (maker.pid(), maker.uid()))
+/// Who made a pair of sockets, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maker {
+    pub(crate) pid: i32,
+    pub(crate) user: u32,
+    pub(crate) group: u32,
 }
+
+/// Who made this start socket; nothing if it is none.
+pub(crate) fn maker(socket: BorrowedFd<'_>) -> Option<Maker> {
+    let kind = getsockopt(&socket, sockopt::SockType).ok()?;
+    let mark = getsockopt(&socket, sockopt::SendTimeout).ok()?;
+    let maker = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
+    (kind == SockType::SeqPacket && mark.tv_sec() == MARK).then(|| Maker {
+        pid: maker.pid(),
+        user: maker.uid(),
+        group: maker.gid(),
+    })
+}
+
+/// Makes this a start socket for whoever gets it, also when all that was in it has been read.
+///
+/// The mark is a number of seconds, 58 years, for which a call that sends would wait; ours never wait in such
+/// a call. A time limit is the one thing at such a socket that can be set freely and stays.
+pub(crate) fn mark(socket: BorrowedFd<'_>) -> nix::Result<()> {
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(MARK))
+}
+
+/// The bytes `mult`.
+const MARK: i64 = 0x6d75_6c74;

@@ -24,10 +24,12 @@ pub(crate) fn fingerprint() -> u64 {
 
 /// Not through `nix`, which asks the C library how many there can be, and that opens a file to know.
 fn groups() -> nix::Result<Vec<libc::gid_t>> {
-    let mut groups = [0; 1024];
+    // SAFETY: with no room, nothing is written.
+    let count = Errno::result(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
+    let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
     // SAFETY: the kernel writes no more numbers than there is room for.
-    let count = Errno::result(unsafe { libc::getgroups(1024, groups.as_mut_ptr()) })?;
-    Ok(groups[..usize::try_from(count).unwrap_or(0)].to_vec())
+    Errno::result(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
+    Ok(groups)
 }
 
 /// So many resources have limits, on all of Linux.

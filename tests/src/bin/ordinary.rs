@@ -1,0 +1,6 @@
+//! A program that starts a child by each method, and prints what that has returned.
+
+fn main() {
+    multiproc::init();
+    tests::start_by_each_method();
+}
