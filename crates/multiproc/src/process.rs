@@ -159,7 +159,8 @@ impl<T: DeserializeOwned> Process<T> {
     /// As [`join`](Self::join), but waits no longer than `time`; then gives `None`, and the child goes on.
     ///
     /// # Errors
-    /// Those of [`join`](Self::join); and when an earlier call has given the result already.
+    /// Those of [`join`](Self::join); and when an earlier call has given the result already. A result for which no
+    /// descriptor is left can be had by a later call.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
         match self.started.child.wait(Deadline::after(time)) {
@@ -169,12 +170,13 @@ impl<T: DeserializeOwned> Process<T> {
     }
 
     fn outcome(&mut self) -> Result<T> {
-        if std::mem::replace(&mut self.joined, true) {
+        if self.joined {
             return Err(Error::invalid("the process was joined before"));
         }
         let culprit = || self.culprit();
-        let result = self.started.outcome(&culprit)?;
-        task::decode(&result, Vec::new(), "the result").map_err(|error| error.by(culprit()))
+        let outcome = self.started.outcome(&culprit);
+        self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors); // then it is still there
+        task::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.by(self.culprit()))
     }
 }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
 use crate::letter::{self, GREETING};
-use crate::link::{Incoming, Link, Message, Sent};
+use crate::link::{Incoming, Link, Message, OnShortage, Sent};
 use crate::supervisor::{self, Child, Order};
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
@@ -92,7 +92,7 @@ pub(crate) struct Started {
 impl Started {
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
     pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
-        while let Incoming::Message(bytes, _) = self.link.receive(Deadline::now())? {
+        while let Incoming::Message(bytes, _) = self.link.receive_or(OnShortage::Leave, Deadline::now())? {
             if bytes == UP {
                 self.child.note_up();
                 continue;
