@@ -41,6 +41,7 @@ trials![
     a_sleeper_is_woken_at_once,
     an_item_that_uses_its_own_queue_does_not_deadlock,
     an_item_for_which_there_is_no_descriptor_stays,
+    an_error_that_takes_no_item_ends_the_iteration,
 ];
 
 fn first_in_first_out_across_processes() -> Outcome {
@@ -488,6 +489,27 @@ fn an_item_for_which_there_is_no_descriptor_stays() -> Outcome {
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
         assert!(receiver.recv()? == vec![1; 3_000_000]);
         assert_eq!(receiver.recv()?, [3]);
+        Ok(())
+    })
+}
+
+/// Else what passes errors over, as `flatten` does, would meet the same one without end.
+fn an_error_that_takes_no_item_ends_the_iteration() -> Outcome {
+    alone(|| {
+        let (sender, receiver) = bounded::<Vec<u8>>(10)?;
+        sender.send(vec![1; 3_000_000])?;
+        sender.send(vec![2])?;
+        let (limit, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, descriptors().len() as u64, hard).unwrap();
+        assert_eq!(receiver.iter().flatten().count(), 0);
+        assert_eq!(receiver.clone().into_iter().flatten().count(), 0);
+        let mut items = receiver.iter();
+        let error = items.next().unwrap().unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        assert!(items.next().is_none());
+        drop((items, sender));
+        assert!(receiver.iter().collect::<Result<Vec<_>>>()? == [vec![1; 3_000_000], vec![2]]);
         Ok(())
     })
 }

@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
+use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Frozen, Pool, Process, Result, StartMethod, pipe};
 use nix::errno::Errno;
@@ -11,7 +13,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
-use crate::support::{Outcome, alone, children, eventually, open_without_children, send_signal, trials};
+use crate::support::{
+    Outcome, PATIENCE, alone, children, descriptors, eventually, open_without_children, send_signal, trials,
+};
 
 trials![
     with_few_descriptors_all_works_or_says_why,
@@ -23,6 +27,10 @@ trials![
     results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker,
     items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker,
     memory_that_is_used_again_keeps_to_a_new_limit,
+    tasks_that_wait_hold_few_descriptors,
+    results_that_wait_hold_few_mappings_and_descriptors,
+    a_result_waits_for_a_descriptor,
+    a_childs_result_can_be_had_when_there_is_a_descriptor,
 ];
 
 const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
@@ -317,6 +325,101 @@ fn memory_that_is_used_again_keeps_to_a_new_limit() -> Outcome {
             limited(Resource::RLIMIT_FSIZE, 4096, || pool.apply(length, (much.clone(),))).unwrap_err();
         assert_eq!(error.os_error(), Some(Errno::EFBIG as i32), "{error}");
         assert_eq!(pool.apply(length, (much,))?, 1 << 20);
+        Ok(())
+    })
+}
+
+/// So many things that wait are far more than the library may hold descriptors or mappings for.
+const MANY: u32 = 600;
+const FEW: usize = 200;
+
+fn mappings() -> usize {
+    fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
+/// Tasks that no worker has taken hold memory; and none is refused when there is no descriptor at all.
+fn tasks_that_wait_hold_few_descriptors() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let (gates, mut theirs): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| pipe::<(), ()>()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let stay = |gate: Connection<(), ()>| drop(gate.recv());
+        let staying: Vec<_> =
+            theirs.drain(..).map(|gate| pool.submit(stay, (gate,))).collect::<Result<_>>()?;
+        let before = (descriptors().len(), mappings());
+        let sum = |number: u32, bytes: Vec<u8>| number + u32::from(bytes[0]) + u32::from(bytes[99_999]);
+        let submit = |number| pool.submit(sum, (number, LARGE.to_vec()));
+        let mut tasks: Vec<_> = (0..MANY).map(submit).collect::<Result<_>>()?;
+        let held = (descriptors().len() - before.0, mappings().saturating_sub(before.1));
+        assert!(held.0 < FEW && held.1 < FEW, "{held:?}");
+        tasks.extend(limited(Resource::RLIMIT_NOFILE, 3, || submit(MANY)));
+        assert_eq!(tasks.len(), MANY as usize + 1);
+        drop(gates);
+        staying.into_iter().try_for_each(TaskHandle::get)?;
+        for (number, task) in (0..).zip(tasks) {
+            assert_eq!(task.get()?, number + 14);
+        }
+        Ok(())
+    })
+}
+
+/// Those that have come, and are not asked for yet.
+fn results_that_wait_hold_few_mappings_and_descriptors() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        for size in [40_000, 100_000, 300_000] {
+            let before = (descriptors().len(), mappings());
+            let large = |size: usize, number: u32| [vec![7_u8; size], number.to_le_bytes().to_vec()].concat();
+            let tasks: Vec<_> =
+                (0..MANY).map(|number| pool.submit(large, (size, number))).collect::<Result<_>>()?;
+            eventually("all results are there", || tasks.iter().all(TaskHandle::is_ready));
+            let held = (descriptors().len().saturating_sub(before.0), mappings().saturating_sub(before.1));
+            assert!(held.0 < FEW && held.1 < FEW, "{size} bytes: {held:?}");
+            for (number, task) in (0..).zip(tasks) {
+                assert!(task.get()? == large(size, number), "{size} bytes, {number}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// It is not lost at once: its task has run, and will not run again.
+fn a_result_waits_for_a_descriptor() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let pids = pool.worker_pids();
+        let result = |number: u32| [number.to_le_bytes().to_vec(), LARGE.to_vec()].concat();
+        assert!(pool.apply(result, (5,))? == result(5));
+        let begun = Instant::now();
+        let (tasks, early) = limited(Resource::RLIMIT_NOFILE, 3, || -> Result<_> {
+            let mut tasks: Vec<_> =
+                (0..4).map(|number| pool.submit(result, (number,))).collect::<Result<_>>()?;
+            let soon = Duration::from_millis(50);
+            let early: Result<Vec<_>> = tasks.iter_mut().map(|task| task.get_timeout(soon)).collect();
+            Ok((tasks, early))
+        })?;
+        if begun.elapsed() >= Duration::from_secs(1) {
+            return Ok(()); // the machine has stood still, and the shortage may have lasted for too long
+        }
+        assert!(early?.iter().all(Option::is_none));
+        for (number, task) in (0..).zip(tasks) {
+            assert!(task.get()? == result(number));
+        }
+        assert_eq!(pool.worker_pids(), pids);
+        Ok(())
+    })
+}
+
+fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
+    alone(|| {
+        for method in METHODS {
+            let mut child = Process::builder().start_method(method).spawn(|| LARGE.to_vec(), ())?;
+            eventually("it has ended", || !child.is_alive());
+            let fate = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
+            assert_eq!(fate.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
+            assert!(child.join_timeout(PATIENCE)?.unwrap() == LARGE);
+            assert!(child.join_timeout(PATIENCE).is_err(), "only once");
+        }
         Ok(())
     })
 }

@@ -155,6 +155,12 @@ impl Error {
         if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
     }
 
+    /// Whether the system had no descriptor to give.
+    pub(crate) fn is_shortage_of_descriptors(&self) -> bool {
+        let shortages = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
+        shortages.contains(&self.os_error())
+    }
+
     pub(crate) fn new(cause: Cause) -> Self {
         Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false, memory_limit: None }))
     }

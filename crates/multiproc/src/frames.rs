@@ -35,6 +35,11 @@ impl<B: Deref<Target = [u8]>> Frames<B> {
         self.passed
     }
 
+    /// Goes back to where [`Frames::passed`] was so many bytes.
+    pub(crate) fn back_to(&mut self, passed: usize) {
+        self.passed = passed.min(self.passed);
+    }
+
     /// What the next frame is, and its bytes.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<(u32, &[u8])> {

@@ -4,15 +4,18 @@
 //! whose descriptor travels in its stead. What is above knows neither.
 
 use std::cell::Cell;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
 use crate::sys::memory::{self, Shared};
 use crate::sys::poll::{Deadline, PollFlags, ready};
+use crate::sys::sealed::{self, Sealed};
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
 use crate::wire::Handle;
 
-pub(crate) use crate::sys::socket::Sent;
+pub(crate) use crate::sys::socket::{OnShortage, Sent};
 
 /// Messages up to this size (bytes) travel inside a packet. Small enough that the default buffer of a socket takes
 /// several; large enough that copying, not the system call, is what a larger one costs.
@@ -33,8 +36,57 @@ pub(crate) struct Message {
 
 #[derive(Debug)]
 enum Body {
-    Inline(Vec<u8>),
-    Stored(Handle, u64),
+    /// Small, or one that waits until it is [parked](Message::park).
+    Here(Vec<u8>),
+    Parked(Parked),
+}
+
+/// A message's bytes in anonymous memory.
+#[derive(Debug)]
+struct Parked {
+    memory: Handle,
+    length: u64,
+    /// Of one that was parked ahead of need.
+    _permit: Option<Permit>,
+}
+
+/// To hold something scarce while waiting: it saves a copy, but only so many messages of this process may. The others wait
+/// in the heap.
+#[derive(Debug)]
+pub(crate) struct Permit(&'static AtomicUsize);
+
+/// How many there are of each kind.
+const PERMITS: usize = 64;
+/// Those for a descriptor, of a message that was parked ahead of need; and those for a mapping.
+static PARKED_AHEAD: AtomicUsize = AtomicUsize::new(PERMITS);
+static MAPPED: AtomicUsize = AtomicUsize::new(PERMITS);
+
+impl Permit {
+    fn take(left: &'static AtomicUsize) -> Option<Self> {
+        left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok().map(|_| Self(left))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+impl Parked {
+    fn now(bytes: &[u8]) -> Result<Self> {
+        Ok(Self { memory: memory::store(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+    }
+
+    /// Ahead of need, if that is allowed and the system has a descriptor for it.
+    fn ahead(bytes: &[u8]) -> Result<Option<Self>> {
+        let Some(permit) = Permit::take(&PARKED_AHEAD) else { return Ok(None) };
+        match Self::now(bytes) {
+            Ok(parked) => Ok(Some(Self { _permit: Some(permit), ..parked })),
+            Err(error) if error.is_shortage_of_descriptors() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What came.
@@ -52,7 +104,7 @@ const IN_PACKET: u8 = 0;
 const IN_MEMORY: u8 = 1;
 
 impl Message {
-    /// Large bytes are parked here and now, so that sending needs no time.
+    /// Large bytes are parked, here and now if that can be, so that sending needs no time.
     pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<Handle>) -> Result<Self> {
         if descriptors.len() >= MAX_DESCRIPTORS {
             return Err(Error::invalid(format!(
@@ -60,23 +112,41 @@ impl Message {
                 descriptors.len()
             )));
         }
-        let body = if bytes.len() <= INLINE {
-            Body::Inline(bytes)
-        } else {
-            Body::Stored(memory::store(&bytes)?.into(), bytes.len() as u64)
-        };
+        let parked = if bytes.len() > INLINE { Parked::ahead(&bytes)? } else { None };
+        let body = parked.map_or(Body::Here(bytes), Body::Parked);
         Ok(Self { body, had_descriptors: !descriptors.is_empty(), descriptors })
     }
 
-    /// A message that is parked here and now, whatever its size.
-    pub(crate) fn parked(bytes: &[u8]) -> Result<Self> {
-        let body = Body::Stored(memory::store(bytes)?.into(), bytes.len() as u64);
+    /// As [`Message::new`], of large bytes that are borrowed, and without descriptors.
+    pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
+        let body = match Parked::ahead(bytes)? {
+            Some(parked) => Body::Parked(parked),
+            None => Body::Here(memory::copy(bytes)?),
+        };
         Ok(Self { body, descriptors: Vec::new(), had_descriptors: false })
+    }
+
+    /// A message that is parked here and now, whatever its size; one that is worth to be mapped is sealed, so that it can
+    /// be read in place.
+    pub(crate) fn parked(bytes: &[u8]) -> Result<Self> {
+        let memory = if bytes.len() < WORTH_MAPPING { memory::store(bytes)? } else { sealed::store(bytes)? };
+        let parked = Parked { memory: memory.into(), length: bytes.len() as u64, _permit: None };
+        Ok(Self { body: Body::Parked(parked), descriptors: Vec::new(), had_descriptors: false })
+    }
+
+    /// Parks large bytes that have waited until now, when they are about to be sent.
+    pub(crate) fn park(&mut self) -> Result<()> {
+        if let Body::Here(bytes) = &self.body
+            && bytes.len() > INLINE
+        {
+            self.body = Body::Parked(Parked::now(bytes)?);
+        }
+        Ok(())
     }
 
     /// It has been received, and what came is not looked at any more.
     pub(crate) fn recycle(self) {
-        if let Body::Stored(memory, length) = self.body
+        if let Body::Parked(Parked { memory, length, .. }) = self.body
             && let (Some(memory), Ok(length)) = (memory.into_only(), usize::try_from(length))
         {
             memory::keep_spare(memory, length);
@@ -96,7 +166,7 @@ impl Message {
     /// A message that is known to be small, and has no descriptors.
     pub(crate) fn inline(bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
-        Self { body: Body::Inline(bytes), descriptors: Vec::new(), had_descriptors: false }
+        Self { body: Body::Here(bytes), descriptors: Vec::new(), had_descriptors: false }
     }
 
     /// Is there room for two descriptors more?
@@ -147,7 +217,7 @@ impl Link {
         message: &Message,
         deadline: Deadline,
     ) -> Result<Sent> {
-        self.send_all(prefix, message, Vec::new(), deadline)
+        self.send_all(prefix, message, &[], deadline)
     }
 
     /// As [`Link::send`], with some descriptors more in front of the message's own.
@@ -157,46 +227,67 @@ impl Link {
         message: &Message,
         deadline: Deadline,
     ) -> Result<Sent> {
-        self.send_all(&[], message, descriptors.to_vec(), deadline)
+        self.send_all(&[], message, descriptors, deadline)
     }
 
-    fn send_all<'a>(
+    fn send_all(
         &self,
         prefix: &[u8],
-        message: &'a Message,
-        mut descriptors: Vec<BorrowedFd<'a>>,
+        message: &Message,
+        before: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<Sent> {
-        descriptors.extend(message.descriptors.iter().map(AsFd::as_fd));
-        let fd = self.as_fd();
-        match &message.body {
-            Body::Inline(bytes) => socket::send(fd, &[&[IN_PACKET], prefix, bytes], &descriptors, deadline),
-            Body::Stored(memory, length) => {
-                descriptors.push(memory.as_fd());
-                socket::send(fd, &[&[IN_MEMORY], &length.to_le_bytes(), prefix], &descriptors, deadline)
+        let parked_now;
+        let own = message.descriptors.iter().map(AsFd::as_fd);
+        let mut descriptors: Vec<_> = before.iter().copied().chain(own).collect();
+        let Parked { memory, length, .. } = match &message.body {
+            Body::Here(bytes) if bytes.len() <= INLINE => {
+                let parts = [&[IN_PACKET], prefix, bytes];
+                return socket::send(self.as_fd(), &parts, &descriptors, deadline);
             }
-        }
+            Body::Here(bytes) => {
+                parked_now = Parked::now(bytes)?;
+                &parked_now
+            }
+            Body::Parked(parked) => parked,
+        };
+        descriptors.push(memory.as_fd());
+        let parts: [&[u8]; 3] = [&[IN_MEMORY], &length.to_le_bytes(), prefix];
+        socket::send(self.as_fd(), &parts, &descriptors, deadline)
     }
 
     /// Receives the next message; blocks while there is none, until the deadline.
     pub(crate) fn receive(&self, deadline: Deadline) -> Result<Incoming> {
-        self.receive_with(deadline, |packet, descriptors| {
+        self.receive_or(OnShortage::Lose, deadline)
+    }
+
+    /// As [`Link::receive`], but says what becomes of a message whose descriptors find no room.
+    pub(crate) fn receive_or(&self, on_shortage: OnShortage, deadline: Deadline) -> Result<Incoming> {
+        self.receive_with(on_shortage, deadline, |packet, descriptors| {
             unpack(packet, descriptors).map(|(bytes, descriptors)| Incoming::Message(bytes, descriptors))
         })
     }
 
     /// As [`Link::receive`], but leaves the message as it came.
     pub(crate) fn receive_packet(&self, deadline: Deadline) -> Result<Incoming> {
-        self.receive_with(deadline, |packet, descriptors| Ok(Incoming::Message(packet.to_vec(), descriptors)))
+        self.receive_packet_or(OnShortage::Lose, deadline)
+    }
+
+    /// As [`Link::receive_or`], but leaves the message as it came.
+    pub(crate) fn receive_packet_or(&self, on_shortage: OnShortage, deadline: Deadline) -> Result<Incoming> {
+        self.receive_with(on_shortage, deadline, |packet, descriptors| {
+            Ok(Incoming::Message(packet.to_vec(), descriptors))
+        })
     }
 
     fn receive_with(
         &self,
+        on_shortage: OnShortage,
         deadline: Deadline,
         unpack: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Incoming>,
     ) -> Result<Incoming> {
         let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default(); // a thread at its end has none any more
-        let received = socket::receive(self.as_fd(), &mut buffer, INLINE + 256, deadline);
+        let received = socket::receive(self.as_fd(), &mut buffer, INLINE + 256, deadline, on_shortage);
         let incoming = received.and_then(|received| match received {
             socket::Received::Packet(descriptors) => unpack(&buffer, descriptors),
             socket::Received::NotYet => Ok(Incoming::NotYet),
@@ -230,27 +321,56 @@ pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
 pub(crate) enum Content {
     Here(Vec<u8>, usize),
     Parked(Shared),
+    Sealed { memory: Sealed, _permit: Permit },
 }
 
+/// From this size on (bytes), to map and unmap memory costs clearly less than to copy it.
+const WORTH_MAPPING: usize = 64 * 1024;
+
 impl Content {
-    /// Of a packet whose prefix is so long; takes the descriptor of what is parked off the others.
+    /// Of a packet whose prefix is so long; takes the descriptor of what is parked off the others. What is parked is
+    /// mapped.
     pub(crate) fn of(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
         if is_whole(&packet) {
             return Ok(Self::Here(packet, 1 + prefix));
         }
-        let length = packet.get(1..).and_then(<[u8]>::first_chunk).copied().map(u64::from_le_bytes);
-        let (Some(length), Some(memory)) = (length, descriptors.pop()) else {
-            return Err(Error::decode("a packet", "what it announces did not come with it"));
-        };
-        memory::parked(&memory, usize::try_from(length).unwrap_or(usize::MAX)).map(Self::Parked)
+        let (memory, length) = announced(&packet, descriptors)?;
+        memory::parked(&memory, length).map(Self::Parked)
+    }
+
+    /// As [`Content::of`], for what its sender must not be able to change any more, and may wait for long. What is parked
+    /// is copied, unless it is large and sealed, and few others are mapped: mappings are scarce.
+    pub(crate) fn to_keep(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
+        if is_whole(&packet) {
+            return Ok(Self::Here(packet, 1 + prefix));
+        }
+        let (memory, length) = announced(&packet, descriptors)?;
+        if length >= WORTH_MAPPING
+            && let Some(length) = NonZeroUsize::new(length)
+            && let Some(permit) = Permit::take(&MAPPED)
+            && let Ok(memory) = Sealed::open(memory.as_fd(), length)
+        {
+            return Ok(Self::Sealed { memory, _permit: permit });
+        }
+        memory::load(&memory, length, &[]).map(|bytes| Self::Here(bytes, 0))
     }
 
     pub(crate) fn look<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         match self {
             Self::Here(bytes, start) => look(bytes.get(*start..).unwrap_or_default()),
             Self::Parked(memory) => memory.look(0, memory.size().get(), look),
+            Self::Sealed { memory, .. } => look(memory.bytes()),
         }
     }
+}
+
+/// The memory that a packet announces, and how long what it holds is.
+fn announced(packet: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<(OwnedFd, usize)> {
+    let length = packet.get(1..).and_then(<[u8]>::first_chunk).copied().map(u64::from_le_bytes);
+    let (Some(length), Some(memory)) = (length, descriptors.pop()) else {
+        return Err(Error::decode("a packet", "what it announces did not come with it"));
+    };
+    Ok((memory, usize::try_from(length).unwrap_or(usize::MAX)))
 }
 
 impl AsFd for Link {
@@ -276,7 +396,7 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
                 .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
                 .map_err(|_| Error::decode("a packet", "its length is no length"))?;
-            memory::load(memory, length, prefix)?
+            memory::load(&memory, length, prefix)?
         }
         _ => return Err(Error::decode("a packet", "it begins with no known mark")),
     };
@@ -314,6 +434,9 @@ mod tests {
                 if let Ok(content) = Content::of(packet.clone(), front, &mut descriptors(&choice)) {
                     prop_assert!(content.look(<[u8]>::len) <= packet.len().max(5000));
                 }
+                if let Ok(content) = Content::to_keep(packet.clone(), front, &mut descriptors(&choice)) {
+                    prop_assert!(content.look(<[u8]>::len) <= packet.len().max(5000));
+                }
             }
         }
     }
@@ -331,6 +454,23 @@ mod tests {
                 assert!(bytes.starts_with(b"begin") && bytes.ends_with(b"\0end"));
             });
         }
+    }
+
+    /// Mapped is only what nobody can change any more, and only so much at a time.
+    #[test]
+    fn what_is_kept_is_private_or_sealed() {
+        let bytes = vec![7; WORTH_MAPPING];
+        let keep = |memory: OwnedFd| {
+            let packet = [&[IN_MEMORY][..], &(WORTH_MAPPING as u64).to_le_bytes()].concat();
+            let content = Content::to_keep(packet, 0, &mut vec![memory]).unwrap();
+            content.look(|kept| assert!(kept == bytes));
+            content
+        };
+        let content = keep(memory::store_exactly(&bytes).unwrap());
+        assert!(matches!(content, Content::Here(..)), "it could still be written to");
+        let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(sealed::store(&bytes).unwrap())).collect();
+        let is_mapped = |content: &&Content| matches!(content, Content::Sealed { .. });
+        assert!((1..=PERMITS).contains(&many.iter().filter(is_mapped).count()));
     }
 
     fn received(link: &Link) -> Vec<u8> {

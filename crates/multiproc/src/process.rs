@@ -164,19 +164,21 @@ impl<T: DeserializeOwned> Process<T> {
     /// (So a child that lives on for 5 s after its function has returned counts as ended here, too.)
     ///
     /// # Errors
-    /// Those of [`join`](Self::join); and when an earlier call has given the result already.
+    /// Those of [`join`](Self::join); and when an earlier call has given the result already. A result for which no
+    /// descriptor is left can be had by a later call.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
         if self.started.wait(Deadline::after(time)) { self.outcome().map(Some) } else { Ok(None) }
     }
 
     fn outcome(&mut self) -> Result<T> {
-        if std::mem::replace(&mut self.joined, true) {
+        if self.joined {
             return Err(Error::invalid("the process was joined before"));
         }
         let culprit = || self.culprit();
-        let result = self.started.outcome(&culprit)?;
-        task::decode(&result, Vec::new(), "the result").map_err(|error| error.by(culprit()))
+        let outcome = self.started.outcome(&culprit);
+        self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors); // then it is still there
+        task::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.by(self.culprit()))
     }
 }
 

@@ -38,6 +38,7 @@
 //! large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;
+use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -87,7 +88,8 @@ pub struct Sender<T> {
 /// The end of a queue that items are taken from. Can be cloned, and passed as an argument.
 ///
 /// As an iterator it gives items until the last sender is gone. Each comes as a `Result`, because an item may fail to
-/// decode; such an error does not end the iteration.
+/// decode; such an error does not end the iteration. One that takes no item does, when it has been given: no descriptor or
+/// memory is left to receive an item, which then stays in the queue. Later, [`iter`](Self::iter) goes on with it.
 pub struct Receiver<T> {
     end: Receiving,
     item: PhantomData<fn() -> T>,
@@ -255,12 +257,22 @@ impl<T: DeserializeOwned> Receiver<T> {
         }
     }
 
-    /// Takes items until the last sender is gone.
+    /// Takes items until the last sender is gone, or until an error that takes no item: that is the last it gives, and
+    /// another iterator, or [`recv`](Self::recv), tries the same item again.
     pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
-        std::iter::from_fn(|| match self.recv() {
-            Err(error) if error.is_disconnected() => None,
-            result => Some(result),
-        })
+        let mut is_over = false;
+        std::iter::from_fn(move || self.take_until(&mut is_over))
+    }
+
+    /// The next item of an iterator.
+    fn take_until(&self, is_over: &mut bool) -> Option<Result<T>> {
+        if *is_over {
+            return None;
+        }
+        let taken = self.recv();
+        // Else one that passes errors over, such as `flatten`, would meet this one again and again.
+        *is_over = taken.as_ref().is_err_and(|error| !error.is_codec());
+        Some(taken).filter(|taken| !taken.as_ref().is_err_and(Error::is_disconnected))
     }
 
     fn take(&self, deadline: Deadline) -> Result<Option<T>> {
@@ -323,19 +335,24 @@ impl<T: DeserializeOwned> IntoIterator for Receiver<T> {
     type IntoIter = IntoIter<T>;
 
     fn into_iter(self) -> IntoIter<T> {
-        IntoIter(self)
+        IntoIter { receiver: self, is_over: false }
     }
 }
 
-/// Takes items until the last sender is gone. Made by [`Receiver::into_iter`].
+/// Takes items until the last sender is gone, or until an error that takes no item. Made by [`Receiver::into_iter`].
 #[derive(Debug)]
-pub struct IntoIter<T>(Receiver<T>);
+pub struct IntoIter<T> {
+    receiver: Receiver<T>,
+    is_over: bool,
+}
+
+impl<T: DeserializeOwned> FusedIterator for IntoIter<T> {}
 
 impl<T: DeserializeOwned> Iterator for IntoIter<T> {
     type Item = Result<T>;
 
     fn next(&mut self) -> Option<Result<T>> {
-        self.0.iter().next()
+        self.receiver.take_until(&mut self.is_over)
     }
 }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
 use crate::letter::{self, GREETING};
-use crate::link::{Incoming, Link, Message, Sent};
+use crate::link::{Incoming, Link, Message, OnShortage, Sent};
 use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
@@ -88,7 +88,7 @@ pub(crate) struct Started {
     pub(crate) child: Arc<Child>,
     link: Link,
     /// The outcome that has come, and since when it was there.
-    heard: Mutex<Option<(Result<Vec<u8>>, Instant)>>,
+    heard: Mutex<Option<(Vec<u8>, Instant)>>,
 }
 
 /// How long a child may live on once its outcome is there: it flushes its output, and with `Spawn` runs exit
@@ -109,14 +109,14 @@ impl Started {
     fn is_lingering(&self) -> bool {
         let mut heard = lock(&self.heard);
         if heard.is_none() {
-            *heard = self.receive().map(|outcome| (outcome, Instant::now()));
+            *heard = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
         }
         heard.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGERING)
     }
 
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
     pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
-        let heard = lock(&self.heard).take().map(|(outcome, _)| outcome);
+        let heard = lock(&self.heard).take().map(|(outcome, _)| Ok(outcome));
         match heard.or_else(|| self.receive()) {
             Some(outcome) => read_outcome(outcome?, culprit),
             None => Err(self.child.obituary(culprit())),
@@ -126,7 +126,7 @@ impl Started {
     /// The outcome, if it is there.
     fn receive(&self) -> Option<Result<Vec<u8>>> {
         loop {
-            match self.link.receive(Deadline::now()) {
+            match self.link.receive_or(OnShortage::Leave, Deadline::now()) {
                 Ok(Incoming::Message(bytes, _)) if bytes == UP => self.child.note_up(),
                 Ok(Incoming::Message(bytes, _)) => return Some(Ok(bytes)),
                 Ok(Incoming::NotYet | Incoming::Gone) => return None,

@@ -6,6 +6,7 @@ use std::fs;
 use std::iter::once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Error, Pool, Result, pipe};
 
 use super::{square, staying_task, zero_waits};
-use crate::support::{Fussy, Outcome, alone, eventually, trials};
+use crate::support::{Fussy, Outcome, PATIENCE, alone, eventually, trials};
 
 trials![
     apply_gives_what_the_function_returns,
@@ -28,6 +29,9 @@ trials![
     imap_unordered_gives_each_result_once_and_as_soon_as_it_is_there,
     imap_takes_its_input_only_so_far_ahead,
     imap_does_not_run_ahead_of_a_slow_first_item,
+    a_result_comes_before_more_of_a_slow_input_is_taken,
+    an_input_may_wait_for_the_result_before_it,
+    no_more_of_the_input_is_taken_than_the_buffer_holds,
     an_imap_dropped_midway_leaves_the_pool_usable,
     an_input_iterator_that_panics_at_the_start,
     an_input_iterator_that_panics_midway,
@@ -193,6 +197,62 @@ fn imap_does_not_run_ahead_of_a_slow_first_item() -> Outcome {
         assert!(taken.load(SeqCst) < FAR_AHEAD, "{taken:?} items were taken for the first result");
         Ok(())
     })
+}
+
+/// An item every 1.5 s, for as many workers as it would take too long to wait for them all to have one.
+fn a_result_comes_before_more_of_a_slow_input_is_taken() -> Outcome {
+    let pool = Pool::new(8)?;
+    let taken = Cell::new(0);
+    let slow = || {
+        taken.set(0);
+        std::iter::from_fn(|| {
+            thread::sleep(Duration::from_millis(1500));
+            taken.set(taken.get() + 1);
+            Some(7)
+        })
+    };
+    assert_eq!(pool.imap(square, slow()).next().transpose()?, Some(49));
+    assert!(taken.get() < 8, "{taken:?} items were taken before the first result was given");
+    assert_eq!(pool.imap_unordered(square, slow()).next().transpose()?, Some(49));
+    assert!(taken.get() < 8, "{taken:?} items were taken before the first result was given");
+    Ok(())
+}
+
+fn an_input_may_wait_for_the_result_before_it() -> Outcome {
+    let pool = Pool::new(3)?;
+    let (answers, input) = channel();
+    let questions = || {
+        answers.send(0).unwrap();
+        std::iter::from_fn(|| Some(input.recv_timeout(PATIENCE).unwrap())) // it comes after the result before
+    };
+    let call = pool.call().buffer_size(1);
+    for (number, result) in (0..200).zip(call.imap(square, questions())) {
+        assert_eq!(result?, square(number));
+        answers.send(number + 1).unwrap();
+    }
+    let _ = input.try_recv();
+    for (number, result) in (0..200).zip(call.imap_unordered(square, questions())) {
+        assert_eq!(result?, square(number));
+        answers.send(number + 1).unwrap();
+    }
+    Ok(())
+}
+
+fn no_more_of_the_input_is_taken_than_the_buffer_holds() -> Outcome {
+    let pool = Pool::new(2)?;
+    for size in [1, 2, 5, 1000] {
+        let taken = Cell::new(0);
+        let numbers = (0..3_000).inspect(|_| taken.set(taken.get() + 1));
+        for (given, result) in (0..).zip(pool.call().buffer_size(size).imap(square, numbers)) {
+            assert_eq!(result?, square(given));
+            let ahead = taken.get() - usize::try_from(given)?;
+            assert!(ahead <= size, "{ahead} items of {size}");
+        }
+        assert_eq!(taken.get(), 3_000);
+    }
+    let error = pool.call().buffer_size(0).imap(square, [1]).next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("no item"), "{error}");
+    Ok(())
 }
 
 fn an_imap_dropped_midway_leaves_the_pool_usable() -> Outcome {

@@ -358,6 +358,19 @@ mod tests {
         }
     }
 
+    /// Only somebody who means harm sends such a thing. It must not be in the way for good.
+    #[test]
+    fn packets_that_are_no_companions_are_thrown_away() {
+        let (sending, receiving) = channel();
+        for length in [1, 7, 9, 5000] {
+            let socket = sending.0.lane.links().socket.as_fd();
+            let sent = socket::send(socket, &[&vec![0; length]], &[], Deadline::now()).unwrap();
+            assert_eq!(sent, Sent::Yes);
+            send(&sending, &vec![7; 100_000]);
+            assert!(receive(&receiving).unwrap() == vec![7; 100_000], "{length} bytes");
+        }
+    }
+
     #[test]
     fn frames_of_nonsense_are_errors_and_do_not_stay() {
         let (sending, receiving) = channel();

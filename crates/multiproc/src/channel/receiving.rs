@@ -116,15 +116,16 @@ impl Receiving {
         let (Some(length), Some(memory)) = (length, descriptors.pop()) else {
             return Err(Error::decode("a message", "its memory did not come with it"));
         };
-        Ok(Incoming::Whole(memory::load(memory, length, &[])?, descriptors))
+        Ok(Incoming::Whole(memory::load(&memory, length, &[])?, descriptors))
     }
 
     /// Duplicates of the descriptors of the companion with this number, which then is the next packet.
     fn companion(&self, number: u64) -> Result<Vec<OwnedFd>> {
         let mut packet = [0; size_of::<u64>()];
         for _ in 0..MOST_IN_A_SOCKET {
-            let Some((_, descriptors)) = socket::peek(self.socket(), &mut packet)? else { break };
+            let Some((length, descriptors)) = socket::peek(self.socket(), &mut packet)? else { break };
             match u64::from_ne_bytes(packet) {
+                _ if length != packet.len() => socket::discard(self.socket()), // no sender of ours sends such a thing
                 its_number if its_number == number => return Ok(descriptors),
                 its_number if its_number > number => break,
                 _ => socket::discard(self.socket()), // its frame never came, or has been taken

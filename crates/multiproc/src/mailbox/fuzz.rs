@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::tests::ends;
 use super::*;
 use crate::frames::{Frames, add_frame, all};
+use crate::link::OnShortage;
 use crate::sys::atomic::Relaxed;
 use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
@@ -86,7 +87,7 @@ proptest! {
         prop_assert!(all(Frames::of(&copied[..])).iter().all(|item| item.len() <= link::INLINE));
         pool.rewind(position, back);
         pool.write(&copied, back);
-        let _ = pool.receive(number);
+        let _ = pool.receive(number, OnShortage::Leave);
         pool.unbegun();
         pool.is_ready();
         pool.may_hold_results();

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::attendance::Attendance;
 use crate::bell::Bell;
 use crate::error::{Cause, Error, Result};
-use crate::link::{self, Content, Incoming, Link};
+use crate::link::{self, Incoming, Link, OnShortage};
 use crate::ring::{Mark, Ring, just_before_overflow};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
@@ -50,6 +50,9 @@ pub(crate) const ERROR: u32 = 2;
 pub(crate) const POSTED: u32 = 3;
 /// what the items that follow are for, which is no item.
 pub(crate) const TASK: u32 = 4;
+
+/// How long what stands in front of a message is.
+const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
 const TASKS: Ring = Ring::new(4096, RING).warm();
@@ -183,17 +186,22 @@ impl Posted {
     }
 
     /// Receives the message of that number; throws away those before it, which nobody will ask for any more. Gives what
-    /// it is, its bytes, and its descriptors.
-    fn receive(link: &Link, number: u32, deadline: Deadline) -> Result<(u32, Content, Vec<OwnedFd>)> {
+    /// it is, its packet, and its descriptors.
+    fn receive(
+        link: &Link,
+        number: u32,
+        on_shortage: OnShortage,
+        deadline: Deadline,
+    ) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
         loop {
-            let Incoming::Message(packet, mut descriptors) = link.receive_packet(deadline)? else {
+            let Incoming::Message(packet, descriptors) = link.receive_packet_or(on_shortage, deadline)?
+            else {
                 return Err(Error::new(Cause::LinkLost));
             };
             let prefix = link::prefix(&packet).first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
             #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
             if (prefix >> 32) as u32 == number {
-                let content = Content::of(packet, size_of::<u64>(), &mut descriptors)?;
-                return Ok((prefix as u32, content, descriptors));
+                return Ok((prefix as u32, packet, descriptors));
             }
         }
     }
@@ -449,7 +457,7 @@ mod tests {
         let (mut pool, mut worker) = ends();
         let position = pool.position();
         for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
-            assert_eq!(pool.post(&Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
+            assert_eq!(pool.post(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
             pool.hand_in(1);
             if number == 0 {
                 assert_eq!(pool.take_back(1), 1);

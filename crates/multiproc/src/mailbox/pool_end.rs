@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::claims;
 use crate::error::{Error, Result};
 use crate::frames::{Frames, add_frame};
-use crate::link::{Content, INLINE, Link, Message, Sent};
+use crate::link::{Content, INLINE, Link, Message, OnShortage, Sent};
 use crate::ring::{Mark, just_before_overflow};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
@@ -14,8 +14,8 @@ use crate::sys::output::BOUND;
 use crate::sys::poll::Deadline;
 
 use super::{
-    BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS, RUNNING,
-    STRIDE, TASK, TASKS, VALUE,
+    BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PREFIX, PUBLISHED, Posted, READY, RESULTS,
+    RUNNING, STRIDE, TASK, TASKS, VALUE,
 };
 
 /// The pool's end of a mailbox.
@@ -93,7 +93,8 @@ impl PoolEnd {
 
     /// Sends the item that comes next as a message; says whether there was room. A note with the message's number is
     /// written in its place: not the item's, which another one gets when this one is taken back.
-    pub(crate) fn post(&mut self, message: &Message) -> Result<Sent> {
+    pub(crate) fn post(&mut self, message: &mut Message) -> Result<Sent> {
+        message.park()?;
         let number = self.posted;
         self.posted = number.wrapping_add(1);
         let prefix = Posted { number, kind: VALUE }.bytes();
@@ -106,10 +107,16 @@ impl PoolEnd {
         Ok(sent)
     }
 
-    /// Receives the message that is the result of the item of this number: what it is, and its bytes.
-    pub(crate) fn receive(&mut self, number: u32) -> Result<(u32, Content)> {
-        self.posts = self.posts.wrapping_add(1);
-        Posted::receive(&self.link, number, Deadline::now()).map(|(kind, content, _)| (kind, content))
+    /// Receives the message that is the result of the item of this number: what it is, and its bytes. One that is left
+    /// where it is, for lack of descriptors, can be received later.
+    pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<(u32, Content)> {
+        let received = Posted::receive(&self.link, number, on_shortage, Deadline::now());
+        let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
+        if on_shortage == OnShortage::Lose || !is_left {
+            self.posts = self.posts.wrapping_add(1);
+        }
+        let (kind, packet, mut descriptors) = received?;
+        Ok((kind, Content::to_keep(packet, PREFIX, &mut descriptors)?))
     }
 
     /// Hands in the last `count` items that were written; says whether the worker was asleep.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::bell::Bell;
 use crate::claims;
 use crate::error::{Culprit, Error, Result};
-use crate::link::{Content, INLINE, Link, Message, Sent};
+use crate::link::{Content, INLINE, Link, Message, OnShortage, Sent};
 use crate::plain;
 use crate::ring::Mark;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
@@ -24,8 +24,8 @@ use crate::sys::processors::pays_to_look;
 use crate::wire;
 
 use super::{
-    BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PUBLISHED, Posted, READY, RESULTS,
-    RING, RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
+    BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PREFIX, PUBLISHED, Posted, READY,
+    RESULTS, RING, RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
 };
 
 /// The worker's end of a mailbox.
@@ -268,7 +268,9 @@ impl WorkerEnd {
             let number = note.first_chunk().copied().map(u32::from_ne_bytes);
             number.ok_or_else(|| Error::decode("an item", "its message has no number"))
         })?;
-        let (_, content, descriptors) = Posted::receive(&self.link, number, Deadline::Never)?;
+        let (_, packet, mut descriptors) =
+            Posted::receive(&self.link, number, OnShortage::Lose, Deadline::Never)?;
+        let content = Content::of(packet, PREFIX, &mut descriptors)?;
         if !descriptors.is_empty() {
             self.lobby.call(); // the pool must let go of them, lest it keep a queue open
         }

@@ -33,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// How many times more an item is run of which a worker has died.
     pub(crate) retries: u32,
+    /// How many items may have been taken of the input and not been given a result, where results are given one by one.
+    pub(crate) buffer_size: Option<u64>,
 }
 
 /// What a worker must know before the first of some items.

@@ -78,6 +78,35 @@ impl<'pool> CallBuilder<'pool> {
         self.options.retries = times;
         self
     }
+
+    /// How many items [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered) take at most of their input before
+    /// they have given the results of these. No limit of its own by default; a `size` of 0 is an error of the call.
+    ///
+    /// With 1, each item is taken only after the result of the one before was given: so an input may wait for what its
+    /// reader makes of a result.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let (numbers, input) = channel();
+    ///     numbers.send(2_u64).expect("the input is there");
+    ///     let mut squares = pool.call().buffer_size(1).imap(|n: u64| n * n, input);
+    ///     for expected in [4, 16, 256] {
+    ///         let square = squares.next().expect("one for each number")?;
+    ///         assert_eq!(square, expected);
+    ///         numbers.send(square).expect("the input is there");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn buffer_size(mut self, size: usize) -> Self {
+        self.options.buffer_size = Some(size as u64);
+        self
+    }
 }
 
 /// The calls.
@@ -224,6 +253,9 @@ impl<'pool> CallBuilder<'pool> {
     {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("an item that may run for no time at all could do nothing"));
+        }
+        if self.options.buffer_size == Some(0) {
+            return Err(Error::invalid("a call that may take no item of its input could do nothing"));
         }
         Ok(Call::new(TaskId::of(function)?, self.options))
     }

@@ -100,7 +100,7 @@ impl Packer {
                 Ok(())
             }
             Some(bytes) => {
-                self.alone = Some(Message::parked(bytes)?);
+                self.alone = Some(Message::large(bytes)?);
                 Ok(())
             }
             None => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),

@@ -225,6 +225,11 @@ impl Pool {
     /// what no worker has begun. When the pool is closed or cannot keep its workers, the last item is an error that
     /// says so.
     ///
+    /// Where the input took 1 ms or more for its last item, a result that is there is given before another is taken; and
+    /// where such an input does not say that there is another ([`size_hint`](Iterator::size_hint)), a quarter of that time
+    /// is waited for a result first. A result that comes while the input blocks is given when that goes on. So an input
+    /// that waits for what becomes of an earlier result needs a [`buffer_size`](CallBuilder::buffer_size) of 1.
+    ///
     /// ```
     /// use multiproc::Pool;
     ///

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +35,8 @@ pub(crate) struct Results<'pool, I, R> {
     fitting: u64,
     /// How many bytes the last chunk had.
     bytes: usize,
+    /// How long the input took for an item when that was last looked at.
+    input_time: Duration,
     /// How many items were taken from the input.
     taken: u64,
     /// How many of them have no result yet.
@@ -52,6 +54,8 @@ pub(crate) struct Results<'pool, I, R> {
 /// (nanoseconds) takes long.
 const LOOK_EVERY: u64 = 4;
 const SLOW: u64 = 10_000_000;
+/// An input that takes as long for an item may be one that waits for something.
+const SLOW_INPUT: Duration = Duration::from_millis(1);
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
@@ -78,6 +82,7 @@ where
             size: 1,
             fitting: u64::MAX,
             bytes: 0,
+            input_time: Duration::ZERO,
             taken: 0,
             unresolved: 0,
             ready: Ready::new(order),
@@ -109,16 +114,38 @@ where
     }
 
     /// Whether the caller should have a result before more of the input is taken, which may keep it waiting: there is
-    /// one, and no worker lacks work.
+    /// one, and no worker lacks work or the input is slow.
     fn may_pause(&mut self) -> bool {
-        let given_soon = self.look_ahead.is_some() && (self.ready.begin_run() || self.call.has_arrived());
-        given_soon && self.unresolved >= self.core.workers() as u64
+        if self.look_ahead.is_none() {
+            return false;
+        }
+        let is_slow = self.input_time >= SLOW_INPUT;
+        let is_given_soon =
+            self.ready.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
+        is_given_soon && (is_slow || self.unresolved >= self.core.workers() as u64)
+    }
+
+    /// Looks whether a result has arrived. Where the input is slow and cannot say that there is more of it, a quarter of
+    /// its time is waited for one: so results come before a line that somebody types, or a message, and an input that is
+    /// slow of itself becomes slower by no more than that.
+    fn await_arrival(&self) -> bool {
+        let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
+        let time = if is_sure { Duration::ZERO } else { self.input_time / 4 };
+        let has_arrived = || self.call.has_arrived();
+        self.unresolved > 0 && self.core.attend().wait_until(Deadline::after(time), has_arrived)
     }
 
     fn has_room(&self) -> bool {
         let round = self.size * self.core.workers() as u64;
         let waiting = self.taken - self.ready.given();
-        self.unresolved < 2 * round && self.look_ahead.is_none_or(|rounds| waiting < rounds * round)
+        let is_within = self.look_ahead.is_none_or(|rounds| waiting < rounds * round);
+        self.unresolved < 2 * round && is_within && self.left_in_buffer() > 0
+    }
+
+    /// How many items may be taken by what the caller has asked for.
+    fn left_in_buffer(&self) -> u64 {
+        let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
+        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.ready.given()))
     }
 
     fn feed_chunk(&mut self) {
@@ -149,11 +176,12 @@ where
 
     /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
     fn fill(&mut self, packer: &mut Packer) -> Option<Error> {
+        let size = self.size.min(self.left_in_buffer());
         let input = self.input.as_mut()?;
         let begun = Instant::now();
         // To look at the clock takes longer than to pack a small item: after the first one, the second, the fourth …
         let mut next_look = 1;
-        while u64::from(packer.count()) < self.size && !packer.is_full() {
+        while u64::from(packer.count()) < size && !packer.is_full() {
             let Some(args) = input.next() else {
                 self.input = None;
                 return None;
@@ -165,7 +193,9 @@ where
             }
             if packer.count() >= next_look {
                 next_look += next_look.min(256);
-                if begun.elapsed() >= WORTHWHILE {
+                let time = begun.elapsed();
+                self.input_time = time / packer.count();
+                if time >= WORTHWHILE {
                     break;
                 }
             }

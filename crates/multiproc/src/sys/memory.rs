@@ -8,13 +8,14 @@ use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ffi::c_void;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::resource::{Resource, getrlimit};
@@ -76,24 +77,63 @@ fn with_spare<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
 }
 
 /// Reads the first `length` bytes of what [`store`] parked; gives them behind `prefix`.
-pub(crate) fn load(fd: OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
-    let stored = parked(&fd, length)?;
+///
+/// The copy is private: it needs no mapping and no descriptor, and no other process can change it.
+pub(crate) fn load(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
+    let length = announced(fd, length)?.get();
+    let mut bytes = with_room(prefix.len().saturating_add(length))?;
+    bytes.extend_from_slice(prefix);
+    append(fd, length, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A copy of a message's bytes.
+pub(crate) fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut copy = with_room(bytes.len())?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}
+
+fn with_room(length: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes
-        .try_reserve_exact(prefix.len() + length)
+        .try_reserve_exact(length)
         .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
-    bytes.extend_from_slice(prefix);
-    stored.look(0, length, |stored| bytes.extend_from_slice(stored));
     Ok(bytes)
+}
+
+/// Appends the first `length` bytes of a file, for which there must be room.
+fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut offset = 0;
+    while offset < length {
+        let room = &mut bytes.spare_capacity_mut()[..length - offset];
+        let place = libc::off_t::try_from(offset).unwrap_or(libc::off_t::MAX);
+        // SAFETY: the room is memory of our own, of that length, to which nothing else refers.
+        let read = unsafe { libc::pread(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), place) };
+        let read = match Errno::result(read) {
+            Ok(0) => return Err(Error::decode("a message", "its memory ends before it does")),
+            Ok(read) => read.cast_unsigned(),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Error::system("read anonymous memory", errno)),
+        };
+        // SAFETY: the system has written so many bytes to the beginning of the room.
+        unsafe { bytes.set_len(bytes.len() + read) };
+        offset += read;
+    }
+    Ok(())
 }
 
 /// Maps the first `length` bytes of what [`store`] parked, to look at them in place.
 pub(crate) fn parked(fd: &OwnedFd, length: usize) -> Result<Shared> {
+    Shared::map(fd.as_fd(), announced(fd, length)?)
+}
+
+/// The length that was announced, if the memory is as large.
+fn announced(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
     let size = size_of_sealed(fd.as_fd())?;
-    match NonZeroUsize::new(length) {
-        Some(length) if size >= length.get() as u64 => Shared::map(fd.as_fd(), length),
-        _ => Err(Error::decode("a message", format!("{length} bytes announced, {size} sent"))),
-    }
+    NonZeroUsize::new(length)
+        .filter(|length| size >= length.get() as u64)
+        .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))
 }
 
 /// The size in bytes of memory that somebody has handed to us, and that will not be less, for which there is a seal.
@@ -231,7 +271,7 @@ pub(crate) fn create(length: usize) -> Result<OwnedFd> {
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never to be executed: a system may refuse any other. Linux before 6.3 does not know the flag.
-    let never_executed = MFdFlags::from_bits_retain(nix::libc::MFD_NOEXEC_SEAL);
+    let never_executed = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = memfd_create(c"multiproc", flags | never_executed)
         .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
         .map_err(|errno| Error::system("create anonymous memory", errno))?;

@@ -90,6 +90,13 @@ impl Sealed {
     }
 }
 
+/// Puts bytes into sealed memory, for others to open.
+pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
+    let fd = store_exactly(bytes)?;
+    add_seals(fd.as_fd())?;
+    Ok(fd)
+}
+
 /// Which memory this is, and its size in bytes.
 pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(Identity, u64)> {
     let status = fstat(fd).map_err(|errno| Error::system("identify sealed memory", errno))?;

@@ -49,6 +49,14 @@ pub(crate) enum Received {
     Gone,
 }
 
+/// What becomes of a packet for whose descriptors there is no room in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnShortage {
+    Lose,
+    /// It can be received later.
+    Leave,
+}
+
 /// Two connected sockets, closed on exec.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     if fault::refused(Point::CreateSockets) {
@@ -107,19 +115,25 @@ pub(crate) fn receive(
     buffer: &mut Vec<u8>,
     size: usize,
     deadline: Deadline,
+    on_shortage: OnShortage,
 ) -> Result<Received> {
+    let leaves = on_shortage == OnShortage::Leave;
     buffer.clear();
     buffer.reserve(size);
     let room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: size };
     loop {
         // Without a deadline the system call itself may wait, which saves one to poll.
-        let flags = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
+        let wait = if matches!(deadline, Deadline::Never) { 0 } else { libc::MSG_DONTWAIT };
+        let flags = if leaves { wait | libc::MSG_PEEK } else { wait };
         // SAFETY: there is room for so many bytes, which is ours.
         match unsafe { receive_once(socket, room, flags) } {
             Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
             Ok((length, descriptors)) => {
                 // SAFETY: so many bytes have been written to the beginning of the room.
                 unsafe { buffer.set_len(length) };
+                if leaves {
+                    discard(socket);
+                }
                 return Ok(Received::Packet(descriptors));
             }
             // The other end has gone without having received all from us. That is told once, and comes before what
@@ -131,17 +145,23 @@ pub(crate) fn receive(
                 }
             }
             Err(Errno::EMFILE) => return Err(Error::system("receive a packet's descriptors", Errno::EMFILE)),
-            Err(errno) => return Err(Error::system("receive a packet", errno)),
+            Err(errno) => {
+                if leaves && errno == Errno::EMSGSIZE {
+                    discard(socket); // else it would stay there, as an error
+                }
+                return Err(Error::system("receive a packet", errno));
+            }
         }
     }
 }
 
-/// Shows the next packet, which stays, and gives duplicates of its descriptors; `None` when there is none.
+/// Shows the next packet, which stays, and gives its length and duplicates of its descriptors; `None` when there is none.
+/// Of a packet longer than the buffer, the beginning is shown.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(usize, Vec<OwnedFd>)>> {
     let room = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     loop {
         // SAFETY: the buffer is ours, and of that length.
-        match unsafe { receive_once(socket, room, libc::MSG_PEEK | libc::MSG_DONTWAIT) } {
+        match unsafe { receive_once(socket, room, libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_TRUNC) } {
             Ok((0, _)) | Err(Errno::EAGAIN) => return Ok(None),
             Ok(packet) => return Ok(Some(packet)),
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
@@ -224,7 +244,7 @@ unsafe fn receive_once(
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(Errno::EMFILE); // those that did arrive are closed by their owners here
     }
-    if header.msg_flags & libc::MSG_TRUNC != 0 {
+    if header.msg_flags & libc::MSG_TRUNC != 0 && flags & libc::MSG_TRUNC == 0 {
         return Err(Errno::EMSGSIZE);
     }
     Ok((length.cast_unsigned(), descriptors))

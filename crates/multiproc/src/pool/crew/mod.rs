@@ -1,17 +1,20 @@
 //! A worker as the pool sees it: its process, its mailbox, and the items that it has in hand.
 
 mod ending;
+mod shortage;
 mod taking;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::ending::Pressed;
+use self::shortage::Shortage;
 use super::call::{Call, Note};
 use super::chunk::{Body, Chunk};
 use super::jobs::Jobs;
 use super::worker::{Initializer, Place, serve};
 use crate::error::{Cause, Error, Result};
+use crate::frames::Frames;
 use crate::link::{Link, Sent};
 use crate::mailbox::{Lobby, Mailbox, PoolEnd, TASK};
 use crate::method::Manner;
@@ -34,6 +37,9 @@ pub(crate) struct Worker {
     note: Option<Note>,
     /// There was no room in the mailbox, and no results have come since.
     full: bool,
+    /// Results that were taken off the mailbox, from that of this number on, where there was no descriptor for the first.
+    unreceived: Option<(Frames, u32)>,
+    shortage: Shortage,
     /// All that it has in hand has been seen to be begun.
     has_begun: bool,
     /// It has begun nothing for a while, and no results have come since.
@@ -92,6 +98,8 @@ impl Worker {
             served: 0,
             note: None,
             full: false,
+            unreceived: None,
+            shortage: Shortage::default(),
             has_begun: false,
             may_be_stopped: false,
             woken: false,
@@ -147,7 +155,7 @@ impl Worker {
             }
             self.note = Some(chunk.call.note);
         }
-        let given = match &chunk.body {
+        let given = match &mut chunk.body {
             Body::Frames { .. } => self.give_frames(chunk, most, start),
             Body::Message(message) => {
                 let posted = self.mailbox.post(message);
@@ -164,6 +172,7 @@ impl Worker {
     fn give_message(&mut self, posted: Result<Sent>, chunk: &mut Chunk, start: u32) -> Given {
         match posted {
             Ok(Sent::Yes) => {
+                self.shortage.end();
                 self.hand_in(chunk, 1, start);
                 Given::Taken
             }
@@ -172,6 +181,7 @@ impl Worker {
                 self.give_up_on(Error::new(Cause::LinkLost));
                 Given::Nothing
             }
+            Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => Given::NotNow,
             Err(error) => Given::Unsendable(error),
         }
     }
@@ -252,6 +262,11 @@ impl Worker {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Whether results of it wait for a descriptor to be received with.
+    pub(crate) fn has_unreceived(&self) -> bool {
+        self.unreceived.is_some()
     }
 
     /// Whether it has been woken since this was asked last.

@@ -1,9 +1,9 @@
 //! Taking in what a worker has said, and its results.
 
 use super::Worker;
-use crate::error::{Culprit, Error};
+use crate::error::{Culprit, Error, Result};
 use crate::frames::{Frames, add_frame};
-use crate::link::Content;
+use crate::link::{Content, OnShortage};
 use crate::mailbox::{POSTED, Which};
 use crate::pool::call::Parcel;
 use crate::pool::jobs::Settled;
@@ -36,6 +36,17 @@ impl Worker {
         if self.is_cancelled() {
             return false; // whoever has cancelled its item was told that there will be no result
         }
+        let left = self.jobs.count();
+        if let Some((results, number)) = self.unreceived.take() {
+            self.deliver_singly(results, number, which);
+            if self.unreceived.is_some() {
+                return self.jobs.count() < left;
+            }
+        }
+        self.take_more_results(which) || self.jobs.count() < left
+    }
+
+    fn take_more_results(&mut self, which: Which) -> bool {
         let number = self.mailbox.results_taken();
         let finished = match self.mailbox.take_results(which) {
             Ok(Some(finished)) if finished.count <= self.jobs.count() => finished,
@@ -48,7 +59,7 @@ impl Worker {
             call.learn_cost(count, finished.nanos);
         }
         if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
-            self.deliver_singly(finished.results, number);
+            self.deliver_singly(finished.results, number, which);
         } else {
             self.deliver(finished.results, count);
         }
@@ -85,27 +96,55 @@ impl Worker {
     }
 
     /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
-    fn deliver_singly(&mut self, mut results: Frames, mut number: u32) {
-        while let Some((kind, frame)) = results.next() {
+    /// From one on that has to be received later, they stay.
+    fn deliver_singly(&mut self, mut results: Frames, mut number: u32, which: Which) {
+        loop {
+            let passed = results.passed();
+            let Some((kind, frame)) = results.next() else { return };
+            let received = match kind {
+                POSTED => self.receive(number, which),
+                _ => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
+            };
+            let Some(received) = received else {
+                results.back_to(passed);
+                self.unreceived = Some((results, number));
+                return;
+            };
             let Some((call, place, _)) = self.settle(1).pop() else { return };
-            let parcel = if kind == POSTED {
-                match self.mailbox.receive(number) {
-                    Ok((kind, content)) => Parcel::Result { place, kind, content },
-                    Err(error) => {
-                        // What the system refuses to receive is lost, but nothing is wrong with the worker.
-                        if error.os_error().is_none() {
-                            self.give_up_on(error.clone());
-                        }
-                        let error = error.by(Culprit::Worker { pid: self.pid() });
-                        Parcel::Lost { first: place, count: 1, error }
+            let parcel = match received {
+                Ok((kind, content)) => Parcel::Result { place, kind, content },
+                Err(error) => {
+                    // What the system refuses to receive is lost, but nothing is wrong with the worker.
+                    if error.os_error().is_none() {
+                        self.give_up_on(error.clone());
                     }
+                    let error = error.by(Culprit::Worker { pid: self.pid() });
+                    Parcel::Lost { first: place, count: 1, error }
                 }
-            } else {
-                Parcel::Result { place, kind, content: Content::Here(frame.to_vec(), 0) }
             };
             call.deliver(parcel);
             number = number.wrapping_add(1);
         }
+    }
+
+    /// Receives the result of the item of this number; `None` when there is no descriptor for it, and it is to be received
+    /// later. It is lost instead when that has been so for too long; or when all that is finished is taken, for then
+    /// follows what cannot wait.
+    fn receive(&mut self, number: u32, which: Which) -> Option<Result<(u32, Content)>> {
+        if which != Which::Finished {
+            match self.mailbox.receive(number, OnShortage::Leave) {
+                Err(error) if error.is_shortage_of_descriptors() => {
+                    if self.shortage.meet() {
+                        return None;
+                    }
+                }
+                received => {
+                    self.shortage.end();
+                    return Some(received);
+                }
+            }
+        }
+        Some(self.mailbox.receive(number, OnShortage::Lose))
     }
 
     /// The first `count` items in hand are done with.

@@ -23,7 +23,7 @@ pub(crate) struct State {
     /// Why workers cannot be had, if that is so: every call gets this error.
     broken: Option<Error>,
     policy: Policy,
-    /// When to offer chunks again that the system had no room for.
+    /// When to offer chunks again that the system had no room for, and to receive results for which it had no descriptor.
     retry: Option<Instant>,
     /// When what lies with a worker has lain there for too long: items that it has not begun while another is idle, and
     /// results that it holds back. Counted from the first look that has seen some.
@@ -211,12 +211,13 @@ impl State {
     /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
     /// lies too long with one of them.
     pub(crate) fn turn(&mut self) -> Turn {
-        let mut turn = Turn::default();
+        let (mut turn, mut is_short) = (Turn::default(), false);
         let is_late = self.late_at.is_some_and(|time| time <= Instant::now());
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_hand() > 0 || !was_ready {
                 turn.news |= worker.take_in() || (is_late && worker.take_held());
+                is_short |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
                 self.stillborn = 0;
@@ -229,6 +230,9 @@ impl State {
             }
         }
         self.hand_out();
+        if is_short {
+            self.retry = Some(Instant::now() + STALL);
+        }
         let lies = self.share(is_late) || self.workers.iter().any(Worker::may_hold_results);
         self.late_at = match self.late_at.filter(|_| lies && !is_late) {
             None if lies => Some(Instant::now() + PATIENCE),
