@@ -170,21 +170,29 @@ pub(crate) mod futex {
     use super::atomic::{AtomicU32, SeqCst};
 
     loom::lazy_static! {
-        static ref SLEEPERS: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+        static ref SLEEPERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
     }
 
     pub(crate) fn wait(word: &AtomicU32, expected: u32, _time: Option<Duration>) {
-        let sleepers = SLEEPERS.0.lock().unwrap();
+        let mut sleepers = SLEEPERS.0.lock().unwrap();
         if word.load(SeqCst) == expected {
+            *sleepers += 1;
             drop(SLEEPERS.1.wait(sleepers).unwrap());
         }
     }
 
-    pub(crate) fn wake_all(_word: &AtomicU32) {
-        let _sleepers = SLEEPERS.0.lock().unwrap();
+    pub(crate) fn wake_all(_word: &AtomicU32) -> usize {
+        let mut sleepers = SLEEPERS.0.lock().unwrap();
+        let woken = *sleepers;
         if !Lack::Waking.is_there() && !super::fault::is_dead() {
+            *sleepers = 0;
             SLEEPERS.1.notify_all();
         }
+        woken
+    }
+
+    pub(crate) fn pause() {
+        loom::thread::yield_now();
     }
 }
 

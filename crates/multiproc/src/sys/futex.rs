@@ -20,10 +20,16 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, time: Option<Duration>) {
     }
 }
 
-/// Wakes everyone who waits on `word`, in whatever process.
-pub(crate) fn wake_all(word: &AtomicU32) {
+/// Wakes everyone who waits on `word`, in whatever process. Returns how many threads that were.
+pub(crate) fn wake_all(word: &AtomicU32) -> usize {
     // SAFETY: FUTEX_WAKE only uses the address as a key.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, ptr::null::<()>());
-    }
+    let woken = unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX, ptr::null::<()>())
+    };
+    usize::try_from(woken).unwrap_or(0)
+}
+
+/// Lets another thread run that is about to sleep or to wake, whatever the priorities of both.
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_micros(10));
 }

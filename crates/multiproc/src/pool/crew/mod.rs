@@ -71,18 +71,21 @@ pub(crate) enum Given {
 }
 
 impl Worker {
-    /// Starts a worker.
-    pub(crate) fn start(lobby: &Lobby, spin: Duration, order: Order, manner: Manner) -> Result<Self> {
+    /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
+    pub(crate) fn start(
+        lobby: &Lobby,
+        spin: Duration,
+        order: Order,
+        manner: Manner,
+        at_end: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self> {
         let Order { initializer, memory_limit } = order;
         let (ours, theirs) = Link::pair()?;
         let mailbox = Mailbox::create()?;
         let place =
             Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
-        let pool = lobby.clone();
-        started.child.watch(Arc::new(move || {
-            pool.thread().ring();
-        }));
+        started.child.watch(Arc::new(at_end));
         Ok(Self {
             started,
             born: Instant::now(),
