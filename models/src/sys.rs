@@ -80,9 +80,7 @@ pub(crate) mod fault {
 }
 
 pub(crate) mod atomic {
-    pub(crate) use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-
-    use loom::sync::atomic::Ordering;
+    pub(crate) use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
     use super::Lack;
 
@@ -150,7 +148,7 @@ pub(crate) mod atomic {
                     if super::fault::is_dead() {
                         return Ok(current);
                     }
-                    self.0.compare_exchange(current, new, success, failure)
+                    self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
                 }
             }
         };

@@ -31,6 +31,26 @@ impl Worker {
         held
     }
 
+    /// Checks what it has written against what the pool knows by itself. One that has shown nothing since it
+    /// was checked last is made to look again whether there is something to do, lest something overwritten
+    /// keeps it asleep; and all that it has finished is taken, published or not. Says whether there were
+    /// results.
+    pub(crate) fn check(&mut self) -> bool {
+        if self.broken.is_some() {
+            return false;
+        }
+        if let Err(error) = self.mailbox.check() {
+            return self.is_mad(error);
+        }
+        let taken = self.mailbox.results_taken();
+        let is_still = std::mem::replace(&mut self.checked_at, taken) == taken;
+        if !is_still || self.is_idle() {
+            return false;
+        }
+        self.mailbox.remind();
+        self.jobs.count() > 0 && self.take_results(Which::Finished)
+    }
+
     /// Takes these results; says whether there were any.
     pub(super) fn take_results(&mut self, which: Which) -> bool {
         if self.is_cancelled() {
@@ -48,12 +68,12 @@ impl Worker {
             call.learn_cost(count, finished.nanos);
         }
         if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
-            self.deliver_singly(finished.results, number);
+            self.deliver_singly(finished.results, count, number);
         } else {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        self.may_be_stopped = false;
+        (self.may_be_stopped, self.quiet, self.held_up) = (false, false, false);
         self.mailbox.free(self.jobs.start().unwrap_or(self.mailbox.position()));
         true
     }
@@ -84,26 +104,27 @@ impl Worker {
         }
     }
 
-    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
-    fn deliver_singly(&mut self, mut results: Frames, mut number: u32) {
-        while let Some((kind, frame)) = results.next() {
-            let Some((call, place, _)) = self.settle(1).pop() else { return };
-            let parcel = if kind == POSTED {
-                match self.mailbox.receive(number) {
-                    Ok((kind, content)) => Parcel::Result { place, kind, content },
-                    Err(error) => {
-                        // What the system refuses to receive is lost, but nothing is wrong with the worker.
-                        if error.os_error().is_none() {
-                            self.give_up_on(error.clone());
-                        }
-                        let error = error.by(Culprit::Worker { pid: self.pid() });
-                        Parcel::Lost { first: place, count: 1, error }
-                    }
-                }
-            } else {
-                Parcel::Result { place, kind, content: Content::Here(frame.to_vec(), 0) }
+    /// Delivers `count` results of several calls, or some that came as messages; the first is that of item
+    /// `number` of the mailbox.
+    fn deliver_singly(&mut self, mut results: Frames, count: u32, mut number: u32) {
+        for _ in 0..count {
+            let content = match results.next() {
+                Some((POSTED, _)) => self.mailbox.receive(number),
+                Some((kind, frame)) => Ok((kind, Content::Here(frame.to_vec(), 0))),
+                None => Err(Error::decode("a result", "it is missing in the ring")),
             };
-            call.deliver(parcel);
+            let Some((call, place, _)) = self.settle(1).pop() else { return };
+            call.deliver(match content {
+                Ok((kind, content)) => Parcel::Result { place, kind, content },
+                Err(error) => {
+                    // What the system refuses to receive is lost, but nothing is wrong with the worker.
+                    if error.os_error().is_none() {
+                        self.give_up_on(error.clone());
+                    }
+                    let error = error.by(Culprit::Worker { pid: self.pid() });
+                    Parcel::Lost { first: place, count: 1, error }
+                }
+            });
             number = number.wrapping_add(1);
         }
     }
@@ -124,7 +145,10 @@ impl Worker {
 
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
-        if self.jobs.is_front_message() && self.mailbox.unbegun() < self.jobs.count() {
+        // What does not agree here is found by the next check.
+        if self.jobs.is_front_message()
+            && self.mailbox.unbegun().is_ok_and(|unbegun| unbegun < self.jobs.count())
+        {
             self.jobs.drop_descriptors();
         }
     }
