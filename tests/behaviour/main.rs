@@ -17,6 +17,7 @@ mod process;
 mod programs;
 mod queue;
 mod scarce;
+mod scribble;
 mod security;
 mod start;
 mod support;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         abuse::trials(),
         interrupt::trials(),
         scarce::trials(),
+        scribble::trials(),
         security::trials(),
         misfits::trials(),
     ];
