@@ -32,12 +32,13 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    claims::hand_in(word, 2);
-    let taken_back = claims::take_back(word, 1);
+    let known = |handed_in| claims::Known { finished: 0, handed_in };
+    assert!(claims::hand_in(word, known(0), 2));
+    let taken_back = claims::take_back(word, known(2), 1).unwrap();
     if taken_back == 1 {
         tail = behind_the_first;
         assert!(RING.put(bytes, &mut tail, 0, 1, &[&[3]]));
-        claims::hand_in(word, 1);
+        assert!(claims::hand_in(word, known(1), 1));
     }
     let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
     let left = claims::left(word) as usize;

@@ -80,9 +80,7 @@ pub(crate) mod fault {
 }
 
 pub(crate) mod atomic {
-    pub(crate) use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-
-    use loom::sync::atomic::Ordering;
+    pub(crate) use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
     use super::Lack;
 
@@ -174,7 +172,7 @@ pub(crate) mod futex {
     use super::atomic::{AtomicU32, AtomicU64, SeqCst};
 
     loom::lazy_static! {
-        static ref SLEEPERS: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+        static ref SLEEPERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
     }
 
     pub(crate) fn wait(word: &AtomicU32, expected: u32, _time: Option<Duration>) {
@@ -187,8 +185,8 @@ pub(crate) mod futex {
         wait_while(|| word.load(SeqCst) as u32 == expected as u32);
     }
 
-    pub(crate) fn wake_all(_word: &AtomicU32) {
-        wake();
+    pub(crate) fn wake_all(_word: &AtomicU32) -> usize {
+        wake()
     }
 
     /// Wakes more threads than the kernel would, all of which look again.
@@ -197,17 +195,25 @@ pub(crate) mod futex {
     }
 
     fn wait_while(is_as_expected: impl Fn() -> bool) {
-        let sleepers = SLEEPERS.0.lock().unwrap();
+        let mut sleepers = SLEEPERS.0.lock().unwrap();
         if is_as_expected() {
+            *sleepers += 1;
             drop(SLEEPERS.1.wait(sleepers).unwrap());
         }
     }
 
-    fn wake() {
-        let _sleepers = SLEEPERS.0.lock().unwrap();
+    fn wake() -> usize {
+        let mut sleepers = SLEEPERS.0.lock().unwrap();
+        let woken = *sleepers;
         if !Lack::Waking.is_there() && !super::fault::is_dead() {
+            *sleepers = 0;
             SLEEPERS.1.notify_all();
         }
+        woken
+    }
+
+    pub(crate) fn pause() {
+        loom::thread::yield_now();
     }
 }
 

@@ -5,7 +5,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::alarm::Alarm;
-use crate::bell::Bell;
+use crate::bell::{Bell, Sleeper};
 use crate::model;
 use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::Rung;
@@ -96,6 +96,37 @@ fn wait_for_change([number, bell]: &[AtomicU32; 2]) {
             Bell(bell).wait(armed, None);
         }
     }
+}
+
+model!(a_sleeper_wakes_whatever_its_bell_says, overwritten, 3, finds [Waking, Fence]);
+
+/// Another process overwrites the word with what the sleeper has armed it to; a thread of its own wakes the
+/// sleeper.
+fn overwritten() {
+    const ARMED: u32 = 1;
+    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), Sleeper::new()));
+    let scribbler = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || shared.1.store(ARMED, Relaxed))
+    };
+    let waker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            shared.0.store(1, Relaxed);
+            shared.2.wake(&Bell(&shared.1));
+        })
+    };
+    let (change, word, sleeper) = &*shared;
+    loop {
+        let seen = sleeper.calls();
+        let armed = Bell(word).arm();
+        if change.load(Relaxed) != 0 {
+            break;
+        }
+        sleeper.wait(&Bell(word), armed, seen, None);
+    }
+    scribbler.join().unwrap();
+    waker.join().unwrap();
 }
 
 model!(an_alarm_wakes_who_waits, alarm, 3, finds [Waking, Fence]);

@@ -10,7 +10,7 @@ use multiproc::{Pool, Process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::support::{Outcome, alone, eventually, send_signal, staying_child, trials};
+use crate::support::{Outcome, alone, eventually, send_signal, staying_child, trials, wait_for_state};
 
 trials![
     a_program_ends_by_sigint_and_leaves_nothing,
@@ -19,6 +19,7 @@ trials![
     a_child_leaves_it_to_its_parent,
     what_the_program_has_said_about_it_holds_in_children,
     programs_that_a_child_executes_know_nothing_of_it,
+    the_time_for_which_a_program_was_stopped_counts_against_no_limit,
 ];
 
 const METHODS: [&str; 2] = ["fork-server", "spawn"];
@@ -51,6 +52,15 @@ impl Program {
     /// What a terminal does at Ctrl-C. To be called only before the program's status was collected.
     fn interrupt(&self) {
         killpg(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGINT).unwrap();
+    }
+
+    /// What a terminal does at Ctrl-Z; then the shell at `fg`.
+    fn stop_for(&self, time: Duration) {
+        let group = Pid::from_raw(self.process.id().cast_signed());
+        killpg(group, Signal::SIGSTOP).unwrap();
+        wait_for_state(self.process.id(), 'T');
+        thread::sleep(time);
+        killpg(group, Signal::SIGCONT).unwrap();
     }
 
     /// How it ended, and what it and its children have printed since, when none of them lives any more.
@@ -151,5 +161,17 @@ fn programs_that_a_child_executes_know_nothing_of_it() -> Outcome {
     };
     assert_eq!(understand(&Process::spawn(execute, ())?.join()?), [false; 3]);
     assert_eq!(understand(&Pool::new(1)?.apply(execute, ())?), [false; 3]);
+    Ok(())
+}
+
+/// The item needs 0.4 s of 3 s. (Where the program is slow, it is stopped when the item is over, which proves
+/// nothing.)
+fn the_time_for_which_a_program_was_stopped_counts_against_no_limit() -> Outcome {
+    for method in METHODS {
+        let program = Program::begin("limited", method);
+        program.stop_for(Duration::from_secs(4));
+        let (status, output, errors) = program.end();
+        assert!(status.success() && output == "done\n", "{method}: {status} {output} {errors}");
+    }
     Ok(())
 }

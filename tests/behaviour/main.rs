@@ -18,6 +18,7 @@ mod process;
 mod programs;
 mod queue;
 mod scarce;
+mod scribble;
 mod security;
 mod start;
 mod support;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         abuse::trials(),
         interrupt::trials(),
         scarce::trials(),
+        scribble::trials(),
         security::trials(),
         misfits::trials(),
         output::trials(),

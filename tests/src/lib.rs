@@ -25,10 +25,15 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `test`; ends the whole program, naming the test, when that takes too long.
 pub fn watched<T>(name: &str, test: impl FnOnce() -> T) -> T {
+    watched_for(LIMIT, name, test)
+}
+
+/// As [`watched`], with another limit.
+pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> T {
     let (running, watch) = mpsc::channel::<()>();
-    let message = format!("{name} still runs after {} s: aborting", LIMIT.as_secs());
+    let message = format!("{name} still runs after {} s: aborting", limit.as_secs());
     thread::spawn(move || {
-        if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+        if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             let _ = writeln!(stderr(), "{message}"); // which nobody may read
             abort();
         }

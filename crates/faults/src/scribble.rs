@@ -145,7 +145,9 @@ fn works_as_ever() -> Result<()> {
     let sum = loop {
         match Process::spawn(|a: u64, b: u64| a + b, (2, 3)).and_then(Process::join) {
             Ok(sum) => break sum,
-            Err(error) if failures == MOST_FAILURES => return Err(error).context("no process starts any more"),
+            Err(error) if failures == MOST_FAILURES => {
+                return Err(error).context("no process starts any more");
+            }
             Err(_) => failures += 1,
         }
     };
@@ -224,7 +226,9 @@ fn use_pool(random: &mut Random) -> Result<Rest> {
             let items = random.below(2_000);
             match random.below(5) {
                 0 => drop(pool.map(|number: u64| number.wrapping_mul(number), 0..items)),
-                1 => drop(pool.try_map(|text: String| text.repeat(20), (0..items / 10).map(|n| n.to_string()))),
+                1 => {
+                    drop(pool.try_map(|text: String| text.repeat(20), (0..items / 10).map(|n| n.to_string())))
+                }
                 2 => pool.imap(|number: u64| vec![number; 5_000], 0..items / 100).for_each(drop),
                 3 => drop(pool.call().timeout(Duration::from_secs(1)).try_map(nap, 0..items / 50)),
                 _ => {

@@ -4,7 +4,29 @@
 //! worker change it by exchange, so an item is never both begun and taken back, and at every instruction it is clear which
 //! of the two it is.
 
-use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release};
+
+/// What the pool knows of the word without looking at it, and what must therefore stand there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    /// At least this many items were begun: they have results.
+    pub(crate) finished: u32,
+    /// Only the pool changes this number.
+    pub(crate) handed_in: u32,
+}
+
+impl Known {
+    /// Gives how many items are begun according to the word; `None` where the worker has overwritten it.
+    fn begun(self, word: u64) -> Option<u32> {
+        let (begun, handed_in) = halves(word);
+        let most = self.handed_in.wrapping_sub(self.finished);
+        (handed_in == self.handed_in && begun.wrapping_sub(self.finished) <= most).then_some(begun)
+    }
+}
+
+/// After this many exchanges that failed, the word counts as overwritten. Between two of them an honest
+/// worker begins an item at least.
+const TRIES: u32 = 10_000;
 
 /// The worker begins the next item, if there is one; says whether there is.
 #[inline]
@@ -17,29 +39,45 @@ pub(crate) fn begin(word: &AtomicU64) -> bool {
     .is_ok()
 }
 
-/// The pool hands in `count` items more, which have been written.
+/// The pool hands in `count` items more, which have been written. Returns false, and hands in nothing, where
+/// the worker has overwritten the word.
 #[inline]
-pub(crate) fn hand_in(word: &AtomicU64, count: u32) {
-    let _ = word.fetch_update(Release, Relaxed, |word| {
-        let (begun, handed_in) = halves(word);
-        Some(whole(begun, handed_in.wrapping_add(count)))
-    });
+#[must_use]
+pub(crate) fn hand_in(word: &AtomicU64, known: Known, count: u32) -> bool {
+    exchange(word, known, Release, |begun| whole(begun, known.handed_in.wrapping_add(count))).is_some()
 }
 
-/// The pool takes back up to `most` of the items that are not begun, the last first; gives how many.
-pub(crate) fn take_back(word: &AtomicU64, most: u32) -> u32 {
-    let mut count = 0;
-    let _ = word.fetch_update(AcqRel, Relaxed, |word| {
-        let (begun, handed_in) = halves(word);
-        count = handed_in.wrapping_sub(begun).min(most);
-        Some(whole(begun, handed_in.wrapping_sub(count)))
-    });
-    count
+/// The pool takes back up to `most` of the items that are not begun, the last first; gives how many. Returns
+/// `None`, and takes back nothing, where the worker has overwritten the word.
+pub(crate) fn take_back(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
+    let count = |begun| known.handed_in.wrapping_sub(begun).min(most);
+    let begun =
+        exchange(word, known, AcqRel, |begun| whole(begun, known.handed_in.wrapping_sub(count(begun))));
+    begun.map(count)
 }
 
-/// How many items were begun, of all that ever were.
+/// Changes the word of which the pool knows something; gives how many items are begun.
+#[inline]
+fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32) -> u64) -> Option<u32> {
+    let mut now = word.load(Relaxed);
+    for _ in 0..TRIES {
+        let begun = known.begun(now)?;
+        match word.compare_exchange(now, change(begun), order, Relaxed) {
+            Ok(_) => return Some(begun),
+            Err(other) => now = other,
+        }
+    }
+    None
+}
+
+/// How many items were begun, of all that ever were, by a word that may be overwritten.
 pub(crate) fn begun(word: &AtomicU64) -> u32 {
     halves(word.load(Acquire)).0
+}
+
+/// As [`begun`]; `None` where the worker has overwritten the word.
+pub(crate) fn known_begun(word: &AtomicU64, known: Known) -> Option<u32> {
+    known.begun(word.load(Acquire))
 }
 
 /// How many items are not begun.

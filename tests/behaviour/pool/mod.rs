@@ -5,6 +5,7 @@ mod failures;
 mod handles;
 mod lifetime;
 mod limits;
+mod order;
 mod stuck;
 mod workers;
 
@@ -22,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         workers::trials(),
         lifetime::trials(),
         limits::trials(),
+        order::trials(),
         stuck::trials(),
     ];
     groups.into_iter().flatten().collect()

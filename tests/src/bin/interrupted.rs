@@ -34,6 +34,7 @@ fn main() {
         "start" => start(),
         "finish" => finish(),
         "twice" => twice(),
+        "limited" => limited(),
         other => panic!("{other}?"),
     });
     println!("done");
@@ -96,6 +97,20 @@ fn finish() {
         assert_eq!(receiver.recv().unwrap(), number * number);
         child.join().unwrap();
     }
+}
+
+/// Runs an item that takes much less time than it may.
+fn limited() {
+    fn work(begun: Sender<()>) {
+        begun.send(()).unwrap();
+        (0..80).for_each(|_| sleep(Duration::from_millis(5)));
+    }
+    let (sender, receiver) = bounded(1).unwrap();
+    let pool = Pool::new(2).unwrap();
+    let task = pool.call().timeout(Duration::from_secs(3)).submit(work, (sender,)).unwrap();
+    receiver.recv().unwrap();
+    println!("begun");
+    task.get().unwrap();
 }
 
 /// Ends its work in good order at the first interruption, and at once at the second.

@@ -128,7 +128,8 @@ mod tests {
         line.survive(Some(0.5));
         let mut other = Line::new("kills", "a worker");
         other.fail("it hangs".to_owned());
-        let effort = Effort { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
+        let effort =
+            Effort { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
         let report =
             Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]], comparison: None };
         let page = page(&report).unwrap();

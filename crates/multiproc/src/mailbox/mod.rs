@@ -185,16 +185,12 @@ impl Posted {
         (u64::from(self.number) << 32 | u64::from(self.kind)).to_le_bytes()
     }
 
-    /// Receives the message of that number; throws away those before it, which nobody will ask for any more. Gives what
-    /// it is, its packet, and its descriptors.
-    fn receive(
-        link: &Link,
-        number: u32,
-        on_shortage: OnShortage,
-        deadline: Deadline,
-    ) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
-        loop {
-            let Incoming::Message(packet, descriptors) = link.receive_packet_or(on_shortage, deadline)?
+    /// Receives the message of that number, which must have been sent; throws away those before it, which
+    /// nobody will ask for any more. Gives what it is, its packet, and its descriptors. Does not block.
+    fn receive(link: &Link, number: u32, on_shortage: OnShortage) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
+        for _ in 0..MOST_PACKETS {
+            let Incoming::Message(packet, descriptors) =
+                link.receive_packet_or(on_shortage, Deadline::now())?
             else {
                 return Err(Error::new(Cause::LinkLost));
             };
@@ -204,8 +200,12 @@ impl Posted {
                 return Ok((prefix as u32, packet, descriptors));
             }
         }
+        Err(Error::decode("a message", "others come in its place"))
     }
 }
+
+/// More packets than this do not find room in a socket at once.
+const MOST_PACKETS: u32 = 4096;
 
 /// How long to look for something, in [`spin`], before others are let have the processor.
 const TURN: Duration = Duration::from_micros(2);
@@ -244,9 +244,11 @@ mod fuzz;
 #[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
 mod tests {
     use std::collections::VecDeque;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
 
     use super::*;
-    use crate::claims;
+    use crate::claims::{self, Known};
     use crate::frames::{Frames, add_frame, all};
     use crate::link::{Message, Sent};
     use crate::sys::output::BOUND;
@@ -307,12 +309,12 @@ mod tests {
                     );
                     next += u64::from(written);
                     if written > 0 {
-                        pool.hand_in(written);
+                        pool.hand_in(written).unwrap();
                         jobs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
                     }
                 }
                 1 => {
-                    let mut left = pool.take_back(random(&mut state) as u32 % 300);
+                    let mut left = pool.take_back(random(&mut state) as u32 % 300).unwrap();
                     let (total, mut position) = (left, pool.position());
                     while left > 0 {
                         let (start, items, done) = jobs.back_mut().unwrap();
@@ -379,19 +381,56 @@ mod tests {
     fn claims_overflow() {
         let word = AtomicU64::new(u64::MAX);
         assert!(!claims::begin(&word));
-        claims::hand_in(&word, 5);
+        let known = |handed_in: u32| Known { finished: u32::MAX, handed_in: handed_in.wrapping_sub(1) };
+        assert!(claims::hand_in(&word, known(0), 5));
         assert!(claims::begin(&word) && claims::begin(&word));
-        assert_eq!(claims::take_back(&word, 2), 2);
+        assert_eq!(claims::take_back(&word, known(5), 2), Some(2));
         assert_eq!(claims::left(&word), 1);
         assert!(claims::begin(&word) && !claims::begin(&word));
-        assert_eq!(claims::take_back(&word, 9), 0);
+        assert_eq!(claims::take_back(&word, known(3), 9), Some(0));
+    }
+
+    /// Begun before it was handed in, or less than has results; handed in more or less than the pool has.
+    #[test]
+    fn claims_that_cannot_be_are_not_believed() {
+        let known = Known { finished: 3, handed_in: 7 };
+        let word = |begun: u64, handed_in: u64| AtomicU64::new(begun << 32 | handed_in);
+        for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
+            assert!(!claims::hand_in(&overwritten, known, 1));
+            assert_eq!(claims::take_back(&overwritten, known, 1), None);
+            assert_eq!(claims::known_begun(&overwritten, known), None);
+        }
+        assert_eq!(claims::take_back(&word(3, 7), known, 9), Some(4));
+        assert_eq!(claims::known_begun(&word(7, 7), known), Some(7));
+    }
+
+    /// It would have been held up, with the pool's lock, for as long as the worker likes.
+    #[test]
+    fn a_pool_does_not_look_through_packets_without_end() {
+        let (mut pool, worker) = ends();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let link = &worker.link;
+            let flood = || {
+                let prefix = Posted { number: 1, kind: VALUE }.bytes();
+                while !is_over.load(Relaxed) {
+                    let _ = link.send_with_prefix(&prefix, &Message::inline(vec![7]), Deadline::now());
+                }
+            };
+            scope.spawn(flood);
+            scope.spawn(flood);
+            for _ in 0..5 {
+                assert!(pool.receive(5, OnShortage::Leave).is_err());
+            }
+            is_over.store(true, Relaxed);
+        });
     }
 
     #[test]
     fn the_time_of_an_item_is_never_that_of_one_before() {
         let (mut pool, mut worker) = ends();
         pool.write(&frames(&[3, 5]), 2);
-        pool.hand_in(2);
+        pool.hand_in(2).unwrap();
         for timed in [true, false] {
             assert_eq!(worker.next(), Some(VALUE));
             worker.read(|_| Ok(())).unwrap();
@@ -419,7 +458,7 @@ mod tests {
     fn results_count_as_held_back_only_while_another_item_runs() {
         let (mut pool, mut worker) = ends();
         assert_eq!(pool.write(&frames(&[1, 2, 3]), 3), b"");
-        pool.hand_in(3);
+        pool.hand_in(3).unwrap();
         let mut run = |pool: &mut PoolEnd| {
             worker.next();
             let before = pool.take_results(Which::Held).unwrap().map_or(0, |results| results.count);
@@ -441,13 +480,13 @@ mod tests {
     fn results_that_are_held_back_for_too_long_are_taken() {
         let (mut pool, mut worker) = ends();
         assert_eq!(pool.write(&frames(&[1]), 1), b"");
-        pool.hand_in(1);
+        pool.hand_in(1).unwrap();
         worker.next();
         worker.read(|_| Ok(())).unwrap();
         worker.write(VALUE, &[]).unwrap();
         worker.finish();
         assert!(pool.take_results(Which::Held).unwrap().is_none(), "seen for the first time");
-        std::thread::sleep(BOUND);
+        thread::sleep(BOUND);
         assert_eq!(pool.take_results(Which::Held).unwrap().unwrap().count, 1);
     }
 
@@ -458,9 +497,9 @@ mod tests {
         let position = pool.position();
         for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
             assert_eq!(pool.post(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
-            pool.hand_in(1);
+            pool.hand_in(1).unwrap();
             if number == 0 {
-                assert_eq!(pool.take_back(1), 1);
+                assert_eq!(pool.take_back(1).unwrap(), 1);
                 pool.rewind(position, 1);
             }
         }

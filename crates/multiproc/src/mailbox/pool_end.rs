@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::claims;
+use crate::claims::{self, Known};
 use crate::error::{Error, Result};
 use crate::frames::{Frames, add_frame};
 use crate::link::{Content, INLINE, Link, Message, OnShortage, Sent};
@@ -35,6 +35,9 @@ pub(crate) struct PoolEnd {
     posts: u32,
     /// Up to where results were seen that the worker holds back though it runs nothing, and since when.
     lingering: Option<(Mark, Instant)>,
+    closed: bool,
+    /// Of the item that runs since that instant, so many nanoseconds do not count.
+    excused: (u64, u64),
 }
 
 /// Results, in the order of the items, and how long they took.
@@ -70,6 +73,8 @@ impl PoolEnd {
             posted: just_before_overflow(4),
             posts: just_before_overflow(4),
             lingering: None,
+            closed: false,
+            excused: (0, 0),
         }
     }
 
@@ -110,7 +115,7 @@ impl PoolEnd {
     /// Receives the message that is the result of the item of this number: what it is, and its bytes. One that is left
     /// where it is, for lack of descriptors, can be received later.
     pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<(u32, Content)> {
-        let received = Posted::receive(&self.link, number, on_shortage, Deadline::now());
+        let received = Posted::receive(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
             self.posts = self.posts.wrapping_add(1);
@@ -120,24 +125,71 @@ impl PoolEnd {
     }
 
     /// Hands in the last `count` items that were written; says whether the worker was asleep.
-    pub(crate) fn hand_in(&self, count: u32) -> bool {
+    ///
+    /// # Errors
+    /// When the worker has overwritten what was handed in before.
+    pub(crate) fn hand_in(&self, count: u32) -> Result<bool> {
         fault::at(Point::ItemsWritten);
-        claims::hand_in(self.mailbox.claims(), count);
+        let before = self.tail.frames.wrapping_sub(count);
+        let known = Known { handed_in: before, ..self.known() };
+        if !claims::hand_in(self.mailbox.claims(), known, count) {
+            return Err(overwritten());
+        }
         fault::at(Point::ItemsHandedIn);
-        self.mailbox.bell().ring()
+        Ok(self.mailbox.bell().ring())
     }
 
     /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
     /// [looked at](PoolEnd::copy_items), until [`PoolEnd::rewind`].
-    pub(crate) fn take_back(&self, most: u32) -> u32 {
-        let taken = claims::take_back(self.mailbox.claims(), most);
+    ///
+    /// # Errors
+    /// When the worker has overwritten which items it has begun.
+    pub(crate) fn take_back(&self, most: u32) -> Result<u32> {
+        let taken = claims::take_back(self.mailbox.claims(), self.known(), most);
         fault::at(Point::ItemsTakenBack);
-        taken
+        taken.ok_or_else(overwritten)
     }
 
     /// How many items the worker has not begun.
-    pub(crate) fn unbegun(&self) -> u32 {
-        claims::left(self.mailbox.claims())
+    ///
+    /// # Errors
+    /// As for [`take_back`](PoolEnd::take_back).
+    pub(crate) fn unbegun(&self) -> Result<u32> {
+        self.begun().map(|begun| self.tail.frames.wrapping_sub(begun))
+    }
+
+    fn begun(&self) -> Result<u32> {
+        claims::known_begun(self.mailbox.claims(), self.known()).ok_or_else(overwritten)
+    }
+
+    fn known(&self) -> Known {
+        Known { finished: self.head.frames, handed_in: self.tail.frames }
+    }
+
+    /// Checks what the worker has written against what is known without it.
+    ///
+    /// # Errors
+    /// When it cannot be so.
+    pub(crate) fn check(&self) -> Result<()> {
+        // In this order: what is finished was begun before.
+        let finished = Mark::seen(self.mailbox.0.word64(FINISHED));
+        let begun = self.begun()?;
+        if finished.frames_since(self.head) > begun.wrapping_sub(self.head.frames)
+            || !RESULTS.can_hold(self.head, finished)
+        {
+            return Err(Error::decode("how many items are finished", "it cannot be so many"));
+        }
+        Ok(())
+    }
+
+    /// Tells the worker once more what it may have missed since it has overwritten it, and wakes it surely.
+    pub(crate) fn remind(&self) {
+        self.mailbox.taken().store(self.head.bytes, Release);
+        if self.closed {
+            self.mailbox.0.word32(CLOSED).store(1, Release);
+        }
+        self.mailbox.bell().wake_surely();
+        self.mailbox.room().wake_surely();
     }
 
     /// How many items were written since the mailbox was new.
@@ -212,7 +264,16 @@ impl PoolEnd {
     /// It is never that of an item whose result was taken: the worker takes it back before it shows an item finished.
     pub(crate) fn running_for(&self) -> Option<Duration> {
         let since = self.mailbox.0.word64(RUNNING).load(Relaxed);
-        (since != 0).then(|| Duration::from_nanos(clock::nanos().saturating_sub(since)))
+        let excused = if self.excused.0 == since { self.excused.1 } else { 0 };
+        (since != 0)
+            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(excused)))
+    }
+
+    /// The time between these instants does not count for the item that runs.
+    pub(crate) fn excuse(&mut self, from: u64, until: u64) {
+        let since = self.mailbox.0.word64(RUNNING).load(Relaxed);
+        let before = if self.excused.0 == since { self.excused.1 } else { 0 };
+        self.excused = (since, before.saturating_add(until.saturating_sub(from.max(since))));
     }
 
     /// Are there results that are finished and were not taken?
@@ -250,7 +311,8 @@ impl PoolEnd {
     }
 
     /// Tells the worker to end when it has nothing left to do.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
         self.mailbox.0.word32(CLOSED).store(1, Release);
         self.mailbox.bell().ring();
     }
@@ -264,4 +326,10 @@ fn is_overdue(lingering: &mut Option<(Mark, Instant)>, tail: Mark) -> bool {
         *lingering = Some((tail, Instant::now()));
     }
     seen == tail && since.elapsed() >= BOUND
+}
+
+/// What only a task can have done that has written over what is not its own.
+#[cold]
+fn overwritten() -> Error {
+    Error::decode("which items a worker has begun", "it was overwritten")
 }

@@ -268,8 +268,7 @@ impl WorkerEnd {
             let number = note.first_chunk().copied().map(u32::from_ne_bytes);
             number.ok_or_else(|| Error::decode("an item", "its message has no number"))
         })?;
-        let (_, packet, mut descriptors) =
-            Posted::receive(&self.link, number, OnShortage::Lose, Deadline::Never)?;
+        let (_, packet, mut descriptors) = Posted::receive(&self.link, number, OnShortage::Lose)?;
         let content = Content::of(packet, PREFIX, &mut descriptors)?;
         if !descriptors.is_empty() {
             self.lobby.call(); // the pool must let go of them, lest it keep a queue open
@@ -307,15 +306,18 @@ impl WorkerEnd {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        if !self.wait_until(Mailbox::bell, |end| end.has_item() || end.is_closed()) {
-            return Ok(false);
+        self.wait_until(Mailbox::bell, |end| end.has_item() || end.is_closed());
+        if claims::begun(self.mailbox.claims()) != self.finished.frames {
+            return Err(self.break_off("which items were begun", "it was overwritten"));
         }
         self.clock.seen = Instant::now();
         Ok(self.has_item())
     }
 
+    /// Whether there is something to begin, or what was begun is not what this end has begun.
     fn has_item(&self) -> bool {
-        claims::left(self.mailbox.claims()) > 0
+        let claims = self.mailbox.claims();
+        claims::left(claims) > 0 || claims::begun(claims) != self.finished.frames
     }
 
     fn is_closed(&self) -> bool {
@@ -338,28 +340,37 @@ impl WorkerEnd {
         Ok(())
     }
 
-    fn wait_until(
-        &mut self,
-        bell: impl Fn(&Mailbox) -> Bell<'_>,
-        mut has_come: impl FnMut(&Self) -> bool,
-    ) -> bool {
+    fn wait_until(&mut self, bell: impl Fn(&Mailbox) -> Bell<'_>, mut has_come: impl FnMut(&Self) -> bool) {
         if has_come(self) {
-            return true;
+            return;
         }
         let vain = self.vain;
         self.vain = vain.wrapping_add(1);
         if pays_to_look(vain) && spin(self.spin, 16, || has_come(self)) {
             self.vain = 0;
-            return true;
+            return;
         }
         loop {
             let armed = bell(&self.mailbox).arm();
             if has_come(self) {
-                return true;
+                return;
             }
             fault::at(Point::WorkerSleeps);
             bell(&self.mailbox).wait(armed, None);
+            if !has_come(self) {
+                self.repeat();
+            }
         }
+    }
+
+    /// Says once more what the pool may not know, since something was overwritten: it has woken this worker,
+    /// and there is nothing to do.
+    #[cold]
+    fn repeat(&self) {
+        self.mailbox.0.word32(READY).store(1, Release);
+        self.finished.publish(self.mailbox.0.word64(FINISHED));
+        self.published.publish(self.mailbox.0.word64(PUBLISHED));
+        self.lobby.call();
     }
 
     #[inline]

@@ -52,7 +52,8 @@ impl Builder {
 
     /// How many items go to a worker at once. By default the library chooses, by what an item costs: slow items go
     /// singly, quick ones by the thousand. The results are the same in any case. Nor do items lie for long behind a
-    /// slow one: what a worker has not begun after 5 ms goes to others, if they are idle.
+    /// slow one: where a worker shows no result for 5 to 10 ms, what it has not begun goes to others, before all
+    /// that was handed in later.
     pub fn chunk_size(mut self, items: u32) -> Self {
         self.config.policy.chunk_size = Some(items);
         self

@@ -1,8 +1,8 @@
 //! One call of a pool: where its results arrive.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ pub(crate) struct Call {
     inbox: Mutex<Inbox>,
     /// How many items make a worthwhile chunk, as far as one can say.
     worthwhile: AtomicU64,
+    /// No worker is to be given any more of it. This and the next are written under the pool's lock only.
+    withdrawn: AtomicBool,
+    /// How many of its chunks wait in the pool's backlog.
+    backlog: AtomicUsize,
 }
 
 /// What the caller wants beside the results.
@@ -74,7 +78,35 @@ const GROWTH: u64 = 64;
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options) -> Arc<Self> {
         let note = Note { task, is_timed: options.timeout.is_some() };
-        Arc::new(Self { note, options, inbox: Mutex::default(), worthwhile: AtomicU64::new(1) })
+        Arc::new(Self {
+            note,
+            options,
+            inbox: Mutex::default(),
+            worthwhile: AtomicU64::new(1),
+            withdrawn: AtomicBool::new(false),
+            backlog: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Relaxed)
+    }
+
+    /// A chunk of it comes to the backlog.
+    pub(crate) fn enter_backlog(&self) {
+        self.backlog.store(self.backlog.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// So many chunks of it go from the backlog.
+    pub(crate) fn leave_backlog(&self, count: usize) {
+        self.backlog.store(self.backlog.load(Relaxed).saturating_sub(count), Relaxed);
+    }
+
+    /// Withdraws what waits in the backlog; gives how many chunks that is. With none it changes nothing.
+    pub(crate) fn withdraw(&self) -> usize {
+        let count = self.backlog.swap(0, Relaxed);
+        self.withdrawn.fetch_or(count > 0, Relaxed);
+        count
     }
 
     pub(crate) fn deliver(&self, parcel: Parcel) {

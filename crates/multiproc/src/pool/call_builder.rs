@@ -62,6 +62,9 @@ impl<'pool> CallBuilder<'pool> {
     /// stopped) and another takes its place. The item fails with an error for which [`is_timeout`](Error::is_timeout)
     /// is true, as soon as the worker is dead. No other item is affected. Items that are in time cost a look at the
     /// clock each. One that is run again has all of its time again.
+    ///
+    /// Time for which the whole program is stopped (Ctrl-Z) does not count, if it is more than a second. Then the
+    /// item may have up to half a second more than its limit.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.options.timeout = Some(time);
         self

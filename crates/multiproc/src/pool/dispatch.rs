@@ -11,6 +11,7 @@ use super::call::Call;
 use super::chunk::Chunk;
 use super::crew::{Order, Worker};
 use super::state::{Policy, State, Turn, WATCH};
+use crate::bell::{Armed, Calls, Sleeper};
 use crate::error::{Error, Result};
 use crate::mailbox::{Lobby, spin};
 use crate::method::Manner;
@@ -39,6 +40,29 @@ pub(crate) struct Core {
     /// How many threads wait for results.
     callers: Mutex<usize>,
     lobby: Lobby,
+    thread: Arc<OwnThread>,
+}
+
+/// The pool's own thread: its bell, which workers ring as well, and what wakes it surely.
+struct OwnThread {
+    lobby: Lobby,
+    sleeper: Sleeper,
+}
+
+impl OwnThread {
+    fn wake(&self) {
+        self.sleeper.wake(&self.lobby.thread());
+    }
+
+    /// To be called before the look at what there is to do, and then to be waited with.
+    fn arm(&self) -> (Armed, Calls) {
+        let seen = self.sleeper.calls();
+        (self.lobby.thread().arm(), seen)
+    }
+
+    fn wait(&self, (armed, seen): (Armed, Calls), time: Option<Duration>) {
+        self.sleeper.wait(&self.lobby.thread(), armed, seen, time);
+    }
 }
 
 /// How long to look for results, or for work, before sleeping: longer than one who hands in one task after the other
@@ -65,6 +89,8 @@ impl Core {
     }
 
     fn new(Config { manner, policy }: Config) -> Result<Arc<Self>> {
+        let lobby = Lobby::create()?;
+        let thread = Arc::new(OwnThread { lobby: lobby.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
             workers: policy.workers,
             processors: processors(),
@@ -74,7 +100,8 @@ impl Core {
             state: Mutex::new(State::new(policy)),
             original: Original::new()?,
             callers: Mutex::new(0),
-            lobby: Lobby::create()?,
+            lobby,
+            thread,
         }))
     }
 
@@ -146,7 +173,7 @@ impl Core {
             self.lobby.callers().ring();
         }
         if concerns_thread {
-            self.lobby.thread().ring();
+            self.thread.wake();
         }
         result
     }
@@ -157,7 +184,7 @@ impl Core {
             return;
         }
         self.lock().close();
-        self.lobby.thread().ring();
+        self.thread.wake();
     }
 
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
@@ -167,7 +194,7 @@ impl Core {
         }
         let now = Instant::now();
         self.lock().end(now.checked_add(patience), now.checked_add(bound));
-        self.lobby.thread().ring();
+        self.thread.wake();
         self.lobby.callers().ring();
     }
 
@@ -185,7 +212,7 @@ impl Core {
         let must_wake = state.must_wake();
         drop(state);
         if must_wake {
-            self.lobby.thread().ring();
+            self.thread.wake();
         }
         if turn.news && *self.count() > told {
             self.lobby.callers().ring(); // it may be another one's
@@ -270,7 +297,7 @@ impl Drop for Caller<'_> {
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
             core.turn(0);
             if core.lock().would_oversleep() {
-                core.lobby.thread().ring();
+                core.thread.wake();
             }
         }
     }
@@ -282,7 +309,7 @@ impl Core {
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
-            let armed = self.lobby.thread().arm();
+            let armed = self.thread.arm();
             let goes_on = self.lock().move_along();
             self.lobby.callers().ring();
             if !goes_on {
@@ -291,7 +318,7 @@ impl Core {
             self.recruit();
             let until = self.lock().go_to_sleep();
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
-            self.lobby.thread().wait(armed, left);
+            self.thread.wait(armed, left);
         }
         std::mem::forget(guard);
     }
@@ -305,7 +332,7 @@ impl Core {
             let mut next = Some(order);
             while let Some(order) = next {
                 next = core.hire(order).is_ok().then(|| core.order()).flatten();
-                core.lobby.thread().ring();
+                core.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
@@ -323,7 +350,8 @@ impl Core {
     /// Starts a worker. Not under the lock.
     fn hire(&self, order: Order) -> Result<()> {
         let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
-        let started = Worker::start(&self.lobby, spin, order, self.manner);
+        let thread = Arc::clone(&self.thread);
+        let started = Worker::start(&self.lobby, spin, order, self.manner, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

@@ -39,8 +39,9 @@ pub use self::handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///
-/// Tasks go to whichever worker is free. A worker that dies fails the one task that it was running, with an error that
-/// says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at most once,
+/// Tasks go to whichever worker is free, and begin in the order in which they were handed in, but for those that
+/// are on their way to a worker: these may be some milliseconds late. A worker that dies fails the one task that
+/// it was running, with an error that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at most once,
 /// unless [the call](Pool::call) asks for more. While the system refuses new workers the pool goes on with those it
 /// has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers
 /// again. Several threads may use one pool at the same time, and a task may have a pool of its own.

@@ -1,10 +1,8 @@
 //! The atomics that processes share memory through. One thin layer, so that a model checker can put its own in place
 //! of it: the package `models` compiles the files that use it against those.
 
-pub(crate) use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
-
-use std::sync::atomic::Ordering;
 
 /// As the standard library's. On x86-64 any locked instruction is a full fence, and takes a tenth of the time of the one
 /// that the compiler has for it.

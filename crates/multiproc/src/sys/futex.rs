@@ -32,9 +32,9 @@ fn wait_at(word: *mut u32, expected: u32, time: Option<Duration>) {
     }
 }
 
-/// Wakes everyone who waits on `word`, in whatever process.
-pub(crate) fn wake_all(word: &AtomicU32) {
-    wake(word.as_ptr(), i32::MAX);
+/// Wakes everyone who waits on `word`, in whatever process. Returns how many threads that were.
+pub(crate) fn wake_all(word: &AtomicU32) -> usize {
+    wake(word.as_ptr(), i32::MAX)
 }
 
 /// Wakes one thread that waits on the low half of a word.
@@ -43,9 +43,13 @@ pub(crate) fn wake_one_at_low_half(word: &AtomicU64) {
     wake(word.as_ptr().cast(), 1);
 }
 
-fn wake(word: *mut u32, most: i32) {
+fn wake(word: *mut u32, most: i32) -> usize {
     // SAFETY: FUTEX_WAKE only uses the address as a key.
-    unsafe {
-        libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, most, ptr::null::<()>());
-    }
+    let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, most, ptr::null::<()>()) };
+    usize::try_from(woken).unwrap_or(0)
+}
+
+/// Lets another thread run that is about to sleep or to wake, whatever the priorities of both.
+pub(crate) fn pause() {
+    std::thread::sleep(Duration::from_micros(10));
 }

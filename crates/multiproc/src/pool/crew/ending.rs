@@ -69,7 +69,7 @@ impl Worker {
         let Some(least) = self.jobs.least_timeout().filter(|_| self.broken.is_none()) else {
             return Vec::new();
         };
-        if self.mailbox.running_for().is_none_or(|time| time < least) {
+        if self.running_for().is_none_or(|time| time < least) {
             return Vec::new();
         }
         self.take_results(Which::Finished);
@@ -85,9 +85,27 @@ impl Worker {
     }
 
     /// How long its item may run, if it has run for that long. All results must have been taken.
-    fn overtime(&self) -> Option<Duration> {
+    fn overtime(&mut self) -> Option<Duration> {
         let timeout = self.jobs.front()?.options.timeout?;
-        (self.mailbox.running_for()? >= timeout).then_some(timeout)
+        (self.running_for()? >= timeout).then_some(timeout)
+    }
+
+    /// How long its item runs, by what the worker says or, if that is less, by what the pool has seen. The
+    /// first is exact, but the worker can overwrite it.
+    fn running_for(&mut self) -> Option<Duration> {
+        let number = self.mailbox.results_taken();
+        let has_begun = self.mailbox.unbegun().is_ok_and(|unbegun| unbegun < self.jobs.count());
+        let runs = has_begun && !self.mailbox.has_finished();
+        let before = self.seen_running.filter(|&(seen, _)| seen == number);
+        self.seen_running = runs.then(|| before.unwrap_or_else(|| (number, Instant::now())));
+        self.mailbox.running_for().max(self.seen_running.map(|(_, since)| since.elapsed()))
+    }
+
+    /// Its item was stopped together with the pool between these instants of the
+    /// [`clock`](crate::sys::clock::nanos), or for a part of that time, which does not count.
+    pub(crate) fn excuse(&mut self, from: u64, until: u64) {
+        self.mailbox.excuse(from, until);
+        self.seen_running = None;
     }
 
     /// When to look next whether its item runs for too long.
@@ -177,7 +195,9 @@ impl Worker {
         let error = if self.ready { error } else { error.at_birth() }.with_memory_limit(self.memory_limit);
         while self.take_results(Which::Finished) {}
         // What was begun and has no result has failed: mostly that is one item, or none.
-        let unbegun = if self.is_cancelled() { 0 } else { self.mailbox.unbegun().min(self.jobs.count()) };
+        // Where it has overwritten which ones those are, all have.
+        let unbegun = if self.is_cancelled() { 0 } else { self.mailbox.unbegun().unwrap_or(0) };
+        let unbegun = unbegun.min(self.jobs.count());
         let mut rest = self.reclaim(unbegun);
         if may_retry && error.is_death() && self.jobs.may_front_run_again() {
             let mut again = self.reclaim(self.jobs.count());

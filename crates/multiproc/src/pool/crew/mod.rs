@@ -37,13 +37,22 @@ pub(crate) struct Worker {
     note: Option<Note>,
     /// There was no room in the mailbox, and no results have come since.
     full: bool,
-    /// Results that were taken off the mailbox, from that of this number on, where there was no descriptor for the first.
-    unreceived: Option<(Frames, u32)>,
+    /// Results that were taken off the mailbox, how many, and the number of the first, for which there was no descriptor.
+    unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
     /// All that it has in hand has been seen to be begun.
     has_begun: bool,
     /// It has begun nothing for a while, and no results have come since.
     may_be_stopped: bool,
+    /// No results have come since it was asked last to [give way](Worker::give_way).
+    quiet: bool,
+    /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
+    /// while.
+    held_up: bool,
+    /// Since when the item behind so many results has been seen to run.
+    seen_running: Option<(u32, Instant)>,
+    /// How many results were taken when it was [checked](Worker::check) last.
+    checked_at: u32,
     /// It was asleep when it was given something.
     woken: bool,
     /// Something about it is broken, which is why it was killed.
@@ -77,18 +86,21 @@ pub(crate) enum Given {
 }
 
 impl Worker {
-    /// Starts a worker.
-    pub(crate) fn start(lobby: &Lobby, spin: Duration, order: Order, manner: Manner) -> Result<Self> {
+    /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
+    pub(crate) fn start(
+        lobby: &Lobby,
+        spin: Duration,
+        order: Order,
+        manner: Manner,
+        at_end: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self> {
         let Order { initializer, memory_limit } = order;
         let (ours, theirs) = Link::pair()?;
         let mailbox = Mailbox::create()?;
         let place =
             Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
-        let pool = lobby.clone();
-        started.child.watch(Arc::new(move || {
-            pool.thread().ring();
-        }));
+        started.child.watch(Arc::new(at_end));
         Ok(Self {
             started,
             born: Instant::now(),
@@ -102,6 +114,10 @@ impl Worker {
             shortage: Shortage::default(),
             has_begun: false,
             may_be_stopped: false,
+            quiet: false,
+            held_up: false,
+            seen_running: None,
+            checked_at: 0,
             woken: false,
             broken: None,
             cut: None,
@@ -136,16 +152,16 @@ impl Worker {
     /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready && self.is_staying() && !self.full && self.jobs.count() < most
+        self.ready && self.is_staying() && !self.full && !self.held_up && self.jobs.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.is_staying() && self.jobs.count() == 0
+        self.ready && self.is_staying() && !self.held_up && self.jobs.count() == 0
     }
 
     /// Gives it up to `most` items of a chunk, which then has so many less.
     pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
-        let start = self.mailbox.position();
+        let (start, written) = (self.mailbox.position(), self.mailbox.written());
         if self.note != Some(chunk.call.note) {
             let mut note = Vec::new();
             let _ = wire::encode(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
@@ -163,7 +179,7 @@ impl Worker {
             }
         };
         if !matches!(given, Given::Taken) {
-            self.mailbox.rewind(start, 0);
+            self.mailbox.rewind(start, self.mailbox.written().wrapping_sub(written));
             self.note = None;
         }
         given
@@ -173,8 +189,7 @@ impl Worker {
         match posted {
             Ok(Sent::Yes) => {
                 self.shortage.end();
-                self.hand_in(chunk, 1, start);
-                Given::Taken
+                self.hand_in(chunk, 1, start)
             }
             Ok(Sent::NotYet) => Given::NotNow,
             Ok(Sent::Gone) => {
@@ -196,15 +211,25 @@ impl Worker {
             return Given::Nothing;
         }
         let length = frames.len() - left;
-        self.hand_in(chunk, written, start);
-        chunk.advance(written, length);
-        Given::Taken
+        let given = self.hand_in(chunk, written, start);
+        if matches!(given, Given::Taken) {
+            chunk.advance(written, length);
+        }
+        given
     }
 
-    fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
+    fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Given {
+        match self.mailbox.hand_in(count) {
+            Ok(woken) => self.woken |= woken,
+            Err(error) => {
+                self.give_up_on(error);
+                return Given::Nothing;
+            }
+        }
+        self.quiet &= self.jobs.count() > 0;
         self.jobs.add(chunk, count, start);
         self.has_begun = false;
-        self.woken |= self.mailbox.hand_in(count);
+        Given::Taken
     }
 
     /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
@@ -212,8 +237,26 @@ impl Worker {
     /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
     /// to a worker that has nothing else to do, so it is begun at once.
     pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.mailbox.take_back(most.min(self.jobs.divisible()));
+        let count = self.mailbox.take_back(most.min(self.jobs.divisible())).unwrap_or_else(|error| {
+            self.give_up_on(error);
+            0
+        });
         self.reclaim(count)
+    }
+
+    /// Gives back what it has not begun, if it has shown no result since this was asked last: so tasks begin
+    /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
+    /// that is stopped. The only worker keeps what it has.
+    pub(crate) fn give_way(&mut self, has_others: bool) -> Vec<Chunk> {
+        let was_quiet = std::mem::replace(&mut self.quiet, true);
+        self.held_up &= has_others && self.jobs.count() > 0;
+        if !has_others || !was_quiet || self.has_begun || self.unbegun(true) == 0 {
+            return Vec::new();
+        }
+        let chunks = self.take_back(u32::MAX);
+        self.held_up |= !chunks.is_empty();
+        self.may_be_stopped |= self.jobs.count() == 0;
+        chunks
     }
 
     /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
@@ -222,24 +265,23 @@ impl Worker {
         if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
             return 0;
         }
-        let unbegun = self.mailbox.unbegun().min(self.jobs.count());
+        let unbegun = self.mailbox.unbegun().unwrap_or_else(|error| {
+            self.give_up_on(error);
+            0
+        });
         self.has_begun |= unbegun == 0;
-        unbegun
+        unbegun.min(self.jobs.count())
     }
 
-    /// It has not begun anything for a while.
-    pub(crate) fn suspect(&mut self, may_be_stopped: bool) {
-        self.may_be_stopped |= may_be_stopped;
-    }
-
-    /// Whether there is reason to think so. It has work only where others have enough, and can show that it is not.
+    /// Whether there is reason to think that it is stopped. It has work only where others have enough, and
+    /// can show that it is not.
     pub(crate) fn may_be_stopped(&self) -> bool {
         self.may_be_stopped
     }
 
-    /// May its single item lie there, not begun?
-    pub(crate) fn may_lie(&self) -> bool {
-        self.jobs.count() == 1 && !self.has_begun
+    /// May items lie there, not begun, or is it to rest since some did?
+    pub(crate) fn may_lie(&self, has_others: bool) -> bool {
+        if has_others && self.jobs.count() > 0 { !self.has_begun } else { self.held_up }
     }
 
     /// How long it will need for its last `count` items, by what such have cost.

@@ -31,14 +31,34 @@ impl Worker {
         held
     }
 
+    /// Checks what it has written against what the pool knows by itself. One that has shown nothing since it
+    /// was checked last is made to look again whether there is something to do, lest something overwritten
+    /// keeps it asleep; and all that it has finished is taken, published or not. Says whether there were
+    /// results.
+    pub(crate) fn check(&mut self) -> bool {
+        if self.broken.is_some() {
+            return false;
+        }
+        if let Err(error) = self.mailbox.check() {
+            return self.is_mad(error);
+        }
+        let taken = self.mailbox.results_taken();
+        let is_still = std::mem::replace(&mut self.checked_at, taken) == taken;
+        if !is_still || self.is_idle() {
+            return false;
+        }
+        self.mailbox.remind();
+        self.jobs.count() > 0 && self.unreceived.is_none() && self.take_results(Which::Finished)
+    }
+
     /// Takes these results; says whether there were any.
     pub(super) fn take_results(&mut self, which: Which) -> bool {
         if self.is_cancelled() {
             return false; // whoever has cancelled its item was told that there will be no result
         }
         let left = self.jobs.count();
-        if let Some((results, number)) = self.unreceived.take() {
-            self.deliver_singly(results, number, which);
+        if let Some((results, count, number)) = self.unreceived.take() {
+            self.deliver_singly(results, count, number, which);
             if self.unreceived.is_some() {
                 return self.jobs.count() < left;
             }
@@ -59,12 +79,12 @@ impl Worker {
             call.learn_cost(count, finished.nanos);
         }
         if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
-            self.deliver_singly(finished.results, number, which);
+            self.deliver_singly(finished.results, count, number, which);
         } else {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        self.may_be_stopped = false;
+        (self.may_be_stopped, self.quiet, self.held_up) = (false, false, false);
         self.mailbox.free(self.jobs.start().unwrap_or(self.mailbox.position()));
         true
     }
@@ -95,23 +115,23 @@ impl Worker {
         }
     }
 
-    /// Delivers results of several calls, or some that came as messages; the first is that of item `number` of the mailbox.
-    /// From one on that has to be received later, they stay.
-    fn deliver_singly(&mut self, mut results: Frames, mut number: u32, which: Which) {
-        loop {
-            let passed = results.passed();
-            let Some((kind, frame)) = results.next() else { return };
-            let received = match kind {
-                POSTED => self.receive(number, which),
-                _ => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
+    /// Delivers `count` results of several calls, or some that came as messages; the first is that of item
+    /// `number` of the mailbox. From one on that has to be received later, they stay.
+    fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, which: Which) {
+        for delivered in 0..count {
+            let (passed, number) = (results.passed(), number.wrapping_add(delivered));
+            let received = match results.next() {
+                Some((POSTED, _)) => self.receive(number, which),
+                Some((kind, frame)) => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
+                None => Some(Err(Error::decode("a result", "it is missing in the ring"))),
             };
-            let Some(received) = received else {
+            let Some(content) = received else {
                 results.back_to(passed);
-                self.unreceived = Some((results, number));
+                self.unreceived = Some((results, count - delivered, number));
                 return;
             };
             let Some((call, place, _)) = self.settle(1).pop() else { return };
-            let parcel = match received {
+            call.deliver(match content {
                 Ok((kind, content)) => Parcel::Result { place, kind, content },
                 Err(error) => {
                     // What the system refuses to receive is lost, but nothing is wrong with the worker.
@@ -121,9 +141,7 @@ impl Worker {
                     let error = error.by(Culprit::Worker { pid: self.pid() });
                     Parcel::Lost { first: place, count: 1, error }
                 }
-            };
-            call.deliver(parcel);
-            number = number.wrapping_add(1);
+            });
         }
     }
 
@@ -163,7 +181,10 @@ impl Worker {
 
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
-        if self.jobs.is_front_message() && self.mailbox.unbegun() < self.jobs.count() {
+        // What does not agree here is found by the next check.
+        if self.jobs.is_front_message()
+            && self.mailbox.unbegun().is_ok_and(|unbegun| unbegun < self.jobs.count())
+        {
             self.jobs.drop_descriptors();
         }
     }

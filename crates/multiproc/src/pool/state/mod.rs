@@ -2,22 +2,24 @@
 //!
 //! One state, changed by one event at a time; whoever holds the lock around it may move it along.
 
+mod backlog;
 mod upkeep;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Error, Result};
-use crate::pool::call::Call;
+use crate::pool::call::{Call, Parcel};
 use crate::pool::chunk::Chunk;
 use crate::pool::crew::{Given, Worker};
 use crate::pool::worker::Initializer;
+use crate::sys::clock;
 
+use self::backlog::Backlog;
 pub(crate) use self::upkeep::WATCH;
 
 pub(crate) struct State {
-    waiting: VecDeque<Chunk>,
+    waiting: Backlog,
     workers: Vec<Worker>,
     phase: Phase,
     /// Why workers cannot be had, if that is so: every call gets this error.
@@ -25,9 +27,11 @@ pub(crate) struct State {
     policy: Policy,
     /// When to offer chunks again that the system had no room for, and to receive results for which it had no descriptor.
     retry: Option<Instant>,
-    /// When what lies with a worker has lain there for too long: items that it has not begun while another is idle, and
-    /// results that it holds back. Counted from the first look that has seen some.
+    /// When what lies with a worker has lain there for too long: items that it has not begun, and results
+    /// that it holds back. Counted from the first look that has seen some.
     late_at: Option<Instant>,
+    /// At which tick of the clock what the workers have written was checked last.
+    checked: u64,
     /// Some call has got a result otherwise than by a turn.
     news: bool,
     sleep: Sleep,
@@ -92,6 +96,7 @@ pub(crate) struct Turn {
 /// That of the pool's thread.
 #[derive(Default)]
 struct Sleep {
+    begun: Option<Instant>,
     /// How long it lasts, unless the thread is woken.
     until: Option<Instant>,
     /// It lasts too long.
@@ -111,7 +116,7 @@ impl Sleep {
 
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
 const STALL: Duration = Duration::from_millis(2);
-/// How long small items may lie in one worker's mailbox while another worker is idle, and how long results may be held
+/// How long items may lie in the mailbox of a worker that shows no result, and how long results may be held
 /// back. Where all is well, both take some microseconds.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// Less work than this is not worth to be taken from one worker and given to another.
@@ -121,13 +126,14 @@ const WORTH_SHARING: Duration = Duration::from_millis(1);
 impl State {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            waiting: VecDeque::new(),
+            waiting: Backlog::default(),
             workers: Vec::new(),
             phase: Phase::Open,
             broken: None,
             policy,
             retry: None,
             late_at: None,
+            checked: 0,
             news: false,
             sleep: Sleep::default(),
             refused: None,
@@ -152,6 +158,9 @@ impl State {
         self.check_open()?;
         self.waiting.extend(chunks);
         self.hand_out();
+        if self.late_at.is_none() && self.may_lie() {
+            self.late_at = Some(Instant::now() + PATIENCE);
+        }
         Ok(())
     }
 
@@ -170,21 +179,17 @@ impl State {
         is_cancelled
     }
 
-    /// Says whether there was anything.
+    /// Says whether there was anything. Of a call of one item, that has its error then; of any other, the
+    /// caller is gone.
     fn lose_unbegun(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
-            requeue(&mut self.waiting, worker.take_back(u32::MAX));
+            self.waiting.put_back(worker.take_back(u32::MAX));
         }
-        let error = Error::new(Cause::Cancelled);
-        let before = self.waiting.len();
-        self.waiting.retain(|chunk| {
-            let is_its = Arc::ptr_eq(&chunk.call, call);
-            if is_its {
-                chunk.lose(&error);
-            }
-            !is_its
-        });
-        self.waiting.len() < before
+        let is_any = self.waiting.withdraw(call);
+        if is_any {
+            call.deliver(Parcel::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
+        }
+        is_any
     }
 
     pub(crate) fn close(&mut self) {
@@ -196,7 +201,7 @@ impl State {
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
         for worker in &mut self.workers {
-            requeue(&mut self.waiting, worker.take_back(u32::MAX));
+            self.waiting.put_back(worker.take_back(u32::MAX));
         }
         self.lose_waiting(&Error::new(Cause::Cancelled));
     }
@@ -212,6 +217,7 @@ impl State {
     /// lies too long with one of them.
     pub(crate) fn turn(&mut self) -> Turn {
         let (mut turn, mut is_short) = (Turn::default(), false);
+        self.check_workers();
         let is_late = self.late_at.is_some_and(|time| time <= Instant::now());
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
@@ -229,11 +235,18 @@ impl State {
                 self.sleep.must_end |= worker.dismiss(); // its successor is the thread's business
             }
         }
+        if is_late {
+            let has_others = self.workers.len() > 1;
+            for worker in &mut self.workers {
+                self.waiting.put_back(worker.give_way(has_others));
+            }
+        }
         self.hand_out();
         if is_short {
             self.retry = Some(Instant::now() + STALL);
         }
-        let lies = self.share(is_late) || self.workers.iter().any(Worker::may_hold_results);
+        self.share();
+        let lies = self.may_lie() || self.workers.iter().any(Worker::may_hold_results);
         self.late_at = match self.late_at.filter(|_| lies && !is_late) {
             None if lies => Some(Instant::now() + PATIENCE),
             late_at => late_at,
@@ -243,6 +256,21 @@ impl State {
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         turn.next_look = self.next_look();
         turn
+    }
+
+    /// Whether items may lie with a worker that is not about to begin them.
+    fn may_lie(&self) -> bool {
+        let has_others = self.workers.len() > 1;
+        self.workers.iter().any(|worker| worker.may_lie(has_others))
+    }
+
+    /// Twice a second, checks what the workers have written against what the pool knows by itself.
+    fn check_workers(&mut self) {
+        let now = clock::ticks();
+        if u128::from(now.saturating_sub(self.checked)) >= WATCH.as_nanos() {
+            self.checked = now;
+            self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
+        }
     }
 
     fn next_look(&self) -> Option<Instant> {
@@ -287,25 +315,18 @@ impl State {
         }
     }
 
-    /// Lets idle workers have some of what others have not begun, so that no item waits behind a slow one, or with a worker
-    /// that is stopped. Says whether there may be some of which that is not sure yet.
-    fn share(&mut self, is_late: bool) -> bool {
+    /// Lets idle workers have some of what others have not begun, unless those will be done with it sooner.
+    /// Where that turns out to be wrong, they [give way](Worker::give_way).
+    fn share(&mut self) {
         if !self.waiting.is_empty() || !self.workers.iter().any(Worker::is_idle) {
-            return false;
+            return;
         }
-        let unbegun = self.workers.iter_mut().map(|worker| (worker.unbegun(is_late), worker));
-        let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count).filter(|(count, _)| *count > 0)
-        else {
-            return self.workers.iter().any(Worker::may_lie);
-        };
-        // It will be done with them sooner; unless one turns out to be slow.
-        if is_late || busiest.time_for(count) >= WORTH_SHARING {
-            busiest.suspect(is_late && count == busiest.in_hand());
-            let chunks = busiest.take_back(count.div_ceil(2));
-            requeue(&mut self.waiting, chunks);
+        let unbegun = self.workers.iter_mut().map(|worker| (worker.unbegun(false), worker));
+        let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
+        if count > 0 && busiest.time_for(count) >= WORTH_SHARING {
+            self.waiting.put_back(busiest.take_back(count.div_ceil(2)));
             self.hand_out();
         }
-        true
     }
 
     /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
@@ -319,12 +340,5 @@ impl State {
                 self.sleep.must_end |= worker.dismiss();
             }
         }
-    }
-}
-
-/// Puts items back in front of all others.
-fn requeue(waiting: &mut VecDeque<Chunk>, chunks: Vec<Chunk>) {
-    for chunk in chunks.into_iter().rev() {
-        waiting.push_front(chunk);
     }
 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Policy, Sleep, State, requeue};
+use super::{Phase, Policy, Sleep, State};
 use crate::error::{Cause, Error};
 use crate::pool::crew::{Death, Order, Worker};
+use crate::sys::clock;
 
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
@@ -20,6 +21,9 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// before he has rung wakes nobody; and a caller may be busy with decoding what has come.
 pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
+/// When the pool's thread wakes up so much later than it wanted to, it was stopped.
+const LATE: Duration = Duration::from_millis(250);
+
 /// What the pool's thread does.
 impl State {
     /// Whether one should be started. One at a time.
@@ -34,8 +38,7 @@ impl State {
             Phase::Open => self.policy.workers,
             Phase::Closed => {
                 let busy = staying().filter(|worker| worker.in_hand() > 0).count();
-                let waiting: u64 = self.waiting.iter().map(|chunk| u64::from(chunk.count)).sum();
-                self.policy.workers.min(busy.saturating_add(usize::try_from(waiting).unwrap_or(usize::MAX)))
+                self.policy.workers.min(busy + self.waiting.items(self.policy.workers))
             }
         };
         staying().count() < wanted
@@ -59,12 +62,13 @@ impl State {
 
     /// Settles deaths, and ends workers that are to end; says whether there is anything left to wait for.
     pub(crate) fn move_along(&mut self) -> bool {
+        self.excuse_stop();
         while let Some(place) = self.workers.iter().position(Worker::has_ended) {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
         }
         for worker in &mut self.workers {
-            requeue(&mut self.waiting, worker.end_overtime());
+            self.waiting.put_back(worker.end_overtime());
         }
         self.turn();
         self.end_workers();
@@ -81,6 +85,19 @@ impl State {
             self.is_over = true;
         }
         !is_over
+    }
+
+    /// Where the pool's thread has slept for much longer than it wanted to, this process was stopped, and its
+    /// workers with it as a rule: the whole sleep counts for no item's time limit, since nothing tells when
+    /// in it the stop began.
+    fn excuse_stop(&mut self) {
+        let (Some(begun), Some(until)) = (self.sleep.begun, self.sleep.until) else { return };
+        let now = Instant::now();
+        if now.saturating_duration_since(until) > LATE {
+            let nanos = clock::nanos();
+            let slept = u64::try_from((now - begun).as_nanos()).unwrap_or(u64::MAX);
+            self.workers.iter_mut().for_each(|worker| worker.excuse(nanos.saturating_sub(slept), nanos));
+        }
     }
 
     /// Presses workers that should be gone.
@@ -120,7 +137,7 @@ impl State {
 
     /// The pool's thread is about to sleep; gives until when.
     pub(crate) fn go_to_sleep(&mut self) -> Option<Instant> {
-        self.sleep = Sleep { until: self.next_step(), must_end: false };
+        self.sleep = Sleep { begun: Some(Instant::now()), until: self.next_step(), must_end: false };
         self.sleep.until
     }
 
@@ -145,7 +162,7 @@ impl State {
     fn bury(&mut self, worker: Worker) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
         let Death { error, stillborn, fruitless, initializer_failed, rest } = worker.bury(may_retry);
-        requeue(&mut self.waiting, rest);
+        self.waiting.put_back(rest);
         self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
         if self.fruitless >= FRUITLESS {
             self.pause = Some(Instant::now() + RETRY);
@@ -194,7 +211,7 @@ impl State {
     }
 
     pub(super) fn lose_waiting(&mut self, error: &Error) {
-        self.waiting.drain(..).for_each(|chunk| chunk.lose(error));
+        self.waiting.lose(error);
     }
 
     /// Ends everything on the spot: all that is left to do has this error.

@@ -1,0 +1,148 @@
+//! The chunks that no worker has, in the order in which they are handed out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::pool::call::Call;
+use crate::pool::chunk::Chunk;
+
+/// A queue of chunks from which all chunks of a call can be withdrawn in constant time.
+///
+/// Withdrawn chunks stay until they come to the front, or until they are more than the others: then all of
+/// them go.
+#[derive(Default)]
+pub(super) struct Backlog {
+    chunks: VecDeque<Chunk>,
+    /// How many of the chunks are withdrawn.
+    withdrawn: usize,
+}
+
+/// Fewer withdrawn chunks than this are not worth a sweep.
+const WORTH_SWEEPING: usize = 64;
+
+impl Backlog {
+    pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>) {
+        self.chunks.extend(chunks.filter(admit));
+    }
+
+    /// Puts chunks in front of all others.
+    pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
+        for chunk in chunks.into_iter().rev().filter(admit) {
+            self.chunks.push_front(chunk);
+        }
+    }
+
+    /// The chunk to be handed out next.
+    pub(super) fn front_mut(&mut self) -> Option<&mut Chunk> {
+        while self.withdrawn > 0 && self.chunks.front().is_some_and(|chunk| chunk.call.is_withdrawn()) {
+            self.chunks.pop_front();
+            self.withdrawn -= 1;
+        }
+        self.chunks.front_mut()
+    }
+
+    /// Removes the chunk that [`front_mut`](Backlog::front_mut) has shown.
+    pub(super) fn pop_front(&mut self) {
+        if let Some(chunk) = self.chunks.pop_front() {
+            chunk.call.leave_backlog(1);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.len() == self.withdrawn
+    }
+
+    /// How many items wait, counted no further than `most`.
+    pub(super) fn items(&self, most: usize) -> usize {
+        let live = self.chunks.iter().filter(|chunk| !chunk.call.is_withdrawn());
+        let items: u64 = live.take(most).map(|chunk| u64::from(chunk.count)).sum();
+        usize::try_from(items).unwrap_or(usize::MAX).min(most)
+    }
+
+    /// Withdraws all chunks of a call, of which no more will be handed out; says whether there were any.
+    pub(super) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
+        let count = call.withdraw();
+        self.withdrawn += count;
+        if self.withdrawn > WORTH_SWEEPING.max(self.chunks.len() / 2) {
+            self.chunks.retain(|chunk| !chunk.call.is_withdrawn());
+            self.chunks.shrink_to(2 * self.chunks.len());
+            self.withdrawn = 0;
+        }
+        count > 0
+    }
+
+    /// Gives every item that waits the same error.
+    pub(super) fn lose(&mut self, error: &Error) {
+        for chunk in self.chunks.drain(..).filter(|chunk| !chunk.call.is_withdrawn()) {
+            chunk.call.leave_backlog(1);
+            chunk.lose(error);
+        }
+        self.withdrawn = 0;
+    }
+}
+
+/// Counts a chunk, unless its call is withdrawn.
+fn admit(chunk: &Chunk) -> bool {
+    let is_wanted = !chunk.call.is_withdrawn();
+    if is_wanted {
+        chunk.call.enter_backlog();
+    }
+    is_wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::call::{Options, Parcel};
+    use crate::pool::chunk::Packer;
+    use crate::task::TaskId;
+
+    fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
+        let mut packer = Packer::new(0);
+        packer.add(&(7_u64,)).unwrap();
+        packer.pack(call, 0)
+    }
+
+    fn calls(count: usize) -> Vec<Arc<Call>> {
+        let task = TaskId::of::<_, (u64,)>(|number: u64| number).unwrap();
+        (0..count).map(|_| Call::new(task, Options::default())).collect()
+    }
+
+    #[test]
+    fn what_is_withdrawn_is_not_handed_out_and_does_not_stay() {
+        let calls = calls(1_000);
+        let mut backlog = Backlog::default();
+        backlog.extend(calls.iter().flat_map(chunk));
+        for (number, call) in calls.iter().enumerate().filter(|(number, _)| number % 10 != 3) {
+            assert!(backlog.withdraw(call) && !backlog.withdraw(call), "{number}");
+            let live = 1_000 - (0..=number).filter(|number| number % 10 != 3).count();
+            assert!(backlog.chunks.len() <= (2 * live).max(live + WORTH_SWEEPING), "{live}");
+        }
+        assert_eq!(backlog.items(usize::MAX), 100);
+        assert_eq!(backlog.items(7), 7);
+        let mut number = 3;
+        while let Some(chunk) = backlog.front_mut() {
+            assert!(Arc::ptr_eq(&chunk.call, &calls[number]));
+            number += 10;
+            backlog.pop_front();
+        }
+        assert!(number == 1_003 && backlog.is_empty());
+    }
+
+    #[test]
+    fn what_comes_back_of_a_withdrawn_call_goes_nowhere() {
+        let calls = calls(3);
+        let mut backlog = Backlog::default();
+        backlog.extend(calls.iter().flat_map(chunk));
+        assert!(backlog.withdraw(&calls[1]));
+        backlog.put_back(chunk(&calls[1]).collect());
+        backlog.put_back(chunk(&calls[2]).collect());
+        assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &calls[2]));
+        assert_eq!(backlog.items(9), 3);
+        backlog.lose(&Error::invalid("it is over"));
+        assert!(backlog.is_empty() && backlog.front_mut().is_none());
+        let lost: Vec<u64> = calls.iter().map(|call| call.take().iter().map(Parcel::count).sum()).collect();
+        assert_eq!(lost, [1, 0, 2]);
+    }
+}
