@@ -28,6 +28,9 @@ mod frames;
 #[path = "../../crates/multiproc/src/lane/mod.rs"]
 mod lane;
 #[allow(dead_code)]
+#[path = "../../crates/multiproc/src/mailbox/progress.rs"]
+mod progress;
+#[allow(dead_code)]
 #[path = "../../crates/multiproc/src/ring.rs"]
 mod ring;
 

@@ -6,9 +6,11 @@ use loom::thread;
 use crate::attendance::Attendance;
 use crate::bell::Bell;
 use crate::messages::{Bytes, RING};
+use crate::progress::{self, Which};
 use crate::ring::Mark;
 use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::fault::{Point, die_at, is_dead};
 use crate::{claims, model};
 
 model!(an_item_runs_once_or_is_taken_back, items, 3, finds [Publishing, Seeing]);
@@ -44,6 +46,55 @@ fn items() {
     let left = claims::left(word) as usize;
     assert!([1, 2].starts_with(&ran) && taken_back == 0 || [1, 3].starts_with(&ran) && taken_back == 1);
     assert_eq!(ran.len() + left, 2);
+}
+
+model!(what_is_finished_counts_once_whatever_becomes_of_the_worker, all_finish, 3, finds [Publishing, Seeing]);
+model!(a_result_counts_if_its_item_is_finished, killed_after_finishing, 3, finds [Publishing, Seeing]);
+
+fn all_finish() {
+    results(None, 2);
+}
+
+fn killed_after_finishing() {
+    results(Some(Point::ItemFinished), 1);
+}
+
+/// A worker finishes two items, and publishes both at the end, or is killed at this point of the first. Its pool takes results
+/// meanwhile, and all that are finished when the worker is dead.
+fn results(killed_at: Option<Point>, finished: usize) {
+    let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
+    assert!(claims::hand_in(&shared.0[0], claims::Known { finished: 0, handed_in: 0 }, 2));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let ([claims, finished, published], bytes) = &*shared;
+            killed_at.into_iter().for_each(die_at);
+            let mut mark = Mark::START;
+            while !is_dead() && claims::begin(claims) {
+                let result = 1 + mark.frames.to_le_bytes()[0];
+                assert!(RING.put(bytes, &mut mark, 0, 1, &[&[result]]));
+                progress::finish(finished, mark);
+            }
+            progress::publish(published, mark);
+        })
+    };
+    let ([claims, finished_word, published], bytes) = &*shared;
+    let (mut head, mut taken) = (Mark::START, Vec::new());
+    let mut take = |which| {
+        let reached = progress::reach(which, finished_word, published);
+        if which == Which::Held && progress::runs_none(claims, reached) {
+            return;
+        }
+        // What is published can be behind what was taken as finished.
+        while head.frames < reached.frames {
+            taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
+        }
+    };
+    take(Which::Held);
+    take(Which::Published);
+    worker.join().unwrap();
+    take(Which::Finished);
+    assert_eq!(taken, [1, 2][..finished]);
 }
 
 model!(somebody_sees_to_what_is_finished, attendance, 3, finds [Waking, Fence]);

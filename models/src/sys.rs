@@ -115,6 +115,9 @@ pub(crate) mod atomic {
                 }
 
                 pub(crate) fn store(&self, value: $number, order: Ordering) {
+                    if super::fault::is_dead() {
+                        return;
+                    }
                     self.0.store(value, store_order(order));
                 }
 

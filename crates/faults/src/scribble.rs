@@ -272,7 +272,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Gives a child time to end by itself, and ends it: it may have read what was never written.
 fn end(mut child: Process<()>) {
-    if child.join_timeout(Duration::from_secs(1)).is_ok_and(|ended| ended.is_none()) {
+    if child.join_timeout(Duration::from_millis(200)).is_ok_and(|ended| ended.is_none()) {
         let _ = child.kill();
         let _ = child.join();
     }

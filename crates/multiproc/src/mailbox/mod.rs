@@ -17,6 +17,7 @@
 #![allow(clippy::inline_always)]
 
 mod pool_end;
+mod progress;
 mod worker_end;
 
 use std::num::NonZeroUsize;
@@ -34,7 +35,8 @@ use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 use crate::wire::Pages;
 
-pub(crate) use self::pool_end::{PoolEnd, Which};
+pub(crate) use self::pool_end::PoolEnd;
+pub(crate) use self::progress::Which;
 pub(crate) use self::worker_end::WorkerEnd;
 
 /// The memory itself.

@@ -13,6 +13,7 @@ use crate::sys::fault::{self, Point};
 use crate::sys::output::BOUND;
 use crate::sys::poll::Deadline;
 
+use super::progress::{self, Which};
 use super::{
     BUSY, CLOSED, FINISHED, HURRY, Mailbox, POSTED, POSTS, PREFIX, PUBLISHED, Posted, READY, RESULTS,
     RUNNING, STRIDE, TASK, TASKS, VALUE,
@@ -47,18 +48,6 @@ pub(crate) struct Finished {
     /// Some of them may be notes.
     pub(crate) may_be_posted: bool,
     pub(crate) nanos: u64,
-}
-
-/// Which results to take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// Those that the worker has published.
-    Published,
-    /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what their
-    /// tasks have printed is out; if that takes longer than [`BOUND`], they are taken before.
-    Held,
-    /// All that are finished.
-    Finished,
 }
 
 impl PoolEnd {
@@ -287,8 +276,8 @@ impl PoolEnd {
     /// When the worker has written what cannot be, over which no way leads back to sense.
     pub(crate) fn take_results(&mut self, which: Which) -> Result<Option<Finished>> {
         let memory = &self.mailbox.0;
-        let tail = Mark::seen(memory.word64(if which == Which::Published { PUBLISHED } else { FINISHED }));
-        let runs_none = || claims::begun(self.mailbox.claims()) == tail.frames;
+        let tail = progress::reach(which, memory.word64(FINISHED), memory.word64(PUBLISHED));
+        let runs_none = || progress::runs_none(self.mailbox.claims(), tail);
         if which == Which::Held && runs_none() && !is_overdue(&mut self.lingering, tail) {
             return Ok(None);
         }

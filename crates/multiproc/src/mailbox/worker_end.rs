@@ -23,6 +23,7 @@ use crate::sys::process::{leave, own_pid};
 use crate::sys::processors::pays_to_look;
 use crate::wire;
 
+use super::progress;
 use super::{
     BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PREFIX, PUBLISHED, Posted, READY,
     RESULTS, RING, RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
@@ -101,7 +102,7 @@ impl WorkerEnd {
             broken: None,
             clock,
             output: Output::default(),
-            flushed: 0,
+            flushed: Mark::START.frames,
         })
     }
 
@@ -189,9 +190,7 @@ impl WorkerEnd {
                     let bytes = plain::view(&value).unwrap_or_default();
                     fault::at(Point::ResultEncoded);
                     RESULTS.put_here(&self.mailbox.0, &mut self.finished, VALUE, bytes);
-                    fault::at(Point::ResultWritten);
-                    self.finished.publish(self.mailbox.0.word64(FINISHED));
-                    fault::at(Point::ItemFinished);
+                    progress::finish(self.mailbox.0.word64(FINISHED), self.finished);
                     if FLUSHED_SINGLY.contains(&self.clock.stride) {
                         self.flush_between();
                     }
@@ -238,10 +237,8 @@ impl WorkerEnd {
     /// Ends the item whose result was written.
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
-        fault::at(Point::ResultWritten);
         self.finished = self.written;
-        self.finished.publish(self.mailbox.0.word64(FINISHED));
-        fault::at(Point::ItemFinished);
+        progress::finish(self.mailbox.0.word64(FINISHED), self.finished);
         self.clock.left -= 1;
         if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
             self.end_stride();
@@ -421,8 +418,7 @@ impl WorkerEnd {
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
             self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
-            self.published.publish(self.mailbox.0.word64(PUBLISHED));
-            fault::at(Point::ResultsPublished);
+            progress::publish(self.mailbox.0.word64(PUBLISHED), self.published);
             self.clock.published = self.clock.seen;
         }
     }
