@@ -93,6 +93,9 @@ fn a_forked_child_writes_its_coverage() -> Outcome {
     let output = program.output()?;
     assert!(output.status.success(), "{}", output.status);
     let lines: Vec<_> = std::str::from_utf8(&output.stdout)?.lines().collect();
+    if lines == ["has the real ones"] {
+        return Ok(()); // these tests are themselves built with coverage
+    }
     let [process, worker, expected @ ..] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!([*process, *worker], *expected, "each has reset, named and written its own profile");
     Ok(())

@@ -177,7 +177,9 @@ impl WorkerEnd {
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
         let room = RESULTS.room(self.finished, self.taken, result);
-        let most = self.clock.left.min(room).min(TASKS.fit(self.cursor, item));
+        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.stride);
+        let at_once = if is_flushed_singly { 1 } else { self.clock.left };
+        let most = at_once.min(room).min(TASKS.fit(self.cursor, item));
         let mut count = 0;
         while count < most && self.hurry().load(Relaxed) == 0 && self.begin() {
             let Some(ran) = TASKS.take_like(&self.mailbox.0, &mut self.cursor, VALUE, item, &mut run) else {
@@ -191,9 +193,6 @@ impl WorkerEnd {
                     fault::at(Point::ResultEncoded);
                     RESULTS.put_here(&self.mailbox.0, &mut self.finished, VALUE, bytes);
                     progress::finish(self.mailbox.0.word64(FINISHED), self.finished);
-                    if FLUSHED_SINGLY.contains(&self.clock.stride) {
-                        self.flush_between();
-                    }
                 }
                 Err(error) => {
                     self.fail(error);
@@ -205,6 +204,8 @@ impl WorkerEnd {
         self.clock.left -= count;
         if self.clock.left == 0 || (count > 0 && self.hurry().load(Relaxed) != 0) {
             self.end_stride();
+        } else if is_flushed_singly && count > 0 {
+            self.flush_between();
         }
         count
     }
@@ -388,7 +389,7 @@ impl WorkerEnd {
     }
 
     /// Flushes what the items up to this one have printed, unless that is done.
-    #[inline]
+    #[inline(never)]
     fn flush_up_to(&mut self, frames: u32) {
         if self.flushed == frames {
             return;
@@ -403,7 +404,7 @@ impl WorkerEnd {
 
     /// Flushes what the item that is finished has printed, so that it is not lost should the next one end
     /// this process.
-    #[inline]
+    #[inline(never)]
     fn flush_between(&mut self) {
         if self.flushed != self.finished.frames && self.output.flush_between() {
             self.flushed = self.finished.frames;
