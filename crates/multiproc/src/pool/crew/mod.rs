@@ -22,9 +22,13 @@ pub(crate) use self::ending::Death;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct Worker {
+    /// Its place among the pool's workers, counted from 0.
+    index: usize,
     started: Started,
     born: Instant,
     mailbox: PoolEnd,
+    /// It has an initializer.
+    initializes: bool,
     /// It has come up and run its initializer.
     ready: bool,
     jobs: Jobs,
@@ -53,6 +57,8 @@ pub(crate) struct Worker {
 
 /// What a worker is started with.
 pub(crate) struct Order {
+    /// The place among the pool's workers that is free.
+    pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
     /// How many bytes of memory it may have.
     pub(crate) memory_limit: Option<u64>,
@@ -73,20 +79,23 @@ pub(crate) enum Given {
 impl Worker {
     /// Starts a worker.
     pub(crate) fn start(lobby: &Lobby, spin: Duration, order: Order, manner: Manner) -> Result<Self> {
-        let Order { initializer, memory_limit } = order;
+        let Order { index, initializer, memory_limit } = order;
+        let initializes = initializer.is_some();
         let (ours, theirs) = Link::pair()?;
         let mailbox = Mailbox::create()?;
         let place =
-            Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
+            Place { index, mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
         let pool = lobby.clone();
         started.child.watch(Arc::new(move || {
             pool.thread().ring();
         }));
         Ok(Self {
+            index,
             started,
             born: Instant::now(),
             mailbox: PoolEnd::new(mailbox, ours),
+            initializes,
             ready: false,
             jobs: Jobs::default(),
             served: 0,
@@ -101,6 +110,10 @@ impl Worker {
             pressed: Pressed::No,
             memory_limit,
         })
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     pub(crate) fn pid(&self) -> u32 {
