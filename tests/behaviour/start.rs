@@ -14,7 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Error, Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe};
+use multiproc::{
+    Error, Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe,
+    stop_fork_server,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl::set_child_subreaper;
@@ -54,6 +57,17 @@ trials![
     a_copy_that_joins_a_child_takes_nothing_away,
     a_program_that_changes_its_root_has_no_children_from_outside_of_it,
     a_lock_whose_holder_is_killed_goes_to_the_next,
+    what_a_program_draws_before_init_no_child_draws_again,
+    a_program_with_threads_before_init_executes_its_children,
+    a_fork_server_in_which_a_thread_appears_forks_no_more,
+    a_program_that_stops_its_fork_server_has_no_child_left,
+    a_child_has_the_stack_that_its_parent_has,
+    a_child_that_becomes_another_user_is_that_in_all_its_threads,
+    a_new_fork_server_is_where_its_program_is_at_that_moment,
+    a_process_tells_by_which_signal_its_child_was_killed,
+    an_initializer_that_never_returns_is_an_error_of_every_call,
+    the_workers_of_a_pool_share_its_indices_and_a_new_one_has_that_of_the_old,
+    functions_for_the_start_run_before_all_else,
 ];
 
 const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
@@ -248,8 +262,12 @@ fn any_other_method_in_the_environment_is_an_error() -> Outcome {
 
 /// A child from the fork server that has begun and stays until its gate is dropped.
 fn staying_child() -> Result<(Process<()>, Gate)> {
+    staying_child_by(StartMethod::ForkServer)
+}
+
+fn staying_child_by(method: StartMethod) -> Result<(Process<()>, Gate)> {
     let (gate, theirs) = pipe()?;
-    let child = with(StartMethod::ForkServer).spawn(stay, (theirs,))?;
+    let child = with(method).spawn(stay, (theirs,))?;
     assert!(gate.poll(PATIENCE)?, "the child did not begin");
     assert_eq!(gate.recv()?, Some(()));
     Ok((child, gate))
@@ -626,4 +644,207 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// What a fixture program prints, line by line.
+fn printed_by(program: &str, argument: Option<&str>, method: StartMethod) -> Vec<String> {
+    let method = if method == StartMethod::Spawn { "spawn" } else { "fork-server" };
+    let mut program = Command::new(program);
+    program.env("MULTIPROC_START_METHOD", method).args(argument).stdin(Stdio::null());
+    let output = program.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{program:?}: {}", output.status);
+    output.stdout.lines().map(|line| line.unwrap()).collect()
+}
+
+fn what_a_program_draws_before_init_no_child_draws_again() -> Outcome {
+    let lines = printed_by(env!("CARGO_BIN_EXE_random_numbers"), None, StartMethod::ForkServer);
+    assert_eq!(lines.len(), 6);
+    assert!(lines.iter().all(|line| line.ends_with(": 0 twice")), "{lines:?}");
+    Ok(())
+}
+
+fn a_program_with_threads_before_init_executes_its_children() -> Outcome {
+    let lines = printed_by(env!("CARGO_BIN_EXE_threads"), Some("early"), StartMethod::ForkServer);
+    assert_eq!(lines, ["true", "true", "true"]);
+    Ok(())
+}
+
+fn a_fork_server_in_which_a_thread_appears_forks_no_more() -> Outcome {
+    let lines = printed_by(env!("CARGO_BIN_EXE_threads"), Some("late"), StartMethod::ForkServer);
+    assert_eq!(lines, ["false", "true", "true"]);
+    Ok(())
+}
+
+fn a_program_that_stops_its_fork_server_has_no_child_left() -> Outcome {
+    for method in METHODS {
+        let lines = printed_by(env!("CARGO_BIN_EXE_no_children"), None, method);
+        assert_eq!(lines, ["0 children at first"; 3], "{method:?}");
+    }
+    Ok(())
+}
+
+/// Uses more of the stack than a thread has unless somebody asks for more.
+fn deep(depth: u32) -> u32 {
+    let room = std::hint::black_box([depth; 256]);
+    if depth == 0 { 0 } else { deep(depth - 1) + u32::from(room[255] == depth) }
+}
+
+fn a_child_has_the_stack_that_its_parent_has() -> Outcome {
+    alone(|| {
+        let (_, most) = getrlimit(Resource::RLIMIT_STACK).unwrap();
+        for mebibytes in [8, 16, 32] {
+            setrlimit(Resource::RLIMIT_STACK, mebibytes << 20, most).unwrap();
+            for method in METHODS {
+                // A quarter of it, and what a build without optimisation takes beside.
+                let depth = u32::try_from(mebibytes << 8).unwrap();
+                assert_eq!(with(method).spawn(deep, (depth,))?.join()?, depth, "{method:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The C library tells all threads that it knows of, and there is one that a forked child has not.
+fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let become_nobody = || {
+        let (done, thread_may_end) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            let _ = thread_may_end.recv();
+            getuid().as_raw()
+        });
+        setuid(Uid::from_raw(65_534)).unwrap();
+        drop(done);
+        (
+            thread.join().unwrap(),
+            getuid().as_raw(),
+            std::process::id() == nix::unistd::gettid().as_raw().cast_unsigned(),
+        )
+    };
+    for method in METHODS {
+        assert_eq!(with(method).spawn(become_nobody, ())?.join()?, (65_534, 65_534, true), "{method:?}");
+    }
+    Ok(())
+}
+
+/// A control group of some hierarchy that this process may move to; none where it has not got the rights.
+fn other_control_group(name: &str) -> Option<std::path::PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let is_one = |line: &&str| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"));
+    let roots = mounts.lines().filter(is_one).filter_map(|line| line.split(' ').nth(1));
+    roots.map(|root| Path::new(root).join(name)).find(|group| {
+        let moved = fs::create_dir(group).is_ok() && fs::write(group.join("cgroup.procs"), "0").is_ok();
+        if !moved {
+            let _ = fs::remove_dir(group);
+        }
+        moved
+    })
+}
+
+fn a_new_fork_server_is_where_its_program_is_at_that_moment() -> Outcome {
+    let name = format!("multiproc-test-{}", std::process::id());
+    let there = Process::spawn(move_to_another_control_group, (name,))?.join()?;
+    if let Some(group) = there {
+        eventually("the group can be removed", || fs::remove_dir(&group).is_ok());
+    }
+    Ok(())
+}
+
+fn move_to_another_control_group(name: String) -> Option<std::path::PathBuf> {
+    let groups = || fs::read_to_string("/proc/self/cgroup").unwrap();
+    for method in METHODS {
+        assert_eq!(with(method).spawn(groups, ()).unwrap().join().unwrap(), groups());
+    }
+    let group = other_control_group(&name)?;
+    assert!(groups().contains(&name));
+    stop_fork_server().unwrap(); // to look which groups it is in takes too long before each start
+    for method in METHODS {
+        assert_eq!(with(method).spawn(groups, ()).unwrap().join().unwrap(), groups(), "{method:?}");
+    }
+    let score = || fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    fs::write("/proc/self/oom_score_adj", "321").unwrap();
+    stop_fork_server().unwrap();
+    for method in METHODS {
+        assert_eq!(with(method).spawn(score, ()).unwrap().join().unwrap(), "321\n", "{method:?}");
+    }
+    Some(group)
+}
+
+fn a_process_tells_by_which_signal_its_child_was_killed() -> Outcome {
+    for method in METHODS {
+        let (mut child, gate) = staying_child_by(method)?;
+        assert_eq!((child.signal(), child.exit_code()), (None, None));
+        send_signal(child.pid(), Signal::SIGUSR1);
+        assert!(child.join_timeout(PATIENCE).is_err());
+        assert_eq!((child.signal(), child.exit_code()), (Some(Signal::SIGUSR1 as i32), None), "{method:?}");
+        drop(gate);
+        let mut child = with(method).spawn(|| (), ())?;
+        child.join_timeout(PATIENCE)?;
+        assert_eq!((child.signal(), child.exit_code()), (None, Some(0)), "{method:?}");
+    }
+    Ok(())
+}
+
+fn an_initializer_that_never_returns_is_an_error_of_every_call() -> Outcome {
+    for method in METHODS {
+        let pool = Pool::builder().workers(2).start_method(method);
+        let hang = || thread::sleep(Duration::from_secs(1000));
+        let limit = Duration::from_millis(200);
+        let pool = pool.initializer(hang, ()).initializer_timeout(limit).build()?;
+        for fate in [pool.apply(|| (), ()), pool.map(|_: u32| (), 0..10).map(drop)] {
+            let error = fate.unwrap_err();
+            let says_why = error.to_string().contains("its initializer did not return within 0.2 s");
+            assert!(error.is_start() && says_why, "{error}");
+        }
+        // One that takes its time, but not too much, and one that is not there, are not ended.
+        let pause = || thread::sleep(Duration::from_millis(300));
+        let pool = Pool::builder().workers(1).start_method(method).initializer(pause, ()).build()?;
+        assert_eq!(pool.apply(|| 3, ())?, 3);
+        let none = Pool::builder().workers(1).start_method(method).initializer_timeout(Duration::ZERO);
+        assert_eq!(none.build()?.apply(|| 3, ())?, 3);
+    }
+    Ok(())
+}
+
+fn the_workers_of_a_pool_share_its_indices_and_a_new_one_has_that_of_the_old() -> Outcome {
+    assert_eq!(current().worker_index(), None);
+    let index = |_: u32| (current().pid(), current().worker_index().unwrap());
+    for method in METHODS {
+        let pool = Pool::builder().workers(3).chunk_size(1).start_method(method).build()?;
+        let mut seen = BTreeSet::new();
+        while seen.len() < 3 {
+            seen.extend(pool.map(index, 0..30)?);
+        }
+        let indices = |seen: &BTreeSet<(u32, usize)>| -> Vec<usize> {
+            let mut indices: Vec<_> = seen.iter().map(|&(_, index)| index).collect();
+            indices.sort_unstable();
+            indices
+        };
+        assert_eq!(indices(&seen), [0, 1, 2], "{method:?}");
+        let Some(&(victim, place)) = seen.iter().nth(1) else { panic!("there are three") };
+        send_signal(victim, Signal::SIGKILL);
+        seen.remove(&(victim, place));
+        while seen.len() < 3 {
+            // A task that the dead one had in hand is lost.
+            seen.extend(pool.try_map(index, 0..30)?.into_iter().flatten().filter(|it| it.0 != victim));
+        }
+        assert_eq!(indices(&seen), [0, 1, 2], "{method:?}");
+        let in_a_child = || Process::spawn(|| current().worker_index(), ()).unwrap().join().unwrap();
+        assert_eq!(pool.apply(in_a_child, ())?, None);
+        // However often they are replaced, there are no others.
+        let pool = Pool::builder().workers(2).max_tasks_per_worker(1).start_method(method).build()?;
+        let places: BTreeSet<usize> = pool.map(index, 0..12)?.into_iter().map(|(_, place)| place).collect();
+        assert!(places.iter().all(|&place| place < 2), "{method:?}: {places:?}");
+    }
+    Ok(())
+}
+
+fn functions_for_the_start_run_before_all_else() -> Outcome {
+    for method in METHODS {
+        let lines = printed_by(env!("CARGO_BIN_EXE_at_start"), None, method);
+        assert_eq!(lines, ["[1, 2]", "[1, 2]", "a panic: true", "[]"], "{method:?}");
+    }
+    Ok(())
 }

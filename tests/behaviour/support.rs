@@ -123,9 +123,13 @@ pub(crate) fn wait_for_state(pid: u32, state: char) {
     eventually(&format!("process {pid} is in state {state}"), || is_in_state(pid, state));
 }
 
+/// All threads of it are: in a fork server, the first does nothing.
 fn is_in_state(pid: u32, state: char) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().unwrap_or_default().starts_with(state)
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit(") ").next().unwrap_or_default().starts_with(state)
+    })
 }
 
 /// A value that can be encoded, or decoded, or neither.

@@ -170,6 +170,13 @@ pub fn clear_environment() {
     }
 }
 
+/// Sets a variable in this process's environment.
+#[allow(unsafe_code)]
+pub fn set_variable(name: &str, value: &str) {
+    // SAFETY: no other thread of a fixture that calls this looks at the environment.
+    unsafe { std::env::set_var(name, value) };
+}
+
 static INTERRUPTIONS: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count_interruption(_signal: i32) {

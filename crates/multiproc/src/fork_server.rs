@@ -52,18 +52,60 @@ pub(crate) fn forgo(deadline: Deadline) {
     }
 }
 
-/// Ends all that this fork server has made and nobody has taken, and blocks until that has ended, for a moment at most. For
-/// a process that is about to end: else those would end after it, and be a burden to whoever gets them then.
-pub(crate) fn close() {
+/// Ends this process's fork server, and what it has forked ahead, and collects their statuses. The children
+/// that were started live on, and the next start makes another fork server.
+///
+/// The fork server ([`StartMethod::ForkServer`](crate::StartMethod::ForkServer)) and the processes that it
+/// has forked ahead are children of this process that [`active_children`](crate::active_children) does not
+/// list. A program needs this call:
+///
+/// - before it waits for *all* its children, by `while wait() > 0` or `waitpid(-1, …)`, which else blocks as
+///   long as the fork server lives, and takes its status away;
+/// - before it executes another program in its own place, or itself again: the children of a process stay its
+///   children through `exec`, but the new program does not know of them, so they would remain as zombies. It
+///   should also have joined its children and pools;
+/// - after it was moved to another control group, or has changed something else that later children should
+///   have and that is not looked at before each start; [`ForkServer`](crate::StartMethod::ForkServer) says
+///   what that is.
+///
+/// Without a fork server it does nothing. A start in another thread that runs at the same time may make a new
+/// one.
+///
+/// Blocks until these processes have ended: for a moment, or 3 seconds at most.
+///
+/// # Errors
+/// When other threads are busy with starts for 1 second, or one of the processes has not ended 1 second after
+/// it was killed.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     Process::spawn(|| (), ())?.join()?;
+///     multiproc::stop_fork_server()?;
+///     // Now this process has no child at all: std::process::Command::new("/proc/self/exe").exec()
+///     Ok(())
+/// }
+/// ```
+pub fn stop_fork_server() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
-        return;
+        return Ok(());
     }
-    let Ok(mut turn) = Turn::take(Deadline::after(LAST_GASP)) else { return };
-    turn.dismiss();
+    Turn::take(Deadline::after(LAST_GASP))?.dismiss();
     let deadline = Deadline::after(LAST_GASP);
-    for process in supervisor::helpers() {
-        process.wait(deadline);
+    let mut helpers = supervisor::helpers().into_iter();
+    match helpers.find(|process| process.wait(deadline).is_none()) {
+        None => Ok(()),
+        Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),
     }
+}
+
+/// Ends all that this fork server has made and nobody has taken, and blocks until that has ended, for a
+/// moment at most. For a process that is about to end: else those would end after it, and be a burden to
+/// whoever gets them then.
+pub(crate) fn close() {
+    let _ = stop_fork_server();
 }
 
 /// There has been a template, in this process or one of which it is a copy.

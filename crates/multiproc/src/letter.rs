@@ -53,7 +53,7 @@ pub(crate) struct Birth {
 pub(crate) fn read(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
     let (parent, birth) = open(packet, descriptors)?;
     let parent = (parent, parent_id());
-    become_known(Identity { name: birth.name.clone(), parent: Some(parent) });
+    become_known(Identity { name: birth.name.clone(), parent: Some(parent), worker_index: None });
     Ok(birth)
 }
 
@@ -76,6 +76,8 @@ fn open(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, Birth)> {
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) parent: Option<(String, u32)>,
+    /// Which of its pool's workers it is, counted from 0.
+    pub(crate) worker_index: Option<usize>,
 }
 
 static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
@@ -87,6 +89,14 @@ pub(crate) fn identity() -> Option<Arc<Identity>> {
 
 pub(crate) fn become_known(identity: Identity) {
     *IDENTITY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
+}
+
+/// This process is known as a pool's worker from now on.
+pub(crate) fn become_worker(index: usize) {
+    if let Some(own) = identity() {
+        let (name, parent) = (own.name.clone(), own.parent.clone());
+        become_known(Identity { name, parent, worker_index: Some(index) });
+    }
 }
 
 #[cfg(test)]

@@ -141,8 +141,9 @@ pub mod faults {
 }
 
 pub use error::{Error, Result};
+pub use fork_server::stop_fork_server;
 pub use frozen::{Frozen, Pod};
-pub use life::init;
+pub use life::{at_start, init};
 pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;

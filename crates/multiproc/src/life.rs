@@ -6,32 +6,42 @@
 
 use std::os::fd::AsFd;
 use std::process::exit;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::fork_server;
 use crate::letter::{self, Birth, GREETING, Identity};
 use crate::link::{self, Incoming, Link, Message, Sent};
+use crate::supervisor::lock;
 use crate::sys::coverage;
 use crate::sys::fault::{self, Point};
-use crate::sys::fork::{close_streams, install, silence_streams};
+use crate::sys::fork::{close_streams, install, serve_on_fresh_thread, silence_streams};
 use crate::sys::memory::Shared;
 use crate::sys::output::flush_all;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, become_child, check_rights, die_with, leave, start_socket};
 use crate::sys::socket::Maker;
-use crate::task::{TaskId, note_panics};
+use crate::task::{TaskId, catch_panic, note_panics};
 use crate::template::{self, FAILED, Need, UP};
 use crate::wire::{self, Pages};
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
-/// A child process is this program, executed again, or the copy of one that was ([`StartMethod`](crate::StartMethod)).
-/// In a child, this function runs the child's task and exits; it never returns there. In the program that the user
-/// started, it returns at once, and a second call does nothing. What stands before it in `main` runs in every process
-/// that is executed. Without it, starting a child is an error that says so, so a program that forgets it does not start
-/// copies of itself without end. (A test that starts processes needs a `main` of its own, with `harness = false` in
-/// `Cargo.toml`: the standard one does not call this.)
+/// A child process is this program, executed again, or the copy of one that was
+/// ([`StartMethod`](crate::StartMethod)). In a child, this function runs the child's task and exits; it never
+/// returns there. In the program that the user started, it returns at once, and a second call does nothing.
+/// What stands before it in `main` runs in every process that is executed, and a child that is not
+/// ([`ForkServer`](crate::StartMethod::ForkServer)) has a copy of what it left in statics: for random numbers
+/// that are drawn or seeded there see [`at_start`]. Without it, starting a child is an error that says so, so
+/// a program that forgets it does not start copies of itself without end. (A test that starts processes needs
+/// a `main` of its own, with `harness = false` in `Cargo.toml`: the standard one does not call this.)
+///
+/// `main` itself is a plain function. Under `#[tokio::main]` this call stands inside of a runtime, so a task
+/// that makes one panics ("Cannot start a runtime from within a runtime"), and with threads before this call
+/// each child is executed. Call this first, and then `tokio::runtime::Runtime::new()?.block_on(…)`.
+///
+/// With `panic = "abort"` in `Cargo.toml`, a task that panics ends its process: its error is that of a child
+/// killed by SIGABRT, and [`Error::is_panic`] is false. The message of the panic is on standard error only.
 ///
 /// In a child, standard input is empty, standard output and error are the parent's, every other inherited descriptor
 /// is closed (before the program begins, so what stands before this call may open what it likes), no signal
@@ -67,13 +77,70 @@ pub fn init() {
     if let Some((socket, maker)) = start_socket(|packet| link::prefix(packet).starts_with(GREETING)) {
         live(Link::from_socket(socket), maker);
     }
-    letter::become_known(Identity { name: "main".to_owned(), parent: None });
+    letter::become_known(Identity { name: "main".to_owned(), parent: None, worker_index: None });
+}
+
+/// Has `function` called in every child process, before anything else that runs there: before the task of a
+/// [`Process`](crate::Process), and before a pool worker's [initializer](crate::pool::Builder::initializer).
+/// **Call it before [`init`].** Several functions are called in the order of these calls.
+///
+/// It is for what `main` sets up before [`init`] and every process needs for itself. Children that are forked
+/// ([`StartMethod::ForkServer`](crate::StartMethod::ForkServer)) have copies of the *statics* that were set
+/// there. So two children of a program that seeds a static generator of random numbers would draw the same
+/// numbers, and a function for this call would seed it again: C's `rand`, a `static SEED: OnceLock<u64>`, a
+/// `static` random state of `ahash` or of a map, the context of an id generator. Generators that are kept for
+/// each thread need nothing: they are not seeded yet in a child, whatever `main` has done (`rand::rng()`,
+/// `fastrand`, the keys of `HashMap`s).
+///
+/// A function that panics is that child's error, as if its task had panicked.
+///
+/// # Errors
+/// After `init`, where it would have no effect.
+///
+/// ```
+/// use std::process::id;
+/// use std::sync::atomic::{AtomicU32, Ordering};
+///
+/// use multiproc::Process;
+///
+/// static SEED: AtomicU32 = AtomicU32::new(0);
+///
+/// fn seed() {
+///     SEED.store(id(), Ordering::Relaxed); // or better a random number
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     seed();
+///     multiproc::at_start(seed)?;
+///     multiproc::init();
+///     let child = Process::spawn(|| SEED.load(Ordering::Relaxed), ())?;
+///     let pid = child.pid();
+///     assert_eq!(child.join()?, pid);
+///     Ok(())
+/// }
+/// ```
+pub fn at_start(function: fn()) -> Result<()> {
+    if letter::identity().is_some() {
+        return Err(Error::invalid("at_start was called after multiproc::init(), where no child calls it"));
+    }
+    lock(&AT_START).push(function);
+    Ok(())
+}
+
+static AT_START: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
+
+/// Those that children call. To read them changes no page of a child, as to lock a mutex would.
+static START_FUNCTIONS: OnceLock<Vec<fn()>> = OnceLock::new();
+
+fn call_start_functions() -> Result<()> {
+    START_FUNCTIONS.get().into_iter().flatten().try_for_each(catch_panic)
 }
 
 /// The whole life of a process that was executed: that of a child, or a template's.
 fn live(link: Link, maker: Maker) -> ! {
     fault::at(Point::Born);
     note_panics();
+    let _ = START_FUNCTIONS.set(std::mem::take(&mut *lock(&AT_START)));
     let birth = check_rights(maker).and_then(|()| become_child()).and_then(|()| receive_letter(&link));
     let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
     process::show_name(&birth.name);
@@ -86,7 +153,8 @@ fn live(link: Link, maker: Maker) -> ! {
     exit(work(&link, birth))
 }
 
-/// A template's life; and, from the moment on at which they are forked, that of its children.
+/// A template's life; and, from the moment on at which they are forked, that of its children. It goes on in
+/// another thread.
 fn live_as_template(link: Link, birth: Birth) -> ! {
     let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
     let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
@@ -98,6 +166,24 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
     // program prints itself. From here it must neither come once more, nor from each child; nor may a full
     // pipe keep this process waiting.
     silence_streams();
+    // Not moved into the thread, for where there can be none, the program is to be told.
+    let control = Arc::new(Mutex::new(Some((link, page))));
+    let take = |control: &Mutex<Option<_>>| lock(control).take();
+    let its_control = Arc::clone(&control);
+    let errno = serve_on_fresh_thread(move || {
+        if let Some((link, page)) = take(&its_control) {
+            serve(link, page)
+        }
+    });
+    if let Some((link, _)) = take(&control) {
+        refuse_to_start(&link, &Error::system("start a child process", errno));
+    }
+    leave(1)
+}
+
+/// What a template does, and then each of its children.
+fn serve(link: Link, page: Arc<Shared>) -> ! {
+    process::show_name(TEMPLATE);
     let rehearsal = post_letter_to_nobody().unwrap_or_default();
     rehearse(&rehearsal);
     let (link, number, need) = template::serve(link, &page);
@@ -127,6 +213,8 @@ fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
     leave(code)
 }
 
+/// What the system shows as the name of a template.
+pub(crate) const TEMPLATE: &str = "fork-server";
 /// What the system shows as the name of a spare.
 const SPARE: &str = "fork-spare";
 
@@ -174,7 +262,7 @@ fn work(link: &Link, birth: Birth) -> i32 {
     let mut outcome = vec![0];
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     fault::at(Point::LetterRead);
-    let result = task.and_then(|task| task.run(&args, descriptors, &mut outcome));
+    let result = call_start_functions().and(task).and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
         leave(0); // a copy that the task forked and let return here: it has nothing to say
     }

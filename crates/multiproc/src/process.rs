@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -208,6 +209,29 @@ impl<T> Process<T> {
         }
     }
 
+    /// The number of the signal that killed the child; `None` while it lives, and when it exited. Does not
+    /// block.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let mut child = Process::spawn(|| std::thread::park(), ())?;
+    ///     assert_eq!(child.signal(), None);
+    ///     child.kill()?;
+    ///     let _ = child.join_timeout(std::time::Duration::from_secs(60));
+    ///     assert_eq!((child.signal(), child.exit_code()), (Some(9), None));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn signal(&self) -> Option<i32> {
+        match self.started.child.exit() {
+            Some(Exit::Signal(signal)) => Some(signal),
+            _ => None,
+        }
+    }
+
     /// Asks the child to end, with SIGTERM; a stopped one is made to go on, so that it hears. Does not wait.
     /// A child that has ended already is no error.
     ///
@@ -253,6 +277,7 @@ impl<T> fmt::Debug for Process<T> {
 pub struct Info {
     name: String,
     pid: u32,
+    worker_index: Option<usize>,
 }
 
 impl Info {
@@ -264,6 +289,29 @@ impl Info {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// In a pool's worker, the [`current`] process's place in its pool: from 0 up to the number of workers.
+    /// `None` in any other process, and for any process but the current one.
+    ///
+    /// Of the workers that run tasks no two have the same index at a time. A worker that takes the place of
+    /// another has that one's index, so it can name what each of them has for itself: a file, a port, a
+    /// device.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     assert_eq!(multiproc::current().worker_index(), None);
+    ///     let pool = Pool::new(3)?;
+    ///     let places = pool.map(|_: u32| multiproc::current().worker_index(), 0..100)?;
+    ///     assert!(places.iter().all(|place| place.is_some_and(|index| index < 3)));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn worker_index(&self) -> Option<usize> {
+        self.worker_index
     }
 }
 
@@ -281,8 +329,9 @@ impl Info {
 /// }
 /// ```
 pub fn current() -> Info {
-    let name = letter::identity().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
-    Info { name, pid: own_pid() }
+    let identity = letter::identity();
+    let name = identity.as_ref().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
+    Info { name, pid: own_pid(), worker_index: identity.and_then(|identity| identity.worker_index) }
 }
 
 /// The process that started this one with this library; the program's first process has none.
@@ -300,7 +349,7 @@ pub fn current() -> Info {
 /// ```
 pub fn parent() -> Option<Info> {
     let (name, pid) = letter::identity()?.parent.clone()?;
-    Some(Info { name, pid })
+    Some(Info { name, pid, worker_index: None })
 }
 
 /// The children of this process that are alive at this moment, workers of pools included.
@@ -318,7 +367,11 @@ pub fn parent() -> Option<Info> {
 /// }
 /// ```
 pub fn active_children() -> Vec<Info> {
-    let info =
-        |child: &std::sync::Arc<supervisor::Child>| Info { name: child.name().to_owned(), pid: child.pid() };
-    supervisor::children().iter().map(info).collect()
+    let children = supervisor::children().into_iter();
+    let info = |child: Arc<supervisor::Child>| Info {
+        name: child.name().to_owned(),
+        pid: child.pid(),
+        worker_index: None,
+    };
+    children.map(info).collect()
 }

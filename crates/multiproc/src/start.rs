@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
 use crate::letter::{self, GREETING};
+use crate::life::TEMPLATE;
 use crate::link::{Incoming, Link, Message, OnShortage, Sent};
 use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::fault::{self, Point};
@@ -77,7 +78,7 @@ impl Posted {
 /// Executes the program again to be a template ([`crate::template`]), which shares this memory with us. Does not wait
 /// until it is up.
 pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
-    let posted = post_letter("fork-server".to_owned(), None, page)?;
+    let posted = post_letter(TEMPLATE.to_owned(), None, page)?;
     let Started { child, link, .. } = posted.exec(None, deadline)?;
     Ok((link, child))
 }

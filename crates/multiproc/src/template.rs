@@ -1,9 +1,10 @@
 //! The template: the program, executed once more, that does nothing but fork children on order.
 //!
-//! It comes up as any child does, but has no task: from [`serve`] on it is in the library's hands, a single thread
-//! without anything of the user's. What it forks is a *spare*: a child of the *program* (for which see
-//! [`crate::sys::fork`]) that has begun, and waits for its letter on a start socket that came with the order. So one can
-//! be ordered before it is needed; and neither a letter nor anybody's descriptor ever comes to the template.
+//! It comes up as any child does, but has no task: from [`serve`] on it is in the library's hands, a thread
+//! of its own without anything of the user's. What it forks is a *spare*: a child of the *program* (for which
+//! see [`crate::sys::fork`]) that has begun, and waits for its letter on a start socket that came with the
+//! order. So one can be ordered before it is needed; and neither a letter nor anybody's descriptor ever comes
+//! to the template.
 //!
 //! The template may be killed at any instruction. Each order has a word in memory shared with the program, into which
 //! the kernel writes the process id before the spare's first instruction: so the program knows in every case which

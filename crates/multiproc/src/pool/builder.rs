@@ -28,6 +28,8 @@ pub struct Builder {
 }
 
 const SHUTDOWN: Duration = Duration::from_secs(2);
+/// Longer than any model takes to be loaded, we hope.
+const INITIALIZER: Duration = Duration::from_secs(600);
 
 impl Builder {
     pub(super) fn new() -> Self {
@@ -38,6 +40,7 @@ impl Builder {
             max_tasks: None,
             shutdown_timeout: SHUTDOWN,
             memory_limit: None,
+            initializer_timeout: INITIALIZER,
             initializer: None,
         };
         let config = Config { manner: Manner::default(), policy };
@@ -132,7 +135,33 @@ impl Builder {
         self
     }
 
-    /// How long a worker may take to reach [`init`](crate::init). The default is 10 seconds.
+    /// How long after its start a worker may take until its [initializer](Self::initializer) has returned.
+    /// Then the worker is killed, and every call of the pool is an error that says so. The default is 10
+    /// minutes; without an initializer it means nothing.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let hang = || std::thread::sleep(Duration::from_secs(3600));
+    ///     let limit = Duration::from_millis(100);
+    ///     let pool = Pool::builder().workers(2).initializer(hang, ()).initializer_timeout(limit).build()?;
+    ///     let error = pool.apply(|| (), ()).unwrap_err();
+    ///     assert!(error.is_start());
+    ///     assert!(error.to_string().contains("its initializer did not return within 0.1 s"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn initializer_timeout(mut self, time: Duration) -> Self {
+        self.config.policy.initializer_timeout = time;
+        self
+    }
+
+    /// How long a worker may take to reach [`init`](crate::init), which is before its
+    /// [initializer](Self::initializer). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.config.manner.patience = time;
         self

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::Note;
 use crate::error::{Error, Result};
+use crate::letter;
 use crate::link::Link;
 use crate::mailbox::{Lobby, Mailbox, POSTED, TASK, VALUE, WorkerEnd};
 use crate::sys::fault::{self, Point};
@@ -26,6 +27,8 @@ pub(crate) struct Initializer {
 /// What a worker has in common with its pool.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Place {
+    /// Which of its workers it is, counted from 0.
+    pub(crate) index: usize,
     pub(crate) mailbox: Mailbox,
     pub(crate) link: Link,
     pub(crate) lobby: Lobby,
@@ -37,6 +40,7 @@ pub(crate) struct Place {
 
 /// The task of a worker process. Ends when the pool closes the mailbox.
 pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()> {
+    letter::become_worker(place.index);
     if let Some(bytes) = place.memory_limit {
         limit_memory(bytes)?;
     }

@@ -1,4 +1,5 @@
-//! Forking a process that was made to be forked: a single thread, in none of the user's code.
+//! Forking a process that was made to be forked: of its threads one forks, the other has stopped for good,
+//! and neither is in the user's code.
 //!
 //! The copy becomes the child of this process's *parent*, as if that had forked. For this, the system call is made
 //! directly: the C library's `fork` cannot ask for it. What the C library would have done beside it is done here.
@@ -6,14 +7,18 @@
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::SigSet;
-use nix::unistd::getppid;
+use nix::sys::stat::stat;
+use nix::unistd::{getppid, pause};
 
 use super::fault::{self, Point};
+use super::futex;
 use super::process::leave;
 
 /// Who one is after a fork.
@@ -35,23 +40,81 @@ pub(crate) struct Forker {
 
 const PR_GET_TID_ADDRESS: libc::c_int = 40;
 
-impl Forker {
-    /// Finds out all that, and makes this process deaf to signals: those that a terminal sends to all processes of a
-    /// program are not meant for this one. An error means that this system, or this process, cannot do it.
-    pub(crate) fn new() -> nix::Result<Self> {
-        let threads = std::fs::read_dir("/proc/self/task").map_err(|error| errno_of(&error))?;
-        if threads.count() != 1 {
-            return Err(Errno::ENOSYS); // something has started a thread before `main`
+/// Has a new thread of this process call `serve`, which forks; the calling one, the first, does nothing any
+/// more. Returns only where the system refuses the thread.
+///
+/// A child has a copy of the thread that has forked it, and of no other. Here that is one which has never run
+/// any of the user's code. So what is kept for each thread is not in use in a child: above all, no generator
+/// of random numbers that is kept so is seeded yet, whatever `main` has done before `init`. In a child that
+/// thread is the first.
+///
+/// It also makes this process deaf to signals: those that a terminal sends to all processes of a program are
+/// not meant for this one.
+pub(crate) fn serve_on_fresh_thread(serve: impl FnOnce() + Send + 'static) -> Errno {
+    let _ = SigSet::all().thread_set_mask(); // and the new thread's with it
+    let first = tid_address().map_or(0, <*mut libc::pid_t>::expose_provenance);
+    let stack = stack_limit();
+    STACK.store(stack as u64, Ordering::Relaxed);
+    // A child's panics name the thread, and there it is the first.
+    let thread = thread::Builder::new().name("main".to_owned()).stack_size(stack);
+    let started = thread.spawn(move || {
+        while IS_PARKED.load(Ordering::Acquire) == 0 {
+            futex::wait(&IS_PARKED, 0, None);
         }
+        forget_thread(first);
+        serve();
+    });
+    match started {
+        Ok(thread) => drop(thread),
+        Err(error) => return error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw),
+    }
+    // From here on this thread holds no lock, that of the allocator for example, and will take none.
+    IS_PARKED.store(1, Ordering::Release);
+    futex::wake_all(&IS_PARKED);
+    loop {
+        pause();
+    }
+}
+
+/// The first thread of this process has done its last.
+static IS_PARKED: AtomicU32 = AtomicU32::new(0);
+
+/// How many bytes the stack of the forking thread takes, which is that of its children; 0 in other processes,
+/// whose stack the system makes. What the system makes does not count as a process's data, and this does.
+pub(crate) fn own_stack() -> u64 {
+    STACK.load(Ordering::Relaxed)
+}
+
+static STACK: AtomicU64 = AtomicU64::new(0);
+
+/// As much as the first thread of a program may have. It is used up only as it is needed.
+fn stack_limit() -> usize {
+    const MOST: u64 = 1 << 30; // where there is no limit
+    let limit = getrlimit(Resource::RLIMIT_STACK).map_or(8 << 20, |(soft, _)| soft);
+    usize::try_from(limit.min(MOST)).unwrap_or(8 << 20)
+}
+
+/// Marks a thread as one that has ended, in the C library's own book: children have not got it, and when one
+/// of them becomes another user, the C library tells all threads.
+fn forget_thread(tid: usize) {
+    if tid != 0 {
+        // SAFETY: the place where the C library keeps the first thread's number (see [`tid_address`]). That
+        // thread is parked, so nobody else looks at it now.
+        unsafe { ptr::with_exposed_provenance_mut::<libc::pid_t>(tid).write_volatile(0) };
+    }
+}
+
+impl Forker {
+    /// Finds out all that. An error means that this system, or this process, cannot do it.
+    pub(crate) fn new() -> nix::Result<Self> {
+        check_threads()?;
         // SAFETY: with a size of 0, which is too small, the kernel refuses whatever the pointer; but where it has no
         // such call, or forbids it, it says another thing.
         let probe = unsafe { libc::syscall(libc::SYS_clone3, ptr::null::<libc::clone_args>(), 0) };
         if Errno::result(probe) != Err(Errno::EINVAL) {
             return Err(Errno::ENOSYS);
         }
-        let forker = Self { parent: getppid().as_raw(), tid: tid_address()?, robust_list: robust_list()? };
-        SigSet::all().thread_set_mask()?;
-        Ok(forker)
+        Ok(Self { parent: getppid().as_raw(), tid: tid_address()?, robust_list: robust_list()? })
     }
 
     /// Makes the copy. The kernel stores its process id in `born` before it begins to run: whoever shares that word
@@ -60,6 +123,7 @@ impl Forker {
         if fault::refused(Point::Fork) {
             return Err(Errno::EAGAIN);
         }
+        check_threads()?; // each time, since a library may start one when it likes
         let flags = libc::CLONE_PARENT
             | libc::CLONE_PARENT_SETTID
             | libc::CLONE_CHILD_SETTID
@@ -70,9 +134,9 @@ impl Forker {
         args.parent_tid = born.as_ptr().expose_provenance() as u64;
         args.child_tid = self.tid.expose_provenance() as u64;
         born.fetch_or(0, Ordering::Relaxed); // has the page at hand: a process that is being killed gets none
-        // SAFETY: without CLONE_VM the child has a copy of all memory, this stack included, and returns here as we do.
-        // We are the only thread, so nobody holds a lock or is in the middle of anything. The kernel writes to the
-        // two places given, which live.
+        // SAFETY: without CLONE_VM the child has a copy of all memory, this stack included, and returns here
+        // as we do. The only other thread is parked, so nobody holds a lock or is in the middle of anything.
+        // The kernel writes to the two places given, which live.
         let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
         match Errno::result(result)? {
             0 => {
@@ -104,11 +168,16 @@ impl Forker {
     }
 }
 
-fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+/// An error where something of the user's has started a thread, which may hold any lock: before `main`, or
+/// before `init`, or at any time, as an allocator does that works in the background.
+fn check_threads() -> nix::Result<()> {
+    // A folder is linked to by itself and its parent, and this one by the two threads.
+    let is_right = stat("/proc/self/task").is_ok_and(|tasks| tasks.st_nlink == 4);
+    if is_right { Ok(()) } else { Err(Errno::ENOSYS) }
 }
 
-/// Where the C library keeps the main thread's number, if that is where the kernel is to clear it at its end.
+/// Where the C library keeps the calling thread's number, if that is where the kernel is to clear it at its
+/// end.
 fn tid_address() -> nix::Result<*mut libc::pid_t> {
     let mut address: *mut libc::pid_t = ptr::null_mut();
     // SAFETY: the kernel writes one pointer to the place given.
@@ -116,7 +185,7 @@ fn tid_address() -> nix::Result<*mut libc::pid_t> {
     if address.is_null() || !address.is_aligned() {
         return Err(Errno::ENOSYS);
     }
-    // SAFETY: the C library has given this address to the kernel as that of a word in the main thread's memory.
+    // SAFETY: the C library has given this address to the kernel as that of a word in this thread's memory.
     let tid = unsafe { address.read_volatile() };
     // Not all C libraries keep the number in that word (musl has a lock there).
     if tid == nix::unistd::gettid().as_raw() { Ok(address) } else { Err(Errno::ENOSYS) }

@@ -2,6 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::fork::own_stack;
 use crate::error::{Bytes, Error, Result};
 
 /// What a worker needs at least beyond what it has when it is started (bytes), to be able to say what went wrong.
@@ -13,7 +14,9 @@ const ROOM: u64 = 1024 * 1024;
 /// Not the address space, although that would be simpler to explain: of that, a thread reserves a hundred times what it
 /// uses, and memory that several processes share would count for each of them.
 pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
-    let own = own_memory()?;
+    // The first thread's stack does not count, wherever it is.
+    let stack = own_stack();
+    let own = own_memory()?.saturating_sub(stack);
     if bytes < own + ROOM {
         return Err(Error::invalid(format!(
             "a worker cannot do with {} of memory: it has {} before its first task, and needs {} beside",
@@ -22,6 +25,7 @@ pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
             Bytes(ROOM)
         )));
     }
+    let bytes = bytes.saturating_add(stack);
     let limited = getrlimit(Resource::RLIMIT_DATA)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_DATA, bytes.min(soft), bytes.min(hard)));
     limited.map_err(|errno| Error::system("limit a worker's memory", errno))

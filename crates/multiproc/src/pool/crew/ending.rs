@@ -123,6 +123,20 @@ impl Worker {
 
 /// Ending the worker.
 impl Worker {
+    /// When its initializer must have returned, which may take so long from its start.
+    pub(crate) fn initialized_by(&self, limit: Duration) -> Option<Instant> {
+        let may_wait = self.initializes && !self.ready && self.broken.is_none();
+        self.born.checked_add(limit).filter(|_| may_wait)
+    }
+
+    /// Kills it, if that has not.
+    pub(crate) fn end_initializer(&mut self, limit: Duration) {
+        if self.initialized_by(limit).is_some_and(|time| time <= Instant::now()) {
+            let why = format!("its initializer did not return within {} s", limit.as_secs_f32());
+            self.give_up_on(Error::new(Cause::Start(why)));
+        }
+    }
+
     /// Something about it is broken: it can do no good any more.
     pub(super) fn give_up_on(&mut self, why: Error) {
         self.broken.get_or_insert(why);
@@ -221,7 +235,7 @@ impl Worker {
     fn cause_of_death(&mut self) -> (Error, bool) {
         let culprit = || Culprit::Worker { pid: self.pid() };
         if let Some(why) = &self.broken {
-            return (why.clone().by(culprit()), false);
+            return (why.clone().by(culprit()), why.is_start());
         }
         let ended = self.started.outcome(&culprit);
         match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {

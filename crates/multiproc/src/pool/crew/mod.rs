@@ -25,9 +25,13 @@ pub(crate) use self::ending::Death;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct Worker {
+    /// Its place among the pool's workers, counted from 0.
+    index: usize,
     started: Started,
     born: Instant,
     mailbox: PoolEnd,
+    /// It has an initializer.
+    initializes: bool,
     /// It has come up and run its initializer.
     ready: bool,
     jobs: Jobs,
@@ -68,6 +72,8 @@ pub(crate) struct Worker {
 
 /// What a worker is started with.
 pub(crate) struct Order {
+    /// The place among the pool's workers that is free.
+    pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
     /// How many bytes of memory it may have.
     pub(crate) memory_limit: Option<u64>,
@@ -94,17 +100,20 @@ impl Worker {
         manner: Manner,
         at_end: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let Order { initializer, memory_limit } = order;
+        let Order { index, initializer, memory_limit } = order;
+        let initializes = initializer.is_some();
         let (ours, theirs) = Link::pair()?;
         let mailbox = Mailbox::create()?;
         let place =
-            Place { mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
+            Place { index, mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
         let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
         started.child.watch(Arc::new(at_end));
         Ok(Self {
+            index,
             started,
             born: Instant::now(),
             mailbox: PoolEnd::new(mailbox, ours),
+            initializes,
             ready: false,
             jobs: Jobs::default(),
             served: 0,
@@ -125,6 +134,10 @@ impl Worker {
             pressed: Pressed::No,
             memory_limit,
         })
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -64,6 +64,8 @@ pub(crate) struct Policy {
     pub(crate) shutdown_timeout: Duration,
     /// How many bytes of memory each may have.
     pub(crate) memory_limit: Option<u64>,
+    /// How long after its start one may take for that.
+    pub(crate) initializer_timeout: Duration,
     /// What each runs first. It may hold ends of queues, so it goes when the pool does.
     pub(crate) initializer: Option<Initializer>,
 }

@@ -46,9 +46,13 @@ impl State {
 
     /// A worker is being started: from when it is asked for until it is here, or refused.
     pub(crate) fn order(&mut self) -> Order {
-        self.hiring += 1;
+        self.hiring += 1; // of which there is only this one, so its index is no other's
+        let staying = || self.workers.iter().filter(|worker| worker.is_staying());
+        let index = (0..self.policy.workers)
+            .find(|&index| staying().all(|worker| worker.index() != index))
+            .unwrap_or(0);
         let Policy { initializer, memory_limit, .. } = &self.policy;
-        Order { initializer: initializer.clone(), memory_limit: *memory_limit }
+        Order { index, initializer: initializer.clone(), memory_limit: *memory_limit }
     }
 
     pub(crate) fn add(&mut self, worker: Worker) {
@@ -109,6 +113,7 @@ impl State {
             if is_over(worker.doom(self.policy.shutdown_timeout)) {
                 worker.end();
             }
+            worker.end_initializer(self.policy.initializer_timeout);
             if let Phase::Ending { ask, kill } = self.phase {
                 worker.press(is_over(ask), is_over(kill));
             }
@@ -124,9 +129,11 @@ impl State {
         let now = Instant::now();
         let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
         let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
+        let limit = self.policy.initializer_timeout;
+        let initialized = self.workers.iter().filter_map(|worker| worker.initialized_by(limit));
         let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
         let watch = self.is_busy().then(|| now + WATCH);
-        dooms.chain(overtimes).chain(times).chain(self.next_look()).chain(watch).min()
+        dooms.chain(overtimes).chain(initialized).chain(times).chain(self.next_look()).chain(watch).min()
     }
 
     /// Whether there is anything that could be stuck.
