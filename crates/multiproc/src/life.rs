@@ -17,7 +17,7 @@ use crate::sys::coverage;
 use crate::sys::fault::{self, Point};
 use crate::sys::fork::{close_streams, install, serve_on_fresh_thread, silence_streams};
 use crate::sys::memory::Shared;
-use crate::sys::output::flush_all;
+use crate::sys::output::{expect_one_thread_in_children, flush_all, flush_alone};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{self, become_child, check_rights, die_with, leave, start_socket};
 use crate::sys::socket::Maker;
@@ -184,6 +184,7 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
 /// What a template does, and then each of its children.
 fn serve(link: Link, page: Arc<Shared>) -> ! {
     process::show_name(TEMPLATE);
+    expect_one_thread_in_children();
     let rehearsal = post_letter_to_nobody().unwrap_or_default();
     rehearse(&rehearsal);
     let (link, number, need) = template::serve(link, &page);
@@ -244,7 +245,7 @@ fn post_letter_to_nobody() -> Result<Vec<u8>> {
 fn rehearse(packet: &[u8]) {
     let task = letter::read(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
     let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
-    flush_all();
+    flush_alone();
 }
 
 fn receive_letter(link: &Link) -> Result<Birth> {

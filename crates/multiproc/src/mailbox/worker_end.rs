@@ -68,6 +68,8 @@ struct Clock {
     seen: Instant,
     published: Instant,
     busy: Duration,
+    /// How long it had been busy when output was flushed last.
+    flushed: Duration,
 }
 
 /// How long a stride should take, at least and at most.
@@ -85,7 +87,14 @@ const PUBLISH: Duration = Duration::from_micros(500);
 impl WorkerEnd {
     pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
         let now = Instant::now();
-        let clock = Clock { stride: 1, left: 1, seen: now, published: now, busy: Duration::ZERO };
+        let clock = Clock {
+            stride: 1,
+            left: 1,
+            seen: now,
+            published: now,
+            busy: Duration::ZERO,
+            flushed: Duration::ZERO,
+        };
         Ok(Self {
             mailbox,
             link,
@@ -395,7 +404,9 @@ impl WorkerEnd {
             return;
         }
         self.mailbox.0.word32(STRIDE).store(2, Relaxed); // should this block, the pool must know that results are held
-        if self.output.flush() {
+        let ran = self.clock.busy - self.clock.flushed + self.clock.seen.elapsed();
+        self.clock.flushed = self.clock.busy;
+        if self.output.flush(ran) {
             self.clock.seen = Instant::now(); // handing it to another thread is not the items' time
         }
         self.mailbox.0.word32(STRIDE).store(self.clock.stride, Relaxed);

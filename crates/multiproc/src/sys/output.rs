@@ -11,11 +11,15 @@ use std::io::{Write, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::ptr;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc::{self, FILE, c_int};
+use nix::sched::{CloneFlags, unshare};
 
 use super::poll::{Deadline, PollFlags, ready};
 use super::process::without_signals;
@@ -30,14 +34,25 @@ const LAST_BOUND: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     helper: Option<Helper>,
+    /// How long tasks have run since the threads were counted last.
+    ran: Duration,
 }
+
+/// No task can start a thread that takes a lock in less time: the system calls alone take longer.
+const QUICKEST_THREAD: Duration = Duration::from_micros(3);
 
 impl Output {
     /// Flushes standard output. With a single thread, blocks as long as a pipe is full. With several, blocks
     /// for [`BOUND`] at most, and not at all while an earlier call is still blocked; the helper thread writes
-    /// the rest as soon as it can. Says whether there was a helper thread to wait for.
-    pub(crate) fn flush(&mut self) -> bool {
-        let needs_helper = !has_one_thread();
+    /// the rest as soon as it can. Says whether there was a helper thread to wait for. Tasks have run for the
+    /// time given since the last call.
+    pub(crate) fn flush(&mut self, ran: Duration) -> bool {
+        self.ran = self.ran.saturating_add(ran);
+        let may_be_old = self.ran < QUICKEST_THREAD;
+        let needs_helper = !has_one_thread(may_be_old);
+        if !may_be_old {
+            self.ran = Duration::ZERO;
+        }
         if needs_helper && self.helper.is_none() {
             self.helper = Helper::start();
         }
@@ -51,11 +66,11 @@ impl Output {
     /// As [`flush`](Self::flush), for the moment between two small tasks: Rust's output is left alone if that
     /// needs the helper thread, which would take longer than the tasks. Says whether all was flushed.
     pub(crate) fn flush_between(&mut self) -> bool {
-        let has_one_thread = has_one_thread();
+        let has_one_thread = has_one_thread(false);
         if has_one_thread {
             flush_stdout();
         } else if has_c_output() {
-            self.flush();
+            self.flush(Duration::ZERO);
         }
         has_one_thread
     }
@@ -63,7 +78,7 @@ impl Output {
     /// As [`flush`](Self::flush), but does nothing if standard output has no room at the moment.
     pub(crate) fn flush_if_writable(&mut self) {
         if ready(stdout().as_fd(), PollFlags::POLLOUT, Deadline::now()).unwrap_or(true) {
-            self.flush();
+            self.flush(QUICKEST_THREAD);
         }
     }
 }
@@ -102,10 +117,8 @@ impl Helper {
 /// standard output is a full pipe, so that nothing is lost; but for a lock that another thread holds no
 /// longer than [`LAST_BOUND`]. What is behind that lock is then lost, as it is when a program exits.
 pub(crate) fn flush_all() {
-    if has_one_thread() {
-        flush_stdout();
-        flush_c_streams();
-        return;
+    if has_one_thread(false) {
+        return flush_alone();
     }
     let (has_lock, locked) = mpsc::channel();
     let flush_rusts = move || {
@@ -124,6 +137,12 @@ pub(crate) fn flush_all() {
         drop(finish);
     });
     let _ = finished.recv_timeout(LAST_BOUND);
+}
+
+/// Flushes all streams, where no other thread can hold a lock.
+pub(crate) fn flush_alone() {
+    flush_stdout();
+    flush_c_streams();
 }
 
 /// Flushes standard output, Rust's and C's. Blocks while another thread holds Rust's lock, and while a pipe
@@ -169,16 +188,47 @@ fn flush_c_streams() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// Whether this process has never had another thread, as far as the C library tells; else whether it has none
-/// now.
-fn has_one_thread() -> bool {
+/// What is known of the threads of this process: nothing but what the C library says; or that it was forked
+/// with a single one, and none has been seen since; or that there were several.
+static THREADS: AtomicU8 = AtomicU8::new(UNKNOWN);
+const UNKNOWN: u8 = 0;
+const FORKED_WITH_ONE: u8 = 1;
+const SEVERAL: u8 = 2;
+
+/// To be called in a process whose forked children have a single thread each, though the C library knows of
+/// more here.
+pub(crate) fn expect_one_thread_in_children() {
+    THREADS.store(FORKED_WITH_ONE, Relaxed);
+}
+
+/// Whether this process has never had another thread. With `may_be_old`, the answer may be that of some
+/// microseconds ago.
+fn has_one_thread(may_be_old: bool) -> bool {
     let flag = weak_address!("__libc_single_threaded"); // the GNU C library has it since version 2.32
-    if flag.is_null() {
-        // A folder's links are those of its subfolders, one for each thread, and two.
-        return fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3);
+    match THREADS.load(Relaxed) {
+        FORKED_WITH_ONE if may_be_old => return true,
+        SEVERAL => return false,
+        // SAFETY: a byte of the C library's, which it only writes when it starts a thread, and then in this one.
+        UNKNOWN if !flag.is_null() => return unsafe { flag.read_volatile() != 0 },
+        _ => {}
     }
-    // SAFETY: a byte of the C library's, which it only writes when it starts a thread, and then in this one.
-    unsafe { flag.read_volatile() != 0 }
+    let has_one = ask_for_threads();
+    if !has_one {
+        THREADS.store(SEVERAL, Relaxed);
+    }
+    has_one
+}
+
+/// Whether this process has a single thread now.
+fn ask_for_threads() -> bool {
+    // For a process with one thread there is nothing to do, and with several it is an error: a tenth of the time
+    // that a look into /proc takes.
+    match unshare(CloneFlags::CLONE_THREAD) {
+        Ok(()) => true,
+        Err(Errno::EINVAL) => false,
+        // A sandbox may forbid it. A folder's links are those of its subfolders, one for each thread, and two.
+        Err(_) => fs::metadata("/proc/self/task").is_ok_and(|task| task.nlink() == 3),
+    }
 }
 
 /// Says whether the system had room for it.
