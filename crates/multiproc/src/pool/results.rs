@@ -55,7 +55,7 @@ const SLOW: u64 = 10_000_000;
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
@@ -209,7 +209,7 @@ where
 
 impl<Args, I, R> Results<'_, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
@@ -285,7 +285,7 @@ where
 
 impl<Args, I, R> Iterator for Results<'_, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
