@@ -132,7 +132,7 @@ fn watch_children_come_and_go() -> Result<()> {
         pids.sort_unstable();
         pids
     };
-    assert_eq!(pids(), []);
+    assert!(pids().is_empty());
     let (first, _gate) = staying_child()?;
     let (second, gate) = staying_child()?;
     assert_eq!(pids(), sorted([first.pid(), second.pid()]));
@@ -142,7 +142,7 @@ fn watch_children_come_and_go() -> Result<()> {
     assert_eq!(pids(), [first.pid()]);
     first.kill()?;
     assert_eq!(first.join().unwrap_err().signal(), Some(9));
-    assert_eq!(pids(), []);
+    assert!(pids().is_empty());
     Ok(())
 }
 

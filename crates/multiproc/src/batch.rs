@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use serde::Serialize;
-
 use crate::error::Result;
 use crate::frames::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
-use crate::{plain, wire};
+use crate::plain;
+use crate::wire::{self, Travels};
 
 /// Messages without descriptors, as frames: so they go into a ring in one piece.
 #[derive(Debug, Default)]
@@ -27,7 +26,7 @@ const BYTES: usize = 64 * 1024;
 impl Batch {
     /// Adds an item; on an error, nothing.
     #[inline]
-    pub(crate) fn push<T: Serialize>(&mut self, item: &T) -> Result<()> {
+    pub(crate) fn push<T: Travels>(&mut self, item: &T) -> Result<()> {
         match plain::view(item) {
             Some(bytes) => self.add(bytes),
             None => self.encode(item)?,
@@ -44,7 +43,7 @@ impl Batch {
         self.count += 1;
     }
 
-    fn encode<T: Serialize>(&mut self, item: &T) -> Result<()> {
+    fn encode<T: Travels>(&mut self, item: &T) -> Result<()> {
         let frame = begin_frame(&mut self.frames);
         if let Err(error) = wire::encode(item, &mut self.frames, "an item") {
             self.frames.truncate(frame);
@@ -90,12 +89,12 @@ mod tests {
         let mut batch = Batch::default();
         assert!(batch.split_last().is_none());
         for text in ["one", "two", "three"] {
-            batch.push(&text).unwrap();
+            batch.push(&Some(text.to_owned())).unwrap();
         }
         let (before, count, last) = batch.split_last().unwrap();
         assert_eq!((crate::frames::all(Frames::of(before)).len(), count), (2, 2));
         let mut alone = Vec::new();
-        wire::encode(&"three", &mut alone, "an item").unwrap();
+        wire::encode(&Some("three".to_owned()), &mut alone, "an item").unwrap();
         assert_eq!(last, alone);
         assert_eq!(batch.map(<[u8]>::len).len(), 3);
         batch.clear();

@@ -322,9 +322,9 @@ mod tests {
     use crate::wire::{decode, encode_with_descriptors};
 
     /// Has `value` travel, and be decoded as something else.
-    fn travelled<T: Pod>(value: impl Serialize) -> Result<Frozen<T>> {
+    fn travelled<T: Pod>(value: &impl crate::wire::Travels) -> Result<Frozen<T>> {
         let mut bytes = Vec::new();
-        let handles = encode_with_descriptors(&value, &mut bytes, "it")?;
+        let handles = encode_with_descriptors(value, &mut bytes, "it")?;
         let copies = handles.iter().map(|handle| handle.as_fd().try_clone_to_owned().unwrap());
         decode(&bytes, copies.collect(), "it")
     }
@@ -353,7 +353,7 @@ mod tests {
         let built = Frozen::<f64>::build(0, |slots| filled = slots.is_empty()).unwrap();
         let copied = Frozen::<f64>::from_slice(&[]).unwrap();
         assert!(filled && built.is_empty() && copied.is_empty() && copied.memory.is_none());
-        assert!(travelled::<f64>(copied).unwrap().is_empty());
+        assert!(travelled::<f64>(&copied).unwrap().is_empty());
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(travelled::<u32>(&ours).unwrap().as_ptr(), ours.as_ptr());
         let (handle, length) = sealed(12);
         let sent = || Sent { element: 4, memory: Some((handle.clone(), length)) };
-        let (first, second) = (travelled::<u32>(sent()).unwrap(), travelled::<u32>(sent()).unwrap());
+        let (first, second) = (travelled::<u32>(&sent()).unwrap(), travelled::<u32>(&sent()).unwrap());
         assert_eq!(first.as_ptr(), second.as_ptr());
         assert_ne!(first.as_ptr(), ours.as_ptr());
     }
@@ -393,7 +393,7 @@ mod tests {
         let unsealed = (Handle::from(store(&[1; 4096]).unwrap()), NonZeroUsize::new(4096).unwrap());
         let sized = |bytes: usize| Some((handle.clone(), NonZeroUsize::new(bytes).unwrap()));
         assert_eq!(
-            travelled::<u64>(Sent { element: 8, memory: Some((handle.clone(), length)) }).unwrap().len(),
+            travelled::<u64>(&Sent { element: 8, memory: Some((handle.clone(), length)) }).unwrap().len(),
             513
         );
         for (element, memory, why) in [
@@ -403,7 +403,7 @@ mod tests {
             (8, sized(4096 * 2), "8192 bytes announced, 4104 sent"),
             (8, Some(unsealed), "it is not sealed"),
         ] {
-            let error = travelled::<u64>(Sent { element, memory }).unwrap_err();
+            let error = travelled::<u64>(&Sent { element, memory }).unwrap_err();
             assert!(error.is_codec() && error.to_string().contains(why), "{error}");
         }
     }

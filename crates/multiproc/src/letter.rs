@@ -10,7 +10,7 @@ use crate::error::{Cause, Error, Result};
 use crate::link;
 use crate::sys::entry;
 use crate::task::{Task, TaskId};
-use crate::wire::{self, Handle};
+use crate::wire::{self, Handle, Travels};
 
 /// What a child is told at birth, in front of the task's arguments.
 #[derive(Serialize, Deserialize)]
@@ -27,7 +27,7 @@ struct Letter {
 pub(crate) const GREETING: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
 /// Writes a letter, with the arguments behind it; gives that, and the descriptors that go with it.
-pub(crate) fn write<Args: Serialize>(
+pub(crate) fn write<Args: Travels>(
     name: &str,
     task: Option<TaskId>,
     args: &Args,

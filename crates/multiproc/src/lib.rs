@@ -56,12 +56,17 @@
 //! Linux 5.4 or newer, on x86-64 and aarch64. A program must be an executable of its own: code in a shared library
 //! cannot be named across processes.
 //!
-//! The encoding of values does not describe itself: it is what both sides know of the type, and no more. So types that
-//! look at the data to find out what they are (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]`) do not
-//! decode, and a value that leaves a field out (`#[serde(skip_serializing_if)]`) does not encode; the error says so. A
-//! value may be 128 levels deep (structs, tuples, sequences, maps, options and variants inside one another), so that it
-//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they
-//! are.
+//! A value whose type's attributes make it read what it does not write (`tag`, `untagged`, `flatten`,
+//! `skip_serializing` and others), and one that looks at the data (`serde_json::Value`), travels in an
+//! encoding with names, which is slower and larger. Before such a value is sent, the sender decodes it once:
+//! one that would not arrive as it is, is an error that names the attribute. Such are a 128-bit number inside
+//! of `tag`, `untagged` or `flatten`, a variant of an `untagged` enum that an earlier one fits, and a field
+//! left out that has no `default`. To find out which types these are, a process reads and writes made-up
+//! values of each type that it sends, once; `Deserialize` should have no effects beyond its value. A
+//! `Serialize` and a `Deserialize` written by hand must have the same parts in the same order. A value may be
+//! 128 levels deep (structs, tuples, sequences, maps, options and variants inside one another), so that it
+//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied
+//! as they are.
 //!
 //! The arguments of a child or task, or a message of a pipe, may hold 42 ends of pipes at most, or 63 ends of queues, or 252
 //! [`Frozen`]s: the system takes no more than 253 descriptors at once. More are an error.
@@ -128,6 +133,8 @@ pub mod pool;
 mod process;
 pub mod queue;
 
+#[cfg(test)]
+mod attributes;
 #[cfg(test)]
 mod ring_fuzz;
 #[cfg(test)]

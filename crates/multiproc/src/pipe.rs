@@ -74,7 +74,7 @@ const THERE_AND_BACK: [Plan; 2] = {
 };
 const RING: u32 = 1024 * 1024;
 
-impl<S: Serialize, R: DeserializeOwned> Connection<S, R> {
+impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is always usable.
     /// A message above 512 KiB, or one above 32 KiB that finds no room, is parked in anonymous memory and counts as
     /// small.

@@ -179,7 +179,8 @@ impl Plain for String {
 
     #[inline]
     fn make(bytes: &[u8]) -> Result<Self, Error> {
-        str::from_utf8(bytes).map(str::to_owned).map_err(Error::new)
+        // Of a copy, as another process may write to these bytes meanwhile.
+        Self::from_utf8(bytes.to_vec()).map_err(Error::new)
     }
 }
 
@@ -249,6 +250,40 @@ mod tests {
         is_left_to_serde(vec![vec![1_u8]]);
         is_left_to_serde(std::num::NonZeroU64::MIN);
         is_left_to_serde(Box::new(1_u64));
+    }
+
+    /// As a process gone wrong would, while the text is being made.
+    #[test]
+    fn text_that_changes_meanwhile_is_valid_or_an_error() {
+        use std::num::NonZeroUsize;
+        use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+        use crate::codec;
+        use crate::sys::memory::Shared;
+
+        const TEXT: usize = 1000;
+        let (shared, _) = Shared::create(NonZeroUsize::new(8 + TEXT).unwrap()).unwrap();
+        shared.write(0, &TEXT.to_ne_bytes());
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    // Half of a character, and two whole ones.
+                    for bytes in [&[0xc3][..], "ßß".as_bytes(), b"abcd"] {
+                        shared.write(8 + TEXT / 2, bytes);
+                    }
+                }
+            });
+            let is_valid = |text: &str| str::from_utf8(text.as_bytes()).is_ok();
+            for _ in 0..100_000 {
+                let text = shared.look(8, TEXT, |bytes| make::<String>(bytes).unwrap());
+                assert!(text.is_err() || text.is_ok_and(|text| is_valid(&text)));
+                let seen =
+                    shared.look(0, 8 + TEXT, |bytes| codec::decode::<Box<str>>(bytes).map(|(text, _)| text));
+                assert!(seen.is_err() || seen.is_ok_and(|text| is_valid(&text)));
+            }
+            is_over.store(true, Relaxed);
+        });
     }
 
     #[test]

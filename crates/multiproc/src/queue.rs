@@ -53,7 +53,7 @@ use crate::error::{Cause, Error, Result};
 use crate::lane::Links;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::wire::{self, Pages};
+use crate::wire::{self, Pages, Travels};
 use crate::{codec, plain, task};
 
 /// Makes a queue that holds at most `capacity` items at a time.
@@ -95,7 +95,7 @@ pub struct Receiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-impl<T: Serialize> Sender<T> {
+impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Puts an item into the queue. Blocks while the queue is full.
     ///
     /// When every receiver is gone, an error comes at once if the receivers were dropped, were killed while waiting, or
@@ -289,7 +289,7 @@ impl<T: DeserializeOwned> Receiver<T> {
 // Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run. A plain item is made
 // of the bytes where they lie, in one copy: for that, no user code runs.
 
-fn with_encoded<T: Serialize, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+fn with_encoded<T: Travels, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
     let mut buffer = Buffer::borrow();
     send(wire::encode_value(item, &mut buffer.0, "an item")?)
 }

@@ -20,7 +20,7 @@ use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 use crate::task::{Call, TaskId};
 use crate::template::{Spare, UP};
-use crate::wire::{self, Pages};
+use crate::wire::{self, Pages, Travels};
 
 /// How long a child may take to reach [`init`](crate::init), unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ where
     post_letter(name, Some(task), args)
 }
 
-fn post_letter<Args: Serialize>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
+fn post_letter<Args: Travels>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
     let (body, descriptors) = letter::write(&name, task, args)?;
     fault::at(Point::LetterWritten);
     Ok(Posted { name, letter: Message::new(body, descriptors)? })

@@ -315,7 +315,7 @@ mod tests {
         number.is_multiple_of(2).then_some(number / 2)
     }
 
-    fn args<T: Serialize>(value: &T) -> Vec<u8> {
+    fn args<T: wire::Travels>(value: &T) -> Vec<u8> {
         let mut out = Vec::new();
         wire::encode(value, &mut out, "arguments").unwrap();
         out

@@ -5,12 +5,14 @@ use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::codec::Finding;
 use crate::error::{Cause, Error, Result};
 use crate::ring::Memory;
 use crate::sys::memory::Shared;
@@ -21,21 +23,31 @@ use crate::{codec, plain};
 /// Who decodes it must mean the same type: not only one that serde would take for it, since a plain value (see
 /// [`plain`]) goes by its bytes alone.
 #[inline]
-pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     if let Some(bytes) = plain::view(value) {
         out.extend_from_slice(bytes);
         return Ok(());
     }
+    encode_serde(value, out, false, what)
+}
+
+#[inline]
+fn encode_serde<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool, what: &str) -> Result<()> {
     let before = out.len();
-    codec::encode(value, out).map_err(|error| {
+    encode_marked(value, out, has_list).map_err(|error| {
         out.truncate(before);
         Error::new(Cause::Encode { what: what.to_owned(), why: error.to_string() })
     })
 }
 
+/// What can be encoded here, and decoded there.
+pub(crate) trait Travels: Serialize + DeserializeOwned {}
+
+impl<T: Serialize + DeserializeOwned> Travels for T {}
+
 /// The encoding of a value: of a plain one its own bytes, of others what is made in `scratch`, which is empty.
 #[inline]
-pub(crate) fn encode_value<'a, T: Serialize>(
+pub(crate) fn encode_value<'a, T: Travels>(
     value: &'a T,
     scratch: &'a mut Vec<u8>,
     what: &str,
@@ -48,7 +60,7 @@ pub(crate) fn encode_value<'a, T: Serialize>(
 }
 
 /// As [`encode`], for values that may hold descriptors.
-pub(crate) fn encode_with_descriptors<T: Serialize>(
+pub(crate) fn encode_with_descriptors<T: Travels>(
     value: &T,
     out: &mut Vec<u8>,
     what: &str,
@@ -59,7 +71,7 @@ pub(crate) fn encode_with_descriptors<T: Serialize>(
     }
     OUTGOING.with(|list| {
         let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
-        encode(value, out, what)?;
+        encode_serde(value, out, true, what)?;
         Ok(meanwhile.end().unwrap_or_default())
     })
 }
@@ -89,8 +101,124 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     }
     INCOMING.with(|list| {
         let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
-        codec::decode(bytes).map_err(|error| Error::decode(what, error))
+        decode_marked(bytes).map_err(|error| Error::decode(what, error))
     })
+}
+
+// In front of each value that is not a plain one stands which encoding it is in.
+const COMPACT: u8 = 0;
+const DESCRIBED: u8 = 1;
+
+#[inline]
+fn encode_marked<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+    if !codec::fits::<T>() {
+        return encode_unknown(value, out, has_list);
+    }
+    let before = out.len();
+    out.push(COMPACT);
+    match codec::encode(value, out) {
+        Err(error) if error.is_left_out() => {
+            out.truncate(before);
+            describe(value, out, has_list, true)
+        }
+        encoded => encoded,
+    }
+}
+
+#[cold]
+fn encode_unknown<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+    // The code of a type that sends something itself must not do so for a value that is made up.
+    if codec::is_trying_out() {
+        return Err(codec::Error::new("it is sent by a value that is only made up"));
+    }
+    let found = INCOMING.with(|incoming| {
+        let _meanwhile = Meanwhile::begin(incoming, Vec::new());
+        OUTGOING.with(|outgoing| {
+            let _meanwhile = Meanwhile::begin(outgoing, Some(Vec::new()));
+            codec::finding(value)
+        })
+    });
+    match found {
+        Finding::Fits => encode_marked(value, out, has_list),
+        Finding::NeedsNames => describe(value, out, has_list, true),
+        Finding::Unclear | Finding::Unknown => describe(value, out, has_list, false),
+    }
+}
+
+/// In the encoding that says what is there. Whether the value arrives is not sure then, since names and kinds
+/// are looked at; so it is tried. `has_list` says whether the list of descriptors is for this value,
+/// `must_decode` whether one that does not decode is refused here, not there.
+#[cold]
+fn describe<T: Travels>(
+    value: &T,
+    out: &mut Vec<u8>,
+    has_list: bool,
+    must_decode: bool,
+) -> Result<(), codec::Error> {
+    let list = |change: fn(&mut Vec<Handle>) -> usize| {
+        OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| has_list).map_or(0, change))
+    };
+    list(|handles| {
+        handles.clear(); // what was collected by an attempt that is given up
+        0
+    });
+    out.push(DESCRIBED);
+    let before = out.len();
+    codec::describe(value, out)?;
+    if list(|handles| handles.len()) > 0 {
+        return Ok(()); // descriptors do not decode here
+    }
+    match arrives::<T>(&out[before..]) {
+        Ok(false) => Err(codec::Error::new(
+            "another value would arrive, because of an attribute of its type: `untagged` takes the first variant \
+             that fits, and `default` need not be what `skip_serializing_if` leaves out",
+        )),
+        Err(why) if must_decode => Err(codec::Error::new(refusal(&why))),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a value arrives as it is; or else why it does not arrive.
+fn arrives<T: Travels>(bytes: &[u8]) -> Result<bool, String> {
+    let arrives = || {
+        INCOMING.with(|incoming| {
+            let _meanwhile = Meanwhile::begin(incoming, Vec::new());
+            codec::arrives::<T>(bytes)
+        })
+    };
+    match catch_unwind(AssertUnwindSafe(arrives)) {
+        Ok(arrives) => arrives.map_err(|error| error.to_string()),
+        Err(payload) => {
+            std::mem::forget(payload); // dropping it may panic once more
+            Err("its type panics".to_owned())
+        }
+    }
+}
+
+/// Why a value would not arrive, with the attribute that is most likely to blame.
+fn refusal(why: &str) -> String {
+    let blame = if ["128 is not supported", "as u128,", "as i128,"].iter().any(|words| why.contains(words)) {
+        "serde's `tag`, `untagged` and `flatten` do not take a 128-bit number"
+    } else if why.contains("missing field") {
+        "what `skip_serializing` or `skip_serializing_if` leaves out needs a `default`, or `rename` differs"
+    } else if why.contains("unknown field") {
+        "`deny_unknown_fields` refuses what `skip_deserializing` ignores; names differ by `rename`"
+    } else if why.contains("unknown variant") {
+        "`skip_deserializing` leaves out a variant, or names differ by `rename`"
+    } else {
+        "its type reads what it does not write; see its attributes"
+    };
+    format!("it would not arrive: {why} ({blame})")
+}
+
+#[inline]
+fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec::Error> {
+    match bytes.split_first() {
+        Some((&COMPACT, bytes)) => codec::decode(bytes),
+        Some((&DESCRIBED, bytes)) => codec::decode_described(bytes),
+        Some((other, _)) => Err(codec::Error::new(format_args!("{other:#x} is no encoding"))),
+        None => Err(codec::Error::new("nothing is there")),
+    }
 }
 
 /// A descriptor inside a value. Its owner may be cloned, and the last clone closes it.
@@ -302,6 +430,11 @@ mod tests {
                 Err(S::Error::custom("I will not"))
             }
         }
+        impl<'de> Deserialize<'de> for Stubborn {
+            fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                Ok(Self)
+            }
+        }
         let mut out = vec![1, 2, 3];
         let error = encode(&(7_u64, Stubborn), &mut out, "the pair").unwrap_err();
         assert!(error.is_codec());
@@ -314,7 +447,7 @@ mod tests {
         let mut out = Vec::new();
         encode(&Some(300_u64), &mut out, "a number").unwrap();
         assert_eq!(decode::<Option<u64>>(&out, Vec::new(), "a number").unwrap(), Some(300));
-        let error = decode::<Option<u64>>(&out[..5], Vec::new(), "a number").unwrap_err();
+        let error = decode::<Option<u64>>(&out[..6], Vec::new(), "a number").unwrap_err();
         assert_eq!(error.to_string(), "cannot decode a number: 8 bytes or more expected at byte 1, 4 left");
         out.push(0);
         let error = decode::<Option<u64>>(&out, Vec::new(), "a number").unwrap_err();

@@ -288,7 +288,7 @@ fn an_item_that_the_system_does_not_take_is_an_error_once() -> Outcome {
         pool.apply(square, (1,))?;
         shrink_all_sockets();
         let (sender, _receiver) = bounded(8)?;
-        let mut task = pool.submit(length, (vec![1; 30_000], sender))?;
+        let mut task = pool.submit(length, (vec![1; 15_000], sender))?; // with names: twice as many bytes
         let error = task.get_timeout(PATIENCE).unwrap_err();
         assert_eq!(error.os_error(), Some(libc::EMSGSIZE), "{error}");
         assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);

@@ -1,11 +1,13 @@
 //! From bytes to values.
 
+use std::string::FromUtf8Error;
+
 use serde::de::value::U32Deserializer;
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::{Error, Levels};
+use super::{Error, Levels, VARIANT_BITS, count_of_fields};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -107,6 +109,15 @@ impl<'a, 'de> Decoder<'a, 'de> {
     fn uncounted<V: Visitor<'de>>(self, left: usize, visitor: V) -> Result<V::Value> {
         visitor.visit_seq(Parts { of: self.inside()?, left, counted: false })
     }
+
+    /// A variant's fields without names: one that was left out is missed by nothing but their number.
+    #[inline]
+    fn fields<V: Visitor<'de>>(self, count: u8, length: usize, visitor: V) -> Result<V::Value> {
+        if count != count_of_fields(length) {
+            return Err(left_out(self.input.position(), length, count));
+        }
+        self.uncounted(length, visitor)
+    }
 }
 
 impl<'de> Parts<'_, 'de> {
@@ -152,8 +163,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
 
     fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value> {
         Err(Error::new(
-            "its type looks at the data to find out what they are, as with `untagged`, `flatten` or a JSON value, \
-             and the encoding does not say",
+            "its type looks at the data to find out what they are, and this encoding does not say",
         ))
     }
 
@@ -175,33 +185,30 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
         }
     }
 
+    // Another process may write to these bytes meanwhile: what is looked at, or handed to a visitor that may
+    // look at it, is a copy.
+
     #[inline]
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let bytes = self.input.bytes()?;
-        match str::from_utf8(bytes) {
-            Ok(text) => visitor.visit_borrowed_str(text),
-            Err(error) => {
-                let valid = error.valid_up_to();
-                let found = bytes.get(valid).copied().unwrap_or_default();
-                Err(unexpected(self.input.position() - bytes.len() + valid, "UTF-8", found.into()))
-            }
-        }
+        self.deserialize_string(visitor)
     }
 
     #[inline]
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_str(visitor)
+        let bytes = self.input.bytes()?.to_vec();
+        match String::from_utf8(bytes) {
+            Ok(text) => visitor.visit_string(text),
+            Err(error) => Err(not_text(self.input.position(), &error)),
+        }
     }
 
-    /// The keys of a map that is made of a struct.
-    #[inline]
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_str(visitor)
+        self.deserialize_any(visitor)
     }
 
     #[inline]
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        visitor.visit_borrowed_bytes(self.input.bytes()?)
+        visitor.visit_byte_buf(self.input.bytes()?.to_vec())
     }
 
     #[inline]
@@ -321,18 +328,27 @@ impl<'de> MapAccess<'de> for Parts<'_, 'de> {
     }
 }
 
-impl<'de> EnumAccess<'de> for Decoder<'_, 'de> {
+/// What follows the number of a variant.
+pub(super) struct Variant<'a, 'de> {
+    content: Decoder<'a, 'de>,
+    /// How many fields without names it has.
+    fields: u8,
+}
+
+impl<'a, 'de> EnumAccess<'de> for Decoder<'a, 'de> {
     type Error = Error;
-    type Variant = Self;
+    type Variant = Variant<'a, 'de>;
 
     #[inline]
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
-        let variant: U32Deserializer<Error> = u32::from_ne_bytes(self.input.array()?).into_deserializer();
-        Ok((seed.deserialize(variant)?, self))
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant)> {
+        let tag = u32::from_ne_bytes(self.input.array()?);
+        let fields = (tag >> VARIANT_BITS) as u8;
+        let variant: U32Deserializer<Error> = (tag & ((1 << VARIANT_BITS) - 1)).into_deserializer();
+        Ok((seed.deserialize(variant)?, Variant { content: self, fields }))
     }
 }
 
-impl<'de> VariantAccess<'de> for Decoder<'_, 'de> {
+impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
     type Error = Error;
 
     #[inline]
@@ -342,12 +358,12 @@ impl<'de> VariantAccess<'de> for Decoder<'_, 'de> {
 
     #[inline]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        seed.deserialize(self.inside()?)
+        seed.deserialize(self.content.inside()?)
     }
 
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.uncounted(length, visitor)
+        self.content.fields(self.fields, length, visitor)
     }
 
     #[inline]
@@ -356,7 +372,7 @@ impl<'de> VariantAccess<'de> for Decoder<'_, 'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.uncounted(fields.len(), visitor)
+        self.content.uncounted(fields.len(), visitor)
     }
 }
 
@@ -378,4 +394,20 @@ fn unexpected(at: usize, expected: &str, found: u32) -> Error {
 #[inline(never)]
 fn surplus(at: usize, left: usize) -> Error {
     Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
+}
+
+#[cold]
+#[inline(never)]
+fn left_out(at: usize, length: usize, count: u8) -> Error {
+    Error::new(format_args!(
+        "{length} fields expected at byte {at}, {count} found (`skip_serializing_if` in a tuple variant?)"
+    ))
+}
+
+#[cold]
+#[inline(never)]
+fn not_text(end: usize, error: &FromUtf8Error) -> Error {
+    let (bytes, valid) = (error.as_bytes(), error.utf8_error().valid_up_to());
+    let found = bytes.get(valid).copied().unwrap_or_default();
+    unexpected(end - bytes.len() + valid, "UTF-8", found.into())
 }

@@ -1,9 +1,14 @@
 //! The encoding of values: what [serde](https://serde.rs) sees of a value, one thing behind the other.
 //!
-//! Both sides run the same program on the same machine, so nothing is written that both know: no names, no types. A
-//! number is its own bytes, in the machine's order; `bool` is one byte, `char` and the number of an enum's variant are
-//! a `u32`, an `Option` is one byte and what is inside. Text, bytes, sequences and maps begin with their length, a
-//! `u64`. The fields of a struct and the elements of a tuple follow one another.
+//! Both sides run the same program on the same machine, so nothing is written that both know: no names, no
+//! types. A number is its own bytes, in the machine's order; `bool` is one byte, `char` and the number of an
+//! enum's variant are a `u32`, an `Option` is one byte and what is inside. Text, bytes, sequences and maps
+//! begin with their length, a `u64`. The fields of a struct and the elements of a tuple follow one another.
+//! The highest byte of a variant's number says how many fields without names it has: one can be left out, and
+//! nothing else would show it.
+//!
+//! That fits a type only if it reads what it writes, in the same order; attributes of serde's make types that
+//! do not. [`finding`] tells them from the others, and [`described`] is the encoding that fits them.
 //!
 //! Bytes that are no value are an error, whatever they are: nothing here panics, reads beyond the end, or allocates
 //! what the bytes that are there do not justify. Therefore **each element of a sequence takes up at least one byte**,
@@ -11,6 +16,8 @@
 //! that has none of its own (`()`) gets one. And a value is at most [`DEPTH`] levels deep, so that the stack suffices.
 
 mod de;
+mod described;
+mod known;
 mod ser;
 #[cfg(test)]
 mod tests;
@@ -38,22 +45,79 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Er
     Ok((value, input.rest()))
 }
 
+/// As [`encode`], in the self-describing encoding.
+pub(crate) fn describe<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
+    value.serialize(described::ser::Describer::new(out))
+}
+
+/// As [`decode`], of what [`describe`] has written.
+pub(crate) fn decode_described<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
+    let mut input = described::de::Input::new(bytes);
+    let value = T::deserialize(described::de::Reader::new(&mut input))?;
+    Ok((value, bytes.get(input.position()..).unwrap_or_default()))
+}
+
+pub(crate) use described::arrives;
+pub(crate) use described::learn::Finding;
+pub(crate) use known::{finding, fits, is_trying_out};
+
+/// How many bits of a variant's number say which it is. The others say how many fields without names it has.
+const VARIANT_BITS: u32 = 24;
+
+/// How many fields without names there are, as far as that goes into a byte: enough to see that one is
+/// missing.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // meant
+const fn count_of_fields(length: usize) -> u8 {
+    length as u8
+}
+
 /// Why a value could not be encoded or decoded: a user's own words, or ours.
 ///
 /// One pointer, so that a `Result` of it is returned in registers and its test is that of a pointer.
 #[derive(Debug)]
-pub(crate) struct Error(Box<Box<str>>);
+pub(crate) struct Error(Box<Why>);
+
+#[derive(Debug)]
+enum Why {
+    Text(Box<str>),
+    /// A field is not encoded, and would be missed.
+    LeftOut(&'static str),
+    TooDeep,
+}
 
 impl Error {
     #[cold]
     pub(crate) fn new(why: impl fmt::Display) -> Self {
-        Self(Box::new(why.to_string().into()))
+        Self(Box::new(Why::Text(why.to_string().into())))
+    }
+
+    #[cold]
+    fn left_out(field: &'static str) -> Self {
+        Self(Box::new(Why::LeftOut(field)))
+    }
+
+    /// Whether the value lacks a field, which [`describe`] permits.
+    pub(crate) fn is_left_out(&self) -> bool {
+        matches!(*self.0, Why::LeftOut(_))
+    }
+
+    fn is_too_deep(&self) -> bool {
+        matches!(*self.0, Why::TooDeep)
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match &*self.0 {
+            Why::Text(text) => f.write_str(text),
+            Why::LeftOut(field) => write!(
+                f,
+                "its field `{field}` is left out by `skip_serializing_if`, but an encoding without names needs \
+                 every field"
+            ),
+            Why::TooDeep => write!(f, "it is more than {DEPTH} levels deep"),
+        }
     }
 }
 
@@ -90,6 +154,6 @@ impl Levels {
 
     #[cold]
     fn none_left() -> Error {
-        Error::new(format_args!("it is more than {DEPTH} levels deep"))
+        Error(Box::new(Why::TooDeep))
     }
 }

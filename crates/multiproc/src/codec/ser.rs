@@ -6,7 +6,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::{Error, Levels};
+use super::{Error, Levels, VARIANT_BITS, count_of_fields};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -38,10 +38,14 @@ impl<'a> Encoder<'a> {
         Ok(Self { levels: self.levels.down()?, out: self.out })
     }
 
+    /// The number of a variant; of one with fields without names, how many these are, too.
     #[inline]
-    fn tag(self, variant: u32) -> Self {
-        self.out.extend_from_slice(&variant.to_ne_bytes());
-        self
+    fn tag(self, variant: u32, fields: usize) -> Result<Self> {
+        let (Some(tag), Ok(fields)) = (tag(variant), u32::try_from(fields)) else {
+            return Err(too_many_variants());
+        };
+        self.out.extend_from_slice(&(tag | fields << VARIANT_BITS).to_ne_bytes());
+        Ok(self)
     }
 
     #[inline]
@@ -144,7 +148,7 @@ impl<'a> Serializer for Encoder<'a> {
 
     #[inline]
     fn serialize_unit_variant(self, _name: &'static str, variant: u32, _of: &'static str) -> Result {
-        self.serialize_u32(variant)
+        self.tag(variant, 0).map(drop)
     }
 
     #[inline]
@@ -160,7 +164,7 @@ impl<'a> Serializer for Encoder<'a> {
         _of: &'static str,
         value: &T,
     ) -> Result {
-        value.serialize(self.tag(variant).inside()?)
+        value.serialize(self.tag(variant, 0)?.inside()?)
     }
 
     #[inline]
@@ -189,9 +193,9 @@ impl<'a> Serializer for Encoder<'a> {
         _name: &'static str,
         variant: u32,
         _of: &'static str,
-        _length: usize,
+        length: usize,
     ) -> Result<Self> {
-        self.tag(variant).inside()
+        self.tag(variant, count_of_fields(length).into())?.inside()
     }
 
     #[inline]
@@ -207,7 +211,7 @@ impl<'a> Serializer for Encoder<'a> {
         _of: &'static str,
         _length: usize,
     ) -> Result<Self> {
-        self.tag(variant).inside()
+        self.tag(variant, 0)?.inside()
     }
 
     #[inline]
@@ -267,7 +271,7 @@ macro_rules! uncounted {
 
             $(
                 fn skip_field(&mut self, $key: &'static str) -> Result {
-                    Err(left_out($key))
+                    Err(Error::left_out($key))
                 }
             )?
 
@@ -287,10 +291,12 @@ uncounted! {
     SerializeStructVariant: serialize_field, _name;
 }
 
-/// The other side would take what follows for that field.
+#[inline]
+fn tag(variant: u32) -> Option<u32> {
+    (variant >> VARIANT_BITS == 0).then_some(variant)
+}
+
 #[cold]
-fn left_out(name: &str) -> Error {
-    Error::new(format_args!(
-        "its field `{name}` is left out by `skip_serializing_if`, but an encoding without names needs every field"
-    ))
+fn too_many_variants() -> Error {
+    Error::new(format_args!("the number of its variant is {} or more", 1 << VARIANT_BITS))
 }

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::call::{Call, Parcel};
 use crate::error::{Error, Result};
 use crate::frames::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::link::{INLINE, Message};
 use crate::mailbox::VALUE;
 use crate::plain;
-use crate::wire::{self, Handle};
+use crate::wire::{self, Handle, Travels};
 
 /// Consecutive items of one call.
 pub(crate) struct Chunk {
@@ -91,7 +89,7 @@ impl Packer {
 
     /// Adds an item; on an error, nothing.
     #[inline]
-    pub(crate) fn add<T: Serialize>(&mut self, item: &T) -> Result<()> {
+    pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
         match plain::view(item) {
             Some(bytes) if bytes.len() <= INLINE => {
                 add_frame(&mut self.frames, VALUE, bytes);

@@ -59,7 +59,7 @@ const SLOW_INPUT: Duration = Duration::from_millis(1);
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
@@ -239,7 +239,7 @@ where
 
 impl<Args, I, R> Results<'_, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
@@ -315,7 +315,7 @@ where
 
 impl<Args, I, R> Iterator for Results<'_, I, R>
 where
-    Args: Serialize,
+    Args: Serialize + DeserializeOwned,
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {

@@ -1,0 +1,528 @@
+//! What serde's derive and its attributes can make of a type: each value arrives as it was sent, or is an
+//! error.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::testing::cases;
+use crate::wire::{self, Travels};
+
+/// Generates generic types, each with what makes a value of it from three of its parameter, and what is to
+/// arrive.
+macro_rules! types {
+    ($(
+        $(#[$meta:meta])*
+        $kind:ident $name:ident $(<$T:ident $(: $bound:ident $(+ $more:ident)?)?>)?
+        $({$($fields:tt)*})? $(($($tuple:tt)*);)?
+        of |$a:ident, $b:ident, $n:ident| [$($value:expr => $arrives:expr),+ $(,)?] $must:ident
+    )*) => {
+        $(
+            #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+            $(#[$meta])*
+            $kind $name $(<$T $(: $bound $(+ $more)?)?>)? $({$($fields)*})? $(($($tuple)*);)?
+        )*
+
+        /// Has values of each type travel, among others.
+        #[allow(unused_variables)] // not each value needs both
+        fn all_arrive<X: Part>(a: &X, b: &X, n: u8, may_be_refused: bool) -> Result<(), TestCaseError> {
+            $({
+                let ($a, $b, $n) = (a, b, n);
+                $(arrives::<_>(&$value, &$arrives, Must::$must, may_be_refused)?;)+
+            })*
+            Ok(())
+        }
+    };
+}
+
+/// What the generated types are made of.
+trait Part: Default + Value {}
+
+impl<X: Default + Value> Part for X {}
+
+/// What can travel, and be compared.
+trait Value: Clone + Debug + PartialEq + Travels {}
+
+impl<X: Clone + Debug + PartialEq + Travels> Value for X {}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Must {
+    /// It arrives.
+    Arrive,
+    /// As the last, if its parameter is nothing that serde's own buffer does not take.
+    ArriveBuffered,
+    /// It arrives as it was sent, or is an error.
+    NotDiffer,
+    /// It is an error when it is sent, and this is what the error names.
+    Fail,
+}
+
+fn arrives<T: Value>(value: &T, expected: &T, must: Must, may_be_refused: bool) -> Result<(), TestCaseError> {
+    let among = |value: &T| {
+        let map = BTreeMap::from([((1_u8, 'a'), value.clone()), ((2, 'b'), value.clone())]);
+        (value.clone(), 7_u8, map, Some(vec![value.clone()]), 0xdead_beef_u32)
+    };
+    check(&among(value), &among(expected), must, may_be_refused)
+}
+
+fn check<T: Value>(value: &T, expected: &T, must: Must, may_be_refused: bool) -> Result<(), TestCaseError> {
+    let mut bytes = Vec::new();
+    let sent = wire::encode(value, &mut bytes, "it");
+    let must_arrive = must == Must::Arrive || must == Must::ArriveBuffered && !may_be_refused;
+    match sent.and_then(|()| wire::decode::<T>(&bytes, Vec::new(), "it")) {
+        Ok(arrived) => {
+            prop_assert!(must != Must::Fail, "it is not refused: {:?}", value);
+            prop_assert_eq!(&arrived, expected);
+        }
+        Err(error) => prop_assert!(!must_arrive, "{:?}: {}", value, error),
+    }
+    Ok(())
+}
+
+fn is_default<X: Default + PartialEq>(value: &X) -> bool {
+    *value == X::default()
+}
+
+types! {
+    struct Named<X> { a: X, n: u8, b: X }
+    of |a, b, n| [Named { a: a.clone(), n, b: b.clone() } => Named { a: a.clone(), n, b: b.clone() }] Arrive
+
+    struct Tuple<X>(X, u8, X);
+    of |a, b, n| [Tuple(a.clone(), n, b.clone()) => Tuple(a.clone(), n, b.clone())] Arrive
+
+    struct Newtype<X>(X);
+    of |a, _b, _n| [Newtype(a.clone()) => Newtype(a.clone())] Arrive
+
+    #[serde(transparent)]
+    struct Transparent<X> { inner: X }
+    of |a, _b, _n| [Transparent { inner: a.clone() } => Transparent { inner: a.clone() }] Arrive
+
+    enum External<X> { Unit, One(X), Two(X, u8), Named { a: X, n: u8 } }
+    of |a, _b, n| [
+        External::<X>::Unit => External::Unit,
+        External::One(a.clone()) => External::One(a.clone()),
+        External::Two(a.clone(), n) => External::Two(a.clone(), n),
+        External::Named { a: a.clone(), n } => External::Named { a: a.clone(), n },
+    ] Arrive
+
+    #[serde(tag = "kind", content = "what")]
+    enum Adjacent<X> { Unit, One(X), Two(X, u8), Named { a: X, n: u8 } }
+    of |a, _b, n| [
+        Adjacent::<X>::Unit => Adjacent::Unit,
+        Adjacent::One(a.clone()) => Adjacent::One(a.clone()),
+        Adjacent::Two(a.clone(), n) => Adjacent::Two(a.clone(), n),
+        Adjacent::Named { a: a.clone(), n } => Adjacent::Named { a: a.clone(), n },
+    ] Arrive
+
+    #[serde(tag = "kind", content = "what", deny_unknown_fields)]
+    enum AdjacentOnly<X> { One(X), Other(X) }
+    of |a, b, _n| [
+        AdjacentOnly::One(a.clone()) => AdjacentOnly::One(a.clone()),
+        AdjacentOnly::Other(b.clone()) => AdjacentOnly::Other(b.clone()),
+    ] Arrive
+
+    #[serde(tag = "kind")]
+    enum Internal<X> { Unit, One(Named<X>), Named { a: X, n: u8 } }
+    of |a, b, n| [
+        Internal::<X>::Unit => Internal::Unit,
+        Internal::One(Named { a: a.clone(), n, b: b.clone() }) =>
+            Internal::One(Named { a: a.clone(), n, b: b.clone() }),
+        Internal::Named { a: a.clone(), n } => Internal::Named { a: a.clone(), n },
+    ] ArriveBuffered
+
+    #[serde(untagged)]
+    enum Untagged<X> { Named { a: X, n: u8 }, Pair(X, u8, u8) }
+    of |a, _b, n| [
+        Untagged::Named { a: a.clone(), n } => Untagged::Named { a: a.clone(), n },
+        Untagged::Pair(a.clone(), n, n) => Untagged::Pair(a.clone(), n, n),
+    ] ArriveBuffered
+
+    // Which of them fits first depends on the parameter.
+    #[serde(untagged)]
+    enum Ambiguous<X> { Small(u8), Text(String), One(X), Large(u64), Maybe(Option<i64>) }
+    of |a, _b, n| [
+        Ambiguous::<X>::Small(n) => Ambiguous::Small(n),
+        Ambiguous::<X>::Text("text".into()) => Ambiguous::Text("text".into()),
+        Ambiguous::<X>::Large(n.into()) => Ambiguous::Large(n.into()),
+    ] NotDiffer
+
+    enum PartlyUntagged<X> { Unit, One(X), #[serde(untagged)] Named { a: X, n: u8 } }
+    of |a, _b, n| [
+        PartlyUntagged::<X>::Unit => PartlyUntagged::Unit,
+        PartlyUntagged::One(a.clone()) => PartlyUntagged::One(a.clone()),
+        PartlyUntagged::Named { a: a.clone(), n } => PartlyUntagged::Named { a: a.clone(), n },
+    ] ArriveBuffered
+
+    struct Flat<X> { n: u8, #[serde(flatten)] inner: Named2<X> }
+    of |a, _b, n| [
+        Flat { n, inner: Named2 { a: a.clone(), m: 3 } } => Flat { n, inner: Named2 { a: a.clone(), m: 3 } },
+    ] ArriveBuffered
+
+    struct Named2<X> { a: X, m: u8 }
+    of |a, _b, n| [Named2 { a: a.clone(), m: n } => Named2 { a: a.clone(), m: n }] Arrive
+
+    struct FlatMap<X> { n: u8, #[serde(flatten)] rest: BTreeMap<String, X> }
+    of |a, b, n| [
+        FlatMap::<X> { n, rest: BTreeMap::new() } => FlatMap { n, rest: BTreeMap::new() },
+        FlatMap { n, rest: BTreeMap::from([("x".into(), a.clone()), ("y".into(), b.clone())]) } =>
+            FlatMap { n, rest: BTreeMap::from([("x".into(), a.clone()), ("y".into(), b.clone())]) },
+    ] ArriveBuffered
+
+    struct FlatNumbers<X> { n: X, #[serde(flatten)] rest: HashMap<u32, bool> }
+    of |a, _b, _n| [
+        FlatNumbers { n: a.clone(), rest: HashMap::from([(5, true), (6, false)]) } =>
+            FlatNumbers { n: a.clone(), rest: HashMap::from([(5, true), (6, false)]) },
+    ] NotDiffer
+
+    struct Renamed<X> { #[serde(rename = "c d")] a: X, #[serde(alias = "e")] n: u8 }
+    of |a, _b, n| [Renamed { a: a.clone(), n } => Renamed { a: a.clone(), n }] Arrive
+
+    #[serde(rename_all = "SCREAMING-KEBAB-CASE", rename_all_fields = "camelCase")]
+    enum RenamedAll<X> { TheFirst { the_field: X }, #[serde(rename = "2", alias = "zwei")] TheSecond(u8) }
+    of |a, _b, n| [
+        RenamedAll::TheFirst { the_field: a.clone() } => RenamedAll::TheFirst { the_field: a.clone() },
+        RenamedAll::<X>::TheSecond(n) => RenamedAll::TheSecond(n),
+    ] Arrive
+
+    struct RenamedApart<X> { #[serde(rename(serialize = "p", deserialize = "q"))] a: X, n: u8 }
+    of |a, _b, n| [RenamedApart { a: a.clone(), n } => RenamedApart { a: a.clone(), n }] Arrive
+
+    #[derive(Default)]
+    #[serde(default)]
+    struct Defaults<X: Default> { a: X, n: u8 }
+    of |a, _b, n| [Defaults { a: a.clone(), n } => Defaults { a: a.clone(), n }] Arrive
+
+    struct Skip<X: Default> { #[serde(skip)] a: X, n: u8, b: X }
+    of |a, b, n| [
+        Skip { a: a.clone(), n, b: b.clone() } => Skip { a: X::default(), n, b: b.clone() },
+    ] Arrive
+
+    struct SkipInTuple<X: Default>(#[serde(skip)] X, u8, X);
+    of |a, b, n| [SkipInTuple(a.clone(), n, b.clone()) => SkipInTuple(X::default(), n, b.clone())] Arrive
+
+    struct SkipSerializing<X: Default> { #[serde(skip_serializing, default)] a: X, n: u8, b: X }
+    of |a, b, n| [
+        SkipSerializing { a: a.clone(), n, b: b.clone() } =>
+            SkipSerializing { a: X::default(), n, b: b.clone() },
+    ] Arrive
+
+    struct SkipAndNeed { #[serde(skip_serializing)] m: u8, n: u8, o: u8 }
+    of |_a, _b, n| [SkipAndNeed { m: n, n, o: n } => SkipAndNeed { m: n, n, o: n }] Fail
+
+    struct SkipDeserializing<X: Default> { #[serde(skip_deserializing)] a: X, n: u8, b: X }
+    of |a, b, n| [
+        SkipDeserializing { a: a.clone(), n, b: b.clone() } =>
+            SkipDeserializing { a: X::default(), n, b: b.clone() },
+    ] Arrive
+
+    struct SkipEach<X: Default> {
+        #[serde(skip_serializing, default)] a: X,
+        n: u8,
+        #[serde(skip_deserializing)] b: X,
+    }
+    of |a, b, n| [
+        SkipEach { a: a.clone(), n, b: b.clone() } => SkipEach { a: X::default(), n, b: X::default() },
+    ] Arrive
+
+    struct SkipIf<X: Default + PartialEq> {
+        #[serde(skip_serializing_if = "is_default", default)] a: X,
+        #[serde(skip_serializing_if = "Option::is_none", default)] maybe: Option<u16>,
+        n: u8,
+    }
+    of |a, _b, n| [
+        SkipIf { a: a.clone(), maybe: None, n } => SkipIf { a: a.clone(), maybe: None, n },
+        SkipIf { a: a.clone(), maybe: Some(9), n } => SkipIf { a: a.clone(), maybe: Some(9), n },
+        SkipIf { a: X::default(), maybe: Some(9), n } => SkipIf { a: X::default(), maybe: Some(9), n },
+    ] Arrive
+
+    struct SkipIfAndNeed<X> { #[serde(skip_serializing_if = "Vec::is_empty")] list: Vec<X>, n: u8 }
+    of |_a, _b, n| [
+        SkipIfAndNeed::<X> { list: Vec::new(), n } => SkipIfAndNeed { list: Vec::new(), n },
+    ] Fail
+
+    struct SkipIfOther<X> { #[serde(skip_serializing_if = "is_default", default = "nine")] n: u8, a: X }
+    of |a, _b, _n| [
+        SkipIfOther { n: 0, a: a.clone() } => SkipIfOther { n: 0, a: a.clone() },
+    ] Fail
+
+    enum SkipIfVariant<X> {
+        Named { #[serde(skip_serializing_if = "Option::is_none", default)] maybe: Option<X>, n: u8 },
+    }
+    of |a, _b, n| [
+        SkipIfVariant::<X>::Named { maybe: None, n } => SkipIfVariant::Named { maybe: None, n },
+        SkipIfVariant::Named { maybe: Some(a.clone()), n } =>
+            SkipIfVariant::Named { maybe: Some(a.clone()), n },
+    ] Arrive
+
+    struct SkipIfInTuple(
+        #[serde(skip_serializing_if = "Option::is_none", default)] Option<u8>,
+        #[serde(default)] Option<u8>,
+    );
+    of |_a, _b, n| [
+        SkipIfInTuple(None, Some(n)) => SkipIfInTuple(None, Some(n)),
+        SkipIfInTuple(Some(n), None) => SkipIfInTuple(Some(n), None),
+    ] NotDiffer
+
+    enum SkipIfInVariant { Two(#[serde(skip_serializing_if = "is_default")] u8, u8) }
+    of |_a, _b, n| [
+        SkipIfInVariant::Two(0, n) => SkipIfInVariant::Two(0, n),
+        SkipIfInVariant::Two(n, n) => SkipIfInVariant::Two(n, n),
+    ] NotDiffer
+
+    enum SkipVariant<X> { One(X), #[serde(skip)] #[allow(dead_code)] Never, Two(X), Three(u8) }
+    of |a, b, n| [
+        SkipVariant::One(a.clone()) => SkipVariant::One(a.clone()),
+        SkipVariant::Two(b.clone()) => SkipVariant::Two(b.clone()),
+        SkipVariant::<X>::Three(n) => SkipVariant::Three(n),
+    ] Arrive
+
+    enum SkipVariantThere<X> { One(X), #[serde(skip_deserializing)] Lost(X), Two(X) }
+    of |a, _b, _n| [
+        SkipVariantThere::Lost(a.clone()) => SkipVariantThere::Lost(a.clone()),
+    ] Fail
+
+    enum Other { Known, #[serde(other)] Unknown }
+    of |_a, _b, _n| [Other::Known => Other::Known, Other::Unknown => Other::Unknown] Arrive
+
+    #[serde(tag = "kind")]
+    enum OtherTagged { Known { n: u8 }, #[serde(other)] Unknown }
+    of |_a, _b, n| [
+        OtherTagged::Known { n } => OtherTagged::Known { n },
+        OtherTagged::Unknown => OtherTagged::Unknown,
+    ] Arrive
+
+    #[serde(tag = "type")]
+    struct TaggedStruct<X> { a: X, n: u8 }
+    of |a, _b, n| [TaggedStruct { a: a.clone(), n } => TaggedStruct { a: a.clone(), n }] Arrive
+
+    struct With<X> { #[serde(with = "as_text")] number: u64, a: X }
+    of |a, _b, n| [
+        With { number: n.into(), a: a.clone() } => With { number: n.into(), a: a.clone() },
+    ] Arrive
+
+    struct WithApart { #[serde(serialize_with = "as_text::wide")] number: u64, n: u8 }
+    of |_a, _b, n| [WithApart { number: n.into(), n } => WithApart { number: n.into(), n }] Arrive
+
+    #[serde(into = "u32", try_from = "u64")]
+    struct Through(u32);
+    of |_a, _b, n| [Through(n.into()) => Through(n.into())] Arrive
+
+    struct Remote { #[serde(with = "Foreign")] elsewhere: elsewhere::Point, n: u8 }
+    of |_a, _b, n| [
+        Remote { elsewhere: elsewhere::point(1, n), n } => Remote { elsewhere: elsewhere::point(1, n), n },
+    ] Arrive
+
+    struct Borrowing { text: Cow<'static, str>, bytes: Cow<'static, [u8]>, n: u8 }
+    of |_a, _b, n| [
+        Borrowing { text: "text".into(), bytes: vec![n].into(), n } =>
+            Borrowing { text: "text".into(), bytes: vec![n].into(), n },
+    ] Arrive
+
+    struct List<X> { a: X, next: Option<Box<List<X>>> }
+    of |a, b, _n| [list(a, b) => list(a, b)] Arrive
+
+    enum Tree<X> { Both(Box<Tree<X>>, Box<Tree<X>>), Many(Vec<Tree<X>>), Leaf(X) }
+    of |a, b, _n| [tree(a, b) => tree(a, b)] Arrive
+
+    #[serde(tag = "kind", content = "of")]
+    enum TaggedTree<X> { Both(Box<TaggedTree<X>>, Box<TaggedTree<X>>), Leaf(X), End }
+    of |a, b, _n| [tagged_tree(a, b) => tagged_tree(a, b)] Arrive
+
+    struct SkippingTree<X> {
+        a: X,
+        #[serde(skip_serializing_if = "Vec::is_empty", default = "Vec::new")] inner: Vec<SkippingTree<X>>,
+    }
+    of |a, b, _n| [
+        SkippingTree { a: a.clone(), inner: vec![SkippingTree { a: b.clone(), inner: Vec::new() }] } =>
+            SkippingTree { a: a.clone(), inner: vec![SkippingTree { a: b.clone(), inner: Vec::new() }] },
+    ] Arrive
+}
+
+fn nine() -> u8 {
+    9
+}
+
+fn list<X: Clone>(a: &X, b: &X) -> List<X> {
+    List { a: a.clone(), next: Some(Box::new(List { a: b.clone(), next: None })) }
+}
+
+fn tree<X: Clone>(a: &X, b: &X) -> Tree<X> {
+    let many = Tree::Many(vec![Tree::Leaf(a.clone()), Tree::Many(Vec::new())]);
+    Tree::Both(Box::new(Tree::Leaf(b.clone())), Box::new(many))
+}
+
+fn tagged_tree<X: Clone>(a: &X, b: &X) -> TaggedTree<X> {
+    let inner = TaggedTree::Both(Box::new(TaggedTree::End), Box::new(TaggedTree::Leaf(a.clone())));
+    TaggedTree::Both(Box::new(TaggedTree::Leaf(b.clone())), Box::new(inner))
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls them
+mod as_text {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+
+    pub(super) fn wide<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i32(i32::try_from(*number).unwrap())
+    }
+}
+
+mod elsewhere {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) struct Point {
+        pub(super) x: u8,
+        y: u8,
+    }
+
+    pub(super) fn point(x: u8, y: u8) -> Point {
+        Point { x, y }
+    }
+
+    impl Point {
+        pub(super) fn y(&self) -> u8 {
+            self.y
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "elsewhere::Point")]
+struct Foreign {
+    x: u8,
+    #[serde(getter = "elsewhere::Point::y")]
+    y: u8,
+}
+
+impl From<Foreign> for elsewhere::Point {
+    fn from(foreign: Foreign) -> Self {
+        elsewhere::point(foreign.x, foreign.y)
+    }
+}
+
+impl From<Through> for u32 {
+    fn from(through: Through) -> Self {
+        through.0
+    }
+}
+
+impl TryFrom<u64> for Through {
+    type Error = std::num::TryFromIntError;
+
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        u32::try_from(number).map(Self)
+    }
+}
+
+macro_rules! for_each_part {
+    ($($test:ident: $part:ty $(, $is_wide:literal)?;)*) => {
+        proptest! {
+            #![proptest_config(cases(24))]
+            $(
+                #[test]
+                fn $test(a in any::<$part>(), b in any::<$part>(), n in any::<u8>()) {
+                    let is_wide = false $(|| $is_wide)?;
+                    all_arrive::<$part>(&a, &b, n, is_wide)?;
+                }
+            )*
+        }
+    };
+}
+
+for_each_part! {
+    types_of_numbers_arrive: u16;
+    types_of_wide_numbers_arrive: i128, true;
+    types_of_text_and_options_arrive: (String, Option<Option<bool>>);
+    types_of_maps_and_sequences_arrive: BTreeMap<(u8, char), Vec<i64>>;
+}
+
+/// Whether the compact encoding is found to fit a type, the value at hand being this.
+fn fits<T: Travels>(value: &T) -> bool {
+    let mut bytes = Vec::new();
+    wire::encode(value, &mut bytes, "it").unwrap();
+    bytes[0] == 0
+}
+
+#[test]
+fn types_of_the_standard_library_need_no_names() {
+    use std::net::{IpAddr, SocketAddr};
+    use std::num::{NonZeroU8, Wrapping};
+    use std::ops::{Bound, Range};
+    use std::path::PathBuf;
+    use std::time::{Duration, SystemTime};
+
+    assert!(fits(&(Duration::from_millis(1500), SystemTime::now(), PathBuf::from("/a/b"))));
+    assert!(fits(&(IpAddr::from([127, 0, 0, 1]), SocketAddr::from(([0; 16], 80)))));
+    assert!(fits(&(NonZeroU8::MIN, Wrapping(7), Range { start: 3, end: 8 }, Bound::Included(3))));
+    assert!(fits(&(std::ffi::CString::new("a").unwrap(), std::ffi::OsString::from("b"))));
+    assert!(fits(&vec![Ok::<_, String>(Box::new([1.5_f32; 32]))]));
+    assert!(fits(&(HashMap::from([(1, "one".to_owned())]), std::collections::BTreeSet::from([(1, 'a')]))));
+    assert!(fits(&(serde_bytes::ByteBuf::from(vec![1]), Some(()), std::marker::PhantomData::<u8>)));
+}
+
+#[test]
+fn only_types_that_need_names_have_them() {
+    assert!(fits(&Named { a: 1, n: 2, b: 3 }) && fits(&External::One(1)) && fits(&Renamed { a: 1, n: 2 }));
+    assert!(fits(&RenamedApart { a: 1, n: 2 }) && fits(&list(&1, &2)) && fits(&tree(&1, &2)));
+    assert!(fits(&Skip { a: 1, n: 2, b: 3 }) && fits(&Other::Known) && fits(&With { number: 1, a: 2 }));
+    assert!(!fits(&Adjacent::One(1)) && !fits(&Flat { n: 1, inner: Named2 { a: 1, m: 2 } }));
+    assert!(!fits(&SkipSerializing { a: 1, n: 2, b: 3 }) && !fits(&SkipVariant::One(1)));
+    // Which of the two it is depends on the value.
+    assert!(fits(&SkipIf { a: 1, maybe: Some(2), n: 3 }) && !fits(&SkipIf { a: 1, maybe: None, n: 3 }));
+}
+
+/// A type that takes only some text is clear once some of it was sent.
+#[test]
+fn types_that_take_only_some_values_are_shown_one() {
+    #[derive(Clone, Debug, PartialEq)]
+    struct Date(u16, u8);
+    impl Serialize for Date {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(&format_args!("{}-{}", self.0, self.1))
+        }
+    }
+    impl<'de> Deserialize<'de> for Date {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            let date = text
+                .split_once('-')
+                .and_then(|(year, month)| Some(Self(year.parse().ok()?, month.parse().ok()?)));
+            date.ok_or_else(|| serde::de::Error::custom("no date"))
+        }
+    }
+    type Row = (u8, Option<Date>, u8);
+    let arrives = |row: Row| check(&row, &row, Must::Arrive, false).unwrap();
+    arrives((1, None, 2));
+    assert!(!fits::<Row>(&(1, None, 2)), "no date was seen");
+    for day in 0..8 {
+        arrives((1, Some(Date(2000, day)), 2));
+    }
+    assert!(fits::<Row>(&(1, None, 2)));
+}
+
+#[test]
+fn errors_name_the_attribute_when_a_value_is_sent() {
+    fn refusal<T: Travels>(value: &T) -> String {
+        wire::encode(value, &mut Vec::new(), "it").unwrap_err().to_string()
+    }
+    let error = refusal(&SkipAndNeed { m: 1, n: 2, o: 3 });
+    assert!(error.contains("missing field `m`") && error.contains("`skip_serializing`"), "{error}");
+    let error = refusal(&SkipIfOther { n: 0, a: 1 });
+    assert!(error.contains("`skip_serializing_if`"), "{error}");
+    let error = refusal(&Internal::Named { a: 1_u128, n: 2 });
+    assert!(error.contains("128-bit") && error.contains("`tag`"), "{error}");
+    let error = refusal(&Ambiguous::<i8>::Large(3));
+    assert!(error.contains("`untagged`"), "{error}");
+    let error = refusal(&SkipVariantThere::Lost(1));
+    assert!(error.contains("`skip_deserializing`"), "{error}");
+    let error = refusal(&SkipIfInTuple(None, Some(1)));
+    assert!(error.contains("`skip_serializing_if` in a tuple struct"), "{error}");
+}

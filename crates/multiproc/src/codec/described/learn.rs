@@ -1,0 +1,372 @@
+//! Which encoding fits a type: found out with values of it that are made up.
+//!
+//! The compact encoding fits a type if its `Serialize` gives what its `Deserialize` asks for, in the same
+//! order. Whether they do cannot be seen in one value of the sender's, which has not all variants. So the
+//! type is made to read made-up values, until each variant of each enum in it was there, and each of these is
+//! written again: the records of both must be the same. Then the code for each of them was seen to agree.
+//! This is done once for each type that a process sends, and takes a few microseconds for most.
+//!
+//! What is made up is meant to do no harm where a type acts on it: the numbers are those of no process or
+//! descriptor, the text is the path of no file, and a made-up value that is complete is not dropped. A type
+//! that accepts only some text is given what is in the value to be sent.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::de::{Input, Reader};
+use super::ser::Describer;
+use super::{Kind, tokens};
+use crate::codec::Error;
+
+/// What was found out about a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// The compact encoding fits.
+    Fits,
+    /// It does not: the type looks at what is there, or its two sides differ.
+    NeedsNames,
+    /// The type takes none of the values that were made up; those that are sent next may show which it takes.
+    Unclear,
+    /// It was not to be found out.
+    Unknown,
+}
+
+/// How much may be made up for one type, in single things and in values.
+const MOST_LEAVES: u32 = 200_000;
+const MOST_ROUNDS: u32 = 5_000;
+
+/// From how many in one value on there are no more options and sequences than needed.
+const LARGE: u32 = 2_000;
+
+/// How many examples of each kind are taken from a value.
+const EXAMPLES: usize = 8;
+
+/// Finds out which encoding fits a type, of which this is a value.
+pub(crate) fn find_out<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
+    let search = AssertUnwindSafe(|| search(value));
+    catch_unwind(search).unwrap_or_else(|payload| {
+        std::mem::forget(payload); // dropping it may panic once more
+        Finding::Unknown
+    })
+}
+
+fn search<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
+    let mut learner = Learner::default();
+    for round in 0..MOST_ROUNDS {
+        learner.begin();
+        let mut input = Input::made_up(learner);
+        let made = T::deserialize(Reader::new(&mut input));
+        let (asked, Some(back)) = input.into_learner() else { return Finding::Unknown };
+        learner = back;
+        if learner.looks {
+            return Finding::NeedsNames;
+        }
+        match made {
+            Ok(made) => {
+                let mut given = Vec::new();
+                let written = made.serialize(Describer::recorder(&mut given));
+                std::mem::forget(made);
+                match written {
+                    Err(error) if !error.is_left_out() => return Finding::Unknown,
+                    Err(_) if learner.extreme.is_some() => {} // of a struct, which each value shows
+                    Ok(()) if given == asked => {}
+                    _ => return Finding::NeedsNames,
+                }
+                // At least two, so that no `bool` is what it is by chance.
+                if (!learner.settle(State::Done) && round > 0) && learner.has_seen_all() {
+                    return Finding::Fits;
+                }
+            }
+            Err(_) if learner.extreme.is_some() => {
+                if learner.has_seen_all() {
+                    return Finding::Fits;
+                }
+            }
+            Err(error) => {
+                if !learner.goes_on_after(&error, value) {
+                    return Finding::Unclear;
+                }
+            }
+        }
+        if learner.leaves > MOST_LEAVES {
+            return Finding::Unknown;
+        }
+    }
+    Finding::Unknown
+}
+
+/// A visitor: the address of what it does, and its type's name.
+pub(super) type Identity = (usize, &'static str);
+
+/// Makes values up, and keeps in mind what was tried.
+#[derive(Default)]
+pub(super) struct Learner {
+    /// Where a type can go on in different ways, by its visitor.
+    forks: HashMap<Identity, Fork>,
+    /// Those from which something is to be reached that was not tried.
+    open: HashSet<Identity>,
+    /// The ways that lead to where the value is being made.
+    stack: Vec<(Identity, usize)>,
+    /// All ways taken in this value.
+    taken: Vec<(Identity, usize)>,
+    /// A variant that was named, and whose content was not asked for.
+    variant: Option<(Identity, usize)>,
+    looks: bool,
+    /// Whether there was a tuple struct, of whose fields a value can leave some out.
+    has_unnamed: bool,
+    /// In the last rounds, what all fields of tuple structs are: nothing, or more than that.
+    extreme: Option<bool>,
+    round: u32,
+    leaves: u32,
+    leaves_before: u32,
+    last_leaf: Option<(Kind, &'static str)>,
+    /// Which example each visitor is given, from 1 on. The first things made up are none.
+    choices: HashMap<&'static str, usize>,
+    examples: Option<HashMap<Kind, Vec<Vec<u8>>>>,
+}
+
+/// How many ways there are to go on.
+#[derive(Clone, Copy)]
+pub(super) enum Ways {
+    /// Nothing, or one thing; and whether it is a field of a tuple struct.
+    Optional {
+        is_unnamed: bool,
+    },
+    Variants(usize),
+}
+
+struct Fork {
+    /// Whether way 0 leads to the end at once, and need not be tried.
+    is_optional: bool,
+    ways: Vec<Way>,
+}
+
+#[derive(Clone, Default)]
+struct Way {
+    state: State,
+    /// The forks behind it.
+    next: HashSet<Identity>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Untried,
+    /// It led too deep.
+    Postponed,
+    Done,
+    /// The type refuses it: a variant that is never read, or an alias.
+    Refused,
+}
+
+impl Learner {
+    fn begin(&mut self) {
+        self.round += 1;
+        self.stack.clear();
+        self.taken.clear();
+        self.variant = None;
+        self.last_leaf = None;
+        self.leaves_before = self.leaves;
+        // From the forks with something untried, back to all from which they can be reached.
+        self.open =
+            self.forks.iter().filter(|(_, fork)| fork.is_untried()).map(|(&visitor, _)| visitor).collect();
+        loop {
+            let known = self.open.len();
+            for (&visitor, fork) in &self.forks {
+                if fork.ways.iter().any(|way| !way.next.is_disjoint(&self.open)) {
+                    self.open.insert(visitor);
+                }
+            }
+            if self.open.len() == known {
+                return;
+            }
+        }
+    }
+
+    /// All ways of this value are as it is now; whether anything is left to try.
+    fn settle(&mut self, state: State) -> bool {
+        for (visitor, way) in std::mem::take(&mut self.taken) {
+            if let Some(way) = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way))
+                && way.state != State::Done
+            {
+                way.state = state;
+            }
+        }
+        self.forks.values().any(Fork::is_untried)
+    }
+
+    /// Whether something else can be tried after a type has refused a value.
+    fn goes_on_after<T: Serialize>(&mut self, error: &Error, value: &T) -> bool {
+        if let Some((visitor, way)) = self.variant {
+            let way = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way));
+            return way.map(|way| way.state = State::Refused).is_some();
+        }
+        if error.is_too_deep() {
+            let is_news = self.taken.iter().any(|&(visitor, way)| {
+                self.forks.get(&visitor).is_some_and(|fork| fork.ways[way].state == State::Untried)
+            });
+            self.settle(State::Postponed);
+            return is_news;
+        }
+        let Some((kind, who)) = self.last_leaf else { return false };
+        let examples = self.examples.get_or_insert_with(|| examples(value));
+        let choice = self.choices.entry(who).or_default();
+        *choice += 1;
+        *choice <= examples.get(&kind).map_or(0, Vec::len)
+    }
+
+    /// A single thing of this kind, for this visitor.
+    pub(super) fn leaf(&mut self, kind: Kind, who: &'static str, is_unnamed: bool, out: &mut Vec<u8>) {
+        self.leaves += 1;
+        self.last_leaf = Some((kind, who));
+        out.push(kind as u8);
+        if let Some(extreme) = self.extreme.filter(|_| is_unnamed) {
+            make_up_extreme(kind, extreme, out);
+            return;
+        }
+        let choice = self.choices.get(who).copied().unwrap_or_default();
+        let examples = self.examples.as_ref().and_then(|examples| examples.get(&kind));
+        match examples.and_then(|examples| examples.get(choice.checked_sub(1)?)) {
+            Some(example) => out.extend_from_slice(example),
+            None => make_up(kind, self.leaves + self.round, out),
+        }
+    }
+
+    /// The type takes whatever is there, and nothing is.
+    pub(super) fn looks(&mut self) -> Error {
+        self.looks = true;
+        Error::new("nothing is there to look at")
+    }
+
+    pub(super) fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize, Error> {
+        let (ways, is_optional, is_unnamed) = match ways {
+            Ways::Optional { is_unnamed } => (2, true, is_unnamed),
+            Ways::Variants(count) => (count, false, false),
+        };
+        self.leaves += 1;
+        if let Some((above, way)) = self.stack.last()
+            && let Some(fork) = self.forks.get_mut(above)
+        {
+            fork.ways[*way].next.insert(visitor);
+        }
+        let fork = self
+            .forks
+            .entry(visitor)
+            .or_insert_with(|| Fork { is_optional, ways: vec![Way::default(); ways] });
+        let is_inside = |way: usize| self.stack.contains(&(visitor, way));
+        let is_within_itself = (0..ways).any(is_inside);
+        let is_large = self.leaves - self.leaves_before > LARGE;
+        let find = |what: &dyn Fn(usize, &Way) -> bool| {
+            fork.ways.iter().enumerate().find(|(number, way)| what(*number, way)).map(|(number, _)| number)
+        };
+        let done = find(&|number, way| way.state == State::Done && !is_inside(number));
+        let untried = find(&|number, way| way.state == State::Untried && !is_inside(number));
+        let postponed = find(&|number, way| way.state == State::Postponed && !is_inside(number));
+        let way = if fork.is_optional && is_unnamed && self.extreme == Some(false) {
+            Some(0)
+        } else if fork.is_optional {
+            Some(usize::from(!is_within_itself && (!is_large || fork.is_untried())))
+        } else if is_within_itself {
+            done.or(untried).or(postponed)
+        } else {
+            let leads_on = find(&|_, way| way.state != State::Refused && !way.next.is_disjoint(&self.open));
+            untried.or(leads_on).or(postponed).or(done)
+        };
+        let way = way.ok_or_else(|| Error::new("it has no end"))?;
+        self.stack.push((visitor, way));
+        self.taken.push((visitor, way));
+        if !fork.is_optional {
+            self.variant = Some((visitor, way));
+        }
+        Ok(way)
+    }
+
+    pub(super) fn chosen(&mut self) {
+        self.stack.pop();
+    }
+
+    pub(super) fn unnamed(&mut self, length: usize) {
+        self.has_unnamed |= length > 1;
+    }
+
+    /// Goes on to what is made up in the end, if that is needed; whether nothing more is.
+    fn has_seen_all(&mut self) -> bool {
+        match self.extreme {
+            _ if !self.has_unnamed => true,
+            Some(true) => true,
+            Some(false) => {
+                self.extreme = Some(true);
+                false
+            }
+            None => {
+                self.extreme = Some(false);
+                false
+            }
+        }
+    }
+
+    pub(super) fn variant_is_read(&mut self) {
+        self.variant = None;
+    }
+}
+
+impl Fork {
+    fn is_untried(&self) -> bool {
+        let first = usize::from(self.is_optional);
+        self.ways.iter().skip(first).any(|way| matches!(way.state, State::Untried | State::Postponed))
+    }
+}
+
+fn make_up(kind: Kind, count: u32, out: &mut Vec<u8>) {
+    let byte = 33 + (count % 64) as u8;
+    macro_rules! number {
+        ($number:expr) => {
+            out.extend_from_slice(&$number.to_ne_bytes())
+        };
+    }
+    match kind {
+        Kind::Bool => out.push((count % 2) as u8),
+        Kind::U8 | Kind::I8 => out.push(byte),
+        Kind::U16 | Kind::I16 => number!((30_000 + u16::from(byte))),
+        Kind::U32 | Kind::I32 => number!((50_000_000 + count)),
+        Kind::U64 | Kind::I64 => number!((50_000_000 + u64::from(count))),
+        Kind::U128 | Kind::I128 => number!((50_000_000 + u128::from(count))),
+        Kind::F32 => number!((1.0 / f32::from(byte))),
+        Kind::F64 => number!((1.0 / f64::from(byte))),
+        Kind::Char => number!(u32::from(byte)),
+        Kind::Str | Kind::Bytes => {
+            let text = format!("/dev/null/{count}");
+            number!((text.len() as u64));
+            out.extend_from_slice(text.as_bytes());
+        }
+        _ => {}
+    }
+}
+
+/// Nothing, or the least that is more.
+fn make_up_extreme(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + kind.size(), 0);
+    if let (true, Some(first)) = (is_more, out.get_mut(start)) {
+        *first = 1;
+        out.extend(kind.is_text().then_some(b'm'));
+    }
+}
+
+/// Single things in a value.
+fn examples<T: Serialize>(value: &T) -> HashMap<Kind, Vec<Vec<u8>>> {
+    let mut record = Vec::new();
+    // What was written before an error are examples, too.
+    let _ = value.serialize(Describer::recorder(&mut record));
+    let mut examples = HashMap::<_, Vec<Vec<u8>>>::new();
+    for (kind, token) in tokens(&record) {
+        let same = examples.entry(kind).or_default();
+        if same.len() < EXAMPLES && !same.iter().any(|other| other == token) {
+            same.push(token.to_vec());
+        }
+    }
+    examples
+}
