@@ -274,7 +274,7 @@ impl Caller<'_> {
                 return false;
             }
             if !turn.news {
-                let look = turn.next_look.map(|time| time.saturating_duration_since(Instant::now()));
+                let look = core.lock().next_look().map(|time| time.saturating_duration_since(Instant::now()));
                 let times = look.into_iter().chain(deadline.left()).chain([WATCH]);
                 core.lobby.callers().wait(armed, times.min());
             }

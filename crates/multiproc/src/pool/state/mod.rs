@@ -29,7 +29,8 @@ pub(crate) struct State {
     retry: Option<Instant>,
     /// When what lies with a worker has lain there for too long: items that it has not begun, and results
     /// that it holds back. Counted from the first look that has seen some.
-    late_at: Option<Instant>,
+    /// In nanoseconds of the coarse clock, which a look at the workers reads anyway.
+    late_at: Option<u64>,
     /// At which tick of the clock what the workers have written was checked last.
     checked: u64,
     /// Some call has got a result otherwise than by a turn.
@@ -91,8 +92,6 @@ pub(crate) struct Turn {
     pub(crate) busy: usize,
     /// One of them was asleep when it was given something.
     pub(crate) woken: bool,
-    /// When to look again at the latest, although nothing may have happened.
-    pub(crate) next_look: Option<Instant>,
 }
 
 /// That of the pool's thread.
@@ -119,8 +118,8 @@ impl Sleep {
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
 const STALL: Duration = Duration::from_millis(2);
 /// How long items may lie in the mailbox of a worker that shows no result, and how long results may be held
-/// back. Where all is well, both take some microseconds.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// back, in nanoseconds. Where all is well, both take some microseconds.
+const PATIENCE: u64 = 5_000_000;
 /// Less work than this is not worth to be taken from one worker and given to another.
 const WORTH_SHARING: Duration = Duration::from_millis(1);
 
@@ -161,7 +160,7 @@ impl State {
         self.waiting.extend(chunks);
         self.hand_out();
         if self.late_at.is_none() && self.may_lie() {
-            self.late_at = Some(Instant::now() + PATIENCE);
+            self.late_at = Some(clock::ticks() + PATIENCE);
         }
         Ok(())
     }
@@ -219,8 +218,9 @@ impl State {
     /// lies too long with one of them.
     pub(crate) fn turn(&mut self) -> Turn {
         let (mut turn, mut is_short) = (Turn::default(), false);
-        self.check_workers();
-        let is_late = self.late_at.is_some_and(|time| time <= Instant::now());
+        let now = clock::ticks();
+        self.check_workers(now);
+        let is_late = self.late_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_hand() > 0 || !was_ready {
@@ -250,13 +250,12 @@ impl State {
         self.share();
         let lies = self.may_lie() || self.workers.iter().any(Worker::may_hold_results);
         self.late_at = match self.late_at.filter(|_| lies && !is_late) {
-            None if lies => Some(Instant::now() + PATIENCE),
+            None if lies => Some(now + PATIENCE),
             late_at => late_at,
         };
         self.dismiss_needless();
         turn.news |= std::mem::take(&mut self.news);
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
-        turn.next_look = self.next_look();
         turn
     }
 
@@ -267,16 +266,19 @@ impl State {
     }
 
     /// Twice a second, checks what the workers have written against what the pool knows by itself.
-    fn check_workers(&mut self) {
-        let now = clock::ticks();
+    fn check_workers(&mut self, now: u64) {
         if u128::from(now.saturating_sub(self.checked)) >= WATCH.as_nanos() {
             self.checked = now;
             self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
         }
     }
 
-    fn next_look(&self) -> Option<Instant> {
-        self.retry.into_iter().chain(self.late_at).min()
+    /// When to take a turn again at the latest.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let late_at = self
+            .late_at
+            .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
+        self.retry.into_iter().chain(late_at).min()
     }
 
     /// Gives waiting chunks to workers that have room, to those first that have the least to do.
