@@ -10,7 +10,7 @@ use crate::error::{Cause, Error, Result};
 use crate::link;
 use crate::sys::entry;
 use crate::task::{Task, TaskId};
-use crate::wire::{self, Handle, Travels};
+use crate::wire::{self, Handle};
 
 /// What a child is told at birth, in front of the task's arguments.
 #[derive(Serialize, Deserialize)]
@@ -26,17 +26,18 @@ struct Letter {
 /// versions.
 pub(crate) const GREETING: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
-/// Writes a letter, with the arguments behind it; gives that, and the descriptors that go with it.
-pub(crate) fn write<Args: Travels>(
+/// Writes a letter, with the arguments behind it, which `encode` appends; gives that, and the descriptors that go
+/// with it.
+pub(crate) fn write(
     name: &str,
     task: Option<TaskId>,
-    args: &Args,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>,
 ) -> Result<(Vec<u8>, Vec<Handle>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
     let letter = Letter { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
-    wire::encode(&letter, &mut body, "a child's start")?;
-    let descriptors = wire::encode_with_descriptors(args, &mut body, "the arguments")?;
+    wire::encode_own(&letter, &mut body, "a child's start")?;
+    let descriptors = encode(&mut body)?;
     Ok((body, descriptors))
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn read(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
 fn open(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, Birth)> {
     let (bytes, descriptors) = link::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
-    let (letter, args): (Letter, _) = wire::decode_front(body, Vec::new(), "a child's start")?;
+    let (letter, args): (Letter, _) = wire::decode_own_front(body, Vec::new(), "a child's start")?;
     if letter.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
@@ -111,7 +112,7 @@ mod tests {
         let task = Some(TaskId::of::<_, ()>(|| ()).unwrap());
         let letter = Letter { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
         let mut packet = [&[0][..], GREETING].concat();
-        wire::encode(&letter, &mut packet, "a letter").unwrap();
+        wire::encode_own(&letter, &mut packet, "a letter").unwrap();
         packet.extend_from_slice(b"arguments");
         packet
     }

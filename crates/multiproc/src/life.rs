@@ -156,7 +156,8 @@ fn live(link: Link, maker: Maker) -> ! {
 /// A template's life; and, from the moment on at which they are forked, that of its children. It goes on in
 /// another thread.
 fn live_as_template(link: Link, birth: Birth) -> ! {
-    let page = wire::decode(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
+    let page =
+        wire::decode_own(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
     let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
     fault::at(Point::TemplateUp);
     if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
@@ -235,7 +236,8 @@ fn receive_streams_and_letter(link: &Link) -> Result<Birth> {
 
 /// A letter for a task that does nothing.
 fn post_letter_to_nobody() -> Result<Vec<u8>> {
-    let (body, _) = letter::write(SPARE, TaskId::of::<_, ()>(|| ()).ok(), &())?;
+    let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(&(), body, "the arguments");
+    let (body, _) = letter::write(SPARE, TaskId::of::<_, ()>(|| ()).ok(), encode)?;
     Ok(link::packet(&body))
 }
 
@@ -281,7 +283,7 @@ fn report(link: &Link, error: &Error) -> i32 {
     let code = if error.is_panic() { 101 } else { 1 }; // 101, as a panic in main would give
     let mut outcome = vec![FAILED];
     let message =
-        wire::encode(error, &mut outcome, "an error").and_then(|()| Message::new(outcome, Vec::new()));
+        wire::encode_own(error, &mut outcome, "an error").and_then(|()| Message::new(outcome, Vec::new()));
     message.map_or(code, |outcome| deliver(link, &outcome, code))
 }
 

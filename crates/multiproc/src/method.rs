@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::fork_server;
-use crate::start::{self, PATIENCE, Started};
+use crate::start::{self, PATIENCE, Posted, Started};
 use crate::sys::poll::Deadline;
 use crate::task::Call;
 
@@ -143,7 +143,20 @@ impl Manner {
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.patience);
-        let posted = start::post(name, function, args)?;
+        self.start(start::post(name, function, args)?, deadline)
+    }
+
+    /// As [`call`](Self::call), for a function of the library's own.
+    pub(crate) fn call_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
+    where
+        F: Call<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let deadline = Deadline::after(self.patience);
+        self.start(start::post_own(name, function, args)?, deadline)
+    }
+
+    fn start(self, posted: Posted, deadline: Deadline) -> Result<Started> {
         let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
         if method == StartMethod::ForkServer
             && !CANNOT_FORK.load(Ordering::Relaxed)

@@ -20,7 +20,7 @@ use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
 use crate::task::{Call, TaskId};
 use crate::template::{Spare, UP};
-use crate::wire::{self, Pages, Travels};
+use crate::wire::{self, Handle, Pages};
 
 /// How long a child may take to reach [`init`](crate::init), unless the caller says otherwise.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,11 +38,25 @@ where
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of(function)?;
-    post_letter(name, Some(task), args)
+    post_letter(name, Some(task), |body| wire::encode_with_descriptors(args, body, "the arguments"))
 }
 
-fn post_letter<Args: Travels>(name: String, task: Option<TaskId>, args: &Args) -> Result<Posted> {
-    let (body, descriptors) = letter::write(&name, task, args)?;
+/// As [`post`], for a function of the library's own.
+pub(crate) fn post_own<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
+where
+    F: Call<Args>,
+    Args: Serialize + DeserializeOwned,
+{
+    let task = TaskId::of_own(function)?;
+    post_letter(name, Some(task), |body| wire::encode_own_with_descriptors(args, body, "the arguments"))
+}
+
+fn post_letter(
+    name: String,
+    task: Option<TaskId>,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>,
+) -> Result<Posted> {
+    let (body, descriptors) = letter::write(&name, task, encode)?;
     fault::at(Point::LetterWritten);
     Ok(Posted { name, letter: Message::new(body, descriptors)? })
 }
@@ -78,7 +92,8 @@ impl Posted {
 /// Executes the program again to be a template ([`crate::template`]), which shares this memory with us. Does not wait
 /// until it is up.
 pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
-    let posted = post_letter(TEMPLATE.to_owned(), None, page)?;
+    let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(page, body, "a template's start");
+    let posted = post_letter(TEMPLATE.to_owned(), None, encode)?;
     let Started { child, link, .. } = posted.exec(None, deadline)?;
     Ok((link, child))
 }
@@ -144,7 +159,7 @@ fn read_outcome(mut bytes: Vec<u8>, culprit: &dyn Fn() -> Culprit) -> Result<Vec
             Ok(bytes)
         }
         Some((_, error)) => {
-            let error: Error = wire::decode(error, Vec::new(), "a child's error")?;
+            let error: Error = wire::decode_own(error, Vec::new(), "a child's error")?;
             Err(error.or_by(culprit))
         }
         None => Err(Error::decode("a child's outcome", "it is empty")),

@@ -137,7 +137,15 @@ impl TaskId {
                  pointer: hand it what it needs as arguments"
             );
         }
-        let entry = Named::<F, Args>::ENTRY;
+        Self::of_entry(Named::<F, Args>::ENTRY)
+    }
+
+    /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
+    pub(crate) fn of_own<F: Call<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+        Self::of_entry(Named::<F, Args>::OWN_ENTRY)
+    }
+
+    fn of_entry(entry: &'static Entry<Runs>) -> Result<Self> {
         Ok(Self { place: entry.place()?, signature: hash(entry.signature()) })
     }
 
@@ -250,6 +258,21 @@ impl<F: Call<Args>, Args: DeserializeOwned> Named<F, Args> {
         type_name::<(F, Args, F::Output)>,
         Runs { once: run_once::<F, Args>, items: run_items::<F, Args> },
     );
+    /// For a function that is never run with the items of a mailbox.
+    const OWN_ENTRY: &'static Entry<Runs> =
+        &Entry::new(type_name::<(F, Args, F::Output)>, Runs { once: run_own::<F, Args>, items: |_| () });
+}
+
+fn run_own<F: Call<Args>, Args: DeserializeOwned>(
+    args: &[u8],
+    descriptors: Vec<OwnedFd>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let args: Args = wire::decode_own(args, descriptors, "the arguments")?;
+    fault::at(Point::TaskDecoded);
+    let result = conjure::<F>().call(args);
+    fault::at(Point::TaskRan);
+    wire::encode_own(&result, out, "the result")
 }
 
 fn run_once<F: Call<Args>, Args: DeserializeOwned>(

@@ -125,7 +125,7 @@ pub(crate) fn answer(control: &Link, template: &Child, deadline: Deadline) -> Re
 /// Why a template does not come up, in its own words.
 fn refusal(reply: &[u8], template: &Child) -> Error {
     let error = match reply.split_first() {
-        Some((&FAILED, error)) => wire::decode::<Error>(error, Vec::new(), "a fork server's error"),
+        Some((&FAILED, error)) => wire::decode_own::<Error>(error, Vec::new(), "a fork server's error"),
         _ => Err(Error::decode("a fork server's reply", "it is not one")),
     };
     let (name, pid) = (template.name().to_owned(), template.pid());
@@ -328,7 +328,7 @@ mod tests {
         let (template, _lifeline) = child();
         let (ours, theirs) = Link::pair().unwrap();
         let mut refusal = vec![FAILED];
-        wire::encode(&Error::system("do without", Errno::ENOMEM), &mut refusal, "an error").unwrap();
+        wire::encode_own(&Error::system("do without", Errno::ENOMEM), &mut refusal, "an error").unwrap();
         for message in [UP, &refusal] {
             theirs.send(&Message::inline(message.to_vec()), Deadline::now()).unwrap();
         }

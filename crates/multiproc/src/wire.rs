@@ -76,6 +76,58 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
     })
 }
 
+/// As [`encode`], for a type of the library's own: it has no attribute for which the compact encoding does not fit.
+/// So a program does not have to hold the code that finds that out, nor the code of the other encoding.
+pub(crate) fn encode_own<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+    let before = out.len();
+    codec::encode(value, out).map_err(|error| {
+        out.truncate(before);
+        Error::new(Cause::Encode { what: what.to_owned(), why: error.to_string() })
+    })
+}
+
+/// As [`encode_own`], for values that may hold descriptors.
+pub(crate) fn encode_own_with_descriptors<T: Serialize>(
+    value: &T,
+    out: &mut Vec<u8>,
+    what: &str,
+) -> Result<Vec<Handle>> {
+    OUTGOING.with(|list| {
+        let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
+        encode_own(value, out, what)?;
+        Ok(meanwhile.end().unwrap_or_default())
+    })
+}
+
+/// As [`decode`], of what [`encode_own`] has written.
+pub(crate) fn decode_own<T: DeserializeOwned>(
+    bytes: &[u8],
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<T> {
+    match decode_own_front(bytes, descriptors, what)? {
+        (value, []) => Ok(value),
+        (_, rest) => Err(too_many(rest, what)),
+    }
+}
+
+/// As [`decode_own`], from the front of `bytes`; gives the bytes behind the value, too.
+pub(crate) fn decode_own_front<'a, T: DeserializeOwned>(
+    bytes: &'a [u8],
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<(T, &'a [u8])> {
+    INCOMING.with(|list| {
+        let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
+        codec::decode(bytes).map_err(|error| Error::decode(what, error))
+    })
+}
+
+#[cold]
+fn too_many(rest: &[u8], what: &str) -> Error {
+    Error::decode(what, format!("{} bytes too many", rest.len()))
+}
+
 /// Reads one value that takes up all of `bytes`, and the descriptors that came with them.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
@@ -84,7 +136,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
     }
     match decode_front(bytes, descriptors, what)? {
         (value, []) => Ok(value),
-        (_, rest) => Err(Error::decode(what, format!("{} bytes too many", rest.len()))),
+        (_, rest) => Err(too_many(rest, what)),
     }
 }
 

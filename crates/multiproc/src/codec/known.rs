@@ -7,7 +7,7 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::described::learn::{Finding, find_out};
+use super::described::learn::{Finding, Subject, find_out};
 
 /// Whether the compact encoding is known to fit a type: a look at a word of this thread's, for the most part.
 #[inline]
@@ -18,7 +18,15 @@ pub(crate) fn fits<T: Serialize + DeserializeOwned>() -> bool {
 /// Which encoding fits a type, of which this is a value.
 #[cold]
 pub(crate) fn finding<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
-    let known = FINDINGS.read().unwrap_or_else(PoisonError::into_inner).get(&identity::<T>()).copied();
+    let found = finding_of(identity::<T>(), value);
+    if found == Finding::Fits {
+        FITTING.with(|fitting| fitting[place::<T>()].set(identity::<T>()));
+    }
+    found
+}
+
+fn finding_of(identity: usize, value: &dyn Subject) -> Finding {
+    let known = FINDINGS.read().unwrap_or_else(PoisonError::into_inner).get(&identity).copied();
     let (found, values) = known.unwrap_or((Finding::Unclear, 0));
     // While it is unclear, fewer and fewer of the values are looked at. No lock is held, since the type's
     // code runs.
@@ -27,10 +35,7 @@ pub(crate) fn finding<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
     let found = if is_clear || !values.is_power_of_two() { found } else { try_out(value) };
     if !is_clear {
         let mut findings = FINDINGS.write().unwrap_or_else(PoisonError::into_inner);
-        findings.insert(identity::<T>(), (found, values));
-    }
-    if found == Finding::Fits {
-        FITTING.with(|fitting| fitting[place::<T>()].set(identity::<T>()));
+        findings.insert(identity, (found, values));
     }
     found
 }
@@ -40,17 +45,17 @@ pub(crate) fn is_trying_out() -> bool {
     TRYING_OUT.get()
 }
 
-fn try_out<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
+fn try_out(value: &dyn Subject) -> Finding {
     TRYING_OUT.set(true);
     let found = find_out(value); // which catches panics
     TRYING_OUT.set(false);
     found
 }
 
-/// The address of what finds it out, which is another for each type unless that does the same for both.
+/// The address of what makes a value up, which is another for each type unless that does the same for both.
 #[inline]
 fn identity<T: Serialize + DeserializeOwned>() -> usize {
-    find_out::<T> as *const () as usize
+    <T as Subject>::make_up as *const () as usize
 }
 
 #[inline]

@@ -262,7 +262,7 @@ impl WorkerEnd {
     pub(crate) fn fail(&mut self, error: Error) {
         let error = error.or_by(|| Culprit::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
-        let _ = wire::encode(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
+        let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
         // If there is no memory even for the error: one that does not decode says as much.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
             self.finish();

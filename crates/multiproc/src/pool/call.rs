@@ -257,7 +257,7 @@ impl Opened {
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
         VALUE => task::decode(frame, Vec::new(), "the result"),
-        ERROR => Err(wire::decode(frame, Vec::new(), "a task's error")?),
+        ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", "it begins with no known mark")),
     }
 }

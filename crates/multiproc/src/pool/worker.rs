@@ -60,7 +60,7 @@ pub(crate) fn serve(place: Place, initializer: Option<Initializer>) -> Result<()
         match mailbox.next() {
             Some(TASK) => {
                 task = mailbox.read(|note| {
-                    let note: Note = wire::decode(note, Vec::new(), "a note")?;
+                    let note: Note = wire::decode_own(note, Vec::new(), "a note")?;
                     is_timed = note.is_timed;
                     note.task.find()
                 });

@@ -44,31 +44,51 @@ const LARGE: u32 = 2_000;
 /// How many examples of each kind are taken from a value.
 const EXAMPLES: usize = 8;
 
-/// Finds out which encoding fits a type, of which this is a value.
-pub(crate) fn find_out<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
-    let search = AssertUnwindSafe(|| search(value));
+/// A type, and a value of it. The search is not compiled once for each type, which takes up too much room.
+pub(crate) trait Subject {
+    /// Makes a value up, and writes it; the result says which of the two has failed.
+    fn make_up(&self, input: &mut Input, written: &mut Vec<u8>) -> Result<Result<(), Error>, Error>;
+
+    /// Records the value that is there.
+    fn record(&self, record: &mut Vec<u8>) -> Result<(), Error>;
+}
+
+impl<T: Serialize + DeserializeOwned> Subject for T {
+    fn make_up(&self, input: &mut Input, written: &mut Vec<u8>) -> Result<Result<(), Error>, Error> {
+        let made = T::deserialize(Reader::new(input))?;
+        let ended = made.serialize(Describer::recorder(written));
+        std::mem::forget(made);
+        Ok(ended)
+    }
+
+    fn record(&self, record: &mut Vec<u8>) -> Result<(), Error> {
+        self.serialize(Describer::recorder(record))
+    }
+}
+
+/// Finds out which encoding fits a type.
+pub(crate) fn find_out(subject: &dyn Subject) -> Finding {
+    let search = AssertUnwindSafe(|| search(subject));
     catch_unwind(search).unwrap_or_else(|payload| {
         std::mem::forget(payload); // dropping it may panic once more
         Finding::Unknown
     })
 }
 
-fn search<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
+fn search(subject: &dyn Subject) -> Finding {
     let mut learner = Learner::default();
     for round in 0..MOST_ROUNDS {
         learner.begin();
         let mut input = Input::made_up(learner);
-        let made = T::deserialize(Reader::new(&mut input));
+        let mut given = Vec::new();
+        let made = subject.make_up(&mut input, &mut given);
         let (asked, Some(back)) = input.into_learner() else { return Finding::Unknown };
         learner = back;
         if learner.looks {
             return Finding::NeedsNames;
         }
         match made {
-            Ok(made) => {
-                let mut given = Vec::new();
-                let written = made.serialize(Describer::recorder(&mut given));
-                std::mem::forget(made);
+            Ok(written) => {
                 match written {
                     Err(error) if !error.is_left_out() => return Finding::Unknown,
                     Err(_) if learner.extreme.is_some() => {} // of a struct, which each value shows
@@ -86,7 +106,7 @@ fn search<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
                 }
             }
             Err(error) => {
-                if !learner.goes_on_after(&error, value) {
+                if !learner.goes_on_after(&error, subject) {
                     return Finding::Unclear;
                 }
             }
@@ -199,7 +219,7 @@ impl Learner {
     }
 
     /// Whether something else can be tried after a type has refused a value.
-    fn goes_on_after<T: Serialize>(&mut self, error: &Error, value: &T) -> bool {
+    fn goes_on_after(&mut self, error: &Error, subject: &dyn Subject) -> bool {
         if let Some((visitor, way)) = self.variant {
             let way = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way));
             return way.map(|way| way.state = State::Refused).is_some();
@@ -212,7 +232,7 @@ impl Learner {
             return is_news;
         }
         let Some((kind, who)) = self.last_leaf else { return false };
-        let examples = self.examples.get_or_insert_with(|| examples(value));
+        let examples = self.examples.get_or_insert_with(|| examples(subject));
         let choice = self.choices.entry(who).or_default();
         *choice += 1;
         *choice <= examples.get(&kind).map_or(0, Vec::len)
@@ -357,10 +377,10 @@ fn make_up_extreme(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
 }
 
 /// Single things in a value.
-fn examples<T: Serialize>(value: &T) -> HashMap<Kind, Vec<Vec<u8>>> {
+fn examples(subject: &dyn Subject) -> HashMap<Kind, Vec<Vec<u8>>> {
     let mut record = Vec::new();
     // What was written before an error are examples, too.
-    let _ = value.serialize(Describer::recorder(&mut record));
+    let _ = subject.record(&mut record);
     let mut examples = HashMap::<_, Vec<Vec<u8>>>::new();
     for (kind, token) in tokens(&record) {
         let same = examples.entry(kind).or_default();

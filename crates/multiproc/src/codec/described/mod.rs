@@ -109,15 +109,27 @@ fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
 /// Whether the value that these bytes are, once it has arrived, is the one that was sent: encoded once more,
 /// it is the same, or differs only in what its type does not take (`skip_deserializing`).
 pub(crate) fn arrives<T: Serialize + DeserializeOwned>(sent: &[u8]) -> Result<bool, Error> {
-    let pass = |bytes: &[u8]| {
-        let mut input = de::Input::new(bytes);
-        let value = T::deserialize(de::Reader::new(&mut input))?;
-        let mut again = Vec::new();
-        value.serialize(ser::Describer::new(&mut again))?;
-        Ok::<_, Error>((again, input.taken()))
-    };
-    let (again, taken) = pass(sent)?;
-    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(&again)?.1))
+    arrives_by(pass::<T>, sent)
+}
+
+fn arrives_by(pass: fn(&[u8]) -> Result<Pass, Error>, sent: &[u8]) -> Result<bool, Error> {
+    let Pass { again, taken } = pass(sent)?;
+    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(&again)?.taken))
+}
+
+/// A value that was read and written again.
+struct Pass {
+    again: Vec<u8>,
+    /// What the type has taken of what was there.
+    taken: Vec<u8>,
+}
+
+fn pass<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Pass, Error> {
+    let mut input = de::Input::new(bytes);
+    let value = T::deserialize(de::Reader::new(&mut input))?;
+    let mut again = Vec::new();
+    value.serialize(ser::Describer::new(&mut again))?;
+    Ok(Pass { again, taken: input.taken() })
 }
 
 /// Whether two values are the same, apart from the order of what is in them: a hash map's is another each

@@ -238,7 +238,8 @@ impl Worker {
             return (why.clone().by(culprit()), why.is_start());
         }
         let ended = self.started.outcome(&culprit);
-        match ended.and_then(|outcome| wire::decode::<Result<()>>(&outcome, Vec::new(), "a worker's end")) {
+        match ended.and_then(|outcome| wire::decode_own::<Result<()>>(&outcome, Vec::new(), "a worker's end"))
+        {
             Ok(Err(error)) => (error.or_by(culprit), !self.ready),
             Ok(Ok(())) => (self.started.child.obituary(culprit()), false),
             Err(error) => (error, false),

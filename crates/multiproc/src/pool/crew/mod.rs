@@ -106,7 +106,7 @@ impl Worker {
         let mailbox = Mailbox::create()?;
         let place =
             Place { index, mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
-        let started = manner.call("pool-worker".to_owned(), serve, &(place, initializer))?;
+        let started = manner.call_own("pool-worker".to_owned(), serve, &(place, initializer))?;
         started.child.watch(Arc::new(at_end));
         Ok(Self {
             index,
@@ -177,7 +177,7 @@ impl Worker {
         let (start, written) = (self.mailbox.position(), self.mailbox.written());
         if self.note != Some(chunk.call.note) {
             let mut note = Vec::new();
-            let _ = wire::encode(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
+            let _ = wire::encode_own(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
             if !self.mailbox.write_note(TASK, &note) {
                 self.full = true;
                 return Given::Nothing;
