@@ -250,6 +250,7 @@ pub(crate) mod thread_id {
             self.0
         }
 
+        #[allow(clippy::unused_self)] // as the library has it
         pub(crate) fn has_ended(self) -> bool {
             false
         }
@@ -361,6 +362,7 @@ pub(crate) mod poll {
     }
 
     /// The other end is held as long as the model runs.
+    #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn bell_or_end(bell: &Rung, _socket: &Rung, time: Option<Duration>) -> Result<News> {
         if time.is_none() {
             bell.poll();

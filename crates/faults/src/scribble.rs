@@ -227,7 +227,8 @@ fn use_pool(random: &mut Random) -> Result<Rest> {
             match random.below(5) {
                 0 => drop(pool.map(|number: u64| number.wrapping_mul(number), 0..items)),
                 1 => {
-                    drop(pool.try_map(|text: String| text.repeat(20), (0..items / 10).map(|n| n.to_string())))
+                    let texts = (0..items / 10).map(|number| number.to_string());
+                    drop(pool.try_map(|text: String| text.repeat(20), texts));
                 }
                 2 => pool.imap(|number: u64| vec![number; 5_000], 0..items / 100).for_each(drop),
                 3 => drop(pool.call().timeout(Duration::from_secs(1)).try_map(nap, 0..items / 50)),
@@ -252,6 +253,7 @@ fn nap(number: u64) -> u64 {
     number
 }
 
+#[allow(clippy::unnecessary_wraps)] // as for all work
 fn start_processes(random: &mut Random) -> Result<Rest> {
     let count = 1 + random.below(6);
     Ok(Box::new(move |_| {

@@ -57,7 +57,7 @@ impl Lane {
         let waiting = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
         // A process that writes nonsense may send more of them without end.
         for _ in 0..MOST_IN_A_SOCKET {
-            if !waiting().is_some_and(|number| number < end) {
+            if waiting().is_none_or(|number| number >= end) {
                 break;
             }
             socket::discard(socket);

@@ -53,7 +53,8 @@ fn next(pauses: u32, gained: u32, enough: u32) -> u32 {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::cell::Cell;
 

@@ -291,7 +291,8 @@ impl Side {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::num::NonZeroUsize;
     use std::sync::mpsc;

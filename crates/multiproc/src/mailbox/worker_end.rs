@@ -404,7 +404,7 @@ impl WorkerEnd {
             return;
         }
         self.mailbox.0.word32(STRIDE).store(2, Relaxed); // should this block, the pool must know that results are held
-        let ran = self.clock.busy - self.clock.flushed + self.clock.seen.elapsed();
+        let ran = self.clock.busy.saturating_sub(self.clock.flushed) + self.clock.seen.elapsed();
         self.clock.flushed = self.clock.busy;
         if self.output.flush(ran) {
             self.clock.seen = Instant::now(); // handing it to another thread is not the items' time

@@ -152,7 +152,8 @@ impl Checks {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::num::NonZeroUsize;
     use std::sync::mpsc;
