@@ -31,6 +31,8 @@ pub(crate) struct State {
     /// that it holds back. Counted from the first look that has seen some.
     /// In nanoseconds of the coarse clock, which a look at the workers reads anyway.
     late_at: Option<u64>,
+    /// At which tick of the clock the pool was looked after last.
+    looked: u64,
     /// At which tick of the clock what the workers have written was checked last.
     checked: u64,
     /// Some call has got a result otherwise than by a turn.
@@ -97,7 +99,6 @@ pub(crate) struct Turn {
 /// That of the pool's thread.
 #[derive(Default)]
 struct Sleep {
-    begun: Option<Instant>,
     /// How long it lasts, unless the thread is woken.
     until: Option<Instant>,
     /// It lasts too long.
@@ -134,6 +135,7 @@ impl State {
             policy,
             retry: None,
             late_at: None,
+            looked: 0,
             checked: 0,
             news: false,
             sleep: Sleep::default(),
@@ -157,10 +159,12 @@ impl State {
 
     pub(crate) fn submit(&mut self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_open()?;
+        let now = clock::ticks();
+        self.excuse_stop(now);
         self.waiting.extend(chunks);
         self.hand_out();
         if self.late_at.is_none() && self.may_lie() {
-            self.late_at = Some(clock::ticks() + PATIENCE);
+            self.late_at = Some(now + PATIENCE);
         }
         Ok(())
     }
@@ -219,6 +223,7 @@ impl State {
     pub(crate) fn turn(&mut self) -> Turn {
         let (mut turn, mut is_short) = (Turn::default(), false);
         let now = clock::ticks();
+        self.excuse_stop(now);
         self.check_workers(now);
         let is_late = self.late_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {

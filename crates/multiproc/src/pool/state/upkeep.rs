@@ -21,7 +21,7 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// before he has rung wakes nobody; and a caller may be busy with decoding what has come.
 pub(crate) const WATCH: Duration = Duration::from_millis(500);
 
-/// When the pool's thread wakes up so much later than it wanted to, it was stopped.
+/// When the pool is looked after so much later than it should be, its process was stopped.
 const LATE: Duration = Duration::from_millis(250);
 
 /// What the pool's thread does.
@@ -66,7 +66,7 @@ impl State {
 
     /// Settles deaths, and ends workers that are to end; says whether there is anything left to wait for.
     pub(crate) fn move_along(&mut self) -> bool {
-        self.excuse_stop();
+        self.excuse_stop(clock::ticks());
         while let Some(place) = self.workers.iter().position(Worker::has_ended) {
             let worker = self.workers.swap_remove(place);
             self.bury(worker);
@@ -91,16 +91,16 @@ impl State {
         !is_over
     }
 
-    /// Where the pool's thread has slept for much longer than it wanted to, this process was stopped, and its
-    /// workers with it as a rule: the whole sleep counts for no item's time limit, since nothing tells when
-    /// in it the stop began.
-    fn excuse_stop(&mut self) {
-        let (Some(begun), Some(until)) = (self.sleep.begun, self.sleep.until) else { return };
-        let now = Instant::now();
-        if now.saturating_duration_since(until) > LATE {
-            let nanos = clock::nanos();
-            let slept = u64::try_from((now - begun).as_nanos()).unwrap_or(u64::MAX);
-            self.workers.iter_mut().for_each(|worker| worker.excuse(nanos.saturating_sub(slept), nanos));
+    /// Where nothing has looked after the pool for much longer than it does, though a worker had something in
+    /// hand, this process was stopped, and its workers with it as a rule: the whole time counts for no item's
+    /// limit, since nothing tells when in it the stop began. To be called with the time of the coarse clock at
+    /// each look.
+    pub(super) fn excuse_stop(&mut self, now: u64) {
+        let before = std::mem::replace(&mut self.looked, now);
+        let gap = Duration::from_nanos(now.saturating_sub(before));
+        if gap > WATCH + LATE && self.workers.iter().any(|worker| worker.in_hand() > 0) {
+            let now = clock::nanos();
+            self.workers.iter_mut().for_each(|worker| worker.excuse(before, now));
         }
     }
 
@@ -144,7 +144,7 @@ impl State {
 
     /// The pool's thread is about to sleep; gives until when.
     pub(crate) fn go_to_sleep(&mut self) -> Option<Instant> {
-        self.sleep = Sleep { begun: Some(Instant::now()), until: self.next_step(), must_end: false };
+        self.sleep = Sleep { until: self.next_step(), must_end: false };
         self.sleep.until
     }
 
