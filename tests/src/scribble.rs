@@ -77,8 +77,11 @@ impl Scribbler {
         }
     }
 
-    /// Overwrites a word.
+    /// Overwrites a word, if there is any.
     pub fn write(&mut self, place: Where) {
+        if self.mappings.is_empty() {
+            return;
+        }
         let mapping = self.mappings[usize::try_from(self.random.below(self.mappings.len() as u64)).unwrap()];
         let within = match place {
             Where::Heads(bytes) => bytes.min(mapping.length),

@@ -4,6 +4,7 @@
 //! particular value must come out meanwhile. But every call ends, with a value or an error; the parent goes on;
 //! and what it makes afterwards works as ever.
 
+use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -63,7 +64,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     eprintln!("scribble with `{again}`");
     interrupt::heed()?;
     let is_wanted = |work: &&Work| options.work.as_ref().is_none_or(|text| work.name.contains(text.as_str()));
-    let works: Vec<_> = WORKS.iter().filter(is_wanted).collect();
+    // Where each child is a program of its own, there is no fork server.
+    let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
+    let is_of_other_method = |work: &&Work| spawns && work.name.contains("the fork server");
+    let works: Vec<_> = WORKS.iter().filter(is_wanted).filter(|work| !is_of_other_method(work)).collect();
     ensure!(!works.is_empty(), "there is no such work");
     let lines: Vec<_> = works.iter().map(|work| Line::new("scribble", work.name)).collect();
     let lines = Arc::new(Mutex::new(lines));
