@@ -49,7 +49,7 @@ impl Memory for Bytes {
 impl Shared {
     fn new() -> Self {
         let descriptor = || Handle(Arc::new(Rung::new()));
-        let links = Links { socket: descriptor(), bells: [descriptor(), descriptor()] };
+        let links = Links { socket: descriptor(), bells: [descriptor(), descriptor()], namespace: 0 };
         Self { bytes: Arc::new(Bytes::new()), pages: Pages::new(), links }
     }
 

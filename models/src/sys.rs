@@ -226,6 +226,10 @@ pub(crate) mod mutex;
 
 /// Threads of a model do not end while they hold a mutex.
 pub(crate) mod thread_id {
+    pub(crate) fn namespace() -> u64 {
+        0
+    }
+
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct ThreadId(u64);
 

@@ -9,8 +9,9 @@ use crate::bell::{Bell, Sleeper};
 use crate::model;
 use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::Rung;
-use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::fault::{Point, die_at};
+use crate::sys::memory::Shared;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
@@ -164,9 +165,9 @@ model!(a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3, finds [Publishing,
 
 /// Three threads take a mutex, and change what it guards.
 fn exclusion() {
-    let shared = Arc::new((AtomicU64::new(0), Cell::new(0_u32)));
-    let add_one = |shared: &(AtomicU64, Cell<u32>)| {
-        let guard = Mutex::of(&shared.0).lock(Deadline::Never).unwrap();
+    let shared = Arc::new((Shared::new(), Cell::new(0_u32)));
+    let add_one = |shared: &(Shared, Cell<u32>)| {
+        let guard = Mutex::at(&shared.0, 0, 0).lock(Deadline::Never).unwrap();
         shared.1.set(shared.1.get() + 1);
         drop(guard);
     };

@@ -173,23 +173,20 @@ impl<S, R> AsFd for Connection<S, R> {
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         let is_first = self.outgoing.plan() == THERE_AND_BACK[0];
-        let Links { socket, bells: outgoing } = self.outgoing.links();
-        (is_first, self.outgoing.pages(), socket, outgoing, &self.incoming.links().bells)
+        (is_first, self.outgoing.pages(), self.outgoing.links(), &self.incoming.links().bells)
             .serialize(serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        type Bells = [Handle; 2];
-        let (is_first, pages, socket, to, from) =
-            <(bool, Pages, Handle, Bells, Bells)>::deserialize(deserializer)?;
+        let (is_first, pages, there_links, bells) =
+            <(bool, Pages, Links, [Handle; 2])>::deserialize(deserializer)?;
+        let back_links = Links { bells, ..there_links.clone() };
         let [there, back] = THERE_AND_BACK;
         let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };
-        let outgoing = Sending::open(outgoing, pages.clone(), Links { socket: socket.clone(), bells: to })
-            .map_err(D::Error::custom)?;
-        let incoming =
-            Receiving::open(incoming, pages, Links { socket, bells: from }).map_err(D::Error::custom)?;
+        let outgoing = Sending::open(outgoing, pages.clone(), there_links).map_err(D::Error::custom)?;
+        let incoming = Receiving::open(incoming, pages, back_links).map_err(D::Error::custom)?;
         Ok(Self::new(outgoing, incoming))
     }
 }

@@ -23,6 +23,7 @@ use crate::ring::Ring;
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::socket;
+use crate::sys::thread_id;
 use crate::wire::{Handle, Pages};
 
 /// A message up to this size (bytes) waits for room in the ring; a larger one is parked in memory of its own when there
@@ -104,8 +105,10 @@ impl Plan {
     pub(crate) fn create(self, pages: &Pages, from: Handle, to: Handle) -> Result<(Sending, Receiving)> {
         Lane::create(pages, self.start);
         let bells = [eventfd::create()?.into(), eventfd::create()?.into()];
-        let sending = Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone() })?;
-        Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells })?))
+        let namespace = thread_id::namespace();
+        let sending =
+            Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone(), namespace })?;
+        Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells, namespace })?))
     }
 
     pub(crate) fn capacity(self) -> u32 {

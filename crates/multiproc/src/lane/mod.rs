@@ -52,6 +52,8 @@ pub(crate) struct Links {
     pub(crate) socket: Handle,
     /// What wakes a producer, and what wakes a consumer.
     pub(crate) bells: [Handle; 2],
+    /// The [PID namespace](thread_id::namespace) of the process that has made the lane.
+    pub(crate) namespace: u64,
 }
 
 /// How waiting ended.
@@ -254,7 +256,7 @@ impl Lane {
 
     #[inline]
     fn lock(&self, side: Side) -> Mutex<'_> {
-        Mutex::at(&self.pages, self.start + side.area())
+        Mutex::at(&self.pages, self.start + side.area(), self.links.namespace)
     }
 
     #[inline]
@@ -300,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::channel::sockets;
+    use crate::sys::thread_id;
 
     /// As where one was killed between the two.
     #[test]
@@ -308,7 +311,14 @@ mod tests {
         Lane::create(&pages, 0);
         let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
         let (from, to) = sockets().unwrap();
-        let lane = |side, socket| Lane::new(pages.clone(), 0, side, Links { socket, bells: bells.clone() });
+        let lane = |side, socket| {
+            Lane::new(
+                pages.clone(),
+                0,
+                side,
+                Links { socket, bells: bells.clone(), namespace: thread_id::namespace() },
+            )
+        };
         let (producer, consumer) = (lane(Side::Producers, from), lane(Side::Consumers, to));
         thread::scope(|scope| {
             let (tell, told) = mpsc::channel();

@@ -20,7 +20,7 @@ use super::futex;
 use super::memory::Shared;
 use super::poll::Deadline;
 use super::processors::others_run;
-use super::thread_id::ThreadId;
+use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
 
 /// How often to try again before it is worth while to sleep.
@@ -36,7 +36,12 @@ const WAITERS: u64 = 1 << 31;
 
 /// A mutex that lies in shared memory. Zeroed memory is a free one.
 #[derive(Clone, Copy)]
-pub(crate) struct Mutex<'a>(&'a AtomicU64);
+pub(crate) struct Mutex<'a> {
+    word: &'a AtomicU64,
+    /// The [PID namespace](namespace) of the processes that share it. In another one, their threads have other
+    /// numbers, so a process there cannot tell whether the holder lives, and takes it for alive.
+    namespace: u64,
+}
 
 /// Holds a mutex until it is dropped, by the thread that took it.
 pub(crate) struct MutexGuard<'a> {
@@ -47,14 +52,8 @@ pub(crate) struct MutexGuard<'a> {
 
 impl<'a> Mutex<'a> {
     #[inline]
-    pub(crate) fn at(memory: &'a Shared, offset: usize) -> Self {
-        Self::of(memory.word64(offset))
-    }
-
-    /// The mutex that this word is.
-    #[inline]
-    pub(crate) fn of(word: &'a AtomicU64) -> Self {
-        Self(word)
+    pub(crate) fn at(memory: &'a Shared, offset: usize, namespace: u64) -> Self {
+        Self { word: memory.word64(offset), namespace }
     }
 
     /// Takes the mutex if it is free.
@@ -79,13 +78,15 @@ impl<'a> Mutex<'a> {
         let own = ThreadId::current();
         let mut checks = Checks::begin();
         loop {
-            let word = self.0.load(Relaxed);
+            let word = self.word.load(Relaxed);
             let holder = ThreadId::from_bits(word & !WAITERS);
             if holder == own {
                 return Err(Error::system("take a mutex in shared memory", Errno::EDEADLK));
             }
             let is_over = deadline.is_over();
-            if word & !WAITERS == 0 || ((is_over || checks.are_due()) && checks.has_ended(holder)) {
+            if word & !WAITERS == 0
+                || ((is_over || checks.are_due()) && checks.has_ended(holder, self.namespace))
+            {
                 // Others may be asleep, of whom the word says nothing any more.
                 if self.replace(word, own.bits() | WAITERS) {
                     return Ok(Some(self.guard(own)));
@@ -94,20 +95,20 @@ impl<'a> Mutex<'a> {
                 return Ok(None);
             } else if word & WAITERS != 0 || self.replace(word, word | WAITERS) {
                 let time = deadline.left().map_or(checks.next, |left| left.min(checks.next));
-                futex::wait_low_half(self.0, word | WAITERS, Some(time));
+                futex::wait_low_half(self.word, word | WAITERS, Some(time));
             }
         }
     }
 
     #[inline]
     fn replace(self, word: u64, with: u64) -> bool {
-        self.0.compare_exchange(word, with, Acquire, Relaxed).is_ok()
+        self.word.compare_exchange(word, with, Acquire, Relaxed).is_ok()
     }
 
     #[inline]
     fn guard(self, holder: ThreadId) -> MutexGuard<'a> {
         fault::at(Point::LockTaken);
-        MutexGuard { word: self.0, holder, of_this_thread: PhantomData }
+        MutexGuard { word: self.word, holder, of_this_thread: PhantomData }
     }
 }
 
@@ -146,9 +147,9 @@ impl Checks {
         self.last.elapsed() >= self.next
     }
 
-    fn has_ended(&mut self, holder: ThreadId) -> bool {
+    fn has_ended(&mut self, holder: ThreadId, its_namespace: u64) -> bool {
         *self = Self { last: Instant::now(), next: (2 * self.next).min(RECHECK) };
-        holder.has_ended()
+        holder.has_ended() && namespace() == its_namespace
     }
 }
 
@@ -166,19 +167,23 @@ mod tests {
         Shared::create(NonZeroUsize::new(4096).unwrap()).unwrap().0
     }
 
+    fn mutex(memory: &Shared) -> Mutex<'_> {
+        Mutex::at(memory, 64, namespace())
+    }
+
     fn lock(memory: &Shared, deadline: Deadline) -> Option<MutexGuard<'_>> {
-        Mutex::at(memory, 64).lock(deadline).unwrap()
+        mutex(memory).lock(deadline).unwrap()
     }
 
     #[test]
     fn one_thread_holds_it_and_others_wait_until_their_time_is_over() {
         let memory = memory();
-        let guard = Mutex::at(&memory, 64).try_lock().unwrap();
+        let guard = mutex(&memory).try_lock().unwrap();
         thread::scope(|scope| {
             let other = scope.spawn(|| {
                 let time = Duration::from_millis(20);
                 let start = Instant::now();
-                assert!(Mutex::at(&memory, 64).try_lock().is_none());
+                assert!(mutex(&memory).try_lock().is_none());
                 assert!(lock(&memory, Deadline::after(time)).is_none());
                 assert!(start.elapsed() >= time);
             });
@@ -207,8 +212,8 @@ mod tests {
     #[test]
     fn a_thread_that_takes_it_twice_is_told() {
         let memory = memory();
-        let _guard = Mutex::at(&memory, 64).try_lock().unwrap();
-        assert!(Mutex::at(&memory, 64).lock(Deadline::Never).is_err());
+        let _guard = mutex(&memory).try_lock().unwrap();
+        assert!(mutex(&memory).lock(Deadline::Never).is_err());
     }
 
     /// As where a waiter was killed that had just been woken, and another thread had taken the mutex before it could.
@@ -216,7 +221,7 @@ mod tests {
     fn a_waiter_that_is_not_woken_looks_for_itself() {
         let memory = memory();
         let word = memory.word64(64);
-        let guard = Mutex::at(&memory, 64).try_lock().unwrap();
+        let guard = mutex(&memory).try_lock().unwrap();
         let seen = word.fetch_or(WAITERS, SeqCst) | WAITERS;
         thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
@@ -239,7 +244,7 @@ mod tests {
             });
             next_sleeps();
             drop(guard); // wakes the first
-            drop(Mutex::at(memory, 64).try_lock());
+            drop(mutex(memory).try_lock());
         });
     }
 
@@ -247,13 +252,22 @@ mod tests {
     fn a_mutex_whose_holder_has_ended_goes_to_the_next() {
         let memory = memory();
         thread::scope(|scope| {
-            let forget = || std::mem::forget(Mutex::at(&memory, 64).try_lock().unwrap());
+            let forget = || std::mem::forget(mutex(&memory).try_lock().unwrap());
             scope.spawn(forget).join().unwrap();
         });
-        assert!(Mutex::at(&memory, 64).try_lock().is_none());
+        assert!(mutex(&memory).try_lock().is_none());
         for _ in 0..2 {
             assert!(lock(&memory, Deadline::Never).is_some());
         }
+    }
+
+    #[test]
+    fn in_another_namespace_a_holder_counts_as_living() {
+        let memory = memory();
+        memory.word64(64).store(1 << 21, Relaxed);
+        let elsewhere = Mutex::at(&memory, 64, namespace() + 1);
+        assert!(elsewhere.lock(Deadline::after(Duration::from_millis(20))).unwrap().is_none());
+        assert!(lock(&memory, Deadline::now()).is_some());
     }
 
     /// Whatever a process writes there, others take the mutex or are told within their time.
@@ -267,7 +281,7 @@ mod tests {
             assert!(lock(&memory, Deadline::Never).is_some(), "{word:x}");
         }
         memory.word64(64).store(own | WAITERS, Relaxed);
-        assert!(Mutex::at(&memory, 64).lock(Deadline::Never).is_err());
+        assert!(mutex(&memory).lock(Deadline::Never).is_err());
     }
 
     #[test]
