@@ -52,7 +52,7 @@ pub(crate) struct Links {
     pub(crate) socket: Handle,
     /// What wakes a producer, and what wakes a consumer.
     pub(crate) bells: [Handle; 2],
-    /// The [PID namespace](thread_id::namespace) of the process that has made the lane.
+    /// The [namespace](crate::sys::thread_id::namespace) of the process that has made the lane.
     pub(crate) namespace: u64,
 }
 

@@ -38,7 +38,7 @@ const WAITERS: u64 = 1 << 31;
 #[derive(Clone, Copy)]
 pub(crate) struct Mutex<'a> {
     word: &'a AtomicU64,
-    /// The [PID namespace](namespace) of the processes that share it. In another one, their threads have other
+    /// The [namespace] of the processes that share it. In another one, their threads have other
     /// numbers, so a process there cannot tell whether the holder lives, and takes it for alive.
     namespace: u64,
 }

@@ -30,10 +30,11 @@ thread_local! {
 /// Tells a forked copy of the process from the original: in the copy, a thread has another number.
 static PROCESS: LazyLock<Option<Original>> = LazyLock::new(|| Original::new().ok());
 
-/// The PID namespace of this process, in which the numbers of threads mean something; 0 where /proc does not tell
-/// it. Costs some microseconds.
+/// The namespaces of this process in which the numbers of threads, and their start times, mean something: one number
+/// for both, 0 where /proc tells neither. Costs some microseconds.
 pub(crate) fn namespace() -> u64 {
-    stat("/proc/self/ns/pid").map_or(0, |file| file.st_ino)
+    let inode = |name| stat(name).map_or(0, |file| file.st_ino);
+    inode("/proc/self/ns/pid") ^ inode("/proc/self/ns/time").rotate_left(32)
 }
 
 impl ThreadId {
