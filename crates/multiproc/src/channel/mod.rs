@@ -108,6 +108,7 @@ impl Plan {
         let namespace = thread_id::namespace();
         let sending =
             Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone(), namespace })?;
+        sending.begin();
         Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells, namespace })?))
     }
 

@@ -37,6 +37,11 @@ impl Sending {
         plan.open(pages, Side::Producers, links).map(Self)
     }
 
+    /// To be called once for a channel: nothing has been taken yet.
+    pub(super) fn begin(&self) {
+        self.0.lane.note(HAD_TAKEN).store(Mark::START.frames, Relaxed);
+    }
+
     /// Sends messages, each whole or not at all; blocks while there is no room, until the deadline. Adds to `sent` how
     /// many went off, which can be some even where the answer is no, or an error.
     #[inline]
