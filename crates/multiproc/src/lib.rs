@@ -134,8 +134,6 @@ mod process;
 pub mod queue;
 
 #[cfg(test)]
-mod attributes;
-#[cfg(test)]
 mod ring_fuzz;
 #[cfg(test)]
 mod testing;

@@ -15,6 +15,8 @@
 //! so that an announced length can be held against the bytes that are left, before anything else is done; an element
 //! that has none of its own (`()`) gets one. And a value is at most [`DEPTH`] levels deep, so that the stack suffices.
 
+#[cfg(test)]
+mod attribute_tests;
 mod de;
 mod described;
 mod known;
