@@ -47,7 +47,7 @@ pub(crate) fn build_peer(root: &Path, target: &Path, name: &str) -> Result<PathB
 }
 
 /// The folder of that package.
-pub(crate) const PEERS: &str = "crates/bench-peers";
+pub(crate) const PEERS: &str = "crates/tools/bench-peers";
 
 /// Where Python is on this machine, and its version; if it is there.
 pub(crate) fn python() -> Option<(PathBuf, String)> {

@@ -1,7 +1,7 @@
 //! `cargo xtask valgrind`: unit tests of the library under valgrind's memcheck, those that need no other process.
 //!
 //! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
-//! models in `models/`.
+//! models in `crates/tools/models`.
 
 use std::env;
 use std::io::{BufReader, ErrorKind};

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use claims::measure::{median, millis, show};
-use claims::{Chart, Finding, crash};
+use experiments::measure::{median, millis, show};
+use experiments::{Chart, Finding, crash};
 use multiproc::{Connection, Process, pipe};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};

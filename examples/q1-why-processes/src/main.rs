@@ -7,11 +7,11 @@ mod together;
 
 use std::process::ExitCode;
 
-use claims::Claim;
+use experiments::Claim;
 
 fn main() -> anyhow::Result<ExitCode> {
     multiproc::init();
-    claims::run("Measures on this machine what several processes are good for", &CLAIMS)
+    experiments::run("Measures on this machine what several processes are good for", &CLAIMS)
 }
 
 const CLAIMS: [Claim; 12] = [

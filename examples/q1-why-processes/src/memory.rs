@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use anyhow::{Context, Result};
-use claims::memory::resident;
-use claims::{Chart, Finding, crash};
+use experiments::memory::resident;
+use experiments::{Chart, Finding, crash};
 use multiproc::{Connection, Process, pipe};
 use nix::sys::resource::{Resource, setrlimit};
 

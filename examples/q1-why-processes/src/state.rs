@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
-use claims::Finding;
+use experiments::Finding;
 use multiproc::Process;
 use nix::sys::resource::{Resource, setrlimit};
 

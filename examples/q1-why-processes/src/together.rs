@@ -4,8 +4,8 @@ use std::thread::{available_parallelism, sleep};
 use std::time::Duration;
 
 use anyhow::Result;
-use claims::measure::{medians, millis, ratio, show, time};
-use claims::{Chart, Finding, work};
+use experiments::measure::{medians, millis, ratio, show, time};
+use experiments::{Chart, Finding, work};
 use multiproc::Process;
 
 static WORK: Chart = Chart {

@@ -5,8 +5,8 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use claims::measure::{median, show};
-use claims::{Finding, crash};
+use experiments::measure::{median, show};
+use experiments::{Finding, crash};
 use multiproc::{Connection, Error, Process, pipe, queue};
 use nix::sys::signal::Signal;
 

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use claims::measure::{medians, micros, ratio, show, time};
-use claims::{Chart, Finding, memory::proportional};
+use experiments::measure::{medians, micros, ratio, show, time};
+use experiments::{Chart, Finding, memory::proportional};
 use multiproc::{Connection, Pool, Process, pipe};
 use serde_bytes::ByteBuf;
 

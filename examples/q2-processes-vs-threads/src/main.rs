@@ -7,11 +7,11 @@ mod speed;
 
 use std::process::ExitCode;
 
-use claims::Claim;
+use experiments::Claim;
 
 fn main() -> anyhow::Result<ExitCode> {
     multiproc::init();
-    claims::run("Measures on this machine how processes and threads differ", &CLAIMS)
+    experiments::run("Measures on this machine how processes and threads differ", &CLAIMS)
 }
 
 const CLAIMS: [Claim; 13] = [

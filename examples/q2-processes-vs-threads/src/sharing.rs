@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Result, anyhow};
-use claims::Finding;
+use experiments::Finding;
 use multiproc::Process;
 
 static COUNT: AtomicU32 = AtomicU32::new(0);

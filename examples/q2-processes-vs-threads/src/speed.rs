@@ -4,8 +4,8 @@ use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use claims::measure::{medians, millis, ratio, time};
-use claims::{Chart, Finding, work};
+use experiments::measure::{medians, millis, ratio, time};
+use experiments::{Chart, Finding, work};
 use multiproc::Process;
 
 static WORK: Chart = Chart {

@@ -8,11 +8,11 @@ mod workers;
 
 use std::process::ExitCode;
 
-use claims::Claim;
+use experiments::Claim;
 
 fn main() -> anyhow::Result<ExitCode> {
     multiproc::init();
-    claims::run("Measures on this machine what a pool of processes is good for", &CLAIMS)
+    experiments::run("Measures on this machine what a pool of processes is good for", &CLAIMS)
 }
 
 const CLAIMS: [Claim; 9] = [

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use claims::Finding;
+use experiments::Finding;
 use multiproc::Pool;
 use nix::time::{ClockId, clock_gettime};
 

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use claims::{Finding, crash};
+use experiments::{Finding, crash};
 use multiproc::Pool;
 
 const TASKS: u64 = 12;

@@ -5,8 +5,8 @@ use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use claims::measure::{medians, millis, ratio, show, time};
-use claims::{Chart, Finding, work};
+use experiments::measure::{medians, millis, ratio, show, time};
+use experiments::{Chart, Finding, work};
 use multiproc::{Pool, Process};
 
 static SIZES: Chart = Chart {

@@ -4,8 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use claims::measure::{medians, millis, ratio, show, time};
-use claims::{Chart, Finding};
+use experiments::measure::{medians, millis, ratio, show, time};
+use experiments::{Chart, Finding};
 use multiproc::Pool;
 
 static UNEVEN: Chart = Chart {

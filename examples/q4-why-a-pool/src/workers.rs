@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use claims::Finding;
+use experiments::Finding;
 use multiproc::{Pool, Process};
 use serde::{Deserialize, Serialize};
 

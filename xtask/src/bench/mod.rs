@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::case::{self, Case};
-use claims::Machine;
 use clap::Args;
 use console::style;
+use experiments::Machine;
 use serde::Serialize;
 
 use crate::verify::runner::Runner;

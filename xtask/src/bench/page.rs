@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use bench::case::{ALL, Better, Case, WORKLOADS};
-use claims::measure::three_digits;
+use experiments::measure::three_digits;
 
 use super::Report;
 use super::results::{OURS, Results};
@@ -138,7 +138,7 @@ fn lower_first(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use bench::case;
-    use claims::Machine;
+    use experiments::Machine;
 
     use super::*;
     use crate::bench::results::tests::sample;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use bench::case::{Better, Case};
-use claims::measure::three_digits;
+use experiments::measure::three_digits;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 

@@ -1,9 +1,9 @@
 //! What a run shows in the terminal, or in a pipe.
 
 use bench::case::{Better, Case};
-use claims::Machine;
-use claims::measure::three_digits;
 use console::{Alignment, measure_text_width, pad_str, style};
+use experiments::Machine;
+use experiments::measure::three_digits;
 
 use super::Report;
 use super::programs::{Contestants, Way};

@@ -1,7 +1,7 @@
 //! What the library is to reach, and whether it does.
 
 use bench::case::{self, Case};
-use claims::measure::three_digits;
+use experiments::measure::three_digits;
 use serde::Serialize;
 
 use super::results::{FLOOR, OURS, Results, ahead};

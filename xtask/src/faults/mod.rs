@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::MetadataCommand;
-use claims::Machine;
 use clap::Args;
+use experiments::Machine;
 use faults::Line;
 
 use crate::programs::{built, cargo};

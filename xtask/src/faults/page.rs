@@ -116,7 +116,7 @@ fn section(page: &mut String, method: &str, lines: &[&Line]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use claims::Machine;
+    use experiments::Machine;
 
     use super::*;
 

@@ -10,7 +10,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use claims::measure::three_digits;
+use experiments::measure::three_digits;
 use faults::witness::Said;
 use serde::Serialize;
 

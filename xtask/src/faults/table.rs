@@ -1,7 +1,7 @@
 //! What a run shows in the terminal, or in a pipe.
 
-use claims::measure::three_digits;
 use console::{Alignment, measure_text_width, pad_str, style};
+use experiments::measure::three_digits;
 use faults::Line;
 
 use super::peers::Comparison;

@@ -65,7 +65,7 @@ pub fn micros(time: Duration) -> f64 {
 ///
 /// ```
 /// # use std::time::Duration;
-/// assert_eq!(claims::measure::show(Duration::from_micros(1234)), "1.23 ms");
+/// assert_eq!(experiments::measure::show(Duration::from_micros(1234)), "1.23 ms");
 /// ```
 pub fn show(time: Duration) -> String {
     let seconds = time.as_secs_f64();
@@ -80,9 +80,9 @@ pub fn show(time: Duration) -> String {
 /// A number in three digits, or as many as it has before the point.
 ///
 /// ```
-/// assert_eq!(claims::measure::three_digits(0.1234), "0.123");
-/// assert_eq!(claims::measure::three_digits(12.34), "12.3");
-/// assert_eq!(claims::measure::three_digits(1234.5), "1234");
+/// assert_eq!(experiments::measure::three_digits(0.1234), "0.123");
+/// assert_eq!(experiments::measure::three_digits(12.34), "12.3");
+/// assert_eq!(experiments::measure::three_digits(1234.5), "1234");
 /// ```
 pub fn three_digits(number: f64) -> String {
     let decimals = match number.abs() {

@@ -1,4 +1,4 @@
-//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/faults/src/abuse.rs.
+//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/tools/faults/src/abuse.rs.
 
 use std::env;
 

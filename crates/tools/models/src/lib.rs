@@ -10,28 +10,28 @@
 #![cfg(test)]
 
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/alarm.rs"]
+#[path = "../../../multiproc/src/alarm.rs"]
 mod alarm;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/attendance.rs"]
+#[path = "../../../multiproc/src/attendance.rs"]
 mod attendance;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/bell.rs"]
+#[path = "../../../multiproc/src/bell.rs"]
 mod bell;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/claims.rs"]
+#[path = "../../../multiproc/src/claims.rs"]
 mod claims;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/frames.rs"]
+#[path = "../../../multiproc/src/frames.rs"]
 mod frames;
 #[allow(dead_code, unused_imports)]
-#[path = "../../crates/multiproc/src/lane/mod.rs"]
+#[path = "../../../multiproc/src/lane/mod.rs"]
 mod lane;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/mailbox/progress.rs"]
+#[path = "../../../multiproc/src/mailbox/progress.rs"]
 mod progress;
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/ring.rs"]
+#[path = "../../../multiproc/src/ring.rs"]
 mod ring;
 
 mod error;

@@ -32,7 +32,7 @@ impl Lack {
 }
 
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/sys/fault.rs"]
+#[path = "../../../multiproc/src/sys/fault.rs"]
 mod points;
 
 /// A thread can be killed at a named point, as a process can: nobody sees anything of what it would do after.
@@ -221,7 +221,7 @@ pub(crate) mod futex {
 }
 
 #[allow(dead_code)]
-#[path = "../../crates/multiproc/src/sys/mutex.rs"]
+#[path = "../../../multiproc/src/sys/mutex.rs"]
 pub(crate) mod mutex;
 
 /// Threads of a model do not end while they hold a mutex.

@@ -1,5 +1,5 @@
 //! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks, the time
-//! of the abuse, and how they say what came of it. (`crates/bench-peers/python_abuse.py` does the same in Python.)
+//! of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_abuse.py` does the same in Python.)
 //!
 //! Processes note things in files in the temporary folder, since no library's own means can be trusted here; each run
 //! has a folder of its own.
