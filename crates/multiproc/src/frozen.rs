@@ -22,15 +22,15 @@ pub use bytemuck::Pod;
 /// none of which copies it.
 ///
 /// ```
-/// use multiproc::{Frozen, Pool};
+/// use multiproc::{SharedSlice, Pool};
 ///
-/// fn sum_part(numbers: Frozen<u64>, part: usize) -> u64 {
+/// fn sum_part(numbers: SharedSlice<u64>, part: usize) -> u64 {
 ///     numbers[part * 250_000..][..250_000].iter().sum()
 /// }
 ///
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     let numbers = Frozen::build(1_000_000, |slots| {
+///     let numbers = SharedSlice::build(1_000_000, |slots| {
 ///         for (slot, number) in slots.iter_mut().zip(1..) {
 ///             *slot = number;
 ///         }
@@ -49,7 +49,7 @@ pub use bytemuck::Pod;
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
-/// use multiproc::Frozen;
+/// use multiproc::SharedSlice;
 ///
 /// #[derive(Clone, Copy, Pod, Zeroable)]
 /// #[repr(C)]
@@ -61,7 +61,7 @@ pub use bytemuck::Pod;
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///     let sun = Star { position: [0.0; 3], brightness: -26.7 };
-///     let stars = Frozen::from_slice(&[sun])?;
+///     let stars = SharedSlice::from_slice(&[sun])?;
 ///     assert_eq!(stars.len(), 1);
 ///     Ok(())
 /// }
@@ -90,13 +90,13 @@ pub use bytemuck::Pod;
 /// each task; a worker that holds a clone, in a `static` that the pool's initializer fills, for example, keeps that
 /// one, too.
 #[derive(Clone)]
-pub struct Frozen<T> {
+pub struct SharedSlice<T> {
     /// `None` where it is empty: no memory is of no size.
     memory: Option<Arc<Memory>>,
     element: PhantomData<T>,
 }
 
-impl<T: Pod> Frozen<T> {
+impl<T: Pod> SharedSlice<T> {
     /// Copies a slice, once. Blocks for the copying only.
     ///
     /// # Errors
@@ -115,11 +115,11 @@ impl<T: Pod> Frozen<T> {
     /// up to 10 s more while a copy of this process that somebody has forked meanwhile still has that memory.
     ///
     /// ```
-    /// use multiproc::Frozen;
+    /// use multiproc::SharedSlice;
     ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let squares = Frozen::build(10, |slots: &mut [u32]| {
+    ///     let squares = SharedSlice::build(10, |slots: &mut [u32]| {
     ///         for (slot, number) in slots.iter_mut().zip(0..) {
     ///             *slot = number * number;
     ///         }
@@ -151,11 +151,11 @@ impl<T: Pod> Frozen<T> {
     /// Memory begins with a page, and its size is a number of elements.
     ///
     /// ```
-    /// assert!(multiproc::Frozen::from_slice(&[0_u8]).is_ok());
+    /// assert!(multiproc::SharedSlice::from_slice(&[0_u8]).is_ok());
     /// ```
     ///
     /// ```compile_fail
-    /// assert!(multiproc::Frozen::from_slice(&[()]).is_ok());
+    /// assert!(multiproc::SharedSlice::from_slice(&[()]).is_ok());
     /// ```
     const CHECKED: () = {
         assert!(size_of::<T>() > 0, "elements of no size have nothing that could be frozen");
@@ -175,7 +175,7 @@ impl<T: Pod> Frozen<T> {
 
     fn received(sent: Sent) -> Result<Self> {
         const { Self::CHECKED };
-        let refused = |why: String| Err(Error::decode("a `Frozen`", why));
+        let refused = |why: String| Err(Error::decode("a `SharedSlice`", why));
         if sent.element != size_of::<T>() {
             return refused(format!("elements of {} bytes announced, not {}", sent.element, size_of::<T>()));
         }
@@ -187,7 +187,7 @@ impl<T: Pod> Frozen<T> {
     }
 }
 
-impl<T: Pod> Deref for Frozen<T> {
+impl<T: Pod> Deref for SharedSlice<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -195,15 +195,15 @@ impl<T: Pod> Deref for Frozen<T> {
     }
 }
 
-impl<T: Pod> AsRef<[T]> for Frozen<T> {
+impl<T: Pod> AsRef<[T]> for SharedSlice<T> {
     fn as_ref(&self) -> &[T] {
         self
     }
 }
 
-impl<T: Pod> fmt::Debug for Frozen<T> {
+impl<T: Pod> fmt::Debug for SharedSlice<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Frozen").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("SharedSlice").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -216,14 +216,14 @@ struct Sent {
     memory: Option<(Handle, NonZeroUsize)>,
 }
 
-impl<T: Pod> Serialize for Frozen<T> {
+impl<T: Pod> Serialize for SharedSlice<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let memory = self.memory.as_ref().and_then(|memory| Some((memory.handle.clone(), memory.length()?)));
         Sent { element: size_of::<T>(), memory }.serialize(serializer)
     }
 }
 
-impl<'de, T: Pod> Deserialize<'de> for Frozen<T> {
+impl<'de, T: Pod> Deserialize<'de> for SharedSlice<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let sent = Sent::deserialize(deserializer)?;
         Self::received(sent).map_err(D::Error::custom)
@@ -322,7 +322,7 @@ mod tests {
     use crate::wire::{decode, encode_with_descriptors};
 
     /// Has `value` travel, and be decoded as something else.
-    fn travelled<T: Pod>(value: &impl crate::wire::Travels) -> Result<Frozen<T>> {
+    fn travelled<T: Pod>(value: &impl crate::wire::Travels) -> Result<SharedSlice<T>> {
         let mut bytes = Vec::new();
         let handles = encode_with_descriptors(value, &mut bytes, "it")?;
         let copies = handles.iter().map(|handle| handle.as_fd().try_clone_to_owned().unwrap());
@@ -337,9 +337,9 @@ mod tests {
     #[test]
     fn what_was_put_in_is_what_is_there() {
         let numbers: Vec<[u16; 3]> = (0..10_000).map(|number| [number, number / 2, 7]).collect();
-        let copied = Frozen::from_slice(&numbers).unwrap();
+        let copied = SharedSlice::from_slice(&numbers).unwrap();
         assert!(copied[..] == numbers);
-        let built = Frozen::build(numbers.len(), |slots: &mut [[u16; 3]]| {
+        let built = SharedSlice::build(numbers.len(), |slots: &mut [[u16; 3]]| {
             assert!(slots.iter().all(|slot| *slot == [0; 3]), "they are zeroed");
             slots.copy_from_slice(&numbers);
         });
@@ -350,15 +350,15 @@ mod tests {
     #[test]
     fn an_empty_one_needs_no_memory() {
         let mut filled = false;
-        let built = Frozen::<f64>::build(0, |slots| filled = slots.is_empty()).unwrap();
-        let copied = Frozen::<f64>::from_slice(&[]).unwrap();
+        let built = SharedSlice::<f64>::build(0, |slots| filled = slots.is_empty()).unwrap();
+        let copied = SharedSlice::<f64>::from_slice(&[]).unwrap();
         assert!(filled && built.is_empty() && copied.is_empty() && copied.memory.is_none());
         assert!(travelled::<f64>(&copied).unwrap().is_empty());
     }
 
     #[test]
     fn what_is_received_again_is_mapped_once() {
-        let ours = Frozen::from_slice(&[1_u32, 2, 3]).unwrap();
+        let ours = SharedSlice::from_slice(&[1_u32, 2, 3]).unwrap();
         assert_eq!(travelled::<u32>(&ours).unwrap().as_ptr(), ours.as_ptr());
         let (handle, length) = sealed(12);
         let sent = || Sent { element: 4, memory: Some((handle.clone(), length)) };
@@ -380,7 +380,7 @@ mod tests {
         ) {
             let announced = [&element.to_ne_bytes()[..], &[flag], &[0; 4], &length.to_ne_bytes()].concat();
             for bytes in [&announced, &bytes] {
-                if let Ok(data) = decode::<Frozen<u16>>(bytes, descriptors(&choice), "it") {
+                if let Ok(data) = decode::<SharedSlice<u16>>(bytes, descriptors(&choice), "it") {
                     prop_assert!(data.len() <= 2048 && data.iter().all(|&number| number == 0x0101));
                 }
             }
@@ -411,7 +411,8 @@ mod tests {
     #[test]
     fn a_size_that_cannot_be_had_is_an_error() {
         for length in [1 << 50, usize::MAX / 8, usize::MAX] {
-            let error = Frozen::<u64>::build(length, |_| panic!("there is nothing to fill")).unwrap_err();
+            let error =
+                SharedSlice::<u64>::build(length, |_| panic!("there is nothing to fill")).unwrap_err();
             assert_eq!(error.os_error(), Some(Errno::ENOMEM as i32), "{error}");
         }
     }

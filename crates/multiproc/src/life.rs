@@ -81,7 +81,7 @@ pub fn init() {
 }
 
 /// Has `function` called in every child process, before anything else that runs there: before the task of a
-/// [`Process`](crate::Process), and before a pool worker's [initializer](crate::pool::Builder::initializer).
+/// [`Process`](crate::Process), and before a pool worker's [initializer](crate::pool::PoolBuilder::initializer).
 /// **Call it before [`init`].** Several functions are called in the order of these calls.
 ///
 /// It is for what `main` sets up before [`init`] and every process needs for itself. Children that are forked

@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::fork_server;
 use crate::start::{self, PATIENCE, Posted, Started};
 use crate::sys::poll::Deadline;
-use crate::task::Call;
+use crate::task::RemoteFn;
 
-/// How a child process is started: per process ([`Builder::start_method`](crate::Builder::start_method)), per pool
-/// ([`pool::Builder`](crate::pool::Builder::start_method)), or for a whole program by the environment variable
+/// How a child process is started: per process ([`ProcessBuilder::start_method`](crate::ProcessBuilder::start_method)), per pool
+/// ([`PoolBuilder`](crate::pool::PoolBuilder::start_method)), or for a whole program by the environment variable
 /// `MULTIPROC_START_METHOD`, which may be `fork-server` (or, as in Python, `forkserver`) or `spawn`. Anything else in it is
 /// an error at the first start.
 /// That variable is the user's, so it is passed on as any other: to children, and to whatever programs they execute.
@@ -139,7 +139,7 @@ impl Manner {
     /// Starts a child that calls `function` with these arguments.
     pub(crate) fn call<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
     where
-        F: Call<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.patience);
@@ -149,7 +149,7 @@ impl Manner {
     /// As [`call`](Self::call), for a function of the library's own.
     pub(crate) fn call_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
     where
-        F: Call<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.patience);

@@ -30,7 +30,7 @@
 //! goes on; timed calls return on time all the same. So it is with senders.
 //!
 //! An item may be any value that [serde](https://serde.rs) can write and read (but see [Limits](crate#limits)), as long
-//! as it holds no end of a queue or pipe and no [`Frozen`](crate::Frozen): sending one that does is an error. Those
+//! as it holds no end of a queue or pipe and no [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those
 //! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
 //!
 //! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than

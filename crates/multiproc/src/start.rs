@@ -18,7 +18,7 @@ use crate::link::{Incoming, Link, Message, OnShortage, Sent};
 use crate::supervisor::{self, Child, Order, lock};
 use crate::sys::fault::{self, Point};
 use crate::sys::poll::Deadline;
-use crate::task::{Call, TaskId};
+use crate::task::{RemoteFn, TaskId};
 use crate::template::{Spare, UP};
 use crate::wire::{self, Handle, Pages};
 
@@ -34,7 +34,7 @@ pub(crate) struct Posted {
 /// Writes the letter for a child that is to call `function` with these arguments.
 pub(crate) fn post<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
 where
-    F: Call<Args>,
+    F: RemoteFn<Args>,
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of(function)?;
@@ -44,7 +44,7 @@ where
 /// As [`post`], for a function of the library's own.
 pub(crate) fn post_own<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
 where
-    F: Call<Args>,
+    F: RemoteFn<Args>,
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of_own(function)?;

@@ -64,7 +64,7 @@ use crate::{plain, wire};
 /// #[derive(Clone, Copy)]
 /// struct Token;
 ///
-/// impl multiproc::Call<()> for Token {
+/// impl multiproc::RemoteFn<()> for Token {
 ///     type Output = ();
 ///     fn call(self, (): ()) {}
 /// }
@@ -80,7 +80,7 @@ use crate::{plain, wire};
 /// Process::spawn(move || { let _token = of_this_thread; }, ())?.join()?;
 /// # Ok::<(), multiproc::Error>(())
 /// ```
-pub trait Call<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
+pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
     /// What the function returns.
     type Output: Serialize + DeserializeOwned;
 
@@ -96,7 +96,7 @@ macro_rules! callable {
     ($($name:ident)*) => {
         impl<F: Fn($($name),*) -> R, R, $($name),*> sealed::Function<($($name,)*)> for F {}
 
-        impl<F, R, $($name),*> Call<($($name,)*)> for F
+        impl<F, R, $($name),*> RemoteFn<($($name,)*)> for F
         where
             F: Fn($($name),*) -> R + Copy + Send + Sync + 'static,
             R: Serialize + DeserializeOwned,
@@ -129,7 +129,7 @@ pub(crate) struct TaskId {
 }
 
 impl TaskId {
-    pub(crate) fn of<F: Call<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+    pub(crate) fn of<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
         const {
             assert!(
                 size_of::<F>() == 0,
@@ -141,7 +141,7 @@ impl TaskId {
     }
 
     /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
-    pub(crate) fn of_own<F: Call<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+    pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
         Self::of_entry(Named::<F, Args>::OWN_ENTRY)
     }
 
@@ -253,7 +253,7 @@ thread_local! {
 /// One entry in the image for each function that is ever named.
 struct Named<F, Args>(std::marker::PhantomData<(F, Args)>);
 
-impl<F: Call<Args>, Args: DeserializeOwned> Named<F, Args> {
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Named<F, Args> {
     const ENTRY: &'static Entry<Runs> = &Entry::new(
         type_name::<(F, Args, F::Output)>,
         Runs { once: run_once::<F, Args>, items: run_items::<F, Args> },
@@ -263,7 +263,7 @@ impl<F: Call<Args>, Args: DeserializeOwned> Named<F, Args> {
         &Entry::new(type_name::<(F, Args, F::Output)>, Runs { once: run_own::<F, Args>, items: |_| () });
 }
 
-fn run_own<F: Call<Args>, Args: DeserializeOwned>(
+fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
@@ -275,7 +275,7 @@ fn run_own<F: Call<Args>, Args: DeserializeOwned>(
     wire::encode_own(&result, out, "the result")
 }
 
-fn run_once<F: Call<Args>, Args: DeserializeOwned>(
+fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
@@ -287,7 +287,7 @@ fn run_once<F: Call<Args>, Args: DeserializeOwned>(
     wire::encode(&result, out, "the result")
 }
 
-fn run_items<F: Call<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
+fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
     let function = conjure::<F>();
     let mut bytes = Vec::new();
     while mailbox.next() == Some(VALUE) {

@@ -301,7 +301,7 @@ impl Serialize for Handle {
         match place {
             Some(place) => serializer.serialize_u32(place),
             None => Err(S::Error::custom(
-                "an end of a queue or pipe, or a `Frozen`, travels as an argument of a process or task, or through a \
+                "an end of a queue or pipe, or a `SharedSlice`, travels as an argument of a process or task, or through a \
                  pipe, not inside a queue's items or a result",
             )),
         }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 
-/// A call of a pool that may take only so long, or be tried again. Made by [`Pool::call`](super::Pool::call); ends with
+/// A call of a pool that may take only so long, or be tried again. Made by [`Pool::options`](super::Pool::options); ends with
 /// one of the pool's own calls.
 ///
 /// ```
@@ -32,7 +32,7 @@ use crate::task::TaskId;
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///     let pool = Pool::new(2)?;
-///     let pauses = pool.call().timeout(Duration::from_millis(500)).try_map(pause, [0, 3600, 0])?;
+///     let pauses = pool.options().timeout(Duration::from_millis(500)).map_results(pause, [0, 3600, 0])?;
 ///     assert!(pauses[0].is_ok() && pauses[2].is_ok());
 ///     assert!(pauses[1].as_ref().is_err_and(|error| error.is_timeout()));
 ///     Ok(())
@@ -40,7 +40,7 @@ use crate::task::TaskId;
 /// ```
 #[derive(Clone, Copy)]
 #[must_use]
-pub struct CallBuilder<'pool> {
+pub struct CallOptions<'pool> {
     core: &'pool Arc<Core>,
     options: Options,
 }
@@ -49,7 +49,7 @@ pub struct CallBuilder<'pool> {
 const LOOK_AHEAD: u64 = 4;
 
 /// What the call may be given.
-impl<'pool> CallBuilder<'pool> {
+impl<'pool> CallOptions<'pool> {
     pub(super) fn new(core: &'pool Arc<Core>) -> Self {
         Self { core, options: Options::default() }
     }
@@ -75,7 +75,7 @@ impl<'pool> CallBuilder<'pool> {
     ///
     /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far
     /// the dead had come, so a task that is tried again should not mind having been begun before. An item that holds
-    /// descriptors (an end of a queue or pipe, [`Frozen`](crate::Frozen) data) is not run again: they died with the
+    /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not run again: they died with the
     /// worker.
     pub fn retries(mut self, times: u32) -> Self {
         self.options.retries = times;
@@ -97,7 +97,7 @@ impl<'pool> CallBuilder<'pool> {
     ///     let pool = Pool::new(2)?;
     ///     let (numbers, input) = channel();
     ///     numbers.send(2_u64).expect("the input is there");
-    ///     let mut squares = pool.call().buffer_size(1).imap(|n: u64| n * n, input);
+    ///     let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
     ///     for expected in [4, 16, 256] {
     ///         let square = squares.next().expect("one for each number")?;
     ///         assert_eq!(square, expected);
@@ -113,7 +113,7 @@ impl<'pool> CallBuilder<'pool> {
 }
 
 /// The calls.
-impl<'pool> CallBuilder<'pool> {
+impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     ///
     /// # Errors
@@ -123,27 +123,27 @@ impl<'pool> CallBuilder<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.starmap(function, items.into_iter().map(|item| (item,)))
     }
 
-    /// As [`Pool::try_map`](super::Pool::try_map).
+    /// As [`Pool::map_results`](super::Pool::map_results).
     ///
     /// # Errors
-    /// As [`Pool::try_map`](super::Pool::try_map).
+    /// As [`Pool::map_results`](super::Pool::map_results).
     ///
     /// # Panics
     /// As [`Pool::map`](super::Pool::map).
-    pub fn try_map<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.try_starmap(function, items.into_iter().map(|item| (item,)))
+        self.starmap_results(function, items.into_iter().map(|item| (item,)))
     }
 
     /// As [`Pool::starmap`](super::Pool::starmap).
@@ -155,23 +155,23 @@ impl<'pool> CallBuilder<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
         self.results(function, items, Order::Input, None)?.into_vec()
     }
 
-    /// As [`Pool::try_starmap`](super::Pool::try_starmap).
+    /// As [`Pool::starmap_results`](super::Pool::starmap_results).
     ///
     /// # Errors
-    /// As [`Pool::try_map`](super::Pool::try_map).
+    /// As [`Pool::map_results`](super::Pool::map_results).
     ///
     /// # Panics
     /// As [`Pool::map`](super::Pool::map).
-    pub fn try_starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -188,7 +188,7 @@ impl<'pool> CallBuilder<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -205,7 +205,7 @@ impl<'pool> CallBuilder<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -218,7 +218,7 @@ impl<'pool> CallBuilder<'pool> {
     /// As [`Pool::apply`](super::Pool::apply).
     pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let core = self.core;
@@ -239,7 +239,7 @@ impl<'pool> CallBuilder<'pool> {
     /// As [`Pool::submit`](super::Pool::submit).
     pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let call = self.begin(function)?;
@@ -251,7 +251,7 @@ impl<'pool> CallBuilder<'pool> {
 
     fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         if self.options.timeout == Some(Duration::ZERO) {
@@ -271,7 +271,7 @@ impl<'pool> CallBuilder<'pool> {
         look_ahead: Option<u64>,
     ) -> Result<Results<'pool, I::IntoIter, F::Output>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -285,7 +285,7 @@ impl<'pool> CallBuilder<'pool> {
         order: Order,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -298,8 +298,8 @@ impl<'pool> CallBuilder<'pool> {
     }
 }
 
-impl fmt::Debug for CallBuilder<'_> {
+impl fmt::Debug for CallOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallBuilder").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("CallOptions").field("options", &self.options).finish_non_exhaustive()
     }
 }
