@@ -93,64 +93,45 @@ compile_error!(
     "multiproc runs on Linux, on x86-64 and aarch64: it is built on pidfds, memfds and parent-death signals"
 );
 
-// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
-mod error;
-#[allow(unsafe_code)] // the one floor that may
-mod sys;
+// Highest first: a module uses only those below it.
+mod pipe;
+mod process;
+pub mod queue;
+mod shared_slice;
 
-mod alarm;
-mod attendance;
-mod batch;
-mod bell;
-mod codec;
-mod frames;
-mod plain;
-mod ring;
-mod wire;
+pub mod pool;
 
 mod channel;
-mod claims;
-mod lane;
-mod link;
-mod mailbox;
-mod watch;
+mod spawn;
+mod start_method;
 
 mod task;
 
-mod buffer;
+mod ipc;
 
-mod fork_server;
-mod letter;
-mod life;
-mod method;
-mod start;
-mod supervisor;
-mod template;
+mod codec;
 
-mod frozen;
-mod pipe;
-pub mod pool;
-mod process;
-pub mod queue;
+#[allow(unsafe_code)] // the only folder that may
+mod sys;
 
-#[cfg(test)]
-mod ring_fuzz;
+mod error;
+
 #[cfg(test)]
 mod testing;
 
 /// What is to go wrong on purpose, for the suite that tries it.
 #[cfg(multiproc_faults)]
-pub mod faults {
-    pub use crate::sys::fault::Point;
-    pub use crate::sys::fault_control::{Act, Control, Struck, VARIABLE, Victim, now};
+pub mod failpoints {
+    pub use crate::sys::failpoint::Failpoint;
+    pub use crate::sys::failpoint_control::{Action, Controller, ENV_VAR, Hit, Target, now};
 }
 
 pub use error::{Error, Result};
-pub use fork_server::stop_fork_server;
-pub use frozen::{Pod, SharedSlice};
-pub use life::{at_start, init};
-pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use shared_slice::{Pod, SharedSlice};
+pub use spawn::child_main::{at_start, init};
+pub use spawn::fork_server::stop_fork_server;
+pub use start_method::StartMethod;
 pub use task::RemoteFn;

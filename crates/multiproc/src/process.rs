@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
-use crate::letter;
-use crate::method::{Manner, StartMethod};
-use crate::start::Started;
-use crate::supervisor;
+use crate::spawn::bootstrap;
+use crate::spawn::exec::Started;
+use crate::spawn::supervisor;
+use crate::start_method::{Manner, StartMethod};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
 use crate::task::{self, RemoteFn};
@@ -329,7 +329,7 @@ impl ProcessInfo {
 /// }
 /// ```
 pub fn current() -> ProcessInfo {
-    let identity = letter::identity();
+    let identity = bootstrap::identity();
     let name = identity.as_ref().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
     ProcessInfo { name, pid: own_pid(), worker_index: identity.and_then(|identity| identity.worker_index) }
 }
@@ -348,7 +348,7 @@ pub fn current() -> ProcessInfo {
 /// }
 /// ```
 pub fn parent() -> Option<ProcessInfo> {
-    let (name, pid) = letter::identity()?.parent.clone()?;
+    let (name, pid) = bootstrap::identity()?.parent.clone()?;
     Some(ProcessInfo { name, pid, worker_index: None })
 }
 

@@ -8,16 +8,16 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dispatch::{Config, Core};
-use super::state::Policy;
-use super::worker::Initializer;
+use super::dispatcher::{Config, Core};
+use super::scheduler::Policy;
+use super::worker_main::Initializer;
 use crate::error::{Error, Result};
-use crate::method::{Manner, StartMethod};
+use crate::ipc::wire;
+use crate::start_method::{Manner, StartMethod};
+use crate::sys::cpus::processors;
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
-use crate::sys::processors::processors;
 use crate::task::{RemoteFn, TaskId};
-use crate::wire;
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
 /// [`build`](Self::build).

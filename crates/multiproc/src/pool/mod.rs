@@ -1,25 +1,23 @@
 //! A pool of worker processes.
 
-// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
-mod call;
+// Highest first: a module uses only those below it.
+mod builder;
+mod options;
+mod task_handle;
 
-mod chunk;
-mod worker;
-
-mod jobs;
-
-mod crew;
-
-mod state;
-
-mod dispatch;
-
-mod handle;
-mod ready;
+mod reorder;
 mod results;
 
-mod builder;
-mod call_builder;
+mod dispatcher;
+
+mod scheduler;
+
+mod worker_handle;
+mod worker_main;
+
+mod call;
+mod chunk;
+pub(crate) mod worker_rings;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,13 +27,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::dispatch::Core;
+use self::dispatcher::Core;
 use crate::error::Result;
 use crate::sys::process::own_pid;
 
 pub use self::builder::PoolBuilder;
-pub use self::call_builder::CallOptions;
-pub use self::handle::TaskHandle;
+pub use self::options::CallOptions;
+pub use self::task_handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use multiproc::Pool;
-use multiproc::faults::now;
+use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 
 use super::{Allowed, Cost};

@@ -1,7 +1,7 @@
 //! Children, and their children.
 
 use anyhow::{Result, bail, ensure};
-use multiproc::faults::now;
+use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 use multiproc::{Connection, Pool, Process, SharedSlice, pipe};
 
