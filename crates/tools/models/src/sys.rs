@@ -263,11 +263,11 @@ pub(crate) mod thread_id {
 
 pub(crate) mod cpus {
     /// A model has no use for loads again and again: each load may give whatever it can ever give.
-    pub(crate) fn others_run() -> bool {
+    pub(crate) fn is_smp() -> bool {
         false
     }
 
-    pub(crate) fn pays_to_look(_in_vain: u32) -> bool {
+    pub(crate) fn should_spin(_in_vain: u32) -> bool {
         false
     }
 }
@@ -284,7 +284,7 @@ impl Rung {
         Self { rung: loom::sync::Mutex::new(false), change: loom::sync::Condvar::new() }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify(&self) {
         if !Lack::Waking.is_there() {
             *self.rung.lock().unwrap() = true;
             self.change.notify_all();
@@ -311,8 +311,8 @@ impl Rung {
 pub(crate) mod eventfd {
     use super::Rung;
 
-    pub(crate) fn ring(bell: &Rung) {
-        bell.ring();
+    pub(crate) fn notify(bell: &Rung) {
+        bell.notify();
     }
 
     pub(crate) fn clear(bell: &Rung) {
@@ -350,7 +350,7 @@ pub(crate) mod poll {
             self
         }
 
-        pub(crate) fn is_far(self) -> bool {
+        pub(crate) fn has_slack(self) -> bool {
             !self.is_over()
         }
 
@@ -360,18 +360,22 @@ pub(crate) mod poll {
     }
 
     #[derive(Clone, Copy, Debug, Default)]
-    pub(crate) struct News {
+    pub(crate) struct PollEvents {
         pub(crate) rung: bool,
         pub(crate) hung_up: bool,
     }
 
     /// The other end is held as long as the model runs.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
-    pub(crate) fn bell_or_end(bell: &Rung, _socket: &Rung, time: Option<Duration>) -> Result<News> {
+    pub(crate) fn poll_event_or_hangup(
+        bell: &Rung,
+        _socket: &Rung,
+        time: Option<Duration>,
+    ) -> Result<PollEvents> {
         if time.is_none() {
             bell.poll();
         }
-        Ok(News { rung: time.is_none(), hung_up: false })
+        Ok(PollEvents { rung: time.is_none(), hung_up: false })
     }
 }
 
@@ -397,13 +401,13 @@ pub(crate) mod mapping {
 
     /// The words of two [areas](crate::channel::endpoint::AREAS), and no more: each costs the model something.
     #[derive(Clone, Debug)]
-    pub(crate) struct Shared(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
+    pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 
     const AREA: usize = crate::channel::endpoint::AREAS / 2;
     const WORDS32: [usize; 4] = [64, 68, 72, 136];
     const WORDS64: [usize; 4] = [0, 48, 56, 128];
 
-    impl Shared {
+    impl SharedMapping {
         pub(crate) fn new() -> Self {
             let zeros = 0..2 * WORDS32.len();
             let words = zeros.clone().map(|_| AtomicU32::new(0)).collect();
