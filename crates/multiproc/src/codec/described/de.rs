@@ -4,7 +4,8 @@ use std::any::type_name;
 use std::ops::Range;
 
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
 };
 
 use super::Kind;
@@ -24,7 +25,7 @@ pub(crate) struct Input {
 }
 
 /// Reads one value.
-pub(crate) struct Reader<'a> {
+struct Reader<'a> {
     input: &'a mut Input,
     levels: Levels,
     /// Whether it is directly in a tuple struct.
@@ -59,6 +60,10 @@ impl Input {
 
     pub(super) fn made_up(learner: Learner) -> Self {
         Self { learner: Some(learner), ..Self::new(&[]) }
+    }
+
+    pub(super) fn is_made_up(&self) -> bool {
+        self.learner.is_some()
     }
 
     pub(super) fn into_learner(self) -> (Vec<u8>, Option<Learner>) {
@@ -185,11 +190,13 @@ impl Input {
     }
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(input: &'a mut Input) -> Self {
-        Self { input, levels: Levels::ALL, is_unnamed: false }
-    }
+/// Reads a value from the front of what is left. Compiled once for each type.
+#[inline(never)]
+pub(crate) fn read<T: DeserializeOwned>(input: &mut Input) -> Result<T> {
+    T::deserialize(Reader { input, levels: Levels::ALL, is_unnamed: false })
+}
 
+impl<'a> Reader<'a> {
     fn inside(self) -> Result<Self> {
         Ok(Self { levels: self.levels.down()?, ..self })
     }
@@ -199,7 +206,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Whatever is there.
+    ///
+    /// A type that says what it expects is read by one of the functions below, since each kind that a visitor
+    /// can be given is code of its own for each visitor.
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        match self.input.peek() {
+            Some(Kind::Seq | Kind::Tuple | Kind::Content | Kind::Map | Kind::Fields) => self.several(visitor),
+            Some(Kind::Variant) => {
+                self.input.kind()?;
+                self.variant()?.any(visitor)
+            }
+            _ => self.leaf(visitor),
+        }
+    }
+
+    /// A single thing.
+    fn leaf<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         macro_rules! number {
             ($visit:ident $type:ty) => {
                 visitor.$visit(<$type>::from_ne_bytes(self.input.array()?))
@@ -234,19 +256,31 @@ impl<'a> Reader<'a> {
             }
             Kind::Str => visitor.visit_string(self.input.text()?),
             Kind::Bytes => visitor.visit_byte_buf(self.input.blob()?),
+            other => Err(unexpected(self.input.at, "a single thing", other as u32)),
+        }
+    }
+
+    /// The parts of a sequence or a tuple.
+    fn sequence<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        match self.input.kind()? {
             Kind::Seq | Kind::Tuple | Kind::Content => {
                 let mut parts = self.parts(false)?;
                 let value = visitor.visit_seq(&mut parts)?;
                 parts.finish(value)
             }
-            kind @ (Kind::Map | Kind::Fields) => {
-                let mut parts = self.parts(kind == Kind::Fields)?;
-                let value = visitor.visit_map(&mut parts)?;
-                parts.finish(value)
-            }
-            Kind::Variant => self.variant()?.any(visitor),
-            Kind::Name => Err(unexpected(self.input.at, "a value", Kind::Name as u32)),
+            other => Err(unexpected(self.input.at, "a sequence", other as u32)),
         }
+    }
+
+    /// The parts of a map or a struct; or of a sequence, which a struct can be, too.
+    fn several<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let Some(kind @ (Kind::Map | Kind::Fields)) = self.input.peek() else {
+            return self.sequence(visitor);
+        };
+        self.input.kind()?;
+        let mut parts = self.parts(kind == Kind::Fields)?;
+        let value = visitor.visit_map(&mut parts)?;
+        parts.finish(value)
     }
 
     fn parts(self, names: bool) -> Result<Parts<'a>> {
@@ -275,12 +309,12 @@ impl<'a> Reader<'a> {
             }
             return visitor.visit_seq(&mut parts);
         }
-        this.any(visitor)
+        this.sequence(visitor)
     }
 
     fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
         if self.input.learner.is_none() {
-            return self.certain()?.any(visitor);
+            return self.certain()?.several(visitor);
         }
         self.is_unnamed = false;
         // Among the names are the aliases; so many fields as the type takes it has.
@@ -305,11 +339,23 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
     fn count_down(&mut self) -> bool {
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or_default();
         left.is_some()
+    }
+
+    /// A map with one entry, as the variant that its key names.
+    fn into_variant(self) -> Result<Variant<'a>> {
+        if self.left != 1 {
+            return Err(surplus(self.of.input.at, self.left));
+        }
+        let name = match self.of.input.kind()? {
+            Kind::Name | Kind::Str => Name::Text(self.of.input.text()?),
+            other => return Err(unexpected(self.of.input.at, "a name", other as u32)),
+        };
+        Ok(Variant { name, content: self.of })
     }
 
     /// Elements that were not asked for would be taken for what follows.
@@ -343,7 +389,7 @@ macro_rules! leaves {
     ($($name:ident: $kind:ident,)*) => {$(
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.input.ask(Kind::$kind, type_name::<V>(), self.is_unnamed);
-            self.certain()?.any(visitor)
+            self.certain()?.leaf(visitor)
         }
     )*};
 }
@@ -376,7 +422,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.input.ask_openly()?;
+        self.leaf(visitor)
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
@@ -420,7 +467,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Ways::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Seq, count);
-        let value = self.part().certain()?.any(visitor)?;
+        let value = self.part().certain()?.sequence(visitor)?;
         self.input.chosen();
         Ok(value)
     }
@@ -431,7 +478,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Ways::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Map, count);
-        let value = self.part().certain()?.any(visitor)?;
+        let value = self.part().certain()?.several(visitor)?;
         self.input.chosen();
         Ok(value)
     }
@@ -472,25 +519,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             self.input.bytes.extend_from_slice(&u32::try_from(way).unwrap_or(u32::MAX).to_ne_bytes());
         }
         let of = self.part().certain()?;
-        let variant = match of.input.peek() {
-            Some(Kind::Variant) => {
-                of.input.kind()?;
-                of.variant()?
-            }
-            Some(Kind::Str) => {
-                of.input.kind()?;
-                let name = of.input.text()?;
-                return visitor.visit_enum(name.into_deserializer());
-            }
-            Some(kind @ (Kind::Map | Kind::Fields)) => {
-                of.input.kind()?;
-                let parts = of.parts(kind == Kind::Fields)?;
-                if parts.left != 1 {
-                    return Err(surplus(parts.of.input.at, parts.left));
-                }
-                return visitor.visit_enum(parts);
-            }
-            _ => return of.any(visitor),
+        let variant = match of.input.kind()? {
+            Kind::Variant => of.variant()?,
+            Kind::Str => return visitor.visit_enum(of.input.text()?.into_deserializer()),
+            kind @ (Kind::Map | Kind::Fields) => of.parts(kind == Kind::Fields)?.into_variant()?,
+            other => return Err(unexpected(of.input.at, "a variant", other as u32)),
         };
         let value = visitor.visit_enum(variant)?;
         self.input.chosen();
@@ -534,19 +567,6 @@ impl<'de> MapAccess<'de> for Parts<'_> {
 
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
-    }
-}
-
-/// A map with one entry, as the variant that its key names.
-impl<'de, 'a> EnumAccess<'de> for Parts<'a> {
-    type Error = Error;
-    type Variant = Variant<'a>;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Variant<'a>)> {
-        match self.next_key_seed(seed)? {
-            Some(value) => Ok((value, Variant { name: Name::Taken, content: self.of })),
-            None => Err(surplus(self.of.input.at, 0)),
-        }
     }
 }
 
