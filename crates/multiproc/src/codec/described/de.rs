@@ -142,9 +142,7 @@ impl Input {
 
     /// The type wants a single thing.
     fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
-        if let Some(learner) = &mut self.learner {
-            learner.leaf(kind, who, is_unnamed, &mut self.bytes);
-        }
+        self.learner.as_mut().map(|learner| learner.leaf(kind, who, is_unnamed, &mut self.bytes));
     }
 
     /// The type wants so many things.
@@ -157,36 +155,16 @@ impl Input {
 
     /// The type takes what is there.
     fn ask_openly(&mut self) -> Result<()> {
-        match &mut self.learner {
-            Some(learner) => Err(learner.looks()),
-            None => Ok(()),
-        }
+        self.learner.as_mut().map_or(Ok(()), |learner| Err(learner.looks()))
     }
 
     /// The type can go on in different ways; gives one of them. .
     fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize> {
-        match &mut self.learner {
-            Some(learner) => learner.choose(visitor, ways),
-            None => Ok(0),
-        }
+        self.learner.as_mut().map_or(Ok(0), |learner| learner.choose(visitor, ways))
     }
 
-    fn chosen(&mut self) {
-        if let Some(learner) = &mut self.learner {
-            learner.chosen();
-        }
-    }
-
-    fn unnamed(&mut self, length: usize) {
-        if let Some(learner) = &mut self.learner {
-            learner.unnamed(length);
-        }
-    }
-
-    fn variant_is_read(&mut self) {
-        if let Some(learner) = &mut self.learner {
-            learner.variant_is_read();
-        }
+    fn tell(&mut self, what: impl FnOnce(&mut Learner)) {
+        self.learner.as_mut().map(what);
     }
 }
 
@@ -445,7 +423,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             }
             _ => visitor.visit_some(self.part())?,
         };
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
@@ -468,7 +446,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         )?;
         self.input.ask_for(Kind::Seq, count);
         let value = self.part().certain()?.sequence(visitor)?;
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
@@ -479,7 +457,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         )?;
         self.input.ask_for(Kind::Map, count);
         let value = self.part().certain()?.several(visitor)?;
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
@@ -493,7 +471,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
-        self.input.unnamed(length);
+        self.input.tell(|learner| learner.unnamed(length));
         Self { is_unnamed: true, ..self }.tuple(Kind::Tuple, length, visitor)
     }
 
@@ -526,7 +504,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             other => return Err(unexpected(of.input.at, "a variant", other as u32)),
         };
         let value = visitor.visit_enum(variant)?;
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
@@ -589,7 +567,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 
     fn unit_variant(self) -> Result<()> {
         let input = self.content.input;
-        input.variant_is_read();
+        input.tell(Learner::variant_is_read);
         input.ask(Kind::Nothing, "", false);
         match input.kind()? {
             Kind::Nothing | Kind::Unit => Ok(()),
@@ -598,12 +576,12 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         seed.deserialize(self.content.inside()?)
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         self.content.tuple(Kind::Content, length, visitor)
     }
 
@@ -612,7 +590,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         self.content.fields(fields.len(), visitor)
     }
 }
@@ -633,22 +611,18 @@ impl<'de> MapAccess<'de> for Variant<'_> {
     }
 }
 
-#[cold]
 fn short(at: usize, length: u64, left: usize) -> Error {
     Error::new(format_args!("{length} bytes or more expected at byte {at}, {left} left"))
 }
 
-#[cold]
 fn unexpected(end: usize, expected: &str, found: u32) -> Error {
     Error::new(format_args!("{expected} expected before byte {end}, {found:#x} found"))
 }
 
-#[cold]
 fn surplus(at: usize, left: usize) -> Error {
     Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
 }
 
-#[cold]
 fn left_out(expected: usize, found: usize) -> Error {
     Error::new(format_args!(
         "{expected} fields expected, {found} found (`skip_serializing_if` in a tuple struct or variant?)"

@@ -107,22 +107,16 @@ fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
 /// Whether the value that these bytes are, once it has arrived, is the one that was sent: encoded once more,
 /// it is the same, or differs only in what its type does not take (`skip_deserializing`).
 pub(crate) fn arrives(subject: &dyn Subject, sent: &[u8]) -> Result<bool, Error> {
-    let Pass { again, taken } = pass(subject, sent)?;
-    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(subject, &again)?.taken))
+    let (again, taken) = pass(subject, sent)?;
+    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(subject, &again)?.1))
 }
 
-/// A value that was read and written again.
-struct Pass {
-    again: Vec<u8>,
-    /// What the type has taken of what was there.
-    taken: Vec<u8>,
-}
-
-fn pass(subject: &dyn Subject, bytes: &[u8]) -> Result<Pass, Error> {
+/// A value that was read and written again; and what its type has taken of what was there.
+fn pass(subject: &dyn Subject, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let mut input = de::Input::new(bytes);
     let mut again = Vec::new();
     subject.pass(&mut input, ser::Describer::new(&mut again))??;
-    Ok(Pass { again, taken: input.taken() })
+    Ok((again, input.taken()))
 }
 
 /// Whether two values are the same, apart from the order of what is in them: a hash map's is another each
