@@ -87,6 +87,7 @@ impl Input {
         taken
     }
 
+    #[cold]
     fn take(&mut self, count: usize) -> Result<&[u8]> {
         let left = self.bytes.len() - self.at;
         if count > left {
@@ -96,6 +97,7 @@ impl Input {
         Ok(&self.bytes[self.at - count..self.at])
     }
 
+    #[cold]
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
@@ -103,6 +105,7 @@ impl Input {
     }
 
     /// A length, of things that take up a byte each, at least.
+    #[cold]
     fn length(&mut self) -> Result<usize> {
         let length = u64::from_ne_bytes(self.array()?);
         let left = self.bytes.len() - self.at;
@@ -112,25 +115,30 @@ impl Input {
         }
     }
 
+    #[cold]
     fn text(&mut self) -> Result<String> {
         let bytes = self.blob()?;
         String::from_utf8(bytes).map_err(|error| Error::new(format_args!("{error} before byte {}", self.at)))
     }
 
+    #[cold]
     fn blob(&mut self) -> Result<Vec<u8>> {
         let length = self.length()?;
         self.take(length).map(<[u8]>::to_vec)
     }
 
+    #[cold]
     fn peek(&self) -> Option<Kind> {
         Kind::of(*self.bytes.get(self.at)?)
     }
 
+    #[cold]
     fn kind(&mut self) -> Result<Kind> {
         let [byte] = self.array()?;
         Kind::of(byte).ok_or_else(|| unexpected(self.at, "a kind", byte.into()))
     }
 
+    #[cold]
     fn name(&mut self) -> Result<String> {
         match self.kind()? {
             Kind::Name => self.text(),
@@ -141,11 +149,15 @@ impl Input {
     // What follows does nothing, unless bytes are made up.
 
     /// The type wants a single thing.
+    #[cold]
     fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
-        self.learner.as_mut().map(|learner| learner.leaf(kind, who, is_unnamed, &mut self.bytes));
+        if let Some(learner) = &mut self.learner {
+            learner.leaf(kind, who, is_unnamed, &mut self.bytes);
+        }
     }
 
     /// The type wants so many things.
+    #[cold]
     fn ask_for(&mut self, kind: Kind, count: usize) {
         if self.learner.is_some() {
             self.bytes.push(kind as u8);
@@ -154,31 +166,37 @@ impl Input {
     }
 
     /// The type takes what is there.
+    #[cold]
     fn ask_openly(&mut self) -> Result<()> {
         self.learner.as_mut().map_or(Ok(()), |learner| Err(learner.looks()))
     }
 
     /// The type can go on in different ways; gives one of them. .
+    #[cold]
     fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize> {
         self.learner.as_mut().map_or(Ok(0), |learner| learner.choose(visitor, ways))
     }
 
+    #[cold]
     fn tell(&mut self, what: impl FnOnce(&mut Learner)) {
         self.learner.as_mut().map(what);
     }
 }
 
 /// Reads a value from the front of what is left. Compiled once for each type.
+#[cold]
 #[inline(never)]
 pub(crate) fn read<T: DeserializeOwned>(input: &mut Input) -> Result<T> {
     T::deserialize(Reader { input, levels: Levels::ALL, is_unnamed: false })
 }
 
 impl<'a> Reader<'a> {
+    #[cold]
     fn inside(self) -> Result<Self> {
         Ok(Self { levels: self.levels.down()?, ..self })
     }
 
+    #[cold]
     fn part(&mut self) -> Reader<'_> {
         Reader { input: self.input, ..*self }
     }
@@ -187,6 +205,7 @@ impl<'a> Reader<'a> {
     ///
     /// A type that says what it expects is read by one of the functions below, since each kind that a visitor
     /// can be given is code of its own for each visitor.
+    #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.input.peek() {
             Some(Kind::Seq | Kind::Tuple | Kind::Content | Kind::Map | Kind::Fields) => self.several(visitor),
@@ -199,6 +218,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A single thing.
+    #[cold]
     fn leaf<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         macro_rules! number {
             ($visit:ident $type:ty) => {
@@ -239,6 +259,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The parts of a sequence or a tuple.
+    #[cold]
     fn sequence<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.input.kind()? {
             Kind::Seq | Kind::Tuple | Kind::Content => {
@@ -251,6 +272,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The parts of a map or a struct; or of a sequence, which a struct can be, too.
+    #[cold]
     fn several<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let Some(kind @ (Kind::Map | Kind::Fields)) = self.input.peek() else {
             return self.sequence(visitor);
@@ -261,12 +283,14 @@ impl<'a> Reader<'a> {
         parts.finish(value)
     }
 
+    #[cold]
     fn parts(self, names: bool) -> Result<Parts<'a>> {
         let left = self.input.length()?;
         Ok(Parts { of: self.inside()?, left, names })
     }
 
     /// What is not an option is there itself, where it was said that it is.
+    #[cold]
     fn certain(mut self) -> Result<Self> {
         while self.input.peek() == Some(Kind::Some) {
             self.input.kind()?;
@@ -276,6 +300,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What has as many parts as the type says, and no names for them.
+    #[cold]
     fn tuple<'de, V: Visitor<'de>>(self, kind: Kind, length: usize, visitor: V) -> Result<V::Value> {
         self.input.ask_for(kind, length);
         let this = self.certain()?;
@@ -290,6 +315,7 @@ impl<'a> Reader<'a> {
         this.sequence(visitor)
     }
 
+    #[cold]
     fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
         if self.input.learner.is_none() {
             return self.certain()?.several(visitor);
@@ -307,6 +333,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Where the kind was read: the name.
+    #[cold]
     fn variant(self) -> Result<Variant<'a>> {
         let number = u32::from_ne_bytes(self.input.array()?);
         let name = match self.input.learner {
@@ -318,6 +345,7 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Parts<'a> {
+    #[cold]
     fn count_down(&mut self) -> bool {
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or_default();
@@ -325,6 +353,7 @@ impl<'a> Parts<'a> {
     }
 
     /// A map with one entry, as the variant that its key names.
+    #[cold]
     fn into_variant(self) -> Result<Variant<'a>> {
         if self.left != 1 {
             return Err(surplus(self.of.input.at, self.left));
@@ -337,6 +366,7 @@ impl<'a> Parts<'a> {
     }
 
     /// Elements that were not asked for would be taken for what follows.
+    #[cold]
     fn finish<T>(self, value: T) -> Result<T> {
         if self.left == 0 { Ok(value) } else { Err(surplus(self.of.input.at, self.left)) }
     }
@@ -344,6 +374,7 @@ impl<'a> Parts<'a> {
 
 impl Variant<'_> {
     /// As formats without enums have it: the name alone, or a map from it to the content.
+    #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
             Self { name: Name::Text(name), content } if content.input.peek() == Some(Kind::Nothing) => {
@@ -365,6 +396,7 @@ macro_rules! identity {
 
 macro_rules! leaves {
     ($($name:ident: $kind:ident,)*) => {$(
+        #[cold]
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.input.ask(Kind::$kind, type_name::<V>(), self.is_unnamed);
             self.certain()?.leaf(visitor)
@@ -385,11 +417,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         deserialize_bytes: Bytes, deserialize_byte_buf: Bytes, deserialize_unit: Unit,
     }
 
+    #[cold]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.input.ask_openly()?;
         self.any(visitor)
     }
 
+    #[cold]
     fn deserialize_ignored_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let start = self.input.at;
         let value = self.part().deserialize_any(visitor)?;
@@ -399,11 +433,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.input.ask_openly()?;
         self.leaf(visitor)
     }
 
+    #[cold]
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let way = self.input.choose(
             identity!(visit_some::<Reader<'static>>),
@@ -427,10 +463,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
         self.deserialize_unit(visitor)
     }
 
+    #[cold]
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -439,6 +477,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_newtype_struct(self.inside()?)
     }
 
+    #[cold]
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_seq::<&'static mut Parts<'static>>),
@@ -450,6 +489,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_map::<&'static mut Parts<'static>>),
@@ -461,10 +501,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
         self.tuple(Kind::Tuple, length, visitor)
     }
 
+    #[cold]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -475,6 +517,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Self { is_unnamed: true, ..self }.tuple(Kind::Tuple, length, visitor)
     }
 
+    #[cold]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -484,6 +527,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         self.fields(fields.len(), visitor)
     }
 
+    #[cold]
     fn deserialize_enum<V: Visitor<'de>>(
         mut self,
         _name: &'static str,
@@ -516,6 +560,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 impl<'de> SeqAccess<'de> for Parts<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         if self.count_down() { seed.deserialize(self.of.part()).map(Some) } else { Ok(None) }
     }
@@ -528,6 +573,7 @@ impl<'de> SeqAccess<'de> for Parts<'_> {
 impl<'de> MapAccess<'de> for Parts<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         if !self.count_down() {
             return Ok(None);
@@ -539,6 +585,7 @@ impl<'de> MapAccess<'de> for Parts<'_> {
         seed.deserialize(self.of.part()).map(Some)
     }
 
+    #[cold]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         seed.deserialize(self.of.part())
     }
@@ -552,6 +599,7 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
     type Error = Error;
     type Variant = Self;
 
+    #[cold]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
         let value = match self.name {
             Name::Text(name) => seed.deserialize(name.into_deserializer())?,
@@ -565,6 +613,7 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
 impl<'de> VariantAccess<'de> for Variant<'_> {
     type Error = Error;
 
+    #[cold]
     fn unit_variant(self) -> Result<()> {
         let input = self.content.input;
         input.tell(Learner::variant_is_read);
@@ -575,16 +624,19 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
         }
     }
 
+    #[cold]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
         self.content.input.tell(Learner::variant_is_read);
         seed.deserialize(self.content.inside()?)
     }
 
+    #[cold]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
         self.content.input.tell(Learner::variant_is_read);
         self.content.tuple(Kind::Content, length, visitor)
     }
 
+    #[cold]
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],
@@ -599,6 +651,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 impl<'de> MapAccess<'de> for Variant<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         match std::mem::replace(&mut self.name, Name::Taken) {
             Name::Text(name) => seed.deserialize(name.into_deserializer()).map(Some),
@@ -606,6 +659,7 @@ impl<'de> MapAccess<'de> for Variant<'_> {
         }
     }
 
+    #[cold]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         seed.deserialize(self.content.part().inside()?)
     }

@@ -6,6 +6,9 @@
 //! this encoding says that it is: serde's own buffer, through which `untagged`, `tag` and `flatten` read,
 //! says so too.
 //!
+//! Its functions are marked as cold, which keeps them out of what a program that does not need them has in
+//! memory: they are compiled for size, and not into others that such a program runs.
+//!
 //! Without names, the same bytes are a record of what serde was asked for. By two such records [`learn`]
 //! finds out whether a type needs this encoding.
 
