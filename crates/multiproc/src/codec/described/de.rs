@@ -54,28 +54,34 @@ enum Name {
 }
 
 impl Input {
+    #[cold]
     pub(crate) fn new(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), at: 0, ignored: Vec::new(), learner: None }
     }
 
+    #[cold]
     pub(super) fn made_up(learner: Learner) -> Self {
         Self { learner: Some(learner), ..Self::new(&[]) }
     }
 
+    #[cold]
     pub(super) fn is_made_up(&self) -> bool {
         self.learner.is_some()
     }
 
+    #[cold]
     pub(super) fn into_learner(self) -> (Vec<u8>, Option<Learner>) {
         (self.bytes, self.learner)
     }
 
     /// How many bytes were read.
+    #[cold]
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
     /// What the type has taken.
+    #[cold]
     pub(super) fn taken(&self) -> Vec<u8> {
         let mut taken = Vec::new();
         let mut start = 0;
@@ -552,6 +558,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn is_human_readable(&self) -> bool {
         self.input.learner.is_none()
     }
@@ -565,6 +572,7 @@ impl<'de> SeqAccess<'de> for Parts<'_> {
         if self.count_down() { seed.deserialize(self.of.part()).map(Some) } else { Ok(None) }
     }
 
+    #[cold]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
     }
@@ -590,6 +598,7 @@ impl<'de> MapAccess<'de> for Parts<'_> {
         seed.deserialize(self.of.part())
     }
 
+    #[cold]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
     }
@@ -665,18 +674,22 @@ impl<'de> MapAccess<'de> for Variant<'_> {
     }
 }
 
+#[cold]
 fn short(at: usize, length: u64, left: usize) -> Error {
     Error::new(format_args!("{length} bytes or more expected at byte {at}, {left} left"))
 }
 
+#[cold]
 fn unexpected(end: usize, expected: &str, found: u32) -> Error {
     Error::new(format_args!("{expected} expected before byte {end}, {found:#x} found"))
 }
 
+#[cold]
 fn surplus(at: usize, left: usize) -> Error {
     Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
 }
 
+#[cold]
 fn left_out(expected: usize, found: usize) -> Error {
     Error::new(format_args!(
         "{expected} fields expected, {found} found (`skip_serializing_if` in a tuple struct or variant?)"

@@ -27,10 +27,12 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Describer<'a> {
+    #[cold]
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, levels: Levels::ALL, names: true }
     }
 
+    #[cold]
     pub(super) fn recorder(out: &'a mut Vec<u8>) -> Self {
         Self { names: false, ..Self::new(out) }
     }
@@ -88,6 +90,7 @@ impl<'a> Describer<'a> {
         Ok(Parts { of, place, count: 0 })
     }
 
+    #[cold]
     fn fields(self) -> Result<Parts<'a>> {
         let kind = if self.names { Kind::Fields } else { Kind::Tuple };
         self.parts(kind)
@@ -101,6 +104,7 @@ impl Parts<'_> {
         value.serialize(self.of.part())
     }
 
+    #[cold]
     fn finish(self) {
         let count = self.count.to_ne_bytes();
         self.of.out[self.place..self.place + count.len()].copy_from_slice(&count);
@@ -246,6 +250,7 @@ impl<'a> Serializer for Describer<'a> {
         self.variant(variant, name).fields()
     }
 
+    #[cold]
     fn is_human_readable(&self) -> bool {
         self.names
     }
@@ -265,6 +270,7 @@ impl SerializeMap for Parts<'_> {
         value.serialize(self.of.part())
     }
 
+    #[cold]
     fn end(self) -> Result {
         self.finish();
         Ok(())
