@@ -217,7 +217,7 @@ impl Ring {
         self.frames_to_end(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
     }
 
-    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::fit) with `head`;
+    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::frames_to_end) with `head`;
     /// else nothing happens.
     #[inline(always)]
     pub(crate) fn pop_if<R>(
@@ -236,7 +236,7 @@ impl Ring {
         })
     }
 
-    /// As [`Ring::put`], where there is [room](Ring::room).
+    /// As [`Ring::put`], where there is [room](Ring::free_frames).
     #[inline(always)]
     pub(crate) fn push_unchecked(&self, memory: &impl Memory, tail: &mut Position, kind: u32, bytes: &[u8]) {
         let offset = self.offset(tail.bytes);

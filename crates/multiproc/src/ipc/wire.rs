@@ -13,8 +13,8 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec;
-use crate::codec::Finding;
 use crate::codec::raw;
+use crate::codec::{Finding, Subject};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::ring::Memory;
 use crate::sys::mapping::SharedMapping;
@@ -184,26 +184,30 @@ fn encode_unknown<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> R
     if codec::is_trying_out() {
         return Err(codec::Error::new("it is sent by a value that is only made up"));
     }
-    let found = INCOMING.with(|incoming| {
+    let found = without_lists(|| codec::finding(value));
+    if found == Finding::Fits {
+        return encode_marked(value, out, has_list);
+    }
+    describe(value, out, has_list, found == Finding::NeedsNames)
+}
+
+/// Looks at a value apart from the one that is being encoded or decoded.
+fn without_lists<R>(look: impl FnOnce() -> R) -> R {
+    INCOMING.with(|incoming| {
         let _meanwhile = Scope::begin(incoming, Vec::new());
         OUTGOING.with(|outgoing| {
             let _meanwhile = Scope::begin(outgoing, Some(Vec::new()));
-            codec::finding(value)
+            look()
         })
-    });
-    match found {
-        Finding::Fits => encode_marked(value, out, has_list),
-        Finding::NeedsNames => describe(value, out, has_list, true),
-        Finding::Unclear | Finding::Unknown => describe(value, out, has_list, false),
-    }
+    })
 }
 
 /// In the encoding that says what is there. Whether the value arrives is not sure then, since names and kinds
 /// are looked at; so it is tried. `has_list` says whether the list of descriptors is for this value,
 /// `must_decode` whether one that does not decode is refused here, not there.
 #[cold]
-fn describe<T: Travels>(
-    value: &T,
+fn describe(
+    value: &dyn Subject,
     out: &mut Vec<u8>,
     has_list: bool,
     must_decode: bool,
@@ -221,7 +225,7 @@ fn describe<T: Travels>(
     if list(|handles| handles.len()) > 0 {
         return Ok(()); // descriptors do not decode here
     }
-    match arrives::<T>(&out[before..]) {
+    match arrives(value, &out[before..]) {
         Ok(false) => Err(codec::Error::new(
             "another value would arrive, because of an attribute of its type: `untagged` takes the first variant \
              that fits, and `default` need not be what `skip_serializing_if` leaves out",
@@ -232,11 +236,11 @@ fn describe<T: Travels>(
 }
 
 /// Whether a value arrives as it is; or else why it does not arrive.
-fn arrives<T: Travels>(bytes: &[u8]) -> Result<bool, String> {
+fn arrives(value: &dyn Subject, bytes: &[u8]) -> Result<bool, String> {
     let arrives = || {
         INCOMING.with(|incoming| {
             let _meanwhile = Scope::begin(incoming, Vec::new());
-            codec::arrives::<T>(bytes)
+            codec::arrives(value, bytes)
         })
     };
     match catch_unwind(AssertUnwindSafe(arrives)) {
