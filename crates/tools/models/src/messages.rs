@@ -4,13 +4,13 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::lane::{Lane, Links, Side, Waited};
+use crate::channel::endpoint::{Lane, Links, Side, Waited};
+use crate::ipc::ring::{Memory, Ring};
+use crate::ipc::wire::{Handle, Pages};
 use crate::model;
-use crate::ring::{Memory, Ring};
 use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::Rung;
 use crate::sys::poll::Deadline;
-use crate::wire::{Handle, Pages};
 
 /// Room for two frames of eight bytes.
 pub(crate) const RING: Ring = Ring::new(0, 32);

@@ -32,19 +32,19 @@ impl Lack {
 }
 
 #[allow(dead_code)]
-#[path = "../../../multiproc/src/sys/fault.rs"]
+#[path = "../../../multiproc/src/sys/failpoint.rs"]
 mod points;
 
 /// A thread can be killed at a named point, as a process can: nobody sees anything of what it would do after.
-pub(crate) mod fault {
+pub(crate) mod failpoint {
     use std::cell::Cell;
 
-    pub(crate) use super::points::Point;
+    pub(crate) use super::points::Failpoint;
 
     #[derive(Clone, Copy, PartialEq)]
     enum Fate {
         Lives,
-        Dies(Point),
+        Dies(Failpoint),
         IsDead,
     }
 
@@ -58,12 +58,12 @@ pub(crate) mod fault {
     }
 
     /// This thread is killed when it comes to this point, if it does.
-    pub(crate) fn die_at(point: Point) {
+    pub(crate) fn die_at(point: Failpoint) {
         ARE_MORTAL.set(true);
         FATE.with(|fate| fate.set(Fate::Dies(point)));
     }
 
-    pub(crate) fn at(point: Point) {
+    pub(crate) fn hit(point: Failpoint) {
         if !ARE_MORTAL.get() {
             return;
         }
@@ -115,7 +115,7 @@ pub(crate) mod atomic {
                 }
 
                 pub(crate) fn store(&self, value: $number, order: Ordering) {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return;
                     }
                     self.0.store(value, store_order(order));
@@ -126,7 +126,7 @@ pub(crate) mod atomic {
                 }
 
                 pub(crate) fn fetch_add(&self, value: $number, order: Ordering) -> $number {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return value;
                     }
                     self.0.fetch_add(value, order)
@@ -148,7 +148,7 @@ pub(crate) mod atomic {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$number, $number> {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return Ok(current);
                     }
                     self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
@@ -208,7 +208,7 @@ pub(crate) mod futex {
     fn wake() -> usize {
         let mut sleepers = SLEEPERS.0.lock().unwrap();
         let woken = *sleepers;
-        if !Lack::Waking.is_there() && !super::fault::is_dead() {
+        if !Lack::Waking.is_there() && !super::failpoint::is_dead() {
             *sleepers = 0;
             SLEEPERS.1.notify_all();
         }
@@ -261,7 +261,7 @@ pub(crate) mod thread_id {
     }
 }
 
-pub(crate) mod processors {
+pub(crate) mod cpus {
     /// A model has no use for loads again and again: each load may give whatever it can ever give.
     pub(crate) fn others_run() -> bool {
         false
@@ -390,16 +390,16 @@ pub(crate) mod socket {
     pub(crate) fn discard(_socket: &Rung) {}
 }
 
-pub(crate) mod memory {
+pub(crate) mod mapping {
     use loom::sync::Arc;
 
     use super::atomic::{AtomicU32, AtomicU64};
 
-    /// The words of two [areas](crate::lane::AREAS), and no more: each costs the model something.
+    /// The words of two [areas](crate::channel::endpoint::AREAS), and no more: each costs the model something.
     #[derive(Clone, Debug)]
     pub(crate) struct Shared(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 
-    const AREA: usize = crate::lane::AREAS / 2;
+    const AREA: usize = crate::channel::endpoint::AREAS / 2;
     const WORDS32: [usize; 4] = [64, 68, 72, 136];
     const WORDS64: [usize; 4] = [0, 48, 56, 128];
 

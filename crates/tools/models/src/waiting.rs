@@ -4,14 +4,14 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::alarm::Alarm;
-use crate::bell::{Bell, Sleeper};
+use crate::channel::wakeup_flag::Alarm;
+use crate::ipc::event_count::{Bell, Sleeper};
 use crate::model;
 use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
 use crate::sys::Rung;
 use crate::sys::atomic::{AtomicU32, Relaxed};
-use crate::sys::fault::{Point, die_at};
-use crate::sys::memory::Shared;
+use crate::sys::failpoint::{Failpoint, die_at};
+use crate::sys::mapping::Shared;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
@@ -45,15 +45,15 @@ model!(one_who_is_killed_before_he_wakes_anybody_harms_nobody, killed_before, 3,
 model!(one_who_is_killed_after_he_has_woken_all_harms_nobody, killed_after, 3, finds [Waking, Fence]);
 
 fn killed_before() {
-    killed_at(Point::BellChanged);
+    killed_at(Failpoint::EventCountChanged);
 }
 
 fn killed_after() {
-    killed_at(Point::AllWoken);
+    killed_at(Failpoint::AllWoken);
 }
 
 /// One is killed while he rings. Another has changed what the third waits for, and rings as well.
-fn killed_at(point: Point) {
+fn killed_at(point: Failpoint) {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let killed = {
         let words = Arc::clone(&words);

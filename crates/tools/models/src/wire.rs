@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::sys::Rung;
 
-pub(crate) use crate::sys::memory::Shared as Pages;
+pub(crate) use crate::sys::mapping::Shared as Pages;
 
 /// A descriptor.
 #[derive(Clone, Debug)]
