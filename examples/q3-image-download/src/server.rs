@@ -22,8 +22,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that answers `at_once` requests together, as soon as it has all of them. Blocks until the
-    /// server accepts connections.
+    /// Starts a server that answers `at_once` requests together, as soon as it has all of them.
+    /// Blocks until the server listens.
     ///
     /// # Errors
     /// The process cannot be started, or it cannot listen.
@@ -72,11 +72,8 @@ fn answer(connection: TcpStream, all_asked: &Barrier, image: &[u8]) -> io::Resul
     while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     all_asked.wait();
     sleep(DELAY);
-    let length = image.len();
-    write!(
-        &connection,
-        "HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n",
-    )?;
+    write!(&connection, "HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n")?;
+    write!(&connection, "Content-Length: {}\r\n\r\n", image.len())?;
     (&connection).write_all(image)
 }
 

@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
     sender.send("ticket5".to_owned())?;
     drop(sender); // the producer's is the last one now; when it is gone, the consumer's loop ends
 
-    // The first `?` is for a process that panicked or was killed, the second for an error that its function returned.
+    // The first `?` is for a process that panicked or was killed, the second for an error of its function.
     producer.join()??;
     consumer.join()??;
     Ok(())

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// Shuffles 1…100 by the common seed, which gives each process the same permutation, and prints its own entry.
+/// Shuffles 1…100 by the common seed, so each process has the same permutation, and prints its own entry.
 fn draw(process: usize, seed: u64) {
     let mut numbers: Vec<u32> = (1..=100).collect();
     numbers.shuffle(&mut StdRng::seed_from_u64(seed));
