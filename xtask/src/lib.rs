@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod faults;
+pub mod output;
 mod programs;
 pub mod valgrind;
 pub mod verify;

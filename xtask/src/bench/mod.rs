@@ -26,6 +26,7 @@ use console::style;
 use experiments::Machine;
 use serde::Serialize;
 
+use crate::output::{complain, say};
 use crate::verify::runner::Runner;
 use programs::{Contestants, Workshop};
 use results::Results;
@@ -102,7 +103,7 @@ pub fn run(options: &Options) -> Result<bool> {
         page::write(&report, &workshop.root.join("docs"))?;
     }
     match &options.json {
-        Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(&report)?),
+        Some(_) if to_stdout => say!("{}", serde_json::to_string_pretty(&report)?),
         Some(file) => {
             let text = serde_json::to_string_pretty(&report)? + "\n";
             fs::write(file, text).with_context(|| cannot_write(file))?;
@@ -111,7 +112,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let failures = report.results.failures();
     for failure in &failures {
-        eprintln!("{} {failure}", style("failed:").for_stderr().red());
+        complain(format_args!("{} {failure}", style("failed:").for_stderr().red()));
     }
     Ok(failures.is_empty())
 }

@@ -8,29 +8,30 @@ use experiments::measure::three_digits;
 use super::Report;
 use super::programs::{Contestants, Way};
 use super::results::{Kind, OURS, Results, Row, Trouble, ahead};
+use crate::output::say;
 
 pub(super) fn list(cases: &[&Case], contestants: &Contestants) {
     for case in cases {
-        println!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
+        say!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
         for entry in contestants.entries.iter().filter(|entry| entry.case.id == case.id) {
             let missing = if let Way::Program(..) = entry.way { "" } else { " (not built)" };
-            println!("    {}{missing}", entry.contestant);
+            say!("    {}{missing}", entry.contestant);
         }
     }
     show_notes(&contestants.notes);
 }
 
 pub(super) fn show_head(machine: &Machine, quick: bool, notes: &[String]) {
-    println!("{machine}");
+    say!("{machine}");
     if quick {
-        println!("Quick: few repetitions, so these figures are a look and not a measurement.");
+        say!("Quick: few repetitions, so these figures are a look and not a measurement.");
     }
     show_notes(notes);
 }
 
 fn show_notes(notes: &[String]) {
     for note in notes {
-        println!("{note}");
+        say!("{note}");
     }
 }
 
@@ -41,7 +42,7 @@ pub(super) fn show_case(results: &Results, case: &Case) {
         return;
     }
     let better = if case.better == Better::Less { "less is better" } else { "more is better" };
-    println!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
+    say!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
     let lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
     show_columns(&lines, 4, |line, column, text| match (column, rows[line].kind) {
         (0, Kind::Ours) => style(text).bold().to_string(),
@@ -94,7 +95,7 @@ pub(super) fn show_targets(report: &Report) {
     if verdicts.is_empty() {
         return;
     }
-    println!("\n{}", style("Targets").bold());
+    say!("\n{}", style("Targets").bold());
     let lines: Vec<_> = verdicts
         .iter()
         .map(|verdict| {
@@ -110,7 +111,7 @@ pub(super) fn show_targets(report: &Report) {
     });
     let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
     let (met, missed, unknown) = (count(Some(true)), count(Some(false)), count(None));
-    println!("\n{met} met, {missed} missed, {unknown} not measured.");
+    say!("\n{met} met, {missed} missed, {unknown} not measured.");
 }
 
 pub(super) fn met(met: Option<bool>) -> &'static str {
@@ -133,6 +134,6 @@ fn show_columns(lines: &[Vec<String>], aligned: usize, paint: impl Fn(usize, usi
             };
             paint(number, column, cell)
         });
-        println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        say!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }

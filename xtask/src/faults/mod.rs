@@ -21,7 +21,8 @@ use clap::Args;
 use experiments::Machine;
 use faults::Line;
 
-use crate::programs::{built, cargo};
+use crate::output::{complain, say};
+use crate::programs::{built, cargo_build};
 use crate::verify::runner::Runner;
 use peers::Comparison;
 
@@ -89,8 +90,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let program = build(root, target)?;
     let effort = Effort::of(options);
     let commands = commands(options, &effort)?;
-    println!("{}", Machine { build: "release", ..Machine::here() });
-    println!("seeds {}", effort.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    say!("{}", Machine { build: "release", ..Machine::here() });
+    say!("seeds {}", effort.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
     let lines = thread::scope(|scope| {
         let runs = METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method)));
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
@@ -173,8 +174,8 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let target = target.join("faults");
     let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg multiproc_faults");
-    let mut build = cargo(root);
-    build.args(["--quiet", "--release", "--locked", "--package", "faults", "--bin", "faults"]);
+    let mut build = cargo_build(root);
+    build.args(["--release", "--locked", "--package", "faults", "--bin", "faults"]);
     build
         .env("RUSTFLAGS", flags.trim())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -225,7 +226,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Li
         let line = line?;
         let line: Line = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
         for failure in &line.failures {
-            eprintln!("{method}: {}: {failure}", line.fault);
+            complain(format_args!("{method}: {}: {failure}", line.fault));
         }
         lines.push(line);
     }

@@ -23,6 +23,7 @@ use super::{
     compare::{Ending, Observed},
     processes,
 };
+use crate::output;
 
 /// How much of a stream is kept. Then it is closed, which ends a program that never stops writing.
 const MOST: u64 = 1 << 20;
@@ -46,15 +47,16 @@ impl Runner {
         Ok(Self { folder, working_folder: working_folder.to_owned(), grace, runs: AtomicUsize::new(0) })
     }
 
-    /// On Ctrl-C: kills every program that is running, clears up what they may have left elsewhere, and ends this one.
+    /// On Ctrl-C and on a closed pipe: kills every program that runs, removes what they may have left elsewhere,
+    /// and ends this program.
     pub fn end_at_interrupt(&self, clear_up: fn()) -> Result<()> {
         let folder = self.folder.path().to_owned();
-        Ok(ctrlc::set_handler(move || {
+        output::set_clean_up(move || {
             processes::kill_everything(&folder);
             _ = fs::remove_dir_all(&folder);
             clear_up();
-            std::process::exit(130);
-        })?)
+        });
+        Ok(ctrlc::set_handler(|| output::end_early(130))?)
     }
 
     /// A temporary folder for one more run, and its mark.
