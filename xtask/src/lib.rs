@@ -4,6 +4,7 @@
 #![allow(clippy::missing_errors_doc)]
 
 pub mod bench;
+pub mod compare;
 pub mod faults;
 pub mod output;
 mod programs;
