@@ -109,12 +109,11 @@ fn show_broken(runner: &Runner, python: &Path, broken: &Broken) -> Result<bool> 
     let seen = runner.run(python, &arguments, BROKEN_LIMIT)?;
     let symptom = symptom(&seen);
     say!("\n{}\n    {}", style(broken.file.display()).bold(), broken.reason);
-    match &symptom {
-        Some(symptom) => say!("    {} {symptom}", style("seen:").yellow()),
-        None => {
-            say!("    {}", style(format!("It works, so it answers {} after all.", broken.question)).red())
-        }
-    }
+    let seen = match &symptom {
+        Some(symptom) => format!("{} {symptom}", style("seen:").yellow()),
+        None => style(format!("It works, so it answers {} after all.", broken.question)).red().to_string(),
+    };
+    say!("    {seen}");
     Ok(symptom.is_some())
 }
 
