@@ -10,11 +10,12 @@ use console::{Alignment, measure_text_width, pad_str, style};
 
 use crate::output::say;
 use crate::programs::python;
-use crate::verify::compare::{Ending, Failure, Observed, compare};
+use crate::runner::Runner;
+use crate::runner::{Ending, Observed};
+use crate::verify::compare::{Failure, compare};
 use crate::verify::programs::Workspace;
 use crate::verify::python::{Broken, Script, broken};
 use crate::verify::readme::Block;
-use crate::verify::runner::Runner;
 use crate::verify::{Plan, plan};
 
 /// How long a Python program that does not work may run: one that waits without end is stopped then.

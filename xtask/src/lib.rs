@@ -8,5 +8,6 @@ pub mod compare;
 pub mod faults;
 pub mod output;
 mod programs;
+pub mod runner;
 pub mod valgrind;
 pub mod verify;

@@ -3,8 +3,8 @@
 //! The work is that of the program in the package `faults`, which is built with the named points into a target folder of
 //! its own, so that nothing else is built anew. Each of its parts runs under both start methods, the two at the same time.
 
-mod page;
 mod peers;
+mod report;
 mod table;
 
 use std::env;
@@ -23,7 +23,7 @@ use faults::Line;
 
 use crate::output::{complain, say};
 use crate::programs::{built, cargo_build};
-use crate::verify::runner::Runner;
+use crate::runner::Runner;
 use peers::Comparison;
 
 #[derive(Args)]
@@ -69,13 +69,13 @@ const METHODS: [&str; 2] = ["fork-server", "spawn"];
 struct Report {
     machine: Machine,
     /// How the parts were run.
-    effort: Effort,
+    scale: Scale,
     /// For each start method, in the order of [`METHODS`].
     lines: [Vec<Line>; METHODS.len()],
     comparison: Option<Comparison>,
 }
 
-struct Effort {
+struct Scale {
     times: u32,
     kills: u64,
     rounds: u64,
@@ -88,10 +88,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
     let program = build(root, target)?;
-    let effort = Effort::of(options);
-    let commands = commands(options, &effort)?;
+    let scale = Scale::of(options);
+    let commands = commands(options, &scale)?;
     say!("{}", Machine { build: "release", ..Machine::here() });
-    say!("seeds {}", effort.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    say!("seeds {}", scale.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
     let lines = thread::scope(|scope| {
         let runs = METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method)));
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
@@ -106,13 +106,13 @@ pub fn run(options: &Options) -> Result<bool> {
     let compares = options.peers || options.only.as_deref() == Some("peers");
     let report = Report {
         machine: Machine { build: "release", ..Machine::here() },
-        effort,
+        scale,
         lines,
         comparison: compares.then(|| compare(root, target, &program)).transpose()?,
     };
     table::show(&report);
     if options.write {
-        page::write(&report, &root.join("docs/reliability.md"))?;
+        report::write(&report, &root.join("docs/reliability.md"))?;
     }
     let mut lines = report.lines.iter().flatten().peekable();
     ensure!(lines.peek().is_some() || compares, "with these options there is nothing to do");
@@ -127,7 +127,7 @@ fn compare(root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     peers::compare(&runner, root, target, own)
 }
 
-impl Effort {
+impl Scale {
     fn of(options: &Options) -> Self {
         let Options { seed, time, soaks, kills, rounds, .. } = options;
         if options.quick {
@@ -144,8 +144,8 @@ impl Effort {
 }
 
 /// The command lines of the parts that are wanted.
-fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
-    let Effort { times, kills, rounds, time, seeds } = effort;
+fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
+    let Scale { times, kills, rounds, time, seeds } = scale;
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let points = words(&[&"points", &"--parent", &"--times", times]);
     let random = words(&[&"kills", &"--count", kills, &"--seed", &options.seed]);
@@ -254,7 +254,7 @@ mod tests {
 
     fn commands_of(arguments: &[&str]) -> Result<Vec<String>> {
         let options = Asked::try_parse_from([&["faults"], arguments].concat())?.options;
-        let commands = commands(&options, &Effort::of(&options))?;
+        let commands = commands(&options, &Scale::of(&options))?;
         Ok(commands.into_iter().map(|words| words.join(" ")).collect())
     }
 

@@ -24,12 +24,10 @@ pub mod compare;
 pub mod expectation;
 pub mod order;
 pub mod pattern;
-pub mod processes;
 pub mod programs;
 pub(crate) mod python;
 pub mod readme;
 mod report;
-pub mod runner;
 mod schedule;
 pub mod self_test;
 
@@ -45,12 +43,12 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::output::complain;
-use compare::{Failure, Observed, compare};
+use crate::runner::{Observed, Runner};
+use compare::{Failure, compare};
 use programs::{Program, Workspace};
 use python::Script;
 use readme::{Block, Problem};
 use report::Report;
-use runner::Runner;
 
 /// A process that dies with its parent learns of it only afterwards: it has so long to follow.
 const GRACE: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use similar::{ChangeTag, TextDiff};
 use super::{
     Format, Outcome,
     compare::Failure,
-    expectation::{Expectation, Place},
+    expectation::{Expectation, LineOrder},
     order,
     readme::{Block, Problem},
 };
@@ -228,9 +228,9 @@ fn as_wanted(expected: &Expectation, got: &[&str]) -> Vec<String> {
     let text =
         |index: usize| partners[index].map_or(lines[index].pattern.to_string(), |at| got[at].to_owned());
     let (floating, others): (Vec<_>, Vec<_>) =
-        (0..lines.len()).partition(|&index| lines[index].place == Place::Anywhere);
+        (0..lines.len()).partition(|&index| lines[index].order == LineOrder::Anywhere);
     let mut wanted = Vec::new();
-    for group in others.chunk_by(|&a, &b| lines[a].together_with(lines[b])) {
+    for group in others.chunk_by(|&a, &b| lines[a].same_group(lines[b])) {
         let mut group = group.to_vec();
         group.sort_by_key(|&index| partners[index].unwrap_or(usize::MAX));
         wanted.extend(group.into_iter().map(text));

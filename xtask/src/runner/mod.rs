@@ -1,4 +1,9 @@
-//! Runs one program and observes everything that its block could say about it.
+//! Runs one program at a time limit and observes what it prints, how it ends and what it leaves behind.
+//!
+//! The ground floor of xtask: `verify`, `compare`, `bench` and `faults` stand on it, and it knows none of them.
+
+mod observed;
+pub(crate) mod processes;
 
 use std::{
     ffi::OsString,
@@ -19,17 +24,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{
-    compare::{Ending, Observed},
-    processes,
-};
 use crate::output;
+pub use observed::{Ending, Observed, Process};
 
 /// How much of a stream is kept. Then it is closed, which ends a program that never stops writing.
-const MOST: u64 = 1 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// How long it may take to read the rest when nobody is left to write more.
-const REST: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Runner {
     /// Holds the temporary folder of each run. The path of that one is also the mark of the run.
@@ -82,9 +84,9 @@ impl Runner {
         let in_time = processes::wait(&child, limit);
         let elapsed = start.elapsed();
         let leaked = processes::clear_up(&child, &folder, self.grace);
-        let status = processes::bury(&mut child)?;
+        let status = processes::reap(&mut child)?;
 
-        let deadline = Instant::now() + REST;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         let (stdout, stdout_closed) = stdout.map(|stream| stream.until(deadline)).unwrap_or_default();
         let (stderr, stderr_closed) = stderr.map(|stream| stream.until(deadline)).unwrap_or_default();
         let left_behind = names_in(&folder)?;
@@ -126,7 +128,7 @@ struct Capture(Receiver<Vec<u8>>);
 impl Capture {
     fn start(stream: impl Read + Send + 'static) -> Self {
         let (chunks, capture) = mpsc::channel();
-        thread::spawn(move || io::copy(&mut stream.take(MOST), &mut Chunks(chunks)));
+        thread::spawn(move || io::copy(&mut stream.take(MAX_OUTPUT), &mut Chunks(chunks)));
         Self(capture)
     }
 
