@@ -33,7 +33,6 @@ pub struct Options {
 
 /// One program in both languages.
 struct Pair {
-    program: String,
     rust: Duration,
     python: Duration,
     /// Why an output does not fit the README, with the language in front.
@@ -55,15 +54,23 @@ pub fn run(options: &Options) -> Result<bool> {
     runner.end_at_interrupt(|| ())?;
 
     say!("Python {version}; the Rust programs are unoptimised (`cargo build`).\n");
-    let mut pairs = Vec::new();
-    for Script { block, command } in &scripts {
-        let (rust, program) = &commands[*command];
-        let path = built.get(program).with_context(|| format!("cargo did not build `{}`", program.1))?;
-        let label = format!("{} {}", block.question, program.1);
-        pairs.push(pair(&runner, label, (path, rust), (&python, block))?);
+    let label = |script: &Script| format!("{} {}", script.block.question, commands[script.command].1.1);
+    let width = scripts.iter().map(|script| measure_text_width(&label(script))).max().unwrap_or(0);
+    if width > 0 {
+        show_line(&pad_str("program", width, Alignment::Left, None), "Rust", "Python", "output");
     }
-    show(&pairs);
-    let mut good = pairs.iter().all(|pair| pair.failures.is_empty());
+    let mut same = 0;
+    for script in &scripts {
+        let (rust, program) = &commands[script.command];
+        let path = built.get(program).with_context(|| format!("cargo did not build `{}`", program.1))?;
+        let pair = pair(&runner, (path, rust), (&python, &script.block))?;
+        pair.show(&pad_str(&label(script), width, Alignment::Left, None));
+        same += usize::from(pair.failures.is_empty());
+    }
+    if width > 0 {
+        say!("\n{same} of {} print the same.", scripts.len());
+    }
+    let mut good = same == scripts.len();
     for broken in &broken {
         good &= show_broken(&runner, &python, broken)?;
     }
@@ -71,7 +78,7 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// Runs the program in Rust, then in Python.
-fn pair(runner: &Runner, program: String, rust: (&Path, &Block), python: (&Path, &Block)) -> Result<Pair> {
+fn pair(runner: &Runner, rust: (&Path, &Block), python: (&Path, &Block)) -> Result<Pair> {
     let run = |(path, block): (&Path, &Block)| -> Result<(Duration, Vec<Failure>)> {
         let seen = runner.run(path, &block.command.arguments, block.expected.limit)?;
         Ok((seen.elapsed, compare(&block.expected, &seen)))
@@ -79,29 +86,23 @@ fn pair(runner: &Runner, program: String, rust: (&Path, &Block), python: (&Path,
     let ((rust, in_rust), (python, in_python)) = (run(rust)?, run(python)?);
     let in_rust = in_rust.iter().map(|failure| format!("Rust: {failure}"));
     let in_python = in_python.iter().map(|failure| format!("Python: {failure}"));
-    Ok(Pair { program, rust, python, failures: in_rust.chain(in_python).collect() })
+    Ok(Pair { rust, python, failures: in_rust.chain(in_python).collect() })
 }
 
-fn show(pairs: &[Pair]) {
-    if pairs.is_empty() {
-        return;
-    }
-    let width = pairs.iter().map(|pair| measure_text_width(&pair.program)).max().unwrap_or(0);
-    let line = |program: &str, rust: &str, python: &str, output| {
-        let program = pad_str(program, width, Alignment::Left, None);
-        say!("{program}  {rust:>9}  {python:>9}  {output}");
-    };
-    line("program", "Rust", "Python", style("output").bold());
-    let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
-    for Pair { program, rust, python, failures } in pairs {
-        let output = if failures.is_empty() { style("same").green() } else { style("differs").red() };
-        line(program, &seconds(*rust), &seconds(*python), output);
-        for failure in failures {
+impl Pair {
+    fn show(&self, program: &str) {
+        let seconds = |time: Duration| format!("{:.3} s", time.as_secs_f64());
+        let good = self.failures.is_empty();
+        let output = if good { style("same").green() } else { style("differs").red() };
+        show_line(program, &seconds(self.rust), &seconds(self.python), &output.to_string());
+        for failure in &self.failures {
             say!("    {failure}");
         }
     }
-    let same = pairs.iter().filter(|pair| pair.failures.is_empty()).count();
-    say!("\n{same} of {} print the same.", pairs.len());
+}
+
+fn show_line(program: &str, rust: &str, python: &str, output: &str) {
+    say!("{program}  {rust:>9}  {python:>9}  {output}");
 }
 
 /// Runs a program that does not work, and shows what goes wrong. `false` if nothing does.

@@ -74,6 +74,8 @@ impl Runner {
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows what a plain environment gives.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
+        // With it, Python writes the end of a line apart from the line, and processes mix them up.
+        command.env_remove("PYTHONUNBUFFERED");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
         let start = Instant::now();

@@ -32,7 +32,10 @@ pub(crate) fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (
     for (question, file) in files(workspace, "python") {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let is_its = |(block, program): &&(Block, Program)| {
-            block.question == question && block.command.package == question && program.1 == name
+            block.question == question
+                && block.command.package == question
+                && program.1 == name
+                && !asks_for_help(block)
         };
         // The plain command, if the README has one: a script is run without options, too.
         let its = commands.iter().enumerate().filter(|(_, command)| is_its(command));
@@ -56,6 +59,11 @@ pub(crate) fn broken(workspace: &Workspace) -> io::Result<Vec<Broken>> {
         Ok(Broken { question, file, reason })
     };
     files(workspace, "python/broken").into_iter().map(broken).collect()
+}
+
+/// Each language words its help texts in its own way.
+fn asks_for_help(block: &Block) -> bool {
+    block.command.arguments.iter().any(|argument| argument == "--help")
 }
 
 /// The block of a program, for a script that prints the same.
