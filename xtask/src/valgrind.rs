@@ -3,13 +3,15 @@
 //! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
 //! models in `crates/tools/models`.
 
-use std::env;
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Message, MetadataCommand};
+
+use crate::output::say;
+use crate::programs::cargo;
 
 /// The exit code of a run in which memcheck has found something.
 const FOUND: &str = "99";
@@ -49,14 +51,13 @@ fn look_for_valgrind() -> Result<()> {
 
 /// Builds the library's unit tests; gives the program that they are.
 fn build(root: &Path) -> Result<PathBuf> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--package", "multiproc", "--lib", "--no-run"])
+    let mut build = cargo("test", root)
+        .args(["--package", "multiproc", "--lib", "--no-run"])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
         .context("run cargo")?;
-    let output = cargo.stdout.take().context("cargo says nothing")?;
+    let output = build.stdout.take().context("cargo says nothing")?;
     let mut program = None;
     for message in Message::parse_stream(BufReader::new(output)) {
         if let Message::CompilerArtifact(artifact) = message?
@@ -65,12 +66,12 @@ fn build(root: &Path) -> Result<PathBuf> {
             program = artifact.executable.map(PathBuf::from).or(program);
         }
     }
-    ensure!(cargo.wait()?.success(), "the unit tests do not build");
+    ensure!(build.wait()?.success(), "the unit tests do not build");
     program.context("cargo has built no unit tests")
 }
 
 fn memcheck(root: &Path, program: &Path) -> Result<bool> {
-    println!("== memcheck over {}", TESTS.join(" "));
+    say!("== memcheck over {}", TESTS.join(" "));
     let status = Command::new("valgrind")
         .args(["--tool=memcheck", "--quiet", &format!("--error-exitcode={FOUND}")])
         .args(["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"])

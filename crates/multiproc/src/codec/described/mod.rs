@@ -1,7 +1,7 @@
 //! The self-describing encoding: for types that look at the data to find out what they are, or that leave
 //! fields out.
 //!
-//! Each value begins with its [`Kind`], fields and variants have their names, and so [`de::Reader`] can give
+//! Each value begins with its [`Kind`], fields and variants have their names, and so `de::Reader` can give
 //! what is there to a type that does not say what it expects. That is what serde calls human readable, and
 //! this encoding says that it is: serde's own buffer, through which `untagged`, `tag` and `flatten` read,
 //! says so too.
