@@ -32,15 +32,16 @@ pub(crate) fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (
     for (question, file) in files(workspace, "python") {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let is_its = |(block, program): &&(Block, Program)| {
-            block.question == question
-                && block.command.package == question
-                && program.1 == name
-                && !asks_for_help(block)
+            block.question == question && block.command.package == question && program.1 == name
         };
+        let its: Vec<_> = commands.iter().enumerate().filter(|(_, command)| is_its(command)).collect();
         // The plain command, if the README has one: a script is run without options, too.
-        let its = commands.iter().enumerate().filter(|(_, command)| is_its(command));
-        match its.min_by_key(|(_, (block, _))| block.command.arguments.len()) {
-            Some((command, (block, _))) => scripts.push(Script { block: of(block, &file), command }),
+        let shown = its.iter().filter(|(_, (block, _))| is_same_in_python(block));
+        match shown.min_by_key(|(_, (block, _))| block.command.arguments.len()) {
+            Some((command, (block, _))) => {
+                scripts.push(Script { block: of(block, &file), command: *command });
+            }
+            None if !its.is_empty() => {} // its README shows nothing that both languages say in the same words
             None => problems.push(Problem {
                 place: file.display().to_string(),
                 what: format!("the README of `{question}` runs no program `{name}`"),
@@ -61,9 +62,9 @@ pub(crate) fn broken(workspace: &Workspace) -> io::Result<Vec<Broken>> {
     files(workspace, "python/broken").into_iter().map(broken).collect()
 }
 
-/// Each language words its help texts in its own way.
-fn asks_for_help(block: &Block) -> bool {
-    block.command.arguments.iter().any(|argument| argument == "--help")
+/// Each language words its help texts and errors in its own way.
+fn is_same_in_python(block: &Block) -> bool {
+    block.expected.exit == 0 && !block.command.arguments.iter().any(|argument| argument == "--help")
 }
 
 /// The block of a program, for a script that prints the same.
