@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Frozen, Pool, Process, pipe};
+use multiproc::{Pool, Process, SharedSlice, pipe};
 use nix::errno::Errno;
 use nix::libc::RLIM_INFINITY;
 use nix::sys::resource::{Resource, setrlimit};
@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Touchy {
 }
 
 fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
-    let fates = Pool::builder().workers(2).chunk_size(6).build()?.try_map(Touchy, 0..6)?;
+    let fates = Pool::builder().workers(2).chunk_size(6).build()?.map_results(Touchy, 0..6)?;
     for (number, fate) in (0..).zip(fates) {
         match fate {
             Ok(touchy) => assert_eq!(touchy, Touchy(number)),
@@ -172,8 +172,8 @@ fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
         assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; 1024 * 1024],))?.len(), 1024 * 1024);
-        let frozen = Frozen::from_slice(&vec![7_u8; 512 * 1024])?;
-        let sum = |bytes: Frozen<u8>| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+        let frozen = SharedSlice::from_slice(&vec![7_u8; 512 * 1024])?;
+        let sum = |bytes: SharedSlice<u8>| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
         assert_eq!(pool.apply(sum, (frozen,))?, 7 * 512 * 1024);
         Ok(())
     })

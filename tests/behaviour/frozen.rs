@@ -1,4 +1,4 @@
-//! **Frozen**: large data that many processes read and nobody copies.
+//! **SharedSlice**: large data that many processes read and nobody copies.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytemuck::{Pod, Zeroable};
-use multiproc::{Connection, Frozen, Pool, Process, Result, pipe, queue};
+use multiproc::{Connection, Pool, Process, Result, SharedSlice, pipe, queue};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -37,11 +37,11 @@ struct Star {
     brightness: f32,
 }
 
-fn numbers(count: u64) -> Result<Frozen<u64>> {
-    Frozen::from_slice(&(0..count).collect::<Vec<_>>())
+fn numbers(count: u64) -> Result<SharedSlice<u64>> {
+    SharedSlice::from_slice(&(0..count).collect::<Vec<_>>())
 }
 
-fn sum(numbers: Frozen<u64>) -> u64 {
+fn sum(numbers: SharedSlice<u64>) -> u64 {
     numbers.iter().sum()
 }
 
@@ -53,7 +53,7 @@ struct Holdings {
     descriptors: usize,
 }
 
-fn holdings<T: Pod>(frozen: &Frozen<T>) -> Holdings {
+fn holdings<T: Pod>(frozen: &SharedSlice<T>) -> Holdings {
     let address = frozen.as_ptr().addr();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let inside = |line: &&str| {
@@ -83,18 +83,18 @@ fn descriptors_of(inode: u64) -> Vec<String> {
 
 fn another_process_reads_it() -> Outcome {
     let star = |number: u16| Star { position: [0.0, f32::from(number), 1.0], brightness: -26.7 };
-    let stars = Frozen::build(10_000, |slots| {
+    let stars = SharedSlice::build(10_000, |slots| {
         for (slot, number) in slots.iter_mut().zip(0..) {
             *slot = star(number);
         }
     })?;
-    let nth = |stars: Frozen<Star>, n: usize| (stars.len(), stars[n].position, stars[n].brightness);
+    let nth = |stars: SharedSlice<Star>, n: usize| (stars.len(), stars[n].position, stars[n].brightness);
     let child = Process::spawn(nth, (stars.clone(), 9_999))?;
     assert_eq!(child.join()?, (10_000, star(9_999).position, star(9_999).brightness));
 
-    let (ours, theirs) = pipe::<Frozen<Star>, bool>()?;
+    let (ours, theirs) = pipe::<SharedSlice<Star>, bool>()?;
     let child = Process::spawn(
-        |stars: Connection<bool, Frozen<Star>>| -> Result<()> {
+        |stars: Connection<bool, SharedSlice<Star>>| -> Result<()> {
             while let Some(received) = stars.recv()? {
                 stars.send(received.iter().all(|star| star.position[2] > 0.5))?;
             }
@@ -111,7 +111,7 @@ fn another_process_reads_it() -> Outcome {
 }
 
 fn an_empty_one_travels() -> Outcome {
-    let child = Process::spawn(|numbers: Frozen<u64>| numbers.len(), (numbers(0)?,))?;
+    let child = Process::spawn(|numbers: SharedSlice<u64>| numbers.len(), (numbers(0)?,))?;
     assert_eq!(child.join()?, 0);
     Ok(())
 }
@@ -119,7 +119,8 @@ fn an_empty_one_travels() -> Outcome {
 fn the_tasks_of_a_pool_read_parts_of_it() -> Outcome {
     let pool = Pool::new(3)?;
     let numbers = numbers(100_000)?;
-    let sum_part = |numbers: Frozen<u64>, part: usize| numbers[part * 1000..][..1000].iter().sum::<u64>();
+    let sum_part =
+        |numbers: SharedSlice<u64>, part: usize| numbers[part * 1000..][..1000].iter().sum::<u64>();
     let sums = pool.starmap(sum_part, (0..100).map(|part| (numbers.clone(), part)))?;
     assert_eq!(sums.iter().sum::<u64>(), sum(numbers));
     Ok(())
@@ -128,8 +129,9 @@ fn the_tasks_of_a_pool_read_parts_of_it() -> Outcome {
 fn a_thousand_tasks_map_it_once() -> Outcome {
     let numbers = numbers(100_000)?;
     let pool = Pool::new(1)?;
-    let look =
-        |numbers: Frozen<u64>| (numbers.as_ptr().addr(), holdings(&numbers), numbers.iter().sum::<u64>());
+    let look = |numbers: SharedSlice<u64>| {
+        (numbers.as_ptr().addr(), holdings(&numbers), numbers.iter().sum::<u64>())
+    };
     let looks = pool.map(look, (0..1000).map(|_| numbers.clone()))?;
     let (address, held, total) = looks[0];
     assert_eq!((held.mappings, held.descriptors, total), (1, 1, sum(numbers)));
@@ -139,9 +141,9 @@ fn a_thousand_tasks_map_it_once() -> Outcome {
 
 fn one_too_large_to_be_kept_is_given_back() -> Outcome {
     let pool = Pool::new(1)?;
-    let kept = Frozen::from_slice(&[1_u8; 1000])?;
-    let large = Frozen::<u8>::build(64 * 1024 * 1024 + 1, |slots| slots[0] = 1)?;
-    let look = |bytes: Frozen<u8>| (bytes[0], holdings(&bytes));
+    let kept = SharedSlice::from_slice(&[1_u8; 1000])?;
+    let large = SharedSlice::<u8>::build(64 * 1024 * 1024 + 1, |slots| slots[0] = 1)?;
+    let look = |bytes: SharedSlice<u8>| (bytes[0], holdings(&bytes));
     let (in_kept, in_large) = (pool.apply(look, (kept,))?, pool.apply(look, (large,))?);
     assert_eq!((in_kept.0, in_large.0), (1, 1));
     assert_eq!((in_large.1.mappings, in_large.1.descriptors), (1, 1));
@@ -153,8 +155,10 @@ fn one_too_large_to_be_kept_is_given_back() -> Outcome {
 
 fn one_that_comes_back_is_still_the_same() -> Outcome {
     let numbers = numbers(1000)?;
-    let (ours, theirs) = pipe::<Frozen<u64>, Frozen<u64>>()?;
-    let echo = |peer: Connection<Frozen<u64>, Frozen<u64>>| peer.recv().and_then(|it| peer.send(it.unwrap()));
+    let (ours, theirs) = pipe::<SharedSlice<u64>, SharedSlice<u64>>()?;
+    let echo = |peer: Connection<SharedSlice<u64>, SharedSlice<u64>>| {
+        peer.recv().and_then(|it| peer.send(it.unwrap()))
+    };
     let child = Process::spawn(echo, (theirs,))?;
     ours.send(numbers.clone())?;
     let back = ours.recv()?.unwrap();
@@ -168,7 +172,7 @@ fn one_that_comes_back_is_still_the_same() -> Outcome {
 fn it_travels_neither_in_a_queue_nor_as_a_result() -> Outcome {
     let (sender, _receiver) = queue::bounded(1)?;
     let refused = sender.send(numbers(10)?).unwrap_err();
-    assert!(refused.error().to_string().contains("a `Frozen`, travels as an argument"), "{refused}");
+    assert!(refused.error().to_string().contains("a `SharedSlice`, travels as an argument"), "{refused}");
     assert_eq!(sum(refused.into_item()), 45);
     let error = Process::spawn(|| numbers(10).unwrap(), ())?.join().unwrap_err();
     assert!(error.to_string().contains("not inside a queue's items or a result"), "{error}");
@@ -179,7 +183,7 @@ fn it_travels_neither_in_a_queue_nor_as_a_result() -> Outcome {
 
 fn a_receiver_cannot_write() -> Outcome {
     let numbers = numbers(1000)?;
-    let attempt = |numbers: Frozen<u64>| {
+    let attempt = |numbers: SharedSlice<u64>| {
         let names = descriptors_of(holdings(&numbers).inode);
         assert_eq!(names.len(), 1);
         let file = OpenOptions::new().read(true).write(true).open(&names[0]).unwrap();
@@ -201,7 +205,7 @@ fn a_killed_receiver_harms_nobody() -> Outcome {
         let numbers = numbers(1000)?;
         let inode = holdings(&numbers).inode;
         let (ours, theirs) = pipe::<(), u64>()?;
-        let stay = |numbers: Frozen<u64>, peer: Connection<u64, ()>| -> Result<()> {
+        let stay = |numbers: SharedSlice<u64>, peer: Connection<u64, ()>| -> Result<()> {
             peer.send(numbers.iter().sum())?;
             peer.recv().map(|_| ())
         };
@@ -220,8 +224,8 @@ fn a_killed_receiver_harms_nobody() -> Outcome {
 
 fn a_copy_of_a_receiver_receives_it_again() -> Outcome {
     let numbers = numbers(1000)?;
-    let (ours, theirs) = pipe::<Frozen<u64>, (bool, u64)>()?;
-    let fork = |peer: Connection<(bool, u64), Frozen<u64>>| -> Result<()> {
+    let (ours, theirs) = pipe::<SharedSlice<u64>, (bool, u64)>()?;
+    let fork = |peer: Connection<(bool, u64), SharedSlice<u64>>| -> Result<()> {
         let first = peer.recv()?.unwrap();
         if !outlive_a_copy() {
             let again = peer.recv()?.unwrap();
@@ -244,7 +248,7 @@ fn nothing_is_left_of_it() -> Outcome {
     alone(|| {
         let memory = || fs::read_to_string("/proc/self/maps").unwrap().matches("/memfd:").count();
         let before = (descriptors(), memory());
-        for make in [|| numbers(100_000), || Frozen::build(100_000, |slots| slots.fill(7))] {
+        for make in [|| numbers(100_000), || SharedSlice::build(100_000, |slots| slots.fill(7))] {
             let frozen = make()?;
             let clone = frozen.clone();
             assert_eq!((descriptors().len(), memory()), (before.0.len() + 1, before.1 + 1));
@@ -252,7 +256,7 @@ fn nothing_is_left_of_it() -> Outcome {
             assert!(sum(clone) > 0);
             assert_eq!((descriptors(), memory()), before);
         }
-        let panicking = || Frozen::<u64>::build(100_000, |_| panic!("on purpose"));
+        let panicking = || SharedSlice::<u64>::build(100_000, |_| panic!("on purpose"));
         let panic = catch_unwind(AssertUnwindSafe(panicking)).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
         assert_eq!((descriptors(), memory()), before);
@@ -264,7 +268,7 @@ fn a_limit_on_file_sizes_is_an_error_and_no_signal() -> Outcome {
     alone(|| {
         setrlimit(Resource::RLIMIT_FSIZE, 8000, 8000).unwrap();
         assert_eq!(sum(numbers(1000)?), 499_500);
-        let built = Frozen::<u64>::build(1001, |_| panic!("there is nothing to fill"));
+        let built = SharedSlice::<u64>::build(1001, |_| panic!("there is nothing to fill"));
         for refused in [numbers(1001), built] {
             let error = refused.unwrap_err();
             assert_eq!(error.os_error(), Some(Errno::EFBIG as i32), "{error}");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Receiver, Sender};
-use multiproc::{Call, Connection, Error, Pool, Process, Result, pipe, queue};
+use multiproc::{Connection, Error, Pool, Process, RemoteFn, Result, pipe, queue};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -113,7 +113,7 @@ fn is_of(error: &Error, flaw: Flaw) -> bool {
 /// Through all calls: what is fine comes through, what is not is an error of its item, and no worker is lost.
 fn each_is_its_own<F, Args, R>(function: F, flaws: &[Flaw], args: impl Fn(Flaw) -> Args + Copy) -> Result<()>
 where
-    F: Call<(Args,), Output = R>,
+    F: RemoteFn<(Args,), Output = R>,
     Args: Serialize + de::DeserializeOwned,
     R: Serialize + de::DeserializeOwned,
 {
@@ -124,8 +124,8 @@ where
     let error = pool.map(function, items()).err().unwrap();
     assert!(error.index() == Some(first as u64) && is_of(&error, flaws[first]), "{error}");
     for fates in [
-        pool.try_map(function, items())?,
-        pool.try_starmap(function, items().map(|item| (item,)))?,
+        pool.map_results(function, items())?,
+        pool.starmap_results(function, items().map(|item| (item,)))?,
         pool.imap(function, items()).collect(),
         flaws.iter().map(|&flaw| pool.apply(function, (args(flaw),))).collect(),
         flaws.iter().map(|&flaw| pool.submit(function, (args(flaw),)).and_then(TaskHandle::get)).collect(),
@@ -162,7 +162,7 @@ fn an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more() 
         let items = || [Flaw::None, Flaw::None, flaw, Flaw::None].map(Misfit).into_iter();
         let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "{flaw:?}");
         panics(&|| drop(pool.map(drop::<Misfit>, items())));
-        panics(&|| drop(pool.try_map(drop::<Misfit>, items())));
+        panics(&|| drop(pool.map_results(drop::<Misfit>, items())));
         panics(&|| pool.imap(drop::<Misfit>, items()).for_each(drop));
         panics(&|| pool.imap_unordered(drop::<Misfit>, items()).for_each(drop));
         panics(&|| drop(pool.apply(drop::<Misfit>, (Misfit(flaw),))));
@@ -286,7 +286,7 @@ fn a_value_too_deep_is_an_error_wherever_it_goes() -> Outcome {
     is_refused(Process::spawn(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
     is_refused(pool.apply(deep, (TOO_DEEP,)).unwrap_err());
     is_refused(pool.apply(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
-    let fates = pool.try_map(deep, [1, TOO_DEEP, 2])?;
+    let fates = pool.map_results(deep, [1, TOO_DEEP, 2])?;
     assert_eq!(fates.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
     let (sender, receiver) = queue::bounded(4)?;
     is_refused(sender.send(deep(TOO_DEEP)).unwrap_err().into());
@@ -408,7 +408,7 @@ fn a_value_that_would_not_arrive_is_refused_when_it_is_sent() -> Outcome {
 }
 
 /// Runs a task as that of a process and as one of a pool, alone and among others; all goes on, and no process is left.
-fn goes_on<F: Call<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) -> Result<()> {
+fn goes_on<F: RemoteFn<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) -> Result<()> {
     check(Process::spawn(task, ())?.join());
     let pool = Pool::new(2)?;
     check(pool.apply(task, ()));
@@ -423,11 +423,11 @@ fn goes_on<F: Call<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) -> R
     Ok(())
 }
 
-fn returns<F: Call<(), Output = u32>>(task: F) -> Result<()> {
+fn returns<F: RemoteFn<(), Output = u32>>(task: F) -> Result<()> {
     goes_on(task, |fate| assert_eq!(fate.unwrap(), 7))
 }
 
-fn dies<F: Call<(), Output = u32>>(task: F) -> Result<()> {
+fn dies<F: RemoteFn<(), Output = u32>>(task: F) -> Result<()> {
     goes_on(task, |fate| {
         let error = fate.unwrap_err();
         assert!(error.exit_code().is_some() || error.signal().is_some(), "{error}");

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Call, Connection, Process, Result, pipe};
+use multiproc::{Connection, Process, RemoteFn, Result, pipe};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
@@ -307,7 +307,7 @@ fn interrupted<T>(ready: &Gate, wait: impl FnOnce() -> T) -> (T, u32) {
 /// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits for.
 fn while_interrupted<F, End, T>(task: F, end: End, release: impl FnOnce()) -> Result<T>
 where
-    F: Call<(Gate, End), Output = (T, u32)>,
+    F: RemoteFn<(Gate, End), Output = (T, u32)>,
     End: Serialize + DeserializeOwned,
     T: Serialize + DeserializeOwned,
 {

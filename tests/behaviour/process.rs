@@ -128,7 +128,7 @@ fn active_children_is_exact() -> Outcome {
 
 fn watch_children_come_and_go() -> Result<()> {
     let pids = || {
-        let mut pids: Vec<u32> = active_children().iter().map(multiproc::Info::pid).collect();
+        let mut pids: Vec<u32> = active_children().iter().map(multiproc::ProcessInfo::pid).collect();
         pids.sort_unstable();
         pids
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Frozen, Pool, Process, Result, StartMethod, pipe};
+use multiproc::{Connection, Pool, Process, Result, SharedSlice, StartMethod, pipe};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -98,8 +98,8 @@ const ACTIONS: [Action; 8] = [
         Ok(())
     }),
     ("frozen data", |method| {
-        let numbers = Frozen::from_slice(&[3_u64; 10_000])?;
-        let sum = |numbers: Frozen<u64>| numbers.iter().sum();
+        let numbers = SharedSlice::from_slice(&[3_u64; 10_000])?;
+        let sum = |numbers: SharedSlice<u64>| numbers.iter().sum();
         let sum: u64 = Process::builder().start_method(method).spawn(sum, (numbers,))?.join()?;
         assert_eq!(sum, 30_000);
         Ok(())
@@ -171,8 +171,8 @@ fn each_action_works_or_says_why(
 fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outcome {
     alone(|| {
         let before = open_when_all_is_well()?;
-        let many = vec![Frozen::from_slice(&[3_u64; 10])?; 40];
-        let count = |many: Vec<Frozen<u64>>| many.len();
+        let many = vec![SharedSlice::from_slice(&[3_u64; 10])?; 40];
+        let count = |many: Vec<SharedSlice<u64>>| many.len();
         for method in METHODS {
             let start = || Process::builder().start_method(method).spawn(count, (many.clone(),))?.join();
             let error = limited(Resource::RLIMIT_NOFILE, 32, start).unwrap_err();
@@ -262,7 +262,7 @@ fn results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker() -> Outcome
         let result = |number: u32| vec![7_u8; if number.is_multiple_of(2) { LARGE.len() } else { 3 }];
         assert_eq!(pool.map(result, 0..4)?.len(), 4);
         let pids = pool.worker_pids();
-        let fates = limited(Resource::RLIMIT_NOFILE, 3, || pool.try_map(result, 0..20))?;
+        let fates = limited(Resource::RLIMIT_NOFILE, 3, || pool.map_results(result, 0..20))?;
         for (number, fate) in (0..).zip(fates) {
             match fate {
                 Ok(bytes) => assert!(number % 2 == 1 && bytes == [7; 3], "{number}"),

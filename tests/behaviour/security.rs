@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, thread};
 
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Frozen, Pool, Process, Result, StartMethod, pipe};
+use multiproc::{Connection, Pool, Process, Result, SharedSlice, StartMethod, pipe};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
@@ -55,7 +55,7 @@ const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
 fn among_everything<R>(look: impl FnOnce() -> Result<R>) -> Result<R> {
     let _queue = bounded::<u32>(4)?;
     let _pipe = pipe::<u32, u32>()?;
-    let _frozen = Frozen::from_slice(&[1_u64; 100])?;
+    let _frozen = SharedSlice::from_slice(&[1_u64; 100])?;
     let pool = Pool::new(2)?;
     assert_eq!(pool.map(|bytes: Vec<u8>| bytes.len(), [vec![7; 1 << 20]])?, [1 << 20]); // its memory is kept
     let _child = staying_child()?;
@@ -110,9 +110,9 @@ fn every_descriptor_is_closed_on_exec() -> Outcome {
             assert!(inheritable().is_empty());
             assert!(Pool::new(1)?.apply(inheritable, ())?.is_empty());
             for method in METHODS {
-                let look = |_: Sender<u32>, _: Connection<u32, u32>, _: Frozen<u64>| inheritable();
+                let look = |_: Sender<u32>, _: Connection<u32, u32>, _: SharedSlice<u64>| inheritable();
                 let (sender, _receiver) = bounded(1)?;
-                let args = (sender, pipe()?.0, Frozen::from_slice(&[1])?);
+                let args = (sender, pipe()?.0, SharedSlice::from_slice(&[1])?);
                 let child = Process::builder().start_method(method).spawn(look, args)?;
                 assert!(child.join()?.is_empty(), "{method:?}");
             }

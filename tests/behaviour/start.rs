@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::queue::{Sender, bounded};
 use multiproc::{
-    Error, Frozen, Pool, Process, Result, StartMethod, active_children, current, parent, pipe,
+    Error, Pool, Process, Result, SharedSlice, StartMethod, active_children, current, parent, pipe,
     stop_fork_server,
 };
 use nix::errno::Errno;
@@ -72,7 +72,7 @@ trials![
 
 const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
 
-fn with(method: StartMethod) -> multiproc::Builder {
+fn with(method: StartMethod) -> multiproc::ProcessBuilder {
     Process::builder().start_method(method)
 }
 
@@ -224,8 +224,8 @@ fn arguments_may_hold_as_many_descriptors_as_a_message_takes() -> Outcome {
         for method in METHODS {
             for count in [200, 249, 250, 252] {
                 let many: Vec<_> =
-                    (0..count).map(|number| Frozen::from_slice(&[number])).collect::<Result<_>>()?;
-                let held = |many: Vec<Frozen<u64>>| (many.len() as u64, descriptors().len() as u64);
+                    (0..count).map(|number| SharedSlice::from_slice(&[number])).collect::<Result<_>>()?;
+                let held = |many: Vec<SharedSlice<u64>>| (many.len() as u64, descriptors().len() as u64);
                 assert_eq!(with(method).spawn(held, (many,))?.join()?, (count, count + 4), "{method:?}");
             }
         }
@@ -828,7 +828,7 @@ fn the_workers_of_a_pool_share_its_indices_and_a_new_one_has_that_of_the_old() -
         seen.remove(&(victim, place));
         while seen.len() < 3 {
             // A task that the dead one had in hand is lost.
-            seen.extend(pool.try_map(index, 0..30)?.into_iter().flatten().filter(|it| it.0 != victim));
+            seen.extend(pool.map_results(index, 0..30)?.into_iter().flatten().filter(|it| it.0 != victim));
         }
         assert_eq!(indices(&seen), [0, 1, 2], "{method:?}");
         let in_a_child = || Process::spawn(|| current().worker_index(), ()).unwrap().join().unwrap();

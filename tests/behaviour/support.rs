@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
-use multiproc::{Call, Connection, Process, Result, pipe};
+use multiproc::{Connection, Process, RemoteFn, Result, pipe};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -33,7 +33,7 @@ pub(crate) fn trial(module: &str, name: &str, test: fn() -> Outcome) -> Trial {
 
 /// Runs a test in a process of its own: no other test opens a descriptor there, has a child, or is about to start a
 /// program, which holds copies of everything that is open until it really runs.
-pub(crate) fn alone<F: Call<(), Output = Result<()>>>(test: F) -> Outcome {
+pub(crate) fn alone<F: RemoteFn<(), Output = Result<()>>>(test: F) -> Outcome {
     Ok(Process::spawn(test, ())?.join()??)
 }
 

@@ -7,11 +7,11 @@
 //!
 //! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
 //! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap), [`apply`](Pool::apply),
-//!   [`submit`](Pool::submit). A [call](Pool::call) may have a time limit and be tried again; a task can be
-//!   [cancelled](pool::TaskHandle::cancel); a worker's memory can be [limited](pool::Builder::memory_limit).
+//!   [`submit`](Pool::submit). A [call](Pool::options) may have a time limit and be tried again; a task can be
+//!   [cancelled](pool::TaskHandle::cancel); a worker's memory can be [limited](pool::PoolBuilder::memory_limit).
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
-//! - [`Frozen`] is large data that many processes read and nobody copies.
+//! - [`SharedSlice`] is large data that many processes read and nobody copies.
 //! - [`Error`] says what failed, who died, and at what.
 //!
 //! ```
@@ -35,7 +35,7 @@
 //!
 //! # What holds
 //!
-//! - **A function crosses by name, not by value**: it is a `fn` item or a closure that captures nothing ([`Call`]).
+//! - **A function crosses by name, not by value**: it is a `fn` item or a closure that captures nothing ([`RemoteFn`]).
 //!   Its arguments and its result are [serde](https://serde.rs) values and are copied.
 //! - **Ownership is the protocol.** Moving an end of a queue or pipe into a child closes the parent's copy. The last
 //!   sender gone, in whatever way, is the end for the receivers. There is no sentinel to forget.
@@ -43,7 +43,7 @@
 //!   hold comes to a value or to an error.
 //! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it and goes
 //!   on.
-//! - **A task runs at most once**, unless the caller asks for [retries](pool::CallBuilder::retries).
+//! - **A task runs at most once**, unless the caller asks for [retries](pool::CallOptions::retries).
 //! - **A child never outlives its parent**, however the parent ends.
 //! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and
 //!   can still use them ([`init`]).
@@ -69,10 +69,10 @@
 //! as they are.
 //!
 //! The arguments of a child or task, or a message of a pipe, may hold 42 ends of pipes at most, or 63 ends of queues, or 252
-//! [`Frozen`]s: the system takes no more than 253 descriptors at once. More are an error.
+//! [`SharedSlice`]s: the system takes no more than 253 descriptors at once. More are an error.
 //!
 //! A closure that captures only values without any size counts as capturing nothing. Do not capture one that
-//! proves something done in the parent ("the device is open"): it is not true in the child. [`Call`] says
+//! proves something done in the parent ("the device is open"): it is not true in the child. [`RemoteFn`] says
 //! more of this, the one exception to soundness.
 //!
 //! A program holds one copy of this library in one version; cargo refuses two.
@@ -93,64 +93,45 @@ compile_error!(
     "multiproc runs on Linux, on x86-64 and aarch64: it is built on pidfds, memfds and parent-death signals"
 );
 
-// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
-mod error;
-#[allow(unsafe_code)] // the one floor that may
-mod sys;
+// Highest first: a module uses only those below it.
+mod pipe;
+mod process;
+pub mod queue;
+mod shared_slice;
 
-mod alarm;
-mod attendance;
-mod batch;
-mod bell;
-mod codec;
-mod frames;
-mod plain;
-mod ring;
-mod wire;
+pub mod pool;
 
 mod channel;
-mod claims;
-mod lane;
-mod link;
-mod mailbox;
-mod watch;
+mod spawn;
+mod start_method;
 
 mod task;
 
-mod buffer;
+mod ipc;
 
-mod fork_server;
-mod letter;
-mod life;
-mod method;
-mod start;
-mod supervisor;
-mod template;
+mod codec;
 
-mod frozen;
-mod pipe;
-pub mod pool;
-mod process;
-pub mod queue;
+#[allow(unsafe_code)] // the only folder that may
+mod sys;
 
-#[cfg(test)]
-mod ring_fuzz;
+mod error;
+
 #[cfg(test)]
 mod testing;
 
 /// What is to go wrong on purpose, for the suite that tries it.
 #[cfg(multiproc_faults)]
-pub mod faults {
-    pub use crate::sys::fault::Point;
-    pub use crate::sys::fault_control::{Act, Control, Struck, VARIABLE, Victim, now};
+pub mod failpoints {
+    pub use crate::sys::failpoint::Failpoint;
+    pub use crate::sys::failpoint_control::{Action, Controller, ENV_VAR, Hit, Target, now};
 }
 
 pub use error::{Error, Result};
-pub use fork_server::stop_fork_server;
-pub use frozen::{Frozen, Pod};
-pub use life::{at_start, init};
-pub use method::StartMethod;
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
-pub use process::{Builder, Info, Process, active_children, current, parent};
-pub use task::Call;
+pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use shared_slice::{Pod, SharedSlice};
+pub use spawn::child_main::{at_start, init};
+pub use spawn::fork_server::stop_fork_server;
+pub use start_method::StartMethod;
+pub use task::RemoteFn;

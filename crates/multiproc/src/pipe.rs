@@ -30,16 +30,16 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::buffer::{Arriving, Buffer};
+use crate::channel::endpoint::Links;
+use crate::channel::readiness::Watch;
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
+use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::lane::Links;
-use crate::plain;
+use crate::ipc::scratch::{Arriving, Buffer};
+use crate::ipc::wire::{self, Handle, Pages};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::task;
-use crate::watch::Watch;
-use crate::wire::{self, Handle, Pages};
 
 /// Makes a pipe. The first end sends `A` and receives `B`; the second sends `B` and receives `A`.
 ///
@@ -137,7 +137,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     fn put(&self, message: &S, deadline: Deadline) -> Result<()> {
         let mut buffer = Buffer::borrow();
         let mut descriptors = Vec::new();
-        let bytes = if let Some(bytes) = plain::view(message) {
+        let bytes = if let Some(bytes) = raw::view(message) {
             bytes
         } else {
             descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;

@@ -11,13 +11,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Culprit, Error, Result};
-use crate::letter;
-use crate::method::{Manner, StartMethod};
-use crate::start::Started;
-use crate::supervisor;
+use crate::spawn::bootstrap;
+use crate::spawn::exec::Started;
+use crate::spawn::supervisor;
+use crate::start_method::{Manner, StartMethod};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
-use crate::task::{self, Call};
+use crate::task::{self, RemoteFn};
 
 /// A child process that runs one function, and what that returns.
 ///
@@ -50,7 +50,7 @@ impl Process<()> {
     /// Returns as soon as the child is started, not when it is done: after 0.2 to 0.4 ms, after 1 to 2 ms where it is
     /// this process's first, and after 1 to 1.5 ms with [`StartMethod::Spawn`]. Where the
     /// [fork server](StartMethod::ForkServer) has to come up first, or does not answer, this blocks no longer than the
-    /// child [may take](Builder::start_timeout). Arguments that hold ends of queues or pipes are moved: this process
+    /// child [may take](ProcessBuilder::start_timeout). Arguments that hold ends of queues or pipes are moved: this process
     /// keeps no copy.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Process<()> {
     /// [`join`](Self::join) where the child itself was executed.
     pub fn spawn<F, Args>(function: F, args: Args) -> Result<Process<F::Output>>
     where
-        F: Call<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         Self::builder().spawn(function, args)
@@ -78,19 +78,19 @@ impl Process<()> {
     ///     Ok(())
     /// }
     /// ```
-    pub fn builder() -> Builder {
-        Builder { name: None, manner: Manner::default() }
+    pub fn builder() -> ProcessBuilder {
+        ProcessBuilder { name: None, manner: Manner::default() }
     }
 }
 
 /// Options for a child. Made by [`Process::builder`].
 #[derive(Clone, Debug)]
-pub struct Builder {
+pub struct ProcessBuilder {
     name: Option<String>,
     manner: Manner,
 }
 
-impl Builder {
+impl ProcessBuilder {
     /// Names the child, for errors, for [`current`], and (15 bytes of it) for `ps` and `top`. The default is
     /// `Process-1`, `Process-2` and so on.
     #[must_use]
@@ -134,7 +134,7 @@ impl Builder {
     /// Those of [`Process::spawn`].
     pub fn spawn<F, Args>(self, function: F, args: Args) -> Result<Process<F::Output>>
     where
-        F: Call<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         static COUNT: AtomicU64 = AtomicU64::new(1);
@@ -274,13 +274,13 @@ impl<T> fmt::Debug for Process<T> {
 
 /// A process of this library, by name and number: [`current`], its [`parent`], or one of the [`active_children`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
+pub struct ProcessInfo {
     name: String,
     pid: u32,
     worker_index: Option<usize>,
 }
 
-impl Info {
+impl ProcessInfo {
     /// Its name; the program's first process is called `main`.
     pub fn name(&self) -> &str {
         &self.name
@@ -328,10 +328,10 @@ impl Info {
 ///     Ok(())
 /// }
 /// ```
-pub fn current() -> Info {
-    let identity = letter::identity();
+pub fn current() -> ProcessInfo {
+    let identity = bootstrap::identity();
     let name = identity.as_ref().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
-    Info { name, pid: own_pid(), worker_index: identity.and_then(|identity| identity.worker_index) }
+    ProcessInfo { name, pid: own_pid(), worker_index: identity.and_then(|identity| identity.worker_index) }
 }
 
 /// The process that started this one with this library; the program's first process has none.
@@ -347,9 +347,9 @@ pub fn current() -> Info {
 ///     Ok(())
 /// }
 /// ```
-pub fn parent() -> Option<Info> {
-    let (name, pid) = letter::identity()?.parent.clone()?;
-    Some(Info { name, pid, worker_index: None })
+pub fn parent() -> Option<ProcessInfo> {
+    let (name, pid) = bootstrap::identity()?.parent.clone()?;
+    Some(ProcessInfo { name, pid, worker_index: None })
 }
 
 /// The children of this process that are alive at this moment, workers of pools included.
@@ -366,9 +366,9 @@ pub fn parent() -> Option<Info> {
 ///     Ok(())
 /// }
 /// ```
-pub fn active_children() -> Vec<Info> {
+pub fn active_children() -> Vec<ProcessInfo> {
     let children = supervisor::children().into_iter();
-    let info = |child: Arc<supervisor::Child>| Info {
+    let info = |child: Arc<supervisor::Child>| ProcessInfo {
         name: child.name().to_owned(),
         pid: child.pid(),
         worker_index: None,

@@ -30,7 +30,7 @@
 //! goes on; timed calls return on time all the same. So it is with senders.
 //!
 //! An item may be any value that [serde](https://serde.rs) can write and read (but see [Limits](crate#limits)), as long
-//! as it holds no end of a queue or pipe and no [`Frozen`](crate::Frozen): sending one that does is an error. Those
+//! as it holds no end of a queue or pipe and no [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those
 //! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
 //!
 //! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than
@@ -46,15 +46,17 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::batch::Batch;
-use crate::buffer::{Arriving, Buffer};
+use crate::channel::batch::Batch;
+use crate::channel::endpoint::Links;
 use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
+use crate::codec;
+use crate::codec::raw;
 use crate::error::{Cause, Error, Result};
-use crate::lane::Links;
+use crate::ipc::scratch::{Arriving, Buffer};
+use crate::ipc::wire::{self, Pages, Travels};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
-use crate::wire::{self, Pages, Travels};
-use crate::{codec, plain, task};
+use crate::task;
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
@@ -243,13 +245,13 @@ impl<T: DeserializeOwned> Receiver<T> {
         }
         let mut batch = Batch::default();
         let mut plain = Vec::new();
-        let show = |bytes: &[u8]| match plain::make(bytes) {
+        let show = |bytes: &[u8]| match raw::make(bytes) {
             Some(item) => plain.push(item.map_err(misfit)),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.end.receive(max, Deadline::Never, show)? {
-            Incoming::Shown if plain::is_plain::<T>() => Ok(plain),
+            Incoming::Shown if raw::is_plain::<T>() => Ok(plain),
             Incoming::Shown => Ok(batch.map(decode)),
             Incoming::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
             Incoming::Gone => Err(gone()),

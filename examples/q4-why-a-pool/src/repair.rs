@@ -11,7 +11,7 @@ const TASKS: u64 = 12;
 const DEADLY: u64 = 5;
 
 pub(crate) fn one_task_fails() -> Result<Finding> {
-    let fates = Pool::new(3)?.try_map(cube, 0..TASKS)?;
+    let fates = Pool::new(3)?.map_results(cube, 0..TASKS)?;
     let as_expected = fates.iter().zip(0..).all(|(fate, number)| match fate {
         Ok(cube) => number != DEADLY && *cube == number.pow(3),
         Err(error) => number == DEADLY && error.index() == Some(DEADLY) && error.signal() == Some(6),
@@ -23,7 +23,7 @@ pub(crate) fn one_task_fails() -> Result<Finding> {
 pub(crate) fn replaced() -> Result<Finding> {
     let pool = Pool::new(3)?;
     let before = pool.worker_pids();
-    pool.try_map(cube, 0..TASKS)?;
+    pool.map_results(cube, 0..TASKS)?;
     wait_until(|| pool.worker_pids().len() >= before.len());
     let after = pool.worker_pids();
     let new = after.iter().filter(|pid| !before.contains(pid)).count();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multiproc::pool::{Builder, TaskHandle};
+use multiproc::pool::{PoolBuilder, TaskHandle};
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Error, Pool, Result, pipe};
 
@@ -93,11 +93,11 @@ fn naps_of_the_pools_thread() -> u64 {
 fn map_equals_the_serial_result_at_any_chunk_size() -> Outcome {
     for chunk_size in [None, Some(1), Some(2), Some(7), Some(64), Some(10_000)] {
         let builder = Pool::builder().workers(3);
-        let pool = chunk_size.into_iter().fold(builder, Builder::chunk_size).build()?;
+        let pool = chunk_size.into_iter().fold(builder, PoolBuilder::chunk_size).build()?;
         for length in [0, 1, 2, 3, 100, 5000] {
             let serial: Vec<u64> = (0..length).map(square).collect();
             assert_eq!(pool.map(square, 0..length)?, serial, "{length} items, chunks of {chunk_size:?}");
-            assert_eq!(pool.try_map(square, 0..length)?.into_iter().collect::<Result<Vec<_>>>()?, serial);
+            assert_eq!(pool.map_results(square, 0..length)?.into_iter().collect::<Result<Vec<_>>>()?, serial);
         }
     }
     Ok(())
@@ -116,7 +116,7 @@ fn starmap_hands_each_tuple_over_as_arguments() -> Outcome {
     let items = || (0..50).map(|times| (times.to_string(), times % 5));
     let serial: Vec<String> = items().map(|(text, times)| repeat(text, times)).collect();
     assert_eq!(pool.starmap(repeat, items())?, serial);
-    assert_eq!(pool.try_starmap(repeat, items())?.into_iter().collect::<Result<Vec<_>>>()?, serial);
+    assert_eq!(pool.starmap_results(repeat, items())?.into_iter().collect::<Result<Vec<_>>>()?, serial);
     Ok(())
 }
 
@@ -124,9 +124,9 @@ fn empty_input_ends_every_method_at_once() -> Outcome {
     let pool = Pool::new(1)?;
     let (task, gate) = staying_task(&pool)?; // the only worker is busy, so no method may wait for it
     assert!(pool.map(square, [])?.is_empty());
-    assert!(pool.try_map(square, [])?.is_empty());
+    assert!(pool.map_results(square, [])?.is_empty());
     assert!(pool.starmap(square, [(0_u64,); 0])?.is_empty());
-    assert!(pool.try_starmap(square, [(0_u64,); 0])?.is_empty());
+    assert!(pool.starmap_results(square, [(0_u64,); 0])?.is_empty());
     assert!(pool.imap(square, []).next().is_none());
     assert!(pool.imap_unordered(square, []).next().is_none());
     drop(gate);
@@ -225,7 +225,7 @@ fn an_input_may_wait_for_the_result_before_it() -> Outcome {
         answers.send(0).unwrap();
         std::iter::from_fn(|| Some(input.recv_timeout(PATIENCE).unwrap())) // it comes after the result before
     };
-    let call = pool.call().buffer_size(1);
+    let call = pool.options().buffer_size(1);
     for (number, result) in (0..200).zip(call.imap(square, questions())) {
         assert_eq!(result?, square(number));
         answers.send(number + 1).unwrap();
@@ -243,14 +243,14 @@ fn no_more_of_the_input_is_taken_than_the_buffer_holds() -> Outcome {
     for size in [1, 2, 5, 1000] {
         let taken = Cell::new(0);
         let numbers = (0..3_000).inspect(|_| taken.set(taken.get() + 1));
-        for (given, result) in (0..).zip(pool.call().buffer_size(size).imap(square, numbers)) {
+        for (given, result) in (0..).zip(pool.options().buffer_size(size).imap(square, numbers)) {
             assert_eq!(result?, square(given));
             let ahead = taken.get() - usize::try_from(given)?;
             assert!(ahead <= size, "{ahead} items of {size}");
         }
         assert_eq!(taken.get(), 3_000);
     }
-    let error = pool.call().buffer_size(0).imap(square, [1]).next().unwrap().unwrap_err();
+    let error = pool.options().buffer_size(0).imap(square, [1]).next().unwrap().unwrap_err();
     assert!(error.to_string().contains("no item"), "{error}");
     Ok(())
 }
@@ -289,7 +289,7 @@ fn an_input_iterator_that_panics_midway() -> Outcome {
 fn input_that_panics_after(end: u64) -> Outcome {
     let pool = Pool::new(2)?;
     assert_eq!(panic_of(|| pool.map(square, numbers_until(end))), "out of numbers");
-    assert_eq!(panic_of(|| pool.try_map(square, numbers_until(end))), "out of numbers");
+    assert_eq!(panic_of(|| pool.map_results(square, numbers_until(end))), "out of numbers");
 
     let mut arrived = Vec::new();
     let collect = || pool.imap(square, numbers_until(end)).for_each(|result| arrived.push(result.unwrap()));
@@ -380,14 +380,14 @@ fn with_a_misfit(misfit: Fussy) -> [Fussy; 5] {
 /// Whatever the method, item 2 fails, with an error that begins so, and all others come through.
 fn only_the_misfit_fails<F>(function: F, misfit: Fussy, beginning: &str) -> Result<()>
 where
-    F: multiproc::Call<(Fussy,), Output = Fussy>,
+    F: multiproc::RemoteFn<(Fussy,), Output = Fussy>,
 {
     let pool = Pool::new(2)?;
     let items = || with_a_misfit(misfit);
     let error = pool.map(function, items()).unwrap_err();
     for fates in [
-        pool.try_map(function, items())?,
-        pool.try_starmap(function, items().map(|item| (item,)))?,
+        pool.map_results(function, items())?,
+        pool.starmap_results(function, items().map(|item| (item,)))?,
         pool.imap(function, items()).collect(),
     ] {
         assert_eq!(fates.len(), 5);
@@ -421,7 +421,7 @@ fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost(
     let pids = pool.worker_pids();
     let keep_odd = |number: u32| if number % 2 == 1 { Fussy::Fine(number) } else { Fussy::Unencodable };
     for round in 0..20 {
-        for (number, fate) in (0..).zip(pool.try_map(keep_odd, 0..10)?) {
+        for (number, fate) in (0..).zip(pool.map_results(keep_odd, 0..10)?) {
             match fate {
                 Ok(value) => assert_eq!(value, Fussy::Fine(number)),
                 Err(error) => {
@@ -438,7 +438,7 @@ fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost(
 fn a_result_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
     let pool = Pool::new(2)?;
     let fates =
-        pool.try_map(|number| if number == 2 { Fussy::Undecodable } else { Fussy::Fine(number) }, 0..5)?;
+        pool.map_results(|number| if number == 2 { Fussy::Undecodable } else { Fussy::Fine(number) }, 0..5)?;
     for (number, fate) in (0..).zip(fates) {
         match fate {
             Ok(value) => assert_eq!((value, number != 2), (Fussy::Fine(number), true)),

@@ -34,7 +34,7 @@ fn a_panics_place_and_message_arrive_and_the_worker_lives() -> Outcome {
     let pids = pool.worker_pids();
     let fall = |shelf: u32| if shelf == 3 { panic!("shelf {shelf} fell") } else { shelf };
     let place = format!("{}:{}:", file!(), line!() - 1);
-    let fates = pool.try_map(fall, 0..6)?;
+    let fates = pool.map_results(fall, 0..6)?;
     let error = fates[3].as_ref().unwrap_err();
     assert!(error.is_panic());
     assert_eq!(error.index(), Some(3));
@@ -71,7 +71,7 @@ fn exit_and_abort_in_a_task_are_its_error() -> Outcome {
         |fate: &Result<u64>| fate.clone().map_err(|error| (error.exit_code(), error.signal(), error.index()));
     for chunk_size in [1, 6] {
         let pool = Pool::builder().workers(2).chunk_size(chunk_size).build()?;
-        let fates: Vec<_> = pool.try_map(leave, 0..6)?.iter().map(ends).collect();
+        let fates: Vec<_> = pool.map_results(leave, 0..6)?.iter().map(ends).collect();
         let exit = |code, index| Err((Some(code), None, Some(index)));
         assert_eq!(fates, [Ok(0), exit(7, 1), Err((None, Some(6), Some(2))), Ok(9), exit(0, 4), Ok(25)]);
         assert_eq!(pool.apply(leave, (1,)).unwrap_err().exit_code(), Some(7));
@@ -85,7 +85,7 @@ fn a_stack_overflow_in_a_task_is_its_error() -> Outcome {
         if depth == 0 { 0 } else { 1 + dig(std::hint::black_box(depth) - 1) }
     }
     let pool = Pool::new(2)?;
-    let fates = pool.try_map(dig, [10, u64::MAX, 20])?;
+    let fates = pool.map_results(dig, [10, u64::MAX, 20])?;
     assert_eq!((fates[0].clone()?, fates[2].clone()?), (10, 20));
     let error = fates[1].as_ref().unwrap_err();
     assert!(error.signal().is_some() && error.index() == Some(1), "{error}");
@@ -103,7 +103,7 @@ fn a_killed_worker_fails_exactly_the_task_it_was_running() -> Outcome {
     for chunk_size in [1, 10, 100] {
         let pool = Pool::builder().workers(3).chunk_size(chunk_size).build()?;
         let before = pool.worker_pids();
-        for (number, fate) in (0..).zip(pool.try_map(die_at_42, 0..100)?) {
+        for (number, fate) in (0..).zip(pool.map_results(die_at_42, 0..100)?) {
             match fate {
                 Ok(value) => assert_eq!((value, number != 42), (square(number), true)),
                 Err(error) => was_killed_at_42(&error, number),
@@ -178,7 +178,7 @@ fn workers_killed_at_random_fail_one_task_each() -> Outcome {
         square(number)
     };
     let pool = Pool::builder().workers(3).initializer(die_soon, ()).build()?;
-    let fates = pool.try_map(work, 0..500)?;
+    let fates = pool.map_results(work, 0..500)?;
     assert_eq!(fates.len(), 500);
     let mut dead = BTreeSet::new();
     for (number, fate) in (0..).zip(fates) {
@@ -214,7 +214,7 @@ fn a_task_runs_at_most_once() -> Outcome {
         let reader = thread::spawn(move || entries.into_iter().collect::<Result<Vec<u32>>>());
         let builder = Pool::builder().workers(3).chunk_size(chunk_size);
         let pool = builder.initializer(open_ledger, (ledger,)).build()?;
-        let fates = pool.try_map(enter_into_ledger, 0..200)?;
+        let fates = pool.map_results(enter_into_ledger, 0..200)?;
         drop(pool);
         let mut entries = reader.join().unwrap()?;
         entries.sort_unstable();
@@ -251,7 +251,7 @@ impl<'de> Deserialize<'de> for DeadlyToDecode {
 fn a_worker_killed_while_it_decodes_an_argument_fails_that_task() -> Outcome {
     let pool = Pool::builder().workers(2).chunk_size(5).build()?;
     let items = (0..20).map(|number| (number, (number == 7).then_some(DeadlyToDecode)));
-    for (number, fate) in (0..).zip(pool.try_map(|item: (u32, Option<DeadlyToDecode>)| item.0, items)?) {
+    for (number, fate) in (0..).zip(pool.map_results(|item: (u32, Option<DeadlyToDecode>)| item.0, items)?) {
         match fate {
             Ok(value) => assert_eq!((value, number != 7), (number, true)),
             Err(error) => {
@@ -281,7 +281,7 @@ impl Serialize for Large {
 fn a_worker_killed_while_it_encodes_a_large_result_fails_that_task() -> Outcome {
     let pool = Pool::new(2)?;
     let make = |number: u8| Large { bytes: vec![number; 100_000], deadly: number % 5 };
-    for (number, fate) in (0..).zip(pool.try_map(make, 0..20)?) {
+    for (number, fate) in (0..).zip(pool.map_results(make, 0..20)?) {
         match fate {
             Ok(value) => assert!(value.bytes == vec![number; 100_000] && number % 5 != 4),
             Err(error) => {

@@ -45,9 +45,9 @@ fn every_call_after_close_is_an_error() -> Outcome {
         pool.submit(square, (1,)).unwrap_err(),
         pool.apply(square, (1,)).unwrap_err(),
         pool.map(square, [1]).unwrap_err(),
-        pool.try_map(square, [1]).unwrap_err(),
+        pool.map_results(square, [1]).unwrap_err(),
         pool.starmap(square, [(1,)]).unwrap_err(),
-        pool.try_starmap(square, [(1,)]).unwrap_err(),
+        pool.starmap_results(square, [(1,)]).unwrap_err(),
         pool.imap(square, [1]).next().unwrap().unwrap_err(),
         pool.imap_unordered(square, [1]).next().unwrap().unwrap_err(),
     ];

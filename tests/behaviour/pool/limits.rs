@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multiproc::pool::{Builder, TaskHandle};
+use multiproc::pool::{PoolBuilder, TaskHandle};
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Pool, Process, Result, pipe};
 use nix::sys::signal::{Signal, raise};
@@ -66,7 +66,7 @@ fn sleep_at_13(number: u64) -> u64 {
 fn an_item_that_takes_too_long_fails_alone() -> Outcome {
     for chunk_size in [1, 100] {
         let pool = Pool::builder().workers(2).chunk_size(chunk_size).build()?;
-        let fates = pool.call().timeout(SHORT).try_map(sleep_at_13, 0..100)?;
+        let fates = pool.options().timeout(SHORT).map_results(sleep_at_13, 0..100)?;
         assert_eq!(fates.len(), 100);
         each_is_a_death_of_its_own(&fates);
         for (number, fate) in (0..).zip(&fates) {
@@ -93,7 +93,7 @@ fn an_item_that_takes_too_long_fails_alone() -> Outcome {
 fn the_time_of_an_item_counts_from_its_beginning() -> Outcome {
     let pool = Pool::new(1)?;
     let (before, gate) = staying_task(&pool)?;
-    let late = pool.call().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
+    let late = pool.options().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
     thread::sleep(3 * SHORT);
     assert!(!late.is_ready(), "it has not begun");
     let not_begun = Instant::now();
@@ -105,7 +105,7 @@ fn the_time_of_an_item_counts_from_its_beginning() -> Outcome {
 
 fn a_timeout_needs_no_caller_who_waits() -> Outcome {
     let pool = Pool::new(1)?;
-    let task = pool.call().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
+    let task = pool.options().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
     let pids = pool.worker_pids();
     eventually("the worker is replaced", || {
         let now = pool.worker_pids();
@@ -118,7 +118,7 @@ fn a_timeout_needs_no_caller_who_waits() -> Outcome {
 fn a_stopped_worker_is_timed_out() -> Outcome {
     let pool = Pool::new(2)?;
     let stop = || raise(Signal::SIGSTOP).unwrap();
-    let error = pool.call().timeout(SHORT).apply(stop, ()).unwrap_err();
+    let error = pool.options().timeout(SHORT).apply(stop, ()).unwrap_err();
     assert!(error.is_timeout(), "{error}");
     let text = format!("worker {} was killed while running its task, which took", error.pid().unwrap());
     assert!(error.to_string().starts_with(&text), "{error}");
@@ -129,12 +129,13 @@ fn an_item_without_a_timeout_runs_on_among_those_that_have_one() -> Outcome {
     let pool = Pool::new(2)?;
     let (task, gate) = staying_task(&pool)?;
     for _ in 0..3 {
-        let timed = pool.call().timeout(SHORT);
+        let timed = pool.options().timeout(SHORT);
         assert!(timed.apply(thread::sleep, (HOUR,)).unwrap_err().is_timeout());
     }
     // Some of these wait in the mailbox of the worker that stays.
-    let timed: Vec<_> =
-        (0..20).map(|number| pool.call().timeout(HOUR).submit(square, (number,))).collect::<Result<_>>()?;
+    let timed: Vec<_> = (0..20)
+        .map(|number| pool.options().timeout(HOUR).submit(square, (number,)))
+        .collect::<Result<_>>()?;
     drop(gate);
     task.get()?;
     for (number, task) in (0..).zip(timed) {
@@ -151,7 +152,7 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
     };
     for chunk_size in [1, 20] {
         let pool = Pool::builder().workers(3).chunk_size(chunk_size).build()?;
-        let fates = pool.call().timeout(Duration::from_millis(2)).try_map(work, 0..200)?;
+        let fates = pool.options().timeout(Duration::from_millis(2)).map_results(work, 0..200)?;
         assert_eq!(fates.len(), 200);
         each_is_a_death_of_its_own(&fates);
         for (number, fate) in (0..).zip(fates) {
@@ -168,7 +169,7 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
 fn a_kill_never_meets_the_item_behind() -> Outcome {
     let nap = |micros: u64| thread::sleep(Duration::from_micros(micros));
     let pool = Pool::new(1)?;
-    let timed = pool.call().timeout(Duration::from_millis(1));
+    let timed = pool.options().timeout(Duration::from_millis(1));
     for round in 0..10 {
         let tasks: Vec<_> = (0..20)
             .map(|number| {
@@ -187,17 +188,18 @@ fn a_kill_never_meets_the_item_behind() -> Outcome {
 fn a_long_timeout_changes_nothing_and_none_at_all_is_refused() -> Outcome {
     let pool = Pool::new(2)?;
     for timeout in [HOUR, Duration::MAX] {
-        let call = pool.call().timeout(timeout);
+        let call = pool.options().timeout(timeout);
         let squares: Vec<u64> = (0..1000).map(square).collect();
         assert_eq!(call.map(square, 0..1000)?, squares);
         assert_eq!(call.imap(square, 0..1000).collect::<Result<Vec<_>>>()?, squares);
         let large = call.map(|bytes: Vec<u8>| bytes, (0..5).map(|byte| vec![byte; 100_000]))?;
         assert!(large.into_iter().eq((0..5).map(|byte| vec![byte; 100_000])));
-        let fates = call.try_map(|number: u64| if number == 3 { panic!("three") } else { number }, 0..5)?;
+        let fates =
+            call.map_results(|number: u64| if number == 3 { panic!("three") } else { number }, 0..5)?;
         assert!(fates[3].as_ref().is_err_and(multiproc::Error::is_panic));
         assert_eq!(fates.into_iter().flatten().collect::<Vec<_>>(), [0, 1, 2, 4]);
     }
-    let call = pool.call().timeout(Duration::ZERO);
+    let call = pool.options().timeout(Duration::ZERO);
     let errors = [
         call.submit(square, (1,)).unwrap_err(),
         call.map(square, [1]).unwrap_err(),
@@ -305,7 +307,7 @@ fn can_have(mebibytes: u64) -> bool {
 
 fn a_task_that_wants_too_much_memory_fails_with_the_limit() -> Outcome {
     let pool = Pool::builder().workers(2).memory_limit(64 * MIB).build()?;
-    let fates = pool.try_map(use_memory, [1, 2, 500, 3, 30])?;
+    let fates = pool.map_results(use_memory, [1, 2, 500, 3, 30])?;
     assert_eq!(fates.iter().flatten().copied().collect::<Vec<_>>(), [1, 2, 3, 30]);
     let error = fates[2].as_ref().unwrap_err();
     let pid = error.pid().unwrap();
@@ -374,7 +376,7 @@ struct Bookkeeping {
 }
 
 impl Bookkeeping {
-    fn new(builder: Builder, deaths: u32) -> Result<Self> {
+    fn new(builder: PoolBuilder, deaths: u32) -> Result<Self> {
         let (ledger, entries) = bounded(1000)?;
         let (sender, receiver) = bounded(1000)?;
         sender.send_all((0..deaths).map(|_| ()))?;
@@ -396,7 +398,7 @@ impl Bookkeeping {
 fn an_item_is_run_again_when_its_worker_dies() -> Outcome {
     for chunk_size in [1, 7, 100] {
         let books = Bookkeeping::new(Pool::builder().workers(3).chunk_size(chunk_size), 6)?;
-        let squares = books.pool.call().retries(6).map(enter_and_maybe_die, 0..50)?;
+        let squares = books.pool.options().retries(6).map(enter_and_maybe_die, 0..50)?;
         assert!(squares.into_iter().eq((0..50).map(square)));
         let book = books.close()?;
         assert!(book.keys().copied().eq(0..50));
@@ -416,7 +418,7 @@ fn an_item_that_always_kills_is_run_so_often_and_no_more() -> Outcome {
     for chunk_size in [1, 100] {
         for retries in [0, 2] {
             let books = Bookkeeping::new(Pool::builder().workers(2).chunk_size(chunk_size), 0)?;
-            let fates = books.pool.call().retries(retries).try_map(die_at_13, 0..30)?;
+            let fates = books.pool.options().retries(retries).map_results(die_at_13, 0..30)?;
             let error = fates[13].as_ref().unwrap_err();
             assert_eq!((error.signal(), error.index()), (Some(9), Some(13)), "{error}");
             assert_eq!(fates.iter().flatten().count(), 29);
@@ -437,7 +439,7 @@ fn a_large_item_is_run_again() -> Outcome {
     };
     let books = Bookkeeping::new(Pool::builder().workers(2), 3)?;
     let items = (0..10).map(|number| (number, vec![7; 100_000]));
-    assert!(books.pool.call().retries(3).starmap(work, items)?.into_iter().eq((0..10).map(square)));
+    assert!(books.pool.options().retries(3).starmap(work, items)?.into_iter().eq((0..10).map(square)));
     assert_eq!(books.close()?.values().sum::<u32>(), 13);
     Ok(())
 }
@@ -446,7 +448,7 @@ fn an_item_with_descriptors_is_not_run_again() -> Outcome {
     let work = |number: u64, _gate: Gate| enter_and_maybe_die(number);
     let books = Bookkeeping::new(Pool::builder().workers(1), 1)?;
     let (ours, theirs) = pipe()?;
-    let error = books.pool.call().retries(5).apply(work, (3, theirs)).unwrap_err();
+    let error = books.pool.options().retries(5).apply(work, (3, theirs)).unwrap_err();
     assert_eq!(error.signal(), Some(9), "{error}");
     assert_eq!(ours.recv()?, None);
     assert_eq!(books.close()?, [(3, 1)].into());
@@ -455,7 +457,7 @@ fn an_item_with_descriptors_is_not_run_again() -> Outcome {
 
 fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
     let books = Bookkeeping::new(Pool::builder().workers(2), 0)?;
-    let call = books.pool.call().retries(5);
+    let call = books.pool.options().retries(5);
     let panic = |number: u64| -> () {
         enter(number);
         panic!("on purpose");
@@ -481,8 +483,8 @@ fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
 fn a_pool_that_ends_runs_nothing_again() -> Outcome {
     let pool = Pool::new(1)?;
     let (gate, theirs) = pipe::<(), ()>()?;
-    let running = pool.call().retries(1000).submit(|| thread::sleep(HOUR), ())?;
-    let behind = pool.call().retries(1000).submit(stay, (theirs,))?;
+    let running = pool.options().retries(1000).submit(|| thread::sleep(HOUR), ())?;
+    let behind = pool.options().retries(1000).submit(stay, (theirs,))?;
     pool.terminate();
     let errors = [running.get().unwrap_err(), behind.get().unwrap_err()];
     assert!(
@@ -550,7 +552,7 @@ fn renewed_workers_with_deaths_and_timeouts_lose_nothing() -> Outcome {
     };
     for chunk_size in [1, 8] {
         let pool = Pool::builder().workers(2).max_tasks_per_worker(3).chunk_size(chunk_size).build()?;
-        let fates = pool.call().timeout(SHORT).retries(1).try_map(work, 0..40)?;
+        let fates = pool.options().timeout(SHORT).retries(1).map_results(work, 0..40)?;
         assert_eq!(fates.len(), 40);
         each_is_a_death_of_its_own(&fates);
         let mut served = BTreeMap::new();

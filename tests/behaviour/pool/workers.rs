@@ -34,7 +34,7 @@ fn workers_are_distinct_children_of_this_process() -> Outcome {
     pids.sort_unstable();
     pids.dedup();
     assert_eq!(pids.len(), 3);
-    let children: Vec<u32> = active_children().iter().map(multiproc::Info::pid).collect();
+    let children: Vec<u32> = active_children().iter().map(multiproc::ProcessInfo::pid).collect();
     assert!(pids.iter().all(|pid| children.contains(pid)));
     let who = |_: u32| (std::process::id(), multiproc::parent().unwrap().pid());
     for (pid, parent) in pool.map(who, 0..20)? {
@@ -211,7 +211,7 @@ fn use_a_pool() -> Result<()> {
     let held = || pool.map(|_: u32| descriptors(), 0..10);
     let before = held()?;
     let echo = |bytes: Vec<u8>| if bytes[0] == 7 { panic!("on purpose") } else { bytes };
-    let fates = pool.try_map(echo, (0..20).map(|byte| vec![byte; 40_000]))?;
+    let fates = pool.map_results(echo, (0..20).map(|byte| vec![byte; 40_000]))?;
     assert_eq!(fates.iter().filter(|fate| fate.is_ok()).count(), 19);
     assert_eq!(held()?, before, "in the workers");
     assert!(pool.apply(|| -> () { std::process::abort() }, ()).is_err());

@@ -107,7 +107,7 @@ fn limited() {
     }
     let (sender, receiver) = bounded(1).unwrap();
     let pool = Pool::new(2).unwrap();
-    let task = pool.call().timeout(Duration::from_secs(3)).submit(work, (sender,)).unwrap();
+    let task = pool.options().timeout(Duration::from_secs(3)).submit(work, (sender,)).unwrap();
     receiver.recv().unwrap();
     println!("begun");
     task.get().unwrap();

@@ -89,15 +89,15 @@ fn call(pool: &Pool, which: u64, random: &mut Random) {
     let many = random.below(3_000);
     match which {
         0 => drop(pool.map(square, 0..many)),
-        1 => drop(pool.try_map(nap, 0..random.below(60))),
+        1 => drop(pool.map_results(nap, 0..random.below(60))),
         2 => {
             let tasks: Vec<_> = (0..random.below(40)).map(|number| pool.submit(nap, (number,))).collect();
             tasks.into_iter().flatten().for_each(|task| drop(task.get()));
         }
-        3 => drop(pool.try_map(large, 0..random.below(20))),
+        3 => drop(pool.map_results(large, 0..random.below(20))),
         4 => pool.imap(square, 0..many).for_each(drop),
         5 => pool.imap_unordered(text, (0..many / 10).map(|_| vec!["abc".to_owned(); 9])).for_each(drop),
-        6 => drop(pool.call().timeout(Duration::from_secs(1)).try_map(nap, 0..random.below(60))),
+        6 => drop(pool.options().timeout(Duration::from_secs(1)).map_results(nap, 0..random.below(60))),
         7 => {
             let tasks: Vec<_> = (0..random.below(40)).map(|number| pool.submit(nap, (number,))).collect();
             for task in tasks.into_iter().flatten() {

@@ -9,7 +9,7 @@ use std::sync::{Once, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use multiproc::{Call, Pool, Process};
+use multiproc::{Pool, Process, RemoteFn};
 use tests::{c_printf, hold_c_stdout, is_started_by_itself, read_empty_c_stream, watched};
 
 /// Has a thread call this, the first time in each process; returns once the thread says that it has begun.
@@ -48,12 +48,12 @@ fn read_a_c_stream(number: u32) -> u32 {
 }
 
 /// Each way to get a result of such a task.
-fn get_results_of<F: Call<(u32,), Output = u32>>(task: F) {
+fn get_results_of<F: RemoteFn<(u32,), Output = u32>>(task: F) {
     assert_eq!(Process::spawn(task, (4,)).unwrap().join().unwrap(), 4);
     let pool = Pool::new(1).unwrap();
     assert_eq!(pool.apply(task, (5,)).unwrap(), 5);
     assert_eq!(pool.submit(task, (6,)).unwrap().get().unwrap(), 6);
-    let call = pool.call().timeout(Duration::from_secs(30));
+    let call = pool.options().timeout(Duration::from_secs(30));
     assert_eq!(call.apply(task, (7,)).unwrap(), 7);
     let pool = Pool::builder().workers(1).initializer(task, (0,)).build().unwrap();
     assert_eq!(pool.apply(|| 8, ()).unwrap(), 8);
@@ -73,7 +73,7 @@ fn print_by_c(number: u32) -> u32 {
 fn print_into_a_full_pipe() {
     let pool = Pool::new(1).unwrap();
     for _ in 0..2 {
-        let result = pool.call().timeout(Duration::from_millis(500)).apply(print, (1,));
+        let result = pool.options().timeout(Duration::from_millis(500)).apply(print, (1,));
         assert!(
             result.as_ref().map_or_else(multiproc::Error::is_timeout, |&number| number == 1),
             "{result:?}"

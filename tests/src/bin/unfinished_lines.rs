@@ -38,11 +38,11 @@ fn or_die(number: u32, print: fn(u32) -> u32) -> u32 {
 }
 
 fn run(by_c: bool, pool: &Pool, timeout: Option<Duration>, numbers: Vec<u32>) -> Vec<Result<u32>> {
-    let call = timeout.into_iter().fold(pool.call(), multiproc::pool::CallBuilder::timeout);
+    let call = timeout.into_iter().fold(pool.options(), multiproc::pool::CallOptions::timeout);
     if by_c {
-        call.try_map(|number: u32| or_die(number, print_by_c), numbers).unwrap()
+        call.map_results(|number: u32| or_die(number, print_by_c), numbers).unwrap()
     } else {
-        call.try_map(|number: u32| or_die(number, print), numbers).unwrap()
+        call.map_results(|number: u32| or_die(number, print), numbers).unwrap()
     }
 }
 

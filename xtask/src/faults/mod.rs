@@ -162,7 +162,7 @@ fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (points, kills, scribble, soak, large, peers) and no point (such as child:born)"
+                "`{other}` is no part (points, kills, scribble, soak, large, peers) and no point (such as child:started)"
             )
         }
     })
@@ -273,8 +273,8 @@ mod tests {
             ["soak --for 1m --seed 7", "soak --for 1m --seed 8"]
         );
         assert_eq!(
-            commands_of(&["--only", "child:born"]).unwrap(),
-            ["points --parent --times 3 --only child:born"]
+            commands_of(&["--only", "child:started"]).unwrap(),
+            ["points --parent --times 3 --only child:started"]
         );
         assert!(commands_of(&["--only", "everything"]).is_err());
     }

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_page_has_every_line_and_every_failure() {
-        let mut line = Line::new("points", "child:born killed");
+        let mut line = Line::new("points", "child:started killed");
         line.places = 2;
         line.survive(Some(1.5));
         line.survive(Some(0.5));
@@ -136,7 +136,7 @@ mod tests {
         for words in [
             "10000 random kills, 500 rounds of overwriting memory, soaks of 10m from the seeds [1, 2, 3]",
             "Under `fork-server`, **2 of 2 survived**.",
-            "| child:born killed | 2 | 2 | 2 | 1.50 ms |",
+            "| child:started killed | 2 | 2 | 2 | 1.50 ms |",
             "Under `spawn`, **0 of 1 survived**.",
             "- **a worker**: it hangs",
         ] {

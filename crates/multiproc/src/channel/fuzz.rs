@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::tests::channel;
 use super::*;
-use crate::lane::NOTES;
+use crate::channel::endpoint::NOTES;
 use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 

@@ -9,22 +9,26 @@
 //!
 //! No code of a user's runs under a lock: messages are encoded before, and decoded after.
 
-mod receiving;
-mod sending;
+pub(crate) mod batch;
+pub(crate) mod endpoint;
+pub(crate) mod readiness;
+mod receiver;
+mod sender;
+mod wakeup_flag;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::batch::PLAIN;
+use crate::channel::batch::PLAIN;
+use crate::channel::endpoint::{AREAS, Lane, Links, Side};
 use crate::error::{Error, Result};
-use crate::lane::{AREAS, Lane, Links, Side};
-use crate::ring::Ring;
+use crate::ipc::ring::Ring;
+use crate::ipc::wire::{Handle, Pages};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::socket;
 use crate::sys::thread_id;
-use crate::wire::{Handle, Pages};
 
 /// A message up to this size (bytes) waits for room in the ring; a larger one is parked in memory of its own when there
 /// is none, so that its sender need not wait.
@@ -193,8 +197,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::batch::Batch;
-    use crate::sys::memory;
+    use crate::channel::batch::Batch;
+    use crate::sys::mapping;
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
 
@@ -263,7 +267,7 @@ mod tests {
         let (sending, receiving) = channel();
         for round in 0..3 {
             let number = sending.0.lane.next_companion();
-            let memory = memory::store(b"never published").unwrap();
+            let memory = mapping::store(b"never published").unwrap();
             let sent = sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap();
             assert_eq!(sent, Sent::Yes);
             send(&sending, &vec![round; 100_000]);
@@ -281,7 +285,7 @@ mod tests {
     }
 
     fn accompany_no_frame(sending: &Sending) -> Sent {
-        let memory = memory::store(b"never published").unwrap();
+        let memory = mapping::store(b"never published").unwrap();
         let number = sending.0.lane.next_companion();
         sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap()
     }
@@ -314,7 +318,7 @@ mod tests {
         for round in 0..3 {
             let _guard = sending.0.lane.enter(Deadline::now()).unwrap().unwrap();
             assert_eq!(accompany_no_frame(&sending), Sent::Yes); // he was killed
-            let descriptor = memory::store(b"").unwrap();
+            let descriptor = mapping::store(b"").unwrap();
             let number = sending.0.lane.next_companion();
             sending.accompany(number, &[descriptor.as_fd()], Deadline::now()).unwrap();
             assert!(is_empty(&receiving) && companion_is_waiting(&receiving));

@@ -8,8 +8,8 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ipc::wire::{self, Travels};
 use crate::testing::cases;
-use crate::wire::{self, Travels};
 
 /// Generates generic types, each with what makes a value of it from three of its parameter, and what is to
 /// arrive.
@@ -310,7 +310,7 @@ types! {
     struct Through(u32);
     of |_a, _b, n| [Through(n.into()) => Through(n.into())] Arrive
 
-    struct Remote { #[serde(with = "Foreign")] elsewhere: elsewhere::Point, n: u8 }
+    struct Remote { #[serde(with = "Foreign")] elsewhere: elsewhere::Failpoint, n: u8 }
     of |_a, _b, n| [
         Remote { elsewhere: elsewhere::point(1, n), n } => Remote { elsewhere: elsewhere::point(1, n), n },
     ] Arrive
@@ -378,16 +378,16 @@ mod as_text {
 
 mod elsewhere {
     #[derive(Clone, Debug, PartialEq)]
-    pub(super) struct Point {
+    pub(super) struct Failpoint {
         pub(super) x: u8,
         y: u8,
     }
 
-    pub(super) fn point(x: u8, y: u8) -> Point {
-        Point { x, y }
+    pub(super) fn point(x: u8, y: u8) -> Failpoint {
+        Failpoint { x, y }
     }
 
-    impl Point {
+    impl Failpoint {
         pub(super) fn y(&self) -> u8 {
             self.y
         }
@@ -395,14 +395,14 @@ mod elsewhere {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "elsewhere::Point")]
+#[serde(remote = "elsewhere::Failpoint")]
 struct Foreign {
     x: u8,
-    #[serde(getter = "elsewhere::Point::y")]
+    #[serde(getter = "elsewhere::Failpoint::y")]
     y: u8,
 }
 
-impl From<Foreign> for elsewhere::Point {
+impl From<Foreign> for elsewhere::Failpoint {
     fn from(foreign: Foreign) -> Self {
         elsewhere::point(foreign.x, foreign.y)
     }

@@ -20,6 +20,7 @@ mod attribute_tests;
 mod de;
 mod described;
 mod known;
+pub(crate) mod raw;
 mod ser;
 #[cfg(test)]
 mod tests;

@@ -8,21 +8,21 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dispatch::{Config, Core};
-use super::state::Policy;
-use super::worker::Initializer;
+use super::dispatcher::{Config, Core};
+use super::scheduler::Policy;
+use super::worker_main::Initializer;
 use crate::error::{Error, Result};
-use crate::method::{Manner, StartMethod};
+use crate::ipc::wire;
+use crate::start_method::{Manner, StartMethod};
+use crate::sys::cpus::processors;
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::without_signals;
-use crate::sys::processors::processors;
-use crate::task::{Call, TaskId};
-use crate::wire;
+use crate::task::{RemoteFn, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
 /// [`build`](Self::build).
 #[must_use]
-pub struct Builder {
+pub struct PoolBuilder {
     config: Config,
     initializer: Result<()>,
 }
@@ -31,7 +31,7 @@ const SHUTDOWN: Duration = Duration::from_secs(2);
 /// Longer than any model takes to be loaded, we hope.
 const INITIALIZER: Duration = Duration::from_secs(600);
 
-impl Builder {
+impl PoolBuilder {
     pub(super) fn new() -> Self {
         let workers = processors();
         let policy = Policy {
@@ -75,7 +75,7 @@ impl Builder {
     ///
     /// What counts is private memory that can be written (`RLIMIT_DATA`): the heap, the stacks of threads that a task
     /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several
-    /// processes share ([`Frozen`](crate::Frozen) data, the bytes of large arguments and results on their way), the
+    /// processes share ([`SharedSlice`](crate::SharedSlice) data, the bytes of large arguments and results on their way), the
     /// program's own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those,
     /// too, and what is reserved and never used.
     ///
@@ -88,7 +88,7 @@ impl Builder {
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
     ///     let pool = Pool::builder().workers(2).memory_limit(64 << 20).build()?;
-    ///     let fates = pool.try_map(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
+    ///     let fates = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
     ///     assert!(fates[0].is_ok() && fates[2].is_ok());
     ///     assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
     ///     Ok(())
@@ -119,7 +119,7 @@ impl Builder {
     /// ```
     pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
     where
-        F: Call<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let mut bytes = Vec::new();
@@ -207,8 +207,8 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("workers", &self.config.policy.workers).finish_non_exhaustive()
+        f.debug_struct("PoolBuilder").field("workers", &self.config.policy.workers).finish_non_exhaustive()
     }
 }

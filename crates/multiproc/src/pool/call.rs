@@ -9,13 +9,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::frames::Frames;
-use crate::link::Content;
-use crate::mailbox::{ERROR, VALUE};
-use crate::plain;
+use crate::ipc::frame::Frames;
+use crate::ipc::packet::Content;
+use crate::ipc::wire;
+use crate::pool::worker_rings::{ERROR, VALUE};
 use crate::task::{self, TaskId};
-use crate::wire;
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
@@ -222,12 +222,12 @@ impl Opened {
     /// Adds up to `most` results of the run to `results`, as long as they are plain values; says how many these were.
     #[inline]
     pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
-        let (Contents::Frames(frames), Some(length)) = (&mut self.content, plain::fixed_size::<R>()) else {
+        let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
         results.reserve(most as usize);
         let count = frames.next_like(VALUE, length, most, |bytes| {
-            let Some(Ok(value)) = plain::make(bytes) else { return false };
+            let Some(Ok(value)) = raw::make(bytes) else { return false };
             results.push(value);
             true
         });

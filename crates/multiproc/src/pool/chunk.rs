@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::call::{Call, Parcel};
+use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::frames::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
-use crate::link::{INLINE, Message};
-use crate::mailbox::VALUE;
-use crate::plain;
-use crate::wire::{self, Handle, Travels};
+use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::packet::{INLINE, Message};
+use crate::ipc::wire::{self, Handle, Travels};
+use crate::pool::worker_rings::VALUE;
 
 /// Consecutive items of one call.
 pub(crate) struct Chunk {
@@ -90,7 +90,7 @@ impl Packer {
     /// Adds an item; on an error, nothing.
     #[inline]
     pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
-        match plain::view(item) {
+        match raw::view(item) {
             Some(bytes) if bytes.len() <= INLINE => {
                 add_frame(&mut self.frames, VALUE, bytes);
                 self.end = self.frames.len();

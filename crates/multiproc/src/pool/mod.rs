@@ -1,25 +1,23 @@
 //! A pool of worker processes.
 
-// Floors are separated by blank lines, ground first, alphabetical within; no floor uses a later one.
-mod call;
+// Highest first: a module uses only those below it.
+mod builder;
+mod options;
+mod task_handle;
 
-mod chunk;
-mod worker;
-
-mod jobs;
-
-mod crew;
-
-mod state;
-
-mod dispatch;
-
-mod handle;
-mod ready;
+mod reorder;
 mod results;
 
-mod builder;
-mod call_builder;
+mod dispatcher;
+
+mod scheduler;
+
+mod worker_handle;
+mod worker_main;
+
+mod call;
+mod chunk;
+pub(crate) mod worker_rings;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,20 +27,20 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::dispatch::Core;
+use self::dispatcher::Core;
 use crate::error::Result;
 use crate::sys::process::own_pid;
 
-pub use self::builder::Builder;
-pub use self::call_builder::CallBuilder;
-pub use self::handle::TaskHandle;
+pub use self::builder::PoolBuilder;
+pub use self::options::CallOptions;
+pub use self::task_handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///
 /// Tasks go to whichever worker is free, and begin in the order in which they were handed in, but for those that
 /// are on their way to a worker: these may be some milliseconds late. A worker that dies fails the one task that
 /// it was running, with an error that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at most once,
-/// unless [the call](Pool::call) asks for more. While the system refuses new workers the pool goes on with those it
+/// unless [the call](Pool::options) asks for more. While the system refuses new workers the pool goes on with those it
 /// has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers
 /// again. Several threads may use one pool at the same time, and a task may have a pool of its own.
 ///
@@ -88,7 +86,7 @@ pub use self::handle::TaskHandle;
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///     let pool = Pool::new(2)?;
-///     let halves = pool.try_map(half, [0, 1, 2, 3, 4])?;
+///     let halves = pool.map_results(half, [0, 1, 2, 3, 4])?;
 ///     assert_eq!(halves.iter().filter(|half| half.is_ok()).count(), 4);
 ///     let error = halves[3].as_ref().unwrap_err();
 ///     assert_eq!((error.signal(), error.index()), (Some(6), Some(3)));
@@ -114,8 +112,8 @@ impl Pool {
     }
 
     /// To set more than the number of workers.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> PoolBuilder {
+        PoolBuilder::new()
     }
 
     /// Calls `function` with every item; gives all results in the order of the items. Blocks until then.
@@ -139,11 +137,11 @@ impl Pool {
     /// When the input's iterator panics: that panic goes on to the caller. The pool stays usable.
     pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.call().map(function, items)
+        self.options().map(function, items)
     }
 
     /// As [`map`](Self::map), but every item keeps its own fate, and one that fails does not keep others from running.
@@ -154,7 +152,7 @@ impl Pool {
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
     ///     let pool = Pool::new(2)?;
-    ///     let tenths = pool.try_map(|n: u32| 10 / n, [0, 5])?;
+    ///     let tenths = pool.map_results(|n: u32| 10 / n, [0, 5])?;
     ///     assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
     ///     assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
     ///     Ok(())
@@ -166,13 +164,13 @@ impl Pool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
-    pub fn try_map<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.call().try_map(function, items)
+        self.options().map_results(function, items)
     }
 
     /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
@@ -195,27 +193,27 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.call().starmap(function, items)
+        self.options().starmap(function, items)
     }
 
-    /// As [`try_map`](Self::try_map), for a function of several arguments: each item is a tuple of them.
+    /// As [`map_results`](Self::map_results), for a function of several arguments: each item is a tuple of them.
     ///
     /// # Errors
-    /// As [`try_map`](Self::try_map).
+    /// As [`map_results`](Self::map_results).
     ///
     /// # Panics
     /// As [`map`](Self::map).
-    pub fn try_starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.call().try_starmap(function, items)
+        self.options().starmap_results(function, items)
     }
 
     /// Calls `function` with every item, lazily: an iterator that gives the results in the order of the items, each
@@ -229,7 +227,7 @@ impl Pool {
     /// Where the input took 1 ms or more for its last item, a result that is there is given before another is taken; and
     /// where such an input does not say that there is another ([`size_hint`](Iterator::size_hint)), a quarter of that time
     /// is waited for a result first. A result that comes while the input blocks is given when that goes on. So an input
-    /// that waits for what becomes of an earlier result needs a [`buffer_size`](CallBuilder::buffer_size) of 1.
+    /// that waits for what becomes of an earlier result needs a [`buffer_size`](CallOptions::buffer_size) of 1.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -251,11 +249,11 @@ impl Pool {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.call().imap(function, items)
+        self.options().imap(function, items)
     }
 
     /// As [`imap`](Self::imap), but gives each result as soon as it is there, in whatever order that is.
@@ -283,11 +281,11 @@ impl Pool {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::Call<(T,)>,
+        F: crate::RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.call().imap_unordered(function, items)
+        self.options().imap_unordered(function, items)
     }
 
     /// Calls `function` once, with a tuple of arguments, and gives what it returns. Blocks until then.
@@ -308,10 +306,10 @@ impl Pool {
     /// workers.
     pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        self.call().apply(function, args)
+        self.options().apply(function, args)
     }
 
     /// Hands in a task and returns at once, with a handle for its result.
@@ -333,15 +331,15 @@ impl Pool {
     /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
     pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::Call<Args>,
+        F: crate::RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        self.call().submit(function, args)
+        self.options().submit(function, args)
     }
 
     /// To give a call a time limit or retries.
-    pub fn call(&self) -> CallBuilder<'_> {
-        CallBuilder::new(&self.core)
+    pub fn options(&self) -> CallOptions<'_> {
+        CallOptions::new(&self.core)
     }
 
     /// The process ids of the workers at this moment.
@@ -411,7 +409,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-impl Builder {
+impl PoolBuilder {
     /// Starts the pool. See [`Pool::new`].
     ///
     /// # Errors

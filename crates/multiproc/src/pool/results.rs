@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::call::{Call, Parcel, WORTHWHILE};
 use super::chunk::Packer;
-use super::dispatch::{Caller, Core};
-use super::ready::{Order, Ready};
+use super::dispatcher::{Caller, Core};
+use super::reorder::{Order, Ready};
 use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::poll::Deadline;

@@ -5,11 +5,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::fault::{self, Point};
+use super::failpoint::{self, Failpoint};
 use crate::error::{Error, Result};
 
 pub(crate) fn create() -> Result<OwnedFd> {
-    if fault::refused(Point::CreateEvent) {
+    if failpoint::should_fail(Failpoint::CreateEvent) {
         return Err(Error::system("create a descriptor to wait for", Errno::EMFILE));
     }
     EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)

@@ -17,7 +17,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::stat::stat;
 use nix::unistd::{getppid, pause};
 
-use super::fault::{self, Point};
+use super::failpoint::{self, Failpoint};
 use super::futex;
 use super::process::leave;
 
@@ -120,7 +120,7 @@ impl Forker {
     /// Makes the copy. The kernel stores its process id in `born` before it begins to run: whoever shares that word
     /// knows of it, even should this process be killed in this very call. The child is killed when its parent ends.
     pub(crate) fn fork(&self, born: &AtomicU32) -> nix::Result<Fork> {
-        if fault::refused(Point::Fork) {
+        if failpoint::should_fail(Failpoint::Fork) {
             return Err(Errno::EAGAIN);
         }
         check_threads()?; // each time, since a library may start one when it likes

@@ -2,29 +2,29 @@
 //!
 //! This is the only floor with `unsafe` code. What it exports is safe to call with any argument, whatever another process
 //! that keeps to the same code does, and whenever that dies. Three functions expect more than their types say, and each
-//! says what: [`memory::Shared::look`], [`entry::Entry::at`] and [`entry::conjure`].
+//! says what: [`mapping::Shared::look`], [`entry::Entry::at`] and [`entry::conjure`].
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
 pub(crate) mod coverage;
+pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
-pub(crate) mod fault;
+pub(crate) mod exec;
+pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]
-pub(crate) mod fault_control;
+pub(crate) mod failpoint_control;
 pub(crate) mod fork;
+pub(crate) mod fork_detect;
 pub(crate) mod futex;
+pub(crate) mod inherited;
 pub(crate) mod limit;
-pub(crate) mod memory;
+pub(crate) mod mapping;
 pub(crate) mod mutex;
-pub(crate) mod original;
 pub(crate) mod output;
 pub(crate) mod poll;
 pub(crate) mod process;
-pub(crate) mod processors;
-pub(crate) mod program;
 pub(crate) mod sealed;
 pub(crate) mod socket;
-pub(crate) mod surroundings;
 pub(crate) mod thread_id;
 mod weak;

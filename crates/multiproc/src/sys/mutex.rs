@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
-use super::fault::{self, Point};
+use super::cpus::others_run;
+use super::failpoint::{self, Failpoint};
 use super::futex;
-use super::memory::Shared;
+use super::mapping::Shared;
 use super::poll::Deadline;
-use super::processors::others_run;
 use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
 
@@ -107,7 +107,7 @@ impl<'a> Mutex<'a> {
 
     #[inline]
     fn guard(self, holder: ThreadId) -> MutexGuard<'a> {
-        fault::at(Point::LockTaken);
+        failpoint::hit(Failpoint::LockTaken);
         MutexGuard { word: self.word, holder, of_this_thread: PhantomData }
     }
 }

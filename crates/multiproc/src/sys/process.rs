@@ -13,9 +13,9 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid, getppid};
 
-use super::fault::{self, Point};
+use super::exec;
+use super::failpoint::{self, Failpoint};
 use super::poll::{Deadline, PollFlags, ready};
-use super::program;
 use super::socket::{self, Maker};
 use crate::error::{Cause, Error, Result};
 
@@ -148,11 +148,11 @@ fn is_our_child(kind: libc::idtype_t, id: u32) -> bool {
 /// thread's child could inherit it, and without code of ours between fork and exec; so the C library takes
 /// its quickest way, whose cost does not grow with this program.
 pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
-    if fault::refused(Point::Execute) {
+    if failpoint::should_fail(Failpoint::Execute) {
         return Err(Error::system("start a child process", Errno::EAGAIN));
     }
     socket::mark(socket.as_fd()).map_err(|errno| Error::system("mark a socket", errno))?;
-    let pid = program::execute(socket.as_fd())?;
+    let pid = exec::execute(socket.as_fd())?;
     Ok((pid, PidFd::of_child(pid)?))
 }
 
@@ -192,7 +192,7 @@ pub(crate) fn check_rights(maker: Maker) -> Result<()> {
             maker.user, maker.group
         ))));
     }
-    if program::may_have_gained_rights() {
+    if exec::may_have_gained_rights() {
         return Err(Error::new(Cause::Start("it gained rights when the program was executed".to_owned())));
     }
     Ok(())

@@ -18,8 +18,8 @@ use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
-use super::fault::{self, Point};
-use super::memory::{create, store_exactly};
+use super::failpoint::{self, Failpoint};
+use super::mapping::{create, store_exactly};
 use crate::error::{Error, Result};
 
 /// What makes it unchangeable: content, size, and these seals themselves.
@@ -76,9 +76,9 @@ impl Sealed {
 
     /// Nobody has a writable mapping of it, or knows the descriptor.
     fn seal(fd: OwnedFd, length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
-        fault::at(Point::Filled);
+        failpoint::hit(Failpoint::Filled);
         add_seals(fd.as_fd())?;
-        fault::at(Point::Sealed);
+        failpoint::hit(Failpoint::Sealed);
         Ok((Self(Mapping::new(fd.as_fd(), length, Access::Read)?), fd))
     }
 
@@ -202,7 +202,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
-    use crate::sys::memory::{keep_spare, store};
+    use crate::sys::mapping::{keep_spare, store};
 
     fn length(bytes: usize) -> NonZeroUsize {
         NonZeroUsize::new(bytes).unwrap()

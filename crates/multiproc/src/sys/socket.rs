@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::fault::{self, Point};
+use super::failpoint::{self, Failpoint};
 use super::poll::{Deadline, PollFlags, ready};
 use crate::error::{Error, Result};
 
@@ -59,7 +59,7 @@ pub(crate) enum OnShortage {
 
 /// Two connected sockets, closed on exec.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    if fault::refused(Point::CreateSockets) {
+    if failpoint::should_fail(Failpoint::CreateSockets) {
         return Err(Error::system("create a pair of sockets", Errno::EMFILE));
     }
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
@@ -84,7 +84,7 @@ pub(crate) fn send(
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    if fault::refused(Point::SendPacket) {
+    if failpoint::should_fail(Failpoint::SendPacket) {
         return Err(Error::system("send a packet", Errno::ENOBUFS));
     }
     loop {

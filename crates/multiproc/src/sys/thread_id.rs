@@ -10,7 +10,7 @@ use nix::sys::signal::kill;
 use nix::sys::stat::stat;
 use nix::unistd::{Pid, gettid};
 
-use super::original::Original;
+use super::fork_detect::Original;
 
 /// In the low half the number, in the high half the start time in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use faults::witness::{self, Cube, ITEMS};
 use multiproc::queue::{self, Receiver};
-use multiproc::{Call, Pool, Process};
+use multiproc::{Pool, Process, RemoteFn};
 use procfs::process as procfs;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -39,9 +39,9 @@ pub(crate) fn run(abuse: Abuse) -> Result<bool> {
     Ok(true)
 }
 
-fn in_a_map<F: Call<(u64,), Output = Cube>>(task: F) -> Result<()> {
+fn in_a_map<F: RemoteFn<(u64,), Output = Cube>>(task: F) -> Result<()> {
     let pool = Pool::new(2)?;
-    let results = pool.try_map(task, 0..ITEMS)?;
+    let results = pool.map_results(task, 0..ITEMS)?;
     witness::say_settled(witness::tell(&results)?)?;
     witness::say_usable(pool.map(witness::cube, 0..ITEMS).is_ok());
     Ok(())
@@ -93,7 +93,7 @@ fn await_sleep<T>(process: &Process<T>, present: u64) -> Result<()> {
 fn death_at_birth() -> Result<()> {
     witness::strike();
     let pool = Pool::builder().workers(2).initializer(witness::die_at_birth, ()).build()?;
-    witness::say_settled(match pool.try_map(witness::cube, 0..ITEMS) {
+    witness::say_settled(match pool.map_results(witness::cube, 0..ITEMS) {
         Ok(results) => witness::tell(&results)?,
         Err(error) => format!("the map fails ({error})"),
     })

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use multiproc::{Connection, Frozen, Pool, pipe};
+use multiproc::{Connection, Pool, SharedSlice, pipe};
 
 /// Descriptors, mappings of shared memory, and children, by what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Possessions {
     }
 
     /// Those of this process, once the library keeps all that it will ever keep for later: memory of large items, and
-    /// `Frozen` data that has come.
+    /// `SharedSlice` data that has come.
     pub(crate) fn once_all_is_kept() -> Result<Self> {
         let pool = Pool::new(1)?;
         // The only worker waits, so that all items are in memory at the same time.
@@ -61,9 +61,9 @@ impl Possessions {
         waiting.get()?;
         handles.into_iter().try_for_each(|handle| handle.get().map(drop))?;
         pool.join();
-        let (one, other) = pipe::<Frozen<u64>, ()>()?;
+        let (one, other) = pipe::<SharedSlice<u64>, ()>()?;
         for number in 0..MOST_KEPT {
-            one.send(Frozen::from_slice(&[number as u64])?)?;
+            one.send(SharedSlice::from_slice(&[number as u64])?)?;
             other.recv()?;
         }
         drop((one, other));

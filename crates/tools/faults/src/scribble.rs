@@ -232,10 +232,10 @@ fn use_pool(random: &mut Random) -> Result<Rest> {
                 0 => drop(pool.map(|number: u64| number.wrapping_mul(number), 0..items)),
                 1 => {
                     let texts = (0..items / 10).map(|number| number.to_string());
-                    drop(pool.try_map(|text: String| text.repeat(20), texts));
+                    drop(pool.map_results(|text: String| text.repeat(20), texts));
                 }
                 2 => pool.imap(|number: u64| vec![number; 5_000], 0..items / 100).for_each(drop),
-                3 => drop(pool.call().timeout(Duration::from_secs(1)).try_map(nap, 0..items / 50)),
+                3 => drop(pool.options().timeout(Duration::from_secs(1)).map_results(nap, 0..items / 50)),
                 _ => {
                     let tasks: Vec<_> = (0..items / 50).map(|number| pool.submit(nap, (number,))).collect();
                     tasks.into_iter().flatten().for_each(|task| drop(task.get()));

@@ -12,37 +12,38 @@
 
 #![cfg(test)]
 
-#[allow(dead_code)]
-#[path = "../../../multiproc/src/alarm.rs"]
-mod alarm;
-#[allow(dead_code)]
-#[path = "../../../multiproc/src/attendance.rs"]
-mod attendance;
-#[allow(dead_code)]
-#[path = "../../../multiproc/src/bell.rs"]
-mod bell;
-#[allow(dead_code)]
-#[path = "../../../multiproc/src/claims.rs"]
-mod claims;
-#[allow(dead_code)]
-#[path = "../../../multiproc/src/frames.rs"]
-mod frames;
 #[allow(dead_code, unused_imports)]
-#[path = "../../../multiproc/src/lane/mod.rs"]
-mod lane;
+#[path = "../../../multiproc/src/channel"]
+mod channel {
+    pub(crate) mod endpoint;
+    pub(crate) mod wakeup_flag;
+}
+
 #[allow(dead_code)]
-#[path = "../../../multiproc/src/mailbox/progress.rs"]
-mod progress;
+#[path = "../../../multiproc/src/ipc"]
+mod ipc {
+    pub(crate) mod event_count;
+    pub(crate) mod frame;
+    pub(crate) mod ring;
+    #[path = "../../../tools/models/src/wire.rs"]
+    pub(crate) mod wire;
+}
+
 #[allow(dead_code)]
-#[path = "../../../multiproc/src/ring.rs"]
-mod ring;
+#[path = "../../../multiproc/src/pool"]
+mod pool {
+    pub(crate) mod worker_rings {
+        pub(crate) mod claim_word;
+        pub(crate) mod progress;
+        pub(crate) mod wakeups;
+    }
+}
 
 mod error;
 mod sys;
-mod wire;
 
 mod messages;
-mod pool;
+mod pool_worker;
 mod waiting;
 
 use std::env;

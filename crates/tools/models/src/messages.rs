@@ -4,13 +4,13 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::lane::{Lane, Links, Side, Waited};
+use crate::channel::endpoint::{Lane, Links, Side, Waited};
+use crate::ipc::ring::{Memory, Ring};
+use crate::ipc::wire::{Handle, Pages};
 use crate::model;
-use crate::ring::{Memory, Ring};
 use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::poll::Deadline;
-use crate::wire::{Handle, Pages};
 
 /// Room for two frames of eight bytes.
 pub(crate) const RING: Ring = Ring::new(0, 32);
@@ -91,7 +91,10 @@ impl Shared {
     }
 }
 
-model!(frames_arrive_whole_and_in_order, one_to_one, 2, detects [ReleaseToRelaxed, AcquireToRelaxed, NoFence, NoWake]);
+model!(
+    frames_arrive_whole_and_in_order, one_to_one, 2,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoFence, NoWake]
+);
 
 /// Sends more frames than the ring holds, so that it wraps around.
 fn one_to_one() {
@@ -106,7 +109,10 @@ fn one_to_one() {
     producer.join().unwrap();
 }
 
-model!(frames_of_several_senders_arrive_once_each, two_to_one, 2, detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]);
+model!(
+    frames_of_several_senders_arrive_once_each, two_to_one, 2,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]
+);
 
 fn two_to_one() {
     let shared = Shared::new();

@@ -33,19 +33,19 @@ impl Mutation {
 }
 
 #[allow(dead_code)]
-#[path = "../../../multiproc/src/sys/fault.rs"]
+#[path = "../../../multiproc/src/sys/failpoint.rs"]
 mod points;
 
 /// A thread can be killed at a failpoint, as a process can: none of its later actions takes effect.
-pub(crate) mod fault {
+pub(crate) mod failpoint {
     use std::cell::Cell;
 
-    pub(crate) use super::points::Point;
+    pub(crate) use super::points::Failpoint;
 
     #[derive(Clone, Copy, PartialEq)]
     enum Fate {
         Lives,
-        Dies(Point),
+        Dies(Failpoint),
         IsDead,
     }
 
@@ -60,12 +60,12 @@ pub(crate) mod fault {
     }
 
     /// Kills this thread when it reaches the point.
-    pub(crate) fn die_at(point: Point) {
+    pub(crate) fn die_at(point: Failpoint) {
         ARE_MORTAL.set(true);
         FATE.with(|fate| fate.set(Fate::Dies(point)));
     }
 
-    pub(crate) fn at(point: Point) {
+    pub(crate) fn hit(point: Failpoint) {
         if !ARE_MORTAL.get() {
             return;
         }
@@ -117,7 +117,7 @@ pub(crate) mod atomic {
                 }
 
                 pub(crate) fn store(&self, value: $number, order: Ordering) {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return;
                     }
                     self.0.store(value, store_order(order));
@@ -128,7 +128,7 @@ pub(crate) mod atomic {
                 }
 
                 pub(crate) fn fetch_add(&self, value: $number, order: Ordering) -> $number {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return value;
                     }
                     self.0.fetch_add(value, order)
@@ -150,7 +150,7 @@ pub(crate) mod atomic {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$number, $number> {
-                    if super::fault::is_dead() {
+                    if super::failpoint::is_dead() {
                         return Ok(current);
                     }
                     self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
@@ -210,7 +210,7 @@ pub(crate) mod futex {
     fn wake() -> usize {
         let mut sleepers = SLEEPERS.0.lock().unwrap();
         let woken = *sleepers;
-        if !Mutation::NoWake.is_active() && !super::fault::is_dead() {
+        if !Mutation::NoWake.is_active() && !super::failpoint::is_dead() {
             *sleepers = 0;
             SLEEPERS.1.notify_all();
         }
@@ -263,7 +263,7 @@ pub(crate) mod thread_id {
     }
 }
 
-pub(crate) mod processors {
+pub(crate) mod cpus {
     /// A model does not spin: loom already lets each load return every value that it may return.
     pub(crate) fn others_run() -> bool {
         false
@@ -392,17 +392,17 @@ pub(crate) mod socket {
     pub(crate) fn discard(_socket: &EventFd) {}
 }
 
-pub(crate) mod memory {
+pub(crate) mod mapping {
     use loom::sync::Arc;
 
     use super::atomic::{AtomicU32, AtomicU64};
 
-    /// The words of two [areas](crate::lane::AREAS) and no others: each adds to the states that loom
+    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that loom
     /// explores.
     #[derive(Clone, Debug)]
     pub(crate) struct Shared(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 
-    const AREA: usize = crate::lane::AREAS / 2;
+    const AREA: usize = crate::channel::endpoint::AREAS / 2;
     const WORDS32: [usize; 4] = [64, 68, 72, 136];
     const WORDS64: [usize; 4] = [0, 48, 56, 128];
 

@@ -4,14 +4,14 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::alarm::Alarm;
-use crate::bell::{Bell, Sleeper};
+use crate::channel::wakeup_flag::Alarm;
+use crate::ipc::event_count::{Bell, Sleeper};
 use crate::model;
 use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, Relaxed};
-use crate::sys::fault::{Point, die_at};
-use crate::sys::memory::Shared;
+use crate::sys::failpoint::{Failpoint, die_at};
+use crate::sys::mapping::Shared;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
@@ -45,16 +45,16 @@ model!(a_notifier_killed_before_it_wakes_loses_no_wake_up, killed_before, 3, det
 model!(a_notifier_killed_after_it_has_woken_loses_no_wake_up, killed_after, 3, detects [NoWake, NoFence]);
 
 fn killed_before() {
-    killed_at(Point::BellChanged);
+    killed_at(Failpoint::EventCountChanged);
 }
 
 fn killed_after() {
-    killed_at(Point::AllWoken);
+    killed_at(Failpoint::AllWoken);
 }
 
 /// One thread is killed while it notifies. A second one updates the condition of the third, and notifies as
 /// well.
-fn killed_at(point: Point) {
+fn killed_at(point: Failpoint) {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let killed = {
         let words = Arc::clone(&words);
@@ -162,7 +162,10 @@ fn alarm() {
     counter.join().unwrap();
 }
 
-model!(a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3, detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]);
+model!(
+    a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]
+);
 
 /// Three threads lock a mutex and update the value that it guards.
 fn exclusion() {

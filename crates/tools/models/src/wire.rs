@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::sys::EventFd;
 
-pub(crate) use crate::sys::memory::Shared as Pages;
+pub(crate) use crate::sys::mapping::Shared as Pages;
 
 /// A file descriptor.
 #[derive(Clone, Debug)]

@@ -44,9 +44,9 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
 
     use bench::stream::flow;
     use bench::work::{self, MIB};
-    use multiproc::Frozen;
+    use multiproc::SharedSlice;
 
-    type Shown = Option<Frozen<u8>>;
+    type Shown = Option<SharedSlice<u8>>;
 
     /// Answers once after the first, and once at the end, with the number of objects and the sum of their last bytes.
     fn look(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
@@ -66,7 +66,7 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     let bytes = work::bytes(MIB);
     let last = u64::from(bytes[MIB - 1]);
     let start = Instant::now();
-    let frozen = Frozen::from_slice(&bytes)?;
+    let frozen = SharedSlice::from_slice(&bytes)?;
     let created = start.elapsed();
     ours.send(Some(frozen.clone()))?;
     ours.recv()?.context("the child is gone")?;

@@ -53,13 +53,13 @@ pub(super) fn sums(effort: Effort) -> Result<Measured> {
 }
 
 pub(super) fn sums_of_frozen(effort: Effort) -> Result<Measured> {
-    use multiproc::Frozen;
+    use multiproc::SharedSlice;
 
     let block = work::bytes(BLOCK);
     let expected = work::sum(&block) * SUMS as u64;
-    let frozen = Frozen::from_slice(&block)?;
+    let frozen = SharedSlice::from_slice(&block)?;
     let pool = Pool::new(2)?;
-    let add = |bytes: Frozen<u8>| work::sum(&bytes);
+    let add = |bytes: SharedSlice<u8>| work::sum(&bytes);
     let work = || total(pool.imap_unordered(add, std::iter::repeat_n(frozen.clone(), SUMS)));
     rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use multiproc::pool::{Builder, TaskHandle};
+use multiproc::pool::{PoolBuilder, TaskHandle};
 use multiproc::queue::{self, Sender};
 use multiproc::{Error, Pool};
 use rand::RngExt;
@@ -27,7 +27,7 @@ pub(super) fn square(number: u64) -> u64 {
 }
 
 /// A pool in which each item is entered into a ledger when it runs.
-fn pool(ledger: &Ledger, options: impl FnOnce(Builder) -> Builder) -> multiproc::Result<Pool> {
+fn pool(ledger: &Ledger, options: impl FnOnce(PoolBuilder) -> PoolBuilder) -> multiproc::Result<Pool> {
     options(Pool::builder().workers(2).initializer(ledger::open, (ledger.path(),))).build()
 }
 
@@ -76,7 +76,7 @@ pub(super) fn map(fire: &mut Fire) -> Result<()> {
             Err(error) => fire.answers_for(&error)?,
         }
     } else {
-        let fates = fire.over(|| pool.worker_pids(), || pool.try_map(square, 0..count))?;
+        let fates = fire.over(|| pool.worker_pids(), || pool.map_results(square, 0..count))?;
         ensure!(fates.len() as u64 == count, "{} of {count} results", fates.len());
         check(fire, &ledger, (0..).zip(fates).map(|(number, fate)| (number, Some(number), fate)))?;
     }
@@ -141,7 +141,7 @@ pub(super) fn large(fire: &mut Fire) -> Result<()> {
     let length = fire.dice.random_range(30_000..300_000);
     let echo = |number: u64, bytes: ByteBuf| (square(number), bytes);
     let items = (0..count).map(|number| (u64::from(number), ByteBuf::from(vec![number; length])));
-    let fates = fire.over(|| pool.worker_pids(), || pool.try_starmap(echo, items))?;
+    let fates = fire.over(|| pool.worker_pids(), || pool.starmap_results(echo, items))?;
     ensure!(fates.len() == usize::from(count), "{} of {count} results", fates.len());
     let mut numbers = Vec::new();
     for (number, fate) in (0..count).zip(fates) {
@@ -211,7 +211,7 @@ pub(super) fn several(fire: &mut Fire) -> Result<()> {
         || {
             std::thread::scope(|scope| {
                 let ones = scope.spawn(|| submit_all(&one, count));
-                let others = other.try_map(square, 0..count);
+                let others = other.map_results(square, 0..count);
                 (ones.join(), others)
             })
         },

@@ -40,7 +40,7 @@ const ITEMS: u64 = 60;
 
 /// The fates of squares, by a pool of this process's own.
 fn use_a_pool(path: Path) -> multiproc::Result<Vec<multiproc::Result<u64>>> {
-    Pool::builder().workers(2).initializer(ledger::open, (path,)).build()?.try_map(square, 0..ITEMS)
+    Pool::builder().workers(2).initializer(ledger::open, (path,)).build()?.map_results(square, 0..ITEMS)
 }
 
 /// What it has started dies with it.

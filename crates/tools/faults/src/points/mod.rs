@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use faults::Line;
-use multiproc::faults::{Act, Control, Point, Struck, VARIABLE, Victim, now};
+use multiproc::failpoints::{Action, Controller, ENV_VAR, Failpoint, Hit, Target, now};
 
 use crate::possessions::Possessions;
 use crate::victim;
@@ -44,17 +44,17 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if let Some(name) = &options.only {
         named(name)?;
     }
-    match Control::of_environment() {
+    match Controller::of_environment() {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
         // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide that nobody did.
         Some(control) => thread::scope(|scope| {
             scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
         }),
         None => {
-            let control = Control::create()?;
+            let control = Controller::create()?;
             let path = control.path().context("the memory has no path")?;
             let mut program = Command::new(env::current_exe()?);
-            program.args(env::args_os().skip(1)).env(VARIABLE, &path);
+            program.args(env::args_os().skip(1)).env(ENV_VAR, &path);
             let mut good = program.status().context("cannot start the program that is struck")?.success();
             if options.parent {
                 good &= parent::kill_all(&control, options)?;
@@ -64,10 +64,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
 }
 
-fn named(name: &str) -> Result<Point> {
-    let found = Point::ALL.iter().find(|point| point.name() == name);
+fn named(name: &str) -> Result<Failpoint> {
+    let found = Failpoint::ALL.iter().find(|point| point.name() == name);
     found.copied().with_context(|| {
-        let names: Vec<_> = Point::ALL.iter().map(|point| point.name()).collect();
+        let names: Vec<_> = Failpoint::ALL.iter().map(|point| point.name()).collect();
         format!("there is no point `{name}`; there are {}", names.join(", "))
     })
 }
@@ -82,7 +82,7 @@ const WARM_UP: u32 = 10;
 /// What comes of each point.
 type Lines = BTreeMap<(&'static str, &'static str), Line>;
 
-fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
+fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
     stopped::watch(control)?;
     let mut lines = Lines::new();
@@ -94,7 +94,7 @@ fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
         reached.extend(strike_in(control, scenario, options, &mut lines)?);
     }
     let everything = options.only.is_none() && options.scenario.is_none();
-    for point in Point::ALL.iter().filter(|point| everything && !reached.contains(point)) {
+    for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
         if is_for_this_method(*point) {
             let mut line = Line::new("points", point.name());
             line.fail("no scenario comes here".to_owned());
@@ -106,36 +106,36 @@ fn strike_all(control: &'static Control, options: &Options) -> Result<bool> {
 }
 
 /// Where each child is a program of its own, there is no template.
-fn is_for_this_method(point: Point) -> bool {
+fn is_for_this_method(point: Failpoint) -> bool {
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
     let is_of_template = ["template:", "spare:"].iter().any(|floor| point.name().starts_with(floor))
-        || [Point::TemplateAsked, Point::LetterSent, Point::Fork].contains(&point);
+        || [Failpoint::ForkRequested, Failpoint::BootstrapSent, Failpoint::Fork].contains(&point);
     !(spawns && is_of_template)
 }
 
 fn strike_in(
-    control: &Control,
+    control: &Controller,
     scenario: &Scenario,
     options: &Options,
     lines: &mut Lines,
-) -> Result<Vec<Point>> {
+) -> Result<Vec<Failpoint>> {
     let fault_free = |victim| -> Result<()> {
         control.count(victim);
         (scenario.run)(Allowed::default()).with_context(|| format!("{}, undisturbed", scenario.name))?;
         Ok(())
     };
     for _ in 0..WARM_UP {
-        fault_free(Victim::Anyone)?;
+        fault_free(Target::Anyone)?;
     }
     let before = Possessions::now()?;
     let mut reached = Vec::new();
-    for act in [Act::Kill, Act::Stop, Act::Refuse] {
-        let victim = if act == Act::Refuse { Victim::Anyone } else { Victim::Descendant };
+    for act in [Action::Kill, Action::Stop, Action::Refuse] {
+        let victim = if act == Action::Refuse { Target::Anyone } else { Target::Descendant };
         fault_free(victim)?;
-        let counts: Vec<_> = Point::ALL.iter().map(|&point| (point, control.hits(point))).collect();
+        let counts: Vec<_> = Failpoint::ALL.iter().map(|&point| (point, control.hits(point))).collect();
         for (point, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
             let is_wanted = options.only.as_ref().is_none_or(|name| point.name() == name);
-            if !is_wanted || (act == Act::Refuse) != can_be_refused(point) {
+            if !is_wanted || (act == Action::Refuse) != can_be_refused(point) {
                 continue;
             }
             reached.push(point);
@@ -162,38 +162,38 @@ fn strike_in(
 
 /// Does the scenario with one fault; says how long it took from there until everything was settled.
 fn strike(
-    control: &Control,
+    control: &Controller,
     scenario: &Scenario,
     before: &Possessions,
-    (point, nth, act, victim): (Point, u32, Act, Victim),
+    (point, nth, act, victim): (Failpoint, u32, Action, Target),
 ) -> Result<Option<f64>> {
     let watch = stopped::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
     control.arm(point, nth, act, victim);
     let done = (scenario.run)(Allowed::by(point, act));
     let settled = now();
     let struck = control.disarm();
-    if let (Act::Stop, Some(Struck { pid, .. })) = (act, &struck) {
+    if let (Action::Stop, Some(Hit { pid, .. })) = (act, &struck) {
         stopped::await_end(control, *pid);
     }
     // A spare that was struck is dead only when the system has taken it down; until then it would still get a letter.
-    if let (Act::Kill, Some(Struck { pid, .. })) = (act, &struck)
+    if let (Action::Kill, Some(Hit { pid, .. })) = (act, &struck)
         && let Some(dying) = victim::Victim::open(*pid)
     {
         let _ = dying.has_ended(SETTLED); // if it has not, what follows says so
     }
     let done = done.map_err(|error| match struck {
-        Some(Struck { pid, .. }) => error.context(format!("process {pid} was struck")),
+        Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
         None => error.context("nobody was struck"),
     });
     let cost = done?;
-    let Some(Struck { at, .. }) = struck else { return Ok(None) };
+    let Some(Hit { at, .. }) = struck else { return Ok(None) };
     if let Some(least) = must_cost(point, act)
         && cost.tasks < least
     {
         bail!("a task that was running has not failed, though its worker was killed");
     }
     before.await_return()?;
-    control.count(Victim::Anyone);
+    control.count(Target::Anyone);
     (scenario.run)(Allowed::default()).context("afterwards, undisturbed")?;
     before.await_return().context("afterwards")?;
     drop(watch);
@@ -205,22 +205,22 @@ fn strike(
 }
 
 /// Between these, a kill fails the item that runs; no other does.
-fn must_cost(point: Point, act: Act) -> Option<u32> {
+fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
     let is_within = matches!(
         point,
-        Point::ItemBegun
-            | Point::ItemReceived
-            | Point::ItemDecoded
-            | Point::ItemRan
-            | Point::ResultEncoded
-            | Point::ResultParked
-            | Point::ResultSent
-            | Point::ResultWritten
+        Failpoint::ItemBegun
+            | Failpoint::ItemReceived
+            | Failpoint::ItemDecoded
+            | Failpoint::ItemRan
+            | Failpoint::ResultEncoded
+            | Failpoint::ResultSpilled
+            | Failpoint::ResultSent
+            | Failpoint::ResultWritten
     );
-    (act == Act::Kill && is_within).then_some(1)
+    (act == Action::Kill && is_within).then_some(1)
 }
 
-fn can_be_refused(point: Point) -> bool {
+fn can_be_refused(point: Failpoint) -> bool {
     point.name().starts_with("system:")
 }
 
@@ -233,10 +233,10 @@ fn places(count: u32, most: u32) -> Vec<u32> {
     places
 }
 
-fn word(act: Act) -> &'static str {
+fn word(act: Action) -> &'static str {
     match act {
-        Act::Kill => "killed",
-        Act::Stop => "stopped",
-        Act::Refuse => "refused",
+        Action::Kill => "killed",
+        Action::Stop => "stopped",
+        Action::Refuse => "refused",
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use faults::Line;
-use multiproc::faults::{Act, Control, Point, Victim};
+use multiproc::failpoints::{Action, Controller, Failpoint, Target};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -24,7 +24,7 @@ pub(super) const VARIABLE: &str = "MULTIPROC_FAULTS_PARENT";
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Does one scenario, as a parent that is to be killed.
-pub(super) fn be(control: &'static Control) -> Result<bool> {
+pub(super) fn be(control: &'static Controller) -> Result<bool> {
     control.be_root();
     let name = env::var(VARIABLE)?;
     let scenario = scenario::ALL.iter().find(|scenario| scenario.name == name);
@@ -34,15 +34,15 @@ pub(super) fn be(control: &'static Control) -> Result<bool> {
 }
 
 /// Kills parents, in each scenario at each point that they come to.
-pub(super) fn kill_all(control: &Control, options: &Options) -> Result<bool> {
+pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> {
     prctl::set_child_subreaper(true).context("cannot become the parent of orphans")?;
     let mut good = true;
     let is_wanted =
         |scenario: &&Scenario| options.scenario.as_ref().is_none_or(|name| *name == scenario.name);
     for scenario in scenario::ALL.iter().filter(is_wanted) {
-        control.count(Victim::Root);
+        control.count(Target::Root);
         ensure!(start(control, scenario)?.0 == Some(0), "{} fails, undisturbed", scenario.name);
-        let counts: Vec<_> = Point::ALL.iter().map(|&point| (point, control.hits(point))).collect();
+        let counts: Vec<_> = Failpoint::ALL.iter().map(|&point| (point, control.hits(point))).collect();
         let mut line = Line::new("points", format!("the parent killed: {}", scenario.name));
         for (point, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
             if options.only.as_ref().is_some_and(|name| point.name() != name) {
@@ -67,8 +67,8 @@ pub(super) fn kill_all(control: &Control, options: &Options) -> Result<bool> {
     Ok(good)
 }
 
-fn kill(control: &Control, scenario: &Scenario, point: Point, nth: u32) -> Result<Option<f64>> {
-    control.arm(point, nth, Act::Kill, Victim::Root);
+fn kill(control: &Controller, scenario: &Scenario, point: Failpoint, nth: u32) -> Result<Option<f64>> {
+    control.arm(point, nth, Action::Kill, Target::Root);
     let (code, signal, orphans) = start(control, scenario)?;
     match (control.disarm(), code, signal) {
         (Some(_), _, Some(signal)) if signal == Signal::SIGKILL as i32 => {
@@ -80,9 +80,9 @@ fn kill(control: &Control, scenario: &Scenario, point: Point, nth: u32) -> Resul
 }
 
 /// Runs the program; gives its exit code, its signal, and how long its orphans outlived it.
-fn start(control: &Control, scenario: &Scenario) -> Result<(Option<i32>, Option<i32>, Duration)> {
+fn start(control: &Controller, scenario: &Scenario) -> Result<(Option<i32>, Option<i32>, Duration)> {
     let mut program = Command::new(env::current_exe()?);
-    program.arg("points").env(multiproc::faults::VARIABLE, control.path().context("no path")?);
+    program.arg("points").env(multiproc::failpoints::ENV_VAR, control.path().context("no path")?);
     let status = program.env(VARIABLE, scenario.name).status().context("cannot start the parent")?;
     let ended = Instant::now();
     loop {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use multiproc::Error;
-use multiproc::faults::{Act, Point};
+use multiproc::failpoints::{Action, Failpoint};
 use nix::sys::signal::Signal;
 
 /// One of them. It ends with everything settled and given back.
@@ -49,11 +49,11 @@ pub(super) struct Cost {
 }
 
 impl Allowed {
-    pub(super) fn by(point: Point, act: Act) -> Self {
+    pub(super) fn by(point: Failpoint, act: Action) -> Self {
         match act {
-            Act::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
-            Act::Stop => Self::default(),
-            Act::Refuse => Self { deaths: 0, refusal: true },
+            Action::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
+            Action::Stop => Self::default(),
+            Action::Refuse => Self { deaths: 0, refusal: true },
         }
     }
 
@@ -79,15 +79,15 @@ impl Cost {
 }
 
 /// Whether a process that is killed there has nothing in hand that could fail with it.
-fn costs_nothing(point: Point) -> bool {
+fn costs_nothing(point: Failpoint) -> bool {
     let is_between_items = matches!(
         point,
-        Point::Initializing
-            | Point::WorkerUp
-            | Point::WorkerReady
-            | Point::ItemFinished
-            | Point::WorkerDismissed
-            | Point::Fork
+        Failpoint::Initializing
+            | Failpoint::WorkerStarted
+            | Failpoint::WorkerReady
+            | Failpoint::ItemFinished
+            | Failpoint::ShutdownRequested
+            | Failpoint::Fork
     );
     is_between_items || point.name().starts_with("template:")
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use faults::Line;
-use multiproc::faults::Control;
+use multiproc::failpoints::Controller;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// From now on, whoever is stopped goes on after a while.
-pub(super) fn watch(control: &'static Control) -> Result<()> {
+pub(super) fn watch(control: &'static Controller) -> Result<()> {
     let watch = move || {
         let mut last = None;
         loop {
@@ -37,7 +37,7 @@ pub(super) fn watch(control: &'static Control) -> Result<()> {
 }
 
 /// Waits until the one that was stopped has gone on, or is no more. Nobody may have waited for it: a fork server works ahead.
-pub(super) fn await_end(control: &Control, pid: u32) {
+pub(super) fn await_end(control: &Controller, pid: u32) {
     while !control.went_on() && lives(pid) {
         thread::sleep(Duration::from_millis(1));
     }

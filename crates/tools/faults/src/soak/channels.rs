@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Connection, Frozen, Process, pipe};
+use multiproc::{Connection, Process, SharedSlice, pipe};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
@@ -225,7 +225,7 @@ pub(super) fn talk(_: &mut World, dice: &mut StdRng) -> Result<()> {
 
 pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
     let length = dice.random_range(0..20_000);
-    let (ours, theirs) = pipe::<(), Frozen<u64>>()?;
+    let (ours, theirs) = pipe::<(), SharedSlice<u64>>()?;
     let maker = Process::spawn(make_frozen, (theirs, length))?;
     let numbers = ours.recv()?.context("nothing comes")?;
     maker.join()??;
@@ -237,9 +237,9 @@ pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
         .try_for_each(|reader| Due::Value((0..length).sum()).check(&reader.and_then(Process::join)))
 }
 
-fn make_frozen(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Result<()> {
+fn make_frozen(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(Frozen::from_slice(&numbers)?)
+    end.send(SharedSlice::from_slice(&numbers)?)
 }
 
 /// What comes of another must be his next.

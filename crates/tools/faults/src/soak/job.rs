@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use multiproc::queue::{Receiver, Sender};
-use multiproc::{Connection, Error, Frozen, Pool, Process};
+use multiproc::{Connection, Error, Pool, Process, SharedSlice};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub(super) enum Job {
     /// How many bytes these are.
     Length(ByteBuf),
     /// The sum of these.
-    Sum(Frozen<u64>),
+    Sum(SharedSlice<u64>),
     /// The value, once the other end is gone.
     Wait(Connection<(), ()>, u64),
     /// Puts so many items into a queue.
@@ -59,7 +59,7 @@ pub(super) fn any(dice: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, 
         }
         18..20 => {
             let numbers: Vec<u64> = (0..number).collect();
-            (Job::Sum(Frozen::from_slice(&numbers)?), Due::Value(numbers.iter().sum()))
+            (Job::Sum(SharedSlice::from_slice(&numbers)?), Due::Value(numbers.iter().sum()))
         }
         20 => (Job::Pool(number), Due::Value((0..number).sum())),
         21 => (Job::Child(Box::new(Job::Value(nap, number))), Due::Value(number)),

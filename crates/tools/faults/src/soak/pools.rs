@@ -70,10 +70,10 @@ pub(super) fn map(world: &mut World, dice: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn try_map(world: &mut World, dice: &mut StdRng) -> Result<()> {
+pub(super) fn map_results(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let (jobs, dues) = jobs(dice, 100, true)?;
     let workshop = any(world, dice)?;
-    let results = workshop.pool.try_map(perform, jobs)?;
+    let results = workshop.pool.map_results(perform, jobs)?;
     workshop.account.check_all(&dues, results)
 }
 
@@ -118,7 +118,7 @@ pub(super) fn from_two_threads(world: &mut World, dice: &mut StdRng) -> Result<(
     let workshop = any(world, dice)?;
     let pool = &workshop.pool;
     let (ones, others) = thread::scope(|scope| {
-        let ones = scope.spawn(|| pool.try_map(perform, ones));
+        let ones = scope.spawn(|| pool.map_results(perform, ones));
         let others = pool.imap(perform, others).collect();
         (ones.join(), others)
     });
@@ -138,7 +138,7 @@ pub(super) fn map_under_fire(world: &mut World, dice: &mut StdRng) -> Result<()>
             thread::sleep(nap);
             kill_one(pool, choice)
         });
-        (pool.try_map(perform, jobs), killer.join())
+        (pool.map_results(perform, jobs), killer.join())
     });
     workshop.account.killed.extend(killed.unwrap_or_default());
     workshop.account.check_all(&dues, results?)

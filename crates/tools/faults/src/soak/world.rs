@@ -43,7 +43,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("let go of a child", 1, children::detach),
     operation("start a pool", 3, pools::start),
     operation("map", 6, pools::map),
-    operation("map, each item with its own fate", 6, pools::try_map),
+    operation("map, each item with its own fate", 6, pools::map_results),
     operation("imap, to the end or not", 5, pools::imap),
     operation("imap_unordered, to the end or not", 5, pools::imap_unordered),
     operation("map from two threads at a time", 3, pools::from_two_threads),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use multiproc::Process;
-use multiproc::faults::now;
+use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 use nix::unistd::gettid;
 

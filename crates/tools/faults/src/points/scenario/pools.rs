@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use multiproc::Pool;
-use multiproc::faults::now;
+use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 
 use super::{Allowed, Cost};
@@ -40,7 +40,7 @@ pub(super) fn small(allowed: Allowed) -> Result<Cost> {
     let ledger = Ledger::create()?;
     let pool = Pool::builder().workers(2).initializer(ledger::open, (ledger.path(),)).build();
     let Some(pool) = cost.charge(pool, allowed)? else { return Ok(cost) };
-    let many = pool.try_map(square, 0..300);
+    let many = pool.map_results(square, 0..300);
     let one_by_one: Vec<_> = (300..310).map(|number| pool.submit(square, (number,))).collect();
     let one_by_one: Vec<_> =
         one_by_one.into_iter().map(|handle| handle.and_then(multiproc::pool::TaskHandle::get)).collect();
@@ -49,7 +49,7 @@ pub(super) fn small(allowed: Allowed) -> Result<Cost> {
     let runs = ledger.counts()?;
     check(&mut cost, (0..).zip(many), &runs, allowed)?;
     check(&mut cost, (300..).zip(one_by_one), &runs, allowed)?;
-    let again = pool.try_map(|number: u64| number + 1, 0..10)?;
+    let again = pool.map_results(|number: u64| number + 1, 0..10)?;
     for (number, result) in (0..).zip(again) {
         let value = cost.charge(result, allowed)?;
         ensure!(value.is_none_or(|value| value == number + 1), "afterwards, {number} + 1 is {value:?}");
@@ -63,7 +63,7 @@ pub(super) fn large(allowed: Allowed) -> Result<Cost> {
     let pool = Pool::builder().workers(2).build();
     let Some(pool) = cost.charge(pool, allowed)? else { return Ok(cost) };
     let items: Vec<Vec<u8>> = (0..8).map(|number| vec![number; 100_000]).collect();
-    let results = pool.try_map(|bytes: Vec<u8>| [&bytes[..], &bytes[..]].concat(), items.clone());
+    let results = pool.map_results(|bytes: Vec<u8>| [&bytes[..], &bytes[..]].concat(), items.clone());
     let Some((sender, numbers)) = cost.charge(queue::bounded(8), allowed)? else { return Ok(cost) };
     let sent: Vec<_> = (0..4).map(|number| pool.submit(send, (sender.clone(), number))).collect();
     drop(sender);

@@ -1,9 +1,9 @@
 //! Children, and their children.
 
 use anyhow::{Result, bail, ensure};
-use multiproc::faults::now;
+use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
-use multiproc::{Connection, Frozen, Pool, Process, pipe};
+use multiproc::{Connection, Pool, Process, SharedSlice, pipe};
 
 use super::{Allowed, Cost};
 
@@ -63,7 +63,7 @@ pub(super) fn nested(allowed: Allowed) -> Result<Cost> {
 fn use_pool() -> multiproc::Result<(u32, u32)> {
     let pool = Pool::new(2)?;
     let (mut right, mut lost) = (0, 0);
-    for (number, result) in (0..40_u64).zip(pool.try_map(|number: u64| number * number, 0..40)?) {
+    for (number, result) in (0..40_u64).zip(pool.map_results(|number: u64| number * number, 0..40)?) {
         match result {
             Ok(square) if square == number * number => right += 1,
             Err(error) if error.signal() == Some(9) => lost += 1,
@@ -73,10 +73,10 @@ fn use_pool() -> multiproc::Result<(u32, u32)> {
     Ok((right, lost))
 }
 
-/// Frozen data that a child makes and the parent reads, and the other way round.
+/// SharedSlice data that a child makes and the parent reads, and the other way round.
 pub(super) fn frozen(allowed: Allowed) -> Result<Cost> {
     let mut cost = Cost::default();
-    let ends = pipe::<(), Frozen<u64>>();
+    let ends = pipe::<(), SharedSlice<u64>>();
     let Some((ours, theirs)) = cost.charge(ends, allowed)? else { return Ok(cost) };
     let child = Process::spawn(freeze, (theirs, 5_000));
     let came = cost.charge(ours.recv(), allowed)?.flatten();
@@ -95,14 +95,14 @@ pub(super) fn frozen(allowed: Allowed) -> Result<Cost> {
         return Ok(cost);
     };
     ensure!(came.iter().copied().eq(0..5_000), "other numbers come");
-    let reader = Process::spawn(|numbers: Frozen<u64>| numbers.iter().sum::<u64>(), (came,));
+    let reader = Process::spawn(|numbers: SharedSlice<u64>| numbers.iter().sum::<u64>(), (came,));
     let sum = cost.charge(reader.and_then(Process::join), allowed)?;
     cost.settled = Some(now());
     ensure!(sum.is_none_or(|sum| sum == 4_999 * 5_000 / 2), "the sum is {sum:?}");
     Ok(cost)
 }
 
-fn freeze(end: Connection<Frozen<u64>, ()>, length: u64) -> multiproc::Result<()> {
+fn freeze(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(Frozen::from_slice(&numbers)?)
+    end.send(SharedSlice::from_slice(&numbers)?)
 }

@@ -1,0 +1,117 @@
+//! Messages that are sent together, or have been received together.
+
+use std::ops::Range;
+
+use crate::codec::raw;
+use crate::error::Result;
+use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::wire::{self, Travels};
+
+/// Messages without descriptors, as frames: so they go into a ring in one piece.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    frames: Vec<u8>,
+    count: u32,
+    /// Where in `frames` the bytes of the last message are. Only that one can be too long for a frame.
+    last: Range<usize>,
+}
+
+/// What a frame is that is a message, and nothing else.
+pub(crate) const PLAIN: u32 = 0;
+
+/// How many messages make a batch, or how many bytes.
+const ITEMS: u32 = 1024;
+const BYTES: usize = 64 * 1024;
+
+impl Batch {
+    /// Adds an item; on an error, nothing.
+    #[inline]
+    pub(crate) fn push<T: Travels>(&mut self, item: &T) -> Result<()> {
+        match raw::view(item) {
+            Some(bytes) => self.add(bytes),
+            None => self.encode(item)?,
+        }
+        Ok(())
+    }
+
+    /// Adds a message.
+    #[inline]
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        let start = self.frames.len() + FRAME_HEAD;
+        add_frame(&mut self.frames, PLAIN, bytes);
+        self.last = start..start + bytes.len();
+        self.count += 1;
+    }
+
+    fn encode<T: Travels>(&mut self, item: &T) -> Result<()> {
+        let frame = begin_frame(&mut self.frames);
+        if let Err(error) = wire::encode(item, &mut self.frames, "an item") {
+            self.frames.truncate(frame);
+            return Err(error);
+        }
+        self.last = frame + FRAME_HEAD..self.frames.len();
+        end_frame(&mut self.frames, frame, PLAIN);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Whether it is to be sent before anything else is added.
+    #[inline]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.count >= ITEMS || self.frames.len() >= BYTES
+    }
+
+    /// The frames of all messages but the last, how many these are, and the last.
+    pub(crate) fn split_last(&self) -> Option<(&[u8], u32, &[u8])> {
+        let before = self.count.checked_sub(1)?;
+        Some((&self.frames[..self.last.start - FRAME_HEAD], before, &self.frames[self.last.clone()]))
+    }
+
+    /// Gives up all messages.
+    pub(crate) fn clear(&mut self) {
+        self.frames.clear();
+        self.count = 0;
+    }
+
+    /// What was [added](Self::add), from the first to the last.
+    pub(crate) fn map<R>(&self, mut give: impl FnMut(&[u8]) -> R) -> Vec<R> {
+        let mut frames = Frames::of(&self.frames[..]);
+        std::iter::from_fn(|| frames.next().map(|(_, bytes)| give(bytes))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_message_can_be_told_from_those_before_it() {
+        let mut batch = Batch::default();
+        assert!(batch.split_last().is_none());
+        for text in ["one", "two", "three"] {
+            batch.push(&Some(text.to_owned())).unwrap();
+        }
+        let (before, count, last) = batch.split_last().unwrap();
+        assert_eq!((crate::ipc::frame::all(Frames::of(before)).len(), count), (2, 2));
+        let mut alone = Vec::new();
+        wire::encode(&Some("three".to_owned()), &mut alone, "an item").unwrap();
+        assert_eq!(last, alone);
+        assert_eq!(batch.map(<[u8]>::len).len(), 3);
+        batch.clear();
+        batch.push(&7_u64).unwrap();
+        assert_eq!(batch.split_last().unwrap(), (&[][..], 0, &7_u64.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn it_is_complete_by_items_or_by_bytes() {
+        let mut batch = Batch::default();
+        for _ in 0..ITEMS {
+            assert!(!batch.is_complete());
+            batch.push(&1_u64).unwrap();
+        }
+        assert!(batch.is_complete());
+        batch.clear();
+        batch.add(&vec![1; BYTES]);
+        assert!(batch.is_complete());
+    }
+}

@@ -1,0 +1,11 @@
+//! Bytes between two processes: a ring in shared memory, packets over a socket, and what wakes a sleeper.
+
+pub(crate) mod event_count;
+pub(crate) mod frame;
+pub(crate) mod packet;
+pub(crate) mod ring;
+pub(crate) mod scratch;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod ring_fuzz;

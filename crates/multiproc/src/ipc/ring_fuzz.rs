@@ -1,0 +1,70 @@
+//! A ring that another process has written over. Not beside the ring's own tests, which are also compiled for its models.
+
+use std::cell::RefCell;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::ipc::frame::{SKIP, add_frame, all, head};
+use crate::ipc::ring::{Mark, Memory, Ring};
+use crate::sys::atomic::AtomicU64;
+use crate::testing::{any_bytes, any_words, cases};
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    /// Whatever lies in the ring and wherever the marks are: what is shown is no more than the ring holds, and whoever
+    /// goes on to the end comes to it.
+    #[test]
+    fn any_bytes_and_marks_come_to_an_end(
+        bytes in any_bytes(1024),
+        words in any_words(1024),
+        kinds in vec((any::<prop::sample::Index>(), 0..6_u32, 0..1100_u32), 0..20),
+    ) {
+        let ring = Ring::new(0, 1024);
+        let memory = RefCell::new(vec![0; 1024]);
+        memory.write(0, &bytes);
+        for (place, kind, length) in kinds {
+            let kind = if kind == 0 { SKIP } else { kind };
+            memory.write(place.index(127) * 8, &head(length, kind));
+        }
+        let [first, tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+        prop_assert!(all(ring.copy_frames(&memory, first, tail)).concat().len() <= 1024);
+        let (mut mark, mut shown) = (first, 0);
+        if ring.can_hold(first, tail) {
+            for _ in 0..tail.frames_since(first) {
+                ring.kind(&memory, mark);
+                if ring.take_before(&memory, &mut mark, tail.bytes, |_, bytes| shown += bytes.len()).is_none() {
+                    break;
+                }
+            }
+        }
+        prop_assert!(shown <= 1024);
+        ring.kind(&memory, first);
+        ring.take(&memory, &mut first.clone(), |_, bytes| assert!(bytes.len() < 1024));
+        if ring.fit(first, 8) > 0 {
+            ring.take_like(&memory, &mut first.clone(), 1, 8, |_| ());
+        }
+    }
+
+    #[test]
+    fn what_is_written_by_nonsense_marks_stays_in_the_ring(words in any_words(1024), length in 0..600_usize) {
+        let ring = Ring::new(8, 1024);
+        let memory = RefCell::new(vec![0xee; 8 + 1024 + 8]);
+        let [taken, mut tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+        let bytes = vec![7; length];
+        let before = tail;
+        let room = ring.room(tail, taken.bytes, length);
+        let fits = ring.put(&memory, &mut tail, taken.bytes, 1, &[&bytes]);
+        prop_assert!(fits || tail == before);
+        prop_assert!(fits || room == 0 || length > ring.largest());
+        let mut frames = Vec::new();
+        add_frame(&mut frames, 1, &bytes);
+        ring.put_frames(&memory, &mut tail, taken.bytes, &frames, 1);
+        if ring.room(tail, taken.bytes, length) > 0 {
+            ring.put_here(&memory, &mut tail, 1, &bytes);
+        }
+        let memory = memory.borrow();
+        prop_assert!(memory[..8].iter().chain(&memory[8 + 1024..]).all(|&byte| byte == 0xee));
+    }
+}

@@ -1,0 +1,305 @@
+//! One call of a pool, with what it may be given beside the work.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::call::{Call, Options};
+use super::chunk::Packer;
+use super::dispatcher::Core;
+use super::reorder::Order;
+use super::results::Results;
+use super::task_handle::TaskHandle;
+use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
+use crate::task::TaskId;
+
+/// A call of a pool that may take only so long, or be tried again. Made by [`Pool::options`](super::Pool::options); ends with
+/// one of the pool's own calls.
+///
+/// ```
+/// use multiproc::Pool;
+/// use std::time::Duration;
+///
+/// fn pause(seconds: u64) -> u64 {
+///     std::thread::sleep(Duration::from_secs(seconds));
+///     seconds
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(2)?;
+///     let pauses = pool.options().timeout(Duration::from_millis(500)).map_results(pause, [0, 3600, 0])?;
+///     assert!(pauses[0].is_ok() && pauses[2].is_ok());
+///     assert!(pauses[1].as_ref().is_err_and(|error| error.is_timeout()));
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Copy)]
+#[must_use]
+pub struct CallOptions<'pool> {
+    core: &'pool Arc<Core>,
+    options: Options,
+}
+
+/// How far `imap` runs ahead of its caller, in chunks a worker.
+const LOOK_AHEAD: u64 = 4;
+
+/// What the call may be given.
+impl<'pool> CallOptions<'pool> {
+    pub(super) fn new(core: &'pool Arc<Core>) -> Self {
+        Self { core, options: Options::default() }
+    }
+
+    /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not
+    /// count. It ends when the result is published, so writing out what the task has printed counts. No limit
+    /// by default; a `time` of zero is an error of the call.
+    ///
+    /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
+    /// stopped) and another takes its place. The item fails with an error for which [`is_timeout`](Error::is_timeout)
+    /// is true, as soon as the worker is dead. No other item is affected. Items that are in time cost a look at the
+    /// clock each. One that is run again has all of its time again.
+    ///
+    /// Time for which the whole program is stopped (Ctrl-Z) does not count, if it is more than a second. Then the
+    /// item may have up to half a second more than its limit.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.options.timeout = Some(time);
+        self
+    }
+
+    /// How many more times an item is run if its worker dies while running it: crashes, is killed, or exits. Default 0.
+    /// When all runs have ended in a death, the error is that of the last.
+    ///
+    /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far
+    /// the dead had come, so a task that is tried again should not mind having been begun before. An item that holds
+    /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not run again: they died with the
+    /// worker.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.options.retries = times;
+        self
+    }
+
+    /// How many items [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered) take at most of their input before
+    /// they have given the results of these. No limit of its own by default; a `size` of 0 is an error of the call.
+    ///
+    /// With 1, each item is taken only after the result of the one before was given: so an input may wait for what its
+    /// reader makes of a result.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::sync::mpsc::channel;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(2)?;
+    ///     let (numbers, input) = channel();
+    ///     numbers.send(2_u64).expect("the input is there");
+    ///     let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
+    ///     for expected in [4, 16, 256] {
+    ///         let square = squares.next().expect("one for each number")?;
+    ///         assert_eq!(square, expected);
+    ///         numbers.send(square).expect("the input is there");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn buffer_size(mut self, size: usize) -> Self {
+        self.options.buffer_size = Some(size as u64);
+        self
+    }
+}
+
+/// The calls.
+impl<'pool> CallOptions<'pool> {
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Errors
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::RemoteFn<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.starmap(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`Pool::map_results`](super::Pool::map_results).
+    ///
+    /// # Errors
+    /// As [`Pool::map_results`](super::Pool::map_results).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::RemoteFn<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.starmap_results(function, items.into_iter().map(|item| (item,)))
+    }
+
+    /// As [`Pool::starmap`](super::Pool::starmap).
+    ///
+    /// # Errors
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.results(function, items, Order::Input, None)?.into_vec()
+    }
+
+    /// As [`Pool::starmap_results`](super::Pool::starmap_results).
+    ///
+    /// # Errors
+    /// As [`Pool::map_results`](super::Pool::map_results).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        self.results(function, items, Order::Input, None)?.into_fates()
+    }
+
+    /// As [`Pool::imap`](super::Pool::imap).
+    ///
+    /// # Panics
+    /// As [`Pool::imap`](super::Pool::imap).
+    pub fn imap<F, T, I>(
+        self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::RemoteFn<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Input)
+    }
+
+    /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
+    ///
+    /// # Panics
+    /// As [`Pool::imap`](super::Pool::imap).
+    pub fn imap_unordered<F, T, I>(
+        self,
+        function: F,
+        items: I,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::RemoteFn<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.lazily(function, items, Order::Arrival)
+    }
+
+    /// As [`Pool::apply`](super::Pool::apply).
+    ///
+    /// # Errors
+    /// As [`Pool::apply`](super::Pool::apply).
+    pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let core = self.core;
+        let call = self.begin(function)?;
+        let mut packer = Packer::new(0);
+        packer.add(&args)?;
+        // This thread sees to the task from the start: to wake the pool's own for that would take longer than the task.
+        let caller = core.attend();
+        core.submit(packer.pack(&call, 0))?;
+        caller.wait_until(Deadline::Never, || call.has_arrived());
+        drop(caller);
+        TaskHandle::new(Arc::clone(core), call).get()
+    }
+
+    /// As [`Pool::submit`](super::Pool::submit).
+    ///
+    /// # Errors
+    /// As [`Pool::submit`](super::Pool::submit).
+    pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let call = self.begin(function)?;
+        let mut packer = Packer::new(0);
+        packer.add(&args)?;
+        self.core.submit(packer.pack(&call, 0))?;
+        Ok(TaskHandle::new(Arc::clone(self.core), call))
+    }
+
+    fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        if self.options.timeout == Some(Duration::ZERO) {
+            return Err(Error::invalid("an item that may run for no time at all could do nothing"));
+        }
+        if self.options.buffer_size == Some(0) {
+            return Err(Error::invalid("a call that may take no item of its input could do nothing"));
+        }
+        Ok(Call::new(TaskId::of(function)?, self.options))
+    }
+
+    fn results<F, Args, I>(
+        self,
+        function: F,
+        items: I,
+        order: Order,
+        look_ahead: Option<u64>,
+    ) -> Result<Results<'pool, I::IntoIter, F::Output>>
+    where
+        F: crate::RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = Args>,
+    {
+        Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
+    }
+
+    fn lazily<F, T, I>(
+        self,
+        function: F,
+        items: I,
+        order: Order,
+    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    where
+        F: crate::RemoteFn<(T,)>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        let items = items.into_iter().map(|item| (item,));
+        let (results, error) = match self.results(function, items, order, Some(LOOK_AHEAD)) {
+            Ok(results) => (Some(results), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        results.into_iter().flatten().chain(error)
+    }
+}
+
+impl fmt::Debug for CallOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions").field("options", &self.options).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,353 @@
+//! Who does what: the chunks that wait, the workers, and what each of them has in hand.
+//!
+//! One state, changed by one event at a time; whoever holds the lock around it may move it along.
+
+mod backlog;
+mod respawn;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Cause, Error, Result};
+use crate::pool::call::{Call, Parcel};
+use crate::pool::chunk::Chunk;
+use crate::pool::worker_handle::{Given, Worker};
+use crate::pool::worker_main::Initializer;
+use crate::sys::clock;
+
+use self::backlog::Backlog;
+pub(crate) use self::respawn::WATCH;
+
+pub(crate) struct State {
+    waiting: Backlog,
+    workers: Vec<Worker>,
+    phase: Phase,
+    /// Why workers cannot be had, if that is so: every call gets this error.
+    broken: Option<Error>,
+    policy: Policy,
+    /// When to offer chunks again that the system had no room for, and to receive results for which it had no descriptor.
+    retry: Option<Instant>,
+    /// When what lies with a worker has lain there for too long: items that it has not begun, and results
+    /// that it holds back. Counted from the first look that has seen some.
+    /// In nanoseconds of the coarse clock, which a look at the workers reads anyway.
+    late_at: Option<u64>,
+    /// At which tick of the clock the pool was looked after last.
+    looked: u64,
+    /// At which tick of the clock what the workers have written was checked last.
+    checked: u64,
+    /// Some call has got a result otherwise than by a turn.
+    news: bool,
+    sleep: Sleep,
+    /// Since when the system has refused new workers, and how.
+    refused: Option<(Instant, Error)>,
+    /// How many workers are being started.
+    hiring: usize,
+    /// The pool's thread has ended.
+    is_over: bool,
+    /// A worker has been ready once.
+    can_live: bool,
+    /// How many workers in a row have died before they were ready.
+    stillborn: u32,
+    /// How many in a row have died soon after their start, having run nothing.
+    fruitless: u32,
+    /// Until when no new ones are started.
+    pause: Option<Instant>,
+}
+
+/// What the pool was told about its workers.
+#[derive(Clone)]
+pub(crate) struct Policy {
+    /// How many there should be.
+    pub(crate) workers: usize,
+    /// How many items go to one of them at once; by default as many as are worthwhile.
+    pub(crate) chunk_size: Option<u32>,
+    /// After how many tasks each is replaced.
+    pub(crate) max_tasks: Option<u64>,
+    /// How long one may take to end.
+    pub(crate) shutdown_timeout: Duration,
+    /// How many bytes of memory each may have.
+    pub(crate) memory_limit: Option<u64>,
+    /// How long after its start one may take for that.
+    pub(crate) initializer_timeout: Duration,
+    /// What each runs first. It may hold ends of queues, so it goes when the pool does.
+    pub(crate) initializer: Option<Initializer>,
+}
+
+enum Phase {
+    Open,
+    /// No new work; ends when there is none left.
+    Closed,
+    /// No work at all; whoever is still there is asked to end at the first time, and killed at the second. A time so
+    /// far away that the clock cannot say it never comes.
+    Ending {
+        ask: Option<Instant>,
+        kill: Option<Instant>,
+    },
+}
+
+/// What a look at the workers has brought.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Turn {
+    /// Results have come, or a worker is ready.
+    pub(crate) news: bool,
+    /// How many workers have something in hand.
+    pub(crate) busy: usize,
+    /// One of them was asleep when it was given something.
+    pub(crate) woken: bool,
+}
+
+/// That of the pool's thread.
+#[derive(Default)]
+struct Sleep {
+    /// How long it lasts, unless the thread is woken.
+    until: Option<Instant>,
+    /// It lasts too long.
+    must_end: bool,
+}
+
+impl Sleep {
+    /// Makes it end at that time at the latest; says whether the thread must be woken for that.
+    fn end_by(&mut self, time: Instant) -> bool {
+        let lasts_longer = self.until.is_none_or(|until| until > time);
+        if lasts_longer {
+            self.until = Some(time);
+        }
+        lasts_longer
+    }
+}
+
+/// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
+const STALL: Duration = Duration::from_millis(2);
+/// How long items may lie in the mailbox of a worker that shows no result, and how long results may be held
+/// back, in nanoseconds. Where all is well, both take some microseconds.
+const PATIENCE: u64 = 5_000_000;
+/// Less work than this is not worth to be taken from one worker and given to another.
+const WORTH_SHARING: Duration = Duration::from_millis(1);
+
+/// What callers cause.
+impl State {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            waiting: Backlog::default(),
+            workers: Vec::new(),
+            phase: Phase::Open,
+            broken: None,
+            policy,
+            retry: None,
+            late_at: None,
+            looked: 0,
+            checked: 0,
+            news: false,
+            sleep: Sleep::default(),
+            refused: None,
+            hiring: 0,
+            is_over: false,
+            can_live: false,
+            stillborn: 0,
+            fruitless: 0,
+            pause: None,
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match (self.broken.as_ref().or_else(|| self.lasting_refusal()), &self.phase) {
+            (Some(error), _) => Err(error.clone()),
+            (None, Phase::Open) => Ok(()),
+            (None, Phase::Closed | Phase::Ending { .. }) => Err(Error::new(Cause::Closed)),
+        }
+    }
+
+    pub(crate) fn submit(&mut self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
+        self.check_open()?;
+        let now = clock::ticks();
+        self.excuse_stop(now);
+        self.waiting.extend(chunks);
+        self.hand_out();
+        if self.late_at.is_none() && self.may_lie() {
+            self.late_at = Some(now + PATIENCE);
+        }
+        Ok(())
+    }
+
+    /// Takes back what no worker has begun of a call.
+    pub(crate) fn withdraw(&mut self, call: &Arc<Call>) {
+        self.lose_unbegun(call);
+        self.hand_out();
+    }
+
+    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
+    /// was cancelled.
+    pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
+        let is_cancelled =
+            self.lose_unbegun(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
+        self.hand_out();
+        is_cancelled
+    }
+
+    /// Says whether there was anything. Of a call of one item, that has its error then; of any other, the
+    /// caller is gone.
+    fn lose_unbegun(&mut self, call: &Arc<Call>) -> bool {
+        for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
+            self.waiting.put_back(worker.take_back(u32::MAX));
+        }
+        let is_any = self.waiting.withdraw(call);
+        if is_any {
+            call.deliver(Parcel::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
+        }
+        is_any
+    }
+
+    pub(crate) fn close(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            self.phase = Phase::Closed;
+        }
+    }
+
+    pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
+        self.phase = Phase::Ending { ask, kill };
+        for worker in &mut self.workers {
+            self.waiting.put_back(worker.take_back(u32::MAX));
+        }
+        self.lose_waiting(&Error::new(Cause::Cancelled));
+    }
+
+    pub(crate) fn worker_pids(&self) -> Vec<u32> {
+        self.workers.iter().filter(|worker| worker.is_staying()).map(Worker::pid).collect()
+    }
+}
+
+/// What whoever waits for results does.
+impl State {
+    /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
+    /// lies too long with one of them.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let (mut turn, mut is_short) = (Turn::default(), false);
+        let now = clock::ticks();
+        self.excuse_stop(now);
+        self.check_workers(now);
+        let is_late = self.late_at.is_some_and(|time| time <= now);
+        for worker in &mut self.workers {
+            let was_ready = worker.is_ready();
+            if worker.in_hand() > 0 || !was_ready {
+                turn.news |= worker.take_in() || (is_late && worker.take_held());
+                is_short |= worker.has_unreceived();
+            }
+            if worker.is_ready() != was_ready {
+                self.stillborn = 0;
+                self.can_live = true;
+            }
+            if worker.in_hand() > 0 {
+                turn.busy += 1;
+            } else if self.policy.max_tasks.is_some_and(|most| worker.given() >= most) {
+                self.sleep.must_end |= worker.dismiss(); // its successor is the thread's business
+            }
+        }
+        if is_late {
+            let has_others = self.workers.len() > 1;
+            for worker in &mut self.workers {
+                self.waiting.put_back(worker.give_way(has_others));
+            }
+        }
+        self.hand_out();
+        if is_short {
+            self.retry = Some(Instant::now() + STALL);
+        }
+        self.share();
+        let lies = self.may_lie() || self.workers.iter().any(Worker::may_hold_results);
+        self.late_at = match self.late_at.filter(|_| lies && !is_late) {
+            None if lies => Some(now + PATIENCE),
+            late_at => late_at,
+        };
+        self.dismiss_needless();
+        turn.news |= std::mem::take(&mut self.news);
+        turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
+        turn
+    }
+
+    /// Whether items may lie with a worker that is not about to begin them.
+    fn may_lie(&self) -> bool {
+        let has_others = self.workers.len() > 1;
+        self.workers.iter().any(|worker| worker.may_lie(has_others))
+    }
+
+    /// Twice a second, checks what the workers have written against what the pool knows by itself.
+    fn check_workers(&mut self, now: u64) {
+        if u128::from(now.saturating_sub(self.checked)) >= WATCH.as_nanos() {
+            self.checked = now;
+            self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
+        }
+    }
+
+    /// When to take a turn again at the latest.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        let late_at = self
+            .late_at
+            .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
+        self.retry.into_iter().chain(late_at).min()
+    }
+
+    /// Gives waiting chunks to workers that have room, to those first that have the least to do.
+    fn hand_out(&mut self) {
+        self.retry = None;
+        while let Some(chunk) = self.waiting.front_mut() {
+            let worthwhile = u32::try_from(chunk.call.worthwhile()).unwrap_or(u32::MAX);
+            let size = self.policy.chunk_size.unwrap_or(worthwhile);
+            let most = size.max(worthwhile).saturating_mul(2);
+            let may_run = |worker: &Worker| match self.policy.max_tasks {
+                Some(most) => u32::try_from(most.saturating_sub(worker.given())).unwrap_or(u32::MAX),
+                None => u32::MAX,
+            };
+            let can_take = |worker: &&mut Worker| worker.has_room(chunk, most) && may_run(worker) > 0;
+            let burden = |worker: &&mut Worker| (worker.may_be_stopped(), worker.in_hand());
+            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(burden) else { return };
+            let given = worker.give(chunk, size.min(may_run(worker)));
+            let mut is_gone = chunk.count == 0;
+            match given {
+                Given::Taken => {
+                    let timeout = chunk.call.options.timeout;
+                    let look = timeout.and_then(|time| Instant::now().checked_add(time));
+                    self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
+                }
+                Given::Nothing => {}
+                Given::NotNow => {
+                    self.retry = Some(Instant::now() + STALL);
+                    return;
+                }
+                Given::Unsendable(error) => {
+                    chunk.lose(&error);
+                    (is_gone, self.news) = (true, true);
+                }
+            }
+            if is_gone {
+                self.waiting.pop_front();
+            }
+        }
+    }
+
+    /// Lets idle workers have some of what others have not begun, unless those will be done with it sooner.
+    /// Where that turns out to be wrong, they [give way](Worker::give_way).
+    fn share(&mut self) {
+        if !self.waiting.is_empty() || !self.workers.iter().any(Worker::is_idle) {
+            return;
+        }
+        let unbegun = self.workers.iter_mut().map(|worker| (worker.unbegun(false), worker));
+        let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
+        if count > 0 && busiest.time_for(count) >= WORTH_SHARING {
+            self.waiting.put_back(busiest.take_back(count.div_ceil(2)));
+            self.hand_out();
+        }
+    }
+
+    /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
+    /// may be a caller who takes their last results, so it is not for the pool's thread alone.
+    fn dismiss_needless(&mut self) {
+        let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
+        let is_closed = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
+        // What others have not begun may have to go to one that is idle.
+        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.unbegun(true) == 0) {
+            for worker in &mut self.workers {
+                self.sleep.must_end |= worker.dismiss();
+            }
+        }
+    }
+}

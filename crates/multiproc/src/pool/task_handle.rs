@@ -1,0 +1,113 @@
+//! The result of one task, to be had later.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::call::Call;
+use super::dispatcher::Core;
+use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
+
+/// A task that was handed in with [`Pool::submit`](super::Pool::submit). Dropping it lets the task run all the same.
+///
+/// It always comes to a result: also when the worker dies, and when the pool is dropped.
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = Pool::new(2)?;
+///     let first = pool.submit(|x: u64| x + 1, (1,))?;
+///     let second = pool.submit(|x: u64| x + 1, (2,))?;
+///     assert_eq!(first.get()? + second.get()?, 5);
+///     Ok(())
+/// }
+/// ```
+pub struct TaskHandle<R> {
+    core: Arc<Core>,
+    call: Arc<Call>,
+    taken: bool,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> TaskHandle<R> {
+    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>) -> Self {
+        Self { core, call, taken: false, result: PhantomData }
+    }
+
+    /// Whether there is a result, so that [`get`](Self::get) would not block. Does not block.
+    pub fn is_ready(&self) -> bool {
+        let look = || {
+            self.core.look();
+            self.call.has_arrived()
+        };
+        self.taken || self.call.has_arrived() || look()
+    }
+
+    /// Withdraws the task if no worker has begun it; if one has, kills that worker (SIGKILL), and another takes its
+    /// place. Returns true if by that the task's result is now [`is_cancelled`](Error::is_cancelled), false if it had
+    /// already finished (or been cancelled, or run out of time). No other task is affected.
+    ///
+    /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is
+    /// dead.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+    ///     assert!(task.cancel());
+    ///     assert!(task.get().unwrap_err().is_cancelled());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn cancel(&self) -> bool {
+        self.core.cancel(&self.call)
+    }
+}
+
+impl<R: DeserializeOwned> TaskHandle<R> {
+    /// What the task returned. Blocks until it has.
+    ///
+    /// # Errors
+    /// When the task panicked, when its worker died of it, when it was cancelled, when its arguments or its result
+    /// could not be decoded or encoded, or when [`get_timeout`](Self::get_timeout) has given the result already.
+    pub fn get(mut self) -> Result<R> {
+        self.take(Deadline::Never)?.ok_or_else(|| Error::timeout("get a task's result"))
+    }
+
+    /// As [`get`](Self::get), but waits no longer than `time`; then gives `None`, and the task goes on.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
+        self.take(Deadline::after(time))
+    }
+
+    fn take(&mut self, deadline: Deadline) -> Result<Option<R>> {
+        if self.taken {
+            return Err(Error::invalid("the task's result was taken before"));
+        }
+        if !self.call.has_arrived() {
+            self.core.check_here()?;
+            self.core.attend().wait_until(deadline, || self.call.has_arrived());
+        }
+        let result = self.call.only_result();
+        self.taken = result.is_some();
+        result.transpose()
+    }
+}
+
+impl<R> fmt::Debug for TaskHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("is_ready", &self.is_ready()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! What a worker has in hand: items that it was given and that have no result yet, in its order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ipc::packet::Message;
+use crate::pool::call::Call;
+use crate::pool::chunk::{Body, Chunk};
+use crate::pool::worker_rings::PoolEnd;
+
+#[derive(Default)]
+pub(crate) struct Jobs {
+    list: VecDeque<Job>,
+    /// How many items that is.
+    count: u32,
+    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    least_timeout: Option<Duration>,
+}
+
+/// Consecutive items of one call in a worker's mailbox.
+struct Job {
+    call: Arc<Call>,
+    /// The place of the first of them in the call's input.
+    first: u64,
+    count: u32,
+    /// How many of them have a result.
+    done: u32,
+    /// How many workers have died of them.
+    deaths: u32,
+    /// Where they begin in the mailbox.
+    start: u32,
+    /// The one item, if it was too large for the mailbox or holds descriptors.
+    message: Option<Message>,
+}
+
+/// Items that are done with: their call, the place of the first, and how many they are.
+pub(crate) type Settled = (Arc<Call>, u64, u32);
+
+impl Jobs {
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// How many of them can be had back: not one that came as a message.
+    pub(crate) fn divisible(&self) -> u32 {
+        let messages = self.list.iter().filter(|job| job.message.is_some() && job.left() > 0).count();
+        self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
+    }
+
+    /// The call of the item that is next to have a result, or runs.
+    pub(crate) fn front(&self) -> Option<&Arc<Call>> {
+        self.list.front().map(|job| &job.call)
+    }
+
+    /// The call of the last item.
+    pub(crate) fn back(&self) -> Option<&Arc<Call>> {
+        self.list.back().map(|job| &job.call)
+    }
+
+    /// Where the first of what must be kept begins in the mailbox.
+    pub(crate) fn start(&self) -> Option<u32> {
+        self.list.front().map(|job| job.start)
+    }
+
+    pub(crate) fn are_of(&self, call: &Arc<Call>) -> bool {
+        self.list.iter().any(|job| Arc::ptr_eq(&job.call, call))
+    }
+
+    /// Are the first `count` items of one call?
+    pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
+        let Some(first) = self.list.front() else { return true };
+        let mut left = count;
+        for job in &self.list {
+            if left == 0 {
+                break;
+            }
+            if !Arc::ptr_eq(&job.call, &first.call) {
+                return false;
+            }
+            left = left.saturating_sub(job.left());
+        }
+        true
+    }
+
+    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    pub(crate) fn least_timeout(&self) -> Option<Duration> {
+        self.least_timeout
+    }
+
+    /// May the item that has cost a worker its life be run once more?
+    ///
+    /// Not one with descriptors. The pool has let go of them when it was begun, and whoever holds the other end of what
+    /// they were has seen it close.
+    pub(crate) fn may_front_run_again(&self) -> bool {
+        self.list.front().is_some_and(|job| {
+            job.deaths < job.call.options.retries
+                && !job.call.is_abandoned()
+                && job.message.as_ref().is_none_or(|message| !message.had_descriptors())
+        })
+    }
+
+    /// Adds the first `count` items of a chunk, which begin there in the mailbox. Takes its message, if it is one.
+    pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
+        let job = Job::new(chunk, count, start);
+        self.count += count;
+        self.least_timeout = self.least_timeout.into_iter().chain(job.call.options.timeout).min();
+        match self.list.back_mut() {
+            Some(last) if last.goes_on_with(&job) => last.count += count,
+            _ => self.list.push_back(job),
+        }
+    }
+
+    /// The first `count` items are done with.
+    pub(crate) fn settle(&mut self, count: u32) -> Vec<Settled> {
+        let mut settled = Vec::with_capacity(1);
+        let mut left = count.min(self.count);
+        self.take_off(left);
+        while let Some(job) = self.list.front_mut().filter(|_| left > 0) {
+            let some = left.min(job.left());
+            settled.push((Arc::clone(&job.call), job.first + u64::from(job.done), some));
+            job.done += some;
+            left -= some;
+            if job.left() == 0 {
+                let message = self.list.pop_front().and_then(|job| job.message);
+                message.into_iter().for_each(Message::recycle);
+            }
+        }
+        settled
+    }
+
+    /// Makes chunks of the last `count` items again; gives also where they began in the mailbox.
+    pub(crate) fn reclaim(&mut self, count: u32, mailbox: &PoolEnd) -> (Vec<Chunk>, u32) {
+        let mut chunks = VecDeque::new();
+        let mut left = count.min(self.count);
+        self.take_off(left);
+        let mut position = mailbox.position();
+        while let Some(job) = self.list.back_mut().filter(|_| left > 0) {
+            let some = left.min(job.left());
+            let (chunk, start) = job.cut(some, mailbox);
+            chunks.push_front(chunk);
+            position = start;
+            left -= some;
+            if job.left() == 0 {
+                self.list.pop_back();
+            }
+        }
+        (chunks.into(), position)
+    }
+
+    fn take_off(&mut self, count: u32) {
+        self.count -= count;
+        if self.count == 0 {
+            self.least_timeout = None; // else it is no longer than that of those that are left, which is all it promises
+        }
+    }
+
+    /// Lets go of the first item's descriptors.
+    pub(crate) fn drop_descriptors(&mut self) {
+        if let Some(message) = self.list.front_mut().and_then(|job| job.message.as_mut()) {
+            message.drop_descriptors();
+        }
+    }
+
+    /// Came the first item as a message?
+    pub(crate) fn is_front_message(&self) -> bool {
+        self.list.front().is_some_and(|job| job.message.is_some())
+    }
+}
+
+impl Job {
+    fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
+        let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths);
+        let message = match &mut chunk.body {
+            Body::Frames { .. } => None,
+            body @ Body::Message(_) => {
+                chunk.count = 0;
+                match std::mem::replace(body, Body::Frames { bytes: Vec::new(), start: 0 }) {
+                    Body::Message(message) => Some(message),
+                    Body::Frames { .. } => None,
+                }
+            }
+        };
+        Self { call, first, count, done: 0, deaths, start, message }
+    }
+
+    fn left(&self) -> u32 {
+        self.count - self.done
+    }
+
+    /// Do these items continue this job? Not for ever, since its bytes in the mailbox are freed only when all is done.
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let is_message = self.message.is_some() || next.message.is_some();
+        let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
+        let is_next = self.first + u64::from(self.count) == next.first && self.deaths == next.deaths;
+        is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
+    }
+
+    /// Takes the last `count` items off; gives them, and where they began in the mailbox.
+    fn cut(&mut self, count: u32, mailbox: &PoolEnd) -> (Chunk, u32) {
+        let kept = self.count - count;
+        let first = self.first + u64::from(kept);
+        let mut frames = Vec::new();
+        let start = match self.message {
+            Some(_) => self.start,
+            None => mailbox.copy_items(self.start, kept, count, &mut frames),
+        };
+        self.count = kept;
+        let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
+        (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths, body }, start)
+    }
+}

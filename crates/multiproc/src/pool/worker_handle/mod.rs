@@ -1,0 +1,332 @@
+//! A worker as the pool sees it: its process, its mailbox, and the items that it has in hand.
+
+mod collect;
+mod in_flight;
+mod shortage;
+mod shutdown;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::in_flight::Jobs;
+use self::shortage::Shortage;
+use self::shutdown::Pressed;
+use super::worker_main::{Initializer, Place, serve};
+use crate::error::{Cause, Error, Result};
+use crate::ipc::frame::Frames;
+use crate::ipc::packet::{Link, Sent};
+use crate::ipc::wire;
+use crate::pool::call::{Call, Note};
+use crate::pool::chunk::{Body, Chunk};
+use crate::pool::worker_rings::{Lobby, Mailbox, PoolEnd, TASK};
+use crate::spawn::exec::Started;
+use crate::start_method::Manner;
+
+pub(crate) use self::shutdown::Death;
+
+#[allow(clippy::struct_excessive_bools)] // each is a fact by itself
+pub(crate) struct Worker {
+    /// Its place among the pool's workers, counted from 0.
+    index: usize,
+    started: Started,
+    born: Instant,
+    mailbox: PoolEnd,
+    /// It has an initializer.
+    initializes: bool,
+    /// It has come up and run its initializer.
+    ready: bool,
+    jobs: Jobs,
+    /// How many items it has run.
+    served: u64,
+    /// What the items that were written last are for.
+    note: Option<Note>,
+    /// There was no room in the mailbox, and no results have come since.
+    full: bool,
+    /// Results that were taken off the mailbox, how many, and the number of the first, for which there was no descriptor.
+    unreceived: Option<(Frames, u32, u32)>,
+    shortage: Shortage,
+    /// All that it has in hand has been seen to be begun.
+    has_begun: bool,
+    /// It has begun nothing for a while, and no results have come since.
+    may_be_stopped: bool,
+    /// No results have come since it was asked last to [give way](Worker::give_way).
+    quiet: bool,
+    /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
+    /// while.
+    held_up: bool,
+    /// Since when the item behind so many results has been seen to run.
+    seen_running: Option<(u32, Instant)>,
+    /// How many results were taken when it was [checked](Worker::check) last.
+    checked_at: u32,
+    /// It was asleep when it was given something.
+    woken: bool,
+    /// Something about it is broken, which is why it was killed.
+    broken: Option<Error>,
+    /// Since when it has no lifeline.
+    cut: Option<Instant>,
+    /// Since when it is told to go, by closing the mailbox or by a signal.
+    leaving: Option<Instant>,
+    pressed: Pressed,
+    /// How many bytes of memory it may have.
+    memory_limit: Option<u64>,
+}
+
+/// What a worker is started with.
+pub(crate) struct Order {
+    /// The place among the pool's workers that is free.
+    pub(crate) index: usize,
+    pub(crate) initializer: Option<Initializer>,
+    /// How many bytes of memory it may have.
+    pub(crate) memory_limit: Option<u64>,
+}
+
+/// What became of a chunk that a worker was given.
+pub(crate) enum Given {
+    /// It has taken all or some of it.
+    Taken,
+    /// It has no room, or is dying.
+    Nothing,
+    /// The system has no room at the moment.
+    NotNow,
+    /// It cannot be sent at all.
+    Unsendable(Error),
+}
+
+impl Worker {
+    /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
+    pub(crate) fn start(
+        lobby: &Lobby,
+        spin: Duration,
+        order: Order,
+        manner: Manner,
+        at_end: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let Order { index, initializer, memory_limit } = order;
+        let initializes = initializer.is_some();
+        let (ours, theirs) = Link::pair()?;
+        let mailbox = Mailbox::create()?;
+        let place =
+            Place { index, mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
+        let started = manner.call_own("pool-worker".to_owned(), serve, &(place, initializer))?;
+        started.child.watch(Arc::new(at_end));
+        Ok(Self {
+            index,
+            started,
+            born: Instant::now(),
+            mailbox: PoolEnd::new(mailbox, ours),
+            initializes,
+            ready: false,
+            jobs: Jobs::default(),
+            served: 0,
+            note: None,
+            full: false,
+            unreceived: None,
+            shortage: Shortage::default(),
+            has_begun: false,
+            may_be_stopped: false,
+            quiet: false,
+            held_up: false,
+            seen_running: None,
+            checked_at: 0,
+            woken: false,
+            broken: None,
+            cut: None,
+            leaving: None,
+            pressed: Pressed::No,
+            memory_limit,
+        })
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.started.child.pid()
+    }
+
+    /// How many items it has run or has in hand.
+    pub(crate) fn given(&self) -> u64 {
+        self.served + u64::from(self.jobs.count())
+    }
+
+    pub(crate) fn in_hand(&self) -> u32 {
+        self.jobs.count()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.started.child.has_ended()
+    }
+
+    /// Can it still be counted on for work?
+    pub(crate) fn is_staying(&self) -> bool {
+        self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
+    }
+
+    /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
+    pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
+        let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
+        self.ready && self.is_staying() && !self.full && !self.held_up && self.jobs.count() < most
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready && self.is_staying() && !self.held_up && self.jobs.count() == 0
+    }
+
+    /// Gives it up to `most` items of a chunk, which then has so many less.
+    pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
+        let (start, written) = (self.mailbox.position(), self.mailbox.written());
+        if self.note != Some(chunk.call.note) {
+            let mut note = Vec::new();
+            let _ = wire::encode_own(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
+            if !self.mailbox.write_note(TASK, &note) {
+                self.full = true;
+                return Given::Nothing;
+            }
+            self.note = Some(chunk.call.note);
+        }
+        let given = match &mut chunk.body {
+            Body::Frames { .. } => self.give_frames(chunk, most, start),
+            Body::Message(message) => {
+                let posted = self.mailbox.post(message);
+                self.give_message(posted, chunk, start)
+            }
+        };
+        if !matches!(given, Given::Taken) {
+            self.mailbox.rewind(start, self.mailbox.written().wrapping_sub(written));
+            self.note = None;
+        }
+        given
+    }
+
+    fn give_message(&mut self, posted: Result<Sent>, chunk: &mut Chunk, start: u32) -> Given {
+        match posted {
+            Ok(Sent::Yes) => {
+                self.shortage.end();
+                self.hand_in(chunk, 1, start)
+            }
+            Ok(Sent::NotYet) => Given::NotNow,
+            Ok(Sent::Gone) => {
+                self.give_up_on(Error::new(Cause::LinkLost));
+                Given::Nothing
+            }
+            Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => Given::NotNow,
+            Err(error) => Given::Unsendable(error),
+        }
+    }
+
+    fn give_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Given {
+        let (frames, count) = chunk.front(most);
+        let before = self.mailbox.written();
+        let left = self.mailbox.write(frames, count).len();
+        let written = self.mailbox.written().wrapping_sub(before);
+        self.full = left > 0;
+        if written == 0 {
+            return Given::Nothing;
+        }
+        let length = frames.len() - left;
+        let given = self.hand_in(chunk, written, start);
+        if matches!(given, Given::Taken) {
+            chunk.advance(written, length);
+        }
+        given
+    }
+
+    fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Given {
+        match self.mailbox.hand_in(count) {
+            Ok(woken) => self.woken |= woken,
+            Err(error) => {
+                self.give_up_on(error);
+                return Given::Nothing;
+            }
+        }
+        self.quiet &= self.jobs.count() > 0;
+        self.jobs.add(chunk, count, start);
+        self.has_begun = false;
+        Given::Taken
+    }
+
+    /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    ///
+    /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
+    /// to a worker that has nothing else to do, so it is begun at once.
+    pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
+        let count = self.mailbox.take_back(most.min(self.jobs.divisible())).unwrap_or_else(|error| {
+            self.give_up_on(error);
+            0
+        });
+        self.reclaim(count)
+    }
+
+    /// Gives back what it has not begun, if it has shown no result since this was asked last: so tasks begin
+    /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
+    /// that is stopped. The only worker keeps what it has.
+    pub(crate) fn give_way(&mut self, has_others: bool) -> Vec<Chunk> {
+        let was_quiet = std::mem::replace(&mut self.quiet, true);
+        self.held_up &= has_others && self.jobs.count() > 0;
+        if !has_others || !was_quiet || self.has_begun || self.unbegun(true) == 0 {
+            return Vec::new();
+        }
+        let chunks = self.take_back(u32::MAX);
+        self.held_up |= !chunks.is_empty();
+        self.may_be_stopped |= self.jobs.count() == 0;
+        chunks
+    }
+
+    /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
+    /// `is_late`.
+    pub(crate) fn unbegun(&mut self, is_late: bool) -> u32 {
+        if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
+            return 0;
+        }
+        let unbegun = self.mailbox.unbegun().unwrap_or_else(|error| {
+            self.give_up_on(error);
+            0
+        });
+        self.has_begun |= unbegun == 0;
+        unbegun.min(self.jobs.count())
+    }
+
+    /// Whether there is reason to think that it is stopped. It has work only where others have enough, and
+    /// can show that it is not.
+    pub(crate) fn may_be_stopped(&self) -> bool {
+        self.may_be_stopped
+    }
+
+    /// May items lie there, not begun, or is it to rest since some did?
+    pub(crate) fn may_lie(&self, has_others: bool) -> bool {
+        if has_others && self.jobs.count() > 0 { !self.has_begun } else { self.held_up }
+    }
+
+    /// How long it will need for its last `count` items, by what such have cost.
+    pub(crate) fn time_for(&self, count: u32) -> Duration {
+        self.jobs.back().map_or(Duration::ZERO, |call| call.time_for(count))
+    }
+
+    pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {
+        self.jobs.are_of(call)
+    }
+
+    /// Makes chunks of the last `count` items in the mailbox again.
+    fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
+        let (chunks, position) = self.jobs.reclaim(count, &self.mailbox);
+        self.mailbox.rewind(position, count);
+        self.note = None;
+        self.full &= count == 0;
+        chunks
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether results of it wait for a descriptor to be received with.
+    pub(crate) fn has_unreceived(&self) -> bool {
+        self.unreceived.is_some()
+    }
+
+    /// Whether it has been woken since this was asked last.
+    pub(crate) fn was_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+}

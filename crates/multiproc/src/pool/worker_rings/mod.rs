@@ -1,0 +1,514 @@
+//! Between a pool and one of its workers: items go in, results come back, all of it in memory that both have.
+//!
+//! What makes a worker's death exact are three words. Each is changed by one store or one exchange, so it is true at
+//! every instruction:
+//!
+//! - *claims* holds how many items the pool has handed in, and how many of those the worker has begun. The worker begins
+//!   one by exchanging this word, and the pool takes items back by exchanging it, so that no item can be both. An item
+//!   that was begun never runs again; one that was not can go to any other worker, as long as that is so.
+//! - *finished* is how far the worker's results reach. It moves with each item, and nobody reads it while all goes well.
+//! - *published* is the same, for the pool to look at. It moves once in a while, since the processors would have to hand
+//!   its cache line to and fro at each look.
+//!
+//! When a worker has died, its results up to *finished* count, the one item begun and not finished has failed, and all
+//! others are as good as new.
+
+// See `ring`.
+#![allow(clippy::inline_always)]
+
+pub(crate) mod claim_word;
+mod pool_side;
+mod progress;
+pub(crate) mod wakeups;
+mod worker_side;
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Cause, Error, Result};
+use crate::ipc::event_count::Bell;
+use crate::ipc::packet::{self, Incoming, Link, OnShortage};
+use crate::ipc::ring::{Mark, Ring, just_before_overflow};
+use crate::ipc::wire::Pages;
+use crate::pool::worker_rings::wakeups::Attendance;
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::poll::Deadline;
+
+pub(crate) use self::pool_side::PoolEnd;
+pub(crate) use self::progress::Which;
+pub(crate) use self::worker_side::WorkerEnd;
+
+/// The memory itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Pages")]
+pub(crate) struct Mailbox(Pages);
+
+/// What frames are: an item or a result;
+pub(crate) const VALUE: u32 = 1;
+/// an error in a result's place;
+pub(crate) const ERROR: u32 = 2;
+/// a note that the item or result, too large for a frame or with descriptors, is a message on the link;
+pub(crate) const POSTED: u32 = 3;
+/// what the items that follow are for, which is no item.
+pub(crate) const TASK: u32 = 4;
+
+/// How long what stands in front of a message is.
+const PREFIX: usize = size_of::<u64>();
+
+const RING: u32 = 1024 * 1024;
+const TASKS: Ring = Ring::new(4096, RING).warm();
+const RESULTS: Ring = Ring::new(4096 + RING as usize, RING).warm();
+const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
+
+/// Words, those that different sides write in different cache lines.
+const CLAIMS: usize = 0;
+const FINISHED: usize = 128;
+const PUBLISHED: usize = 256;
+/// How long the worker has been busy with all that is published, in nanoseconds.
+const BUSY: usize = 264;
+/// How many results were posted, at least.
+const POSTS: usize = 280;
+/// How many items the worker finishes before it looks at the clock again.
+const STRIDE: usize = 272;
+/// It has come up, and its initializer has run.
+const READY: usize = 276;
+/// Since when the item runs that was begun, in nanoseconds of the system's clock, if its time is counted; else 0.
+const RUNNING: usize = 288;
+/// Up to which byte the pool has taken the results.
+const TAKEN: usize = 384;
+const CLOSED: usize = 388;
+/// The pool has found results that are finished and not published: the worker is to look at the clock.
+const HURRY: usize = 392;
+/// Rung when there are items, and when the mailbox is closed; and when there is room for results again.
+const BELL: usize = 396;
+const ROOM: usize = 400;
+
+impl Mailbox {
+    pub(crate) fn create() -> Result<Self> {
+        let mailbox = Self(Pages::create(SIZE)?);
+        let claims = u64::from(Mark::START.frames);
+        mailbox.claims().store(claims << 32 | claims, Relaxed);
+        for word in [FINISHED, PUBLISHED] {
+            Mark::START.publish(mailbox.0.word64(word));
+        }
+        mailbox.taken().store(Mark::START.bytes, Relaxed);
+        for bell in [BELL, ROOM] {
+            mailbox.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        }
+        mailbox.0.word32(POSTS).store(just_before_overflow(4), Relaxed);
+        Ok(mailbox)
+    }
+
+    #[inline]
+    fn claims(&self) -> &AtomicU64 {
+        self.0.word64(CLAIMS)
+    }
+
+    fn bell(&self) -> Bell<'_> {
+        Bell(self.0.word32(BELL))
+    }
+
+    fn room(&self) -> Bell<'_> {
+        Bell(self.0.word32(ROOM))
+    }
+
+    fn taken(&self) -> &AtomicU32 {
+        self.0.word32(TAKEN)
+    }
+}
+
+/// What a pool shares with all of its workers: who is to be woken when results have come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Pages")]
+pub(crate) struct Lobby(Pages);
+
+const LOBBY: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+
+impl Lobby {
+    pub(crate) fn create() -> Result<Self> {
+        let lobby = Self(Pages::create(LOBBY)?);
+        for bell in [0, 4] {
+            lobby.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        }
+        Ok(lobby)
+    }
+
+    /// Wakes who waits for results.
+    pub(crate) fn announce(&self) {
+        self.callers().ring();
+    }
+
+    /// Wakes who waits for results, for there is something to do for the pool; if nobody waits, the pool's thread.
+    pub(crate) fn call(&self) {
+        self.attendance().call();
+    }
+
+    pub(crate) fn attendance(&self) -> Attendance<'_> {
+        Attendance { callers: self.callers(), thread: self.thread(), attended: self.0.word32(8) }
+    }
+
+    /// For threads that wait for results of their own, and see to all others meanwhile.
+    pub(crate) fn callers(&self) -> Bell<'_> {
+        Bell(self.0.word32(0))
+    }
+
+    pub(crate) fn thread(&self) -> Bell<'_> {
+        Bell(self.0.word32(4))
+    }
+}
+
+macro_rules! of_size {
+    ($($memory:ident: $size:ident),*) => {$(
+        /// Memory that came from elsewhere is what it should be only if it has the size.
+        impl TryFrom<Pages> for $memory {
+            type Error = Error;
+
+            fn try_from(pages: Pages) -> Result<Self> {
+                match pages.size() {
+                    $size => Ok(Self(pages)),
+                    other => Err(Error::decode("shared memory", format!("{other} bytes instead of {}", $size))),
+                }
+            }
+        }
+    )*};
+}
+
+of_size!(Mailbox: SIZE, Lobby: LOBBY);
+
+/// What stands in front of a message: its number, by which a note or a result refers to it, and what it is.
+struct Posted {
+    number: u32,
+    kind: u32,
+}
+
+impl Posted {
+    fn bytes(&self) -> [u8; 8] {
+        (u64::from(self.number) << 32 | u64::from(self.kind)).to_le_bytes()
+    }
+
+    /// Receives the message of that number, which must have been sent; throws away those before it, which
+    /// nobody will ask for any more. Gives what it is, its packet, and its descriptors. Does not block.
+    fn receive(link: &Link, number: u32, on_shortage: OnShortage) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
+        for _ in 0..MOST_PACKETS {
+            let Incoming::Message(packet, descriptors) =
+                link.receive_packet_or(on_shortage, Deadline::now())?
+            else {
+                return Err(Error::new(Cause::LinkLost));
+            };
+            let prefix = packet::prefix(&packet).first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
+            #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
+            if (prefix >> 32) as u32 == number {
+                return Ok((prefix as u32, packet, descriptors));
+            }
+        }
+        Err(Error::decode("a message", "others come in its place"))
+    }
+}
+
+/// More packets than this do not find room in a socket at once.
+const MOST_PACKETS: u32 = 4096;
+
+/// How long to look for something, in [`spin`], before others are let have the processor.
+const TURN: Duration = Duration::from_micros(2);
+
+/// Looks again and again whether something has come, for a moment; says whether it has. Now and then it lets others have
+/// the processor, if any are waiting for it: it may be just the one who is to bring it. The clock is read after so many
+/// looks.
+pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> bool) -> bool {
+    if time.is_zero() {
+        return false;
+    }
+    let begun = Instant::now();
+    let mut turn = begun;
+    loop {
+        for _ in 0..looks {
+            if has_come() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let now = Instant::now();
+        if now - begun > time {
+            return false;
+        }
+        if now - turn > TURN {
+            std::thread::yield_now();
+            turn = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+    use crate::ipc::frame::{Frames, add_frame, all};
+    use crate::ipc::packet::{Message, Sent};
+    use crate::pool::worker_rings::claim_word::{self, Known};
+    use crate::sys::output::BOUND;
+
+    pub(super) fn ends() -> (PoolEnd, WorkerEnd) {
+        let (ours, theirs) = Link::pair().unwrap();
+        let (mailbox, lobby) = (Mailbox::create().unwrap(), Lobby::create().unwrap());
+        let worker = WorkerEnd::new(mailbox.clone(), theirs, lobby, Duration::ZERO).unwrap();
+        (PoolEnd::new(mailbox, ours), worker)
+    }
+
+    fn frames(numbers: &[u64]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for number in numbers {
+            let bytes: Vec<u8> = (0..*number % 70).flat_map(|_| number.to_le_bytes()).collect();
+            add_frame(&mut frames, VALUE, &bytes);
+        }
+        frames
+    }
+
+    fn which(number: u64) -> Which {
+        [Which::Published, Which::Held, Which::Finished][(number % 3) as usize]
+    }
+
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state >> 33
+    }
+
+    /// Whatever is handed in, taken back and run in whatever order: each item runs once, in order, and its result comes.
+    #[test]
+    fn every_item_is_either_run_or_taken_back() {
+        let (mut pool, mut worker) = ends();
+        let mut state = 7;
+        let (mut next, mut waiting) = (0, 0);
+        // Jobs of the mailbox: where they begin, and their items.
+        let mut jobs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+        let mut ran = Vec::new();
+        let mut expected = Vec::new();
+        for _ in 0..3_000 {
+            match random(&mut state) % 4 {
+                0 => {
+                    let start = pool.position();
+                    if random(&mut state).is_multiple_of(3) && !pool.write_note(TASK, &[7; 16]) {
+                        continue;
+                    }
+                    let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
+                    let before = pool.written();
+                    let bytes = frames(&numbers);
+                    let left = pool.write(&bytes, numbers.len() as u32).len();
+                    let written = pool.written().wrapping_sub(before);
+                    if written == 0 {
+                        pool.rewind(start, 0);
+                    }
+                    assert_eq!(
+                        all(Frames::of(&bytes[bytes.len() - left..])).len() + written as usize,
+                        numbers.len()
+                    );
+                    next += u64::from(written);
+                    if written > 0 {
+                        pool.hand_in(written).unwrap();
+                        jobs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                    }
+                }
+                1 => {
+                    let mut left = pool.take_back(random(&mut state) as u32 % 300).unwrap();
+                    let (total, mut position) = (left, pool.position());
+                    while left > 0 {
+                        let (start, items, done) = jobs.back_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        let mut copied = Vec::new();
+                        let kept = items.len() - some as usize;
+                        position = pool.copy_items(*start, kept as u32, some, &mut copied);
+                        let cut: Vec<u64> = items.split_off(kept).into();
+                        assert!(copied == frames(&cut), "what is taken back is what was handed in");
+                        next = cut[0];
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_back();
+                        }
+                    }
+                    pool.rewind(position, total);
+                }
+                2 => {
+                    for _ in 0..random(&mut state) % 400 {
+                        if waiting > RING as usize / 3 {
+                            break; // it would wait for room, and nobody here would make any
+                        }
+                        match worker.next() {
+                            None => break,
+                            Some(TASK) => worker.read(|_| Ok(())).unwrap(),
+                            Some(VALUE) => {
+                                let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
+                                waiting += item.len() + 16;
+                                worker.write(VALUE, &item).unwrap();
+                                worker.finish();
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                    worker.show();
+                }
+                _ => {
+                    let Some(finished) = pool.take_results(which(random(&mut state))).unwrap() else {
+                        continue;
+                    };
+                    waiting = 0;
+                    ran.extend(all(finished.results));
+                    let mut left = finished.count;
+                    while left > 0 {
+                        let (_, items, done) = jobs.front_mut().unwrap();
+                        let some = left.min(items.len() as u32 - *done);
+                        expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
+                        *done += some;
+                        left -= some;
+                        if items.len() == *done as usize {
+                            jobs.pop_front();
+                        }
+                    }
+                    pool.free(jobs.front().map_or(pool.position(), |job| job.0));
+                }
+            }
+        }
+        assert!(ran.len() > 10_000, "{}", ran.len());
+        let expected: Vec<u8> = frames(&expected);
+        assert!(all(Frames::of(expected)) == ran);
+    }
+
+    #[test]
+    fn claims_overflow() {
+        let word = AtomicU64::new(u64::MAX);
+        assert!(!claim_word::begin(&word));
+        let known = |handed_in: u32| Known { finished: u32::MAX, handed_in: handed_in.wrapping_sub(1) };
+        assert!(claim_word::hand_in(&word, known(0), 5));
+        assert!(claim_word::begin(&word) && claim_word::begin(&word));
+        assert_eq!(claim_word::take_back(&word, known(5), 2), Some(2));
+        assert_eq!(claim_word::left(&word), 1);
+        assert!(claim_word::begin(&word) && !claim_word::begin(&word));
+        assert_eq!(claim_word::take_back(&word, known(3), 9), Some(0));
+    }
+
+    /// Begun before it was handed in, or less than has results; handed in more or less than the pool has.
+    #[test]
+    fn claims_that_cannot_be_are_not_believed() {
+        let known = Known { finished: 3, handed_in: 7 };
+        let word = |begun: u64, handed_in: u64| AtomicU64::new(begun << 32 | handed_in);
+        for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
+            assert!(!claim_word::hand_in(&overwritten, known, 1));
+            assert_eq!(claim_word::take_back(&overwritten, known, 1), None);
+            assert_eq!(claim_word::known_begun(&overwritten, known), None);
+        }
+        assert_eq!(claim_word::take_back(&word(3, 7), known, 9), Some(4));
+        assert_eq!(claim_word::known_begun(&word(7, 7), known), Some(7));
+    }
+
+    /// It would have been held up, with the pool's lock, for as long as the worker likes.
+    #[test]
+    fn a_pool_does_not_look_through_packets_without_end() {
+        let (mut pool, worker) = ends();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let link = &worker.link;
+            let flood = || {
+                let prefix = Posted { number: 1, kind: VALUE }.bytes();
+                while !is_over.load(Relaxed) {
+                    let _ = link.send_with_prefix(&prefix, &Message::inline(vec![7]), Deadline::now());
+                }
+            };
+            scope.spawn(flood);
+            scope.spawn(flood);
+            for _ in 0..5 {
+                assert!(pool.receive(5, OnShortage::Leave).is_err());
+            }
+            is_over.store(true, Relaxed);
+        });
+    }
+
+    #[test]
+    fn the_time_of_an_item_is_never_that_of_one_before() {
+        let (mut pool, mut worker) = ends();
+        pool.write(&frames(&[3, 5]), 2);
+        pool.hand_in(2).unwrap();
+        for timed in [true, false] {
+            assert_eq!(worker.next(), Some(VALUE));
+            worker.read(|_| Ok(())).unwrap();
+            assert_eq!(pool.running_for(), None);
+            if timed {
+                worker.start_clock();
+                let soon = pool.running_for();
+                assert!(soon.is_some() && pool.running_for() >= soon);
+                worker.stop_clock();
+                assert_eq!(pool.running_for(), None, "before it is finished");
+            }
+            worker.write(VALUE, &[]).unwrap();
+            assert!(!pool.has_finished());
+            worker.finish();
+            assert!(
+                pool.has_finished()
+                    && pool.take_results(Which::Finished).unwrap().is_some()
+                    && !pool.has_finished()
+            );
+        }
+    }
+
+    /// Else a result could be seen before what its task has printed.
+    #[test]
+    fn results_count_as_held_back_only_while_another_item_runs() {
+        let (mut pool, mut worker) = ends();
+        assert_eq!(pool.write(&frames(&[1, 2, 3]), 3), b"");
+        pool.hand_in(3).unwrap();
+        let mut run = |pool: &mut PoolEnd| {
+            worker.next();
+            let before = pool.take_results(Which::Held).unwrap().map_or(0, |results| results.count);
+            worker.read(|_| Ok(())).unwrap();
+            worker.write(VALUE, &[]).unwrap();
+            worker.finish();
+            before
+        };
+        assert_eq!(run(&mut pool), 0);
+        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
+        assert_eq!(run(&mut pool), 1);
+        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
+        assert_eq!(pool.take_results(Which::Finished).unwrap().unwrap().count, 1);
+        assert_eq!(run(&mut pool), 0);
+    }
+
+    /// A worker that cannot write out what a task has printed does not keep its result back for good.
+    #[test]
+    fn results_that_are_held_back_for_too_long_are_taken() {
+        let (mut pool, mut worker) = ends();
+        assert_eq!(pool.write(&frames(&[1]), 1), b"");
+        pool.hand_in(1).unwrap();
+        worker.next();
+        worker.read(|_| Ok(())).unwrap();
+        worker.write(VALUE, &[]).unwrap();
+        worker.finish();
+        assert!(pool.take_results(Which::Held).unwrap().is_none(), "seen for the first time");
+        thread::sleep(BOUND);
+        assert_eq!(pool.take_results(Which::Held).unwrap().unwrap().count, 1);
+    }
+
+    /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.
+    #[test]
+    fn a_message_is_that_of_its_item() {
+        let (mut pool, mut worker) = ends();
+        let position = pool.position();
+        for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
+            assert_eq!(pool.post(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
+            pool.hand_in(1).unwrap();
+            if number == 0 {
+                assert_eq!(pool.take_back(1).unwrap(), 1);
+                pool.rewind(position, 1);
+            }
+        }
+        assert_eq!(worker.next(), Some(POSTED));
+        let (content, descriptors) = worker.receive().unwrap();
+        assert!(descriptors.is_empty() && content.look(|bytes| bytes == b"but this"));
+    }
+}

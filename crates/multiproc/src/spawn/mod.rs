@@ -1,0 +1,8 @@
+//! Starting a child: by executing this program again, or by forking a zygote that has executed it already.
+
+pub(crate) mod bootstrap;
+pub(crate) mod child_main;
+pub(crate) mod exec;
+pub(crate) mod fork_server;
+pub(crate) mod supervisor;
+mod zygote;

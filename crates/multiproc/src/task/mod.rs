@@ -1,0 +1,397 @@
+//! How a function is named across processes, and how it is run at the other side.
+
+use std::any::{Any, type_name};
+use std::cell::RefCell;
+use std::hash::{DefaultHasher, Hasher};
+use std::os::fd::OwnedFd;
+use std::panic::{self, AssertUnwindSafe};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::raw;
+use crate::error::{Cause, Error, Result};
+use crate::ipc::wire;
+use crate::pool::worker_rings::{VALUE, WorkerEnd};
+use crate::sys::entry::{Entry, conjure};
+use crate::sys::failpoint::{self, Failpoint};
+
+/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
+/// arguments.
+///
+/// The function itself never travels, only its place in the program that both processes run. Its arguments do
+/// travel, and so does what it returns, so all of them must be [`Serialize`] and [`DeserializeOwned`]. One that
+/// captures something does not build. (The assertion fires when code is generated: `cargo build` and `cargo test`
+/// refuse it, `cargo check` does not.)
+///
+/// ```compile_fail
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let factor = std::env::args().count();
+///     let child = Process::spawn(move |x: usize| x * factor, (4,))?; // captures `factor`
+///     child.join()?;
+///     Ok(())
+/// }
+/// ```
+///
+/// The remedy is an argument more:
+///
+/// ```
+/// use multiproc::Process;
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let factor = std::env::args().count();
+///     let child = Process::spawn(|x: usize, factor: usize| x * factor, (4, factor))?;
+///     assert_eq!(child.join()?, 4 * factor);
+///     Ok(())
+/// }
+/// ```
+///
+/// # What a closure may capture
+///
+/// Nothing; but the compiler can be asked only for the *size* of what it captures. So a closure also builds
+/// that captures, by `move`, values without any size that are `Copy`, `Send`, `Sync` and `'static`, and in
+/// the child it has them although no code there has made them. Such a value is harmless, unless it proves
+/// something that was done in the parent (a token: "the device is open") and `unsafe` code relies on it.
+/// **This is the one exception to the soundness of this crate's safe functions: do not capture such a
+/// token.** A `fn` item cannot capture anything.
+///
+/// The trait cannot be implemented for other types: only functions and closures can be named.
+///
+/// ```compile_fail
+/// #[derive(Clone, Copy)]
+/// struct Token;
+///
+/// impl multiproc::RemoteFn<()> for Token {
+///     type Output = ();
+///     fn call(self, (): ()) {}
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use std::marker::PhantomData;
+///
+/// use multiproc::Process;
+///
+/// multiproc::init();
+/// let of_this_thread = PhantomData::<*const ()>; // is neither `Send` nor `Sync`
+/// Process::spawn(move || { let _token = of_this_thread; }, ())?.join()?;
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
+    /// What the function returns.
+    type Output: Serialize + DeserializeOwned;
+
+    /// Calls the function with a tuple of its arguments.
+    fn call(self, args: Args) -> Self::Output;
+}
+
+mod sealed {
+    pub trait Function<Args> {}
+}
+
+macro_rules! callable {
+    ($($name:ident)*) => {
+        impl<F: Fn($($name),*) -> R, R, $($name),*> sealed::Function<($($name,)*)> for F {}
+
+        impl<F, R, $($name),*> RemoteFn<($($name,)*)> for F
+        where
+            F: Fn($($name),*) -> R + Copy + Send + Sync + 'static,
+            R: Serialize + DeserializeOwned,
+        {
+            type Output = R;
+
+            #[allow(non_snake_case)] // the type's name serves for its value, too
+            fn call(self, ($($name,)*): ($($name,)*)) -> R {
+                self($($name),*)
+            }
+        }
+    };
+}
+
+callable!();
+callable!(A);
+callable!(A B);
+callable!(A B C);
+callable!(A B C D);
+callable!(A B C D E);
+callable!(A B C D E G);
+callable!(A B C D E G H);
+callable!(A B C D E G H I);
+
+/// A function's name between processes that run the same build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TaskId {
+    place: u64,
+    signature: u64,
+}
+
+impl TaskId {
+    pub(crate) fn of<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+        const {
+            assert!(
+                size_of::<F>() == 0,
+                "a function that runs in another process must be a `fn` item or a closure that captures nothing, and no function \
+                 pointer: hand it what it needs as arguments"
+            );
+        }
+        Self::of_entry(Named::<F, Args>::ENTRY)
+    }
+
+    /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
+    pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+        Self::of_entry(Named::<F, Args>::OWN_ENTRY)
+    }
+
+    fn of_entry(entry: &'static Entry<Runs>) -> Result<Self> {
+        Ok(Self { place: entry.place()?, signature: hash(entry.signature()) })
+    }
+
+    /// Finds the function in this process.
+    pub(crate) fn find(self) -> Result<Task> {
+        Entry::at(self.place)
+            .filter(|entry| hash(entry.signature()) == self.signature)
+            .map(Task)
+            .ok_or_else(|| Error::decode("a task", "this program has no such function"))
+    }
+}
+
+/// A function that was named from elsewhere, found in this process.
+#[derive(Clone, Copy)]
+pub(crate) struct Task(&'static Entry<Runs>);
+
+type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
+
+/// How a function is run.
+#[derive(Clone, Copy)]
+struct Runs {
+    /// With encoded arguments and their descriptors; appends the encoded result.
+    once: Once,
+    /// With the items of a mailbox, as long as they are for this function. A loop that the compiler makes for each function,
+    /// since a small item takes less time than a call by address.
+    items: fn(&mut WorkerEnd),
+}
+
+impl Task {
+    /// Runs the function and appends its encoded result; a panic is an error with its message and place.
+    pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
+        let before = out.len();
+        let result = catch_panic(|| (self.0.runs().once)(args, descriptors, out)).and_then(|result| result);
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result
+    }
+
+    /// Runs the item that was begun, and those behind it as long as they are for this function.
+    pub(crate) fn run_items(self, mailbox: &mut WorkerEnd) {
+        (self.0.runs().items)(mailbox);
+    }
+}
+
+/// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
+pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        let message = panic_message(&*payload);
+        // The last that was noted may be another, which the function has caught itself; this one may have passed the hook by.
+        let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
+        let location = last.filter(|last| last.message == message).map(|last| last.location);
+        std::mem::forget(payload); // dropping a user's payload may panic once more
+        Error::new(Cause::Panic { message, location })
+    })
+}
+
+/// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+    if raw::is_plain::<T>() {
+        return wire::decode(bytes, descriptors, what);
+    }
+    let decode = AssertUnwindSafe(|| wire::decode(bytes, descriptors, what));
+    panic::catch_unwind(decode).unwrap_or_else(|payload| {
+        let why = format!("its type has panicked: {}", panic_message(&*payload));
+        std::mem::forget(payload);
+        Err(Error::decode(what, why))
+    })
+}
+
+/// From now on, remembers where panics happen, beside what the hook does that is installed already.
+pub(crate) fn note_panics() {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let noted = info.location().map(|place| Noted {
+            location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
+            message: panic_message(info.payload()),
+        });
+        let _ = LAST_PANIC.try_with(|last| last.replace(noted));
+        hook(info);
+    }));
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_owned()
+    }
+}
+
+/// What the hook has seen of a panic.
+struct Noted {
+    location: String,
+    message: String,
+}
+
+thread_local! {
+    static LAST_PANIC: RefCell<Option<Noted>> = const { RefCell::new(None) };
+}
+
+/// One entry in the image for each function that is ever named.
+struct Named<F, Args>(std::marker::PhantomData<(F, Args)>);
+
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Named<F, Args> {
+    const ENTRY: &'static Entry<Runs> = &Entry::new(
+        type_name::<(F, Args, F::Output)>,
+        Runs { once: run_once::<F, Args>, items: run_items::<F, Args> },
+    );
+    /// For a function that is never run with the items of a mailbox.
+    const OWN_ENTRY: &'static Entry<Runs> =
+        &Entry::new(type_name::<(F, Args, F::Output)>, Runs { once: run_own::<F, Args>, items: |_| () });
+}
+
+fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
+    args: &[u8],
+    descriptors: Vec<OwnedFd>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let args: Args = wire::decode_own(args, descriptors, "the arguments")?;
+    failpoint::hit(Failpoint::TaskDecoded);
+    let result = conjure::<F>().call(args);
+    failpoint::hit(Failpoint::TaskRan);
+    wire::encode_own(&result, out, "the result")
+}
+
+fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
+    args: &[u8],
+    descriptors: Vec<OwnedFd>,
+    out: &mut Vec<u8>,
+) -> Result<()> {
+    let args: Args = wire::decode(args, descriptors, "the arguments")?;
+    failpoint::hit(Failpoint::TaskDecoded);
+    let result = conjure::<F>().call(args);
+    failpoint::hit(Failpoint::TaskRan);
+    wire::encode(&result, out, "the result")
+}
+
+fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
+    let function = conjure::<F>();
+    let mut bytes = Vec::new();
+    while mailbox.next() == Some(VALUE) {
+        if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
+            let run = |item: &[u8]| {
+                catch_panic(|| {
+                    let args = wire::decode(item, Vec::new(), "the arguments")?;
+                    failpoint::hit(Failpoint::ItemDecoded);
+                    let result = function.call(args);
+                    failpoint::hit(Failpoint::ItemRan);
+                    Ok(result)
+                })?
+            };
+            if mailbox.run_alike((item, result), run) > 0 {
+                continue;
+            }
+        }
+        let run = catch_panic(|| {
+            let args = mailbox.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+            failpoint::hit(Failpoint::ItemDecoded);
+            let result = function.call(args);
+            failpoint::hit(Failpoint::ItemRan);
+            bytes.clear();
+            let result = wire::encode_value(&result, &mut bytes, "the result")?;
+            mailbox.write(VALUE, result)
+        });
+        match run.and_then(|run| run) {
+            Ok(()) => mailbox.finish(),
+            Err(error) => mailbox.fail(error),
+        }
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_word, cases};
+
+    fn half(number: u64) -> Option<u64> {
+        number.is_multiple_of(2).then_some(number / 2)
+    }
+
+    fn args<T: wire::Travels>(value: &T) -> Vec<u8> {
+        let mut out = Vec::new();
+        wire::encode(value, &mut out, "arguments").unwrap();
+        out
+    }
+
+    #[test]
+    fn a_function_runs_by_its_name() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let mut out = vec![9];
+        id.find().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
+        assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
+            let known = TaskId::of::<_, (u64,)>(half).unwrap();
+            let is_found = |place, signature| TaskId { place, signature }.find().is_ok();
+            prop_assert!(!is_found(place, signature));
+            prop_assert!(!is_found(known.place, signature));
+            prop_assert!(place == known.place || !is_found(place, known.signature));
+        }
+    }
+
+    #[test]
+    fn any_other_place_or_type_is_refused() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let other = TaskId::of::<_, (u32,)>(|number: u32| number).unwrap();
+        for place in [0, 8, id.place + 1, id.place + 8, u64::MAX, u64::MAX - 7] {
+            assert!(TaskId { place, ..id }.find().is_err());
+        }
+        assert!(TaskId { signature: other.signature, ..id }.find().is_err());
+    }
+
+    #[test]
+    fn the_place_of_a_panic_is_that_of_no_other() {
+        note_panics();
+        let place_of = |panics: fn()| {
+            let error = catch_panic(panics).unwrap_err().to_string();
+            error.contains(file!())
+        };
+        assert!(place_of(|| panic!("with a place")));
+        let _ = panic::catch_unwind(|| panic!("that the function catches itself"));
+        assert!(!place_of(|| panic::resume_unwind(Box::new("without a place"))));
+    }
+
+    #[test]
+    fn arguments_that_do_not_decode_are_an_error() {
+        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let error = id.find().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Models of a pool and one of its workers: claiming items, publishing results, waking the pool.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::ipc::event_count::Bell;
+use crate::ipc::ring::Mark;
+use crate::messages::{Bytes, RING};
+use crate::model;
+use crate::pool::worker_rings::claim_word;
+use crate::pool::worker_rings::progress::{self, Which};
+use crate::pool::worker_rings::wakeups::Attendance;
+use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::failpoint::{Failpoint, die_at, is_dead};
+
+model!(an_item_runs_once_or_is_revoked, items, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+
+/// The pool submits two items, revokes the second if it can, and submits another in its place. The worker
+/// claims items meanwhile. Exactly one of the two has each item, whole.
+fn items() {
+    let shared = Arc::new((AtomicU64::new(0), Bytes::new()));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (word, bytes) = &*shared;
+            let mut cursor = Mark::START;
+            let mut begin =
+                || claim_word::begin(word).then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap());
+            [begin(), begin()]
+        })
+    };
+    let (word, bytes) = &*shared;
+    let mut tail = Mark::START;
+    assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
+    let behind_the_first = tail;
+    assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
+    let known = |handed_in| claim_word::Known { finished: 0, handed_in };
+    assert!(claim_word::hand_in(word, known(0), 2));
+    let taken_back = claim_word::take_back(word, known(2), 1).unwrap();
+    if taken_back == 1 {
+        tail = behind_the_first;
+        assert!(RING.put(bytes, &mut tail, 0, 1, &[&[3]]));
+        assert!(claim_word::hand_in(word, known(1), 1));
+    }
+    let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
+    let left = claim_word::left(word) as usize;
+    assert!([1, 2].starts_with(&ran) && taken_back == 0 || [1, 3].starts_with(&ran) && taken_back == 1);
+    assert_eq!(ran.len() + left, 2);
+}
+
+model!(each_finished_item_has_one_result, all_finish, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+model!(
+    a_finished_item_has_a_result_though_its_worker_is_killed, killed_after_finishing, 3,
+    detects [ReleaseToRelaxed, AcquireToRelaxed]
+);
+
+fn all_finish() {
+    results(None, 2);
+}
+
+fn killed_after_finishing() {
+    results(Some(Failpoint::ItemFinished), 1);
+}
+
+/// A worker finishes two items and publishes both at the end, or is killed at this point of the first. The
+/// pool collects results meanwhile, and all finished ones once the worker has exited.
+fn results(killed_at: Option<Failpoint>, finished: usize) {
+    let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
+    assert!(claim_word::hand_in(&shared.0[0], claim_word::Known { finished: 0, handed_in: 0 }, 2));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let ([claims, finished, published], bytes) = &*shared;
+            killed_at.into_iter().for_each(die_at);
+            let mut mark = Mark::START;
+            while !is_dead() && claim_word::begin(claims) {
+                let result = 1 + mark.frames.to_le_bytes()[0];
+                assert!(RING.put(bytes, &mut mark, 0, 1, &[&[result]]));
+                progress::finish(finished, mark);
+            }
+            progress::publish(published, mark);
+        })
+    };
+    let ([claims, finished_word, published], bytes) = &*shared;
+    let (mut head, mut taken) = (Mark::START, Vec::new());
+    let mut take = |which| {
+        let reached = progress::reach(which, finished_word, published);
+        if which == Which::Held && progress::runs_none(claims, reached) {
+            return;
+        }
+        // The published position can be behind the finished one, up to which results were taken.
+        while head.frames < reached.frames {
+            taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
+        }
+    };
+    take(Which::Held);
+    take(Which::Published);
+    worker.join().unwrap();
+    take(Which::Finished);
+    assert_eq!(taken, [1, 2][..finished]);
+}
+
+model!(a_finished_result_wakes_a_caller_or_the_driver, attendance, 3, detects [NoWake, NoFence]);
+
+/// A worker finishes an item while a caller that waits for another item leaves and the driver thread sleeps:
+/// the caller or the driver thread sees the result.
+fn attendance() {
+    let words = Arc::new([0, 0, 1, 0].map(AtomicU32::new));
+    let thread = {
+        let words = Arc::clone(&words);
+        thread::spawn(move || {
+            while words[3].load(Relaxed) == 0 {
+                let armed = of(&words).thread.arm();
+                if words[3].load(Relaxed) == 0 {
+                    of(&words).thread.wait(armed, None);
+                }
+            }
+        })
+    };
+    let worker = {
+        let words = Arc::clone(&words);
+        thread::spawn(move || {
+            words[3].store(1, Relaxed);
+            of(&words).call();
+        })
+    };
+    of(&words).set(false);
+    if words[3].load(Relaxed) == 1 {
+        of(&words).thread.ring(); // the caller has seen the result, and passes the driver's work on
+    }
+    worker.join().unwrap();
+    thread.join().unwrap();
+}
+
+fn of(words: &[AtomicU32; 4]) -> Attendance<'_> {
+    Attendance { callers: Bell(&words[0]), thread: Bell(&words[1]), attended: &words[2] }
+}
