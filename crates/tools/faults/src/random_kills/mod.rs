@@ -5,7 +5,7 @@
 //! afterwards this process must have what it had before.
 
 mod channels;
-mod fire;
+mod kill_round;
 mod pools;
 mod processes;
 
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use faults::Line;
+use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::interrupt;
-use crate::possessions::Possessions;
+use crate::resources::ResourceSnapshot;
 use crate::watchdog::Watchdog;
-use fire::Fire;
+use kill_round::KillRound;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -32,19 +32,19 @@ pub(crate) struct Options {
     seed: Option<u64>,
     /// Only victims whose name contains this
     #[arg(long, value_name = "TEXT")]
-    victim: Option<String>,
+    target: Option<String>,
 }
 
-/// One sort of victim, and the work during which it is killed.
+/// One sort of target, and the work during which it is killed.
 struct Kind {
-    victim: &'static str,
-    round: fn(&mut Fire) -> Result<()>,
+    target: &'static str,
+    round: fn(&mut KillRound) -> Result<()>,
     /// How many may be killed in one round.
     most: u32,
 }
 
-const fn kind(victim: &'static str, most: u32, round: fn(&mut Fire) -> Result<()>) -> Kind {
-    Kind { victim, round, most }
+const fn kind(target: &'static str, most: u32, round: fn(&mut KillRound) -> Result<()>) -> Kind {
+    Kind { target, round, most }
 }
 
 const KINDS: &[Kind] = &[
@@ -74,79 +74,79 @@ const BOUND: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
-    let again = format!("`cargo xtask faults --seed {seed} --only kills`");
+    let again = format!("`cargo xtask faults --seed {seed} --only random-kills`");
     eprintln!("kills with {again}");
-    interrupt::heed()?;
+    interrupt::install()?;
     let wanted =
-        |kind: &&Kind| options.victim.as_ref().is_none_or(|text| kind.victim.contains(text.as_str()));
+        |kind: &&Kind| options.target.as_ref().is_none_or(|text| kind.target.contains(text.as_str()));
     let kinds: Vec<_> = KINDS.iter().filter(wanted).filter(|kind| !is_of_other_method(kind)).collect();
-    ensure!(!kinds.is_empty(), "there is no such victim");
-    let lines = kinds.iter().map(|kind| Line::new("kills", kind.victim)).collect();
+    ensure!(!kinds.is_empty(), "there is no such target");
+    let lines = kinds.iter().map(|kind| Row::new("random-kills", kind.target)).collect();
     let lines = Arc::new(Mutex::new(lines));
-    let watchdog = Watchdog::new(1, tell_of_hang(Arc::clone(&lines), again.clone()))?;
+    let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
     let lengths = vec![Duration::ZERO; kinds.len()];
-    let mut killer = Killer { seed, again, kinds, lengths, before: Possessions::default(), watchdog };
+    let mut killer = Runner { seed, again, kinds, lengths, before: ResourceSnapshot::default(), watchdog };
     killer.warm_up()?;
     killer.strike_all(options.count, &lines)?;
     let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-    lines.iter().for_each(Line::print);
+    lines.iter().for_each(Row::print);
     Ok(lines.iter().all(|line| line.failures.is_empty()))
 }
 
 /// Where each child is a program of its own, there is no fork server.
 fn is_of_other_method(kind: &Kind) -> bool {
-    kind.victim.contains("the fork server")
+    kind.target.contains("the fork server")
         && std::env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn")
 }
 
-struct Killer {
+struct Runner {
     seed: u64,
     /// How to have it again.
     again: String,
     kinds: Vec<&'static Kind>,
     /// How long each kind of work takes undisturbed.
     lengths: Vec<Duration>,
-    before: Possessions,
+    before: ResourceSnapshot,
     watchdog: Watchdog,
 }
 
-impl Killer {
+impl Runner {
     fn warm_up(&mut self) -> Result<()> {
         for number in 0..WARM_UP {
             for (kind, length) in self.kinds.iter().zip(&mut self.lengths) {
-                self.watchdog.note(0, Some(format!("{}, undisturbed", kind.victim)));
+                self.watchdog.note(0, Some(format!("{}, undisturbed", kind.target)));
                 let begun = Instant::now();
-                (kind.round)(&mut Fire::none(u64::from(number)))
-                    .with_context(|| format!("{}, undisturbed", kind.victim))?;
+                (kind.round)(&mut KillRound::none(u64::from(number)))
+                    .with_context(|| format!("{}, undisturbed", kind.target))?;
                 *length = begun.elapsed();
             }
         }
         self.watchdog.note(0, None);
-        self.before = Possessions::once_all_is_kept()?;
+        self.before = ResourceSnapshot::after_warm_up()?;
         Ok(())
     }
 
-    fn strike_all(&self, count: u64, lines: &Mutex<Vec<Line>>) -> Result<()> {
+    fn strike_all(&self, count: u64, lines: &Mutex<Vec<Row>>) -> Result<()> {
         let bar = progress(count);
         for number in 0.. {
-            if bar.position() >= count || interrupt::came() {
+            if bar.position() >= count || interrupt::interrupted() {
                 break;
             }
             let place = usize::try_from(number)? % self.kinds.len();
-            let victim = self.kinds[place].victim;
-            self.watchdog.note(0, Some(format!("{victim}, round {number}")));
+            let target = self.kinds[place].target;
+            self.watchdog.note(0, Some(format!("{target}, round {number}")));
             let (killed, came) = self.round(place, number);
             self.watchdog.note(0, None);
-            if came.is_err() && interrupt::comes() {
+            if came.is_err() && interrupt::interrupted_soon() {
                 break;
             }
             let line = &mut lines.lock().unwrap_or_else(PoisonError::into_inner)[place];
             line.places += 1;
             match came {
-                Ok(worst) => line.survive_all(killed, worst),
+                Ok(worst) => line.passed_all(killed, worst),
                 Err(error) => {
                     let failure = format!("round {number}: {error:#}; {}", self.again);
-                    bar.suspend(|| eprintln!("{victim}, {failure}"));
+                    bar.suspend(|| eprintln!("{target}, {failure}"));
                     line.times += killed;
                     line.failures.push(failure);
                 }
@@ -160,21 +160,21 @@ impl Killer {
     /// Says how many were killed, and how long it took at most until everything was settled.
     fn round(&self, place: usize, number: u64) -> (u64, Result<Option<Duration>>) {
         let kind = self.kinds[place];
-        let mut fire = Fire::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[place]);
-        let came = (kind.round)(&mut fire).and_then(|()| fire.settle());
-        let killed = fire.count();
-        drop(fire);
-        (killed, came.and_then(|worst| self.before.await_return().map(|()| worst)))
+        let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[place]);
+        let came = (kind.round)(&mut round).and_then(|()| round.settle());
+        let killed = round.count();
+        drop(round);
+        (killed, came.and_then(|worst| self.before.wait_until_restored().map(|()| worst)))
     }
 }
 
-fn tell_of_hang(lines: Arc<Mutex<Vec<Line>>>, again: String) -> impl Fn(&str) {
+fn report_hang(lines: Arc<Mutex<Vec<Row>>>, again: String) -> impl Fn(&str) {
     move |what| {
         eprintln!("this hangs: {what}; {again}");
-        let mut hang = Line::new("kills", "a hang");
+        let mut hang = Row::new("random-kills", "a hang");
         hang.fail(format!("{what}; {again}"));
         let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().chain([&hang]).for_each(Line::print);
+        lines.iter().chain([&hang]).for_each(Row::print);
     }
 }
 

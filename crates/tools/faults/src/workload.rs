@@ -7,7 +7,7 @@ use multiproc::Connection;
 use multiproc::queue::{self, Receiver, Sender};
 use serde_bytes::ByteBuf;
 
-use crate::ledger::{self, Ledger, Path};
+use crate::event_log::{self, EventLog, Path};
 
 /// From whom, which, and some bytes.
 pub(crate) type Item = (u32, u32, ByteBuf);
@@ -17,20 +17,22 @@ pub(crate) const ITEMS: u32 = 120;
 /// As many as go off, or are taken, at once.
 const BATCH: usize = 8;
 
-/// What is entered into the ledger: who did what with which item.
+/// What is entered into the event log: who did what with which item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Deed {
+enum Event {
     Sending = 1,
     Sent = 2,
     Received = 3,
 }
 
-fn note(deed: Deed, who: u32, (from, number): (u32, u32)) {
-    ledger::enter((deed as u64) << 56 | u64::from(who) << 48 | u64::from(from) << 32 | u64::from(number));
+fn note(event: Event, who: u32, (from, number): (u32, u32)) {
+    event_log::append(
+        (event as u64) << 56 | u64::from(who) << 48 | u64::from(from) << 32 | u64::from(number),
+    );
 }
 
 pub(crate) fn produce(items: Sender<Item>, own: u32, path: Path) -> multiproc::Result<()> {
-    ledger::open(path);
+    event_log::open(path);
     let make = |number: u32| -> Item {
         let length = match number % 40 {
             13 => 50_000,
@@ -41,26 +43,26 @@ pub(crate) fn produce(items: Sender<Item>, own: u32, path: Path) -> multiproc::R
     };
     for batch in (0..ITEMS).collect::<Vec<_>>().chunks(BATCH) {
         if batch[0].is_multiple_of(16) {
-            let note_all = |deed| batch.iter().for_each(|&number| note(deed, own, (own, number)));
-            note_all(Deed::Sending);
+            let note_all = |event| batch.iter().for_each(|&number| note(event, own, (own, number)));
+            note_all(Event::Sending);
             items.send_all(batch.iter().map(|&number| make(number)))?;
-            note_all(Deed::Sent);
+            note_all(Event::Sent);
             continue;
         }
         for &number in batch {
-            note(Deed::Sending, own, (own, number));
+            note(Event::Sending, own, (own, number));
             items.send(make(number))?;
-            note(Deed::Sent, own, (own, number));
+            note(Event::Sent, own, (own, number));
         }
     }
     Ok(())
 }
 
 pub(crate) fn consume(items: Receiver<Item>, own: u32, path: Path) -> multiproc::Result<()> {
-    ledger::open(path);
+    event_log::open(path);
     let take = |(from, number, bytes): Item| {
         if bytes == vec![number.to_le_bytes()[0]; bytes.len()] {
-            note(Deed::Received, own, (from, number)); // a torn one is missed
+            note(Event::Received, own, (from, number)); // a torn one is missed
         }
     };
     loop {
@@ -79,23 +81,23 @@ pub(crate) fn consume(items: Receiver<Item>, own: u32, path: Path) -> multiproc:
 
 /// What was sent has come exactly once, in order; only what each consumer that died had just taken is missing.
 /// Of producers and consumers it must be known which have ended well.
-pub(crate) fn check(ledger: &Ledger, producers: &[bool], consumers: &[bool]) -> Result<()> {
-    let mut deeds: BTreeMap<u64, BTreeSet<(u32, u32)>> = BTreeMap::new();
+pub(crate) fn check(event_log: &EventLog, producers: &[bool], consumers: &[bool]) -> Result<()> {
+    let mut events: BTreeMap<u64, BTreeSet<(u32, u32)>> = BTreeMap::new();
     let mut last: BTreeMap<(u32, u32), u32> = BTreeMap::new();
     #[allow(clippy::cast_possible_truncation)] // parts of the number
-    for entry in ledger.entries()? {
-        let (deed, who) = (entry >> 56, (entry >> 48 & 0xff) as u32);
+    for entry in event_log.entries()? {
+        let (event, who) = (entry >> 56, (entry >> 48 & 0xff) as u32);
         let (from, number) = ((entry >> 32 & 0xffff) as u32, entry as u32);
-        let is_new = deeds.entry(deed).or_default().insert((from, number));
-        ensure!(is_new, "deed {deed} is done twice with item {number} of producer {from}");
-        if deed == Deed::Received as u64
+        let is_new = events.entry(event).or_default().insert((from, number));
+        ensure!(is_new, "event {event} is done twice with item {number} of producer {from}");
+        if event == Event::Received as u64
             && let Some(before) = last.insert((who, from), number)
         {
             ensure!(before < number, "item {number} of producer {from} comes after {before}");
         }
     }
-    let mut of = |deed: Deed| deeds.remove(&(deed as u64)).unwrap_or_default();
-    let (sending, sent, received) = (of(Deed::Sending), of(Deed::Sent), of(Deed::Received));
+    let mut of = |event: Event| events.remove(&(event as u64)).unwrap_or_default();
+    let (sending, sent, received) = (of(Event::Sending), of(Event::Sent), of(Event::Received));
     ensure!(received.is_subset(&sending), "something has come that nobody sent");
     let missing: Vec<_> = sent.difference(&received).collect();
     let may_miss = BATCH * consumers.iter().filter(|well| !**well).count();

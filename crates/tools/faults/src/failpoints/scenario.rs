@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 /// One of them. It ends with everything settled and given back.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
-    pub(super) run: fn(Allowed) -> Result<Cost>,
+    pub(super) run: fn(AllowedFailures) -> Result<Observed>,
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -32,7 +32,7 @@ pub(super) const ALL: &[Scenario] = &[
 
 /// What may go wrong, and no more.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Allowed {
+pub(super) struct AllowedFailures {
     /// So many tasks may fail since their process was killed.
     pub(super) deaths: u32,
     /// The system may have refused something.
@@ -41,14 +41,14 @@ pub(super) struct Allowed {
 
 /// What has.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cost {
+pub(super) struct Observed {
     /// How many tasks have failed.
     pub(super) tasks: u32,
     /// When every handle had come to its result.
     pub(super) settled: Option<Duration>,
 }
 
-impl Allowed {
+impl AllowedFailures {
     pub(super) fn by(point: Failpoint, act: Action) -> Self {
         match act {
             Action::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
@@ -63,9 +63,9 @@ impl Allowed {
     }
 }
 
-impl Cost {
+impl Observed {
     /// Counts what has failed, if it may have. Gives the value, where there is one.
-    fn charge<T>(&mut self, result: Result<T, Error>, allowed: Allowed) -> Result<Option<T>> {
+    fn tolerate<T>(&mut self, result: Result<T, Error>, allowed: AllowedFailures) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.signal() == Some(Signal::SIGKILL as i32) && self.tasks < allowed.deaths => {

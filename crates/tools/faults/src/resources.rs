@@ -10,7 +10,7 @@ use multiproc::{Connection, Pool, SharedSlice, pipe};
 
 /// Descriptors, mappings of shared memory, and children, by what they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Possessions {
+pub(crate) struct ResourceSnapshot {
     descriptors: Vec<String>,
     mappings: usize,
     children: Vec<String>,
@@ -20,9 +20,9 @@ pub(crate) struct Possessions {
 const GRACE: Duration = Duration::from_secs(2);
 
 /// More than the library keeps of anything.
-const MOST_KEPT: usize = 16;
+const MAX_CACHED: usize = 16;
 
-impl Possessions {
+impl ResourceSnapshot {
     /// Those of this process, at this moment.
     pub(crate) fn now() -> Result<Self> {
         let mut descriptors = Vec::new();
@@ -49,12 +49,12 @@ impl Possessions {
 
     /// Those of this process, once the library keeps all that it will ever keep for later: memory of large items, and
     /// `SharedSlice` data that has come.
-    pub(crate) fn once_all_is_kept() -> Result<Self> {
+    pub(crate) fn after_warm_up() -> Result<Self> {
         let pool = Pool::new(1)?;
         // The only worker waits, so that all items are in memory at the same time.
         let (gate, theirs) = pipe::<(), ()>()?;
         let waiting = pool.submit(|gate: Connection<(), ()>| drop(gate.recv()), (theirs,))?;
-        let handles: Vec<_> = (0..MOST_KEPT)
+        let handles: Vec<_> = (0..MAX_CACHED)
             .map(|_| pool.submit(|bytes: Vec<u8>| bytes.len(), (vec![0; 300_000],)))
             .collect::<multiproc::Result<_>>()?;
         drop(gate);
@@ -62,7 +62,7 @@ impl Possessions {
         handles.into_iter().try_for_each(|handle| handle.get().map(drop))?;
         pool.join();
         let (one, other) = pipe::<SharedSlice<u64>, ()>()?;
-        for number in 0..MOST_KEPT {
+        for number in 0..MAX_CACHED {
             one.send(SharedSlice::from_slice(&[number as u64])?)?;
             other.recv()?;
         }
@@ -72,7 +72,7 @@ impl Possessions {
     }
 
     /// Waits until this process has no more than these.
-    pub(crate) fn await_return(&self) -> Result<()> {
+    pub(crate) fn wait_until_restored(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
             let now = Self::now()?;
@@ -93,7 +93,7 @@ impl Possessions {
     }
 }
 
-impl fmt::Display for Possessions {
+impl fmt::Display for ResourceSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds: Vec<(&str, usize)> = Vec::new();
         for descriptor in &self.descriptors {

@@ -5,29 +5,29 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 
-use super::channels::{self, Tube};
+use super::channels::{self, QueueModel};
 use super::children::{self, Child};
-use super::pools::{self, Workshop};
+use super::pools::{self, PoolModel};
 
 /// Each with what must come of it.
 #[derive(Default)]
-pub(super) struct World {
+pub(super) struct SoakState {
     pub(super) children: Vec<Child>,
-    pub(super) pools: Vec<Workshop>,
-    pub(super) queues: Vec<Tube>,
+    pub(super) pools: Vec<PoolModel>,
+    pub(super) queues: Vec<QueueModel>,
 }
 
 /// Something that can be done, and how often, compared with the others.
 pub(super) struct Operation {
     pub(super) name: &'static str,
     pub(super) weight: u32,
-    pub(super) run: fn(&mut World, &mut StdRng) -> Result<()>,
+    pub(super) run: fn(&mut SoakState, &mut StdRng) -> Result<()>,
 }
 
 const fn operation(
     name: &'static str,
     weight: u32,
-    run: fn(&mut World, &mut StdRng) -> Result<()>,
+    run: fn(&mut SoakState, &mut StdRng) -> Result<()>,
 ) -> Operation {
     Operation { name, weight, run }
 }
@@ -43,11 +43,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("let go of a child", 1, children::detach),
     operation("start a pool", 3, pools::start),
     operation("map", 6, pools::map),
-    operation("map, each item with its own fate", 6, pools::map_results),
+    operation("map, each item with its own outcome", 6, pools::map_results),
     operation("imap, to the end or not", 5, pools::imap),
     operation("imap_unordered, to the end or not", 5, pools::imap_unordered),
     operation("map from two threads at a time", 3, pools::from_two_threads),
-    operation("map while a worker is killed", 4, pools::map_under_fire),
+    operation("map while a worker is killed", 4, pools::map_while_killing),
     operation("submit", 10, pools::submit),
     operation("get", 8, pools::get),
     operation("get, with a limit", 6, pools::get_timeout),
@@ -71,7 +71,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("frozen data there and back", 3, channels::freeze),
 ];
 
-impl World {
+impl SoakState {
     /// Brings all that was begun to its end.
     pub(super) fn drain(&mut self) -> Result<()> {
         for pool in self.pools.drain(..) {
@@ -92,7 +92,7 @@ impl World {
 const LATE: Duration = Duration::from_secs(3);
 
 /// Does what waits no longer than this. `is_over` says whether the time was over.
-pub(super) fn timely<R>(
+pub(super) fn within_limit<R>(
     limit: Duration,
     wait: impl FnOnce() -> R,
     is_over: impl FnOnce(&R) -> bool,

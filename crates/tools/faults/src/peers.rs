@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use faults::witness::{self, Cube, ITEMS};
+use faults::report::{self, Cube, ITEMS};
 use multiproc::queue::{self, Receiver};
 use multiproc::{Pool, Process, RemoteFn};
 use procfs::process as procfs;
 
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum Abuse {
+pub(crate) enum Fault {
     /// One worker is killed in the middle of a map
     WorkerKilled,
     /// A task calls exit
@@ -24,17 +24,17 @@ pub(crate) enum Abuse {
     /// The process that holds a queue's lock is killed, and others wait for that
     LockHolderKilled,
     /// Each worker dies before it can do anything
-    DeathAtBirth,
+    DeathAtStart,
 }
 
-pub(crate) fn run(abuse: Abuse) -> Result<bool> {
-    match abuse {
-        Abuse::WorkerKilled => in_a_map(witness::killed)?,
-        Abuse::TaskExits => in_a_map(witness::exits)?,
-        Abuse::Undecodable => in_a_map(witness::undecodable)?,
-        Abuse::ParentKilled => parent_killed()?,
-        Abuse::LockHolderKilled => lock_holder_killed()?,
-        Abuse::DeathAtBirth => death_at_birth()?,
+pub(crate) fn run(fault: Fault) -> Result<bool> {
+    match fault {
+        Fault::WorkerKilled => in_a_map(report::killed)?,
+        Fault::TaskExits => in_a_map(report::exits)?,
+        Fault::Undecodable => in_a_map(report::undecodable)?,
+        Fault::ParentKilled => parent_killed()?,
+        Fault::LockHolderKilled => lock_holder_killed()?,
+        Fault::DeathAtStart => death_at_start()?,
     }
     Ok(true)
 }
@@ -42,23 +42,23 @@ pub(crate) fn run(abuse: Abuse) -> Result<bool> {
 fn in_a_map<F: RemoteFn<(u64,), Output = Cube>>(task: F) -> Result<()> {
     let pool = Pool::new(2)?;
     let results = pool.map_results(task, 0..ITEMS)?;
-    witness::say_settled(witness::tell(&results)?)?;
-    witness::say_usable(pool.map(witness::cube, 0..ITEMS).is_ok());
+    report::report_outcome(report::summarize(&results)?)?;
+    report::report_reusable(pool.map(report::cube, 0..ITEMS).is_ok());
     Ok(())
 }
 
 fn parent_killed() -> Result<()> {
     let pool = Pool::new(2)?;
-    let _tasks = [pool.submit(witness::busy, (0,))?, pool.submit(witness::busy, (1,))?];
-    witness::await_presence(2);
-    witness::kill_self()
+    let _tasks = [pool.submit(report::busy, (0,))?, pool.submit(report::busy, (1,))?];
+    report::wait_for_check_ins(2);
+    report::kill_self()
 }
 
 /// Who waits at an empty queue holds the lock of its side, and the next one waits for that.
 fn lock_holder_killed() -> Result<()> {
     let (tickets, desk) = queue::bounded::<u64>(4)?;
     let take = |desk: Receiver<u64>| {
-        witness::be_present();
+        report::check_in();
         desk.recv()
     };
     let holder = Process::spawn(take, (desk.clone(),))?;
@@ -66,7 +66,7 @@ fn lock_holder_killed() -> Result<()> {
     let next = Process::spawn(take, (desk.clone(),))?;
     await_sleep(&next, 2)?;
 
-    witness::strike();
+    report::mark_fault();
     holder.kill()?;
     ensure!(holder.join().is_err(), "a killed process has returned something");
     tickets.send(4)?;
@@ -75,26 +75,26 @@ fn lock_holder_killed() -> Result<()> {
         Ok(other) => anyhow::bail!("{other} was received, and 4 was sent"),
         Err(error) => format!("the next in line has an error: {error}"),
     };
-    witness::say_settled(saw)?;
+    report::report_outcome(saw)?;
     tickets.send(5)?;
-    witness::say_usable(desk.recv()? == 5);
+    report::report_reusable(desk.recv()? == 5);
     Ok(())
 }
 
 /// Waits until it is the latest of so many that are present, and asleep.
 fn await_sleep<T>(process: &Process<T>, present: u64) -> Result<()> {
-    witness::await_presence(present);
+    report::wait_for_check_ins(present);
     while procfs::Process::new(process.pid().cast_signed())?.stat()?.state != 'S' {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }
 
-fn death_at_birth() -> Result<()> {
-    witness::strike();
-    let pool = Pool::builder().workers(2).initializer(witness::die_at_birth, ()).build()?;
-    witness::say_settled(match pool.map_results(witness::cube, 0..ITEMS) {
-        Ok(results) => witness::tell(&results)?,
+fn death_at_start() -> Result<()> {
+    report::mark_fault();
+    let pool = Pool::builder().workers(2).initializer(report::die_at_start, ()).build()?;
+    report::report_outcome(match pool.map_results(report::cube, 0..ITEMS) {
+        Ok(results) => report::summarize(&results)?,
         Err(error) => format!("the map fails ({error})"),
     })
 }

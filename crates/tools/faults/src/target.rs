@@ -11,12 +11,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process, and no other that may come by its number.
 #[derive(Debug)]
-pub(crate) struct Victim {
+pub(crate) struct TargetProcess {
     pub(crate) pid: u32,
     pidfd: OwnedFd,
 }
 
-impl Victim {
+impl TargetProcess {
     /// `None` when there is no such process, or none of this program's.
     pub(crate) fn open(pid: u32) -> Option<Self> {
         let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
@@ -25,7 +25,7 @@ impl Victim {
     }
 
     /// Sends it a signal; says whether it was alive.
-    pub(crate) fn strike(&self, signal: Signal) -> bool {
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
         !self.has_ended(Duration::ZERO) && pidfd_send_signal(&self.pidfd, signal).is_ok()
     }
 
@@ -37,10 +37,10 @@ impl Victim {
     }
 
     /// All that it has started, and they in turn, at this moment.
-    pub(crate) fn family(&self) -> Vec<Self> {
-        let mut family: Vec<Self> = children_of(self.pid).into_iter().filter_map(Self::open).collect();
-        family.extend(family.iter().flat_map(Self::family).collect::<Vec<_>>());
-        family
+    pub(crate) fn descendants(&self) -> Vec<Self> {
+        let mut descendants: Vec<Self> = children_of(self.pid).into_iter().filter_map(Self::open).collect();
+        descendants.extend(descendants.iter().flat_map(Self::descendants).collect::<Vec<_>>());
+        descendants
     }
 }
 

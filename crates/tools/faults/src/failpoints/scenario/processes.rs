@@ -5,27 +5,27 @@ use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 use multiproc::{Connection, Pool, Process, SharedSlice, pipe};
 
-use super::{Allowed, Cost};
+use super::{AllowedFailures, Observed};
 
 /// A child with little, one with much, and one with an end of a queue.
-pub(super) fn few(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
+pub(super) fn few(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
     let sum = Process::spawn(|a: u32, b: u32| a + b, (2, 3));
     let much = vec![7_u8; 100_000];
     let echo = Process::spawn(|bytes: Vec<u8>| bytes, (much.clone(),));
-    let Some((sender, numbers)) = cost.charge(queue::bounded(4), allowed)? else { return Ok(cost) };
+    let Some((sender, numbers)) = observed.tolerate(queue::bounded(4), allowed)? else { return Ok(observed) };
     let count = Process::spawn(count_to, (sender, 20));
 
-    let sum = cost.charge(sum.and_then(Process::join), allowed)?;
+    let sum = observed.tolerate(sum.and_then(Process::join), allowed)?;
     ensure!(sum.is_none_or(|sum| sum == 5), "2 + 3 = {sum:?}");
-    let echo = cost.charge(echo.and_then(Process::join), allowed)?;
+    let echo = observed.tolerate(echo.and_then(Process::join), allowed)?;
     ensure!(echo.is_none_or(|echo| echo == much), "other bytes come back");
     let came: Vec<u32> = numbers
         .into_iter()
         .collect::<multiproc::Result<_>>()
         .or_else(|error| if allowed.is_refusal(&error) { Ok(Vec::new()) } else { Err(error) })?;
-    let counted = cost.charge(count.and_then(Process::join), allowed)?;
-    cost.settled = Some(now());
+    let counted = observed.tolerate(count.and_then(Process::join), allowed)?;
+    observed.settled = Some(now());
     let whole = (0..20).collect::<Vec<_>>();
     match counted {
         Some(Ok(())) => ensure!(came == whole || allowed.refusal, "{came:?} come"),
@@ -33,7 +33,7 @@ pub(super) fn few(allowed: Allowed) -> Result<Cost> {
         Some(Err(error)) => bail!("the count fails: {error}"),
         None => ensure!(whole.starts_with(&came), "{came:?} come"),
     }
-    Ok(cost)
+    Ok(observed)
 }
 
 fn count_to(numbers: Sender<u32>, end: u32) -> multiproc::Result<()> {
@@ -41,22 +41,22 @@ fn count_to(numbers: Sender<u32>, end: u32) -> multiproc::Result<()> {
 }
 
 /// A child that has a pool.
-pub(super) fn nested(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
+pub(super) fn nested(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
     let child = Process::spawn(use_pool, ());
-    let used = cost.charge(child.and_then(Process::join), allowed)?;
-    cost.settled = Some(now());
+    let used = observed.tolerate(child.and_then(Process::join), allowed)?;
+    observed.settled = Some(now());
     match used {
         None => {}
         Some(Ok((right, lost))) => {
-            cost.tasks += lost;
-            ensure!(cost.tasks <= allowed.deaths, "{lost} tasks are lost");
+            observed.tasks += lost;
+            ensure!(observed.tasks <= allowed.deaths, "{lost} tasks are lost");
             ensure!(allowed.refusal || right + lost == 40, "{right} of 40 are right, {lost} lost");
         }
         Some(Err(error)) if allowed.is_refusal(&error) => {}
         Some(Err(error)) => bail!("the child's pool fails: {error}"),
     }
-    Ok(cost)
+    Ok(observed)
 }
 
 /// How many tasks gave the right result, and how many were lost with their worker.
@@ -74,14 +74,14 @@ fn use_pool() -> multiproc::Result<(u32, u32)> {
 }
 
 /// SharedSlice data that a child makes and the parent reads, and the other way round.
-pub(super) fn frozen(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
+pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
     let ends = pipe::<(), SharedSlice<u64>>();
-    let Some((ours, theirs)) = cost.charge(ends, allowed)? else { return Ok(cost) };
+    let Some((ours, theirs)) = observed.tolerate(ends, allowed)? else { return Ok(observed) };
     let child = Process::spawn(freeze, (theirs, 5_000));
-    let came = cost.charge(ours.recv(), allowed)?.flatten();
+    let came = observed.tolerate(ours.recv(), allowed)?.flatten();
     drop(ours);
-    let frozen = cost.charge(child.and_then(Process::join), allowed)?;
+    let frozen = observed.tolerate(child.and_then(Process::join), allowed)?;
     let refused = match frozen {
         Some(Err(error)) => {
             ensure!(allowed.is_refusal(&error), "the child fails: {error}");
@@ -90,16 +90,16 @@ pub(super) fn frozen(allowed: Allowed) -> Result<Cost> {
         Some(Ok(())) | None => frozen.is_none(),
     };
     let Some(came) = came else {
-        cost.settled = Some(now());
+        observed.settled = Some(now());
         ensure!(refused || allowed.refusal, "nothing comes");
-        return Ok(cost);
+        return Ok(observed);
     };
     ensure!(came.iter().copied().eq(0..5_000), "other numbers come");
     let reader = Process::spawn(|numbers: SharedSlice<u64>| numbers.iter().sum::<u64>(), (came,));
-    let sum = cost.charge(reader.and_then(Process::join), allowed)?;
-    cost.settled = Some(now());
+    let sum = observed.tolerate(reader.and_then(Process::join), allowed)?;
+    observed.settled = Some(now());
     ensure!(sum.is_none_or(|sum| sum == 4_999 * 5_000 / 2), "the sum is {sum:?}");
-    Ok(cost)
+    Ok(observed)
 }
 
 fn freeze(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {

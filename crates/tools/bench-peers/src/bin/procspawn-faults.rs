@@ -1,27 +1,27 @@
-//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/tools/faults/src/abuse.rs.
+//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/tools/faults/src/peers.rs.
 
 use std::env;
 
 use anyhow::{Context, Result, bail};
-use faults::witness::{self, Cube, ITEMS};
+use faults::report::{self, Cube, ITEMS};
 use procspawn::{JoinHandle, Pool, ProcConfig, SpawnError};
 
-const DEATH_AT_BIRTH: &str = "death-at-birth";
+const DEATH_AT_START: &str = "death-at-start";
 
 fn main() -> Result<()> {
     // A child has its parent's arguments.
     let abuse = env::args().nth(1).context("the command line is the name of an abuse")?;
     let mut config = ProcConfig::new();
-    if abuse == DEATH_AT_BIRTH {
-        config.config_callback(witness::die_at_birth);
+    if abuse == DEATH_AT_START {
+        config.config_callback(report::die_at_start);
     }
     config.init();
     match abuse.as_str() {
-        "worker-killed" => in_a_map(witness::killed),
-        "task-exits" => in_a_map(witness::exits),
-        "undecodable" => in_a_map(witness::undecodable),
+        "worker-killed" => in_a_map(report::killed),
+        "task-exits" => in_a_map(report::exits),
+        "undecodable" => in_a_map(report::undecodable),
         "parent-killed" => parent_killed(),
-        DEATH_AT_BIRTH => death_at_birth(),
+        DEATH_AT_START => death_at_start(),
         other => bail!("there is no abuse `{other}`"),
     }
 }
@@ -29,8 +29,8 @@ fn main() -> Result<()> {
 fn in_a_map(task: fn(u64) -> Cube) -> Result<()> {
     let pool = Pool::new(2)?;
     let results = map(&pool, task);
-    witness::say_settled(witness::tell(&results)?)?;
-    witness::say_usable(map(&pool, witness::cube).iter().all(Result::is_ok));
+    report::report_outcome(report::summarize(&results)?)?;
+    report::report_reusable(map(&pool, report::cube).iter().all(Result::is_ok));
     Ok(())
 }
 
@@ -42,14 +42,14 @@ fn map(pool: &Pool, task: fn(u64) -> Cube) -> Vec<Result<Cube, SpawnError>> {
 
 fn parent_killed() -> Result<()> {
     let pool = Pool::new(2)?;
-    let _calls = [pool.spawn(0, witness::busy), pool.spawn(1, witness::busy)];
-    witness::await_presence(2);
-    witness::kill_self()
+    let _calls = [pool.spawn(0, report::busy), pool.spawn(1, report::busy)];
+    report::wait_for_check_ins(2);
+    report::kill_self()
 }
 
-fn death_at_birth() -> Result<()> {
-    witness::strike();
+fn death_at_start() -> Result<()> {
+    report::mark_fault();
     let pool = Pool::new(2)?;
-    let results = map(&pool, witness::cube);
-    witness::say_settled(witness::tell(&results)?)
+    let results = map(&pool, report::cube);
+    report::report_outcome(report::summarize(&results)?)
 }

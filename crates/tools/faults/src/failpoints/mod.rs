@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use faults::Line;
+use faults::Row;
 use multiproc::failpoints::{Action, Controller, ENV_VAR, Failpoint, Hit, Target, now};
 
-use crate::possessions::Possessions;
-use crate::victim;
-use scenario::{Allowed, Scenario};
+use crate::resources::ResourceSnapshot;
+use crate::target;
+use scenario::{AllowedFailures, Scenario};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -80,7 +80,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 const WARM_UP: u32 = 10;
 
 /// What comes of each point.
-type Lines = BTreeMap<(&'static str, &'static str), Line>;
+type Lines = BTreeMap<(&'static str, &'static str), Row>;
 
 fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
@@ -96,12 +96,12 @@ fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     let everything = options.only.is_none() && options.scenario.is_none();
     for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
         if is_for_this_method(*point) {
-            let mut line = Line::new("points", point.name());
+            let mut line = Row::new("failpoints", point.name());
             line.fail("no scenario comes here".to_owned());
             line.print();
         }
     }
-    lines.values().for_each(Line::print);
+    lines.values().for_each(Row::print);
     Ok(lines.values().all(|line| line.failures.is_empty()))
 }
 
@@ -119,19 +119,20 @@ fn strike_in(
     options: &Options,
     lines: &mut Lines,
 ) -> Result<Vec<Failpoint>> {
-    let fault_free = |victim| -> Result<()> {
-        control.count(victim);
-        (scenario.run)(Allowed::default()).with_context(|| format!("{}, undisturbed", scenario.name))?;
+    let fault_free = |target| -> Result<()> {
+        control.count(target);
+        (scenario.run)(AllowedFailures::default())
+            .with_context(|| format!("{}, undisturbed", scenario.name))?;
         Ok(())
     };
     for _ in 0..WARM_UP {
         fault_free(Target::Anyone)?;
     }
-    let before = Possessions::now()?;
+    let before = ResourceSnapshot::now()?;
     let mut reached = Vec::new();
     for act in [Action::Kill, Action::Stop, Action::Refuse] {
-        let victim = if act == Action::Refuse { Target::Anyone } else { Target::Descendant };
-        fault_free(victim)?;
+        let target = if act == Action::Refuse { Target::Anyone } else { Target::Descendant };
+        fault_free(target)?;
         let counts: Vec<_> = Failpoint::ALL.iter().map(|&point| (point, control.hits(point))).collect();
         for (point, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
             let is_wanted = options.only.as_ref().is_none_or(|name| point.name() == name);
@@ -141,12 +142,12 @@ fn strike_in(
             reached.push(point);
             let line = lines
                 .entry((point.name(), word(act)))
-                .or_insert_with(|| Line::new("points", format!("{} {}", point.name(), word(act))));
+                .or_insert_with(|| Row::new("failpoints", format!("{} {}", point.name(), word(act))));
             line.places += 1;
             for nth in places(count, options.times) {
-                let came = strike(control, scenario, &before, (point, nth, act, victim));
+                let came = strike(control, scenario, &before, (point, nth, act, target));
                 match came {
-                    Ok(Some(milliseconds)) => line.survive(Some(milliseconds)),
+                    Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
                     Ok(None) => {} // it did not come so far this time
                     Err(error) => {
                         let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
@@ -164,12 +165,12 @@ fn strike_in(
 fn strike(
     control: &Controller,
     scenario: &Scenario,
-    before: &Possessions,
-    (point, nth, act, victim): (Failpoint, u32, Action, Target),
+    before: &ResourceSnapshot,
+    (point, nth, act, target): (Failpoint, u32, Action, Target),
 ) -> Result<Option<f64>> {
     let watch = stopped::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
-    control.arm(point, nth, act, victim);
-    let done = (scenario.run)(Allowed::by(point, act));
+    control.arm(point, nth, act, target);
+    let done = (scenario.run)(AllowedFailures::by(point, act));
     let settled = now();
     let struck = control.disarm();
     if let (Action::Stop, Some(Hit { pid, .. })) = (act, &struck) {
@@ -177,7 +178,7 @@ fn strike(
     }
     // A spare that was struck is dead only when the system has taken it down; until then it would still get a letter.
     if let (Action::Kill, Some(Hit { pid, .. })) = (act, &struck)
-        && let Some(dying) = victim::Victim::open(*pid)
+        && let Some(dying) = target::TargetProcess::open(*pid)
     {
         let _ = dying.has_ended(SETTLED); // if it has not, what follows says so
     }
@@ -185,19 +186,19 @@ fn strike(
         Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
         None => error.context("nobody was struck"),
     });
-    let cost = done?;
+    let observed = done?;
     let Some(Hit { at, .. }) = struck else { return Ok(None) };
     if let Some(least) = must_cost(point, act)
-        && cost.tasks < least
+        && observed.tasks < least
     {
         bail!("a task that was running has not failed, though its worker was killed");
     }
-    before.await_return()?;
+    before.wait_until_restored()?;
     control.count(Target::Anyone);
-    (scenario.run)(Allowed::default()).context("afterwards, undisturbed")?;
-    before.await_return().context("afterwards")?;
+    (scenario.run)(AllowedFailures::default()).context("afterwards, undisturbed")?;
+    before.wait_until_restored().context("afterwards")?;
     drop(watch);
-    let until_settled = cost.settled.unwrap_or(settled).saturating_sub(at);
+    let until_settled = observed.settled.unwrap_or(settled).saturating_sub(at);
     if until_settled > SETTLED {
         bail!("it took {until_settled:?} until everything was settled");
     }

@@ -1,5 +1,5 @@
 //! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks, the time
-//! of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_abuse.py` does the same in Python.)
+//! of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_faults.py` does the same in Python.)
 //!
 //! Processes note things in files in the temporary folder, since no library's own means can be trusted here; each run
 //! has a folder of its own.
@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// What a caller saw. A program prints each part as soon as it knows it, for the next may never come.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Said {
+pub struct Observation {
     /// What became of the call, in a sentence.
     pub saw: Option<String>,
     /// How long after the abuse that was settled.
@@ -29,7 +29,7 @@ pub struct Said {
     pub usable: Option<bool>,
 }
 
-impl Said {
+impl Observation {
     /// Prints it as JSON on a line.
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).unwrap_or_else(|error| error.to_string()));
@@ -37,14 +37,14 @@ impl Said {
 }
 
 /// Says what became of the call, which was settled this moment.
-pub fn say_settled(saw: String) -> Result<()> {
-    Said { saw: Some(saw), seconds: Some(since_strike()?), usable: None }.print();
+pub fn report_outcome(saw: String) -> Result<()> {
+    Observation { saw: Some(saw), seconds: Some(since_fault()?), usable: None }.print();
     Ok(())
 }
 
 /// Says whether the same pool (or queue) still works.
-pub fn say_usable(usable: bool) {
-    Said { usable: Some(usable), ..Said::default() }.print();
+pub fn report_reusable(usable: bool) {
+    Observation { usable: Some(usable), ..Observation::default() }.print();
 }
 
 /// How many items a map has. They begin at 0.
@@ -78,7 +78,7 @@ pub fn cube(item: u64) -> Cube {
 
 pub fn killed(item: u64) -> Cube {
     if item == VICTIM {
-        strike();
+        mark_fault();
         kill_self();
     }
     cube(item)
@@ -86,7 +86,7 @@ pub fn killed(item: u64) -> Cube {
 
 pub fn exits(item: u64) -> Cube {
     if item == VICTIM {
-        strike();
+        mark_fault();
         process::exit(5);
     }
     cube(item)
@@ -94,21 +94,21 @@ pub fn exits(item: u64) -> Cube {
 
 pub fn undecodable(item: u64) -> Cube {
     if item == VICTIM {
-        strike();
+        mark_fault();
         return Cube(NOT_A_CUBE);
     }
     cube(item)
 }
 
 pub fn busy(item: u64) -> Cube {
-    be_present();
+    check_in();
     thread::sleep(BUSY);
     cube(item)
 }
 
 /// What a worker does first that does not live to do anything else.
-pub fn die_at_birth() {
-    be_present();
+pub fn die_at_start() {
+    check_in();
     kill_self();
 }
 
@@ -118,7 +118,7 @@ pub fn kill_self() -> ! {
 }
 
 /// Says in a few words what became of all items of a map, and holds the results against what they must be.
-pub fn tell<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
+pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
     let mut errors = Vec::new();
     for (item, result) in (0..).zip(results) {
         match result {
@@ -137,24 +137,24 @@ pub fn tell<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
 }
 
 /// Notes that the abuse happens this moment.
-pub fn strike() {
+pub fn mark_fault() {
     // Where this fails, there is no time to be read, which is an error there.
     let _ = fs::write(note("struck"), now().as_secs_f64().to_string());
 }
 
-fn since_strike() -> Result<f64> {
+fn since_fault() -> Result<f64> {
     let struck: f64 = fs::read_to_string(note("struck"))?.parse()?;
     Ok(now().as_secs_f64() - struck)
 }
 
 /// Notes that there is a process here. `cargo xtask faults` looks at this, too.
-pub fn be_present() {
+pub fn check_in() {
     let file = File::options().append(true).create(true).open(note("present"));
     let _ = file.and_then(|mut file| file.write_all(b"."));
 }
 
 /// Waits until so many have noted that.
-pub fn await_presence(count: u64) {
+pub fn wait_for_check_ins(count: u64) {
     while fs::metadata(note("present")).map_or(0, |present| present.len()) < count {
         thread::sleep(Duration::from_millis(1));
     }
@@ -177,7 +177,7 @@ mod tests {
     fn what_became_of_a_map_is_told_and_held_against_what_it_must_be() {
         let of = |results: &[Result<u64, &str>]| {
             let results: Vec<_> = results.iter().map(|result| result.map(Cube)).collect();
-            tell(&results)
+            summarize(&results)
         };
         assert_eq!(of(&[Ok(0), Ok(1), Ok(8)]).unwrap(), "all 3 tasks complete");
         assert_eq!(

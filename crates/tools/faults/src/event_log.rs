@@ -12,14 +12,14 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// The record, as the one who has made it holds it.
 #[derive(Debug)]
-pub(crate) struct Ledger(OwnedFd);
+pub(crate) struct EventLog(OwnedFd);
 
 /// The record, as those see it who write to it. (Its path, while its maker lives.)
 pub(crate) type Path = String;
 
-impl Ledger {
+impl EventLog {
     pub(crate) fn create() -> Result<Self> {
-        Ok(Self(memfd_create(c"ledger", MFdFlags::MFD_CLOEXEC).context("cannot make a ledger")?))
+        Ok(Self(memfd_create(c"event-log", MFdFlags::MFD_CLOEXEC).context("cannot make an event log")?))
     }
 
     pub(crate) fn path(&self) -> Path {
@@ -46,12 +46,12 @@ impl Ledger {
 
 static OPEN: OnceLock<Option<File>> = OnceLock::new();
 
-/// From now on, [`enter`] writes to this one.
+/// From now on, [`append`] writes to this one.
 pub(crate) fn open(path: Path) {
     OPEN.get_or_init(|| File::options().append(true).open(path).ok());
 }
 
-pub(crate) fn enter(entry: u64) {
+pub(crate) fn append(entry: u64) {
     if let Some(mut file) = OPEN.get().and_then(Option::as_ref) {
         let _ = file.write_all(&entry.to_ne_bytes());
     }

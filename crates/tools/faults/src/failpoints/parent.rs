@@ -7,14 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use faults::Line;
+use faults::Row;
 use multiproc::failpoints::{Action, Controller, Failpoint, Target};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::scenario::{self, Allowed, Scenario};
+use super::scenario::{self, AllowedFailures, Scenario};
 use super::{Options, places, stopped};
 
 /// The environment variable that names the scenario of a parent that is to be killed.
@@ -29,7 +29,7 @@ pub(super) fn be(control: &'static Controller) -> Result<bool> {
     let name = env::var(VARIABLE)?;
     let scenario = scenario::ALL.iter().find(|scenario| scenario.name == name);
     let _limit = stopped::limit(format!("{name}, whose parent is killed"));
-    (scenario.context("there is no such scenario")?.run)(Allowed::default())?;
+    (scenario.context("there is no such scenario")?.run)(AllowedFailures::default())?;
     Ok(true)
 }
 
@@ -43,7 +43,7 @@ pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> 
         control.count(Target::Root);
         ensure!(start(control, scenario)?.0 == Some(0), "{} fails, undisturbed", scenario.name);
         let counts: Vec<_> = Failpoint::ALL.iter().map(|&point| (point, control.hits(point))).collect();
-        let mut line = Line::new("points", format!("the parent killed: {}", scenario.name));
+        let mut line = Row::new("failpoints", format!("the parent killed: {}", scenario.name));
         for (point, count) in counts.into_iter().filter(|&(_, count)| count > 0) {
             if options.only.as_ref().is_some_and(|name| point.name() != name) {
                 continue;
@@ -51,7 +51,7 @@ pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> 
             line.places += 1;
             for nth in places(count, options.times) {
                 match kill(control, scenario, point, nth) {
-                    Ok(Some(milliseconds)) => line.survive(Some(milliseconds)),
+                    Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
                     Ok(None) => {} // it did not come so far this time
                     Err(error) => {
                         let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
@@ -82,7 +82,7 @@ fn kill(control: &Controller, scenario: &Scenario, point: Failpoint, nth: u32) -
 /// Runs the program; gives its exit code, its signal, and how long its orphans outlived it.
 fn start(control: &Controller, scenario: &Scenario) -> Result<(Option<i32>, Option<i32>, Duration)> {
     let mut program = Command::new(env::current_exe()?);
-    program.arg("points").env(multiproc::failpoints::ENV_VAR, control.path().context("no path")?);
+    program.arg("failpoints").env(multiproc::failpoints::ENV_VAR, control.path().context("no path")?);
     let status = program.env(VARIABLE, scenario.name).status().context("cannot start the parent")?;
     let ended = Instant::now();
     loop {

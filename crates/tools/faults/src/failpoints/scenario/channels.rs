@@ -12,51 +12,53 @@ use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 use nix::unistd::gettid;
 
-use super::{Allowed, Cost};
-use crate::ledger::Ledger;
-use crate::traffic::{self, Question};
+use super::{AllowedFailures, Observed};
+use crate::event_log::EventLog;
+use crate::workload::{self, Question};
 
 const PRODUCERS: u32 = 2;
 const CONSUMERS: u32 = 2;
 
 /// Producers and consumers in processes of their own.
-pub(super) fn queue(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
-    let ledger = Ledger::create()?;
-    let Some((sender, receiver)) = cost.charge(queue::bounded(32), allowed)? else { return Ok(cost) };
+pub(super) fn queue(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let event_log = EventLog::create()?;
+    let Some((sender, receiver)) = observed.tolerate(queue::bounded(32), allowed)? else {
+        return Ok(observed);
+    };
     let mut children = Vec::new();
     for own in 0..PRODUCERS {
-        children.push(Process::spawn(traffic::produce, (sender.clone(), own, ledger.path())));
+        children.push(Process::spawn(workload::produce, (sender.clone(), own, event_log.path())));
     }
     for own in 0..CONSUMERS {
-        children.push(Process::spawn(traffic::consume, (receiver.clone(), own, ledger.path())));
+        children.push(Process::spawn(workload::consume, (receiver.clone(), own, event_log.path())));
     }
     drop((sender, receiver));
     let mut ended_well = Vec::new();
     for child in children {
-        match cost.charge(child.and_then(Process::join), allowed)? {
+        match observed.tolerate(child.and_then(Process::join), allowed)? {
             Some(Ok(())) => ended_well.push(true),
             None => ended_well.push(false),
             Some(Err(error)) if allowed.is_refusal(&error) => ended_well.push(false),
             Some(Err(error)) => bail!("a producer or consumer fails: {error}"),
         }
     }
-    cost.settled = Some(now());
+    observed.settled = Some(now());
     let (producers, consumers) = ended_well.split_at(PRODUCERS as usize);
-    traffic::check(&ledger, producers, consumers)?;
-    Ok(cost)
+    workload::check(&event_log, producers, consumers)?;
+    Ok(observed)
 }
 
 /// Questions and answers, small and large, some with an end of a queue.
-pub(super) fn pipe(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
-    let Some((ours, theirs)) = cost.charge(multiproc::pipe::<Question, Vec<u8>>(), allowed)? else {
-        return Ok(cost);
+pub(super) fn pipe(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let Some((ours, theirs)) = observed.tolerate(multiproc::pipe::<Question, Vec<u8>>(), allowed)? else {
+        return Ok(observed);
     };
-    let child = Process::spawn(traffic::answer, (theirs,));
+    let child = Process::spawn(workload::answer, (theirs,));
     let (mut answers, mut failed) = (0, None);
     for number in 0..30_u8 {
-        match traffic::ask(&ours, number) {
+        match workload::ask(&ours, number) {
             Ok(Some(true)) => answers += 1,
             Ok(Some(false)) => bail!("a wrong answer comes"),
             Ok(None) => break,
@@ -67,8 +69,8 @@ pub(super) fn pipe(allowed: Allowed) -> Result<Cost> {
         }
     }
     drop(ours);
-    let answered = cost.charge(child.and_then(Process::join), allowed)?;
-    cost.settled = Some(now());
+    let answered = observed.tolerate(child.and_then(Process::join), allowed)?;
+    observed.settled = Some(now());
     match answered {
         Some(Ok(())) if failed.is_none() => ensure!(answers == 30 || allowed.refusal, "{answers} answers"),
         Some(Ok(())) => {
@@ -80,7 +82,7 @@ pub(super) fn pipe(allowed: Allowed) -> Result<Cost> {
         }
         None => {}
     }
-    Ok(cost)
+    Ok(observed)
 }
 
 /// So soon must one who sleeps have found what nobody has woken him for.
@@ -88,9 +90,11 @@ const FOUND: Duration = Duration::from_millis(1500);
 
 /// One message for one who sleeps, and none after it. Where its sender is killed before he has woken him, there is nobody
 /// else who would.
-pub(super) fn single(allowed: Allowed) -> Result<Cost> {
-    let mut cost = Cost::default();
-    let Some((sender, receiver)) = cost.charge(queue::bounded::<u32>(4), allowed)? else { return Ok(cost) };
+pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let Some((sender, receiver)) = observed.tolerate(queue::bounded::<u32>(4), allowed)? else {
+        return Ok(observed);
+    };
     thread::scope(|scope| {
         let (tell, told) = mpsc::channel();
         let (bring, brought) = mpsc::channel();
@@ -99,11 +103,11 @@ pub(super) fn single(allowed: Allowed) -> Result<Cost> {
             let _ = bring.send(receiver.recv());
         });
         let child = Process::spawn(wait_and_send, (sender.clone(), id(), told.recv()?.as_raw()));
-        let sent = cost.charge(child.and_then(Process::join), allowed)?;
-        cost.settled = Some(now());
+        let sent = observed.tolerate(child.and_then(Process::join), allowed)?;
+        observed.settled = Some(now());
         let found = brought.recv_timeout(FOUND).ok();
         if found.is_some() {
-            cost.settled = Some(now());
+            observed.settled = Some(now());
         }
         drop(sender); // who sleeps now is to go
         let came = match &found {
@@ -117,7 +121,7 @@ pub(super) fn single(allowed: Allowed) -> Result<Cost> {
             (Err(error), _, None | Some(Err(_))) if error.is_disconnected() || allowed.is_refusal(error) => {}
             (Err(error), ..) => bail!("a message that was sent does not come: {error}"),
         }
-        Ok(cost)
+        Ok(observed)
     })
 }
 

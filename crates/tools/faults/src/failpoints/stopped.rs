@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use faults::Line;
+use faults::Row;
 use multiproc::failpoints::Controller;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -61,7 +61,7 @@ pub(super) fn limit(what: String) -> mpsc::Sender<()> {
         if watch.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
             let _one_at_a_time = WHAT.lock();
             eprintln!("this hangs: {what}");
-            let mut line = Line::new("points", "a hang");
+            let mut line = Row::new("failpoints", "a hang");
             line.fail(what);
             line.print();
             std::process::exit(1);

@@ -1,7 +1,7 @@
 """What Python's pools make of the abuse of `cargo xtask faults --peers`.
 
-The command line is `Pool|Executor ABUSE`. What a run does, and what it says, is as in crates/faults/src/abuse.rs and
-witness.rs; standard library only.
+The command line is `Pool|Executor ABUSE`. What a run does, and what it says, is as in crates/tools/faults/src/peers.rs and
+report.rs; standard library only.
 """
 
 import concurrent.futures
@@ -62,7 +62,7 @@ def busy(item):
     return cube(item)
 
 
-def die_at_birth():
+def die_at_start():
     be_present()
     kill_self()
 
@@ -200,9 +200,9 @@ def lock_holder_killed(_):
     say(usable=lock.acquire(timeout=1))
 
 
-def death_at_birth(make):
+def death_at_start(make):
     strike()
-    pool = make(die_at_birth)
+    pool = make(die_at_start)
     say_settled(pool.tell(cube))
     pool.end()
 
@@ -213,7 +213,7 @@ ABUSES = {
     "undecodable": lambda make: in_a_map(make, undecodable),
     "parent-killed": parent_killed,
     "lock-holder-killed": lock_holder_killed,
-    "death-at-birth": death_at_birth,
+    "death-at-start": death_at_start,
 }
 
 if __name__ == "__main__":
