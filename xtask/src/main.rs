@@ -32,7 +32,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
+    /// Measure the library beside the hand-written baseline and, with --peers, beside other libraries
     Bench(bench::Options),
     /// Kill and stop processes and make system calls fail, at every step and at random: nothing may hang, be lost or be left
     Faults(faults::Options),

@@ -13,9 +13,9 @@ use bench::work::cube;
 use super::memory::{Child, fork, shared, shared_value, sleep_while, wake};
 
 pub(super) struct Pool {
-    desk: &'static Desk,
+    board: &'static JobBoard,
     results: *mut u64,
-    crew: Vec<Child>,
+    workers: Vec<Child>,
 }
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct Pool {
 struct Line<T>(T);
 
 /// Where a job is described. Each word has a cache line of its own.
-struct Desk {
+struct JobBoard {
     job: Line<AtomicU32>,
     items: Line<AtomicUsize>,
     chunk: Line<AtomicUsize>,
@@ -35,18 +35,18 @@ struct Desk {
 impl Pool {
     /// With room for so many results.
     pub(super) fn start(workers: u32, room: usize) -> Result<Self> {
-        let desk: &Desk = shared_value()?;
+        let board: &JobBoard = shared_value()?;
         let results = shared(room * size_of::<u64>())?.cast::<u64>();
-        let workers: Result<_> = (0..workers).map(|_| fork(|| desk.work(results))).collect();
-        Ok(Self { desk, results, crew: workers? })
+        let workers: Result<_> = (0..workers).map(|_| fork(|| board.work(results))).collect();
+        Ok(Self { board, results, workers: workers? })
     }
 
     pub(super) fn map(&self, items: usize, chunk: usize) {
-        let Desk { job, busy, .. } = self.desk;
-        self.desk.items.0.store(items, Relaxed);
-        self.desk.chunk.0.store(chunk, Relaxed);
-        self.desk.next.0.store(0, Relaxed);
-        let workers = u32::try_from(self.crew.len()).unwrap_or(0);
+        let JobBoard { job, busy, .. } = self.board;
+        self.board.items.0.store(items, Relaxed);
+        self.board.chunk.0.store(chunk, Relaxed);
+        self.board.next.0.store(0, Relaxed);
+        let workers = u32::try_from(self.workers.len()).unwrap_or(0);
         busy.0.store(workers, Relaxed);
         job.0.fetch_add(1, Release);
         wake(&job.0);
@@ -64,7 +64,7 @@ impl Pool {
     }
 }
 
-impl Desk {
+impl JobBoard {
     fn work(&self, results: *mut u64) {
         let mut done = 0;
         loop {

@@ -8,8 +8,8 @@
 
 mod counter;
 mod memory;
+mod ping_pong;
 mod ring;
-mod turns;
 
 use std::hint::black_box;
 use std::thread;
@@ -23,43 +23,43 @@ use bench::{case, proc};
 
 use self::counter::Pool;
 use self::memory::{Child, fork};
-use self::turns::{Turns, Waiting};
+use self::ping_pong::{PingPong, Waiting};
 
-const FLOOR: &str = "floor";
+const BASELINE: &str = "baseline";
 
 pub(crate) fn entries() -> Vec<Entry> {
     vec![
-        entry(FLOOR, &case::START, start),
-        entry(FLOOR, &case::START_1GIB, |effort| {
+        entry(BASELINE, &case::START, start),
+        entry(BASELINE, &case::START_1GIB, |effort| {
             let ballast = ballast(1024 * MIB);
             let measured = repeated(effort, 30, || fork(|| ())?.join());
             drop(ballast);
             measured
         }),
-        entry(FLOOR, &case::START_X4, |effort| {
+        entry(BASELINE, &case::START_X4, |effort| {
             repeated(effort, 300, || {
                 let children: Result<Vec<Child>> = (0..4).map(|_| fork(|| ())).collect();
                 children?.into_iter().try_for_each(Child::join)
             })
         }),
-        entry(FLOOR, &case::MAP, |effort| map(effort, 1_000_000, 4096)),
-        entry(FLOOR, &case::MAP_10M, |effort| map(effort, 10_000_000, 4096)),
-        entry(FLOOR, &case::MAP_CHUNK1, |effort| map(effort, 100_000, 1)),
-        entry(FLOOR, &case::APPLY_HOT, |effort| turns_hot(effort, Waiting::Spin)),
+        entry(BASELINE, &case::MAP, |effort| map(effort, 1_000_000, 4096)),
+        entry(BASELINE, &case::MAP_10M, |effort| map(effort, 10_000_000, 4096)),
+        entry(BASELINE, &case::MAP_CHUNK1, |effort| map(effort, 100_000, 1)),
+        entry(BASELINE, &case::APPLY_HOT, |effort| turns_hot(effort, Waiting::Spin)),
         entry("bare futex", &case::APPLY_HOT, |effort| turns_hot(effort, Waiting::Futex)),
-        entry(FLOOR, &case::APPLY_SLEEP, turns_from_sleep),
-        entry(FLOOR, &case::QUEUE_8B, |effort| ring::words(effort, 1)),
-        entry(FLOOR, &case::QUEUE_8B_BATCH, |effort| ring::words(effort, bench::stream::BATCH)),
-        entry(FLOOR, &case::QUEUE_64B, |effort| Ok(ring::bytes(effort, 64)?.millions())),
-        entry(FLOOR, &case::QUEUE_1KIB, |effort| Ok(ring::bytes(effort, 1024)?.millions())),
-        entry(FLOOR, &case::QUEUE_1MIB, |effort| Ok(ring::bytes(effort, MIB)?.gigabytes(MIB))),
+        entry(BASELINE, &case::APPLY_SLEEP, turns_from_sleep),
+        entry(BASELINE, &case::QUEUE_8B, |effort| ring::words(effort, 1)),
+        entry(BASELINE, &case::QUEUE_8B_BATCH, |effort| ring::words(effort, bench::stream::BATCH)),
+        entry(BASELINE, &case::QUEUE_64B, |effort| Ok(ring::bytes(effort, 64)?.millions())),
+        entry(BASELINE, &case::QUEUE_1KIB, |effort| Ok(ring::bytes(effort, 1024)?.millions())),
+        entry(BASELINE, &case::QUEUE_1MIB, |effort| Ok(ring::bytes(effort, MIB)?.gigabytes(MIB))),
         entry("memcpy, one process", &case::QUEUE_1MIB, memcpy),
-        entry(FLOOR, &case::PING_HOT, |effort| turns_hot(effort, Waiting::Spin)),
+        entry(BASELINE, &case::PING_HOT, |effort| turns_hot(effort, Waiting::Spin)),
         entry("bare futex", &case::PING_HOT, |effort| turns_hot(effort, Waiting::Futex)),
-        entry(FLOOR, &case::PING_SLEEP, turns_from_sleep),
-        entry("floor (sum alone)", &case::SUM, sums),
-        entry("floor (sum alone)", &case::SUM_SHARED, sums),
-        entry(FLOOR, &case::PSS, |_| {
+        entry(BASELINE, &case::PING_SLEEP, turns_from_sleep),
+        entry("baseline (sum alone)", &case::SUM, sums),
+        entry("baseline (sum alone)", &case::SUM_SHARED, sums),
+        entry(BASELINE, &case::PSS, |_| {
             let child = fork(|| thread::sleep(Duration::from_secs(60)))?;
             thread::sleep(Duration::from_millis(100));
             let measured = Measured::new(proc::proportional(child.pid())?);
@@ -83,14 +83,14 @@ fn map(effort: Effort, items: usize, chunk: usize) -> Result<Measured> {
 }
 
 fn turns_hot(effort: Effort, waiting: Waiting) -> Result<Measured> {
-    let turns = Turns::start(waiting)?;
-    back_to_back(effort, || turns.take())
+    let ping_pong = PingPong::start(waiting)?;
+    back_to_back(effort, || ping_pong.take())
 }
 
 /// Both sides sleep in a futex, whatever comes before.
 fn turns_from_sleep(effort: Effort) -> Result<Measured> {
-    let turns = Turns::start(Waiting::Futex)?;
-    from_sleep(effort, || turns.take())
+    let ping_pong = PingPong::start(Waiting::Futex)?;
+    from_sleep(effort, || ping_pong.take())
 }
 
 /// What memory itself does with 1 MiB that stays in the cache.

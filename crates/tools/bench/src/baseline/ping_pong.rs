@@ -1,4 +1,4 @@
-//! Two processes take turns at one word of shared memory: the least that a question and its answer can cost.
+//! Two processes take ping_pong at one word of shared memory: the least that a question and its answer can cost.
 
 use std::hint;
 use std::sync::atomic::{
@@ -20,13 +20,13 @@ pub(super) enum Waiting {
 }
 
 /// Odd numbers are questions, even ones answers.
-pub(super) struct Turns {
+pub(super) struct PingPong {
     word: &'static AtomicU32,
     waiting: Waiting,
     _child: Child,
 }
 
-impl Turns {
+impl PingPong {
     pub(super) fn start(waiting: Waiting) -> Result<Self> {
         let word: &AtomicU32 = shared_value()?;
         let child = fork(|| {

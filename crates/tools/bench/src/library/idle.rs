@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::measure::{Effort, middle};
+use bench::measure::{Effort, median};
 use bench::proc;
 use bench::program::Measured;
 use bench::work::{check_cubes, cube};
@@ -14,7 +14,7 @@ pub(super) fn memory(_: Effort) -> Result<Measured> {
     let pool = busy_once(2, 10)?; // as little as the peers' workers have done
     let workers: Result<Vec<f64>> = pool.worker_pids().into_iter().map(proc::proportional).collect();
     let others = proc::family()?.len() - 1 - pool.worker_pids().len();
-    let measured = Measured::new(middle(workers?)?);
+    let measured = Measured::new(median(workers?)?);
     Ok(match others {
         0 => measured,
         others => measured.with(format!("{others} further process beside the workers")),

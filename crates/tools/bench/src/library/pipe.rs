@@ -16,16 +16,16 @@ pub(super) fn from_sleep(effort: Effort) -> Result<Measured> {
 }
 
 fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>) -> Result<Measured> {
-    let (ours, theirs) = pipe::<u64, u64>()?;
+    let (library, theirs) = pipe::<u64, u64>()?;
     let child = Process::spawn(echo, (theirs,))?;
     let mut number = 0;
     let measured = measure(&mut || {
         number += 1;
-        ours.send(mixed(number))?;
-        let answer = ours.recv()?.context("the child is gone")?;
+        library.send(mixed(number))?;
+        let answer = library.recv()?.context("the child is gone")?;
         check("answer", number + 1, unmixed(answer))
     })?;
-    drop(ours);
+    drop(library);
     child.join()??;
     Ok(measured)
 }
@@ -61,21 +61,21 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
         objects.send((count, sum))
     }
 
-    let (ours, theirs) = pipe::<Shown, (u64, u64)>()?;
+    let (library, theirs) = pipe::<Shown, (u64, u64)>()?;
     let child = Process::spawn(look, (theirs,))?;
     let bytes = work::bytes(MIB);
     let last = u64::from(bytes[MIB - 1]);
     let start = Instant::now();
     let frozen = SharedSlice::from_slice(&bytes)?;
     let created = start.elapsed();
-    ours.send(Some(frozen.clone()))?;
-    ours.recv()?.context("the child is gone")?;
+    library.send(Some(frozen.clone()))?;
+    library.recv()?.context("the child is gone")?;
     let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
-    let count = 1 + flow(effort, MIB, |_| Ok(ours.send(Some(frozen.clone()))?))?;
-    ours.send(None)?;
-    let (seen, sum) = ours.recv()?.context("the child is gone")?;
+    let count = 1 + flow(effort, MIB, |_| Ok(library.send(Some(frozen.clone()))?))?;
+    library.send(None)?;
+    let (seen, sum) = library.recv()?.context("the child is gone")?;
     let time = start.elapsed();
     check("number of objects", count, seen)?;
     check("sum of their last bytes", count * last, sum)?;

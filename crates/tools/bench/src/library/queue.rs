@@ -60,7 +60,7 @@ pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
 
 /// What a producer has put in, or a consumer has taken out.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
-struct Account {
+struct Tally {
     count: u64,
     sum: u64,
     first: Duration,
@@ -82,39 +82,39 @@ pub(super) fn words_two_by_two(effort: Effort) -> Result<Measured> {
     Ok(flow.millions())
 }
 
-fn put_many(sender: Sender<u64>, quick: bool) -> Result<Account, String> {
-    let mut account = Account { first: said(now())?, ..Account::default() };
-    account.count = said(flow(Effort { quick }, 8, |number| {
-        account.sum = account.sum.wrapping_add(mixed(number));
+fn put_many(sender: Sender<u64>, quick: bool) -> Result<Tally, String> {
+    let mut tally = Tally { first: said(now())?, ..Tally::default() };
+    tally.count = said(flow(Effort { quick }, 8, |number| {
+        tally.sum = tally.sum.wrapping_add(mixed(number));
         Ok(sender.send(mixed(number))?)
     }))?;
-    account.last = said(now())?;
-    Ok(account)
+    tally.last = said(now())?;
+    Ok(tally)
 }
 
-fn take_all(receiver: Receiver<u64>) -> Result<Account, String> {
-    let mut account = Account::default();
+fn take_all(receiver: Receiver<u64>) -> Result<Tally, String> {
+    let mut tally = Tally::default();
     for message in receiver {
-        if account.count == 0 {
-            account.first = said(now())?;
+        if tally.count == 0 {
+            tally.first = said(now())?;
         }
-        account.count += 1;
-        account.sum = account.sum.wrapping_add(said(message)?);
+        tally.count += 1;
+        tally.sum = tally.sum.wrapping_add(said(message)?);
     }
-    account.last = said(now())?;
-    Ok(account)
+    tally.last = said(now())?;
+    Ok(tally)
 }
 
-fn total(processes: [Process<Result<Account, String>>; 2]) -> Result<Account> {
-    let mut total = Account { first: Duration::MAX, ..Account::default() };
+fn total(processes: [Process<Result<Tally, String>>; 2]) -> Result<Tally> {
+    let mut total = Tally { first: Duration::MAX, ..Tally::default() };
     for process in processes {
-        let account = process.join()?.map_err(anyhow::Error::msg)?;
-        total.count += account.count;
-        total.sum = total.sum.wrapping_add(account.sum);
+        let tally = process.join()?.map_err(anyhow::Error::msg)?;
+        total.count += tally.count;
+        total.sum = total.sum.wrapping_add(tally.sum);
         // One that got nothing has no time either.
-        if account.count > 0 {
-            total.first = total.first.min(account.first);
-            total.last = total.last.max(account.last);
+        if tally.count > 0 {
+            total.first = total.first.min(tally.first);
+            total.last = total.last.max(tally.last);
         }
     }
     Ok(total)
@@ -144,14 +144,14 @@ pub(super) fn mebibytes(effort: Effort) -> Result<Measured> {
 
 /// The producer sends bytes that it has already, and keeps them.
 pub(super) fn mebibytes_lent(effort: Effort) -> Result<Measured> {
-    let (sender, receiver) = bounded::<(u64, Lent)>(CAPACITY_1MIB)?;
-    let produce = |sender: Sender<(u64, Lent)>, quick| {
-        let bytes = Lent(Arc::new(work::bytes(MIB)));
+    let (sender, receiver) = bounded::<(u64, SharedBytes)>(CAPACITY_1MIB)?;
+    let produce = |sender: Sender<(u64, SharedBytes)>, quick| {
+        let bytes = SharedBytes(Arc::new(work::bytes(MIB)));
         said(produce(Effort { quick }, MIB, |number| Ok(sender.send((number, bytes.clone()))?)))
     };
     let producer = Process::spawn(produce, (sender, effort.quick))?;
     let flow = consume(|| {
-        let (number, Lent(bytes)) = receiver.recv()?;
+        let (number, SharedBytes(bytes)) = receiver.recv()?;
         check("length of a message", MIB as u64, bytes.len() as u64)?;
         check("last byte of a message", ((MIB - 1) % 251) as u64, bytes[MIB - 1].into())?;
         Ok(number)
@@ -162,15 +162,15 @@ pub(super) fn mebibytes_lent(effort: Effort) -> Result<Measured> {
 
 /// Bytes that several messages share on the sending side.
 #[derive(Clone)]
-struct Lent(Arc<Vec<u8>>);
+struct SharedBytes(Arc<Vec<u8>>);
 
-impl Serialize for Lent {
+impl Serialize for SharedBytes {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_bytes(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Lent {
+impl<'de> Deserialize<'de> for SharedBytes {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(Arc::new(serde_bytes::deserialize(deserializer)?)))
     }
