@@ -47,7 +47,8 @@ pub fn back_to_back(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Res
     micros(&series(effort, effort.times(2_000), ten)?)
 }
 
-/// The median of some hundred calls with a pause before each, in which caller and called fall asleep. In microseconds.
+/// The median of some hundred calls with a pause before each, in which caller and called fall asleep. In
+/// microseconds.
 pub fn from_sleep(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let one = || {
         thread::sleep(PAUSE);
@@ -56,8 +57,9 @@ pub fn from_sleep(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Resul
     micros(&series(effort, effort.times(300), one)?)
 }
 
-/// The rate of a piece of work that is done several times over, by the median time: `amount` of it a microsecond, which
-/// is millions of items a second. Each time, what came of it is checked, which does not count.
+/// The rate of a piece of work that is done several times over, by the median time: `amount` of it a
+/// microsecond, which is millions of items a second. Each time, what came of it is checked, which does not
+/// count.
 pub fn rate<T>(
     effort: Effort,
     amount: f64,
@@ -72,7 +74,8 @@ pub fn rate<T>(
     Ok(Measured { value: amount / time.value, ..time })
 }
 
-/// The median of some runs of this program, each of which prints how many microseconds it has taken. In milliseconds.
+/// The median of some runs of this program, each of which prints how many microseconds it has taken. In
+/// milliseconds.
 pub fn cold(effort: Effort, arguments: &[&str]) -> Result<Measured> {
     let program = env::current_exe()?;
     let once = || {

@@ -17,7 +17,8 @@ pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// As [`interrupted`], after a failure: a terminal interrupts the children, too, and theirs may be seen first.
+/// As [`interrupted`], after a failure: a terminal interrupts the children, too, and theirs may be seen
+/// first.
 pub(crate) fn interrupted_soon() -> bool {
     thread::sleep(Duration::from_millis(100));
     interrupted()

@@ -1,5 +1,5 @@
-//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with the points at
-//! which it strikes, and runs all of them.
+//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with
+//! the points at which it strikes, and runs all of them.
 
 mod event_log;
 mod interrupt;

@@ -1,5 +1,5 @@
-//! Six lines of abuse, which `cargo xtask faults --peers` also inflicts on other libraries. Each is a run of its own, and
-//! says what its caller saw.
+//! Six lines of abuse, which `cargo xtask faults --peers` also inflicts on other libraries. Each is a run of
+//! its own, and says what its caller saw.
 
 use std::thread;
 use std::time::Duration;

@@ -1,8 +1,9 @@
-//! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks, the time
-//! of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_faults.py` does the same in Python.)
+//! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks,
+//! the time of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_faults.py` does
+//! the same in Python.)
 //!
-//! Processes note things in files in the temporary folder, since no library's own means can be trusted here; each run
-//! has a folder of its own.
+//! Processes note things in files in the temporary folder, since no library's own means can be trusted here;
+//! each run has a folder of its own.
 
 use std::env;
 use std::fmt::Display;

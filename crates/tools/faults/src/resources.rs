@@ -47,8 +47,8 @@ impl ResourceSnapshot {
         Ok(Self { descriptors, mappings, children })
     }
 
-    /// Those of this process, once the library keeps all that it will ever keep for later: memory of large items, and
-    /// `SharedSlice` data that has come.
+    /// Those of this process, once the library keeps all that it will ever keep for later: memory of large
+    /// items, and `SharedSlice` data that has come.
     pub(crate) fn after_warm_up() -> Result<Self> {
         let pool = Pool::new(1)?;
         // The only worker waits, so that all items are in memory at the same time.
@@ -113,8 +113,8 @@ impl fmt::Display for ResourceSnapshot {
     }
 }
 
-/// The children of this process, dead ones that nobody has buried included, but without the fork server and what
-/// that has ready; and how many these are.
+/// The children of this process, dead ones that nobody has buried included, but without the fork server and
+/// what that has ready; and how many these are.
 fn children() -> Result<(Vec<String>, usize)> {
     let own = std::process::id();
     let (mut children, mut ready) = (Vec::new(), 0);

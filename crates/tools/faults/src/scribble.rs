@@ -1,8 +1,8 @@
 //! Memory that processes share is overwritten at random, while they use it.
 //!
-//! A thread of the parent writes into every page that it shares with others, which is what any of them could do. No
-//! particular value must come out meanwhile. But every call ends, with a value or an error; the parent goes on;
-//! and what it makes afterwards works as ever.
+//! A thread of the parent writes into every page that it shares with others, which is what any of them could
+//! do. No particular value must come out meanwhile. But every call ends, with a value or an error; the parent
+//! goes on; and what it makes afterwards works as ever.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -187,7 +187,8 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
         }
         drop(sender);
         children.into_iter().for_each(end);
-        // Without a time limit: all senders are gone. The end may come behind many items that were never sent.
+        // Without a time limit: all senders are gone. The end may come behind many items that were never
+        // sent.
         let is_end = || receiver.recv().is_err_and(|error| error.is_disconnected());
         ensure!((0..1_000_000).any(|_| is_end()), "the end of the queue does not come");
         Ok(())

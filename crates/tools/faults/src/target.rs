@@ -60,8 +60,8 @@ pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The process from which the children of this one are forked. What it has just forked is called the same until it knows
-/// its own name; but it has not been executed.
+/// The process from which the children of this one are forked. What it has just forked is called the same
+/// until it knows its own name; but it has not been executed.
 pub(crate) fn fork_server() -> Option<u32> {
     let is_it = |&pid: &u32| name_of(pid) == "fork-server" && was_executed(pid);
     children_of(std::process::id()).into_iter().find(is_it)

@@ -79,8 +79,8 @@ pub(crate) fn consume(items: Receiver<Item>, own: u32, path: Path) -> multiproc:
     }
 }
 
-/// What was sent has come exactly once, in order; only what each consumer that died had just taken is missing.
-/// Of producers and consumers it must be known which have ended well.
+/// What was sent has come exactly once, in order; only what each consumer that died had just taken is
+/// missing. Of producers and consumers it must be known which have ended well.
 pub(crate) fn check(event_log: &EventLog, producers: &[bool], consumers: &[bool]) -> Result<()> {
     let mut events: BTreeMap<u64, BTreeSet<(u32, u32)>> = BTreeMap::new();
     let mut last: BTreeMap<(u32, u32), u32> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! A pool as small as it gets: forked workers take ranges of numbers from a shared counter and write results to shared
-//! memory.
+//! A pool as small as it gets: forked workers take ranges of numbers from a shared counter and write results
+//! to shared memory.
 
 use std::slice;
 use std::sync::atomic::{

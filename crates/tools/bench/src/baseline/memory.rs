@@ -73,8 +73,8 @@ pub(super) fn shared(length: usize) -> Result<*mut u8> {
 /// New memory that holds a value made of zeros.
 pub(super) fn shared_value<T>() -> Result<&'static T> {
     let memory = shared(size_of::<T>())?.cast::<T>();
-    // SAFETY: a mapping is aligned to pages, long enough, and never unmapped. Every `T` here is made of atomics, for
-    // which zeros are a value.
+    // SAFETY: a mapping is aligned to pages, long enough, and never unmapped. Every `T` here is made of
+    // atomics, for which zeros are a value.
     Ok(unsafe { &*memory })
 }
 

@@ -1,5 +1,5 @@
-//! What can be had by hand: forked processes and shared memory, with no thought of safety. Nobody is told of a death,
-//! nothing is typed, and what is killed at the wrong moment leaves everybody waiting.
+//! What can be had by hand: forked processes and shared memory, with no thought of safety. Nobody is told of
+//! a death, nothing is typed, and what is killed at the wrong moment leaves everybody waiting.
 //!
 //! This may use `unsafe` freely. A benchmark is no place to learn how to do it well.
 

@@ -1,4 +1,5 @@
-//! Two processes take ping_pong at one word of shared memory: the least that a question and its answer can cost.
+//! Two processes take ping_pong at one word of shared memory: the least that a question and its answer can
+//! cost.
 
 use std::hint;
 use std::sync::atomic::{

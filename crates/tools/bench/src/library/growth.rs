@@ -39,7 +39,8 @@ pub(super) fn workers(effort: Effort) -> Result<Measured> {
     Ok(Measured::new(costs[2].max(costs[1]) / costs[0]).with(detail))
 }
 
-/// The most that the program ever had in memory beyond what it had before, for each result; a result has 8 bytes.
+/// The most that the program ever had in memory beyond what it had before, for each result; a result has 8
+/// bytes.
 pub(super) fn map_memory(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let items = most(effort) / 10;
@@ -56,7 +57,8 @@ pub(super) fn map_memory(effort: Effort) -> Result<Measured> {
         .with(format!("{tenth:.1} B each of {} results, {all:.1} B each of {items}", items / 10)))
 }
 
-/// What the program has in memory after the first million results, against the most that it has until the last.
+/// What the program has in memory after the first million results, against the most that it has until the
+/// last.
 pub(super) fn imap_memory(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let (items, mut early) = (most(effort), 0.0);

@@ -50,7 +50,8 @@ pub(crate) fn entries() -> Vec<Entry> {
     ]
 }
 
-/// In a program that was started afresh to see how long the first result takes: does that, and gives the exit code.
+/// In a program that was started afresh to see how long the first result takes: does that, and gives the exit
+/// code.
 pub(crate) fn fresh() -> Option<ExitCode> {
     let mut arguments = env::args().skip(1);
     if arguments.next()? != "fresh" {

@@ -48,7 +48,8 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
 
     type Shown = Option<SharedSlice<u8>>;
 
-    /// Answers once after the first, and once at the end, with the number of objects and the sum of their last bytes.
+    /// Answers once after the first, and once at the end, with the number of objects and the sum of their
+    /// last bytes.
     fn look(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
         let (mut count, mut sum) = (0, 0);
         while let Some(Some(bytes)) = objects.recv()? {

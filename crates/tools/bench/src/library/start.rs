@@ -42,7 +42,8 @@ pub(super) fn cold_running(effort: Effort) -> Result<Measured> {
     measure::cold(effort, &["fresh", "second"])
 }
 
-/// How many microseconds from nothing to the first result of a pool; or from a first child that has come and gone.
+/// How many microseconds from nothing to the first result of a pool; or from a first child that has come and
+/// gone.
 pub(super) fn first_result(after_a_child: bool) -> Result<f64> {
     if after_a_child {
         Process::spawn(nothing, ())?.join()?;

@@ -1,8 +1,9 @@
 //! Kills, stops and refusals at every named step of a protocol.
 //!
-//! A [scenario](scenario) is a piece of work that comes through many of the points. It is done once to see which, and how
-//! often each; then once for each point, each of some of those times, and each thing that can happen there. Whatever
-//! happens, the scenario knows what must come out, and the process must have what it had before.
+//! A [scenario](scenario) is a piece of work that comes through many of the points. It is done once to see
+//! which, and how often each; then once for each point, each of some of those times, and each thing that can
+//! happen there. Whatever happens, the scenario knows what must come out, and the process must have what it
+//! had before.
 
 mod parent;
 mod scenario;
@@ -46,7 +47,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     match Controller::of_environment() {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
-        // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide that nobody did.
+        // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide
+        // that nobody did.
         Some(control) => thread::scope(|scope| {
             scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
         }),
@@ -75,8 +77,8 @@ fn named(name: &str) -> Result<Failpoint> {
 /// So soon after a fault must every handle have come to its result, the rest of the work included.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// So often is a scenario done before what the process has is looked at: it keeps some data that it has received, and
-/// memory to use again.
+/// So often is a scenario done before what the process has is looked at: it keeps some data that it has
+/// received, and memory to use again.
 const WARM_UP: u32 = 10;
 
 /// What comes of each point.
@@ -176,7 +178,8 @@ fn strike(
     if let (Action::Stop, Some(Hit { pid, .. })) = (act, &struck) {
         stopped::await_end(control, *pid);
     }
-    // A spare that was struck is dead only when the system has taken it down; until then it would still get a letter.
+    // A spare that was struck is dead only when the system has taken it down; until then it would still get a
+    // letter.
     if let (Action::Kill, Some(Hit { pid, .. })) = (act, &struck)
         && let Some(dying) = target::TargetProcess::open(*pid)
     {

@@ -36,7 +36,8 @@ pub(super) fn watch(control: &'static Controller) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the one that was stopped has gone on, or is no more. Nobody may have waited for it: a fork server works ahead.
+/// Waits until the one that was stopped has gone on, or is no more. Nobody may have waited for it: a fork
+/// server works ahead.
 pub(super) fn await_end(control: &Controller, pid: u32) {
     while !control.went_on() && lives(pid) {
         thread::sleep(Duration::from_millis(1));

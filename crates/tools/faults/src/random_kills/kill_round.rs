@@ -49,8 +49,8 @@ impl KillRound {
         Self { instants: Vec::new(), ..Self::new(seed, 1, Duration::ZERO) }
     }
 
-    /// Does some work, while those are struck that `candidates` names at the moment. The work ends when every handle has
-    /// come to its result.
+    /// Does some work, while those are struck that `candidates` names at the moment. The work ends when every
+    /// handle has come to its result.
     pub(super) fn run<R>(&mut self, candidates: impl Fn() -> Vec<u32> + Send, work: impl FnOnce() -> R) -> R {
         let mut rng = StdRng::seed_from_u64(self.rng.random());
         let begun = Instant::now();
@@ -83,7 +83,8 @@ impl KillRound {
         done
     }
 
-    /// Whether something may have failed: because its process was killed, which has not been the reason for anything else.
+    /// Whether something may have failed: because its process was killed, which has not been the reason for
+    /// anything else.
     pub(super) fn expect_killed(&mut self, error: &Error) -> Result<()> {
         ensure!(error.signal() == Some(Signal::KILL.as_raw()), "it must not fail: {error}");
         let pid = error.pid().with_context(|| format!("it is not said who died: {error}"))?;

@@ -1,8 +1,8 @@
 //! Kills at random instants.
 //!
-//! In each round some work is done, and while it is, one to three of the processes that have to do with it are killed.
-//! The rounds take turns with different work and different victims. Each knows what must come out all the same; and
-//! afterwards this process must have what it had before.
+//! In each round some work is done, and while it is, one to three of the processes that have to do with it
+//! are killed. The rounds take turns with different work and different victims. Each knows what must come out
+//! all the same; and afterwards this process must have what it had before.
 
 mod channels;
 mod kill_round;

@@ -128,7 +128,8 @@ impl Child {
         while !target.has_ended(Duration::ZERO) {
             let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
             if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
-                // What was to kill it has then not come through, and does not: only SIGKILL, which was before.
+                // What was to kill it has then not come through, and does not: only SIGKILL, which was
+                // before.
                 return true;
             }
             thread::sleep(Duration::from_micros(100));

@@ -1,7 +1,8 @@
 //! Random operations against a model that knows what must come of them.
 //!
-//! Several threads, each with children, pools and queues of its own, do one operation after the other; the seed says
-//! which. After some hundred, everything is brought to its end, and the process must have what it had before.
+//! Several threads, each with children, pools and queues of its own, do one operation after the other; the
+//! seed says which. After some hundred, everything is brought to its end, and the process must have what it
+//! had before.
 
 mod channels;
 mod children;
@@ -47,7 +48,8 @@ pub(crate) struct Options {
 const CHECK_INTERVAL: u64 = 500;
 /// After so many looks the process has all that it keeps for later.
 const WARM_UP: u64 = 3;
-/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in use.
+/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in
+/// use.
 const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {

@@ -87,8 +87,8 @@ impl SoakState {
     }
 }
 
-/// What waits so long at most ends neither before nor much later. How much is the system's affair; a busy machine has
-/// been seen to take a few hundred milliseconds.
+/// What waits so long at most ends neither before nor much later. How much is the system's affair; a busy
+/// machine has been seen to take a few hundred milliseconds.
 const LATE: Duration = Duration::from_secs(3);
 
 /// Does what waits no longer than this. `is_over` says whether the time was over.

@@ -88,8 +88,8 @@ pub(super) fn pipe(allowed: AllowedFailures) -> Result<Observed> {
 /// So soon must one who sleeps have found what nobody has woken him for.
 const FOUND: Duration = Duration::from_millis(1500);
 
-/// One message for one who sleeps, and none after it. Where its sender is killed before he has woken him, there is nobody
-/// else who would.
+/// One message for one who sleeps, and none after it. Where its sender is killed before he has woken him,
+/// there is nobody else who would.
 pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let Some((sender, receiver)) = observed.tolerate(queue::bounded::<u32>(4), allowed)? else {

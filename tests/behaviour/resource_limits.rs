@@ -1,5 +1,5 @@
-//! **A scarce system**: descriptors, processes, memory and file sizes run out. Each call works, or says what it could not
-//! have; nothing is left half made; and when there is enough again, all works.
+//! **A scarce system**: descriptors, processes, memory and file sizes run out. Each call works, or says what
+//! it could not have; nothing is left half made; and when there is enough again, all works.
 
 use std::fs;
 use std::hint::black_box;
@@ -185,7 +185,8 @@ fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outco
     })
 }
 
-/// Root is not bound by this limit, and it counts all processes of a user: so this is another one, whom nobody else is.
+/// Root is not bound by this limit, and it counts all processes of a user: so this is another one, whom
+/// nobody else is.
 #[allow(unsafe_code)]
 fn with_few_processes_all_works_or_says_why() -> Outcome {
     alone(|| {
@@ -206,7 +207,8 @@ fn with_small_files_all_works_or_says_why() -> Outcome {
     })
 }
 
-/// A program without memory for a few bytes of its own can only end, so this one and its children have some to spare.
+/// A program without memory for a few bytes of its own can only end, so this one and its children have some
+/// to spare.
 fn with_little_memory_all_works_or_says_why() -> Outcome {
     alone(|| {
         for _ in 0..2 {

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::support::{Gate, Outcome, PATIENCE, alone, children, eventually, trials};
+use crate::support::{Latch, Outcome, PATIENCE, alone, children, eventually, trials};
 
 trials![
     a_misfit_is_an_error_of_its_item_as_a_result_of_every_call,
@@ -38,7 +38,7 @@ trials![
 
 /// What is the matter with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Flaw {
+enum Defect {
     None,
     FailsToEncode,
     PanicsToEncode,
@@ -50,68 +50,72 @@ enum Flaw {
 }
 
 #[derive(Debug, PartialEq)]
-struct Misfit(Flaw);
+struct BadSerde(Defect);
 
-impl Serialize for Misfit {
+impl Serialize for BadSerde {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self.0 {
-            Flaw::FailsToEncode => Err(ser::Error::custom("I stay at home")),
-            Flaw::PanicsToEncode => panic!("the suitcase is broken"),
-            flaw => flaw.serialize(serializer),
+            Defect::FailsToEncode => Err(ser::Error::custom("I stay at home")),
+            Defect::PanicsToEncode => panic!("the suitcase is broken"),
+            defect => defect.serialize(serializer),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Misfit {
+impl<'de> Deserialize<'de> for BadSerde {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        match Flaw::deserialize(deserializer)? {
-            Flaw::FailsToDecode => Err(de::Error::custom("I do not feel at home")),
-            Flaw::PanicsToDecode => panic!("the suitcase does not open"),
-            flaw => Ok(Self(flaw)),
+        match Defect::deserialize(deserializer)? {
+            Defect::FailsToDecode => Err(de::Error::custom("I do not feel at home")),
+            Defect::PanicsToDecode => panic!("the suitcase does not open"),
+            defect => Ok(Self(defect)),
         }
     }
 }
 
-impl Drop for Misfit {
+impl Drop for BadSerde {
     fn drop(&mut self) {
         let own = std::process::id();
         let panics = match self.0 {
-            Flaw::PanicsToDropOutside(pid) => own != pid,
-            Flaw::PanicsToDropIn(pid) => own == pid,
+            Defect::PanicsToDropOutside(pid) => own != pid,
+            Defect::PanicsToDropIn(pid) => own == pid,
             _ => false,
         };
         assert!(!panics || thread::panicking(), "the suitcase falls");
     }
 }
 
-/// Every third is fine, and all flaws are there.
-fn flaws() -> Vec<Flaw> {
+/// Every third is fine, and all defects are there.
+fn defects() -> Vec<Defect> {
     let here = std::process::id();
     let all = [
-        Flaw::FailsToEncode,
-        Flaw::PanicsToEncode,
-        Flaw::FailsToDecode,
-        Flaw::PanicsToDecode,
-        Flaw::PanicsToDropOutside(here),
+        Defect::FailsToEncode,
+        Defect::PanicsToEncode,
+        Defect::FailsToDecode,
+        Defect::PanicsToDecode,
+        Defect::PanicsToDropOutside(here),
     ];
-    all.iter().cycle().take(10).flat_map(|&flaw| [Flaw::None, flaw, Flaw::None]).collect()
+    all.iter().cycle().take(10).flat_map(|&defect| [Defect::None, defect, Defect::None]).collect()
 }
 
-/// The error names the flaw.
-fn is_of(error: &Error, flaw: Flaw) -> bool {
-    let words = match flaw {
-        Flaw::None => return false,
-        Flaw::FailsToEncode => "I stay at home",
-        Flaw::PanicsToEncode => "the suitcase is broken",
-        Flaw::FailsToDecode => "I do not feel at home",
-        Flaw::PanicsToDecode => "the suitcase does not open",
-        Flaw::PanicsToDropOutside(_) | Flaw::PanicsToDropIn(_) => "the suitcase falls",
+/// The error names the defect.
+fn is_of(error: &Error, defect: Defect) -> bool {
+    let words = match defect {
+        Defect::None => return false,
+        Defect::FailsToEncode => "I stay at home",
+        Defect::PanicsToEncode => "the suitcase is broken",
+        Defect::FailsToDecode => "I do not feel at home",
+        Defect::PanicsToDecode => "the suitcase does not open",
+        Defect::PanicsToDropOutside(_) | Defect::PanicsToDropIn(_) => "the suitcase falls",
     };
     error.to_string().contains(words)
 }
 
 /// Through all calls: what is fine comes through, what is not is an error of its item, and no worker is lost.
-fn each_is_its_own<F, Args, R>(function: F, flaws: &[Flaw], args: impl Fn(Flaw) -> Args + Copy) -> Result<()>
+fn each_is_its_own<F, Args, R>(
+    function: F,
+    defects: &[Defect],
+    args: impl Fn(Defect) -> Args + Copy,
+) -> Result<()>
 where
     F: RemoteFn<(Args,), Output = R>,
     Args: Serialize + de::DeserializeOwned,
@@ -119,26 +123,29 @@ where
 {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let items = || flaws.iter().map(|&flaw| args(flaw));
-    let first = flaws.iter().position(|&flaw| flaw != Flaw::None).unwrap();
+    let items = || defects.iter().map(|&defect| args(defect));
+    let first = defects.iter().position(|&defect| defect != Defect::None).unwrap();
     let error = pool.map(function, items()).err().unwrap();
-    assert!(error.index() == Some(first as u64) && is_of(&error, flaws[first]), "{error}");
+    assert!(error.index() == Some(first as u64) && is_of(&error, defects[first]), "{error}");
     for fates in [
         pool.map_results(function, items())?,
         pool.starmap_results(function, items().map(|item| (item,)))?,
         pool.imap(function, items()).collect(),
-        flaws.iter().map(|&flaw| pool.apply(function, (args(flaw),))).collect(),
-        flaws.iter().map(|&flaw| pool.submit(function, (args(flaw),)).and_then(TaskHandle::get)).collect(),
+        defects.iter().map(|&defect| pool.apply(function, (args(defect),))).collect(),
+        defects
+            .iter()
+            .map(|&defect| pool.submit(function, (args(defect),)).and_then(TaskHandle::get))
+            .collect(),
     ] {
-        assert_eq!(fates.len(), flaws.len());
-        for (fate, &flaw) in fates.into_iter().zip(flaws) {
+        assert_eq!(fates.len(), defects.len());
+        for (fate, &defect) in fates.into_iter().zip(defects) {
             match fate {
-                Ok(_) => assert_eq!(flaw, Flaw::None),
-                Err(error) => assert!(is_of(&error, flaw), "{flaw:?}: {error}"),
+                Ok(_) => assert_eq!(defect, Defect::None),
+                Err(error) => assert!(is_of(&error, defect), "{defect:?}: {error}"),
             }
         }
     }
-    let bad = flaws.iter().filter(|&&flaw| flaw != Flaw::None).count();
+    let bad = defects.iter().filter(|&&defect| defect != Defect::None).count();
     assert_eq!(pool.imap_unordered(function, items()).filter(Result::is_err).count(), bad);
     assert_eq!(pool.worker_pids(), pids, "none of them has died of it");
     pool.join();
@@ -146,28 +153,29 @@ where
 }
 
 fn a_misfit_is_an_error_of_its_item_as_a_result_of_every_call() -> Outcome {
-    Ok(each_is_its_own(Misfit, &flaws(), |flaw| flaw)?)
+    Ok(each_is_its_own(BadSerde, &defects(), |defect| defect)?)
 }
 
 fn a_misfit_is_an_error_of_its_item_as_an_argument_of_every_call() -> Outcome {
     // What panics while the caller encodes it is the caller's own panic; see the next test.
-    let flaws: Vec<Flaw> = flaws().into_iter().filter(|&flaw| flaw != Flaw::PanicsToEncode).collect();
-    Ok(each_is_its_own(drop::<Misfit>, &flaws, Misfit)?)
+    let defects: Vec<Defect> =
+        defects().into_iter().filter(|&defect| defect != Defect::PanicsToEncode).collect();
+    Ok(each_is_its_own(drop::<BadSerde>, &defects, BadSerde)?)
 }
 
 fn an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    for flaw in [Flaw::PanicsToEncode, Flaw::PanicsToDropIn(std::process::id())] {
-        let items = || [Flaw::None, Flaw::None, flaw, Flaw::None].map(Misfit).into_iter();
-        let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "{flaw:?}");
-        panics(&|| drop(pool.map(drop::<Misfit>, items())));
-        panics(&|| drop(pool.map_results(drop::<Misfit>, items())));
-        panics(&|| pool.imap(drop::<Misfit>, items()).for_each(drop));
-        panics(&|| pool.imap_unordered(drop::<Misfit>, items()).for_each(drop));
-        panics(&|| drop(pool.apply(drop::<Misfit>, (Misfit(flaw),))));
-        panics(&|| drop(pool.submit(drop::<Misfit>, (Misfit(flaw),))));
-        panics(&|| drop(Process::spawn(drop::<Misfit>, (Misfit(flaw),))));
+    for defect in [Defect::PanicsToEncode, Defect::PanicsToDropIn(std::process::id())] {
+        let items = || [Defect::None, Defect::None, defect, Defect::None].map(BadSerde).into_iter();
+        let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err(), "{defect:?}");
+        panics(&|| drop(pool.map(drop::<BadSerde>, items())));
+        panics(&|| drop(pool.map_results(drop::<BadSerde>, items())));
+        panics(&|| pool.imap(drop::<BadSerde>, items()).for_each(drop));
+        panics(&|| pool.imap_unordered(drop::<BadSerde>, items()).for_each(drop));
+        panics(&|| drop(pool.apply(drop::<BadSerde>, (BadSerde(defect),))));
+        panics(&|| drop(pool.submit(drop::<BadSerde>, (BadSerde(defect),))));
+        panics(&|| drop(Process::spawn(drop::<BadSerde>, (BadSerde(defect),))));
         assert_eq!(pool.map(|number: u32| number, 0..100)?, (0..100).collect::<Vec<_>>());
         assert_eq!(pool.worker_pids(), pids);
     }
@@ -176,40 +184,42 @@ fn an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more() 
 }
 
 fn a_misfit_is_an_error_of_join() -> Outcome {
-    for flaw in flaws().into_iter().take(15) {
-        match Process::spawn(Misfit, (flaw,))?.join() {
-            Ok(misfit) => assert_eq!((misfit.0, flaw), (Flaw::None, Flaw::None)),
-            Err(error) => assert!(is_of(&error, flaw) && error.pid().is_some(), "{flaw:?}: {error}"),
+    for defect in defects().into_iter().take(15) {
+        match Process::spawn(BadSerde, (defect,))?.join() {
+            Ok(misfit) => assert_eq!((misfit.0, defect), (Defect::None, Defect::None)),
+            Err(error) => assert!(is_of(&error, defect) && error.pid().is_some(), "{defect:?}: {error}"),
         }
     }
-    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::PanicsToDropOutside(std::process::id())] {
-        let error = Process::spawn(drop::<Misfit>, (Misfit(flaw),))?.join().unwrap_err();
-        assert!(is_of(&error, flaw), "{flaw:?}: {error}");
+    for defect in
+        [Defect::FailsToDecode, Defect::PanicsToDecode, Defect::PanicsToDropOutside(std::process::id())]
+    {
+        let error = Process::spawn(drop::<BadSerde>, (BadSerde(defect),))?.join().unwrap_err();
+        assert!(is_of(&error, defect), "{defect:?}: {error}");
     }
     Ok(())
 }
 
 fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
     let (sender, receiver) = queue::bounded(1000)?;
-    let refused = sender.send(Misfit(Flaw::FailsToEncode)).unwrap_err();
-    assert!(is_of(refused.error(), Flaw::FailsToEncode));
-    assert_eq!(refused.into_item(), Misfit(Flaw::FailsToEncode));
+    let refused = sender.send(BadSerde(Defect::FailsToEncode)).unwrap_err();
+    assert!(is_of(refused.error(), Defect::FailsToEncode));
+    assert_eq!(refused.into_item(), BadSerde(Defect::FailsToEncode));
     let panics = |call: &dyn Fn()| assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
-    panics(&|| drop(sender.send(Misfit(Flaw::PanicsToEncode))));
-    panics(&|| drop(sender.send_all([Misfit(Flaw::None), Misfit(Flaw::PanicsToEncode)])));
+    panics(&|| drop(sender.send(BadSerde(Defect::PanicsToEncode))));
+    panics(&|| drop(sender.send_all([BadSerde(Defect::None), BadSerde(Defect::PanicsToEncode)])));
     assert_eq!(sender.len(), 0);
 
-    let sent = [Flaw::None, Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::None];
-    let check = |received: Vec<Result<Misfit>>| {
+    let sent = [Defect::None, Defect::FailsToDecode, Defect::PanicsToDecode, Defect::None];
+    let check = |received: Vec<Result<BadSerde>>| {
         assert_eq!(received.len(), sent.len());
-        for (item, flaw) in received.into_iter().zip(sent) {
+        for (item, defect) in received.into_iter().zip(sent) {
             match item {
-                Ok(item) => assert_eq!((item.0, flaw), (Flaw::None, Flaw::None)),
-                Err(error) => assert!(error.is_codec() && is_of(&error, flaw), "{error}"),
+                Ok(item) => assert_eq!((item.0, defect), (Defect::None, Defect::None)),
+                Err(error) => assert!(error.is_codec() && is_of(&error, defect), "{error}"),
             }
         }
     };
-    let send = || sender.send_all(sent.map(Misfit));
+    let send = || sender.send_all(sent.map(BadSerde));
     send()?;
     check(sent.iter().map(|_| receiver.recv()).collect());
     send()?;
@@ -221,26 +231,26 @@ fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
 
     // One that panics when its sender drops it has been sent by then.
     let here = std::process::id();
-    panics(&|| drop(sender.send(Misfit(Flaw::PanicsToDropIn(here)))));
+    panics(&|| drop(sender.send(BadSerde(Defect::PanicsToDropIn(here)))));
     assert_eq!(sender.len(), 1);
-    let count = |receiver: Receiver<Misfit>| receiver.iter().flatten().count();
+    let count = |receiver: Receiver<BadSerde>| receiver.iter().flatten().count();
     let consumer = Process::spawn(count, (receiver,))?;
-    sender.send(Misfit(Flaw::None))?;
+    sender.send(BadSerde(Defect::None))?;
     drop(sender);
     assert_eq!(consumer.join()?, 2);
     Ok(())
 }
 
 fn misfits_in_a_pipe_are_errors_of_their_own() -> Outcome {
-    let (ours, theirs) = pipe::<Misfit, Misfit>()?;
-    assert!(is_of(&ours.send(Misfit(Flaw::FailsToEncode)).unwrap_err(), Flaw::FailsToEncode));
-    assert!(catch_unwind(AssertUnwindSafe(|| ours.send(Misfit(Flaw::PanicsToEncode)))).is_err());
-    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode] {
-        ours.send(Misfit(flaw))?;
-        ours.send(Misfit(Flaw::None))?;
+    let (ours, theirs) = pipe::<BadSerde, BadSerde>()?;
+    assert!(is_of(&ours.send(BadSerde(Defect::FailsToEncode)).unwrap_err(), Defect::FailsToEncode));
+    assert!(catch_unwind(AssertUnwindSafe(|| ours.send(BadSerde(Defect::PanicsToEncode)))).is_err());
+    for defect in [Defect::FailsToDecode, Defect::PanicsToDecode] {
+        ours.send(BadSerde(defect))?;
+        ours.send(BadSerde(Defect::None))?;
         let error = theirs.recv().unwrap_err();
-        assert!(error.is_codec() && is_of(&error, flaw), "{error}");
-        assert_eq!(theirs.recv()?, Some(Misfit(Flaw::None)));
+        assert!(error.is_codec() && is_of(&error, defect), "{error}");
+        assert_eq!(theirs.recv()?, Some(BadSerde(Defect::None)));
     }
     drop(ours);
     assert_eq!(theirs.recv()?, None);
@@ -250,17 +260,17 @@ fn misfits_in_a_pipe_are_errors_of_their_own() -> Outcome {
 fn misfits_that_nobody_asks_for_are_not_looked_at() -> Outcome {
     let pool = Pool::new(2)?;
     let here = std::process::id();
-    for flaw in [Flaw::FailsToDecode, Flaw::PanicsToDecode, Flaw::PanicsToDropIn(here)] {
-        let handle = pool.submit(Misfit, (flaw,))?;
+    for defect in [Defect::FailsToDecode, Defect::PanicsToDecode, Defect::PanicsToDropIn(here)] {
+        let handle = pool.submit(BadSerde, (defect,))?;
         eventually("the result is there", || handle.is_ready());
         drop(handle);
-        drop(pool.submit(Misfit, (flaw,))?);
-        let mut results = pool.imap(Misfit, [Flaw::None, flaw, flaw, flaw]);
-        assert_eq!(results.next().transpose()?, Some(Misfit(Flaw::None)));
+        drop(pool.submit(BadSerde, (defect,))?);
+        let mut results = pool.imap(BadSerde, [Defect::None, defect, defect, defect]);
+        assert_eq!(results.next().transpose()?, Some(BadSerde(Defect::None)));
         drop(results);
     }
     let (sender, receiver) = queue::bounded(10)?;
-    sender.send(Misfit(Flaw::PanicsToDecode))?;
+    sender.send(BadSerde(Defect::PanicsToDecode))?;
     drop((sender, receiver));
     assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
     pool.join();
@@ -407,7 +417,8 @@ fn a_value_that_would_not_arrive_is_refused_when_it_is_sent() -> Outcome {
     Ok(())
 }
 
-/// Runs a task as that of a process and as one of a pool, alone and among others; all goes on, and no process is left.
+/// Runs a task as that of a process and as one of a pool, alone and among others; all goes on, and no process
+/// is left.
 fn goes_on<F: RemoteFn<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) -> Result<()> {
     check(Process::spawn(task, ())?.join());
     let pool = Pool::new(2)?;
@@ -513,10 +524,10 @@ fn tasks_that_end_their_process_are_one_error_each() -> Outcome {
 static COPIES: AtomicU32 = AtomicU32::new(0);
 
 /// Three copies: one ends at once, one returns from the task, one lives on until the gate is dropped.
-fn fork_three(gate: Gate) -> u32 {
-    tests::in_a_copy(|| ());
-    tests::in_a_copy(move || drop(gate.recv()));
-    if !tests::outlive_a_copy() {
+fn fork_three(gate: Latch) -> u32 {
+    tests::in_fork(|| ());
+    tests::in_fork(move || drop(gate.recv()));
+    if !tests::fork_and_wait() {
         return 8;
     }
     COPIES.fetch_add(1, SeqCst) + 1
@@ -562,10 +573,10 @@ fn a_worker_that_becomes_another_user_goes_on_and_ends() -> Outcome {
 fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
     alone(|| {
         let (gate, theirs) = pipe()?;
-        let leak = |gate: Gate| {
+        let leak = |gate: Latch| {
             let inner = Pool::new(2).unwrap();
             // The only end that is left after this is the one that its worker holds.
-            std::mem::forget(inner.submit(crate::support::stay, (gate,)).unwrap());
+            std::mem::forget(inner.submit(crate::support::block, (gate,)).unwrap());
             std::mem::forget(inner);
         };
         let pool = Pool::new(1)?;

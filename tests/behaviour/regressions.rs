@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::support::{Gate, Outcome, PATIENCE, alone, stay, trials};
+use crate::support::{Latch, Outcome, PATIENCE, alone, block, trials};
 
 trials![
     an_answer_is_received_though_its_sender_left_questions_unread,
@@ -71,10 +71,10 @@ fn a_pool_keeps_no_copy_of_what_it_hands_over() -> Outcome {
     let (sender, receiver) = bounded::<u32>(4)?;
     let (gate, theirs) = pipe()?;
     let task = pool.submit(
-        |sender: Sender<u32>, gate: Gate| {
+        |sender: Sender<u32>, gate: Latch| {
             let sent = sender.send(1).is_ok();
             drop(sender);
-            stay(gate);
+            block(gate);
             sent
         },
         (sender, theirs),
@@ -124,11 +124,11 @@ fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
 }
 
 /// Becomes nobody, if that can be done at all, and stays. Only root can.
-fn stay_as_nobody(gate: Gate) {
+fn stay_as_nobody(gate: Latch) {
     if Uid::effective().is_root() {
         setuid(Uid::from_raw(65_534)).unwrap();
     }
-    stay(gate);
+    block(gate);
 }
 
 fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
@@ -143,7 +143,7 @@ fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
 /// The grandchild holds the only other end of the gate, so the gate's end is the grandchild's.
 fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
     let (gate, theirs) = pipe()?;
-    let start = |gate: Gate| {
+    let start = |gate: Latch| {
         let _grandchild = Process::spawn(stay_as_nobody, (gate,)).unwrap();
         std::thread::sleep(PATIENCE);
     };

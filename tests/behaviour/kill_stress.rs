@@ -1,6 +1,6 @@
 //! **Queue**, when those who use it are killed or stopped wherever they are.
 //!
-//! `KILLS=5000 cargo test -p tests -- kills::` strikes more often than usual.
+//! `KILLS=5000 cargo test -p tests -- kill_stress::` strikes more often than usual.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, read_dir};
@@ -14,7 +14,7 @@ use multiproc::{Process, Result, pipe};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
-use crate::support::{Gate, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
+use crate::support::{Latch, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
 
 trials![
     whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order,
@@ -34,9 +34,9 @@ const BATCH: u32 = 4;
 
 fn whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order() -> Outcome {
     let kills = env::var("KILLS").map_or(Ok(150), |kills| kills.parse())?;
-    let mut dice = Dice(0x5eed);
+    let mut dice = Random(0x5eed);
     for capacity in [1, 6, 100_000] {
-        let mut fight = Fight::new(capacity)?;
+        let mut fight = KillStress::new(capacity)?;
         for _ in 0..kills / 3 {
             thread::sleep(Duration::from_micros(dice.throw(2_000)));
             fight.strike(usize::try_from(dice.throw(6))?)?;
@@ -46,16 +46,17 @@ fn whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order() -> Outco
     Ok(())
 }
 
-/// Three that send and three that receive, and what each of them has written down of its deeds, after the deed.
-struct Fight {
+/// Three that send and three that receive, and what each of them has written down of its deeds, after the
+/// deed.
+struct KillStress {
     ends: (Sender<Item>, Receiver<Item>),
     fighters: Vec<(Process<()>, u32)>,
-    sent: Vec<Diary>,
-    received: Vec<Diary>,
+    sent: Vec<EventLog>,
+    received: Vec<EventLog>,
     dead_receivers: u32,
 }
 
-impl Fight {
+impl KillStress {
     fn new(capacity: u32) -> Result<Self> {
         let mut fight = Self {
             ends: bounded(capacity)?,
@@ -72,16 +73,16 @@ impl Fight {
     }
 
     fn fighter(&mut self, place: usize) -> Result<(Process<()>, u32)> {
-        let diary = Diary::new();
-        let name = diary.name();
+        let log = EventLog::new();
+        let name = log.name();
         if place < 3 {
             let number = u32::try_from(self.sent.len()).unwrap();
-            self.sent.push(diary);
+            self.sent.push(log);
             let send = Process::spawn(send_for_ever, (self.ends.0.clone(), number, name))?;
             Ok((send, number))
         } else {
             let number = u32::try_from(self.received.len()).unwrap();
-            self.received.push(diary);
+            self.received.push(log);
             Ok((Process::spawn(receive_for_ever, (self.ends.1.clone(), number, name))?, number))
         }
     }
@@ -108,17 +109,17 @@ impl Fight {
             receiver.join()?; // which ends only if the queue goes on, up to its end
         }
         let mut taken = BTreeMap::<u32, Vec<u32>>::new();
-        for diary in &self.received {
+        for log in &self.received {
             let mut last = BTreeMap::new();
-            for (sender, number) in diary.read() {
+            for (sender, number) in log.read() {
                 let before = last.insert(sender, number);
                 assert!(before < Some(number), "out of order: {number} of {sender} after {before:?}");
                 taken.entry(sender).or_default().push(number);
             }
         }
         let mut missing = 0;
-        for (sender, diary) in (0..).zip(&self.sent) {
-            let sent = diary.read().last().map_or(0, |(_, number)| number + 1);
+        for (sender, log) in (0..).zip(&self.sent) {
+            let sent = log.read().last().map_or(0, |(_, number)| number + 1);
             let mut taken = taken.remove(&sender).unwrap_or_default();
             taken.sort_unstable();
             let count = taken.len();
@@ -136,25 +137,25 @@ impl Fight {
 }
 
 /// Every third sends batches.
-fn send_for_ever(items: Sender<Item>, own: u32, diary: String) {
-    let mut diary = Diary::open(&diary);
+fn send_for_ever(items: Sender<Item>, own: u32, log: String) {
+    let mut log = EventLog::open(&log);
     let item = |number: u32| (own, number, vec![7; ballast(number)]);
     for number in (0..).step_by(BATCH as usize) {
         let batch = number..number + BATCH;
         if own.is_multiple_of(3) {
             items.send_all(batch.clone().map(item)).unwrap();
-            diary.write(own, batch.end - 1);
+            log.write(own, batch.end - 1);
         } else {
             for number in batch {
                 items.send(item(number)).unwrap();
-                diary.write(own, number);
+                log.write(own, number);
             }
         }
     }
 }
 
-fn receive_for_ever(items: Receiver<Item>, own: u32, diary: String) {
-    let mut diary = Diary::open(&diary);
+fn receive_for_ever(items: Receiver<Item>, own: u32, log: String) {
+    let mut log = EventLog::open(&log);
     loop {
         let batch = if own.is_multiple_of(3) {
             items.recv_many(BATCH as usize)
@@ -166,7 +167,7 @@ fn receive_for_ever(items: Receiver<Item>, own: u32, diary: String) {
                 for item in batch {
                     let (sender, number, bytes) = item.unwrap();
                     assert!(bytes == vec![7; ballast(number)], "an item is torn");
-                    diary.write(sender, number);
+                    log.write(sender, number);
                 }
             }
             Err(error) if error.is_disconnected() => return,
@@ -185,11 +186,11 @@ fn ballast(number: u32) -> usize {
 }
 
 /// Pairs of numbers in memory that outlives its writer.
-struct Diary(File);
+struct EventLog(File);
 
-impl Diary {
+impl EventLog {
     fn new() -> Self {
-        Self(memfd_create(c"diary", MFdFlags::MFD_CLOEXEC).unwrap().into())
+        Self(memfd_create(c"log", MFdFlags::MFD_CLOEXEC).unwrap().into())
     }
 
     /// How another process opens it.
@@ -219,9 +220,9 @@ impl Diary {
 }
 
 /// Numbers that look like chance, the same in each run.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn throw(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
@@ -229,18 +230,18 @@ impl Dice {
 }
 
 /// Says that it is about to, and receives.
-fn receive_one(items: Receiver<u32>, gate: Gate) -> Option<u32> {
+fn receive_one(items: Receiver<u32>, gate: Latch) -> Option<u32> {
     gate.send(()).unwrap();
     items.recv().ok()
 }
 
-fn send_one(items: Sender<u32>, number: u32, gate: Gate) -> bool {
+fn send_one(items: Sender<u32>, number: u32, gate: Latch) -> bool {
     gate.send(()).unwrap();
     items.send(number).is_ok()
 }
 
 /// A child that has gone to sleep in a call.
-fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(child: &Process<T>, gate: &Gate) -> Result<()> {
+fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(child: &Process<T>, gate: &Latch) -> Result<()> {
     assert_eq!(gate.recv()?, Some(()));
     wait_for_state(child.pid(), 'S');
     Ok(())
@@ -331,9 +332,9 @@ fn a_stopped_sender_delays_others_no_longer_than_they_allow() -> Outcome {
 
 fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
     let (sender, receiver) = bounded::<Vec<u8>>(100)?;
-    let put = |sender: Sender<Vec<u8>>, gate: Gate| {
+    let put = |sender: Sender<Vec<u8>>, gate: Latch| {
         (0..20).for_each(|number| sender.send(vec![number; 1024 * 1024]).unwrap());
-        crate::support::stay(gate);
+        crate::support::block(gate);
     };
     let (gate, theirs) = pipe()?;
     let child = Process::spawn(put, (sender, theirs))?;
