@@ -1,4 +1,4 @@
-//! **SharedSlice**: large data that many processes read and nobody copies.
+//! **`SharedSlice`**: large data that many processes read and nobody copies.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;

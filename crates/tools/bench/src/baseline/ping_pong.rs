@@ -1,5 +1,4 @@
-//! Two processes take ping_pong at one word of shared memory: the least that a question and its answer can
-//! cost.
+//! Two processes take turns on one word of shared memory: the least that a request and its reply can cost.
 
 use std::hint;
 use std::sync::atomic::{

@@ -107,12 +107,12 @@ fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     Ok(lines.values().all(|line| line.failures.is_empty()))
 }
 
-/// Where each child is a program of its own, there is no template.
+/// Where each child is executed, there is no zygote.
 fn is_for_this_method(point: Failpoint) -> bool {
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
-    let is_of_template = ["template:", "spare:"].iter().any(|floor| point.name().starts_with(floor))
+    let is_of_zygote = ["zygote:", "preforked:"].iter().any(|area| point.name().starts_with(area))
         || [Failpoint::ForkRequested, Failpoint::BootstrapSent, Failpoint::Fork].contains(&point);
-    !(spawns && is_of_template)
+    !(spawns && is_of_zygote)
 }
 
 fn strike_in(

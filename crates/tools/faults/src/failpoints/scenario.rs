@@ -89,5 +89,5 @@ fn costs_nothing(point: Failpoint) -> bool {
             | Failpoint::ShutdownRequested
             | Failpoint::Fork
     );
-    is_between_items || point.name().starts_with("template:")
+    is_between_items || point.name().starts_with("zygote:")
 }

@@ -73,7 +73,7 @@ fn use_pool() -> multiproc::Result<(u32, u32)> {
     Ok((right, lost))
 }
 
-/// SharedSlice data that a child makes and the parent reads, and the other way round.
+/// A `SharedSlice` that a child makes and the parent reads, and one in the other direction.
 pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let ends = pipe::<(), SharedSlice<u64>>();
