@@ -398,7 +398,7 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
 fn spares() -> Vec<u32> {
     let all = || -> Vec<u32> {
         let children = tests::children_of(std::process::id()).into_iter();
-        children.filter(|(_, name)| name == "fork-spare").map(|(pid, _)| pid).collect()
+        children.filter(|(_, name)| name == "mp-preforked").map(|(pid, _)| pid).collect()
     };
     while all().len() < 2 {
         with(StartMethod::ForkServer).spawn(|| (), ()).unwrap().join().unwrap();
@@ -433,7 +433,7 @@ fn all_that_a_fork_server_has_ready_can_die_and_the_next_start_works() -> Outcom
         for turn in 0..20 {
             for pid in spares() {
                 send_signal(pid, Signal::SIGKILL);
-                eventually("it is dead", || !tests::is_spare(pid, "fork-spare"));
+                eventually("it is dead", || !tests::is_spare(pid, "mp-preforked"));
             }
             assert_eq!(with(StartMethod::ForkServer).spawn(|turn: u32| turn, (turn,))?.join()?, turn);
         }

@@ -73,7 +73,7 @@ pub fn children_of(pid: u32) -> Vec<(u32, String)> {
 /// Until such a one knows its own name it has the fork server's; but it has not been executed.
 pub fn is_spare(pid: u32, name: &str) -> bool {
     let lives = stat_of(pid).first().is_some_and(|state| state != "Z");
-    lives && (name == "fork-spare" || name == "fork-server" && !was_executed(pid))
+    lives && (name == "mp-preforked" || name == "fork-server" && !was_executed(pid))
 }
 
 /// Whether that process has executed a program since it was forked; dead or alive.

@@ -4,7 +4,10 @@
 #![allow(clippy::missing_errors_doc)]
 
 pub mod bench;
+pub mod compare;
 pub mod faults;
+pub mod output;
 mod programs;
+pub mod runner;
 pub mod valgrind;
 pub mod verify;

@@ -3,11 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, faults, valgrind, verify};
+use xtask::output::complain;
+use xtask::{bench, compare, faults, valgrind, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Faults(options) => faults::run(&options),
         Command::Valgrind => valgrind::run(),
         Command::Verify(options) => verify::run(&options),
@@ -16,7 +18,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -34,6 +36,8 @@ struct Arguments {
 enum Command {
     /// Measure the library beside the hand-written baseline and, with --peers, beside other libraries
     Bench(bench::Options),
+    /// Run each program and the Python beside it: do both print the same, and how long does each take?
+    Compare(compare::Options),
     /// Kill and stop processes and make system calls fail, at every step and at random: nothing may hang, be lost or be left
     Faults(faults::Options),
     /// Run unit tests of the library that touch memory under valgrind

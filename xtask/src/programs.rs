@@ -11,16 +11,35 @@ use cargo_metadata::{Message, PackageId};
 
 /// Builds with all optimisations what a manifest's folder has; gives the programs by their names.
 pub(crate) fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
-    let mut build = cargo(folder);
+    let mut build = cargo_build(folder);
     let programs = built(build.args(["--release", "--locked"]).args(what))?;
     Ok(programs.into_iter().map(|((_, name), path)| (name, path)).collect())
 }
 
-/// A command that builds, in this folder, what its arguments will say.
-pub(crate) fn cargo(folder: &Path) -> Command {
-    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--message-format=json-render-diagnostics"]).current_dir(folder);
+/// A `cargo build` in this folder, to which the caller adds what to build.
+pub(crate) fn cargo_build(folder: &Path) -> Command {
+    let mut build = cargo("build", folder);
+    build.arg("--message-format=json-render-diagnostics");
     build
+}
+
+/// Cargo in this folder, in the environment in which a user runs it.
+///
+/// `cargo run` sets variables for xtask. Build scripts that read them (`ring`'s does) would run again, and
+/// everything that depends on them would be compiled again, each time that xtask and a user take turns.
+pub(crate) fn cargo(subcommand: &str, folder: &Path) -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(subcommand).current_dir(folder);
+    for (name, _) in env::vars_os().filter(|(name, _)| is_set_for_xtask(&name.to_string_lossy())) {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+/// Whether `cargo run` sets this variable for the program that it runs.
+fn is_set_for_xtask(variable: &str) -> bool {
+    const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    variable == "CARGO_PRIMARY_PACKAGE" || PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// Has it built; gives the programs by their packages and names.
@@ -69,6 +88,21 @@ pub(crate) fn pinned(manifest: &str, package: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_does_not_see_what_it_set_for_xtask() {
+        // `cargo test` sets them for this program, too.
+        assert!(env::var_os("CARGO_PKG_NAME").is_some());
+        let removed: Vec<_> = cargo("build", Path::new("/"))
+            .get_envs()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.to_string_lossy().into_owned())
+            .collect();
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH"] {
+            assert!(removed.iter().any(|removed| removed == name), "{name} is not among {removed:?}");
+        }
+        assert!(!removed.iter().any(|removed| removed == "CARGO_HOME" || removed == "CARGO_TARGET_DIR"));
+    }
 
     #[test]
     fn a_manifest_says_the_exact_version() {

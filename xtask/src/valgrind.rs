@@ -3,7 +3,6 @@
 //! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
 //! models in `crates/tools/models`.
 
-use std::env;
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,20 +10,31 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{Message, MetadataCommand};
 
+use crate::output::say;
+use crate::programs::cargo;
+
 /// The exit code of a run in which memcheck has found something.
 const FOUND: &str = "99";
 
 /// The beginnings of the tests' names: all that touches shared memory, descriptors and locks.
-const TESTS: [&str; 8] =
-    ["sys::", "frames::", "ring", "channel::", "mailbox::", "link::", "frozen::", "template::"];
+const TESTS: [&str; 8] = [
+    "sys::",
+    "ipc::frame::",
+    "ipc::ring",
+    "channel::",
+    "pool::worker_rings::",
+    "ipc::packet::",
+    "shared_slice::",
+    "spawn::zygote::",
+];
 
 /// Those of them that are about other processes. Valgrind has known `pidfd_open` only since 3.20.
 const SKIPPED: [&str; 5] = [
     "sys::process::tests::a_number_that_has_come_to_mean_another_process_is_nobodys",
-    "sys::program::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
-    "sys::program::tests::a_new_process_has_the_standard_streams_alone",
-    "template::tests::only_a_child_of_ours_can_be_a_spare",
-    "template::tests::what_a_template_says_why_it_does_not_come_up_is_told",
+    "sys::exec::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
+    "sys::exec::tests::a_new_process_has_the_standard_streams_alone",
+    "spawn::zygote::tests::only_a_child_of_ours_can_be_a_spare",
+    "spawn::zygote::tests::what_a_template_says_why_it_does_not_come_up_is_told",
 ];
 
 /// Runs all; says whether nothing was found.
@@ -49,14 +59,13 @@ fn look_for_valgrind() -> Result<()> {
 
 /// Builds the library's unit tests; gives the program that they are.
 fn build(root: &Path) -> Result<PathBuf> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["test", "--package", "multiproc", "--lib", "--no-run"])
+    let mut build = cargo("test", root)
+        .args(["--package", "multiproc", "--lib", "--no-run"])
         .arg("--message-format=json-render-diagnostics")
-        .current_dir(root)
         .stdout(Stdio::piped())
         .spawn()
         .context("run cargo")?;
-    let output = cargo.stdout.take().context("cargo says nothing")?;
+    let output = build.stdout.take().context("cargo says nothing")?;
     let mut program = None;
     for message in Message::parse_stream(BufReader::new(output)) {
         if let Message::CompilerArtifact(artifact) = message?
@@ -65,12 +74,12 @@ fn build(root: &Path) -> Result<PathBuf> {
             program = artifact.executable.map(PathBuf::from).or(program);
         }
     }
-    ensure!(cargo.wait()?.success(), "the unit tests do not build");
+    ensure!(build.wait()?.success(), "the unit tests do not build");
     program.context("cargo has built no unit tests")
 }
 
 fn memcheck(root: &Path, program: &Path) -> Result<bool> {
-    println!("== memcheck over {}", TESTS.join(" "));
+    say!("== memcheck over {}", TESTS.join(" "));
     let status = Command::new("valgrind")
         .args(["--tool=memcheck", "--quiet", &format!("--error-exitcode={FOUND}")])
         .args(["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"])

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
+use xtask::runner::{Ending, Observed, Process};
 use xtask::verify::{
-    compare::{Ending, Failure, Observed, Process, compare},
+    compare::{Failure, compare},
     expectation::Expectation,
     order,
 };

@@ -4,10 +4,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use xtask::verify::{
-    compare::{Ending, Observed, Process},
-    runner::Runner,
-};
+use xtask::runner::{Ending, Observed, Process, Runner};
 
 /// Nothing here takes so long, however busy the machine is.
 const LONG: Duration = Duration::from_secs(100);

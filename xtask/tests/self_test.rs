@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use xtask::runner::{Ending, Observed};
 use xtask::verify::{
-    compare::{Ending, Observed, compare},
-    expectation::{Expectation, Place},
+    compare::compare,
+    expectation::{Expectation, LineOrder},
     self_test::self_test,
 };
 
@@ -58,7 +59,7 @@ fn the_self_test_shows_what_is_overlooked() {
     assert_eq!(unnoticed(|expected| (expected.at_least, expected.below) = (None, None)), 2);
     assert_eq!(unnoticed(|expected| expected.stderr = false), 1);
     let no_order = |expected: &mut Expectation| {
-        expected.lines.iter_mut().for_each(|line| line.place = Place::Anywhere);
+        expected.lines.iter_mut().for_each(|line| line.order = LineOrder::Anywhere);
     };
     assert_eq!(unnoticed(no_order), 1);
 }

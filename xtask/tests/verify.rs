@@ -171,6 +171,19 @@ fn commands_run_together_unless_they_run_alone() {
 }
 
 #[test]
+fn a_closed_pipe_ends_verify_quietly() {
+    let root = workspace(&[GOOD]);
+    for options in [&["--list"][..], &[], &["--format", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = verify(root.path(), options).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(141), "{options:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{options:?}: {stderr}");
+    }
+}
+
+#[test]
 fn an_interrupt_ends_everything() {
     let main = "fn main() { std::fs::write(\"new\", std::env::var(\"TMPDIR\").unwrap()).unwrap(); \
                 std::fs::rename(\"new\", \"folder\").unwrap(); loop { std::thread::park(); } }";

@@ -32,7 +32,7 @@ pub struct Error(Box<Inner>);
 #[derive(Clone, Serialize, Deserialize)]
 struct Inner {
     cause: Cause,
-    culprit: Option<Culprit>,
+    origin: Option<Origin>,
     index: Option<u64>,
     /// It failed before any task, so that it is no task's failure.
     at_birth: bool,
@@ -42,7 +42,7 @@ struct Inner {
 
 /// Who failed.
 #[derive(Clone, Serialize, Deserialize)]
-pub(crate) enum Culprit {
+pub(crate) enum Origin {
     Worker { pid: u32 },
     Process { name: String, pid: u32 },
 }
@@ -109,8 +109,8 @@ impl Error {
 
     /// The process id of the child that failed.
     pub fn pid(&self) -> Option<u32> {
-        match self.0.culprit {
-            Some(Culprit::Worker { pid } | Culprit::Process { pid, .. }) => Some(pid),
+        match self.0.origin {
+            Some(Origin::Worker { pid } | Origin::Process { pid, .. }) => Some(pid),
             None => None,
         }
     }
@@ -162,7 +162,7 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, culprit: None, index: None, at_birth: false, memory_limit: None }))
+        Self(Box::new(Inner { cause, origin: None, index: None, at_birth: false, memory_limit: None }))
     }
 
     /// The system refused `operation`, which is a verb with its object: `"open the door"`.
@@ -191,8 +191,8 @@ impl Error {
         Self::new(Cause::Decode { what: what.to_owned(), why: why.to_string() })
     }
 
-    pub(crate) fn by(mut self, culprit: Culprit) -> Self {
-        self.0.culprit = Some(culprit);
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        self.0.origin = Some(origin);
         self
     }
 
@@ -203,7 +203,7 @@ impl Error {
     }
 
     /// Says that it happened before any task.
-    pub(crate) fn at_birth(mut self) -> Self {
+    pub(crate) fn during_startup(mut self) -> Self {
         self.0.at_birth = true;
         self.at(None)
     }
@@ -220,8 +220,8 @@ impl Error {
     }
 
     /// Names a child as the culprit where none is named yet.
-    pub(crate) fn or_by(self, culprit: impl FnOnce() -> Culprit) -> Self {
-        if self.0.culprit.is_some() { self } else { self.by(culprit()) }
+    pub(crate) fn or_with_origin(self, origin: impl FnOnce() -> Origin) -> Self {
+        if self.0.origin.is_some() { self } else { self.with_origin(origin()) }
     }
 }
 
@@ -229,16 +229,16 @@ impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, culprit, index, at_birth, memory_limit } = &*self.0;
-        let who = culprit.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
+        let Inner { cause, origin, index, at_birth, memory_limit } = &*self.0;
+        let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let at_birth = *at_birth;
-        let doing = Doing { culprit: culprit.as_ref(), index: *index, at_birth };
-        let item = Doing { culprit: None, index: *index, at_birth };
+        let doing = Activity { origin: origin.as_ref(), index: *index, at_birth };
+        let item = Activity { origin: None, index: *index, at_birth };
         let limit = Limit(*memory_limit);
         match cause {
             Cause::System { operation, errno } => {
                 write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
-                if let Some(culprit) = culprit { write!(f, " (in {culprit})") } else { Ok(()) }
+                if let Some(origin) = origin { write!(f, " (in {origin})") } else { Ok(()) }
             }
             Cause::NotInitialised => f.write_str(
                 "cannot start a child process: call multiproc::init() as the first line of main, \
@@ -251,8 +251,8 @@ impl fmt::Display for Error {
                 write!(f, "{who} ended{doing}, and its status was collected outside this library")
             }
             Cause::Panic { message, location } => {
-                match culprit {
-                    Some(culprit) => write!(f, "{culprit} panicked")?,
+                match origin {
+                    Some(origin) => write!(f, "{origin} panicked")?,
                     None => f.write_str("the function panicked")?,
                 }
                 if let Some(location) = location {
@@ -270,7 +270,7 @@ impl fmt::Display for Error {
             Cause::Full => f.write_str("the queue is full"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
-            Cause::Cancelled if culprit.is_some() => {
+            Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
@@ -286,7 +286,7 @@ impl fmt::Debug for Error {
     }
 }
 
-impl fmt::Display for Culprit {
+impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Worker { pid } => write!(f, "worker {pid}"),
@@ -296,19 +296,19 @@ impl fmt::Display for Culprit {
 }
 
 /// The end of a sentence: what the culprit was at.
-struct Doing<'a> {
-    culprit: Option<&'a Culprit>,
+struct Activity<'a> {
+    origin: Option<&'a Origin>,
     index: Option<u64>,
     at_birth: bool,
 }
 
-impl fmt::Display for Doing<'_> {
+impl fmt::Display for Activity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.index, self.culprit) {
+        match (self.index, self.origin) {
             _ if self.at_birth => f.write_str(" before it was ready for work"),
             (Some(index), _) => write!(f, " while running task {index}"),
-            (None, Some(Culprit::Worker { .. })) => f.write_str(" while running its task"),
-            (None, Some(Culprit::Process { .. })) => f.write_str(" before its function returned"),
+            (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
+            (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
             (None, None) => Ok(()),
         }
     }

@@ -30,13 +30,13 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::channel::endpoint::Links;
-use crate::channel::readiness::Watch;
-use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
+use crate::channel::endpoint::EndpointFds;
+use crate::channel::readiness::ReadinessFd;
+use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::scratch::{Arriving, Buffer};
-use crate::ipc::wire::{self, Handle, Pages};
+use crate::ipc::scratch::{Scratch, Undecoded};
+use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::task;
@@ -48,11 +48,11 @@ use crate::task;
 /// # Errors
 /// When the system refuses a descriptor or memory.
 pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
-    let size = NonZeroUsize::new(THERE_AND_BACK[1].end()).unwrap_or(NonZeroUsize::MIN);
-    let pages = Pages::create(size)?;
+    let size = NonZeroUsize::new(LAYOUTS[1].end()).unwrap_or(NonZeroUsize::MIN);
+    let pages = SharedMemory::create(size)?;
     let (a, b) = sockets()?;
-    let (to_there, there) = THERE_AND_BACK[0].create(&pages, a.clone(), b.clone())?;
-    let (to_here, here) = THERE_AND_BACK[1].create(&pages, b, a)?;
+    let (to_there, there) = LAYOUTS[0].create(&pages, a.clone(), b.clone())?;
+    let (to_here, here) = LAYOUTS[1].create(&pages, b, a)?;
     Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
@@ -61,22 +61,22 @@ pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
 ///
 /// The other end learns that this one is gone when it is dropped, or when the last process that holds it has ended.
 pub struct Connection<S, R> {
-    outgoing: Sending,
-    incoming: Receiving,
-    watch: Watch,
+    outgoing: SenderCore,
+    incoming: ReceiverCore,
+    watch: ReadinessFd,
     messages: PhantomData<fn(S) -> R>,
 }
 
 /// The two directions, one behind the other.
-const THERE_AND_BACK: [Plan; 2] = {
-    let there = Plan::new(0, RING, u32::MAX); // as many messages as find room
-    [there, Plan::new(there.end().next_multiple_of(4096), RING, u32::MAX)]
+const LAYOUTS: [Layout; 2] = {
+    let there = Layout::new(0, RING, u32::MAX); // as many messages as find room
+    [there, Layout::new(there.end().next_multiple_of(4096), RING, u32::MAX)]
 };
 const RING: u32 = 1024 * 1024;
 
 impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is always usable.
-    /// A message above 512 KiB, or one above 32 KiB that finds no room, is parked in anonymous memory and counts as
+    /// A message above 512 KiB, or one above 32 KiB that finds no room, is spilled in anonymous memory and counts as
     /// small.
     ///
     /// # Errors
@@ -100,13 +100,13 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     /// When a message does not decode, or no descriptor is left for one that comes with a message.
     pub fn recv(&self) -> Result<Option<R>> {
-        let mut message = Arriving::new();
+        let mut message = Undecoded::new();
         let incoming = self.incoming.receive(1, Deadline::Never, |bytes| message.keep(bytes));
         self.watch.settle(&self.incoming);
         match incoming? {
-            Incoming::Shown => message.decode("a message").map(Some),
-            Incoming::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, "a message").map(Some),
-            Incoming::NotYet | Incoming::Gone => Ok(None),
+            Received::InPlace => message.decode("a message").map(Some),
+            Received::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, "a message").map(Some),
+            Received::TimedOut | Received::Disconnected => Ok(None),
         }
     }
 
@@ -135,9 +135,9 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     }
 
     fn put(&self, message: &S, deadline: Deadline) -> Result<()> {
-        let mut buffer = Buffer::borrow();
+        let mut buffer = Scratch::borrow();
         let mut descriptors = Vec::new();
-        let bytes = if let Some(bytes) = raw::view(message) {
+        let bytes = if let Some(bytes) = raw::as_bytes(message) {
             bytes
         } else {
             descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;
@@ -145,16 +145,16 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
         };
         let message = Message { bytes, descriptors: &descriptors };
         match self.outgoing.send(message, deadline, &mut 0)? {
-            Sent::Yes => Ok(()),
-            Sent::NotYet => Err(Error::timeout("send a message")),
-            Sent::Gone => Err(Error::disconnected("other end of the pipe")),
+            Sent::Done => Ok(()),
+            Sent::TimedOut => Err(Error::timeout("send a message")),
+            Sent::Disconnected => Err(Error::disconnected("other end of the pipe")),
         }
     }
 }
 
 impl<S, R> Connection<S, R> {
-    fn new(outgoing: Sending, incoming: Receiving) -> Self {
-        Self { outgoing, incoming, watch: Watch::default(), messages: PhantomData }
+    fn new(outgoing: SenderCore, incoming: ReceiverCore) -> Self {
+        Self { outgoing, incoming, watch: ReadinessFd::default(), messages: PhantomData }
     }
 }
 
@@ -172,8 +172,8 @@ impl<S, R> AsFd for Connection<S, R> {
 
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let is_first = self.outgoing.plan() == THERE_AND_BACK[0];
-        (is_first, self.outgoing.pages(), self.outgoing.links(), &self.incoming.links().bells)
+        let is_first = self.outgoing.plan() == LAYOUTS[0];
+        (is_first, self.outgoing.pages(), self.outgoing.fds(), &self.incoming.fds().bells)
             .serialize(serializer)
     }
 }
@@ -181,12 +181,12 @@ impl<S, R> Serialize for Connection<S, R> {
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (is_first, pages, there_links, bells) =
-            <(bool, Pages, Links, [Handle; 2])>::deserialize(deserializer)?;
-        let back_links = Links { bells, ..there_links.clone() };
-        let [there, back] = THERE_AND_BACK;
+            <(bool, SharedMemory, EndpointFds, [SharedFd; 2])>::deserialize(deserializer)?;
+        let back_links = EndpointFds { bells, ..there_links.clone() };
+        let [there, back] = LAYOUTS;
         let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };
-        let outgoing = Sending::open(outgoing, pages.clone(), there_links).map_err(D::Error::custom)?;
-        let incoming = Receiving::open(incoming, pages, back_links).map_err(D::Error::custom)?;
+        let outgoing = SenderCore::open(outgoing, pages.clone(), there_links).map_err(D::Error::custom)?;
+        let incoming = ReceiverCore::open(incoming, pages, back_links).map_err(D::Error::custom)?;
         Ok(Self::new(outgoing, incoming))
     }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Culprit, Error, Result};
+use crate::error::{Error, Origin, Result};
 use crate::spawn::bootstrap;
-use crate::spawn::exec::Started;
+use crate::spawn::exec::SpawnedChild;
 use crate::spawn::supervisor;
-use crate::start_method::{Manner, StartMethod};
+use crate::start_method::{SpawnOptions, StartMethod};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
 use crate::task::{self, RemoteFn};
@@ -39,7 +39,7 @@ use crate::task::{self, RemoteFn};
 /// }
 /// ```
 pub struct Process<T> {
-    started: Started,
+    started: SpawnedChild,
     joined: bool,
     result: PhantomData<fn() -> T>,
 }
@@ -79,7 +79,7 @@ impl Process<()> {
     /// }
     /// ```
     pub fn builder() -> ProcessBuilder {
-        ProcessBuilder { name: None, manner: Manner::default() }
+        ProcessBuilder { name: None, options: SpawnOptions::default() }
     }
 }
 
@@ -87,7 +87,7 @@ impl Process<()> {
 #[derive(Clone, Debug)]
 pub struct ProcessBuilder {
     name: Option<String>,
-    manner: Manner,
+    options: SpawnOptions,
 }
 
 impl ProcessBuilder {
@@ -106,7 +106,7 @@ impl ProcessBuilder {
     /// no other is executed until that goes on or is killed, and each start fails in its own time.)
     #[must_use]
     pub fn start_timeout(mut self, time: Duration) -> Self {
-        self.manner.patience = time;
+        self.options.timeout = time;
         self
     }
 
@@ -124,7 +124,7 @@ impl ProcessBuilder {
     /// ```
     #[must_use]
     pub fn start_method(mut self, method: StartMethod) -> Self {
-        self.manner.method = Some(method);
+        self.options.method = Some(method);
         self
     }
 
@@ -140,7 +140,7 @@ impl ProcessBuilder {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let started = self.manner.call(name, function, &args)?;
+        let started = self.options.spawn(name, function, &args)?;
         Ok(Process { started, joined: false, result: PhantomData })
     }
 }
@@ -158,7 +158,7 @@ impl<T: DeserializeOwned> Process<T> {
     pub fn join(mut self) -> Result<T> {
         self.started.child.check_here()?;
         self.started.wait(Deadline::Never);
-        self.outcome()
+        self.wait_for_result()
     }
 
     /// As [`join`](Self::join), but waits no longer than `time`; then gives `None`, and the child goes on.
@@ -169,17 +169,17 @@ impl<T: DeserializeOwned> Process<T> {
     /// descriptor is left can be had by a later call.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
-        if self.started.wait(Deadline::after(time)) { self.outcome().map(Some) } else { Ok(None) }
+        if self.started.wait(Deadline::after(time)) { self.wait_for_result().map(Some) } else { Ok(None) }
     }
 
-    fn outcome(&mut self) -> Result<T> {
+    fn wait_for_result(&mut self) -> Result<T> {
         if self.joined {
             return Err(Error::invalid("the process was joined before"));
         }
-        let culprit = || self.culprit();
-        let outcome = self.started.outcome(&culprit);
+        let origin = || self.origin();
+        let outcome = self.started.result(&origin);
         self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors); // then it is still there
-        task::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.by(self.culprit()))
+        task::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.with_origin(self.origin()))
     }
 }
 
@@ -251,8 +251,8 @@ impl<T> Process<T> {
         Ok(())
     }
 
-    fn culprit(&self) -> Culprit {
-        Culprit::Process { name: self.name().to_owned(), pid: self.pid() }
+    fn origin(&self) -> Origin {
+        Origin::Process { name: self.name().to_owned(), pid: self.pid() }
     }
 }
 

@@ -34,7 +34,7 @@
 //! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
 //!
 //! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than
-//! 32 KiB that finds no room there, and any item larger than 2 MiB, is parked in anonymous memory of its own, so a
+//! 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled in anonymous memory of its own, so a
 //! large item does not block its sender: a child may put 20 MB and exit before anybody looks.
 
 use std::fmt;
@@ -47,13 +47,13 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::batch::Batch;
-use crate::channel::endpoint::Links;
-use crate::channel::{Incoming, Message, Plan, Receiving, Sending, sockets};
+use crate::channel::endpoint::EndpointFds;
+use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec;
 use crate::codec::raw;
 use crate::error::{Cause, Error, Result};
-use crate::ipc::scratch::{Arriving, Buffer};
-use crate::ipc::wire::{self, Pages, Travels};
+use crate::ipc::scratch::{Scratch, Undecoded};
+use crate::ipc::wire::{self, SharedMemory, Travels};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::task;
@@ -64,7 +64,7 @@ use crate::task;
 /// with what a slow consumer has not got to.
 ///
 /// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: there is always room for 2 MiB
-/// of them (mostly 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8. Larger items are parked in
+/// of them (mostly 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8. Larger items are spilled in
 /// memory of their own instead; beside the capacity, they wait only for the system's limits on descriptors in flight
 /// (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
 ///
@@ -77,13 +77,13 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     let plan = plan(capacity);
     let size = NonZeroUsize::new(plan.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
-    let (sending, receiving) = plan.create(&Pages::create(size)?, from, to)?;
-    Ok((Sender { end: sending, item: PhantomData }, Receiver { end: receiving, item: PhantomData }))
+    let (sender, receiver) = plan.create(&SharedMemory::create(size)?, from, to)?;
+    Ok((Sender { end: sender, item: PhantomData }, Receiver { end: receiver, item: PhantomData }))
 }
 
 /// The end of a queue that items are put into. Can be cloned, and passed as an argument.
 pub struct Sender<T> {
-    end: Sending,
+    end: SenderCore,
     item: PhantomData<fn(T)>,
 }
 
@@ -93,7 +93,7 @@ pub struct Sender<T> {
 /// decode; such an error does not end the iteration. One that takes no item does, when it has been given: no descriptor or
 /// memory is left to receive an item, which then stays in the queue. Later, [`iter`](Self::iter) goes on with it.
 pub struct Receiver<T> {
-    end: Receiving,
+    end: ReceiverCore,
     item: PhantomData<fn() -> T>,
 }
 
@@ -245,17 +245,17 @@ impl<T: DeserializeOwned> Receiver<T> {
         }
         let mut batch = Batch::default();
         let mut plain = Vec::new();
-        let show = |bytes: &[u8]| match raw::make(bytes) {
+        let show = |bytes: &[u8]| match raw::from_bytes(bytes) {
             Some(item) => plain.push(item.map_err(misfit)),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.end.receive(max, Deadline::Never, show)? {
-            Incoming::Shown if raw::is_plain::<T>() => Ok(plain),
-            Incoming::Shown => Ok(batch.map(decode)),
-            Incoming::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
-            Incoming::Gone => Err(gone()),
-            Incoming::NotYet => Err(Error::timeout("take items from the queue")),
+            Received::InPlace if raw::is_raw::<T>() => Ok(plain),
+            Received::InPlace => Ok(batch.map(decode)),
+            Received::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
+            Received::Disconnected => Err(gone()),
+            Received::TimedOut => Err(Error::timeout("take items from the queue")),
         }
     }
 
@@ -278,12 +278,12 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 
     fn take(&self, deadline: Deadline) -> Result<Option<T>> {
-        let mut item = Arriving::new();
+        let mut item = Undecoded::new();
         match self.end.receive(1, deadline, |bytes| item.keep(bytes))? {
-            Incoming::Shown => item.decode("an item").map(Some),
-            Incoming::Whole(bytes, _) => decode(&bytes).map(Some),
-            Incoming::NotYet => Ok(None),
-            Incoming::Gone => Err(gone()),
+            Received::InPlace => item.decode("an item").map(Some),
+            Received::Whole(bytes, _) => decode(&bytes).map(Some),
+            Received::TimedOut => Ok(None),
+            Received::Disconnected => Err(gone()),
         }
     }
 }
@@ -292,7 +292,7 @@ impl<T: DeserializeOwned> Receiver<T> {
 // of the bytes where they lie, in one copy: for that, no user code runs.
 
 fn with_encoded<T: Travels, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-    let mut buffer = Buffer::borrow();
+    let mut buffer = Scratch::borrow();
     send(wire::encode_value(item, &mut buffer.0, "an item")?)
 }
 
@@ -306,9 +306,9 @@ fn misfit(why: codec::Error) -> Error {
 
 fn outcome(sent: Sent) -> Result<()> {
     match sent {
-        Sent::Yes => Ok(()),
-        Sent::NotYet => Err(Error::timeout("put an item into the queue")),
-        Sent::Gone => Err(Error::disconnected("receiver of the queue")),
+        Sent::Done => Ok(()),
+        Sent::TimedOut => Err(Error::timeout("put an item into the queue")),
+        Sent::Disconnected => Err(Error::disconnected("receiver of the queue")),
     }
 }
 
@@ -316,14 +316,14 @@ fn gone() -> Error {
     Error::disconnected("sender of the queue")
 }
 
-const fn plan(capacity: u32) -> Plan {
-    Plan::new(0, 4 * 1024 * 1024, capacity)
+const fn plan(capacity: u32) -> Layout {
+    Layout::new(0, 4 * 1024 * 1024, capacity)
 }
 
 impl<T> Sender<T> {
     /// How many items are in the queue. Exact when nobody is putting or taking one at the moment.
     pub fn len(&self) -> usize {
-        self.end.inside() as usize
+        self.end.len() as usize
     }
 
     /// Whether no item is in the queue, with the caution of [`len`](Self::len).
@@ -412,13 +412,13 @@ macro_rules! end {
 
         impl<T> Serialize for $name<T> {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                (self.end.pages(), self.end.links(), self.end.plan().capacity()).serialize(serializer)
+                (self.end.pages(), self.end.fds(), self.end.plan().capacity()).serialize(serializer)
             }
         }
 
         impl<'de, T> Deserialize<'de> for $name<T> {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let (pages, links, capacity) = <(Pages, Links, u32)>::deserialize(deserializer)?;
+                let (pages, links, capacity) = <(SharedMemory, EndpointFds, u32)>::deserialize(deserializer)?;
                 let end = $end::open(plan(capacity), pages, links).map_err(D::Error::custom)?;
                 Ok(Self { end, item: PhantomData })
             }
@@ -426,5 +426,5 @@ macro_rules! end {
     };
 }
 
-end!(Sender, Sending);
-end!(Receiver, Receiving);
+end!(Sender, SenderCore);
+end!(Receiver, ReceiverCore);

@@ -13,7 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
-use crate::ipc::wire::Handle;
+use crate::ipc::wire::SharedFd;
 use crate::sys::sealed::{Identity, Sealed, identify};
 
 pub use bytemuck::Pod;
@@ -169,11 +169,11 @@ impl<T: Pod> SharedSlice<T> {
     fn made((sealed, fd): (Sealed, OwnedFd)) -> Result<Self> {
         let (identity, _) = identify(fd.as_fd())?;
         let memory = Arc::new(Memory { handle: fd.into(), sealed });
-        Known::lock().add(identity, &memory);
+        MappingCache::lock().add(identity, &memory);
         Ok(Self { memory: Some(memory), element: PhantomData })
     }
 
-    fn received(sent: Sent) -> Result<Self> {
+    fn received(sent: Header) -> Result<Self> {
         const { Self::CHECKED };
         let refused = |why: String| Err(Error::decode("a `SharedSlice`", why));
         if sent.element != size_of::<T>() {
@@ -183,7 +183,7 @@ impl<T: Pod> SharedSlice<T> {
         if !length.get().is_multiple_of(size_of::<T>()) {
             return refused(format!("{length} bytes announced, no number of elements of {}", sent.element));
         }
-        Ok(Self { memory: Some(Known::lock().receive(handle, length)?), element: PhantomData })
+        Ok(Self { memory: Some(MappingCache::lock().receive(handle, length)?), element: PhantomData })
     }
 }
 
@@ -209,23 +209,23 @@ impl<T: Pod> fmt::Debug for SharedSlice<T> {
 
 /// What travels.
 #[derive(Serialize, Deserialize)]
-struct Sent {
+struct Header {
     /// An element's size in bytes. Both sides run the same build, so that this checks only that they mean the same.
     element: usize,
     /// The memory, unless it is empty, and its size in bytes.
-    memory: Option<(Handle, NonZeroUsize)>,
+    memory: Option<(SharedFd, NonZeroUsize)>,
 }
 
 impl<T: Pod> Serialize for SharedSlice<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let memory = self.memory.as_ref().and_then(|memory| Some((memory.handle.clone(), memory.length()?)));
-        Sent { element: size_of::<T>(), memory }.serialize(serializer)
+        Header { element: size_of::<T>(), memory }.serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for SharedSlice<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let sent = Sent::deserialize(deserializer)?;
+        let sent = Header::deserialize(deserializer)?;
         Self::received(sent).map_err(D::Error::custom)
     }
 }
@@ -233,7 +233,7 @@ impl<'de, T: Pod> Deserialize<'de> for SharedSlice<T> {
 /// A piece of sealed memory as this process holds it, once for all that share it.
 #[derive(Debug)]
 struct Memory {
-    handle: Handle,
+    handle: SharedFd,
     sealed: Sealed,
 }
 
@@ -244,14 +244,14 @@ impl Memory {
 }
 
 /// How many pieces of memory a process keeps that it has received, and how many bytes of them.
-const KEPT: usize = 8;
-const KEPT_BYTES: usize = 64 * 1024 * 1024;
+const MAX_MAPPINGS: usize = 8;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// What this process has mapped, so that it maps nothing twice.
 ///
 /// A copy of this process that somebody forks has all of it, too: the mappings, the descriptors and these notes, which
 /// are as true there as they are here.
-struct Known {
+struct MappingCache {
     mapped: BTreeMap<Identity, Weak<Memory>>,
     /// So many entries may there be before those are thrown out that nobody holds any more.
     bound: usize,
@@ -259,19 +259,19 @@ struct Known {
     kept: VecDeque<Arc<Memory>>,
 }
 
-static KNOWN: Mutex<Known> = Mutex::new(Known::new());
+static CACHE: Mutex<MappingCache> = Mutex::new(MappingCache::new());
 
-impl Known {
+impl MappingCache {
     const fn new() -> Self {
-        Self { mapped: BTreeMap::new(), bound: 2 * KEPT, kept: VecDeque::new() }
+        Self { mapped: BTreeMap::new(), bound: 2 * MAX_MAPPINGS, kept: VecDeque::new() }
     }
 
     fn lock() -> MutexGuard<'static, Self> {
-        KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+        CACHE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The memory that came with a message, mapped if it is not yet.
-    fn receive(&mut self, handle: Handle, length: NonZeroUsize) -> Result<Arc<Memory>> {
+    fn receive(&mut self, handle: SharedFd, length: NonZeroUsize) -> Result<Arc<Memory>> {
         let (identity, _) = identify(handle.as_fd())?;
         // While it is mapped, no other memory can have its identity; and it cannot have lost its seals.
         let mapped = self.mapped.get(&identity).and_then(Weak::upgrade);
@@ -283,7 +283,7 @@ impl Known {
         Ok(memory)
     }
 
-    fn map(&mut self, identity: Identity, handle: Handle, length: NonZeroUsize) -> Result<Arc<Memory>> {
+    fn map(&mut self, identity: Identity, handle: SharedFd, length: NonZeroUsize) -> Result<Arc<Memory>> {
         let sealed = Sealed::open(handle.as_fd(), length)?;
         let memory = Arc::new(Memory { handle, sealed });
         self.add(identity, &memory);
@@ -293,19 +293,19 @@ impl Known {
     fn add(&mut self, identity: Identity, memory: &Arc<Memory>) {
         if self.mapped.len() >= self.bound {
             self.mapped.retain(|_, memory| memory.strong_count() > 0);
-            self.bound = 2 * self.mapped.len().max(KEPT); // so that this is rare, however many there are
+            self.bound = 2 * self.mapped.len().max(MAX_MAPPINGS); // so that this is rare, however many there are
         }
         self.mapped.insert(identity, Arc::downgrade(memory));
     }
 
     fn keep(&mut self, memory: &Arc<Memory>) {
         let size = |memory: &Arc<Memory>| memory.sealed.bytes().len();
-        if size(memory) > KEPT_BYTES {
+        if size(memory) > MAX_BYTES {
             return; // it would displace all others, and then itself
         }
         self.kept.retain(|kept| !Arc::ptr_eq(kept, memory));
         self.kept.push_back(Arc::clone(memory));
-        while self.kept.len() > KEPT || self.kept.iter().map(size).sum::<usize>() > KEPT_BYTES {
+        while self.kept.len() > MAX_MAPPINGS || self.kept.iter().map(size).sum::<usize>() > MAX_BYTES {
             self.kept.pop_front();
         }
     }
@@ -318,7 +318,7 @@ mod tests {
 
     use super::*;
     use crate::ipc::wire::{decode, encode_with_descriptors};
-    use crate::sys::mapping::store;
+    use crate::sys::mapping::memfd_write;
     use crate::testing::{any_bytes, any_word, cases, descriptors};
 
     /// Has `value` travel, and be decoded as something else.
@@ -329,7 +329,7 @@ mod tests {
         decode(&bytes, copies.collect(), "it")
     }
 
-    fn sealed(size: usize) -> (Handle, NonZeroUsize) {
+    fn sealed(size: usize) -> (SharedFd, NonZeroUsize) {
         let (sealed, fd) = Sealed::copy(&vec![1; size]).unwrap();
         (fd.into(), NonZeroUsize::new(sealed.bytes().len()).unwrap())
     }
@@ -361,7 +361,7 @@ mod tests {
         let ours = SharedSlice::from_slice(&[1_u32, 2, 3]).unwrap();
         assert_eq!(travelled::<u32>(&ours).unwrap().as_ptr(), ours.as_ptr());
         let (handle, length) = sealed(12);
-        let sent = || Sent { element: 4, memory: Some((handle.clone(), length)) };
+        let sent = || Header { element: 4, memory: Some((handle.clone(), length)) };
         let (first, second) = (travelled::<u32>(&sent()).unwrap(), travelled::<u32>(&sent()).unwrap());
         assert_eq!(first.as_ptr(), second.as_ptr());
         assert_ne!(first.as_ptr(), ours.as_ptr());
@@ -390,10 +390,10 @@ mod tests {
     #[test]
     fn what_was_announced_must_have_been_sent() {
         let (handle, length) = sealed(4096 + 8);
-        let unsealed = (Handle::from(store(&[1; 4096]).unwrap()), NonZeroUsize::new(4096).unwrap());
+        let unsealed = (SharedFd::from(memfd_write(&[1; 4096]).unwrap()), NonZeroUsize::new(4096).unwrap());
         let sized = |bytes: usize| Some((handle.clone(), NonZeroUsize::new(bytes).unwrap()));
         assert_eq!(
-            travelled::<u64>(&Sent { element: 8, memory: Some((handle.clone(), length)) }).unwrap().len(),
+            travelled::<u64>(&Header { element: 8, memory: Some((handle.clone(), length)) }).unwrap().len(),
             513
         );
         for (element, memory, why) in [
@@ -403,7 +403,7 @@ mod tests {
             (8, sized(4096 * 2), "8192 bytes announced, 4104 sent"),
             (8, Some(unsealed), "it is not sealed"),
         ] {
-            let error = travelled::<u64>(&Sent { element, memory }).unwrap_err();
+            let error = travelled::<u64>(&Header { element, memory }).unwrap_err();
             assert!(error.is_codec() && error.to_string().contains(why), "{error}");
         }
     }
@@ -419,23 +419,23 @@ mod tests {
 
     #[test]
     fn a_process_keeps_no_more_than_it_says() {
-        let mut known = Known::new();
+        let mut known = MappingCache::new();
         let mut receive = |size| {
             let (handle, length) = sealed(size);
             known.receive(handle, length).unwrap();
             known.kept.iter().map(|memory| memory.sealed.bytes().len()).collect::<Vec<_>>()
         };
-        for _ in 0..KEPT {
+        for _ in 0..MAX_MAPPINGS {
             receive(1);
         }
         assert_eq!(receive(2), [1, 1, 1, 1, 1, 1, 1, 2]);
-        assert_eq!(receive(KEPT_BYTES + 1), [1, 1, 1, 1, 1, 1, 1, 2]);
-        assert_eq!(receive(KEPT_BYTES - 3), [1, 2, KEPT_BYTES - 3]);
+        assert_eq!(receive(MAX_BYTES + 1), [1, 1, 1, 1, 1, 1, 1, 2]);
+        assert_eq!(receive(MAX_BYTES - 3), [1, 2, MAX_BYTES - 3]);
     }
 
     #[test]
     fn what_is_gone_is_forgotten() {
-        let mut known = Known::new();
+        let mut known = MappingCache::new();
         let held: Vec<_> = (1..=100).map(sealed).collect();
         let held: Vec<_> =
             held.into_iter().map(|(handle, size)| known.receive(handle, size).unwrap()).collect();

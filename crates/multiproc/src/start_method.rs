@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::spawn::exec::{self, PATIENCE, Posted, Started};
+use crate::spawn::exec::{self, DEFAULT_START_TIMEOUT, PreparedChild, SpawnedChild};
 use crate::spawn::fork_server;
 use crate::sys::poll::Deadline;
 use crate::task::RemoteFn;
@@ -43,23 +43,23 @@ use crate::task::RemoteFn;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartMethod {
-    /// Forks the child from a template: a small process, in which the program has been executed
+    /// Forks the child from a zygote: a small process, in which the program has been executed
     /// as far as [`init`](crate::init), and that has never run anything of the user's beyond that. The quickest way,
     /// about as quick as a fork of a small program, however large this one is.
     ///
-    /// The first start of the process makes the template, which takes about as long as a start by
+    /// The first start of the process makes the zygote, which takes about as long as a start by
     /// [`Spawn`](Self::Spawn). Once a start has had to wait for a fork, two children are forked ahead, which
-    /// wait for a task (`fork-spare` in a list of processes). A new template is made when the old one was
+    /// wait for a task (`fork-preforked child` in a list of processes). A new zygote is made when the old one was
     /// killed (its children live on), and when this process has changed what a program inherits: the
     /// environment, the current or root directory, user or groups, process group or session, resource limits,
     /// and which of the usual signals it ignores. What costs too much to look at is as it was when the
-    /// template was made: the **control groups** that the program is in, the umask, `oom_score_adj`, which of
+    /// zygote was made: the **control groups** that the program is in, the umask, `oom_score_adj`, which of
     /// the less usual signals are ignored, the I/O priority, the keyrings, what a core dump holds
     /// (`coredump_filter`), and what was changed for all threads at once (by `taskset -a` or `renice` from
     /// outside, or a seccomp filter with `TSYNC`). Call [`stop_fork_server`](crate::stop_fork_server) after a
-    /// change of one of these: then the next start makes a template that has it.
+    /// change of one of these: then the next start makes a zygote that has it.
     ///
-    /// What stands before `init` in `main` runs in the template, and not again in each child. So what it
+    /// What stands before `init` in `main` runs in the zygote, and not again in each child. So what it
     /// leaves in statics and on the heap, addresses included, is the same in all of them: **a generator of
     /// random numbers in a `static` that is seeded there gives all children the same numbers**.
     /// [`at_start`](crate::at_start) seeds it for each. What is kept for each thread is fresh, since a child
@@ -79,13 +79,13 @@ pub enum StartMethod {
     /// its profile. Nor do handlers for forks (`pthread_atfork`),
     /// since the C library has no part in this fork; at that moment, no lock is held that they could protect.
     ///
-    /// The template is a child of this process that [`active_children`](crate::active_children) does not
+    /// The zygote is a child of this process that [`active_children`](crate::active_children) does not
     /// list; of a program that waits for all its children, or executes another program in its own place, see
     /// [`stop_fork_server`](crate::stop_fork_server).
     ///
     /// Where the system cannot do it, this is the same as `Spawn`. It needs Linux 5.4 built with
-    /// `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and a template without threads: where one was started
-    /// before `init`, or appears in the template later, as that of an allocator that works in the background,
+    /// `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and a zygote without threads: where one was started
+    /// before `init`, or appears in the zygote later, as that of an allocator that works in the background,
     /// all further children of this process are executed.
     ForkServer,
     /// Executes the program again for each child; nothing is shared with anyone. What stands before `init` in
@@ -122,70 +122,70 @@ impl StartMethod {
 
 /// How a child is to be started.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manner {
+pub(crate) struct SpawnOptions {
     /// None is for the environment to say.
     pub(crate) method: Option<StartMethod>,
     /// How long the child may take to come up.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
 }
 
-impl Default for Manner {
+impl Default for SpawnOptions {
     fn default() -> Self {
-        Self { method: None, patience: PATIENCE }
+        Self { method: None, timeout: DEFAULT_START_TIMEOUT }
     }
 }
 
-impl Manner {
+impl SpawnOptions {
     /// Starts a child that calls `function` with these arguments.
-    pub(crate) fn call<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
+    pub(crate) fn spawn<F, Args>(self, name: String, function: F, args: &Args) -> Result<SpawnedChild>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let deadline = Deadline::after(self.patience);
-        self.start(exec::post(name, function, args)?, deadline)
+        let deadline = Deadline::after(self.timeout);
+        self.start(exec::prepare(name, function, args)?, deadline)
     }
 
-    /// As [`call`](Self::call), for a function of the library's own.
-    pub(crate) fn call_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<Started>
+    /// As [`call`](Self::spawn), for a function of the library's own.
+    pub(crate) fn spawn_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<SpawnedChild>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let deadline = Deadline::after(self.patience);
-        self.start(exec::post_own(name, function, args)?, deadline)
+        let deadline = Deadline::after(self.timeout);
+        self.start(exec::prepare_own(name, function, args)?, deadline)
     }
 
-    fn start(self, posted: Posted, deadline: Deadline) -> Result<Started> {
+    fn start(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
         let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
         if method == StartMethod::ForkServer
             && !CANNOT_FORK.load(Ordering::Relaxed)
-            && let Some(letter) = posted.for_spare()
+            && let Some(bootstrap) = prepared.packet()
         {
-            match fork_server::start(letter, self.patience, deadline)? {
-                Some(child) => return posted.adopt(child),
+            match fork_server::start(bootstrap, self.timeout, deadline)? {
+                Some(child) => return prepared.adopt(child),
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }
-        posted.exec(Some(self.patience), deadline)
+        prepared.exec(Some(self.timeout), deadline)
     }
 
     /// Has so many children forked, or as many of them as may wait, while the caller prepares what else it takes to start
     /// them. What does not go well here, the starts will find out. Waits for nobody else's start.
-    pub(crate) fn announce(self, starts: usize) {
+    pub(crate) fn prefork(self, starts: usize) {
         let method = self.method.map_or_else(StartMethod::from_environment, Ok);
         if matches!(method, Ok(StartMethod::ForkServer)) && !CANNOT_FORK.load(Ordering::Relaxed) {
-            fork_server::announce(starts, Deadline::after(self.patience));
+            fork_server::prefork(starts, Deadline::after(self.timeout));
         }
     }
 
     /// Starts that were announced will not come.
-    pub(crate) fn forgo(self) {
-        fork_server::forgo(Deadline::after(self.patience));
+    pub(crate) fn cancel_prefork(self) {
+        fork_server::cancel_prefork(Deadline::after(self.timeout));
     }
 }
 
-/// A template has found out that this system has not what it needs.
+/// A zygote has found out that this system has not what it needs.
 static CANNOT_FORK: AtomicBool = AtomicBool::new(false);
 
 #[cfg(test)]

@@ -1,52 +1,51 @@
-//! One download: all of it, or an error that names the address and the cause, and no file.
+//! One download: the whole file, or no file and an error that names the address and the cause.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use tempfile::NamedTempFile;
 use ureq::Agent;
 
-/// What became of a download: the file, or what went wrong. (Errors travel from a child process as text.)
-pub(crate) type Outcome = Result<PathBuf, String>;
+/// The file, or what went wrong. (An error returns from a child process as text.)
+pub type Outcome = Result<PathBuf, String>;
 
-/// Saves what is at `url` as `file`, by way of a file in the folder `unfinished`. Also the task of a child process.
-pub(crate) fn download(url: String, unfinished: PathBuf, file: PathBuf, timeout: Duration) -> Outcome {
-    try_download(&url, &unfinished, &file, timeout).map_err(|error| format!("{url}: {error:#}"))?;
+/// How long one download may take, unless the caller says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A file is in memory until it is whole: this is the most bytes that it may have.
+const MAX_SIZE: u64 = 256 << 20;
+
+/// The folder `images` beside this package's `src`.
+pub fn image_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("images")
+}
+
+/// Saves the answer of `url` as `file`; waits for at most [`TIMEOUT`].
+///
+/// # Errors
+/// The text of an error names the address and the cause.
+pub fn download(url: String, file: PathBuf) -> Outcome {
+    download_within(TIMEOUT, url, file)
+}
+
+/// Saves the answer of `url` as `file`; waits for at most `timeout`.
+///
+/// # Errors
+/// The text of an error names the address and the cause.
+pub fn download_within(timeout: Duration, url: String, file: PathBuf) -> Outcome {
+    let saved = fetch(&url, timeout).and_then(|bytes| save(&bytes, &file));
+    saved.map_err(|error| format!("{url}: {error:#}"))?;
     Ok(file)
 }
 
-fn try_download(url: &str, folder: &Path, file: &Path, timeout: Duration) -> Result<()> {
-    let agent: Agent = Agent::config_builder().timeout_global(Some(timeout)).build().into();
-    let mut response = agent.get(url).call().map_err(explain)?;
-    // The file gets its name when it is whole. Until then it has another, under which it is removed on an error.
-    let mut unfinished =
-        NamedTempFile::new_in(folder).with_context(|| format!("cannot write to {}", folder.display()))?;
-    io::copy(&mut response.body_mut().as_reader(), &mut unfinished).map_err(|error| explain(error.into()))?;
-    unfinished.persist(file).with_context(|| format!("cannot write {}", file.display()))?;
-    Ok(())
-}
-
-/// Says in plain words what the client says tersely.
-fn explain(error: ureq::Error) -> anyhow::Error {
-    match error {
-        ureq::Error::StatusCode(code) => anyhow!("the server answered with status {code}"),
-        ureq::Error::Timeout(_) => anyhow!("no whole answer within the time limit"),
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            anyhow!("the connection was closed before the end of the answer")
-        }
-        ureq::Error::Io(error) => match error.downcast::<ureq::Error>() {
-            Ok(inner) => explain(inner),
-            Err(error) => error.into(),
-        },
-        error => error.into(),
-    }
-}
-
-/// Decodes an image; what is none is removed.
-pub(crate) fn is_whole(file: PathBuf) -> Outcome {
+/// Decodes an image, and removes a file that is none.
+///
+/// # Errors
+/// The text of an error names the file and the cause.
+pub fn check_image(file: PathBuf) -> Outcome {
     let decoded = image::ImageReader::open(&file)
         .and_then(image::ImageReader::with_guessed_format)
         .map_err(image::ImageError::from)
@@ -57,5 +56,44 @@ pub(crate) fn is_whole(file: PathBuf) -> Outcome {
             let _ = fs::remove_file(&file);
             Err(format!("{} was no whole image, and was removed: {error}", file.display()))
         }
+    }
+}
+
+fn fetch(url: &str, timeout: Duration) -> Result<Vec<u8>> {
+    let agent: Agent = Agent::config_builder().timeout_global(Some(timeout)).build().into();
+    let mut response = agent.get(url).call().map_err(explain)?;
+    let body = response.body_mut().with_config().limit(MAX_SIZE);
+    body.read_to_vec().map_err(explain)
+}
+
+/// Writes a file under a temporary name and renames it: under its own name it is always whole.
+fn save(bytes: &[u8], file: &Path) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    }
+    let unfinished = file.with_extension(format!("{}.part", process::id()));
+    let written = fs::write(&unfinished, bytes).and_then(|()| fs::rename(&unfinished, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written.with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Says in plain words what the HTTP client says tersely.
+fn explain(error: ureq::Error) -> anyhow::Error {
+    match error {
+        ureq::Error::StatusCode(code) => anyhow!("the server answered with status {code}"),
+        ureq::Error::Timeout(_) => anyhow!("no whole answer within the time limit"),
+        ureq::Error::BodyExceedsLimit(limit) => anyhow!("the answer has more than {} MiB", limit >> 20),
+        ureq::Error::TlsRequired => anyhow!("https needs a build with `--features https`"),
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            anyhow!("the connection was closed before the end of the answer")
+        }
+        ureq::Error::Io(error) => match error.downcast::<ureq::Error>() {
+            Ok(inner) => explain(inner),
+            Err(error) => error.into(),
+        },
+        error => error.into(),
     }
 }

@@ -1,79 +1,91 @@
-//! A server in a process of its own, so that the program needs no network.
+//! An image server in a process of its own, so that the programs need no network.
 
-use std::io::Cursor;
+use std::io::{self, BufRead, BufReader, Cursor, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Barrier;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use image::{ImageFormat, Rgb, RgbImage};
+use anyhow::{Result, bail};
+use image::{ColorType, ImageFormat};
 use multiproc::{Connection, Process, pipe};
-use tiny_http::{Header, Response};
 
-/// How long the server thinks before it answers: what a server far away would cost.
+/// How long the server thinks before it answers, as a distant one would.
 const DELAY: Duration = Duration::from_millis(400);
 const WIDTH: u32 = 2000;
 const HEIGHT: u32 = 3000;
 
-pub(crate) struct Server {
+/// A running server. Dropping it ends its process.
+pub struct Server {
     process: Process<Result<(), String>>,
     url: String,
 }
 
 impl Server {
-    /// Starts the server and waits until it can be reached.
-    pub(crate) fn start() -> Result<Self> {
+    /// Starts a server that answers `at_once` requests together, as soon as it has all of them.
+    /// Blocks until the server listens.
+    ///
+    /// # Errors
+    /// The process cannot be started, or it cannot listen.
+    pub fn start(at_once: usize) -> Result<Self> {
         let (ours, theirs) = pipe::<(), String>()?;
-        let process = Process::builder().name("image-server").spawn(serve, (theirs,))?;
+        let process = Process::builder().name("image-server").spawn(serve, (theirs, at_once))?;
         match ours.recv()? {
             Some(url) => Ok(Self { process, url }),
             None => bail!("the image server did not start: {:?}", process.join()?),
         }
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// The address of the image.
+    pub fn url(&self) -> String {
         self.url.clone()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill(); // it keeps nothing that could be lost
+        let _ = self.process.kill(); // it holds nothing that could be lost
     }
 }
 
-/// The task of the server's process: says where it is, then serves until it is killed.
-fn serve(parent: Connection<String, ()>) -> Result<(), String> {
-    try_serve(&parent).map_err(|error| format!("{error:#}"))
+/// The task of the server's process: tells the parent the address, then serves until it is killed.
+fn serve(parent: Connection<String, ()>, at_once: usize) -> Result<(), String> {
+    try_serve(&parent, at_once).map_err(|error| format!("{error:#}"))
 }
 
-fn try_serve(parent: &Connection<String, ()>) -> Result<()> {
-    let picture = picture()?;
-    let server = tiny_http::Server::http("127.0.0.1:0").map_err(anyhow::Error::from_boxed)?;
-    let address = server.server_addr().to_ip().context("the server has no address")?;
-    parent.send(format!("http://{address}/picture.jpg"))?;
+fn try_serve(parent: &Connection<String, ()>, at_once: usize) -> Result<()> {
+    let image = image()?;
+    let all_asked = Barrier::new(at_once);
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    parent.send(format!("http://{}/image.jpg", listener.local_addr()?))?;
+    // Each connection has its own thread, so no request waits for another one's delay.
     thread::scope(|scope| {
-        for request in server.incoming_requests() {
-            let picture = &picture;
-            scope.spawn(move || {
-                sleep(DELAY);
-                let mut response = Response::from_data(picture.clone());
-                if let Ok(header) = Header::from_bytes("Content-Type", "image/jpeg") {
-                    response.add_header(header);
-                }
-                let _ = request.respond(response); // who has gone away meanwhile misses nothing
-            });
+        for connection in listener.incoming().flatten() {
+            scope.spawn(|| answer(connection, &all_asked, &image)); // an error is the client's departure
         }
     });
     Ok(())
 }
 
-/// A picture of 2000 × 3000 pixels, as a JPEG.
-fn picture() -> Result<Vec<u8>> {
-    let point = |x: u32, y: u32| {
-        let [red, green, blue] = [x * 255 / WIDTH, y * 255 / HEIGHT, (x ^ y) & 0xff];
-        Rgb([red, green, blue].map(|shade| u8::try_from(shade).unwrap_or(u8::MAX)))
-    };
+fn answer(connection: TcpStream, all_asked: &Barrier, image: &[u8]) -> io::Result<()> {
+    let mut request = BufReader::new(&connection).lines();
+    while request.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    all_asked.wait();
+    sleep(DELAY);
+    write!(&connection, "HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n")?;
+    write!(&connection, "Content-Length: {}\r\n\r\n", image.len())?;
+    (&connection).write_all(image)
+}
+
+/// A JPEG of 2000 × 3000 pixels: a row of colours, repeated.
+fn image() -> Result<Vec<u8>> {
+    let mut row = Vec::new();
+    for x in 0..WIDTH {
+        let [shade, ..] = (x * 256 / WIDTH).to_le_bytes();
+        row.extend([shade, 255 - shade, 128]);
+    }
     let mut bytes = Cursor::new(Vec::new());
-    RgbImage::from_fn(WIDTH, HEIGHT, point).write_to(&mut bytes, ImageFormat::Jpeg)?;
+    let pixels = row.repeat(HEIGHT as usize);
+    image::write_buffer_with_format(&mut bytes, &pixels, WIDTH, HEIGHT, ColorType::Rgb8, ImageFormat::Jpeg)?;
     Ok(bytes.into_inner())
 }

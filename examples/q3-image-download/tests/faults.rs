@@ -1,9 +1,10 @@
-//! The program against servers that misbehave: what it prints, what it leaves, how it exits.
+//! `from-url` against servers that misbehave: what it prints, what it leaves, how it exits.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may panic
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -91,6 +92,16 @@ fn no_answer_within_the_time_limit_is_an_error() {
 
 #[test]
 fn an_interrupt_leaves_what_is_whole_and_nothing_else() {
+    is_stopped_by(Signal::SIGINT);
+}
+
+#[test]
+fn a_kill_leaves_what_is_whole_and_nothing_else() {
+    is_stopped_by(Signal::SIGKILL);
+}
+
+/// Stops the program within its second download.
+fn is_stopped_by(signal: Signal) {
     let (begun, has_begun) = mpsc::channel();
     let url = serve(move |n, mut stream| {
         if n == 0 {
@@ -100,27 +111,42 @@ fn an_interrupt_leaves_what_is_whole_and_nothing_else() {
         let _ = begun.send(());
         let _ = stream.read_to_end(&mut Vec::new()); // until the client is gone
     });
-    let folder = tempfile::tempdir().unwrap();
-    let mut running = program().args(["--url", &url, "--out"]).arg(folder.path()).spawn().unwrap();
+    let (folder, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut command = program();
+    command.args([&url, "--out"]).arg(folder.path()).env("TMPDIR", temporary.path());
+    let mut running = command.spawn().unwrap();
     has_begun.recv().unwrap();
-    while files(folder.path()) < 2 {
-        thread::yield_now(); // until there is more than what is whole
-    }
-    kill(Pid::from_raw(running.id().cast_signed()), Signal::SIGINT).unwrap();
-    assert_eq!(running.wait().unwrap().code(), Some(130));
+    kill(Pid::from_raw(running.id().cast_signed()), signal).unwrap();
+    assert_eq!(running.wait().unwrap().signal(), Some(signal as i32));
     assert_eq!((files(folder.path()), images(folder.path())), (1, 1));
+    assert_eq!(files(temporary.path()), 0);
 }
 
 #[test]
-fn a_wrong_option_is_refused() {
-    let output = program().args(["--count", "0"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+fn wrong_options_are_refused() {
+    for (arguments, complaint) in [
+        (&[][..], "missing argument <URL>"),
+        (&["--count", "0", "x"], "`--count` takes a number from 1 to 1000"),
+        (&["--count", "many", "x"], "the value of `--count`: cannot parse argument \"many\""),
+        (&["--count"], "missing argument for option '--count'"),
+        (&["x", "y"], "unexpected argument \"y\""),
+        (&["--uri", "x"], "invalid option '--uri'"),
+    ] {
+        let output = program().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(complaint), "{output:?}");
+    }
+}
+
+#[cfg(not(feature = "https"))]
+#[test]
+fn https_without_its_feature_is_an_error_that_names_it() {
+    all_fail(&serve(|_, stream| image(stream)).replace("http:", "https:"), "--features https");
 }
 
 #[test]
 fn a_folder_that_cannot_be_made_is_an_error() {
-    let output =
-        program().args(["--url", "http://127.0.0.1:1/", "--out", "/dev/null/images"]).output().unwrap();
+    let output = program().args(["http://127.0.0.1:1/", "--out", "/dev/null/images"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot create the folder"), "{output:?}");
 }
@@ -148,15 +174,15 @@ fn run(url: &str) -> (Output, TempDir) {
 
 fn run_with(url: &str, options: &[&str]) -> (Output, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let output = program().args(["--url", url, "--out"]).arg(folder.path()).args(options).output().unwrap();
+    let output = program().args([url, "--out"]).arg(folder.path()).args(options).output().unwrap();
     (output, folder)
 }
 
 fn program() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_q3-image-download"))
+    Command::new(env!("CARGO_BIN_EXE_from-url"))
 }
 
-/// How many lines of standard error name both the address and the cause.
+/// The number of lines of standard error that name both the address and the cause.
 fn complaints(output: &Output, url: &str, cause: &str) -> usize {
     let text = String::from_utf8_lossy(&output.stderr).to_lowercase();
     text.lines()
@@ -174,7 +200,7 @@ fn images(folder: &Path) -> usize {
     std::fs::read_dir(folder).unwrap().filter(|entry| whole(&entry.as_ref().unwrap().path())).count()
 }
 
-/// Starts a server that treats its connections so; gives its address. It ends with the test program.
+/// Starts a server that passes each connection, with its number, to `treat`; returns its address.
 fn serve(treat: impl Fn(usize, TcpStream) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/image.png", listener.local_addr().unwrap());

@@ -1,18 +1,18 @@
-//! Producer and consumer in processes of their own, with a queue between them.
+//! A producer process, a consumer process, and a queue between them.
 
 use multiproc::queue::{self, Receiver, Sender};
 use multiproc::{Process, Result};
 
-fn produce(tickets: Sender<String>) -> Result<()> {
+fn produce(sender: Sender<String>) -> Result<()> {
     for number in 1..=4 {
-        tickets.send(format!("ticket{number}"))?;
+        sender.send(format!("ticket{number}"))?;
     }
     Ok(())
 }
 
 /// Prints tickets until the last sender is gone.
-fn consume(desk: Receiver<String>) -> Result<()> {
-    for ticket in desk {
+fn consume(receiver: Receiver<String>) -> Result<()> {
+    for ticket in receiver {
         println!("{}", ticket?);
     }
     Ok(())
@@ -21,12 +21,13 @@ fn consume(desk: Receiver<String>) -> Result<()> {
 fn main() -> anyhow::Result<()> {
     multiproc::init();
 
-    let (tickets, desk) = queue::bounded::<String>(16)?;
-    let consumer = Process::spawn(consume, (desk,))?;
-    let producer = Process::spawn(produce, (tickets.clone(),))?;
-    tickets.send("ticket5".to_owned())?;
-    drop(tickets); // ours; the producer's goes when the producer ends, and then the consumer ends
+    let (sender, receiver) = queue::bounded::<String>(16)?;
+    let consumer = Process::spawn(consume, (receiver,))?;
+    let producer = Process::spawn(produce, (sender.clone(),))?;
+    sender.send("ticket5".to_owned())?;
+    drop(sender); // the producer's is the last one now; when it is gone, the consumer's loop ends
 
+    // The first `?` is for a process that panicked or was killed, the second for an error of its function.
     producer.join()??;
     consumer.join()??;
     Ok(())

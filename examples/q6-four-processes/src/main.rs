@@ -7,10 +7,13 @@ fn print_number(number: u32) {
 }
 
 fn main() -> Result<()> {
-    multiproc::init();
+    multiproc::init(); // in a child process, runs `print_number` and never returns
 
-    let children: Result<Vec<_>> = (1..=4).map(|number| Process::spawn(print_number, (number,))).collect();
-    for child in children? {
+    let mut children = Vec::new();
+    for number in 1..=4 {
+        children.push(Process::spawn(print_number, (number,))?);
+    }
+    for child in children {
         child.join()?;
     }
     Ok(())

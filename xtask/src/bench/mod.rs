@@ -6,9 +6,9 @@
 //! result fails the command, and so does one of the library's own that fails or leaves something behind; another
 //! library's failure is a row that says so.
 
-mod page;
-mod picture;
+mod chart;
 mod programs;
+mod report;
 mod results;
 mod rounds;
 mod table;
@@ -26,8 +26,9 @@ use console::style;
 use experiments::Machine;
 use serde::Serialize;
 
-use crate::verify::runner::Runner;
-use programs::{Contestants, Workshop};
+use crate::output::{complain, say};
+use crate::runner::Runner;
+use programs::{Entrants, Programs};
 use results::Results;
 use rounds::Rounds;
 use targets::Verdict;
@@ -79,10 +80,10 @@ struct Report {
 /// Whether everything that was measured was right. A target that is missed does not count.
 pub fn run(options: &Options) -> Result<bool> {
     let cases = selected(&options.only)?;
-    let workshop = Workshop::open()?;
-    let contestants = workshop.contestants(options.peers)?;
+    let programs = Programs::open()?;
+    let entrants = programs.entrants(options.peers)?;
     if options.list {
-        table::list(&cases, &contestants);
+        table::list(&cases, &entrants);
         return Ok(true);
     }
     let to_stdout = options.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
@@ -91,18 +92,18 @@ pub fn run(options: &Options) -> Result<bool> {
         // Said before all is measured. What the file holds is kept until then.
         OpenOptions::new().append(true).create(true).open(file).with_context(|| cannot_write(file))?;
     }
-    let runner = Runner::new(&workshop.root, GRACE)?;
-    runner.end_at_interrupt(rounds::sweep)?;
+    let runner = Runner::new(&programs.root, GRACE)?;
+    runner.end_at_interrupt(rounds::cleanup)?;
 
-    let report = measure(options, &cases, contestants, &runner, !to_stdout);
+    let report = measure(options, &cases, entrants, &runner, !to_stdout);
     if !to_stdout {
         table::show_targets(&report);
     }
     if options.write {
-        page::write(&report, &workshop.root.join("docs"))?;
+        report::write(&report, &programs.root.join("docs"))?;
     }
     match &options.json {
-        Some(_) if to_stdout => println!("{}", serde_json::to_string_pretty(&report)?),
+        Some(_) if to_stdout => say!("{}", serde_json::to_string_pretty(&report)?),
         Some(file) => {
             let text = serde_json::to_string_pretty(&report)? + "\n";
             fs::write(file, text).with_context(|| cannot_write(file))?;
@@ -111,7 +112,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let failures = report.results.failures();
     for failure in &failures {
-        eprintln!("{} {failure}", style("failed:").for_stderr().red());
+        complain(format_args!("{} {failure}", style("failed:").for_stderr().red()));
     }
     Ok(failures.is_empty())
 }
@@ -119,11 +120,11 @@ pub fn run(options: &Options) -> Result<bool> {
 fn measure(
     options: &Options,
     cases: &[&'static Case],
-    contestants: Contestants,
+    entrants: Entrants,
     runner: &Runner,
     aloud: bool,
 ) -> Report {
-    let Contestants { entries, versions, notes } = contestants;
+    let Entrants { entries, versions, notes } = entrants;
     // The programs that run are release builds, whatever this one is.
     let machine = Machine { build: "release", ..Machine::here() };
     if aloud {

@@ -1,4 +1,4 @@
-//! The programs whose contestants are measured: built, and asked what they have.
+//! The programs whose entrants are measured: built, and asked what they have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ pub(super) struct Entry {
     pub(super) contestant: String,
     pub(super) kind: Kind,
     pub(super) case: &'static Case,
-    pub(super) way: Way,
+    pub(super) launch: Launch,
 }
 
 /// How a round of it is run.
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) enum Launch {
     /// A program, and the arguments that come before those of a round.
     Program(PathBuf, Vec<String>),
     /// What the program needs is not there yet.
@@ -31,7 +31,7 @@ pub(super) enum Way {
     NotBuildable,
 }
 
-pub(super) struct Contestants {
+pub(super) struct Entrants {
     pub(super) entries: Vec<Entry>,
     /// What they are, with their versions.
     pub(super) versions: Vec<(String, String)>,
@@ -39,24 +39,24 @@ pub(super) struct Contestants {
     pub(super) notes: Vec<String>,
 }
 
-pub(super) struct Workshop {
+pub(super) struct Programs {
     pub(super) root: PathBuf,
     target: PathBuf,
 }
 
 const PEERS: [&str; 5] = ["procspawn", "ipc-channel", "iceoryx2", "rayon", "std-threads"];
 
-impl Workshop {
+impl Programs {
     pub(super) fn open() -> Result<Self> {
         let metadata = MetadataCommand::new().no_deps().exec()?;
         Ok(Self { root: metadata.workspace_root.into(), target: metadata.target_directory.into() })
     }
 
     /// Builds the programs, and asks them.
-    pub(super) fn contestants(&self, peers: bool) -> Result<Contestants> {
+    pub(super) fn entrants(&self, peers: bool) -> Result<Entrants> {
         let mut built = build(&self.root, &["--package", "bench", "--bin", "bench"])?;
         let own = built.remove("bench").context("cargo did not build `bench`")?;
-        let mut all = Contestants { entries: list(&own, vec![])?, versions: vec![], notes: vec![] };
+        let mut all = Entrants { entries: list(&own, vec![])?, versions: vec![], notes: vec![] };
         if peers {
             self.add_peers(&mut all)?;
             self.add_python(&mut all)?;
@@ -64,7 +64,7 @@ impl Workshop {
         Ok(all)
     }
 
-    fn add_peers(&self, all: &mut Contestants) -> Result<()> {
+    fn add_peers(&self, all: &mut Entrants) -> Result<()> {
         for peer in PEERS {
             // Each by itself, since the next one may build where this one does not.
             match build_peer(&self.root, &self.target, peer) {
@@ -81,7 +81,7 @@ impl Workshop {
         Ok(())
     }
 
-    fn add_python(&self, all: &mut Contestants) -> Result<()> {
+    fn add_python(&self, all: &mut Entrants) -> Result<()> {
         let Some((python, version)) = python() else {
             all.notes
                 .push("Python's multiprocessing is skipped: there is no python3 on this machine".to_owned());
@@ -103,8 +103,9 @@ fn list(program: &Path, arguments: Vec<String>) -> Result<Vec<Entry>> {
         let Listed { contestant, case, built } = serde_json::from_str(line)?;
         let case =
             case::find(&case).with_context(|| format!("`{contestant}` has an unknown case `{case}`"))?;
-        let way = if built { Way::Program(program.to_owned(), arguments.clone()) } else { Way::NotBuilt };
-        Ok(Entry { kind: Kind::of(&contestant), contestant, case, way })
+        let launch =
+            if built { Launch::Program(program.to_owned(), arguments.clone()) } else { Launch::NotBuilt };
+        Ok(Entry { kind: Kind::of(&contestant), contestant, case, launch })
     };
     String::from_utf8(answer.stdout)?.lines().map(entry).collect()
 }
@@ -120,6 +121,6 @@ fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
         contestant: contestant.clone(),
         kind: Kind::of(&contestant),
         case,
-        way: Way::NotBuildable,
+        launch: Launch::NotBuildable,
     })
 }

@@ -25,13 +25,13 @@ pub(super) struct Row {
     pub(super) values: Vec<f64>,
     pub(super) median: Option<f64>,
     pub(super) detail: Option<String>,
-    pub(super) trouble: Option<Trouble>,
+    pub(super) failure: Option<Failure>,
 }
 
 /// Why there are no (further) figures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Trouble {
+pub(super) enum Failure {
     NotBuilt,
     NotBuildable,
     /// Its work did not come out as it must.
@@ -91,8 +91,8 @@ impl Results {
     pub(super) fn failures(&self) -> Vec<String> {
         let failure = |row: &Row| {
             let whose = format!("{} at {}", row.contestant, row.case.id);
-            match (&row.trouble, row.kind) {
-                (Some(Trouble::Wrong(what)), _) | (Some(Trouble::Failed(what)), Kind::Ours | Kind::Floor) => {
+            match (&row.failure, row.kind) {
+                (Some(Failure::Wrong(what)), _) | (Some(Failure::Failed(what)), Kind::Ours | Kind::Floor) => {
                     Some(format!("{whose}: {what}"))
                 }
                 _ => None,
@@ -105,7 +105,7 @@ impl Results {
 impl Row {
     pub(super) fn new(contestant: &str, kind: Kind, case: &'static Case) -> Self {
         let contestant = contestant.to_owned();
-        Self { contestant, kind, case, values: vec![], median: None, detail: None, trouble: None }
+        Self { contestant, kind, case, values: vec![], median: None, detail: None, failure: None }
     }
 
     pub(super) fn add(&mut self, value: f64, detail: Option<String>) {
@@ -123,7 +123,7 @@ impl Row {
 }
 
 /// How many times better the first of two values is; below 1 it is worse.
-pub(super) fn ahead(case: &Case, ours: f64, theirs: f64) -> f64 {
+pub(super) fn speedup(case: &Case, ours: f64, theirs: f64) -> f64 {
     match case.better {
         Direction::LowerIsBetter => theirs / ours,
         Direction::HigherIsBetter => ours / theirs,
@@ -172,8 +172,8 @@ pub(super) mod tests {
 
     #[test]
     fn ahead_is_less_time_and_more_throughput() {
-        assert!((ahead(&case::START, 10.0, 30.0) - 3.0).abs() < 1e-9);
-        assert!((ahead(&case::MAP, 10.0, 30.0) - 1.0 / 3.0).abs() < 1e-9);
+        assert!((speedup(&case::START, 10.0, 30.0) - 3.0).abs() < 1e-9);
+        assert!((speedup(&case::MAP, 10.0, 30.0) - 1.0 / 3.0).abs() < 1e-9);
     }
 
     #[test]
@@ -197,12 +197,12 @@ pub(super) mod tests {
     fn wrong_work_fails_whosever_it_is_and_a_crash_only_ours() {
         let mut results = sample(&[(OURS, &case::MAP, &[]), ("procspawn", &case::MAP, &[])]);
         for row in &mut results.rows {
-            row.trouble = Some(Trouble::Failed("it hangs".to_owned()));
+            row.failure = Some(Failure::Failed("it hangs".to_owned()));
         }
         assert_eq!(results.failures(), ["multiproc at W2-map: it hangs"]);
-        results.rows[1].trouble = Some(Trouble::Wrong("a sum".to_owned()));
+        results.rows[1].failure = Some(Failure::Wrong("a sum".to_owned()));
         assert_eq!(results.failures().len(), 2);
-        results.rows[0].trouble = Some(Trouble::NotBuilt);
+        results.rows[0].failure = Some(Failure::NotBuilt);
         assert_eq!(results.failures(), ["procspawn at W2-map: a sum"]);
     }
 }

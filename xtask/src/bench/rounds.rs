@@ -10,10 +10,10 @@ use bench::program::{Figure, WRONG};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::LIMIT;
-use super::programs::{Entry, Way};
-use super::results::{Kind, Results, Row, Trouble};
-use crate::verify::compare::{Ending, Observed};
-use crate::verify::runner::Runner;
+use super::programs::{Entry, Launch};
+use super::results::{Failure, Kind, Results, Row};
+use crate::runner::Runner;
+use crate::runner::{Ending, Observed};
 
 pub(super) struct Rounds<'a> {
     pub(super) runner: &'a Runner,
@@ -40,7 +40,7 @@ impl Rounds<'_> {
                 for (entry, row) in of(case).iter().zip(&mut rows) {
                     bar.set_message(format!("{}: {}", case.id, entry.contestant));
                     // What has failed once is not waited for again.
-                    if row.trouble.is_none() {
+                    if row.failure.is_none() {
                         self.add_round(entry, row);
                     }
                     bar.inc(1);
@@ -54,15 +54,15 @@ impl Rounds<'_> {
     }
 
     fn add_round(&self, entry: &Entry, row: &mut Row) {
-        let (program, arguments) = match &entry.way {
-            Way::Program(program, arguments) => (program, arguments),
-            Way::NotBuilt => return row.trouble = Some(Trouble::NotBuilt),
-            Way::NotBuildable => return row.trouble = Some(Trouble::NotBuildable),
+        let (program, arguments) = match &entry.launch {
+            Launch::Program(program, arguments) => (program, arguments),
+            Launch::NotBuilt => return row.failure = Some(Failure::NotBuilt),
+            Launch::NotBuildable => return row.failure = Some(Failure::NotBuildable),
         };
         match self.round(program, arguments, entry) {
             Ok(Ok((value, detail))) => row.add(value, detail),
-            Ok(Err(trouble)) => row.trouble = Some(trouble),
-            Err(error) => row.trouble = Some(Trouble::Failed(format!("{error:#}"))),
+            Ok(Err(failure)) => row.failure = Some(failure),
+            Err(error) => row.failure = Some(Failure::Failed(format!("{error:#}"))),
         }
     }
 
@@ -71,14 +71,14 @@ impl Rounds<'_> {
         program: &Path,
         arguments: &[String],
         entry: &Entry,
-    ) -> Result<Result<(f64, Option<String>), Trouble>> {
+    ) -> Result<Result<(f64, Option<String>), Failure>> {
         let mut arguments = arguments.to_vec();
         arguments.extend(["round", &entry.contestant, entry.case.id].map(str::to_owned));
         arguments.extend(self.quick.then(|| "--quick".to_owned()));
         let seen = self.runner.run(program, &arguments, LIMIT)?;
-        sweep();
-        if let Some(trouble) = trouble(&seen, entry.kind) {
-            return Ok(Err(trouble));
+        cleanup();
+        if let Some(failure) = failure(&seen, entry.kind) {
+            return Ok(Err(failure));
         }
         let line = seen.stdout.lines().last().context("it has printed no figure")?;
         let figure: Figure = serde_json::from_str(line).context("its figure cannot be read")?;
@@ -90,13 +90,13 @@ impl Rounds<'_> {
 }
 
 /// What is wrong with how a round went, if something is.
-fn trouble(seen: &Observed, kind: Kind) -> Option<Trouble> {
+fn failure(seen: &Observed, kind: Kind) -> Option<Failure> {
     let said =
         || seen.stderr.lines().last().unwrap_or("it says nothing").trim_start_matches("error: ").to_owned();
-    let failed = |what: String| Some(Trouble::Failed(what));
+    let failed = |what: String| Some(Failure::Failed(what));
     match &seen.ending {
         Ending::Exit(0) => {}
-        Ending::Exit(code) if *code == i32::from(WRONG) => return Some(Trouble::Wrong(said())),
+        Ending::Exit(code) if *code == i32::from(WRONG) => return Some(Failure::Wrong(said())),
         Ending::Exit(code) => return failed(format!("it exited with {code}: {}", said())),
         Ending::Signal(name) => return failed(format!("it was killed by {name}: {}", said())),
         Ending::Limit(limit) => return failed(format!("it hangs: no end after {} s", limit.as_secs())),
@@ -117,7 +117,7 @@ fn trouble(seen: &Observed, kind: Kind) -> Option<Trouble> {
 }
 
 /// Removes the shared memory of rounds that were killed. Its name says which process it was of.
-pub(super) fn sweep() {
+pub(super) fn cleanup() {
     for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let rest = name.to_str().and_then(|name| name.strip_prefix("multiproc_bench_"));
@@ -128,7 +128,7 @@ pub(super) fn sweep() {
     }
 }
 
-/// A process that was killed and not yet buried is not.
+/// A process that was killed and not yet reaped is not.
 fn is_alive(pid: i32) -> bool {
     let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
     stat.is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
@@ -149,7 +149,7 @@ fn progress(rounds: usize) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::compare::Process;
+    use crate::runner::Process;
 
     fn ended(ending: Ending, stderr: &str) -> Observed {
         Observed {
@@ -166,21 +166,21 @@ mod tests {
     #[test]
     fn wrong_work_is_told_from_a_crash() {
         let wrong = ended(Ending::Exit(WRONG.into()), "warning\nerror: the sum is 3 and not 4\n");
-        assert_eq!(trouble(&wrong, Kind::Ours), Some(Trouble::Wrong("the sum is 3 and not 4".to_owned())));
+        assert_eq!(failure(&wrong, Kind::Ours), Some(Failure::Wrong("the sum is 3 and not 4".to_owned())));
         let crash = ended(Ending::Signal("SIGSEGV".to_owned()), "");
-        assert!(matches!(trouble(&crash, Kind::Processes), Some(Trouble::Failed(_))));
+        assert!(matches!(failure(&crash, Kind::Processes), Some(Failure::Failed(_))));
         let hangs = ended(Ending::Limit(Duration::from_secs(120)), "");
         assert!(
-            matches!(trouble(&hangs, Kind::Processes), Some(Trouble::Failed(what)) if what.contains("hangs"))
+            matches!(failure(&hangs, Kind::Processes), Some(Failure::Failed(what)) if what.contains("hangs"))
         );
     }
 
     #[test]
     fn what_is_left_behind_is_held_against_the_library_only() {
         let mut seen = ended(Ending::Exit(0), "");
-        assert_eq!(trouble(&seen, Kind::Ours), None);
+        assert_eq!(failure(&seen, Kind::Ours), None);
         seen.leaked.push(Process { pid: 7, command: "sleep".to_owned() });
-        assert_eq!(trouble(&seen, Kind::Processes), None);
-        assert!(trouble(&seen, Kind::Ours).is_some());
+        assert_eq!(failure(&seen, Kind::Processes), None);
+        assert!(failure(&seen, Kind::Ours).is_some());
     }
 }

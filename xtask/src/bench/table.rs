@@ -6,31 +6,32 @@ use experiments::Machine;
 use experiments::measure::three_digits;
 
 use super::Report;
-use super::programs::{Contestants, Way};
-use super::results::{Kind, OURS, Results, Row, Trouble, ahead};
+use super::programs::{Entrants, Launch};
+use super::results::{Failure, Kind, OURS, Results, Row, speedup};
+use crate::output::say;
 
-pub(super) fn list(cases: &[&Case], contestants: &Contestants) {
+pub(super) fn list(cases: &[&Case], entrants: &Entrants) {
     for case in cases {
-        println!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
-        for entry in contestants.entries.iter().filter(|entry| entry.case.id == case.id) {
-            let missing = if let Way::Program(..) = entry.way { "" } else { " (not built)" };
-            println!("    {}{missing}", entry.contestant);
+        say!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
+        for entry in entrants.entries.iter().filter(|entry| entry.case.id == case.id) {
+            let missing = if let Launch::Program(..) = entry.launch { "" } else { " (not built)" };
+            say!("    {}{missing}", entry.contestant);
         }
     }
-    show_notes(&contestants.notes);
+    show_notes(&entrants.notes);
 }
 
 pub(super) fn show_head(machine: &Machine, quick: bool, notes: &[String]) {
-    println!("{machine}");
+    say!("{machine}");
     if quick {
-        println!("Quick: few repetitions, so these figures are a look and not a measurement.");
+        say!("Quick: few repetitions, so these figures are a look and not a measurement.");
     }
     show_notes(notes);
 }
 
 fn show_notes(notes: &[String]) {
     for note in notes {
-        println!("{note}");
+        say!("{note}");
     }
 }
 
@@ -41,12 +42,12 @@ pub(super) fn show_case(results: &Results, case: &Case) {
         return;
     }
     let better = if case.better == Direction::LowerIsBetter { "less is better" } else { "more is better" };
-    println!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
+    say!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
     let lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
     show_columns(&lines, 4, |line, column, text| match (column, rows[line].kind) {
         (0, Kind::Ours) => style(text).bold().to_string(),
         (0, Kind::Floor) => style(text).dim().to_string(),
-        _ if rows[line].trouble.is_some() => style(text).yellow().to_string(),
+        _ if rows[line].failure.is_some() => style(text).yellow().to_string(),
         _ => text,
     });
 }
@@ -62,7 +63,7 @@ pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
         row.median.map(three_digits).unwrap_or_default(),
         if row.values.len() > 1 { spread() } else { String::new() },
         compared(results, row).unwrap_or_default(),
-        row.trouble.as_ref().map(in_words).or_else(|| row.detail.clone()).unwrap_or_default(),
+        row.failure.as_ref().map(in_words).or_else(|| row.detail.clone()).unwrap_or_default(),
     ]
 }
 
@@ -71,7 +72,7 @@ fn compared(results: &Results, row: &Row) -> Option<String> {
     if row.contestant == OURS {
         return None;
     }
-    let ahead = ahead(row.case, results.median(OURS, row.case)?, row.median?);
+    let ahead = speedup(row.case, results.median(OURS, row.case)?, row.median?);
     Some(if ahead >= 1.0 {
         format!("ahead {} ×", three_digits(ahead))
     } else {
@@ -79,12 +80,12 @@ fn compared(results: &Results, row: &Row) -> Option<String> {
     })
 }
 
-pub(super) fn in_words(trouble: &Trouble) -> String {
-    match trouble {
-        Trouble::NotBuilt => "not built".to_owned(),
-        Trouble::NotBuildable => "cannot be built here".to_owned(),
-        Trouble::Wrong(what) => format!("WRONG: {what}"),
-        Trouble::Failed(what) => what.clone(),
+pub(super) fn in_words(failure: &Failure) -> String {
+    match failure {
+        Failure::NotBuilt => "not built".to_owned(),
+        Failure::NotBuildable => "cannot be built here".to_owned(),
+        Failure::Wrong(what) => format!("WRONG: {what}"),
+        Failure::Failed(what) => what.clone(),
     }
 }
 
@@ -94,7 +95,7 @@ pub(super) fn show_targets(report: &Report) {
     if verdicts.is_empty() {
         return;
     }
-    println!("\n{}", style("Targets").bold());
+    say!("\n{}", style("Targets").bold());
     let lines: Vec<_> = verdicts
         .iter()
         .map(|verdict| {
@@ -110,7 +111,7 @@ pub(super) fn show_targets(report: &Report) {
     });
     let count = |met| verdicts.iter().filter(|verdict| verdict.met == met).count();
     let (met, missed, unknown) = (count(Some(true)), count(Some(false)), count(None));
-    println!("\n{met} met, {missed} missed, {unknown} not measured.");
+    say!("\n{met} met, {missed} missed, {unknown} not measured.");
 }
 
 pub(super) fn met(met: Option<bool>) -> &'static str {
@@ -133,6 +134,6 @@ fn show_columns(lines: &[Vec<String>], aligned: usize, paint: impl Fn(usize, usi
             };
             paint(number, column, cell)
         });
-        println!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+        say!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }

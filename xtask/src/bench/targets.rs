@@ -4,7 +4,7 @@ use bench::case::{self, Case};
 use experiments::measure::three_digits;
 use serde::Serialize;
 
-use super::results::{BASELINE, OURS, Results, ahead};
+use super::results::{BASELINE, OURS, Results, speedup};
 
 /// A line of the table of targets.
 struct Target {
@@ -170,7 +170,7 @@ impl Bound {
 fn against_peers(results: &Results, case: &'static Case) -> Option<Verdict> {
     let best = results.best_peer(case)?;
     let theirs = best.median?;
-    let ahead = results.median(OURS, case).map(|ours| ahead(case, ours, theirs));
+    let ahead = results.median(OURS, case).map(|ours| speedup(case, ours, theirs));
     Some(Verdict {
         workload: case.workload,
         what: case.title.to_owned(),

@@ -3,8 +3,8 @@
 //! The work is that of the program in the package `faults`, which is built with the named points into a target folder of
 //! its own, so that nothing else is built anew. Each of its parts runs under both start methods, the two at the same time.
 
-mod page;
 mod peers;
+mod report;
 mod table;
 
 use std::env;
@@ -21,8 +21,9 @@ use clap::Args;
 use experiments::Machine;
 use faults::Row;
 
-use crate::programs::{built, cargo};
-use crate::verify::runner::Runner;
+use crate::output::{complain, say};
+use crate::programs::{built, cargo_build};
+use crate::runner::Runner;
 use peers::Comparison;
 
 #[derive(Args)]
@@ -68,13 +69,13 @@ const METHODS: [&str; 2] = ["fork-server", "spawn"];
 struct Report {
     machine: Machine,
     /// How the parts were run.
-    effort: Effort,
+    scale: Scale,
     /// For each start method, in the order of [`METHODS`].
     lines: [Vec<Row>; METHODS.len()],
     comparison: Option<Comparison>,
 }
 
-struct Effort {
+struct Scale {
     times: u32,
     kills: u64,
     rounds: u64,
@@ -87,10 +88,10 @@ pub fn run(options: &Options) -> Result<bool> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
     let program = build(root, target)?;
-    let effort = Effort::of(options);
-    let commands = commands(options, &effort)?;
-    println!("{}", Machine { build: "release", ..Machine::here() });
-    println!("seeds {}", effort.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
+    let scale = Scale::of(options);
+    let commands = commands(options, &scale)?;
+    say!("{}", Machine { build: "release", ..Machine::here() });
+    say!("seeds {}", scale.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", "));
     let lines = thread::scope(|scope| {
         let runs = METHODS.map(|method| scope.spawn(|| run_parts(&program, &commands, method)));
         runs.map(|run| run.join().unwrap_or_else(|_| bail!("a thread has panicked")))
@@ -105,13 +106,13 @@ pub fn run(options: &Options) -> Result<bool> {
     let compares = options.peers || options.only.as_deref() == Some("peers");
     let report = Report {
         machine: Machine { build: "release", ..Machine::here() },
-        effort,
+        scale,
         lines,
         comparison: compares.then(|| compare(root, target, &program)).transpose()?,
     };
     table::show(&report);
     if options.write {
-        page::write(&report, &root.join("docs/reliability.md"))?;
+        report::write(&report, &root.join("docs/reliability.md"))?;
     }
     let mut lines = report.lines.iter().flatten().peekable();
     ensure!(lines.peek().is_some() || compares, "with these options there is nothing to do");
@@ -126,7 +127,7 @@ fn compare(root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     peers::compare(&runner, root, target, own)
 }
 
-impl Effort {
+impl Scale {
     fn of(options: &Options) -> Self {
         let Options { seed, time, soaks, kills, rounds, .. } = options;
         if options.quick {
@@ -143,8 +144,8 @@ impl Effort {
 }
 
 /// The command lines of the parts that are wanted.
-fn commands(options: &Options, effort: &Effort) -> Result<Vec<Vec<String>>> {
-    let Effort { times, kills, rounds, time, seeds } = effort;
+fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
+    let Scale { times, kills, rounds, time, seeds } = scale;
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let points = words(&[&"failpoints", &"--parent", &"--times", times]);
     let random = words(&[&"random-kills", &"--count", kills, &"--seed", &options.seed]);
@@ -173,8 +174,8 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let target = target.join("faults");
     let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg multiproc_faults");
-    let mut build = cargo(root);
-    build.args(["--quiet", "--release", "--locked", "--package", "faults", "--bin", "faults"]);
+    let mut build = cargo_build(root);
+    build.args(["--release", "--locked", "--package", "faults", "--bin", "faults"]);
     build
         .env("RUSTFLAGS", flags.trim())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -225,7 +226,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Ro
         let line = line?;
         let line: Row = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
         for failure in &line.failures {
-            eprintln!("{method}: {}: {failure}", line.fault);
+            complain(format_args!("{method}: {}: {failure}", line.fault));
         }
         lines.push(line);
     }
@@ -253,7 +254,7 @@ mod tests {
 
     fn commands_of(arguments: &[&str]) -> Result<Vec<String>> {
         let options = Asked::try_parse_from([&["faults"], arguments].concat())?.options;
-        let commands = commands(&options, &Effort::of(&options))?;
+        let commands = commands(&options, &Scale::of(&options))?;
         Ok(commands.into_iter().map(|words| words.join(" ")).collect())
     }
 

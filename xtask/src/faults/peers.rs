@@ -15,8 +15,8 @@ use faults::report::Observation;
 use serde::Serialize;
 
 use crate::programs::{PEERS, build_peer, pinned, python};
-use crate::verify::processes;
-use crate::verify::runner::Runner;
+use crate::runner::Runner;
+use crate::runner::processes;
 
 /// The name of this library among the contestants.
 pub(super) const OURS: &str = "multiproc";
@@ -107,7 +107,7 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
     let mut rows = Vec::new();
     for (abuse, _) in ABUSES {
         for contestant in contestants.iter().filter(|one| one.locks || abuse != LOCK_HOLDER_KILLED) {
-            let row = suffer(runner, contestant, abuse);
+            let row = run_one(runner, contestant, abuse);
             rows.push(row.with_context(|| format!("{}: {abuse}", contestant.name))?);
         }
     }
@@ -168,7 +168,7 @@ fn cell(row: &Row) -> String {
 }
 
 /// How a run went, as it is seen from here.
-struct Seen {
+struct Observed {
     /// What it has said, as far as it came.
     said: Observation,
     /// The last of its complaints.
@@ -183,7 +183,7 @@ struct Seen {
     lived_on: Duration,
 }
 
-fn suffer(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row> {
+fn run_one(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row> {
     let folder = runner.new_run()?;
     let [said, complaints] = ["said", "complaints"].map(|name| folder.join(name));
     let mut command = Command::new(&contestant.program);
@@ -200,10 +200,10 @@ fn suffer(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row> 
     let late = processes::outliving(&child, &folder, watch).len();
     let lived_on = ended.elapsed();
     processes::clear_up(&child, &folder, Duration::ZERO);
-    let status = processes::bury(&mut child)?;
+    let status = processes::reap(&mut child)?;
 
     let complaints = String::from_utf8_lossy(&fs::read(complaints)?).into_owned();
-    let seen = Seen {
+    let seen = Observed {
         said: all_said(&fs::read_to_string(said)?)?,
         complaint: complaints.lines().last().map(|line| line.trim_start_matches("Error: ").to_owned()),
         ending: in_time?.then_some(status),
@@ -230,9 +230,15 @@ fn all_said(lines: &str) -> Result<Observation> {
     Ok(all)
 }
 
-fn row(contestant: &str, abuse: &str, seen: Seen) -> Row {
-    let Seen { said: Observation { saw, seconds, usable }, complaint, ending, present, outliving, lived_on } =
-        seen;
+fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
+    let Observed {
+        said: Observation { saw, seconds, usable },
+        complaint,
+        ending,
+        present,
+        outliving,
+        lived_on,
+    } = seen;
     let [left, late] = outliving;
     let mut row = Row {
         abuse: abuse.to_owned(),
@@ -278,8 +284,8 @@ mod tests {
 
     use super::*;
 
-    fn seen(said: &str) -> Seen {
-        Seen {
+    fn seen(said: &str) -> Observed {
+        Observed {
             said: all_said(said).unwrap(),
             complaint: None,
             ending: Some(ExitStatus::from_raw(0)),
@@ -297,19 +303,22 @@ mod tests {
         let good = row(OURS, "task-exits", seen(&all));
         assert_eq!(cell(&good), "one task fails<br>12.3 ms; usable afterwards");
 
-        let hangs = row(OURS, "task-exits", Seen { ending: None, ..seen("") });
+        let hangs = row(OURS, "task-exits", Observed { ending: None, ..seen("") });
         assert_eq!((cell(&hangs).as_str(), hangs.left), ("waits for ever", None));
-        let later = row(OURS, "task-exits", Seen { ending: None, ..seen(SETTLED) });
+        let later = row(OURS, "task-exits", Observed { ending: None, ..seen(SETTLED) });
         assert_eq!(
             (later.saw.as_str(), later.usable),
             ("one task fails; the next call waits for ever", Some(false))
         );
-        let at_the_end = row(OURS, "task-exits", Seen { ending: None, ..seen(&all) });
+        let at_the_end = row(OURS, "task-exits", Observed { ending: None, ..seen(&all) });
         assert_eq!(at_the_end.saw, "one task fails; its end waits for ever");
 
         let complaint = Some("it panics".to_owned());
-        let failed =
-            row(OURS, "task-exits", Seen { ending: Some(ExitStatus::from_raw(256)), complaint, ..seen("") });
+        let failed = row(
+            OURS,
+            "task-exits",
+            Observed { ending: Some(ExitStatus::from_raw(256)), complaint, ..seen("") },
+        );
         assert_eq!(failed.saw, "the program ends (exit status: 1): it panics");
     }
 
@@ -317,7 +326,7 @@ mod tests {
     fn a_killed_parents_processes_are_watched() {
         let killed = |outliving, lived_on| {
             let ending = Some(ExitStatus::from_raw(9));
-            row(OURS, PARENT_KILLED, Seen { ending, outliving, lived_on, ..seen("") })
+            row(OURS, PARENT_KILLED, Observed { ending, outliving, lived_on, ..seen("") })
         };
         assert_eq!(
             cell(&killed([0, 0], Duration::from_millis(2))),

@@ -6,13 +6,14 @@ use faults::Row;
 
 use super::peers::Comparison;
 use super::{METHODS, Report};
+use crate::output::say;
 
 /// The heading of each column.
 pub(super) const HEADINGS: [&str; 5] = ["fault", "places", "times", "survived", "worst"];
 
 pub(super) fn show(report: &Report) {
     for (method, lines) in METHODS.iter().zip(&report.lines).filter(|(_, lines)| !lines.is_empty()) {
-        println!("\n{}", style(method).bold());
+        say!("\n{}", style(method).bold());
         let rows: Vec<_> = [HEADINGS.map(str::to_owned)].into_iter().chain(lines.iter().map(cells)).collect();
         let width = |column: usize| rows.iter().map(|row| measure_text_width(&row[column])).max();
         let widths: Vec<_> = (0..HEADINGS.len()).map(|column| width(column).unwrap_or(0)).collect();
@@ -23,18 +24,18 @@ pub(super) fn show(report: &Report) {
             });
             let text = cells.collect::<Vec<_>>().join("  ");
             let failed = number > 0 && !lines[number - 1].failures.is_empty();
-            println!("  {}", if failed { style(text).red().to_string() } else { text });
+            say!("  {}", if failed { style(text).red().to_string() } else { text });
         }
     }
     let all = || report.lines.iter().flatten();
     let (times, survived): (u64, u64) =
         all().fold((0, 0), |(times, survived), line| (times + line.times, survived + line.survived));
     if times > 0 {
-        println!("\n{survived} of {times} survived.");
+        say!("\n{survived} of {times} survived.");
     }
     for line in all() {
         for failure in &line.failures {
-            println!("{} {}: {failure}", style("failed:").red(), line.fault);
+            say!("{} {}: {failure}", style("failed:").red(), line.fault);
         }
     }
     if let Some(comparison) = &report.comparison {
@@ -43,20 +44,20 @@ pub(super) fn show(report: &Report) {
 }
 
 fn show_comparison(comparison: &Comparison) {
-    println!("\n{}", style("The same six abuses, and what the caller saw").bold());
+    say!("\n{}", style("The same six abuses, and what the caller saw").bold());
     for note in &comparison.notes {
-        println!("{note}.");
+        say!("{note}.");
     }
     let mut last = "";
     for row in &comparison.rows {
         if row.abuse != last {
-            println!("\n  {}", style(&row.abuse).bold());
+            say!("\n  {}", style(&row.abuse).bold());
             last = &row.abuse;
         }
-        println!("    {:<22} {}", row.contestant, row.in_words());
+        say!("    {:<22} {}", row.contestant, row.in_words());
     }
     for failure in comparison.failures() {
-        println!("{} {failure}", style("failed:").red());
+        say!("{} {failure}", style("failed:").red());
     }
 }
 

@@ -3,36 +3,7 @@
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{expectation::Expectation, order};
-
-/// What there was to see of one run.
-#[derive(Clone, Debug)]
-pub struct Observed {
-    pub stdout: String,
-    pub stderr: String,
-    pub ending: Ending,
-    pub elapsed: Duration,
-    /// The processes that outlived the program.
-    pub leaked: Vec<Process>,
-    /// The files that it left in its temporary folder.
-    pub left_behind: Vec<String>,
-    /// Whether its output was still open when all its processes were gone.
-    pub held_open: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    Exit(i32),
-    /// The name of the signal.
-    Signal(String),
-    /// It was killed after its limit.
-    Limit(Duration),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
-    pub pid: i32,
-    pub command: String,
-}
+use crate::runner::{Ending, Observed, Process};
 
 /// One thing that is wrong with a run; its `Display` says it in a sentence.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,13 +51,6 @@ pub fn compare(expected: &Expectation, seen: &Observed) -> Vec<Failure> {
     failures.extend(seen.left_behind.iter().cloned().map(Failure::LeftBehind));
     failures.extend(seen.held_open.then_some(Failure::HeldOpen));
     failures
-}
-
-impl Observed {
-    /// What a block shows of it.
-    pub fn shown(&self, stderr: bool) -> String {
-        [self.stdout.as_str(), if stderr { &self.stderr } else { "" }].concat()
-    }
 }
 
 fn ending(expected: &Expectation, seen: &Observed) -> Option<Failure> {

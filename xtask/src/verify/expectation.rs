@@ -30,11 +30,11 @@ pub struct Expectation {
 #[derive(Clone, Debug)]
 pub struct Line {
     pub pattern: Pattern,
-    pub place: Place,
+    pub order: LineOrder,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum LineOrder {
     /// After the line before it, and before the line after it.
     InOrder,
     /// Like that, but the lines of one group come in any order among themselves.
@@ -49,7 +49,7 @@ impl Expectation {
         let mut expectation = Self {
             lines: lines
                 .iter()
-                .map(|line| Line { pattern: Pattern::parse(line), place: Place::InOrder })
+                .map(|line| Line { pattern: Pattern::parse(line), order: LineOrder::InOrder })
                 .collect(),
             stderr: false,
             exit: 0,
@@ -87,7 +87,7 @@ impl Expectation {
             }
             ("floating", Some(numbers)) => {
                 for number in numbers.split(',') {
-                    self.place(number.parse()?, Place::Anywhere)?;
+                    self.place(number.parse()?, LineOrder::Anywhere)?;
                 }
             }
             ("at-least", Some(time)) => (self.at_least, self.alone) = (Some(duration(time)?), true),
@@ -105,23 +105,23 @@ impl Expectation {
 
     fn group(&mut self, first: usize, last: usize, group: usize) -> Result<()> {
         ensure!(first < last, "it takes two lines to be in any order");
-        (first..=last).try_for_each(|number| self.place(number, Place::Among(group)))
+        (first..=last).try_for_each(|number| self.place(number, LineOrder::Among(group)))
     }
 
-    fn place(&mut self, number: usize, place: Place) -> Result<()> {
+    fn place(&mut self, number: usize, order: LineOrder) -> Result<()> {
         let count = self.lines.len();
         let line = number.checked_sub(1).and_then(|index| self.lines.get_mut(index));
         let line = line.with_context(|| format!("there is no line {number} among {count}"))?;
-        ensure!(line.place == Place::InOrder, "line {number} already has a place");
-        line.place = place;
+        ensure!(line.order == LineOrder::InOrder, "line {number} already has a place");
+        line.order = order;
         Ok(())
     }
 }
 
 impl Line {
     /// Whether the two may change places.
-    pub fn together_with(&self, other: &Self) -> bool {
-        matches!(self.place, Place::Among(_)) && self.place == other.place
+    pub fn same_group(&self, other: &Self) -> bool {
+        matches!(self.order, LineOrder::Among(_)) && self.order == other.order
     }
 }
 

@@ -24,11 +24,10 @@ pub mod compare;
 pub mod expectation;
 pub mod order;
 pub mod pattern;
-pub mod processes;
 pub mod programs;
+pub(crate) mod python;
 pub mod readme;
 mod report;
-pub mod runner;
 mod schedule;
 pub mod self_test;
 
@@ -43,11 +42,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use compare::{Failure, Observed, compare};
+use crate::output::complain;
+use crate::runner::{Observed, Runner};
+use compare::{Failure, compare};
 use programs::{Program, Workspace};
+use python::Script;
 use readme::{Block, Problem};
 use report::Report;
-use runner::Runner;
 
 /// A process that dies with its parent learns of it only afterwards: it has so long to follow.
 const GRACE: Duration = Duration::from_secs(1);
@@ -82,8 +83,9 @@ enum Format {
 }
 
 /// The commands to run with the programs they mean, and what is wrong with the READMEs already.
-struct Plan {
-    commands: Vec<(Block, Program)>,
+pub(crate) struct Plan {
+    pub(crate) commands: Vec<(Block, Program)>,
+    pub(crate) scripts: Vec<Script>,
     problems: Vec<Problem>,
 }
 
@@ -106,13 +108,19 @@ struct Outcome<'a> {
 /// Whether everything is as the READMEs say.
 pub fn run(options: &Options) -> Result<bool> {
     let workspace = Workspace::load()?;
-    let Plan { commands, problems } = plan(&workspace, options.only.as_deref())?;
+    let Plan { commands, scripts, problems } = plan(&workspace, options.only.as_deref())?;
     if options.list {
-        report::list(commands.iter().map(|(block, _)| block), &problems);
+        let scripts = scripts.iter().map(|script| &script.block);
+        report::list(commands.iter().map(|(block, _)| block).chain(scripts), &problems);
         return Ok(problems.is_empty());
     }
     let built = workspace.build()?;
-    let tasks = tasks(&commands, &built, options.repeat)?;
+    let python = crate::programs::python().map(|(python, _)| python);
+    if python.is_none() && !scripts.is_empty() {
+        complain(format_args!("The Python files are skipped: there is no python3 on this machine."));
+    }
+    let scripts = python.iter().flat_map(|python| scripts.iter().map(move |script| (&script.block, python)));
+    let tasks = tasks(programs_of(&commands, &built)?.into_iter().chain(scripts).collect(), options.repeat);
     let runner = Runner::new(&workspace.root, GRACE)?;
     runner.end_at_interrupt(|| ())?;
 
@@ -122,7 +130,7 @@ pub fn run(options: &Options) -> Result<bool> {
     report.end()
 }
 
-fn plan(workspace: &Workspace, only: Option<&str>) -> Result<Plan> {
+pub(crate) fn plan(workspace: &Workspace, only: Option<&str>) -> Result<Plan> {
     let (blocks, mut problems) = readme::read_all(&workspace.examples())?;
     let mut commands = Vec::new();
     for block in blocks {
@@ -134,26 +142,35 @@ fn plan(workspace: &Workspace, only: Option<&str>) -> Result<Plan> {
     let shown: BTreeSet<_> = commands.iter().map(|(_, program)| program.clone()).collect();
     problems.extend(workspace.not_shown(&shown));
 
+    let (mut scripts, more) = python::scripts(workspace, &commands);
+    problems.extend(more);
+
     let only = only.unwrap_or_default();
-    commands.retain(|(block, _)| block.question.contains(only) || block.command.text.contains(only));
+    let wanted = |block: &Block| block.question.contains(only) || block.command.text.contains(only);
+    scripts.retain(|script| wanted(&script.block));
+    commands.retain(|(block, _)| wanted(block));
     problems.retain(|problem| problem.question.contains(only));
-    ensure!(!(commands.is_empty() && problems.is_empty()), "no question and no command contains `{only}`");
-    Ok(Plan { commands, problems })
+    let nothing = commands.is_empty() && scripts.is_empty() && problems.is_empty();
+    ensure!(!nothing, "no question and no command contains `{only}`");
+    Ok(Plan { commands, scripts, problems })
 }
 
-fn tasks<'a>(
+/// The blocks of the programs, and where cargo has built each.
+fn programs_of<'a>(
     commands: &'a [(Block, Program)],
     built: &'a BTreeMap<Program, PathBuf>,
-    repeat: NonZeroUsize,
-) -> Result<Vec<Task<'a>>> {
-    let mut tasks = Vec::new();
-    for _ in 0..repeat.get() {
-        for (block, program) in commands {
-            let path = built.get(program).with_context(|| format!("cargo did not build `{}`", program.1))?;
-            tasks.push(Task { block, program: path });
-        }
-    }
-    Ok(tasks)
+) -> Result<Vec<(&'a Block, &'a PathBuf)>> {
+    let program_of = |(block, program): &'a (Block, Program)| {
+        let path = built.get(program).with_context(|| format!("cargo did not build `{}`", program.1))?;
+        Ok((block, path))
+    };
+    commands.iter().map(program_of).collect()
+}
+
+/// Each of them as often as it is to run.
+fn tasks<'a>(programs: Vec<(&'a Block, &'a PathBuf)>, repeat: NonZeroUsize) -> Vec<Task<'a>> {
+    let task = |&(block, program): &(&'a Block, &'a PathBuf)| Task { block, program };
+    (0..repeat.get()).flat_map(|_| programs.iter().map(task).collect::<Vec<_>>()).collect()
 }
 
 fn run_task<'a>(runner: &Runner, task: &Task<'a>, self_test: bool) -> Outcome<'a> {

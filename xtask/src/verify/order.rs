@@ -1,6 +1,6 @@
 //! Which expected line stands for which line of the output.
 
-use super::expectation::{Line, Place};
+use super::expectation::{Line, LineOrder};
 
 /// The line of the output for each expected one, if every line has its own and all stand where they may.
 ///
@@ -11,7 +11,7 @@ pub fn arrange(lines: &[Line], output: &[&str]) -> Option<Vec<usize>> {
         return None;
     }
     let (floating, others): (Vec<_>, Vec<_>) =
-        (0..lines.len()).partition(|&line| lines[line].place == Place::Anywhere);
+        (0..lines.len()).partition(|&line| lines[line].order == LineOrder::Anywhere);
     float(&floating, &others, lines, output, &mut vec![None; output.len()])
 }
 
@@ -71,7 +71,7 @@ fn in_turn(
     }
     let free: Vec<_> = (0..output.len()).filter(|&text| taken_by[text].is_none()).collect();
     let mut free = free.as_slice();
-    for group in others.chunk_by(|&a, &b| lines[a].together_with(&lines[b])) {
+    for group in others.chunk_by(|&a, &b| lines[a].same_group(&lines[b])) {
         let (mine, rest) = free.split_at_checked(group.len())?;
         free = rest;
         let members: Vec<_> = group.iter().map(|&line| &lines[line]).collect();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::{MetadataCommand, Package, PackageId};
 
 use super::{command::Command, readme::Problem};
-use crate::programs::{built, cargo};
+use crate::programs::{built, cargo_build};
 
 pub struct Workspace {
     pub root: PathBuf,
@@ -73,7 +73,7 @@ impl Workspace {
 
     /// Builds everything, and says where each program is.
     pub fn build(&self) -> Result<BTreeMap<Program, PathBuf>> {
-        built(cargo(&self.root).arg("--workspace"))
+        built(cargo_build(&self.root).arg("--workspace"))
     }
 }
 

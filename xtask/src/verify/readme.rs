@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{command::Command, expectation::Expectation};
 
 /// A command of a README, and what the README says about it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Block {
     /// The name of the question's folder.
     pub question: String,

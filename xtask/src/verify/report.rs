@@ -1,10 +1,6 @@
 //! Shows how the commands are doing and how they did.
 
-use std::{
-    collections::BTreeMap,
-    io::{Write, stdout},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use console::style;
@@ -15,10 +11,11 @@ use similar::{ChangeTag, TextDiff};
 use super::{
     Format, Outcome,
     compare::Failure,
-    expectation::{Expectation, Place},
+    expectation::{Expectation, LineOrder},
     order,
     readme::{Block, Problem},
 };
+use crate::output::say;
 
 /// How many lines of a stream are worth showing.
 const SHOWN: usize = 40;
@@ -33,13 +30,9 @@ pub(super) struct Report<'a> {
 }
 
 pub(super) fn list<'a>(blocks: impl Iterator<Item = &'a Block>, problems: &[Problem]) {
-    let mut out = stdout().lock();
     for block in blocks {
-        if writeln!(out, "{}  {}", block.question, block.command.text).is_err() {
-            break; // whoever was to read it has seen enough
-        }
+        say!("{}  {}", block.question, block.command.text);
     }
-    drop(out);
     show_problems(problems);
 }
 
@@ -111,7 +104,7 @@ impl<'a> Report<'a> {
             let count = format!("{failed} of {} failed", outcomes.len());
             let count = if failed == 0 { style(count).green() } else { style(count).red() };
             let command = &outcomes[0].block.command.text;
-            println!("{count}  {quickest:.3} to {slowest:.3} s  {question}  {command}");
+            say!("{count}  {quickest:.3} to {slowest:.3} s  {question}  {command}");
         }
     }
 
@@ -121,7 +114,7 @@ impl<'a> Report<'a> {
         if changes > 0 {
             let unnoticed = |failure: &&Failure| matches!(failure, Failure::Unnoticed(_));
             let failures = self.outcomes.iter().flat_map(|outcome| &outcome.failures);
-            println!("{changes} changes made, {} refused", changes - failures.filter(unnoticed).count());
+            say!("{changes} changes made, {} refused", changes - failures.filter(unnoticed).count());
         }
         let problems = match self.problems.len() {
             0 => String::new(),
@@ -129,7 +122,7 @@ impl<'a> Report<'a> {
             count => format!(", and {count} problems"),
         };
         let runs = if count == 1 { "run" } else { "runs" };
-        println!("{count} {runs}, {failed} failed{problems}");
+        say!("{count} {runs}, {failed} failed{problems}");
     }
 
     fn show_document(&self) -> Result<()> {
@@ -145,7 +138,7 @@ impl<'a> Report<'a> {
             changes: outcome.changes,
         });
         let document = Document { results: results.collect(), problems: &self.problems };
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        say!("{}", serde_json::to_string_pretty(&document)?);
         Ok(())
     }
 }
@@ -177,35 +170,35 @@ fn show_verdict(outcome: &Outcome) {
     let verdict = style(format!("{:6}", verdict(outcome)));
     let verdict = if outcome.failures.is_empty() { verdict.green() } else { verdict.red() };
     let Block { question, command, .. } = outcome.block;
-    println!("{verdict} {:7.3} s  {question}  {}", outcome.elapsed().as_secs_f64(), command.text);
+    say!("{verdict} {:7.3} s  {question}  {}", outcome.elapsed().as_secs_f64(), command.text);
 }
 
 fn show_problems(problems: &[Problem]) {
     for Problem { place, what, .. } in problems {
-        println!("{} {place}: {what}", style("failed").red());
+        say!("{} {place}: {what}", style("failed").red());
     }
 }
 
 fn show_failures(outcome: &Outcome) {
     let Some(seen) = &outcome.seen else {
-        outcome.failures.iter().for_each(|failure| println!("  {failure}"));
+        outcome.failures.iter().for_each(|failure| say!("  {failure}"));
         return;
     };
     if outcome.failures.is_empty() {
         return;
     }
     let Block { question, line, command, expected } = outcome.block;
-    println!("\n  {}\n  in examples/{question}/README.md:{line}", style(&command.text).bold());
-    outcome.failures.iter().for_each(|failure| println!("  {failure}"));
+    say!("\n  {}\n  in examples/{question}/README.md:{line}", style(&command.text).bold());
+    outcome.failures.iter().for_each(|failure| say!("  {failure}"));
     show_difference(expected, &seen.shown(expected.stderr));
     for (stream, text) in [("standard output", &seen.stdout), ("standard error", &seen.stderr)] {
-        println!("  {stream}{}", if text.is_empty() { " is empty" } else { ":" });
-        text.lines().take(SHOWN).for_each(|line| println!("    {line}"));
+        say!("  {stream}{}", if text.is_empty() { " is empty" } else { ":" });
+        text.lines().take(SHOWN).for_each(|line| say!("    {line}"));
         if let Some(more @ 1..) = text.lines().count().checked_sub(SHOWN) {
-            println!("    and {more} more lines");
+            say!("    and {more} more lines");
         }
     }
-    println!();
+    say!("");
 }
 
 fn show_difference(expected: &Expectation, got: &str) {
@@ -216,14 +209,14 @@ fn show_difference(expected: &Expectation, got: &str) {
     if wanted == got {
         return;
     }
-    println!("  expected (-) and got (+):");
+    say!("  expected (-) and got (+):");
     for change in difference.iter_all_changes() {
         let line = match change.tag() {
             ChangeTag::Delete => style(format!("- {}", change.value())).red(),
             ChangeTag::Insert => style(format!("+ {}", change.value())).green(),
             ChangeTag::Equal => style(format!("  {}", change.value())),
         };
-        println!("    {line}");
+        say!("    {line}");
     }
 }
 
@@ -235,9 +228,9 @@ fn as_wanted(expected: &Expectation, got: &[&str]) -> Vec<String> {
     let text =
         |index: usize| partners[index].map_or(lines[index].pattern.to_string(), |at| got[at].to_owned());
     let (floating, others): (Vec<_>, Vec<_>) =
-        (0..lines.len()).partition(|&index| lines[index].place == Place::Anywhere);
+        (0..lines.len()).partition(|&index| lines[index].order == LineOrder::Anywhere);
     let mut wanted = Vec::new();
-    for group in others.chunk_by(|&a, &b| lines[a].together_with(lines[b])) {
+    for group in others.chunk_by(|&a, &b| lines[a].same_group(lines[b])) {
         let mut group = group.to_vec();
         group.sort_by_key(|&index| partners[index].unwrap_or(usize::MAX));
         wanted.extend(group.into_iter().map(text));

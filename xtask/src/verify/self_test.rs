@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use super::{
-    compare::{Failure, Observed},
-    expectation::{Expectation, Line, Place},
+    compare::Failure,
+    expectation::{Expectation, Line, LineOrder},
     pattern::{Kind, Pattern},
 };
+use crate::runner::Observed;
 
 struct Change {
     what: String,
@@ -53,7 +54,7 @@ fn dropped_lines(expected: &Expectation) -> Vec<Change> {
 
 fn added_lines(expected: &Expectation) -> Vec<Change> {
     let add = |index| {
-        let line = Line { pattern: Pattern::parse("[..]"), place: Place::InOrder };
+        let line = Line { pattern: Pattern::parse("[..]"), order: LineOrder::InOrder };
         changed(expected, format!("with one more line after line {index}"), |expected| {
             expected.lines.insert(index, line);
         })
@@ -63,7 +64,8 @@ fn added_lines(expected: &Expectation) -> Vec<Change> {
 
 fn swapped_lines(expected: &Expectation, output: &[&str]) -> Vec<Change> {
     let lines = &expected.lines;
-    let in_turn: Vec<_> = (0..lines.len()).filter(|&index| lines[index].place != Place::Anywhere).collect();
+    let in_turn: Vec<_> =
+        (0..lines.len()).filter(|&index| lines[index].order != LineOrder::Anywhere).collect();
     let nothing_floats = in_turn.len() == lines.len();
     let mut changes = Vec::new();
     for pair in in_turn.windows(2) {
@@ -72,10 +74,10 @@ fn swapped_lines(expected: &Expectation, output: &[&str]) -> Vec<Change> {
         // If each has only one line of the output to stand for, they must come in the order of those two.
         let unique = |line| output.iter().filter(|text| fits(line, text)).count() == 1;
         // And if all lines are in order, each stands for the line of its own number.
-        let ordered = |line: usize| nothing_floats && lines[line].place == Place::InOrder;
+        let ordered = |line: usize| nothing_floats && lines[line].order == LineOrder::InOrder;
         let exchangeable = || fits(first, output[second]) && fits(second, output[first]);
         let certain = unique(first) && unique(second) || ordered(first) && ordered(second) && !exchangeable();
-        if certain && !lines[first].together_with(&lines[second]) {
+        if certain && !lines[first].same_group(&lines[second]) {
             let what = format!("lines {} and {} in each other's place", first + 1, second + 1);
             changes.push(changed(expected, what, |expected| {
                 expected.lines[first].pattern = lines[second].pattern.clone();

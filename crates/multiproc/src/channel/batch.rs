@@ -27,7 +27,7 @@ impl Batch {
     /// Adds an item; on an error, nothing.
     #[inline]
     pub(crate) fn push<T: Travels>(&mut self, item: &T) -> Result<()> {
-        match raw::view(item) {
+        match raw::as_bytes(item) {
             Some(bytes) => self.add(bytes),
             None => self.encode(item)?,
         }
@@ -75,7 +75,7 @@ impl Batch {
 
     /// What was [added](Self::add), from the first to the last.
     pub(crate) fn map<R>(&self, mut give: impl FnMut(&[u8]) -> R) -> Vec<R> {
-        let mut frames = Frames::of(&self.frames[..]);
+        let mut frames = Frames::frame_size(&self.frames[..]);
         std::iter::from_fn(|| frames.next().map(|(_, bytes)| give(bytes))).collect()
     }
 }
@@ -92,7 +92,7 @@ mod tests {
             batch.push(&Some(text.to_owned())).unwrap();
         }
         let (before, count, last) = batch.split_last().unwrap();
-        assert_eq!((crate::ipc::frame::all(Frames::of(before)).len(), count), (2, 2));
+        assert_eq!((crate::ipc::frame::all(Frames::frame_size(before)).len(), count), (2, 2));
         let mut alone = Vec::new();
         wire::encode(&Some("three".to_owned()), &mut alone, "an item").unwrap();
         assert_eq!(last, alone);

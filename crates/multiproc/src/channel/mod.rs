@@ -1,10 +1,10 @@
 //! Messages from any number of processes to any number of processes, through a ring in shared memory: what a queue is,
 //! and each direction of a pipe.
 //!
-//! A frame in the ring is a message, or says where one is. Descriptors travel in a packet of their own, the *companion*
-//! of a frame; so does the memory in which a message is parked for which the ring has no room. The companion is sent
+//! A frame in the ring is a message, or says where one is. Descriptors travel in a packet of their own, the *ancillary packet*
+//! of a frame; so does the memory in which a message is spilled for which the ring has no room. The ancillary packet is sent
 //! before its frame is published, and thrown away after the frame has been taken. Each has a number, which is in both;
-//! so whoever takes the frame finds its companion, also behind those of the dead. These are thrown away then, or when the
+//! so whoever takes the frame finds its ancillary packet, also behind those of the dead. These are thrown away then, or when the
 //! ring is empty.
 //!
 //! No code of a user's runs under a lock: messages are encoded before, and decoded after.
@@ -21,22 +21,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::channel::batch::PLAIN;
-use crate::channel::endpoint::{AREAS, Lane, Links, Side};
+use crate::channel::endpoint::{AREAS, Endpoint, EndpointFds, Side};
 use crate::error::{Error, Result};
 use crate::ipc::ring::Ring;
-use crate::ipc::wire::{Handle, Pages};
+use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::socket;
 use crate::sys::thread_id;
 
-/// A message up to this size (bytes) waits for room in the ring; a larger one is parked in memory of its own when there
+/// A message up to this size (bytes) waits for room in the ring; a larger one is spilled in memory of its own when there
 /// is none, so that its sender need not wait.
-pub(crate) const SMALL: usize = 32 * 1024;
+pub(crate) const SPILL_THRESHOLD: usize = 32 * 1024;
 
 /// Where in shared memory a channel lies, and how much it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct Layout {
     start: usize,
     size: u32,
     capacity: u32,
@@ -44,57 +44,57 @@ pub(crate) struct Plan {
 
 /// The end that messages are put into. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Sending(Arc<End>);
+pub(crate) struct SenderCore(Arc<End>);
 
 /// The end that messages are taken from. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Receiving(Arc<End>);
+pub(crate) struct ReceiverCore(Arc<End>);
 
 struct End {
-    lane: Lane,
+    endpoint: Endpoint,
     ring: Ring,
-    plan: Plan,
+    plan: Layout,
 }
 
 /// What is to be sent.
 #[derive(Clone, Copy)]
 pub(crate) struct Message<'a> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) descriptors: &'a [Handle],
+    pub(crate) descriptors: &'a [SharedFd],
 }
 
 /// What came.
 #[derive(Debug)]
-pub(crate) enum Incoming {
+pub(crate) enum Received {
     /// Messages that have been shown.
-    Shown,
+    InPlace,
     /// A message that did not lie in the ring, or came with descriptors.
     Whole(Vec<u8>, Vec<OwnedFd>),
     /// The deadline came first.
-    NotYet,
+    TimedOut,
     /// The last sender is gone, and everything it had sent has been received.
-    Gone,
+    Disconnected,
 }
 
-/// What a frame is, if it is not [`PLAIN`]: its companion's number and the message; or its companion's number, whose last
+/// What a frame is, if it is not [`PLAIN`]: its ancillary packet's number and the message; or its ancillary packet's number, whose last
 /// descriptor is for the memory that holds the message, and how long that is.
-const ACCOMPANIED: u32 = 1;
-const PARKED: u32 = 2;
+const WITH_FDS: u32 = 1;
+const SPILLED: u32 = 2;
 
-/// Behind the lane's areas: how many receiving ends there are, save those of the killed, or on their way.
+/// Behind the endpoint's areas: how many receiving ends there are, save those of the killed, or on their way.
 const RECEIVERS: usize = AREAS;
 const HEADER: usize = AREAS + 128;
 
 /// A pair of sockets for a channel, or for two in opposite directions.
-pub(crate) fn sockets() -> Result<(Handle, Handle)> {
+pub(crate) fn sockets() -> Result<(SharedFd, SharedFd)> {
     let (a, b) = socket::pair()?;
     for end in [&a, &b] {
-        socket::reserve(end.as_fd(), 4 * 1024 * 1024)?; // for companions; the system grants as much as it likes
+        socket::reserve(end.as_fd(), 4 * 1024 * 1024)?; // for ancillary packets; the system grants as much as it likes
     }
     Ok((a.into(), b.into()))
 }
 
-impl Plan {
+impl Layout {
     /// A channel from the byte `start` on, with a ring of `size` bytes, for up to `capacity` messages.
     pub(crate) const fn new(start: usize, size: u32, capacity: u32) -> Self {
         Self { start, size, capacity }
@@ -106,26 +106,34 @@ impl Plan {
     }
 
     /// Makes a channel in zeroed memory, between the ends of a pair of sockets.
-    pub(crate) fn create(self, pages: &Pages, from: Handle, to: Handle) -> Result<(Sending, Receiving)> {
-        Lane::create(pages, self.start);
+    pub(crate) fn create(
+        self,
+        pages: &SharedMemory,
+        from: SharedFd,
+        to: SharedFd,
+    ) -> Result<(SenderCore, ReceiverCore)> {
+        Endpoint::create(pages, self.start);
         let bells = [eventfd::create()?.into(), eventfd::create()?.into()];
         let namespace = thread_id::namespace();
-        let sending =
-            Sending::open(self, pages.clone(), Links { socket: from, bells: bells.clone(), namespace })?;
-        sending.begin();
-        Ok((sending, Receiving::open(self, pages.clone(), Links { socket: to, bells, namespace })?))
+        let sender = SenderCore::open(
+            self,
+            pages.clone(),
+            EndpointFds { socket: from, bells: bells.clone(), namespace },
+        )?;
+        sender.begin();
+        Ok((sender, ReceiverCore::open(self, pages.clone(), EndpointFds { socket: to, bells, namespace })?))
     }
 
     pub(crate) fn capacity(self) -> u32 {
         self.capacity
     }
 
-    fn open(self, pages: Pages, side: Side, links: Links) -> Result<Arc<End>> {
+    fn open(self, pages: SharedMemory, side: Side, links: EndpointFds) -> Result<Arc<End>> {
         if pages.size().get() < self.end() {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
-        Ok(Arc::new(End { lane: Lane::new(pages, self.start, side, links), ring, plan: self }))
+        Ok(Arc::new(End { endpoint: Endpoint::new(pages, self.start, side, links), ring, plan: self }))
     }
 }
 
@@ -133,22 +141,22 @@ macro_rules! parts {
     ($($end:ident),*) => {$(
         /// What another process needs to open this end.
         impl $end {
-            pub(crate) fn pages(&self) -> &Pages {
-                self.0.lane.pages()
+            pub(crate) fn pages(&self) -> &SharedMemory {
+                self.0.endpoint.pages()
             }
 
-            pub(crate) fn links(&self) -> &Links {
-                self.0.lane.links()
+            pub(crate) fn fds(&self) -> &EndpointFds {
+                self.0.endpoint.fds()
             }
 
-            pub(crate) fn plan(&self) -> Plan {
+            pub(crate) fn plan(&self) -> Layout {
                 self.0.plan
             }
         }
     )*};
 }
 
-parts!(Sending, Receiving);
+parts!(SenderCore, ReceiverCore);
 
 impl<'a> Message<'a> {
     /// A message without descriptors.
@@ -168,13 +176,13 @@ impl IntoIterator for Message<'_> {
 
 impl End {
     fn receivers(&self) -> &AtomicU32 {
-        self.lane.pages().word32(self.plan.start + RECEIVERS)
+        self.endpoint.pages().word32(self.plan.start + RECEIVERS)
     }
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        if self.lane.side() == Side::Consumers {
+        if self.endpoint.side() == Side::Consumers {
             self.receivers().fetch_sub(1, Relaxed);
         }
     }
@@ -182,7 +190,7 @@ impl Drop for End {
 
 impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "End({:?})", self.lane.side())
+        write!(f, "End({:?})", self.endpoint.side())
     }
 }
 
@@ -202,26 +210,26 @@ mod tests {
     use crate::sys::poll::Deadline;
     use crate::sys::socket::Sent;
 
-    pub(super) fn channel() -> (Sending, Receiving) {
-        channel_of(Plan::new(0, 64 * 1024, 10))
+    pub(super) fn channel() -> (SenderCore, ReceiverCore) {
+        channel_of(Layout::new(0, 64 * 1024, 10))
     }
 
-    fn channel_of(plan: Plan) -> (Sending, Receiving) {
-        let pages = Pages::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
+    fn channel_of(plan: Layout) -> (SenderCore, ReceiverCore) {
+        let pages = SharedMemory::create(NonZeroUsize::new(plan.end()).unwrap()).unwrap();
         let (from, to) = sockets().unwrap();
         plan.create(&pages, from, to).unwrap()
     }
 
-    fn send(sending: &Sending, bytes: &[u8]) {
-        let sent = sending.send(Message::plain(bytes), Deadline::now(), &mut 0).unwrap();
-        assert_eq!(sent, Sent::Yes);
+    fn send(sender: &SenderCore, bytes: &[u8]) {
+        let sent = sender.send(Message::plain(bytes), Deadline::now(), &mut 0).unwrap();
+        assert_eq!(sent, Sent::Done);
     }
 
     /// Of all lengths, up to such as no ring has room for; in rings that are full by messages, by bytes, or at their end.
     #[test]
     fn batches_come_out_as_they_went_in() {
         for capacity in [1, 7, 600, u32::MAX] {
-            let (sending, receiving) = channel_of(Plan::new(0, 64 * 1024, capacity));
+            let (sender, receiver) = channel_of(Layout::new(0, 64 * 1024, capacity));
             let (mut state, mut next, mut inside) = (1_u64, 0_u64, VecDeque::new());
             let mut random = move |below: u64| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -237,113 +245,113 @@ mod tests {
                     lengths.push(bytes.len());
                 }
                 let mut sent = 0;
-                let outcome = sending.send_batch(&batch, Deadline::now(), &mut sent).unwrap();
-                assert_eq!(outcome == Sent::Yes, sent == lengths.len(), "{outcome:?}");
+                let outcome = sender.send_batch(&batch, Deadline::now(), &mut sent).unwrap();
+                assert_eq!(outcome == Sent::Done, sent == lengths.len(), "{outcome:?}");
                 inside.extend(lengths[..sent].iter().copied().zip(next..));
                 next += sent as u64;
-                assert!(sending.inside() <= capacity && sending.inside() as usize == inside.len());
+                assert!(sender.len() <= capacity && sender.len() as usize == inside.len());
                 for _ in 0..random(2 * inside.len() as u64 + 1) {
                     let Some((length, number)) = inside.pop_front() else { break };
-                    let bytes = receive(&receiving).unwrap();
+                    let bytes = receive(&receiver).unwrap();
                     assert_eq!((&bytes[..8], bytes.len()), (&u64::to_ne_bytes(number)[..], length));
                 }
             }
         }
     }
 
-    fn receive(receiving: &Receiving) -> Result<Vec<u8>> {
+    fn receive(receiver: &ReceiverCore) -> Result<Vec<u8>> {
         let mut shown = Vec::new();
-        match receiving.receive(1, Deadline::now(), |bytes| shown.extend_from_slice(bytes))? {
-            Incoming::Shown => Ok(shown),
-            Incoming::Whole(bytes, _) => Ok(bytes),
+        match receiver.receive(1, Deadline::now(), |bytes| shown.extend_from_slice(bytes))? {
+            Received::InPlace => Ok(shown),
+            Received::Whole(bytes, _) => Ok(bytes),
             other => panic!("{other:?}"),
         }
     }
 
-    /// One was killed after he had sent a companion, and before he had published its frame; another after he had
-    /// published that a frame was taken, and before he had thrown its companion away.
+    /// One was killed after he had sent a ancillary packet, and before he had published its frame; another after he had
+    /// published that a frame was taken, and before he had thrown its ancillary packet away.
     #[test]
     fn companions_of_the_dead_are_passed_over() {
-        let (sending, receiving) = channel();
+        let (sender, receiver) = channel();
         for round in 0..3 {
-            let number = sending.0.lane.next_companion();
-            let memory = mapping::store(b"never published").unwrap();
-            let sent = sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap();
-            assert_eq!(sent, Sent::Yes);
-            send(&sending, &vec![round; 100_000]);
-            let mut head = receiving.0.lane.mark();
-            let frame = receiving.0.ring.take(receiving.pages(), &mut head, |_, bytes| bytes.to_vec());
-            let Incoming::Whole(bytes, _) = receiving.find(PARKED, &frame.unwrap()).unwrap() else {
+            let number = sender.0.endpoint.next_sequence();
+            let memory = mapping::memfd_write(b"never published").unwrap();
+            let sent = sender.send_ancillary(number, &[memory.as_fd()], Deadline::now()).unwrap();
+            assert_eq!(sent, Sent::Done);
+            send(&sender, &vec![round; 100_000]);
+            let mut head = receiver.0.endpoint.position();
+            let frame = receiver.0.ring.take(receiver.pages(), &mut head, |_, bytes| bytes.to_vec());
+            let Received::Whole(bytes, _) = receiver.find(SPILLED, &frame.unwrap()).unwrap() else {
                 panic!()
             };
             assert!(bytes == vec![round; 100_000]);
-            receiving.0.lane.publish(head);
-            send(&sending, &vec![round + 1; 200_000]);
-            assert!(receive(&receiving).unwrap() == vec![round + 1; 200_000]);
+            receiver.0.endpoint.publish(head);
+            send(&sender, &vec![round + 1; 200_000]);
+            assert!(receive(&receiver).unwrap() == vec![round + 1; 200_000]);
         }
-        assert!(socket::peek(receiving.socket(), &mut [0; 8]).unwrap().is_none());
+        assert!(socket::peek(receiver.socket(), &mut [0; 8]).unwrap().is_none());
     }
 
-    fn accompany_no_frame(sending: &Sending) -> Sent {
-        let memory = mapping::store(b"never published").unwrap();
-        let number = sending.0.lane.next_companion();
-        sending.accompany(number, &[memory.as_fd()], Deadline::now()).unwrap()
+    fn accompany_no_frame(sender: &SenderCore) -> Sent {
+        let memory = mapping::memfd_write(b"never published").unwrap();
+        let number = sender.0.endpoint.next_sequence();
+        sender.send_ancillary(number, &[memory.as_fd()], Deadline::now()).unwrap()
     }
 
-    fn is_empty(receiving: &Receiving) -> bool {
-        matches!(receiving.receive(1, Deadline::now(), |_| ()).unwrap(), Incoming::NotYet)
+    fn is_empty(receiver: &ReceiverCore) -> bool {
+        matches!(receiver.receive(1, Deadline::now(), |_| ()).unwrap(), Received::TimedOut)
     }
 
-    fn companion_is_waiting(receiving: &Receiving) -> bool {
-        socket::waiting_packet(receiving.socket()).is_some()
+    fn companion_is_waiting(receiver: &ReceiverCore) -> bool {
+        socket::waiting_packet(receiver.socket()).is_some()
     }
 
     #[test]
     fn companions_of_the_dead_do_not_wait_for_another() {
-        let (sending, receiving) = channel();
+        let (sender, receiver) = channel();
         for round in 0..3 {
-            assert_eq!(accompany_no_frame(&sending), Sent::Yes);
-            assert!(is_empty(&receiving) && !companion_is_waiting(&receiving));
-            send(&sending, &vec![round; 100_000]);
-            let tail = receiving.0.lane.look_and_remember();
-            receiving.0.lane.publish(tail); // and was killed
-            assert!(companion_is_waiting(&receiving));
-            assert!(is_empty(&receiving) && !companion_is_waiting(&receiving));
+            assert_eq!(accompany_no_frame(&sender), Sent::Done);
+            assert!(is_empty(&receiver) && !companion_is_waiting(&receiver));
+            send(&sender, &vec![round; 100_000]);
+            let tail = receiver.0.endpoint.refresh_peer();
+            receiver.0.endpoint.publish(tail); // and was killed
+            assert!(companion_is_waiting(&receiver));
+            assert!(is_empty(&receiver) && !companion_is_waiting(&receiver));
         }
     }
 
     #[test]
     fn a_companion_whose_sender_lives_is_waited_for() {
-        let (sending, receiving) = channel();
+        let (sender, receiver) = channel();
         for round in 0..3 {
-            let _guard = sending.0.lane.enter(Deadline::now()).unwrap().unwrap();
-            assert_eq!(accompany_no_frame(&sending), Sent::Yes); // he was killed
-            let descriptor = mapping::store(b"").unwrap();
-            let number = sending.0.lane.next_companion();
-            sending.accompany(number, &[descriptor.as_fd()], Deadline::now()).unwrap();
-            assert!(is_empty(&receiving) && companion_is_waiting(&receiving));
-            let mut tail = sending.0.lane.mark();
-            assert!(sending.put(&mut tail, ACCOMPANIED, &[&number.to_ne_bytes(), &[round]]));
-            sending.0.lane.publish(tail);
-            let Incoming::Whole(bytes, descriptors) = receiving.receive(1, Deadline::now(), |_| ()).unwrap()
+            let _guard = sender.0.endpoint.lock(Deadline::now()).unwrap().unwrap();
+            assert_eq!(accompany_no_frame(&sender), Sent::Done); // he was killed
+            let descriptor = mapping::memfd_write(b"").unwrap();
+            let number = sender.0.endpoint.next_sequence();
+            sender.send_ancillary(number, &[descriptor.as_fd()], Deadline::now()).unwrap();
+            assert!(is_empty(&receiver) && companion_is_waiting(&receiver));
+            let mut tail = sender.0.endpoint.position();
+            assert!(sender.put(&mut tail, WITH_FDS, &[&number.to_ne_bytes(), &[round]]));
+            sender.0.endpoint.publish(tail);
+            let Received::Whole(bytes, descriptors) = receiver.receive(1, Deadline::now(), |_| ()).unwrap()
             else {
                 panic!()
             };
             assert_eq!((bytes, descriptors.len()), (vec![round], 1));
-            assert!(!companion_is_waiting(&receiving));
+            assert!(!companion_is_waiting(&receiver));
         }
     }
 
     #[test]
     fn companions_of_the_dead_keep_no_room_from_others() {
-        let (sending, receiving) = channel();
+        let (sender, receiver) = channel();
         thread::scope(|scope| {
-            let receiving = &receiving;
-            let received = scope.spawn(move || receiving.receive(1, Deadline::Never, |_| ()).unwrap());
-            while accompany_no_frame(&sending) == Sent::Yes {} // until there is no room
+            let receiver = &receiver;
+            let received = scope.spawn(move || receiver.receive(1, Deadline::Never, |_| ()).unwrap());
+            while accompany_no_frame(&sender) == Sent::Done {} // until there is no room
             let large = vec![7; 100_000];
-            assert_eq!(sending.send(Message::plain(&large), Deadline::Never, &mut 0).unwrap(), Sent::Yes);
-            assert!(matches!(received.join().unwrap(), Incoming::Whole(bytes, _) if bytes == large));
+            assert_eq!(sender.send(Message::plain(&large), Deadline::Never, &mut 0).unwrap(), Sent::Done);
+            assert!(matches!(received.join().unwrap(), Received::Whole(bytes, _) if bytes == large));
         });
     }
 
@@ -351,53 +359,53 @@ mod tests {
     #[test]
     fn a_large_message_waits_no_longer_than_it_may_where_there_is_no_room_to_say_where_it_is() {
         for size in [64 * 1024, 256 * 1024] {
-            let (sending, receiving) = channel_of(Plan::new(0, size, u32::MAX));
+            let (sender, receiver) = channel_of(Layout::new(0, size, u32::MAX));
             let put =
-                |length, deadline| sending.send(Message::plain(&vec![7; length]), deadline, &mut 0).unwrap();
-            while put(8, Deadline::now()) == Sent::Yes {}
+                |length, deadline| sender.send(Message::plain(&vec![7; length]), deadline, &mut 0).unwrap();
+            while put(8, Deadline::now()) == Sent::Done {}
             for large in [40_000, 200_000] {
-                assert_eq!(put(large, Deadline::now()), Sent::NotYet);
-                assert_eq!(put(large, Deadline::after(Duration::from_millis(20))), Sent::NotYet);
+                assert_eq!(put(large, Deadline::now()), Sent::TimedOut);
+                assert_eq!(put(large, Deadline::after(Duration::from_millis(20))), Sent::TimedOut);
             }
             for _ in 0..10 {
-                receive(&receiving).unwrap();
+                receive(&receiver).unwrap();
             }
-            assert_eq!(put(40_000, Deadline::after(Duration::from_millis(20))), Sent::Yes);
+            assert_eq!(put(40_000, Deadline::after(Duration::from_millis(20))), Sent::Done);
         }
     }
 
     /// Only somebody who means harm sends such a thing. It must not be in the way for good.
     #[test]
     fn packets_that_are_no_companions_are_thrown_away() {
-        let (sending, receiving) = channel();
+        let (sender, receiver) = channel();
         for length in [1, 7, 9, 5000] {
-            let socket = sending.0.lane.links().socket.as_fd();
+            let socket = sender.0.endpoint.fds().socket.as_fd();
             let sent = socket::send(socket, &[&vec![0; length]], &[], Deadline::now()).unwrap();
-            assert_eq!(sent, Sent::Yes);
-            send(&sending, &vec![7; 100_000]);
-            assert!(receive(&receiving).unwrap() == vec![7; 100_000], "{length} bytes");
+            assert_eq!(sent, Sent::Done);
+            send(&sender, &vec![7; 100_000]);
+            assert!(receive(&receiver).unwrap() == vec![7; 100_000], "{length} bytes");
         }
     }
 
     #[test]
     fn frames_of_nonsense_are_errors_and_do_not_stay() {
-        let (sending, receiving) = channel();
-        let mut tail = sending.0.lane.mark();
+        let (sender, receiver) = channel();
+        let mut tail = sender.0.endpoint.position();
         let frames: [(u32, &[u8]); 5] =
-            [(ACCOMPANIED, &[]), (PARKED, &[1; 7]), (PARKED, &[1; 8]), (PARKED, &[9; 16]), (7, &[0; 8])];
+            [(WITH_FDS, &[]), (SPILLED, &[1; 7]), (SPILLED, &[1; 8]), (SPILLED, &[9; 16]), (7, &[0; 8])];
         for (kind, bytes) in frames {
-            assert!(sending.put(&mut tail, kind, &[bytes]));
-            sending.0.lane.publish(tail);
-            assert!(receive(&receiving).unwrap_err().is_codec(), "{kind} {bytes:?}");
-            send(&sending, b"sense");
-            assert_eq!(receive(&receiving).unwrap(), b"sense");
-            tail = sending.0.lane.mark();
+            assert!(sender.put(&mut tail, kind, &[bytes]));
+            sender.0.endpoint.publish(tail);
+            assert!(receive(&receiver).unwrap_err().is_codec(), "{kind} {bytes:?}");
+            send(&sender, b"sense");
+            assert_eq!(receive(&receiver).unwrap(), b"sense");
+            tail = sender.0.endpoint.position();
         }
         tail.bytes += 1600; // beyond what was written: nothing is there but zeros, or old bytes
         tail.frames += 3;
-        sending.0.lane.publish(tail);
-        while receiving.0.lane.inside() > 0 {
-            let _ = receive(&receiving);
+        sender.0.endpoint.publish(tail);
+        while receiver.0.endpoint.len() > 0 {
+            let _ = receive(&receiver);
         }
     }
 }

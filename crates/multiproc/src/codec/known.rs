@@ -7,25 +7,19 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::described::learn::{Finding, Subject, find_out};
+use super::described::learn::{Finding, Subject, find_out, identity};
 
 /// Whether the compact encoding is known to fit a type: a look at a word of this thread's, for the most part.
 #[inline]
 pub(crate) fn fits<T: Serialize + DeserializeOwned>() -> bool {
-    FITTING.with(|fitting| fitting[place::<T>()].get() == identity::<T>())
+    let identity = identity::<T>();
+    FITTING.with(|fitting| fitting[place(identity)].get() == identity)
 }
 
 /// Which encoding fits a type, of which this is a value.
 #[cold]
-pub(crate) fn finding<T: Serialize + DeserializeOwned>(value: &T) -> Finding {
-    let found = finding_of(identity::<T>(), value);
-    if found == Finding::Fits {
-        FITTING.with(|fitting| fitting[place::<T>()].set(identity::<T>()));
-    }
-    found
-}
-
-fn finding_of(identity: usize, value: &dyn Subject) -> Finding {
+pub(crate) fn finding(value: &dyn Subject) -> Finding {
+    let identity = value.identity();
     let known = FINDINGS.read().unwrap_or_else(PoisonError::into_inner).get(&identity).copied();
     let (found, values) = known.unwrap_or((Finding::Unclear, 0));
     // While it is unclear, fewer and fewer of the values are looked at. No lock is held, since the type's
@@ -36,6 +30,9 @@ fn finding_of(identity: usize, value: &dyn Subject) -> Finding {
     if !is_clear {
         let mut findings = FINDINGS.write().unwrap_or_else(PoisonError::into_inner);
         findings.insert(identity, (found, values));
+    }
+    if found == Finding::Fits {
+        FITTING.with(|fitting| fitting[place(identity)].set(identity));
     }
     found
 }
@@ -52,15 +49,9 @@ fn try_out(value: &dyn Subject) -> Finding {
     found
 }
 
-/// The address of what makes a value up, which is another for each type unless that does the same for both.
 #[inline]
-fn identity<T: Serialize + DeserializeOwned>() -> usize {
-    <T as Subject>::make_up as *const () as usize
-}
-
-#[inline]
-fn place<T: Serialize + DeserializeOwned>() -> usize {
-    (identity::<T>() / 16) % PLACES
+fn place(identity: usize) -> usize {
+    (identity / 16) % PLACES
 }
 
 const PLACES: usize = 64;

@@ -49,19 +49,19 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Er
 }
 
 /// As [`encode`], in the self-describing encoding.
-pub(crate) fn describe<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), Error> {
-    value.serialize(described::ser::Describer::new(out))
+pub(crate) fn describe(value: &dyn Subject, out: &mut Vec<u8>) -> Result<(), Error> {
+    value.describe(described::ser::Describer::new(out))
 }
 
 /// As [`decode`], of what [`describe`] has written.
 pub(crate) fn decode_described<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Error> {
     let mut input = described::de::Input::new(bytes);
-    let value = T::deserialize(described::de::Reader::new(&mut input))?;
+    let value = described::de::read(&mut input)?;
     Ok((value, bytes.get(input.position()..).unwrap_or_default()))
 }
 
 pub(crate) use described::arrives;
-pub(crate) use described::learn::Finding;
+pub(crate) use described::learn::{Finding, Subject};
 pub(crate) use known::{finding, fits, is_trying_out};
 
 /// How many bits of a variant's number say which it is. The others say how many fields without names it has.

@@ -35,20 +35,20 @@ macro_rules! find_type {
 
 /// The bytes of a value, if its type is a plain one.
 #[inline]
-pub(crate) fn view<T>(value: &T) -> Option<&[u8]> {
+pub(crate) fn as_bytes<T>(value: &T) -> Option<&[u8]> {
     find_type!(view_as::<T>(value))
 }
 
 /// The value that has these bytes, if its type is a plain one; an error where no value has them. They may begin at any
 /// address.
 #[inline]
-pub(crate) fn make<T>(bytes: &[u8]) -> Option<Result<T, Error>> {
+pub(crate) fn from_bytes<T>(bytes: &[u8]) -> Option<Result<T, Error>> {
     find_type!(make_as::<T>(bytes))
 }
 
-/// Whether [`view`] and [`make`] know the type.
+/// Whether [`as_bytes`] and [`from_bytes`] know the type.
 #[inline]
-pub(crate) fn is_plain<T>() -> bool {
+pub(crate) fn is_raw<T>() -> bool {
     size::<T>().is_some()
 }
 
@@ -67,7 +67,7 @@ fn size<T>() -> Option<Size> {
 }
 
 #[inline]
-fn view_as<T, P: Plain>(value: &T) -> Option<&[u8]> {
+fn view_as<T, P: RawBytes>(value: &T) -> Option<&[u8]> {
     match cast!(value, &P) {
         Ok(value) => Some(value.view()),
         Err(value) => cast!(value, &(P,)).ok().map(|(value,)| value.view()),
@@ -75,7 +75,7 @@ fn view_as<T, P: Plain>(value: &T) -> Option<&[u8]> {
 }
 
 #[inline]
-fn make_as<T, P: Plain>(bytes: &[u8]) -> Option<Result<T, Error>> {
+fn make_as<T, P: RawBytes>(bytes: &[u8]) -> Option<Result<T, Error>> {
     // The cast is of the place, since what it is cast to must be a type that is known here.
     let mut place: Option<T> = None;
     let made = if let Ok(place) = cast!(&mut place, &mut Option<P>) {
@@ -89,7 +89,7 @@ fn make_as<T, P: Plain>(bytes: &[u8]) -> Option<Result<T, Error>> {
 }
 
 #[inline]
-fn size_as<T, P: Plain>((): ()) -> Option<Size> {
+fn size_as<T, P: RawBytes>((): ()) -> Option<Size> {
     let is_it = cast!(None::<T>, Option<P>).is_ok() || cast!(None::<T>, Option<(P,)>).is_ok();
     is_it.then_some(P::SIZE)
 }
@@ -100,7 +100,7 @@ enum Size {
     Varying,
 }
 
-trait Plain: LifetimeFree + Sized + 'static {
+trait RawBytes: LifetimeFree + Sized + 'static {
     const SIZE: Size;
 
     fn view(&self) -> &[u8];
@@ -110,7 +110,7 @@ trait Plain: LifetimeFree + Sized + 'static {
 
 macro_rules! scalars {
     ($($scalar:ty)*) => {$(
-        impl Plain for $scalar {
+        impl RawBytes for $scalar {
             const SIZE: Size = Size::Fixed(size_of::<Self>());
 
             #[inline]
@@ -120,7 +120,7 @@ macro_rules! scalars {
 
             #[inline]
             fn make(bytes: &[u8]) -> Result<Self, Error> {
-                try_pod_read_unaligned(bytes).map_err(|error| misfit::<Self>(bytes, error))
+                try_pod_read_unaligned(bytes).map_err(|error| wrong_length::<Self>(bytes, error))
             }
         }
     )*};
@@ -129,7 +129,7 @@ macro_rules! scalars {
 scalars!(() bool char u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
 
 #[cold]
-fn misfit<T>(bytes: &[u8], error: CheckedCastError) -> Error {
+fn wrong_length<T>(bytes: &[u8], error: CheckedCastError) -> Error {
     match error {
         CheckedCastError::InvalidBitPattern => {
             Error::new(format_args!("the bytes {bytes:?} are no {}", std::any::type_name::<T>()))
@@ -142,7 +142,7 @@ fn misfit<T>(bytes: &[u8], error: CheckedCastError) -> Error {
 
 macro_rules! vectors {
     ($($number:ty)*) => {$(
-        impl Plain for Vec<$number> {
+        impl RawBytes for Vec<$number> {
             const SIZE: Size = Size::Varying;
 
             #[inline]
@@ -153,7 +153,7 @@ macro_rules! vectors {
             #[inline]
             fn make(bytes: &[u8]) -> Result<Self, Error> {
                 if !bytes.len().is_multiple_of(size_of::<$number>()) {
-                    return Err(ragged(bytes.len(), size_of::<$number>()));
+                    return Err(not_whole_elements(bytes.len(), size_of::<$number>()));
                 }
                 // Where the bytes lie as the numbers would, the vector need not be cleared before.
                 Ok(try_cast_slice(bytes).map_or_else(|_| pod_collect_to_vec(bytes), <[$number]>::to_vec))
@@ -165,11 +165,11 @@ macro_rules! vectors {
 vectors!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
 
 #[cold]
-fn ragged(length: usize, size: usize) -> Error {
+fn not_whole_elements(length: usize, size: usize) -> Error {
     Error::new(format_args!("a multiple of {size} bytes expected, {length} found"))
 }
 
-impl Plain for String {
+impl RawBytes for String {
     const SIZE: Size = Size::Varying;
 
     #[inline]
@@ -191,20 +191,20 @@ mod tests {
     use super::*;
 
     fn travels<T: PartialEq + Debug>(value: &T, size: Option<usize>) {
-        let bytes = view(value).unwrap();
-        assert!(is_plain::<T>());
+        let bytes = as_bytes(value).unwrap();
+        assert!(is_raw::<T>());
         assert_eq!(fixed_size::<T>(), size);
         assert!(size.is_none_or(|size| size == bytes.len()));
         // At each place relative to what the type's alignment may be.
         for before in 0..16 {
             let mut moved = vec![0; before];
             moved.extend_from_slice(bytes);
-            assert_eq!(make::<T>(&moved[before..]).unwrap().as_ref().unwrap(), value);
+            assert_eq!(from_bytes::<T>(&moved[before..]).unwrap().as_ref().unwrap(), value);
         }
         if size.is_some() {
             let mut longer = bytes.to_vec();
             longer.push(0);
-            assert!(make::<T>(&longer).unwrap().is_err());
+            assert!(from_bytes::<T>(&longer).unwrap().is_err());
         }
     }
 
@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn no_other_type_is_taken_for_a_plain_one() {
         fn is_left_to_serde<T>(value: T) {
-            assert!(view(&value).is_none() && make::<T>(&[]).is_none());
-            assert!(!is_plain::<T>() && fixed_size::<T>().is_none());
+            assert!(as_bytes(&value).is_none() && from_bytes::<T>(&[]).is_none());
+            assert!(!is_raw::<T>() && fixed_size::<T>().is_none());
         }
         let local = String::from("lives no longer than this function");
         is_left_to_serde(local.as_str());
@@ -259,10 +259,10 @@ mod tests {
         use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
         use crate::codec;
-        use crate::sys::mapping::Shared;
+        use crate::sys::mapping::SharedMapping;
 
         const TEXT: usize = 1000;
-        let (shared, _) = Shared::create(NonZeroUsize::new(8 + TEXT).unwrap()).unwrap();
+        let (shared, _) = SharedMapping::create(NonZeroUsize::new(8 + TEXT).unwrap()).unwrap();
         shared.write(0, &TEXT.to_ne_bytes());
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -277,9 +277,9 @@ mod tests {
             let is_valid = |text: &str| str::from_utf8(text.as_bytes()).is_ok();
             // Not asserted here: the other thread would go on without end.
             let invalid = (0..100_000).find(|_| {
-                let text = shared.look(8, TEXT, |bytes| make::<String>(bytes).unwrap());
-                let seen =
-                    shared.look(0, 8 + TEXT, |bytes| codec::decode::<Box<str>>(bytes).map(|(text, _)| text));
+                let text = shared.with_bytes(8, TEXT, |bytes| from_bytes::<String>(bytes).unwrap());
+                let seen = shared
+                    .with_bytes(0, 8 + TEXT, |bytes| codec::decode::<Box<str>>(bytes).map(|(text, _)| text));
                 text.is_ok_and(|text| !is_valid(&text)) || seen.is_ok_and(|text| !is_valid(&text))
             });
             is_over.store(true, Relaxed);
@@ -290,16 +290,16 @@ mod tests {
     #[test]
     fn bytes_that_are_no_value_are_an_error() {
         let why = |made: Option<Result<(), Error>>| made.unwrap().unwrap_err().to_string();
-        assert_eq!(why(make::<bool>(&[2]).map(|it| it.map(drop))), "the bytes [2] are no bool");
+        assert_eq!(why(from_bytes::<bool>(&[2]).map(|it| it.map(drop))), "the bytes [2] are no bool");
         assert_eq!(
-            why(make::<(char,)>(&[255; 4]).map(|it| it.map(drop))),
+            why(from_bytes::<(char,)>(&[255; 4]).map(|it| it.map(drop))),
             "the bytes [255, 255, 255, 255] are no char"
         );
-        assert_eq!(why(make::<u32>(&[1]).map(|it| it.map(drop))), "4 bytes expected, 1 found");
+        assert_eq!(why(from_bytes::<u32>(&[1]).map(|it| it.map(drop))), "4 bytes expected, 1 found");
         assert_eq!(
-            why(make::<Vec<u16>>(&[1; 3]).map(|it| it.map(drop))),
+            why(from_bytes::<Vec<u16>>(&[1; 3]).map(|it| it.map(drop))),
             "a multiple of 2 bytes expected, 3 found"
         );
-        assert!(why(make::<String>(b"a\xff").map(|it| it.map(drop))).contains("utf-8"));
+        assert!(why(from_bytes::<String>(b"a\xff").map(|it| it.map(drop))).contains("utf-8"));
     }
 }

@@ -1,9 +1,9 @@
 //! Waiting until another process has changed something in shared memory, without a system call where nobody waits.
 //!
-//! Who waits arms the bell, looks once more whether what he waits for has come, and sleeps. Who has changed something
+//! Who waits arms the event count, looks once more whether what he waits for has come, and sleeps. Who has changed something
 //! rings: that is a look at one word, and a system call only if somebody has armed it since. Everyone who waits is
 //! woken, and looks for himself; so it is no harm when one of them is killed on the way. Nor is it when one who rings is
-//! killed: until all have been woken, the bell says that somebody waits, and the next who rings wakes them.
+//! killed: until all have been woken, the event count says that somebody waits, and the next who rings wakes them.
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::futex;
 
-/// A bell is a word: a number that changes with each ringing, and in its lowest bits whether somebody waits, and whether
+/// A event count is a word: a number that changes with each ringing, and in its lowest bits whether somebody waits, and whether
 /// somebody is just waking those who do.
-pub(crate) struct Bell<'a>(pub(crate) &'a AtomicU32);
+pub(crate) struct EventCount<'a>(pub(crate) &'a AtomicU32);
 
-/// What the word was when the bell was armed.
+/// What the word was when the event count was armed.
 #[derive(Clone, Copy)]
-pub(crate) struct Armed(u32);
+pub(crate) struct Ticket(u32);
 
-/// After this many exchanges that failed, a bell is rung or armed without one. Only a process gone wrong
+/// After this many exchanges that failed, a event count is rung or armed without one. Only a process gone wrong
 /// changes a word so often.
 const TRIES: u32 = 100;
 
 const WAITING: u32 = 1;
-const RINGING: u32 = 2;
+const NOTIFYING: u32 = 2;
 const ONE: u32 = 4;
 
-impl Bell<'_> {
+impl EventCount<'_> {
     /// To be called before the last look at what one waits for: a change that this look misses will ring.
-    pub(crate) fn arm(&self) -> Armed {
+    pub(crate) fn prepare_wait(&self) -> Ticket {
         // Who is just waking others is not to say in the end that nobody waits.
-        let arm = |word: u32| match word & RINGING {
+        let arm = |word: u32| match word & NOTIFYING {
             0 => word | WAITING,
-            _ => word.wrapping_add(ONE) & !RINGING | WAITING,
+            _ => word.wrapping_add(ONE) & !NOTIFYING | WAITING,
         };
         let mut word = self.0.load(Relaxed);
         let mut tries = 0;
@@ -46,17 +46,17 @@ impl Bell<'_> {
         };
         // Together with the fence in `ring`: either the look that follows sees the change, or the ringer sees the bit.
         fence(SeqCst);
-        Armed(armed)
+        Ticket(armed)
     }
 
-    /// Sleeps until the bell has been rung since it was armed, for `time` at most. May return early.
-    pub(crate) fn wait(&self, armed: Armed, time: Option<Duration>) {
+    /// Sleeps until the event count has been rung since it was armed, for `time` at most. May return early.
+    pub(crate) fn wait(&self, armed: Ticket, time: Option<Duration>) {
         futex::wait(self.0, armed.0, time);
     }
 
     /// To be called after a change. Says whether somebody was asleep.
     #[inline]
-    pub(crate) fn ring(&self) -> bool {
+    pub(crate) fn notify_all(&self) -> bool {
         fence(SeqCst);
         let word = self.0.load(Relaxed);
         let is_armed = word & WAITING != 0;
@@ -66,10 +66,10 @@ impl Bell<'_> {
         is_armed
     }
 
-    /// Changes the number, lest anybody fall asleep who has armed the bell before; wakes those who are asleep; and says only
+    /// Changes the number, lest anybody fall asleep who has armed the event count before; wakes those who are asleep; and says only
     /// then that nobody waits, unless somebody has armed it meanwhile.
     ///
-    /// Who is overtaken does it again: one who has armed the bell does not wake the others, and one who rings may be killed
+    /// Who is overtaken does it again: one who has armed the event count does not wake the others, and one who rings may be killed
     /// before he does.
     #[cold]
     fn wake(&self, mut word: u32) {
@@ -77,36 +77,36 @@ impl Bell<'_> {
             if word & WAITING == 0 {
                 return;
             }
-            let rung = word.wrapping_add(ONE) | RINGING;
+            let rung = word.wrapping_add(ONE) | NOTIFYING;
             match self.0.compare_exchange(word, rung, SeqCst, Relaxed) {
                 Ok(_) => {
                     failpoint::hit(Failpoint::EventCountChanged);
                     futex::wake_all(self.0);
                     failpoint::hit(Failpoint::AllWoken);
-                    let _ = self.0.compare_exchange(rung, rung & !(WAITING | RINGING), Relaxed, Relaxed);
+                    let _ = self.0.compare_exchange(rung, rung & !(WAITING | NOTIFYING), Relaxed, Relaxed);
                     return;
                 }
                 Err(now) => word = now,
             }
         }
-        self.wake_surely();
+        self.wake_retrying();
     }
 
     /// Changes the number and wakes every process that sleeps, whatever the word says. Returns whether any
     /// slept.
     ///
-    /// The word lies in memory that a process gone wrong can overwrite, so [`ring`](Bell::ring) can find it
+    /// The word lies in memory that a process gone wrong can overwrite, so [`ring`](EventCount::notify_all) can find it
     /// unarmed although a thread sleeps.
     #[cold]
-    pub(crate) fn wake_surely(&self) -> bool {
+    pub(crate) fn wake_retrying(&self) -> bool {
         self.0.fetch_add(ONE, SeqCst);
         futex::wake_all(self.0) > 0
     }
 }
 
-/// The thread that sleeps on a bell, as the other threads of its process know it.
+/// The thread that sleeps on a event count, as the other threads of its process know it.
 ///
-/// What they need for waking it lies in private memory. So no process that shares the bell's word can keep
+/// What they need for waking it lies in private memory. So no process that shares the event count's word can keep
 /// the thread asleep, and the thread can sleep without a time limit.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
@@ -130,8 +130,8 @@ impl Sleeper {
         Calls(self.calls.load(SeqCst))
     }
 
-    /// Sleeps as [`Bell::wait`] does, unless the thread was woken since it got `seen`.
-    pub(crate) fn wait(&self, bell: &Bell<'_>, armed: Armed, seen: Calls, time: Option<Duration>) {
+    /// Sleeps as [`EventCount::wait`] does, unless the thread was woken since it got `seen`.
+    pub(crate) fn wait(&self, bell: &EventCount<'_>, armed: Ticket, seen: Calls, time: Option<Duration>) {
         self.asleep.store(1, SeqCst);
         // Together with the fence in `wake`: either this look sees the call, or the waker sees the thread
         // asleep.
@@ -143,12 +143,12 @@ impl Sleeper {
     }
 
     /// To be called by a thread of the same process after a change. Blocks for some microseconds at most:
-    /// while the thread is on the way into its system call, and only if the bell's word was overwritten just
+    /// while the thread is on the way into its system call, and only if the event count's word was overwritten just
     /// then.
-    pub(crate) fn wake(&self, bell: &Bell<'_>) {
+    pub(crate) fn wake(&self, bell: &EventCount<'_>) {
         self.calls.fetch_add(1, SeqCst);
         fence(SeqCst);
-        while self.asleep.load(SeqCst) != 0 && !bell.wake_surely() {
+        while self.asleep.load(SeqCst) != 0 && !bell.wake_retrying() {
             futex::pause();
         }
     }

@@ -21,17 +21,17 @@ pub(crate) struct Frames<B = Vec<u8>> {
 }
 
 impl<B: Deref<Target = [u8]>> Frames<B> {
-    pub(crate) fn of(bytes: B) -> Self {
+    pub(crate) fn frame_size(bytes: B) -> Self {
         Self { seam: bytes.len(), bytes, passed: 0 }
     }
 
     /// Frames that lay in a ring, those from the byte `seam` on at its start.
-    pub(crate) fn in_two(bytes: B, seam: usize) -> Self {
+    pub(crate) fn split(bytes: B, seam: usize) -> Self {
         Self { seam: seam.min(bytes.len()), bytes, passed: 0 }
     }
 
     /// The bytes of the frames that were read.
-    pub(crate) fn passed(&self) -> usize {
+    pub(crate) fn consumed(&self) -> usize {
         self.passed
     }
 
@@ -121,7 +121,7 @@ pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
 #[inline]
 pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (head, rest) = frames.split_first_chunk()?;
-    let (length, kind) = halves(u64::from_ne_bytes(*head));
+    let (length, kind) = split_u64(u64::from_ne_bytes(*head));
     let length = length as usize;
     let frame = rest.get(..length)?;
     Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
@@ -148,7 +148,7 @@ pub(crate) const fn narrow(length: usize) -> u32 {
 /// The low one and the high one.
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // that is the purpose
-pub(crate) fn halves(word: u64) -> (u32, u32) {
+pub(crate) fn split_u64(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 

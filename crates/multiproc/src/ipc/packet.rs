@@ -1,6 +1,6 @@
 //! How bytes reach a child or a worker: the one interface that starting and the pool send and receive through.
 //!
-//! Today a link is a socket that keeps packets, and a message too large for a packet is parked in anonymous memory
+//! Today a link is a socket that keeps packets, and a message too large for a packet is spilled in anonymous memory
 //! whose descriptor travels in its stead. What is above knows neither.
 
 use std::cell::Cell;
@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
-use crate::ipc::wire::Handle;
-use crate::sys::mapping::{self, Shared};
+use crate::ipc::wire::SharedFd;
+use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::sealed::{self, Sealed};
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
@@ -24,65 +24,65 @@ pub(crate) const INLINE: usize = 32 * 1024;
 /// One end of a connection between processes. Clones share the end; it closes with the last of them, in whatever
 /// process that is.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Link(Handle);
+pub(crate) struct PacketSocket(SharedFd);
 
 /// A message ready to be sent, and to be sent again if it must.
 #[derive(Debug)]
 pub(crate) struct Message {
-    body: Body,
-    descriptors: Vec<Handle>,
+    body: Payload,
+    descriptors: Vec<SharedFd>,
     had_descriptors: bool,
 }
 
 #[derive(Debug)]
-enum Body {
-    /// Small, or one that waits until it is [parked](Message::park).
-    Here(Vec<u8>),
-    Parked(Parked),
+enum Payload {
+    /// Small, or one that waits until it is [parked](Message::spill).
+    Inline(Vec<u8>),
+    Parked(SpilledMemory),
 }
 
 /// A message's bytes in anonymous memory.
 #[derive(Debug)]
-struct Parked {
-    memory: Handle,
+struct SpilledMemory {
+    memory: SharedFd,
     length: u64,
-    /// Of one that was parked ahead of need.
-    _permit: Option<Permit>,
+    /// Of one that was spilled ahead of need.
+    _permit: Option<MappingPermit>,
 }
 
 /// To hold something scarce while waiting: it saves a copy, but only so many messages of this process may. The others wait
 /// in the heap.
 #[derive(Debug)]
-pub(crate) struct Permit(&'static AtomicUsize);
+pub(crate) struct MappingPermit(&'static AtomicUsize);
 
 /// How many there are of each kind.
 const PERMITS: usize = 64;
-/// Those for a descriptor, of a message that was parked ahead of need; and those for a mapping.
-static PARKED_AHEAD: AtomicUsize = AtomicUsize::new(PERMITS);
+/// Those for a descriptor, of a message that was spilled ahead of need; and those for a mapping.
+static SPILLED_AHEAD: AtomicUsize = AtomicUsize::new(PERMITS);
 static MAPPED: AtomicUsize = AtomicUsize::new(PERMITS);
 
-impl Permit {
+impl MappingPermit {
     fn take(left: &'static AtomicUsize) -> Option<Self> {
         left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok().map(|_| Self(left))
     }
 }
 
-impl Drop for Permit {
+impl Drop for MappingPermit {
     fn drop(&mut self) {
         self.0.fetch_add(1, Relaxed);
     }
 }
 
-impl Parked {
+impl SpilledMemory {
     fn now(bytes: &[u8]) -> Result<Self> {
-        Ok(Self { memory: mapping::store(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+        Ok(Self { memory: mapping::memfd_write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
     }
 
     /// Ahead of need, if that is allowed and the system has a descriptor for it.
     fn ahead(bytes: &[u8]) -> Result<Option<Self>> {
-        let Some(permit) = Permit::take(&PARKED_AHEAD) else { return Ok(None) };
+        let Some(permit) = MappingPermit::take(&SPILLED_AHEAD) else { return Ok(None) };
         match Self::now(bytes) {
-            Ok(parked) => Ok(Some(Self { _permit: Some(permit), ..parked })),
+            Ok(spilled) => Ok(Some(Self { _permit: Some(permit), ..spilled })),
             Err(error) if error.is_shortage_of_descriptors() => Ok(None),
             Err(error) => Err(error),
         }
@@ -94,9 +94,9 @@ impl Parked {
 pub(crate) enum Incoming {
     Message(Vec<u8>, Vec<OwnedFd>),
     /// The deadline came first.
-    NotYet,
+    TimedOut,
     /// The other end is gone, and everything it had sent has been received.
-    Gone,
+    Disconnected,
 }
 
 /// The first byte of a packet: are the rest the message, or the length of what the last descriptor holds?
@@ -104,52 +104,53 @@ const IN_PACKET: u8 = 0;
 const IN_MEMORY: u8 = 1;
 
 impl Message {
-    /// Large bytes are parked, here and now if that can be, so that sending needs no time.
-    pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<Handle>) -> Result<Self> {
+    /// Large bytes are spilled, here and now if that can be, so that sending needs no time.
+    pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
         if descriptors.len() >= MAX_DESCRIPTORS {
             return Err(Error::invalid(format!(
                 "a message with {} descriptors is too many",
                 descriptors.len()
             )));
         }
-        let parked = if bytes.len() > INLINE { Parked::ahead(&bytes)? } else { None };
-        let body = parked.map_or(Body::Here(bytes), Body::Parked);
+        let spilled = if bytes.len() > INLINE { SpilledMemory::ahead(&bytes)? } else { None };
+        let body = spilled.map_or(Payload::Inline(bytes), Payload::Parked);
         Ok(Self { body, had_descriptors: !descriptors.is_empty(), descriptors })
     }
 
     /// As [`Message::new`], of large bytes that are borrowed, and without descriptors.
     pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
-        let body = match Parked::ahead(bytes)? {
-            Some(parked) => Body::Parked(parked),
-            None => Body::Here(mapping::copy(bytes)?),
+        let body = match SpilledMemory::ahead(bytes)? {
+            Some(spilled) => Payload::Parked(spilled),
+            None => Payload::Inline(mapping::copy(bytes)?),
         };
         Ok(Self { body, descriptors: Vec::new(), had_descriptors: false })
     }
 
-    /// A message that is parked here and now, whatever its size; one that is worth to be mapped is sealed, so that it can
+    /// A message that is spilled here and now, whatever its size; one that is worth to be mapped is sealed, so that it can
     /// be read in place.
-    pub(crate) fn parked(bytes: &[u8]) -> Result<Self> {
-        let memory = if bytes.len() < WORTH_MAPPING { mapping::store(bytes)? } else { sealed::store(bytes)? };
-        let parked = Parked { memory: memory.into(), length: bytes.len() as u64, _permit: None };
-        Ok(Self { body: Body::Parked(parked), descriptors: Vec::new(), had_descriptors: false })
+    pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
+        let memory =
+            if bytes.len() < WORTH_MAPPING { mapping::memfd_write(bytes)? } else { sealed::store(bytes)? };
+        let spilled = SpilledMemory { memory: memory.into(), length: bytes.len() as u64, _permit: None };
+        Ok(Self { body: Payload::Parked(spilled), descriptors: Vec::new(), had_descriptors: false })
     }
 
     /// Parks large bytes that have waited until now, when they are about to be sent.
-    pub(crate) fn park(&mut self) -> Result<()> {
-        if let Body::Here(bytes) = &self.body
+    pub(crate) fn spill(&mut self) -> Result<()> {
+        if let Payload::Inline(bytes) = &self.body
             && bytes.len() > INLINE
         {
-            self.body = Body::Parked(Parked::now(bytes)?);
+            self.body = Payload::Parked(SpilledMemory::now(bytes)?);
         }
         Ok(())
     }
 
     /// It has been received, and what came is not looked at any more.
     pub(crate) fn recycle(self) {
-        if let Body::Parked(Parked { memory, length, .. }) = self.body
-            && let (Some(memory), Ok(length)) = (memory.into_only(), usize::try_from(length))
+        if let Payload::Parked(SpilledMemory { memory, length, .. }) = self.body
+            && let (Some(memory), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
         {
-            mapping::keep_spare(memory, length);
+            mapping::recycle(memory, length);
         }
     }
 
@@ -166,7 +167,7 @@ impl Message {
     /// A message that is known to be small, and has no descriptors.
     pub(crate) fn inline(bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
-        Self { body: Body::Here(bytes), descriptors: Vec::new(), had_descriptors: false }
+        Self { body: Payload::Inline(bytes), descriptors: Vec::new(), had_descriptors: false }
     }
 
     /// Is there room for two descriptors more?
@@ -175,7 +176,7 @@ impl Message {
     }
 }
 
-impl Link {
+impl PacketSocket {
     pub(crate) fn pair() -> Result<(Self, Self)> {
         let (a, b) = socket::pair()?;
         Ok((Self(a.into()), Self(b.into())))
@@ -201,7 +202,7 @@ impl Link {
     }
 
     /// The descriptor, for who has to hold it.
-    pub(crate) fn handle(&self) -> Handle {
+    pub(crate) fn handle(&self) -> SharedFd {
         self.0.clone()
     }
 
@@ -210,7 +211,7 @@ impl Link {
         self.send_with_prefix(&[], message, deadline)
     }
 
-    /// As [`Link::send`], with some bytes more in front of the message.
+    /// As [`PacketSocket::send`], with some bytes more in front of the message.
     pub(crate) fn send_with_prefix(
         &self,
         prefix: &[u8],
@@ -220,8 +221,8 @@ impl Link {
         self.send_all(prefix, message, &[], deadline)
     }
 
-    /// As [`Link::send`], with some descriptors more in front of the message's own.
-    pub(crate) fn lend(
+    /// As [`PacketSocket::send`], with some descriptors more in front of the message's own.
+    pub(crate) fn send_with_fds(
         &self,
         descriptors: &[BorrowedFd<'_>],
         message: &Message,
@@ -240,16 +241,16 @@ impl Link {
         let parked_now;
         let own = message.descriptors.iter().map(AsFd::as_fd);
         let mut descriptors: Vec<_> = before.iter().copied().chain(own).collect();
-        let Parked { memory, length, .. } = match &message.body {
-            Body::Here(bytes) if bytes.len() <= INLINE => {
+        let SpilledMemory { memory, length, .. } = match &message.body {
+            Payload::Inline(bytes) if bytes.len() <= INLINE => {
                 let parts = [&[IN_PACKET], prefix, bytes];
                 return socket::send(self.as_fd(), &parts, &descriptors, deadline);
             }
-            Body::Here(bytes) => {
-                parked_now = Parked::now(bytes)?;
+            Payload::Inline(bytes) => {
+                parked_now = SpilledMemory::now(bytes)?;
                 &parked_now
             }
-            Body::Parked(parked) => parked,
+            Payload::Parked(spilled) => spilled,
         };
         descriptors.push(memory.as_fd());
         let parts: [&[u8]; 3] = [&[IN_MEMORY], &length.to_le_bytes(), prefix];
@@ -261,19 +262,19 @@ impl Link {
         self.receive_or(OnShortage::Lose, deadline)
     }
 
-    /// As [`Link::receive`], but says what becomes of a message whose descriptors find no room.
+    /// As [`PacketSocket::receive`], but says what becomes of a message whose descriptors find no room.
     pub(crate) fn receive_or(&self, on_shortage: OnShortage, deadline: Deadline) -> Result<Incoming> {
         self.receive_with(on_shortage, deadline, |packet, descriptors| {
             unpack(packet, descriptors).map(|(bytes, descriptors)| Incoming::Message(bytes, descriptors))
         })
     }
 
-    /// As [`Link::receive`], but leaves the message as it came.
+    /// As [`PacketSocket::receive`], but leaves the message as it came.
     pub(crate) fn receive_packet(&self, deadline: Deadline) -> Result<Incoming> {
         self.receive_packet_or(OnShortage::Lose, deadline)
     }
 
-    /// As [`Link::receive_or`], but leaves the message as it came.
+    /// As [`PacketSocket::receive_or`], but leaves the message as it came.
     pub(crate) fn receive_packet_or(&self, on_shortage: OnShortage, deadline: Deadline) -> Result<Incoming> {
         self.receive_with(on_shortage, deadline, |packet, descriptors| {
             Ok(Incoming::Message(packet.to_vec(), descriptors))
@@ -290,8 +291,8 @@ impl Link {
         let received = socket::receive(self.as_fd(), &mut buffer, INLINE + 256, deadline, on_shortage);
         let incoming = received.and_then(|received| match received {
             socket::Received::Packet(descriptors) => unpack(&buffer, descriptors),
-            socket::Received::NotYet => Ok(Incoming::NotYet),
-            socket::Received::Gone => Ok(Incoming::Gone),
+            socket::Received::TimedOut => Ok(Incoming::TimedOut),
+            socket::Received::Disconnected => Ok(Incoming::Disconnected),
         });
         let _ = BUFFER.try_with(|kept| kept.set(buffer));
         incoming
@@ -316,29 +317,29 @@ pub(crate) fn prefix(packet: &[u8]) -> &[u8] {
     }
 }
 
-/// A message's bytes, where they are: in the packet, from a place on, or parked.
+/// A message's bytes, where they are: in the packet, from a place on, or spilled.
 #[derive(Debug)]
 pub(crate) enum Content {
     Here(Vec<u8>, usize),
-    Parked(Shared),
-    Sealed { memory: Sealed, _permit: Permit },
+    Parked(SharedMapping),
+    Sealed { memory: Sealed, _permit: MappingPermit },
 }
 
 /// From this size on (bytes), to map and unmap memory costs clearly less than to copy it.
 const WORTH_MAPPING: usize = 64 * 1024;
 
 impl Content {
-    /// Of a packet whose prefix is so long; takes the descriptor of what is parked off the others. What is parked is
+    /// Of a packet whose prefix is so long; takes the descriptor of what is spilled off the others. What is spilled is
     /// mapped.
     pub(crate) fn of(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
         if is_whole(&packet) {
             return Ok(Self::Here(packet, 1 + prefix));
         }
         let (memory, length) = announced(&packet, descriptors)?;
-        mapping::parked(&memory, length).map(Self::Parked)
+        mapping::map(&memory, length).map(Self::Parked)
     }
 
-    /// As [`Content::of`], for what its sender must not be able to change any more, and may wait for long. What is parked
+    /// As [`Content::of`], for what its sender must not be able to change any more, and may wait for long. What is spilled
     /// is copied, unless it is large and sealed, and few others are mapped: mappings are scarce.
     pub(crate) fn to_keep(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
         if is_whole(&packet) {
@@ -347,18 +348,18 @@ impl Content {
         let (memory, length) = announced(&packet, descriptors)?;
         if length >= WORTH_MAPPING
             && let Some(length) = NonZeroUsize::new(length)
-            && let Some(permit) = Permit::take(&MAPPED)
+            && let Some(permit) = MappingPermit::take(&MAPPED)
             && let Ok(memory) = Sealed::open(memory.as_fd(), length)
         {
             return Ok(Self::Sealed { memory, _permit: permit });
         }
-        mapping::load(&memory, length, &[]).map(|bytes| Self::Here(bytes, 0))
+        mapping::read(&memory, length, &[]).map(|bytes| Self::Here(bytes, 0))
     }
 
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub(crate) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         match self {
             Self::Here(bytes, start) => look(bytes.get(*start..).unwrap_or_default()),
-            Self::Parked(memory) => memory.look(0, memory.size().get(), look),
+            Self::Parked(memory) => memory.with_bytes(0, memory.size().get(), look),
             Self::Sealed { memory, .. } => look(memory.bytes()),
         }
     }
@@ -373,7 +374,7 @@ fn announced(packet: &[u8], descriptors: &mut Vec<OwnedFd>) -> Result<(OwnedFd, 
     Ok((memory, usize::try_from(length).unwrap_or(usize::MAX)))
 }
 
-impl AsFd for Link {
+impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -396,7 +397,7 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
                 .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
                 .map_err(|_| Error::decode("a packet", "its length is no length"))?;
-            mapping::load(&memory, length, prefix)?
+            mapping::read(&memory, length, prefix)?
         }
         _ => return Err(Error::decode("a packet", "it begins with no known mark")),
     };
@@ -425,17 +426,17 @@ mod tests {
             choice in vec(any::<u8>(), 0..4),
             front in 0..60_usize,
         ) {
-            let parked = [&[mark][..], &length.to_le_bytes(), &bytes].concat();
-            for packet in [&parked, &bytes] {
+            let spilled = [&[mark][..], &length.to_le_bytes(), &bytes].concat();
+            for packet in [&spilled, &bytes] {
                 prop_assert!(prefix(packet).len() <= packet.len());
                 if let Ok((message, _)) = unpack(packet, descriptors(&choice)) {
                     prop_assert!(message.len() <= packet.len() + 5000);
                 }
                 if let Ok(content) = Content::of(packet.clone(), front, &mut descriptors(&choice)) {
-                    prop_assert!(content.look(<[u8]>::len) <= packet.len().max(5000));
+                    prop_assert!(content.with_bytes(<[u8]>::len) <= packet.len().max(5000));
                 }
                 if let Ok(content) = Content::to_keep(packet.clone(), front, &mut descriptors(&choice)) {
-                    prop_assert!(content.look(<[u8]>::len) <= packet.len().max(5000));
+                    prop_assert!(content.with_bytes(<[u8]>::len) <= packet.len().max(5000));
                 }
             }
         }
@@ -445,11 +446,11 @@ mod tests {
     #[test]
     fn messages_beyond_four_gigabytes_are_whole() {
         for size in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 5_u64] {
-            let file = File::from(mapping::store(b"begin").unwrap());
+            let file = File::from(mapping::memfd_write(b"begin").unwrap());
             file.write_all_at(b"end", size - 3).unwrap();
             let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
             let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
-            content.look(|bytes| {
+            content.with_bytes(|bytes| {
                 assert_eq!(bytes.len() as u64, size);
                 assert!(bytes.starts_with(b"begin") && bytes.ends_with(b"\0end"));
             });
@@ -463,17 +464,17 @@ mod tests {
         let keep = |memory: OwnedFd| {
             let packet = [&[IN_MEMORY][..], &(WORTH_MAPPING as u64).to_le_bytes()].concat();
             let content = Content::to_keep(packet, 0, &mut vec![memory]).unwrap();
-            content.look(|kept| assert!(kept == bytes));
+            content.with_bytes(|kept| assert!(kept == bytes));
             content
         };
-        let content = keep(mapping::store_exactly(&bytes).unwrap());
+        let content = keep(mapping::memfd_write_exactly(&bytes).unwrap());
         assert!(matches!(content, Content::Here(..)), "it could still be written to");
         let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(sealed::store(&bytes).unwrap())).collect();
         let is_mapped = |content: &&Content| matches!(content, Content::Sealed { .. });
         assert!((1..=PERMITS).contains(&many.iter().filter(is_mapped).count()));
     }
 
-    fn received(link: &Link) -> Vec<u8> {
+    fn received(link: &PacketSocket) -> Vec<u8> {
         match link.receive(Deadline::now()).unwrap() {
             Incoming::Message(bytes, _) => bytes,
             other => panic!("{other:?}"),
@@ -482,25 +483,25 @@ mod tests {
 
     #[test]
     fn messages_of_every_size_arrive_whole() {
-        let (a, b) = Link::pair().unwrap();
+        let (a, b) = PacketSocket::pair().unwrap();
         for size in [0, 1, INLINE - 1, INLINE, INLINE + 1, 20_000_000] {
             let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             let message = Message::new(bytes.clone(), Vec::new()).unwrap();
-            assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Yes);
+            assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Done);
             assert!(received(&b) == [b"pre", &bytes[..]].concat(), "{size} bytes");
         }
     }
 
     #[test]
     fn an_end_that_is_gone_is_told_apart_from_an_empty_message() {
-        let (a, b) = Link::pair().unwrap();
-        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::NotYet));
+        let (a, b) = PacketSocket::pair().unwrap();
+        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::TimedOut));
         let empty = Message::new(Vec::new(), Vec::new()).unwrap();
         a.send(&empty, Deadline::now()).unwrap();
         drop(a);
         assert!(received(&b).is_empty());
-        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::Gone));
-        assert_eq!(b.send(&empty, Deadline::now()).unwrap(), Sent::Gone);
+        assert!(matches!(b.receive(Deadline::now()).unwrap(), Incoming::Disconnected));
+        assert_eq!(b.send(&empty, Deadline::now()).unwrap(), Sent::Disconnected);
     }
 
     #[test]
@@ -510,7 +511,7 @@ mod tests {
         {
             assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
         }
-        let memory = mapping::store(b"abc").unwrap();
+        let memory = mapping::memfd_write(b"abc").unwrap();
         let announced_too_much = [&[IN_MEMORY][..], &4_u64.to_le_bytes()].concat();
         assert!(unpack(&announced_too_much, vec![memory]).is_err());
     }

@@ -1,7 +1,7 @@
 //! A ring of bytes in shared memory, in which frames follow one another.
 //!
 //! A ring has one writer and one reader at a time (where there are several, a lock makes it so). Each of them knows how
-//! far it has come, its [`Mark`], and stores that where the other can see it. A frame is written first and published
+//! far it has come, its [`Position`], and stores that where the other can see it. A frame is written first and published
 //! after, with one store, so a process killed at any instruction leaves either a whole frame or none. A frame is never
 //! overwritten before its reader has published that it is through with it.
 //!
@@ -11,7 +11,7 @@
 // is two moves, and else it is calls.
 #![allow(clippy::inline_always)]
 
-use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, footprint, halves, head, narrow, split_frame};
+use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, footprint, head, narrow, split_frame, split_u64};
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -37,14 +37,14 @@ pub(crate) struct Ring {
 /// How far a writer or a reader has come: through how many frames, and up to which byte. Both count on and on and
 /// overflow, and both are in one word, so that one store publishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct Position {
     pub(crate) frames: u32,
     pub(crate) bytes: u32,
 }
 
 /// How much of a ring is used that is mostly empty and may [begin anew](Ring::warm) as it likes: then it stays in the
 /// caches.
-const HOT: u32 = 16 * 1024;
+const CACHE_WINDOW: u32 = 16 * 1024;
 
 impl Ring {
     /// A ring of `size` bytes, a power of two, from the byte `start` on, a multiple of 8.
@@ -60,7 +60,7 @@ impl Ring {
     /// The same, but it begins anew as soon as some pages are behind it: for a writer who is sure that the reader goes
     /// on reading.
     pub(crate) const fn warm(self) -> Self {
-        Self { hot: if self.hot < HOT { self.hot } else { HOT }, ..self }
+        Self { hot: if self.hot < CACHE_WINDOW { self.hot } else { CACHE_WINDOW }, ..self }
     }
 
     /// The bytes of the largest frame that finds room at all times, once everything before it has been read.
@@ -74,7 +74,7 @@ impl Ring {
     pub(crate) fn put(
         &self,
         memory: &impl Memory,
-        tail: &mut Mark,
+        tail: &mut Position,
         taken: u32,
         kind: u32,
         parts: &[&[u8]],
@@ -84,7 +84,7 @@ impl Ring {
             return false;
         }
         let length = narrow(length);
-        let Some(place) = self.place(tail.bytes, taken, footprint(length)) else { return false };
+        let Some(place) = self.find_slot(tail.bytes, taken, footprint(length)) else { return false };
         if place != tail.bytes {
             memory.write(self.offset(tail.bytes), &head(0, SKIP));
         }
@@ -96,7 +96,7 @@ impl Ring {
             memory.write(offset, part);
             offset += part.len();
         }
-        *tail = Mark { bytes: place, ..*tail }.behind(length);
+        *tail = Position { bytes: place, ..*tail }.after(length);
         true
     }
 
@@ -105,7 +105,7 @@ impl Ring {
     pub(crate) fn put_frames<'a>(
         &self,
         memory: &impl Memory,
-        tail: &mut Mark,
+        tail: &mut Position,
         taken: u32,
         mut frames: &'a [u8],
         count: u32,
@@ -113,7 +113,8 @@ impl Ring {
         let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
         if length <= self.size - tail.bytes % self.size && length <= self.free(tail.bytes, taken) {
             memory.write(self.offset(tail.bytes), frames);
-            *tail = Mark { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
+            *tail =
+                Position { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
             return &[];
         }
         while let Some((kind, frame, rest)) = split_frame(frames) {
@@ -126,7 +127,7 @@ impl Ring {
     }
 
     /// Copies all frames between two marks out.
-    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Mark, tail: Mark) -> Frames {
+    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Position, tail: Position) -> Frames {
         if head.bytes != tail.bytes && self.head(memory, head.bytes).1 == SKIP {
             head.bytes = self.next_start(head.bytes);
         }
@@ -135,12 +136,12 @@ impl Ring {
         let mut bytes = Vec::with_capacity(length);
         memory.read(self.offset(head.bytes), length.min(to_end), |piece| bytes.extend_from_slice(piece));
         memory.read(self.start, length.saturating_sub(to_end), |piece| bytes.extend_from_slice(piece));
-        Frames::in_two(bytes, to_end)
+        Frames::split(bytes, to_end)
     }
 
     /// Can frames lie between these marks, of which each takes up its head at least? If not, they are nonsense.
     #[inline]
-    pub(crate) fn can_hold(&self, head: Mark, tail: Mark) -> bool {
+    pub(crate) fn can_hold(&self, head: Position, tail: Position) -> bool {
         let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
         bytes <= self.size && frames <= bytes / HEAD && (frames > 0 || bytes == 0)
     }
@@ -152,7 +153,7 @@ impl Ring {
     pub(crate) fn take<R>(
         &self,
         memory: &impl Memory,
-        head: &mut Mark,
+        head: &mut Position,
         look: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
         let end = head.bytes.wrapping_add(self.size);
@@ -164,7 +165,7 @@ impl Ring {
     pub(crate) fn take_before<R>(
         &self,
         memory: &impl Memory,
-        head: &mut Mark,
+        head: &mut Position,
         end: u32,
         look: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
@@ -178,7 +179,7 @@ impl Ring {
         if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
             return None;
         }
-        let next = Mark { bytes: place, ..*head }.behind(length);
+        let next = Position { bytes: place, ..*head }.after(length);
         if next.bytes.wrapping_sub(head.bytes) > end.wrapping_sub(head.bytes) {
             return None;
         }
@@ -189,13 +190,13 @@ impl Ring {
     /// To be called while one waits for the frame at `head`: its first line is then on its way together with the word that
     /// says it has come.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, memory: &impl Memory, head: Mark) {
+    pub(crate) fn prefetch(&self, memory: &impl Memory, head: Position) {
         memory.prefetch(self.offset(head.bytes));
     }
 
     /// What the frame at `head` is, which must have been published.
     #[inline(always)]
-    pub(crate) fn kind(&self, memory: &impl Memory, head: Mark) -> u32 {
+    pub(crate) fn kind(&self, memory: &impl Memory, head: Position) -> u32 {
         match self.head(memory, head.bytes).1 {
             SKIP => self.head(memory, self.next_start(head.bytes)).1,
             kind => kind,
@@ -204,25 +205,25 @@ impl Ring {
 
     /// How many frames of `length` bytes each would lie in one piece behind `mark`, if there is so much as that.
     #[inline]
-    pub(crate) fn fit(&self, mark: Mark, length: usize) -> u32 {
+    pub(crate) fn frames_to_end(&self, mark: Position, length: usize) -> u32 {
         (self.size - mark.bytes % self.size) / footprint(u32::try_from(length).unwrap_or(self.size))
     }
 
-    /// As [`Ring::fit`], but for writing: only as many as there is room for, the reader having come to the byte
+    /// As [`Ring::frames_to_end`], but for writing: only as many as there is room for, the reader having come to the byte
     /// `taken`.
     #[inline]
-    pub(crate) fn room(&self, tail: Mark, taken: u32, length: usize) -> u32 {
+    pub(crate) fn free_frames(&self, tail: Position, taken: u32, length: usize) -> u32 {
         let free = self.free(tail.bytes, taken);
-        self.fit(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
+        self.frames_to_end(tail, length).min(free / footprint(u32::try_from(length).unwrap_or(self.size)))
     }
 
-    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::fit) with `head`;
+    /// As [`Ring::take`], where the next frame is of that kind and length and [in one piece](Ring::frames_to_end) with `head`;
     /// else nothing happens.
     #[inline(always)]
-    pub(crate) fn take_like<R>(
+    pub(crate) fn pop_if<R>(
         &self,
         memory: &impl Memory,
-        mark: &mut Mark,
+        mark: &mut Position,
         kind: u32,
         length: usize,
         look: impl FnOnce(&[u8]) -> R,
@@ -230,24 +231,24 @@ impl Ring {
         let offset = self.offset(mark.bytes);
         let is_like = memory.read(offset, FRAME_HEAD, |found| *found == head(narrow(length), kind));
         is_like.then(|| {
-            *mark = mark.behind(narrow(length));
+            *mark = mark.after(narrow(length));
             memory.read(offset + FRAME_HEAD, length, look)
         })
     }
 
-    /// As [`Ring::put`], where there is [room](Ring::room).
+    /// As [`Ring::put`], where there is [room](Ring::free_frames).
     #[inline(always)]
-    pub(crate) fn put_here(&self, memory: &impl Memory, tail: &mut Mark, kind: u32, bytes: &[u8]) {
+    pub(crate) fn push_unchecked(&self, memory: &impl Memory, tail: &mut Position, kind: u32, bytes: &[u8]) {
         let offset = self.offset(tail.bytes);
         memory.write(offset, &head(narrow(bytes.len()), kind));
         failpoint::hit(Failpoint::MidFrame);
         memory.write(offset + FRAME_HEAD, bytes);
-        *tail = tail.behind(narrow(bytes.len()));
+        *tail = tail.after(narrow(bytes.len()));
     }
 
     /// Where a frame that takes up so many bytes can lie.
     #[inline(always)]
-    fn place(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
+    fn find_slot(&self, tail: u32, taken: u32, footprint: u32) -> Option<u32> {
         let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
         let begin_anew = tail == taken && self.size - to_end >= self.hot.max(footprint);
@@ -268,7 +269,7 @@ impl Ring {
         place.wrapping_add(self.size - self.within(place))
     }
 
-    /// The place's distance from the start of the ring. The size is a power of two, which spares a division.
+    /// The place's distance from the start of the ring. The size is a power of two, which preforked children a division.
     #[inline]
     fn within(&self, place: u32) -> u32 {
         place & (self.size - 1)
@@ -282,7 +283,7 @@ impl Ring {
     #[inline(always)]
     fn head(&self, memory: &impl Memory, place: u32) -> (u32, u32) {
         memory.read(self.offset(place), HEAD as usize, |bytes| {
-            halves(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
+            split_u64(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
         })
     }
 }
@@ -293,7 +294,7 @@ pub(crate) const fn just_before_overflow(distance: u32) -> u32 {
     if cfg!(multiproc_faults) { 0_u32.wrapping_sub(distance) } else { 0 }
 }
 
-impl Mark {
+impl Position {
     /// Where a new ring begins.
     pub(crate) const START: Self =
         Self { frames: just_before_overflow(300), bytes: just_before_overflow(32 * 1024) };
@@ -307,14 +308,14 @@ impl Mark {
     /// What the other side has published. Whatever that is: a place is a multiple of eight, so that a frame's head
     /// never reaches beyond the ring.
     #[inline]
-    pub(crate) fn seen(word: &AtomicU64) -> Self {
-        let (bytes, frames) = halves(word.load(Acquire));
+    pub(crate) fn load(word: &AtomicU64) -> Self {
+        let (bytes, frames) = split_u64(word.load(Acquire));
         Self { frames, bytes: bytes & !7 }
     }
 
     /// The mark behind a frame of `length` bytes that begins here.
     #[inline]
-    fn behind(self, length: u32) -> Self {
+    fn after(self, length: u32) -> Self {
         Self { frames: self.frames.wrapping_add(1), bytes: self.bytes.wrapping_add(footprint(length)) }
     }
 
@@ -349,7 +350,7 @@ mod tests {
     fn frames_come_out_as_they_went_in() {
         let ring = Ring::new(16, 64 * 1024);
         let memory = RefCell::new(vec![0xee; 16 + 64 * 1024 + 16]);
-        let (mut tail, mut head) = (Mark { frames: u32::MAX - 5, bytes: u32::MAX - 7 }, Mark::START);
+        let (mut tail, mut head) = (Position { frames: u32::MAX - 5, bytes: u32::MAX - 7 }, Position::START);
         head.clone_from(&tail);
         let mut inside: VecDeque<(u32, Vec<u8>)> = VecDeque::new();
         let mut state = 1_u64;
@@ -383,17 +384,23 @@ mod tests {
     fn frames_can_go_in_and_come_out_by_the_batch() {
         let ring = Ring::new(0, 1024);
         let memory = RefCell::new(vec![0; 1024]);
-        let (mut tail, mut head) = (Mark { frames: 0, bytes: 800 }, Mark { frames: 0, bytes: 800 });
+        let (mut tail, mut head) = (Position { frames: 0, bytes: 800 }, Position { frames: 0, bytes: 800 });
         let parts: Vec<Vec<u8>> = (0..20_u8).map(|i| vec![i; i as usize * 3]).collect();
         let mut frames = Vec::new();
         for part in &parts {
             add_frame(&mut frames, 7, part);
         }
-        assert_eq!(all(Frames::of(&frames[..])), parts);
+        assert_eq!(all(Frames::frame_size(&frames[..])), parts);
         let mut left = &frames[..];
         let mut seen = Vec::new();
         while !left.is_empty() {
-            left = ring.put_frames(&memory, &mut tail, head.bytes, left, all(Frames::of(left)).len() as u32);
+            left = ring.put_frames(
+                &memory,
+                &mut tail,
+                head.bytes,
+                left,
+                all(Frames::frame_size(left)).len() as u32,
+            );
             let copied = ring.copy_frames(&memory, head, tail);
             let before = seen.len();
             seen.extend(all(copied));
@@ -407,12 +414,12 @@ mod tests {
     fn a_ring_that_is_empty_stays_where_it_is_warm() {
         let ring = Ring::new(0, 1024 * 1024).warm();
         let memory = RefCell::new(vec![0; 1024 * 1024]);
-        let (mut tail, mut head) = (Mark::START, Mark::START);
+        let (mut tail, mut head) = (Position::START, Position::START);
         for _ in 0..10_000 {
             assert!(ring.put(&memory, &mut tail, head.bytes, 1, &[&[1; 1000]]));
             ring.take(&memory, &mut head, |_, _| ()).unwrap();
         }
-        assert!(memory.borrow()[HOT as usize + 2 * 1024..].iter().all(|&byte| byte == 0));
+        assert!(memory.borrow()[CACHE_WINDOW as usize + 2 * 1024..].iter().all(|&byte| byte == 0));
     }
 
     #[test]
@@ -421,7 +428,7 @@ mod tests {
         let ring = Ring::new(0, SIZE);
         let memory = RefCell::new(vec![0; SIZE as usize]);
         for length in [0, 100, 1_000, 10_000] {
-            let (mut tail, mut head) = (Mark::START, Mark::START);
+            let (mut tail, mut head) = (Position::START, Position::START);
             for _ in 0..500 {
                 assert!(ring.put(&memory, &mut tail, head.bytes, 1, &[&vec![1; length]]));
                 ring.take(&memory, &mut head, |_, _| ()).unwrap();
@@ -440,11 +447,11 @@ mod tests {
         let memory = RefCell::new(vec![0; 1024]);
         for (length, kind) in [(1017, 1), (u32::MAX, 1), (1016, SKIP), (0, SKIP)] {
             memory.write(0, &head(length, kind));
-            let mut mark = Mark { frames: 0, bytes: 0 };
+            let mut mark = Position { frames: 0, bytes: 0 };
             let seen = ring.take(&memory, &mut mark, |_, bytes| bytes.len());
             assert!(seen.is_none_or(|length| length == 1016) || kind == SKIP, "{length} {kind}");
         }
-        let mut mark = Mark { frames: 0, bytes: 512 };
+        let mut mark = Position { frames: 0, bytes: 512 };
         memory.write(512, &head(600, 1));
         assert!(ring.take(&memory, &mut mark, |_, _| ()).is_none());
     }

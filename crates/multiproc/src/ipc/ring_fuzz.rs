@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::ipc::frame::{SKIP, add_frame, all, head};
-use crate::ipc::ring::{Mark, Memory, Ring};
+use crate::ipc::ring::{Memory, Position, Ring};
 use crate::sys::atomic::AtomicU64;
 use crate::testing::{any_bytes, any_words, cases};
 
@@ -28,7 +28,7 @@ proptest! {
             let kind = if kind == 0 { SKIP } else { kind };
             memory.write(place.index(127) * 8, &head(length, kind));
         }
-        let [first, tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+        let [first, tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
         prop_assert!(all(ring.copy_frames(&memory, first, tail)).concat().len() <= 1024);
         let (mut mark, mut shown) = (first, 0);
         if ring.can_hold(first, tail) {
@@ -42,8 +42,8 @@ proptest! {
         prop_assert!(shown <= 1024);
         ring.kind(&memory, first);
         ring.take(&memory, &mut first.clone(), |_, bytes| assert!(bytes.len() < 1024));
-        if ring.fit(first, 8) > 0 {
-            ring.take_like(&memory, &mut first.clone(), 1, 8, |_| ());
+        if ring.frames_to_end(first, 8) > 0 {
+            ring.pop_if(&memory, &mut first.clone(), 1, 8, |_| ());
         }
     }
 
@@ -51,18 +51,18 @@ proptest! {
     fn what_is_written_by_nonsense_marks_stays_in_the_ring(words in any_words(1024), length in 0..600_usize) {
         let ring = Ring::new(8, 1024);
         let memory = RefCell::new(vec![0xee; 8 + 1024 + 8]);
-        let [taken, mut tail] = words.map(|word| Mark::seen(&AtomicU64::new(word)));
+        let [taken, mut tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
         let bytes = vec![7; length];
         let before = tail;
-        let room = ring.room(tail, taken.bytes, length);
+        let room = ring.free_frames(tail, taken.bytes, length);
         let fits = ring.put(&memory, &mut tail, taken.bytes, 1, &[&bytes]);
         prop_assert!(fits || tail == before);
         prop_assert!(fits || room == 0 || length > ring.largest());
         let mut frames = Vec::new();
         add_frame(&mut frames, 1, &bytes);
         ring.put_frames(&memory, &mut tail, taken.bytes, &frames, 1);
-        if ring.room(tail, taken.bytes, length) > 0 {
-            ring.put_here(&memory, &mut tail, 1, &bytes);
+        if ring.free_frames(tail, taken.bytes, length) > 0 {
+            ring.push_unchecked(&memory, &mut tail, 1, &bytes);
         }
         let memory = memory.borrow();
         prop_assert!(memory[..8].iter().chain(&memory[8 + 1024..]).all(|&byte| byte == 0xee));

@@ -11,22 +11,22 @@ use crate::task;
 
 /// An empty vector that this thread keeps, so that not every item needs an allocation. While it is borrowed, others who
 /// come get new ones: an item's own code may use a queue.
-pub(crate) struct Buffer(pub(crate) Vec<u8>);
+pub(crate) struct Scratch(pub(crate) Vec<u8>);
 
 /// A value on its way out of a ring. What runs none of the user's code is done while it is there: a plain value is made
 /// in one copy, the bytes of any other are kept, to be decoded when no lock is held.
-pub(crate) struct Arriving<T> {
+pub(crate) struct Undecoded<T> {
     plain: Option<Result<T, codec::Error>>,
-    bytes: Buffer,
+    bytes: Scratch,
 }
 
-impl<T: DeserializeOwned> Arriving<T> {
+impl<T: DeserializeOwned> Undecoded<T> {
     pub(crate) fn new() -> Self {
-        Self { plain: None, bytes: Buffer::borrow() }
+        Self { plain: None, bytes: Scratch::borrow() }
     }
 
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
-        self.plain = raw::make(bytes);
+        self.plain = raw::from_bytes(bytes);
         if self.plain.is_none() {
             self.bytes.0.extend_from_slice(bytes);
         }
@@ -48,13 +48,13 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-impl Buffer {
+impl Scratch {
     pub(crate) fn borrow() -> Self {
         Self(BUFFER.try_with(Cell::take).unwrap_or_default())
     }
 }
 
-impl Drop for Buffer {
+impl Drop for Scratch {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.0);
         if bytes.capacity() <= KEPT {

@@ -13,11 +13,11 @@ use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec;
-use crate::codec::Finding;
 use crate::codec::raw;
+use crate::codec::{Finding, Subject};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::ring::Memory;
-use crate::sys::mapping::Shared;
+use crate::sys::mapping::SharedMapping;
 
 /// Appends a value to `out`; on an error `out` is as before. `what` names the value in the error.
 ///
@@ -25,7 +25,7 @@ use crate::sys::mapping::Shared;
 /// [`crate::codec::raw`]) goes by its bytes alone.
 #[inline]
 pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
-    if let Some(bytes) = raw::view(value) {
+    if let Some(bytes) = raw::as_bytes(value) {
         out.extend_from_slice(bytes);
         return Ok(());
     }
@@ -53,7 +53,7 @@ pub(crate) fn encode_value<'a, T: Travels>(
     scratch: &'a mut Vec<u8>,
     what: &str,
 ) -> Result<&'a [u8]> {
-    if let Some(bytes) = raw::view(value) {
+    if let Some(bytes) = raw::as_bytes(value) {
         return Ok(bytes);
     }
     encode(value, scratch, what)?;
@@ -65,13 +65,13 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
     value: &T,
     out: &mut Vec<u8>,
     what: &str,
-) -> Result<Vec<Handle>> {
-    if raw::is_plain::<T>() {
+) -> Result<Vec<SharedFd>> {
+    if raw::is_raw::<T>() {
         encode(value, out, what)?;
         return Ok(Vec::new());
     }
     OUTGOING.with(|list| {
-        let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
+        let meanwhile = Scope::begin(list, Some(Vec::new()));
         encode_serde(value, out, true, what)?;
         Ok(meanwhile.end().unwrap_or_default())
     })
@@ -92,9 +92,9 @@ pub(crate) fn encode_own_with_descriptors<T: Serialize>(
     value: &T,
     out: &mut Vec<u8>,
     what: &str,
-) -> Result<Vec<Handle>> {
+) -> Result<Vec<SharedFd>> {
     OUTGOING.with(|list| {
-        let meanwhile = Meanwhile::begin(list, Some(Vec::new()));
+        let meanwhile = Scope::begin(list, Some(Vec::new()));
         encode_own(value, out, what)?;
         Ok(meanwhile.end().unwrap_or_default())
     })
@@ -119,7 +119,7 @@ pub(crate) fn decode_own_front<'a, T: DeserializeOwned>(
     what: &str,
 ) -> Result<(T, &'a [u8])> {
     INCOMING.with(|list| {
-        let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
+        let _meanwhile = Scope::begin(list, descriptors.into_iter().map(Some).collect());
         codec::decode(bytes).map_err(|error| Error::decode(what, error))
     })
 }
@@ -132,7 +132,7 @@ fn too_many(rest: &[u8], what: &str) -> Error {
 /// Reads one value that takes up all of `bytes`, and the descriptors that came with them.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
-    if let Some(value) = raw::make(bytes) {
+    if let Some(value) = raw::from_bytes(bytes) {
         return value.map_err(|error| Error::decode(what, error));
     }
     match decode_front(bytes, descriptors, what)? {
@@ -149,11 +149,11 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     descriptors: Vec<OwnedFd>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
-    if raw::is_plain::<T>() {
+    if raw::is_raw::<T>() {
         return Err(Error::decode(what, "a plain value must not be followed by anything"));
     }
     INCOMING.with(|list| {
-        let _meanwhile = Meanwhile::begin(list, descriptors.into_iter().map(Some).collect());
+        let _meanwhile = Scope::begin(list, descriptors.into_iter().map(Some).collect());
         decode_marked(bytes).map_err(|error| Error::decode(what, error))
     })
 }
@@ -184,31 +184,35 @@ fn encode_unknown<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> R
     if codec::is_trying_out() {
         return Err(codec::Error::new("it is sent by a value that is only made up"));
     }
-    let found = INCOMING.with(|incoming| {
-        let _meanwhile = Meanwhile::begin(incoming, Vec::new());
-        OUTGOING.with(|outgoing| {
-            let _meanwhile = Meanwhile::begin(outgoing, Some(Vec::new()));
-            codec::finding(value)
-        })
-    });
-    match found {
-        Finding::Fits => encode_marked(value, out, has_list),
-        Finding::NeedsNames => describe(value, out, has_list, true),
-        Finding::Unclear | Finding::Unknown => describe(value, out, has_list, false),
+    let found = without_lists(|| codec::finding(value));
+    if found == Finding::Fits {
+        return encode_marked(value, out, has_list);
     }
+    describe(value, out, has_list, found == Finding::NeedsNames)
+}
+
+/// Looks at a value apart from the one that is being encoded or decoded.
+fn without_lists<R>(look: impl FnOnce() -> R) -> R {
+    INCOMING.with(|incoming| {
+        let _meanwhile = Scope::begin(incoming, Vec::new());
+        OUTGOING.with(|outgoing| {
+            let _meanwhile = Scope::begin(outgoing, Some(Vec::new()));
+            look()
+        })
+    })
 }
 
 /// In the encoding that says what is there. Whether the value arrives is not sure then, since names and kinds
 /// are looked at; so it is tried. `has_list` says whether the list of descriptors is for this value,
 /// `must_decode` whether one that does not decode is refused here, not there.
 #[cold]
-fn describe<T: Travels>(
-    value: &T,
+fn describe(
+    value: &dyn Subject,
     out: &mut Vec<u8>,
     has_list: bool,
     must_decode: bool,
 ) -> Result<(), codec::Error> {
-    let list = |change: fn(&mut Vec<Handle>) -> usize| {
+    let list = |change: fn(&mut Vec<SharedFd>) -> usize| {
         OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| has_list).map_or(0, change))
     };
     list(|handles| {
@@ -221,7 +225,7 @@ fn describe<T: Travels>(
     if list(|handles| handles.len()) > 0 {
         return Ok(()); // descriptors do not decode here
     }
-    match arrives::<T>(&out[before..]) {
+    match arrives(value, &out[before..]) {
         Ok(false) => Err(codec::Error::new(
             "another value would arrive, because of an attribute of its type: `untagged` takes the first variant \
              that fits, and `default` need not be what `skip_serializing_if` leaves out",
@@ -232,11 +236,11 @@ fn describe<T: Travels>(
 }
 
 /// Whether a value arrives as it is; or else why it does not arrive.
-fn arrives<T: Travels>(bytes: &[u8]) -> Result<bool, String> {
+fn arrives(value: &dyn Subject, bytes: &[u8]) -> Result<bool, String> {
     let arrives = || {
         INCOMING.with(|incoming| {
-            let _meanwhile = Meanwhile::begin(incoming, Vec::new());
-            codec::arrives::<T>(bytes)
+            let _meanwhile = Scope::begin(incoming, Vec::new());
+            codec::arrives(value, bytes)
         })
     };
     match catch_unwind(AssertUnwindSafe(arrives)) {
@@ -278,21 +282,21 @@ fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec:
 ///
 /// Encoded as a place in the list of descriptors that travel beside the bytes, which only some transports have.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle(Arc<OwnedFd>);
+pub(crate) struct SharedFd(Arc<OwnedFd>);
 
-impl From<OwnedFd> for Handle {
+impl From<OwnedFd> for SharedFd {
     fn from(fd: OwnedFd) -> Self {
         Self(Arc::new(fd))
     }
 }
 
-impl AsFd for Handle {
+impl AsFd for SharedFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl Serialize for Handle {
+impl Serialize for SharedFd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let place = OUTGOING.with_borrow_mut(|outgoing| {
             let outgoing = outgoing.as_mut()?;
@@ -309,7 +313,7 @@ impl Serialize for Handle {
     }
 }
 
-impl<'de> Deserialize<'de> for Handle {
+impl<'de> Deserialize<'de> for SharedFd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let place = usize::try_from(u32::deserialize(deserializer)?).map_err(D::Error::custom)?;
         INCOMING
@@ -319,9 +323,9 @@ impl<'de> Deserialize<'de> for Handle {
     }
 }
 
-impl Handle {
+impl SharedFd {
     /// The descriptor, if there is no clone of this.
-    pub(crate) fn into_only(self) -> Option<OwnedFd> {
+    pub(crate) fn try_into_inner(self) -> Option<OwnedFd> {
         Arc::into_inner(self.0)
     }
 
@@ -335,41 +339,41 @@ impl Handle {
 
 /// Shared memory inside a value: encoded as its descriptor, mapped anew by who decodes it.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages {
-    memory: Handle,
-    shared: Arc<Shared>,
+pub(crate) struct SharedMemory {
+    memory: SharedFd,
+    shared: Arc<SharedMapping>,
 }
 
-impl Pages {
+impl SharedMemory {
     /// Zeroed memory of a fixed size in bytes.
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
-        let (shared, memory) = Shared::create(size)?;
+        let (shared, memory) = SharedMapping::create(size)?;
         Ok(Self { memory: memory.into(), shared: Arc::new(shared) })
     }
 
     /// Lets go of the descriptor: this memory will not be handed on.
-    pub(crate) fn into_mapping(self) -> Arc<Shared> {
+    pub(crate) fn into_mapping(self) -> Arc<SharedMapping> {
         self.shared
     }
 }
 
 /// The descriptor of the memory.
-impl AsFd for Pages {
+impl AsFd for SharedMemory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
     }
 }
 
-impl Deref for Pages {
-    type Target = Shared;
+impl Deref for SharedMemory {
+    type Target = SharedMapping;
 
-    fn deref(&self) -> &Shared {
+    fn deref(&self) -> &SharedMapping {
         &self.shared
     }
 }
 
 #[allow(clippy::inline_always)] // see `sys::memory`
-impl Memory for Pages {
+impl Memory for SharedMemory {
     #[inline(always)]
     fn write(&self, offset: usize, bytes: &[u8]) {
         self.shared.write(offset, bytes);
@@ -377,7 +381,7 @@ impl Memory for Pages {
 
     #[inline(always)]
     fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
-        self.shared.look(offset, length, look)
+        self.shared.with_bytes(offset, length, look)
     }
 
     #[inline(always)]
@@ -386,23 +390,23 @@ impl Memory for Pages {
     }
 }
 
-impl Serialize for Pages {
+impl Serialize for SharedMemory {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (&self.memory, self.shared.size()).serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Pages {
+impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, size) = <(Handle, NonZeroUsize)>::deserialize(deserializer)?;
-        let shared = Shared::open(memory.as_fd(), size).map_err(D::Error::custom)?;
+        let (memory, size) = <(SharedFd, NonZeroUsize)>::deserialize(deserializer)?;
+        let shared = SharedMapping::open(memory.as_fd(), size).map_err(D::Error::custom)?;
         Ok(Self { memory, shared: Arc::new(shared) })
     }
 }
 
 thread_local! {
     /// Collects what the value being encoded holds; `None` where descriptors cannot travel.
-    static OUTGOING: List<Option<Vec<Handle>>> = const { RefCell::new(ManuallyDrop::new(None)) };
+    static OUTGOING: List<Option<Vec<SharedFd>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     /// What came with the value being decoded.
     static INCOMING: List<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
@@ -413,12 +417,12 @@ type List<T> = RefCell<ManuallyDrop<T>>;
 
 /// While a list is in place of another, which comes back also when a user's `Serialize` panics or encodes something
 /// else meanwhile.
-struct Meanwhile<'a, T: Default> {
+struct Scope<'a, T: Default> {
     list: &'a List<T>,
     outer: T,
 }
 
-impl<'a, T: Default> Meanwhile<'a, T> {
+impl<'a, T: Default> Scope<'a, T> {
     fn begin(list: &'a List<T>, inner: T) -> Self {
         Self { list, outer: exchange(list, inner) }
     }
@@ -429,7 +433,7 @@ impl<'a, T: Default> Meanwhile<'a, T> {
     }
 }
 
-impl<T: Default> Drop for Meanwhile<'_, T> {
+impl<T: Default> Drop for Scope<'_, T> {
     fn drop(&mut self) {
         exchange(self.list, std::mem::take(&mut self.outer));
     }
@@ -453,10 +457,10 @@ mod tests {
         #[test]
         fn any_bytes_and_descriptors_are_a_value_or_an_error(bytes in any_bytes(60), choice in vec(any::<u8>(), 0..5)) {
             let sent = || descriptors(&choice);
-            let _ = decode::<(Handle, u8, Handle)>(&bytes, sent(), "handles");
-            let _ = decode::<(Pages, u64)>(&bytes, sent(), "pages");
-            let _ = decode::<Vec<Option<Handle>>>(&bytes, sent(), "handles");
-            let _ = decode_front::<(Handle, Vec<bool>)>(&bytes, sent(), "a handle");
+            let _ = decode::<(SharedFd, u8, SharedFd)>(&bytes, sent(), "handles");
+            let _ = decode::<(SharedMemory, u64)>(&bytes, sent(), "pages");
+            let _ = decode::<Vec<Option<SharedFd>>>(&bytes, sent(), "handles");
+            let _ = decode_front::<(SharedFd, Vec<bool>)>(&bytes, sent(), "a handle");
             INCOMING.with_borrow(|incoming| assert!(incoming.is_empty(), "it does not stay"));
         }
 
@@ -520,12 +524,12 @@ mod tests {
 
     #[test]
     fn a_descriptor_travels_only_where_it_can() {
-        let handle = Handle::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let handle = SharedFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let mut out = Vec::new();
         let error = encode(&handle, &mut out, "an item").unwrap_err();
         assert!(error.to_string().contains("not inside a queue's items"), "{error}");
         assert_eq!(encode_with_descriptors(&(1_u8, handle), &mut out, "a pair").unwrap().len(), 1);
-        let error = decode::<(u8, Handle)>(&out, Vec::new(), "a pair").unwrap_err();
+        let error = decode::<(u8, SharedFd)>(&out, Vec::new(), "a pair").unwrap_err();
         assert!(error.to_string().contains("did not arrive"), "{error}");
     }
 }

@@ -8,15 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::{Config, Core};
+use super::dispatcher::{Config, Dispatcher};
 use super::scheduler::Policy;
 use super::worker_main::Initializer;
 use crate::error::{Error, Result};
 use crate::ipc::wire;
-use crate::start_method::{Manner, StartMethod};
-use crate::sys::cpus::processors;
+use crate::start_method::{SpawnOptions, StartMethod};
+use crate::sys::cpus::cpus;
 use crate::sys::limit::memory_in_force;
-use crate::sys::process::without_signals;
+use crate::sys::process::with_signals_blocked;
 use crate::task::{RemoteFn, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
@@ -33,7 +33,7 @@ const INITIALIZER: Duration = Duration::from_secs(600);
 
 impl PoolBuilder {
     pub(super) fn new() -> Self {
-        let workers = processors();
+        let workers = cpus();
         let policy = Policy {
             workers,
             chunk_size: None,
@@ -43,7 +43,7 @@ impl PoolBuilder {
             initializer_timeout: INITIALIZER,
             initializer: None,
         };
-        let config = Config { manner: Manner::default(), policy };
+        let config = Config { options: SpawnOptions::default(), policy };
         Self { config, initializer: Ok(()) }
     }
 
@@ -163,13 +163,13 @@ impl PoolBuilder {
     /// How long a worker may take to reach [`init`](crate::init), which is before its
     /// [initializer](Self::initializer). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
-        self.config.manner.patience = time;
+        self.config.options.timeout = time;
         self
     }
 
     /// How the workers are started. The default is [`StartMethod::default`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
-        self.config.manner.method = Some(method);
+        self.config.options.method = Some(method);
         self
     }
 
@@ -180,7 +180,7 @@ impl PoolBuilder {
     }
 
     /// Starts the workers and the pool's thread.
-    pub(super) fn start(mut self) -> Result<(Arc<Core>, JoinHandle<()>)> {
+    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, JoinHandle<()>)> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *memory_limit = memory_limit.map(memory_in_force);
@@ -194,10 +194,10 @@ impl PoolBuilder {
                 return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
             }
         }
-        let core = Core::start(self.config)?;
+        let core = Dispatcher::start(self.config)?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("multiproc-pool".to_owned());
-        match without_signals(|| thread.spawn(move || runner.run())) {
+        match with_signals_blocked(|| thread.spawn(move || runner.run())) {
             Ok(thread) => Ok((core, thread)),
             Err(error) => {
                 core.abort();

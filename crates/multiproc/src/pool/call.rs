@@ -19,7 +19,7 @@ use crate::task::{self, TaskId};
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
-    pub(crate) note: Note,
+    pub(crate) note: TaskHeader,
     pub(crate) options: Options,
     inbox: Mutex<Inbox>,
     /// How many items make a worthwhile chunk, as far as one can say.
@@ -43,7 +43,7 @@ pub(crate) struct Options {
 
 /// What a worker must know before the first of some items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Note {
+pub(crate) struct TaskHeader {
     /// What they are for.
     pub(crate) task: TaskId,
     /// Is it to say when it begins one?
@@ -52,13 +52,13 @@ pub(crate) struct Note {
 
 #[derive(Default)]
 struct Inbox {
-    parcels: VecDeque<Parcel>,
+    parcels: VecDeque<ResultBatch>,
     /// Nobody will look any more.
     abandoned: bool,
 }
 
 /// Fates of consecutive items.
-pub(crate) enum Parcel {
+pub(crate) enum ResultBatch {
     /// A frame for each item of these runs, of which each begins behind the one before: the place of the first item, and
     /// how many there are.
     Results { runs: Vec<(u64, u32)>, results: Frames },
@@ -70,14 +70,14 @@ pub(crate) enum Parcel {
 
 /// A chunk should keep a worker busy for about so long: much longer than handing it over takes (some 30 µs), and
 /// short enough that at the end of the input no worker waits long for the others.
-pub(crate) const WORTHWHILE: Duration = Duration::from_millis(1);
+pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
 /// A chunk has at most so many items, and at most so many times those of the one before.
-const LARGEST: u64 = 32 * 1024;
-const GROWTH: u64 = 64;
+const MAX_CHUNK_LEN: u64 = 32 * 1024;
+const MAX_GROWTH: u64 = 64;
 
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options) -> Arc<Self> {
-        let note = Note { task, is_timed: options.timeout.is_some() };
+        let note = TaskHeader { task, is_timed: options.timeout.is_some() };
         Arc::new(Self {
             note,
             options,
@@ -109,7 +109,7 @@ impl Call {
         count
     }
 
-    pub(crate) fn deliver(&self, parcel: Parcel) {
+    pub(crate) fn deliver(&self, parcel: ResultBatch) {
         let mut inbox = self.lock();
         if !inbox.abandoned {
             inbox.parcels.push_back(parcel);
@@ -119,23 +119,23 @@ impl Call {
     /// Learns what some items have cost together.
     pub(crate) fn learn_cost(&self, items: u32, nanos: u64) {
         let items = u64::from(items);
-        let worth = u64::try_from(WORTHWHILE.as_nanos()).unwrap_or(u64::MAX);
-        let worthwhile = (worth * items).checked_div(nanos).unwrap_or(LARGEST);
-        self.worthwhile.store(worthwhile.clamp(1, LARGEST).min(items * GROWTH).max(1), Relaxed);
+        let worth = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
+        let worthwhile = (worth * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
+        self.worthwhile.store(worthwhile.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
     }
 
     /// How many items make a worthwhile chunk, as far as one can say.
-    pub(crate) fn worthwhile(&self) -> u64 {
+    pub(crate) fn target_len(&self) -> u64 {
         self.worthwhile.load(Relaxed)
     }
 
     /// How long so many items take, as far as one can say.
     pub(crate) fn time_for(&self, items: u32) -> Duration {
-        WORTHWHILE * items / u32::try_from(self.worthwhile()).unwrap_or(u32::MAX)
+        TARGET_CHUNK_TIME * items / u32::try_from(self.target_len()).unwrap_or(u32::MAX)
     }
 
     /// Takes what has arrived.
-    pub(crate) fn take(&self) -> VecDeque<Parcel> {
+    pub(crate) fn take(&self) -> VecDeque<ResultBatch> {
         std::mem::take(&mut self.lock().parcels)
     }
 
@@ -163,7 +163,7 @@ impl Call {
     }
 }
 
-impl Parcel {
+impl ResultBatch {
     /// How many results these are.
     pub(crate) fn count(&self) -> u64 {
         match self {
@@ -173,20 +173,20 @@ impl Parcel {
         }
     }
 
-    pub(crate) fn open(self) -> Opened {
+    pub(crate) fn open(self) -> ResultCursor {
         let (mut runs, content) = match self {
             Self::Results { runs, results } => (runs, Contents::Frames(results)),
             Self::Result { place, kind, content } => (vec![(place, 1)], Contents::Single { kind, content }),
             Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
         };
         runs.reverse();
-        Opened { runs, next: 0, content }
+        ResultCursor { runs, next: 0, content }
     }
 }
 
 /// A parcel, whose results are decoded one after the other as they are asked for.
 #[derive(Default)]
-pub(crate) struct Opened {
+pub(crate) struct ResultCursor {
     /// What is left of the runs, the next one last.
     runs: Vec<(u64, u32)>,
     /// The place of the next result of the run that was begun.
@@ -206,7 +206,7 @@ enum Contents {
     Nothing,
 }
 
-impl Opened {
+impl ResultCursor {
     /// The next run: the place of its first result, and how many they are.
     pub(crate) fn run(&self) -> Option<(u64, u32)> {
         self.runs.last().copied()
@@ -227,7 +227,7 @@ impl Opened {
         };
         results.reserve(most as usize);
         let count = frames.next_like(VALUE, length, most, |bytes| {
-            let Some(Ok(value)) = raw::make(bytes) else { return false };
+            let Some(Ok(value)) = raw::from_bytes(bytes) else { return false };
             results.push(value);
             true
         });
@@ -245,7 +245,7 @@ impl Opened {
                 Some((kind, frame)) => decode_result(kind, frame),
                 None => Err(Error::decode("a result", "it is missing in the ring")),
             },
-            Contents::Single { kind, content } => content.look(|bytes| decode_result(*kind, bytes)),
+            Contents::Single { kind, content } => content.with_bytes(|bytes| decode_result(*kind, bytes)),
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };

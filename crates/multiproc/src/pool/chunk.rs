@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Parcel};
+use super::call::{Call, ResultBatch};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::ipc::packet::{INLINE, Message};
-use crate::ipc::wire::{self, Handle, Travels};
+use crate::ipc::wire::{self, SharedFd, Travels};
 use crate::pool::worker_rings::VALUE;
 
 /// Consecutive items of one call.
@@ -33,8 +33,8 @@ pub(crate) const FULL: usize = 64 * 1024;
 
 impl Chunk {
     /// Gives every item the same error.
-    pub(crate) fn lose(&self, error: &Error) {
-        self.call.deliver(Parcel::Lost { first: self.first, count: self.count, error: error.clone() });
+    pub(crate) fn fail(&self, error: &Error) {
+        self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error: error.clone() });
     }
 
     /// The frames of up to `most` items, and how many these are.
@@ -44,11 +44,11 @@ impl Chunk {
         if most >= self.count {
             return (frames, self.count);
         }
-        let mut front = Frames::of(frames);
+        let mut front = Frames::frame_size(frames);
         for _ in 0..most {
             front.next();
         }
-        (&frames[..front.passed()], most)
+        (&frames[..front.consumed()], most)
     }
 
     /// Lets go of the first `count` items, whose frames are so long.
@@ -62,7 +62,7 @@ impl Chunk {
 }
 
 /// A chunk in the making.
-pub(crate) struct Packer {
+pub(crate) struct ChunkBuilder {
     frames: Vec<u8>,
     /// Where the last whole frame ends: behind it may be what an item has left that panicked while it was encoded.
     end: usize,
@@ -71,7 +71,7 @@ pub(crate) struct Packer {
     alone: Option<Message>,
 }
 
-impl Packer {
+impl ChunkBuilder {
     /// With room for so many bytes.
     pub(crate) fn new(bytes: usize) -> Self {
         Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, alone: None }
@@ -90,7 +90,7 @@ impl Packer {
     /// Adds an item; on an error, nothing.
     #[inline]
     pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
-        match raw::view(item) {
+        match raw::as_bytes(item) {
             Some(bytes) if bytes.len() <= INLINE => {
                 add_frame(&mut self.frames, VALUE, bytes);
                 self.end = self.frames.len();
@@ -105,7 +105,7 @@ impl Packer {
         }
     }
 
-    fn add_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>) -> Result<()> {
+    fn add_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>) -> Result<()> {
         let start = begin_frame(&mut self.frames);
         match encode(&mut self.frames) {
             Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= INLINE => {

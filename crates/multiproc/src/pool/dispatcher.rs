@@ -1,4 +1,4 @@
-//! The one place that moves a pool along: a lock around its [`State`], and who holds it.
+//! The one place that moves a pool along: a lock around its [`Scheduler`], and who holds it.
 //!
 //! Threads that wait for results of their own take in what the workers have finished and hand out what waits, for all.
 //! Where no thread waits, the pool's own thread does; and it alone settles deaths and replaces the dead.
@@ -9,59 +9,59 @@ use std::time::{Duration, Instant};
 
 use super::call::Call;
 use super::chunk::Chunk;
-use super::scheduler::{Policy, State, Turn, WATCH};
-use super::worker_handle::{Order, Worker};
+use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
+use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Error, Result};
-use crate::ipc::event_count::{Armed, Calls, Sleeper};
-use crate::pool::worker_rings::{Lobby, spin};
-use crate::start_method::Manner;
-use crate::sys::cpus::processors;
-use crate::sys::fork_detect::Original;
+use crate::ipc::event_count::{Calls, Sleeper, Ticket};
+use crate::pool::worker_rings::{WakeupPage, spin};
+use crate::start_method::SpawnOptions;
+use crate::sys::cpus::cpus;
+use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
-use crate::sys::process::without_signals;
+use crate::sys::process::with_signals_blocked;
 
 /// What a pool was built with.
 #[derive(Clone)]
 pub(crate) struct Config {
-    pub(crate) manner: Manner,
+    pub(crate) options: SpawnOptions,
     pub(crate) policy: Policy,
 }
 
-pub(crate) struct Core {
+pub(crate) struct Dispatcher {
     workers: usize,
     /// How many processors there are.
     processors: usize,
     chunk_size: Option<u32>,
-    manner: Manner,
+    options: SpawnOptions,
     shutdown_timeout: Duration,
-    state: Mutex<State>,
+    state: Mutex<Scheduler>,
     /// A copy of this process that somebody forks has no part in the pool.
-    original: Original,
+    original: ForkDetector,
     /// How many threads wait for results.
     callers: Mutex<usize>,
-    lobby: Lobby,
-    thread: Arc<OwnThread>,
+    wakeup_page: WakeupPage,
+    thread: Arc<DriverThread>,
 }
 
-/// The pool's own thread: its bell, which workers ring as well, and what wakes it surely.
-struct OwnThread {
-    lobby: Lobby,
+/// The pool's own thread: its event count, which workers ring as well, and what wakes it surely.
+struct DriverThread {
+    wakeup_page: WakeupPage,
     sleeper: Sleeper,
 }
 
-impl OwnThread {
+impl DriverThread {
     fn wake(&self) {
-        self.sleeper.wake(&self.lobby.thread());
+        self.sleeper.wake(&self.wakeup_page.thread());
     }
 
     /// To be called before the look at what there is to do, and then to be waited with.
-    fn arm(&self) -> (Armed, Calls) {
+    fn prepare_wait(&self) -> (Ticket, Calls) {
         let seen = self.sleeper.calls();
-        (self.lobby.thread().arm(), seen)
+        (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (armed, seen): (Armed, Calls), time: Option<Duration>) {
-        self.sleeper.wait(&self.lobby.thread(), armed, seen, time);
+    fn wait(&self, (armed, seen): (Ticket, Calls), time: Option<Duration>) {
+        self.sleeper.wait(&self.wakeup_page.thread(), armed, seen, time);
     }
 }
 
@@ -70,42 +70,42 @@ impl OwnThread {
 const SPIN: Duration = Duration::from_micros(30);
 
 /// What callers do.
-impl Core {
+impl Dispatcher {
     /// Starts all workers. If one cannot be started, none is left.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let (manner, workers) = (config.manner, config.policy.workers);
-        manner.announce(workers);
-        let core = Self::new(config).inspect_err(|_| manner.forgo())?;
+        let (options, workers) = (config.options, config.policy.workers);
+        options.prefork(workers);
+        let core = Self::new(config).inspect_err(|_| options.cancel_prefork())?;
         for hired in 1.. {
-            let Some(order) = core.order() else { break };
-            if let Err(error) = core.hire(order) {
+            let Some(order) = core.spawn_request() else { break };
+            if let Err(error) = core.spawn_worker(order) {
                 core.abort();
-                manner.forgo();
+                options.cancel_prefork();
                 return Err(error);
             }
-            manner.announce(workers.saturating_sub(hired));
+            options.prefork(workers.saturating_sub(hired));
         }
         Ok(core)
     }
 
-    fn new(Config { manner, policy }: Config) -> Result<Arc<Self>> {
-        let lobby = Lobby::create()?;
-        let thread = Arc::new(OwnThread { lobby: lobby.clone(), sleeper: Sleeper::new() });
+    fn new(Config { options, policy }: Config) -> Result<Arc<Self>> {
+        let wakeup_page = WakeupPage::create()?;
+        let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
             workers: policy.workers,
-            processors: processors(),
+            processors: cpus(),
             chunk_size: policy.chunk_size,
-            manner,
+            options,
             shutdown_timeout: policy.shutdown_timeout,
-            state: Mutex::new(State::new(policy)),
-            original: Original::new()?,
+            state: Mutex::new(Scheduler::new(policy)),
+            original: ForkDetector::new()?,
             callers: Mutex::new(0),
-            lobby,
+            wakeup_page,
             thread,
         }))
     }
 
-    /// Undoes [`Core::start`].
+    /// Undoes [`Dispatcher::start`].
     pub(crate) fn abort(&self) {
         self.lock().kill_all();
     }
@@ -123,7 +123,7 @@ impl Core {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        if self.original.is_here() { self.lock().worker_pids() } else { Vec::new() }
+        if self.original.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
     }
 
     /// Whether the pool takes new work; else the error that says why not.
@@ -134,7 +134,7 @@ impl Core {
 
     /// Whether this is the process that has made the pool.
     pub(crate) fn check_here(&self) -> Result<()> {
-        if self.original.is_here() {
+        if self.original.in_original_process() {
             return Ok(());
         }
         Err(Error::invalid("a pool belongs to the process that has made it, of which this is a copy"))
@@ -148,7 +148,7 @@ impl Core {
 
     /// Takes back what no worker has begun of a call.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
-        if self.original.is_here() {
+        if self.original.in_original_process() {
             self.change(|state| state.withdraw(call));
         }
     }
@@ -156,21 +156,21 @@ impl Core {
     /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
     /// was cancelled.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled = self.original.is_here() && self.change(|state| state.cancel(call));
-        self.lobby.callers().ring(); // results of others may have come to light
+        let is_cancelled = self.original.in_original_process() && self.change(|state| state.cancel(call));
+        self.wakeup_page.callers().notify_all(); // results of others may have come to light
         is_cancelled
     }
 
     /// Changes the state, and wakes whoever would oversleep what follows.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
         let is_attended = *self.count() > 0;
-        let concerns_callers = state.concerns_callers();
+        let concerns_callers = state.needs_caller_wake();
         let concerns_thread = state.must_wake() || (!is_attended && state.would_oversleep());
         drop(state);
         if concerns_callers {
-            self.lobby.callers().ring();
+            self.wakeup_page.callers().notify_all();
         }
         if concerns_thread {
             self.thread.wake();
@@ -180,7 +180,7 @@ impl Core {
 
     /// Takes no new work, and ends when there is none left.
     pub(crate) fn close(&self) {
-        if !self.original.is_here() {
+        if !self.original.in_original_process() {
             return;
         }
         self.lock().close();
@@ -188,85 +188,85 @@ impl Core {
     }
 
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
-    pub(crate) fn end(&self, patience: Duration, bound: Duration) {
-        if !self.original.is_here() {
+    pub(crate) fn end(&self, timeout: Duration, bound: Duration) {
+        if !self.original.in_original_process() {
             return;
         }
         let now = Instant::now();
-        self.lock().end(now.checked_add(patience), now.checked_add(bound));
+        self.lock().end(now.checked_add(timeout), now.checked_add(bound));
         self.thread.wake();
-        self.lobby.callers().ring();
+        self.wakeup_page.callers().notify_all();
     }
 
     /// Looks for results without waiting for them.
-    pub(crate) fn look(&self) {
-        if self.original.is_here() {
-            self.turn(0);
+    pub(crate) fn check(&self) {
+        if self.original.in_original_process() {
+            self.poll(0);
         }
     }
 
     /// Takes in what workers have finished, and hands out what waits. So many of those who wait need not be told.
-    fn turn(&self, told: usize) -> Turn {
+    fn poll(&self, told: usize) -> PollResult {
         let mut state = self.lock();
-        let turn = state.turn();
+        let turn = state.poll();
         let must_wake = state.must_wake();
         drop(state);
         if must_wake {
             self.thread.wake();
         }
         if turn.news && *self.count() > told {
-            self.lobby.callers().ring(); // it may be another one's
+            self.wakeup_page.callers().notify_all(); // it may be another one's
         }
         turn
     }
 
     /// Says that this thread sees to the pool from now on.
-    pub(crate) fn attend(&self) -> Caller<'_> {
-        if self.original.is_here() {
+    pub(crate) fn become_driver(&self) -> DriverGuard<'_> {
+        if self.original.in_original_process() {
             let mut callers = self.count();
             *callers += 1;
             if *callers == 1 {
-                self.lobby.attendance().set(true);
+                self.wakeup_page.wakeups().set_has_callers(true);
             }
         }
-        Caller(self)
+        DriverGuard(self)
     }
 
     fn count(&self) -> MutexGuard<'_, usize> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Scheduler> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A thread that waits for results of its own, and sees to those of others.
-pub(crate) struct Caller<'a>(&'a Core);
+pub(crate) struct DriverGuard<'a>(&'a Dispatcher);
 
-impl Caller<'_> {
+impl DriverGuard<'_> {
     /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
     pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
         let core = self.0;
-        while core.original.is_here() {
-            let turn = core.turn(1);
+        while core.original.in_original_process() {
+            let turn = core.poll(1);
             if has_come() {
                 return true;
             }
-            let may_yield = deadline.is_far();
+            let may_yield = deadline.has_slack();
             if turn.woken && may_yield {
                 thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
             }
             let mut look = || {
-                core.turn(1);
+                core.poll(1);
                 has_come()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
             if may_yield && turn.busy < core.processors && spin(SPIN, 6, &mut look) {
                 return true;
             }
-            let armed = core.lobby.callers().arm();
-            let turn = core.turn(1);
+            let armed = core.wakeup_page.callers().prepare_wait();
+            let turn = core.poll(1);
             if has_come() {
                 return true;
             }
@@ -274,28 +274,29 @@ impl Caller<'_> {
                 return false;
             }
             if !turn.news {
-                let look = core.lock().next_look().map(|time| time.saturating_duration_since(Instant::now()));
-                let times = look.into_iter().chain(deadline.left()).chain([WATCH]);
-                core.lobby.callers().wait(armed, times.min());
+                let look =
+                    core.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
+                let times = look.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
+                core.wakeup_page.callers().wait(armed, times.min());
             }
         }
         false
     }
 }
 
-impl Drop for Caller<'_> {
+impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
         let core = self.0;
-        if !core.original.is_here() {
+        if !core.original.in_original_process() {
             return;
         }
         let mut callers = core.count();
         *callers -= 1;
         if *callers == 0 {
-            core.lobby.attendance().set(false);
+            core.wakeup_page.wakeups().set_has_callers(false);
             drop(callers);
             // What came before that line has woken nobody, and may be what the pool's thread should see to.
-            core.turn(0);
+            core.poll(0);
             if core.lock().would_oversleep() {
                 core.thread.wake();
             }
@@ -304,19 +305,19 @@ impl Drop for Caller<'_> {
 }
 
 /// What the pool's own thread does.
-impl Core {
+impl Dispatcher {
     /// Runs until the pool has ended and its last worker is gone.
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
-            let armed = self.thread.arm();
-            let goes_on = self.lock().move_along();
-            self.lobby.callers().ring();
+            let armed = self.thread.prepare_wait();
+            let goes_on = self.lock().maintain();
+            self.wakeup_page.callers().notify_all();
             if !goes_on {
                 break;
             }
-            self.recruit();
-            let until = self.lock().go_to_sleep();
+            self.spawn_workers();
+            let until = self.lock().prepare_sleep();
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
             self.thread.wait(armed, left);
         }
@@ -325,33 +326,34 @@ impl Core {
 
     /// Has workers started until there are as many as there should be: by another thread, since that may take a while, and
     /// other deaths are to be settled meanwhile.
-    fn recruit(self: &Arc<Self>) {
-        let Some(order) = self.order() else { return };
+    fn spawn_workers(self: &Arc<Self>) {
+        let Some(order) = self.spawn_request() else { return };
         let core = Arc::clone(self);
         let hire = move || {
             let mut next = Some(order);
             while let Some(order) = next {
-                next = core.hire(order).is_ok().then(|| core.order()).flatten();
+                next = core.spawn_worker(order).is_ok().then(|| core.spawn_request()).flatten();
                 core.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
-        if let Err(error) = without_signals(|| thread.spawn(hire)) {
-            self.lock().cannot_hire(Error::io("start a thread", &error));
+        if let Err(error) = with_signals_blocked(|| thread.spawn(hire)) {
+            self.lock().spawn_failed(Error::io("start a thread", &error));
         }
     }
 
-    /// What a worker needs, if one is lacking; then it is to be [hired](Core::hire).
-    fn order(&self) -> Option<Order> {
+    /// What a worker needs, if one is lacking; then it is to be [hired](Dispatcher::spawn_worker).
+    fn spawn_request(&self) -> Option<WorkerConfig> {
         let mut state = self.lock();
-        state.lacks_workers().then(|| state.order())
+        state.needs_worker().then(|| state.next_worker())
     }
 
     /// Starts a worker. Not under the lock.
-    fn hire(&self, order: Order) -> Result<()> {
+    fn spawn_worker(&self, order: WorkerConfig) -> Result<()> {
         let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
-        let started = Worker::start(&self.lobby, spin, order, self.manner, move || thread.wake());
+        let started =
+            WorkerHandle::start(&self.wakeup_page, spin, order, self.options, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {
@@ -359,7 +361,7 @@ impl Core {
                 Ok(())
             }
             Err(error) => {
-                state.cannot_hire(error.clone());
+                state.spawn_failed(error.clone());
                 Err(error)
             }
         }
@@ -367,7 +369,7 @@ impl Core {
 }
 
 /// Should the pool's thread end early, by a panic inside of it, which would be our bug, then nobody waits for it.
-struct FailOnPanic<'a>(&'a Core);
+struct FailOnPanic<'a>(&'a Dispatcher);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
@@ -375,6 +377,6 @@ impl Drop for FailOnPanic<'_> {
             "go on with a pool after a failure inside of it",
             nix::errno::Errno::EIO,
         ));
-        self.0.lobby.callers().ring();
+        self.0.wakeup_page.callers().notify_all();
     }
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use self::dispatcher::Core;
+use self::dispatcher::Dispatcher;
 use crate::error::Result;
 use crate::sys::process::own_pid;
 
@@ -94,7 +94,7 @@ pub use self::task_handle::TaskHandle;
 /// }
 /// ```
 pub struct Pool {
-    core: Arc<Core>,
+    core: Arc<Dispatcher>,
     thread: Option<JoinHandle<()>>,
     /// The process that made it. In a copy that somebody forked, it has no thread, and its workers are not the copy's.
     pid: u32,

@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::call::{Call, Options};
-use super::chunk::Packer;
-use super::dispatcher::Core;
-use super::reorder::Order;
+use super::chunk::ChunkBuilder;
+use super::dispatcher::Dispatcher;
+use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
 use crate::error::{Error, Result};
@@ -41,16 +41,16 @@ use crate::task::TaskId;
 #[derive(Clone, Copy)]
 #[must_use]
 pub struct CallOptions<'pool> {
-    core: &'pool Arc<Core>,
+    core: &'pool Arc<Dispatcher>,
     options: Options,
 }
 
 /// How far `imap` runs ahead of its caller, in chunks a worker.
-const LOOK_AHEAD: u64 = 4;
+const DEFAULT_BUFFER: u64 = 4;
 
 /// What the call may be given.
 impl<'pool> CallOptions<'pool> {
-    pub(super) fn new(core: &'pool Arc<Core>) -> Self {
+    pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
         Self { core, options: Options::default() }
     }
 
@@ -159,7 +159,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, Order::Input, None)?.into_vec()
+        self.results(function, items, ResultOrder::Input, None)?.into_vec()
     }
 
     /// As [`Pool::starmap_results`](super::Pool::starmap_results).
@@ -175,7 +175,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, Order::Input, None)?.into_fates()
+        self.results(function, items, ResultOrder::Input, None)?.into_results()
     }
 
     /// As [`Pool::imap`](super::Pool::imap).
@@ -192,7 +192,7 @@ impl<'pool> CallOptions<'pool> {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, Order::Input)
+        self.lazily(function, items, ResultOrder::Input)
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
@@ -209,7 +209,7 @@ impl<'pool> CallOptions<'pool> {
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, Order::Arrival)
+        self.lazily(function, items, ResultOrder::Arrival)
     }
 
     /// As [`Pool::apply`](super::Pool::apply).
@@ -223,10 +223,10 @@ impl<'pool> CallOptions<'pool> {
     {
         let core = self.core;
         let call = self.begin(function)?;
-        let mut packer = Packer::new(0);
+        let mut packer = ChunkBuilder::new(0);
         packer.add(&args)?;
         // This thread sees to the task from the start: to wake the pool's own for that would take longer than the task.
-        let caller = core.attend();
+        let caller = core.become_driver();
         core.submit(packer.pack(&call, 0))?;
         caller.wait_until(Deadline::Never, || call.has_arrived());
         drop(caller);
@@ -243,7 +243,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
     {
         let call = self.begin(function)?;
-        let mut packer = Packer::new(0);
+        let mut packer = ChunkBuilder::new(0);
         packer.add(&args)?;
         self.core.submit(packer.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(self.core), call))
@@ -267,7 +267,7 @@ impl<'pool> CallOptions<'pool> {
         self,
         function: F,
         items: I,
-        order: Order,
+        order: ResultOrder,
         look_ahead: Option<u64>,
     ) -> Result<Results<'pool, I::IntoIter, F::Output>>
     where
@@ -282,7 +282,7 @@ impl<'pool> CallOptions<'pool> {
         self,
         function: F,
         items: I,
-        order: Order,
+        order: ResultOrder,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
         F: crate::RemoteFn<(T,)>,
@@ -290,7 +290,7 @@ impl<'pool> CallOptions<'pool> {
         I: IntoIterator<Item = T>,
     {
         let items = items.into_iter().map(|item| (item,));
-        let (results, error) = match self.results(function, items, order, Some(LOOK_AHEAD)) {
+        let (results, error) = match self.results(function, items, order, Some(DEFAULT_BUFFER)) {
             Ok(results) => (Some(results), None),
             Err(error) => (None, Some(Err(error))),
         };

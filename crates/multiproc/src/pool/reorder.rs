@@ -5,22 +5,22 @@ use std::collections::BinaryHeap;
 
 use serde::de::DeserializeOwned;
 
-use super::call::{Opened, Parcel};
+use super::call::{ResultBatch, ResultCursor};
 use crate::error::Result;
 
 /// In which order results are given.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Order {
+pub(crate) enum ResultOrder {
     Input,
     Arrival,
 }
 
 /// Parcels stay encoded until their results are asked for: then a result is decoded where it is needed, and one that
 /// waits for another takes no more room than it did on its way.
-pub(crate) struct Ready {
-    order: Order,
+pub(crate) struct ReorderBuffer {
+    order: ResultOrder,
     /// The parcel whose results are being given, and how many of them come next.
-    current: Opened,
+    current: ResultCursor,
     run: u32,
     others: BinaryHeap<Waiting>,
     arrived: u64,
@@ -30,18 +30,25 @@ pub(crate) struct Ready {
 /// A parcel, and when it comes to it.
 struct Waiting {
     turn: u64,
-    parcel: Opened,
+    parcel: ResultCursor,
 }
 
-impl Ready {
-    pub(crate) fn new(order: Order) -> Self {
-        Self { order, current: Opened::default(), run: 0, others: BinaryHeap::new(), arrived: 0, given: 0 }
+impl ReorderBuffer {
+    pub(crate) fn new(order: ResultOrder) -> Self {
+        Self {
+            order,
+            current: ResultCursor::default(),
+            run: 0,
+            others: BinaryHeap::new(),
+            arrived: 0,
+            given: 0,
+        }
     }
 
-    pub(crate) fn add(&mut self, parcel: Parcel) {
+    pub(crate) fn add(&mut self, parcel: ResultBatch) {
         let parcel = parcel.open();
         let Some((place, _)) = parcel.run() else { return };
-        let turn = if self.order == Order::Input { place } else { self.arrived };
+        let turn = if self.order == ResultOrder::Input { place } else { self.arrived };
         self.arrived += 1;
         self.others.push(Waiting { turn, parcel });
     }
@@ -96,8 +103,8 @@ impl Ready {
     fn is_next(&self) -> bool {
         let run = self.current.run();
         match self.order {
-            Order::Input => run.is_some_and(|(place, _)| place == self.given),
-            Order::Arrival => run.is_some(),
+            ResultOrder::Input => run.is_some_and(|(place, _)| place == self.given),
+            ResultOrder::Arrival => run.is_some(),
         }
     }
 }

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::{Call, Parcel, WORTHWHILE};
-use super::chunk::Packer;
-use super::dispatcher::{Caller, Core};
-use super::reorder::{Order, Ready};
+use super::call::{Call, ResultBatch, TARGET_CHUNK_TIME};
+use super::chunk::ChunkBuilder;
+use super::dispatcher::{Dispatcher, DriverGuard};
+use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
 
 /// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
 pub(crate) struct Results<'pool, I, R> {
-    core: &'pool Core,
+    core: &'pool Dispatcher,
     call: Arc<Call>,
     /// `None` once all of it was taken.
     input: Option<I>,
@@ -41,19 +41,19 @@ pub(crate) struct Results<'pool, I, R> {
     taken: u64,
     /// How many of them have no result yet.
     unresolved: u64,
-    ready: Ready,
+    ready: ReorderBuffer,
     /// Whether it takes long to decode a result; and at which tick of the clock the pool was looked after, in this run.
     decodes_slowly: bool,
     looked: Option<u64>,
     /// This thread, where it does nothing else until the call is over.
-    caller: Option<Caller<'pool>>,
+    caller: Option<DriverGuard<'pool>>,
     result: PhantomData<fn() -> R>,
 }
 
 /// Before and after one in so many results, the first among them, the clock is looked at; and what takes longer than this
 /// (nanoseconds) takes long.
-const LOOK_EVERY: u64 = 4;
-const SLOW: u64 = 10_000_000;
+const TIMED_EVERY: u64 = 4;
+const SLOW_DECODE: u64 = 10_000_000;
 /// An input that takes as long for an item may be one that waits for something.
 const SLOW_INPUT: Duration = Duration::from_millis(1);
 
@@ -65,10 +65,10 @@ where
 {
     /// Begins a call; nothing of the input is taken yet.
     pub(crate) fn begin(
-        core: &'pool Core,
+        core: &'pool Dispatcher,
         call: Arc<Call>,
         input: I,
-        order: Order,
+        order: ResultOrder,
         look_ahead: Option<u64>,
     ) -> Result<Self> {
         core.check_open()?;
@@ -85,10 +85,10 @@ where
             input_time: Duration::ZERO,
             taken: 0,
             unresolved: 0,
-            ready: Ready::new(order),
+            ready: ReorderBuffer::new(order),
             decodes_slowly: false,
             looked: None,
-            caller: look_ahead.is_none().then(|| core.attend()),
+            caller: look_ahead.is_none().then(|| core.become_driver()),
             result: PhantomData,
         })
     }
@@ -105,7 +105,7 @@ where
         }
         self.size = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
             (Some(size), Some(_)) => size, // the caller has said how far ahead is a few chunks
-            (size, _) => self.call.worthwhile().max(size.unwrap_or(0)),
+            (size, _) => self.call.target_len().max(size.unwrap_or(0)),
         }
         .min(self.fitting);
         while self.input.is_some() && self.has_room() && !self.may_pause() {
@@ -132,7 +132,7 @@ where
         let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
         let time = if is_sure { Duration::ZERO } else { self.input_time / 4 };
         let has_arrived = || self.call.has_arrived();
-        self.unresolved > 0 && self.core.attend().wait_until(Deadline::after(time), has_arrived)
+        self.unresolved > 0 && self.core.become_driver().wait_until(Deadline::after(time), has_arrived)
     }
 
     fn has_room(&self) -> bool {
@@ -149,10 +149,10 @@ where
     }
 
     fn feed_chunk(&mut self) {
-        let mut packer = Packer::new(self.bytes);
+        let mut packer = ChunkBuilder::new(self.bytes);
         let first = self.taken;
         // The input is the user's, and may take its time. What it or the encoding panics with is kept for later.
-        let misfit = self.elsewhere(|results| {
+        let misfit = self.release_driver(|results| {
             catch_unwind(AssertUnwindSafe(|| results.fill(&mut packer))).unwrap_or_else(|panic| {
                 results.input = None;
                 results.panic = Some(panic);
@@ -162,20 +162,20 @@ where
         self.bytes = packer.bytes();
         self.submit(packer, first);
         if let Some(error) = misfit {
-            self.ready.add(Parcel::Lost { first: self.taken - 1, count: 1, error });
+            self.ready.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
         }
     }
 
     /// Does what runs code of the user's, for which others need not wait: this thread does not attend meanwhile.
-    fn elsewhere<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+    fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let was_here = self.caller.take().is_some();
         let done = work(self);
-        self.caller = was_here.then(|| self.core.attend());
+        self.caller = was_here.then(|| self.core.become_driver());
         done
     }
 
     /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
-    fn fill(&mut self, packer: &mut Packer) -> Option<Error> {
+    fn fill(&mut self, packer: &mut ChunkBuilder) -> Option<Error> {
         let size = self.size.min(self.left_in_buffer());
         let input = self.input.as_mut()?;
         let begun = Instant::now();
@@ -195,7 +195,7 @@ where
                 next_look += next_look.min(256);
                 let time = begun.elapsed();
                 self.input_time = time / packer.count();
-                if time >= WORTHWHILE {
+                if time >= TARGET_CHUNK_TIME {
                     break;
                 }
             }
@@ -203,7 +203,7 @@ where
         None
     }
 
-    fn submit(&mut self, packer: Packer, first: u64) {
+    fn submit(&mut self, packer: ChunkBuilder, first: u64) {
         let count = packer.count();
         if count == 0 {
             return;
@@ -213,7 +213,7 @@ where
         self.unresolved += u64::from(count);
         if let Err(error) = self.core.submit(packer.pack(&self.call, first)) {
             self.unresolved -= u64::from(count);
-            self.ready.add(Parcel::Lost { first, count, error: error.clone() });
+            self.ready.add(ResultBatch::Lost { first, count, error: error.clone() });
             self.input = None;
             self.refusal = Some(error);
         }
@@ -228,7 +228,7 @@ where
         let has_arrived = || self.call.has_arrived();
         match &self.caller {
             Some(caller) => caller.wait_until(Deadline::Never, has_arrived),
-            None => self.core.attend().wait_until(Deadline::Never, has_arrived),
+            None => self.core.become_driver().wait_until(Deadline::Never, has_arrived),
         };
         for parcel in self.call.take() {
             self.unresolved -= parcel.count();
@@ -256,7 +256,7 @@ where
     }
 
     /// The fate of every item; an error only where items were left untaken.
-    pub(crate) fn into_fates(mut self) -> Result<Vec<Result<R>>> {
+    pub(crate) fn into_results(mut self) -> Result<Vec<Result<R>>> {
         let mut fates = Vec::new();
         while self.await_run() {
             fates.extend(std::iter::from_fn(|| self.decode_next()));
@@ -296,18 +296,18 @@ where
             return None;
         }
         if self.decodes_slowly {
-            return self.elsewhere(|results| results.ready.next());
+            return self.release_driver(|results| results.ready.next());
         }
-        if !self.ready.given().is_multiple_of(LOOK_EVERY) {
+        if !self.ready.given().is_multiple_of(TIMED_EVERY) {
             return self.ready.next();
         }
         let looked = *self.looked.get_or_insert_with(clock::ticks);
         let result = self.ready.next();
         let now = clock::ticks();
         if now != looked {
-            self.decodes_slowly = now.saturating_sub(looked) > SLOW;
+            self.decodes_slowly = now.saturating_sub(looked) > SLOW_DECODE;
             self.looked = Some(now);
-            self.core.look();
+            self.core.check();
         }
         result
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::call::Call;
-use super::dispatcher::Core;
+use super::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
@@ -29,21 +29,21 @@ use crate::sys::poll::Deadline;
 /// }
 /// ```
 pub struct TaskHandle<R> {
-    core: Arc<Core>,
+    core: Arc<Dispatcher>,
     call: Arc<Call>,
     taken: bool,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R> TaskHandle<R> {
-    pub(crate) fn new(core: Arc<Core>, call: Arc<Call>) -> Self {
+    pub(crate) fn new(core: Arc<Dispatcher>, call: Arc<Call>) -> Self {
         Self { core, call, taken: false, result: PhantomData }
     }
 
     /// Whether there is a result, so that [`get`](Self::get) would not block. Does not block.
     pub fn is_ready(&self) -> bool {
         let look = || {
-            self.core.look();
+            self.core.check();
             self.call.has_arrived()
         };
         self.taken || self.call.has_arrived() || look()
@@ -98,7 +98,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         }
         if !self.call.has_arrived() {
             self.core.check_here()?;
-            self.core.attend().wait_until(deadline, || self.call.has_arrived());
+            self.core.become_driver().wait_until(deadline, || self.call.has_arrived());
         }
         let result = self.call.only_result();
         self.taken = result.is_some();

@@ -8,68 +8,69 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet;
-use crate::ipc::wire::{self, Handle};
+use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry;
 use crate::task::{Task, TaskId};
 
 /// What a child is told at birth, in front of the task's arguments.
 #[derive(Serialize, Deserialize)]
-struct Letter {
+struct Bootstrap {
     build: u64,
     name: String,
     parent_name: String,
-    /// A template has none.
+    /// A zygote has none.
     task: Option<TaskId>,
 }
 
-/// What stands in front of every letter, looked at before anything is believed. Letters differ between
+/// What stands in front of every bootstrap message, looked at before anything is believed. Letters differ between
 /// versions.
-pub(crate) const GREETING: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
+pub(crate) const MAGIC: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
-/// Writes a letter, with the arguments behind it, which `encode` appends; gives that, and the descriptors that go
+/// Writes a bootstrap message, with the arguments behind it, which `encode` appends; gives that, and the descriptors that go
 /// with it.
-pub(crate) fn write(
+pub(crate) fn encode(
     name: &str,
     task: Option<TaskId>,
-    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>,
-) -> Result<(Vec<u8>, Vec<Handle>)> {
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+) -> Result<(Vec<u8>, Vec<SharedFd>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let letter = Letter { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
+    let bootstrap =
+        Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
-    wire::encode_own(&letter, &mut body, "a child's start")?;
+    wire::encode_own(&bootstrap, &mut body, "a child's start")?;
     let descriptors = encode(&mut body)?;
     Ok((body, descriptors))
 }
 
-/// What a child is born with: its letter, read.
-pub(crate) struct Birth {
+/// What a child is born with: its bootstrap message, read.
+pub(crate) struct ChildStart {
     pub(crate) name: String,
-    /// Found in this program, if it is there. A template has none.
+    /// Found in this program, if it is there. A zygote has none.
     pub(crate) task: Option<Result<Task>>,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// Reads a letter; this process is known by what it says from now on.
-pub(crate) fn read(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<Birth> {
-    let (parent, birth) = open(packet, descriptors)?;
+/// Reads a bootstrap message; this process is known by what it says from now on.
+pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildStart> {
+    let (parent, birth) = decode(packet, descriptors)?;
     let parent = (parent, parent_id());
-    become_known(Identity { name: birth.name.clone(), parent: Some(parent), worker_index: None });
+    set_identity(Identity { name: birth.name.clone(), parent: Some(parent), worker_index: None });
     Ok(birth)
 }
 
 /// The parent's name, and what the child is born with.
-fn open(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, Birth)> {
+fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStart)> {
     let (bytes, descriptors) = packet::unpack(packet, descriptors)?;
-    let body = bytes.strip_prefix(GREETING).unwrap_or(&bytes);
-    let (letter, args): (Letter, _) = wire::decode_own_front(body, Vec::new(), "a child's start")?;
-    if letter.build != entry::build() {
+    let body = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
+    let (bootstrap, args): (Bootstrap, _) = wire::decode_own_front(body, Vec::new(), "a child's start")?;
+    if bootstrap.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    let task = letter.task.map(TaskId::find);
-    Ok((letter.parent_name, Birth { name: letter.name, task, args: args.to_vec(), descriptors }))
+    let task = bootstrap.task.map(TaskId::find);
+    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args: args.to_vec(), descriptors }))
 }
 
 /// Who this process is among the library's processes.
@@ -88,15 +89,15 @@ pub(crate) fn identity() -> Option<Arc<Identity>> {
     IDENTITY.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-pub(crate) fn become_known(identity: Identity) {
+pub(crate) fn set_identity(identity: Identity) {
     *IDENTITY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
 }
 
 /// This process is known as a pool's worker from now on.
-pub(crate) fn become_worker(index: usize) {
+pub(crate) fn set_worker_index(index: usize) {
     if let Some(own) = identity() {
         let (name, parent) = (own.name.clone(), own.parent.clone());
-        become_known(Identity { name, parent, worker_index: Some(index) });
+        set_identity(Identity { name, parent, worker_index: Some(index) });
     }
 }
 
@@ -108,11 +109,11 @@ mod tests {
     use super::*;
     use crate::testing::{any_bytes, cases, descriptors};
 
-    fn letter(build: u64) -> Vec<u8> {
+    fn bootstrap(build: u64) -> Vec<u8> {
         let task = Some(TaskId::of::<_, ()>(|| ()).unwrap());
-        let letter = Letter { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
-        let mut packet = [&[0][..], GREETING].concat();
-        wire::encode_own(&letter, &mut packet, "a letter").unwrap();
+        let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
+        let mut packet = [&[0][..], MAGIC].concat();
+        wire::encode_own(&bootstrap, &mut packet, "a bootstrap message").unwrap();
         packet.extend_from_slice(b"arguments");
         packet
     }
@@ -127,20 +128,20 @@ mod tests {
             bytes in any_bytes(100),
             choice in vec(any::<u8>(), 0..4),
         ) {
-            let mut damaged = letter(entry::build());
+            let mut damaged = bootstrap(entry::build());
             for (at, byte) in damage {
                 let at = at.index(damaged.len());
                 damaged[at] = byte;
             }
-            let _ = open(&damaged, descriptors(&choice));
-            let _ = open(&damaged[..cut.index(damaged.len())], descriptors(&choice));
-            let _ = open(&bytes, descriptors(&choice));
+            let _ = decode(&damaged, descriptors(&choice));
+            let _ = decode(&damaged[..cut.index(damaged.len())], descriptors(&choice));
+            let _ = decode(&bytes, descriptors(&choice));
         }
     }
 
     #[test]
     fn a_letter_from_another_build_is_refused() {
-        let open_from = |build| open(&letter(build), Vec::new());
+        let open_from = |build| decode(&bootstrap(build), Vec::new());
         let (parent, birth) = open_from(entry::build()).unwrap();
         assert_eq!(
             (parent.as_str(), birth.name.as_str(), &birth.args[..]),

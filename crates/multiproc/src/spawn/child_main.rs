@@ -1,7 +1,7 @@
-//! The life of a child, and of a template.
+//! The life of a child, and of a zygote.
 //!
-//! A child that was executed finds its [bootstrap message](super::bootstrap) in [`init`], where it comes to life and says [`UP`]. One
-//! that a zygote has forked is up when it begins, and waits for its letter. It runs the task, answers
+//! A child that was executed finds its [bootstrap message](super::bootstrap) in [`init`], where it comes to life and says `READY`. One
+//! that a zygote has forked is up when it begins, and waits for its bootstrap message. It runs the task, answers
 //! with its outcome and exits.
 
 use std::os::fd::AsFd;
@@ -9,21 +9,23 @@ use std::process::exit;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::ipc::packet::{self, Incoming, Link, Message, Sent};
-use crate::ipc::wire::{self, Pages};
-use crate::spawn::bootstrap::{self, Birth, GREETING, Identity};
+use crate::ipc::packet::{self, Incoming, Message, PacketSocket, Sent};
+use crate::ipc::wire::{self, SharedMemory};
+use crate::spawn::bootstrap::{self, ChildStart, Identity, MAGIC};
 use crate::spawn::fork_server;
 use crate::spawn::supervisor::lock;
-use crate::spawn::zygote::{self, FAILED, Need, UP};
+use crate::spawn::zygote::{self, FAILED, Priority, READY};
 use crate::sys::coverage;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::fork::{close_streams, install, serve_on_fresh_thread, silence_streams};
-use crate::sys::mapping::Shared;
+use crate::sys::fork::{close_stdio, dup_onto, redirect_stdio_to_null, serve_on_fresh_thread};
+use crate::sys::mapping::SharedMapping;
 use crate::sys::output::{expect_one_thread_in_children, flush_all, flush_alone};
 use crate::sys::poll::Deadline;
-use crate::sys::process::{self, become_child, check_rights, die_with, leave, start_socket};
-use crate::sys::socket::Maker;
-use crate::task::{TaskId, catch_panic, note_panics};
+use crate::sys::process::{
+    self, check_rights, exit_immediately, kill_on_hangup, setup_child, take_bootstrap_socket,
+};
+use crate::sys::socket::SocketOwner;
+use crate::task::{TaskId, catch_panic, install_panic_hook};
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -74,10 +76,10 @@ pub fn init() {
     if bootstrap::identity().is_some() {
         return;
     }
-    if let Some((socket, maker)) = start_socket(|packet| packet::prefix(packet).starts_with(GREETING)) {
-        live(Link::from_socket(socket), maker);
+    if let Some((socket, maker)) = take_bootstrap_socket(|packet| packet::prefix(packet).starts_with(MAGIC)) {
+        run_child(PacketSocket::from_socket(socket), maker);
     }
-    bootstrap::become_known(Identity { name: "main".to_owned(), parent: None, worker_index: None });
+    bootstrap::set_identity(Identity { name: "main".to_owned(), parent: None, worker_index: None });
 }
 
 /// Has `function` called in every child process, before anything else that runs there: before the task of a
@@ -136,37 +138,39 @@ fn call_start_functions() -> Result<()> {
     START_FUNCTIONS.get().into_iter().flatten().try_for_each(catch_panic)
 }
 
-/// The whole life of a process that was executed: that of a child, or a template's.
-fn live(link: Link, maker: Maker) -> ! {
+/// The whole life of a process that was executed: that of a child, or a zygote's.
+fn run_child(link: PacketSocket, maker: SocketOwner) -> ! {
     failpoint::hit(Failpoint::ChildStarted);
-    note_panics();
+    install_panic_hook();
     let _ = START_FUNCTIONS.set(std::mem::take(&mut *lock(&AT_START)));
-    let birth = check_rights(maker).and_then(|()| become_child()).and_then(|()| receive_letter(&link));
-    let birth = birth.unwrap_or_else(|error| refuse_to_start(&link, &error));
-    process::show_name(&birth.name);
+    let birth = check_rights(maker).and_then(|()| setup_child()).and_then(|()| receive_bootstrap(&link));
+    let birth = birth.unwrap_or_else(|error| fail_start(&link, &error));
+    process::set_comm(&birth.name);
     if birth.task.is_none() {
-        live_as_template(link, birth);
+        run_zygote(link, birth);
     }
-    if let Err(error) = die_with(link.as_fd()).and_then(|()| send(&link, &Message::inline(UP.to_vec()))) {
-        refuse_to_start(&link, &error); // mostly the parent is gone, and nobody hears it
+    if let Err(error) =
+        kill_on_hangup(link.as_fd()).and_then(|()| send(&link, &Message::inline(READY.to_vec())))
+    {
+        fail_start(&link, &error); // mostly the parent is gone, and nobody hears it
     }
-    exit(work(&link, birth))
+    exit(run_task(&link, birth))
 }
 
-/// A template's life; and, from the moment on at which they are forked, that of its children. It goes on in
+/// A zygote's life; and, from the moment on at which they are forked, that of its children. It goes on in
 /// another thread.
-fn live_as_template(link: Link, birth: Birth) -> ! {
+fn run_zygote(link: PacketSocket, birth: ChildStart) -> ! {
     let page =
-        wire::decode_own(&birth.args, birth.descriptors, "a template's start").map(Pages::into_mapping);
-    let page = page.unwrap_or_else(|error| refuse_to_start(&link, &error));
+        wire::decode_own(&birth.args, birth.descriptors, "a zygote's start").map(SharedMemory::into_mapping);
+    let page = page.unwrap_or_else(|error| fail_start(&link, &error));
     failpoint::hit(Failpoint::ZygoteStarted);
-    if let Err(error) = send(&link, &Message::inline(UP.to_vec())) {
-        refuse_to_start(&link, &error); // mostly the program is gone, and nobody hears it
+    if let Err(error) = send(&link, &Message::inline(READY.to_vec())) {
+        fail_start(&link, &error); // mostly the program is gone, and nobody hears it
     }
     // Before the first flush: what `main` has printed before `init`, and no stream has written yet, the
     // program prints itself. From here it must neither come once more, nor from each child; nor may a full
     // pipe keep this process waiting.
-    silence_streams();
+    redirect_stdio_to_null();
     // Not moved into the thread, for where there can be none, the program is to be told.
     let control = Arc::new(Mutex::new(Some((link, page))));
     let take = |control: &Mutex<Option<_>>| lock(control).take();
@@ -177,97 +181,101 @@ fn live_as_template(link: Link, birth: Birth) -> ! {
         }
     });
     if let Some((link, _)) = take(&control) {
-        refuse_to_start(&link, &Error::system("start a child process", errno));
+        fail_start(&link, &Error::system("start a child process", errno));
     }
-    leave(1)
+    exit_immediately(1)
 }
 
-/// What a template does, and then each of its children.
-fn serve(link: Link, page: Arc<Shared>) -> ! {
-    process::show_name(TEMPLATE);
+/// What a zygote does, and then each of its children.
+fn serve(link: PacketSocket, page: Arc<SharedMapping>) -> ! {
+    process::set_comm(ZYGOTE);
     expect_one_thread_in_children();
-    let rehearsal = post_letter_to_nobody().unwrap_or_default();
-    rehearse(&rehearsal);
+    let rehearsal = dummy_bootstrap().unwrap_or_default();
+    prefault(&rehearsal);
     let (link, number, need) = zygote::serve(link, &page);
     failpoint::hit(Failpoint::ChildStarted);
-    process::show_name(SPARE);
-    if need == Need::Later {
-        rehearse(&rehearsal);
+    process::set_comm(PREFORKED);
+    if need == Priority::Ahead {
+        prefault(&rehearsal);
     }
-    live_as_spare(&link, page, number)
+    run_preforked(&link, page, number)
 }
 
-fn live_as_spare(link: &Link, page: Arc<Shared>, number: u64) -> ! {
+fn run_preforked(link: &PacketSocket, page: Arc<SharedMapping>, number: u64) -> ! {
     coverage::begin();
-    close_streams();
+    close_stdio();
     failpoint::hit(Failpoint::PreforkedIdle);
-    let birth = receive_streams_and_letter(link).unwrap_or_else(|error| refuse_to_start(link, &error));
-    process::show_name(&birth.name);
-    zygote::await_parent(&page, number, link);
-    if die_with(link.as_fd()).is_err() {
-        leave(1);
+    let birth = receive_stdio_and_bootstrap(link).unwrap_or_else(|error| fail_start(link, &error));
+    process::set_comm(&birth.name);
+    zygote::wait_for_release(&page, number, link);
+    if kill_on_hangup(link.as_fd()).is_err() {
+        exit_immediately(1);
     }
     drop(page); // the task must not be able to write there
-    let code = work(link, birth);
-    // Exit handlers are the template's, who lives on. To run them in each copy would cost as much as the fork itself.
+    let code = run_task(link, birth);
+    // Exit handlers are the zygote's, who lives on. To run them in each copy would cost as much as the fork itself.
     flush_all();
     coverage::write();
-    leave(code)
+    exit_immediately(code)
 }
 
-/// What the system shows as the name of a template.
-pub(crate) const TEMPLATE: &str = "fork-server";
-/// What the system shows as the name of a spare.
-const SPARE: &str = "fork-spare";
+/// What the system shows as the name of a zygote.
+pub(crate) const ZYGOTE: &str = "fork-server";
+/// What the system shows as the name of a preforked child.
+const PREFORKED: &str = "mp-preforked";
 
-/// Waits for what a spare is to be. Ends it when nobody holds the other end any more.
-fn receive_streams_and_letter(link: &Link) -> Result<Birth> {
-    let Incoming::Message(packet, descriptors) = link.receive_packet(Deadline::Never)? else { leave(0) };
+/// Waits for what a preforked child is to be. Ends it when nobody holds the other end any more.
+fn receive_stdio_and_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
+    let Incoming::Message(packet, descriptors) = link.receive_packet(Deadline::Never)? else {
+        exit_immediately(0)
+    };
     failpoint::hit(Failpoint::BootstrapReceived);
     let mut descriptors = descriptors.into_iter();
     // The streams arrive where they belong, as a rule, since these are the lowest numbers that are free.
     for number in [1, 2] {
         let stream =
             descriptors.next().ok_or_else(|| Error::decode("a child's start", "it has no streams"))?;
-        install(stream, number).map_err(|errno| Error::system("set up a standard stream", errno))?;
+        dup_onto(stream, number).map_err(|errno| Error::system("set up a standard stream", errno))?;
     }
-    bootstrap::read(&packet, descriptors.collect())
+    bootstrap::receive(&packet, descriptors.collect())
 }
 
-/// A letter for a task that does nothing.
-fn post_letter_to_nobody() -> Result<Vec<u8>> {
+/// A bootstrap message for a task that does nothing.
+fn dummy_bootstrap() -> Result<Vec<u8>> {
     let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(&(), body, "the arguments");
-    let (body, _) = bootstrap::write(SPARE, TaskId::of::<_, ()>(|| ()).ok(), encode)?;
+    let (body, _) = bootstrap::encode(PREFORKED, TaskId::of::<_, ()>(|| ()).ok(), encode)?;
     Ok(packet::packet(&body))
 }
 
-/// Does what comes with a letter, such as that one. What is made at the first use is so made once, in the template; and a
-/// spare that waits anyway has all pages at hand that it will need, for each of which the system takes as long as for
+/// Does what comes with a bootstrap message, such as that one. What is made at the first use is so made once, in the zygote; and a
+/// preforked child that waits anyway has all pages at hand that it will need, for each of which the system takes as long as for
 /// several calls.
-fn rehearse(packet: &[u8]) {
-    let task = bootstrap::read(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
+fn prefault(packet: &[u8]) {
+    let task = bootstrap::receive(packet, Vec::new()).ok().and_then(|birth| birth.task?.ok());
     let _ = task.map(|task| task.run(&[], Vec::new(), &mut Vec::new()));
     flush_alone();
 }
 
-fn receive_letter(link: &Link) -> Result<Birth> {
+fn receive_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
     match link.receive_packet(Deadline::now())? {
-        Incoming::Message(packet, descriptors) => bootstrap::read(&packet, descriptors),
-        Incoming::NotYet | Incoming::Gone => Err(Error::decode("a child's start", "it is not there")),
+        Incoming::Message(packet, descriptors) => bootstrap::receive(&packet, descriptors),
+        Incoming::TimedOut | Incoming::Disconnected => {
+            Err(Error::decode("a child's start", "it is not there"))
+        }
     }
 }
 
 /// Runs the task, says what became of it; gives the exit code that goes with that. What the task has printed
 /// is flushed after that, at the end of the process, for which the parent waits before it takes the outcome.
-fn work(link: &Link, birth: Birth) -> i32 {
-    let Birth { task, args, descriptors, .. } = birth;
+fn run_task(link: &PacketSocket, birth: ChildStart) -> i32 {
+    let ChildStart { task, args, descriptors, .. } = birth;
     let me = process::own_pid();
     let mut outcome = vec![0];
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     failpoint::hit(Failpoint::BootstrapDecoded);
     let result = call_start_functions().and(task).and_then(|task| task.run(&args, descriptors, &mut outcome));
     if process::own_pid() != me {
-        leave(0); // a copy that the task forked and let return here: it has nothing to say
+        exit_immediately(0); // a copy that the task forked and let return here: it has nothing to say
     }
     failpoint::hit(Failpoint::Returned);
     let code = match result.and_then(|()| Message::new(outcome, Vec::new())) {
@@ -279,7 +287,7 @@ fn work(link: &Link, birth: Birth) -> i32 {
 }
 
 /// Tells the parent of an error; gives the exit code that goes with it.
-fn report(link: &Link, error: &Error) -> i32 {
+fn report(link: &PacketSocket, error: &Error) -> i32 {
     let code = if error.is_panic() { 101 } else { 1 }; // 101, as a panic in main would give
     let mut outcome = vec![FAILED];
     let message =
@@ -289,7 +297,7 @@ fn report(link: &Link, error: &Error) -> i32 {
 
 /// Sends the outcome to whoever may still want it: a detached child's parent does not, and that is no error. Where the
 /// system refuses it, says so, if that can be sent.
-fn deliver(link: &Link, outcome: &Message, code: i32) -> i32 {
+fn deliver(link: &PacketSocket, outcome: &Message, code: i32) -> i32 {
     let sent = link.send(outcome, Deadline::Never);
     failpoint::hit(Failpoint::ResultReported);
     match sent {
@@ -298,15 +306,15 @@ fn deliver(link: &Link, outcome: &Message, code: i32) -> i32 {
     }
 }
 
-fn refuse_to_start(link: &Link, error: &Error) -> ! {
+fn fail_start(link: &PacketSocket, error: &Error) -> ! {
     report(link, error);
-    leave(1)
+    exit_immediately(1)
 }
 
 /// Sends what surely has room; a parent that is gone is an error.
-fn send(link: &Link, message: &Message) -> Result<()> {
+fn send(link: &PacketSocket, message: &Message) -> Result<()> {
     match link.send(message, Deadline::Never)? {
-        Sent::Yes => Ok(()),
-        Sent::NotYet | Sent::Gone => Err(Error::disconnected("parent")),
+        Sent::Done => Ok(()),
+        Sent::TimedOut | Sent::Disconnected => Err(Error::disconnected("parent")),
     }
 }

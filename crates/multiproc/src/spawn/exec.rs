@@ -11,98 +11,98 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Culprit, Error, Result};
-use crate::ipc::packet::{Incoming, Link, Message, OnShortage, Sent};
-use crate::ipc::wire::{self, Handle, Pages};
-use crate::spawn::bootstrap::{self, GREETING};
-use crate::spawn::child_main::TEMPLATE;
-use crate::spawn::supervisor::{self, Child, Order, lock};
-use crate::spawn::zygote::{Spare, UP};
+use crate::error::{Error, Origin, Result};
+use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::wire::{self, SharedFd, SharedMemory};
+use crate::spawn::bootstrap::{self, MAGIC};
+use crate::spawn::child_main::ZYGOTE;
+use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
+use crate::spawn::zygote::{Preforked, READY};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
 
 /// How long a child may take to reach [`init`](crate::init), unless the caller says otherwise.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A child's letter.
-pub(crate) struct Posted {
+/// A child's bootstrap message.
+pub(crate) struct PreparedChild {
     name: String,
-    letter: Message,
+    bootstrap: Message,
 }
 
-/// Writes the letter for a child that is to call `function` with these arguments.
-pub(crate) fn post<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
+/// Writes the bootstrap message for a child that is to call `function` with these arguments.
+pub(crate) fn prepare<F, Args>(name: String, function: F, args: &Args) -> Result<PreparedChild>
 where
     F: RemoteFn<Args>,
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of(function)?;
-    post_letter(name, Some(task), |body| wire::encode_with_descriptors(args, body, "the arguments"))
+    prepare_with(name, Some(task), |body| wire::encode_with_descriptors(args, body, "the arguments"))
 }
 
-/// As [`post`], for a function of the library's own.
-pub(crate) fn post_own<F, Args>(name: String, function: F, args: &Args) -> Result<Posted>
+/// As [`prepare`], for a function of the library's own.
+pub(crate) fn prepare_own<F, Args>(name: String, function: F, args: &Args) -> Result<PreparedChild>
 where
     F: RemoteFn<Args>,
     Args: Serialize + DeserializeOwned,
 {
     let task = TaskId::of_own(function)?;
-    post_letter(name, Some(task), |body| wire::encode_own_with_descriptors(args, body, "the arguments"))
+    prepare_with(name, Some(task), |body| wire::encode_own_with_descriptors(args, body, "the arguments"))
 }
 
-fn post_letter(
+fn prepare_with(
     name: String,
     task: Option<TaskId>,
-    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Handle>>,
-) -> Result<Posted> {
-    let (body, descriptors) = bootstrap::write(&name, task, encode)?;
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+) -> Result<PreparedChild> {
+    let (body, descriptors) = bootstrap::encode(&name, task, encode)?;
     failpoint::hit(Failpoint::BootstrapWritten);
-    Ok(Posted { name, letter: Message::new(body, descriptors)? })
+    Ok(PreparedChild { name, bootstrap: Message::new(body, descriptors)? })
 }
 
-impl Posted {
+impl PreparedChild {
     /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
-    pub(crate) fn exec(self, patience: Option<Duration>, deadline: Deadline) -> Result<Started> {
-        let Self { name, letter } = self;
-        let (ours, theirs) = Link::pair()?;
-        // The greeting is in the packet even when the letter is too large for that.
-        if ours.send_with_prefix(GREETING, &letter, deadline)? != Sent::Yes {
+    pub(crate) fn exec(self, timeout: Option<Duration>, deadline: Deadline) -> Result<SpawnedChild> {
+        let Self { name, bootstrap } = self;
+        let (ours, theirs) = PacketSocket::pair()?;
+        // The greeting is in the packet even when the bootstrap message is too large for that.
+        if ours.send_with_prefix(MAGIC, &bootstrap, deadline)? != Sent::Done {
             return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
         }
         let socket = theirs.into_descriptor()?;
-        let order = Order { name, socket, lifeline: ours.handle(), patience, deadline };
+        let order = SpawnRequest { name, socket, lifeline: ours.handle(), timeout, deadline };
         let child = supervisor::start(order)?;
-        Ok(Started::new(child, ours))
+        Ok(SpawnedChild::new(child, ours))
     }
 
-    /// The letter, for a spare; none if it is too much for one packet with what goes with it.
-    pub(crate) fn for_spare(&self) -> Option<&Message> {
-        self.letter.can_take_more().then_some(&self.letter)
+    /// The bootstrap message, for a preforked child; none if it is too much for one packet with what goes with it.
+    pub(crate) fn packet(&self) -> Option<&Message> {
+        self.bootstrap.can_take_more().then_some(&self.bootstrap)
     }
 
-    /// Takes on a spare that has been given it.
-    pub(crate) fn adopt(self, spare: Spare) -> Result<Started> {
-        let Spare { pid, pidfd, link } = spare;
+    /// Takes on a preforked child that has been given it.
+    pub(crate) fn adopt(self, preforked: Preforked) -> Result<SpawnedChild> {
+        let Preforked { pid, pidfd, link } = preforked;
         let child = supervisor::adopt(pid, pidfd, self.name, link.handle())?;
-        Ok(Started::new(child, link))
+        Ok(SpawnedChild::new(child, link))
     }
 }
 
-/// Executes the program again to be a template ([`crate::spawn::zygote`]), which shares this memory with us. Does not wait
+/// Executes the program again to be a zygote ([`crate::spawn::zygote`]), which shares this memory with us. Does not wait
 /// until it is up.
-pub(crate) fn exec_template(page: &Pages, deadline: Deadline) -> Result<(Link, Arc<Child>)> {
-    let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(page, body, "a template's start");
-    let posted = post_letter(TEMPLATE.to_owned(), None, encode)?;
-    let Started { child, link, .. } = posted.exec(None, deadline)?;
+pub(crate) fn exec_zygote(page: &SharedMemory, deadline: Deadline) -> Result<(PacketSocket, Arc<Child>)> {
+    let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(page, body, "a zygote's start");
+    let prepared = prepare_with(ZYGOTE.to_owned(), None, encode)?;
+    let SpawnedChild { child, link, .. } = prepared.exec(None, deadline)?;
     Ok((link, child))
 }
 
 /// A child that has a task, and the socket on which it will say what became of that.
 #[derive(Debug)]
-pub(crate) struct Started {
+pub(crate) struct SpawnedChild {
     pub(crate) child: Arc<Child>,
-    link: Link,
+    link: PacketSocket,
     /// The outcome that has come, and since when it was there.
     heard: Mutex<Option<(Vec<u8>, Instant)>>,
 }
@@ -111,8 +111,8 @@ pub(crate) struct Started {
 /// handlers.
 const LINGERING: Duration = Duration::from_secs(5);
 
-impl Started {
-    fn new(child: Arc<Child>, link: Link) -> Self {
+impl SpawnedChild {
+    fn new(child: Arc<Child>, link: PacketSocket) -> Self {
         Self { child, link, heard: Mutex::default() }
     }
 
@@ -131,11 +131,11 @@ impl Started {
     }
 
     /// What became of the task, once the child has ended: its encoded result, or why there is none.
-    pub(crate) fn outcome(&self, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
+    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
         let heard = lock(&self.heard).take().map(|(outcome, _)| Ok(outcome));
         match heard.or_else(|| self.receive()) {
-            Some(outcome) => read_outcome(outcome?, culprit),
-            None => Err(self.child.obituary(culprit())),
+            Some(outcome) => decode_result(outcome?, origin),
+            None => Err(self.child.exit_error(origin())),
         }
     }
 
@@ -143,16 +143,16 @@ impl Started {
     fn receive(&self) -> Option<Result<Vec<u8>>> {
         loop {
             match self.link.receive_or(OnShortage::Leave, Deadline::now()) {
-                Ok(Incoming::Message(bytes, _)) if bytes == UP => self.child.note_up(),
+                Ok(Incoming::Message(bytes, _)) if bytes == READY => self.child.mark_started(),
                 Ok(Incoming::Message(bytes, _)) => return Some(Ok(bytes)),
-                Ok(Incoming::NotYet | Incoming::Gone) => return None,
+                Ok(Incoming::TimedOut | Incoming::Disconnected) => return None,
                 Err(error) => return Some(Err(error)),
             }
         }
     }
 }
 
-fn read_outcome(mut bytes: Vec<u8>, culprit: &dyn Fn() -> Culprit) -> Result<Vec<u8>> {
+fn decode_result(mut bytes: Vec<u8>, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
     match bytes.split_first() {
         Some((0, _)) => {
             bytes.remove(0);
@@ -160,7 +160,7 @@ fn read_outcome(mut bytes: Vec<u8>, culprit: &dyn Fn() -> Culprit) -> Result<Vec
         }
         Some((_, error)) => {
             let error: Error = wire::decode_own(error, Vec::new(), "a child's error")?;
-            Err(error.or_by(culprit))
+            Err(error.or_with_origin(origin))
         }
         None => Err(Error::decode("a child's outcome", "it is empty")),
     }
@@ -178,8 +178,8 @@ mod tests {
 
         #[test]
         fn any_bytes_are_an_outcome_or_an_error(bytes in any_bytes(200)) {
-            let culprit = || Culprit::Worker { pid: 7 };
-            match read_outcome(bytes.clone(), &culprit) {
+            let origin = || Origin::Worker { pid: 7 };
+            match decode_result(bytes.clone(), &origin) {
                 Ok(result) => prop_assert_eq!((0, &result[..]), (bytes[0], &bytes[1..])),
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }

@@ -4,20 +4,20 @@ use std::sync::LazyLock;
 use std::thread;
 
 /// Asked once, since the answer is put together from several files, which takes as long as a fork.
-static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
+static CPUS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
 
-pub(crate) fn processors() -> usize {
-    *PROCESSORS
+pub(crate) fn cpus() -> usize {
+    *CPUS
 }
 
 /// Whether others run while this thread does not let go of its processor: only then does it help to wait without sleeping.
 #[inline]
-pub(crate) fn others_run() -> bool {
-    *PROCESSORS > 1
+pub(crate) fn is_smp() -> bool {
+    *CPUS > 1
 }
 
 /// Whether one should look for a moment before sleeping, for whom that was in vain so many times in a row: the first few
 /// times, and then only now and then, to see whether it is different now.
-pub(crate) fn pays_to_look(in_vain: u32) -> bool {
+pub(crate) fn should_spin(in_vain: u32) -> bool {
     in_vain < 4 || in_vain.is_multiple_of(32)
 }

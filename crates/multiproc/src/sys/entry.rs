@@ -53,9 +53,9 @@ impl<R> Entry<R> {
     }
 
     /// The distance of this entry from the start of the image.
-    pub(crate) fn place(&'static self) -> Result<u64> {
+    pub(crate) fn offset(&'static self) -> Result<u64> {
         let address = std::ptr::from_ref(self).expose_provenance(); // for `at`, in this process or another
-        if IMAGE.holds(address, size_of::<Self>()) {
+        if IMAGE.contains(address, size_of::<Self>()) {
             Ok((address - IMAGE.base) as u64)
         } else {
             Err(Error::invalid(
@@ -67,7 +67,7 @@ impl<R> Entry<R> {
     /// The entry at that distance, if there is one.
     pub(crate) fn at(place: u64) -> Option<&'static Self> {
         let address = IMAGE.base.checked_add(usize::try_from(place).ok()?)?;
-        if !IMAGE.holds(address, size_of::<Self>()) {
+        if !IMAGE.contains(address, size_of::<Self>()) {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
@@ -83,7 +83,7 @@ impl<R> Entry<R> {
 }
 
 /// Conjures a function item or a closure that captures nothing.
-pub(crate) fn conjure<F: Copy + 'static>() -> F {
+pub(crate) fn zst_instance<F: Copy + 'static>() -> F {
     const { assert!(size_of::<F>() == 0, "a function that captures something cannot be conjured") }
     // SAFETY: `F` has no bytes, so there is nothing to read and any non-null aligned pointer will do. Its one value
     // exists already, since a caller of the same program gave it away by copy; this is one copy more.
@@ -112,19 +112,19 @@ struct Image {
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
     let mut image = Image { base: 0, start: 0, constants: Vec::new(), code: Vec::new(), build: 0 };
     // SAFETY: the callback has the type asked for, and gets our image back as it was given.
-    unsafe { libc::dl_iterate_phdr(Some(look_at_image), (&raw mut image).cast()) };
+    unsafe { libc::dl_iterate_phdr(Some(read_image), (&raw mut image).cast()) };
     image
 });
 
 impl Image {
-    fn holds(&self, address: usize, size: usize) -> bool {
+    fn contains(&self, address: usize, size: usize) -> bool {
         let fits = |part: &Range<usize>| part.contains(&address) && part.end - address >= size;
         address.is_multiple_of(align_of::<u64>()) && self.constants.iter().any(fits)
     }
 }
 
 /// Called for each loaded object; the first is the executable, and there it stops.
-extern "C" fn look_at_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_void) -> c_int {
+extern "C" fn read_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_void) -> c_int {
     // SAFETY: the loader gives a whole record that lives during the call.
     let info = unsafe { &*info };
     // SAFETY: this is the pointer that was handed to `dl_iterate_phdr` above, used by nobody else meanwhile.
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn what_looks_like_an_entry_is_one() {
         let decoy = std::hint::black_box(&DECOY).as_ptr().addr();
-        assert!(IMAGE.holds(decoy, size_of_val(&DECOY)));
+        assert!(IMAGE.contains(decoy, size_of_val(&DECOY)));
         assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
         let entry = const { &Entry::new(|| "an entry of a test", ()) };
         let places =

@@ -19,7 +19,7 @@ pub(crate) fn create() -> Result<OwnedFd> {
 
 /// Makes it readable, until it is cleared. That cannot fail, unless it has been rung more often than can be counted, and
 /// then it is readable.
-pub(crate) fn ring(bell: BorrowedFd<'_>) {
+pub(crate) fn notify(bell: BorrowedFd<'_>) {
     let _ = nix::unistd::write(bell, &1_u64.to_ne_bytes());
 }
 

@@ -35,27 +35,27 @@ macro_rules! points {
 }
 
 points! {
-    /// The parent has written the letter to a child.
+    /// The parent has written the bootstrap message to a child.
     BootstrapWritten = "spawn:bootstrap-written",
-    /// The parent has ordered a spare from the template.
+    /// The parent has ordered a preforked child from the zygote.
     ForkRequested = "spawn:fork-requested",
-    /// The parent has sent a spare its letter, and does not watch it yet.
+    /// The parent has sent a preforked child its bootstrap message, and does not watch it yet.
     BootstrapSent = "spawn:bootstrap-sent",
-    /// The template has begun, and has not said so.
+    /// The zygote has begun, and has not said so.
     ZygoteStarted = "zygote:started",
-    /// The template has an order, and has not forked.
+    /// The zygote has an order, and has not forked.
     RequestReceived = "zygote:request-received",
-    /// The template has forked, and has not said so.
+    /// The zygote has forked, and has not said so.
     Forked = "zygote:forked",
-    /// The template has said so.
+    /// The zygote has said so.
     ForkReported = "zygote:fork-reported",
     /// The child has just begun.
     ChildStarted = "child:started",
-    /// It is a spare, and is to wait for its letter.
+    /// It is a preforked child, and is to wait for its bootstrap message.
     PreforkedIdle = "preforked:idle",
-    /// The spare has its letter, and has not opened it.
+    /// The preforked child has its bootstrap message, and has not opened it.
     BootstrapReceived = "preforked:bootstrap-received",
-    /// The child has read its letter, and is to call its function.
+    /// The child has read its bootstrap message, and is to call its function.
     BootstrapDecoded = "child:bootstrap-decoded",
     /// Its function has returned, and nobody has been told.
     Returned = "child:returned",
@@ -81,7 +81,7 @@ points! {
     ItemRan = "worker:item-ran",
     /// The result is encoded.
     ResultEncoded = "worker:result-encoded",
-    /// A large result is parked, and its message not sent.
+    /// A large result is spilled, and its message not sent.
     ResultSpilled = "worker:result-spilled",
     /// The message of a large result is sent, and nothing in the ring refers to it.
     ResultSent = "worker:result-sent",
@@ -91,7 +91,7 @@ points! {
     ItemFinished = "worker:item-finished",
     /// Results are published, and nobody has been woken.
     ResultsPublished = "worker:results-published",
-    /// The worker is to fall asleep, its bell armed.
+    /// The worker is to fall asleep, its event count armed.
     WorkerSleeps = "worker:sleeps",
     /// The worker was told that there will be no more items.
     ShutdownRequested = "worker:shutdown-requested",
@@ -109,7 +109,7 @@ points! {
     MidFrame = "ring:mid-frame",
     /// A lock in shared memory was taken.
     LockTaken = "lock:taken",
-    /// A message's companion is sent, and its frame not published.
+    /// A message's ancillary packet is sent, and its frame not published.
     AncillarySent = "channel:ancillary-sent",
     /// Messages are in the ring, or were taken out, and that is not published.
     Publishing = "channel:publishing",
@@ -117,13 +117,13 @@ points! {
     Published = "channel:published",
     /// The other side has been woken; the lock is still held.
     PeerNotified = "channel:peer-notified",
-    /// A message is taken, and its companion not thrown away.
+    /// A message is taken, and its ancillary packet not thrown away.
     AncillaryLeft = "channel:ancillary-left",
-    /// One who waits is to fall asleep, its alarm armed.
+    /// One who waits is to fall asleep, its wakeup flag armed.
     ChannelSleeps = "channel:sleeps",
-    /// A bell's number has changed, and those who wait for that are not woken.
+    /// A event count's number has changed, and those who wait for that are not woken.
     EventCountChanged = "event-count:changed",
-    /// They are woken, and the bell still says that somebody waits.
+    /// They are woken, and the event count still says that somebody waits.
     AllWoken = "event-count:all-woken",
     /// A slice is filled, and not sealed.
     Filled = "shared-slice:filled",
@@ -141,7 +141,7 @@ points! {
     SendPacket = "system:sendmsg",
     /// The system is asked to execute the program again.
     Execute = "system:exec",
-    /// The template asks the system for a copy of itself.
+    /// The zygote asks the system for a copy of itself.
     Fork = "system:clone",
 }
 

@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid};
 use super::failpoint::Failpoint;
 use crate::error::Result;
 use crate::sys::atomic::{AtomicU32, AtomicU64, SeqCst};
-use crate::sys::mapping::Shared;
+use crate::sys::mapping::SharedMapping;
 
 /// The environment variable that names the path of the memory.
 pub const ENV_VAR: &str = "MULTIPROC_FAULTS";
@@ -48,7 +48,7 @@ pub enum Target {
 /// The memory.
 #[derive(Debug)]
 pub struct Controller {
-    memory: Shared,
+    memory: SharedMapping,
     /// Kept open, so that the path leads there.
     fd: Option<OwnedFd>,
 }
@@ -65,12 +65,12 @@ pub struct Hit {
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 const ARMED: usize = 0;
 const COUNTDOWN: usize = 4;
-const ACT: usize = 8;
-const VICTIM: usize = 12;
+const ACTION: usize = 8;
+const TARGET: usize = 12;
 const ROOT: usize = 16;
-const STRUCK: usize = 20;
-const STRUCK_AT: usize = 24;
-const WENT_ON: usize = 32;
+const HIT_PID: usize = 20;
+const HIT_TIME: usize = 24;
+const RESUMED: usize = 32;
 const HITS: usize = 64;
 
 impl Controller {
@@ -79,7 +79,7 @@ impl Controller {
     /// # Errors
     /// Where the system has none.
     pub fn create() -> Result<Self> {
-        let (memory, fd) = Shared::create(SIZE)?;
+        let (memory, fd) = SharedMapping::create(SIZE)?;
         Ok(Self { memory, fd: Some(fd) })
     }
 
@@ -90,7 +90,7 @@ impl Controller {
             .get_or_init(|| {
                 let path = std::env::var_os(ENV_VAR)?;
                 let file = std::fs::File::options().read(true).write(true).open(path).ok()?;
-                let memory = Shared::map_file(file.as_fd(), SIZE).ok()?;
+                let memory = SharedMapping::map_file(file.as_fd(), SIZE).ok()?;
                 Some(Self { memory, fd: None })
             })
             .as_ref()
@@ -110,37 +110,37 @@ impl Controller {
     /// At the `nth` time, counted from 1, that a victim comes to this point, this is to happen, once.
     pub fn arm(&self, point: Failpoint, nth: u32, act: Action, victim: Target) {
         self.word(ARMED).store(0, SeqCst);
-        self.word(STRUCK).store(0, SeqCst);
-        self.word(WENT_ON).store(0, SeqCst);
+        self.word(HIT_PID).store(0, SeqCst);
+        self.word(RESUMED).store(0, SeqCst);
         self.word(COUNTDOWN).store(nth, SeqCst);
-        self.word(ACT).store(act as u32, SeqCst);
-        self.word(VICTIM).store(victim as u32, SeqCst);
+        self.word(ACTION).store(act as u32, SeqCst);
+        self.word(TARGET).store(victim as u32, SeqCst);
         self.word(ARMED).store(point as u32 + 1, SeqCst);
     }
 
     /// Nothing is to happen any more. Gives what has.
     pub fn disarm(&self) -> Option<Hit> {
         self.word(ARMED).store(0, SeqCst);
-        self.struck()
+        self.hit_process()
     }
 
     /// Whom the fault that was armed last has struck.
-    pub fn struck(&self) -> Option<Hit> {
-        match self.word(STRUCK).load(SeqCst) {
+    pub fn hit_process(&self) -> Option<Hit> {
+        match self.word(HIT_PID).load(SeqCst) {
             0 => None,
             pid => Some(Hit { pid, at: Duration::from_nanos(self.struck_at().load(SeqCst)) }),
         }
     }
 
     /// Whether the one that was stopped has gone on.
-    pub fn went_on(&self) -> bool {
-        self.word(WENT_ON).load(SeqCst) != 0
+    pub fn resumed(&self) -> bool {
+        self.word(RESUMED).load(SeqCst) != 0
     }
 
     /// From now on, [`hits`](Self::hits) counts anew, for these.
     pub fn count(&self, victim: Target) {
         self.word(ARMED).store(0, SeqCst);
-        self.word(VICTIM).store(victim as u32, SeqCst);
+        self.word(TARGET).store(victim as u32, SeqCst);
         for &point in Failpoint::ALL {
             self.hits_of(point).store(0, SeqCst);
         }
@@ -151,9 +151,9 @@ impl Controller {
         self.hits_of(point).load(SeqCst)
     }
 
-    fn strikes(&self, point: Failpoint) -> Option<u32> {
+    fn applies(&self, point: Failpoint) -> Option<u32> {
         let is_root = self.word(ROOT).load(SeqCst) == getpid().as_raw().cast_unsigned();
-        let victim = self.word(VICTIM).load(SeqCst);
+        let victim = self.word(TARGET).load(SeqCst);
         if victim != Target::Anyone as u32 && (victim == Target::Root as u32) != is_root {
             return None;
         }
@@ -163,9 +163,9 @@ impl Controller {
             return None;
         }
         self.word(ARMED).store(0, SeqCst);
-        let act = self.word(ACT).load(SeqCst);
+        let act = self.word(ACTION).load(SeqCst);
         self.struck_at().store(u64::try_from(now().as_nanos()).unwrap_or(u64::MAX), SeqCst);
-        self.word(STRUCK).store(std::process::id(), SeqCst);
+        self.word(HIT_PID).store(std::process::id(), SeqCst);
         Some(act)
     }
 
@@ -174,7 +174,7 @@ impl Controller {
     }
 
     fn struck_at(&self) -> &AtomicU64 {
-        self.memory.word64(STRUCK_AT)
+        self.memory.word64(HIT_TIME)
     }
 
     fn hits_of(&self, point: Failpoint) -> &AtomicU32 {
@@ -189,17 +189,17 @@ pub fn now() -> Duration {
 
 pub(super) fn hit(point: Failpoint) {
     let Some(control) = Controller::of_environment() else { return };
-    let Some(act) = control.strikes(point) else { return };
+    let Some(act) = control.applies(point) else { return };
     if act == Action::Kill as u32 {
         signal_self(Signal::SIGKILL);
     } else if act == Action::Stop as u32 {
         signal_self(Signal::SIGSTOP);
-        control.word(WENT_ON).store(1, SeqCst);
+        control.word(RESUMED).store(1, SeqCst);
     }
 }
 
 pub(super) fn should_fail(point: Failpoint) -> bool {
-    let act = Controller::of_environment().and_then(|control| control.strikes(point));
+    let act = Controller::of_environment().and_then(|control| control.applies(point));
     if act == Some(Action::Kill as u32) {
         signal_self(Signal::SIGKILL);
     }

@@ -19,7 +19,7 @@ use nix::unistd::{getppid, pause};
 
 use super::failpoint::{self, Failpoint};
 use super::futex;
-use super::process::leave;
+use super::process::exit_immediately;
 
 /// Who one is after a fork.
 pub(crate) enum Fork {
@@ -29,7 +29,7 @@ pub(crate) enum Fork {
 }
 
 /// What it takes to fork this process.
-pub(crate) struct Forker {
+pub(crate) struct ZygoteForker {
     parent: i32,
     /// Where the C library keeps the number of this thread, which it takes for the owner of robust locks: it must be
     /// the child's in the child. The kernel writes it there.
@@ -99,12 +99,12 @@ fn stack_limit() -> usize {
 fn forget_thread(tid: usize) {
     if tid != 0 {
         // SAFETY: the place where the C library keeps the first thread's number (see [`tid_address`]). That
-        // thread is parked, so nobody else looks at it now.
+        // thread is spilled, so nobody else looks at it now.
         unsafe { ptr::with_exposed_provenance_mut::<libc::pid_t>(tid).write_volatile(0) };
     }
 }
 
-impl Forker {
+impl ZygoteForker {
     /// Finds out all that. An error means that this system, or this process, cannot do it.
     pub(crate) fn new() -> nix::Result<Self> {
         check_threads()?;
@@ -135,7 +135,7 @@ impl Forker {
         args.child_tid = self.tid.expose_provenance() as u64;
         born.fetch_or(0, Ordering::Relaxed); // has the page at hand: a process that is being killed gets none
         // SAFETY: without CLONE_VM the child has a copy of all memory, this stack included, and returns here
-        // as we do. The only other thread is parked, so nobody holds a lock or is in the middle of anything.
+        // as we do. The only other thread is spilled, so nobody holds a lock or is in the middle of anything.
         // The kernel writes to the two places given, which live.
         let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
         match Errno::result(result)? {
@@ -160,7 +160,7 @@ impl Forker {
         // SAFETY: takes nothing.
         let parent = unsafe { libc::syscall(libc::SYS_getppid) };
         if tied != 0 || parent != libc::c_long::from(self.parent) {
-            leave(1);
+            exit_immediately(1);
         }
         let (old, size) = (ptr::null_mut::<u64>(), size_of::<u64>());
         // SAFETY: the kernel reads a set of signals, an empty one of its own size, and writes none back.
@@ -199,7 +199,7 @@ fn robust_list() -> nix::Result<(*const libc::c_void, usize)> {
 }
 
 /// Gives a descriptor this number, where it stays open through exec: a standard stream's.
-pub(crate) fn install(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
+pub(crate) fn dup_onto(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
     if fd.as_raw_fd() == number {
         let number = fd.into_raw_fd();
         // SAFETY: a command that takes a number.
@@ -213,7 +213,7 @@ pub(crate) fn install(fd: OwnedFd, number: RawFd) -> nix::Result<()> {
 
 /// Has standard output and error go where standard input comes from, which is nowhere: so this process keeps nobody's pipe
 /// open, and nothing else gets their numbers.
-pub(crate) fn silence_streams() {
+pub(crate) fn redirect_stdio_to_null() {
     for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: takes two numbers. Nobody owns a standard stream.
         unsafe { libc::dup2(libc::STDIN_FILENO, number) };
@@ -221,7 +221,7 @@ pub(crate) fn silence_streams() {
 }
 
 /// Closes them, so that those which come next get their numbers.
-pub(crate) fn close_streams() {
+pub(crate) fn close_stdio() {
     for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: takes a number. Nobody owns a standard stream, and who writes to one that is closed gets an error.
         unsafe { libc::close(number) };
@@ -229,7 +229,7 @@ pub(crate) fn close_streams() {
 }
 
 /// The same file under a number of at least 10, so that the lower ones are free.
-pub(crate) fn copy_out_of_the_way(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+pub(crate) fn dup_above_stdio(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: a command that takes a number.
     let copy = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) })?;
     // SAFETY: a new descriptor, ours alone.

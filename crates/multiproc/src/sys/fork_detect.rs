@@ -11,16 +11,16 @@ use crate::error::{Error, Result};
 /// Tells a process from the copies of it that forks make, for the cost of a look at memory (where asking for the process
 /// id is a system call): a page that the kernel hands to copies empty.
 #[derive(Debug)]
-pub(crate) struct Original(NonNull<AtomicU32>);
+pub(crate) struct ForkDetector(NonNull<AtomicU32>);
 
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 // SAFETY: the page belongs to no thread, and is only reached through an atomic.
-unsafe impl Send for Original {}
+unsafe impl Send for ForkDetector {}
 // SAFETY: as for Send.
-unsafe impl Sync for Original {}
+unsafe impl Sync for ForkDetector {}
 
-impl Original {
+impl ForkDetector {
     /// This process is the original.
     pub(crate) fn new() -> Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -36,7 +36,7 @@ impl Original {
     }
 
     #[inline]
-    pub(crate) fn is_here(&self) -> bool {
+    pub(crate) fn in_original_process(&self) -> bool {
         self.word().load(Relaxed) != 0
     }
 
@@ -66,7 +66,7 @@ impl Original {
     }
 }
 
-impl Drop for Original {
+impl Drop for ForkDetector {
     fn drop(&mut self) {
         // SAFETY: the page is ours, and its references have ended with `self`.
         let _ = unsafe { munmap(self.0.cast(), PAGE.get()) };

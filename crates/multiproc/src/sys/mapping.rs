@@ -1,4 +1,4 @@
-//! Memory without a name: bytes parked in a descriptor, and pages that two processes share.
+//! Memory without a name: bytes spilled in a descriptor, and pages that two processes share.
 
 // What is done here is a move or two, and is to cost no more.
 #![allow(clippy::inline_always)]
@@ -27,16 +27,16 @@ use crate::error::{Error, Result};
 
 /// Parks bytes in anonymous memory, to be handed over as a descriptor. What is behind them there is of no interest: it
 /// may be memory that has been used before, and larger.
-pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
-    let spare = if bytes.len() >= WORTH_KEEPING { with_spare(Vec::pop) } else { None };
-    match spare {
-        Some(spare) => check_limit(bytes.len()).and_then(|()| fill(spare, bytes)),
-        None => store_exactly(bytes),
+pub(crate) fn memfd_write(bytes: &[u8]) -> Result<OwnedFd> {
+    let preforked = if bytes.len() >= MIN_RECYCLED { with_recycled(Vec::pop) } else { None };
+    match preforked {
+        Some(preforked) => check_limit(bytes.len()).and_then(|()| fill(preforked, bytes)),
+        None => memfd_write_exactly(bytes),
     }
 }
 
 /// Puts bytes into anonymous memory of their own, of just their size.
-pub(crate) fn store_exactly(bytes: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn memfd_write_exactly(bytes: &[u8]) -> Result<OwnedFd> {
     fill(create(bytes.len())?, bytes)
 }
 
@@ -47,39 +47,39 @@ fn fill(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Memory that nobody will look at any more is kept for the next [`store`], within limits: to write where memory is
+/// Memory that nobody will look at any more is kept for the next [`memfd_write`], within limits: to write where memory is
 /// already takes a fraction of the time.
-pub(crate) fn keep_spare(fd: OwnedFd, length: usize) {
-    if (WORTH_KEEPING..=LARGEST_KEPT).contains(&length) {
-        with_spare(|spare| {
-            if spare.len() < MOST_KEPT {
-                spare.push(fd);
+pub(crate) fn recycle(fd: OwnedFd, length: usize) {
+    if (MIN_RECYCLED..=MAX_RECYCLED).contains(&length) {
+        with_recycled(|preforked| {
+            if preforked.len() < MAX_RECYCLED_COUNT {
+                preforked.push(fd);
             }
         });
     }
 }
 
 /// From this size on, and up to that one, memory is kept (bytes); and how much of it (pieces).
-const WORTH_KEEPING: usize = 256 * 1024;
-const LARGEST_KEPT: usize = 16 * 1024 * 1024;
-const MOST_KEPT: usize = 4;
+const MIN_RECYCLED: usize = 256 * 1024;
+const MAX_RECYCLED: usize = 16 * 1024 * 1024;
+const MAX_RECYCLED_COUNT: usize = 4;
 
-/// The spare memory, and whose it is: a copy of the process that somebody forked has none.
-static SPARE: Mutex<(u32, Vec<OwnedFd>)> = Mutex::new((0, Vec::new()));
+/// The preforked child memory, and whose it is: a copy of the process that somebody forked has none.
+static RECYCLED: Mutex<(u32, Vec<OwnedFd>)> = Mutex::new((0, Vec::new()));
 
-fn with_spare<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
-    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+fn with_recycled<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
+    let mut preforked = RECYCLED.lock().unwrap_or_else(PoisonError::into_inner);
     let own = std::process::id();
-    if spare.0 != own {
-        *spare = (own, Vec::new());
+    if preforked.0 != own {
+        *preforked = (own, Vec::new());
     }
-    act(&mut spare.1)
+    act(&mut preforked.1)
 }
 
-/// Reads the first `length` bytes of what [`store`] parked; gives them behind `prefix`.
+/// Reads the first `length` bytes of what [`memfd_write`] spilled; gives them behind `prefix`.
 ///
 /// The copy is private: it needs no mapping and no descriptor, and no other process can change it.
-pub(crate) fn load(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
+pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
     let length = announced(fd, length)?.get();
     let mut bytes = with_room(prefix.len().saturating_add(length))?;
     bytes.extend_from_slice(prefix);
@@ -123,9 +123,9 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-/// Maps the first `length` bytes of what [`store`] parked, to look at them in place.
-pub(crate) fn parked(fd: &OwnedFd, length: usize) -> Result<Shared> {
-    Shared::map(fd.as_fd(), announced(fd, length)?)
+/// Maps the first `length` bytes of what [`memfd_write`] spilled, to look at them in place.
+pub(crate) fn map(fd: &OwnedFd, length: usize) -> Result<SharedMapping> {
+    SharedMapping::map(fd.as_fd(), announced(fd, length)?)
 }
 
 /// The length that was announced, if the memory is as large.
@@ -148,17 +148,17 @@ fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
 
 /// Pages shared with another process: a header of atomic words, and bytes behind it.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedMapping {
     start: NonNull<c_void>,
     length: NonZeroUsize,
 }
 
 // SAFETY: the mapping belongs to no thread, and is reached only through atomics and copies, see below.
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedMapping {}
 // SAFETY: as for Send.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedMapping {}
 
-impl Shared {
+impl SharedMapping {
     /// Creates zeroed pages of a fixed size; the descriptor is for the process to share them with.
     pub(crate) fn create(length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
         let fd = create(length.get())?;
@@ -226,7 +226,7 @@ impl Shared {
     /// Shows bytes in place; they must be inside the mapping, and nobody may write there meanwhile: in a ring, nobody
     /// does between a frame's being published and its being given free.
     #[inline(always)]
-    pub(crate) fn look<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub(crate) fn with_bytes<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
         let place = self.place(offset, length);
         // SAFETY: inside the mapping (asserted), which lives as long as `self`; bytes of any value are bytes. That
         // nobody writes there is the protocol of all processes that have this memory, which run the same code.
@@ -255,7 +255,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for SharedMapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and its references end with it. A failure could only leave it mapped.
         let _ = unsafe { munmap(self.start, self.length.get()) };

@@ -2,7 +2,7 @@
 //!
 //! This is the only floor with `unsafe` code. What it exports is safe to call with any argument, whatever another process
 //! that keeps to the same code does, and whenever that dies. Three functions expect more than their types say, and each
-//! says what: [`mapping::Shared::look`], [`entry::Entry::at`] and [`entry::conjure`].
+//! says what: [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
 pub(crate) mod atomic;
 pub(crate) mod clock;

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
-use super::cpus::others_run;
+use super::cpus::is_smp;
 use super::failpoint::{self, Failpoint};
 use super::futex;
-use super::mapping::Shared;
+use super::mapping::SharedMapping;
 use super::poll::Deadline;
 use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub(crate) struct MutexGuard<'a> {
 
 impl<'a> Mutex<'a> {
     #[inline]
-    pub(crate) fn at(memory: &'a Shared, offset: usize, namespace: u64) -> Self {
+    pub(crate) fn at(memory: &'a SharedMapping, offset: usize, namespace: u64) -> Self {
         Self { word: memory.word64(offset), namespace }
     }
 
@@ -69,7 +69,7 @@ impl<'a> Mutex<'a> {
     /// When this thread holds it already.
     #[cold]
     pub(crate) fn lock(self, deadline: Deadline) -> Result<Option<MutexGuard<'a>>> {
-        for _ in 0..if others_run() { TRIES } else { 0 } {
+        for _ in 0..if is_smp() { TRIES } else { 0 } {
             hint::spin_loop();
             if let Some(guard) = self.try_lock() {
                 return Ok(Some(guard));
@@ -163,15 +163,15 @@ mod tests {
     use super::*;
     use crate::sys::atomic::SeqCst;
 
-    fn memory() -> Shared {
-        Shared::create(NonZeroUsize::new(4096).unwrap()).unwrap().0
+    fn memory() -> SharedMapping {
+        SharedMapping::create(NonZeroUsize::new(4096).unwrap()).unwrap().0
     }
 
-    fn mutex(memory: &Shared) -> Mutex<'_> {
+    fn mutex(memory: &SharedMapping) -> Mutex<'_> {
         Mutex::at(memory, 64, namespace())
     }
 
-    fn lock(memory: &Shared, deadline: Deadline) -> Option<MutexGuard<'_>> {
+    fn lock(memory: &SharedMapping, deadline: Deadline) -> Option<MutexGuard<'_>> {
         mutex(memory).lock(deadline).unwrap()
     }
 

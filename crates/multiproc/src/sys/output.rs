@@ -22,7 +22,7 @@ use nix::libc::{self, FILE, c_int};
 use nix::sched::{CloneFlags, unshare};
 
 use super::poll::{Deadline, PollFlags, ready};
-use super::process::without_signals;
+use super::process::with_signals_blocked;
 use super::weak::weak_address;
 
 /// How long a result waits at most for the helper thread, or for its worker to flush.
@@ -234,5 +234,5 @@ fn ask_for_threads() -> bool {
 /// Says whether the system had room for it.
 fn start_thread(run: impl FnOnce() + Send + 'static) -> bool {
     let thread = thread::Builder::new().name("multiproc-flush".to_owned()).stack_size(128 * 1024);
-    without_signals(|| thread.spawn(run)).is_ok()
+    with_signals_blocked(|| thread.spawn(run)).is_ok()
 }

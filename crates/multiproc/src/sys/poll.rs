@@ -17,13 +17,13 @@ pub(crate) enum Deadline {
     Never,
     At(Instant),
     /// Is over already: the call must not block.
-    Over,
+    Immediate,
 }
 
 impl Deadline {
     /// A deadline that is already over: the call must not block. Needs no look at the clock.
     pub(crate) fn now() -> Self {
-        Self::Over
+        Self::Immediate
     }
 
     /// So far away that the clock cannot say it means never.
@@ -35,7 +35,7 @@ impl Deadline {
     pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Self::Never => None,
-            Self::Over => Some(Duration::ZERO),
+            Self::Immediate => Some(Duration::ZERO),
             Self::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
         }
     }
@@ -49,7 +49,7 @@ impl Deadline {
     }
 
     /// Is there time to let others have the processor? On a busy machine that takes as long as the turns of all of them.
-    pub(crate) fn is_far(self) -> bool {
+    pub(crate) fn has_slack(self) -> bool {
         self.left().is_none_or(|left| left >= Duration::from_millis(50))
     }
 
@@ -64,7 +64,7 @@ pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -
 }
 
 /// Waits until there is something to read from either, or it is hung up; says whether that came before the deadline.
-pub(crate) fn either(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
+pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
 }
 
@@ -79,35 +79,35 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     }
 }
 
-/// What [`bell_or_end`] has seen.
+/// What [`poll_event_or_hangup`] has seen.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct News {
+pub(crate) struct PollEvents {
     pub(crate) rung: bool,
     pub(crate) hung_up: bool,
 }
 
-/// Waits until `bell` can be read or `socket` is hung up, for `time` at most. May return early.
-pub(crate) fn bell_or_end(
+/// Waits until `event count` can be read or `socket` is hung up, for `time` at most. May return early.
+pub(crate) fn poll_event_or_hangup(
     bell: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
     time: Option<Duration>,
-) -> Result<News> {
+) -> Result<PollEvents> {
     let mut polled = [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
     // Beyond this the kernel does not count, and nobody waits.
     let time = time.filter(|time| time.as_secs() < u64::from(u32::MAX)).map(TimeSpec::from_duration);
     match ppoll(&mut polled, time, None) {
         Ok(_) => {
             let is = |at: usize, flag| polled[at].revents().is_some_and(|events| events.contains(flag));
-            Ok(News { rung: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
+            Ok(PollEvents { rung: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
         }
-        Err(Errno::EINTR) => Ok(News::default()),
+        Err(Errno::EINTR) => Ok(PollEvents::default()),
         Err(errno) => Err(Error::system("wait for a descriptor", errno)),
     }
 }
 
 /// Rounded up to whole milliseconds, lest a rest below one of them be spent in a busy loop.
 pub(crate) fn milliseconds(deadline: Deadline) -> Option<i32> {
-    if matches!(deadline, Deadline::Over) {
+    if matches!(deadline, Deadline::Immediate) {
         return Some(0);
     }
     deadline.left().map(|left| i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX))

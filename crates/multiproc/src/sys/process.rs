@@ -16,7 +16,7 @@ use nix::unistd::{Gid, Pid, Uid, getppid};
 use super::exec;
 use super::failpoint::{self, Failpoint};
 use super::poll::{Deadline, PollFlags, ready};
-use super::socket::{self, Maker};
+use super::socket::{self, SocketOwner};
 use crate::error::{Cause, Error, Result};
 
 /// How a process ended.
@@ -29,7 +29,7 @@ pub(crate) enum Exit {
 }
 
 /// How often a thread that waits for a child asks whether it need not wait any longer.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A child, held by a descriptor: unlike a number, it can never come to mean another process.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl PidFd {
     pub(crate) fn of_child(pid: u32) -> Result<Self> {
         let child = Pid::from_raw(pid.cast_signed());
         let is_ours = child.as_raw() > 0 && is_our_child(libc::P_PID, pid);
-        let opened = if is_ours { Self::open(pid) } else { Self::of_nobody() };
+        let opened = if is_ours { Self::open(pid) } else { Self::already_dead() };
         opened.map_err(|errno| {
             if is_ours {
                 let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
@@ -60,17 +60,17 @@ impl PidFd {
     fn open(pid: u32) -> nix::Result<Self> {
         // SAFETY: the call takes two numbers and gives a new descriptor or an error.
         let fd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
-            Err(Errno::ESRCH) => return Self::of_nobody(),
+            Err(Errno::ESRCH) => return Self::already_dead(),
             fd => RawFd::try_from(fd?).map_err(|_| Errno::EBADF)?,
         };
         // SAFETY: a new descriptor, ours alone.
         let pidfd = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        if is_our_child(libc::P_PIDFD, fd.cast_unsigned()) { Ok(pidfd) } else { Self::of_nobody() }
+        if is_our_child(libc::P_PIDFD, fd.cast_unsigned()) { Ok(pidfd) } else { Self::already_dead() }
     }
 
     /// For a child that has ended, and that the system or somebody else has buried, before we could open it: a
     /// descriptor that is readable, as that of an ended process is.
-    fn of_nobody() -> nix::Result<Self> {
+    fn already_dead() -> nix::Result<Self> {
         EventFd::from_value_and_flags(1, EfdFlags::EFD_CLOEXEC).map(|fd| Self(fd.into()))
     }
 
@@ -99,7 +99,7 @@ impl PidFd {
     /// As [`wait`](Self::wait), but asks once a second whether that is enough; gives false then, too.
     pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> bool {
         loop {
-            match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(ASK_AGAIN)) {
+            match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(RECHECK_INTERVAL)) {
                 Ok(false) if deadline.is_over() || is_enough() => return false,
                 Ok(false) => {}
                 Ok(true) => return true,
@@ -147,7 +147,7 @@ fn is_our_child(kind: libc::idtype_t, id: u32) -> bool {
 /// Standard input, because that is the one descriptor that can be handed over without a moment in which another
 /// thread's child could inherit it, and without code of ours between fork and exec; so the C library takes
 /// its quickest way, whose cost does not grow with this program.
-pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
+pub(crate) fn exec_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     if failpoint::should_fail(Failpoint::Execute) {
         return Err(Error::system("start a child process", Errno::EAGAIN));
     }
@@ -156,21 +156,23 @@ pub(crate) fn start_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     Ok((pid, PidFd::of_child(pid)?))
 }
 
-/// The start socket, if this process was started by [`start_self`]: the packet that waits in it `is_greeting`, as far
+/// The start socket, if this process was started by [`exec_self`]: the packet that waits in it `is_greeting`, as far
 /// as its first bytes tell. With it comes its maker, for [`check_rights`].
 ///
 /// A greeting from any other process than our living parent ends this one: from a stranger; or from a parent
 /// that has died meanwhile, whose orphan must not run the whole program instead.
-pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<(OwnedFd, Maker)> {
+pub(crate) fn take_bootstrap_socket(
+    is_greeting: impl FnOnce(&[u8]) -> bool,
+) -> Option<(OwnedFd, SocketOwner)> {
     let stdin = io::stdin();
     let maker = socket::maker(stdin.as_fd())?;
     match socket::waiting_packet(stdin.as_fd()) {
         Some(packet) if is_greeting(&packet) => {}
-        packet => return not_greeted(maker, packet.is_some()),
+        packet => return bad_magic(maker, packet.is_some()),
     }
     let tied = prctl::set_pdeathsig(Signal::SIGKILL); // before the look at who the parent is
     if tied.is_err() || maker.pid != getppid().as_raw() {
-        leave(1);
+        exit_immediately(1);
     }
     match stdin.as_fd().try_clone_to_owned() {
         Ok(socket) => Some((socket, maker)),
@@ -184,7 +186,7 @@ pub(crate) fn start_socket(is_greeting: impl FnOnce(&[u8]) -> bool) -> Option<(O
 ///
 /// The kernel remembers user and group of the moment at which the sockets were made. The parent's present
 /// ones would prove nothing, since it can execute a privileged program meanwhile.
-pub(crate) fn check_rights(maker: Maker) -> Result<()> {
+pub(crate) fn check_rights(maker: SocketOwner) -> Result<()> {
     let (user, group) = (Uid::effective().as_raw(), Gid::effective().as_raw());
     if (user, group) != (maker.user, maker.group) {
         return Err(Error::new(Cause::Start(format!(
@@ -202,13 +204,13 @@ pub(crate) fn check_rights(maker: Maker) -> Result<()> {
 /// again in its children.
 fn cannot_start(why: &str) -> ! {
     let _ = writeln!(io::stderr(), "a child process did not start: {why}");
-    leave(1)
+    exit_immediately(1)
 }
 
 /// A program that has inherited the start socket of another process goes on. But if the parent made that
 /// socket, this is its child, and something has read the greeting, or another version of this library wrote
 /// it.
-fn not_greeted<T>(maker: Maker, is_waiting: bool) -> Option<T> {
+fn bad_magic<T>(maker: SocketOwner, is_waiting: bool) -> Option<T> {
     if maker.pid == getppid().as_raw() {
         cannot_start(if is_waiting {
             "what waits in its standard input is from another version of multiproc, or was read in part"
@@ -222,11 +224,11 @@ fn not_greeted<T>(maker: Maker, is_waiting: bool) -> Option<T> {
 /// Makes the process that was just started a child as it should be: it reads nothing from standard input,
 /// blocks no signal, and leaves Ctrl-C to the program's first process. (It has inherited no descriptor above
 /// standard error.)
-pub(crate) fn become_child() -> Result<()> {
+pub(crate) fn setup_child() -> Result<()> {
     let nothing = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
     nix::unistd::dup2_stdin(&nothing).map_err(|errno| Error::system("replace standard input", errno))?;
     drop(nothing);
-    outlive_interrupts().map_err(|errno| Error::system("handle SIGINT", errno))?; // one may have come already
+    ignore_sigint().map_err(|errno| Error::system("handle SIGINT", errno))?; // one may have come already
     SigSet::empty().thread_set_mask().map_err(|errno| Error::system("unblock signals", errno))
 }
 
@@ -235,7 +237,7 @@ pub(crate) fn become_child() -> Result<()> {
 /// work in good order, for which it may need them.
 ///
 /// A handler that does nothing, for to ignore the signal would be passed on to programs that are executed here.
-fn outlive_interrupts() -> nix::Result<()> {
+fn ignore_sigint() -> nix::Result<()> {
     extern "C" fn nothing(_signal: i32) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing, which is allowed at any instruction.
@@ -249,17 +251,17 @@ fn outlive_interrupts() -> nix::Result<()> {
 
 /// Ties this process's life to the other end of the socket, beside the parent-death signal, which the kernel forgets
 /// when the child changes its user, and does not deliver when the parent has changed its own.
-pub(crate) fn die_with(socket: BorrowedFd<'_>) -> Result<()> {
-    socket::die_with(socket).map_err(|errno| Error::system("tie a child to its parent", errno))?;
+pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
+    socket::signal_on_hangup(socket).map_err(|errno| Error::system("tie a child to its parent", errno))?;
     if ready(socket, PollFlags::empty(), Deadline::now())? {
-        leave(1); // it was gone before the line above
+        exit_immediately(1); // it was gone before the line above
     }
     Ok(())
 }
 
 /// Calls `start`, which starts a thread of ours. No signal will come to that thread: they are for the user's, and one
 /// who blocks a signal to wait for it must not find it taken by a thread that he does not know of.
-pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+pub(crate) fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK); // threads inherit the mask
     let started = start();
     if let Ok(before) = before {
@@ -269,7 +271,7 @@ pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
 }
 
 /// The name that `ps` and `top` show, as much of it as the system keeps (15 bytes).
-pub(crate) fn show_name(name: &str) {
+pub(crate) fn set_comm(name: &str) {
     let mut bytes = [0_u8; 16];
     for (place, byte) in bytes[..15].iter_mut().zip(name.bytes().filter(|&byte| byte != 0)) {
         *place = byte;
@@ -287,7 +289,7 @@ pub(crate) fn own_pid() -> u32 {
 }
 
 /// Ends the process at once: no exit handlers, nothing flushed. For copies that must not act.
-pub(crate) fn leave(code: i32) -> ! {
+pub(crate) fn exit_immediately(code: i32) -> ! {
     // SAFETY: ends the process, whatever its state.
     unsafe { libc::_exit(code) }
 }

@@ -19,7 +19,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
 use super::failpoint::{self, Failpoint};
-use super::mapping::{create, store_exactly};
+use super::mapping::{create, memfd_write_exactly};
 use crate::error::{Error, Result};
 
 /// What makes it unchangeable: content, size, and these seals themselves.
@@ -48,7 +48,7 @@ impl Sealed {
     /// Written, not mapped and filled: that saves a page fault for every page, which is more than the copying.
     pub(crate) fn copy(bytes: &[u8]) -> Result<(Self, OwnedFd)> {
         let length = NonZeroUsize::new(bytes.len()).ok_or_else(|| Error::invalid("nothing to seal"))?;
-        Self::seal(store_exactly(bytes)?, length)
+        Self::seal(memfd_write_exactly(bytes)?, length)
     }
 
     /// Has `fill` write so many zeroed bytes in place, and seals them. The descriptor is for others to open.
@@ -92,7 +92,7 @@ impl Sealed {
 
 /// Puts bytes into sealed memory, for others to open.
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
-    let fd = store_exactly(bytes)?;
+    let fd = memfd_write_exactly(bytes)?;
     add_seals(fd.as_fd())?;
     Ok(fd)
 }
@@ -125,7 +125,7 @@ fn allocate(length: NonZeroUsize) -> Result<OwnedFd> {
 }
 
 /// How long a copy of this process may take to execute another program.
-const PATIENCE: Duration = Duration::from_secs(10);
+const SEAL_RETRY_LIMIT: Duration = Duration::from_secs(10);
 
 fn add_seals(fd: BorrowedFd<'_>) -> Result<()> {
     let begun = Instant::now();
@@ -133,7 +133,9 @@ fn add_seals(fd: BorrowedFd<'_>) -> Result<()> {
         match fcntl(fd, FcntlArg::F_ADD_SEALS(SEALS)) {
             Ok(_) => return Ok(()),
             // A copy of this process, forked by another thread to start a program, still has the writable mapping.
-            Err(Errno::EBUSY) if begun.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(1)),
+            Err(Errno::EBUSY) if begun.elapsed() < SEAL_RETRY_LIMIT => {
+                thread::sleep(Duration::from_millis(1))
+            }
             Err(errno) => return Err(Error::system("seal memory", errno)),
         }
     }
@@ -202,7 +204,7 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
-    use crate::sys::mapping::{keep_spare, store};
+    use crate::sys::mapping::{memfd_write, recycle};
 
     fn length(bytes: usize) -> NonZeroUsize {
         NonZeroUsize::new(bytes).unwrap()
@@ -259,8 +261,8 @@ mod tests {
     #[test]
     fn it_is_not_made_of_memory_that_was_used_before() {
         for _ in 0..10 {
-            let used = store(&vec![1; 1024 * 1024]).unwrap();
-            keep_spare(used, 1024 * 1024); // which others of these tests may take, and keep
+            let used = memfd_write(&vec![1; 1024 * 1024]).unwrap();
+            recycle(used, 1024 * 1024); // which others of these tests may take, and keep
         }
         let (_sealed, fd) = Sealed::copy(&vec![7; 512 * 1024]).unwrap();
         assert!(Sealed::open(fd.as_fd(), length(512 * 1024)).unwrap().bytes() == vec![7; 512 * 1024]);

@@ -31,11 +31,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How an attempt to send ended.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Sent {
-    Yes,
+    Done,
     /// The deadline came first.
-    NotYet,
+    TimedOut,
     /// Nobody holds the other end any more.
-    Gone,
+    Disconnected,
 }
 
 /// How an attempt to receive ended.
@@ -44,9 +44,9 @@ pub(crate) enum Received {
     /// A packet, with these descriptors.
     Packet(Vec<OwnedFd>),
     /// The deadline came first.
-    NotYet,
+    TimedOut,
     /// Nobody holds the other end any more, and everything sent has been received.
-    Gone,
+    Disconnected,
 }
 
 /// What becomes of a packet for whose descriptors there is no room in this process.
@@ -89,20 +89,20 @@ pub(crate) fn send(
     }
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
-            Ok(_) => return Ok(Sent::Yes),
+            Ok(_) => return Ok(Sent::Done),
             Err(Errno::EINTR | Errno::ECONNRESET) => {} // the second is about what was sent before, and told once
             Err(Errno::EAGAIN) => {
                 if !ready(socket, PollFlags::POLLOUT, deadline)? {
-                    return Ok(Sent::NotYet);
+                    return Ok(Sent::TimedOut);
                 }
             }
             // All processes of this user have too many descriptors in packets that nobody has received yet. Nothing
             // announces that there are fewer.
             Err(Errno::ETOOMANYREFS) => match deadline.left() {
-                Some(Duration::ZERO) => return Ok(Sent::NotYet),
+                Some(Duration::ZERO) => return Ok(Sent::TimedOut),
                 left => thread::sleep(left.map_or(PAUSE, |left| left.min(PAUSE))),
             },
-            Err(Errno::EPIPE) => return Ok(Sent::Gone),
+            Err(Errno::EPIPE) => return Ok(Sent::Disconnected),
             Err(errno) => return Err(Error::system("send a packet", errno)),
         }
     }
@@ -127,7 +127,7 @@ pub(crate) fn receive(
         let flags = if leaves { wait | libc::MSG_PEEK } else { wait };
         // SAFETY: there is room for so many bytes, which is ours.
         match unsafe { receive_once(socket, room, flags) } {
-            Ok((0, _)) => return Ok(Received::Gone), // our packets are never empty
+            Ok((0, _)) => return Ok(Received::Disconnected), // our packets are never empty
             Ok((length, descriptors)) => {
                 // SAFETY: so many bytes have been written to the beginning of the room.
                 unsafe { buffer.set_len(length) };
@@ -141,7 +141,7 @@ pub(crate) fn receive(
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(Errno::EAGAIN) => {
                 if !ready(socket, PollFlags::POLLIN, deadline)? {
-                    return Ok(Received::NotYet);
+                    return Ok(Received::TimedOut);
                 }
             }
             Err(Errno::EMFILE) => return Err(Error::system("receive a packet's descriptors", Errno::EMFILE)),
@@ -192,7 +192,7 @@ pub(crate) fn hang_up(socket: BorrowedFd<'_>) {
 ///
 /// The kernel checks the right to send that signal against who asked for it here, so it holds also after this process,
 /// or the other one, has become another user.
-pub(crate) fn die_with(socket: BorrowedFd<'_>) -> nix::Result<()> {
+pub(crate) fn signal_on_hangup(socket: BorrowedFd<'_>) -> nix::Result<()> {
     const F_SETSIG: i32 = 10; // `libc` does not have it; the same on all of Linux (asm-generic/fcntl.h)
     let fd = socket.as_raw_fd();
     let own_pid = nix::unistd::getpid().as_raw();
@@ -279,18 +279,18 @@ fn arrived(header: &libc::msghdr) -> Vec<OwnedFd> {
 
 /// Who made a pair of sockets, by the kernel's word.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Maker {
+pub(crate) struct SocketOwner {
     pub(crate) pid: i32,
     pub(crate) user: u32,
     pub(crate) group: u32,
 }
 
 /// Who made this start socket; nothing if it is none.
-pub(crate) fn maker(socket: BorrowedFd<'_>) -> Option<Maker> {
+pub(crate) fn maker(socket: BorrowedFd<'_>) -> Option<SocketOwner> {
     let kind = getsockopt(&socket, sockopt::SockType).ok()?;
     let mark = getsockopt(&socket, sockopt::SendTimeout).ok()?;
     let maker = getsockopt(&socket, sockopt::PeerCredentials).ok()?;
-    (kind == SockType::SeqPacket && mark.tv_sec() == MARK).then(|| Maker {
+    (kind == SockType::SeqPacket && mark.tv_sec() == MARK).then(|| SocketOwner {
         pid: maker.pid(),
         user: maker.uid(),
         group: maker.gid(),

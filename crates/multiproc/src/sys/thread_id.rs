@@ -10,7 +10,7 @@ use nix::sys::signal::kill;
 use nix::sys::stat::stat;
 use nix::unistd::{Pid, gettid};
 
-use super::fork_detect::Original;
+use super::fork_detect::ForkDetector;
 
 /// In the low half the number, in the high half the start time in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ thread_local! {
 }
 
 /// Tells a forked copy of the process from the original: in the copy, a thread has another number.
-static PROCESS: LazyLock<Option<Original>> = LazyLock::new(|| Original::new().ok());
+static PROCESS: LazyLock<Option<ForkDetector>> = LazyLock::new(|| ForkDetector::new().ok());
 
 /// The namespaces of this process in which the numbers of threads, and their start times, mean something: one number
 /// for both, 0 where /proc tells neither. Costs some microseconds.
@@ -41,7 +41,7 @@ impl ThreadId {
     /// The identity of the calling thread. The first call of a thread reads a file of /proc.
     #[inline]
     pub(crate) fn current() -> Self {
-        let generation = PROCESS.as_ref().map_or(0, Original::generation);
+        let generation = PROCESS.as_ref().map_or(0, ForkDetector::generation);
         match CURRENT.get() {
             (known, id) if known == generation && generation != 0 => id,
             _ => Self::look_up(generation),

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::codec::raw;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire;
-use crate::pool::worker_rings::{VALUE, WorkerEnd};
-use crate::sys::entry::{Entry, conjure};
+use crate::pool::worker_rings::{VALUE, WorkerSide};
+use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
 /// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
@@ -125,7 +125,7 @@ callable!(A B C D E G H I);
 /// A function's name between processes that run the same build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskId {
-    place: u64,
+    offset: u64,
     signature: u64,
 }
 
@@ -138,21 +138,21 @@ impl TaskId {
                  pointer: hand it what it needs as arguments"
             );
         }
-        Self::of_entry(Named::<F, Args>::ENTRY)
+        Self::of_entry(EntryOf::<F, Args>::ENTRY)
     }
 
     /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
     pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
-        Self::of_entry(Named::<F, Args>::OWN_ENTRY)
+        Self::of_entry(EntryOf::<F, Args>::OWN_ENTRY)
     }
 
-    fn of_entry(entry: &'static Entry<Runs>) -> Result<Self> {
-        Ok(Self { place: entry.place()?, signature: hash(entry.signature()) })
+    fn of_entry(entry: &'static Entry<TaskVtable>) -> Result<Self> {
+        Ok(Self { offset: entry.offset()?, signature: hash(entry.signature()) })
     }
 
     /// Finds the function in this process.
     pub(crate) fn find(self) -> Result<Task> {
-        Entry::at(self.place)
+        Entry::at(self.offset)
             .filter(|entry| hash(entry.signature()) == self.signature)
             .map(Task)
             .ok_or_else(|| Error::decode("a task", "this program has no such function"))
@@ -161,18 +161,18 @@ impl TaskId {
 
 /// A function that was named from elsewhere, found in this process.
 #[derive(Clone, Copy)]
-pub(crate) struct Task(&'static Entry<Runs>);
+pub(crate) struct Task(&'static Entry<TaskVtable>);
 
 type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
 
 /// How a function is run.
 #[derive(Clone, Copy)]
-struct Runs {
+struct TaskVtable {
     /// With encoded arguments and their descriptors; appends the encoded result.
     once: Once,
-    /// With the items of a mailbox, as long as they are for this function. A loop that the compiler makes for each function,
+    /// With the items of a rings, as long as they are for this function. A loop that the compiler makes for each function,
     /// since a small item takes less time than a call by address.
-    items: fn(&mut WorkerEnd),
+    items: fn(&mut WorkerSide),
 }
 
 impl Task {
@@ -187,8 +187,8 @@ impl Task {
     }
 
     /// Runs the item that was begun, and those behind it as long as they are for this function.
-    pub(crate) fn run_items(self, mailbox: &mut WorkerEnd) {
-        (self.0.runs().items)(mailbox);
+    pub(crate) fn run_items(self, rings: &mut WorkerSide) {
+        (self.0.runs().items)(rings);
     }
 }
 
@@ -207,7 +207,7 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
 /// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
-    if raw::is_plain::<T>() {
+    if raw::is_raw::<T>() {
         return wire::decode(bytes, descriptors, what);
     }
     let decode = AssertUnwindSafe(|| wire::decode(bytes, descriptors, what));
@@ -219,10 +219,10 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
 }
 
 /// From now on, remembers where panics happen, beside what the hook does that is installed already.
-pub(crate) fn note_panics() {
+pub(crate) fn install_panic_hook() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let noted = info.location().map(|place| Noted {
+        let noted = info.location().map(|place| PanicRecord {
             location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
             message: panic_message(info.payload()),
         });
@@ -242,26 +242,28 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// What the hook has seen of a panic.
-struct Noted {
+struct PanicRecord {
     location: String,
     message: String,
 }
 
 thread_local! {
-    static LAST_PANIC: RefCell<Option<Noted>> = const { RefCell::new(None) };
+    static LAST_PANIC: RefCell<Option<PanicRecord>> = const { RefCell::new(None) };
 }
 
 /// One entry in the image for each function that is ever named.
-struct Named<F, Args>(std::marker::PhantomData<(F, Args)>);
+struct EntryOf<F, Args>(std::marker::PhantomData<(F, Args)>);
 
-impl<F: RemoteFn<Args>, Args: DeserializeOwned> Named<F, Args> {
-    const ENTRY: &'static Entry<Runs> = &Entry::new(
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> EntryOf<F, Args> {
+    const ENTRY: &'static Entry<TaskVtable> = &Entry::new(
         type_name::<(F, Args, F::Output)>,
-        Runs { once: run_once::<F, Args>, items: run_items::<F, Args> },
+        TaskVtable { once: run_once::<F, Args>, items: run_items::<F, Args> },
     );
-    /// For a function that is never run with the items of a mailbox.
-    const OWN_ENTRY: &'static Entry<Runs> =
-        &Entry::new(type_name::<(F, Args, F::Output)>, Runs { once: run_own::<F, Args>, items: |_| () });
+    /// For a function that is never run with the items of a rings.
+    const OWN_ENTRY: &'static Entry<TaskVtable> = &Entry::new(
+        type_name::<(F, Args, F::Output)>,
+        TaskVtable { once: run_own::<F, Args>, items: |_| () },
+    );
 }
 
 fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
@@ -271,7 +273,7 @@ fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
 ) -> Result<()> {
     let args: Args = wire::decode_own(args, descriptors, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
-    let result = conjure::<F>().call(args);
+    let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
     wire::encode_own(&result, out, "the result")
 }
@@ -283,15 +285,15 @@ fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
 ) -> Result<()> {
     let args: Args = wire::decode(args, descriptors, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
-    let result = conjure::<F>().call(args);
+    let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
     wire::encode(&result, out, "the result")
 }
 
-fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd) {
-    let function = conjure::<F>();
+fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) {
+    let function = zst_instance::<F>();
     let mut bytes = Vec::new();
-    while mailbox.next() == Some(VALUE) {
+    while rings.next() == Some(VALUE) {
         if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
             let run = |item: &[u8]| {
                 catch_panic(|| {
@@ -302,22 +304,22 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(mailbox: &mut WorkerEnd)
                     Ok(result)
                 })?
             };
-            if mailbox.run_alike((item, result), run) > 0 {
+            if rings.run_fixed_size((item, result), run) > 0 {
                 continue;
             }
         }
         let run = catch_panic(|| {
-            let args = mailbox.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+            let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
             failpoint::hit(Failpoint::ItemDecoded);
             let result = function.call(args);
             failpoint::hit(Failpoint::ItemRan);
             bytes.clear();
             let result = wire::encode_value(&result, &mut bytes, "the result")?;
-            mailbox.write(VALUE, result)
+            rings.write(VALUE, result)
         });
         match run.and_then(|run| run) {
-            Ok(()) => mailbox.finish(),
-            Err(error) => mailbox.fail(error),
+            Ok(()) => rings.finish(),
+            Err(error) => rings.fail(error),
         }
     }
 }
@@ -359,10 +361,10 @@ mod tests {
         #[test]
         fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
             let known = TaskId::of::<_, (u64,)>(half).unwrap();
-            let is_found = |place, signature| TaskId { place, signature }.find().is_ok();
+            let is_found = |place, signature| TaskId { offset: place, signature }.find().is_ok();
             prop_assert!(!is_found(place, signature));
-            prop_assert!(!is_found(known.place, signature));
-            prop_assert!(place == known.place || !is_found(place, known.signature));
+            prop_assert!(!is_found(known.offset, signature));
+            prop_assert!(place == known.offset || !is_found(place, known.signature));
         }
     }
 
@@ -370,15 +372,15 @@ mod tests {
     fn any_other_place_or_type_is_refused() {
         let id = TaskId::of::<_, (u64,)>(half).unwrap();
         let other = TaskId::of::<_, (u32,)>(|number: u32| number).unwrap();
-        for place in [0, 8, id.place + 1, id.place + 8, u64::MAX, u64::MAX - 7] {
-            assert!(TaskId { place, ..id }.find().is_err());
+        for place in [0, 8, id.offset + 1, id.offset + 8, u64::MAX, u64::MAX - 7] {
+            assert!(TaskId { offset: place, ..id }.find().is_err());
         }
         assert!(TaskId { signature: other.signature, ..id }.find().is_err());
     }
 
     #[test]
     fn the_place_of_a_panic_is_that_of_no_other() {
-        note_panics();
+        install_panic_hook();
         let place_of = |panics: fn()| {
             let error = catch_panic(panics).unwrap_err().to_string();
             error.contains(file!())

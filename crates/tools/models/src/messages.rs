@@ -4,9 +4,9 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::channel::endpoint::{Lane, Links, Side, Waited};
+use crate::channel::endpoint::{Endpoint, EndpointFds, Side, WaitOutcome};
 use crate::ipc::ring::{Memory, Ring};
-use crate::ipc::wire::{Handle, Pages};
+use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::model;
 use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
@@ -18,12 +18,12 @@ pub(crate) const RING: Ring = Ring::new(0, 32);
 /// Memory in which loom reports a byte that is read while another thread may write it.
 pub(crate) struct Bytes(Vec<Cell<u8>>);
 
-/// A channel: the bytes of its ring, and the words and descriptors of its two sides.
+/// A channel: the bytes of its ring, and the words and descriptors of its two endpoints.
 #[derive(Clone)]
-struct Shared {
+struct SharedMapping {
     bytes: Arc<Bytes>,
-    pages: Pages,
-    links: Links,
+    pages: SharedMemory,
+    links: EndpointFds,
 }
 
 impl Bytes {
@@ -46,47 +46,47 @@ impl Memory for Bytes {
     }
 }
 
-impl Shared {
+impl SharedMapping {
     fn new() -> Self {
-        let descriptor = || Handle(Arc::new(EventFd::new()));
-        let links = Links { socket: descriptor(), bells: [descriptor(), descriptor()], namespace: 0 };
-        Self { bytes: Arc::new(Bytes::new()), pages: Pages::new(), links }
+        let descriptor = || SharedFd(Arc::new(EventFd::new()));
+        let links = EndpointFds { socket: descriptor(), bells: [descriptor(), descriptor()], namespace: 0 };
+        Self { bytes: Arc::new(Bytes::new()), pages: SharedMemory::new(), links }
     }
 
-    fn side(&self, side: Side) -> Lane {
-        Lane::new(self.pages.clone(), 0, side, self.links.clone())
+    fn side(&self, side: Side) -> Endpoint {
+        Endpoint::new(self.pages.clone(), 0, side, self.links.clone())
     }
 
     /// Sends as `channel` does.
     fn send(&self, message: u8) {
-        let lane = self.side(Side::Producers);
-        let _guard = lane.enter(Deadline::Never).unwrap().unwrap();
-        let mut tail = lane.mark();
+        let endpoint = self.side(Side::Producers);
+        let _guard = endpoint.lock(Deadline::Never).unwrap().unwrap();
+        let mut tail = endpoint.position();
         loop {
-            let head = lane.look_and_remember();
+            let head = endpoint.refresh_peer();
             if RING.put(&*self.bytes, &mut tail, head.bytes, 1, &[&[message; 8]]) {
                 break;
             }
-            assert_eq!(lane.wait(head, Deadline::Never, || ()).unwrap(), Waited::Ready);
+            assert_eq!(endpoint.wait(head, Deadline::Never, || ()).unwrap(), WaitOutcome::Ready);
         }
-        assert!(lane.publish(tail));
+        assert!(endpoint.publish(tail));
     }
 
     /// Receives as `channel` does.
     fn receive(&self) -> u8 {
-        let lane = self.side(Side::Consumers);
-        let _guard = lane.enter(Deadline::Never).unwrap().unwrap();
-        let mut head = lane.mark();
-        if lane.look_and_remember() == head {
-            assert_eq!(lane.wait(head, Deadline::Never, || ()).unwrap(), Waited::Ready);
+        let endpoint = self.side(Side::Consumers);
+        let _guard = endpoint.lock(Deadline::Never).unwrap().unwrap();
+        let mut head = endpoint.position();
+        if endpoint.refresh_peer() == head {
+            assert_eq!(endpoint.wait(head, Deadline::Never, || ()).unwrap(), WaitOutcome::Ready);
         }
-        let tail = lane.look_and_remember();
+        let tail = endpoint.refresh_peer();
         assert!(RING.can_hold(head, tail) && tail != head);
         let message = RING.take(&*self.bytes, &mut head, |_, bytes| {
             assert!(bytes.len() == 8 && bytes.iter().all(|&byte| byte == bytes[0]), "torn: {bytes:?}");
             bytes[0]
         });
-        assert!(lane.publish(head));
+        assert!(endpoint.publish(head));
         message.expect("a frame")
     }
 }
@@ -98,7 +98,7 @@ model!(
 
 /// Sends more frames than the ring holds, so that it wraps around.
 fn one_to_one() {
-    let shared = Shared::new();
+    let shared = SharedMapping::new();
     let producer = {
         let shared = shared.clone();
         thread::spawn(move || (1..=3).for_each(|message| shared.send(message)))
@@ -115,7 +115,7 @@ model!(
 );
 
 fn two_to_one() {
-    let shared = Shared::new();
+    let shared = SharedMapping::new();
     let send = |message| {
         let shared = shared.clone();
         thread::spawn(move || shared.send(message))
@@ -131,7 +131,7 @@ fn two_to_one() {
 model!(frames_go_to_one_receiver_each, one_to_two, 2, detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]);
 
 fn one_to_two() {
-    let shared = Shared::new();
+    let shared = SharedMapping::new();
     let receive = || {
         let shared = shared.clone();
         thread::spawn(move || shared.receive())

@@ -3,13 +3,13 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::ipc::event_count::Bell;
-use crate::ipc::ring::Mark;
+use crate::ipc::event_count::EventCount;
+use crate::ipc::ring::Position;
 use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
-use crate::pool::worker_rings::progress::{self, Which};
-use crate::pool::worker_rings::wakeups::Attendance;
+use crate::pool::worker_rings::progress::{self, Scope};
+use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
@@ -24,27 +24,28 @@ fn items() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let (word, bytes) = &*shared;
-            let mut cursor = Mark::START;
-            let mut begin =
-                || claim_word::begin(word).then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap());
+            let mut cursor = Position::START;
+            let mut begin = || {
+                claim_word::try_claim(word).then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap())
+            };
             [begin(), begin()]
         })
     };
     let (word, bytes) = &*shared;
-    let mut tail = Mark::START;
+    let mut tail = Position::START;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
     let known = |handed_in| claim_word::Known { finished: 0, handed_in };
-    assert!(claim_word::hand_in(word, known(0), 2));
-    let taken_back = claim_word::take_back(word, known(2), 1).unwrap();
+    assert!(claim_word::submit(word, known(0), 2));
+    let taken_back = claim_word::revoke(word, known(2), 1).unwrap();
     if taken_back == 1 {
         tail = behind_the_first;
         assert!(RING.put(bytes, &mut tail, 0, 1, &[&[3]]));
-        assert!(claim_word::hand_in(word, known(1), 1));
+        assert!(claim_word::submit(word, known(1), 1));
     }
     let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
-    let left = claim_word::left(word) as usize;
+    let left = claim_word::pending(word) as usize;
     assert!([1, 2].starts_with(&ran) && taken_back == 0 || [1, 3].starts_with(&ran) && taken_back == 1);
     assert_eq!(ran.len() + left, 2);
 }
@@ -67,14 +68,14 @@ fn killed_after_finishing() {
 /// pool collects results meanwhile, and all finished ones once the worker has exited.
 fn results(killed_at: Option<Failpoint>, finished: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
-    assert!(claim_word::hand_in(&shared.0[0], claim_word::Known { finished: 0, handed_in: 0 }, 2));
+    assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, handed_in: 0 }, 2));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let ([claims, finished, published], bytes) = &*shared;
             killed_at.into_iter().for_each(die_at);
-            let mut mark = Mark::START;
-            while !is_dead() && claim_word::begin(claims) {
+            let mut mark = Position::START;
+            while !is_dead() && claim_word::try_claim(claims) {
                 let result = 1 + mark.frames.to_le_bytes()[0];
                 assert!(RING.put(bytes, &mut mark, 0, 1, &[&[result]]));
                 progress::finish(finished, mark);
@@ -83,10 +84,10 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
         })
     };
     let ([claims, finished_word, published], bytes) = &*shared;
-    let (mut head, mut taken) = (Mark::START, Vec::new());
+    let (mut head, mut taken) = (Position::START, Vec::new());
     let mut take = |which| {
         let reached = progress::reach(which, finished_word, published);
-        if which == Which::Held && progress::runs_none(claims, reached) {
+        if which == Scope::Held && progress::runs_none(claims, reached) {
             return;
         }
         // The published position can be behind the finished one, up to which results were taken.
@@ -94,10 +95,10 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
             taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
         }
     };
-    take(Which::Held);
-    take(Which::Published);
+    take(Scope::Held);
+    take(Scope::Published);
     worker.join().unwrap();
-    take(Which::Finished);
+    take(Scope::Finished);
     assert_eq!(taken, [1, 2][..finished]);
 }
 
@@ -111,7 +112,7 @@ fn attendance() {
         let words = Arc::clone(&words);
         thread::spawn(move || {
             while words[3].load(Relaxed) == 0 {
-                let armed = of(&words).thread.arm();
+                let armed = of(&words).thread.prepare_wait();
                 if words[3].load(Relaxed) == 0 {
                     of(&words).thread.wait(armed, None);
                 }
@@ -122,17 +123,17 @@ fn attendance() {
         let words = Arc::clone(&words);
         thread::spawn(move || {
             words[3].store(1, Relaxed);
-            of(&words).call();
+            of(&words).notify();
         })
     };
-    of(&words).set(false);
+    of(&words).set_has_callers(false);
     if words[3].load(Relaxed) == 1 {
-        of(&words).thread.ring(); // the caller has seen the result, and passes the driver's work on
+        of(&words).thread.notify_all(); // the caller has seen the result, and passes the driver's work on
     }
     worker.join().unwrap();
     thread.join().unwrap();
 }
 
-fn of(words: &[AtomicU32; 4]) -> Attendance<'_> {
-    Attendance { callers: Bell(&words[0]), thread: Bell(&words[1]), attended: &words[2] }
+fn of(words: &[AtomicU32; 4]) -> PoolWakeups<'_> {
+    PoolWakeups { callers: EventCount(&words[0]), thread: EventCount(&words[1]), attended: &words[2] }
 }

@@ -265,11 +265,11 @@ pub(crate) mod thread_id {
 
 pub(crate) mod cpus {
     /// A model does not spin: loom already lets each load return every value that it may return.
-    pub(crate) fn others_run() -> bool {
+    pub(crate) fn is_smp() -> bool {
         false
     }
 
-    pub(crate) fn pays_to_look(_in_vain: u32) -> bool {
+    pub(crate) fn should_spin(_in_vain: u32) -> bool {
         false
     }
 }
@@ -286,7 +286,7 @@ impl EventFd {
         Self { readable: loom::sync::Mutex::new(false), change: loom::sync::Condvar::new() }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify(&self) {
         if !Mutation::NoWake.is_active() {
             *self.readable.lock().unwrap() = true;
             self.change.notify_all();
@@ -313,8 +313,8 @@ impl EventFd {
 pub(crate) mod eventfd {
     use super::EventFd;
 
-    pub(crate) fn ring(bell: &EventFd) {
-        bell.ring();
+    pub(crate) fn notify(bell: &EventFd) {
+        bell.notify();
     }
 
     pub(crate) fn clear(bell: &EventFd) {
@@ -352,7 +352,7 @@ pub(crate) mod poll {
             self
         }
 
-        pub(crate) fn is_far(self) -> bool {
+        pub(crate) fn has_slack(self) -> bool {
             !self.is_over()
         }
 
@@ -362,18 +362,22 @@ pub(crate) mod poll {
     }
 
     #[derive(Clone, Copy, Debug, Default)]
-    pub(crate) struct News {
+    pub(crate) struct PollEvents {
         pub(crate) rung: bool,
         pub(crate) hung_up: bool,
     }
 
     /// The other end stays open while the model runs.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
-    pub(crate) fn bell_or_end(bell: &EventFd, _socket: &EventFd, time: Option<Duration>) -> Result<News> {
+    pub(crate) fn poll_event_or_hangup(
+        bell: &EventFd,
+        _socket: &EventFd,
+        time: Option<Duration>,
+    ) -> Result<PollEvents> {
         if time.is_none() {
             bell.poll();
         }
-        Ok(News { rung: time.is_none(), hung_up: false })
+        Ok(PollEvents { rung: time.is_none(), hung_up: false })
     }
 }
 
@@ -400,13 +404,13 @@ pub(crate) mod mapping {
     /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that loom
     /// explores.
     #[derive(Clone, Debug)]
-    pub(crate) struct Shared(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
+    pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 
     const AREA: usize = crate::channel::endpoint::AREAS / 2;
     const WORDS32: [usize; 4] = [64, 68, 72, 136];
     const WORDS64: [usize; 4] = [0, 48, 56, 128];
 
-    impl Shared {
+    impl SharedMapping {
         pub(crate) fn new() -> Self {
             let zeros = 0..2 * WORDS32.len();
             let words = zeros.clone().map(|_| AtomicU32::new(0)).collect();

@@ -4,14 +4,14 @@ use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::channel::wakeup_flag::Alarm;
-use crate::ipc::event_count::{Bell, Sleeper};
+use crate::channel::wakeup_flag::WakeupFlag;
+use crate::ipc::event_count::{EventCount, Sleeper};
 use crate::model;
 use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at};
-use crate::sys::mapping::Shared;
+use crate::sys::mapping::SharedMapping;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
@@ -25,16 +25,16 @@ fn bell() {
         thread::spawn(move || {
             for number in 1..=2 {
                 words[0].store(number, Relaxed);
-                Bell(&words[1]).ring();
+                EventCount(&words[1]).notify_all();
             }
         })
     };
     let [count, bell] = &*words;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
-            let armed = Bell(bell).arm();
+            let armed = EventCount(bell).prepare_wait();
             if count.load(Relaxed) < number {
-                Bell(bell).wait(armed, None);
+                EventCount(bell).wait(armed, None);
             }
         }
     }
@@ -60,7 +60,7 @@ fn killed_at(point: Failpoint) {
         let words = Arc::clone(&words);
         thread::spawn(move || {
             die_at(point);
-            Bell(&words[1]).ring();
+            EventCount(&words[1]).notify_all();
         })
     };
     let changer = change(&words);
@@ -87,15 +87,15 @@ fn change(words: &Arc<[AtomicU32; 2]>) -> thread::JoinHandle<()> {
     let words = Arc::clone(words);
     thread::spawn(move || {
         words[0].store(1, Relaxed);
-        Bell(&words[1]).ring();
+        EventCount(&words[1]).notify_all();
     })
 }
 
 fn wait_for_change([number, bell]: &[AtomicU32; 2]) {
     while number.load(Relaxed) == 0 {
-        let armed = Bell(bell).arm();
+        let armed = EventCount(bell).prepare_wait();
         if number.load(Relaxed) == 0 {
-            Bell(bell).wait(armed, None);
+            EventCount(bell).wait(armed, None);
         }
     }
 }
@@ -115,17 +115,17 @@ fn overwritten() {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             shared.0.store(1, Relaxed);
-            shared.2.wake(&Bell(&shared.1));
+            shared.2.wake(&EventCount(&shared.1));
         })
     };
     let (change, word, sleeper) = &*shared;
     loop {
         let seen = sleeper.calls();
-        let armed = Bell(word).arm();
+        let armed = EventCount(word).prepare_wait();
         if change.load(Relaxed) != 0 {
             break;
         }
-        sleeper.wait(&Bell(word), armed, seen, None);
+        sleeper.wait(&EventCount(word), armed, seen, None);
     }
     overwriter.join().unwrap();
     waker.join().unwrap();
@@ -142,9 +142,9 @@ fn alarm() {
             let (count, alarm, bell) = &*shared;
             for number in 1..=2 {
                 count.store(number, Relaxed);
-                if let Some(armed) = Alarm(alarm).after_change() {
-                    bell.ring();
-                    Alarm(alarm).disarm(armed);
+                if let Some(armed) = WakeupFlag(alarm).should_notify() {
+                    bell.notify();
+                    WakeupFlag(alarm).clear(armed);
                 }
             }
         })
@@ -152,11 +152,11 @@ fn alarm() {
     let (count, alarm, bell) = &*shared;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
-            let armed = Alarm(alarm).arm();
+            let armed = WakeupFlag(alarm).set();
             if count.load(Relaxed) < number {
                 bell.poll_and_clear();
             }
-            Alarm(alarm).disarm(armed);
+            WakeupFlag(alarm).clear(armed);
         }
     }
     counter.join().unwrap();
@@ -169,8 +169,8 @@ model!(
 
 /// Three threads lock a mutex and update the value that it guards.
 fn exclusion() {
-    let shared = Arc::new((Shared::new(), Cell::new(0_u32)));
-    let add_one = |shared: &(Shared, Cell<u32>)| {
+    let shared = Arc::new((SharedMapping::new(), Cell::new(0_u32)));
+    let add_one = |shared: &(SharedMapping, Cell<u32>)| {
         let guard = Mutex::at(&shared.0, 0, 0).lock(Deadline::Never).unwrap();
         shared.1.set(shared.1.get() + 1);
         drop(guard);

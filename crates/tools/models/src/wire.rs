@@ -5,25 +5,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::sys::EventFd;
 
-pub(crate) use crate::sys::mapping::Shared as Pages;
+pub(crate) use crate::sys::mapping::SharedMapping as SharedMemory;
 
 /// A file descriptor.
 #[derive(Clone, Debug)]
-pub(crate) struct Handle(pub(crate) Arc<EventFd>);
+pub(crate) struct SharedFd(pub(crate) Arc<EventFd>);
 
-impl Handle {
+impl SharedFd {
     pub(crate) fn as_fd(&self) -> &EventFd {
         &self.0
     }
 }
 
-impl Serialize for Handle {
+impl Serialize for SharedFd {
     fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
         unreachable!("a model serializes no descriptor")
     }
 }
 
-impl<'de> Deserialize<'de> for Handle {
+impl<'de> Deserialize<'de> for SharedFd {
     fn deserialize<D: Deserializer<'de>>(_deserializer: D) -> Result<Self, D::Error> {
         unreachable!("a model serializes no descriptor")
     }

@@ -6,18 +6,18 @@ use multiproc::Process;
 use serde::{Deserialize, Serialize};
 
 fn produce(server: String) -> Result<(), String> {
-    let tickets: IpcSender<String> = receive_end(server).map_err(|error| error.to_string())?;
+    let sender: IpcSender<String> = receive_end(server).map_err(|error| error.to_string())?;
     for number in 1..=4 {
-        tickets.send(format!("ticket{number}")).map_err(|error| error.to_string())?;
+        sender.send(format!("ticket{number}")).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
 /// Prints tickets until the last sender is gone.
 fn consume(server: String) -> Result<(), String> {
-    let desk: IpcReceiver<String> = receive_end(server).map_err(|error| error.to_string())?;
+    let receiver: IpcReceiver<String> = receive_end(server).map_err(|error| error.to_string())?;
     loop {
-        match desk.recv() {
+        match receiver.recv() {
             Ok(ticket) => println!("{ticket}"),
             Err(IpcError::Disconnected) => return Ok(()),
             Err(error) => return Err(error.to_string()),
@@ -44,15 +44,15 @@ fn send_end<T: Serialize + for<'de> Deserialize<'de>>(
 fn main() -> anyhow::Result<()> {
     multiproc::init();
 
-    let (tickets, desk) = ipc::channel::<String>()?;
+    let (sender, receiver) = ipc::channel::<String>()?;
     let (server, name) = IpcOneShotServer::new()?;
     let consumer = Process::spawn(consume, (name,))?;
-    send_end(server, desk)?;
+    send_end(server, receiver)?;
     let (server, name) = IpcOneShotServer::new()?;
     let producer = Process::spawn(produce, (name,))?;
-    send_end(server, tickets.clone())?;
-    tickets.send("ticket5".to_owned())?;
-    drop(tickets);
+    send_end(server, sender.clone())?;
+    sender.send("ticket5".to_owned())?;
+    drop(sender);
 
     producer.join()?.map_err(anyhow::Error::msg)?;
     consumer.join()?.map_err(anyhow::Error::msg)

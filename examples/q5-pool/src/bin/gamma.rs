@@ -1,4 +1,4 @@
-//! The workers may call any function that takes and gives plain values, here one of a library.
+//! Workers call a function of a library: any function of plain values will do.
 
 use multiproc::Pool;
 use statrs::function::gamma::gamma;

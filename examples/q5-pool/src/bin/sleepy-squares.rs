@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use multiproc::Pool;
 
-/// Prints without a newline; the library flushes the output after each task that takes as long as this.
+/// Prints without a line end; the library flushes the output after a task.
 fn square(number: u64) -> u64 {
     sleep(Duration::from_secs(2));
     print!(" {}", number * number);

@@ -1,4 +1,4 @@
-//! Workers return text; the parent prints it in the order of the input.
+//! Workers return a line of text each; the parent prints the lines in the order of the input.
 
 use multiproc::Pool;
 

@@ -1,4 +1,4 @@
-//! First all are started, then all are joined: they run at the same time, and their lines come in any order.
+//! Four processes, each of which prints its label: all are started, then all are joined.
 
 use multiproc::{Process, Result};
 
@@ -9,9 +9,11 @@ fn print_label(label: String) {
 fn main() -> Result<()> {
     multiproc::init();
 
-    let start = |number: u32| Process::spawn(print_label, (number.to_string(),));
-    let children: Result<Vec<_>> = (1..=4).map(start).collect();
-    for child in children? {
+    let mut children = Vec::new();
+    for label in ["1", "2", "3", "4"] {
+        children.push(Process::spawn(print_label, (label.to_owned(),))?);
+    }
+    for child in children {
         child.join()?;
     }
     Ok(())

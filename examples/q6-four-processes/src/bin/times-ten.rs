@@ -2,8 +2,8 @@
 
 use multiproc::Process;
 
-fn times_ten(number: u32) -> u32 {
-    number * 10
+fn times_ten(process: u32) {
+    println!("Process {process} gave a number: {}", process * 10);
 }
 
 fn main() -> multiproc::Result<()> {
@@ -11,7 +11,7 @@ fn main() -> multiproc::Result<()> {
 
     for number in 1..=4 {
         let child = Process::spawn(times_ten, (number,))?;
-        println!("Process {number} gave a number: {}", child.join()?);
+        child.join()?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::hint;
 use crate::sys::atomic::{AtomicU32, Relaxed};
 
 /// A word for what was rewarded so far: in its low half how many pauses, and in its high half how often it was asked.
-pub(super) struct HeadStart<'a>(pub(super) &'a AtomicU32);
+pub(super) struct CoalescingDelay<'a>(pub(super) &'a AtomicU32);
 
 /// A small frame takes about as long as so many pauses, of 10 to 50 ns each.
 const PAUSES_A_FRAME: u32 = 4;
@@ -20,10 +20,10 @@ const PAUSES_A_FRAME: u32 = 4;
 const TRY_EVERY: u32 = 32;
 const TRIED: u32 = 8 * PAUSES_A_FRAME;
 
-impl HeadStart<'_> {
+impl CoalescingDelay<'_> {
     /// Pauses for a time that has proved right, until about as many frames have come as are `enough`; `gained` says how
     /// many have. To be called under the lock.
-    pub(super) fn give(&self, enough: u32, gained: impl Fn() -> u32) {
+    pub(super) fn wait(&self, enough: u32, gained: impl Fn() -> u32) {
         let word = self.0.load(Relaxed);
         let (times, habit) = (word >> 16, word & 0xffff);
         let most = enough.saturating_mul(PAUSES_A_FRAME).max(TRIED);
@@ -65,7 +65,7 @@ mod tests {
         let word = AtomicU32::new(0);
         let made = Cell::new(0);
         for _ in 0..100 {
-            HeadStart(&word).give(enough, || {
+            CoalescingDelay(&word).wait(enough, || {
                 made.set(match word.load(Relaxed) & 0xffff {
                     0 => TRIED,
                     habit => habit,

@@ -1,7 +1,7 @@
 //! One side of a ring that many may write and many may read: its lock, how far it has come, and how it waits.
 //!
 //! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by
-//! it; and a line of memory that it writes and the other side looks at. Each has a bell, a descriptor that wakes one of
+//! it; and a line of memory that it writes and the other side looks at. Each has a event count, a descriptor that wakes one of
 //! them who waits. And between them is a pair of sockets, of which one side shares the one end and the other side the
 //! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
 
@@ -17,18 +17,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::channel::wakeup_flag::Alarm;
+use crate::channel::wakeup_flag::WakeupFlag;
 use crate::error::Result;
-use crate::ipc::ring::{Mark, just_before_overflow};
-use crate::ipc::wire::{Handle, Pages};
+use crate::ipc::ring::{Position, just_before_overflow};
+use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::eventfd;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::mutex::{Mutex, MutexGuard};
-use crate::sys::poll::{Deadline, bell_or_end};
+use crate::sys::poll::{Deadline, poll_event_or_hangup};
 use crate::sys::socket;
 
-pub(crate) use self::ancillary::MOST_IN_A_SOCKET;
+pub(crate) use self::ancillary::SOCKET_LIMIT;
 
 /// Who puts frames into the ring, or who takes them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +38,32 @@ pub(crate) enum Side {
 }
 
 #[derive(Debug)]
-pub(crate) struct Lane {
-    pages: Pages,
+pub(crate) struct Endpoint {
+    pages: SharedMemory,
     start: usize,
     side: Side,
-    links: Links,
+    links: EndpointFds,
 }
 
-/// The descriptors that one side of a lane needs.
+/// The descriptors that one side of a endpoint needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Links {
+pub(crate) struct EndpointFds {
     /// This side's end of the pair.
-    pub(crate) socket: Handle,
+    pub(crate) socket: SharedFd,
     /// What wakes a producer, and what wakes a consumer.
-    pub(crate) bells: [Handle; 2],
-    /// The [namespace](crate::sys::thread_id::namespace) of the process that has made the lane.
+    pub(crate) bells: [SharedFd; 2],
+    /// The [namespace](crate::sys::thread_id::namespace) of the process that has made the endpoint.
     pub(crate) namespace: u64,
 }
 
 /// How waiting ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub(crate) enum WaitOutcome {
     Ready,
     /// The deadline came first.
-    NotYet,
+    TimedOut,
     /// Nobody is left on the other side.
-    Gone,
+    Disconnected,
 }
 
 /// How many bytes of shared memory the two areas take up.
@@ -73,40 +73,40 @@ const AREA: usize = 256;
 /// In the first line of an area, guarded by the lock in it: how far the other side was when last looked at, how many
 /// packets have been sent that belong to frames (or are through with, where they are received), and the habits of
 /// waiting.
-const SEEN: usize = 48;
-const COMPANIONS: usize = 56;
-const VAIN: usize = 64;
-const RUNG: usize = 68;
-const HEAD_START: usize = 72;
-/// Words for who uses the lane.
-pub(crate) const NOTES: [usize; 3] = [80, 84, 88];
-/// In the second: how far this side has come, and the alarm of the *other* side, looked at whenever the former changes.
-const MARK: usize = 128;
-const ALARM: usize = 136;
+const CACHED_PEER: usize = 48;
+const ANCILLARY: usize = 56;
+const FAILED_SPINS: usize = 64;
+const NOTIFIED: usize = 68;
+const COALESCING: usize = 72;
+/// Words for who uses the endpoint.
+pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
+/// In the second: how far this side has come, and the wakeup flag of the *other* side, looked at whenever the former changes.
+const POSITION: usize = 128;
+const WAKEUP_FLAG: usize = 136;
 
 /// How long one who does not want to wait waits for another who is just putting or taking something.
-const A_MOMENT: Duration = Duration::from_millis(1);
+const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 thread_local! {
     /// This thread has woken somebody. It may be that the kernel has put him behind it on the same processor, so that the
     /// thread had better let him have it before it waits for an answer.
-    static HAS_WOKEN: Cell<bool> = const { Cell::new(false) };
+    static WOKE_PEER: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Lane {
+impl Endpoint {
     /// Makes the areas of both sides, in zeroed memory, from the byte `start` on.
-    pub(crate) fn create(pages: &Pages, start: usize) {
+    pub(crate) fn create(pages: &SharedMemory, start: usize) {
         for side in [Side::Producers, Side::Consumers] {
             let area = start + side.area();
-            Mark::START.publish(pages.word64(area + MARK));
-            Mark::START.publish(pages.word64(area + SEEN));
-            pages.word64(area + COMPANIONS).store(just_before_overflow(4).into(), Relaxed);
-            pages.word32(area + ALARM).store(just_before_overflow(4), Relaxed);
+            Position::START.publish(pages.word64(area + POSITION));
+            Position::START.publish(pages.word64(area + CACHED_PEER));
+            pages.word64(area + ANCILLARY).store(just_before_overflow(4).into(), Relaxed);
+            pages.word32(area + WAKEUP_FLAG).store(just_before_overflow(4), Relaxed);
         }
     }
 
-    /// One side of a lane whose areas are in this memory.
-    pub(crate) fn new(pages: Pages, start: usize, side: Side, links: Links) -> Self {
+    /// One side of a endpoint whose areas are in this memory.
+    pub(crate) fn new(pages: SharedMemory, start: usize, side: Side, links: EndpointFds) -> Self {
         Self { pages, start, side, links }
     }
 
@@ -115,62 +115,65 @@ impl Lane {
     /// Without time to wait, a call gives `None` at once if another thread waits that lives, since then there is nothing
     /// to be had; and it waits for a moment if another is just putting or taking something.
     #[inline]
-    pub(crate) fn enter(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
-        match self.lock(self.side).try_lock() {
+    pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
+        match self.mutex(self.side).try_lock() {
             Some(guard) => Ok(Some(guard)),
-            None => self.enter_later(deadline),
+            None => self.lock_slow(deadline),
         }
     }
 
     #[cold]
-    fn enter_later(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
-        let is_putting_or_taking = !self.own_alarm().is_armed();
-        let deadline =
-            if deadline.is_over() && is_putting_or_taking { Deadline::after(A_MOMENT) } else { deadline };
-        self.lock(self.side).lock(deadline)
+    fn lock_slow(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
+        let is_putting_or_taking = !self.own_flag().is_set();
+        let deadline = if deadline.is_over() && is_putting_or_taking {
+            Deadline::after(TRY_LOCK_GRACE)
+        } else {
+            deadline
+        };
+        self.mutex(self.side).lock(deadline)
     }
 
     /// How far this side has come.
     #[inline]
-    pub(crate) fn mark(&self) -> Mark {
-        Mark::seen(self.word64(self.side, MARK))
+    pub(crate) fn position(&self) -> Position {
+        Position::load(self.word64(self.side, POSITION))
     }
 
     /// How far the other side had come when it was last looked at.
     #[inline]
-    pub(crate) fn seen(&self) -> Mark {
-        Mark::seen(self.word64(self.side, SEEN))
+    pub(crate) fn cached_peer(&self) -> Position {
+        Position::load(self.word64(self.side, CACHED_PEER))
     }
 
     /// How far the other side has come.
     #[inline]
-    pub(crate) fn look(&self) -> Mark {
-        Mark::seen(self.word64(self.side.other(), MARK))
+    pub(crate) fn peer_position(&self) -> Position {
+        Position::load(self.word64(self.side.other(), POSITION))
     }
 
-    /// How far the other side has come, to be remembered in [`seen`](Self::seen).
-    pub(crate) fn look_and_remember(&self) -> Mark {
-        let mark = self.look();
-        mark.publish(self.word64(self.side, SEEN));
+    /// How far the other side has come, to be remembered in [`seen`](Self::cached_peer).
+    pub(crate) fn refresh_peer(&self) -> Position {
+        let mark = self.peer_position();
+        mark.publish(self.word64(self.side, CACHED_PEER));
         mark
     }
 
     /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is
     /// gone, and all others with him, nothing is published, and the answer is no.
     #[inline]
-    pub(crate) fn publish(&self, mark: Mark) -> bool {
-        let alarm = Alarm(self.word32(self.side, ALARM));
+    pub(crate) fn publish(&self, mark: Position) -> bool {
+        let flag = WakeupFlag(self.word32(self.side, WAKEUP_FLAG));
         // Asked before, since whoever is woken may look at what has come, and go.
-        if alarm.is_armed() && self.side == Side::Producers && self.is_abandoned().unwrap_or(false) {
+        if flag.is_set() && self.side == Side::Producers && self.peer_hung_up().unwrap_or(false) {
             return false;
         }
         failpoint::hit(Failpoint::Publishing);
-        mark.publish(self.word64(self.side, MARK));
+        mark.publish(self.word64(self.side, POSITION));
         failpoint::hit(Failpoint::Published);
-        if let Some(armed) = alarm.after_change() {
-            eventfd::ring(self.links.bells[self.side.other().index()].as_fd());
-            alarm.disarm(armed);
-            HAS_WOKEN.set(true);
+        if let Some(armed) = flag.should_notify() {
+            eventfd::notify(self.links.bells[self.side.other().index()].as_fd());
+            flag.clear(armed);
+            WOKE_PEER.set(true);
             failpoint::hit(Failpoint::PeerNotified);
         }
         true
@@ -179,43 +182,44 @@ impl Lane {
     /// To be called before one takes the lock, and will have to wait: lets the one whom this thread has woken last have the
     /// processor, where there is time for that.
     #[inline]
-    pub(crate) fn give_way(&self, deadline: Deadline) {
-        if HAS_WOKEN.get() && self.look() == self.mark() {
-            HAS_WOKEN.set(false);
-            if deadline.is_far() {
+    pub(crate) fn yield_to_woken(&self, deadline: Deadline) {
+        if WOKE_PEER.get() && self.peer_position() == self.position() {
+            WOKE_PEER.set(false);
+            if deadline.has_slack() {
                 thread::yield_now();
             }
         }
     }
 
-    /// Makes the bell readable exactly while something `is_ready`, though nobody waits here. To be called under the
+    /// Makes the event count readable exactly while something `is_ready`, though nobody waits here. To be called under the
     /// lock, whenever that may have changed on this side.
-    pub(crate) fn show(&self, is_ready: impl Fn() -> bool) {
+    pub(crate) fn update_readiness(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
-            self.clear_bell();
-            self.own_alarm().arm();
+            self.clear_eventfd();
+            self.own_flag().set();
         }
         if is_ready() {
-            eventfd::ring(self.bell().as_fd());
+            eventfd::notify(self.eventfd().as_fd());
         }
     }
 
     /// Is nobody left on the other side?
-    pub(crate) fn is_abandoned(&self) -> Result<bool> {
+    pub(crate) fn peer_hung_up(&self) -> Result<bool> {
         if socket::is_held(self.links.socket.as_fd()) {
             return Ok(false); // the quicker way to ask, and mostly the answer
         }
-        Ok(bell_or_end(self.bell().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?.hung_up)
+        Ok(poll_event_or_hangup(self.eventfd().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?
+            .hung_up)
     }
 
     /// How many frames are in the ring. While both sides are busy, the number may be off by what they do meanwhile.
-    pub(crate) fn inside(&self) -> u32 {
-        let mut head = Mark::seen(self.word64(Side::Consumers, MARK));
+    pub(crate) fn len(&self) -> u32 {
+        let mut head = Position::load(self.word64(Side::Consumers, POSITION));
         let mut inside = 0;
         // A consumer goes on while this looks; one that writes nonsense may go on without end.
         for _ in 0..1000 {
-            inside = Mark::seen(self.word64(Side::Producers, MARK)).frames_since(head);
-            let before = replace(&mut head, Mark::seen(self.word64(Side::Consumers, MARK)));
+            inside = Position::load(self.word64(Side::Producers, POSITION)).frames_since(head);
+            let before = replace(&mut head, Position::load(self.word64(Side::Consumers, POSITION)));
             if before == head {
                 break;
             }
@@ -223,16 +227,16 @@ impl Lane {
         inside
     }
 
-    pub(crate) fn pages(&self) -> &Pages {
+    pub(crate) fn pages(&self) -> &SharedMemory {
         &self.pages
     }
 
-    pub(crate) fn links(&self) -> &Links {
+    pub(crate) fn fds(&self) -> &EndpointFds {
         &self.links
     }
 
     /// What wakes this side.
-    pub(crate) fn bell(&self) -> &Handle {
+    pub(crate) fn eventfd(&self) -> &SharedFd {
         &self.links.bells[self.side.index()]
     }
 
@@ -240,22 +244,22 @@ impl Lane {
         self.side
     }
 
-    /// A word for who uses the lane, in this side's area.
+    /// A word for who uses the endpoint, in this side's area.
     #[inline]
-    pub(crate) fn note(&self, offset: usize) -> &AtomicU32 {
+    pub(crate) fn scratch(&self, offset: usize) -> &AtomicU32 {
         self.word32(self.side, offset)
     }
 
-    fn clear_bell(&self) {
-        eventfd::clear(self.bell().as_fd());
+    fn clear_eventfd(&self) {
+        eventfd::clear(self.eventfd().as_fd());
     }
 
-    fn own_alarm(&self) -> Alarm<'_> {
-        Alarm(self.word32(self.side.other(), ALARM))
+    fn own_flag(&self) -> WakeupFlag<'_> {
+        WakeupFlag(self.word32(self.side.other(), WAKEUP_FLAG))
     }
 
     #[inline]
-    fn lock(&self, side: Side) -> Mutex<'_> {
+    fn mutex(&self, side: Side) -> Mutex<'_> {
         Mutex::at(&self.pages, self.start + side.area(), self.links.namespace)
     }
 
@@ -307,33 +311,33 @@ mod tests {
     /// As where one was killed between the two.
     #[test]
     fn what_was_published_and_not_rung_for_is_seen() {
-        let pages = Pages::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
-        Lane::create(&pages, 0);
+        let pages = SharedMemory::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
+        Endpoint::create(&pages, 0);
         let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
         let (from, to) = sockets().unwrap();
-        let lane = |side, socket| {
-            Lane::new(
+        let endpoint = |side, socket| {
+            Endpoint::new(
                 pages.clone(),
                 0,
                 side,
-                Links { socket, bells: bells.clone(), namespace: thread_id::namespace() },
+                EndpointFds { socket, bells: bells.clone(), namespace: thread_id::namespace() },
             )
         };
-        let (producer, consumer) = (lane(Side::Producers, from), lane(Side::Consumers, to));
+        let (producer, consumer) = (endpoint(Side::Producers, from), endpoint(Side::Consumers, to));
         thread::scope(|scope| {
             let (tell, told) = mpsc::channel();
             let waiting = scope.spawn(move || {
                 tell.send(nix::unistd::gettid()).unwrap();
-                let _guard = consumer.enter(Deadline::Never).unwrap();
-                consumer.wait(Mark::START, Deadline::Never, || ())
+                let _guard = consumer.lock(Deadline::Never).unwrap();
+                consumer.wait(Position::START, Deadline::Never, || ())
             });
             let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
             let sleeps = || std::fs::read_to_string(&stat).unwrap().contains(") S ");
-            while !(Alarm(producer.word32(Side::Producers, ALARM)).is_armed() && sleeps()) {
+            while !(WakeupFlag(producer.word32(Side::Producers, WAKEUP_FLAG)).is_set() && sleeps()) {
                 thread::yield_now();
             }
-            Mark { frames: 1, ..Mark::START }.publish(producer.word64(Side::Producers, MARK));
-            assert_eq!(waiting.join().unwrap().unwrap(), Waited::Ready);
+            Position { frames: 1, ..Position::START }.publish(producer.word64(Side::Producers, POSITION));
+            assert_eq!(waiting.join().unwrap().unwrap(), WaitOutcome::Ready);
         });
     }
 }

@@ -4,7 +4,8 @@ use std::any::type_name;
 use std::ops::Range;
 
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
 };
 
 use super::Kind;
@@ -24,7 +25,7 @@ pub(crate) struct Input {
 }
 
 /// Reads one value.
-pub(crate) struct Reader<'a> {
+struct Reader<'a> {
     input: &'a mut Input,
     levels: Levels,
     /// Whether it is directly in a tuple struct.
@@ -53,24 +54,34 @@ enum Name {
 }
 
 impl Input {
+    #[cold]
     pub(crate) fn new(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), at: 0, ignored: Vec::new(), learner: None }
     }
 
+    #[cold]
     pub(super) fn made_up(learner: Learner) -> Self {
         Self { learner: Some(learner), ..Self::new(&[]) }
     }
 
+    #[cold]
+    pub(super) fn is_made_up(&self) -> bool {
+        self.learner.is_some()
+    }
+
+    #[cold]
     pub(super) fn into_learner(self) -> (Vec<u8>, Option<Learner>) {
         (self.bytes, self.learner)
     }
 
     /// How many bytes were read.
+    #[cold]
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
     /// What the type has taken.
+    #[cold]
     pub(super) fn taken(&self) -> Vec<u8> {
         let mut taken = Vec::new();
         let mut start = 0;
@@ -82,6 +93,7 @@ impl Input {
         taken
     }
 
+    #[cold]
     fn take(&mut self, count: usize) -> Result<&[u8]> {
         let left = self.bytes.len() - self.at;
         if count > left {
@@ -91,6 +103,7 @@ impl Input {
         Ok(&self.bytes[self.at - count..self.at])
     }
 
+    #[cold]
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take(N)?);
@@ -98,6 +111,7 @@ impl Input {
     }
 
     /// A length, of things that take up a byte each, at least.
+    #[cold]
     fn length(&mut self) -> Result<usize> {
         let length = u64::from_ne_bytes(self.array()?);
         let left = self.bytes.len() - self.at;
@@ -107,25 +121,30 @@ impl Input {
         }
     }
 
+    #[cold]
     fn text(&mut self) -> Result<String> {
         let bytes = self.blob()?;
         String::from_utf8(bytes).map_err(|error| Error::new(format_args!("{error} before byte {}", self.at)))
     }
 
+    #[cold]
     fn blob(&mut self) -> Result<Vec<u8>> {
         let length = self.length()?;
         self.take(length).map(<[u8]>::to_vec)
     }
 
+    #[cold]
     fn peek(&self) -> Option<Kind> {
         Kind::of(*self.bytes.get(self.at)?)
     }
 
+    #[cold]
     fn kind(&mut self) -> Result<Kind> {
         let [byte] = self.array()?;
         Kind::of(byte).ok_or_else(|| unexpected(self.at, "a kind", byte.into()))
     }
 
+    #[cold]
     fn name(&mut self) -> Result<String> {
         match self.kind()? {
             Kind::Name => self.text(),
@@ -136,6 +155,7 @@ impl Input {
     // What follows does nothing, unless bytes are made up.
 
     /// The type wants a single thing.
+    #[cold]
     fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
         if let Some(learner) = &mut self.learner {
             learner.leaf(kind, who, is_unnamed, &mut self.bytes);
@@ -143,6 +163,7 @@ impl Input {
     }
 
     /// The type wants so many things.
+    #[cold]
     fn ask_for(&mut self, kind: Kind, count: usize) {
         if self.learner.is_some() {
             self.bytes.push(kind as u8);
@@ -151,55 +172,60 @@ impl Input {
     }
 
     /// The type takes what is there.
+    #[cold]
     fn ask_openly(&mut self) -> Result<()> {
-        match &mut self.learner {
-            Some(learner) => Err(learner.looks()),
-            None => Ok(()),
-        }
+        self.learner.as_mut().map_or(Ok(()), |learner| Err(learner.looks()))
     }
 
     /// The type can go on in different ways; gives one of them. .
+    #[cold]
     fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize> {
-        match &mut self.learner {
-            Some(learner) => learner.choose(visitor, ways),
-            None => Ok(0),
-        }
+        self.learner.as_mut().map_or(Ok(0), |learner| learner.choose(visitor, ways))
     }
 
-    fn chosen(&mut self) {
-        if let Some(learner) = &mut self.learner {
-            learner.chosen();
-        }
-    }
-
-    fn unnamed(&mut self, length: usize) {
-        if let Some(learner) = &mut self.learner {
-            learner.unnamed(length);
-        }
-    }
-
-    fn variant_is_read(&mut self) {
-        if let Some(learner) = &mut self.learner {
-            learner.variant_is_read();
-        }
+    #[cold]
+    fn tell(&mut self, what: impl FnOnce(&mut Learner)) {
+        self.learner.as_mut().map(what);
     }
 }
 
-impl<'a> Reader<'a> {
-    pub(crate) fn new(input: &'a mut Input) -> Self {
-        Self { input, levels: Levels::ALL, is_unnamed: false }
-    }
+/// Reads a value from the front of what is left. Compiled once for each type.
+#[cold]
+#[inline(never)]
+pub(crate) fn read<T: DeserializeOwned>(input: &mut Input) -> Result<T> {
+    T::deserialize(Reader { input, levels: Levels::ALL, is_unnamed: false })
+}
 
+impl<'a> Reader<'a> {
+    #[cold]
     fn inside(self) -> Result<Self> {
         Ok(Self { levels: self.levels.down()?, ..self })
     }
 
+    #[cold]
     fn part(&mut self) -> Reader<'_> {
         Reader { input: self.input, ..*self }
     }
 
     /// Whatever is there.
+    ///
+    /// A type that says what it expects is read by one of the functions below, since each kind that a visitor
+    /// can be given is code of its own for each visitor.
+    #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        match self.input.peek() {
+            Some(Kind::Seq | Kind::Tuple | Kind::Content | Kind::Map | Kind::Fields) => self.several(visitor),
+            Some(Kind::Variant) => {
+                self.input.kind()?;
+                self.variant()?.any(visitor)
+            }
+            _ => self.leaf(visitor),
+        }
+    }
+
+    /// A single thing.
+    #[cold]
+    fn leaf<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         macro_rules! number {
             ($visit:ident $type:ty) => {
                 visitor.$visit(<$type>::from_ne_bytes(self.input.array()?))
@@ -234,27 +260,43 @@ impl<'a> Reader<'a> {
             }
             Kind::Str => visitor.visit_string(self.input.text()?),
             Kind::Bytes => visitor.visit_byte_buf(self.input.blob()?),
+            other => Err(unexpected(self.input.at, "a single thing", other as u32)),
+        }
+    }
+
+    /// The parts of a sequence or a tuple.
+    #[cold]
+    fn sequence<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        match self.input.kind()? {
             Kind::Seq | Kind::Tuple | Kind::Content => {
                 let mut parts = self.parts(false)?;
                 let value = visitor.visit_seq(&mut parts)?;
                 parts.finish(value)
             }
-            kind @ (Kind::Map | Kind::Fields) => {
-                let mut parts = self.parts(kind == Kind::Fields)?;
-                let value = visitor.visit_map(&mut parts)?;
-                parts.finish(value)
-            }
-            Kind::Variant => self.variant()?.any(visitor),
-            Kind::Name => Err(unexpected(self.input.at, "a value", Kind::Name as u32)),
+            other => Err(unexpected(self.input.at, "a sequence", other as u32)),
         }
     }
 
+    /// The parts of a map or a struct; or of a sequence, which a struct can be, too.
+    #[cold]
+    fn several<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+        let Some(kind @ (Kind::Map | Kind::Fields)) = self.input.peek() else {
+            return self.sequence(visitor);
+        };
+        self.input.kind()?;
+        let mut parts = self.parts(kind == Kind::Fields)?;
+        let value = visitor.visit_map(&mut parts)?;
+        parts.finish(value)
+    }
+
+    #[cold]
     fn parts(self, names: bool) -> Result<Parts<'a>> {
         let left = self.input.length()?;
         Ok(Parts { of: self.inside()?, left, names })
     }
 
     /// What is not an option is there itself, where it was said that it is.
+    #[cold]
     fn certain(mut self) -> Result<Self> {
         while self.input.peek() == Some(Kind::Some) {
             self.input.kind()?;
@@ -264,6 +306,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What has as many parts as the type says, and no names for them.
+    #[cold]
     fn tuple<'de, V: Visitor<'de>>(self, kind: Kind, length: usize, visitor: V) -> Result<V::Value> {
         self.input.ask_for(kind, length);
         let this = self.certain()?;
@@ -275,12 +318,13 @@ impl<'a> Reader<'a> {
             }
             return visitor.visit_seq(&mut parts);
         }
-        this.any(visitor)
+        this.sequence(visitor)
     }
 
+    #[cold]
     fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
         if self.input.learner.is_none() {
-            return self.certain()?.any(visitor);
+            return self.certain()?.several(visitor);
         }
         self.is_unnamed = false;
         // Among the names are the aliases; so many fields as the type takes it has.
@@ -295,6 +339,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Where the kind was read: the name.
+    #[cold]
     fn variant(self) -> Result<Variant<'a>> {
         let number = u32::from_ne_bytes(self.input.array()?);
         let name = match self.input.learner {
@@ -305,14 +350,29 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    #[cold]
     fn count_down(&mut self) -> bool {
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or_default();
         left.is_some()
     }
 
+    /// A map with one entry, as the variant that its key names.
+    #[cold]
+    fn into_variant(self) -> Result<Variant<'a>> {
+        if self.left != 1 {
+            return Err(surplus(self.of.input.at, self.left));
+        }
+        let name = match self.of.input.kind()? {
+            Kind::Name | Kind::Str => Name::Text(self.of.input.text()?),
+            other => return Err(unexpected(self.of.input.at, "a name", other as u32)),
+        };
+        Ok(Variant { name, content: self.of })
+    }
+
     /// Elements that were not asked for would be taken for what follows.
+    #[cold]
     fn finish<T>(self, value: T) -> Result<T> {
         if self.left == 0 { Ok(value) } else { Err(surplus(self.of.input.at, self.left)) }
     }
@@ -320,6 +380,7 @@ impl Parts<'_> {
 
 impl Variant<'_> {
     /// As formats without enums have it: the name alone, or a map from it to the content.
+    #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self {
             Self { name: Name::Text(name), content } if content.input.peek() == Some(Kind::Nothing) => {
@@ -341,9 +402,10 @@ macro_rules! identity {
 
 macro_rules! leaves {
     ($($name:ident: $kind:ident,)*) => {$(
+        #[cold]
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.input.ask(Kind::$kind, type_name::<V>(), self.is_unnamed);
-            self.certain()?.any(visitor)
+            self.certain()?.leaf(visitor)
         }
     )*};
 }
@@ -361,11 +423,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         deserialize_bytes: Bytes, deserialize_byte_buf: Bytes, deserialize_unit: Unit,
     }
 
+    #[cold]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         self.input.ask_openly()?;
         self.any(visitor)
     }
 
+    #[cold]
     fn deserialize_ignored_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let start = self.input.at;
         let value = self.part().deserialize_any(visitor)?;
@@ -375,10 +439,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
+        self.input.ask_openly()?;
+        self.leaf(visitor)
     }
 
+    #[cold]
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let way = self.input.choose(
             identity!(visit_some::<Reader<'static>>),
@@ -398,14 +465,16 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             }
             _ => visitor.visit_some(self.part())?,
         };
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
         self.deserialize_unit(visitor)
     }
 
+    #[cold]
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -414,42 +483,47 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_newtype_struct(self.inside()?)
     }
 
+    #[cold]
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_seq::<&'static mut Parts<'static>>),
             Ways::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Seq, count);
-        let value = self.part().certain()?.any(visitor)?;
-        self.input.chosen();
+        let value = self.part().certain()?.sequence(visitor)?;
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_map::<&'static mut Parts<'static>>),
             Ways::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Map, count);
-        let value = self.part().certain()?.any(visitor)?;
-        self.input.chosen();
+        let value = self.part().certain()?.several(visitor)?;
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
+    #[cold]
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
         self.tuple(Kind::Tuple, length, visitor)
     }
 
+    #[cold]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
-        self.input.unnamed(length);
+        self.input.tell(|learner| learner.unnamed(length));
         Self { is_unnamed: true, ..self }.tuple(Kind::Tuple, length, visitor)
     }
 
+    #[cold]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -459,6 +533,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         self.fields(fields.len(), visitor)
     }
 
+    #[cold]
     fn deserialize_enum<V: Visitor<'de>>(
         mut self,
         _name: &'static str,
@@ -472,31 +547,18 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             self.input.bytes.extend_from_slice(&u32::try_from(way).unwrap_or(u32::MAX).to_ne_bytes());
         }
         let of = self.part().certain()?;
-        let variant = match of.input.peek() {
-            Some(Kind::Variant) => {
-                of.input.kind()?;
-                of.variant()?
-            }
-            Some(Kind::Str) => {
-                of.input.kind()?;
-                let name = of.input.text()?;
-                return visitor.visit_enum(name.into_deserializer());
-            }
-            Some(kind @ (Kind::Map | Kind::Fields)) => {
-                of.input.kind()?;
-                let parts = of.parts(kind == Kind::Fields)?;
-                if parts.left != 1 {
-                    return Err(surplus(parts.of.input.at, parts.left));
-                }
-                return visitor.visit_enum(parts);
-            }
-            _ => return of.any(visitor),
+        let variant = match of.input.kind()? {
+            Kind::Variant => of.variant()?,
+            Kind::Str => return visitor.visit_enum(of.input.text()?.into_deserializer()),
+            kind @ (Kind::Map | Kind::Fields) => of.parts(kind == Kind::Fields)?.into_variant()?,
+            other => return Err(unexpected(of.input.at, "a variant", other as u32)),
         };
         let value = visitor.visit_enum(variant)?;
-        self.input.chosen();
+        self.input.tell(Learner::chosen);
         Ok(value)
     }
 
+    #[cold]
     fn is_human_readable(&self) -> bool {
         self.input.learner.is_none()
     }
@@ -505,10 +567,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 impl<'de> SeqAccess<'de> for Parts<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         if self.count_down() { seed.deserialize(self.of.part()).map(Some) } else { Ok(None) }
     }
 
+    #[cold]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
     }
@@ -517,6 +581,7 @@ impl<'de> SeqAccess<'de> for Parts<'_> {
 impl<'de> MapAccess<'de> for Parts<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         if !self.count_down() {
             return Ok(None);
@@ -528,25 +593,14 @@ impl<'de> MapAccess<'de> for Parts<'_> {
         seed.deserialize(self.of.part()).map(Some)
     }
 
+    #[cold]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         seed.deserialize(self.of.part())
     }
 
+    #[cold]
     fn size_hint(&self) -> Option<usize> {
         Some(self.left)
-    }
-}
-
-/// A map with one entry, as the variant that its key names.
-impl<'de, 'a> EnumAccess<'de> for Parts<'a> {
-    type Error = Error;
-    type Variant = Variant<'a>;
-
-    fn variant_seed<S: DeserializeSeed<'de>>(mut self, seed: S) -> Result<(S::Value, Variant<'a>)> {
-        match self.next_key_seed(seed)? {
-            Some(value) => Ok((value, Variant { name: Name::Taken, content: self.of })),
-            None => Err(surplus(self.of.input.at, 0)),
-        }
     }
 }
 
@@ -554,6 +608,7 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
     type Error = Error;
     type Variant = Self;
 
+    #[cold]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
         let value = match self.name {
             Name::Text(name) => seed.deserialize(name.into_deserializer())?,
@@ -567,9 +622,10 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
 impl<'de> VariantAccess<'de> for Variant<'_> {
     type Error = Error;
 
+    #[cold]
     fn unit_variant(self) -> Result<()> {
         let input = self.content.input;
-        input.variant_is_read();
+        input.tell(Learner::variant_is_read);
         input.ask(Kind::Nothing, "", false);
         match input.kind()? {
             Kind::Nothing | Kind::Unit => Ok(()),
@@ -577,22 +633,25 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
         }
     }
 
+    #[cold]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         seed.deserialize(self.content.inside()?)
     }
 
+    #[cold]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         self.content.tuple(Kind::Content, length, visitor)
     }
 
+    #[cold]
     fn struct_variant<V: Visitor<'de>>(
         self,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.content.input.variant_is_read();
+        self.content.input.tell(Learner::variant_is_read);
         self.content.fields(fields.len(), visitor)
     }
 }
@@ -601,6 +660,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 impl<'de> MapAccess<'de> for Variant<'_> {
     type Error = Error;
 
+    #[cold]
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
         match std::mem::replace(&mut self.name, Name::Taken) {
             Name::Text(name) => seed.deserialize(name.into_deserializer()).map(Some),
@@ -608,6 +668,7 @@ impl<'de> MapAccess<'de> for Variant<'_> {
         }
     }
 
+    #[cold]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
         seed.deserialize(self.content.part().inside()?)
     }

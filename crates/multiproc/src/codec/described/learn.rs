@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::de::{Input, Reader};
+use super::de::{Input, read};
 use super::ser::Describer;
 use super::{Kind, tokens};
 use crate::codec::Error;
@@ -44,25 +44,42 @@ const LARGE: u32 = 2_000;
 /// How many examples of each kind are taken from a value.
 const EXAMPLES: usize = 8;
 
-/// A type, and a value of it. The search is not compiled once for each type, which takes up too much room.
+/// A type, and a value of it. What is done with it by this trait is not compiled once for each type, which
+/// takes up too much room.
 pub(crate) trait Subject {
-    /// Makes a value up, and writes it; the result says which of the two has failed.
-    fn make_up(&self, input: &mut Input, written: &mut Vec<u8>) -> Result<Result<(), Error>, Error>;
+    /// See [`identity`].
+    fn identity(&self) -> usize;
 
-    /// Records the value that is there.
-    fn record(&self, record: &mut Vec<u8>) -> Result<(), Error>;
+    /// Reads a value of the type, and appends it; the result says which of the two has failed. One that is made
+    /// up is not dropped.
+    fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error>;
+
+    /// Appends the value that is there.
+    fn describe(&self, out: Describer<'_>) -> Result<(), Error>;
+}
+
+/// The address of what reads and appends a value, which is another for each type unless that does the same for both.
+#[inline]
+pub(crate) fn identity<T: Serialize + DeserializeOwned>() -> usize {
+    <T as Subject>::pass as *const () as usize
 }
 
 impl<T: Serialize + DeserializeOwned> Subject for T {
-    fn make_up(&self, input: &mut Input, written: &mut Vec<u8>) -> Result<Result<(), Error>, Error> {
-        let made = T::deserialize(Reader::new(input))?;
-        let ended = made.serialize(Describer::recorder(written));
-        std::mem::forget(made);
+    fn identity(&self) -> usize {
+        identity::<T>()
+    }
+
+    fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error> {
+        let value: T = read(input)?;
+        let ended = value.serialize(out);
+        if input.is_made_up() {
+            std::mem::forget(value);
+        }
         Ok(ended)
     }
 
-    fn record(&self, record: &mut Vec<u8>) -> Result<(), Error> {
-        self.serialize(Describer::recorder(record))
+    fn describe(&self, out: Describer<'_>) -> Result<(), Error> {
+        self.serialize(out)
     }
 }
 
@@ -81,7 +98,7 @@ fn search(subject: &dyn Subject) -> Finding {
         learner.begin();
         let mut input = Input::made_up(learner);
         let mut given = Vec::new();
-        let made = subject.make_up(&mut input, &mut given);
+        let made = subject.pass(&mut input, Describer::recorder(&mut given));
         let (asked, Some(back)) = input.into_learner() else { return Finding::Unknown };
         learner = back;
         if learner.looks {
@@ -380,7 +397,7 @@ fn make_up_extreme(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
 fn examples(subject: &dyn Subject) -> HashMap<Kind, Vec<Vec<u8>>> {
     let mut record = Vec::new();
     // What was written before an error are examples, too.
-    let _ = subject.record(&mut record);
+    let _ = subject.describe(Describer::recorder(&mut record));
     let mut examples = HashMap::<_, Vec<Vec<u8>>>::new();
     for (kind, token) in tokens(&record) {
         let same = examples.entry(kind).or_default();

@@ -1,10 +1,13 @@
 //! The self-describing encoding: for types that look at the data to find out what they are, or that leave
 //! fields out.
 //!
-//! Each value begins with its [`Kind`], fields and variants have their names, and so [`de::Reader`] can give
+//! Each value begins with its [`Kind`], fields and variants have their names, and so `de::Reader` can give
 //! what is there to a type that does not say what it expects. That is what serde calls human readable, and
 //! this encoding says that it is: serde's own buffer, through which `untagged`, `tag` and `flatten` read,
 //! says so too.
+//!
+//! Its functions are marked as cold, which keeps them out of what a program that does not need them has in
+//! memory: they are compiled for size, and not into others that such a program runs.
 //!
 //! Without names, the same bytes are a record of what serde was asked for. By two such records [`learn`]
 //! finds out whether a type needs this encoding.
@@ -15,9 +18,7 @@ pub(super) mod ser;
 
 use std::hash::{DefaultHasher, Hasher};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
+use self::learn::Subject;
 use super::Error;
 
 /// What stands in front of each value.
@@ -108,28 +109,17 @@ fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
 
 /// Whether the value that these bytes are, once it has arrived, is the one that was sent: encoded once more,
 /// it is the same, or differs only in what its type does not take (`skip_deserializing`).
-pub(crate) fn arrives<T: Serialize + DeserializeOwned>(sent: &[u8]) -> Result<bool, Error> {
-    arrives_by(pass::<T>, sent)
+pub(crate) fn arrives(subject: &dyn Subject, sent: &[u8]) -> Result<bool, Error> {
+    let (again, taken) = pass(subject, sent)?;
+    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(subject, &again)?.1))
 }
 
-fn arrives_by(pass: fn(&[u8]) -> Result<Pass, Error>, sent: &[u8]) -> Result<bool, Error> {
-    let Pass { again, taken } = pass(sent)?;
-    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(&again)?.taken))
-}
-
-/// A value that was read and written again.
-struct Pass {
-    again: Vec<u8>,
-    /// What the type has taken of what was there.
-    taken: Vec<u8>,
-}
-
-fn pass<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<Pass, Error> {
+/// A value that was read and written again; and what its type has taken of what was there.
+fn pass(subject: &dyn Subject, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let mut input = de::Input::new(bytes);
-    let value = T::deserialize(de::Reader::new(&mut input))?;
     let mut again = Vec::new();
-    value.serialize(ser::Describer::new(&mut again))?;
-    Ok(Pass { again, taken: input.taken() })
+    subject.pass(&mut input, ser::Describer::new(&mut again))??;
+    Ok((again, input.taken()))
 }
 
 /// Whether two values are the same, apart from the order of what is in them: a hash map's is another each

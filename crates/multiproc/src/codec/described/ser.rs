@@ -27,37 +27,44 @@ pub(crate) struct Parts<'a> {
 }
 
 impl<'a> Describer<'a> {
+    #[cold]
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
         Self { out, levels: Levels::ALL, names: true }
     }
 
+    #[cold]
     pub(super) fn recorder(out: &'a mut Vec<u8>) -> Self {
         Self { names: false, ..Self::new(out) }
     }
 
+    #[cold]
     fn kind(self, kind: Kind) -> Self {
         self.out.push(kind as u8);
         self
     }
 
+    #[cold]
     #[allow(clippy::unnecessary_wraps)] // as its callers must
     fn leaf(self, kind: Kind, bytes: &[u8]) -> Result {
         self.kind(kind).out.extend_from_slice(bytes);
         Ok(())
     }
 
+    #[cold]
     fn text(&mut self, kind: Kind, bytes: &[u8]) {
         self.out.push(kind as u8);
         self.out.extend_from_slice(&(bytes.len() as u64).to_ne_bytes());
         self.out.extend_from_slice(bytes);
     }
 
+    #[cold]
     fn name(&mut self, name: &str) {
         if self.names {
             self.text(Kind::Name, name.as_bytes());
         }
     }
 
+    #[cold]
     fn variant(mut self, variant: u32, name: &str) -> Self {
         self.out.push(Kind::Variant as u8);
         self.out.extend_from_slice(&variant.to_ne_bytes());
@@ -65,14 +72,17 @@ impl<'a> Describer<'a> {
         self
     }
 
+    #[cold]
     fn inside(self) -> Result<Self> {
         Ok(Self { levels: self.levels.down()?, ..self })
     }
 
+    #[cold]
     fn part(&mut self) -> Describer<'_> {
         Describer { out: self.out, levels: self.levels, names: self.names }
     }
 
+    #[cold]
     fn parts(self, kind: Kind) -> Result<Parts<'a>> {
         let of = self.kind(kind).inside()?;
         let place = of.out.len();
@@ -80,6 +90,7 @@ impl<'a> Describer<'a> {
         Ok(Parts { of, place, count: 0 })
     }
 
+    #[cold]
     fn fields(self) -> Result<Parts<'a>> {
         let kind = if self.names { Kind::Fields } else { Kind::Tuple };
         self.parts(kind)
@@ -87,11 +98,13 @@ impl<'a> Describer<'a> {
 }
 
 impl Parts<'_> {
+    #[cold]
     fn add<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
         self.count += 1;
         value.serialize(self.of.part())
     }
 
+    #[cold]
     fn finish(self) {
         let count = self.count.to_ne_bytes();
         self.of.out[self.place..self.place + count.len()].copy_from_slice(&count);
@@ -100,6 +113,7 @@ impl Parts<'_> {
 
 macro_rules! numbers {
     ($($name:ident: $type:ty as $kind:ident,)*) => {$(
+        #[cold]
         fn $name(self, value: $type) -> Result {
             self.leaf(Kind::$kind, &value.to_ne_bytes())
         }
@@ -126,48 +140,59 @@ impl<'a> Serializer for Describer<'a> {
         serialize_f64: f64 as F64,
     }
 
+    #[cold]
     fn serialize_bool(self, value: bool) -> Result {
         self.leaf(Kind::Bool, &[value.into()])
     }
 
+    #[cold]
     fn serialize_char(self, value: char) -> Result {
         self.leaf(Kind::Char, &u32::from(value).to_ne_bytes())
     }
 
+    #[cold]
     fn serialize_str(mut self, value: &str) -> Result {
         self.text(Kind::Str, value.as_bytes());
         Ok(())
     }
 
+    #[cold]
     fn serialize_bytes(mut self, value: &[u8]) -> Result {
         self.text(Kind::Bytes, value);
         Ok(())
     }
 
+    #[cold]
     fn serialize_none(self) -> Result {
         self.leaf(Kind::None, &[])
     }
 
+    #[cold]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result {
         value.serialize(self.kind(Kind::Some).inside()?)
     }
 
+    #[cold]
     fn serialize_unit(self) -> Result {
         self.leaf(Kind::Unit, &[])
     }
 
+    #[cold]
     fn serialize_unit_struct(self, _name: &'static str) -> Result {
         self.serialize_unit()
     }
 
+    #[cold]
     fn serialize_unit_variant(self, _name: &'static str, variant: u32, name: &'static str) -> Result {
         self.variant(variant, name).leaf(Kind::Nothing, &[])
     }
 
+    #[cold]
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Result {
         value.serialize(self.inside()?)
     }
 
+    #[cold]
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
         _name: &'static str,
@@ -178,22 +203,27 @@ impl<'a> Serializer for Describer<'a> {
         value.serialize(self.variant(variant, name).inside()?)
     }
 
+    #[cold]
     fn serialize_seq(self, _length: Option<usize>) -> Result<Parts<'a>> {
         self.parts(Kind::Seq)
     }
 
+    #[cold]
     fn serialize_map(self, _length: Option<usize>) -> Result<Parts<'a>> {
         self.parts(Kind::Map)
     }
 
+    #[cold]
     fn serialize_tuple(self, _length: usize) -> Result<Parts<'a>> {
         self.parts(Kind::Tuple)
     }
 
+    #[cold]
     fn serialize_tuple_struct(self, _name: &'static str, length: usize) -> Result<Parts<'a>> {
         self.serialize_tuple(length)
     }
 
+    #[cold]
     fn serialize_tuple_variant(
         self,
         _name: &'static str,
@@ -204,10 +234,12 @@ impl<'a> Serializer for Describer<'a> {
         self.variant(variant, name).parts(Kind::Content)
     }
 
+    #[cold]
     fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Parts<'a>> {
         self.fields()
     }
 
+    #[cold]
     fn serialize_struct_variant(
         self,
         _name: &'static str,
@@ -218,6 +250,7 @@ impl<'a> Serializer for Describer<'a> {
         self.variant(variant, name).fields()
     }
 
+    #[cold]
     fn is_human_readable(&self) -> bool {
         self.names
     }
@@ -227,14 +260,17 @@ impl SerializeMap for Parts<'_> {
     type Ok = ();
     type Error = Error;
 
+    #[cold]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result {
         self.add(key)
     }
 
+    #[cold]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
         value.serialize(self.of.part())
     }
 
+    #[cold]
     fn end(self) -> Result {
         self.finish();
         Ok(())

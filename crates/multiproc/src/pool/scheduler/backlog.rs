@@ -19,7 +19,7 @@ pub(super) struct Backlog {
 }
 
 /// Fewer withdrawn chunks than this are not worth a sweep.
-const WORTH_SWEEPING: usize = 64;
+const MIN_SWEEP: usize = 64;
 
 impl Backlog {
     pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>) {
@@ -64,7 +64,7 @@ impl Backlog {
     pub(super) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
         let count = call.withdraw();
         self.withdrawn += count;
-        if self.withdrawn > WORTH_SWEEPING.max(self.chunks.len() / 2) {
+        if self.withdrawn > MIN_SWEEP.max(self.chunks.len() / 2) {
             self.chunks.retain(|chunk| !chunk.call.is_withdrawn());
             self.chunks.shrink_to(2 * self.chunks.len());
             self.withdrawn = 0;
@@ -73,10 +73,10 @@ impl Backlog {
     }
 
     /// Gives every item that waits the same error.
-    pub(super) fn lose(&mut self, error: &Error) {
+    pub(super) fn fail(&mut self, error: &Error) {
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.call.is_withdrawn()) {
             chunk.call.leave_backlog(1);
-            chunk.lose(error);
+            chunk.fail(error);
         }
         self.withdrawn = 0;
     }
@@ -94,12 +94,12 @@ fn admit(chunk: &Chunk) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::call::{Options, Parcel};
-    use crate::pool::chunk::Packer;
+    use crate::pool::call::{Options, ResultBatch};
+    use crate::pool::chunk::ChunkBuilder;
     use crate::task::TaskId;
 
     fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
-        let mut packer = Packer::new(0);
+        let mut packer = ChunkBuilder::new(0);
         packer.add(&(7_u64,)).unwrap();
         packer.pack(call, 0)
     }
@@ -117,7 +117,7 @@ mod tests {
         for (number, call) in calls.iter().enumerate().filter(|(number, _)| number % 10 != 3) {
             assert!(backlog.withdraw(call) && !backlog.withdraw(call), "{number}");
             let live = 1_000 - (0..=number).filter(|number| number % 10 != 3).count();
-            assert!(backlog.chunks.len() <= (2 * live).max(live + WORTH_SWEEPING), "{live}");
+            assert!(backlog.chunks.len() <= (2 * live).max(live + MIN_SWEEP), "{live}");
         }
         assert_eq!(backlog.items(usize::MAX), 100);
         assert_eq!(backlog.items(7), 7);
@@ -140,9 +140,10 @@ mod tests {
         backlog.put_back(chunk(&calls[2]).collect());
         assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &calls[2]));
         assert_eq!(backlog.items(9), 3);
-        backlog.lose(&Error::invalid("it is over"));
+        backlog.fail(&Error::invalid("it is over"));
         assert!(backlog.is_empty() && backlog.front_mut().is_none());
-        let lost: Vec<u64> = calls.iter().map(|call| call.take().iter().map(Parcel::count).sum()).collect();
+        let lost: Vec<u64> =
+            calls.iter().map(|call| call.take().iter().map(ResultBatch::count).sum()).collect();
         assert_eq!(lost, [1, 0, 2]);
     }
 }

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Error, Result};
-use crate::pool::call::{Call, Parcel};
+use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
-use crate::pool::worker_handle::{Given, Worker};
+use crate::pool::worker_handle::{Dispatched, WorkerHandle};
 use crate::pool::worker_main::Initializer;
 use crate::sys::clock;
 
 use self::backlog::Backlog;
-pub(crate) use self::respawn::WATCH;
+pub(crate) use self::respawn::CHECK_INTERVAL;
 
-pub(crate) struct State {
+pub(crate) struct Scheduler {
     waiting: Backlog,
-    workers: Vec<Worker>,
+    workers: Vec<WorkerHandle>,
     phase: Phase,
     /// Why workers cannot be had, if that is so: every call gets this error.
     broken: Option<Error>,
@@ -87,7 +87,7 @@ enum Phase {
 
 /// What a look at the workers has brought.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Turn {
+pub(crate) struct PollResult {
     /// Results have come, or a worker is ready.
     pub(crate) news: bool,
     /// How many workers have something in hand.
@@ -118,14 +118,14 @@ impl Sleep {
 
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
 const STALL: Duration = Duration::from_millis(2);
-/// How long items may lie in the mailbox of a worker that shows no result, and how long results may be held
+/// How long items may lie in the rings of a worker that shows no result, and how long results may be held
 /// back, in nanoseconds. Where all is well, both take some microseconds.
-const PATIENCE: u64 = 5_000_000;
+const REBALANCE_AFTER: u64 = 5_000_000;
 /// Less work than this is not worth to be taken from one worker and given to another.
-const WORTH_SHARING: Duration = Duration::from_millis(1);
+const MIN_REBALANCED: Duration = Duration::from_millis(1);
 
 /// What callers cause.
-impl State {
+impl Scheduler {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             waiting: Backlog::default(),
@@ -160,39 +160,39 @@ impl State {
     pub(crate) fn submit(&mut self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_open()?;
         let now = clock::ticks();
-        self.excuse_stop(now);
+        self.ignore_stopped_time(now);
         self.waiting.extend(chunks);
-        self.hand_out();
-        if self.late_at.is_none() && self.may_lie() {
-            self.late_at = Some(now + PATIENCE);
+        self.dispatch();
+        if self.late_at.is_none() && self.may_be_stuck() {
+            self.late_at = Some(now + REBALANCE_AFTER);
         }
         Ok(())
     }
 
     /// Takes back what no worker has begun of a call.
     pub(crate) fn withdraw(&mut self, call: &Arc<Call>) {
-        self.lose_unbegun(call);
-        self.hand_out();
+        self.fail_pending(call);
+        self.dispatch();
     }
 
     /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
     /// was cancelled.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let is_cancelled =
-            self.lose_unbegun(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
-        self.hand_out();
+            self.fail_pending(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
+        self.dispatch();
         is_cancelled
     }
 
     /// Says whether there was anything. Of a call of one item, that has its error then; of any other, the
     /// caller is gone.
-    fn lose_unbegun(&mut self, call: &Arc<Call>) -> bool {
+    fn fail_pending(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
-            self.waiting.put_back(worker.take_back(u32::MAX));
+            self.waiting.put_back(worker.revoke(u32::MAX));
         }
         let is_any = self.waiting.withdraw(call);
         if is_any {
-            call.deliver(Parcel::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
+            call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
         }
         is_any
     }
@@ -206,80 +206,80 @@ impl State {
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
         for worker in &mut self.workers {
-            self.waiting.put_back(worker.take_back(u32::MAX));
+            self.waiting.put_back(worker.revoke(u32::MAX));
         }
-        self.lose_waiting(&Error::new(Cause::Cancelled));
+        self.fail_waiting(&Error::new(Cause::Cancelled));
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        self.workers.iter().filter(|worker| worker.is_staying()).map(Worker::pid).collect()
+        self.workers.iter().filter(|worker| worker.accepts_work()).map(WorkerHandle::pid).collect()
     }
 }
 
 /// What whoever waits for results does.
-impl State {
+impl Scheduler {
     /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
     /// lies too long with one of them.
-    pub(crate) fn turn(&mut self) -> Turn {
-        let (mut turn, mut is_short) = (Turn::default(), false);
+    pub(crate) fn poll(&mut self) -> PollResult {
+        let (mut turn, mut is_short) = (PollResult::default(), false);
         let now = clock::ticks();
-        self.excuse_stop(now);
+        self.ignore_stopped_time(now);
         self.check_workers(now);
         let is_late = self.late_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
-            if worker.in_hand() > 0 || !was_ready {
-                turn.news |= worker.take_in() || (is_late && worker.take_held());
+            if worker.in_flight() > 0 || !was_ready {
+                turn.news |= worker.collect() || (is_late && worker.take_unflushed());
                 is_short |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
                 self.stillborn = 0;
                 self.can_live = true;
             }
-            if worker.in_hand() > 0 {
+            if worker.in_flight() > 0 {
                 turn.busy += 1;
-            } else if self.policy.max_tasks.is_some_and(|most| worker.given() >= most) {
-                self.sleep.must_end |= worker.dismiss(); // its successor is the thread's business
+            } else if self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most) {
+                self.sleep.must_end |= worker.shut_down(); // its successor is the thread's business
             }
         }
         if is_late {
             let has_others = self.workers.len() > 1;
             for worker in &mut self.workers {
-                self.waiting.put_back(worker.give_way(has_others));
+                self.waiting.put_back(worker.make_way(has_others));
             }
         }
-        self.hand_out();
+        self.dispatch();
         if is_short {
             self.retry = Some(Instant::now() + STALL);
         }
-        self.share();
-        let lies = self.may_lie() || self.workers.iter().any(Worker::may_hold_results);
+        self.rebalance();
+        let lies = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
         self.late_at = match self.late_at.filter(|_| lies && !is_late) {
-            None if lies => Some(now + PATIENCE),
+            None if lies => Some(now + REBALANCE_AFTER),
             late_at => late_at,
         };
-        self.dismiss_needless();
+        self.shut_down_idle();
         turn.news |= std::mem::take(&mut self.news);
         turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         turn
     }
 
     /// Whether items may lie with a worker that is not about to begin them.
-    fn may_lie(&self) -> bool {
+    fn may_be_stuck(&self) -> bool {
         let has_others = self.workers.len() > 1;
-        self.workers.iter().any(|worker| worker.may_lie(has_others))
+        self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
     }
 
     /// Twice a second, checks what the workers have written against what the pool knows by itself.
     fn check_workers(&mut self, now: u64) {
-        if u128::from(now.saturating_sub(self.checked)) >= WATCH.as_nanos() {
+        if u128::from(now.saturating_sub(self.checked)) >= CHECK_INTERVAL.as_nanos() {
             self.checked = now;
             self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
         }
     }
 
     /// When to take a turn again at the latest.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
+    pub(crate) fn next_check(&self) -> Option<Instant> {
         let late_at = self
             .late_at
             .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
@@ -287,34 +287,34 @@ impl State {
     }
 
     /// Gives waiting chunks to workers that have room, to those first that have the least to do.
-    fn hand_out(&mut self) {
+    fn dispatch(&mut self) {
         self.retry = None;
         while let Some(chunk) = self.waiting.front_mut() {
-            let worthwhile = u32::try_from(chunk.call.worthwhile()).unwrap_or(u32::MAX);
+            let worthwhile = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
             let size = self.policy.chunk_size.unwrap_or(worthwhile);
             let most = size.max(worthwhile).saturating_mul(2);
-            let may_run = |worker: &Worker| match self.policy.max_tasks {
-                Some(most) => u32::try_from(most.saturating_sub(worker.given())).unwrap_or(u32::MAX),
+            let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
+                Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,
             };
-            let can_take = |worker: &&mut Worker| worker.has_room(chunk, most) && may_run(worker) > 0;
-            let burden = |worker: &&mut Worker| (worker.may_be_stopped(), worker.in_hand());
+            let can_take = |worker: &&mut WorkerHandle| worker.has_room(chunk, most) && may_run(worker) > 0;
+            let burden = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
             let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(burden) else { return };
-            let given = worker.give(chunk, size.min(may_run(worker)));
+            let given = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
             match given {
-                Given::Taken => {
+                Dispatched::Accepted => {
                     let timeout = chunk.call.options.timeout;
                     let look = timeout.and_then(|time| Instant::now().checked_add(time));
                     self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
                 }
-                Given::Nothing => {}
-                Given::NotNow => {
+                Dispatched::Full => {}
+                Dispatched::WouldBlock => {
                     self.retry = Some(Instant::now() + STALL);
                     return;
                 }
-                Given::Unsendable(error) => {
-                    chunk.lose(&error);
+                Dispatched::Failed(error) => {
+                    chunk.fail(&error);
                     (is_gone, self.news) = (true, true);
                 }
             }
@@ -325,28 +325,28 @@ impl State {
     }
 
     /// Lets idle workers have some of what others have not begun, unless those will be done with it sooner.
-    /// Where that turns out to be wrong, they [give way](Worker::give_way).
-    fn share(&mut self) {
-        if !self.waiting.is_empty() || !self.workers.iter().any(Worker::is_idle) {
+    /// Where that turns out to be wrong, they [give way](WorkerHandle::make_way).
+    fn rebalance(&mut self) {
+        if !self.waiting.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
-        let unbegun = self.workers.iter_mut().map(|worker| (worker.unbegun(false), worker));
+        let unbegun = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
         let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
-        if count > 0 && busiest.time_for(count) >= WORTH_SHARING {
-            self.waiting.put_back(busiest.take_back(count.div_ceil(2)));
-            self.hand_out();
+        if count > 0 && busiest.time_for(count) >= MIN_REBALANCED {
+            self.waiting.put_back(busiest.revoke(count.div_ceil(2)));
+            self.dispatch();
         }
     }
 
     /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
     /// may be a caller who takes their last results, so it is not for the pool's thread alone.
-    fn dismiss_needless(&mut self) {
+    fn shut_down_idle(&mut self) {
         let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
         let is_closed = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
         // What others have not begun may have to go to one that is idle.
-        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.unbegun(true) == 0) {
+        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.pending(true) == 0) {
             for worker in &mut self.workers {
-                self.sleep.must_end |= worker.dismiss();
+                self.sleep.must_end |= worker.shut_down();
             }
         }
     }

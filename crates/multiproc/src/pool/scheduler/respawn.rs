@@ -2,42 +2,42 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Policy, Sleep, State};
+use super::{Phase, Policy, Scheduler, Sleep};
 use crate::error::{Cause, Error};
-use crate::pool::worker_handle::{Death, Order, Worker};
+use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
 
 /// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
 /// random hits a new one now and then; a worker that crashes at birth does so every time.)
-const STILLBORN: u32 = 20;
+const MAX_STARTUP_FAILURES: u32 = 20;
 /// So many in a row may die soon after their start, having run nothing. From then on there is a pause after each such
 /// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
-const FRUITLESS: u32 = 20;
+const MAX_EARLY_EXITS: u32 = 20;
 /// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
 /// worker tries before its work fails. The first is also the pause after a death too many.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// How long nobody looks at most while there is work. One who is stopped, or killed, after he has changed something and
 /// before he has rung wakes nobody; and a caller may be busy with decoding what has come.
-pub(crate) const WATCH: Duration = Duration::from_millis(500);
+pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// When the pool is looked after so much later than it should be, its process was stopped.
-const LATE: Duration = Duration::from_millis(250);
+const LATE_AFTER: Duration = Duration::from_millis(250);
 
 /// What the pool's thread does.
-impl State {
+impl Scheduler {
     /// Whether one should be started. One at a time.
-    pub(crate) fn lacks_workers(&self) -> bool {
+    pub(crate) fn needs_worker(&self) -> bool {
         if self.hiring > 0 || self.pause.is_some_and(|end| end > Instant::now()) {
             return false;
         }
-        let staying = || self.workers.iter().filter(|worker| worker.is_staying());
+        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
-                let busy = staying().filter(|worker| worker.in_hand() > 0).count();
+                let busy = staying().filter(|worker| worker.in_flight() > 0).count();
                 self.policy.workers.min(busy + self.waiting.items(self.policy.workers))
             }
         };
@@ -45,36 +45,36 @@ impl State {
     }
 
     /// A worker is being started: from when it is asked for until it is here, or refused.
-    pub(crate) fn order(&mut self) -> Order {
+    pub(crate) fn next_worker(&mut self) -> WorkerConfig {
         self.hiring += 1; // of which there is only this one, so its index is no other's
-        let staying = || self.workers.iter().filter(|worker| worker.is_staying());
+        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)
             .find(|&index| staying().all(|worker| worker.index() != index))
             .unwrap_or(0);
         let Policy { initializer, memory_limit, .. } = &self.policy;
-        Order { index, initializer: initializer.clone(), memory_limit: *memory_limit }
+        WorkerConfig { index, initializer: initializer.clone(), memory_limit: *memory_limit }
     }
 
-    pub(crate) fn add(&mut self, worker: Worker) {
+    pub(crate) fn add(&mut self, worker: WorkerHandle) {
         self.hiring -= 1;
         self.refused = None;
         if self.is_over {
-            return worker.dismiss_at_once();
+            return worker.shut_down_now();
         }
         self.workers.push(worker);
     }
 
     /// Settles deaths, and ends workers that are to end; says whether there is anything left to wait for.
-    pub(crate) fn move_along(&mut self) -> bool {
-        self.excuse_stop(clock::ticks());
-        while let Some(place) = self.workers.iter().position(Worker::has_ended) {
+    pub(crate) fn maintain(&mut self) -> bool {
+        self.ignore_stopped_time(clock::ticks());
+        while let Some(place) = self.workers.iter().position(WorkerHandle::has_ended) {
             let worker = self.workers.swap_remove(place);
-            self.bury(worker);
+            self.reap(worker);
         }
         for worker in &mut self.workers {
             self.waiting.put_back(worker.end_overtime());
         }
-        self.turn();
+        self.poll();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
@@ -95,12 +95,12 @@ impl State {
     /// hand, this process was stopped, and its workers with it as a rule: the whole time counts for no item's
     /// limit, since nothing tells when in it the stop began. To be called with the time of the coarse clock at
     /// each look.
-    pub(super) fn excuse_stop(&mut self, now: u64) {
+    pub(super) fn ignore_stopped_time(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.looked, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));
-        if gap > WATCH + LATE && self.workers.iter().any(|worker| worker.in_hand() > 0) {
+        if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(|worker| worker.in_flight() > 0) {
             let now = clock::nanos();
-            self.workers.iter_mut().for_each(|worker| worker.excuse(before, now));
+            self.workers.iter_mut().for_each(|worker| worker.shift_clock(before, now));
         }
     }
 
@@ -110,40 +110,41 @@ impl State {
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
         for worker in &mut self.workers {
             worker.check_lifeline();
-            if is_over(worker.doom(self.policy.shutdown_timeout)) {
+            if is_over(worker.set_kill_deadline(self.policy.shutdown_timeout)) {
                 worker.end();
             }
             worker.end_initializer(self.policy.initializer_timeout);
             if let Phase::Ending { ask, kill } = self.phase {
-                worker.press(is_over(ask), is_over(kill));
+                worker.escalate(is_over(ask), is_over(kill));
             }
         }
     }
 
-    /// When [`State::move_along`] will have something to do that no event announces.
+    /// When [`Scheduler::maintain`] will have something to do that no event announces.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let (ask, kill) = match self.phase {
             Phase::Ending { ask, kill } => (ask, kill),
             _ => (None, None),
         };
         let now = Instant::now();
-        let dooms = self.workers.iter().filter_map(|worker| worker.doom(self.policy.shutdown_timeout));
-        let overtimes = self.workers.iter().filter_map(|worker| worker.overtime_look(now));
+        let dooms =
+            self.workers.iter().filter_map(|worker| worker.set_kill_deadline(self.policy.shutdown_timeout));
+        let overtimes = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
         let limit = self.policy.initializer_timeout;
         let initialized = self.workers.iter().filter_map(|worker| worker.initialized_by(limit));
         let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
-        let watch = self.is_busy().then(|| now + WATCH);
-        dooms.chain(overtimes).chain(initialized).chain(times).chain(self.next_look()).chain(watch).min()
+        let watch = self.is_busy().then(|| now + CHECK_INTERVAL);
+        dooms.chain(overtimes).chain(initialized).chain(times).chain(self.next_check()).chain(watch).min()
     }
 
     /// Whether there is anything that could be stuck.
     fn is_busy(&self) -> bool {
-        let is_idle = |worker: &Worker| worker.in_hand() == 0 && worker.is_staying();
+        let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
         !self.waiting.is_empty() || !self.workers.iter().all(is_idle)
     }
 
     /// The pool's thread is about to sleep; gives until when.
-    pub(crate) fn go_to_sleep(&mut self) -> Option<Instant> {
+    pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
         self.sleep = Sleep { until: self.next_step(), must_end: false };
         self.sleep.until
     }
@@ -161,24 +162,24 @@ impl State {
 
     /// Whether callers must be woken: some result has come otherwise than by a turn, or there is a time to look again that
     /// they do not know of.
-    pub(crate) fn concerns_callers(&mut self) -> bool {
+    pub(crate) fn needs_caller_wake(&mut self) -> bool {
         std::mem::take(&mut self.news) || self.retry.is_some()
     }
 
     /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
-    fn bury(&mut self, worker: Worker) {
+    fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let Death { error, stillborn, fruitless, initializer_failed, rest } = worker.bury(may_retry);
+        let WorkerExit { error, stillborn, fruitless, initializer_failed, rest } = worker.reap(may_retry);
         self.waiting.put_back(rest);
         self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
-        if self.fruitless >= FRUITLESS {
+        if self.fruitless >= MAX_EARLY_EXITS {
             self.pause = Some(Instant::now() + RETRY);
         }
         if stillborn {
             self.stillborn += 1;
             let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
             let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.can_live;
-            if cannot_live || self.stillborn >= STILLBORN {
+            if cannot_live || self.stillborn >= MAX_STARTUP_FAILURES {
                 self.fail(&error);
             } else if self.stillborn > 1 {
                 self.pause = Some(Instant::now() + RETRY);
@@ -186,20 +187,20 @@ impl State {
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
             let error = self.broken.clone().unwrap_or_else(|| Error::new(Cause::Cancelled));
-            self.lose_waiting(&error); // what the dead had not begun
+            self.fail_waiting(&error); // what the dead had not begun
         }
     }
 
     /// The system refuses a new worker. If others live, the pool goes on with them; if it has been so for a while and
     /// none lives, all that waits has this error, and what comes, until there is a worker again. It tries on.
-    pub(crate) fn cannot_hire(&mut self, error: Error) {
+    pub(crate) fn spawn_failed(&mut self, error: Error) {
         self.hiring -= 1;
         let now = Instant::now();
         let since = self.refused.take().map_or(now, |(since, _)| since);
         self.refused = Some((since, error));
         if let Some(error) = self.lasting_refusal().cloned() {
             if error.os_error().is_some() {
-                self.lose_waiting(&error);
+                self.fail_waiting(&error);
             } else {
                 self.fail(&error); // of what is no lack of something, the next try would not be better
             }
@@ -214,24 +215,24 @@ impl State {
 
     fn fail(&mut self, error: &Error) {
         self.broken.get_or_insert_with(|| error.clone());
-        self.lose_waiting(error);
+        self.fail_waiting(error);
     }
 
-    pub(super) fn lose_waiting(&mut self, error: &Error) {
-        self.waiting.lose(error);
+    pub(super) fn fail_waiting(&mut self, error: &Error) {
+        self.waiting.fail(error);
     }
 
     /// Ends everything on the spot: all that is left to do has this error.
     pub(crate) fn give_up(&mut self, error: &Error) {
         self.fail(error);
         for worker in std::mem::take(&mut self.workers) {
-            worker.lose_all(error);
+            worker.fail_all(error);
         }
     }
 
     pub(crate) fn kill_all(&mut self) {
         for worker in std::mem::take(&mut self.workers) {
-            worker.dismiss_at_once();
+            worker.shut_down_now();
         }
     }
 }

@@ -7,19 +7,19 @@ use std::time::Duration;
 use crate::ipc::packet::Message;
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
-use crate::pool::worker_rings::PoolEnd;
+use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
-pub(crate) struct Jobs {
-    list: VecDeque<Job>,
+pub(crate) struct InFlight {
+    list: VecDeque<Run>,
     /// How many items that is.
     count: u32,
     /// No item may run for a shorter time than this; `None` if each may run for ever.
     least_timeout: Option<Duration>,
 }
 
-/// Consecutive items of one call in a worker's mailbox.
-struct Job {
+/// Consecutive items of one call in a worker's rings.
+struct Run {
     call: Arc<Call>,
     /// The place of the first of them in the call's input.
     first: u64,
@@ -28,22 +28,22 @@ struct Job {
     done: u32,
     /// How many workers have died of them.
     deaths: u32,
-    /// Where they begin in the mailbox.
+    /// Where they begin in the rings.
     start: u32,
-    /// The one item, if it was too large for the mailbox or holds descriptors.
+    /// The one item, if it was too large for the rings or holds descriptors.
     message: Option<Message>,
 }
 
 /// Items that are done with: their call, the place of the first, and how many they are.
-pub(crate) type Settled = (Arc<Call>, u64, u32);
+pub(crate) type Completed = (Arc<Call>, u64, u32);
 
-impl Jobs {
+impl InFlight {
     pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
     /// How many of them can be had back: not one that came as a message.
-    pub(crate) fn divisible(&self) -> u32 {
+    pub(crate) fn revocable(&self) -> u32 {
         let messages = self.list.iter().filter(|job| job.message.is_some() && job.left() > 0).count();
         self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
     }
@@ -58,7 +58,7 @@ impl Jobs {
         self.list.back().map(|job| &job.call)
     }
 
-    /// Where the first of what must be kept begins in the mailbox.
+    /// Where the first of what must be kept begins in the rings.
     pub(crate) fn start(&self) -> Option<u32> {
         self.list.front().map(|job| job.start)
     }
@@ -100,22 +100,22 @@ impl Jobs {
         })
     }
 
-    /// Adds the first `count` items of a chunk, which begin there in the mailbox. Takes its message, if it is one.
+    /// Adds the first `count` items of a chunk, which begin there in the rings. Takes its message, if it is one.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
-        let job = Job::new(chunk, count, start);
+        let job = Run::new(chunk, count, start);
         self.count += count;
         self.least_timeout = self.least_timeout.into_iter().chain(job.call.options.timeout).min();
         match self.list.back_mut() {
-            Some(last) if last.goes_on_with(&job) => last.count += count,
+            Some(last) if last.continues_with(&job) => last.count += count,
             _ => self.list.push_back(job),
         }
     }
 
     /// The first `count` items are done with.
-    pub(crate) fn settle(&mut self, count: u32) -> Vec<Settled> {
+    pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
         let mut settled = Vec::with_capacity(1);
         let mut left = count.min(self.count);
-        self.take_off(left);
+        self.revoke(left);
         while let Some(job) = self.list.front_mut().filter(|_| left > 0) {
             let some = left.min(job.left());
             settled.push((Arc::clone(&job.call), job.first + u64::from(job.done), some));
@@ -129,15 +129,15 @@ impl Jobs {
         settled
     }
 
-    /// Makes chunks of the last `count` items again; gives also where they began in the mailbox.
-    pub(crate) fn reclaim(&mut self, count: u32, mailbox: &PoolEnd) -> (Vec<Chunk>, u32) {
+    /// Makes chunks of the last `count` items again; gives also where they began in the rings.
+    pub(crate) fn reclaim(&mut self, count: u32, rings: &PoolSide) -> (Vec<Chunk>, u32) {
         let mut chunks = VecDeque::new();
         let mut left = count.min(self.count);
-        self.take_off(left);
-        let mut position = mailbox.position();
+        self.revoke(left);
+        let mut position = rings.position();
         while let Some(job) = self.list.back_mut().filter(|_| left > 0) {
             let some = left.min(job.left());
-            let (chunk, start) = job.cut(some, mailbox);
+            let (chunk, start) = job.cut(some, rings);
             chunks.push_front(chunk);
             position = start;
             left -= some;
@@ -148,7 +148,7 @@ impl Jobs {
         (chunks.into(), position)
     }
 
-    fn take_off(&mut self, count: u32) {
+    fn revoke(&mut self, count: u32) {
         self.count -= count;
         if self.count == 0 {
             self.least_timeout = None; // else it is no longer than that of those that are left, which is all it promises
@@ -168,7 +168,7 @@ impl Jobs {
     }
 }
 
-impl Job {
+impl Run {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths);
         let message = match &mut chunk.body {
@@ -188,22 +188,22 @@ impl Job {
         self.count - self.done
     }
 
-    /// Do these items continue this job? Not for ever, since its bytes in the mailbox are freed only when all is done.
-    fn goes_on_with(&self, next: &Self) -> bool {
+    /// Do these items continue this job? Not for ever, since its bytes in the rings are freed only when all is done.
+    fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
         let is_next = self.first + u64::from(self.count) == next.first && self.deaths == next.deaths;
         is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
     }
 
-    /// Takes the last `count` items off; gives them, and where they began in the mailbox.
-    fn cut(&mut self, count: u32, mailbox: &PoolEnd) -> (Chunk, u32) {
+    /// Takes the last `count` items off; gives them, and where they began in the rings.
+    fn cut(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
         let mut frames = Vec::new();
         let start = match self.message {
             Some(_) => self.start,
-            None => mailbox.copy_items(self.start, kept, count, &mut frames),
+            None => rings.copy_items(self.start, kept, count, &mut frames),
         };
         self.count = kept;
         let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);

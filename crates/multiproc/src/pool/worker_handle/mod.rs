@@ -1,4 +1,4 @@
-//! A worker as the pool sees it: its process, its mailbox, and the items that it has in hand.
+//! A worker as the pool sees it: its process, its rings, and the items that it has in hand.
 
 mod collect;
 mod in_flight;
@@ -8,55 +8,55 @@ mod shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::in_flight::Jobs;
+use self::in_flight::InFlight;
 use self::shortage::Shortage;
-use self::shutdown::Pressed;
-use super::worker_main::{Initializer, Place, serve};
+use self::shutdown::StopSignal;
+use super::worker_main::{Initializer, WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
-use crate::ipc::packet::{Link, Sent};
+use crate::ipc::packet::{PacketSocket, Sent};
 use crate::ipc::wire;
-use crate::pool::call::{Call, Note};
+use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
-use crate::pool::worker_rings::{Lobby, Mailbox, PoolEnd, TASK};
-use crate::spawn::exec::Started;
-use crate::start_method::Manner;
+use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
+use crate::spawn::exec::SpawnedChild;
+use crate::start_method::SpawnOptions;
 
-pub(crate) use self::shutdown::Death;
+pub(crate) use self::shutdown::WorkerExit;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact by itself
-pub(crate) struct Worker {
+pub(crate) struct WorkerHandle {
     /// Its place among the pool's workers, counted from 0.
     index: usize,
-    started: Started,
+    started: SpawnedChild,
     born: Instant,
-    mailbox: PoolEnd,
+    rings: PoolSide,
     /// It has an initializer.
     initializes: bool,
     /// It has come up and run its initializer.
     ready: bool,
-    jobs: Jobs,
+    jobs: InFlight,
     /// How many items it has run.
     served: u64,
     /// What the items that were written last are for.
-    note: Option<Note>,
-    /// There was no room in the mailbox, and no results have come since.
+    note: Option<TaskHeader>,
+    /// There was no room in the rings, and no results have come since.
     full: bool,
-    /// Results that were taken off the mailbox, how many, and the number of the first, for which there was no descriptor.
+    /// Results that were taken off the rings, how many, and the number of the first, for which there was no descriptor.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
     /// All that it has in hand has been seen to be begun.
     has_begun: bool,
     /// It has begun nothing for a while, and no results have come since.
     may_be_stopped: bool,
-    /// No results have come since it was asked last to [give way](Worker::give_way).
+    /// No results have come since it was asked last to [give way](WorkerHandle::make_way).
     quiet: bool,
     /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
     /// while.
     held_up: bool,
     /// Since when the item behind so many results has been seen to run.
     seen_running: Option<(u32, Instant)>,
-    /// How many results were taken when it was [checked](Worker::check) last.
+    /// How many results were taken when it was [checked](WorkerHandle::check) last.
     checked_at: u32,
     /// It was asleep when it was given something.
     woken: bool,
@@ -64,15 +64,15 @@ pub(crate) struct Worker {
     broken: Option<Error>,
     /// Since when it has no lifeline.
     cut: Option<Instant>,
-    /// Since when it is told to go, by closing the mailbox or by a signal.
+    /// Since when it is told to go, by closing the rings or by a signal.
     leaving: Option<Instant>,
-    pressed: Pressed,
+    pressed: StopSignal,
     /// How many bytes of memory it may have.
     memory_limit: Option<u64>,
 }
 
 /// What a worker is started with.
-pub(crate) struct Order {
+pub(crate) struct WorkerConfig {
     /// The place among the pool's workers that is free.
     pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
@@ -81,42 +81,48 @@ pub(crate) struct Order {
 }
 
 /// What became of a chunk that a worker was given.
-pub(crate) enum Given {
+pub(crate) enum Dispatched {
     /// It has taken all or some of it.
-    Taken,
+    Accepted,
     /// It has no room, or is dying.
-    Nothing,
+    Full,
     /// The system has no room at the moment.
-    NotNow,
+    WouldBlock,
     /// It cannot be sent at all.
-    Unsendable(Error),
+    Failed(Error),
 }
 
-impl Worker {
+impl WorkerHandle {
     /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
     pub(crate) fn start(
-        lobby: &Lobby,
+        wakeup_page: &WakeupPage,
         spin: Duration,
-        order: Order,
-        manner: Manner,
+        order: WorkerConfig,
+        options: SpawnOptions,
         at_end: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let Order { index, initializer, memory_limit } = order;
+        let WorkerConfig { index, initializer, memory_limit } = order;
         let initializes = initializer.is_some();
-        let (ours, theirs) = Link::pair()?;
-        let mailbox = Mailbox::create()?;
-        let place =
-            Place { index, mailbox: mailbox.clone(), link: theirs, lobby: lobby.clone(), spin, memory_limit };
-        let started = manner.call_own("pool-worker".to_owned(), serve, &(place, initializer))?;
+        let (ours, theirs) = PacketSocket::pair()?;
+        let rings = WorkerRings::create()?;
+        let place = WorkerContext {
+            index,
+            rings: rings.clone(),
+            link: theirs,
+            wakeup_page: wakeup_page.clone(),
+            spin,
+            memory_limit,
+        };
+        let started = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
         started.child.watch(Arc::new(at_end));
         Ok(Self {
             index,
             started,
             born: Instant::now(),
-            mailbox: PoolEnd::new(mailbox, ours),
+            rings: PoolSide::new(rings, ours),
             initializes,
             ready: false,
-            jobs: Jobs::default(),
+            jobs: InFlight::default(),
             served: 0,
             note: None,
             full: false,
@@ -132,7 +138,7 @@ impl Worker {
             broken: None,
             cut: None,
             leaving: None,
-            pressed: Pressed::No,
+            pressed: StopSignal::No,
             memory_limit,
         })
     }
@@ -146,11 +152,11 @@ impl Worker {
     }
 
     /// How many items it has run or has in hand.
-    pub(crate) fn given(&self) -> u64 {
+    pub(crate) fn assigned(&self) -> u64 {
         self.served + u64::from(self.jobs.count())
     }
 
-    pub(crate) fn in_hand(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.jobs.count()
     }
 
@@ -159,100 +165,102 @@ impl Worker {
     }
 
     /// Can it still be counted on for work?
-    pub(crate) fn is_staying(&self) -> bool {
+    pub(crate) fn accepts_work(&self) -> bool {
         self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
     }
 
     /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready && self.is_staying() && !self.full && !self.held_up && self.jobs.count() < most
+        self.ready && self.accepts_work() && !self.full && !self.held_up && self.jobs.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.is_staying() && !self.held_up && self.jobs.count() == 0
+        self.ready && self.accepts_work() && !self.held_up && self.jobs.count() == 0
     }
 
     /// Gives it up to `most` items of a chunk, which then has so many less.
-    pub(crate) fn give(&mut self, chunk: &mut Chunk, most: u32) -> Given {
-        let (start, written) = (self.mailbox.position(), self.mailbox.written());
+    pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
+        let (start, written) = (self.rings.position(), self.rings.written());
         if self.note != Some(chunk.call.note) {
             let mut note = Vec::new();
             let _ = wire::encode_own(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
-            if !self.mailbox.write_note(TASK, &note) {
+            if !self.rings.write_header(TASK_HEADER, &note) {
                 self.full = true;
-                return Given::Nothing;
+                return Dispatched::Full;
             }
             self.note = Some(chunk.call.note);
         }
         let given = match &mut chunk.body {
-            Body::Frames { .. } => self.give_frames(chunk, most, start),
+            Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
-                let posted = self.mailbox.post(message);
-                self.give_message(posted, chunk, start)
+                let prepared = self.rings.send_out_of_line(message);
+                self.dispatch_message(prepared, chunk, start)
             }
         };
-        if !matches!(given, Given::Taken) {
-            self.mailbox.rewind(start, self.mailbox.written().wrapping_sub(written));
+        if !matches!(given, Dispatched::Accepted) {
+            self.rings.truncate(start, self.rings.written().wrapping_sub(written));
             self.note = None;
         }
         given
     }
 
-    fn give_message(&mut self, posted: Result<Sent>, chunk: &mut Chunk, start: u32) -> Given {
-        match posted {
-            Ok(Sent::Yes) => {
+    fn dispatch_message(&mut self, prepared: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
+        match prepared {
+            Ok(Sent::Done) => {
                 self.shortage.end();
-                self.hand_in(chunk, 1, start)
+                self.submit(chunk, 1, start)
             }
-            Ok(Sent::NotYet) => Given::NotNow,
-            Ok(Sent::Gone) => {
-                self.give_up_on(Error::new(Cause::LinkLost));
-                Given::Nothing
+            Ok(Sent::TimedOut) => Dispatched::WouldBlock,
+            Ok(Sent::Disconnected) => {
+                self.fail_worker(Error::new(Cause::LinkLost));
+                Dispatched::Full
             }
-            Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => Given::NotNow,
-            Err(error) => Given::Unsendable(error),
+            Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => {
+                Dispatched::WouldBlock
+            }
+            Err(error) => Dispatched::Failed(error),
         }
     }
 
-    fn give_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Given {
+    fn dispatch_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Dispatched {
         let (frames, count) = chunk.front(most);
-        let before = self.mailbox.written();
-        let left = self.mailbox.write(frames, count).len();
-        let written = self.mailbox.written().wrapping_sub(before);
+        let before = self.rings.written();
+        let left = self.rings.write(frames, count).len();
+        let written = self.rings.written().wrapping_sub(before);
         self.full = left > 0;
         if written == 0 {
-            return Given::Nothing;
+            return Dispatched::Full;
         }
         let length = frames.len() - left;
-        let given = self.hand_in(chunk, written, start);
-        if matches!(given, Given::Taken) {
+        let given = self.submit(chunk, written, start);
+        if matches!(given, Dispatched::Accepted) {
             chunk.advance(written, length);
         }
         given
     }
 
-    fn hand_in(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Given {
-        match self.mailbox.hand_in(count) {
+    fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {
+        match self.rings.submit(count) {
             Ok(woken) => self.woken |= woken,
             Err(error) => {
-                self.give_up_on(error);
-                return Given::Nothing;
+                self.fail_worker(error);
+                return Dispatched::Full;
             }
         }
         self.quiet &= self.jobs.count() > 0;
         self.jobs.add(chunk, count, start);
         self.has_begun = false;
-        Given::Taken
+        Dispatched::Accepted
     }
 
     /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
     ///
     /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
     /// to a worker that has nothing else to do, so it is begun at once.
-    pub(crate) fn take_back(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.mailbox.take_back(most.min(self.jobs.divisible())).unwrap_or_else(|error| {
-            self.give_up_on(error);
+    pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
+        let count = self.rings.revoke(most.min(self.jobs.revocable())).unwrap_or_else(|error| {
+            self.fail_worker(error);
             0
         });
         self.reclaim(count)
@@ -261,13 +269,13 @@ impl Worker {
     /// Gives back what it has not begun, if it has shown no result since this was asked last: so tasks begin
     /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
     /// that is stopped. The only worker keeps what it has.
-    pub(crate) fn give_way(&mut self, has_others: bool) -> Vec<Chunk> {
+    pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
         let was_quiet = std::mem::replace(&mut self.quiet, true);
         self.held_up &= has_others && self.jobs.count() > 0;
-        if !has_others || !was_quiet || self.has_begun || self.unbegun(true) == 0 {
+        if !has_others || !was_quiet || self.has_begun || self.pending(true) == 0 {
             return Vec::new();
         }
-        let chunks = self.take_back(u32::MAX);
+        let chunks = self.revoke(u32::MAX);
         self.held_up |= !chunks.is_empty();
         self.may_be_stopped |= self.jobs.count() == 0;
         chunks
@@ -275,12 +283,12 @@ impl Worker {
 
     /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
     /// `is_late`.
-    pub(crate) fn unbegun(&mut self, is_late: bool) -> u32 {
+    pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
         if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
             return 0;
         }
-        let unbegun = self.mailbox.unbegun().unwrap_or_else(|error| {
-            self.give_up_on(error);
+        let unbegun = self.rings.pending().unwrap_or_else(|error| {
+            self.fail_worker(error);
             0
         });
         self.has_begun |= unbegun == 0;
@@ -294,7 +302,7 @@ impl Worker {
     }
 
     /// May items lie there, not begun, or is it to rest since some did?
-    pub(crate) fn may_lie(&self, has_others: bool) -> bool {
+    pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
         if has_others && self.jobs.count() > 0 { !self.has_begun } else { self.held_up }
     }
 
@@ -307,10 +315,10 @@ impl Worker {
         self.jobs.are_of(call)
     }
 
-    /// Makes chunks of the last `count` items in the mailbox again.
+    /// Makes chunks of the last `count` items in the rings again.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
-        let (chunks, position) = self.jobs.reclaim(count, &self.mailbox);
-        self.mailbox.rewind(position, count);
+        let (chunks, position) = self.jobs.reclaim(count, &self.rings);
+        self.rings.truncate(position, count);
         self.note = None;
         self.full &= count == 0;
         chunks

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long a shortage is waited out. After that, what needs a descriptor fails at once, until one was had.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SHORTAGE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A shortage of descriptors: when it was met first, and last.
 #[derive(Default)]
@@ -14,11 +14,11 @@ impl Shortage {
     pub(crate) fn meet(&mut self) -> bool {
         let now = Instant::now();
         let first = match self.0 {
-            Some((first, last)) if now.duration_since(last) < PATIENCE => first,
+            Some((first, last)) if now.duration_since(last) < SHORTAGE_LIMIT => first,
             _ => now,
         };
         self.0 = Some((first, now));
-        now.duration_since(first) < PATIENCE
+        now.duration_since(first) < SHORTAGE_LIMIT
     }
 
     /// Notes that there was a descriptor.

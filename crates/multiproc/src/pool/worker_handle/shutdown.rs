@@ -3,31 +3,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Worker;
-use crate::error::{Cause, Culprit, Error, Result};
+use super::WorkerHandle;
+use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
-use crate::pool::worker_rings::Which;
+use crate::pool::worker_rings::Scope;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 
 /// How long a worker that has cut its lifeline may take to die of itself.
-const LAST_GASP: Duration = Duration::from_secs(1);
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// A worker that dies so soon after its start, and has run nothing, may be one that cannot live.
-const SOON: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What has been done to make it end.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-pub(super) enum Pressed {
+pub(super) enum StopSignal {
     No,
     Asked,
     Killed,
 }
 
 /// What a worker's death leaves to settle.
-pub(crate) struct Death {
+pub(crate) struct WorkerExit {
     pub(crate) error: Error,
     /// It had not even come up, and nobody had told it to go.
     pub(crate) stillborn: bool,
@@ -42,20 +42,20 @@ pub(crate) struct Death {
 ///
 /// What it runs can change at any instant. So first it must give back what it has not begun: from then on it can begin
 /// nothing, and what a last look shows to be running is what the kill will meet, or else nothing.
-impl Worker {
+impl WorkerHandle {
     /// Kills it, if it has begun the one item of this call, and has not finished it; says whether that was so. Then the item
     /// is cancelled, even if it is finished before the kill.
     ///
-    /// What it has not begun must have been [taken back](Worker::take_back). (One that came as a message cannot be, and
+    /// What it has not begun must have been [taken back](WorkerHandle::revoke). (One that came as a message cannot be, and
     /// counts as begun.)
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         if self.broken.is_some() || !self.has_work_of(call) {
             return false;
         }
-        self.take_results(Which::Finished);
+        self.take_results(Scope::Finished);
         let is_running = self.has_work_of(call);
         if is_running {
-            self.give_up_on(Error::new(Cause::Cancelled));
+            self.fail_worker(Error::new(Cause::Cancelled));
         }
         is_running
     }
@@ -72,14 +72,14 @@ impl Worker {
         if self.running_for().is_none_or(|time| time < least) {
             return Vec::new();
         }
-        self.take_results(Which::Finished);
+        self.take_results(Scope::Finished);
         if self.overtime().is_none() {
             return Vec::new();
         }
-        let rest = self.take_back(u32::MAX);
-        self.take_results(Which::Finished);
+        let rest = self.revoke(u32::MAX);
+        self.take_results(Scope::Finished);
         if let Some(timeout) = self.overtime() {
-            self.give_up_on(Error::new(Cause::Overtime(timeout)));
+            self.fail_worker(Error::new(Cause::Overtime(timeout)));
         }
         rest
     }
@@ -93,36 +93,36 @@ impl Worker {
     /// How long its item runs, by what the worker says or, if that is less, by what the pool has seen. The
     /// first is exact, but the worker can overwrite it.
     fn running_for(&mut self) -> Option<Duration> {
-        let number = self.mailbox.results_taken();
-        let has_begun = self.mailbox.unbegun().is_ok_and(|unbegun| unbegun < self.jobs.count());
-        let runs = has_begun && !self.mailbox.has_finished();
+        let number = self.rings.results_taken();
+        let has_begun = self.rings.pending().is_ok_and(|unbegun| unbegun < self.jobs.count());
+        let runs = has_begun && !self.rings.has_finished();
         let before = self.seen_running.filter(|&(seen, _)| seen == number);
         self.seen_running = runs.then(|| before.unwrap_or_else(|| (number, Instant::now())));
-        self.mailbox.running_for().max(self.seen_running.map(|(_, since)| since.elapsed()))
+        self.rings.running_for().max(self.seen_running.map(|(_, since)| since.elapsed()))
     }
 
     /// Its item was stopped together with the pool between these instants of the
     /// [`clock`](crate::sys::clock::nanos), or for a part of that time, which does not count.
-    pub(crate) fn excuse(&mut self, from: u64, until: u64) {
-        self.mailbox.excuse(from, until);
+    pub(crate) fn shift_clock(&mut self, from: u64, until: u64) {
+        self.rings.shift_clock(from, until);
         self.seen_running = None;
     }
 
     /// When to look next whether its item runs for too long.
-    pub(crate) fn overtime_look(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_overtime_check(&self, now: Instant) -> Option<Instant> {
         let least = self.jobs.least_timeout().filter(|_| self.broken.is_none())?;
-        let Some(time) = self.mailbox.running_for() else {
+        let Some(time) = self.rings.running_for() else {
             return now.checked_add(least); // nothing that begins later can be over sooner
         };
         // Only if nothing is finished that was not taken, the first in hand is the one that runs.
-        let running = self.jobs.front().filter(|_| !self.mailbox.has_finished());
+        let running = self.jobs.front().filter(|_| !self.rings.has_finished());
         let timeout = running.and_then(|call| call.options.timeout).unwrap_or(least);
         now.checked_add(timeout.saturating_sub(time).min(least)) // one with the least may begin just now
     }
 }
 
 /// Ending the worker.
-impl Worker {
+impl WorkerHandle {
     /// When its initializer must have returned, which may take so long from its start.
     pub(crate) fn initialized_by(&self, limit: Duration) -> Option<Instant> {
         let may_wait = self.initializes && !self.ready && self.broken.is_none();
@@ -133,23 +133,23 @@ impl Worker {
     pub(crate) fn end_initializer(&mut self, limit: Duration) {
         if self.initialized_by(limit).is_some_and(|time| time <= Instant::now()) {
             let why = format!("its initializer did not return within {} s", limit.as_secs_f32());
-            self.give_up_on(Error::new(Cause::Start(why)));
+            self.fail_worker(Error::new(Cause::Start(why)));
         }
     }
 
     /// Something about it is broken: it can do no good any more.
-    pub(super) fn give_up_on(&mut self, why: Error) {
+    pub(super) fn fail_worker(&mut self, why: Error) {
         self.broken.get_or_insert(why);
-        self.press(false, true);
+        self.escalate(false, true);
     }
 
     /// When it must be killed, because it was told to go and has not died of itself.
-    pub(crate) fn doom(&self, patience: Duration) -> Option<Instant> {
-        if self.pressed == Pressed::Killed {
+    pub(crate) fn set_kill_deadline(&self, timeout: Duration) -> Option<Instant> {
+        if self.pressed == StopSignal::Killed {
             return None;
         }
-        let leaving = self.leaving.and_then(|since| since.checked_add(patience));
-        self.cut.map(|since| since + LAST_GASP).into_iter().chain(leaving).min()
+        let leaving = self.leaving.and_then(|since| since.checked_add(timeout));
+        self.cut.map(|since| since + EXIT_GRACE).into_iter().chain(leaving).min()
     }
 
     /// Ends one whose time is over.
@@ -157,60 +157,61 @@ impl Worker {
         if self.cut.is_some() && self.leaving.is_none() {
             self.broken.get_or_insert_with(|| Error::new(Cause::LinkLost));
         }
-        self.press(false, true);
+        self.escalate(false, true);
     }
 
     /// Looks whether it has cut its lifeline, which mostly means that it is dying. But a task can have executed another
     /// program, or closed descriptors that are not its own.
     pub(crate) fn check_lifeline(&mut self) {
-        if self.cut.is_none() && self.started.child.is_cut() {
+        if self.cut.is_none() && self.started.child.has_hung_up() {
             self.cut = Some(Instant::now());
         }
     }
 
     /// Tells it to go, if it has nothing in hand; says whether that is new.
-    pub(crate) fn dismiss(&mut self) -> bool {
+    pub(crate) fn shut_down(&mut self) -> bool {
         let is_new = self.jobs.count() == 0 && self.leaving.is_none();
         if is_new {
-            self.leave();
-            self.mailbox.close();
+            self.leave_pool();
+            self.rings.close();
         }
         is_new
     }
 
-    fn leave(&mut self) {
+    fn leave_pool(&mut self) {
         self.leaving.get_or_insert_with(Instant::now);
     }
 
     /// Asks it to end, or kills it, if that has not been done before.
-    pub(crate) fn press(&mut self, ask: bool, kill: bool) {
+    pub(crate) fn escalate(&mut self, ask: bool, kill: bool) {
         if ask {
-            self.leave();
+            self.leave_pool();
         }
         // A signal that the system refuses leaves nothing better to do than the next one.
-        if kill && self.pressed < Pressed::Killed {
-            self.pressed = Pressed::Killed;
+        if kill && self.pressed < StopSignal::Killed {
+            self.pressed = StopSignal::Killed;
             self.started.child.kill();
-        } else if ask && self.pressed < Pressed::Asked {
-            self.pressed = Pressed::Asked;
+        } else if ask && self.pressed < StopSignal::Asked {
+            self.pressed = StopSignal::Asked;
             let _ = self.started.child.terminate();
         }
     }
 
-    pub(crate) fn dismiss_at_once(self) {
+    pub(crate) fn shut_down_now(self) {
         self.started.child.kill();
         self.started.child.wait(Deadline::Never);
     }
 
     /// Settles the death of a worker. What it was running is lost, if it may not be run again, or not `may_retry`.
-    pub(crate) fn bury(mut self, may_retry: bool) -> Death {
+    pub(crate) fn reap(mut self, may_retry: bool) -> WorkerExit {
         failpoint::hit(Failpoint::Reaping);
-        let (error, initializer_failed) = self.cause_of_death();
-        let error = if self.ready { error } else { error.at_birth() }.with_memory_limit(self.memory_limit);
-        while self.take_results(Which::Finished) {}
+        let (error, initializer_failed) = self.exit_cause();
+        let error =
+            if self.ready { error } else { error.during_startup() }.with_memory_limit(self.memory_limit);
+        while self.take_results(Scope::Finished) {}
         // What was begun and has no result has failed: mostly that is one item, or none.
         // Where it has overwritten which ones those are, all have.
-        let unbegun = if self.is_cancelled() { 0 } else { self.mailbox.unbegun().unwrap_or(0) };
+        let unbegun = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let unbegun = unbegun.min(self.jobs.count());
         let mut rest = self.reclaim(unbegun);
         if may_retry && error.is_death() && self.jobs.may_front_run_again() {
@@ -220,35 +221,35 @@ impl Worker {
             }
             rest.splice(0..0, again);
         }
-        self.lose(self.jobs.count(), &error);
+        self.fail(self.jobs.count(), &error);
         let unasked = self.leaving.is_none();
-        Death {
+        WorkerExit {
             error,
             stillborn: !self.ready && unasked,
-            fruitless: unasked && self.served == 0 && self.born.elapsed() < SOON,
+            fruitless: unasked && self.served == 0 && self.born.elapsed() < RECHECK_INTERVAL,
             initializer_failed,
             rest,
         }
     }
 
     /// Why it died, and whether that was its initializer's doing.
-    fn cause_of_death(&mut self) -> (Error, bool) {
-        let culprit = || Culprit::Worker { pid: self.pid() };
+    fn exit_cause(&mut self) -> (Error, bool) {
+        let origin = || Origin::Worker { pid: self.pid() };
         if let Some(why) = &self.broken {
-            return (why.clone().by(culprit()), why.is_start());
+            return (why.clone().with_origin(origin()), why.is_start());
         }
-        let ended = self.started.outcome(&culprit);
+        let ended = self.started.result(&origin);
         match ended.and_then(|outcome| wire::decode_own::<Result<()>>(&outcome, Vec::new(), "a worker's end"))
         {
-            Ok(Err(error)) => (error.or_by(culprit), !self.ready),
-            Ok(Ok(())) => (self.started.child.obituary(culprit()), false),
+            Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
+            Ok(Ok(())) => (self.started.child.exit_error(origin()), false),
             Err(error) => (error, false),
         }
     }
 
-    pub(crate) fn lose_all(mut self, error: &Error) {
+    pub(crate) fn fail_all(mut self, error: &Error) {
         self.started.child.kill();
         self.started.child.wait(Deadline::Never); // before the memory of its items is used again
-        self.lose(self.jobs.count(), error);
+        self.fail(self.jobs.count(), error);
     }
 }

@@ -17,8 +17,8 @@ pub(crate) struct Known {
 
 impl Known {
     /// Gives how many items are begun according to the word; `None` where the worker has overwritten it.
-    fn begun(self, word: u64) -> Option<u32> {
-        let (begun, handed_in) = halves(word);
+    fn claimed(self, word: u64) -> Option<u32> {
+        let (begun, handed_in) = split_u64(word);
         let most = self.handed_in.wrapping_sub(self.finished);
         (handed_in == self.handed_in && begun.wrapping_sub(self.finished) <= most).then_some(begun)
     }
@@ -30,11 +30,11 @@ const TRIES: u32 = 10_000;
 
 /// The worker begins the next item, if there is one; says whether there is.
 #[inline]
-pub(crate) fn begin(word: &AtomicU64) -> bool {
+pub(crate) fn try_claim(word: &AtomicU64) -> bool {
     // Acquires what `hand_in` has released: the item.
     word.fetch_update(Acquire, Relaxed, |word| {
-        let (begun, handed_in) = halves(word);
-        (begun != handed_in).then(|| whole(begun.wrapping_add(1), handed_in))
+        let (begun, handed_in) = split_u64(word);
+        (begun != handed_in).then(|| join_u64(begun.wrapping_add(1), handed_in))
     })
     .is_ok()
 }
@@ -43,16 +43,16 @@ pub(crate) fn begin(word: &AtomicU64) -> bool {
 /// the worker has overwritten the word.
 #[inline]
 #[must_use]
-pub(crate) fn hand_in(word: &AtomicU64, known: Known, count: u32) -> bool {
-    exchange(word, known, Release, |begun| whole(begun, known.handed_in.wrapping_add(count))).is_some()
+pub(crate) fn submit(word: &AtomicU64, known: Known, count: u32) -> bool {
+    exchange(word, known, Release, |begun| join_u64(begun, known.handed_in.wrapping_add(count))).is_some()
 }
 
 /// The pool takes back up to `most` of the items that are not begun, the last first; gives how many. Returns
 /// `None`, and takes back nothing, where the worker has overwritten the word.
-pub(crate) fn take_back(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
+pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
     let count = |begun| known.handed_in.wrapping_sub(begun).min(most);
     let begun =
-        exchange(word, known, AcqRel, |begun| whole(begun, known.handed_in.wrapping_sub(count(begun))));
+        exchange(word, known, AcqRel, |begun| join_u64(begun, known.handed_in.wrapping_sub(count(begun))));
     begun.map(count)
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn take_back(word: &AtomicU64, known: Known, most: u32) -> Option<u32
 fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32) -> u64) -> Option<u32> {
     let mut now = word.load(Relaxed);
     for _ in 0..TRIES {
-        let begun = known.begun(now)?;
+        let begun = known.claimed(now)?;
         match word.compare_exchange(now, change(begun), order, Relaxed) {
             Ok(_) => return Some(begun),
             Err(other) => now = other,
@@ -72,27 +72,27 @@ fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32
 
 /// How many items were begun, of all that ever were, by a word that may be overwritten.
 pub(crate) fn begun(word: &AtomicU64) -> u32 {
-    halves(word.load(Acquire)).0
+    split_u64(word.load(Acquire)).0
 }
 
 /// As [`begun`]; `None` where the worker has overwritten the word.
-pub(crate) fn known_begun(word: &AtomicU64, known: Known) -> Option<u32> {
-    known.begun(word.load(Acquire))
+pub(crate) fn checked_claimed(word: &AtomicU64, known: Known) -> Option<u32> {
+    known.claimed(word.load(Acquire))
 }
 
 /// How many items are not begun.
-pub(crate) fn left(word: &AtomicU64) -> u32 {
-    let (begun, handed_in) = halves(word.load(Acquire));
+pub(crate) fn pending(word: &AtomicU64) -> u32 {
+    let (begun, handed_in) = split_u64(word.load(Acquire));
     handed_in.wrapping_sub(begun)
 }
 
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
-fn halves(word: u64) -> (u32, u32) {
+fn split_u64(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
 #[inline]
-fn whole(begun: u32, handed_in: u32) -> u64 {
+fn join_u64(begun: u32, handed_in: u32) -> u64 {
     u64::from(begun) << 32 | u64::from(handed_in)
 }

@@ -1,4 +1,4 @@
-//! A mailbox that a task has written over, as either side finds it.
+//! A rings that a task has written over, as either side finds it.
 
 use std::os::fd::AsFd;
 
@@ -15,11 +15,21 @@ use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
 /// The words that are read by the other side, or by both, save the claims.
-const WORDS: [usize; 9] = [FINISHED, PUBLISHED, BUSY, STRIDE, POSTS, TAKEN, HURRY, BELL, ROOM];
+const WORDS: [usize; 9] = [
+    COMPLETED,
+    VISIBLE,
+    BUSY,
+    CLOCK_INTERVAL,
+    OUT_OF_LINE_COUNT,
+    TAKEN,
+    FLUSH_REQUESTED,
+    ITEMS_EVENT,
+    ROOM_EVENT,
+];
 
-fn overwrite(mailbox: &Mailbox, words: Vec<(prop::sample::Index, u64)>) {
+fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
     for (place, word) in words {
-        mailbox.0.word64(place.get(&WORDS) / 8 * 8).store(word, Relaxed);
+        rings.0.word64(place.get(&WORDS) / 8 * 8).store(word, Relaxed);
     }
 }
 
@@ -32,9 +42,9 @@ fn items(kinds: &[u32]) -> Vec<u8> {
 }
 
 /// Puts any frames and any bytes where a ring begins.
-fn litter(mailbox: &Mailbox, ring: usize, kinds: &[u32], bytes: &[u8]) {
-    mailbox.0.write(ring, &items(kinds));
-    mailbox.0.write(ring + 1024, bytes);
+fn litter(rings: &WorkerRings, ring: usize, kinds: &[u32], bytes: &[u8]) {
+    rings.0.write(ring, &items(kinds));
+    rings.0.write(ring + 1024, bytes);
 }
 
 fn any_words_of_it() -> impl Strategy<Value = Vec<(prop::sample::Index, u64)>> {
@@ -56,43 +66,43 @@ proptest! {
         number in 0..9_u32,
     ) {
         let (mut pool, worker) = ends();
-        let mailbox = &worker.mailbox;
-        prop_assert!(pool.write_note(TASK, &[7; 16]));
+        let rings = &worker.rings;
+        prop_assert!(pool.write_header(TASK_HEADER, &[7; 16]));
         let start = pool.position();
         pool.write(&items(&[VALUE; 50]), 50);
-        pool.hand_in(50).unwrap();
+        pool.submit(50).unwrap();
 
-        litter(mailbox, 4096, &kinds, &bytes);
-        litter(mailbox, 4096 + RING as usize, &kinds, &bytes);
-        overwrite(mailbox, words);
-        mailbox.0.word64(PUBLISHED).store(marks[1] & 0x3f_ffff_ffff_ffff, Relaxed);
-        mailbox.claims().store(claims, Relaxed);
+        litter(rings, 4096, &kinds, &bytes);
+        litter(rings, 4096 + RING as usize, &kinds, &bytes);
+        overwrite(rings, words);
+        rings.0.word64(VISIBLE).store(marks[1] & 0x3f_ffff_ffff_ffff, Relaxed);
+        rings.claim_word().store(claims, Relaxed);
         if !packet.is_empty() {
             let lent = descriptors(&choice);
             let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
             socket::send(worker.link.as_fd(), &[&packet], &lent, Deadline::now()).unwrap();
         }
 
-        for which in [Which::Published, Which::Held, Which::Finished, Which::Finished] {
+        for which in [Scope::Published, Scope::Held, Scope::Finished, Scope::Finished] {
             if let Ok(Some(finished)) = pool.take_results(which) {
                 prop_assert!(finished.count <= RING / 8);
                 prop_assert!(all(finished.results).len() <= RING as usize / 8);
             }
         }
         let _ = pool.check();
-        let back = pool.take_back(50).unwrap_or(0);
+        let back = pool.revoke(50).unwrap_or(0);
         prop_assert!(back <= 50);
         let mut copied = Vec::new();
         let position = pool.copy_items(start, 50 - back, back, &mut copied);
-        prop_assert_eq!(all(Frames::of(&copied[..])).len(), back as usize, "each item comes back, whatever it is");
-        prop_assert!(all(Frames::of(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
-        pool.rewind(position, back);
+        prop_assert_eq!(all(Frames::frame_size(&copied[..])).len(), back as usize, "each item comes back, whatever it is");
+        prop_assert!(all(Frames::frame_size(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
+        pool.truncate(position, back);
         pool.write(&copied, back);
         let _ = pool.receive(number, OnShortage::Leave);
-        prop_assert!(pool.unbegun().is_err() || pool.unbegun().unwrap() <= 50);
-        pool.remind();
+        prop_assert!(pool.pending().is_err() || pool.pending().unwrap() <= 50);
+        pool.notify_again();
         pool.is_ready();
-        pool.may_hold_results();
+        pool.may_have_unflushed();
         pool.close();
     }
 
@@ -108,9 +118,9 @@ proptest! {
     ) {
         let (mut pool, mut worker) = ends();
         pool.write(&items(&[VALUE; 50]), 50);
-        litter(&worker.mailbox, 4096, &kinds, &bytes);
-        overwrite(&worker.mailbox, words);
-        worker.mailbox.claims().store(claims.into(), Relaxed);
+        litter(&worker.rings, 4096, &kinds, &bytes);
+        overwrite(&worker.rings, words);
+        worker.rings.claim_word().store(claims.into(), Relaxed);
         let lent = descriptors(&choice);
         let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
         socket::send(pool.link.as_fd(), &[&[0], &packet], &lent, Deadline::now()).unwrap();
@@ -120,10 +130,10 @@ proptest! {
             ran += 1;
             prop_assert!(ran <= 2 * claims + 1, "it goes in circles");
             let result = match kind {
-                POSTED => worker.receive().map(|_| ()),
-                TASK => {
+                OUT_OF_LINE => worker.receive().map(|_| ()),
+                TASK_HEADER => {
                     let _ = worker.read(|_| Ok(()));
-                    if worker.next() == Some(TASK) {
+                    if worker.next() == Some(TASK_HEADER) {
                         break; // as `pool::worker` does
                     }
                     continue;
@@ -140,10 +150,10 @@ proptest! {
     /// What travels as arguments and results inside the library.
     #[test]
     fn memory_of_any_size_is_refused_unless_it_is_ours(size in 1..8192_usize, choice in vec(any::<u8>(), 0..3), bytes in any_bytes(30)) {
-        let pages = Pages::create(NonZeroUsize::new(size).unwrap()).unwrap();
-        prop_assert!(Mailbox::try_from(pages.clone()).is_err());
-        prop_assert_eq!(Lobby::try_from(pages).is_ok(), size == 4096);
-        let _ = wire::decode::<(Mailbox, Link, Lobby)>(&bytes, descriptors(&choice), "a place");
+        let pages = SharedMemory::create(NonZeroUsize::new(size).unwrap()).unwrap();
+        prop_assert!(WorkerRings::try_from(pages.clone()).is_err());
+        prop_assert_eq!(WakeupPage::try_from(pages).is_ok(), size == 4096);
+        let _ = wire::decode::<(WorkerRings, PacketSocket, WakeupPage)>(&bytes, descriptors(&choice), "a place");
     }
 }
 
@@ -153,8 +163,8 @@ fn results_that_cannot_be_are_told() {
     let (mut pool, worker) = ends();
     let size = u64::from(RING);
     for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
-        worker.mailbox.0.word64(PUBLISHED).store(word, Relaxed);
-        match pool.take_results(Which::Published) {
+        worker.rings.0.word64(VISIBLE).store(word, Relaxed);
+        match pool.take_results(Scope::Published) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),
             Ok(Some(_)) => panic!("{word:x}"),
             Err(error) => assert!(error.is_codec(), "{error}"),
@@ -167,17 +177,17 @@ fn results_that_cannot_be_are_told() {
 fn a_worker_that_finds_no_item_does_no_more() {
     let (mut pool, mut worker) = ends();
     pool.write(&items(&[VALUE; 3]), 3);
-    worker.mailbox.0.write(4096, &u64::MAX.to_ne_bytes());
-    worker.mailbox.0.write(4096 + 8, &[0xff; 64]);
-    pool.hand_in(3).unwrap();
+    worker.rings.0.write(4096, &u64::MAX.to_ne_bytes());
+    worker.rings.0.write(4096 + 8, &[0xff; 64]);
+    pool.submit(3).unwrap();
     assert!(worker.next().is_some());
     let error = worker.read(|_| Ok(())).unwrap_err();
     worker.fail(error);
     assert_eq!(worker.next(), None);
     let why: Error = worker.wait().unwrap_err();
     assert!(why.is_codec(), "{why}");
-    assert_eq!(pool.take_results(Which::Published).unwrap().unwrap().count, 1);
-    assert_eq!(pool.unbegun().unwrap(), 2);
+    assert_eq!(pool.take_results(Scope::Published).unwrap().unwrap().count, 1);
+    assert_eq!(pool.pending().unwrap(), 2);
 }
 
 /// It would have waited for ever, or written over results that nobody has taken.
@@ -186,8 +196,8 @@ fn a_worker_does_not_wait_for_room_that_is_nonsense() {
     let (mut pool, mut worker) = ends();
     let many = vec![VALUE; 30_000];
     pool.write(&items(&many), 30_000);
-    pool.hand_in(30_000).unwrap();
-    worker.mailbox.taken().store(3 * RING, Relaxed);
+    pool.submit(30_000).unwrap();
+    worker.rings.taken().store(3 * RING, Relaxed);
     let mut ran = 0;
     let error = loop {
         worker.next().unwrap();

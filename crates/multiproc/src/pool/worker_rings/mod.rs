@@ -29,50 +29,50 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
-use crate::ipc::event_count::Bell;
-use crate::ipc::packet::{self, Incoming, Link, OnShortage};
-use crate::ipc::ring::{Mark, Ring, just_before_overflow};
-use crate::ipc::wire::Pages;
-use crate::pool::worker_rings::wakeups::Attendance;
+use crate::ipc::event_count::EventCount;
+use crate::ipc::packet::{self, Incoming, OnShortage, PacketSocket};
+use crate::ipc::ring::{Position, Ring, just_before_overflow};
+use crate::ipc::wire::SharedMemory;
+use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 
-pub(crate) use self::pool_side::PoolEnd;
-pub(crate) use self::progress::Which;
-pub(crate) use self::worker_side::WorkerEnd;
+pub(crate) use self::pool_side::PoolSide;
+pub(crate) use self::progress::Scope;
+pub(crate) use self::worker_side::WorkerSide;
 
 /// The memory itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "Pages")]
-pub(crate) struct Mailbox(Pages);
+#[serde(try_from = "SharedMemory")]
+pub(crate) struct WorkerRings(SharedMemory);
 
 /// What frames are: an item or a result;
 pub(crate) const VALUE: u32 = 1;
 /// an error in a result's place;
 pub(crate) const ERROR: u32 = 2;
 /// a note that the item or result, too large for a frame or with descriptors, is a message on the link;
-pub(crate) const POSTED: u32 = 3;
+pub(crate) const OUT_OF_LINE: u32 = 3;
 /// what the items that follow are for, which is no item.
-pub(crate) const TASK: u32 = 4;
+pub(crate) const TASK_HEADER: u32 = 4;
 
 /// How long what stands in front of a message is.
 const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
-const TASKS: Ring = Ring::new(4096, RING).warm();
-const RESULTS: Ring = Ring::new(4096 + RING as usize, RING).warm();
+const SUBMISSIONS: Ring = Ring::new(4096, RING).warm();
+const COMPLETIONS: Ring = Ring::new(4096 + RING as usize, RING).warm();
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
 
 /// Words, those that different sides write in different cache lines.
 const CLAIMS: usize = 0;
-const FINISHED: usize = 128;
-const PUBLISHED: usize = 256;
+const COMPLETED: usize = 128;
+const VISIBLE: usize = 256;
 /// How long the worker has been busy with all that is published, in nanoseconds.
 const BUSY: usize = 264;
 /// How many results were posted, at least.
-const POSTS: usize = 280;
+const OUT_OF_LINE_COUNT: usize = 280;
 /// How many items the worker finishes before it looks at the clock again.
-const STRIDE: usize = 272;
+const CLOCK_INTERVAL: usize = 272;
 /// It has come up, and its initializer has run.
 const READY: usize = 276;
 /// Since when the item runs that was begun, in nanoseconds of the system's clock, if its time is counted; else 0.
@@ -81,38 +81,38 @@ const RUNNING: usize = 288;
 const TAKEN: usize = 384;
 const CLOSED: usize = 388;
 /// The pool has found results that are finished and not published: the worker is to look at the clock.
-const HURRY: usize = 392;
-/// Rung when there are items, and when the mailbox is closed; and when there is room for results again.
-const BELL: usize = 396;
-const ROOM: usize = 400;
+const FLUSH_REQUESTED: usize = 392;
+/// Rung when there are items, and when the rings is closed; and when there is room for results again.
+const ITEMS_EVENT: usize = 396;
+const ROOM_EVENT: usize = 400;
 
-impl Mailbox {
+impl WorkerRings {
     pub(crate) fn create() -> Result<Self> {
-        let mailbox = Self(Pages::create(SIZE)?);
-        let claims = u64::from(Mark::START.frames);
-        mailbox.claims().store(claims << 32 | claims, Relaxed);
-        for word in [FINISHED, PUBLISHED] {
-            Mark::START.publish(mailbox.0.word64(word));
+        let rings = Self(SharedMemory::create(SIZE)?);
+        let claims = u64::from(Position::START.frames);
+        rings.claim_word().store(claims << 32 | claims, Relaxed);
+        for word in [COMPLETED, VISIBLE] {
+            Position::START.publish(rings.0.word64(word));
         }
-        mailbox.taken().store(Mark::START.bytes, Relaxed);
-        for bell in [BELL, ROOM] {
-            mailbox.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        rings.taken().store(Position::START.bytes, Relaxed);
+        for bell in [ITEMS_EVENT, ROOM_EVENT] {
+            rings.0.word32(bell).store(just_before_overflow(16), Relaxed);
         }
-        mailbox.0.word32(POSTS).store(just_before_overflow(4), Relaxed);
-        Ok(mailbox)
+        rings.0.word32(OUT_OF_LINE_COUNT).store(just_before_overflow(4), Relaxed);
+        Ok(rings)
     }
 
     #[inline]
-    fn claims(&self) -> &AtomicU64 {
+    fn claim_word(&self) -> &AtomicU64 {
         self.0.word64(CLAIMS)
     }
 
-    fn bell(&self) -> Bell<'_> {
-        Bell(self.0.word32(BELL))
+    fn items_event(&self) -> EventCount<'_> {
+        EventCount(self.0.word32(ITEMS_EVENT))
     }
 
-    fn room(&self) -> Bell<'_> {
-        Bell(self.0.word32(ROOM))
+    fn room_event(&self) -> EventCount<'_> {
+        EventCount(self.0.word32(ROOM_EVENT))
     }
 
     fn taken(&self) -> &AtomicU32 {
@@ -122,51 +122,51 @@ impl Mailbox {
 
 /// What a pool shares with all of its workers: who is to be woken when results have come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "Pages")]
-pub(crate) struct Lobby(Pages);
+#[serde(try_from = "SharedMemory")]
+pub(crate) struct WakeupPage(SharedMemory);
 
-const LOBBY: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const WAKEUP_PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-impl Lobby {
+impl WakeupPage {
     pub(crate) fn create() -> Result<Self> {
-        let lobby = Self(Pages::create(LOBBY)?);
+        let wakeup_page = Self(SharedMemory::create(WAKEUP_PAGE)?);
         for bell in [0, 4] {
-            lobby.0.word32(bell).store(just_before_overflow(16), Relaxed);
+            wakeup_page.0.word32(bell).store(just_before_overflow(16), Relaxed);
         }
-        Ok(lobby)
+        Ok(wakeup_page)
     }
 
     /// Wakes who waits for results.
-    pub(crate) fn announce(&self) {
-        self.callers().ring();
+    pub(crate) fn pool_of(&self) {
+        self.callers().notify_all();
     }
 
     /// Wakes who waits for results, for there is something to do for the pool; if nobody waits, the pool's thread.
-    pub(crate) fn call(&self) {
-        self.attendance().call();
+    pub(crate) fn notify(&self) {
+        self.wakeups().notify();
     }
 
-    pub(crate) fn attendance(&self) -> Attendance<'_> {
-        Attendance { callers: self.callers(), thread: self.thread(), attended: self.0.word32(8) }
+    pub(crate) fn wakeups(&self) -> PoolWakeups<'_> {
+        PoolWakeups { callers: self.callers(), thread: self.thread(), attended: self.0.word32(8) }
     }
 
     /// For threads that wait for results of their own, and see to all others meanwhile.
-    pub(crate) fn callers(&self) -> Bell<'_> {
-        Bell(self.0.word32(0))
+    pub(crate) fn callers(&self) -> EventCount<'_> {
+        EventCount(self.0.word32(0))
     }
 
-    pub(crate) fn thread(&self) -> Bell<'_> {
-        Bell(self.0.word32(4))
+    pub(crate) fn thread(&self) -> EventCount<'_> {
+        EventCount(self.0.word32(4))
     }
 }
 
 macro_rules! of_size {
     ($($memory:ident: $size:ident),*) => {$(
         /// Memory that came from elsewhere is what it should be only if it has the size.
-        impl TryFrom<Pages> for $memory {
+        impl TryFrom<SharedMemory> for $memory {
             type Error = Error;
 
-            fn try_from(pages: Pages) -> Result<Self> {
+            fn try_from(pages: SharedMemory) -> Result<Self> {
                 match pages.size() {
                     $size => Ok(Self(pages)),
                     other => Err(Error::decode("shared memory", format!("{other} bytes instead of {}", $size))),
@@ -176,23 +176,27 @@ macro_rules! of_size {
     )*};
 }
 
-of_size!(Mailbox: SIZE, Lobby: LOBBY);
+of_size!(WorkerRings: SIZE, WakeupPage: WAKEUP_PAGE);
 
 /// What stands in front of a message: its number, by which a note or a result refers to it, and what it is.
-struct Posted {
+struct MessageHeader {
     number: u32,
     kind: u32,
 }
 
-impl Posted {
+impl MessageHeader {
     fn bytes(&self) -> [u8; 8] {
         (u64::from(self.number) << 32 | u64::from(self.kind)).to_le_bytes()
     }
 
     /// Receives the message of that number, which must have been sent; throws away those before it, which
     /// nobody will ask for any more. Gives what it is, its packet, and its descriptors. Does not block.
-    fn receive(link: &Link, number: u32, on_shortage: OnShortage) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
-        for _ in 0..MOST_PACKETS {
+    fn receive(
+        link: &PacketSocket,
+        number: u32,
+        on_shortage: OnShortage,
+    ) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
+        for _ in 0..MAX_PACKETS {
             let Incoming::Message(packet, descriptors) =
                 link.receive_packet_or(on_shortage, Deadline::now())?
             else {
@@ -209,7 +213,7 @@ impl Posted {
 }
 
 /// More packets than this do not find room in a socket at once.
-const MOST_PACKETS: u32 = 4096;
+const MAX_PACKETS: u32 = 4096;
 
 /// How long to look for something, in [`spin`], before others are let have the processor.
 const TURN: Duration = Duration::from_micros(2);
@@ -257,11 +261,11 @@ mod tests {
     use crate::pool::worker_rings::claim_word::{self, Known};
     use crate::sys::output::BOUND;
 
-    pub(super) fn ends() -> (PoolEnd, WorkerEnd) {
-        let (ours, theirs) = Link::pair().unwrap();
-        let (mailbox, lobby) = (Mailbox::create().unwrap(), Lobby::create().unwrap());
-        let worker = WorkerEnd::new(mailbox.clone(), theirs, lobby, Duration::ZERO).unwrap();
-        (PoolEnd::new(mailbox, ours), worker)
+    pub(super) fn ends() -> (PoolSide, WorkerSide) {
+        let (ours, theirs) = PacketSocket::pair().unwrap();
+        let (rings, wakeup_page) = (WorkerRings::create().unwrap(), WakeupPage::create().unwrap());
+        let worker = WorkerSide::new(rings.clone(), theirs, wakeup_page, Duration::ZERO).unwrap();
+        (PoolSide::new(rings, ours), worker)
     }
 
     fn frames(numbers: &[u64]) -> Vec<u8> {
@@ -273,8 +277,8 @@ mod tests {
         frames
     }
 
-    fn which(number: u64) -> Which {
-        [Which::Published, Which::Held, Which::Finished][(number % 3) as usize]
+    fn which(number: u64) -> Scope {
+        [Scope::Published, Scope::Held, Scope::Finished][(number % 3) as usize]
     }
 
     fn random(state: &mut u64) -> u64 {
@@ -288,7 +292,7 @@ mod tests {
         let (mut pool, mut worker) = ends();
         let mut state = 7;
         let (mut next, mut waiting) = (0, 0);
-        // Jobs of the mailbox: where they begin, and their items.
+        // Jobs of the rings: where they begin, and their items.
         let mut jobs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
         let mut ran = Vec::new();
         let mut expected = Vec::new();
@@ -296,7 +300,7 @@ mod tests {
             match random(&mut state) % 4 {
                 0 => {
                     let start = pool.position();
-                    if random(&mut state).is_multiple_of(3) && !pool.write_note(TASK, &[7; 16]) {
+                    if random(&mut state).is_multiple_of(3) && !pool.write_header(TASK_HEADER, &[7; 16]) {
                         continue;
                     }
                     let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
@@ -305,20 +309,20 @@ mod tests {
                     let left = pool.write(&bytes, numbers.len() as u32).len();
                     let written = pool.written().wrapping_sub(before);
                     if written == 0 {
-                        pool.rewind(start, 0);
+                        pool.truncate(start, 0);
                     }
                     assert_eq!(
-                        all(Frames::of(&bytes[bytes.len() - left..])).len() + written as usize,
+                        all(Frames::frame_size(&bytes[bytes.len() - left..])).len() + written as usize,
                         numbers.len()
                     );
                     next += u64::from(written);
                     if written > 0 {
-                        pool.hand_in(written).unwrap();
+                        pool.submit(written).unwrap();
                         jobs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
                     }
                 }
                 1 => {
-                    let mut left = pool.take_back(random(&mut state) as u32 % 300).unwrap();
+                    let mut left = pool.revoke(random(&mut state) as u32 % 300).unwrap();
                     let (total, mut position) = (left, pool.position());
                     while left > 0 {
                         let (start, items, done) = jobs.back_mut().unwrap();
@@ -334,7 +338,7 @@ mod tests {
                             jobs.pop_back();
                         }
                     }
-                    pool.rewind(position, total);
+                    pool.truncate(position, total);
                 }
                 2 => {
                     for _ in 0..random(&mut state) % 400 {
@@ -343,7 +347,7 @@ mod tests {
                         }
                         match worker.next() {
                             None => break,
-                            Some(TASK) => worker.read(|_| Ok(())).unwrap(),
+                            Some(TASK_HEADER) => worker.read(|_| Ok(())).unwrap(),
                             Some(VALUE) => {
                                 let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
                                 waiting += item.len() + 16;
@@ -353,7 +357,7 @@ mod tests {
                             other => panic!("{other:?}"),
                         }
                     }
-                    worker.show();
+                    worker.update_visible();
                 }
                 _ => {
                     let Some(finished) = pool.take_results(which(random(&mut state))).unwrap() else {
@@ -372,26 +376,26 @@ mod tests {
                             jobs.pop_front();
                         }
                     }
-                    pool.free(jobs.front().map_or(pool.position(), |job| job.0));
+                    pool.release(jobs.front().map_or(pool.position(), |job| job.0));
                 }
             }
         }
         assert!(ran.len() > 10_000, "{}", ran.len());
         let expected: Vec<u8> = frames(&expected);
-        assert!(all(Frames::of(expected)) == ran);
+        assert!(all(Frames::frame_size(expected)) == ran);
     }
 
     #[test]
     fn claims_overflow() {
         let word = AtomicU64::new(u64::MAX);
-        assert!(!claim_word::begin(&word));
+        assert!(!claim_word::try_claim(&word));
         let known = |handed_in: u32| Known { finished: u32::MAX, handed_in: handed_in.wrapping_sub(1) };
-        assert!(claim_word::hand_in(&word, known(0), 5));
-        assert!(claim_word::begin(&word) && claim_word::begin(&word));
-        assert_eq!(claim_word::take_back(&word, known(5), 2), Some(2));
-        assert_eq!(claim_word::left(&word), 1);
-        assert!(claim_word::begin(&word) && !claim_word::begin(&word));
-        assert_eq!(claim_word::take_back(&word, known(3), 9), Some(0));
+        assert!(claim_word::submit(&word, known(0), 5));
+        assert!(claim_word::try_claim(&word) && claim_word::try_claim(&word));
+        assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
+        assert_eq!(claim_word::pending(&word), 1);
+        assert!(claim_word::try_claim(&word) && !claim_word::try_claim(&word));
+        assert_eq!(claim_word::revoke(&word, known(3), 9), Some(0));
     }
 
     /// Begun before it was handed in, or less than has results; handed in more or less than the pool has.
@@ -400,12 +404,12 @@ mod tests {
         let known = Known { finished: 3, handed_in: 7 };
         let word = |begun: u64, handed_in: u64| AtomicU64::new(begun << 32 | handed_in);
         for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
-            assert!(!claim_word::hand_in(&overwritten, known, 1));
-            assert_eq!(claim_word::take_back(&overwritten, known, 1), None);
-            assert_eq!(claim_word::known_begun(&overwritten, known), None);
+            assert!(!claim_word::submit(&overwritten, known, 1));
+            assert_eq!(claim_word::revoke(&overwritten, known, 1), None);
+            assert_eq!(claim_word::checked_claimed(&overwritten, known), None);
         }
-        assert_eq!(claim_word::take_back(&word(3, 7), known, 9), Some(4));
-        assert_eq!(claim_word::known_begun(&word(7, 7), known), Some(7));
+        assert_eq!(claim_word::revoke(&word(3, 7), known, 9), Some(4));
+        assert_eq!(claim_word::checked_claimed(&word(7, 7), known), Some(7));
     }
 
     /// It would have been held up, with the pool's lock, for as long as the worker likes.
@@ -416,7 +420,7 @@ mod tests {
         thread::scope(|scope| {
             let link = &worker.link;
             let flood = || {
-                let prefix = Posted { number: 1, kind: VALUE }.bytes();
+                let prefix = MessageHeader { number: 1, kind: VALUE }.bytes();
                 while !is_over.load(Relaxed) {
                     let _ = link.send_with_prefix(&prefix, &Message::inline(vec![7]), Deadline::now());
                 }
@@ -434,7 +438,7 @@ mod tests {
     fn the_time_of_an_item_is_never_that_of_one_before() {
         let (mut pool, mut worker) = ends();
         pool.write(&frames(&[3, 5]), 2);
-        pool.hand_in(2).unwrap();
+        pool.submit(2).unwrap();
         for timed in [true, false] {
             assert_eq!(worker.next(), Some(VALUE));
             worker.read(|_| Ok(())).unwrap();
@@ -451,7 +455,7 @@ mod tests {
             worker.finish();
             assert!(
                 pool.has_finished()
-                    && pool.take_results(Which::Finished).unwrap().is_some()
+                    && pool.take_results(Scope::Finished).unwrap().is_some()
                     && !pool.has_finished()
             );
         }
@@ -462,20 +466,20 @@ mod tests {
     fn results_count_as_held_back_only_while_another_item_runs() {
         let (mut pool, mut worker) = ends();
         assert_eq!(pool.write(&frames(&[1, 2, 3]), 3), b"");
-        pool.hand_in(3).unwrap();
-        let mut run = |pool: &mut PoolEnd| {
+        pool.submit(3).unwrap();
+        let mut run = |pool: &mut PoolSide| {
             worker.next();
-            let before = pool.take_results(Which::Held).unwrap().map_or(0, |results| results.count);
+            let before = pool.take_results(Scope::Held).unwrap().map_or(0, |results| results.count);
             worker.read(|_| Ok(())).unwrap();
             worker.write(VALUE, &[]).unwrap();
             worker.finish();
             before
         };
         assert_eq!(run(&mut pool), 0);
-        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
+        assert!(pool.has_finished() && pool.take_results(Scope::Held).unwrap().is_none());
         assert_eq!(run(&mut pool), 1);
-        assert!(pool.has_finished() && pool.take_results(Which::Held).unwrap().is_none());
-        assert_eq!(pool.take_results(Which::Finished).unwrap().unwrap().count, 1);
+        assert!(pool.has_finished() && pool.take_results(Scope::Held).unwrap().is_none());
+        assert_eq!(pool.take_results(Scope::Finished).unwrap().unwrap().count, 1);
         assert_eq!(run(&mut pool), 0);
     }
 
@@ -484,14 +488,14 @@ mod tests {
     fn results_that_are_held_back_for_too_long_are_taken() {
         let (mut pool, mut worker) = ends();
         assert_eq!(pool.write(&frames(&[1]), 1), b"");
-        pool.hand_in(1).unwrap();
+        pool.submit(1).unwrap();
         worker.next();
         worker.read(|_| Ok(())).unwrap();
         worker.write(VALUE, &[]).unwrap();
         worker.finish();
-        assert!(pool.take_results(Which::Held).unwrap().is_none(), "seen for the first time");
+        assert!(pool.take_results(Scope::Held).unwrap().is_none(), "seen for the first time");
         thread::sleep(BOUND);
-        assert_eq!(pool.take_results(Which::Held).unwrap().unwrap().count, 1);
+        assert_eq!(pool.take_results(Scope::Held).unwrap().unwrap().count, 1);
     }
 
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.
@@ -500,15 +504,15 @@ mod tests {
         let (mut pool, mut worker) = ends();
         let position = pool.position();
         for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
-            assert_eq!(pool.post(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Yes);
-            pool.hand_in(1).unwrap();
+            assert_eq!(pool.send_out_of_line(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Done);
+            pool.submit(1).unwrap();
             if number == 0 {
-                assert_eq!(pool.take_back(1).unwrap(), 1);
-                pool.rewind(position, 1);
+                assert_eq!(pool.revoke(1).unwrap(), 1);
+                pool.truncate(position, 1);
             }
         }
-        assert_eq!(worker.next(), Some(POSTED));
+        assert_eq!(worker.next(), Some(OUT_OF_LINE));
         let (content, descriptors) = worker.receive().unwrap();
-        assert!(descriptors.is_empty() && content.look(|bytes| bytes == b"but this"));
+        assert!(descriptors.is_empty() && content.with_bytes(|bytes| bytes == b"but this"));
     }
 }

@@ -1,14 +1,14 @@
 //! How far a worker's results reach, for its pool: the words *claims*, *finished* and *published*, see
 //! [`mailbox`](crate::pool::worker_rings).
 
-use crate::ipc::ring::Mark;
+use crate::ipc::ring::Position;
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
 
 /// Which results to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum Scope {
     /// Those that the worker has published.
     Published,
     /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what
@@ -21,25 +21,25 @@ pub(crate) enum Which {
 /// The worker has finished an item, whose result reaches to this mark and is written.
 #[allow(clippy::inline_always)] // see `ring`
 #[inline(always)]
-pub(crate) fn finish(finished: &AtomicU64, mark: Mark) {
+pub(crate) fn finish(finished: &AtomicU64, mark: Position) {
     failpoint::hit(Failpoint::ResultWritten);
     mark.publish(finished);
     failpoint::hit(Failpoint::ItemFinished);
 }
 
 /// The worker publishes all results up to this mark.
-pub(crate) fn publish(published: &AtomicU64, mark: Mark) {
+pub(crate) fn publish(published: &AtomicU64, mark: Position) {
     mark.publish(published);
     failpoint::hit(Failpoint::ResultsPublished);
 }
 
 /// How far these results reach, for the pool.
-pub(crate) fn reach(which: Which, finished: &AtomicU64, published: &AtomicU64) -> Mark {
-    Mark::seen(if which == Which::Published { published } else { finished })
+pub(crate) fn reach(which: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
+    Position::load(if which == Scope::Published { published } else { finished })
 }
 
 /// Whether a worker whose results reach to this mark runs no item. To be asked after [`reach`]: an item that was
 /// finished in between counts as one that runs.
-pub(crate) fn runs_none(claims: &AtomicU64, reached: Mark) -> bool {
+pub(crate) fn runs_none(claims: &AtomicU64, reached: Position) -> bool {
     claim_word::begun(claims) == reached.frames
 }

@@ -1,4 +1,4 @@
-//! The worker's end of a mailbox: begins items, leaves results.
+//! The worker's end of a rings: begins items, leaves results.
 
 // See `ring`.
 #![allow(clippy::inline_always)]
@@ -8,50 +8,51 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::codec::raw;
-use crate::error::{Culprit, Error, Result};
-use crate::ipc::event_count::Bell;
-use crate::ipc::packet::{Content, INLINE, Link, Message, OnShortage, Sent};
-use crate::ipc::ring::Mark;
+use crate::error::{Error, Origin, Result};
+use crate::ipc::event_count::EventCount;
+use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::ring::Position;
 use crate::ipc::wire;
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::clock;
-use crate::sys::cpus::pays_to_look;
+use crate::sys::cpus::should_spin;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::fork_detect::Original;
+use crate::sys::fork_detect::ForkDetector;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{leave, own_pid};
+use crate::sys::process::{exit_immediately, own_pid};
 
 use super::progress;
 use super::{
-    BUSY, CLOSED, ERROR, FINISHED, HURRY, Lobby, Mailbox, POSTED, POSTS, PREFIX, PUBLISHED, Posted, READY,
-    RESULTS, RING, RUNNING, STRIDE, TASK, TASKS, VALUE, spin,
+    BUSY, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, ERROR, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage,
+    WorkerRings, spin,
 };
 
-/// The worker's end of a mailbox.
+/// The worker's end of a rings.
 #[derive(Debug)]
-pub(crate) struct WorkerEnd {
-    pub(super) mailbox: Mailbox,
+pub(crate) struct WorkerSide {
+    pub(super) rings: WorkerRings,
     /// For what a ring cannot carry.
-    pub(super) link: Link,
-    lobby: Lobby,
+    pub(super) link: PacketSocket,
+    wakeup_page: WakeupPage,
     /// How long to look for items before sleeping.
     spin: Duration,
     /// How many times in a row that was in vain.
     vain: u32,
     /// Whether this process is the worker, and not a copy of it.
-    original: Original,
+    original: ForkDetector,
     /// At the next item.
-    cursor: Mark,
+    cursor: Position,
     /// An item was begun and not read yet.
     begun: bool,
     /// Behind the last result; and with the result of the item that runs.
-    finished: Mark,
-    written: Mark,
-    published: Mark,
+    finished: Position,
+    written: Position,
+    published: Position,
     taken: u32,
-    /// What in the mailbox is nonsense. Then this end does no more.
+    /// What in the rings is nonsense. Then this end does no more.
     broken: Option<Error>,
     clock: Clock,
     output: Output,
@@ -73,9 +74,9 @@ struct Clock {
 }
 
 /// How long a stride should take, at least and at most.
-const STRIDE_LEAST: Duration = Duration::from_micros(5);
-const STRIDE_MOST: Duration = Duration::from_micros(20);
-const LONGEST_STRIDE: u32 = 256;
+const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
+const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
+const INTERVAL_TIME: u32 = 256;
 /// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items
 /// in longer ones are so small (150 ns) that it would take more than a twentieth of their time, so it is
 /// flushed once in a stride. An item whose output is flushed is not that small: the system call alone takes
@@ -84,8 +85,13 @@ const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
 /// How often results are published while there are items to run.
 const PUBLISH: Duration = Duration::from_micros(500);
 
-impl WorkerEnd {
-    pub(crate) fn new(mailbox: Mailbox, link: Link, lobby: Lobby, spin: Duration) -> Result<Self> {
+impl WorkerSide {
+    pub(crate) fn new(
+        rings: WorkerRings,
+        link: PacketSocket,
+        wakeup_page: WakeupPage,
+        spin: Duration,
+    ) -> Result<Self> {
         let now = Instant::now();
         let clock = Clock {
             stride: 1,
@@ -96,40 +102,40 @@ impl WorkerEnd {
             flushed: Duration::ZERO,
         };
         Ok(Self {
-            mailbox,
+            rings,
             link,
-            lobby,
+            wakeup_page,
             spin,
             vain: 0,
-            original: Original::new()?,
-            cursor: Mark::START,
+            original: ForkDetector::new()?,
+            cursor: Position::START,
             begun: false,
-            finished: Mark::START,
-            written: Mark::START,
-            published: Mark::START,
-            taken: Mark::START.bytes,
+            finished: Position::START,
+            written: Position::START,
+            published: Position::START,
+            taken: Position::START.bytes,
             broken: None,
             clock,
             output: Output::default(),
-            flushed: Mark::START.frames,
+            flushed: Position::START.frames,
         })
     }
 
     /// Says that this worker is ready for work. What its initializer has printed is out before, or, where
     /// that would have to wait, before the first result.
-    pub(crate) fn be_ready(&mut self) {
+    pub(crate) fn signal_ready(&mut self) {
         failpoint::hit(Failpoint::WorkerStarted);
         self.output.flush_if_writable();
-        self.mailbox.0.word32(READY).store(1, Release);
+        self.rings.0.word32(READY).store(1, Release);
         failpoint::hit(Failpoint::WorkerReady);
-        self.lobby.call();
+        self.wakeup_page.notify();
     }
 
-    /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerEnd::read), and to be
-    /// [finished](WorkerEnd::finish) with a result.
+    /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerSide::read), and to be
+    /// [finished](WorkerSide::finish) with a result.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
-        self.begin().then(|| TASKS.kind(&self.mailbox.0, self.cursor))
+        self.claim().then(|| SUBMISSIONS.kind(&self.rings.0, self.cursor))
     }
 
     /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
@@ -137,16 +143,16 @@ impl WorkerEnd {
     #[inline(always)]
     pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
         let begun = &mut self.begun;
-        let taken = TASKS.take(&self.mailbox.0, &mut self.cursor, |kind, bytes| {
-            *begun = kind == TASK;
+        let taken = SUBMISSIONS.take(&self.rings.0, &mut self.cursor, |kind, bytes| {
+            *begun = kind == TASK_HEADER;
             look(bytes)
         });
-        taken.unwrap_or_else(|| Err(self.break_off("an item", "there is none where it should be")))
+        taken.unwrap_or_else(|| Err(self.poison("an item", "there is none where it should be")))
     }
 
     /// What only a task can have done that has written over what is not its own. Where the next item is, nobody knows.
     #[cold]
-    fn break_off(&mut self, what: &str, why: &str) -> Error {
+    fn poison(&mut self, what: &str, why: &str) -> Error {
         let error = Error::decode(what, why);
         self.begun = false;
         self.broken.get_or_insert(error).clone()
@@ -158,9 +164,9 @@ impl WorkerEnd {
     /// When it is large, and there is no memory for it; and when this end is broken.
     #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
-        self.stay_only_one();
+        self.exit_if_forked();
         if result.len() > INLINE {
-            return self.post(kind, result);
+            return self.send_out_of_line(kind, result);
         }
         self.write_frame(kind, result)
     }
@@ -169,39 +175,39 @@ impl WorkerEnd {
     fn write_frame(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.written = self.finished;
         failpoint::hit(Failpoint::ResultEncoded);
-        while !RESULTS.put(&self.mailbox.0, &mut self.written, self.taken, kind, &[result]) {
+        while !COMPLETIONS.put(&self.rings.0, &mut self.written, self.taken, kind, &[result]) {
             self.wait_for_room()?;
         }
         Ok(())
     }
 
     /// Begins and ends items of `item` bytes each whose results have `result` bytes, as many as lie in one piece before it
-    /// is time to look at the clock, and says how many that were. What [`next`](WorkerEnd::next), [`read`](WorkerEnd::read),
-    /// [`write`](WorkerEnd::write) and [`finish`](WorkerEnd::finish) do together, without asking each time what can be
+    /// is time to look at the clock, and says how many that were. What [`next`](WorkerSide::next), [`read`](WorkerSide::read),
+    /// [`write`](WorkerSide::write) and [`finish`](WorkerSide::finish) do together, without asking each time what can be
     /// asked once.
     #[inline(always)]
-    pub(crate) fn run_alike<T>(
+    pub(crate) fn run_fixed_size<T>(
         &mut self,
         (item, result): (usize, usize),
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
-        let room = RESULTS.room(self.finished, self.taken, result);
+        let room = COMPLETIONS.free_frames(self.finished, self.taken, result);
         let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.stride);
         let at_once = if is_flushed_singly { 1 } else { self.clock.left };
-        let most = at_once.min(room).min(TASKS.fit(self.cursor, item));
+        let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
         let mut count = 0;
-        while count < most && self.hurry().load(Relaxed) == 0 && self.begin() {
-            let Some(ran) = TASKS.take_like(&self.mailbox.0, &mut self.cursor, VALUE, item, &mut run) else {
+        while count < most && self.flush_requested().load(Relaxed) == 0 && self.claim() {
+            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, &mut run) else {
                 break;
             };
             self.begun = false;
-            self.stay_only_one();
+            self.exit_if_forked();
             match ran {
                 Ok(value) => {
-                    let bytes = raw::view(&value).unwrap_or_default();
+                    let bytes = raw::as_bytes(&value).unwrap_or_default();
                     failpoint::hit(Failpoint::ResultEncoded);
-                    RESULTS.put_here(&self.mailbox.0, &mut self.finished, VALUE, bytes);
-                    progress::finish(self.mailbox.0.word64(FINISHED), self.finished);
+                    COMPLETIONS.push_unchecked(&self.rings.0, &mut self.finished, VALUE, bytes);
+                    progress::finish(self.rings.0.word64(COMPLETED), self.finished);
                 }
                 Err(error) => {
                     self.fail(error);
@@ -211,8 +217,8 @@ impl WorkerEnd {
             count += 1;
         }
         self.clock.left -= count;
-        if self.clock.left == 0 || (count > 0 && self.hurry().load(Relaxed) != 0) {
-            self.end_stride();
+        if self.clock.left == 0 || (count > 0 && self.flush_requested().load(Relaxed) != 0) {
+            self.end_interval();
         } else if is_flushed_singly && count > 0 {
             self.flush_between();
         }
@@ -220,8 +226,8 @@ impl WorkerEnd {
     }
 
     #[inline(always)]
-    fn begin(&mut self) -> bool {
-        if !self.begun && self.broken.is_none() && claim_word::begin(self.mailbox.claims()) {
+    fn claim(&mut self) -> bool {
+        if !self.begun && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
             self.begun = true;
             failpoint::hit(Failpoint::ItemBegun);
         }
@@ -229,18 +235,18 @@ impl WorkerEnd {
     }
 
     /// Sends a large result as a message; in its place stands a note.
-    fn post(&mut self, kind: u32, result: &[u8]) -> Result<()> {
-        let prefix = Posted { number: self.finished.frames, kind }.bytes();
-        let message = Message::parked(result)?;
+    fn send_out_of_line(&mut self, kind: u32, result: &[u8]) -> Result<()> {
+        let prefix = MessageHeader { number: self.finished.frames, kind }.bytes();
+        let message = Message::spilled(result)?;
         failpoint::hit(Failpoint::ResultSpilled);
-        if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::NotYet {
-            self.show(); // the pool takes messages as it takes the results that they belong to
-            self.lobby.call();
+        if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::TimedOut {
+            self.update_visible(); // the pool takes messages as it takes the results that they belong to
+            self.wakeup_page.notify();
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
         failpoint::hit(Failpoint::ResultSent);
-        self.write_frame(POSTED, &[])?;
-        self.mailbox.0.word32(POSTS).fetch_add(1, Relaxed);
+        self.write_frame(OUT_OF_LINE, &[])?;
+        self.rings.0.word32(OUT_OF_LINE_COUNT).fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -248,10 +254,10 @@ impl WorkerEnd {
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
         self.finished = self.written;
-        progress::finish(self.mailbox.0.word64(FINISHED), self.finished);
+        progress::finish(self.rings.0.word64(COMPLETED), self.finished);
         self.clock.left -= 1;
-        if self.clock.left == 0 || self.hurry().load(Relaxed) != 0 {
-            self.end_stride();
+        if self.clock.left == 0 || self.flush_requested().load(Relaxed) != 0 {
+            self.end_interval();
         } else if FLUSHED_SINGLY.contains(&self.clock.stride) {
             self.flush_between();
         }
@@ -260,7 +266,7 @@ impl WorkerEnd {
     /// Ends the item with an error.
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
-        let error = error.or_by(|| Culprit::Worker { pid: own_pid() });
+        let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
         let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
         // If there is no memory even for the error: one that does not decode says as much.
@@ -275,30 +281,30 @@ impl WorkerEnd {
             let number = note.first_chunk().copied().map(u32::from_ne_bytes);
             number.ok_or_else(|| Error::decode("an item", "its message has no number"))
         })?;
-        let (_, packet, mut descriptors) = Posted::receive(&self.link, number, OnShortage::Lose)?;
+        let (_, packet, mut descriptors) = MessageHeader::receive(&self.link, number, OnShortage::Lose)?;
         let content = Content::of(packet, PREFIX, &mut descriptors)?;
         if !descriptors.is_empty() {
-            self.lobby.call(); // the pool must let go of them, lest it keep a queue open
+            self.wakeup_page.notify(); // the pool must let go of them, lest it keep a queue open
         }
         Ok((content, descriptors))
     }
 
     /// From now on the time of the item that was begun is counted, for the pool to see.
     pub(crate) fn start_clock(&self) {
-        self.mailbox.0.word64(RUNNING).store(clock::nanos().max(1), Relaxed);
+        self.rings.0.word64(RUNNING).store(clock::nanos().max(1), Relaxed);
     }
 
     /// The item that was begun is all but finished. What follows shows it to be finished, and this before.
     pub(crate) fn stop_clock(&self) {
-        self.stay_only_one();
-        self.mailbox.0.word64(RUNNING).store(0, Relaxed);
+        self.exit_if_forked();
+        self.rings.0.word64(RUNNING).store(0, Relaxed);
     }
 
     /// Where a task has forked and both return, only the worker itself goes on.
     #[inline]
-    pub(crate) fn stay_only_one(&self) {
-        if !self.original.is_here() {
-            leave(0);
+    pub(crate) fn exit_if_forked(&self) {
+        if !self.original.in_original_process() {
+            exit_immediately(0);
         }
     }
 
@@ -307,15 +313,15 @@ impl WorkerEnd {
     /// # Errors
     /// When this end is broken.
     pub(crate) fn wait(&mut self) -> Result<bool> {
-        self.look_at_clock();
-        self.show();
-        self.lobby.call();
+        self.read_clock();
+        self.update_visible();
+        self.wakeup_page.notify();
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.wait_until(Mailbox::bell, |end| end.has_item() || end.is_closed());
-        if claim_word::begun(self.mailbox.claims()) != self.finished.frames {
-            return Err(self.break_off("which items were begun", "it was overwritten"));
+        self.wait_until(WorkerRings::items_event, |end| end.has_item() || end.is_closed());
+        if claim_word::begun(self.rings.claim_word()) != self.finished.frames {
+            return Err(self.poison("which items were begun", "it was overwritten"));
         }
         self.clock.seen = Instant::now();
         Ok(self.has_item())
@@ -323,12 +329,12 @@ impl WorkerEnd {
 
     /// Whether there is something to begin, or what was begun is not what this end has begun.
     fn has_item(&self) -> bool {
-        let claims = self.mailbox.claims();
-        claim_word::left(claims) > 0 || claim_word::begun(claims) != self.finished.frames
+        let claims = self.rings.claim_word();
+        claim_word::pending(claims) > 0 || claim_word::begun(claims) != self.finished.frames
     }
 
     fn is_closed(&self) -> bool {
-        self.mailbox.0.word32(CLOSED).load(Acquire) != 0
+        self.rings.0.word32(CLOSED).load(Acquire) != 0
     }
 
     #[cold]
@@ -336,34 +342,38 @@ impl WorkerEnd {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.show();
-        self.lobby.call();
+        self.update_visible();
+        self.wakeup_page.notify();
         let before = self.taken;
-        self.wait_until(Mailbox::room, |end| end.mailbox.taken().load(Acquire) != before);
-        self.taken = self.mailbox.taken().load(Acquire);
+        self.wait_until(WorkerRings::room_event, |end| end.rings.taken().load(Acquire) != before);
+        self.taken = self.rings.taken().load(Acquire);
         if self.finished.bytes.wrapping_sub(self.taken) > RING {
-            return Err(self.break_off("how far results were taken", "it is further than they reach"));
+            return Err(self.poison("how far results were taken", "it is further than they reach"));
         }
         Ok(())
     }
 
-    fn wait_until(&mut self, bell: impl Fn(&Mailbox) -> Bell<'_>, mut has_come: impl FnMut(&Self) -> bool) {
+    fn wait_until(
+        &mut self,
+        bell: impl Fn(&WorkerRings) -> EventCount<'_>,
+        mut has_come: impl FnMut(&Self) -> bool,
+    ) {
         if has_come(self) {
             return;
         }
         let vain = self.vain;
         self.vain = vain.wrapping_add(1);
-        if pays_to_look(vain) && spin(self.spin, 16, || has_come(self)) {
+        if should_spin(vain) && spin(self.spin, 16, || has_come(self)) {
             self.vain = 0;
             return;
         }
         loop {
-            let armed = bell(&self.mailbox).arm();
+            let armed = bell(&self.rings).prepare_wait();
             if has_come(self) {
                 return;
             }
             failpoint::hit(Failpoint::WorkerSleeps);
-            bell(&self.mailbox).wait(armed, None);
+            bell(&self.rings).wait(armed, None);
             if !has_come(self) {
                 self.repeat();
             }
@@ -374,21 +384,21 @@ impl WorkerEnd {
     /// and there is nothing to do.
     #[cold]
     fn repeat(&self) {
-        self.mailbox.0.word32(READY).store(1, Release);
-        self.finished.publish(self.mailbox.0.word64(FINISHED));
-        self.published.publish(self.mailbox.0.word64(PUBLISHED));
-        self.lobby.call();
+        self.rings.0.word32(READY).store(1, Release);
+        self.finished.publish(self.rings.0.word64(COMPLETED));
+        self.published.publish(self.rings.0.word64(VISIBLE));
+        self.wakeup_page.notify();
     }
 
     #[inline]
-    fn hurry(&self) -> &AtomicU32 {
-        self.mailbox.0.word32(HURRY)
+    fn flush_requested(&self) -> &AtomicU32 {
+        self.rings.0.word32(FLUSH_REQUESTED)
     }
 
     fn publish(&mut self) {
         if self.published != self.finished {
-            self.show();
-            self.lobby.announce();
+            self.update_visible();
+            self.wakeup_page.pool_of();
         }
     }
 
@@ -403,13 +413,13 @@ impl WorkerEnd {
         if self.flushed == frames {
             return;
         }
-        self.mailbox.0.word32(STRIDE).store(2, Relaxed); // should this block, the pool must know that results are held
+        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed); // should this block, the pool must know that results are held
         let ran = self.clock.busy.saturating_sub(self.clock.flushed) + self.clock.seen.elapsed();
         self.clock.flushed = self.clock.busy;
         if self.output.flush(ran) {
             self.clock.seen = Instant::now(); // handing it to another thread is not the items' time
         }
-        self.mailbox.0.word32(STRIDE).store(self.clock.stride, Relaxed);
+        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.stride, Relaxed);
         self.flushed = frames;
     }
 
@@ -423,34 +433,34 @@ impl WorkerEnd {
     }
 
     /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should
-    /// that take too long, the pool [takes them](super::Which::Held) as they are.
-    pub(super) fn show(&mut self) {
+    /// that take too long, the pool [takes them](super::Scope::Held) as they are.
+    pub(super) fn update_visible(&mut self) {
         if self.published != self.finished {
             self.flush_up_to(self.finished.frames);
             self.published = self.finished;
             let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
-            self.mailbox.0.word64(BUSY).store(nanos, Relaxed);
-            progress::publish(self.mailbox.0.word64(PUBLISHED), self.published);
+            self.rings.0.word64(BUSY).store(nanos, Relaxed);
+            progress::publish(self.rings.0.word64(VISIBLE), self.published);
             self.clock.published = self.clock.seen;
         }
     }
 
     /// Looks at the clock, publishes if it is time, and decides when to look again.
     #[cold]
-    fn end_stride(&mut self) {
-        let time = self.look_at_clock();
+    fn end_interval(&mut self) {
+        let time = self.read_clock();
         let clock = &mut self.clock;
         let before = clock.stride;
-        if time > STRIDE_MOST {
-            let too_long = u32::try_from(time.as_nanos() / STRIDE_MOST.as_nanos()).unwrap_or(u32::MAX);
+        if time > MAX_CLOCK_INTERVAL {
+            let too_long = u32::try_from(time.as_nanos() / MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u32::MAX);
             clock.stride = (before / too_long).max(1);
-        } else if time < STRIDE_LEAST && clock.left == 0 {
-            clock.stride = (before * 2).min(LONGEST_STRIDE);
+        } else if time < MIN_CLOCK_INTERVAL && clock.left == 0 {
+            clock.stride = (before * 2).min(INTERVAL_TIME);
         }
         clock.left = clock.stride;
         let is_time = clock.seen - clock.published >= PUBLISH;
-        self.mailbox.0.word32(STRIDE).store(clock.stride, Relaxed);
-        self.hurry().store(0, Relaxed);
+        self.rings.0.word32(CLOCK_INTERVAL).store(clock.stride, Relaxed);
+        self.flush_requested().store(0, Relaxed);
         if before == 1 || self.clock.stride == 1 || is_time {
             self.publish(); // always before a stride grows: from then on the pool knows that results may be held
         } else {
@@ -458,7 +468,7 @@ impl WorkerEnd {
         }
     }
 
-    fn look_at_clock(&mut self) -> Duration {
+    fn read_clock(&mut self) -> Duration {
         let now = Instant::now();
         let time = now - self.clock.seen;
         self.clock.busy += time;

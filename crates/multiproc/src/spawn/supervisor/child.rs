@@ -8,9 +8,9 @@ use std::time::Duration;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
-use super::{CUT, Supervisor, lock};
-use crate::error::{Cause, Culprit, Error, Result};
-use crate::ipc::wire::Handle;
+use super::{HUNG_UP, Supervisor, lock};
+use crate::error::{Cause, Error, Origin, Result};
+use crate::ipc::wire::SharedFd;
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::process::{self, Exit, PidFd};
 use crate::sys::socket;
@@ -24,20 +24,20 @@ pub(crate) struct Child {
     pid: u32,
     name: String,
     /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
-    pub(super) lifeline: Handle,
+    pub(super) lifeline: SharedFd,
     /// Closed last: who sees that it is, in a list of what is open, sees all that belongs to the child closed.
     pidfd: PidFd,
-    /// One of the user's, and not a template.
+    /// One of the user's, and not a zygote.
     pub(super) is_listed: bool,
     state: Mutex<State>,
 }
 
 /// What is known of a child when it begins.
-pub(super) struct Birth {
+pub(super) struct NewChild {
     pub(super) pid: u32,
     pub(super) pidfd: PidFd,
     pub(super) name: String,
-    pub(super) lifeline: Handle,
+    pub(super) lifeline: SharedFd,
     pub(super) is_listed: bool,
     pub(super) is_up: bool,
 }
@@ -51,11 +51,11 @@ struct State {
     late: Option<Duration>,
     is_cut: bool,
     /// Who wants to hear of its end.
-    watcher: Option<Watcher>,
+    watcher: Option<OnExit>,
 }
 
 /// What is called by whatever thread learns of a child's end.
-type Watcher = Arc<dyn Fn() + Send + Sync>;
+type OnExit = Arc<dyn Fn() + Send + Sync>;
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,8 +64,8 @@ impl fmt::Debug for State {
 }
 
 impl Child {
-    pub(super) fn new(id: u64, supervisor: Weak<Supervisor>, birth: Birth) -> Self {
-        let Birth { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
+    pub(super) fn new(id: u64, supervisor: Weak<Supervisor>, birth: NewChild) -> Self {
+        let NewChild { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
         let state = Mutex::new(State { is_up, ..State::default() });
         Self { id, supervisor, pid, name, lifeline, pidfd, is_listed, state }
     }
@@ -158,33 +158,33 @@ impl Child {
     }
 
     /// Its message has been seen that it has reached `init`.
-    pub(crate) fn note_up(&self) {
+    pub(crate) fn mark_started(&self) {
         lock(&self.state).is_up = true;
     }
 
     /// Whether one that lives has said that it has reached `init`.
-    pub(crate) fn is_up(&self) -> bool {
-        self.was_up() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+    pub(crate) fn set_started(&self) -> bool {
+        self.has_started() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
     }
 
     /// Whether it has been heard to say so.
-    pub(crate) fn was_up(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         lock(&self.state).is_up
     }
 
     /// Kills it, because it has not come up in so long a time.
-    pub(crate) fn give_up(&self, patience: Duration) {
-        lock(&self.state).late = Some(patience);
+    pub(crate) fn kill_start_timeout(&self, timeout: Duration) {
+        lock(&self.state).late = Some(timeout);
         self.kill();
     }
 
     /// The error that its end means for whoever waits for something from it.
-    pub(crate) fn obituary(&self, culprit: Culprit) -> Error {
+    pub(crate) fn exit_error(&self, origin: Origin) -> Error {
         let state = lock(&self.state);
         let cause = match (state.late, state.exit) {
-            (Some(patience), _) => Cause::Start(format!(
+            (Some(timeout), _) => Cause::Start(format!(
                 "it did not reach multiproc::init() within {} s (is that the first line of main?)",
-                patience.as_secs_f32()
+                timeout.as_secs_f32()
             )),
             (None, Some(Exit::Signal(signal))) => Cause::Signal(signal),
             (None, Some(Exit::Code(code))) if !state.is_up => Cause::Start(format!(
@@ -193,17 +193,17 @@ impl Child {
             (None, Some(Exit::Code(code))) => Cause::Exit(code),
             (None, Some(Exit::Lost) | None) => Cause::StatusLost,
         };
-        Error::new(cause).by(culprit)
+        Error::new(cause).with_origin(origin)
     }
 
     /// Has `watcher` called when the child has ended, and when it has cut its lifeline and lives; at once, if one of the
     /// two has happened already.
-    pub(crate) fn watch(&self, watcher: Watcher) {
+    pub(crate) fn watch(&self, watcher: OnExit) {
         let mut state = lock(&self.state);
         state.watcher = Some(Arc::clone(&watcher));
         drop(state);
         if let Some(supervisor) = self.supervisor() {
-            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | CUT);
+            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | HUNG_UP);
             let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
             // One that has been buried is not taken off again, and would be told of without end.
             if self.has_ended() {
@@ -214,7 +214,7 @@ impl Child {
     }
 
     /// Its end of its lifeline is closed: it has executed another program, or closed what is not its own, or it is dying.
-    pub(super) fn note_cut(&self) {
+    pub(super) fn mark_hung_up(&self) {
         let mut state = lock(&self.state);
         state.is_cut = true;
         let watcher = state.watcher.clone();
@@ -224,7 +224,7 @@ impl Child {
         }
     }
 
-    pub(crate) fn is_cut(&self) -> bool {
+    pub(crate) fn has_hung_up(&self) -> bool {
         lock(&self.state).is_cut
     }
 

@@ -1,8 +1,8 @@
 //! Who lives, who died, and how: one thread, as long as the program lives, that executes the program for every child
-//! and template, and learns of every death.
+//! and zygote, and learns of every death.
 //!
 //! It executes them, because a child is tied to the *thread* that started it (that is what the parent-death signal
-//! means), so that thread must not end before the program does. Children that a template forks are its children, too.
+//! means), so that thread must not end before the program does. Children that a zygote forks are its children, too.
 //! A status is collected under the child's own lock, by whoever comes first: one who waits for the child, or this
 //! thread, lest a child that nobody waits for stay a zombie.
 
@@ -20,23 +20,23 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
-use self::child::Birth;
 pub(crate) use self::child::Child;
+use self::child::NewChild;
 use crate::error::{Cause, Error, Result};
-use crate::ipc::wire::Handle;
+use crate::ipc::wire::SharedFd;
 use crate::sys::poll::{Deadline, milliseconds};
 use crate::sys::process::{self, PidFd};
 
 /// What it takes to start a child.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct SpawnRequest {
     pub(crate) name: String,
     /// Becomes the child's standard input.
     pub(crate) socket: OwnedFd,
     /// The other end of that: readable once the child has come up.
-    pub(crate) lifeline: Handle,
-    /// How long the child may take to come up. None for a template: who asks it for a child watches the time.
-    pub(crate) patience: Option<Duration>,
+    pub(crate) lifeline: SharedFd,
+    /// How long the child may take to come up. None for a zygote: who asks it for a child watches the time.
+    pub(crate) timeout: Option<Duration>,
     /// When whoever gave the order waits for it no longer.
     pub(crate) deadline: Deadline,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Order {
 /// Executes the program to be a child; returns as soon as the system has it. Blocks until the order's deadline at most:
 /// until the program is executed, the system holds up the thread that does it, and if somebody stops the process just
 /// then, that lasts.
-pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
+pub(crate) fn start(order: SpawnRequest) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, started) = mpsc::sync_channel(1);
     let deadline = order.deadline;
@@ -63,34 +63,34 @@ pub(crate) fn start(order: Order) -> Result<Arc<Child>> {
     delivered.take()
 }
 
-/// Watches over a child that a template has forked, and that is up.
-pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: Handle) -> Result<Arc<Child>> {
-    watch(Birth { pid, pidfd, name, lifeline, is_listed: true, is_up: true })
+/// Watches over a child that a zygote has forked, and that is up.
+pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: SharedFd) -> Result<Arc<Child>> {
+    watch(NewChild { pid, pidfd, name, lifeline, is_listed: true, is_up: true })
 }
 
 /// Watches over a child that has no task and will get none, until it has ended.
-pub(crate) fn see_off(pid: u32, pidfd: PidFd, lifeline: Handle) -> Result<Arc<Child>> {
-    watch(Birth { pid, pidfd, name: String::new(), lifeline, is_listed: false, is_up: true })
+pub(crate) fn reap(pid: u32, pidfd: PidFd, lifeline: SharedFd) -> Result<Arc<Child>> {
+    watch(NewChild { pid, pidfd, name: String::new(), lifeline, is_listed: false, is_up: true })
 }
 
 /// Has `tidy` called when the other end of this socket is closed: by the thread, so it must not wait for that.
-pub(crate) fn watch_spare(socket: BorrowedFd<'_>, tidy: fn()) -> Result<()> {
-    let _ = TIDY.set(tidy);
-    let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, SPARE);
+pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, tidy: fn()) -> Result<()> {
+    let _ = REAP.set(tidy);
+    let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
     let watched = Supervisor::get()?.epoll.add(socket, event);
     watched.map_err(|errno| Error::system("watch a child process", errno))
 }
 
 /// The socket is a child's from now on.
-pub(crate) fn forget_spare(socket: BorrowedFd<'_>) {
+pub(crate) fn forget_preforked(socket: BorrowedFd<'_>) {
     if let Ok(supervisor) = Supervisor::get() {
         let _ = supervisor.epoll.delete(socket); // else it is not watched
     }
 }
 
-static TIDY: OnceLock<fn()> = OnceLock::new();
+static REAP: OnceLock<fn()> = OnceLock::new();
 
-fn watch(birth: Birth) -> Result<Arc<Child>> {
+fn watch(birth: NewChild) -> Result<Arc<Child>> {
     match Supervisor::get() {
         Ok(supervisor) => supervisor.watch(birth),
         Err(error) => {
@@ -108,26 +108,26 @@ pub(crate) fn children() -> Vec<Arc<Child>> {
     children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
 }
 
-/// Every process that is none of the user's and has not been buried: templates, and what those have forked and nobody has
+/// Every process that is none of the user's and has not been buried: zygotes, and what those have forked and nobody has
 /// taken.
-pub(crate) fn helpers() -> Vec<Arc<Child>> {
+pub(crate) fn internal_processes() -> Vec<Arc<Child>> {
     let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
     let children = lock(&supervisor.children);
     children.values().filter(|child| !child.is_listed).cloned().collect()
 }
 
-type Reply = mpsc::SyncSender<Delivery>;
+type SpawnReply = mpsc::SyncSender<ReplySlot>;
 
 /// A child on its way to whoever has ordered it. If he has gone, it is ended.
-struct Delivery(Option<Result<Arc<Child>>>);
+struct ReplySlot(Option<Result<Arc<Child>>>);
 
-impl Delivery {
+impl ReplySlot {
     fn take(mut self) -> Result<Arc<Child>> {
         self.0.take().unwrap_or_else(|| Err(Error::invalid("nothing was delivered")))
     }
 }
 
-impl Drop for Delivery {
+impl Drop for ReplySlot {
     fn drop(&mut self) {
         if let Some(Ok(child)) = &self.0 {
             child.kill();
@@ -140,9 +140,9 @@ impl Drop for Delivery {
 struct Supervisor {
     /// Which process the thread lives in. A copy that somebody forked has none, and gets its own.
     pid: u32,
-    orders: mpsc::Sender<(Order, Reply)>,
+    orders: mpsc::Sender<(SpawnRequest, SpawnReply)>,
     bell: EventFd,
-    /// What the thread waits for: the bell, and every child's end.
+    /// What the thread waits for: the event count, and every child's end.
     epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
     next: AtomicU64,
@@ -164,20 +164,20 @@ impl Supervisor {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL)).map(|()| epoll))
+            .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, WAKEUP)).map(|()| epoll))
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let children = Mutex::default();
-        let next = AtomicU64::new(SPARE + 1);
+        let next = AtomicU64::new(PREFORKED + 1);
         let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, epoll, children, next });
         let watch = Watch { shared: Arc::clone(&shared), inbox, starting: HashMap::new() };
         let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
-        process::without_signals(|| thread.spawn(move || watch.run()))
+        process::with_signals_blocked(|| thread.spawn(move || watch.run()))
             .map_err(|error| Error::io("start the supervisor thread", &error))?;
         Ok(shared)
     }
 
     /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
-    fn watch(self: &Arc<Self>, birth: Birth) -> Result<Arc<Child>> {
+    fn watch(self: &Arc<Self>, birth: NewChild) -> Result<Arc<Child>> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let child = Arc::new(Child::new(id, Arc::downgrade(self), birth));
         lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
@@ -193,21 +193,21 @@ impl Supervisor {
 /// The thread itself.
 struct Watch {
     shared: Arc<Supervisor>,
-    inbox: mpsc::Receiver<(Order, Reply)>,
+    inbox: mpsc::Receiver<(SpawnRequest, SpawnReply)>,
     /// Those that have not been seen to be up.
     starting: HashMap<u64, Starting>,
 }
 
 struct Starting {
     until: Instant,
-    patience: Duration,
+    timeout: Duration,
 }
 
-/// The event that means an order, and the one that means a spare; any other number is a child's, and with this bit its
+/// The event that means an order, and the one that means a preforked child; any other number is a child's, and with this bit its
 /// lifeline's.
-const BELL: u64 = 0;
-const SPARE: u64 = 1;
-const CUT: u64 = 1 << 63;
+const WAKEUP: u64 = 0;
+const PREFORKED: u64 = 1;
+const HUNG_UP: u64 = 1 << 63;
 
 impl Watch {
     fn run(mut self) {
@@ -216,45 +216,45 @@ impl Watch {
             let count = self.shared.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
             for event in &events[..count] {
                 match event.data() {
-                    BELL => self.take_orders(),
-                    SPARE => drop(TIDY.get().map(|tidy| tidy())),
-                    id if id & CUT != 0 => self.note_cut(id & !CUT),
-                    id => self.bury(id),
+                    WAKEUP => self.take_requests(),
+                    PREFORKED => drop(REAP.get().map(|tidy| tidy())),
+                    id if id & HUNG_UP != 0 => self.mark_hung_up(id & !HUNG_UP),
+                    id => self.reap_child(id),
                 }
             }
             self.check_starting();
         }
     }
 
-    fn take_orders(&mut self) {
+    fn take_requests(&mut self) {
         let _ = self.shared.bell.read();
         while let Ok((order, reply)) = self.inbox.try_recv() {
             if !order.deadline.is_over() {
-                let _ = reply.send(Delivery(Some(self.start(order))));
+                let _ = reply.send(ReplySlot(Some(self.start(order))));
             }
         }
     }
 
-    fn start(&mut self, order: Order) -> Result<Arc<Child>> {
-        let Order { name, socket, lifeline, patience, .. } = order;
-        let (pid, pidfd) = process::start_self(socket)?;
-        let is_listed = patience.is_some();
-        let child = self.shared.watch(Birth { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
-        if let Some(patience) = patience
-            && let Some(until) = Instant::now().checked_add(patience)
+    fn start(&mut self, order: SpawnRequest) -> Result<Arc<Child>> {
+        let SpawnRequest { name, socket, lifeline, timeout, .. } = order;
+        let (pid, pidfd) = process::exec_self(socket)?;
+        let is_listed = timeout.is_some();
+        let child = self.shared.watch(NewChild { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
+        if let Some(timeout) = timeout
+            && let Some(until) = Instant::now().checked_add(timeout)
         {
-            self.starting.insert(child.id, Starting { until, patience });
+            self.starting.insert(child.id, Starting { until, timeout });
         }
         Ok(child)
     }
 
-    fn note_cut(&self, id: u64) {
+    fn mark_hung_up(&self, id: u64) {
         let Some(child) = lock(&self.shared.children).get(&id).cloned() else { return };
         let _ = self.shared.epoll.delete(child.lifeline.as_fd()); // it would be told again and again
-        child.note_cut();
+        child.mark_hung_up();
     }
 
-    fn bury(&mut self, id: u64) {
+    fn reap_child(&mut self, id: u64) {
         self.starting.remove(&id);
         let Some(child) = lock(&self.shared.children).remove(&id) else { return };
         child.collect();
@@ -269,10 +269,10 @@ impl Watch {
         let due: Vec<u64> =
             self.starting.iter().filter(|(_, it)| it.until <= now).map(|(&id, _)| id).collect();
         for id in due {
-            let Some(Starting { patience, .. }) = self.starting.remove(&id) else { continue };
+            let Some(Starting { timeout, .. }) = self.starting.remove(&id) else { continue };
             let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
-            if child.is_alive() && !child.is_up() {
-                child.give_up(patience);
+            if child.is_alive() && !child.set_started() {
+                child.kill_start_timeout(timeout);
             }
         }
     }
@@ -338,7 +338,7 @@ pub(crate) mod tests {
         let (lifeline, socket) = socket::pair().unwrap();
         let deadline = Deadline::after(Duration::from_millis(50));
         let name = "late".to_owned();
-        let order = Order { name, socket, lifeline: lifeline.into(), patience: None, deadline };
+        let order = SpawnRequest { name, socket, lifeline: lifeline.into(), timeout: None, deadline };
         let error = start(order).unwrap_err();
         assert!(error.to_string().contains("has not executed the program in time"), "{error}");
         drop(children);

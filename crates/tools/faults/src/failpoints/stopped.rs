@@ -22,11 +22,11 @@ pub(super) fn watch(control: &'static Controller) -> Result<()> {
         let mut last = None;
         loop {
             thread::sleep(Duration::from_millis(1));
-            let Some(struck) = control.struck() else { continue };
+            let Some(struck) = control.hit_process() else { continue };
             if last != Some(struck.at) {
                 last = Some(struck.at);
                 thread::sleep(PAUSE);
-                if control.struck().is_some_and(|now| now.at == struck.at) && is_stopped(struck.pid) {
+                if control.hit_process().is_some_and(|now| now.at == struck.at) && is_stopped(struck.pid) {
                     let _ = kill(Pid::from_raw(struck.pid.cast_signed()), Signal::SIGCONT);
                 }
             }
@@ -39,7 +39,7 @@ pub(super) fn watch(control: &'static Controller) -> Result<()> {
 /// Waits until the one that was stopped has gone on, or is no more. Nobody may have waited for it: a fork
 /// server works ahead.
 pub(super) fn await_end(control: &Controller, pid: u32) {
-    while !control.went_on() && lives(pid) {
+    while !control.resumed() && lives(pid) {
         thread::sleep(Duration::from_millis(1));
     }
 }

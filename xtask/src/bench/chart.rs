@@ -1,4 +1,4 @@
-//! A picture of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the rounds.
+//! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the rounds.
 
 use anyhow::{Result, anyhow};
 use bench::case::{Case, Direction};
@@ -23,7 +23,7 @@ const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// The picture as the text of an SVG file; nothing, if no case has figures to compare.
+/// The chart as the text of an SVG file; nothing, if no case has figures to compare.
 pub(super) fn draw(results: &Results, cases: &[&'static Case]) -> Result<Option<String>> {
     let panels = cases.iter().map(|case| Panel { case, rows: with_figures(results, case) });
     let panels: Vec<_> = panels.filter(|panel| panel.rows.len() > 1).collect();
@@ -174,7 +174,7 @@ fn text(
 }
 
 fn described(error: impl std::error::Error) -> anyhow::Error {
-    anyhow!("cannot draw the picture: {error}")
+    anyhow!("cannot draw the chart: {error}")
 }
 
 #[cfg(test)]

@@ -1,4 +1,9 @@
-//! Runs one program and observes everything that its block could say about it.
+//! Runs one program at a time limit and observes what it prints, how it ends and what it leaves behind.
+//!
+//! The ground floor of xtask: `verify`, `compare`, `bench` and `faults` stand on it, and it knows none of them.
+
+mod observed;
+pub(crate) mod processes;
 
 use std::{
     ffi::OsString,
@@ -19,16 +24,14 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{
-    compare::{Ending, Observed},
-    processes,
-};
+use crate::output;
+pub use observed::{Ending, Observed, Process};
 
 /// How much of a stream is kept. Then it is closed, which ends a program that never stops writing.
-const MOST: u64 = 1 << 20;
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// How long it may take to read the rest when nobody is left to write more.
-const REST: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Runner {
     /// Holds the temporary folder of each run. The path of that one is also the mark of the run.
@@ -46,15 +49,16 @@ impl Runner {
         Ok(Self { folder, working_folder: working_folder.to_owned(), grace, runs: AtomicUsize::new(0) })
     }
 
-    /// On Ctrl-C: kills every program that is running, clears up what they may have left elsewhere, and ends this one.
+    /// On Ctrl-C and on a closed pipe: kills every program that runs, removes what they may have left elsewhere,
+    /// and ends this program.
     pub fn end_at_interrupt(&self, clear_up: fn()) -> Result<()> {
         let folder = self.folder.path().to_owned();
-        Ok(ctrlc::set_handler(move || {
+        output::set_clean_up(move || {
             processes::kill_everything(&folder);
             _ = fs::remove_dir_all(&folder);
             clear_up();
-            std::process::exit(130);
-        })?)
+        });
+        Ok(ctrlc::set_handler(|| output::end_early(130))?)
     }
 
     /// A temporary folder for one more run, and its mark.
@@ -70,6 +74,8 @@ impl Runner {
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows what a plain environment gives.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
+        // With it, Python writes the end of a line apart from the line, and processes mix them up.
+        command.env_remove("PYTHONUNBUFFERED");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
         let start = Instant::now();
@@ -80,9 +86,9 @@ impl Runner {
         let in_time = processes::wait(&child, limit);
         let elapsed = start.elapsed();
         let leaked = processes::clear_up(&child, &folder, self.grace);
-        let status = processes::bury(&mut child)?;
+        let status = processes::reap(&mut child)?;
 
-        let deadline = Instant::now() + REST;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         let (stdout, stdout_closed) = stdout.map(|stream| stream.until(deadline)).unwrap_or_default();
         let (stderr, stderr_closed) = stderr.map(|stream| stream.until(deadline)).unwrap_or_default();
         let left_behind = names_in(&folder)?;
@@ -124,7 +130,7 @@ struct Capture(Receiver<Vec<u8>>);
 impl Capture {
     fn start(stream: impl Read + Send + 'static) -> Self {
         let (chunks, capture) = mpsc::channel();
-        thread::spawn(move || io::copy(&mut stream.take(MOST), &mut Chunks(chunks)));
+        thread::spawn(move || io::copy(&mut stream.take(MAX_OUTPUT), &mut Chunks(chunks)));
         Self(capture)
     }
 

@@ -10,13 +10,13 @@ use experiments::measure::three_digits;
 
 use super::Report;
 use super::results::{OURS, Results};
-use super::{picture, table};
+use super::{chart, table};
 
 /// Writes the page, and a chart beside it for each workload.
 pub(super) fn write(report: &Report, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     for (workload, _) in WORKLOADS {
-        if let Some(svg) = picture::draw(&report.results, &cases(workload))? {
+        if let Some(svg) = chart::draw(&report.results, &cases(workload))? {
             fs::write(folder.join(chart(workload)), svg)?;
         }
     }
@@ -101,7 +101,7 @@ fn section(page: &mut String, report: &Report, workload: &str, title: &str) -> R
     }
     let name = if workload == "growth" { "Growth" } else { workload };
     writeln!(page, "## {name}: {}\n", lower_first(title))?;
-    if picture::draw(results, &cases)?.is_some() {
+    if chart::draw(results, &cases)?.is_some() {
         writeln!(page, "![{}]({})\n", in_a_sentence(results, &cases), chart(workload))?;
     }
     writeln!(page, "| | | median | rounds | this library is | |\n|---|---|---|---|---|---|")?;

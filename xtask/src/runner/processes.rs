@@ -1,7 +1,7 @@
 //! Starts programs so that every process of theirs can be found again, and finds those that outlive them.
 //!
-//! A process belongs to a run if it carries the run's mark in its environment or is in its process group.
-//! `cargo xtask` makes itself a subreaper, so that an orphan becomes its child and can be buried.
+//! A process belongs to a run if it carries the mark of the run in its environment or is in its process group.
+//! `cargo xtask` makes itself a subreaper, so that an orphan becomes its child and can be reaped.
 
 use std::{
     collections::BTreeSet,
@@ -25,35 +25,35 @@ use nix::{
     unistd::Pid,
 };
 
-use super::compare::Process;
+use super::Process;
 
 /// The environment variable that carries the mark.
-pub const MARK: &str = "MULTIPROC_VERIFY_RUN";
+pub(crate) const RUN_ENV: &str = "MULTIPROC_VERIFY_RUN";
 
 /// How long a killed process may take to be gone, on a machine that has other things to do.
-const DEATH: Duration = Duration::from_secs(10);
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The programs that were started and not yet buried, each the leader of a process group.
+/// The programs that were started and not yet reaped, each the leader of a process group.
 ///
-/// Whoever starts or buries a process holds the lock, so that an orphan can be told from a program that was
+/// Whoever starts or reaps a process holds the lock, so that an orphan can be told from a program that was
 /// started this moment. For the same reason the id of an orphan cannot pass to another process meanwhile.
 static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-pub fn adopt_orphans() -> io::Result<()> {
+pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
 /// Starts a program in a process group of its own.
-pub fn start(command: &mut Command, mark: &Path) -> io::Result<Child> {
+pub(crate) fn start(command: &mut Command, mark: &Path) -> io::Result<Child> {
     let mut started = started();
-    let child = command.env(MARK, mark).process_group(0).spawn()?;
+    let child = command.env(RUN_ENV, mark).process_group(0).spawn()?;
     started.insert(child.id().cast_signed());
     Ok(child)
 }
 
 /// Waits for the end of the program, and kills its process group if that does not come within `limit`: then
-/// the answer is `false`. The program is not buried yet, so that no other process can get its id.
-pub fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
+/// the answer is `false`. The program is not reaped yet, so that no other process can get its id.
+pub(crate) fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
     let pid = pid_of(child);
     let (ended, end) = mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -75,16 +75,16 @@ pub fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
 }
 
 /// Gives the other processes of an ended program a time to end, then kills them and says which they were.
-pub fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Process> {
+pub(crate) fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Process> {
     let leaked = outliving(child, mark, grace);
     if !leaked.is_empty() {
-        living_after(DEATH, || kill_living(&started(), of_run(child, mark)));
+        living_after(KILL_TIMEOUT, || kill_living(&started(), of_run(child, mark)));
     }
     leaked
 }
 
 /// The other processes of an ended program that still live after so much time. Comes back sooner if none does.
-pub fn outliving(child: &Child, mark: &Path, time: Duration) -> Vec<Process> {
+pub(crate) fn outliving(child: &Child, mark: &Path, time: Duration) -> Vec<Process> {
     living_after(time, || living(&started(), of_run(child, mark)))
 }
 
@@ -94,8 +94,8 @@ fn of_run(child: &Child, mark: &Path) -> impl Fn(i32, Option<&Path>) -> bool {
     move |group, its_mark| group == pid || its_mark == Some(mark)
 }
 
-/// Buries the program that has ended.
-pub fn bury(child: &mut Child) -> io::Result<ExitStatus> {
+/// Reaps the program that has ended.
+pub(crate) fn reap(child: &mut Child) -> io::Result<ExitStatus> {
     let mut started = started();
     let status = child.wait()?;
     started.remove(&child.id().cast_signed());
@@ -103,9 +103,9 @@ pub fn bury(child: &mut Child) -> io::Result<ExitStatus> {
 }
 
 /// Kills every process of every run whose mark begins with `marks`, and lets no program start again.
-pub fn kill_everything(marks: &Path) {
+pub(crate) fn kill_everything(marks: &Path) {
     let started = started();
-    living_after(DEATH, || {
+    living_after(KILL_TIMEOUT, || {
         kill_living(&started, |group, its_mark| {
             started.contains(&group) || its_mark.is_some_and(|mark| mark.starts_with(marks))
         })
@@ -153,7 +153,7 @@ fn living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) ->
     if found.is_empty() { look(started, &mine) } else { found }
 }
 
-/// Looks at every process once. The orphans among the dead that it comes across are buried.
+/// Looks at every process once. The orphans among the dead that it comes across are reaped.
 fn look(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
     let own_pid = std::process::id().cast_signed();
     let mut found = Vec::new();
@@ -165,7 +165,7 @@ fn look(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> V
             }
             continue;
         }
-        let mark = process.environ().ok().and_then(|mut environment| environment.remove(OsStr::new(MARK)));
+        let mark = process.environ().ok().and_then(|mut environment| environment.remove(OsStr::new(RUN_ENV)));
         if mine(stat.pgrp, mark.as_deref().map(Path::new)) {
             let words = process.cmdline().unwrap_or_default().join(" ");
             let command = if words.is_empty() { stat.comm } else { words };

@@ -9,7 +9,7 @@ use faults::Row;
 
 use super::peers::Comparison;
 use super::table::{HEADINGS, cells};
-use super::{Effort, METHODS, Report};
+use super::{METHODS, Report, Scale};
 
 /// The parts of the suite, and what each does.
 const PARTS: [(&str, &str, &str); 5] = [
@@ -50,8 +50,8 @@ pub(super) fn write(report: &Report, file: &Path) -> Result<()> {
 
 fn page(report: &Report) -> Result<String> {
     let mut page = String::new();
-    let Report { machine, effort, lines, comparison } = report;
-    let Effort { times, kills, rounds, time, seeds } = effort;
+    let Report { machine, scale, lines, comparison } = report;
+    let Scale { times, kills, rounds, time, seeds } = scale;
     writeln!(page, "# Reliability\n")?;
     writeln!(page, "Written by `cargo xtask faults --peers --write`; do not edit.\n")?;
     writeln!(page, "- **Machine**: {machine}.")?;
@@ -128,10 +128,10 @@ mod tests {
         line.passed(Some(0.5));
         let mut other = Row::new("random-kills", "a worker");
         other.fail("it hangs".to_owned());
-        let effort =
-            Effort { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
+        let scale =
+            Scale { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };
         let report =
-            Report { machine: Machine::here(), effort, lines: [vec![line], vec![other]], comparison: None };
+            Report { machine: Machine::here(), scale, lines: [vec![line], vec![other]], comparison: None };
         let page = page(&report).unwrap();
         for words in [
             "10000 random kills, 500 rounds of overwriting memory, soaks of 10m from the seeds [1, 2, 3]",

@@ -1,0 +1,37 @@
+//! A program's dependencies have the same features by themselves as in a build of the whole workspace, so that
+//! `cargo run -p …` compiles nothing again after `cargo build`.
+
+#![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[test]
+fn features_do_not_depend_on_what_else_is_built() {
+    let whole = dependencies(&["--workspace"]);
+    assert!(whole.len() > 50, "these are not all: {whole:?}");
+    let examples = root().join("examples").read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    let packages = examples.map(|name| name.into_string().unwrap()).chain(["xtask".to_owned()]);
+    let missing: Vec<_> = packages
+        .flat_map(|package| {
+            let own = dependencies(&["--package", &package]);
+            own.difference(&whole).map(|line| format!("{package}: {line}")).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(missing.is_empty(), "not the union of the features (see crates/tools/unify): {missing:#?}");
+}
+
+/// The packages that a build takes, each with its features.
+fn dependencies(what: &[&str]) -> BTreeSet<String> {
+    let tree =
+        ["tree", "--locked", "--offline", "--edges", "no-dev", "--prefix", "none", "--format", "{p} {f}"];
+    let output = Command::new(env!("CARGO")).args(tree).args(what).current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| line.trim_end_matches(" (*)").trim().to_owned()).collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
