@@ -1,4 +1,4 @@
-//! **SharedSlice**: large data that many processes read and nobody copies.
+//! **`SharedSlice`**: large data that many processes read and nobody copies.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use tests::outlive_a_copy;
+use tests::fork_and_wait;
 
 use crate::support::{Outcome, PATIENCE, alone, descriptors, send_signal, trials, wait_for_state};
 
@@ -45,7 +45,8 @@ fn sum(numbers: SharedSlice<u64>) -> u64 {
     numbers.iter().sum()
 }
 
-/// What this process has of the memory that is at an address: its number, how many mappings, how many descriptors.
+/// What this process has of the memory that is at an address: its number, how many mappings, how many
+/// descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holdings {
     inode: u64,
@@ -227,7 +228,7 @@ fn a_copy_of_a_receiver_receives_it_again() -> Outcome {
     let (ours, theirs) = pipe::<SharedSlice<u64>, (bool, u64)>()?;
     let fork = |peer: Connection<(bool, u64), SharedSlice<u64>>| -> Result<()> {
         let first = peer.recv()?.unwrap();
-        if !outlive_a_copy() {
+        if !fork_and_wait() {
             let again = peer.recv()?.unwrap();
             peer.send((again.as_ptr() == first.as_ptr(), sum(again)))?;
             drop(first);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tests::{accept_interruptions, interruptions};
 
 use crate::support::{
-    Fussy, Gate, Outcome, PATIENCE, alone, send_signal, staying_child, trials, wait_for_state,
+    BadValue, Latch, Outcome, PATIENCE, alone, blocked_child, send_signal, trials, wait_for_state,
 };
 
 trials![
@@ -178,7 +178,7 @@ fn the_stream_ends_after_the_peer_has_closed() -> Outcome {
 }
 
 fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
-    let (child, gate) = staying_child()?;
+    let (child, gate) = blocked_child()?;
     assert!(!gate.poll(Duration::ZERO)?);
     child.kill()?;
     assert_eq!(gate.recv()?, None);
@@ -187,7 +187,7 @@ fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
 
 fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
     alone(|| {
-        let (child, gate) = staying_child()?;
+        let (child, gate) = blocked_child()?;
         child.kill()?;
         assert!(child.join().is_err());
         assert!(gate.send(()).unwrap_err().is_disconnected());
@@ -216,20 +216,20 @@ fn a_send_to_a_peer_that_was_killed_while_it_waited_is_an_error_at_once() -> Out
 }
 
 fn a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {
-    let (ours, theirs) = pipe::<(u32, Fussy), ()>()?;
-    assert!(ours.send((1, Fussy::Unencodable)).unwrap_err().is_codec());
+    let (ours, theirs) = pipe::<(u32, BadValue), ()>()?;
+    assert!(ours.send((1, BadValue::Unencodable)).unwrap_err().is_codec());
     assert!(!theirs.poll(Duration::ZERO)?);
-    ours.send((2, Fussy::Fine(3)))?;
-    assert_eq!(theirs.recv()?, Some((2, Fussy::Fine(3))));
+    ours.send((2, BadValue::Fine(3)))?;
+    assert_eq!(theirs.recv()?, Some((2, BadValue::Fine(3))));
     Ok(())
 }
 
 fn a_message_that_does_not_decode_does_not_spoil_the_next() -> Outcome {
-    let (ours, theirs) = pipe::<Fussy, ()>()?;
-    ours.send(Fussy::Undecodable)?;
-    ours.send(Fussy::Fine(1))?;
+    let (ours, theirs) = pipe::<BadValue, ()>()?;
+    ours.send(BadValue::Undecodable)?;
+    ours.send(BadValue::Fine(1))?;
     assert!(theirs.recv().unwrap_err().is_codec());
-    assert_eq!(theirs.recv()?, Some(Fussy::Fine(1)));
+    assert_eq!(theirs.recv()?, Some(BadValue::Fine(1)));
     Ok(())
 }
 
@@ -273,41 +273,43 @@ fn the_ends_of_a_queue_sent_through_a_connection_work() -> Outcome {
 
 fn a_call_that_is_interrupted_is_retried() -> Outcome {
     let (number, theirs) = pipe::<u32, ()>()?;
-    let recv = |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.recv().unwrap().unwrap());
+    let recv =
+        |ready: Latch, peer: Connection<(), u32>| interrupted(&ready, || peer.recv().unwrap().unwrap());
     assert_eq!(while_interrupted(recv, theirs, || number.send(7).unwrap())?, 7);
 
     let (number, theirs) = pipe::<u32, ()>()?;
     let poll =
-        |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.poll(Duration::MAX).unwrap());
+        |ready: Latch, peer: Connection<(), u32>| interrupted(&ready, || peer.poll(Duration::MAX).unwrap());
     assert!(while_interrupted(poll, theirs, || number.send(7).unwrap())?);
 
     let (number, theirs) = bounded::<u32>(1)?;
-    let recv = |ready: Gate, numbers: Receiver<u32>| interrupted(&ready, || numbers.recv().unwrap());
+    let recv = |ready: Latch, numbers: Receiver<u32>| interrupted(&ready, || numbers.recv().unwrap());
     assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, 7);
-    let recv = |ready: Gate, numbers: Receiver<u32>| {
+    let recv = |ready: Latch, numbers: Receiver<u32>| {
         interrupted(&ready, || numbers.recv_timeout(Duration::MAX).unwrap())
     };
     assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, Some(7));
 
     number.send(7)?;
-    let send = |ready: Gate, numbers: Sender<u32>| interrupted(&ready, || numbers.send(8).is_ok());
+    let send = |ready: Latch, numbers: Sender<u32>| interrupted(&ready, || numbers.send(8).is_ok());
     assert!(while_interrupted(send, number, || assert_eq!(theirs.recv().unwrap(), 7))?);
     assert_eq!(theirs.recv()?, 8);
     Ok(())
 }
 
 /// What a task returns that was interrupted while it waited with `wait`; and how often it was.
-fn interrupted<T>(ready: &Gate, wait: impl FnOnce() -> T) -> (T, u32) {
+fn interrupted<T>(ready: &Latch, wait: impl FnOnce() -> T) -> (T, u32) {
     accept_interruptions();
     ready.send(()).unwrap();
     let value = wait();
     (value, interruptions())
 }
 
-/// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits for.
+/// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits
+/// for.
 fn while_interrupted<F, End, T>(task: F, end: End, release: impl FnOnce()) -> Result<T>
 where
-    F: RemoteFn<(Gate, End), Output = (T, u32)>,
+    F: RemoteFn<(Latch, End), Output = (T, u32)>,
     End: Serialize + DeserializeOwned,
     T: Serialize + DeserializeOwned,
 {

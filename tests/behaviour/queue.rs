@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{Fussy, Outcome, PATIENCE, alone, descriptors, trials, wait_for_state};
+use crate::support::{BadValue, Outcome, PATIENCE, alone, descriptors, trials, wait_for_state};
 
 trials![
     first_in_first_out_across_processes,
@@ -208,24 +208,24 @@ fn no_room_at_all_is_refused() -> Outcome {
 fn an_item_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     for number in 0..20 {
-        let refused = sender.send((number, Fussy::Unencodable)).unwrap_err();
+        let refused = sender.send((number, BadValue::Unencodable)).unwrap_err();
         assert!(refused.error().is_codec(), "{refused}");
-        assert_eq!(refused.into_item(), (number, Fussy::Unencodable));
+        assert_eq!(refused.into_item(), (number, BadValue::Unencodable));
         assert_eq!((sender.len(), receiver.try_recv()?), (0, None));
-        sender.try_send((number, Fussy::Fine(1)))?;
-        assert_eq!(receiver.recv()?, (number, Fussy::Fine(1)));
+        sender.try_send((number, BadValue::Fine(1)))?;
+        assert_eq!(receiver.recv()?, (number, BadValue::Fine(1)));
     }
     Ok(())
 }
 
 fn an_item_that_does_not_decode_does_not_end_the_iteration() -> Outcome {
     let (sender, receiver) = bounded(3)?;
-    for item in [Fussy::Fine(1), Fussy::Undecodable, Fussy::Fine(2)] {
+    for item in [BadValue::Fine(1), BadValue::Undecodable, BadValue::Fine(2)] {
         sender.try_send(item)?;
     }
     drop(sender);
-    let items: Vec<Option<Fussy>> = receiver.into_iter().map(Result::ok).collect();
-    assert_eq!(items, [Some(Fussy::Fine(1)), None, Some(Fussy::Fine(2))]);
+    let items: Vec<Option<BadValue>> = receiver.into_iter().map(Result::ok).collect();
+    assert_eq!(items, [Some(BadValue::Fine(1)), None, Some(BadValue::Fine(2))]);
     Ok(())
 }
 
@@ -289,7 +289,7 @@ fn a_killed_sender_ends_the_iteration() -> Outcome {
 fn a_killed_receiver_ends_a_put_that_waits() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     let (ours, theirs) = pipe::<(), ()>()?;
-    let hold = |_receiver: Receiver<u32>, gate| crate::support::stay(gate);
+    let hold = |_receiver: Receiver<u32>, gate| crate::support::block(gate);
     let holder = Process::spawn(hold, (receiver, theirs))?;
     assert_eq!(ours.recv()?, Some(()));
     sender.send(1)?;
@@ -396,26 +396,27 @@ fn a_batch_that_cannot_go_off_is_given_back() -> Outcome {
 
 fn a_batch_ends_before_an_item_that_does_not_encode() -> Outcome {
     let (sender, receiver) = bounded(10)?;
-    let mut items = vec![Fussy::Fine(1), Fussy::Fine(2), Fussy::Unencodable, Fussy::Fine(3)].into_iter();
+    let mut items =
+        vec![BadValue::Fine(1), BadValue::Fine(2), BadValue::Unencodable, BadValue::Fine(3)].into_iter();
     let refused = sender.send_all(&mut items).unwrap_err();
     assert!(refused.error().is_codec(), "{refused}");
-    assert_eq!(refused.into_item(), [Fussy::Unencodable]);
-    assert_eq!(items.collect::<Vec<_>>(), [Fussy::Fine(3)]);
-    let arrived: Vec<Fussy> = receiver.recv_many(10)?.into_iter().collect::<Result<_>>()?;
-    assert_eq!(arrived, [Fussy::Fine(1), Fussy::Fine(2)]);
+    assert_eq!(refused.into_item(), [BadValue::Unencodable]);
+    assert_eq!(items.collect::<Vec<_>>(), [BadValue::Fine(3)]);
+    let arrived: Vec<BadValue> = receiver.recv_many(10)?.into_iter().collect::<Result<_>>()?;
+    assert_eq!(arrived, [BadValue::Fine(1), BadValue::Fine(2)]);
 
     drop(receiver); // and where neither the batch nor the item can be sent, all are given back
-    let refused = sender.send_all([Fussy::Fine(1), Fussy::Unencodable, Fussy::Fine(3)]).unwrap_err();
+    let refused = sender.send_all([BadValue::Fine(1), BadValue::Unencodable, BadValue::Fine(3)]).unwrap_err();
     assert!(refused.error().is_disconnected(), "{refused}");
-    assert_eq!(refused.into_item(), [Fussy::Fine(1), Fussy::Unencodable]);
+    assert_eq!(refused.into_item(), [BadValue::Fine(1), BadValue::Unencodable]);
     Ok(())
 }
 
 fn an_item_that_does_not_decode_harms_no_other_of_its_batch() -> Outcome {
     let (sender, receiver) = bounded(10)?;
-    sender.send_all([Fussy::Fine(1), Fussy::Undecodable, Fussy::Fine(2)]).map_err(Error::from)?;
-    let items: Vec<Option<Fussy>> = receiver.recv_many(10)?.into_iter().map(Result::ok).collect();
-    assert_eq!(items, [Some(Fussy::Fine(1)), None, Some(Fussy::Fine(2))]);
+    sender.send_all([BadValue::Fine(1), BadValue::Undecodable, BadValue::Fine(2)]).map_err(Error::from)?;
+    let items: Vec<Option<BadValue>> = receiver.recv_many(10)?.into_iter().map(Result::ok).collect();
+    assert_eq!(items, [Some(BadValue::Fine(1)), None, Some(BadValue::Fine(2))]);
     Ok(())
 }
 
