@@ -22,7 +22,7 @@ fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>
     let measured = measure(&mut || {
         number += 1;
         ours.send(mixed(number))?;
-        let answer = ours.recv()?.context("the child is gone")?;
+        let answer = ours.recv().context("the child is gone")?;
         check("answer", number + 1, unmixed(answer))
     })?;
     drop(ours);
@@ -31,7 +31,8 @@ fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>
 }
 
 fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
-    while let Some(message) = connection.recv()? {
+    for message in connection.iter() {
+        let message = message?;
         connection.send(mixed(unmixed(message) + 1))?;
     }
     Ok(())
@@ -51,14 +52,14 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     /// Answers once after the first, and once at the end, with the number of objects and the sum of their last bytes.
     fn look(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
         let (mut count, mut sum) = (0, 0);
-        while let Some(Some(bytes)) = objects.recv()? {
+        while let Some(bytes) = objects.recv()? {
             count += 1;
             sum += u64::from(bytes[bytes.len() - 1]);
             if count == 1 {
                 objects.send((count, sum))?;
             }
         }
-        objects.send((count, sum))
+        Ok(objects.send((count, sum))?)
     }
 
     let (ours, theirs) = pipe::<Shown, (u64, u64)>()?;
@@ -69,13 +70,13 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     let frozen = SharedSlice::from_slice(&bytes)?;
     let created = start.elapsed();
     ours.send(Some(frozen.clone()))?;
-    ours.recv()?.context("the child is gone")?;
+    ours.recv().context("the child is gone")?;
     let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
     let count = 1 + flow(effort, MIB, |_| Ok(ours.send(Some(frozen.clone()))?))?;
     ours.send(None)?;
-    let (seen, sum) = ours.recv()?.context("the child is gone")?;
+    let (seen, sum) = ours.recv().context("the child is gone")?;
     let time = start.elapsed();
     check("number of objects", count, seen)?;
     check("sum of their last bytes", count * last, sum)?;

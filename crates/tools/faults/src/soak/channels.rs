@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Connection, Process, SharedSlice, pipe};
+use multiproc::{Connection, Error, Process, SharedSlice, pipe};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
@@ -66,10 +66,10 @@ pub(super) fn time_out(world: &mut World, dice: &mut StdRng) -> Result<()> {
     let limit = Duration::from_micros(dice.random_range(0..10_000));
     let tube = any(world, dice)?;
     if tube.inside.is_empty() {
-        let taken = timely(limit, || tube.receiver.recv_timeout(limit), |taken| matches!(taken, Ok(None)))?;
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+        let taken = timely(limit, || tube.receiver.recv_timeout(limit), Result::is_err)?;
+        ensure!(taken.as_ref().is_err_and(Error::is_timeout), "an empty queue gives {taken:?}");
         let taken = tube.receiver.try_recv();
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+        ensure!(taken.as_ref().is_err_and(Error::is_empty), "an empty queue gives {taken:?}");
     }
     if tube.room() == 0 {
         let extra = item(1, 1);
@@ -149,7 +149,7 @@ pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()
         end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())),
         "it ends by {end:?}"
     );
-    while let Some(item) = tube.receiver.try_recv()? {
+    while let Some(item) = take_now(&tube.receiver)? {
         if item.0 == own { expect_from(&item, &mut next)? } else { tube.expect(item)? }
     }
     ensure!(tube.inside.is_empty(), "{:?} are lost", tube.inside);
@@ -167,7 +167,7 @@ pub(super) fn killed_consumer(world: &mut World, dice: &mut StdRng) -> Result<()
     ensure!(child.join().is_err(), "it takes more than there is");
     // It has taken the first, some of them.
     let rest: Vec<Item> =
-        std::iter::from_fn(|| tube.receiver.try_recv().transpose()).collect::<multiproc::Result<_>>()?;
+        std::iter::from_fn(|| take_now(&tube.receiver).transpose()).collect::<multiproc::Result<_>>()?;
     let taken = tube.inside.len().checked_sub(rest.len()).context("more come than there were")?;
     tube.inside.drain(..taken);
     rest.into_iter().try_for_each(|item| tube.expect(item))
@@ -227,7 +227,7 @@ pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
     let length = dice.random_range(0..20_000);
     let (ours, theirs) = pipe::<(), SharedSlice<u64>>()?;
     let maker = Process::spawn(make_frozen, (theirs, length))?;
-    let numbers = ours.recv()?.context("nothing comes")?;
+    let numbers = ours.recv().context("nothing comes")?;
     maker.join()??;
     ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
     let readers = [(); 2].map(|()| Process::spawn(perform, (Job::Sum(numbers.clone()),)));
@@ -239,7 +239,15 @@ pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
 
 fn make_frozen(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(SharedSlice::from_slice(&numbers)?)
+    Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
+}
+
+/// The next item, unless the queue is empty.
+fn take_now(receiver: &Receiver<Item>) -> multiproc::Result<Option<Item>> {
+    match receiver.try_recv() {
+        Err(error) if error.is_empty() => Ok(None),
+        taken => taken.map(Some),
+    }
 }
 
 /// What comes of another must be his next.
