@@ -23,6 +23,11 @@ trials![
     two_children_talk_to_each_other,
     poll_waits_no_longer_than_its_timeout,
     a_send_into_a_full_pipe_ends_on_time,
+    a_full_pipe_refuses_at_once_and_gives_the_message_back,
+    a_timed_receive_from_an_empty_pipe_ends_on_time,
+    an_empty_pipe_and_its_end_are_told_apart_at_once,
+    each_end_counts_the_messages_that_wait_for_it,
+    the_iteration_goes_on_after_a_message_that_does_not_decode,
     the_stream_ends_after_the_peer_has_closed,
     the_stream_ends_after_the_peer_was_killed,
     a_send_to_a_peer_that_is_gone_is_an_error,
@@ -166,6 +171,67 @@ fn a_send_into_a_full_pipe_ends_on_time() -> Outcome {
     drop(ours);
     let received = theirs.iter().map(Result::unwrap).count();
     assert_eq!(received, sent);
+    Ok(())
+}
+
+fn a_full_pipe_refuses_at_once_and_gives_the_message_back() -> Outcome {
+    let (ours, theirs) = pipe::<String, ()>()?;
+    let message = || "m".repeat(1000);
+    // The other end receives nothing, so a call that waited for room would not return.
+    let sent = std::iter::repeat_with(|| ours.try_send(message())).take_while(Result::is_ok).count();
+    assert!(sent > 100 && sent == theirs.len(), "{sent} messages");
+    let refused = ours.try_send(message()).unwrap_err();
+    assert!(refused.error().is_full() && !refused.error().is_timeout(), "{refused}");
+    assert_eq!(refused.to_string(), "cannot send: the pipe is full");
+    assert_eq!(refused.into_item(), message());
+    (0..sent).try_for_each(|_| theirs.recv().map(drop))?;
+    Ok(ours.try_send(message())?)
+}
+
+fn a_timed_receive_from_an_empty_pipe_ends_on_time() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    let late = ours.recv_timeout(time).unwrap_err();
+    assert!(start.elapsed() >= time);
+    assert!(late.is_timeout() && !late.is_empty() && !late.is_disconnected(), "{late}");
+    let child = Process::spawn(|peer: Connection<u32, u32>| peer.send(1), (theirs,))?;
+    assert_eq!(ours.recv_timeout(Duration::MAX)?, 1);
+    assert!(ours.recv_timeout(Duration::MAX).unwrap_err().is_disconnected());
+    Ok(child.join()??)
+}
+
+fn an_empty_pipe_and_its_end_are_told_apart_at_once() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let nothing = ours.try_recv().unwrap_err();
+    assert!(nothing.is_empty() && !nothing.is_timeout() && !nothing.is_disconnected(), "{nothing}");
+    theirs.send(1)?;
+    drop(theirs);
+    assert_eq!(ours.try_recv()?, 1);
+    let end = ours.try_recv().unwrap_err();
+    assert!(end.is_disconnected() && !end.is_empty(), "{end}");
+    Ok(())
+}
+
+fn each_end_counts_the_messages_that_wait_for_it() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    assert!(ours.is_empty() && theirs.is_empty());
+    let send_three = |peer: Connection<u32, u32>| (0..3).try_for_each(|number| peer.send(number));
+    Process::spawn(send_three, (theirs,))?.join()??;
+    assert_eq!((ours.len(), ours.is_empty()), (3, false));
+    ours.recv()?;
+    assert_eq!(ours.len(), 2);
+    Ok(())
+}
+
+fn the_iteration_goes_on_after_a_message_that_does_not_decode() -> Outcome {
+    let (ours, theirs) = pipe::<Fussy, ()>()?;
+    for message in [Fussy::Fine(1), Fussy::Undecodable, Fussy::Fine(2)] {
+        ours.send(message)?;
+    }
+    drop(ours);
+    let messages: Vec<Option<Fussy>> = theirs.iter().map(Result::ok).collect();
+    assert_eq!(messages, [Some(Fussy::Fine(1)), None, Some(Fussy::Fine(2))]);
     Ok(())
 }
 

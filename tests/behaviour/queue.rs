@@ -156,7 +156,9 @@ fn the_systems_own_limit_is_back_pressure_too() -> Outcome {
 
 fn an_empty_queue_has_nothing_at_once() -> Outcome {
     let (sender, receiver) = bounded(1)?;
-    assert!(receiver.try_recv().unwrap_err().is_empty());
+    let nothing = receiver.try_recv().unwrap_err();
+    assert!(nothing.is_empty() && !nothing.is_timeout(), "{nothing}");
+    assert_eq!(nothing.to_string(), "the queue is empty");
     sender.send(1)?;
     assert_eq!(receiver.try_recv()?, 1);
     assert!(receiver.try_recv().unwrap_err().is_empty());
@@ -167,7 +169,8 @@ fn a_timed_get_from_an_empty_queue_ends_on_time() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     let time = Duration::from_millis(50);
     let start = Instant::now();
-    assert!(receiver.recv_timeout(time).unwrap_err().is_timeout());
+    let late = receiver.recv_timeout(time).unwrap_err();
+    assert!(late.is_timeout() && !late.is_empty(), "{late}");
     assert!(start.elapsed() >= time);
     sender.send(1)?;
     assert_eq!(receiver.recv_timeout(Duration::MAX)?, 1);
