@@ -57,13 +57,14 @@ pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
-/// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task, and through
-/// another pipe.
+/// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task,
+/// and through another pipe.
 ///
-/// The other end is disconnected when this one is dropped, or when the last process that holds it has ended. As with a
-/// [queue](crate::queue), [`is_disconnected`](crate::Error::is_disconnected) is the end of the stream,
-/// [`is_full`](crate::Error::is_full) and [`is_empty`](crate::Error::is_empty) are errors of the calls that do not wait,
-/// and [`is_timeout`](crate::Error::is_timeout) is one of the calls with a time limit.
+/// The other end is disconnected when this one is dropped, or when the last process that holds it has ended.
+/// As with a [queue](crate::queue), [`is_disconnected`](crate::Error::is_disconnected) is the end of the
+/// stream, [`is_full`](crate::Error::is_full) and [`is_empty`](crate::Error::is_empty) are errors of the
+/// calls that do not wait, and [`is_timeout`](crate::Error::is_timeout) is one of the calls with a time
+/// limit.
 pub struct Connection<S, R> {
     outgoing: SenderCore,
     incoming: ReceiverCore,
@@ -86,14 +87,15 @@ const LAYOUTS: [Layout; 2] = {
 const RING: u32 = 1024 * 1024;
 
 impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
-    /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is always usable.
-    /// A message above 512 KiB, or one above 32 KiB that finds no room, is spilled to anonymous memory and counts as
-    /// small.
+    /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is
+    /// always usable. A message above 512 KiB, or one above 32 KiB that finds no room, is spilled to
+    /// anonymous memory and counts as small.
     ///
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone;
-    /// [`is_codec`](crate::Error::is_codec) when the message cannot be encoded. The error gives the message back. If the
-    /// other end was killed while it was busy receiving, up to 64 more messages may be sent first.
+    /// [`is_codec`](crate::Error::is_codec) when the message cannot be encoded. The error gives the message
+    /// back. If the other end was killed while it was busy receiving, up to 64 more messages may be sent
+    /// first.
     pub fn send(&self, message: S) -> Result<(), SendError<S>> {
         self.put(message, Deadline::Never)
     }
@@ -101,12 +103,14 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// As [`send`](Self::send), but waits for room at most for `time`.
     ///
     /// # Errors
-    /// Those of [`send`](Self::send); and [`is_timeout`](crate::Error::is_timeout) when there was no room all that time.
+    /// Those of [`send`](Self::send); and [`is_timeout`](crate::Error::is_timeout) when there was no room all
+    /// that time.
     pub fn send_timeout(&self, message: S, time: Duration) -> Result<(), SendError<S>> {
         self.put(message, Deadline::after(time))
     }
 
-    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another thread is sending.
+    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another thread
+    /// is sending.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -130,8 +134,8 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// # Errors
     /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone and no message is left;
     /// [`is_codec`](crate::Error::is_codec) when a message does not decode (it is then consumed); and
-    /// [`os_error`](crate::Error::os_error) when the process has no descriptor or memory left to receive a message, which
-    /// then stays.
+    /// [`os_error`](crate::Error::os_error) when the process has no descriptor or memory left to receive a
+    /// message, which then stays.
     pub fn recv(&self) -> Result<R> {
         self.take(Deadline::Never)
     }
@@ -151,13 +155,14 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`recv`](Self::recv); and [`is_timeout`](crate::Error::is_timeout) when no message came in that time.
+    /// Those of [`recv`](Self::recv); and [`is_timeout`](crate::Error::is_timeout) when no message came in
+    /// that time.
     pub fn recv_timeout(&self, time: Duration) -> Result<R> {
         self.take(Deadline::after(time))
     }
 
-    /// As [`recv`](Self::recv), but does not wait for a message. It blocks for at most 1 ms while another thread is
-    /// receiving.
+    /// As [`recv`](Self::recv), but does not wait for a message. It blocks for at most 1 ms while another
+    /// thread is receiving.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -172,14 +177,14 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`recv`](Self::recv); and [`is_empty`](crate::Error::is_empty) when there is no message, or another
-    /// thread is about to receive it.
+    /// Those of [`recv`](Self::recv); and [`is_empty`](crate::Error::is_empty) when there is no message, or
+    /// another thread is about to receive it.
     pub fn try_recv(&self) -> Result<R> {
         self.take(Deadline::now())
     }
 
-    /// Receives messages until the other end is gone, or until an error that consumes no message, which is then the last
-    /// item.
+    /// Receives messages until the other end is gone, or until an error that consumes no message, which is
+    /// then the last item.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -196,8 +201,8 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
-    /// Waits at most for `time` until [`recv`](Self::recv) would not block, and returns whether that is so: a message is
-    /// there, or the other end is gone. [`Duration::ZERO`] does not wait.
+    /// Waits at most for `time` until [`recv`](Self::recv) would not block, and returns whether that is so: a
+    /// message is there, or the other end is gone. [`Duration::ZERO`] does not wait.
     ///
     /// ```
     /// use std::time::Duration;
@@ -277,12 +282,13 @@ impl<S, R> Connection<S, R> {
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a hint: it may be
-/// readable although no message is there. To be sure not to block, receive with [`try_recv`](Connection::try_recv);
-/// that also clears it.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a hint: it
+/// may be readable although no message is there. To be sure not to block, receive with
+/// [`try_recv`](Connection::try_recv); that also clears it.
 ///
-/// The first call makes the descriptor, which is not to be read from. When several processes hold the end, only one of
-/// them sees it become readable. When the kernel refuses one, the descriptor returned is always readable.
+/// The first call makes the descriptor, which is not to be read from. When several processes hold the end,
+/// only one of them sees it become readable. When the kernel refuses one, the descriptor returned is always
+/// readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readiness.get_or_create(&self.incoming).unwrap_or_else(|| self.incoming.end().memory().as_fd())

@@ -1,9 +1,9 @@
 //! Bounded queues: items from any number of processes to any number of processes.
 //!
-//! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as arguments. **The
-//! ends are the protocol**: passing an end to a child closes this process's copy. When the last [`Sender`] is dropped,
-//! or the process that holds it exits or is killed, the receivers take the items that are left and then meet the end.
-//! No sentinel is needed.
+//! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as
+//! arguments. **The ends are the protocol**: passing an end to a child closes this process's copy. When the
+//! last [`Sender`] is dropped, or the process that holds it exits or is killed, the receivers take the items
+//! that are left and then meet the end. No sentinel is needed.
 //!
 //! ```
 //! use multiproc::{Error, Process, queue};
@@ -24,18 +24,21 @@
 //! }
 //! ```
 //!
-//! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed at any
-//! instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not finished taking
-//! goes to another receiver. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the other receivers
-//! until it continues; their timed calls still return on time. The same holds for senders.
+//! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
+//! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
+//! finished taking goes to another receiver. A receiver that is *stopped* (SIGSTOP) while it takes or waits
+//! delays the other receivers until it continues; their timed calls still return on time. The same holds for
+//! senders.
 //!
-//! An item may be any value that [serde](https://serde.rs) can write and read (but see [Limits](crate#limits)) and that
-//! holds no end of a queue or pipe and no [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those
-//! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
+//! An item may be any value that [serde](https://serde.rs) can write and read (but see
+//! [Limits](crate#limits)) and that holds no end of a queue or pipe and no
+//! [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those travel as arguments of a
+//! process or task, or through a [pipe](crate::pipe()).
 //!
-//! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger than
-//! 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of its own, so a
-//! large item does not block its sender: a child may send 20 MB and exit before any receiver looks.
+//! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
+//! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
+//! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
+//! looks.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -61,13 +64,13 @@ pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
-/// A sender blocks while the queue is full. That back-pressure keeps a fast producer from filling memory with items
-/// that a slow consumer has not taken yet.
+/// A sender blocks while the queue is full. That back-pressure keeps a fast producer from filling memory with
+/// items that a slow consumer has not taken yet.
 ///
-/// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: it always has room for 2 MiB
-/// of them (usually 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8. Larger items are spilled
-/// to memory of their own instead; beside the capacity, they wait only for the kernel's limits on descriptors in flight
-/// (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
+/// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: it always has room
+/// for 2 MiB of them (usually 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8.
+/// Larger items are spilled to memory of their own instead; beside the capacity, they wait only for the
+/// kernel's limits on descriptors in flight (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
 ///
 /// # Errors
 /// When `capacity` is 0, or when the kernel refuses a descriptor or memory.
@@ -90,10 +93,10 @@ pub struct Sender<T> {
 
 /// The end of a queue that receives items. Can be cloned, and passed as an argument.
 ///
-/// As an iterator it yields items until the last sender is gone. Each is a `Result`, because an item may fail to decode;
-/// such an error does not end the iteration. An error that consumes no item is the last one: the process has no
-/// descriptor or memory left to receive an item, which then stays in the queue. A later [`iter`](Self::iter) continues
-/// with that item.
+/// As an iterator it yields items until the last sender is gone. Each is a `Result`, because an item may fail
+/// to decode; such an error does not end the iteration. An error that consumes no item is the last one: the
+/// process has no descriptor or memory left to receive an item, which then stays in the queue. A later
+/// [`iter`](Self::iter) continues with that item.
 pub struct Receiver<T> {
     core: ReceiverCore,
     item: PhantomData<fn() -> T>,
@@ -109,13 +112,13 @@ const WORDS: Words = Words {
 impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Sends an item. Blocks while the queue is full.
     ///
-    /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed while
-    /// waiting, or took nothing since the last check. If they were killed while busy receiving, up to 64 more items may
-    /// be sent first.
+    /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
+    /// while waiting, or took nothing since the last check. If they were killed while busy receiving, up to
+    /// 64 more items may be sent first.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when every receiver is gone; [`Error::is_codec`] when the item cannot be encoded. The
-    /// error gives the item back.
+    /// [`Error::is_disconnected`] when every receiver is gone; [`Error::is_codec`] when the item cannot be
+    /// encoded. The error gives the item back.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.put(item, Deadline::Never)
     }
@@ -128,7 +131,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         self.put(item, Deadline::after(time))
     }
 
-    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another sender is sending.
+    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another sender
+    /// is sending.
     ///
     /// # Errors
     /// Those of [`send`](Self::send); and [`Error::is_full`] when the queue is full.
@@ -138,12 +142,13 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
 
     /// Sends items in batches, which costs much less than one by one. Blocks while the queue is full.
     ///
-    /// Receivers see nothing of a batch before it is complete (1024 items or 64 KiB), so the iterator must not block on
-    /// the fate of an earlier item. When it panics, the items of the unfinished batch are lost.
+    /// Receivers see nothing of a batch before it is complete (1024 items or 64 KiB), so the iterator must
+    /// not block on the fate of an earlier item. When it panics, the items of the unfinished batch are lost.
     ///
     /// # Errors
-    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from `items` and
-    /// not sent; all items before them have been sent. When an item cannot be encoded, the error holds it alone.
+    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from
+    /// `items` and not sent; all items before them have been sent. When an item cannot be encoded, the error
+    /// holds it alone.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -176,7 +181,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         self.put_batch(&mut batch, &mut batched)
     }
 
-    // User code encodes and decodes, so no lock is held then. A raw value is copied where its bytes lie, under the lock.
+    // User code encodes and decodes, so no lock is held then. A raw value is copied where its bytes lie,
+    // under the lock.
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
@@ -201,9 +207,9 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// Receives the next item. Blocks while the queue is empty and a sender is left.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; [`Error::is_codec`] when the item
-    /// does not decode (that item is then consumed); and [`Error::os_error`] when the process has no descriptor or
-    /// memory left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; [`Error::is_codec`]
+    /// when the item does not decode (that item is then consumed); and [`Error::os_error`] when the process
+    /// has no descriptor or memory left to receive a large item, which then stays.
     pub fn recv(&self) -> Result<T> {
         self.take(Deadline::Never)
     }
@@ -230,8 +236,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         self.take(Deadline::after(time))
     }
 
-    /// As [`recv`](Self::recv), but does not wait for an item. It blocks for at most 1 ms while another receiver is
-    /// taking an item.
+    /// As [`recv`](Self::recv), but does not wait for an item. It blocks for at most 1 ms while another
+    /// receiver is taking an item.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
@@ -246,21 +252,23 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`recv`](Self::recv); and [`Error::is_empty`] when the queue is empty, or another receiver is about to
-    /// take what is in it.
+    /// Those of [`recv`](Self::recv); and [`Error::is_empty`] when the queue is empty, or another receiver is
+    /// about to take what is in it.
     pub fn try_recv(&self) -> Result<T> {
         self.take(Deadline::now())
     }
 
-    /// Receives several items at once, which costs much less than one by one: at least one, and at most `max` of those
-    /// in the queue. Blocks while the queue is empty and a sender is left. A `max` of 0 returns no item, at once.
+    /// Receives several items at once, which costs much less than one by one: at least one, and at most `max`
+    /// of those in the queue. Blocks while the queue is empty and a sender is left. A `max` of 0 returns no
+    /// item, at once.
     ///
-    /// Each item is a `Result` of its own, as when iterating: an item that does not decode, or panics while decoding,
-    /// affects no other.
+    /// Each item is a `Result` of its own, as when iterating: an item that does not decode, or panics while
+    /// decoding, affects no other.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and [`Error::os_error`] when the
-    /// process has no descriptor or memory left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and
+    /// [`Error::os_error`] when the process has no descriptor or memory left to receive a large item, which
+    /// then stays.
     pub fn recv_many(&self, max: usize) -> Result<Vec<Result<T>>> {
         if max == 0 {
             return Ok(Vec::new());
@@ -281,8 +289,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         }
     }
 
-    /// Receives items until the last sender is gone, or until an error that consumes no item. Such an error is the last
-    /// item of this iterator; another one, or [`recv`](Self::recv), tries the same item again.
+    /// Receives items until the last sender is gone, or until an error that consumes no item. Such an error
+    /// is the last item of this iterator; another one, or [`recv`](Self::recv), tries the same item again.
     pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
         let mut has_ended = false;
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
@@ -304,7 +312,8 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 impl<T> Sender<T> {
-    /// The number of items in the queue. It may be off by what other processes send and receive during the call.
+    /// The number of items in the queue. It may be off by what other processes send and receive during the
+    /// call.
     pub fn len(&self) -> usize {
         self.core.end().len()
     }
@@ -316,7 +325,8 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The number of items in the queue. It may be off by what other processes send and receive during the call.
+    /// The number of items in the queue. It may be off by what other processes send and receive during the
+    /// call.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {

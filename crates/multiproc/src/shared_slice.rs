@@ -18,8 +18,8 @@ use crate::sys::sealed::{Sealed, identify};
 
 pub use bytemuck::Pod;
 
-/// A read-only slice of plain data in shared memory: filled once, then read by any number of processes, none of which
-/// copies it.
+/// A read-only slice of plain data in shared memory: filled once, then read by any number of processes, none
+/// of which copies it.
 ///
 /// ```
 /// use multiproc::{SharedSlice, Pool};
@@ -44,8 +44,8 @@ pub use bytemuck::Pod;
 ///
 /// # Elements
 ///
-/// Elements are [`Pod`], plain old data: numbers, arrays of them, and structs of them without padding. For a struct of
-/// your own, depend on the crate [bytemuck](https://docs.rs/bytemuck) with its feature `derive`:
+/// Elements are [`Pod`], plain old data: numbers, arrays of them, and structs of them without padding. For a
+/// struct of your own, depend on the crate [bytemuck](https://docs.rs/bytemuck) with its feature `derive`:
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
@@ -71,24 +71,26 @@ pub use bytemuck::Pod;
 ///
 /// # Immutability
 ///
-/// No process can write the slice. The kernel seals the memory once it is filled, before any process can read it; from
-/// then on it refuses every change, also to the process that made it. A receiving process checks the seals before it
-/// reads.
+/// No process can write the slice. The kernel seals the memory once it is filled, before any process can read
+/// it; from then on it refuses every change, also to the process that made it. A receiving process checks the
+/// seals before it reads.
 ///
 /// # Transfer
 ///
-/// A slice travels as an argument of a process or task, and through a pipe; not inside a queue's items or a result. Only
-/// a descriptor travels. A process holds one descriptor and one mapping for each slice, however often it receives the
-/// slice and however many clones it has. The kernel frees the memory when the last process has dropped it, or has ended.
+/// A slice travels as an argument of a process or task, and through a pipe; not inside a queue's items or a
+/// result. Only a descriptor travels. A process holds one descriptor and one mapping for each slice, however
+/// often it receives the slice and however many clones it has. The kernel frees the memory when the last
+/// process has dropped it, or has ended.
 ///
 /// # Cost
 ///
-/// Making a slice takes up to about a millisecond per megabyte, spent mainly by the kernel on finding pages. The first
-/// read in a process takes some tens of microseconds per megabyte more than reading memory does; only the part that is
-/// read costs anything. Receiving a slice again costs as much as any small message with a descriptor, because **a process
-/// keeps the last 8 slices that it has received, up to 64 MiB together**, also when the program uses them no more. That
-/// memory stays in use until the process has received others, or has ended. Each task maps a larger slice again, unless
-/// its worker holds a clone, for example in a `static` that the pool's initializer fills.
+/// Making a slice takes up to about a millisecond per megabyte, spent mainly by the kernel on finding pages.
+/// The first read in a process takes some tens of microseconds per megabyte more than reading memory does;
+/// only the part that is read costs anything. Receiving a slice again costs as much as any small message with
+/// a descriptor, because **a process keeps the last 8 slices that it has received, up to 64 MiB together**,
+/// also when the program uses them no more. That memory stays in use until the process has received others,
+/// or has ended. Each task maps a larger slice again, unless its worker holds a clone, for example in a
+/// `static` that the pool's initializer fills.
 #[derive(Clone)]
 pub struct SharedSlice<T> {
     /// `None` for an empty slice; a zero-length mapping is not possible.
@@ -100,8 +102,8 @@ impl<T: Pod> SharedSlice<T> {
     /// Copies a slice, once. Blocks for the copying only.
     ///
     /// # Errors
-    /// When the kernel refuses a descriptor or the memory, also for a limit on the size of files (`RLIMIT_FSIZE`) or of
-    /// this process.
+    /// When the kernel refuses a descriptor or the memory, also for a limit on the size of files
+    /// (`RLIMIT_FSIZE`) or of this process.
     pub fn from_slice(elements: &[T]) -> Result<Self> {
         const { Self::CHECKED };
         let bytes: &[u8] = bytemuck::cast_slice(elements);
@@ -111,8 +113,9 @@ impl<T: Pod> SharedSlice<T> {
         Self::new(Sealed::copy(bytes)?)
     }
 
-    /// Makes a slice of `length` elements, which `fill` writes in place; they are zeroed before. Blocks while `fill` runs,
-    /// and for up to 10 s more while a process that was forked from this one during `fill` still maps the memory.
+    /// Makes a slice of `length` elements, which `fill` writes in place; they are zeroed before. Blocks while
+    /// `fill` runs, and for up to 10 s more while a process that was forked from this one during `fill` still
+    /// maps the memory.
     ///
     /// ```
     /// use multiproc::SharedSlice;
@@ -130,8 +133,8 @@ impl<T: Pod> SharedSlice<T> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`from_slice`](Self::from_slice); all of the memory is allocated before `fill` runs. Also when a process
-    /// forked during `fill` lives on, since it could still write.
+    /// Those of [`from_slice`](Self::from_slice); all of the memory is allocated before `fill` runs. Also
+    /// when a process forked during `fill` lives on, since it could still write.
     ///
     /// # Panics
     /// When `fill` panics; the memory is then freed.
@@ -213,7 +216,8 @@ impl<T: Pod> fmt::Debug for SharedSlice<T> {
 /// The encoding of a slice.
 #[derive(Serialize, Deserialize)]
 struct Header {
-    /// The size of an element (bytes). Both sides run the same build, so this checks only that their types agree.
+    /// The size of an element (bytes). Both sides run the same build, so this checks only that their types
+    /// agree.
     element: usize,
     /// The memory and its size (bytes), unless the slice is empty.
     memory: Option<(SharedFd, NonZeroUsize)>,

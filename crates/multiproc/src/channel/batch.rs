@@ -12,7 +12,8 @@ use crate::ipc::wire::{self, Travels};
 pub(crate) struct Batch {
     frames: Vec<u8>,
     count: u32,
-    /// Where in `frames` the bytes of the last message are. Only the last message can be too long for a frame.
+    /// Where in `frames` the bytes of the last message are. Only the last message can be too long for a
+    /// frame.
     last: Range<usize>,
 }
 

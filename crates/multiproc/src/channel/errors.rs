@@ -70,8 +70,9 @@ impl Words {
     }
 }
 
-/// The next item of an iterator that calls `recv`. It ends when the last sender is gone. It also ends after an error
-/// that consumes no message: an adapter that skips errors, such as `flatten`, would receive that error endlessly.
+/// The next item of an iterator that calls `recv`. It ends when the last sender is gone. It also ends after
+/// an error that consumes no message: an adapter that skips errors, such as `flatten`, would receive that
+/// error endlessly.
 pub(crate) fn next<T>(has_ended: &mut bool, recv: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
     if *has_ended {
         return None;

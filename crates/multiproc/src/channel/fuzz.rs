@@ -1,4 +1,5 @@
-//! A channel whose shared memory a faulty process has overwritten, but for the locks, which belong to the C library.
+//! A channel whose shared memory a faulty process has overwritten, but for the locks, which belong to the C
+//! library.
 
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ fn overwrite(memory: &SharedMemory, offset: usize, word: u64) {
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// The bytes received are bounded, and after at most as many errors as frames fit into the ring, it is empty.
+    /// The bytes received are bounded, and after at most as many errors as frames fit into the ring, it is
+    /// empty.
     #[test]
     fn receiving_from_overwritten_memory_ends(
         positions in any_words(64 * 1024),
@@ -83,7 +85,11 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_is_found_or_is_an_error(kind in 0..4_u32, frame in any_bytes(24), choice in vec(any::<u8>(), 0..4)) {
+    fn a_packet_is_found_or_is_an_error(
+        kind in 0..4_u32,
+        frame in any_bytes(24),
+        choice in vec(any::<u8>(), 0..4),
+    ) {
         let (sender, receiver) = channel();
         let owned = descriptors(&choice);
         let borrowed: Vec<_> = owned.iter().map(AsFd::as_fd).collect();

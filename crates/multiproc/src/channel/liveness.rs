@@ -9,11 +9,12 @@ use crate::sys::atomic::Relaxed;
 /// The most messages that are sent between two checks.
 const CHECK_EVERY: u32 = 64;
 
-/// Spares senders a system call per message: to ask the kernel whether a receiver is left costs about as much as sending.
+/// Spares senders a system call per message: to ask the kernel whether a receiver is left costs about as much
+/// as sending.
 ///
-/// Receivers that take messages are alive, so each message taken since the last check allows two to be sent without a
-/// check, up to [`CHECK_EVERY`]. Independently of this cache, a sender checks before it waits for room and before it
-/// wakes a receiver. The words are guarded by the senders' lock.
+/// Receivers that take messages are alive, so each message taken since the last check allows two to be sent
+/// without a check, up to [`CHECK_EVERY`]. Independently of this cache, a sender checks before it waits for
+/// room and before it wakes a receiver. The words are guarded by the senders' lock.
 pub(super) struct LivenessCache<'a>(&'a End);
 
 /// The number of the frame before which the next check is due.

@@ -1,11 +1,12 @@
-//! A channel: messages from any number of processes to any number of processes, through a ring in shared memory. A queue
-//! is one channel, a pipe is two.
+//! A channel: messages from any number of processes to any number of processes, through a ring in shared
+//! memory. A queue is one channel, a pipe is two.
 //!
-//! A frame in the ring holds a message, or says where one is. Descriptors travel in a packet beside the frame, its
-//! *ancillary packet*; so does the memfd to which a message is spilled that finds no room in the ring. A sender sends the
-//! packet before it publishes the frame; a receiver discards the packet after it has taken the frame. Both carry the same
-//! sequence number, so a receiver finds the packet of its frame behind packets that belong to no frame because their
-//! processes were killed. It discards those on the way, or when the ring is empty.
+//! A frame in the ring holds a message, or says where one is. Descriptors travel in a packet beside the
+//! frame, its *ancillary packet*; so does the memfd to which a message is spilled that finds no room in the
+//! ring. A sender sends the packet before it publishes the frame; a receiver discards the packet after it has
+//! taken the frame. Both carry the same sequence number, so a receiver finds the packet of its frame behind
+//! packets that belong to no frame because their processes were killed. It discards those on the way, or when
+//! the ring is empty.
 //!
 //! No user code runs under a lock: messages are encoded before it is taken, and decoded after it is released.
 
@@ -32,8 +33,8 @@ use crate::sys::eventfd;
 use crate::sys::socket;
 use crate::sys::thread_id;
 
-/// A message up to this size (bytes) waits for room in the ring. A larger one is spilled to a memfd when the ring has no
-/// room, so that its sender need not wait.
+/// A message up to this size (bytes) waits for room in the ring. A larger one is spilled to a memfd when the
+/// ring has no room, so that its sender need not wait.
 pub(crate) const SPILL_THRESHOLD: usize = 32 * 1024;
 
 /// Where in shared memory a channel lies, and how much it holds.
@@ -78,13 +79,15 @@ pub(crate) enum Received {
     Disconnected,
 }
 
-/// The kinds of frames beside [`PLAIN`]. This one holds the sequence number of an ancillary packet, and the message.
+/// The kinds of frames beside [`PLAIN`]. This one holds the sequence number of an ancillary packet, and the
+/// message.
 const WITH_FDS: u32 = 1;
-/// The sequence number of an ancillary packet, whose last descriptor is the memfd of the message, and its length.
+/// The sequence number of an ancillary packet, whose last descriptor is the memfd of the message, and its
+/// length.
 const SPILLED: u32 = 2;
 
-/// Behind the endpoint's areas: how many receiving ends were opened and not dropped. The ends of a killed process stay
-/// counted; ends in transit are not counted.
+/// Behind the endpoint's areas: how many receiving ends were opened and not dropped. The ends of a killed
+/// process stay counted; ends in transit are not counted.
 const RECEIVERS: usize = AREAS;
 const HEADER: usize = AREAS + 128;
 

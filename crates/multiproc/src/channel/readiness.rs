@@ -1,9 +1,10 @@
-//! A pollable descriptor: readable while a message is there or all senders are gone. It is an epoll instance over the
-//! receivers' eventfd and socket.
+//! A pollable descriptor: readable while a message is there or all senders are gone. It is an epoll instance
+//! over the receivers' eventfd and socket.
 //!
-//! Senders write the eventfd only while the wakeup flag is set. So while no thread receives, the flag stays set, and the
-//! eventfd is kept readable while messages are in the ring. A sender may write it after its message was received
-//! already; the descriptor is then readable once too often, until the next receiving call corrects it.
+//! Senders write the eventfd only while the wakeup flag is set. So while no thread receives, the flag stays
+//! set, and the eventfd is kept readable while messages are in the ring. A sender may write it after its
+//! message was received already; the descriptor is then readable once too often, until the next receiving
+//! call corrects it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
@@ -30,7 +31,8 @@ impl ReadinessFd {
     /// To be called after each call that may have received or waited.
     #[inline]
     pub(crate) fn update(&self, receiver: &ReceiverCore) {
-        // While another thread creates the descriptor: that thread gets the lock, or the lock's holder sees it set.
+        // While another thread creates the descriptor: that thread gets the lock, or the lock's holder sees
+        // it set.
         fence(SeqCst);
         if self.0.get().is_some() {
             // On an error the eventfd stays as it is: the next call that receives meets the error itself.

@@ -24,8 +24,8 @@ impl ReceiverCore {
         Ok(Self(end))
     }
 
-    /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each message under
-    /// the lock; a message that comes [whole](Received::Whole) comes alone.
+    /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each
+    /// message under the lock; a message that comes [whole](Received::Whole) comes alone.
     #[inline]
     pub(crate) fn receive(
         &self,
@@ -78,15 +78,16 @@ impl ReceiverCore {
         Ok(Received::InPlace)
     }
 
-    /// Skips all bytes up to `tail`, which hold no frame where one should be; else each later call would fail, too.
+    /// Skips all bytes up to `tail`, which hold no frame where one should be; else each later call would
+    /// fail, too.
     #[cold]
     fn skip_to(&self, tail: Position) -> Error {
         self.0.endpoint.publish(tail);
         Error::decode("a message", "there is no frame where it should be")
     }
 
-    /// Takes a frame that has an ancillary packet and ends at `next`. When the kernel refuses to receive the packet, the
-    /// frame stays.
+    /// Takes a frame that has an ancillary packet and ends at `next`. When the kernel refuses to receive the
+    /// packet, the frame stays.
     #[cold]
     fn take_with_ancillary(&self, next: Position, kind: u32, frame: &[u8]) -> Result<Received> {
         let message = self.find(kind, frame);
@@ -106,7 +107,8 @@ impl ReceiverCore {
         message // the packet of one that does not decode is discarded when the ring is empty
     }
 
-    /// The message of this frame. Its packet stays in the socket, in case this process dies before the frame is taken.
+    /// The message of this frame. Its packet stays in the socket, in case this process dies before the frame
+    /// is taken.
     pub(super) fn find(&self, kind: u32, frame: &[u8]) -> Result<Received> {
         let (sequence, rest) =
             frame.split_first_chunk().ok_or_else(|| Error::decode("a message", "its frame is too short"))?;
@@ -121,7 +123,8 @@ impl ReceiverCore {
         Ok(Received::Whole(mapping::read(&memfd, length, &[])?, descriptors))
     }
 
-    /// Duplicates of the descriptors of the packet with this number, which then is the next one in the socket.
+    /// Duplicates of the descriptors of the packet with this number, which then is the next one in the
+    /// socket.
     fn peek_ancillary(&self, sequence: u64) -> Result<Vec<OwnedFd>> {
         let mut packet = [0; size_of::<u64>()];
         for _ in 0..MAX_PACKETS {
@@ -149,8 +152,8 @@ impl ReceiverCore {
         Ok(endpoint.peer_position() != head || endpoint.wait(head, deadline, || ())? != WaitOutcome::TimedOut)
     }
 
-    /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another thread is
-    /// receiving, which calls this afterwards.
+    /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another
+    /// thread is receiving, which calls this afterwards.
     pub(crate) fn update_readiness(&self) -> Result<()> {
         let endpoint = &self.0.endpoint;
         let Some(_guard) = endpoint.lock(Deadline::now())? else { return Ok(()) };

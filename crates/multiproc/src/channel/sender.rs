@@ -18,12 +18,13 @@ use crate::sys::socket::{self, MAX_DESCRIPTORS, Sent};
 
 /// Where in the ring a sender has waited for room in vain, so that the next large message is spilled at once.
 const WAITED_AT: usize = SCRATCH[0];
-/// After this many bytes a sender refreshes the receivers' position: an empty ring restarts in its cache-hot part.
+/// After this many bytes a sender refreshes the receivers' position: an empty ring restarts in its cache-hot
+/// part.
 const REFRESH_EVERY: u32 = 16 * 1024;
 /// How long to wait for room before a message is spilled that fits into the ring.
 const SPILL_DELAY: Duration = Duration::from_millis(1);
-/// A sender that found the ring full coalesces until room for this many frames, or for a quarter of those in the ring,
-/// is free. The receivers stay busy during that time.
+/// A sender that found the ring full coalesces until room for this many frames, or for a quarter of those in
+/// the ring, is free. The receivers stay busy during that time.
 const COALESCE_FRAMES: u32 = 256;
 
 impl SenderCore {
@@ -32,8 +33,8 @@ impl SenderCore {
         layout.open(memory, Side::Producers, fds).map(Self)
     }
 
-    /// Sends messages, each whole or not at all. Blocks while there is no room, until the deadline. Adds to `sent` the
-    /// number of messages sent, which can be above zero also when the call times out or fails.
+    /// Sends messages, each whole or not at all. Blocks while there is no room, until the deadline. Adds to
+    /// `sent` the number of messages sent, which can be above zero also when the call times out or fails.
     #[inline]
     pub(crate) fn send<'a>(
         &self,
@@ -125,8 +126,8 @@ impl SenderCore {
         is_published
     }
 
-    /// Puts a message into the ring that has descriptors, or for which there was no room. All messages before it are
-    /// published.
+    /// Puts a message into the ring that has descriptors, or for which there was no room. All messages before
+    /// it are published.
     #[cold]
     fn put_slow(&self, tail: &mut Position, message: Message<'_>, deadline: Deadline) -> Result<Sent> {
         let endpoint = &self.0.endpoint;
@@ -161,8 +162,8 @@ impl SenderCore {
         }
     }
 
-    /// Puts a message into the ring; or into a memfd, if it `spills` or is too large for the ring. `None` when it has to
-    /// wait for room.
+    /// Puts a message into the ring; or into a memfd, if it `spills` or is too large for the ring. `None`
+    /// when it has to wait for room.
     fn place(
         &self,
         tail: &mut Position,

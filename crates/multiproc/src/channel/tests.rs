@@ -26,7 +26,8 @@ fn send(sender: &SenderCore, bytes: &[u8]) {
     assert_eq!(sent, Sent::Done);
 }
 
-/// Messages of all lengths, some too long for a ring; in rings that are full by messages, by bytes, or at their end.
+/// Messages of all lengths, some too long for a ring; in rings that are full by messages, by bytes, or at
+/// their end.
 #[test]
 fn batches_arrive_whole_and_in_order() {
     for capacity in [1, 7, 600, u32::MAX] {
@@ -69,8 +70,8 @@ fn receive(receiver: &ReceiverCore) -> Result<Vec<u8>> {
     }
 }
 
-/// A sender was killed between sending an ancillary packet and publishing its frame; a receiver, between taking a frame
-/// and discarding its packet.
+/// A sender was killed between sending an ancillary packet and publishing its frame; a receiver, between
+/// taking a frame and discarding its packet.
 #[test]
 fn orphaned_packets_are_skipped() {
     let (sender, receiver) = channel();

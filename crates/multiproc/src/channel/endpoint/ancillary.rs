@@ -1,7 +1,9 @@
-//! The ancillary packets of frames, which carry what a ring cannot ([`channel`](crate::channel) describes them).
+//! The ancillary packets of frames, which carry what a ring cannot ([`channel`](crate::channel) describes
+//! them).
 //!
-//! They are numbered in the order of their frames, and a number is used up even if its sender dies. So a packet with a
-//! lower number than the expected one belongs to no frame, nor does a packet that is left when all frames are taken.
+//! They are numbered in the order of their frames, and a number is used up even if its sender dies. So a
+//! packet with a lower number than the expected one belongs to no frame, nor does a packet that is left when
+//! all frames are taken.
 
 use std::os::fd::AsFd;
 
@@ -14,8 +16,8 @@ use crate::sys::socket;
 pub(crate) const MAX_PACKETS: u32 = 64 * 1024;
 
 impl Endpoint {
-    /// The number of the next packet that belongs to a frame. To be called under the lock, when all frames of earlier
-    /// packets are published.
+    /// The number of the next packet that belongs to a frame. To be called under the lock, when all frames of
+    /// earlier packets are published.
     pub(crate) fn next_sequence(&self) -> u64 {
         let last = self.word64(self.side, ANCILLARY);
         let sequence = last.load(Relaxed).wrapping_add(1);
@@ -28,8 +30,8 @@ impl Endpoint {
         self.word64(self.side, ANCILLARY).store(sequence, Relaxed);
     }
 
-    /// Discards the packets that belong to no frame: their senders were killed before they published it, or their
-    /// receivers after they had taken it. For a consumer that finds the ring empty.
+    /// Discards the packets that belong to no frame: their senders were killed before they published it, or
+    /// their receivers after they had taken it. For a consumer that finds the ring empty.
     pub(super) fn discard_orphans(&self) {
         if self.side == Side::Consumers
             && self.word64(Side::Consumers, ANCILLARY).load(Relaxed)
@@ -46,8 +48,9 @@ impl Endpoint {
         if self.peer_position() != self.position() {
             return;
         }
-        // The frames of all packets before the last one were published before the last one got its number; they have
-        // been taken. The same holds for the last one, unless its sender is alive and about to publish its frame.
+        // The frames of all packets before the last one were published before the last one got its number;
+        // they have been taken. The same holds for the last one, unless its sender is alive and about to
+        // publish its frame.
         let last_is_orphan = match self.mutex(Side::Producers).lock(Deadline::now()) {
             Ok(Some(_guard)) => self.peer_position() == self.position() && sent.load(Relaxed) == last,
             _ => false,

@@ -1,9 +1,9 @@
 //! One side of a ring, producers or consumers: its lock, its position, and how it waits for the other side.
 //!
-//! Both sides are built alike. Each has an area in shared memory: its lock with the words that the lock guards, and a
-//! cache line that this side writes and its peer reads. Each has an eventfd, which wakes its waiter. Between the sides is
-//! a pair of sockets; all processes of a side share one end. So the kernel knows whether any process is left on a side,
-//! also after kills.
+//! Both sides are built alike. Each has an area in shared memory: its lock with the words that the lock
+//! guards, and a cache line that this side writes and its peer reads. Each has an eventfd, which wakes its
+//! waiter. Between the sides is a pair of sockets; all processes of a side share one end. So the kernel knows
+//! whether any process is left on a side, also after kills.
 
 mod ancillary;
 mod coalesce;
@@ -68,8 +68,8 @@ pub(crate) enum WaitOutcome {
 pub(crate) const AREAS: usize = 2 * AREA;
 /// An area has two pairs of 64-byte cache lines; a processor fetches a pair together.
 const AREA: usize = 256;
-/// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the last
-/// ancillary packet sent (by producers) or consumed; and the state of the waiting policies.
+/// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the
+/// last ancillary packet sent (by producers) or consumed; and the state of the waiting policies.
 const CACHED_PEER: usize = 48;
 const ANCILLARY: usize = 56;
 const FAILED_SPINS: usize = 64;
@@ -77,8 +77,8 @@ const NOTIFIED: usize = 68;
 const COALESCING: usize = 72;
 /// Words for the user of the endpoint.
 pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
-/// In the second pair: this side's position, and the wakeup flag of the *other* side, which is loaded whenever the
-/// position changes.
+/// In the second pair: this side's position, and the wakeup flag of the *other* side, which is loaded
+/// whenever the position changes.
 const POSITION: usize = 128;
 const WAKEUP_FLAG: usize = 136;
 
@@ -107,10 +107,11 @@ impl Endpoint {
         Self { memory, start, side, fds }
     }
 
-    /// Takes this side's lock. Blocks while another thread holds it, until the deadline, and then returns `None`.
+    /// Takes this side's lock. Blocks while another thread holds it, until the deadline, and then returns
+    /// `None`.
     ///
-    /// A call that must not block returns `None` at once if the holder is waiting for the peer, since it could get nothing
-    /// either. It waits for up to [`TRY_LOCK_GRACE`] if the holder is copying a message.
+    /// A call that must not block returns `None` at once if the holder is waiting for the peer, since it
+    /// could get nothing either. It waits for up to [`TRY_LOCK_GRACE`] if the holder is copying a message.
     #[inline]
     pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
         match self.mutex(self.side).try_lock() {
@@ -150,8 +151,8 @@ impl Endpoint {
         position
     }
 
-    /// Publishes this side's position and wakes a waiting peer. Returns `false`, publishing nothing, if a consumer was
-    /// waiting and every consumer is dead.
+    /// Publishes this side's position and wakes a waiting peer. Returns `false`, publishing nothing, if a
+    /// consumer was waiting and every consumer is dead.
     #[inline]
     pub(crate) fn publish(&self, position: Position) -> bool {
         let flag = WakeupFlag(self.word32(self.side, WAKEUP_FLAG));
@@ -171,8 +172,9 @@ impl Endpoint {
         true
     }
 
-    /// Yields once to a peer that this thread has woken, if there is nothing to receive and time for it: the kernel may
-    /// have queued the peer behind this thread on the same CPU. To be called before the lock is taken.
+    /// Yields once to a peer that this thread has woken, if there is nothing to receive and time for it: the
+    /// kernel may have queued the peer behind this thread on the same CPU. To be called before the lock is
+    /// taken.
     #[inline]
     pub(crate) fn yield_to_woken(&self, deadline: Deadline) {
         if WOKE_PEER.get() && self.peer_position() == self.position() {
@@ -183,8 +185,8 @@ impl Endpoint {
         }
     }
 
-    /// Makes the eventfd readable exactly while something `is_ready`, although no thread waits here. To be called under
-    /// the lock, whenever that may have changed on this side.
+    /// Makes the eventfd readable exactly while something `is_ready`, although no thread waits here. To be
+    /// called under the lock, whenever that may have changed on this side.
     pub(crate) fn update_readiness(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
             self.clear_eventfd();

@@ -13,20 +13,21 @@ use crate::sys::cpus::{is_smp, should_spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{Deadline, PollEvents, poll_event_or_hangup};
 
-/// The checks of a short spin, and of a long one between two loads of the clock. They take less time than a sleep.
+/// The checks of a short spin, and of a long one between two loads of the clock. They take less time than a
+/// sleep.
 const SPINS_PER_CHECK: u32 = 64;
-/// How long to spin: longer than a sleeping thread takes to wake up, or two processes that answer each other would
-/// never be awake at the same time.
+/// How long to spin: longer than a sleeping thread takes to wake up, or two processes that answer each other
+/// would never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
 /// A spin that succeeds after a longer time than this counts as failed.
 const SPIN_PAYOFF: Duration = Duration::from_micros(40);
-/// How long to sleep before the condition is checked again: a peer killed between its change and its notification
-/// wakes no one.
+/// How long to sleep before the condition is checked again: a peer killed between its change and its
+/// notification wakes no one.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Endpoint {
-    /// Delays so that several frames come at once, where the peer was at `before`. `enough` is the number of frames that
-    /// ends the delay. To be called under the lock, before the peer's position is loaded.
+    /// Delays so that several frames come at once, where the peer was at `before`. `enough` is the number of
+    /// frames that ends the delay. To be called under the lock, before the peer's position is loaded.
     #[inline]
     pub(crate) fn coalesce(&self, before: Position, enough: u32) {
         if is_smp() {
@@ -35,8 +36,8 @@ impl Endpoint {
         }
     }
 
-    /// Waits until the peer's position is not `before` any more; to be called under the lock. Each check of the position
-    /// also calls `prefetch`.
+    /// Waits until the peer's position is not `before` any more; to be called under the lock. Each check of
+    /// the position also calls `prefetch`.
     pub(crate) fn wait(
         &self,
         before: Position,
@@ -68,7 +69,7 @@ impl Endpoint {
         loop {
             let events = self.sleep(&is_ready, deadline)?;
             if is_ready() {
-                notified.store(events.rung.into(), Relaxed); // the next wait clears the eventfd, out of the hot path
+                notified.store(events.rung.into(), Relaxed); // a later wait clears it
                 return Ok(WaitOutcome::Ready);
             }
             if events.hung_up {
@@ -83,7 +84,8 @@ impl Endpoint {
         }
     }
 
-    /// Sleeps until the eventfd is written, the peer hangs up or the deadline passes; does not sleep if `is_ready`.
+    /// Sleeps until the eventfd is written, the peer hangs up or the deadline passes; does not sleep if
+    /// `is_ready`.
     fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<PollEvents> {
         self.discard_orphans();
         let flag = self.own_flag();
