@@ -17,7 +17,7 @@ use crate::start_method::{SpawnOptions, StartMethod};
 use crate::sys::cpus::cpus;
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::with_signals_blocked;
-use crate::task::{RemoteFn, TaskId};
+use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
 /// [`build`](Self::build).
@@ -123,7 +123,7 @@ impl PoolBuilder {
         Args: Serialize + DeserializeOwned,
     {
         let mut bytes = Vec::new();
-        let encoded = TaskId::of(function).and_then(|task| {
+        let encoded = TaskId::of::<RunOnce, _, _>(function).and_then(|task| {
             let descriptors =
                 wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
             Ok(Initializer { task, args: bytes, descriptors })

@@ -15,6 +15,8 @@ mod scheduler;
 mod worker_handle;
 mod worker_main;
 
+mod item_loop;
+
 mod call;
 mod chunk;
 pub(crate) mod worker_rings;
@@ -30,6 +32,7 @@ use serde::de::DeserializeOwned;
 use self::dispatcher::Dispatcher;
 use crate::error::Result;
 use crate::sys::process::own_pid;
+use crate::task::RemoteFn;
 
 pub use self::builder::PoolBuilder;
 pub use self::options::CallOptions;
@@ -137,7 +140,7 @@ impl Pool {
     /// When the input's iterator panics: that panic goes on to the caller. The pool stays usable.
     pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -166,7 +169,7 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -193,7 +196,7 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -209,7 +212,7 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -249,7 +252,7 @@ impl Pool {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -281,7 +284,7 @@ impl Pool {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -306,7 +309,7 @@ impl Pool {
     /// workers.
     pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         self.options().apply(function, args)
@@ -331,7 +334,7 @@ impl Pool {
     /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
     pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         self.options().submit(function, args)
@@ -350,7 +353,7 @@ impl Pool {
     /// Takes no more work from now on: a later call is an error. What was handed in still runs. Does not wait.
     ///
     /// A [`map`](Self::map) in another thread that has not taken all of its input takes no more of it, and ends with an
-    /// error for which [`is_closed`](crate::Error::is_closed) is true.
+    /// error for which [`is_closed`](crate::error::Error::is_closed) is true.
     pub fn close(&self) {
         self.core.close();
     }

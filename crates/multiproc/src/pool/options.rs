@@ -10,12 +10,13 @@ use serde::de::DeserializeOwned;
 use super::call::{Call, Options};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
+use super::item_loop::ItemLoop;
 use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
-use crate::task::TaskId;
+use crate::task::{RemoteFn, TaskId};
 
 /// A call of a pool that may take only so long, or be tried again. Made by [`Pool::options`](super::Pool::options); ends with
 /// one of the pool's own calls.
@@ -123,7 +124,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -139,7 +140,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -155,7 +156,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -171,7 +172,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -188,7 +189,7 @@ impl<'pool> CallOptions<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -205,7 +206,7 @@ impl<'pool> CallOptions<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -218,7 +219,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::apply`](super::Pool::apply).
     pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let core = self.core;
@@ -239,7 +240,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::submit`](super::Pool::submit).
     pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let call = self.begin(function)?;
@@ -251,7 +252,7 @@ impl<'pool> CallOptions<'pool> {
 
     fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         if self.options.timeout == Some(Duration::ZERO) {
@@ -260,7 +261,7 @@ impl<'pool> CallOptions<'pool> {
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("a call that may take no item of its input could do nothing"));
         }
-        Ok(Call::new(TaskId::of(function)?, self.options))
+        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
     }
 
     fn results<F, Args, I>(
@@ -271,7 +272,7 @@ impl<'pool> CallOptions<'pool> {
         look_ahead: Option<u64>,
     ) -> Result<Results<'pool, I::IntoIter, F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -285,7 +286,7 @@ impl<'pool> CallOptions<'pool> {
         order: ResultOrder,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {

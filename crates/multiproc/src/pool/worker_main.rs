@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskHeader;
+use super::item_loop::ItemLoop;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{self, SharedFd};
@@ -14,7 +15,7 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::limit::limit_memory;
 use crate::sys::process::exit_immediately;
-use crate::task::{Task, TaskId};
+use crate::task::{RunOnce, TaskId};
 
 /// What every worker of a pool runs first.
 #[derive(Clone, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub(crate) fn serve(place: WorkerContext, initializer: Option<Initializer>) -> R
     }
     let mut rings = WorkerSide::new(place.rings, place.link, place.wakeup_page, place.spin)?;
     rings.signal_ready();
-    let mut task = Err(Error::decode("an item", "it is not said what it is for"));
+    let mut task: Result<ItemLoop> = Err(Error::decode("an item", "it is not said what it is for"));
     let mut is_timed = false;
     loop {
         match rings.next() {
@@ -69,7 +70,7 @@ pub(crate) fn serve(place: WorkerContext, initializer: Option<Initializer>) -> R
                 }
             }
             Some(kind @ (VALUE | OUT_OF_LINE)) => match &task {
-                Ok(task) if kind == VALUE && !is_timed => task.run_items(&mut rings),
+                Ok(task) if kind == VALUE && !is_timed => (task.all)(&mut rings),
                 task => run_one(&mut rings, kind, task.clone(), is_timed),
             },
             Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
@@ -86,12 +87,12 @@ impl Initializer {
     fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        self.task.find()?.run(&self.args, descriptors, &mut Vec::new())
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())
     }
 }
 
 /// Runs an item that needs more care than most: it came as a message, its time is counted, or there is no function for it.
-fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<Task>, is_timed: bool) {
+fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     if is_timed {
         rings.start_clock();
     }
@@ -100,10 +101,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<Task>, is_timed: bool
         rings.receive().and_then(|(args, descriptors)| {
             failpoint::hit(Failpoint::ItemReceived);
             let task = task?;
-            args.with_bytes(|args| task.run(args, descriptors, &mut result))
+            args.with_bytes(|args| task.once.run(args, descriptors, &mut result))
         })
     } else {
-        rings.read(|args| task?.run(args, Vec::new(), &mut result))
+        rings.read(|args| task?.once.run(args, Vec::new(), &mut result))
     };
     let run = run.and_then(|()| rings.write(VALUE, &result));
     if is_timed {

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use crate::codec::raw;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire;
-use crate::pool::worker_rings::{VALUE, WorkerSide};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -130,7 +129,10 @@ pub(crate) struct TaskId {
 }
 
 impl TaskId {
-    pub(crate) fn of<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+    /// The name of a function that is run as a `V`.
+    pub(crate) fn of<V: Vtable<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
+        _function: F,
+    ) -> Result<Self> {
         const {
             assert!(
                 size_of::<F>() == 0,
@@ -138,57 +140,54 @@ impl TaskId {
                  pointer: hand it what it needs as arguments"
             );
         }
-        Self::of_entry(EntryOf::<F, Args>::ENTRY)
+        Self::of_entry(V::ENTRY)
     }
 
     /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
     pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
-        Self::of_entry(EntryOf::<F, Args>::OWN_ENTRY)
+        Self::of_entry(const { &Entry::new(type_name::<(F, Args, F::Output)>, RunOnce(run_own::<F, Args>)) })
     }
 
-    fn of_entry(entry: &'static Entry<TaskVtable>) -> Result<Self> {
+    fn of_entry<V: 'static>(entry: &'static Entry<V>) -> Result<Self> {
         Ok(Self { offset: entry.offset()?, signature: hash(entry.signature()) })
     }
 
-    /// Finds the function in this process.
-    pub(crate) fn find(self) -> Result<Task> {
+    /// Finds the function in this process, if it was named to be run as a `V`.
+    pub(crate) fn find<V: Copy + 'static>(self) -> Result<V> {
         Entry::at(self.offset)
             .filter(|entry| hash(entry.signature()) == self.signature)
-            .map(Task)
+            .map(|entry| *entry.runs())
             .ok_or_else(|| Error::decode("a task", "this program has no such function"))
     }
 }
 
-/// A function that was named from elsewhere, found in this process.
-#[derive(Clone, Copy)]
-pub(crate) struct Task(&'static Entry<TaskVtable>);
-
-type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
-
-/// How a function is run.
-#[derive(Clone, Copy)]
-struct TaskVtable {
-    /// With encoded arguments and their descriptors; appends the encoded result.
-    once: Once,
-    /// With the items of a rings, as long as they are for this function. A loop that the compiler makes for each function,
-    /// since a small item takes less time than a call by address.
-    items: fn(&mut WorkerSide),
+/// A way to run functions that another process names, with the code that the compiler makes for `F`.
+pub(crate) trait Vtable<F, Args>: Copy + 'static {
+    const ENTRY: &'static Entry<Self>;
 }
 
-impl Task {
-    /// Runs the function and appends its encoded result; a panic is an error with its message and place.
+/// Runs a function once, with encoded arguments and their descriptors; appends the encoded result.
+#[derive(Clone, Copy)]
+pub(crate) struct RunOnce(fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>);
+
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
+    const ENTRY: &'static Entry<Self> =
+        &Entry::new(type_name::<(F, Args, F::Output)>, Self::new::<F, Args>());
+}
+
+impl RunOnce {
+    pub(crate) const fn new<F: RemoteFn<Args>, Args: DeserializeOwned>() -> Self {
+        Self(run_once::<F, Args>)
+    }
+
+    /// Runs the function and appends its encoded result. A panic becomes an error with its message and location.
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
         let before = out.len();
-        let result = catch_panic(|| (self.0.runs().once)(args, descriptors, out)).and_then(|result| result);
+        let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);
         if result.is_err() {
             out.truncate(before);
         }
         result
-    }
-
-    /// Runs the item that was begun, and those behind it as long as they are for this function.
-    pub(crate) fn run_items(self, rings: &mut WorkerSide) {
-        (self.0.runs().items)(rings);
     }
 }
 
@@ -251,21 +250,6 @@ thread_local! {
     static LAST_PANIC: RefCell<Option<PanicRecord>> = const { RefCell::new(None) };
 }
 
-/// One entry in the image for each function that is ever named.
-struct EntryOf<F, Args>(std::marker::PhantomData<(F, Args)>);
-
-impl<F: RemoteFn<Args>, Args: DeserializeOwned> EntryOf<F, Args> {
-    const ENTRY: &'static Entry<TaskVtable> = &Entry::new(
-        type_name::<(F, Args, F::Output)>,
-        TaskVtable { once: run_once::<F, Args>, items: run_items::<F, Args> },
-    );
-    /// For a function that is never run with the items of a rings.
-    const OWN_ENTRY: &'static Entry<TaskVtable> = &Entry::new(
-        type_name::<(F, Args, F::Output)>,
-        TaskVtable { once: run_own::<F, Args>, items: |_| () },
-    );
-}
-
 fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
@@ -288,40 +272,6 @@ fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
     wire::encode(&result, out, "the result")
-}
-
-fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) {
-    let function = zst_instance::<F>();
-    let mut bytes = Vec::new();
-    while rings.next() == Some(VALUE) {
-        if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
-            let run = |item: &[u8]| {
-                catch_panic(|| {
-                    let args = wire::decode(item, Vec::new(), "the arguments")?;
-                    failpoint::hit(Failpoint::ItemDecoded);
-                    let result = function.call(args);
-                    failpoint::hit(Failpoint::ItemRan);
-                    Ok(result)
-                })?
-            };
-            if rings.run_fixed_size((item, result), run) > 0 {
-                continue;
-            }
-        }
-        let run = catch_panic(|| {
-            let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
-            failpoint::hit(Failpoint::ItemDecoded);
-            let result = function.call(args);
-            failpoint::hit(Failpoint::ItemRan);
-            bytes.clear();
-            let result = wire::encode_value(&result, &mut bytes, "the result")?;
-            rings.write(VALUE, result)
-        });
-        match run.and_then(|run| run) {
-            Ok(()) => rings.finish(),
-            Err(error) => rings.fail(error),
-        }
-    }
 }
 
 fn hash(text: &str) -> u64 {
@@ -349,9 +299,9 @@ mod tests {
 
     #[test]
     fn a_function_runs_by_its_name() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
+        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
         let mut out = vec![9];
-        id.find().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
+        id.find::<RunOnce>().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
         assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
     }
 
@@ -360,8 +310,8 @@ mod tests {
 
         #[test]
         fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
-            let known = TaskId::of::<_, (u64,)>(half).unwrap();
-            let is_found = |place, signature| TaskId { offset: place, signature }.find().is_ok();
+            let known = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
+            let is_found = |place, signature| TaskId { offset: place, signature }.find::<RunOnce>().is_ok();
             prop_assert!(!is_found(place, signature));
             prop_assert!(!is_found(known.offset, signature));
             prop_assert!(place == known.offset || !is_found(place, known.signature));
@@ -370,12 +320,12 @@ mod tests {
 
     #[test]
     fn any_other_place_or_type_is_refused() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
-        let other = TaskId::of::<_, (u32,)>(|number: u32| number).unwrap();
+        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
+        let other = TaskId::of::<RunOnce, _, (u32,)>(|number: u32| number).unwrap();
         for place in [0, 8, id.offset + 1, id.offset + 8, u64::MAX, u64::MAX - 7] {
-            assert!(TaskId { offset: place, ..id }.find().is_err());
+            assert!(TaskId { offset: place, ..id }.find::<RunOnce>().is_err());
         }
-        assert!(TaskId { signature: other.signature, ..id }.find().is_err());
+        assert!(TaskId { signature: other.signature, ..id }.find::<RunOnce>().is_err());
     }
 
     #[test]
@@ -392,8 +342,8 @@ mod tests {
 
     #[test]
     fn arguments_that_do_not_decode_are_an_error() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
-        let error = id.find().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
+        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
+        let error = id.find::<RunOnce>().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
         assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
     }
 }

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
     use crate::pool::call::{Options, ResultBatch};
     use crate::pool::chunk::ChunkBuilder;
-    use crate::task::TaskId;
+    use crate::task::{RunOnce, TaskId};
 
     fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
         let mut packer = ChunkBuilder::new(0);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn calls(count: usize) -> Vec<Arc<Call>> {
-        let task = TaskId::of::<_, (u64,)>(|number: u64| number).unwrap();
+        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
         (0..count).map(|_| Call::new(task, Options::default())).collect()
     }
 
