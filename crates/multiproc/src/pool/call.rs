@@ -19,11 +19,11 @@ use crate::task::{self, TaskId};
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
-    pub(crate) note: TaskHeader,
+    pub(crate) header: TaskHeader,
     pub(crate) options: Options,
     inbox: Mutex<Inbox>,
     /// How many items make a worthwhile chunk, as far as one can say.
-    worthwhile: AtomicU64,
+    target_len: AtomicU64,
     /// No worker is to be given any more of it. This and the next are written under the pool's lock only.
     withdrawn: AtomicBool,
     /// How many of its chunks wait in the pool's backlog.
@@ -52,7 +52,7 @@ pub(crate) struct TaskHeader {
 
 #[derive(Default)]
 struct Inbox {
-    parcels: VecDeque<ResultBatch>,
+    batches: VecDeque<ResultBatch>,
     /// Nobody will look any more.
     abandoned: bool,
 }
@@ -63,7 +63,7 @@ pub(crate) enum ResultBatch {
     /// how many there are.
     Results { runs: Vec<(u64, u32)>, results: Frames },
     /// One result that came by itself.
-    Result { place: u64, kind: u32, content: Content },
+    Result { index: u64, kind: u32, content: Content },
     /// All of them have this error in common.
     Lost { first: u64, count: u32, error: Error },
 }
@@ -77,12 +77,12 @@ const MAX_GROWTH: u64 = 64;
 
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options) -> Arc<Self> {
-        let note = TaskHeader { task, is_timed: options.timeout.is_some() };
+        let header = TaskHeader { task, is_timed: options.timeout.is_some() };
         Arc::new(Self {
-            note,
+            header,
             options,
             inbox: Mutex::default(),
-            worthwhile: AtomicU64::new(1),
+            target_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),
             backlog: AtomicUsize::new(0),
         })
@@ -109,10 +109,10 @@ impl Call {
         count
     }
 
-    pub(crate) fn deliver(&self, parcel: ResultBatch) {
+    pub(crate) fn deliver(&self, batch: ResultBatch) {
         let mut inbox = self.lock();
         if !inbox.abandoned {
-            inbox.parcels.push_back(parcel);
+            inbox.batches.push_back(batch);
         }
     }
 
@@ -120,13 +120,13 @@ impl Call {
     pub(crate) fn learn_cost(&self, items: u32, nanos: u64) {
         let items = u64::from(items);
         let worth = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
-        let worthwhile = (worth * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
-        self.worthwhile.store(worthwhile.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
+        let target_len = (worth * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
+        self.target_len.store(target_len.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
     }
 
     /// How many items make a worthwhile chunk, as far as one can say.
     pub(crate) fn target_len(&self) -> u64 {
-        self.worthwhile.load(Relaxed)
+        self.target_len.load(Relaxed)
     }
 
     /// How long so many items take, as far as one can say.
@@ -136,17 +136,17 @@ impl Call {
 
     /// Takes what has arrived.
     pub(crate) fn take(&self) -> VecDeque<ResultBatch> {
-        std::mem::take(&mut self.lock().parcels)
+        std::mem::take(&mut self.lock().batches)
     }
 
     pub(crate) fn has_arrived(&self) -> bool {
-        !self.lock().parcels.is_empty()
+        !self.lock().batches.is_empty()
     }
 
     pub(crate) fn abandon(&self) {
         let mut inbox = self.lock();
         inbox.abandoned = true;
-        inbox.parcels.clear();
+        inbox.batches.clear();
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -155,7 +155,7 @@ impl Call {
 
     /// The one result of a call about one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().pop_front().map(|parcel| parcel.open().next().map_err(|error: Error| error.at(None)))
+        self.take().pop_front().map(|batch| batch.open().next().map_err(|error: Error| error.at(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -176,7 +176,7 @@ impl ResultBatch {
     pub(crate) fn open(self) -> ResultCursor {
         let (mut runs, content) = match self {
             Self::Results { runs, results } => (runs, Contents::Frames(results)),
-            Self::Result { place, kind, content } => (vec![(place, 1)], Contents::Single { kind, content }),
+            Self::Result { index, kind, content } => (vec![(index, 1)], Contents::Single { kind, content }),
             Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
         };
         runs.reverse();
@@ -221,7 +221,7 @@ impl ResultCursor {
 
     /// Adds up to `most` results of the run to `results`, as long as they are plain values; says how many these were.
     #[inline]
-    pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
+    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
@@ -238,7 +238,7 @@ impl ResultCursor {
     /// The next result of the run.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {
-        let place = self.next;
+        let index = self.next;
         self.next += 1;
         let result = match &mut self.content {
             Contents::Frames(frames) => match frames.next() {
@@ -249,7 +249,7 @@ impl ResultCursor {
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        result.map_err(|error| error.at(Some(place)))
+        result.map_err(|error| error.at(Some(index)))
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) enum Body {
 }
 
 /// A chunk grows to this many bytes at most, so that several find room in a ring.
-pub(crate) const FULL: usize = 64 * 1024;
+pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Chunk {
     /// Gives every item the same error.
@@ -126,7 +126,7 @@ impl ChunkBuilder {
     /// Whether it should take no more.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= FULL || self.alone.is_some()
+        self.frames.len() >= MAX_CHUNK_BYTES || self.alone.is_some()
     }
 
     /// The chunks, whose first item has that place in the call's input. There are two where the last item goes alone.
@@ -135,8 +135,8 @@ impl ChunkBuilder {
         let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: 0, body };
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
-        let place = first + u64::from(self.count);
-        let alone = self.alone.map(|message| chunk(place, 1, Body::Message(message)));
+        let index = first + u64::from(self.count);
+        let alone = self.alone.map(|message| chunk(index, 1, Body::Message(message)));
         frames.into_iter().chain(alone)
     }
 }

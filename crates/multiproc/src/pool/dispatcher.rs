@@ -36,7 +36,7 @@ pub(crate) struct Dispatcher {
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A copy of this process that somebody forks has no part in the pool.
-    original: ForkDetector,
+    fork_detector: ForkDetector,
     /// How many threads wait for results.
     callers: Mutex<usize>,
     wakeup_page: WakeupPage,
@@ -60,8 +60,8 @@ impl DriverThread {
         (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (armed, seen): (Ticket, Calls), time: Option<Duration>) {
-        self.sleeper.wait(&self.wakeup_page.thread(), armed, seen, time);
+    fn wait(&self, (ticket, seen): (Ticket, Calls), time: Option<Duration>) {
+        self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
     }
 }
 
@@ -76,14 +76,14 @@ impl Dispatcher {
         let (options, workers) = (config.options, config.policy.workers);
         options.prefork(workers);
         let core = Self::new(config).inspect_err(|_| options.cancel_prefork())?;
-        for hired in 1.. {
-            let Some(order) = core.spawn_request() else { break };
-            if let Err(error) = core.spawn_worker(order) {
+        for spawned in 1.. {
+            let Some(config) = core.spawn_request() else { break };
+            if let Err(error) = core.spawn_worker(config) {
                 core.abort();
                 options.cancel_prefork();
                 return Err(error);
             }
-            options.prefork(workers.saturating_sub(hired));
+            options.prefork(workers.saturating_sub(spawned));
         }
         Ok(core)
     }
@@ -98,7 +98,7 @@ impl Dispatcher {
             options,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
-            original: ForkDetector::new()?,
+            fork_detector: ForkDetector::new()?,
             callers: Mutex::new(0),
             wakeup_page,
             thread,
@@ -123,7 +123,7 @@ impl Dispatcher {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        if self.original.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
+        if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
     }
 
     /// Whether the pool takes new work; else the error that says why not.
@@ -134,7 +134,7 @@ impl Dispatcher {
 
     /// Whether this is the process that has made the pool.
     pub(crate) fn check_here(&self) -> Result<()> {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             return Ok(());
         }
         Err(Error::invalid("a pool belongs to the process that has made it, of which this is a copy"))
@@ -148,7 +148,7 @@ impl Dispatcher {
 
     /// Takes back what no worker has begun of a call.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             self.change(|state| state.withdraw(call));
         }
     }
@@ -156,7 +156,8 @@ impl Dispatcher {
     /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
     /// was cancelled.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled = self.original.in_original_process() && self.change(|state| state.cancel(call));
+        let is_cancelled =
+            self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of others may have come to light
         is_cancelled
     }
@@ -165,9 +166,9 @@ impl Dispatcher {
     fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        let is_attended = *self.count() > 0;
+        let has_callers = *self.count() > 0;
         let concerns_callers = state.needs_caller_wake();
-        let concerns_thread = state.must_wake() || (!is_attended && state.would_oversleep());
+        let concerns_thread = state.must_wake() || (!has_callers && state.would_oversleep());
         drop(state);
         if concerns_callers {
             self.wakeup_page.callers().notify_all();
@@ -180,7 +181,7 @@ impl Dispatcher {
 
     /// Takes no new work, and ends when there is none left.
     pub(crate) fn close(&self) {
-        if !self.original.in_original_process() {
+        if !self.fork_detector.in_original_process() {
             return;
         }
         self.lock().close();
@@ -188,19 +189,19 @@ impl Dispatcher {
     }
 
     /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
-    pub(crate) fn end(&self, timeout: Duration, bound: Duration) {
-        if !self.original.in_original_process() {
+    pub(crate) fn end(&self, timeout: Duration, kill_after: Duration) {
+        if !self.fork_detector.in_original_process() {
             return;
         }
         let now = Instant::now();
-        self.lock().end(now.checked_add(timeout), now.checked_add(bound));
+        self.lock().end(now.checked_add(timeout), now.checked_add(kill_after));
         self.thread.wake();
         self.wakeup_page.callers().notify_all();
     }
 
     /// Looks for results without waiting for them.
     pub(crate) fn check(&self) {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             self.poll(0);
         }
     }
@@ -208,21 +209,21 @@ impl Dispatcher {
     /// Takes in what workers have finished, and hands out what waits. So many of those who wait need not be told.
     fn poll(&self, told: usize) -> PollResult {
         let mut state = self.lock();
-        let turn = state.poll();
+        let polled = state.poll();
         let must_wake = state.must_wake();
         drop(state);
         if must_wake {
             self.thread.wake();
         }
-        if turn.news && *self.count() > told {
+        if polled.progressed && *self.count() > told {
             self.wakeup_page.callers().notify_all(); // it may be another one's
         }
-        turn
+        polled
     }
 
     /// Says that this thread sees to the pool from now on.
     pub(crate) fn become_driver(&self) -> DriverGuard<'_> {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             let mut callers = self.count();
             *callers += 1;
             if *callers == 1 {
@@ -246,38 +247,38 @@ pub(crate) struct DriverGuard<'a>(&'a Dispatcher);
 
 impl DriverGuard<'_> {
     /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
-    pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
+    pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let core = self.0;
-        while core.original.in_original_process() {
-            let turn = core.poll(1);
-            if has_come() {
+        while core.fork_detector.in_original_process() {
+            let polled = core.poll(1);
+            if is_done() {
                 return true;
             }
             let may_yield = deadline.has_slack();
-            if turn.woken && may_yield {
+            if polled.woken && may_yield {
                 thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
             }
-            let mut look = || {
+            let mut poll = || {
                 core.poll(1);
-                has_come()
+                is_done()
             };
             // Where workers keep all processors busy, this one had better go to one of them.
-            if may_yield && turn.busy < core.processors && spin(SPIN, 6, &mut look) {
+            if may_yield && polled.busy < core.processors && spin(SPIN, 6, &mut poll) {
                 return true;
             }
-            let armed = core.wakeup_page.callers().prepare_wait();
-            let turn = core.poll(1);
-            if has_come() {
+            let ticket = core.wakeup_page.callers().prepare_wait();
+            let polled = core.poll(1);
+            if is_done() {
                 return true;
             }
             if deadline.is_over() {
                 return false;
             }
-            if !turn.news {
-                let look =
+            if !polled.progressed {
+                let next_check =
                     core.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
-                let times = look.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
-                core.wakeup_page.callers().wait(armed, times.min());
+                let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
+                core.wakeup_page.callers().wait(ticket, times.min());
             }
         }
         false
@@ -287,7 +288,7 @@ impl DriverGuard<'_> {
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
         let core = self.0;
-        if !core.original.in_original_process() {
+        if !core.fork_detector.in_original_process() {
             return;
         }
         let mut callers = core.count();
@@ -310,16 +311,16 @@ impl Dispatcher {
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
-            let armed = self.thread.prepare_wait();
-            let goes_on = self.lock().maintain();
+            let ticket = self.thread.prepare_wait();
+            let is_running = self.lock().maintain();
             self.wakeup_page.callers().notify_all();
-            if !goes_on {
+            if !is_running {
                 break;
             }
             self.spawn_workers();
             let until = self.lock().prepare_sleep();
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
-            self.thread.wait(armed, left);
+            self.thread.wait(ticket, left);
         }
         std::mem::forget(guard);
     }
@@ -327,17 +328,17 @@ impl Dispatcher {
     /// Has workers started until there are as many as there should be: by another thread, since that may take a while, and
     /// other deaths are to be settled meanwhile.
     fn spawn_workers(self: &Arc<Self>) {
-        let Some(order) = self.spawn_request() else { return };
+        let Some(config) = self.spawn_request() else { return };
         let core = Arc::clone(self);
-        let hire = move || {
-            let mut next = Some(order);
-            while let Some(order) = next {
-                next = core.spawn_worker(order).is_ok().then(|| core.spawn_request()).flatten();
+        let spawn_all = move || {
+            let mut next = Some(config);
+            while let Some(config) = next {
+                next = core.spawn_worker(config).is_ok().then(|| core.spawn_request()).flatten();
                 core.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
-        if let Err(error) = with_signals_blocked(|| thread.spawn(hire)) {
+        if let Err(error) = with_signals_blocked(|| thread.spawn(spawn_all)) {
             self.lock().spawn_failed(Error::io("start a thread", &error));
         }
     }
@@ -349,11 +350,11 @@ impl Dispatcher {
     }
 
     /// Starts a worker. Not under the lock.
-    fn spawn_worker(&self, order: WorkerConfig) -> Result<()> {
+    fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, order, self.options, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

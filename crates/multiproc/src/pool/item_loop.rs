@@ -1,4 +1,4 @@
-//! The loop in which a worker runs the items of one function.
+//! The loop in which a worker runs the items of one function, compiled for each function.
 
 use std::any::type_name;
 
@@ -16,8 +16,8 @@ use crate::task::{RemoteFn, RunOnce, Vtable, catch_panic};
 pub(crate) struct ItemLoop {
     /// Runs an item by itself.
     pub(crate) once: RunOnce,
-    /// Runs the item that was begun, and those behind it as long as they are for this function. The compiler makes this
-    /// loop for each function, since a small item takes less time than a call by address.
+    /// Runs the claimed item and those behind it until another header comes. A small item costs less than an
+    /// indirect call, so the call is per loop, not per item.
     pub(crate) all: fn(&mut WorkerSide),
 }
 

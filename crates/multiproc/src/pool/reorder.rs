@@ -29,8 +29,8 @@ pub(crate) struct ReorderBuffer {
 
 /// A parcel, and when it comes to it.
 struct Waiting {
-    turn: u64,
-    parcel: ResultCursor,
+    key: u64,
+    batch: ResultCursor,
 }
 
 impl ReorderBuffer {
@@ -45,12 +45,12 @@ impl ReorderBuffer {
         }
     }
 
-    pub(crate) fn add(&mut self, parcel: ResultBatch) {
-        let parcel = parcel.open();
-        let Some((place, _)) = parcel.run() else { return };
-        let turn = if self.order == ResultOrder::Input { place } else { self.arrived };
+    pub(crate) fn add(&mut self, batch: ResultBatch) {
+        let batch = batch.open();
+        let Some((index, _)) = batch.run() else { return };
+        let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.push(Waiting { turn, parcel });
+        self.others.push(Waiting { key, batch });
     }
 
     /// How many were given.
@@ -77,8 +77,8 @@ impl ReorderBuffer {
     }
 
     /// Gives the next results of the run that was begun, as long as they are plain ones.
-    pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
-        let count = self.current.take_plain(self.run, results);
+    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
+        let count = self.current.take_raw(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
     }
@@ -89,9 +89,9 @@ impl ReorderBuffer {
             return true;
         }
         if !self.is_next() {
-            let behind = std::mem::take(&mut self.current);
-            self.others.extend(behind.run().map(|(turn, _)| Waiting { turn, parcel: behind }));
-            self.current = self.others.pop().map(|first| first.parcel).unwrap_or_default();
+            let later = std::mem::take(&mut self.current);
+            self.others.extend(later.run().map(|(key, _)| Waiting { key, batch: later }));
+            self.current = self.others.pop().map(|first| first.batch).unwrap_or_default();
         }
         if self.is_next() {
             self.run = self.current.begin_run();
@@ -103,7 +103,7 @@ impl ReorderBuffer {
     fn is_next(&self) -> bool {
         let run = self.current.run();
         match self.order {
-            ResultOrder::Input => run.is_some_and(|(place, _)| place == self.given),
+            ResultOrder::Input => run.is_some_and(|(index, _)| index == self.given),
             ResultOrder::Arrival => run.is_some(),
         }
     }
@@ -112,7 +112,7 @@ impl ReorderBuffer {
 /// The one whose turn comes first is the greatest, as the heap wants it.
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.turn.cmp(&self.turn)
+        other.key.cmp(&self.key)
     }
 }
 
@@ -124,7 +124,7 @@ impl PartialOrd for Waiting {
 
 impl PartialEq for Waiting {
     fn eq(&self, other: &Self) -> bool {
-        self.turn == other.turn
+        self.key == other.key
     }
 }
 

@@ -40,30 +40,30 @@ pub(crate) struct WorkerContext {
 }
 
 /// The task of a worker process. Ends when the pool closes the rings.
-pub(crate) fn serve(place: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
-    bootstrap::set_worker_index(place.index);
-    if let Some(bytes) = place.memory_limit {
+pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
+    bootstrap::set_worker_index(context.index);
+    if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
     if let Some(initializer) = initializer {
         failpoint::hit(Failpoint::Initializing);
-        let original = ForkDetector::new()?;
+        let fork_detector = ForkDetector::new()?;
         initializer.run()?;
-        if !original.in_original_process() {
+        if !fork_detector.in_original_process() {
             exit_immediately(0); // a copy that the initializer has forked and let return here
         }
     }
-    let mut rings = WorkerSide::new(place.rings, place.link, place.wakeup_page, place.spin)?;
+    let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
     rings.signal_ready();
     let mut task: Result<ItemLoop> = Err(Error::decode("an item", "it is not said what it is for"));
     let mut is_timed = false;
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
-                task = rings.read(|note| {
-                    let note: TaskHeader = wire::decode_own(note, Vec::new(), "a note")?;
-                    is_timed = note.is_timed;
-                    note.task.find()
+                task = rings.read(|header| {
+                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a note")?;
+                    is_timed = header.is_timed;
+                    header.task.find()
                 });
                 if rings.next() == Some(TASK_HEADER) {
                     return Err(Error::decode("an item", "there are only notes where it should be"));

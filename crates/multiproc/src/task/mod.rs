@@ -1,4 +1,4 @@
-//! How a function is named across processes, and how it is run at the other side.
+//! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`).
 
 use std::any::{Any, type_name};
 use std::cell::RefCell;
@@ -18,10 +18,10 @@ use crate::sys::failpoint::{self, Failpoint};
 /// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
 /// arguments.
 ///
-/// The function itself never travels, only its place in the program that both processes run. Its arguments do
-/// travel, and so does what it returns, so all of them must be [`Serialize`] and [`DeserializeOwned`]. One that
-/// captures something does not build. (The assertion fires when code is generated: `cargo build` and `cargo test`
-/// refuse it, `cargo check` does not.)
+/// A message carries the function's offset in the program that both processes run, its arguments, and later
+/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
+/// captures something does not build. (Code generation reports it: `cargo build` and `cargo test` refuse it,
+/// `cargo check` does not.)
 ///
 /// ```compile_fail
 /// use multiproc::Process;
@@ -35,7 +35,7 @@ use crate::sys::failpoint::{self, Failpoint};
 /// }
 /// ```
 ///
-/// The remedy is an argument more:
+/// Pass it as an argument instead:
 ///
 /// ```
 /// use multiproc::Process;
@@ -51,14 +51,14 @@ use crate::sys::failpoint::{self, Failpoint};
 ///
 /// # What a closure may capture
 ///
-/// Nothing; but the compiler can be asked only for the *size* of what it captures. So a closure also builds
-/// that captures, by `move`, values without any size that are `Copy`, `Send`, `Sync` and `'static`, and in
-/// the child it has them although no code there has made them. Such a value is harmless, unless it proves
-/// something that was done in the parent (a token: "the device is open") and `unsafe` code relies on it.
-/// **This is the one exception to the soundness of this crate's safe functions: do not capture such a
-/// token.** A `fn` item cannot capture anything.
+/// Nothing; but the compiler can check only the *size* of the captures. So a closure also builds that
+/// captures, by `move`, zero-sized values that are `Copy`, `Send`, `Sync` and `'static`, and the child has
+/// them although no code there has created them. Such a value is harmless, unless it is a token that proves
+/// something done in the parent ("the device is open") and `unsafe` code relies on it. **This is the one
+/// exception to the soundness of this crate's safe functions: do not capture such a token.** A `fn` item
+/// cannot capture anything.
 ///
-/// The trait cannot be implemented for other types: only functions and closures can be named.
+/// No other type can implement the trait: only functions and closures have a name.
 ///
 /// ```compile_fail
 /// #[derive(Clone, Copy)]
@@ -161,7 +161,7 @@ impl TaskId {
     }
 }
 
-/// A way to run functions that another process names, with the code that the compiler makes for `F`.
+/// A way to run a function that another process names, with the code that the compiler generates for `F`.
 pub(crate) trait Vtable<F, Args>: Copy + 'static {
     const ENTRY: &'static Entry<Self>;
 }
@@ -191,11 +191,12 @@ impl RunOnce {
     }
 }
 
-/// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
+/// Calls `f` and turns a panic into an error. The panic hook still runs, as it does in a thread.
 pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let message = panic_message(&*payload);
-        // The last that was noted may be another, which the function has caught itself; this one may have passed the hook by.
+        // The last recorded panic may be one that the function has caught, and this one may have bypassed the
+        // hook.
         let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
         let location = last.filter(|last| last.message == message).map(|last| last.location);
         std::mem::forget(payload); // dropping a user's payload may panic once more
@@ -203,7 +204,7 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
-/// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
+/// As [`wire::decode`], but a user's `Deserialize` that panics is an error of this value alone.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
     if raw::is_raw::<T>() {
@@ -217,7 +218,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
     })
 }
 
-/// From now on, remembers where panics happen, beside what the hook does that is installed already.
+/// Makes the panic hook record the location of each panic, in addition to what the current hook does.
 pub(crate) fn install_panic_hook() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -240,7 +241,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// What the hook has seen of a panic.
+/// A panic as the hook saw it.
 struct PanicRecord {
     location: String,
     message: String,

@@ -99,9 +99,9 @@ mod tests {
     use crate::task::{RunOnce, TaskId};
 
     fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
-        let mut packer = ChunkBuilder::new(0);
-        packer.add(&(7_u64,)).unwrap();
-        packer.pack(call, 0)
+        let mut builder = ChunkBuilder::new(0);
+        builder.add(&(7_u64,)).unwrap();
+        builder.pack(call, 0)
     }
 
     fn calls(count: usize) -> Vec<Arc<Call>> {

@@ -19,39 +19,39 @@ use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
 
 pub(crate) struct Scheduler {
-    waiting: Backlog,
+    backlog: Backlog,
     workers: Vec<WorkerHandle>,
     phase: Phase,
     /// Why workers cannot be had, if that is so: every call gets this error.
     broken: Option<Error>,
     policy: Policy,
     /// When to offer chunks again that the system had no room for, and to receive results for which it had no descriptor.
-    retry: Option<Instant>,
+    retry_at: Option<Instant>,
     /// When what lies with a worker has lain there for too long: items that it has not begun, and results
     /// that it holds back. Counted from the first look that has seen some.
     /// In nanoseconds of the coarse clock, which a look at the workers reads anyway.
-    late_at: Option<u64>,
+    rebalance_at: Option<u64>,
     /// At which tick of the clock the pool was looked after last.
-    looked: u64,
+    polled_at: u64,
     /// At which tick of the clock what the workers have written was checked last.
-    checked: u64,
+    checked_at: u64,
     /// Some call has got a result otherwise than by a turn.
-    news: bool,
+    progressed: bool,
     sleep: Sleep,
     /// Since when the system has refused new workers, and how.
-    refused: Option<(Instant, Error)>,
+    spawn_refused: Option<(Instant, Error)>,
     /// How many workers are being started.
-    hiring: usize,
+    spawning: usize,
     /// The pool's thread has ended.
     is_over: bool,
     /// A worker has been ready once.
-    can_live: bool,
+    has_started: bool,
     /// How many workers in a row have died before they were ready.
-    stillborn: u32,
+    failed_startup: u32,
     /// How many in a row have died soon after their start, having run nothing.
-    fruitless: u32,
+    exited_early: u32,
     /// Until when no new ones are started.
-    pause: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
 /// What the pool was told about its workers.
@@ -89,7 +89,7 @@ enum Phase {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PollResult {
     /// Results have come, or a worker is ready.
-    pub(crate) news: bool,
+    pub(crate) progressed: bool,
     /// How many workers have something in hand.
     pub(crate) busy: usize,
     /// One of them was asleep when it was given something.
@@ -117,7 +117,7 @@ impl Sleep {
 }
 
 /// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
-const STALL: Duration = Duration::from_millis(2);
+const RETRY_AFTER: Duration = Duration::from_millis(2);
 /// How long items may lie in the rings of a worker that shows no result, and how long results may be held
 /// back, in nanoseconds. Where all is well, both take some microseconds.
 const REBALANCE_AFTER: u64 = 5_000_000;
@@ -128,24 +128,24 @@ const MIN_REBALANCED: Duration = Duration::from_millis(1);
 impl Scheduler {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            waiting: Backlog::default(),
+            backlog: Backlog::default(),
             workers: Vec::new(),
             phase: Phase::Open,
             broken: None,
             policy,
-            retry: None,
-            late_at: None,
-            looked: 0,
-            checked: 0,
-            news: false,
+            retry_at: None,
+            rebalance_at: None,
+            polled_at: 0,
+            checked_at: 0,
+            progressed: false,
             sleep: Sleep::default(),
-            refused: None,
-            hiring: 0,
+            spawn_refused: None,
+            spawning: 0,
             is_over: false,
-            can_live: false,
-            stillborn: 0,
-            fruitless: 0,
-            pause: None,
+            has_started: false,
+            failed_startup: 0,
+            exited_early: 0,
+            paused_until: None,
         }
     }
 
@@ -161,10 +161,10 @@ impl Scheduler {
         self.check_open()?;
         let now = clock::ticks();
         self.ignore_stopped_time(now);
-        self.waiting.extend(chunks);
+        self.backlog.extend(chunks);
         self.dispatch();
-        if self.late_at.is_none() && self.may_be_stuck() {
-            self.late_at = Some(now + REBALANCE_AFTER);
+        if self.rebalance_at.is_none() && self.may_be_stuck() {
+            self.rebalance_at = Some(now + REBALANCE_AFTER);
         }
         Ok(())
     }
@@ -188,9 +188,9 @@ impl Scheduler {
     /// caller is gone.
     fn fail_pending(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
-            self.waiting.put_back(worker.revoke(u32::MAX));
+            self.backlog.put_back(worker.revoke(u32::MAX));
         }
-        let is_any = self.waiting.withdraw(call);
+        let is_any = self.backlog.withdraw(call);
         if is_any {
             call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
         }
@@ -206,7 +206,7 @@ impl Scheduler {
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
         for worker in &mut self.workers {
-            self.waiting.put_back(worker.revoke(u32::MAX));
+            self.backlog.put_back(worker.revoke(u32::MAX));
         }
         self.fail_waiting(&Error::new(Cause::Cancelled));
     }
@@ -221,23 +221,23 @@ impl Scheduler {
     /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
     /// lies too long with one of them.
     pub(crate) fn poll(&mut self) -> PollResult {
-        let (mut turn, mut is_short) = (PollResult::default(), false);
+        let (mut polled, mut is_short) = (PollResult::default(), false);
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
-        let is_late = self.late_at.is_some_and(|time| time <= now);
+        let is_late = self.rebalance_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_flight() > 0 || !was_ready {
-                turn.news |= worker.collect() || (is_late && worker.take_unflushed());
+                polled.progressed |= worker.collect() || (is_late && worker.take_unflushed());
                 is_short |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
-                self.stillborn = 0;
-                self.can_live = true;
+                self.failed_startup = 0;
+                self.has_started = true;
             }
             if worker.in_flight() > 0 {
-                turn.busy += 1;
+                polled.busy += 1;
             } else if self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most) {
                 self.sleep.must_end |= worker.shut_down(); // its successor is the thread's business
             }
@@ -245,23 +245,23 @@ impl Scheduler {
         if is_late {
             let has_others = self.workers.len() > 1;
             for worker in &mut self.workers {
-                self.waiting.put_back(worker.make_way(has_others));
+                self.backlog.put_back(worker.make_way(has_others));
             }
         }
         self.dispatch();
         if is_short {
-            self.retry = Some(Instant::now() + STALL);
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
         self.rebalance();
-        let lies = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
-        self.late_at = match self.late_at.filter(|_| lies && !is_late) {
-            None if lies => Some(now + REBALANCE_AFTER),
-            late_at => late_at,
+        let is_stuck = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
+        self.rebalance_at = match self.rebalance_at.filter(|_| is_stuck && !is_late) {
+            None if is_stuck => Some(now + REBALANCE_AFTER),
+            rebalance_at => rebalance_at,
         };
         self.shut_down_idle();
-        turn.news |= std::mem::take(&mut self.news);
-        turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
-        turn
+        polled.progressed |= std::mem::take(&mut self.progressed);
+        polled.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
+        polled
     }
 
     /// Whether items may lie with a worker that is not about to begin them.
@@ -272,54 +272,54 @@ impl Scheduler {
 
     /// Twice a second, checks what the workers have written against what the pool knows by itself.
     fn check_workers(&mut self, now: u64) {
-        if u128::from(now.saturating_sub(self.checked)) >= CHECK_INTERVAL.as_nanos() {
-            self.checked = now;
-            self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
+        if u128::from(now.saturating_sub(self.checked_at)) >= CHECK_INTERVAL.as_nanos() {
+            self.checked_at = now;
+            self.workers.iter_mut().for_each(|worker| self.progressed |= worker.check());
         }
     }
 
     /// When to take a turn again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
-        let late_at = self
-            .late_at
+        let rebalance_at = self
+            .rebalance_at
             .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry.into_iter().chain(late_at).min()
+        self.retry_at.into_iter().chain(rebalance_at).min()
     }
 
     /// Gives waiting chunks to workers that have room, to those first that have the least to do.
     fn dispatch(&mut self) {
-        self.retry = None;
-        while let Some(chunk) = self.waiting.front_mut() {
-            let worthwhile = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
-            let size = self.policy.chunk_size.unwrap_or(worthwhile);
-            let most = size.max(worthwhile).saturating_mul(2);
+        self.retry_at = None;
+        while let Some(chunk) = self.backlog.front_mut() {
+            let target_len = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
+            let size = self.policy.chunk_size.unwrap_or(target_len);
+            let most = size.max(target_len).saturating_mul(2);
             let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
                 Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,
             };
             let can_take = |worker: &&mut WorkerHandle| worker.has_room(chunk, most) && may_run(worker) > 0;
-            let burden = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
-            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(burden) else { return };
-            let given = worker.dispatch(chunk, size.min(may_run(worker)));
+            let load = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
+            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(load) else { return };
+            let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
-            match given {
+            match outcome {
                 Dispatched::Accepted => {
                     let timeout = chunk.call.options.timeout;
-                    let look = timeout.and_then(|time| Instant::now().checked_add(time));
-                    self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
+                    let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
+                    self.sleep.must_end |= deadline.is_some_and(|deadline| self.sleep.end_by(deadline));
                 }
                 Dispatched::Full => {}
                 Dispatched::WouldBlock => {
-                    self.retry = Some(Instant::now() + STALL);
+                    self.retry_at = Some(Instant::now() + RETRY_AFTER);
                     return;
                 }
                 Dispatched::Failed(error) => {
                     chunk.fail(&error);
-                    (is_gone, self.news) = (true, true);
+                    (is_gone, self.progressed) = (true, true);
                 }
             }
             if is_gone {
-                self.waiting.pop_front();
+                self.backlog.pop_front();
             }
         }
     }
@@ -327,13 +327,13 @@ impl Scheduler {
     /// Lets idle workers have some of what others have not begun, unless those will be done with it sooner.
     /// Where that turns out to be wrong, they [give way](WorkerHandle::make_way).
     fn rebalance(&mut self) {
-        if !self.waiting.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
+        if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
         let unbegun = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
         let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
         if count > 0 && busiest.time_for(count) >= MIN_REBALANCED {
-            self.waiting.put_back(busiest.revoke(count.div_ceil(2)));
+            self.backlog.put_back(busiest.revoke(count.div_ceil(2)));
             self.dispatch();
         }
     }
@@ -342,7 +342,7 @@ impl Scheduler {
     /// may be a caller who takes their last results, so it is not for the pool's thread alone.
     fn shut_down_idle(&mut self) {
         let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
-        let is_closed = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
+        let is_closed = matches!(self.phase, Phase::Closed) && self.backlog.is_empty();
         // What others have not begun may have to go to one that is idle.
         if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.pending(true) == 0) {
             for worker in &mut self.workers {

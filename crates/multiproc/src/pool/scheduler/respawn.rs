@@ -28,36 +28,36 @@ const LATE_AFTER: Duration = Duration::from_millis(250);
 impl Scheduler {
     /// Whether one should be started. One at a time.
     pub(crate) fn needs_worker(&self) -> bool {
-        if self.hiring > 0 || self.pause.is_some_and(|end| end > Instant::now()) {
+        if self.spawning > 0 || self.paused_until.is_some_and(|end| end > Instant::now()) {
             return false;
         }
-        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
+        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
-                let busy = staying().filter(|worker| worker.in_flight() > 0).count();
-                self.policy.workers.min(busy + self.waiting.items(self.policy.workers))
+                let busy = accepting().filter(|worker| worker.in_flight() > 0).count();
+                self.policy.workers.min(busy + self.backlog.items(self.policy.workers))
             }
         };
-        staying().count() < wanted
+        accepting().count() < wanted
     }
 
     /// A worker is being started: from when it is asked for until it is here, or refused.
     pub(crate) fn next_worker(&mut self) -> WorkerConfig {
-        self.hiring += 1; // of which there is only this one, so its index is no other's
-        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
+        self.spawning += 1; // of which there is only this one, so its index is no other's
+        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)
-            .find(|&index| staying().all(|worker| worker.index() != index))
+            .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
         let Policy { initializer, memory_limit, .. } = &self.policy;
         WorkerConfig { index, initializer: initializer.clone(), memory_limit: *memory_limit }
     }
 
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
-        self.hiring -= 1;
-        self.refused = None;
+        self.spawning -= 1;
+        self.spawn_refused = None;
         if self.is_over {
             return worker.shut_down_now();
         }
@@ -72,18 +72,18 @@ impl Scheduler {
             self.reap(worker);
         }
         for worker in &mut self.workers {
-            self.waiting.put_back(worker.end_overtime());
+            self.backlog.put_back(worker.end_overtime());
         }
         self.poll();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
-            Phase::Closed => self.waiting.is_empty(), // as it always is in a broken pool
+            Phase::Closed => self.backlog.is_empty(), // as it always is in a broken pool
             Phase::Ending { .. } => true,
         };
         // Who is being started still is killed when he comes.
         let is_time = matches!(self.phase, Phase::Ending { kill, .. } if kill.is_some_and(|time| time <= Instant::now()));
-        let is_over = may_end && self.workers.is_empty() && (self.hiring == 0 || is_time);
+        let is_over = may_end && self.workers.is_empty() && (self.spawning == 0 || is_time);
         if is_over {
             self.policy.initializer = None;
             self.is_over = true;
@@ -96,7 +96,7 @@ impl Scheduler {
     /// limit, since nothing tells when in it the stop began. To be called with the time of the coarse clock at
     /// each look.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
-        let before = std::mem::replace(&mut self.looked, now);
+        let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));
         if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(|worker| worker.in_flight() > 0) {
             let now = clock::nanos();
@@ -127,20 +127,26 @@ impl Scheduler {
             _ => (None, None),
         };
         let now = Instant::now();
-        let dooms =
+        let kill_deadlines =
             self.workers.iter().filter_map(|worker| worker.set_kill_deadline(self.policy.shutdown_timeout));
-        let overtimes = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
+        let timeouts = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
         let limit = self.policy.initializer_timeout;
         let initialized = self.workers.iter().filter_map(|worker| worker.initialized_by(limit));
-        let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
+        let times = [ask, kill, self.paused_until].into_iter().flatten().filter(|&time| time > now);
         let watch = self.is_busy().then(|| now + CHECK_INTERVAL);
-        dooms.chain(overtimes).chain(initialized).chain(times).chain(self.next_check()).chain(watch).min()
+        kill_deadlines
+            .chain(timeouts)
+            .chain(initialized)
+            .chain(times)
+            .chain(self.next_check())
+            .chain(watch)
+            .min()
     }
 
     /// Whether there is anything that could be stuck.
     fn is_busy(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
-        !self.waiting.is_empty() || !self.workers.iter().all(is_idle)
+        !self.backlog.is_empty() || !self.workers.iter().all(is_idle)
     }
 
     /// The pool's thread is about to sleep; gives until when.
@@ -163,26 +169,27 @@ impl Scheduler {
     /// Whether callers must be woken: some result has come otherwise than by a turn, or there is a time to look again that
     /// they do not know of.
     pub(crate) fn needs_caller_wake(&mut self) -> bool {
-        std::mem::take(&mut self.news) || self.retry.is_some()
+        std::mem::take(&mut self.progressed) || self.retry_at.is_some()
     }
 
     /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
     fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let WorkerExit { error, stillborn, fruitless, initializer_failed, rest } = worker.reap(may_retry);
-        self.waiting.put_back(rest);
-        self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
-        if self.fruitless >= MAX_EARLY_EXITS {
-            self.pause = Some(Instant::now() + RETRY);
+        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest } =
+            worker.reap(may_retry);
+        self.backlog.put_back(rest);
+        self.exited_early = if exited_early { self.exited_early + 1 } else { 0 };
+        if self.exited_early >= MAX_EARLY_EXITS {
+            self.paused_until = Some(Instant::now() + RETRY);
         }
-        if stillborn {
-            self.stillborn += 1;
+        if failed_startup {
+            self.failed_startup += 1;
             let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
-            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.can_live;
-            if cannot_live || self.stillborn >= MAX_STARTUP_FAILURES {
+            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.has_started;
+            if cannot_live || self.failed_startup >= MAX_STARTUP_FAILURES {
                 self.fail(&error);
-            } else if self.stillborn > 1 {
-                self.pause = Some(Instant::now() + RETRY);
+            } else if self.failed_startup > 1 {
+                self.paused_until = Some(Instant::now() + RETRY);
             }
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
@@ -194,10 +201,10 @@ impl Scheduler {
     /// The system refuses a new worker. If others live, the pool goes on with them; if it has been so for a while and
     /// none lives, all that waits has this error, and what comes, until there is a worker again. It tries on.
     pub(crate) fn spawn_failed(&mut self, error: Error) {
-        self.hiring -= 1;
+        self.spawning -= 1;
         let now = Instant::now();
-        let since = self.refused.take().map_or(now, |(since, _)| since);
-        self.refused = Some((since, error));
+        let since = self.spawn_refused.take().map_or(now, |(since, _)| since);
+        self.spawn_refused = Some((since, error));
         if let Some(error) = self.lasting_refusal().cloned() {
             if error.os_error().is_some() {
                 self.fail_waiting(&error);
@@ -205,11 +212,11 @@ impl Scheduler {
                 self.fail(&error); // of what is no lack of something, the next try would not be better
             }
         }
-        self.pause = Some(now + RETRY);
+        self.paused_until = Some(now + RETRY);
     }
 
     pub(super) fn lasting_refusal(&self) -> Option<&Error> {
-        let (since, error) = self.refused.as_ref()?;
+        let (since, error) = self.spawn_refused.as_ref()?;
         (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }
 
@@ -219,7 +226,7 @@ impl Scheduler {
     }
 
     pub(super) fn fail_waiting(&mut self, error: &Error) {
-        self.waiting.fail(error);
+        self.backlog.fail(error);
     }
 
     /// Ends everything on the spot: all that is left to do has this error.

@@ -14,17 +14,17 @@ impl WorkerHandle {
         let is_new = !self.ready && self.rings.is_ready();
         self.ready |= is_new;
         self.drop_descriptors();
-        self.take_results(Scope::Published) || is_new
+        self.take_results(Scope::Visible) || is_new
     }
 
     /// May it hold results back that are finished?
     pub(crate) fn may_have_unflushed(&self) -> bool {
-        self.jobs.count() > 0 && self.rings.may_have_unflushed()
+        self.in_flight.count() > 0 && self.rings.may_have_unflushed()
     }
 
     /// Takes results that it holds back, if there are any; and then makes it look at the clock.
     pub(crate) fn take_unflushed(&mut self) -> bool {
-        let held = self.may_have_unflushed() && self.take_results(Scope::Held);
+        let held = self.may_have_unflushed() && self.take_results(Scope::Unflushed);
         if held {
             self.rings.request_flush();
         }
@@ -48,28 +48,28 @@ impl WorkerHandle {
             return false;
         }
         self.rings.notify_again();
-        self.jobs.count() > 0 && self.unreceived.is_none() && self.take_results(Scope::Finished)
+        self.in_flight.count() > 0 && self.unreceived.is_none() && self.take_results(Scope::Completed)
     }
 
     /// Takes these results; says whether there were any.
-    pub(super) fn take_results(&mut self, which: Scope) -> bool {
+    pub(super) fn take_results(&mut self, scope: Scope) -> bool {
         if self.is_cancelled() {
             return false; // whoever has cancelled its item was told that there will be no result
         }
-        let left = self.jobs.count();
+        let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {
-            self.deliver_singly(results, count, number, which);
+            self.deliver_singly(results, count, number, scope);
             if self.unreceived.is_some() {
-                return self.jobs.count() < left;
+                return self.in_flight.count() < left;
             }
         }
-        self.take_more_results(which) || self.jobs.count() < left
+        self.take_more_results(scope) || self.in_flight.count() < left
     }
 
-    fn take_more_results(&mut self, which: Scope) -> bool {
+    fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
-        let finished = match self.rings.take_results(which) {
-            Ok(Some(finished)) if finished.count <= self.jobs.count() => finished,
+        let finished = match self.rings.take_results(scope) {
+            Ok(Some(finished)) if finished.count <= self.in_flight.count() => finished,
             Ok(None) => return false,
             Ok(Some(_)) => {
                 return self.protocol_error(Error::decode("results", "there are more of them than items"));
@@ -77,17 +77,17 @@ impl WorkerHandle {
             Err(error) => return self.protocol_error(error),
         };
         let count = finished.count;
-        if let (Some(call), Scope::Published) = (self.jobs.front(), which) {
+        if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
             call.learn_cost(count, finished.nanos);
         }
-        if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
-            self.deliver_singly(finished.results, count, number, which);
+        if finished.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
+            self.deliver_singly(finished.results, count, number, scope);
         } else {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        (self.may_be_stopped, self.quiet, self.held_up) = (false, false, false);
-        self.rings.release(self.jobs.start().unwrap_or(self.rings.position()));
+        (self.may_be_stopped, self.no_progress, self.paused) = (false, false, false);
+        self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         true
     }
 
@@ -99,9 +99,9 @@ impl WorkerHandle {
 
     /// Delivers the results of the first `count` items in hand, which are of one call.
     fn deliver(&mut self, mut results: Frames, count: u32) {
-        let settled = self.complete(count);
-        let Some((call, ..)) = settled.first() else { return };
-        let runs: Vec<_> = settled.iter().map(|&(_, first, count)| (first, count)).collect();
+        let done = self.complete(count);
+        let Some((call, ..)) = done.first() else { return };
+        let runs: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
         if runs.is_sorted() {
             return call.deliver(ResultBatch::Results { runs, results });
         }
@@ -122,11 +122,11 @@ impl WorkerHandle {
 
     /// Delivers `count` results of several calls, or some that came as messages; the first is that of item
     /// `number` of the rings. From one on that has to be received later, they stay.
-    fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, which: Scope) {
+    fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, scope: Scope) {
         for delivered in 0..count {
             let (passed, number) = (results.consumed(), number.wrapping_add(delivered));
             let received = match results.next() {
-                Some((OUT_OF_LINE, _)) => self.receive(number, which),
+                Some((OUT_OF_LINE, _)) => self.receive(number, scope),
                 Some((kind, frame)) => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
                 None => Some(Err(Error::decode("a result", "it is missing in the ring"))),
             };
@@ -135,16 +135,16 @@ impl WorkerHandle {
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
-            let Some((call, place, _)) = self.complete(1).pop() else { return };
+            let Some((call, index, _)) = self.complete(1).pop() else { return };
             call.deliver(match content {
-                Ok((kind, content)) => ResultBatch::Result { place, kind, content },
+                Ok((kind, content)) => ResultBatch::Result { index, kind, content },
                 Err(error) => {
                     // What the system refuses to receive is lost, but nothing is wrong with the worker.
                     if error.os_error().is_none() {
                         self.fail_worker(error.clone());
                     }
                     let error = error.with_origin(Origin::Worker { pid: self.pid() });
-                    ResultBatch::Lost { first: place, count: 1, error }
+                    ResultBatch::Lost { first: index, count: 1, error }
                 }
             });
         }
@@ -153,8 +153,8 @@ impl WorkerHandle {
     /// Receives the result of the item of this number; `None` when there is no descriptor for it, and it is to be received
     /// later. It is lost instead when that has been so for too long; or when all that is finished is taken, for then
     /// follows what cannot wait.
-    fn receive(&mut self, number: u32, which: Scope) -> Option<Result<(u32, Content)>> {
-        if which != Scope::Finished {
+    fn receive(&mut self, number: u32, scope: Scope) -> Option<Result<(u32, Content)>> {
+        if scope != Scope::Completed {
             match self.rings.receive(number, OnShortage::Leave) {
                 Err(error) if error.is_shortage_of_descriptors() => {
                     if self.shortage.meet() {
@@ -172,9 +172,9 @@ impl WorkerHandle {
 
     /// The first `count` items in hand are done with.
     fn complete(&mut self, count: u32) -> Vec<Completed> {
-        let settled = self.jobs.complete(count);
-        self.served += settled.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
-        settled
+        let done = self.in_flight.complete(count);
+        self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
+        done
     }
 
     /// The first `count` items in hand have no result, and will have none.
@@ -187,10 +187,10 @@ impl WorkerHandle {
     /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
     fn drop_descriptors(&mut self) {
         // What does not agree here is found by the next check.
-        if self.jobs.is_front_message()
-            && self.rings.pending().is_ok_and(|unbegun| unbegun < self.jobs.count())
+        if self.in_flight.is_front_message()
+            && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
         {
-            self.jobs.drop_descriptors();
+            self.in_flight.drop_descriptors();
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
 pub(crate) struct InFlight {
-    list: VecDeque<Run>,
+    runs: VecDeque<Run>,
     /// How many items that is.
     count: u32,
     /// No item may run for a shorter time than this; `None` if each may run for ever.
@@ -44,41 +44,41 @@ impl InFlight {
 
     /// How many of them can be had back: not one that came as a message.
     pub(crate) fn revocable(&self) -> u32 {
-        let messages = self.list.iter().filter(|job| job.message.is_some() && job.left() > 0).count();
+        let messages = self.runs.iter().filter(|run| run.message.is_some() && run.left() > 0).count();
         self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
     }
 
     /// The call of the item that is next to have a result, or runs.
     pub(crate) fn front(&self) -> Option<&Arc<Call>> {
-        self.list.front().map(|job| &job.call)
+        self.runs.front().map(|run| &run.call)
     }
 
     /// The call of the last item.
     pub(crate) fn back(&self) -> Option<&Arc<Call>> {
-        self.list.back().map(|job| &job.call)
+        self.runs.back().map(|run| &run.call)
     }
 
     /// Where the first of what must be kept begins in the rings.
     pub(crate) fn start(&self) -> Option<u32> {
-        self.list.front().map(|job| job.start)
+        self.runs.front().map(|run| run.start)
     }
 
     pub(crate) fn are_of(&self, call: &Arc<Call>) -> bool {
-        self.list.iter().any(|job| Arc::ptr_eq(&job.call, call))
+        self.runs.iter().any(|run| Arc::ptr_eq(&run.call, call))
     }
 
     /// Are the first `count` items of one call?
     pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
-        let Some(first) = self.list.front() else { return true };
+        let Some(first) = self.runs.front() else { return true };
         let mut left = count;
-        for job in &self.list {
+        for run in &self.runs {
             if left == 0 {
                 break;
             }
-            if !Arc::ptr_eq(&job.call, &first.call) {
+            if !Arc::ptr_eq(&run.call, &first.call) {
                 return false;
             }
-            left = left.saturating_sub(job.left());
+            left = left.saturating_sub(run.left());
         }
         true
     }
@@ -93,40 +93,40 @@ impl InFlight {
     /// Not one with descriptors. The pool has let go of them when it was begun, and whoever holds the other end of what
     /// they were has seen it close.
     pub(crate) fn may_front_run_again(&self) -> bool {
-        self.list.front().is_some_and(|job| {
-            job.deaths < job.call.options.retries
-                && !job.call.is_abandoned()
-                && job.message.as_ref().is_none_or(|message| !message.had_descriptors())
+        self.runs.front().is_some_and(|run| {
+            run.deaths < run.call.options.retries
+                && !run.call.is_abandoned()
+                && run.message.as_ref().is_none_or(|message| !message.had_descriptors())
         })
     }
 
     /// Adds the first `count` items of a chunk, which begin there in the rings. Takes its message, if it is one.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
-        let job = Run::new(chunk, count, start);
+        let run = Run::new(chunk, count, start);
         self.count += count;
-        self.least_timeout = self.least_timeout.into_iter().chain(job.call.options.timeout).min();
-        match self.list.back_mut() {
-            Some(last) if last.continues_with(&job) => last.count += count,
-            _ => self.list.push_back(job),
+        self.least_timeout = self.least_timeout.into_iter().chain(run.call.options.timeout).min();
+        match self.runs.back_mut() {
+            Some(last) if last.continues_with(&run) => last.count += count,
+            _ => self.runs.push_back(run),
         }
     }
 
     /// The first `count` items are done with.
     pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
-        let mut settled = Vec::with_capacity(1);
+        let mut done = Vec::with_capacity(1);
         let mut left = count.min(self.count);
         self.revoke(left);
-        while let Some(job) = self.list.front_mut().filter(|_| left > 0) {
-            let some = left.min(job.left());
-            settled.push((Arc::clone(&job.call), job.first + u64::from(job.done), some));
-            job.done += some;
+        while let Some(run) = self.runs.front_mut().filter(|_| left > 0) {
+            let some = left.min(run.left());
+            done.push((Arc::clone(&run.call), run.first + u64::from(run.done), some));
+            run.done += some;
             left -= some;
-            if job.left() == 0 {
-                let message = self.list.pop_front().and_then(|job| job.message);
+            if run.left() == 0 {
+                let message = self.runs.pop_front().and_then(|run| run.message);
                 message.into_iter().for_each(Message::recycle);
             }
         }
-        settled
+        done
     }
 
     /// Makes chunks of the last `count` items again; gives also where they began in the rings.
@@ -135,14 +135,14 @@ impl InFlight {
         let mut left = count.min(self.count);
         self.revoke(left);
         let mut position = rings.position();
-        while let Some(job) = self.list.back_mut().filter(|_| left > 0) {
-            let some = left.min(job.left());
-            let (chunk, start) = job.cut(some, rings);
+        while let Some(run) = self.runs.back_mut().filter(|_| left > 0) {
+            let some = left.min(run.left());
+            let (chunk, start) = run.cut(some, rings);
             chunks.push_front(chunk);
             position = start;
             left -= some;
-            if job.left() == 0 {
-                self.list.pop_back();
+            if run.left() == 0 {
+                self.runs.pop_back();
             }
         }
         (chunks.into(), position)
@@ -157,14 +157,14 @@ impl InFlight {
 
     /// Lets go of the first item's descriptors.
     pub(crate) fn drop_descriptors(&mut self) {
-        if let Some(message) = self.list.front_mut().and_then(|job| job.message.as_mut()) {
+        if let Some(message) = self.runs.front_mut().and_then(|run| run.message.as_mut()) {
             message.drop_descriptors();
         }
     }
 
     /// Came the first item as a message?
     pub(crate) fn is_front_message(&self) -> bool {
-        self.list.front().is_some_and(|job| job.message.is_some())
+        self.runs.front().is_some_and(|run| run.message.is_some())
     }
 }
 

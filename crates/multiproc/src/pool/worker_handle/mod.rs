@@ -28,32 +28,32 @@ pub(crate) use self::shutdown::WorkerExit;
 pub(crate) struct WorkerHandle {
     /// Its place among the pool's workers, counted from 0.
     index: usize,
-    started: SpawnedChild,
-    born: Instant,
+    spawned: SpawnedChild,
+    started_at: Instant,
     rings: PoolSide,
     /// It has an initializer.
-    initializes: bool,
+    has_initializer: bool,
     /// It has come up and run its initializer.
     ready: bool,
-    jobs: InFlight,
+    in_flight: InFlight,
     /// How many items it has run.
-    served: u64,
+    completed: u64,
     /// What the items that were written last are for.
-    note: Option<TaskHeader>,
+    header: Option<TaskHeader>,
     /// There was no room in the rings, and no results have come since.
     full: bool,
     /// Results that were taken off the rings, how many, and the number of the first, for which there was no descriptor.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
     /// All that it has in hand has been seen to be begun.
-    has_begun: bool,
+    all_claimed: bool,
     /// It has begun nothing for a while, and no results have come since.
     may_be_stopped: bool,
     /// No results have come since it was asked last to [give way](WorkerHandle::make_way).
-    quiet: bool,
+    no_progress: bool,
     /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
     /// while.
-    held_up: bool,
+    paused: bool,
     /// Since when the item behind so many results has been seen to run.
     seen_running: Option<(u32, Instant)>,
     /// How many results were taken when it was [checked](WorkerHandle::check) last.
@@ -63,10 +63,10 @@ pub(crate) struct WorkerHandle {
     /// Something about it is broken, which is why it was killed.
     broken: Option<Error>,
     /// Since when it has no lifeline.
-    cut: Option<Instant>,
+    hung_up_at: Option<Instant>,
     /// Since when it is told to go, by closing the rings or by a signal.
-    leaving: Option<Instant>,
-    pressed: StopSignal,
+    leaving_since: Option<Instant>,
+    stop_signal: StopSignal,
     /// How many bytes of memory it may have.
     memory_limit: Option<u64>,
 }
@@ -97,12 +97,12 @@ impl WorkerHandle {
     pub(crate) fn start(
         wakeup_page: &WakeupPage,
         spin: Duration,
-        order: WorkerConfig,
+        config: WorkerConfig,
         options: SpawnOptions,
-        at_end: impl Fn() + Send + Sync + 'static,
+        on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializer, memory_limit } = order;
-        let initializes = initializer.is_some();
+        let WorkerConfig { index, initializer, memory_limit } = config;
+        let has_initializer = initializer.is_some();
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let place = WorkerContext {
@@ -113,32 +113,32 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
-        let started = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
-        started.child.watch(Arc::new(at_end));
+        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
+        spawned.child.watch(Arc::new(on_exit));
         Ok(Self {
             index,
-            started,
-            born: Instant::now(),
+            spawned,
+            started_at: Instant::now(),
             rings: PoolSide::new(rings, ours),
-            initializes,
+            has_initializer,
             ready: false,
-            jobs: InFlight::default(),
-            served: 0,
-            note: None,
+            in_flight: InFlight::default(),
+            completed: 0,
+            header: None,
             full: false,
             unreceived: None,
             shortage: Shortage::default(),
-            has_begun: false,
+            all_claimed: false,
             may_be_stopped: false,
-            quiet: false,
-            held_up: false,
+            no_progress: false,
+            paused: false,
             seen_running: None,
             checked_at: 0,
             woken: false,
             broken: None,
-            cut: None,
-            leaving: None,
-            pressed: StopSignal::No,
+            hung_up_at: None,
+            leaving_since: None,
+            stop_signal: StopSignal::No,
             memory_limit,
         })
     }
@@ -148,65 +148,65 @@ impl WorkerHandle {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.started.child.pid()
+        self.spawned.child.pid()
     }
 
     /// How many items it has run or has in hand.
     pub(crate) fn assigned(&self) -> u64 {
-        self.served + u64::from(self.jobs.count())
+        self.completed + u64::from(self.in_flight.count())
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.jobs.count()
+        self.in_flight.count()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.started.child.has_ended()
+        self.spawned.child.has_ended()
     }
 
     /// Can it still be counted on for work?
     pub(crate) fn accepts_work(&self) -> bool {
-        self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
+        self.leaving_since.is_none() && self.broken.is_none() && self.hung_up_at.is_none()
     }
 
     /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready && self.accepts_work() && !self.full && !self.held_up && self.jobs.count() < most
+        self.ready && self.accepts_work() && !self.full && !self.paused && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.accepts_work() && !self.held_up && self.jobs.count() == 0
+        self.ready && self.accepts_work() && !self.paused && self.in_flight.count() == 0
     }
 
     /// Gives it up to `most` items of a chunk, which then has so many less.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
-        if self.note != Some(chunk.call.note) {
-            let mut note = Vec::new();
-            let _ = wire::encode_own(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
-            if !self.rings.write_header(TASK_HEADER, &note) {
+        if self.header != Some(chunk.call.header) {
+            let mut header = Vec::new();
+            let _ = wire::encode_own(&chunk.call.header, &mut header, "a note"); // of numbers: nothing can refuse
+            if !self.rings.write_header(TASK_HEADER, &header) {
                 self.full = true;
                 return Dispatched::Full;
             }
-            self.note = Some(chunk.call.note);
+            self.header = Some(chunk.call.header);
         }
-        let given = match &mut chunk.body {
+        let outcome = match &mut chunk.body {
             Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
-                let prepared = self.rings.send_out_of_line(message);
-                self.dispatch_message(prepared, chunk, start)
+                let sent = self.rings.send_out_of_line(message);
+                self.dispatch_message(sent, chunk, start)
             }
         };
-        if !matches!(given, Dispatched::Accepted) {
+        if !matches!(outcome, Dispatched::Accepted) {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
-            self.note = None;
+            self.header = None;
         }
-        given
+        outcome
     }
 
-    fn dispatch_message(&mut self, prepared: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
-        match prepared {
+    fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
+        match sent {
             Ok(Sent::Done) => {
                 self.shortage.end();
                 self.submit(chunk, 1, start)
@@ -233,11 +233,11 @@ impl WorkerHandle {
             return Dispatched::Full;
         }
         let length = frames.len() - left;
-        let given = self.submit(chunk, written, start);
-        if matches!(given, Dispatched::Accepted) {
+        let outcome = self.submit(chunk, written, start);
+        if matches!(outcome, Dispatched::Accepted) {
             chunk.advance(written, length);
         }
-        given
+        outcome
     }
 
     fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {
@@ -248,9 +248,9 @@ impl WorkerHandle {
                 return Dispatched::Full;
             }
         }
-        self.quiet &= self.jobs.count() > 0;
-        self.jobs.add(chunk, count, start);
-        self.has_begun = false;
+        self.no_progress &= self.in_flight.count() > 0;
+        self.in_flight.add(chunk, count, start);
+        self.all_claimed = false;
         Dispatched::Accepted
     }
 
@@ -259,7 +259,7 @@ impl WorkerHandle {
     /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
     /// to a worker that has nothing else to do, so it is begun at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.rings.revoke(most.min(self.jobs.revocable())).unwrap_or_else(|error| {
+        let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
@@ -270,29 +270,29 @@ impl WorkerHandle {
     /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
     /// that is stopped. The only worker keeps what it has.
     pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
-        let was_quiet = std::mem::replace(&mut self.quiet, true);
-        self.held_up &= has_others && self.jobs.count() > 0;
-        if !has_others || !was_quiet || self.has_begun || self.pending(true) == 0 {
+        let was_quiet = std::mem::replace(&mut self.no_progress, true);
+        self.paused &= has_others && self.in_flight.count() > 0;
+        if !has_others || !was_quiet || self.all_claimed || self.pending(true) == 0 {
             return Vec::new();
         }
         let chunks = self.revoke(u32::MAX);
-        self.held_up |= !chunks.is_empty();
-        self.may_be_stopped |= self.jobs.count() == 0;
+        self.paused |= !chunks.is_empty();
+        self.may_be_stopped |= self.in_flight.count() == 0;
         chunks
     }
 
     /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
     /// `is_late`.
     pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
-        if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
+        if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
             return 0;
         }
-        let unbegun = self.rings.pending().unwrap_or_else(|error| {
+        let pending = self.rings.pending().unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
-        self.has_begun |= unbegun == 0;
-        unbegun.min(self.jobs.count())
+        self.all_claimed |= pending == 0;
+        pending.min(self.in_flight.count())
     }
 
     /// Whether there is reason to think that it is stopped. It has work only where others have enough, and
@@ -303,23 +303,23 @@ impl WorkerHandle {
 
     /// May items lie there, not begun, or is it to rest since some did?
     pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
-        if has_others && self.jobs.count() > 0 { !self.has_begun } else { self.held_up }
+        if has_others && self.in_flight.count() > 0 { !self.all_claimed } else { self.paused }
     }
 
     /// How long it will need for its last `count` items, by what such have cost.
     pub(crate) fn time_for(&self, count: u32) -> Duration {
-        self.jobs.back().map_or(Duration::ZERO, |call| call.time_for(count))
+        self.in_flight.back().map_or(Duration::ZERO, |call| call.time_for(count))
     }
 
     pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {
-        self.jobs.are_of(call)
+        self.in_flight.are_of(call)
     }
 
     /// Makes chunks of the last `count` items in the rings again.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
-        let (chunks, position) = self.jobs.reclaim(count, &self.rings);
+        let (chunks, position) = self.in_flight.reclaim(count, &self.rings);
         self.rings.truncate(position, count);
-        self.note = None;
+        self.header = None;
         self.full &= count == 0;
         chunks
     }

@@ -12,15 +12,15 @@ pub(crate) struct Known {
     /// At least this many items were begun: they have results.
     pub(crate) finished: u32,
     /// Only the pool changes this number.
-    pub(crate) handed_in: u32,
+    pub(crate) submitted: u32,
 }
 
 impl Known {
     /// Gives how many items are begun according to the word; `None` where the worker has overwritten it.
     fn claimed(self, word: u64) -> Option<u32> {
-        let (begun, handed_in) = split_u64(word);
-        let most = self.handed_in.wrapping_sub(self.finished);
-        (handed_in == self.handed_in && begun.wrapping_sub(self.finished) <= most).then_some(begun)
+        let (claimed, submitted) = split_u64(word);
+        let most = self.submitted.wrapping_sub(self.finished);
+        (submitted == self.submitted && claimed.wrapping_sub(self.finished) <= most).then_some(claimed)
     }
 }
 
@@ -33,8 +33,8 @@ const TRIES: u32 = 10_000;
 pub(crate) fn try_claim(word: &AtomicU64) -> bool {
     // Acquires what `hand_in` has released: the item.
     word.fetch_update(Acquire, Relaxed, |word| {
-        let (begun, handed_in) = split_u64(word);
-        (begun != handed_in).then(|| join_u64(begun.wrapping_add(1), handed_in))
+        let (claimed, submitted) = split_u64(word);
+        (claimed != submitted).then(|| join_u64(claimed.wrapping_add(1), submitted))
     })
     .is_ok()
 }
@@ -44,16 +44,17 @@ pub(crate) fn try_claim(word: &AtomicU64) -> bool {
 #[inline]
 #[must_use]
 pub(crate) fn submit(word: &AtomicU64, known: Known, count: u32) -> bool {
-    exchange(word, known, Release, |begun| join_u64(begun, known.handed_in.wrapping_add(count))).is_some()
+    exchange(word, known, Release, |claimed| join_u64(claimed, known.submitted.wrapping_add(count))).is_some()
 }
 
 /// The pool takes back up to `most` of the items that are not begun, the last first; gives how many. Returns
 /// `None`, and takes back nothing, where the worker has overwritten the word.
 pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
-    let count = |begun| known.handed_in.wrapping_sub(begun).min(most);
-    let begun =
-        exchange(word, known, AcqRel, |begun| join_u64(begun, known.handed_in.wrapping_sub(count(begun))));
-    begun.map(count)
+    let count = |claimed| known.submitted.wrapping_sub(claimed).min(most);
+    let claimed = exchange(word, known, AcqRel, |claimed| {
+        join_u64(claimed, known.submitted.wrapping_sub(count(claimed)))
+    });
+    claimed.map(count)
 }
 
 /// Changes the word of which the pool knows something; gives how many items are begun.
@@ -61,9 +62,9 @@ pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
 fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32) -> u64) -> Option<u32> {
     let mut now = word.load(Relaxed);
     for _ in 0..TRIES {
-        let begun = known.claimed(now)?;
-        match word.compare_exchange(now, change(begun), order, Relaxed) {
-            Ok(_) => return Some(begun),
+        let claimed = known.claimed(now)?;
+        match word.compare_exchange(now, change(claimed), order, Relaxed) {
+            Ok(_) => return Some(claimed),
             Err(other) => now = other,
         }
     }
@@ -71,7 +72,7 @@ fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32
 }
 
 /// How many items were begun, of all that ever were, by a word that may be overwritten.
-pub(crate) fn begun(word: &AtomicU64) -> u32 {
+pub(crate) fn claimed(word: &AtomicU64) -> u32 {
     split_u64(word.load(Acquire)).0
 }
 
@@ -82,8 +83,8 @@ pub(crate) fn checked_claimed(word: &AtomicU64, known: Known) -> Option<u32> {
 
 /// How many items are not begun.
 pub(crate) fn pending(word: &AtomicU64) -> u32 {
-    let (begun, handed_in) = split_u64(word.load(Acquire));
-    handed_in.wrapping_sub(begun)
+    let (claimed, submitted) = split_u64(word.load(Acquire));
+    submitted.wrapping_sub(claimed)
 }
 
 #[inline]
@@ -93,6 +94,6 @@ fn split_u64(word: u64) -> (u32, u32) {
 }
 
 #[inline]
-fn join_u64(begun: u32, handed_in: u32) -> u64 {
-    u64::from(begun) << 32 | u64::from(handed_in)
+fn join_u64(claimed: u32, submitted: u32) -> u64 {
+    u64::from(claimed) << 32 | u64::from(submitted)
 }

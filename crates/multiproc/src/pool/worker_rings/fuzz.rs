@@ -83,8 +83,8 @@ proptest! {
             socket::send(worker.link.as_fd(), &[&packet], &lent, Deadline::now()).unwrap();
         }
 
-        for which in [Scope::Published, Scope::Held, Scope::Finished, Scope::Finished] {
-            if let Ok(Some(finished)) = pool.take_results(which) {
+        for scope in [Scope::Visible, Scope::Unflushed, Scope::Completed, Scope::Completed] {
+            if let Ok(Some(finished)) = pool.take_results(scope) {
                 prop_assert!(finished.count <= RING / 8);
                 prop_assert!(all(finished.results).len() <= RING as usize / 8);
             }
@@ -164,7 +164,7 @@ fn results_that_cannot_be_are_told() {
     let size = u64::from(RING);
     for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
         worker.rings.0.word64(VISIBLE).store(word, Relaxed);
-        match pool.take_results(Scope::Published) {
+        match pool.take_results(Scope::Visible) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),
             Ok(Some(_)) => panic!("{word:x}"),
             Err(error) => assert!(error.is_codec(), "{error}"),
@@ -186,7 +186,7 @@ fn a_worker_that_finds_no_item_does_no_more() {
     assert_eq!(worker.next(), None);
     let why: Error = worker.wait().unwrap_err();
     assert!(why.is_codec(), "{why}");
-    assert_eq!(pool.take_results(Scope::Published).unwrap().unwrap().count, 1);
+    assert_eq!(pool.take_results(Scope::Visible).unwrap().unwrap().count, 1);
     assert_eq!(pool.pending().unwrap(), 2);
 }
 

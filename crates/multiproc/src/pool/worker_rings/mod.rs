@@ -95,8 +95,8 @@ impl WorkerRings {
             Position::START.publish(rings.0.word64(word));
         }
         rings.taken().store(Position::START.bytes, Relaxed);
-        for bell in [ITEMS_EVENT, ROOM_EVENT] {
-            rings.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        for event in [ITEMS_EVENT, ROOM_EVENT] {
+            rings.0.word32(event).store(just_before_overflow(16), Relaxed);
         }
         rings.0.word32(OUT_OF_LINE_COUNT).store(just_before_overflow(4), Relaxed);
         Ok(rings)
@@ -130,14 +130,14 @@ const WAKEUP_PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 impl WakeupPage {
     pub(crate) fn create() -> Result<Self> {
         let wakeup_page = Self(SharedMemory::create(WAKEUP_PAGE)?);
-        for bell in [0, 4] {
-            wakeup_page.0.word32(bell).store(just_before_overflow(16), Relaxed);
+        for event in [0, 4] {
+            wakeup_page.0.word32(event).store(just_before_overflow(16), Relaxed);
         }
         Ok(wakeup_page)
     }
 
     /// Wakes who waits for results.
-    pub(crate) fn pool_of(&self) {
+    pub(crate) fn notify_callers(&self) {
         self.callers().notify_all();
     }
 
@@ -147,7 +147,7 @@ impl WakeupPage {
     }
 
     pub(crate) fn wakeups(&self) -> PoolWakeups<'_> {
-        PoolWakeups { callers: self.callers(), thread: self.thread(), attended: self.0.word32(8) }
+        PoolWakeups { callers: self.callers(), thread: self.thread(), has_callers: self.0.word32(8) }
     }
 
     /// For threads that wait for results of their own, and see to all others meanwhile.
@@ -216,29 +216,29 @@ impl MessageHeader {
 const MAX_PACKETS: u32 = 4096;
 
 /// How long to look for something, in [`spin`], before others are let have the processor.
-const TURN: Duration = Duration::from_micros(2);
+const YIELD_AFTER: Duration = Duration::from_micros(2);
 
 /// Looks again and again whether something has come, for a moment; says whether it has. Now and then it lets others have
 /// the processor, if any are waiting for it: it may be just the one who is to bring it. The clock is read after so many
 /// looks.
-pub(crate) fn spin(time: Duration, looks: u32, mut has_come: impl FnMut() -> bool) -> bool {
+pub(crate) fn spin(time: Duration, checks: u32, mut is_done: impl FnMut() -> bool) -> bool {
     if time.is_zero() {
         return false;
     }
-    let begun = Instant::now();
-    let mut turn = begun;
+    let claimed = Instant::now();
+    let mut turn = claimed;
     loop {
-        for _ in 0..looks {
-            if has_come() {
+        for _ in 0..checks {
+            if is_done() {
                 return true;
             }
             std::hint::spin_loop();
         }
         let now = Instant::now();
-        if now - begun > time {
+        if now - claimed > time {
             return false;
         }
-        if now - turn > TURN {
+        if now - turn > YIELD_AFTER {
             std::thread::yield_now();
             turn = now;
         }
@@ -277,8 +277,8 @@ mod tests {
         frames
     }
 
-    fn which(number: u64) -> Scope {
-        [Scope::Published, Scope::Held, Scope::Finished][(number % 3) as usize]
+    fn scope(number: u64) -> Scope {
+        [Scope::Visible, Scope::Unflushed, Scope::Completed][(number % 3) as usize]
     }
 
     fn random(state: &mut u64) -> u64 {
@@ -360,7 +360,7 @@ mod tests {
                     worker.update_visible();
                 }
                 _ => {
-                    let Some(finished) = pool.take_results(which(random(&mut state))).unwrap() else {
+                    let Some(finished) = pool.take_results(scope(random(&mut state))).unwrap() else {
                         continue;
                     };
                     waiting = 0;
@@ -389,7 +389,7 @@ mod tests {
     fn claims_overflow() {
         let word = AtomicU64::new(u64::MAX);
         assert!(!claim_word::try_claim(&word));
-        let known = |handed_in: u32| Known { finished: u32::MAX, handed_in: handed_in.wrapping_sub(1) };
+        let known = |submitted: u32| Known { finished: u32::MAX, submitted: submitted.wrapping_sub(1) };
         assert!(claim_word::submit(&word, known(0), 5));
         assert!(claim_word::try_claim(&word) && claim_word::try_claim(&word));
         assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
@@ -401,8 +401,8 @@ mod tests {
     /// Begun before it was handed in, or less than has results; handed in more or less than the pool has.
     #[test]
     fn claims_that_cannot_be_are_not_believed() {
-        let known = Known { finished: 3, handed_in: 7 };
-        let word = |begun: u64, handed_in: u64| AtomicU64::new(begun << 32 | handed_in);
+        let known = Known { finished: 3, submitted: 7 };
+        let word = |claimed: u64, submitted: u64| AtomicU64::new(claimed << 32 | submitted);
         for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
             assert!(!claim_word::submit(&overwritten, known, 1));
             assert_eq!(claim_word::revoke(&overwritten, known, 1), None);
@@ -455,7 +455,7 @@ mod tests {
             worker.finish();
             assert!(
                 pool.has_finished()
-                    && pool.take_results(Scope::Finished).unwrap().is_some()
+                    && pool.take_results(Scope::Completed).unwrap().is_some()
                     && !pool.has_finished()
             );
         }
@@ -469,17 +469,17 @@ mod tests {
         pool.submit(3).unwrap();
         let mut run = |pool: &mut PoolSide| {
             worker.next();
-            let before = pool.take_results(Scope::Held).unwrap().map_or(0, |results| results.count);
+            let before = pool.take_results(Scope::Unflushed).unwrap().map_or(0, |results| results.count);
             worker.read(|_| Ok(())).unwrap();
             worker.write(VALUE, &[]).unwrap();
             worker.finish();
             before
         };
         assert_eq!(run(&mut pool), 0);
-        assert!(pool.has_finished() && pool.take_results(Scope::Held).unwrap().is_none());
+        assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
         assert_eq!(run(&mut pool), 1);
-        assert!(pool.has_finished() && pool.take_results(Scope::Held).unwrap().is_none());
-        assert_eq!(pool.take_results(Scope::Finished).unwrap().unwrap().count, 1);
+        assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
+        assert_eq!(pool.take_results(Scope::Completed).unwrap().unwrap().count, 1);
         assert_eq!(run(&mut pool), 0);
     }
 
@@ -493,9 +493,9 @@ mod tests {
         worker.read(|_| Ok(())).unwrap();
         worker.write(VALUE, &[]).unwrap();
         worker.finish();
-        assert!(pool.take_results(Scope::Held).unwrap().is_none(), "seen for the first time");
+        assert!(pool.take_results(Scope::Unflushed).unwrap().is_none(), "seen for the first time");
         thread::sleep(BOUND);
-        assert_eq!(pool.take_results(Scope::Held).unwrap().unwrap().count, 1);
+        assert_eq!(pool.take_results(Scope::Unflushed).unwrap().unwrap().count, 1);
     }
 
     /// A message whose item was taken back is still on its way, and must not be taken for that of the next item.

@@ -32,21 +32,21 @@ pub(crate) struct PoolSide {
     head: Position,
     busy: u64,
     /// How many messages were sent, and received.
-    prepared: u32,
-    posts: u32,
+    sent_count: u32,
+    received_count: u32,
     /// Up to where results were seen that the worker holds back though it runs nothing, and since when.
-    lingering: Option<(Position, Instant)>,
+    unflushed: Option<(Position, Instant)>,
     closed: bool,
     /// Of the item that runs since that instant, so many nanoseconds do not count.
-    excused: (u64, u64),
+    uncounted: (u64, u64),
 }
 
 /// Results, in the order of the items, and how long they took.
-pub(crate) struct Finished {
+pub(crate) struct Completed {
     pub(crate) count: u32,
     pub(crate) results: Frames,
     /// Some of them may be notes.
-    pub(crate) may_be_posted: bool,
+    pub(crate) may_be_out_of_line: bool,
     pub(crate) nanos: u64,
 }
 
@@ -59,11 +59,11 @@ impl PoolSide {
             freed: Position::START.bytes,
             head: Position::START,
             busy: 0,
-            prepared: just_before_overflow(4),
-            posts: just_before_overflow(4),
-            lingering: None,
+            sent_count: just_before_overflow(4),
+            received_count: just_before_overflow(4),
+            unflushed: None,
             closed: false,
-            excused: (0, 0),
+            uncounted: (0, 0),
         }
     }
 
@@ -89,8 +89,8 @@ impl PoolSide {
     /// written in its place: not the item's, which another one gets when this one is taken back.
     pub(crate) fn send_out_of_line(&mut self, message: &mut Message) -> Result<Sent> {
         message.spill()?;
-        let number = self.prepared;
-        self.prepared = number.wrapping_add(1);
+        let number = self.sent_count;
+        self.sent_count = number.wrapping_add(1);
         let prefix = MessageHeader { number, kind: VALUE }.bytes();
         let sent = self.link.send_with_prefix(&prefix, message, Deadline::now())?;
         if sent == Sent::Done
@@ -113,7 +113,7 @@ impl PoolSide {
         let received = MessageHeader::receive(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
-            self.posts = self.posts.wrapping_add(1);
+            self.received_count = self.received_count.wrapping_add(1);
         }
         let (kind, packet, mut descriptors) = received?;
         Ok((kind, Content::to_keep(packet, PREFIX, &mut descriptors)?))
@@ -126,7 +126,7 @@ impl PoolSide {
     pub(crate) fn submit(&self, count: u32) -> Result<bool> {
         failpoint::hit(Failpoint::ItemsWritten);
         let before = self.tail.frames.wrapping_sub(count);
-        let known = Known { handed_in: before, ..self.known() };
+        let known = Known { submitted: before, ..self.known() };
         if !claim_word::submit(self.rings.claim_word(), known, count) {
             return Err(overwritten());
         }
@@ -150,7 +150,7 @@ impl PoolSide {
     /// # Errors
     /// As for [`take_back`](PoolSide::revoke).
     pub(crate) fn pending(&self) -> Result<u32> {
-        self.claimed().map(|begun| self.tail.frames.wrapping_sub(begun))
+        self.claimed().map(|claimed| self.tail.frames.wrapping_sub(claimed))
     }
 
     fn claimed(&self) -> Result<u32> {
@@ -158,7 +158,7 @@ impl PoolSide {
     }
 
     fn known(&self) -> Known {
-        Known { finished: self.head.frames, handed_in: self.tail.frames }
+        Known { finished: self.head.frames, submitted: self.tail.frames }
     }
 
     /// Checks what the worker has written against what is known without it.
@@ -168,8 +168,8 @@ impl PoolSide {
     pub(crate) fn check(&self) -> Result<()> {
         // In this order: what is finished was begun before.
         let finished = Position::load(self.rings.0.word64(COMPLETED));
-        let begun = self.claimed()?;
-        if finished.frames_since(self.head) > begun.wrapping_sub(self.head.frames)
+        let claimed = self.claimed()?;
+        if finished.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
             || !COMPLETIONS.can_hold(self.head, finished)
         {
             return Err(Error::decode("how many items are finished", "it cannot be so many"));
@@ -202,7 +202,7 @@ impl PoolSide {
     ///
     /// An item over which the worker has written is what it has written, or empty where that is no item.
     pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
-        let mut mark = Position { frames: 0, bytes: position };
+        let mut cursor = Position { frames: 0, bytes: position };
         let (mut start, mut passed) = (position, 0);
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
@@ -211,7 +211,7 @@ impl PoolSide {
                 }
                 kind
             };
-            match SUBMISSIONS.take_before(&self.rings.0, &mut mark, self.tail.bytes, copy) {
+            match SUBMISSIONS.take_before(&self.rings.0, &mut cursor, self.tail.bytes, copy) {
                 Some(TASK_HEADER) => continue,
                 Some(_) => passed += 1,
                 None => {
@@ -222,7 +222,7 @@ impl PoolSide {
                 }
             }
             if passed <= skipped {
-                start = mark.bytes;
+                start = cursor.bytes;
             }
         }
         start
@@ -259,16 +259,16 @@ impl PoolSide {
     /// It is never that of an item whose result was taken: the worker takes it back before it shows an item finished.
     pub(crate) fn running_for(&self) -> Option<Duration> {
         let since = self.rings.0.word64(RUNNING).load(Relaxed);
-        let excused = if self.excused.0 == since { self.excused.1 } else { 0 };
+        let uncounted = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
         (since != 0)
-            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(excused)))
+            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(uncounted)))
     }
 
     /// The time between these instants does not count for the item that runs.
     pub(crate) fn shift_clock(&mut self, from: u64, until: u64) {
         let since = self.rings.0.word64(RUNNING).load(Relaxed);
-        let before = if self.excused.0 == since { self.excused.1 } else { 0 };
-        self.excused = (since, before.saturating_add(until.saturating_sub(from.max(since))));
+        let before = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
+        self.uncounted = (since, before.saturating_add(until.saturating_sub(from.max(since))));
     }
 
     /// Are there results that are finished and were not taken?
@@ -280,11 +280,11 @@ impl PoolSide {
     ///
     /// # Errors
     /// When the worker has written what cannot be, over which no way leads back to sense.
-    pub(crate) fn take_results(&mut self, which: Scope) -> Result<Option<Finished>> {
+    pub(crate) fn take_results(&mut self, scope: Scope) -> Result<Option<Completed>> {
         let memory = &self.rings.0;
-        let tail = progress::reach(which, memory.word64(COMPLETED), memory.word64(VISIBLE));
+        let tail = progress::reach(scope, memory.word64(COMPLETED), memory.word64(VISIBLE));
         let runs_none = || progress::runs_none(self.rings.claim_word(), tail);
-        if which == Scope::Held && runs_none() && !is_overdue(&mut self.lingering, tail) {
+        if scope == Scope::Unflushed && runs_none() && !is_overdue(&mut self.unflushed, tail) {
             return Ok(None);
         }
         let count = tail.frames_since(self.head);
@@ -301,8 +301,8 @@ impl PoolSide {
         self.rings.room_event().notify_all();
         let busy = memory.word64(BUSY).load(Relaxed);
         let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
-        let may_be_posted = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.posts;
-        Ok(Some(Finished { count, results, may_be_posted, nanos }))
+        let may_be_out_of_line = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.received_count;
+        Ok(Some(Completed { count, results, may_be_out_of_line, nanos }))
     }
 
     /// Tells the worker to end when it has nothing left to do.
@@ -315,10 +315,10 @@ impl PoolSide {
 
 /// Whether the results up to there have been held back for too long by a worker that runs nothing: it cannot
 /// write out what their tasks have printed.
-fn is_overdue(lingering: &mut Option<(Position, Instant)>, tail: Position) -> bool {
-    let (seen, since) = *lingering.get_or_insert_with(|| (tail, Instant::now()));
+fn is_overdue(unflushed: &mut Option<(Position, Instant)>, tail: Position) -> bool {
+    let (seen, since) = *unflushed.get_or_insert_with(|| (tail, Instant::now()));
     if seen != tail {
-        *lingering = Some((tail, Instant::now()));
+        *unflushed = Some((tail, Instant::now()));
     }
     seen == tail && since.elapsed() >= BOUND
 }

@@ -10,36 +10,36 @@ use crate::sys::failpoint::{self, Failpoint};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Those that the worker has published.
-    Published,
+    Visible,
     /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what
     /// their tasks have printed is out; if that takes longer than a bound, they are taken before.
-    Held,
+    Unflushed,
     /// All that are finished.
-    Finished,
+    Completed,
 }
 
 /// The worker has finished an item, whose result reaches to this mark and is written.
 #[allow(clippy::inline_always)] // see `ring`
 #[inline(always)]
-pub(crate) fn finish(finished: &AtomicU64, mark: Position) {
+pub(crate) fn finish(finished: &AtomicU64, position: Position) {
     failpoint::hit(Failpoint::ResultWritten);
-    mark.publish(finished);
+    position.publish(finished);
     failpoint::hit(Failpoint::ItemFinished);
 }
 
 /// The worker publishes all results up to this mark.
-pub(crate) fn publish(published: &AtomicU64, mark: Position) {
-    mark.publish(published);
+pub(crate) fn publish(published: &AtomicU64, position: Position) {
+    position.publish(published);
     failpoint::hit(Failpoint::ResultsPublished);
 }
 
 /// How far these results reach, for the pool.
-pub(crate) fn reach(which: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
-    Position::load(if which == Scope::Published { published } else { finished })
+pub(crate) fn reach(scope: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
+    Position::load(if scope == Scope::Visible { published } else { finished })
 }
 
 /// Whether a worker whose results reach to this mark runs no item. To be asked after [`reach`]: an item that was
 /// finished in between counts as one that runs.
 pub(crate) fn runs_none(claims: &AtomicU64, reached: Position) -> bool {
-    claim_word::begun(claims) == reached.frames
+    claim_word::claimed(claims) == reached.frames
 }

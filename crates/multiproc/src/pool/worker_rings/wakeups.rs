@@ -9,22 +9,22 @@ pub(crate) struct PoolWakeups<'a> {
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
     /// Whether there are any callers.
-    pub(crate) attended: &'a AtomicU32,
+    pub(crate) has_callers: &'a AtomicU32,
 }
 
 impl PoolWakeups<'_> {
     /// To be called after a change that somebody must see to.
     pub(crate) fn notify(&self) {
         self.callers.notify_all(); // with a fence between the change and both looks
-        if self.attended.load(Relaxed) == 0 {
+        if self.has_callers.load(Relaxed) == 0 {
             self.thread.notify_all();
         }
     }
 
     /// The first caller comes, or the last one goes. Who goes then looks a last time for changes: one that he misses will
     /// wake the thread.
-    pub(crate) fn set_has_callers(&self, attended: bool) {
-        self.attended.store(attended.into(), SeqCst);
+    pub(crate) fn set_has_callers(&self, has_callers: bool) {
+        self.has_callers.store(has_callers.into(), SeqCst);
         fence(SeqCst);
     }
 }

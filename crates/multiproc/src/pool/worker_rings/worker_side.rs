@@ -40,13 +40,13 @@ pub(crate) struct WorkerSide {
     /// How long to look for items before sleeping.
     spin: Duration,
     /// How many times in a row that was in vain.
-    vain: u32,
+    failed_spins: u32,
     /// Whether this process is the worker, and not a copy of it.
-    original: ForkDetector,
+    fork_detector: ForkDetector,
     /// At the next item.
     cursor: Position,
     /// An item was begun and not read yet.
-    begun: bool,
+    claimed: bool,
     /// Behind the last result; and with the result of the item that runs.
     finished: Position,
     written: Position,
@@ -64,7 +64,7 @@ pub(crate) struct WorkerSide {
 /// take some microseconds together.
 #[derive(Debug)]
 struct Clock {
-    stride: u32,
+    interval: u32,
     left: u32,
     seen: Instant,
     published: Instant,
@@ -76,14 +76,14 @@ struct Clock {
 /// How long a stride should take, at least and at most.
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
-const INTERVAL_TIME: u32 = 256;
+const MAX_INTERVAL_LEN: u32 = 256;
 /// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items
 /// in longer ones are so small (150 ns) that it would take more than a twentieth of their time, so it is
 /// flushed once in a stride. An item whose output is flushed is not that small: the system call alone takes
 /// longer.
 const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
 /// How often results are published while there are items to run.
-const PUBLISH: Duration = Duration::from_micros(500);
+const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 
 impl WorkerSide {
     pub(crate) fn new(
@@ -94,7 +94,7 @@ impl WorkerSide {
     ) -> Result<Self> {
         let now = Instant::now();
         let clock = Clock {
-            stride: 1,
+            interval: 1,
             left: 1,
             seen: now,
             published: now,
@@ -106,10 +106,10 @@ impl WorkerSide {
             link,
             wakeup_page,
             spin,
-            vain: 0,
-            original: ForkDetector::new()?,
+            failed_spins: 0,
+            fork_detector: ForkDetector::new()?,
             cursor: Position::START,
-            begun: false,
+            claimed: false,
             finished: Position::START,
             written: Position::START,
             published: Position::START,
@@ -141,11 +141,11 @@ impl WorkerSide {
     /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
     /// taken.
     #[inline(always)]
-    pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-        let begun = &mut self.begun;
+    pub(crate) fn read<R>(&mut self, f: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let claimed = &mut self.claimed;
         let taken = SUBMISSIONS.take(&self.rings.0, &mut self.cursor, |kind, bytes| {
-            *begun = kind == TASK_HEADER;
-            look(bytes)
+            *claimed = kind == TASK_HEADER;
+            f(bytes)
         });
         taken.unwrap_or_else(|| Err(self.poison("an item", "there is none where it should be")))
     }
@@ -154,7 +154,7 @@ impl WorkerSide {
     #[cold]
     fn poison(&mut self, what: &str, why: &str) -> Error {
         let error = Error::decode(what, why);
-        self.begun = false;
+        self.claimed = false;
         self.broken.get_or_insert(error).clone()
     }
 
@@ -192,7 +192,7 @@ impl WorkerSide {
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
         let room = COMPLETIONS.free_frames(self.finished, self.taken, result);
-        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.stride);
+        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.interval);
         let at_once = if is_flushed_singly { 1 } else { self.clock.left };
         let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
         let mut count = 0;
@@ -200,7 +200,7 @@ impl WorkerSide {
             let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, &mut run) else {
                 break;
             };
-            self.begun = false;
+            self.claimed = false;
             self.exit_if_forked();
             match ran {
                 Ok(value) => {
@@ -227,11 +227,11 @@ impl WorkerSide {
 
     #[inline(always)]
     fn claim(&mut self) -> bool {
-        if !self.begun && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
-            self.begun = true;
+        if !self.claimed && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
+            self.claimed = true;
             failpoint::hit(Failpoint::ItemBegun);
         }
-        self.begun
+        self.claimed
     }
 
     /// Sends a large result as a message; in its place stands a note.
@@ -258,7 +258,7 @@ impl WorkerSide {
         self.clock.left -= 1;
         if self.clock.left == 0 || self.flush_requested().load(Relaxed) != 0 {
             self.end_interval();
-        } else if FLUSHED_SINGLY.contains(&self.clock.stride) {
+        } else if FLUSHED_SINGLY.contains(&self.clock.interval) {
             self.flush_between();
         }
     }
@@ -303,7 +303,7 @@ impl WorkerSide {
     /// Where a task has forked and both return, only the worker itself goes on.
     #[inline]
     pub(crate) fn exit_if_forked(&self) {
-        if !self.original.in_original_process() {
+        if !self.fork_detector.in_original_process() {
             exit_immediately(0);
         }
     }
@@ -319,8 +319,8 @@ impl WorkerSide {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.wait_until(WorkerRings::items_event, |end| end.has_item() || end.is_closed());
-        if claim_word::begun(self.rings.claim_word()) != self.finished.frames {
+        self.wait_until(WorkerRings::items_event, |side| side.has_item() || side.is_closed());
+        if claim_word::claimed(self.rings.claim_word()) != self.finished.frames {
             return Err(self.poison("which items were begun", "it was overwritten"));
         }
         self.clock.seen = Instant::now();
@@ -330,7 +330,7 @@ impl WorkerSide {
     /// Whether there is something to begin, or what was begun is not what this end has begun.
     fn has_item(&self) -> bool {
         let claims = self.rings.claim_word();
-        claim_word::pending(claims) > 0 || claim_word::begun(claims) != self.finished.frames
+        claim_word::pending(claims) > 0 || claim_word::claimed(claims) != self.finished.frames
     }
 
     fn is_closed(&self) -> bool {
@@ -345,7 +345,7 @@ impl WorkerSide {
         self.update_visible();
         self.wakeup_page.notify();
         let before = self.taken;
-        self.wait_until(WorkerRings::room_event, |end| end.rings.taken().load(Acquire) != before);
+        self.wait_until(WorkerRings::room_event, |side| side.rings.taken().load(Acquire) != before);
         self.taken = self.rings.taken().load(Acquire);
         if self.finished.bytes.wrapping_sub(self.taken) > RING {
             return Err(self.poison("how far results were taken", "it is further than they reach"));
@@ -355,26 +355,26 @@ impl WorkerSide {
 
     fn wait_until(
         &mut self,
-        bell: impl Fn(&WorkerRings) -> EventCount<'_>,
-        mut has_come: impl FnMut(&Self) -> bool,
+        event: impl Fn(&WorkerRings) -> EventCount<'_>,
+        mut is_done: impl FnMut(&Self) -> bool,
     ) {
-        if has_come(self) {
+        if is_done(self) {
             return;
         }
-        let vain = self.vain;
-        self.vain = vain.wrapping_add(1);
-        if should_spin(vain) && spin(self.spin, 16, || has_come(self)) {
-            self.vain = 0;
+        let failed_spins = self.failed_spins;
+        self.failed_spins = failed_spins.wrapping_add(1);
+        if should_spin(failed_spins) && spin(self.spin, 16, || is_done(self)) {
+            self.failed_spins = 0;
             return;
         }
         loop {
-            let armed = bell(&self.rings).prepare_wait();
-            if has_come(self) {
+            let ticket = event(&self.rings).prepare_wait();
+            if is_done(self) {
                 return;
             }
             failpoint::hit(Failpoint::WorkerSleeps);
-            bell(&self.rings).wait(armed, None);
-            if !has_come(self) {
+            event(&self.rings).wait(ticket, None);
+            if !is_done(self) {
                 self.repeat();
             }
         }
@@ -398,7 +398,7 @@ impl WorkerSide {
     fn publish(&mut self) {
         if self.published != self.finished {
             self.update_visible();
-            self.wakeup_page.pool_of();
+            self.wakeup_page.notify_callers();
         }
     }
 
@@ -419,7 +419,7 @@ impl WorkerSide {
         if self.output.flush(ran) {
             self.clock.seen = Instant::now(); // handing it to another thread is not the items' time
         }
-        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.stride, Relaxed);
+        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.interval, Relaxed);
         self.flushed = frames;
     }
 
@@ -433,7 +433,7 @@ impl WorkerSide {
     }
 
     /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should
-    /// that take too long, the pool [takes them](super::Scope::Held) as they are.
+    /// that take too long, the pool [takes them](super::Scope::Unflushed) as they are.
     pub(super) fn update_visible(&mut self) {
         if self.published != self.finished {
             self.flush_up_to(self.finished.frames);
@@ -450,18 +450,18 @@ impl WorkerSide {
     fn end_interval(&mut self) {
         let time = self.read_clock();
         let clock = &mut self.clock;
-        let before = clock.stride;
+        let before = clock.interval;
         if time > MAX_CLOCK_INTERVAL {
             let too_long = u32::try_from(time.as_nanos() / MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u32::MAX);
-            clock.stride = (before / too_long).max(1);
+            clock.interval = (before / too_long).max(1);
         } else if time < MIN_CLOCK_INTERVAL && clock.left == 0 {
-            clock.stride = (before * 2).min(INTERVAL_TIME);
+            clock.interval = (before * 2).min(MAX_INTERVAL_LEN);
         }
-        clock.left = clock.stride;
-        let is_time = clock.seen - clock.published >= PUBLISH;
-        self.rings.0.word32(CLOCK_INTERVAL).store(clock.stride, Relaxed);
+        clock.left = clock.interval;
+        let is_time = clock.seen - clock.published >= PUBLISH_AFTER;
+        self.rings.0.word32(CLOCK_INTERVAL).store(clock.interval, Relaxed);
         self.flush_requested().store(0, Relaxed);
-        if before == 1 || self.clock.stride == 1 || is_time {
+        if before == 1 || self.clock.interval == 1 || is_time {
             self.publish(); // always before a stride grows: from then on the pool knows that results may be held
         } else {
             self.flush_between();
