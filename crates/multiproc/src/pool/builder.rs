@@ -185,14 +185,14 @@ impl PoolBuilder {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *memory_limit = memory_limit.map(memory_in_force);
-        for (what, is_zero) in [
+        for (option, is_zero) in [
             ("workers", *workers == 0),
-            ("items in a chunk", *chunk_size == Some(0)),
-            ("tasks for each worker", *max_tasks == Some(0)),
-            ("bytes of memory for each worker", *memory_limit == Some(0)),
+            ("chunk_size", *chunk_size == Some(0)),
+            ("max_tasks_per_worker", *max_tasks == Some(0)),
+            ("memory_limit", *memory_limit == Some(0)),
         ] {
             if is_zero {
-                return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
+                return Err(Error::invalid(format!("`{option}` must be at least 1")));
             }
         }
         let core = Dispatcher::start(self.config)?;

@@ -396,7 +396,7 @@ impl Pool {
         if let Some(thread) = self.thread.take()
             && self.pid == own_pid()
         {
-            let _ = thread.join(); // if it has panicked, every caller has been told
+            let _ = thread.join(); // if it has panicked, every call has failed
         }
     }
 }

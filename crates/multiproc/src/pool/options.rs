@@ -258,10 +258,10 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
     {
         if self.options.timeout == Some(Duration::ZERO) {
-            return Err(Error::invalid("an item that may run for no time at all could do nothing"));
+            return Err(Error::invalid("`timeout` must be greater than zero"));
         }
         if self.options.buffer_size == Some(0) {
-            return Err(Error::invalid("a call that may take no item of its input could do nothing"));
+            return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
         Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
     }

@@ -1,4 +1,4 @@
-//! Results that have come and were not given yet, in the order in which they will be.
+//! A reorder buffer: results that have arrived and were not returned yet.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -8,18 +8,18 @@ use serde::de::DeserializeOwned;
 use super::call::{ResultBatch, ResultCursor};
 use crate::error::Result;
 
-/// In which order results are given.
+/// The order in which results are returned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ResultOrder {
     Input,
     Arrival,
 }
 
-/// Parcels stay encoded until their results are asked for: then a result is decoded where it is needed, and one that
-/// waits for another takes no more room than it did on its way.
+/// Batches stay encoded until their results are needed, so a result that waits for another takes no more
+/// memory than in transit.
 pub(crate) struct ReorderBuffer {
     order: ResultOrder,
-    /// The parcel whose results are being given, and how many of them come next.
+    /// The current batch, and the results left in its current run.
     current: ResultCursor,
     run: u32,
     others: BinaryHeap<Waiting>,
@@ -27,7 +27,7 @@ pub(crate) struct ReorderBuffer {
     given: u64,
 }
 
-/// A parcel, and when it comes to it.
+/// A batch and its sort key.
 struct Waiting {
     key: u64,
     batch: ResultCursor,
@@ -53,19 +53,19 @@ impl ReorderBuffer {
         self.others.push(Waiting { key, batch });
     }
 
-    /// How many were given.
+    /// The number of returned results.
     #[inline]
     pub(crate) fn given(&self) -> u64 {
         self.given
     }
 
-    /// Whether all results of the run that was begun were given.
+    /// Whether the current run has ended.
     #[inline]
     pub(crate) fn run_is_over(&self) -> bool {
         self.run == 0
     }
 
-    /// The next result of the run that was begun.
+    /// The next result of the current run.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R>> {
         if self.run == 0 {
@@ -76,14 +76,14 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Gives the next results of the run that was begun, as long as they are plain ones.
+    /// Appends the next raw results of the current run.
     pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
         let count = self.current.take_raw(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
     }
 
-    /// Begins the run of results whose turn it is, unless one is begun; says whether there is one.
+    /// Begins the next run, unless one is current; returns whether there is one.
     pub(crate) fn begin_run(&mut self) -> bool {
         if self.run > 0 {
             return true;
@@ -99,7 +99,7 @@ impl ReorderBuffer {
         self.run > 0
     }
 
-    /// Is it the turn of the current parcel?
+    /// Whether the current batch comes next.
     fn is_next(&self) -> bool {
         let run = self.current.run();
         match self.order {
@@ -109,7 +109,7 @@ impl ReorderBuffer {
     }
 }
 
-/// The one whose turn comes first is the greatest, as the heap wants it.
+/// Reversed, since `BinaryHeap` is a max-heap.
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> Ordering {
         other.key.cmp(&self.key)

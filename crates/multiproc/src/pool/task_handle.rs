@@ -95,7 +95,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
 
     fn take(&mut self, deadline: Deadline) -> Result<Option<R>> {
         if self.taken {
-            return Err(Error::invalid("the task's result was taken before"));
+            return Err(Error::invalid("the task's result was already taken"));
         }
         if !self.call.has_arrived() {
             self.core.check_here()?;

@@ -1,4 +1,4 @@
-//! A worker's life: take the next item, run it, leave its result.
+//! The main loop of a pool worker.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::sys::limit::limit_memory;
 use crate::sys::process::exit_immediately;
 use crate::task::{RunOnce, TaskId};
 
-/// What every worker of a pool runs first.
+/// What each worker runs before any task.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) task: TaskId,
@@ -25,21 +25,21 @@ pub(crate) struct Initializer {
     pub(crate) descriptors: Vec<SharedFd>,
 }
 
-/// What a worker has in common with its pool.
+/// What a worker shares with its pool.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WorkerContext {
-    /// Which of its workers it is, counted from 0.
+    /// The worker's index, counted from 0.
     pub(crate) index: usize,
     pub(crate) rings: WorkerRings,
     pub(crate) link: PacketSocket,
     pub(crate) wakeup_page: WakeupPage,
-    /// How long to look for items before sleeping.
+    /// How long to spin for items before sleeping.
     pub(crate) spin: Duration,
-    /// How many bytes of memory it may have.
+    /// Its memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// The task of a worker process. Ends when the pool closes the rings.
+/// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
     if let Some(bytes) = context.memory_limit {
@@ -50,30 +50,30 @@ pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) ->
         let fork_detector = ForkDetector::new()?;
         initializer.run()?;
         if !fork_detector.in_original_process() {
-            exit_immediately(0); // a copy that the initializer has forked and let return here
+            exit_immediately(0); // a copy that the initializer has forked
         }
     }
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
     rings.signal_ready();
-    let mut task: Result<ItemLoop> = Err(Error::decode("an item", "it is not said what it is for"));
+    let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
     let mut is_timed = false;
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
                 task = rings.read(|header| {
-                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a note")?;
+                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     header.task.find()
                 });
                 if rings.next() == Some(TASK_HEADER) {
-                    return Err(Error::decode("an item", "there are only notes where it should be"));
+                    return Err(Error::decode("an item", "two headers precede it"));
                 }
             }
             Some(kind @ (VALUE | OUT_OF_LINE)) => match &task {
                 Ok(task) if kind == VALUE && !is_timed => (task.all)(&mut rings),
                 task => run_one(&mut rings, kind, task.clone(), is_timed),
             },
-            Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
+            Some(kind) => return Err(Error::decode("an item", format!("unknown frame kind {kind}"))),
             None if rings.wait()? => {}
             None => {
                 failpoint::hit(Failpoint::ShutdownRequested);
@@ -91,7 +91,7 @@ impl Initializer {
     }
 }
 
-/// Runs an item that needs more care than most: it came as a message, its time is counted, or there is no function for it.
+/// Runs an item outside the loop: it is out of line, has a time limit, or its function is unknown.
 fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     if is_timed {
         rings.start_clock();

@@ -168,7 +168,9 @@ pub(crate) trait Vtable<F, Args>: Copy + 'static {
 
 /// Runs a function once, with encoded arguments and their descriptors; appends the encoded result.
 #[derive(Clone, Copy)]
-pub(crate) struct RunOnce(fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>);
+pub(crate) struct RunOnce(RunEncoded);
+
+type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
 
 impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
     const ENTRY: &'static Entry<Self> =
@@ -282,69 +284,4 @@ fn hash(text: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{any_word, cases};
-
-    fn half(number: u64) -> Option<u64> {
-        number.is_multiple_of(2).then_some(number / 2)
-    }
-
-    fn args<T: wire::Travels>(value: &T) -> Vec<u8> {
-        let mut out = Vec::new();
-        wire::encode(value, &mut out, "arguments").unwrap();
-        out
-    }
-
-    #[test]
-    fn a_function_runs_by_its_name() {
-        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
-        let mut out = vec![9];
-        id.find::<RunOnce>().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
-        assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
-    }
-
-    proptest! {
-        #![proptest_config(cases(300))]
-
-        #[test]
-        fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
-            let known = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
-            let is_found = |place, signature| TaskId { offset: place, signature }.find::<RunOnce>().is_ok();
-            prop_assert!(!is_found(place, signature));
-            prop_assert!(!is_found(known.offset, signature));
-            prop_assert!(place == known.offset || !is_found(place, known.signature));
-        }
-    }
-
-    #[test]
-    fn any_other_place_or_type_is_refused() {
-        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
-        let other = TaskId::of::<RunOnce, _, (u32,)>(|number: u32| number).unwrap();
-        for place in [0, 8, id.offset + 1, id.offset + 8, u64::MAX, u64::MAX - 7] {
-            assert!(TaskId { offset: place, ..id }.find::<RunOnce>().is_err());
-        }
-        assert!(TaskId { signature: other.signature, ..id }.find::<RunOnce>().is_err());
-    }
-
-    #[test]
-    fn the_place_of_a_panic_is_that_of_no_other() {
-        install_panic_hook();
-        let place_of = |panics: fn()| {
-            let error = catch_panic(panics).unwrap_err().to_string();
-            error.contains(file!())
-        };
-        assert!(place_of(|| panic!("with a place")));
-        let _ = panic::catch_unwind(|| panic!("that the function catches itself"));
-        assert!(!place_of(|| panic::resume_unwind(Box::new("without a place"))));
-    }
-
-    #[test]
-    fn arguments_that_do_not_decode_are_an_error() {
-        let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
-        let error = id.find::<RunOnce>().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
-    }
-}
+mod tests;

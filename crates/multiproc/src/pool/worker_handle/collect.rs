@@ -1,4 +1,4 @@
-//! Taking in what a worker has said, and its results.
+//! Collects the results of a worker.
 
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
@@ -9,7 +9,7 @@ use crate::pool::worker_handle::in_flight::Completed;
 use crate::pool::worker_rings::{OUT_OF_LINE, Scope};
 
 impl WorkerHandle {
-    /// Takes in what it has said: that it is ready, and results. Says whether there was anything.
+    /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
         let is_new = !self.ready && self.rings.is_ready();
         self.ready |= is_new;
@@ -17,12 +17,12 @@ impl WorkerHandle {
         self.take_results(Scope::Visible) || is_new
     }
 
-    /// May it hold results back that are finished?
+    /// Whether it may have completed results that are not visible.
     pub(crate) fn may_have_unflushed(&self) -> bool {
         self.in_flight.count() > 0 && self.rings.may_have_unflushed()
     }
 
-    /// Takes results that it holds back, if there are any; and then makes it look at the clock.
+    /// Takes completed results that are not visible, and then requests a flush.
     pub(crate) fn take_unflushed(&mut self) -> bool {
         let held = self.may_have_unflushed() && self.take_results(Scope::Unflushed);
         if held {
@@ -31,10 +31,9 @@ impl WorkerHandle {
         held
     }
 
-    /// Checks what it has written against what the pool knows by itself. One that has shown nothing since it
-    /// was checked last is made to look again whether there is something to do, lest something overwritten
-    /// keeps it asleep; and all that it has finished is taken, published or not. Says whether there were
-    /// results.
+    /// Checks the worker's words in shared memory against what the pool knows. If there is no progress since
+    /// the last check, wakes the worker again, in case an overwritten word keeps it asleep, and takes all
+    /// completed results. Returns whether there were results.
     pub(crate) fn check(&mut self) -> bool {
         if self.broken.is_some() {
             return false;
@@ -51,10 +50,10 @@ impl WorkerHandle {
         self.in_flight.count() > 0 && self.unreceived.is_none() && self.take_results(Scope::Completed)
     }
 
-    /// Takes these results; says whether there were any.
+    /// Takes the results of a scope; returns whether there were any.
     pub(super) fn take_results(&mut self, scope: Scope) -> bool {
         if self.is_cancelled() {
-            return false; // whoever has cancelled its item was told that there will be no result
+            return false; // the canceller was told that there is no result
         }
         let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {
@@ -72,7 +71,7 @@ impl WorkerHandle {
             Ok(Some(finished)) if finished.count <= self.in_flight.count() => finished,
             Ok(None) => return false,
             Ok(Some(_)) => {
-                return self.protocol_error(Error::decode("results", "there are more of them than items"));
+                return self.protocol_error(Error::decode("results", "there are more than items in flight"));
             }
             Err(error) => return self.protocol_error(error),
         };
@@ -91,13 +90,13 @@ impl WorkerHandle {
         true
     }
 
-    /// It writes nonsense: a task has written over what is not its own.
+    /// The worker's words are inconsistent: a task has overwritten memory that is not its own.
     fn protocol_error(&mut self, why: Error) -> bool {
         self.fail_worker(why);
         false
     }
 
-    /// Delivers the results of the first `count` items in hand, which are of one call.
+    /// Delivers the results of the first `count` items, which are of one call.
     fn deliver(&mut self, mut results: Frames, count: u32) {
         let done = self.complete(count);
         let Some((call, ..)) = done.first() else { return };
@@ -105,7 +104,7 @@ impl WorkerHandle {
         if runs.is_sorted() {
             return call.deliver(ResultBatch::Results { runs, results });
         }
-        // Some were taken back from a worker, and came here after others that are behind them.
+        // Some were revoked from another worker, and came here after items that follow them in the input.
         for (first, count) in runs {
             let mut run = Vec::new();
             for _ in 0..count {
@@ -120,15 +119,15 @@ impl WorkerHandle {
         }
     }
 
-    /// Delivers `count` results of several calls, or some that came as messages; the first is that of item
-    /// `number` of the rings. From one on that has to be received later, they stay.
+    /// Delivers `count` results of several calls, or with out-of-line ones; the first is that of item
+    /// `number`. Results from the first that awaits a descriptor on stay in `unreceived`.
     fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, scope: Scope) {
         for delivered in 0..count {
             let (passed, number) = (results.consumed(), number.wrapping_add(delivered));
             let received = match results.next() {
                 Some((OUT_OF_LINE, _)) => self.receive(number, scope),
                 Some((kind, frame)) => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
-                None => Some(Err(Error::decode("a result", "it is missing in the ring"))),
+                None => Some(Err(Error::decode("a result", "the ring has no frame for it"))),
             };
             let Some(content) = received else {
                 results.back_to(passed);
@@ -139,7 +138,7 @@ impl WorkerHandle {
             call.deliver(match content {
                 Ok((kind, content)) => ResultBatch::Result { index, kind, content },
                 Err(error) => {
-                    // What the system refuses to receive is lost, but nothing is wrong with the worker.
+                    // A result that the kernel refuses to deliver is lost, but the worker is fine.
                     if error.os_error().is_none() {
                         self.fail_worker(error.clone());
                     }
@@ -150,9 +149,8 @@ impl WorkerHandle {
         }
     }
 
-    /// Receives the result of the item of this number; `None` when there is no descriptor for it, and it is to be received
-    /// later. It is lost instead when that has been so for too long; or when all that is finished is taken, for then
-    /// follows what cannot wait.
+    /// Receives the out-of-line result of item `number`; `None` if it awaits a descriptor. After a shortage
+    /// that is too long, and when all completed results must be taken, the result is lost instead.
     fn receive(&mut self, number: u32, scope: Scope) -> Option<Result<(u32, Content)>> {
         if scope != Scope::Completed {
             match self.rings.receive(number, OnShortage::Leave) {
@@ -170,23 +168,23 @@ impl WorkerHandle {
         Some(self.rings.receive(number, OnShortage::Lose))
     }
 
-    /// The first `count` items in hand are done with.
+    /// Completes the first `count` items.
     fn complete(&mut self, count: u32) -> Vec<Completed> {
         let done = self.in_flight.complete(count);
         self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
         done
     }
 
-    /// The first `count` items in hand have no result, and will have none.
+    /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
         for (call, first, count) in self.complete(count) {
             call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
         }
     }
 
-    /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
+    /// Closes descriptors that the worker has received by now, so that they do not keep a queue open.
     fn drop_descriptors(&mut self) {
-        // What does not agree here is found by the next check.
+        // The next check reports an inconsistent word.
         if self.in_flight.is_front_message()
             && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
         {

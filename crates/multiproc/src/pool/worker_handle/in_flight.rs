@@ -1,4 +1,4 @@
-//! What a worker has in hand: items that it was given and that have no result yet, in its order.
+//! The items in flight of a worker: assigned and without a result, in its order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,29 +12,29 @@ use crate::pool::worker_rings::PoolSide;
 #[derive(Default)]
 pub(crate) struct InFlight {
     runs: VecDeque<Run>,
-    /// How many items that is.
+    /// The number of items.
     count: u32,
-    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    /// The shortest time limit of any item; `None` without limits.
     least_timeout: Option<Duration>,
 }
 
 /// Consecutive items of one call in a worker's rings.
 struct Run {
     call: Arc<Call>,
-    /// The place of the first of them in the call's input.
+    /// The input index of the first item.
     first: u64,
     count: u32,
-    /// How many of them have a result.
+    /// The number of items with a result.
     done: u32,
-    /// How many workers have died of them.
+    /// The number of workers that died while running them.
     deaths: u32,
-    /// Where they begin in the rings.
+    /// The position of the first item in the ring.
     start: u32,
-    /// The one item, if it was too large for the rings or holds descriptors.
+    /// The single item, if it is out of line.
     message: Option<Message>,
 }
 
-/// Items that are done with: their call, the place of the first, and how many they are.
+/// Items with a result: their call, the input index of the first, and their number.
 pub(crate) type Completed = (Arc<Call>, u64, u32);
 
 impl InFlight {
@@ -42,23 +42,23 @@ impl InFlight {
         self.count
     }
 
-    /// How many of them can be had back: not one that came as a message.
+    /// The number of items that can be revoked: all but out-of-line ones.
     pub(crate) fn revocable(&self) -> u32 {
         let messages = self.runs.iter().filter(|run| run.message.is_some() && run.left() > 0).count();
         self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
     }
 
-    /// The call of the item that is next to have a result, or runs.
+    /// The call of the oldest item.
     pub(crate) fn front(&self) -> Option<&Arc<Call>> {
         self.runs.front().map(|run| &run.call)
     }
 
-    /// The call of the last item.
+    /// The call of the newest item.
     pub(crate) fn back(&self) -> Option<&Arc<Call>> {
         self.runs.back().map(|run| &run.call)
     }
 
-    /// Where the first of what must be kept begins in the rings.
+    /// The ring position from which bytes must be kept.
     pub(crate) fn start(&self) -> Option<u32> {
         self.runs.front().map(|run| run.start)
     }
@@ -67,7 +67,7 @@ impl InFlight {
         self.runs.iter().any(|run| Arc::ptr_eq(&run.call, call))
     }
 
-    /// Are the first `count` items of one call?
+    /// Whether the first `count` items are of one call.
     pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
         let Some(first) = self.runs.front() else { return true };
         let mut left = count;
@@ -83,15 +83,15 @@ impl InFlight {
         true
     }
 
-    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    /// The shortest time limit of any item; `None` without limits.
     pub(crate) fn least_timeout(&self) -> Option<Duration> {
         self.least_timeout
     }
 
-    /// May the item that has cost a worker its life be run once more?
+    /// Whether the item that killed its worker may run again.
     ///
-    /// Not one with descriptors. The pool has let go of them when it was begun, and whoever holds the other end of what
-    /// they were has seen it close.
+    /// An item with descriptors may not: the pool closed them when it was claimed, and the peer has seen
+    /// that.
     pub(crate) fn may_front_run_again(&self) -> bool {
         self.runs.front().is_some_and(|run| {
             run.deaths < run.call.options.retries
@@ -100,7 +100,8 @@ impl InFlight {
         })
     }
 
-    /// Adds the first `count` items of a chunk, which begin there in the rings. Takes its message, if it is one.
+    /// Adds the first `count` items of a chunk, which begin at `start` in the ring. Takes the message of an
+    /// out-of-line item.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
         let run = Run::new(chunk, count, start);
         self.count += count;
@@ -111,7 +112,7 @@ impl InFlight {
         }
     }
 
-    /// The first `count` items are done with.
+    /// Removes the first `count` items.
     pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
         let mut done = Vec::with_capacity(1);
         let mut left = count.min(self.count);
@@ -129,7 +130,7 @@ impl InFlight {
         done
     }
 
-    /// Makes chunks of the last `count` items again; gives also where they began in the rings.
+    /// Turns the last `count` items back into chunks; also returns their position in the ring.
     pub(crate) fn reclaim(&mut self, count: u32, rings: &PoolSide) -> (Vec<Chunk>, u32) {
         let mut chunks = VecDeque::new();
         let mut left = count.min(self.count);
@@ -151,18 +152,18 @@ impl InFlight {
     fn revoke(&mut self, count: u32) {
         self.count -= count;
         if self.count == 0 {
-            self.least_timeout = None; // else it is no longer than that of those that are left, which is all it promises
+            self.least_timeout = None; // otherwise it stays a lower bound
         }
     }
 
-    /// Lets go of the first item's descriptors.
+    /// Closes the first item's descriptors.
     pub(crate) fn drop_descriptors(&mut self) {
         if let Some(message) = self.runs.front_mut().and_then(|run| run.message.as_mut()) {
             message.drop_descriptors();
         }
     }
 
-    /// Came the first item as a message?
+    /// Whether the first item is out of line.
     pub(crate) fn is_front_message(&self) -> bool {
         self.runs.front().is_some_and(|run| run.message.is_some())
     }
@@ -188,7 +189,8 @@ impl Run {
         self.count - self.done
     }
 
-    /// Do these items continue this job? Not for ever, since its bytes in the rings are freed only when all is done.
+    /// Whether `next` can be merged into this run. Runs stay short, since the ring bytes of a run are
+    /// released together.
     fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
@@ -196,7 +198,7 @@ impl Run {
         is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
     }
 
-    /// Takes the last `count` items off; gives them, and where they began in the rings.
+    /// Splits the last `count` items off; returns them and their position in the ring.
     fn cut(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);

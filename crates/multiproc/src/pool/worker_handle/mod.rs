@@ -1,4 +1,4 @@
-//! A worker as the pool sees it: its process, its rings, and the items that it has in hand.
+//! The pool's handle of one worker: its process, its rings, and its items in flight.
 
 mod collect;
 mod in_flight;
@@ -26,74 +26,73 @@ pub(crate) use self::shutdown::WorkerExit;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct WorkerHandle {
-    /// Its place among the pool's workers, counted from 0.
+    /// Counted from 0.
     index: usize,
     spawned: SpawnedChild,
     started_at: Instant,
     rings: PoolSide,
-    /// It has an initializer.
     has_initializer: bool,
-    /// It has come up and run its initializer.
+    /// Its initializer, if any, has returned.
     ready: bool,
     in_flight: InFlight,
-    /// How many items it has run.
+    /// Items that have a result.
     completed: u64,
-    /// What the items that were written last are for.
+    /// The header in force for the next item that is written.
     header: Option<TaskHeader>,
-    /// There was no room in the rings, and no results have come since.
+    /// The rings had no room, and no results have arrived since.
     full: bool,
-    /// Results that were taken off the rings, how many, and the number of the first, for which there was no descriptor.
+    /// Results copied from the rings that await a descriptor: the frames, how many, and the number of the
+    /// first.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
-    /// All that it has in hand has been seen to be begun.
+    /// All items in flight were claimed at the last check.
     all_claimed: bool,
-    /// It has begun nothing for a while, and no results have come since.
+    /// It has claimed nothing for a while, and no results have arrived since.
     may_be_stopped: bool,
-    /// No results have come since it was asked last to [give way](WorkerHandle::make_way).
+    /// No results have arrived since the last [`make_way`](WorkerHandle::make_way).
     no_progress: bool,
-    /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
-    /// while.
+    /// It had to give way: it gets nothing more until it shows a result, or has been empty for a while.
     paused: bool,
-    /// Since when the item behind so many results has been seen to run.
+    /// The number of results at which an item was seen running, and since when.
     seen_running: Option<(u32, Instant)>,
-    /// How many results were taken when it was [checked](WorkerHandle::check) last.
+    /// The number of results taken at the last [`check`](WorkerHandle::check).
     checked_at: u32,
-    /// It was asleep when it was given something.
+    /// A dispatch has woken it.
     woken: bool,
-    /// Something about it is broken, which is why it was killed.
+    /// Why the pool has killed it.
     broken: Option<Error>,
-    /// Since when it has no lifeline.
+    /// When its liveness socket hung up.
     hung_up_at: Option<Instant>,
-    /// Since when it is told to go, by closing the rings or by a signal.
+    /// When it was told to exit, by closing the rings or by a signal.
     leaving_since: Option<Instant>,
     stop_signal: StopSignal,
-    /// How many bytes of memory it may have.
+    /// The memory limit in bytes.
     memory_limit: Option<u64>,
 }
 
-/// What a worker is started with.
+/// The configuration of a worker to be started.
 pub(crate) struct WorkerConfig {
-    /// The place among the pool's workers that is free.
+    /// The lowest free index among the pool's workers.
     pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
-    /// How many bytes of memory it may have.
+    /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// What became of a chunk that a worker was given.
+/// The result of a dispatch.
 pub(crate) enum Dispatched {
-    /// It has taken all or some of it.
+    /// The worker has taken all or part of the chunk.
     Accepted,
-    /// It has no room, or is dying.
+    /// The worker has no room, or is dying.
     Full,
-    /// The system has no room at the moment.
+    /// The kernel has no room or no descriptor at the moment.
     WouldBlock,
-    /// It cannot be sent at all.
+    /// The chunk cannot be sent at all.
     Failed(Error),
 }
 
 impl WorkerHandle {
-    /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
+    /// Starts a worker. `on_exit` is called, by any thread, when it has exited.
     pub(crate) fn start(
         wakeup_page: &WakeupPage,
         spin: Duration,
@@ -151,7 +150,7 @@ impl WorkerHandle {
         self.spawned.child.pid()
     }
 
-    /// How many items it has run or has in hand.
+    /// Items that it has run, or has in flight.
     pub(crate) fn assigned(&self) -> u64 {
         self.completed + u64::from(self.in_flight.count())
     }
@@ -164,12 +163,12 @@ impl WorkerHandle {
         self.spawned.child.has_ended()
     }
 
-    /// Can it still be counted on for work?
+    /// Whether it still runs work.
     pub(crate) fn accepts_work(&self) -> bool {
         self.leaving_since.is_none() && self.broken.is_none() && self.hung_up_at.is_none()
     }
 
-    /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
+    /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
         self.ready && self.accepts_work() && !self.full && !self.paused && self.in_flight.count() < most
@@ -179,12 +178,12 @@ impl WorkerHandle {
         self.ready && self.accepts_work() && !self.paused && self.in_flight.count() == 0
     }
 
-    /// Gives it up to `most` items of a chunk, which then has so many less.
+    /// Moves up to `most` items of a chunk to the worker.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
         if self.header != Some(chunk.call.header) {
             let mut header = Vec::new();
-            let _ = wire::encode_own(&chunk.call.header, &mut header, "a note"); // of numbers: nothing can refuse
+            let _ = wire::encode_own(&chunk.call.header, &mut header, "a header"); // of numbers: cannot fail
             if !self.rings.write_header(TASK_HEADER, &header) {
                 self.full = true;
                 return Dispatched::Full;
@@ -254,10 +253,10 @@ impl WorkerHandle {
         Dispatched::Accepted
     }
 
-    /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
-    /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
-    /// to a worker that has nothing else to do, so it is begun at once.
+    /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
+    /// there. Such an item is only given to an idle worker, so it is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
         let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);
@@ -266,9 +265,9 @@ impl WorkerHandle {
         self.reclaim(count)
     }
 
-    /// Gives back what it has not begun, if it has shown no result since this was asked last: so tasks begin
-    /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
-    /// that is stopped. The only worker keeps what it has.
+    /// Revokes its unclaimed items if it has shown no result since the last call. So tasks begin in the order
+    /// of submission, however long one of them takes, and none stays with a stopped worker. The only worker
+    /// of a pool keeps its items.
     pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
         let was_quiet = std::mem::replace(&mut self.no_progress, true);
         self.paused &= has_others && self.in_flight.count() > 0;
@@ -281,8 +280,8 @@ impl WorkerHandle {
         chunks
     }
 
-    /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
-    /// `is_late`.
+    /// The number of unclaimed items. A single one will be claimed soon; the shared word is then read only if
+    /// it `is_late`.
     pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
         if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
             return 0;
@@ -295,18 +294,18 @@ impl WorkerHandle {
         pending.min(self.in_flight.count())
     }
 
-    /// Whether there is reason to think that it is stopped. It has work only where others have enough, and
-    /// can show that it is not.
+    /// Whether it may be stopped. It then gets work only when the others have enough, and can show that it
+    /// runs.
     pub(crate) fn may_be_stopped(&self) -> bool {
         self.may_be_stopped
     }
 
-    /// May items lie there, not begun, or is it to rest since some did?
+    /// Whether items may stay unclaimed there, or it is paused because some did.
     pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
         if has_others && self.in_flight.count() > 0 { !self.all_claimed } else { self.paused }
     }
 
-    /// How long it will need for its last `count` items, by what such have cost.
+    /// The time for its last `count` items, by their cost so far.
     pub(crate) fn time_for(&self, count: u32) -> Duration {
         self.in_flight.back().map_or(Duration::ZERO, |call| call.time_for(count))
     }
@@ -315,7 +314,7 @@ impl WorkerHandle {
         self.in_flight.are_of(call)
     }
 
-    /// Makes chunks of the last `count` items in the rings again.
+    /// Turns the last `count` items in the rings back into chunks.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
         let (chunks, position) = self.in_flight.reclaim(count, &self.rings);
         self.rings.truncate(position, count);
@@ -328,12 +327,12 @@ impl WorkerHandle {
         self.ready
     }
 
-    /// Whether results of it wait for a descriptor to be received with.
+    /// Whether some of its results await a descriptor.
     pub(crate) fn has_unreceived(&self) -> bool {
         self.unreceived.is_some()
     }
 
-    /// Whether it has been woken since this was asked last.
+    /// Whether it was woken since the last call.
     pub(crate) fn was_woken(&mut self) -> bool {
         std::mem::take(&mut self.woken)
     }
