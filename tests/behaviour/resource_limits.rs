@@ -87,14 +87,14 @@ const ACTIONS: [Action; 8] = [
     ("a pipe", |method| {
         let (ours, theirs) = pipe::<u32, u32>()?;
         let answer = |end: Connection<u32, u32>| -> Result<()> {
-            let number = end.recv()?.unwrap();
-            end.send(number + 1)
+            let number = end.recv()?;
+            Ok(end.send(number + 1)?)
         };
         let child = Process::builder().start_method(method).spawn(answer, (theirs,))?;
         ours.send(1)?;
         let answer = ours.recv();
         child.join()??;
-        assert_eq!(answer?, Some(2));
+        assert_eq!(answer?, 2);
         Ok(())
     }),
     ("frozen data", |method| {

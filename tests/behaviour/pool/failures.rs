@@ -135,7 +135,7 @@ fn a_worker_killed_while_others_run_harms_none_of_them() -> Outcome {
     let (first, gate) = blocked_task(&pool)?;
     let (ours, theirs) = pipe()?;
     let victim = pool.submit(tell_and_wait, (theirs,))?;
-    let pid = ours.recv()?.unwrap();
+    let pid = ours.recv()?;
     let waiting: Vec<_> = (0..50).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     assert!(pool.worker_pids().contains(&pid));
     send_signal(pid, Signal::SIGKILL);

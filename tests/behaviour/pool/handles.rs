@@ -91,7 +91,7 @@ fn cancel_while_the_task_runs() -> Outcome {
     assert!(running.cancel());
     let error = running.get().unwrap_err();
     assert!(error.is_cancelled(), "{error}");
-    assert_eq!(gate.recv()?, None, "it does not run any more");
+    assert!(gate.recv().unwrap_err().is_disconnected(), "it does not run any more");
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
 }
@@ -111,7 +111,7 @@ fn a_dropped_handle_does_not_stop_its_task() -> Outcome {
     let (ours, theirs) = pipe::<(), ()>()?;
     drop(pool.submit(|peer: Latch| peer.send(()), (theirs,))?);
     drop((running, gate));
-    assert_eq!(ours.recv()?, Some(()));
+    ours.recv()?;
     Ok(())
 }
 

@@ -38,7 +38,7 @@ fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (gate, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
     assert!(gate.poll(PATIENCE)?, "the task did not begin");
-    assert_eq!(gate.recv()?, Some(()));
+    gate.recv()?;
     Ok((task, gate))
 }
 

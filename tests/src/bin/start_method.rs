@@ -9,7 +9,7 @@ fn main() {
     multiproc::init();
     tests::watched("start_method", || {
         let (ours, theirs) = pipe::<(), ()>().unwrap();
-        let wait = |end: Connection<(), ()>| end.send(()).and_then(|()| end.recv().map(drop));
+        let wait = |end: Connection<(), ()>| end.send(()).map(|()| drop(end.recv()));
         match Process::builder().name("child").spawn(wait, (theirs,)) {
             Err(error) => println!("{error}"),
             Ok(child) => {

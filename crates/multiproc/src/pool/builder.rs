@@ -1,4 +1,4 @@
-//! A pool before it starts.
+//! `PoolBuilder`: the options of a pool.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::start_method::{SpawnOptions, StartMethod};
 use crate::sys::cpus::cpus;
 use crate::sys::limit::memory_in_force;
 use crate::sys::process::with_signals_blocked;
-use crate::task::{RemoteFn, TaskId};
+use crate::task::{RemoteFn, RunOnce, TaskId};
 
-/// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A number that is 0 is an error of
+/// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
 /// [`build`](Self::build).
 #[must_use]
 pub struct PoolBuilder {
@@ -28,7 +28,7 @@ pub struct PoolBuilder {
 }
 
 const SHUTDOWN: Duration = Duration::from_secs(2);
-/// Longer than any model takes to be loaded, we hope.
+/// Longer than loading a large model takes.
 const INITIALIZER: Duration = Duration::from_secs(600);
 
 impl PoolBuilder {
@@ -47,40 +47,41 @@ impl PoolBuilder {
         Self { config, initializer: Ok(()) }
     }
 
-    /// How many worker processes. The default is as many as the machine can run at once.
+    /// How many worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.config.policy.workers = workers;
         self
     }
 
-    /// How many items go to a worker at once. By default the library chooses, by what an item costs: slow items go
-    /// singly, quick ones by the thousand. The results are the same in any case. Nor do items lie for long behind a
-    /// slow one: where a worker shows no result for 5 to 10 ms, what it has not begun goes to others, before all
-    /// that was handed in later.
+    /// How many items a worker is given at once. By default the library chooses by the cost of an item: slow
+    /// items go singly, quick ones by the thousand. The results are the same in any case. Items do not wait
+    /// long behind a slow one: if a worker shows no result for 5 to 10 ms, other workers take what it has not
+    /// begun, ahead of later submissions.
     pub fn chunk_size(mut self, items: u32) -> Self {
         self.config.policy.chunk_size = Some(items);
         self
     }
 
-    /// After so many tasks a worker ends and another takes its place, so that what tasks leak goes with it. By default
-    /// a worker runs any number.
+    /// Replaces each worker after this many tasks, which frees what the tasks leak. By default a worker runs
+    /// any number.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.config.policy.max_tasks = Some(tasks);
         self
     }
 
-    /// How much memory each worker may have for itself, in bytes. By default there is no limit. A task that needs more
-    /// fails, with an error that names the limit, and no other does. (Mostly its worker dies of SIGABRT: that is how a
-    /// Rust program ends that has no memory.)
+    /// Limits the private memory of each worker, in bytes. Unlimited by default. A task that needs more
+    /// fails, with an error that names the limit; no other task is affected. (A Rust program that runs out of
+    /// memory usually dies of SIGABRT.)
     ///
-    /// What counts is private memory that can be written (`RLIMIT_DATA`): the heap, the stacks of threads that a task
-    /// starts, private mappings; and all of it, not only what a task adds. What does not count is what several
-    /// processes share ([`SharedSlice`](crate::SharedSlice) data, the bytes of large arguments and results on their way), the
-    /// program's own code, and files that are mapped to be read. A limit on addresses (`RLIMIT_AS`) would count those,
-    /// too, and what is reserved and never used.
+    /// The limit counts private writable memory (`RLIMIT_DATA`): the heap, the stacks of threads that a task
+    /// starts, private mappings; the worker's total, not only what a task adds. It does not count shared
+    /// memory ([`SharedSlice`](crate::SharedSlice) data, the bytes of large arguments and results in
+    /// transit), the program's code, or files mapped for reading. `RLIMIT_AS` would count those, and also
+    /// reserved memory that is never used.
     ///
-    /// The limit is in force before the initializer, and the children of a worker inherit it, each for itself. If it
-    /// leaves a worker less than 1 MiB, every call fails with an error that says so. A stricter limit that this program is under remains.
+    /// The limit is in force before the initializer, and the children of a worker inherit it, each for
+    /// itself. If it leaves a worker less than 1 MiB, every call fails with an error that says so. A stricter
+    /// limit of this program stays in force.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -99,8 +100,8 @@ impl PoolBuilder {
         self
     }
 
-    /// What each worker runs first, before any task; by default nothing. Where it fails, every call of the pool is that
-    /// error.
+    /// Each worker runs `function` before any task; by default nothing. If it fails, every call of the pool
+    /// returns that error.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -123,7 +124,7 @@ impl PoolBuilder {
         Args: Serialize + DeserializeOwned,
     {
         let mut bytes = Vec::new();
-        let encoded = TaskId::of(function).and_then(|task| {
+        let encoded = TaskId::of::<RunOnce, _, _>(function).and_then(|task| {
             let descriptors =
                 wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
             Ok(Initializer { task, args: bytes, descriptors })
@@ -135,9 +136,9 @@ impl PoolBuilder {
         self
     }
 
-    /// How long after its start a worker may take until its [initializer](Self::initializer) has returned.
-    /// Then the worker is killed, and every call of the pool is an error that says so. The default is 10
-    /// minutes; without an initializer it means nothing.
+    /// Limits the time from a worker's start until its [initializer](Self::initializer) has returned. At the
+    /// limit the worker is killed, and every call of the pool returns an error that says so. The default is
+    /// 10 minutes; without an initializer the limit has no effect.
     ///
     /// ```
     /// use std::time::Duration;
@@ -160,7 +161,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How long a worker may take to reach [`init`](crate::init), which is before its
+    /// Limits the time until a worker reaches [`init`](crate::init), which is before its
     /// [initializer](Self::initializer). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.config.options.timeout = time;
@@ -173,7 +174,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How long dropping or terminating the pool may take. The default is 2 seconds.
+    /// Limits the time that dropping or terminating the pool takes. The default is 2 seconds.
     pub fn shutdown_timeout(mut self, time: Duration) -> Self {
         self.config.policy.shutdown_timeout = time;
         self
@@ -184,14 +185,14 @@ impl PoolBuilder {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *memory_limit = memory_limit.map(memory_in_force);
-        for (what, is_zero) in [
+        for (option, is_zero) in [
             ("workers", *workers == 0),
-            ("items in a chunk", *chunk_size == Some(0)),
-            ("tasks for each worker", *max_tasks == Some(0)),
-            ("bytes of memory for each worker", *memory_limit == Some(0)),
+            ("chunk_size", *chunk_size == Some(0)),
+            ("max_tasks_per_worker", *max_tasks == Some(0)),
+            ("memory_limit", *memory_limit == Some(0)),
         ] {
             if is_zero {
-                return Err(Error::invalid(format!("a pool with 0 {what} could do nothing")));
+                return Err(Error::invalid(format!("`{option}` must be at least 1")));
             }
         }
         let core = Dispatcher::start(self.config)?;

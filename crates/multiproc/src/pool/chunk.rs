@@ -1,4 +1,4 @@
-//! Items that travel together.
+//! Chunks: consecutive items of a call, encoded for dispatch.
 
 use std::sync::Arc;
 
@@ -13,31 +13,31 @@ use crate::pool::worker_rings::VALUE;
 /// Consecutive items of one call.
 pub(crate) struct Chunk {
     pub(crate) call: Arc<Call>,
-    /// The place of its first item in the call's input.
+    /// The input index of its first item.
     pub(crate) first: u64,
     pub(crate) count: u32,
-    /// How many workers have died of each.
+    /// How many workers died while running each of them.
     pub(crate) deaths: u32,
     pub(crate) body: Body,
 }
 
 pub(crate) enum Body {
-    /// A frame for each item, as they will lie in a ring, from the byte `start` on.
+    /// A frame for each item, ready for the ring, from byte `start` on.
     Frames { bytes: Vec<u8>, start: usize },
-    /// One item that is large or holds descriptors.
+    /// One out-of-line item: it is large or holds descriptors.
     Message(Message),
 }
 
-/// A chunk grows to this many bytes at most, so that several find room in a ring.
-pub(crate) const FULL: usize = 64 * 1024;
+/// The maximum bytes of a chunk, so that several fit into a ring.
+pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Chunk {
-    /// Gives every item the same error.
+    /// Fails every item with `error`.
     pub(crate) fn fail(&self, error: &Error) {
         self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error: error.clone() });
     }
 
-    /// The frames of up to `most` items, and how many these are.
+    /// The frames of up to `most` items, and their number.
     pub(crate) fn front(&self, most: u32) -> (&[u8], u32) {
         let Body::Frames { bytes, start } = &self.body else { return (&[], 0) };
         let frames = bytes.get(*start..).unwrap_or_default();
@@ -51,7 +51,7 @@ impl Chunk {
         (&frames[..front.consumed()], most)
     }
 
-    /// Lets go of the first `count` items, whose frames are so long.
+    /// Drops the first `count` items, whose frames have `length` bytes.
     pub(crate) fn advance(&mut self, count: u32, length: usize) {
         self.first += u64::from(count);
         self.count -= count;
@@ -61,23 +61,24 @@ impl Chunk {
     }
 }
 
-/// A chunk in the making.
+/// Builds a chunk.
 pub(crate) struct ChunkBuilder {
     frames: Vec<u8>,
-    /// Where the last whole frame ends: behind it may be what an item has left that panicked while it was encoded.
+    /// Where the last whole frame ends. An item that panicked while it was encoded may have left bytes behind
+    /// it.
     end: usize,
     count: u32,
-    /// The last item, if it is one that must go alone.
+    /// The last item, if it is out of line.
     alone: Option<Message>,
 }
 
 impl ChunkBuilder {
-    /// With room for so many bytes.
+    /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
         Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, alone: None }
     }
 
-    /// How many bytes it has so far.
+    /// The bytes so far.
     pub(crate) fn bytes(&self) -> usize {
         self.frames.len()
     }
@@ -87,7 +88,7 @@ impl ChunkBuilder {
         self.count + u32::from(self.alone.is_some())
     }
 
-    /// Adds an item; on an error, nothing.
+    /// Adds an item; adds nothing on an error.
     #[inline]
     pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
@@ -123,20 +124,21 @@ impl ChunkBuilder {
         }
     }
 
-    /// Whether it should take no more.
+    /// Whether it should take no more items.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= FULL || self.alone.is_some()
+        self.frames.len() >= MAX_CHUNK_BYTES || self.alone.is_some()
     }
 
-    /// The chunks, whose first item has that place in the call's input. There are two where the last item goes alone.
+    /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
+    /// line.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
         self.frames.truncate(self.end);
         let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: 0, body };
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
-        let place = first + u64::from(self.count);
-        let alone = self.alone.map(|message| chunk(place, 1, Body::Message(message)));
+        let index = first + u64::from(self.count);
+        let alone = self.alone.map(|message| chunk(index, 1, Body::Message(message)));
         frames.into_iter().chain(alone)
     }
 }

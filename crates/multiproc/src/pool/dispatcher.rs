@@ -1,7 +1,8 @@
-//! The one place that moves a pool along: a lock around its [`Scheduler`], and who holds it.
+//! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
-//! Threads that wait for results of their own take in what the workers have finished and hand out what waits, for all.
-//! Where no thread waits, the pool's own thread does; and it alone settles deaths and replaces the dead.
+//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for every
+//! caller. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
+//! replaces them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,21 +30,22 @@ pub(crate) struct Config {
 
 pub(crate) struct Dispatcher {
     workers: usize,
-    /// How many processors there are.
+    /// The number of CPUs.
     processors: usize,
     chunk_size: Option<u32>,
     options: SpawnOptions,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
-    /// A copy of this process that somebody forks has no part in the pool.
-    original: ForkDetector,
-    /// How many threads wait for results.
+    /// A forked copy of this process must not use the pool.
+    fork_detector: ForkDetector,
+    /// The number of threads that drive the pool while they wait for results.
     callers: Mutex<usize>,
     wakeup_page: WakeupPage,
     thread: Arc<DriverThread>,
 }
 
-/// The pool's own thread: its event count, which workers ring as well, and what wakes it surely.
+/// The pool's own thread: its event count, which workers notify as well, and a reliable wake-up within this
+/// process.
 struct DriverThread {
     wakeup_page: WakeupPage,
     sleeper: Sleeper,
@@ -54,36 +56,36 @@ impl DriverThread {
         self.sleeper.wake(&self.wakeup_page.thread());
     }
 
-    /// To be called before the look at what there is to do, and then to be waited with.
+    /// Call before checking for work; then pass the ticket to `wait`.
     fn prepare_wait(&self) -> (Ticket, Calls) {
         let seen = self.sleeper.calls();
         (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (armed, seen): (Ticket, Calls), time: Option<Duration>) {
-        self.sleeper.wait(&self.wakeup_page.thread(), armed, seen, time);
+    fn wait(&self, (ticket, seen): (Ticket, Calls), time: Option<Duration>) {
+        self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
     }
 }
 
-/// How long to look for results, or for work, before sleeping: longer than one who hands in one task after the other
-/// needs in between.
+/// How long to spin for results, or for work, before sleeping: longer than the gap between two submissions of
+/// a caller that submits one task after the other.
 const SPIN: Duration = Duration::from_micros(30);
 
-/// What callers do.
+/// What callers do:
 impl Dispatcher {
-    /// Starts all workers. If one cannot be started, none is left.
+    /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
         let (options, workers) = (config.options, config.policy.workers);
         options.prefork(workers);
         let core = Self::new(config).inspect_err(|_| options.cancel_prefork())?;
-        for hired in 1.. {
-            let Some(order) = core.spawn_request() else { break };
-            if let Err(error) = core.spawn_worker(order) {
+        for spawned in 1.. {
+            let Some(config) = core.spawn_request() else { break };
+            if let Err(error) = core.spawn_worker(config) {
                 core.abort();
                 options.cancel_prefork();
                 return Err(error);
             }
-            options.prefork(workers.saturating_sub(hired));
+            options.prefork(workers.saturating_sub(spawned));
         }
         Ok(core)
     }
@@ -98,7 +100,7 @@ impl Dispatcher {
             options,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
-            original: ForkDetector::new()?,
+            fork_detector: ForkDetector::new()?,
             callers: Mutex::new(0),
             wakeup_page,
             thread,
@@ -123,51 +125,52 @@ impl Dispatcher {
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
-        if self.original.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
+        if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
     }
 
-    /// Whether the pool takes new work; else the error that says why not.
+    /// Returns the reason if the pool refuses new work.
     pub(crate) fn check_open(&self) -> Result<()> {
         self.check_here()?;
         self.lock().check_open()
     }
 
-    /// Whether this is the process that has made the pool.
+    /// Fails in a forked copy of the process that created the pool.
     pub(crate) fn check_here(&self) -> Result<()> {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             return Ok(());
         }
-        Err(Error::invalid("a pool belongs to the process that has made it, of which this is a copy"))
+        Err(Error::invalid("only the process that created a pool can use it; this is a forked copy"))
     }
 
-    /// Hands chunks to workers that have room, or lets them wait.
+    /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_here()?;
         self.change(|state| state.submit(chunks))
     }
 
-    /// Takes back what no worker has begun of a call.
+    /// Withdraws the items of a call that no worker has claimed.
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             self.change(|state| state.withdraw(call));
         }
     }
 
-    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
-    /// was cancelled.
+    /// Withdraws a call of one item, or kills the worker that runs it. Returns whether its result is now the
+    /// error that it was cancelled.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
-        let is_cancelled = self.original.in_original_process() && self.change(|state| state.cancel(call));
-        self.wakeup_page.callers().notify_all(); // results of others may have come to light
+        let is_cancelled =
+            self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));
+        self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
     }
 
-    /// Changes the state, and wakes whoever would oversleep what follows.
+    /// Changes the state, and wakes the threads whose sleep would last too long after it.
     fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        let is_attended = *self.count() > 0;
+        let has_callers = *self.count() > 0;
         let concerns_callers = state.needs_caller_wake();
-        let concerns_thread = state.must_wake() || (!is_attended && state.would_oversleep());
+        let concerns_thread = state.must_wake() || (!has_callers && state.would_oversleep());
         drop(state);
         if concerns_callers {
             self.wakeup_page.callers().notify_all();
@@ -178,51 +181,52 @@ impl Dispatcher {
         result
     }
 
-    /// Takes no new work, and ends when there is none left.
+    /// Refuses new work; the pool ends when none is left.
     pub(crate) fn close(&self) {
-        if !self.original.in_original_process() {
+        if !self.fork_detector.in_original_process() {
             return;
         }
         self.lock().close();
         self.thread.wake();
     }
 
-    /// Drops what waits, and ends the workers: asks those who are busy after `patience`, kills them after `bound`.
-    pub(crate) fn end(&self, timeout: Duration, bound: Duration) {
-        if !self.original.in_original_process() {
+    /// Drops waiting work and ends the workers: terminates busy ones after `timeout`, kills them after
+    /// `kill_after`.
+    pub(crate) fn end(&self, timeout: Duration, kill_after: Duration) {
+        if !self.fork_detector.in_original_process() {
             return;
         }
         let now = Instant::now();
-        self.lock().end(now.checked_add(timeout), now.checked_add(bound));
+        self.lock().end(now.checked_add(timeout), now.checked_add(kill_after));
         self.thread.wake();
         self.wakeup_page.callers().notify_all();
     }
 
-    /// Looks for results without waiting for them.
+    /// Polls without blocking.
     pub(crate) fn check(&self) {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             self.poll(0);
         }
     }
 
-    /// Takes in what workers have finished, and hands out what waits. So many of those who wait need not be told.
+    /// Collects results and dispatches waiting chunks. Wakes the callers if there are more than `told`.
     fn poll(&self, told: usize) -> PollResult {
         let mut state = self.lock();
-        let turn = state.poll();
+        let polled = state.poll();
         let must_wake = state.must_wake();
         drop(state);
         if must_wake {
             self.thread.wake();
         }
-        if turn.news && *self.count() > told {
-            self.wakeup_page.callers().notify_all(); // it may be another one's
+        if polled.progressed && *self.count() > told {
+            self.wakeup_page.callers().notify_all(); // it may be the result of another caller
         }
-        turn
+        polled
     }
 
-    /// Says that this thread sees to the pool from now on.
+    /// Makes this thread drive the pool until the guard drops.
     pub(crate) fn become_driver(&self) -> DriverGuard<'_> {
-        if self.original.in_original_process() {
+        if self.fork_detector.in_original_process() {
             let mut callers = self.count();
             *callers += 1;
             if *callers == 1 {
@@ -241,43 +245,43 @@ impl Dispatcher {
     }
 }
 
-/// A thread that waits for results of its own, and sees to those of others.
+/// A thread that drives the pool while it waits for its own results.
 pub(crate) struct DriverGuard<'a>(&'a Dispatcher);
 
 impl DriverGuard<'_> {
-    /// Blocks until `has_come` or the deadline, and keeps the workers busy meanwhile; says whether it has.
-    pub(crate) fn wait_until(&self, deadline: Deadline, has_come: impl Fn() -> bool) -> bool {
+    /// Drives the pool until `is_done` or the deadline; returns whether it is done.
+    pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let core = self.0;
-        while core.original.in_original_process() {
-            let turn = core.poll(1);
-            if has_come() {
+        while core.fork_detector.in_original_process() {
+            let polled = core.poll(1);
+            if is_done() {
                 return true;
             }
             let may_yield = deadline.has_slack();
-            if turn.woken && may_yield {
-                thread::yield_now(); // the kernel may have put it behind this thread, on the same processor
+            if polled.woken && may_yield {
+                thread::yield_now(); // the kernel may have queued it behind this thread, on the same CPU
             }
-            let mut look = || {
+            let mut poll = || {
                 core.poll(1);
-                has_come()
+                is_done()
             };
-            // Where workers keep all processors busy, this one had better go to one of them.
-            if may_yield && turn.busy < core.processors && spin(SPIN, 6, &mut look) {
+            // With all CPUs busy, this thread should yield its CPU to a worker.
+            if may_yield && polled.busy < core.processors && spin(SPIN, 6, &mut poll) {
                 return true;
             }
-            let armed = core.wakeup_page.callers().prepare_wait();
-            let turn = core.poll(1);
-            if has_come() {
+            let ticket = core.wakeup_page.callers().prepare_wait();
+            let polled = core.poll(1);
+            if is_done() {
                 return true;
             }
             if deadline.is_over() {
                 return false;
             }
-            if !turn.news {
-                let look =
+            if !polled.progressed {
+                let next_check =
                     core.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
-                let times = look.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
-                core.wakeup_page.callers().wait(armed, times.min());
+                let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
+                core.wakeup_page.callers().wait(ticket, times.min());
             }
         }
         false
@@ -287,7 +291,7 @@ impl DriverGuard<'_> {
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
         let core = self.0;
-        if !core.original.in_original_process() {
+        if !core.fork_detector.in_original_process() {
             return;
         }
         let mut callers = core.count();
@@ -295,7 +299,7 @@ impl Drop for DriverGuard<'_> {
         if *callers == 0 {
             core.wakeup_page.wakeups().set_has_callers(false);
             drop(callers);
-            // What came before that line has woken nobody, and may be what the pool's thread should see to.
+            // Changes before that store woke no thread, and the pool's thread may have to handle them.
             core.poll(0);
             if core.lock().would_oversleep() {
                 core.thread.wake();
@@ -304,56 +308,56 @@ impl Drop for DriverGuard<'_> {
     }
 }
 
-/// What the pool's own thread does.
+/// What the pool's own thread does:
 impl Dispatcher {
-    /// Runs until the pool has ended and its last worker is gone.
+    /// Runs until the pool has ended and its last worker was reaped.
     pub(crate) fn run(self: &Arc<Self>) {
         let guard = FailOnPanic(self);
         loop {
-            let armed = self.thread.prepare_wait();
-            let goes_on = self.lock().maintain();
+            let ticket = self.thread.prepare_wait();
+            let is_running = self.lock().maintain();
             self.wakeup_page.callers().notify_all();
-            if !goes_on {
+            if !is_running {
                 break;
             }
             self.spawn_workers();
             let until = self.lock().prepare_sleep();
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
-            self.thread.wait(armed, left);
+            self.thread.wait(ticket, left);
         }
         std::mem::forget(guard);
     }
 
-    /// Has workers started until there are as many as there should be: by another thread, since that may take a while, and
-    /// other deaths are to be settled meanwhile.
+    /// Starts missing workers on another thread, since a start may take long and other exits must be handled
+    /// meanwhile.
     fn spawn_workers(self: &Arc<Self>) {
-        let Some(order) = self.spawn_request() else { return };
+        let Some(config) = self.spawn_request() else { return };
         let core = Arc::clone(self);
-        let hire = move || {
-            let mut next = Some(order);
-            while let Some(order) = next {
-                next = core.spawn_worker(order).is_ok().then(|| core.spawn_request()).flatten();
+        let spawn_all = move || {
+            let mut next = Some(config);
+            while let Some(config) = next {
+                next = core.spawn_worker(config).is_ok().then(|| core.spawn_request()).flatten();
                 core.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
-        if let Err(error) = with_signals_blocked(|| thread.spawn(hire)) {
+        if let Err(error) = with_signals_blocked(|| thread.spawn(spawn_all)) {
             self.lock().spawn_failed(Error::io("start a thread", &error));
         }
     }
 
-    /// What a worker needs, if one is lacking; then it is to be [hired](Dispatcher::spawn_worker).
+    /// The configuration of the next worker to [start](Dispatcher::spawn_worker), if one is missing.
     fn spawn_request(&self) -> Option<WorkerConfig> {
         let mut state = self.lock();
         state.needs_worker().then(|| state.next_worker())
     }
 
-    /// Starts a worker. Not under the lock.
-    fn spawn_worker(&self, order: WorkerConfig) -> Result<()> {
+    /// Starts a worker. Does not hold the lock while it does.
+    fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, order, self.options, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {
@@ -368,7 +372,7 @@ impl Dispatcher {
     }
 }
 
-/// Should the pool's thread end early, by a panic inside of it, which would be our bug, then nobody waits for it.
+/// If the pool's thread panics, which is a bug of this library, every call fails instead of waiting forever.
 struct FailOnPanic<'a>(&'a Dispatcher);
 
 impl Drop for FailOnPanic<'_> {

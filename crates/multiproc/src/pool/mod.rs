@@ -15,6 +15,8 @@ mod scheduler;
 mod worker_handle;
 mod worker_main;
 
+mod item_loop;
+
 mod call;
 mod chunk;
 pub(crate) mod worker_rings;
@@ -30,6 +32,7 @@ use serde::de::DeserializeOwned;
 use self::dispatcher::Dispatcher;
 use crate::error::Result;
 use crate::sys::process::own_pid;
+use crate::task::RemoteFn;
 
 pub use self::builder::PoolBuilder;
 pub use self::options::CallOptions;
@@ -37,26 +40,28 @@ pub use self::task_handle::TaskHandle;
 
 /// Worker processes that run tasks.
 ///
-/// Tasks go to whichever worker is free, and begin in the order in which they were handed in, but for those that
-/// are on their way to a worker: these may be some milliseconds late. A worker that dies fails the one task that
-/// it was running, with an error that says who died, of what, and at which item; it is replaced, and everything else still runs. A task runs at most once,
-/// unless [the call](Pool::options) asks for more. While the system refuses new workers the pool goes on with those it
-/// has; when none has been left for 3 seconds, its work fails with the system's error, until there can be workers
-/// again. Several threads may use one pool at the same time, and a task may have a pool of its own.
+/// A free worker takes the next task, and tasks begin in the order of submission; those already assigned to a
+/// worker may begin some milliseconds late. The death of a worker fails the one task that it was running,
+/// with an error that names the process, the cause and the item. The pool replaces the worker, and every
+/// other task still runs. A task runs at most once, unless [the call](Pool::options) allows retries. While
+/// the kernel refuses new workers, the pool continues with those it has. After 3 seconds without any, its
+/// work fails with the kernel's error until workers can start again. Several threads may share one pool, and
+/// a task may have a pool of its own.
 ///
-/// What a task prints, by Rust or C, is written out before its result is seen and before its worker begins
-/// another task, line end or not. So nothing of it is lost when that task ends the worker. The exceptions are
-/// runs of tiny tasks: of less than 0.2 µs each, and of less than 20 µs each in a worker whose tasks have
-/// started threads. There it is done after each few microseconds, or, with threads, each half of a
-/// millisecond. What an initializer prints is out before the first result.
+/// Output of a task, from Rust or C, is flushed before its result is visible and before its worker begins
+/// another task, so it survives a task that ends the worker. Runs of very short tasks are the exception:
+/// below 0.2 µs each, or below 20 µs each in a worker whose tasks have started threads. There the worker
+/// flushes every few microseconds, or every half millisecond with threads. Output of an initializer is
+/// flushed before the worker's first result.
 ///
-/// No result waits long for that. Where another thread of the worker holds standard output's lock, the result
-/// comes after 0.25 s, and later results do not wait at all. Where standard output is a full pipe, the result
-/// comes within a second. The worker writes on as soon as the pipe is read, and begins no other task before
-/// (unless its tasks have started threads).
+/// Flushing delays a result by a bounded time. If another thread of the worker holds the lock of standard
+/// output, the result follows after 0.25 s, and later results are not delayed. If standard output is a full
+/// pipe, the result follows within a second; the worker continues to write when the pipe is read, and begins
+/// no other task before that (unless its tasks have started threads).
 ///
-/// Dropping a pool withdraws what no worker has begun, lets running tasks finish for half of the shutdown timeout (1 s
-/// of 2 s by default), then sends SIGTERM, and SIGKILL when the timeout is over. Blocks until the workers are gone.
+/// Dropping a pool withdraws the tasks that no worker has begun, and lets running tasks finish for half of
+/// the shutdown timeout (1 s of 2 s by default). Then it sends SIGTERM, and SIGKILL at the end of the
+/// timeout. Blocks until the workers have exited.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -96,27 +101,27 @@ pub use self::task_handle::TaskHandle;
 pub struct Pool {
     core: Arc<Dispatcher>,
     thread: Option<JoinHandle<()>>,
-    /// The process that made it. In a copy that somebody forked, it has no thread, and its workers are not the copy's.
+    /// The process that created the pool. A forked copy has neither this thread nor the workers.
     pid: u32,
 }
 
 impl Pool {
-    /// Starts a pool of `workers` processes. Returns when the system has started them: 0.2 to 0.4 ms for each, and 1 to
-    /// 2 ms for the first child of this process.
+    /// Starts a pool of `workers` processes. Blocks until the kernel has started them: 0.2 to 0.4 ms for
+    /// each, and 1 to 2 ms for the first child of this process.
     ///
     /// # Errors
-    /// When `workers` is 0, when [`init`](crate::init) was not called, or when the system refuses a process, a
-    /// thread, a descriptor or memory. Nothing is left behind then.
+    /// When `workers` is 0, when [`init`](crate::init) was not called, or when the kernel refuses a process,
+    /// a thread, a descriptor or memory. No worker is left running then.
     pub fn new(workers: usize) -> Result<Self> {
         Self::builder().workers(workers).build()
     }
 
-    /// To set more than the number of workers.
+    /// Options beyond the number of workers.
     pub fn builder() -> PoolBuilder {
         PoolBuilder::new()
     }
 
-    /// Calls `function` with every item; gives all results in the order of the items. Blocks until then.
+    /// Calls `function` with every item and returns all results in the order of the items. Blocks until then.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -130,21 +135,22 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// The error of the first item (in their order) that fails; what no worker has begun by then is withdrawn. Also
-    /// when the pool is closed or cannot keep its workers.
+    /// The error of the first item, in input order, that fails; items that no worker has begun are then
+    /// withdrawn. Also when the pool is closed or cannot keep its workers.
     ///
     /// # Panics
-    /// When the input's iterator panics: that panic goes on to the caller. The pool stays usable.
+    /// When the input's iterator panics: the panic reaches the caller, and the pool stays usable.
     pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().map(function, items)
     }
 
-    /// As [`map`](Self::map), but every item keeps its own fate, and one that fails does not keep others from running.
+    /// As [`map`](Self::map), but runs every item and returns one `Result` for each: a failure does not stop
+    /// the others.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -160,13 +166,13 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// When the pool is closed or cannot keep its workers, so that not all of the input was taken.
+    /// When the pool is closed or cannot keep its workers before all of the input is submitted.
     ///
     /// # Panics
     /// As [`map`](Self::map).
     pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -193,7 +199,7 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -209,25 +215,26 @@ impl Pool {
     /// As [`map`](Self::map).
     pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
         self.options().starmap_results(function, items)
     }
 
-    /// Calls `function` with every item, lazily: an iterator that gives the results in the order of the items, each
-    /// with its own fate, and blocks while the next one is not there.
+    /// Calls `function` with every item, lazily. The iterator yields one `Result` for each item in input
+    /// order, and blocks while the next one is pending.
     ///
-    /// Items are taken from the input in the calling thread, inside of `next`, and only so many ahead of the results
-    /// as keep the workers busy (a few chunks for each); so the input may be endless. Dropping the iterator withdraws
-    /// what no worker has begun. When the pool is closed or cannot keep its workers, the last item is an error that
-    /// says so.
+    /// The calling thread takes items from the input inside `next`, and only as far ahead of the results as
+    /// keeps the workers busy (a few chunks for each), so the input may be endless. Dropping the iterator
+    /// withdraws what no worker has begun. When the pool is closed or cannot keep its workers, the last item
+    /// is the error.
     ///
-    /// Where the input took 1 ms or more for its last item, a result that is there is given before another is taken; and
-    /// where such an input does not say that there is another ([`size_hint`](Iterator::size_hint)), a quarter of that time
-    /// is waited for a result first. A result that comes while the input blocks is given when that goes on. So an input
-    /// that waits for what becomes of an earlier result needs a [`buffer_size`](CallOptions::buffer_size) of 1.
+    /// If the input took 1 ms or more for its last item, `next` returns an available result before it takes
+    /// another item. If such an input also has no lower [`size_hint`](Iterator::size_hint), `next` first
+    /// waits for a result, for a quarter of that time. A result that arrives while the input blocks is
+    /// returned when the input continues. An input that depends on an earlier result therefore needs a
+    /// [`buffer_size`](CallOptions::buffer_size) of 1.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -242,21 +249,22 @@ impl Pool {
     /// ```
     ///
     /// # Panics
-    /// `next` panics when the input's iterator does, after the results of the items before. The pool stays usable.
+    /// `next` panics when the input's iterator does, after the results of the items before it. The pool stays
+    /// usable.
     pub fn imap<F, T, I>(
         &self,
         function: F,
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().imap(function, items)
     }
 
-    /// As [`imap`](Self::imap), but gives each result as soon as it is there, in whatever order that is.
+    /// As [`imap`](Self::imap), but yields each result as soon as it arrives, in any order.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -281,14 +289,14 @@ impl Pool {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().imap_unordered(function, items)
     }
 
-    /// Calls `function` once, with a tuple of arguments, and gives what it returns. Blocks until then.
+    /// Calls `function` once, with a tuple of arguments, and returns its result. Blocks until then.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -306,13 +314,13 @@ impl Pool {
     /// workers.
     pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         self.options().apply(function, args)
     }
 
-    /// Hands in a task and returns at once, with a handle for its result.
+    /// Submits a task and returns a handle for its result. Does not block.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -331,31 +339,31 @@ impl Pool {
     /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
     pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         self.options().submit(function, args)
     }
 
-    /// To give a call a time limit or retries.
+    /// Options for one call: a time limit, retries, a buffer size.
     pub fn options(&self) -> CallOptions<'_> {
         CallOptions::new(&self.core)
     }
 
-    /// The process ids of the workers at this moment.
+    /// The process ids of the current workers.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.core.worker_pids()
     }
 
-    /// Takes no more work from now on: a later call is an error. What was handed in still runs. Does not wait.
+    /// Refuses new work: a later call is an error. Submitted work still runs. Does not block.
     ///
-    /// A [`map`](Self::map) in another thread that has not taken all of its input takes no more of it, and ends with an
-    /// error for which [`is_closed`](crate::Error::is_closed) is true.
+    /// A [`map`](Self::map) in another thread that has input left takes no more of it, and returns an error
+    /// for which [`is_closed`](crate::error::Error::is_closed) is true.
     pub fn close(&self) {
         self.core.close();
     }
 
-    /// Closes the pool and waits until all that was handed in has run and the workers have ended. Blocks until then.
+    /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -377,8 +385,8 @@ impl Pool {
         self.wait_for_end();
     }
 
-    /// Ends the pool now: withdraws what no worker has begun, ends running tasks with SIGTERM, and after the shutdown
-    /// timeout with SIGKILL. Blocks until the workers are gone.
+    /// Ends the pool now: withdraws what no worker has begun, and ends running tasks with SIGTERM, and with
+    /// SIGKILL after the shutdown timeout. Blocks until the workers have exited.
     pub fn terminate(mut self) {
         self.core.end(Duration::ZERO, self.core.shutdown_timeout());
         self.wait_for_end();
@@ -388,7 +396,7 @@ impl Pool {
         if let Some(thread) = self.thread.take()
             && self.pid == own_pid()
         {
-            let _ = thread.join(); // if it has panicked, every caller has been told
+            let _ = thread.join(); // if it has panicked, every call has failed
         }
     }
 }
@@ -413,8 +421,8 @@ impl PoolBuilder {
     /// Starts the pool. See [`Pool::new`].
     ///
     /// # Errors
-    /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or the initializer's
-    /// arguments cannot be encoded.
+    /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or when the
+    /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool> {
         let (core, thread) = self.start()?;
         Ok(Pool { core, thread: Some(thread), pid: own_pid() })

@@ -1,4 +1,4 @@
-//! One call of a pool, with what it may be given beside the work.
+//! `CallOptions`: the options of one call of a pool, and the calls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +10,16 @@ use serde::de::DeserializeOwned;
 use super::call::{Call, Options};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
+use super::item_loop::ItemLoop;
 use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
-use crate::task::TaskId;
+use crate::task::{RemoteFn, TaskId};
 
-/// A call of a pool that may take only so long, or be tried again. Made by [`Pool::options`](super::Pool::options); ends with
-/// one of the pool's own calls.
+/// Options for one call of a pool. Made by [`Pool::options`](super::Pool::options); ends with one of the
+/// pool's calls.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -45,48 +46,49 @@ pub struct CallOptions<'pool> {
     options: Options,
 }
 
-/// How far `imap` runs ahead of its caller, in chunks a worker.
+/// The maximum distance between input and results of `imap`, in chunks per worker.
 const DEFAULT_BUFFER: u64 = 4;
 
-/// What the call may be given.
+/// The options.
 impl<'pool> CallOptions<'pool> {
     pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
         Self { core, options: Options::default() }
     }
 
-    /// How long each item may run, from the moment at which a worker begins it: the time that it has waited does not
-    /// count. It ends when the result is published, so writing out what the task has printed counts. No limit
-    /// by default; a `time` of zero is an error of the call.
+    /// Limits how long each item may run, from when a worker begins it until its result is visible; time in
+    /// the queue does not count, time for flushing the task's output does. No limit by default; a `time` of
+    /// zero is an error of the call.
     ///
-    /// When the time is over the worker is killed (SIGKILL, so it makes no difference what it does, or whether it is
-    /// stopped) and another takes its place. The item fails with an error for which [`is_timeout`](Error::is_timeout)
-    /// is true, as soon as the worker is dead. No other item is affected. Items that are in time cost a look at the
-    /// clock each. One that is run again has all of its time again.
+    /// At the limit the pool kills the worker (SIGKILL, so a busy or stopped worker dies as well) and
+    /// replaces it. The item fails with an error for which [`is_timeout`](Error::is_timeout) is true, as soon
+    /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has
+    /// the full time again.
     ///
-    /// Time for which the whole program is stopped (Ctrl-Z) does not count, if it is more than a second. Then the
-    /// item may have up to half a second more than its limit.
+    /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds a second. The
+    /// item may then exceed its limit by up to half a second.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.options.timeout = Some(time);
         self
     }
 
-    /// How many more times an item is run if its worker dies while running it: crashes, is killed, or exits. Default 0.
-    /// When all runs have ended in a death, the error is that of the last.
+    /// How many more times an item runs if its worker dies while running it (crashes, is killed, or exits).
+    /// Default 0. After the last run the error is that of the last death.
     ///
-    /// Only a death is a reason, not a task's own error or panic, a timeout, or a cancellation. Nothing tells how far
-    /// the dead had come, so a task that is tried again should not mind having been begun before. An item that holds
-    /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not run again: they died with the
-    /// worker.
+    /// Only a death causes a retry: not a task's own error or panic, a timeout, or a cancellation. A dead
+    /// worker may have done part of the work, so a retried task must tolerate that. An item that holds
+    /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not retried: its
+    /// descriptors died with the worker.
     pub fn retries(mut self, times: u32) -> Self {
         self.options.retries = times;
         self
     }
 
-    /// How many items [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered) take at most of their input before
-    /// they have given the results of these. No limit of its own by default; a `size` of 0 is an error of the call.
+    /// The maximum number of items that [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered)
+    /// take from their input ahead of the results that they have returned. Unlimited by default; a `size` of
+    /// 0 is an error of the call.
     ///
-    /// With 1, each item is taken only after the result of the one before was given: so an input may wait for what its
-    /// reader makes of a result.
+    /// With 1, the call takes each item only after the result of the one before was returned, so the input
+    /// may depend on it.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -123,7 +125,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -139,7 +141,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
@@ -155,7 +157,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -171,7 +173,7 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::map`](super::Pool::map).
     pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
@@ -188,11 +190,11 @@ impl<'pool> CallOptions<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, ResultOrder::Input)
+        self.iterate(function, items, ResultOrder::Input)
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
@@ -205,11 +207,11 @@ impl<'pool> CallOptions<'pool> {
         items: I,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        self.lazily(function, items, ResultOrder::Arrival)
+        self.iterate(function, items, ResultOrder::Arrival)
     }
 
     /// As [`Pool::apply`](super::Pool::apply).
@@ -218,18 +220,19 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::apply`](super::Pool::apply).
     pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let core = self.core;
         let call = self.begin(function)?;
-        let mut packer = ChunkBuilder::new(0);
-        packer.add(&args)?;
-        // This thread sees to the task from the start: to wake the pool's own for that would take longer than the task.
-        let caller = core.become_driver();
-        core.submit(packer.pack(&call, 0))?;
-        caller.wait_until(Deadline::Never, || call.has_arrived());
-        drop(caller);
+        let mut builder = ChunkBuilder::new(0);
+        builder.add(&args)?;
+        // This thread drives the pool from the start: to wake the pool's own thread would take longer than
+        // the task.
+        let driver = core.become_driver();
+        core.submit(builder.pack(&call, 0))?;
+        driver.wait_until(Deadline::Never, || call.has_arrived());
+        drop(driver);
         TaskHandle::new(Arc::clone(core), call).get()
     }
 
@@ -239,28 +242,28 @@ impl<'pool> CallOptions<'pool> {
     /// As [`Pool::submit`](super::Pool::submit).
     pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let call = self.begin(function)?;
-        let mut packer = ChunkBuilder::new(0);
-        packer.add(&args)?;
-        self.core.submit(packer.pack(&call, 0))?;
+        let mut builder = ChunkBuilder::new(0);
+        builder.add(&args)?;
+        self.core.submit(builder.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(self.core), call))
     }
 
     fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         if self.options.timeout == Some(Duration::ZERO) {
-            return Err(Error::invalid("an item that may run for no time at all could do nothing"));
+            return Err(Error::invalid("`timeout` must be greater than zero"));
         }
         if self.options.buffer_size == Some(0) {
-            return Err(Error::invalid("a call that may take no item of its input could do nothing"));
+            return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(TaskId::of(function)?, self.options))
+        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
     }
 
     fn results<F, Args, I>(
@@ -271,21 +274,21 @@ impl<'pool> CallOptions<'pool> {
         look_ahead: Option<u64>,
     ) -> Result<Results<'pool, I::IntoIter, F::Output>>
     where
-        F: crate::RemoteFn<Args>,
+        F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
         Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
     }
 
-    fn lazily<F, T, I>(
+    fn iterate<F, T, I>(
         self,
         function: F,
         items: I,
         order: ResultOrder,
     ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
     where
-        F: crate::RemoteFn<(T,)>,
+        F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {

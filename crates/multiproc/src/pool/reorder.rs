@@ -1,4 +1,4 @@
-//! Results that have come and were not given yet, in the order in which they will be.
+//! A reorder buffer: results that have arrived and were not returned yet.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -8,18 +8,18 @@ use serde::de::DeserializeOwned;
 use super::call::{ResultBatch, ResultCursor};
 use crate::error::Result;
 
-/// In which order results are given.
+/// The order in which results are returned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ResultOrder {
     Input,
     Arrival,
 }
 
-/// Parcels stay encoded until their results are asked for: then a result is decoded where it is needed, and one that
-/// waits for another takes no more room than it did on its way.
+/// Batches stay encoded until their results are needed, so a result that waits for another takes no more
+/// memory than in transit.
 pub(crate) struct ReorderBuffer {
     order: ResultOrder,
-    /// The parcel whose results are being given, and how many of them come next.
+    /// The current batch, and the results left in its current run.
     current: ResultCursor,
     run: u32,
     others: BinaryHeap<Waiting>,
@@ -27,10 +27,10 @@ pub(crate) struct ReorderBuffer {
     given: u64,
 }
 
-/// A parcel, and when it comes to it.
+/// A batch and its sort key.
 struct Waiting {
-    turn: u64,
-    parcel: ResultCursor,
+    key: u64,
+    batch: ResultCursor,
 }
 
 impl ReorderBuffer {
@@ -45,27 +45,27 @@ impl ReorderBuffer {
         }
     }
 
-    pub(crate) fn add(&mut self, parcel: ResultBatch) {
-        let parcel = parcel.open();
-        let Some((place, _)) = parcel.run() else { return };
-        let turn = if self.order == ResultOrder::Input { place } else { self.arrived };
+    pub(crate) fn add(&mut self, batch: ResultBatch) {
+        let batch = batch.open();
+        let Some((index, _)) = batch.run() else { return };
+        let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.push(Waiting { turn, parcel });
+        self.others.push(Waiting { key, batch });
     }
 
-    /// How many were given.
+    /// The number of returned results.
     #[inline]
     pub(crate) fn given(&self) -> u64 {
         self.given
     }
 
-    /// Whether all results of the run that was begun were given.
+    /// Whether the current run has ended.
     #[inline]
     pub(crate) fn run_is_over(&self) -> bool {
         self.run == 0
     }
 
-    /// The next result of the run that was begun.
+    /// The next result of the current run.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R>> {
         if self.run == 0 {
@@ -76,22 +76,22 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Gives the next results of the run that was begun, as long as they are plain ones.
-    pub(crate) fn take_plain<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
-        let count = self.current.take_plain(self.run, results);
+    /// Appends the next raw results of the current run.
+    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
+        let count = self.current.take_raw(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
     }
 
-    /// Begins the run of results whose turn it is, unless one is begun; says whether there is one.
+    /// Begins the next run, unless one is current; returns whether there is one.
     pub(crate) fn begin_run(&mut self) -> bool {
         if self.run > 0 {
             return true;
         }
         if !self.is_next() {
-            let behind = std::mem::take(&mut self.current);
-            self.others.extend(behind.run().map(|(turn, _)| Waiting { turn, parcel: behind }));
-            self.current = self.others.pop().map(|first| first.parcel).unwrap_or_default();
+            let later = std::mem::take(&mut self.current);
+            self.others.extend(later.run().map(|(key, _)| Waiting { key, batch: later }));
+            self.current = self.others.pop().map(|first| first.batch).unwrap_or_default();
         }
         if self.is_next() {
             self.run = self.current.begin_run();
@@ -99,20 +99,20 @@ impl ReorderBuffer {
         self.run > 0
     }
 
-    /// Is it the turn of the current parcel?
+    /// Whether the current batch comes next.
     fn is_next(&self) -> bool {
         let run = self.current.run();
         match self.order {
-            ResultOrder::Input => run.is_some_and(|(place, _)| place == self.given),
+            ResultOrder::Input => run.is_some_and(|(index, _)| index == self.given),
             ResultOrder::Arrival => run.is_some(),
         }
     }
 }
 
-/// The one whose turn comes first is the greatest, as the heap wants it.
+/// Reversed, since `BinaryHeap` is a max-heap.
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.turn.cmp(&self.turn)
+        other.key.cmp(&self.key)
     }
 }
 
@@ -124,7 +124,7 @@ impl PartialOrd for Waiting {
 
 impl PartialEq for Waiting {
     fn eq(&self, other: &Self) -> bool {
-        self.turn == other.turn
+        self.key == other.key
     }
 }
 

@@ -1,4 +1,4 @@
-//! All results of a call, from the side of the thread that made it: feeds the items in, takes the results out.
+//! The caller's side of a call: submits the input in chunks, returns the results.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -17,44 +17,44 @@ use crate::error::{Error, Result};
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
 
-/// Results of a call, as they become available. Dropping it withdraws what no worker has begun.
+/// The results of a call, as they become available. Dropping it withdraws what no worker has claimed.
 pub(crate) struct Results<'pool, I, R> {
     core: &'pool Dispatcher,
     call: Arc<Call>,
-    /// `None` once all of it was taken.
+    /// `None` at its end.
     input: Option<I>,
-    /// Why input was left untaken, if it was: the pool takes no more work.
+    /// Why input was left, if so: the pool refuses more work.
     refusal: Option<Error>,
-    /// What the input has panicked with; it goes on to the caller after the items before it.
+    /// The panic of the input, which continues in the caller after the results of the items before.
     panic: Option<Box<dyn Any + Send>>,
-    /// How many results may wait for the caller, in chunks a worker; `None` for as many as there are.
+    /// The maximum of results ahead of the caller, in chunks per worker; `None` for no limit.
     look_ahead: Option<u64>,
-    /// How many items make a chunk at the moment.
-    size: u64,
-    /// How many items fit into a chunk, as far as is known.
-    fitting: u64,
-    /// How many bytes the last chunk had.
+    /// The current items per chunk.
+    chunk_len: u64,
+    /// The maximum items per chunk, by the size of recent items.
+    max_len: u64,
+    /// The bytes of the last chunk.
     bytes: usize,
-    /// How long the input took for an item when that was last looked at.
+    /// The time of the input per item, when last measured.
     input_time: Duration,
-    /// How many items were taken from the input.
+    /// Items taken from the input.
     taken: u64,
-    /// How many of them have no result yet.
-    unresolved: u64,
-    ready: ReorderBuffer,
-    /// Whether it takes long to decode a result; and at which tick of the clock the pool was looked after, in this run.
+    /// Items without a result.
+    pending: u64,
+    buffer: ReorderBuffer,
+    /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this run.
     decodes_slowly: bool,
-    looked: Option<u64>,
-    /// This thread, where it does nothing else until the call is over.
-    caller: Option<DriverGuard<'pool>>,
+    polled_at: Option<u64>,
+    /// Set if this thread drives the pool for the whole call.
+    driver: Option<DriverGuard<'pool>>,
     result: PhantomData<fn() -> R>,
 }
 
-/// Before and after one in so many results, the first among them, the clock is looked at; and what takes longer than this
-/// (nanoseconds) takes long.
+/// Time one result in this many, the first included; a decode that takes longer than this (nanoseconds) is
+/// slow.
 const TIMED_EVERY: u64 = 4;
 const SLOW_DECODE: u64 = 10_000_000;
-/// An input that takes as long for an item may be one that waits for something.
+/// An input that takes this long for an item may be blocking on something.
 const SLOW_INPUT: Duration = Duration::from_millis(1);
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
@@ -63,7 +63,7 @@ where
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
-    /// Begins a call; nothing of the input is taken yet.
+    /// Begins a call; takes no input yet.
     pub(crate) fn begin(
         core: &'pool Dispatcher,
         call: Arc<Call>,
@@ -79,122 +79,122 @@ where
             refusal: None,
             panic: None,
             look_ahead,
-            size: 1,
-            fitting: u64::MAX,
+            chunk_len: 1,
+            max_len: u64::MAX,
             bytes: 0,
             input_time: Duration::ZERO,
             taken: 0,
-            unresolved: 0,
-            ready: ReorderBuffer::new(order),
+            pending: 0,
+            buffer: ReorderBuffer::new(order),
             decodes_slowly: false,
-            looked: None,
-            caller: look_ahead.is_none().then(|| core.become_driver()),
+            polled_at: None,
+            driver: look_ahead.is_none().then(|| core.become_driver()),
             result: PhantomData,
         })
     }
 
-    /// Why not all of the input was taken, if that is so.
+    /// Why input was left, if so.
     fn take_refusal(&mut self) -> Option<Error> {
         self.refusal.take()
     }
 
-    /// Fills the pool with work, up to what keeps all workers busy and the look-ahead.
+    /// Submits chunks until all workers are busy or the look-ahead is reached.
     fn feed(&mut self) {
         if !self.has_room() {
             return;
         }
-        self.size = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
-            (Some(size), Some(_)) => size, // the caller has said how far ahead is a few chunks
-            (size, _) => self.call.target_len().max(size.unwrap_or(0)),
+        self.chunk_len = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
+            (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
+            (chunk_len, _) => self.call.target_len().max(chunk_len.unwrap_or(0)),
         }
-        .min(self.fitting);
+        .min(self.max_len);
         while self.input.is_some() && self.has_room() && !self.may_pause() {
             self.feed_chunk();
         }
     }
 
-    /// Whether the caller should have a result before more of the input is taken, which may keep it waiting: there is
-    /// one, and no worker lacks work or the input is slow.
+    /// Whether to return a result before taking more input, which may block: a result is available, and no
+    /// worker lacks work or the input is slow.
     fn may_pause(&mut self) -> bool {
         if self.look_ahead.is_none() {
             return false;
         }
         let is_slow = self.input_time >= SLOW_INPUT;
         let is_given_soon =
-            self.ready.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        is_given_soon && (is_slow || self.unresolved >= self.core.workers() as u64)
+            self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
+        is_given_soon && (is_slow || self.pending >= self.core.workers() as u64)
     }
 
-    /// Looks whether a result has arrived. Where the input is slow and cannot say that there is more of it, a quarter of
-    /// its time is waited for one: so results come before a line that somebody types, or a message, and an input that is
-    /// slow of itself becomes slower by no more than that.
+    /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
+    /// one, for a quarter of the input's time. So results come before the next line or message of an
+    /// interactive input, and an input that is merely slow is delayed by no more than that.
     fn await_arrival(&self) -> bool {
         let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
         let time = if is_sure { Duration::ZERO } else { self.input_time / 4 };
         let has_arrived = || self.call.has_arrived();
-        self.unresolved > 0 && self.core.become_driver().wait_until(Deadline::after(time), has_arrived)
+        self.pending > 0 && self.core.become_driver().wait_until(Deadline::after(time), has_arrived)
     }
 
     fn has_room(&self) -> bool {
-        let round = self.size * self.core.workers() as u64;
-        let waiting = self.taken - self.ready.given();
+        let round = self.chunk_len * self.core.workers() as u64;
+        let waiting = self.taken - self.buffer.given();
         let is_within = self.look_ahead.is_none_or(|rounds| waiting < rounds * round);
-        self.unresolved < 2 * round && is_within && self.left_in_buffer() > 0
+        self.pending < 2 * round && is_within && self.left_in_buffer() > 0
     }
 
-    /// How many items may be taken by what the caller has asked for.
+    /// How many more items the call's buffer size allows.
     fn left_in_buffer(&self) -> u64 {
         let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
-        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.ready.given()))
+        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.given()))
     }
 
     fn feed_chunk(&mut self) {
-        let mut packer = ChunkBuilder::new(self.bytes);
+        let mut builder = ChunkBuilder::new(self.bytes);
         let first = self.taken;
-        // The input is the user's, and may take its time. What it or the encoding panics with is kept for later.
-        let misfit = self.release_driver(|results| {
-            catch_unwind(AssertUnwindSafe(|| results.fill(&mut packer))).unwrap_or_else(|panic| {
+        // The input is user code and may be slow. A panic of it, or of the encoding, is kept for later.
+        let encode_error = self.release_driver(|results| {
+            catch_unwind(AssertUnwindSafe(|| results.fill(&mut builder))).unwrap_or_else(|panic| {
                 results.input = None;
                 results.panic = Some(panic);
                 None
             })
         });
-        self.bytes = packer.bytes();
-        self.submit(packer, first);
-        if let Some(error) = misfit {
-            self.ready.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
+        self.bytes = builder.bytes();
+        self.submit(builder, first);
+        if let Some(error) = encode_error {
+            self.buffer.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
         }
     }
 
-    /// Does what runs code of the user's, for which others need not wait: this thread does not attend meanwhile.
+    /// Runs user code, during which this thread does not drive the pool.
     fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
-        let was_here = self.caller.take().is_some();
+        let was_driver = self.driver.take().is_some();
         let done = work(self);
-        self.caller = was_here.then(|| self.core.become_driver());
+        self.driver = was_driver.then(|| self.core.become_driver());
         done
     }
 
-    /// Takes items from the input and packs them; the last one may be one that cannot be encoded, and why.
-    fn fill(&mut self, packer: &mut ChunkBuilder) -> Option<Error> {
-        let size = self.size.min(self.left_in_buffer());
+    /// Takes items from the input into the chunk; returns the error of the last one if it cannot be encoded.
+    fn fill(&mut self, builder: &mut ChunkBuilder) -> Option<Error> {
+        let chunk_len = self.chunk_len.min(self.left_in_buffer());
         let input = self.input.as_mut()?;
         let begun = Instant::now();
-        // To look at the clock takes longer than to pack a small item: after the first one, the second, the fourth …
-        let mut next_look = 1;
-        while u64::from(packer.count()) < size && !packer.is_full() {
+        // Reading the clock takes longer than packing a small item, so the intervals between reads double.
+        let mut next_clock_read = 1;
+        while u64::from(builder.count()) < chunk_len && !builder.is_full() {
             let Some(args) = input.next() else {
                 self.input = None;
                 return None;
             };
-            let packed = packer.add(&args);
+            let added = builder.add(&args);
             self.taken += 1;
-            if packed.is_err() {
-                return packed.err();
+            if added.is_err() {
+                return added.err();
             }
-            if packer.count() >= next_look {
-                next_look += next_look.min(256);
+            if builder.count() >= next_clock_read {
+                next_clock_read += next_clock_read.min(256);
                 let time = begun.elapsed();
-                self.input_time = time / packer.count();
+                self.input_time = time / builder.count();
                 if time >= TARGET_CHUNK_TIME {
                     break;
                 }
@@ -203,36 +203,37 @@ where
         None
     }
 
-    fn submit(&mut self, packer: ChunkBuilder, first: u64) {
-        let count = packer.count();
+    fn submit(&mut self, builder: ChunkBuilder, first: u64) {
+        let count = builder.count();
         if count == 0 {
             return;
         }
-        // Large items fill a chunk by few. Then few make a round, too, lest the look-ahead fill memory.
-        self.fitting = if packer.is_full() { count.into() } else { self.fitting.saturating_mul(2) };
-        self.unresolved += u64::from(count);
-        if let Err(error) = self.core.submit(packer.pack(&self.call, first)) {
-            self.unresolved -= u64::from(count);
-            self.ready.add(ResultBatch::Lost { first, count, error: error.clone() });
+        // A few large items fill a chunk. A round is then small, too, so that the look-ahead does not fill
+        // memory.
+        self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
+        self.pending += u64::from(count);
+        if let Err(error) = self.core.submit(builder.pack(&self.call, first)) {
+            self.pending -= u64::from(count);
+            self.buffer.add(ResultBatch::Lost { first, count, error: error.clone() });
             self.input = None;
             self.refusal = Some(error);
         }
     }
 
-    /// Takes what has arrived, waiting for something if there is nothing.
+    /// Collects arrived results; blocks until there are any.
     fn collect(&mut self) {
         if let Err(error) = self.core.check_here() {
-            (self.unresolved, self.input, self.refusal) = (0, None, Some(error));
+            (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return;
         }
         let has_arrived = || self.call.has_arrived();
-        match &self.caller {
-            Some(caller) => caller.wait_until(Deadline::Never, has_arrived),
+        match &self.driver {
+            Some(driver) => driver.wait_until(Deadline::Never, has_arrived),
             None => self.core.become_driver().wait_until(Deadline::Never, has_arrived),
         };
-        for parcel in self.call.take() {
-            self.unresolved -= parcel.count();
-            self.ready.add(parcel);
+        for batch in self.call.take() {
+            self.pending -= batch.count();
+            self.buffer.add(batch);
         }
     }
 }
@@ -243,39 +244,39 @@ where
     I: Iterator<Item = Args>,
     R: DeserializeOwned,
 {
-    /// All results, or the first error.
+    /// All results, or the first error in input order.
     pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
-        let mut results = Vec::new(); // not by the size hint: of an endless input that panics, it is all of memory
+        let mut results = Vec::new(); // not by the size hint, which for an endless input exceeds memory
         while self.await_run() {
-            self.ready.take_plain(&mut results);
-            while let Some(fate) = self.decode_next() {
-                results.push(fate?);
+            self.buffer.take_raw(&mut results);
+            while let Some(result) = self.decode_next() {
+                results.push(result?);
             }
         }
         self.take_refusal().map_or(Ok(results), Err)
     }
 
-    /// The fate of every item; an error only where items were left untaken.
+    /// One result for every item; an error only if input was left.
     pub(crate) fn into_results(mut self) -> Result<Vec<Result<R>>> {
-        let mut fates = Vec::new();
+        let mut results = Vec::new();
         while self.await_run() {
-            fates.extend(std::iter::from_fn(|| self.decode_next()));
+            results.extend(std::iter::from_fn(|| self.decode_next()));
         }
-        self.take_refusal().map_or(Ok(fates), Err)
+        self.take_refusal().map_or(Ok(results), Err)
     }
 
-    /// Waits until there are results that come next; says whether there are, or all were given. In the end,
-    /// [`Results::take_refusal`] says whether all of the input was taken.
+    /// Blocks until the next results are available; returns false when all were returned. At the end
+    /// [`Results::take_refusal`] tells whether input was left.
     fn await_run(&mut self) -> bool {
         loop {
             if self.input.is_some() {
                 self.feed();
             }
-            if self.ready.begin_run() {
-                self.looked = None;
+            if self.buffer.begin_run() {
+                self.polled_at = None;
                 return true;
             }
-            if self.unresolved > 0 {
+            if self.pending > 0 {
                 self.collect();
             } else if self.input.is_none() {
                 if let Some(panic) = self.panic.take() {
@@ -286,27 +287,28 @@ where
         }
     }
 
-    /// The next result of the run that was begun. It may be code of the user's that decodes it.
+    /// The next result of the current run. Decoding may run user code.
     ///
-    /// Meanwhile others must not wait for this thread, if it attends to the pool. Once a tick it looks after that; and when
-    /// decoding was seen to take long, it leaves it to the pool's own thread from then on. (To leave and come back for each
-    /// result takes longer than to decode a small one; even to look whether the clock has ticked, a tenth of that.)
+    /// Other callers must not wait for it if this thread drives the pool. So this thread polls once per tick
+    /// of the coarse clock, and when one decode was slow, releases the driver role for each of the following.
+    /// (To release and resume takes longer than to decode a small result; to check the tick takes a tenth of
+    /// that.)
     fn decode_next(&mut self) -> Option<Result<R>> {
-        if self.ready.run_is_over() {
+        if self.buffer.run_is_over() {
             return None;
         }
         if self.decodes_slowly {
-            return self.release_driver(|results| results.ready.next());
+            return self.release_driver(|results| results.buffer.next());
         }
-        if !self.ready.given().is_multiple_of(TIMED_EVERY) {
-            return self.ready.next();
+        if !self.buffer.given().is_multiple_of(TIMED_EVERY) {
+            return self.buffer.next();
         }
-        let looked = *self.looked.get_or_insert_with(clock::ticks);
-        let result = self.ready.next();
+        let polled_at = *self.polled_at.get_or_insert_with(clock::ticks);
+        let result = self.buffer.next();
         let now = clock::ticks();
-        if now != looked {
-            self.decodes_slowly = now.saturating_sub(looked) > SLOW_DECODE;
-            self.looked = Some(now);
+        if now != polled_at {
+            self.decodes_slowly = now.saturating_sub(polled_at) > SLOW_DECODE;
+            self.polled_at = Some(now);
             self.core.check();
         }
         result
@@ -323,7 +325,7 @@ where
 
     fn next(&mut self) -> Option<Result<R>> {
         loop {
-            if let Some(result) = self.ready.next() {
+            if let Some(result) = self.buffer.next() {
                 return Some(result);
             }
             if !self.await_run() {
@@ -334,7 +336,7 @@ where
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
-        let waiting = usize::try_from(self.taken - self.ready.given()).unwrap_or(usize::MAX);
+        let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
         (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
     }
 }
@@ -342,7 +344,7 @@ where
 impl<I, R> Drop for Results<'_, I, R> {
     fn drop(&mut self) {
         self.call.abandon();
-        if self.unresolved > 0 {
+        if self.pending > 0 {
             self.core.withdraw(&self.call);
         }
     }

@@ -1,4 +1,4 @@
-//! The result of one task, to be had later.
+//! `TaskHandle`: the pending result of one task.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,9 +12,9 @@ use super::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
-/// A task that was handed in with [`Pool::submit`](super::Pool::submit). Dropping it lets the task run all the same.
+/// A task submitted with [`Pool::submit`](super::Pool::submit). Dropping the handle does not cancel the task.
 ///
-/// It always comes to a result: also when the worker dies, and when the pool is dropped.
+/// Every task gets a result, also when its worker dies or the pool is dropped.
 ///
 /// ```
 /// use multiproc::Pool;
@@ -40,21 +40,21 @@ impl<R> TaskHandle<R> {
         Self { core, call, taken: false, result: PhantomData }
     }
 
-    /// Whether there is a result, so that [`get`](Self::get) would not block. Does not block.
+    /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
-        let look = || {
+        let poll = || {
             self.core.check();
             self.call.has_arrived()
         };
-        self.taken || self.call.has_arrived() || look()
+        self.taken || self.call.has_arrived() || poll()
     }
 
-    /// Withdraws the task if no worker has begun it; if one has, kills that worker (SIGKILL), and another takes its
-    /// place. Returns true if by that the task's result is now [`is_cancelled`](Error::is_cancelled), false if it had
-    /// already finished (or been cancelled, or run out of time). No other task is affected.
+    /// Withdraws the task if no worker has begun it; otherwise kills its worker (SIGKILL), which the pool
+    /// replaces. Returns true if the task's result is now [`is_cancelled`](Error::is_cancelled), false if the
+    /// task had already finished, been cancelled, or exceeded its time limit. No other task is affected.
     ///
-    /// Does not block: a worker that is to die may live for a moment. When [`get`](Self::get) gives the result, it is
-    /// dead.
+    /// Does not block: the killed worker may live for a moment. It is dead when [`get`](Self::get) returns
+    /// the result.
     ///
     /// ```
     /// use multiproc::Pool;
@@ -75,16 +75,17 @@ impl<R> TaskHandle<R> {
 }
 
 impl<R: DeserializeOwned> TaskHandle<R> {
-    /// What the task returned. Blocks until it has.
+    /// Returns the task's result. Blocks until it arrives.
     ///
     /// # Errors
-    /// When the task panicked, when its worker died of it, when it was cancelled, when its arguments or its result
-    /// could not be decoded or encoded, or when [`get_timeout`](Self::get_timeout) has given the result already.
+    /// When the task panicked, when its worker died while running it, when it was cancelled, when its
+    /// arguments or its result could not be encoded or decoded, or when [`get_timeout`](Self::get_timeout)
+    /// has already returned the result.
     pub fn get(mut self) -> Result<R> {
         self.take(Deadline::Never)?.ok_or_else(|| Error::timeout("get a task's result"))
     }
 
-    /// As [`get`](Self::get), but waits no longer than `time`; then gives `None`, and the task goes on.
+    /// As [`get`](Self::get), but blocks for at most `time`, then returns `None`; the task continues.
     ///
     /// # Errors
     /// Those of [`get`](Self::get).
@@ -94,7 +95,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
 
     fn take(&mut self, deadline: Deadline) -> Result<Option<R>> {
         if self.taken {
-            return Err(Error::invalid("the task's result was taken before"));
+            return Err(Error::invalid("the task's result was already taken"));
         }
         if !self.call.has_arrived() {
             self.core.check_here()?;

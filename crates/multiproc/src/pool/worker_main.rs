@@ -1,10 +1,11 @@
-//! A worker's life: take the next item, run it, leave its result.
+//! The main loop of a pool worker.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskHeader;
+use super::item_loop::ItemLoop;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{self, SharedFd};
@@ -14,9 +15,9 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::limit::limit_memory;
 use crate::sys::process::exit_immediately;
-use crate::task::{Task, TaskId};
+use crate::task::{RunOnce, TaskId};
 
-/// What every worker of a pool runs first.
+/// What each worker runs before any task.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) task: TaskId,
@@ -24,55 +25,55 @@ pub(crate) struct Initializer {
     pub(crate) descriptors: Vec<SharedFd>,
 }
 
-/// What a worker has in common with its pool.
+/// What a worker shares with its pool.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WorkerContext {
-    /// Which of its workers it is, counted from 0.
+    /// The worker's index, counted from 0.
     pub(crate) index: usize,
     pub(crate) rings: WorkerRings,
     pub(crate) link: PacketSocket,
     pub(crate) wakeup_page: WakeupPage,
-    /// How long to look for items before sleeping.
+    /// How long to spin for items before sleeping.
     pub(crate) spin: Duration,
-    /// How many bytes of memory it may have.
+    /// Its memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// The task of a worker process. Ends when the pool closes the rings.
-pub(crate) fn serve(place: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
-    bootstrap::set_worker_index(place.index);
-    if let Some(bytes) = place.memory_limit {
+/// The main function of a worker process. Returns when the pool closes the rings.
+pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
+    bootstrap::set_worker_index(context.index);
+    if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
     if let Some(initializer) = initializer {
         failpoint::hit(Failpoint::Initializing);
-        let original = ForkDetector::new()?;
+        let fork_detector = ForkDetector::new()?;
         initializer.run()?;
-        if !original.in_original_process() {
-            exit_immediately(0); // a copy that the initializer has forked and let return here
+        if !fork_detector.in_original_process() {
+            exit_immediately(0); // a copy that the initializer has forked
         }
     }
-    let mut rings = WorkerSide::new(place.rings, place.link, place.wakeup_page, place.spin)?;
+    let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
     rings.signal_ready();
-    let mut task = Err(Error::decode("an item", "it is not said what it is for"));
+    let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
     let mut is_timed = false;
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
-                task = rings.read(|note| {
-                    let note: TaskHeader = wire::decode_own(note, Vec::new(), "a note")?;
-                    is_timed = note.is_timed;
-                    note.task.find()
+                task = rings.read(|header| {
+                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
+                    is_timed = header.is_timed;
+                    header.task.find()
                 });
                 if rings.next() == Some(TASK_HEADER) {
-                    return Err(Error::decode("an item", "there are only notes where it should be"));
+                    return Err(Error::decode("an item", "two headers precede it"));
                 }
             }
             Some(kind @ (VALUE | OUT_OF_LINE)) => match &task {
-                Ok(task) if kind == VALUE && !is_timed => task.run_items(&mut rings),
+                Ok(task) if kind == VALUE && !is_timed => (task.all)(&mut rings),
                 task => run_one(&mut rings, kind, task.clone(), is_timed),
             },
-            Some(_) => return Err(Error::decode("an item", "it begins with no known mark")),
+            Some(kind) => return Err(Error::decode("an item", format!("unknown frame kind {kind}"))),
             None if rings.wait()? => {}
             None => {
                 failpoint::hit(Failpoint::ShutdownRequested);
@@ -86,12 +87,12 @@ impl Initializer {
     fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        self.task.find()?.run(&self.args, descriptors, &mut Vec::new())
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())
     }
 }
 
-/// Runs an item that needs more care than most: it came as a message, its time is counted, or there is no function for it.
-fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<Task>, is_timed: bool) {
+/// Runs an item outside the loop: it is out of line, has a time limit, or its function is unknown.
+fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     if is_timed {
         rings.start_clock();
     }
@@ -100,10 +101,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<Task>, is_timed: bool
         rings.receive().and_then(|(args, descriptors)| {
             failpoint::hit(Failpoint::ItemReceived);
             let task = task?;
-            args.with_bytes(|args| task.run(args, descriptors, &mut result))
+            args.with_bytes(|args| task.once.run(args, descriptors, &mut result))
         })
     } else {
-        rings.read(|args| task?.run(args, Vec::new(), &mut result))
+        rings.read(|args| task?.once.run(args, Vec::new(), &mut result))
     };
     let run = run.and_then(|()| rings.write(VALUE, &result));
     if is_timed {

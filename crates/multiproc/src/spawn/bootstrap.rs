@@ -10,7 +10,7 @@ use crate::error::{Cause, Error, Result};
 use crate::ipc::packet;
 use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry;
-use crate::task::{Task, TaskId};
+use crate::task::{RunOnce, TaskId};
 
 /// What a child is told at birth, in front of the task's arguments.
 #[derive(Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(crate) fn encode(
 pub(crate) struct ChildStart {
     pub(crate) name: String,
     /// Found in this program, if it is there. A zygote has none.
-    pub(crate) task: Option<Result<Task>>,
+    pub(crate) task: Option<Result<RunOnce>>,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
@@ -110,7 +110,7 @@ mod tests {
     use crate::testing::{any_bytes, cases, descriptors};
 
     fn bootstrap(build: u64) -> Vec<u8> {
-        let task = Some(TaskId::of::<_, ()>(|| ()).unwrap());
+        let task = Some(TaskId::of::<RunOnce, _, ()>(|| ()).unwrap());
         let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
         let mut packet = [&[0][..], MAGIC].concat();
         wire::encode_own(&bootstrap, &mut packet, "a bootstrap message").unwrap();

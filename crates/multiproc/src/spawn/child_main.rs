@@ -25,7 +25,7 @@ use crate::sys::process::{
     self, check_rights, exit_immediately, kill_on_hangup, setup_child, take_bootstrap_socket,
 };
 use crate::sys::socket::SocketOwner;
-use crate::task::{TaskId, catch_panic, install_panic_hook};
+use crate::task::{RunOnce, TaskId, catch_panic, install_panic_hook};
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -243,7 +243,7 @@ fn receive_stdio_and_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
 /// A bootstrap message for a task that does nothing.
 fn dummy_bootstrap() -> Result<Vec<u8>> {
     let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(&(), body, "the arguments");
-    let (body, _) = bootstrap::encode(PREFORKED, TaskId::of::<_, ()>(|| ()).ok(), encode)?;
+    let (body, _) = bootstrap::encode(PREFORKED, TaskId::of::<RunOnce, _, ()>(|| ()).ok(), encode)?;
     Ok(packet::packet(&body))
 }
 

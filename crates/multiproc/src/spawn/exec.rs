@@ -20,7 +20,7 @@ use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
 use crate::spawn::zygote::{Preforked, READY};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
-use crate::task::{RemoteFn, TaskId};
+use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// How long a child may take to reach [`init`](crate::init), unless the caller says otherwise.
 pub(crate) const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ where
     F: RemoteFn<Args>,
     Args: Serialize + DeserializeOwned,
 {
-    let task = TaskId::of(function)?;
+    let task = TaskId::of::<RunOnce, _, _>(function)?;
     prepare_with(name, Some(task), |body| wire::encode_with_descriptors(args, body, "the arguments"))
 }
 

@@ -4,6 +4,7 @@
 //! loaded, wherever that is. So a function crosses as the place of an [`Entry`], a constant that the compiler makes
 //! for it in read-only data; the receiver looks at all it can before it believes such a number.
 
+use std::any::TypeId;
 use std::ffi::{c_int, c_void};
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
@@ -15,13 +16,20 @@ use nix::libc::{self, dl_phdr_info};
 
 use crate::error::{Error, Result};
 
-/// What the compiler leaves in the image for every function that may cross; `R` are the ways to run it. All entries
-/// that a program ever asks for by their places must have the same `R`.
+/// What the compiler leaves in the image for every function that may cross; `R` are the ways to run it.
 #[repr(C)]
 pub(crate) struct Entry<R: 'static> {
+    head: Head,
+    runs: R,
+}
+
+/// What entries of all kinds begin with.
+#[repr(C)]
+struct Head {
     magic: u64,
     signature: fn() -> &'static str,
-    runs: R,
+    /// Gives the type of `runs`.
+    kind: fn() -> TypeId,
 }
 
 /// With an address of code behind it, it stands nowhere else by chance. Another version of this library,
@@ -40,7 +48,7 @@ const fn magic(text: &[u8]) -> u64 {
 
 impl<R> Entry<R> {
     pub(crate) const fn new(signature: fn() -> &'static str, runs: R) -> Self {
-        Self { magic: MAGIC, signature, runs }
+        Self { head: Head { magic: MAGIC, signature, kind: TypeId::of::<R> }, runs }
     }
 
     pub(crate) fn runs(&self) -> &R {
@@ -49,7 +57,7 @@ impl<R> Entry<R> {
 
     /// The types that the function takes and gives, as text.
     pub(crate) fn signature(&self) -> &'static str {
-        (self.signature)()
+        (self.head.signature)()
     }
 
     /// The distance of this entry from the start of the image.
@@ -64,10 +72,10 @@ impl<R> Entry<R> {
         }
     }
 
-    /// The entry at that distance, if there is one.
+    /// The entry at that distance, if there is one of this kind.
     pub(crate) fn at(place: u64) -> Option<&'static Self> {
         let address = IMAGE.base.checked_add(usize::try_from(place).ok()?)?;
-        if !IMAGE.contains(address, size_of::<Self>()) {
+        if !IMAGE.contains(address, size_of::<Head>()) {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
@@ -76,9 +84,14 @@ impl<R> Entry<R> {
         // The number also stands in the instructions that compare with it, but with no function behind it.
         let is_entry =
             magic == MAGIC && IMAGE.code.iter().any(|code| code.contains(&self::address(signature)));
+        if !is_entry {
+            return None;
+        }
         // SAFETY: the magic number before the address of a function stands only at the head of an entry; entries live as
-        // long as the image, all have this `R`, and the sender, checked to run the same build, gave this very place.
-        is_entry.then(|| unsafe { &*address })
+        // long as the image, and the sender, checked to run the same build, gave this very place.
+        let head = unsafe { &*address.cast::<Head>() };
+        // SAFETY: as above, and its head says that it is an `Entry<R>`.
+        ((head.kind)() == TypeId::of::<R>()).then(|| unsafe { &*address })
     }
 }
 
@@ -196,10 +209,11 @@ mod tests {
     /// The magic number stands elsewhere, too: in the instructions that compare with it.
     #[test]
     fn what_looks_like_an_entry_is_one() {
+        let entry = const { &Entry::new(|| "an entry of a test", ()) };
         let decoy = std::hint::black_box(&DECOY).as_ptr().addr();
         assert!(IMAGE.contains(decoy, size_of_val(&DECOY)));
         assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
-        let entry = const { &Entry::new(|| "an entry of a test", ()) };
+        assert!(Entry::<u8>::at(entry.offset().unwrap()).is_none(), "of another kind");
         let places =
             IMAGE.constants.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
         let found: Vec<&Entry<()>> =

@@ -1,4 +1,4 @@
-//! How a function is named across processes, and how it is run at the other side.
+//! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`).
 
 use std::any::{Any, type_name};
 use std::cell::RefCell;
@@ -12,17 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::codec::raw;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire;
-use crate::pool::worker_rings::{VALUE, WorkerSide};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
 /// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
 /// arguments.
 ///
-/// The function itself never travels, only its place in the program that both processes run. Its arguments do
-/// travel, and so does what it returns, so all of them must be [`Serialize`] and [`DeserializeOwned`]. One that
-/// captures something does not build. (The assertion fires when code is generated: `cargo build` and `cargo test`
-/// refuse it, `cargo check` does not.)
+/// A message carries the function's offset in the program that both processes run, its arguments, and later
+/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
+/// captures something does not build. (Code generation reports it: `cargo build` and `cargo test` refuse it,
+/// `cargo check` does not.)
 ///
 /// ```compile_fail
 /// use multiproc::Process;
@@ -36,7 +35,7 @@ use crate::sys::failpoint::{self, Failpoint};
 /// }
 /// ```
 ///
-/// The remedy is an argument more:
+/// Pass it as an argument instead:
 ///
 /// ```
 /// use multiproc::Process;
@@ -52,14 +51,14 @@ use crate::sys::failpoint::{self, Failpoint};
 ///
 /// # What a closure may capture
 ///
-/// Nothing; but the compiler can be asked only for the *size* of what it captures. So a closure also builds
-/// that captures, by `move`, values without any size that are `Copy`, `Send`, `Sync` and `'static`, and in
-/// the child it has them although no code there has made them. Such a value is harmless, unless it proves
-/// something that was done in the parent (a token: "the device is open") and `unsafe` code relies on it.
-/// **This is the one exception to the soundness of this crate's safe functions: do not capture such a
-/// token.** A `fn` item cannot capture anything.
+/// Nothing; but the compiler can check only the *size* of the captures. So a closure also builds that
+/// captures, by `move`, zero-sized values that are `Copy`, `Send`, `Sync` and `'static`, and the child has
+/// them although no code there has created them. Such a value is harmless, unless it is a token that proves
+/// something done in the parent ("the device is open") and `unsafe` code relies on it. **This is the one
+/// exception to the soundness of this crate's safe functions: do not capture such a token.** A `fn` item
+/// cannot capture anything.
 ///
-/// The trait cannot be implemented for other types: only functions and closures can be named.
+/// No other type can implement the trait: only functions and closures have a name.
 ///
 /// ```compile_fail
 /// #[derive(Clone, Copy)]
@@ -130,7 +129,10 @@ pub(crate) struct TaskId {
 }
 
 impl TaskId {
-    pub(crate) fn of<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+    /// The name of a function that is run as a `V`.
+    pub(crate) fn of<V: Vtable<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
+        _function: F,
+    ) -> Result<Self> {
         const {
             assert!(
                 size_of::<F>() == 0,
@@ -138,65 +140,65 @@ impl TaskId {
                  pointer: hand it what it needs as arguments"
             );
         }
-        Self::of_entry(EntryOf::<F, Args>::ENTRY)
+        Self::of_entry(V::ENTRY)
     }
 
     /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
     pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
-        Self::of_entry(EntryOf::<F, Args>::OWN_ENTRY)
+        Self::of_entry(const { &Entry::new(type_name::<(F, Args, F::Output)>, RunOnce(run_own::<F, Args>)) })
     }
 
-    fn of_entry(entry: &'static Entry<TaskVtable>) -> Result<Self> {
+    fn of_entry<V: 'static>(entry: &'static Entry<V>) -> Result<Self> {
         Ok(Self { offset: entry.offset()?, signature: hash(entry.signature()) })
     }
 
-    /// Finds the function in this process.
-    pub(crate) fn find(self) -> Result<Task> {
+    /// Finds the function in this process, if it was named to be run as a `V`.
+    pub(crate) fn find<V: Copy + 'static>(self) -> Result<V> {
         Entry::at(self.offset)
             .filter(|entry| hash(entry.signature()) == self.signature)
-            .map(Task)
+            .map(|entry| *entry.runs())
             .ok_or_else(|| Error::decode("a task", "this program has no such function"))
     }
 }
 
-/// A function that was named from elsewhere, found in this process.
-#[derive(Clone, Copy)]
-pub(crate) struct Task(&'static Entry<TaskVtable>);
-
-type Once = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
-
-/// How a function is run.
-#[derive(Clone, Copy)]
-struct TaskVtable {
-    /// With encoded arguments and their descriptors; appends the encoded result.
-    once: Once,
-    /// With the items of a rings, as long as they are for this function. A loop that the compiler makes for each function,
-    /// since a small item takes less time than a call by address.
-    items: fn(&mut WorkerSide),
+/// A way to run a function that another process names, with the code that the compiler generates for `F`.
+pub(crate) trait Vtable<F, Args>: Copy + 'static {
+    const ENTRY: &'static Entry<Self>;
 }
 
-impl Task {
-    /// Runs the function and appends its encoded result; a panic is an error with its message and place.
+/// Runs a function once, with encoded arguments and their descriptors; appends the encoded result.
+#[derive(Clone, Copy)]
+pub(crate) struct RunOnce(RunEncoded);
+
+type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
+
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
+    const ENTRY: &'static Entry<Self> =
+        &Entry::new(type_name::<(F, Args, F::Output)>, Self::new::<F, Args>());
+}
+
+impl RunOnce {
+    pub(crate) const fn new<F: RemoteFn<Args>, Args: DeserializeOwned>() -> Self {
+        Self(run_once::<F, Args>)
+    }
+
+    /// Runs the function and appends its encoded result. A panic becomes an error with its message and location.
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
         let before = out.len();
-        let result = catch_panic(|| (self.0.runs().once)(args, descriptors, out)).and_then(|result| result);
+        let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);
         if result.is_err() {
             out.truncate(before);
         }
         result
     }
-
-    /// Runs the item that was begun, and those behind it as long as they are for this function.
-    pub(crate) fn run_items(self, rings: &mut WorkerSide) {
-        (self.0.runs().items)(rings);
-    }
 }
 
-/// Calls `f`; what it panics with becomes an error. The panic hook still runs, as it does in a thread.
+/// Calls `f` and turns a panic into an error. The panic hook still runs, as it does in a thread.
 pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let message = panic_message(&*payload);
-        // The last that was noted may be another, which the function has caught itself; this one may have passed the hook by.
+        // The last recorded panic may be one that the function has caught, and this one may have bypassed the
+        // hook.
         let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
         let location = last.filter(|last| last.message == message).map(|last| last.location);
         std::mem::forget(payload); // dropping a user's payload may panic once more
@@ -204,7 +206,7 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
     })
 }
 
-/// As [`wire::decode`]; a `Deserialize` of the user's that panics is an error of this value alone, too.
+/// As [`wire::decode`], but a user's `Deserialize` that panics is an error of this value alone.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
     if raw::is_raw::<T>() {
@@ -218,7 +220,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
     })
 }
 
-/// From now on, remembers where panics happen, beside what the hook does that is installed already.
+/// Makes the panic hook record the location of each panic, in addition to what the current hook does.
 pub(crate) fn install_panic_hook() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -241,7 +243,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// What the hook has seen of a panic.
+/// A panic as the hook saw it.
 struct PanicRecord {
     location: String,
     message: String,
@@ -249,21 +251,6 @@ struct PanicRecord {
 
 thread_local! {
     static LAST_PANIC: RefCell<Option<PanicRecord>> = const { RefCell::new(None) };
-}
-
-/// One entry in the image for each function that is ever named.
-struct EntryOf<F, Args>(std::marker::PhantomData<(F, Args)>);
-
-impl<F: RemoteFn<Args>, Args: DeserializeOwned> EntryOf<F, Args> {
-    const ENTRY: &'static Entry<TaskVtable> = &Entry::new(
-        type_name::<(F, Args, F::Output)>,
-        TaskVtable { once: run_once::<F, Args>, items: run_items::<F, Args> },
-    );
-    /// For a function that is never run with the items of a rings.
-    const OWN_ENTRY: &'static Entry<TaskVtable> = &Entry::new(
-        type_name::<(F, Args, F::Output)>,
-        TaskVtable { once: run_own::<F, Args>, items: |_| () },
-    );
 }
 
 fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
@@ -290,40 +277,6 @@ fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     wire::encode(&result, out, "the result")
 }
 
-fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) {
-    let function = zst_instance::<F>();
-    let mut bytes = Vec::new();
-    while rings.next() == Some(VALUE) {
-        if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
-            let run = |item: &[u8]| {
-                catch_panic(|| {
-                    let args = wire::decode(item, Vec::new(), "the arguments")?;
-                    failpoint::hit(Failpoint::ItemDecoded);
-                    let result = function.call(args);
-                    failpoint::hit(Failpoint::ItemRan);
-                    Ok(result)
-                })?
-            };
-            if rings.run_fixed_size((item, result), run) > 0 {
-                continue;
-            }
-        }
-        let run = catch_panic(|| {
-            let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
-            failpoint::hit(Failpoint::ItemDecoded);
-            let result = function.call(args);
-            failpoint::hit(Failpoint::ItemRan);
-            bytes.clear();
-            let result = wire::encode_value(&result, &mut bytes, "the result")?;
-            rings.write(VALUE, result)
-        });
-        match run.and_then(|run| run) {
-            Ok(()) => rings.finish(),
-            Err(error) => rings.fail(error),
-        }
-    }
-}
-
 fn hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(text.as_bytes());
@@ -331,69 +284,4 @@ fn hash(text: &str) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{any_word, cases};
-
-    fn half(number: u64) -> Option<u64> {
-        number.is_multiple_of(2).then_some(number / 2)
-    }
-
-    fn args<T: wire::Travels>(value: &T) -> Vec<u8> {
-        let mut out = Vec::new();
-        wire::encode(value, &mut out, "arguments").unwrap();
-        out
-    }
-
-    #[test]
-    fn a_function_runs_by_its_name() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
-        let mut out = vec![9];
-        id.find().unwrap().run(&args(&(14_u64,)), Vec::new(), &mut out).unwrap();
-        assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
-    }
-
-    proptest! {
-        #![proptest_config(cases(300))]
-
-        #[test]
-        fn any_number_names_a_function_or_none(place in any_word(), signature in any::<u64>()) {
-            let known = TaskId::of::<_, (u64,)>(half).unwrap();
-            let is_found = |place, signature| TaskId { offset: place, signature }.find().is_ok();
-            prop_assert!(!is_found(place, signature));
-            prop_assert!(!is_found(known.offset, signature));
-            prop_assert!(place == known.offset || !is_found(place, known.signature));
-        }
-    }
-
-    #[test]
-    fn any_other_place_or_type_is_refused() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
-        let other = TaskId::of::<_, (u32,)>(|number: u32| number).unwrap();
-        for place in [0, 8, id.offset + 1, id.offset + 8, u64::MAX, u64::MAX - 7] {
-            assert!(TaskId { offset: place, ..id }.find().is_err());
-        }
-        assert!(TaskId { signature: other.signature, ..id }.find().is_err());
-    }
-
-    #[test]
-    fn the_place_of_a_panic_is_that_of_no_other() {
-        install_panic_hook();
-        let place_of = |panics: fn()| {
-            let error = catch_panic(panics).unwrap_err().to_string();
-            error.contains(file!())
-        };
-        assert!(place_of(|| panic!("with a place")));
-        let _ = panic::catch_unwind(|| panic!("that the function catches itself"));
-        assert!(!place_of(|| panic::resume_unwind(Box::new("without a place"))));
-    }
-
-    #[test]
-    fn arguments_that_do_not_decode_are_an_error() {
-        let id = TaskId::of::<_, (u64,)>(half).unwrap();
-        let error = id.find().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();
-        assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
-    }
-}
+mod tests;

@@ -169,7 +169,7 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
         (0..count).all(|number| sender.send(number.to_string()).is_ok());
     };
     let consume = |receiver: queue::Receiver<String>, count: u64| {
-        (0..count).all(|_| receiver.recv_timeout(TIME).is_ok_and(|item| item.is_some()));
+        (0..count).all(|_| receiver.recv_timeout(TIME).is_ok());
     };
     let children = [
         Process::spawn(produce, (sender.clone(), random.below(3_000)))?,
@@ -201,7 +201,7 @@ fn use_pipe(random: &mut Random) -> Result<Rest> {
     let answer = |line: Connection<String, Vec<u64>>| {
         // A question that is lost is waited for by both ends: this one gives up first.
         while line.poll(PATIENCE).is_ok_and(|has_come| has_come) {
-            let Ok(Some(question)) = line.recv() else { break };
+            let Ok(question) = line.recv() else { break };
             if line.send(format!("{question:?}")).is_err() {
                 break;
             }

@@ -129,21 +129,18 @@ pub(crate) fn ask(end: &Connection<Question, Vec<u8>>, number: u8) -> multiproc:
         (None, None)
     };
     match end.send(Question { bytes: bytes.clone().into(), reply_to }) {
-        Err(error) if error.is_disconnected() => return Ok(None),
+        Err(refused) if refused.error().is_disconnected() => return Ok(None),
         sent => sent?,
     }
-    let answer = match replies {
-        Some(replies) => match replies.recv() {
-            Err(error) if error.is_disconnected() => return Ok(None),
-            answer => Some(answer?),
-        },
-        None => end.recv()?,
-    };
-    Ok(answer.map(|answer| answer == bytes))
+    match replies.map_or_else(|| end.recv(), |replies| replies.recv()) {
+        Err(error) if error.is_disconnected() => Ok(None),
+        answer => Ok(Some(answer? == bytes)),
+    }
 }
 
 pub(crate) fn answer(end: Connection<Vec<u8>, Question>) -> multiproc::Result<()> {
-    while let Some(Question { bytes, reply_to }) = end.recv()? {
+    for question in end.iter() {
+        let Question { bytes, reply_to } = question?;
         match reply_to {
             Some(reply_to) => reply_to.send(bytes.into_vec())?,
             None => end.send(bytes.into_vec())?,

@@ -18,12 +18,12 @@ pub(crate) const RING: Ring = Ring::new(0, 32);
 /// Memory in which loom reports a byte that is read while another thread may write it.
 pub(crate) struct Bytes(Vec<Cell<u8>>);
 
-/// A channel: the bytes of its ring, and the words and descriptors of its two endpoints.
+/// Bytes for the ring, and an endpoint's memory and descriptors.
 #[derive(Clone)]
 struct SharedMapping {
     bytes: Arc<Bytes>,
-    pages: SharedMemory,
-    links: EndpointFds,
+    memory: SharedMemory,
+    fds: EndpointFds,
 }
 
 impl Bytes {
@@ -49,12 +49,12 @@ impl Memory for Bytes {
 impl SharedMapping {
     fn new() -> Self {
         let descriptor = || SharedFd(Arc::new(EventFd::new()));
-        let links = EndpointFds { socket: descriptor(), bells: [descriptor(), descriptor()], namespace: 0 };
-        Self { bytes: Arc::new(Bytes::new()), pages: SharedMemory::new(), links }
+        let fds = EndpointFds { socket: descriptor(), eventfds: [descriptor(), descriptor()], namespace: 0 };
+        Self { bytes: Arc::new(Bytes::new()), memory: SharedMemory::new(), fds }
     }
 
     fn side(&self, side: Side) -> Endpoint {
-        Endpoint::new(self.pages.clone(), 0, side, self.links.clone())
+        Endpoint::new(self.memory.clone(), 0, side, self.fds.clone())
     }
 
     /// Sends as `channel` does.

@@ -36,7 +36,7 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    let known = |handed_in| claim_word::Known { finished: 0, handed_in };
+    let known = |submitted| claim_word::Known { finished: 0, submitted };
     assert!(claim_word::submit(word, known(0), 2));
     let taken_back = claim_word::revoke(word, known(2), 1).unwrap();
     if taken_back == 1 {
@@ -68,26 +68,26 @@ fn killed_after_finishing() {
 /// pool collects results meanwhile, and all finished ones once the worker has exited.
 fn results(killed_at: Option<Failpoint>, finished: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
-    assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, handed_in: 0 }, 2));
+    assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, submitted: 0 }, 2));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
             let ([claims, finished, published], bytes) = &*shared;
             killed_at.into_iter().for_each(die_at);
-            let mut mark = Position::START;
+            let mut position = Position::START;
             while !is_dead() && claim_word::try_claim(claims) {
-                let result = 1 + mark.frames.to_le_bytes()[0];
-                assert!(RING.put(bytes, &mut mark, 0, 1, &[&[result]]));
-                progress::finish(finished, mark);
+                let result = 1 + position.frames.to_le_bytes()[0];
+                assert!(RING.put(bytes, &mut position, 0, 1, &[&[result]]));
+                progress::finish(finished, position);
             }
-            progress::publish(published, mark);
+            progress::publish(published, position);
         })
     };
     let ([claims, finished_word, published], bytes) = &*shared;
     let (mut head, mut taken) = (Position::START, Vec::new());
-    let mut take = |which| {
-        let reached = progress::reach(which, finished_word, published);
-        if which == Scope::Held && progress::runs_none(claims, reached) {
+    let mut take = |scope| {
+        let reached = progress::reach(scope, finished_word, published);
+        if scope == Scope::Unflushed && progress::runs_none(claims, reached) {
             return;
         }
         // The published position can be behind the finished one, up to which results were taken.
@@ -95,10 +95,10 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
             taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
         }
     };
-    take(Scope::Held);
-    take(Scope::Published);
+    take(Scope::Unflushed);
+    take(Scope::Visible);
     worker.join().unwrap();
-    take(Scope::Finished);
+    take(Scope::Completed);
     assert_eq!(taken, [1, 2][..finished]);
 }
 
@@ -112,9 +112,9 @@ fn attendance() {
         let words = Arc::clone(&words);
         thread::spawn(move || {
             while words[3].load(Relaxed) == 0 {
-                let armed = of(&words).thread.prepare_wait();
+                let ticket = of(&words).thread.prepare_wait();
                 if words[3].load(Relaxed) == 0 {
-                    of(&words).thread.wait(armed, None);
+                    of(&words).thread.wait(ticket, None);
                 }
             }
         })

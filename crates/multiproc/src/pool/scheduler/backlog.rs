@@ -1,4 +1,4 @@
-//! The chunks that no worker has, in the order in which they are handed out.
+//! The queue of chunks that no worker has yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use crate::error::Error;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 
-/// A queue of chunks from which all chunks of a call can be withdrawn in constant time.
+/// A queue from which all chunks of a call can be withdrawn in constant time.
 ///
-/// Withdrawn chunks stay until they come to the front, or until they are more than the others: then all of
-/// them go.
+/// Withdrawn chunks stay until they reach the front, or until they outnumber the others; then all of them are
+/// removed.
 #[derive(Default)]
 pub(super) struct Backlog {
     chunks: VecDeque<Chunk>,
-    /// How many of the chunks are withdrawn.
+    /// The number of withdrawn chunks in the queue.
     withdrawn: usize,
 }
 
-/// Fewer withdrawn chunks than this are not worth a sweep.
+/// Fewer withdrawn chunks than this do not cause a sweep.
 const MIN_SWEEP: usize = 64;
 
 impl Backlog {
@@ -26,14 +26,14 @@ impl Backlog {
         self.chunks.extend(chunks.filter(admit));
     }
 
-    /// Puts chunks in front of all others.
+    /// Inserts chunks in front of all others.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(admit) {
             self.chunks.push_front(chunk);
         }
     }
 
-    /// The chunk to be handed out next.
+    /// The next chunk to dispatch.
     pub(super) fn front_mut(&mut self) -> Option<&mut Chunk> {
         while self.withdrawn > 0 && self.chunks.front().is_some_and(|chunk| chunk.call.is_withdrawn()) {
             self.chunks.pop_front();
@@ -42,7 +42,7 @@ impl Backlog {
         self.chunks.front_mut()
     }
 
-    /// Removes the chunk that [`front_mut`](Backlog::front_mut) has shown.
+    /// Removes the chunk that [`front_mut`](Backlog::front_mut) has returned.
     pub(super) fn pop_front(&mut self) {
         if let Some(chunk) = self.chunks.pop_front() {
             chunk.call.leave_backlog(1);
@@ -53,14 +53,14 @@ impl Backlog {
         self.chunks.len() == self.withdrawn
     }
 
-    /// How many items wait, counted no further than `most`.
+    /// The number of waiting items, counted up to `most`.
     pub(super) fn items(&self, most: usize) -> usize {
         let live = self.chunks.iter().filter(|chunk| !chunk.call.is_withdrawn());
         let items: u64 = live.take(most).map(|chunk| u64::from(chunk.count)).sum();
         usize::try_from(items).unwrap_or(usize::MAX).min(most)
     }
 
-    /// Withdraws all chunks of a call, of which no more will be handed out; says whether there were any.
+    /// Withdraws all chunks of a call; returns whether there were any. No more of them will be dispatched.
     pub(super) fn withdraw(&mut self, call: &Arc<Call>) -> bool {
         let count = call.withdraw();
         self.withdrawn += count;
@@ -72,7 +72,7 @@ impl Backlog {
         count > 0
     }
 
-    /// Gives every item that waits the same error.
+    /// Fails every waiting item with `error`.
     pub(super) fn fail(&mut self, error: &Error) {
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.call.is_withdrawn()) {
             chunk.call.leave_backlog(1);
@@ -96,21 +96,21 @@ mod tests {
     use super::*;
     use crate::pool::call::{Options, ResultBatch};
     use crate::pool::chunk::ChunkBuilder;
-    use crate::task::TaskId;
+    use crate::task::{RunOnce, TaskId};
 
     fn chunk(call: &Arc<Call>) -> impl Iterator<Item = Chunk> + use<> {
-        let mut packer = ChunkBuilder::new(0);
-        packer.add(&(7_u64,)).unwrap();
-        packer.pack(call, 0)
+        let mut builder = ChunkBuilder::new(0);
+        builder.add(&(7_u64,)).unwrap();
+        builder.pack(call, 0)
     }
 
     fn calls(count: usize) -> Vec<Arc<Call>> {
-        let task = TaskId::of::<_, (u64,)>(|number: u64| number).unwrap();
+        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
         (0..count).map(|_| Call::new(task, Options::default())).collect()
     }
 
     #[test]
-    fn what_is_withdrawn_is_not_handed_out_and_does_not_stay() {
+    fn withdrawn_chunks_are_not_dispatched_and_do_not_stay() {
         let calls = calls(1_000);
         let mut backlog = Backlog::default();
         backlog.extend(calls.iter().flat_map(chunk));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_of_a_withdrawn_call_goes_nowhere() {
+    fn revoked_chunks_of_a_withdrawn_call_are_dropped() {
         let calls = calls(3);
         let mut backlog = Backlog::default();
         backlog.extend(calls.iter().flat_map(chunk));

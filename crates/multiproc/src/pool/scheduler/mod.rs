@@ -1,6 +1,6 @@
-//! Who does what: the chunks that wait, the workers, and what each of them has in hand.
+//! The scheduler: which worker gets which items.
 //!
-//! One state, changed by one event at a time; whoever holds the lock around it may move it along.
+//! A single state behind one lock; whichever thread holds the lock advances it.
 
 mod backlog;
 mod respawn;
@@ -19,94 +19,93 @@ use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
 
 pub(crate) struct Scheduler {
-    waiting: Backlog,
+    backlog: Backlog,
     workers: Vec<WorkerHandle>,
     phase: Phase,
-    /// Why workers cannot be had, if that is so: every call gets this error.
+    /// Why the pool cannot have workers; every call returns this error.
     broken: Option<Error>,
     policy: Policy,
-    /// When to offer chunks again that the system had no room for, and to receive results for which it had no descriptor.
-    retry: Option<Instant>,
-    /// When what lies with a worker has lain there for too long: items that it has not begun, and results
-    /// that it holds back. Counted from the first look that has seen some.
-    /// In nanoseconds of the coarse clock, which a look at the workers reads anyway.
-    late_at: Option<u64>,
-    /// At which tick of the clock the pool was looked after last.
-    looked: u64,
-    /// At which tick of the clock what the workers have written was checked last.
-    checked: u64,
-    /// Some call has got a result otherwise than by a turn.
-    news: bool,
+    /// When to retry chunks for which a socket had no room, and results for which there was no descriptor.
+    retry_at: Option<Instant>,
+    /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
+    /// of the coarse clock, which each poll reads anyway.
+    rebalance_at: Option<u64>,
+    /// Tick of the coarse clock at the last poll.
+    polled_at: u64,
+    /// Tick of the coarse clock at the last check of what the workers have written.
+    checked_at: u64,
+    /// A call has received a result outside a poll.
+    progressed: bool,
     sleep: Sleep,
-    /// Since when the system has refused new workers, and how.
-    refused: Option<(Instant, Error)>,
-    /// How many workers are being started.
-    hiring: usize,
+    /// Since when the kernel has refused new workers, and its error.
+    spawn_refused: Option<(Instant, Error)>,
+    /// Workers being started.
+    spawning: usize,
     /// The pool's thread has ended.
     is_over: bool,
-    /// A worker has been ready once.
-    can_live: bool,
-    /// How many workers in a row have died before they were ready.
-    stillborn: u32,
-    /// How many in a row have died soon after their start, having run nothing.
-    fruitless: u32,
-    /// Until when no new ones are started.
-    pause: Option<Instant>,
+    /// At least one worker has become ready.
+    has_started: bool,
+    /// Consecutive workers that died before they were ready.
+    failed_startup: u32,
+    /// Consecutive workers that died soon after their start without running anything.
+    exited_early: u32,
+    /// No worker is started before this instant.
+    paused_until: Option<Instant>,
 }
 
-/// What the pool was told about its workers.
+/// The options of a pool that concern its workers.
 #[derive(Clone)]
 pub(crate) struct Policy {
-    /// How many there should be.
+    /// How many workers the pool keeps.
     pub(crate) workers: usize,
-    /// How many items go to one of them at once; by default as many as are worthwhile.
+    /// Items per chunk; by default [`Call::target_len`].
     pub(crate) chunk_size: Option<u32>,
-    /// After how many tasks each is replaced.
+    /// Tasks after which a worker is replaced.
     pub(crate) max_tasks: Option<u64>,
-    /// How long one may take to end.
+    /// Limit for a worker's shutdown.
     pub(crate) shutdown_timeout: Duration,
-    /// How many bytes of memory each may have.
+    /// Bytes of memory for each worker.
     pub(crate) memory_limit: Option<u64>,
-    /// How long after its start one may take for that.
+    /// Limit from a worker's start until its initializer has returned.
     pub(crate) initializer_timeout: Duration,
-    /// What each runs first. It may hold ends of queues, so it goes when the pool does.
+    /// What each worker runs first. It may hold ends of queues, so it is dropped with the pool.
     pub(crate) initializer: Option<Initializer>,
 }
 
 enum Phase {
     Open,
-    /// No new work; ends when there is none left.
+    /// No new work; ends when none is left.
     Closed,
-    /// No work at all; whoever is still there is asked to end at the first time, and killed at the second. A time so
-    /// far away that the clock cannot say it never comes.
+    /// No work at all; remaining workers get SIGTERM at the first instant and SIGKILL at the second. `None`
+    /// is beyond the clock's range.
     Ending {
         ask: Option<Instant>,
         kill: Option<Instant>,
     },
 }
 
-/// What a look at the workers has brought.
+/// The result of a poll.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PollResult {
-    /// Results have come, or a worker is ready.
-    pub(crate) news: bool,
-    /// How many workers have something in hand.
+    /// Results have arrived, or a worker has become ready.
+    pub(crate) progressed: bool,
+    /// Workers with items in flight.
     pub(crate) busy: usize,
-    /// One of them was asleep when it was given something.
+    /// A dispatch has woken a sleeping worker.
     pub(crate) woken: bool,
 }
 
-/// That of the pool's thread.
+/// The sleep of the pool's thread.
 #[derive(Default)]
 struct Sleep {
-    /// How long it lasts, unless the thread is woken.
+    /// When it ends, unless the thread is woken.
     until: Option<Instant>,
-    /// It lasts too long.
+    /// The thread must be woken.
     must_end: bool,
 }
 
 impl Sleep {
-    /// Makes it end at that time at the latest; says whether the thread must be woken for that.
+    /// Ends the sleep at `time` at the latest; returns whether the thread must be woken for that.
     fn end_by(&mut self, time: Instant) -> bool {
         let lasts_longer = self.until.is_none_or(|until| until > time);
         if lasts_longer {
@@ -116,36 +115,36 @@ impl Sleep {
     }
 }
 
-/// After the system had no room for a chunk, how long until the next try. (Nothing announces that there is room.)
-const STALL: Duration = Duration::from_millis(2);
-/// How long items may lie in the rings of a worker that shows no result, and how long results may be held
-/// back, in nanoseconds. Where all is well, both take some microseconds.
+/// The delay before a retry, since nothing announces free room or a free descriptor.
+const RETRY_AFTER: Duration = Duration::from_millis(2);
+/// How long items may stay unclaimed with a worker that shows no result, and results invisible, in
+/// nanoseconds. Normally both take a few microseconds.
 const REBALANCE_AFTER: u64 = 5_000_000;
-/// Less work than this is not worth to be taken from one worker and given to another.
+/// Less work than this is not moved from one worker to another.
 const MIN_REBALANCED: Duration = Duration::from_millis(1);
 
-/// What callers cause.
+/// What callers cause:
 impl Scheduler {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            waiting: Backlog::default(),
+            backlog: Backlog::default(),
             workers: Vec::new(),
             phase: Phase::Open,
             broken: None,
             policy,
-            retry: None,
-            late_at: None,
-            looked: 0,
-            checked: 0,
-            news: false,
+            retry_at: None,
+            rebalance_at: None,
+            polled_at: 0,
+            checked_at: 0,
+            progressed: false,
             sleep: Sleep::default(),
-            refused: None,
-            hiring: 0,
+            spawn_refused: None,
+            spawning: 0,
             is_over: false,
-            can_live: false,
-            stillborn: 0,
-            fruitless: 0,
-            pause: None,
+            has_started: false,
+            failed_startup: 0,
+            exited_early: 0,
+            paused_until: None,
         }
     }
 
@@ -161,22 +160,22 @@ impl Scheduler {
         self.check_open()?;
         let now = clock::ticks();
         self.ignore_stopped_time(now);
-        self.waiting.extend(chunks);
+        self.backlog.extend(chunks);
         self.dispatch();
-        if self.late_at.is_none() && self.may_be_stuck() {
-            self.late_at = Some(now + REBALANCE_AFTER);
+        if self.rebalance_at.is_none() && self.may_be_stuck() {
+            self.rebalance_at = Some(now + REBALANCE_AFTER);
         }
         Ok(())
     }
 
-    /// Takes back what no worker has begun of a call.
+    /// Withdraws the items of a call that no worker has claimed.
     pub(crate) fn withdraw(&mut self, call: &Arc<Call>) {
         self.fail_pending(call);
         self.dispatch();
     }
 
-    /// Takes back a call of one item, if no worker has begun it; else ends the worker. Says whether its error is now that it
-    /// was cancelled.
+    /// Withdraws a call of one item, or kills the worker that runs it. Returns whether its result is now the
+    /// error that it was cancelled.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fail_pending(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
@@ -184,13 +183,13 @@ impl Scheduler {
         is_cancelled
     }
 
-    /// Says whether there was anything. Of a call of one item, that has its error then; of any other, the
-    /// caller is gone.
+    /// Fails the unclaimed items of a call; returns whether there were any. A call with several items has no
+    /// reader any more.
     fn fail_pending(&mut self, call: &Arc<Call>) -> bool {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
-            self.waiting.put_back(worker.revoke(u32::MAX));
+            self.backlog.put_back(worker.revoke(u32::MAX));
         }
-        let is_any = self.waiting.withdraw(call);
+        let is_any = self.backlog.withdraw(call);
         if is_any {
             call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
         }
@@ -206,7 +205,7 @@ impl Scheduler {
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
         self.phase = Phase::Ending { ask, kill };
         for worker in &mut self.workers {
-            self.waiting.put_back(worker.revoke(u32::MAX));
+            self.backlog.put_back(worker.revoke(u32::MAX));
         }
         self.fail_waiting(&Error::new(Cause::Cancelled));
     }
@@ -216,52 +215,52 @@ impl Scheduler {
     }
 }
 
-/// What whoever waits for results does.
+/// What a driver does:
 impl Scheduler {
-    /// Takes in what the workers have said, and hands out what waits. When it is late, also what they hold back, and what
-    /// lies too long with one of them.
+    /// Collects the workers' results and dispatches waiting chunks. When overdue, also takes invisible
+    /// results and unclaimed items from workers.
     pub(crate) fn poll(&mut self) -> PollResult {
-        let (mut turn, mut is_short) = (PollResult::default(), false);
+        let (mut polled, mut is_short) = (PollResult::default(), false);
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
-        let is_late = self.late_at.is_some_and(|time| time <= now);
+        let is_late = self.rebalance_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_flight() > 0 || !was_ready {
-                turn.news |= worker.collect() || (is_late && worker.take_unflushed());
+                polled.progressed |= worker.collect() || (is_late && worker.take_unflushed());
                 is_short |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
-                self.stillborn = 0;
-                self.can_live = true;
+                self.failed_startup = 0;
+                self.has_started = true;
             }
             if worker.in_flight() > 0 {
-                turn.busy += 1;
+                polled.busy += 1;
             } else if self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most) {
-                self.sleep.must_end |= worker.shut_down(); // its successor is the thread's business
+                self.sleep.must_end |= worker.shut_down(); // the pool's thread starts its successor
             }
         }
         if is_late {
             let has_others = self.workers.len() > 1;
             for worker in &mut self.workers {
-                self.waiting.put_back(worker.make_way(has_others));
+                self.backlog.put_back(worker.make_way(has_others));
             }
         }
         self.dispatch();
         if is_short {
-            self.retry = Some(Instant::now() + STALL);
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
         self.rebalance();
-        let lies = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
-        self.late_at = match self.late_at.filter(|_| lies && !is_late) {
-            None if lies => Some(now + REBALANCE_AFTER),
-            late_at => late_at,
+        let is_stuck = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
+        self.rebalance_at = match self.rebalance_at.filter(|_| is_stuck && !is_late) {
+            None if is_stuck => Some(now + REBALANCE_AFTER),
+            rebalance_at => rebalance_at,
         };
         self.shut_down_idle();
-        turn.news |= std::mem::take(&mut self.news);
-        turn.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
-        turn
+        polled.progressed |= std::mem::take(&mut self.progressed);
+        polled.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
+        polled
     }
 
     /// Whether items may lie with a worker that is not about to begin them.
@@ -272,78 +271,79 @@ impl Scheduler {
 
     /// Twice a second, checks what the workers have written against what the pool knows by itself.
     fn check_workers(&mut self, now: u64) {
-        if u128::from(now.saturating_sub(self.checked)) >= CHECK_INTERVAL.as_nanos() {
-            self.checked = now;
-            self.workers.iter_mut().for_each(|worker| self.news |= worker.check());
+        if u128::from(now.saturating_sub(self.checked_at)) >= CHECK_INTERVAL.as_nanos() {
+            self.checked_at = now;
+            self.workers.iter_mut().for_each(|worker| self.progressed |= worker.check());
         }
     }
 
-    /// When to take a turn again at the latest.
+    /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
-        let late_at = self
-            .late_at
+        let rebalance_at = self
+            .rebalance_at
             .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry.into_iter().chain(late_at).min()
+        self.retry_at.into_iter().chain(rebalance_at).min()
     }
 
-    /// Gives waiting chunks to workers that have room, to those first that have the least to do.
+    /// Dispatches waiting chunks to workers with room, least loaded first.
     fn dispatch(&mut self) {
-        self.retry = None;
-        while let Some(chunk) = self.waiting.front_mut() {
-            let worthwhile = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
-            let size = self.policy.chunk_size.unwrap_or(worthwhile);
-            let most = size.max(worthwhile).saturating_mul(2);
+        self.retry_at = None;
+        while let Some(chunk) = self.backlog.front_mut() {
+            let target_len = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
+            let size = self.policy.chunk_size.unwrap_or(target_len);
+            let most = size.max(target_len).saturating_mul(2);
             let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
                 Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,
             };
             let can_take = |worker: &&mut WorkerHandle| worker.has_room(chunk, most) && may_run(worker) > 0;
-            let burden = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
-            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(burden) else { return };
-            let given = worker.dispatch(chunk, size.min(may_run(worker)));
+            let load = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
+            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(load) else { return };
+            let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
-            match given {
+            match outcome {
                 Dispatched::Accepted => {
                     let timeout = chunk.call.options.timeout;
-                    let look = timeout.and_then(|time| Instant::now().checked_add(time));
-                    self.sleep.must_end |= look.is_some_and(|look| self.sleep.end_by(look));
+                    let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
+                    self.sleep.must_end |= deadline.is_some_and(|deadline| self.sleep.end_by(deadline));
                 }
                 Dispatched::Full => {}
                 Dispatched::WouldBlock => {
-                    self.retry = Some(Instant::now() + STALL);
+                    self.retry_at = Some(Instant::now() + RETRY_AFTER);
                     return;
                 }
                 Dispatched::Failed(error) => {
                     chunk.fail(&error);
-                    (is_gone, self.news) = (true, true);
+                    (is_gone, self.progressed) = (true, true);
                 }
             }
             if is_gone {
-                self.waiting.pop_front();
+                self.backlog.pop_front();
             }
         }
     }
 
-    /// Lets idle workers have some of what others have not begun, unless those will be done with it sooner.
-    /// Where that turns out to be wrong, they [give way](WorkerHandle::make_way).
+    /// Moves unclaimed items from the worker with the most of them to idle workers (work stealing), unless
+    /// the former will soon be done with them. Where that estimate is wrong, it [gives
+    /// way](WorkerHandle::make_way) later.
     fn rebalance(&mut self) {
-        if !self.waiting.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
+        if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
         let unbegun = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
         let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
         if count > 0 && busiest.time_for(count) >= MIN_REBALANCED {
-            self.waiting.put_back(busiest.revoke(count.div_ceil(2)));
+            self.backlog.put_back(busiest.revoke(count.div_ceil(2)));
             self.dispatch();
         }
     }
 
-    /// Lets go of workers that will not be needed: in a pool that is about to end, those that have nothing more to do. It
-    /// may be a caller who takes their last results, so it is not for the pool's thread alone.
+    /// Shuts down workers that an ending pool no longer needs. A caller may collect their last results, so
+    /// this is not left to the pool's thread.
     fn shut_down_idle(&mut self) {
         let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
-        let is_closed = matches!(self.phase, Phase::Closed) && self.waiting.is_empty();
-        // What others have not begun may have to go to one that is idle.
+        let is_closed = matches!(self.phase, Phase::Closed) && self.backlog.is_empty();
+        // An idle worker may still be needed for what others have not claimed.
         if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.pending(true) == 0) {
             for worker in &mut self.workers {
                 self.sleep.must_end |= worker.shut_down();

@@ -1,4 +1,4 @@
-//! Keeping up a pool's workers: starting as many as there should be, settling deaths, ending those whose time is over.
+//! Starts, reaps and replaces the workers of a pool.
 
 use std::time::{Duration, Instant};
 
@@ -7,64 +7,64 @@ use crate::error::{Cause, Error};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
 
-/// So many workers in a row may die before they are ready; then it is no accident. (Somebody who kills workers at
-/// random hits a new one now and then; a worker that crashes at birth does so every time.)
+/// Fail the pool after this many consecutive start-up failures. (Random kills hit a new worker now and then;
+/// one that crashes at start-up always does.)
 const MAX_STARTUP_FAILURES: u32 = 20;
-/// So many in a row may die soon after their start, having run nothing. From then on there is a pause after each such
-/// death, so that a worker that cannot live does not take up the machine. It is no error, as no call may have been harmed.
+/// After this many consecutive early exits, pause before each start, so that a worker that cannot live does
+/// not keep the machine busy. This is no error, since no call may have been harmed.
 const MAX_EARLY_EXITS: u32 = 20;
-/// After the system has refused a new worker, how long until the next try; and how long a pool that has no other
-/// worker tries before its work fails. The first is also the pause after a death too many.
+/// The pause after a refused start or repeated deaths; and how long a pool without workers retries before its
+/// work fails.
 const RETRY: Duration = Duration::from_millis(100);
 const GIVE_UP: Duration = Duration::from_secs(3);
-/// How long nobody looks at most while there is work. One who is stopped, or killed, after he has changed something and
-/// before he has rung wakes nobody; and a caller may be busy with decoding what has come.
+/// The longest interval between polls while there is work. A process stopped or killed between a change and
+/// its notification wakes no thread, and a caller may be busy decoding results.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// When the pool is looked after so much later than it should be, its process was stopped.
+/// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
-/// What the pool's thread does.
+/// What the pool's thread does:
 impl Scheduler {
-    /// Whether one should be started. One at a time.
+    /// Whether to start a worker. Workers start one at a time.
     pub(crate) fn needs_worker(&self) -> bool {
-        if self.hiring > 0 || self.pause.is_some_and(|end| end > Instant::now()) {
+        if self.spawning > 0 || self.paused_until.is_some_and(|end| end > Instant::now()) {
             return false;
         }
-        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
+        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let wanted = match self.phase {
             Phase::Ending { .. } => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
-                let busy = staying().filter(|worker| worker.in_flight() > 0).count();
-                self.policy.workers.min(busy + self.waiting.items(self.policy.workers))
+                let busy = accepting().filter(|worker| worker.in_flight() > 0).count();
+                self.policy.workers.min(busy + self.backlog.items(self.policy.workers))
             }
         };
-        staying().count() < wanted
+        accepting().count() < wanted
     }
 
-    /// A worker is being started: from when it is asked for until it is here, or refused.
+    /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
     pub(crate) fn next_worker(&mut self) -> WorkerConfig {
-        self.hiring += 1; // of which there is only this one, so its index is no other's
-        let staying = || self.workers.iter().filter(|worker| worker.accepts_work());
+        self.spawning += 1; // at most one at a time, so its index is unique
+        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)
-            .find(|&index| staying().all(|worker| worker.index() != index))
+            .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
         let Policy { initializer, memory_limit, .. } = &self.policy;
         WorkerConfig { index, initializer: initializer.clone(), memory_limit: *memory_limit }
     }
 
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
-        self.hiring -= 1;
-        self.refused = None;
+        self.spawning -= 1;
+        self.spawn_refused = None;
         if self.is_over {
             return worker.shut_down_now();
         }
         self.workers.push(worker);
     }
 
-    /// Settles deaths, and ends workers that are to end; says whether there is anything left to wait for.
+    /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn maintain(&mut self) -> bool {
         self.ignore_stopped_time(clock::ticks());
         while let Some(place) = self.workers.iter().position(WorkerHandle::has_ended) {
@@ -72,18 +72,18 @@ impl Scheduler {
             self.reap(worker);
         }
         for worker in &mut self.workers {
-            self.waiting.put_back(worker.end_overtime());
+            self.backlog.put_back(worker.end_overtime());
         }
         self.poll();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
-            Phase::Closed => self.waiting.is_empty(), // as it always is in a broken pool
+            Phase::Closed => self.backlog.is_empty(), // as it always is in a broken pool
             Phase::Ending { .. } => true,
         };
-        // Who is being started still is killed when he comes.
+        // A worker still being started is killed by `add`.
         let is_time = matches!(self.phase, Phase::Ending { kill, .. } if kill.is_some_and(|time| time <= Instant::now()));
-        let is_over = may_end && self.workers.is_empty() && (self.hiring == 0 || is_time);
+        let is_over = may_end && self.workers.is_empty() && (self.spawning == 0 || is_time);
         if is_over {
             self.policy.initializer = None;
             self.is_over = true;
@@ -91,12 +91,11 @@ impl Scheduler {
         !is_over
     }
 
-    /// Where nothing has looked after the pool for much longer than it does, though a worker had something in
-    /// hand, this process was stopped, and its workers with it as a rule: the whole time counts for no item's
-    /// limit, since nothing tells when in it the stop began. To be called with the time of the coarse clock at
-    /// each look.
+    /// Detects that this process, and usually its workers, were stopped: nothing polled for much longer than
+    /// the interval while a worker had items. The whole gap counts for no item's time limit, since the stop's
+    /// begin is unknown. Call at each poll with the time of the coarse clock.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
-        let before = std::mem::replace(&mut self.looked, now);
+        let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));
         if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(|worker| worker.in_flight() > 0) {
             let now = clock::nanos();
@@ -104,7 +103,7 @@ impl Scheduler {
         }
     }
 
-    /// Presses workers that should be gone.
+    /// Terminates or kills workers that should have exited.
     fn end_workers(&mut self) {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
@@ -120,96 +119,103 @@ impl Scheduler {
         }
     }
 
-    /// When [`Scheduler::maintain`] will have something to do that no event announces.
+    /// When [`Scheduler::maintain`] has something to do that no event announces.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let (ask, kill) = match self.phase {
             Phase::Ending { ask, kill } => (ask, kill),
             _ => (None, None),
         };
         let now = Instant::now();
-        let dooms =
+        let kill_deadlines =
             self.workers.iter().filter_map(|worker| worker.set_kill_deadline(self.policy.shutdown_timeout));
-        let overtimes = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
+        let timeouts = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
         let limit = self.policy.initializer_timeout;
         let initialized = self.workers.iter().filter_map(|worker| worker.initialized_by(limit));
-        let times = [ask, kill, self.pause].into_iter().flatten().filter(|&time| time > now);
+        let times = [ask, kill, self.paused_until].into_iter().flatten().filter(|&time| time > now);
         let watch = self.is_busy().then(|| now + CHECK_INTERVAL);
-        dooms.chain(overtimes).chain(initialized).chain(times).chain(self.next_check()).chain(watch).min()
+        kill_deadlines
+            .chain(timeouts)
+            .chain(initialized)
+            .chain(times)
+            .chain(self.next_check())
+            .chain(watch)
+            .min()
     }
 
-    /// Whether there is anything that could be stuck.
+    /// Whether anything could be stuck.
     fn is_busy(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
-        !self.waiting.is_empty() || !self.workers.iter().all(is_idle)
+        !self.backlog.is_empty() || !self.workers.iter().all(is_idle)
     }
 
-    /// The pool's thread is about to sleep; gives until when.
+    /// Records and returns when the pool's thread must wake up.
     pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
         self.sleep = Sleep { until: self.next_step(), must_end: false };
         self.sleep.until
     }
 
-    /// Whether the pool's thread must be woken, lest it sleep through the next step.
+    /// Whether the pool's thread would sleep past the next step.
     pub(crate) fn would_oversleep(&mut self) -> bool {
         self.next_step().is_some_and(|next| self.sleep.end_by(next))
     }
 
-    /// Whether the pool's thread must be woken for what callers do not see to: an item's time that will be over, or a worker
-    /// that goes.
+    /// Whether the pool's thread must be woken for what callers do not handle: a time limit, or the exit of a
+    /// worker.
     pub(crate) fn must_wake(&mut self) -> bool {
         std::mem::take(&mut self.sleep.must_end)
     }
 
-    /// Whether callers must be woken: some result has come otherwise than by a turn, or there is a time to look again that
-    /// they do not know of.
+    /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
+    /// do not know.
     pub(crate) fn needs_caller_wake(&mut self) -> bool {
-        std::mem::take(&mut self.news) || self.retry.is_some()
+        std::mem::take(&mut self.progressed) || self.retry_at.is_some()
     }
 
-    /// Settles what a dead worker had in hand: only the item that it was running fails, or is run once more.
+    /// Settles the items of a dead worker: only the one that it was running fails, or runs again.
     fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let WorkerExit { error, stillborn, fruitless, initializer_failed, rest } = worker.reap(may_retry);
-        self.waiting.put_back(rest);
-        self.fruitless = if fruitless { self.fruitless + 1 } else { 0 };
-        if self.fruitless >= MAX_EARLY_EXITS {
-            self.pause = Some(Instant::now() + RETRY);
+        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest } =
+            worker.reap(may_retry);
+        self.backlog.put_back(rest);
+        self.exited_early = if exited_early { self.exited_early + 1 } else { 0 };
+        if self.exited_early >= MAX_EARLY_EXITS {
+            self.paused_until = Some(Instant::now() + RETRY);
         }
-        if stillborn {
-            self.stillborn += 1;
+        if failed_startup {
+            self.failed_startup += 1;
             let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
-            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.can_live;
-            if cannot_live || self.stillborn >= MAX_STARTUP_FAILURES {
+            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.has_started;
+            if cannot_live || self.failed_startup >= MAX_STARTUP_FAILURES {
                 self.fail(&error);
-            } else if self.stillborn > 1 {
-                self.pause = Some(Instant::now() + RETRY);
+            } else if self.failed_startup > 1 {
+                self.paused_until = Some(Instant::now() + RETRY);
             }
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
             let error = self.broken.clone().unwrap_or_else(|| Error::new(Cause::Cancelled));
-            self.fail_waiting(&error); // what the dead had not begun
+            self.fail_waiting(&error); // what the dead worker had not claimed
         }
     }
 
-    /// The system refuses a new worker. If others live, the pool goes on with them; if it has been so for a while and
-    /// none lives, all that waits has this error, and what comes, until there is a worker again. It tries on.
+    /// Records that the kernel refused a new worker. The pool continues with the others. Without any for a
+    /// while, waiting and new work fails with this error until a worker starts. Retries continue.
     pub(crate) fn spawn_failed(&mut self, error: Error) {
-        self.hiring -= 1;
+        self.spawning -= 1;
         let now = Instant::now();
-        let since = self.refused.take().map_or(now, |(since, _)| since);
-        self.refused = Some((since, error));
+        let since = self.spawn_refused.take().map_or(now, |(since, _)| since);
+        self.spawn_refused = Some((since, error));
         if let Some(error) = self.lasting_refusal().cloned() {
             if error.os_error().is_some() {
                 self.fail_waiting(&error);
             } else {
-                self.fail(&error); // of what is no lack of something, the next try would not be better
+                self.fail(&error); // a retry helps only against a shortage
             }
         }
-        self.pause = Some(now + RETRY);
+        self.paused_until = Some(now + RETRY);
     }
 
     pub(super) fn lasting_refusal(&self) -> Option<&Error> {
-        let (since, error) = self.refused.as_ref()?;
+        let (since, error) = self.spawn_refused.as_ref()?;
         (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }
 
@@ -219,10 +225,10 @@ impl Scheduler {
     }
 
     pub(super) fn fail_waiting(&mut self, error: &Error) {
-        self.waiting.fail(error);
+        self.backlog.fail(error);
     }
 
-    /// Ends everything on the spot: all that is left to do has this error.
+    /// Ends everything at once: all remaining items fail with `error`.
     pub(crate) fn give_up(&mut self, error: &Error) {
         self.fail(error);
         for worker in std::mem::take(&mut self.workers) {

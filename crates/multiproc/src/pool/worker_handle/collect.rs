@@ -1,4 +1,4 @@
-//! Taking in what a worker has said, and its results.
+//! Collects the results of a worker.
 
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
@@ -9,32 +9,31 @@ use crate::pool::worker_handle::in_flight::Completed;
 use crate::pool::worker_rings::{OUT_OF_LINE, Scope};
 
 impl WorkerHandle {
-    /// Takes in what it has said: that it is ready, and results. Says whether there was anything.
+    /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
         let is_new = !self.ready && self.rings.is_ready();
         self.ready |= is_new;
         self.drop_descriptors();
-        self.take_results(Scope::Published) || is_new
+        self.take_results(Scope::Visible) || is_new
     }
 
-    /// May it hold results back that are finished?
+    /// Whether it may have completed results that are not visible.
     pub(crate) fn may_have_unflushed(&self) -> bool {
-        self.jobs.count() > 0 && self.rings.may_have_unflushed()
+        self.in_flight.count() > 0 && self.rings.may_have_unflushed()
     }
 
-    /// Takes results that it holds back, if there are any; and then makes it look at the clock.
+    /// Takes completed results that are not visible, and then requests a flush.
     pub(crate) fn take_unflushed(&mut self) -> bool {
-        let held = self.may_have_unflushed() && self.take_results(Scope::Held);
+        let held = self.may_have_unflushed() && self.take_results(Scope::Unflushed);
         if held {
             self.rings.request_flush();
         }
         held
     }
 
-    /// Checks what it has written against what the pool knows by itself. One that has shown nothing since it
-    /// was checked last is made to look again whether there is something to do, lest something overwritten
-    /// keeps it asleep; and all that it has finished is taken, published or not. Says whether there were
-    /// results.
+    /// Checks the worker's words in shared memory against what the pool knows. If there is no progress since
+    /// the last check, wakes the worker again, in case an overwritten word keeps it asleep, and takes all
+    /// completed results. Returns whether there were results.
     pub(crate) fn check(&mut self) -> bool {
         if self.broken.is_some() {
             return false;
@@ -48,64 +47,64 @@ impl WorkerHandle {
             return false;
         }
         self.rings.notify_again();
-        self.jobs.count() > 0 && self.unreceived.is_none() && self.take_results(Scope::Finished)
+        self.in_flight.count() > 0 && self.unreceived.is_none() && self.take_results(Scope::Completed)
     }
 
-    /// Takes these results; says whether there were any.
-    pub(super) fn take_results(&mut self, which: Scope) -> bool {
+    /// Takes the results of a scope; returns whether there were any.
+    pub(super) fn take_results(&mut self, scope: Scope) -> bool {
         if self.is_cancelled() {
-            return false; // whoever has cancelled its item was told that there will be no result
+            return false; // the canceller was told that there is no result
         }
-        let left = self.jobs.count();
+        let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {
-            self.deliver_singly(results, count, number, which);
+            self.deliver_singly(results, count, number, scope);
             if self.unreceived.is_some() {
-                return self.jobs.count() < left;
+                return self.in_flight.count() < left;
             }
         }
-        self.take_more_results(which) || self.jobs.count() < left
+        self.take_more_results(scope) || self.in_flight.count() < left
     }
 
-    fn take_more_results(&mut self, which: Scope) -> bool {
+    fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
-        let finished = match self.rings.take_results(which) {
-            Ok(Some(finished)) if finished.count <= self.jobs.count() => finished,
+        let finished = match self.rings.take_results(scope) {
+            Ok(Some(finished)) if finished.count <= self.in_flight.count() => finished,
             Ok(None) => return false,
             Ok(Some(_)) => {
-                return self.protocol_error(Error::decode("results", "there are more of them than items"));
+                return self.protocol_error(Error::decode("results", "there are more than items in flight"));
             }
             Err(error) => return self.protocol_error(error),
         };
         let count = finished.count;
-        if let (Some(call), Scope::Published) = (self.jobs.front(), which) {
+        if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
             call.learn_cost(count, finished.nanos);
         }
-        if finished.may_be_posted || !self.jobs.are_of_one_call(count) {
-            self.deliver_singly(finished.results, count, number, which);
+        if finished.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
+            self.deliver_singly(finished.results, count, number, scope);
         } else {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        (self.may_be_stopped, self.quiet, self.held_up) = (false, false, false);
-        self.rings.release(self.jobs.start().unwrap_or(self.rings.position()));
+        (self.may_be_stopped, self.no_progress, self.paused) = (false, false, false);
+        self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         true
     }
 
-    /// It writes nonsense: a task has written over what is not its own.
+    /// The worker's words are inconsistent: a task has overwritten memory that is not its own.
     fn protocol_error(&mut self, why: Error) -> bool {
         self.fail_worker(why);
         false
     }
 
-    /// Delivers the results of the first `count` items in hand, which are of one call.
+    /// Delivers the results of the first `count` items, which are of one call.
     fn deliver(&mut self, mut results: Frames, count: u32) {
-        let settled = self.complete(count);
-        let Some((call, ..)) = settled.first() else { return };
-        let runs: Vec<_> = settled.iter().map(|&(_, first, count)| (first, count)).collect();
+        let done = self.complete(count);
+        let Some((call, ..)) = done.first() else { return };
+        let runs: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
         if runs.is_sorted() {
             return call.deliver(ResultBatch::Results { runs, results });
         }
-        // Some were taken back from a worker, and came here after others that are behind them.
+        // Some were revoked from another worker, and came here after items that follow them in the input.
         for (first, count) in runs {
             let mut run = Vec::new();
             for _ in 0..count {
@@ -120,41 +119,40 @@ impl WorkerHandle {
         }
     }
 
-    /// Delivers `count` results of several calls, or some that came as messages; the first is that of item
-    /// `number` of the rings. From one on that has to be received later, they stay.
-    fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, which: Scope) {
+    /// Delivers `count` results of several calls, or with out-of-line ones; the first is that of item
+    /// `number`. Results from the first that awaits a descriptor on stay in `unreceived`.
+    fn deliver_singly(&mut self, mut results: Frames, count: u32, number: u32, scope: Scope) {
         for delivered in 0..count {
             let (passed, number) = (results.consumed(), number.wrapping_add(delivered));
             let received = match results.next() {
-                Some((OUT_OF_LINE, _)) => self.receive(number, which),
+                Some((OUT_OF_LINE, _)) => self.receive(number, scope),
                 Some((kind, frame)) => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
-                None => Some(Err(Error::decode("a result", "it is missing in the ring"))),
+                None => Some(Err(Error::decode("a result", "the ring has no frame for it"))),
             };
             let Some(content) = received else {
                 results.back_to(passed);
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
-            let Some((call, place, _)) = self.complete(1).pop() else { return };
+            let Some((call, index, _)) = self.complete(1).pop() else { return };
             call.deliver(match content {
-                Ok((kind, content)) => ResultBatch::Result { place, kind, content },
+                Ok((kind, content)) => ResultBatch::Result { index, kind, content },
                 Err(error) => {
-                    // What the system refuses to receive is lost, but nothing is wrong with the worker.
+                    // A result that the kernel refuses to deliver is lost, but the worker is fine.
                     if error.os_error().is_none() {
                         self.fail_worker(error.clone());
                     }
                     let error = error.with_origin(Origin::Worker { pid: self.pid() });
-                    ResultBatch::Lost { first: place, count: 1, error }
+                    ResultBatch::Lost { first: index, count: 1, error }
                 }
             });
         }
     }
 
-    /// Receives the result of the item of this number; `None` when there is no descriptor for it, and it is to be received
-    /// later. It is lost instead when that has been so for too long; or when all that is finished is taken, for then
-    /// follows what cannot wait.
-    fn receive(&mut self, number: u32, which: Scope) -> Option<Result<(u32, Content)>> {
-        if which != Scope::Finished {
+    /// Receives the out-of-line result of item `number`; `None` if it awaits a descriptor. After a shortage
+    /// that is too long, and when all completed results must be taken, the result is lost instead.
+    fn receive(&mut self, number: u32, scope: Scope) -> Option<Result<(u32, Content)>> {
+        if scope != Scope::Completed {
             match self.rings.receive(number, OnShortage::Leave) {
                 Err(error) if error.is_shortage_of_descriptors() => {
                     if self.shortage.meet() {
@@ -170,27 +168,27 @@ impl WorkerHandle {
         Some(self.rings.receive(number, OnShortage::Lose))
     }
 
-    /// The first `count` items in hand are done with.
+    /// Completes the first `count` items.
     fn complete(&mut self, count: u32) -> Vec<Completed> {
-        let settled = self.jobs.complete(count);
-        self.served += settled.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
-        settled
+        let done = self.in_flight.complete(count);
+        self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
+        done
     }
 
-    /// The first `count` items in hand have no result, and will have none.
+    /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
         for (call, first, count) in self.complete(count) {
             call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
         }
     }
 
-    /// Lets go of descriptors that the worker has received by now, lest they keep a queue open.
+    /// Closes descriptors that the worker has received by now, so that they do not keep a queue open.
     fn drop_descriptors(&mut self) {
-        // What does not agree here is found by the next check.
-        if self.jobs.is_front_message()
-            && self.rings.pending().is_ok_and(|unbegun| unbegun < self.jobs.count())
+        // The next check reports an inconsistent word.
+        if self.in_flight.is_front_message()
+            && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
         {
-            self.jobs.drop_descriptors();
+            self.in_flight.drop_descriptors();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker has in hand: items that it was given and that have no result yet, in its order.
+//! The items in flight of a worker: assigned and without a result, in its order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
 pub(crate) struct InFlight {
-    list: VecDeque<Run>,
-    /// How many items that is.
+    runs: VecDeque<Run>,
+    /// The number of items.
     count: u32,
-    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    /// The shortest time limit of any item; `None` without limits.
     least_timeout: Option<Duration>,
 }
 
 /// Consecutive items of one call in a worker's rings.
 struct Run {
     call: Arc<Call>,
-    /// The place of the first of them in the call's input.
+    /// The input index of the first item.
     first: u64,
     count: u32,
-    /// How many of them have a result.
+    /// The number of items with a result.
     done: u32,
-    /// How many workers have died of them.
+    /// The number of workers that died while running them.
     deaths: u32,
-    /// Where they begin in the rings.
+    /// The position of the first item in the ring.
     start: u32,
-    /// The one item, if it was too large for the rings or holds descriptors.
+    /// The single item, if it is out of line.
     message: Option<Message>,
 }
 
-/// Items that are done with: their call, the place of the first, and how many they are.
+/// Items with a result: their call, the input index of the first, and their number.
 pub(crate) type Completed = (Arc<Call>, u64, u32);
 
 impl InFlight {
@@ -42,107 +42,108 @@ impl InFlight {
         self.count
     }
 
-    /// How many of them can be had back: not one that came as a message.
+    /// The number of items that can be revoked: all but out-of-line ones.
     pub(crate) fn revocable(&self) -> u32 {
-        let messages = self.list.iter().filter(|job| job.message.is_some() && job.left() > 0).count();
+        let messages = self.runs.iter().filter(|run| run.message.is_some() && run.left() > 0).count();
         self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
     }
 
-    /// The call of the item that is next to have a result, or runs.
+    /// The call of the oldest item.
     pub(crate) fn front(&self) -> Option<&Arc<Call>> {
-        self.list.front().map(|job| &job.call)
+        self.runs.front().map(|run| &run.call)
     }
 
-    /// The call of the last item.
+    /// The call of the newest item.
     pub(crate) fn back(&self) -> Option<&Arc<Call>> {
-        self.list.back().map(|job| &job.call)
+        self.runs.back().map(|run| &run.call)
     }
 
-    /// Where the first of what must be kept begins in the rings.
+    /// The ring position from which bytes must be kept.
     pub(crate) fn start(&self) -> Option<u32> {
-        self.list.front().map(|job| job.start)
+        self.runs.front().map(|run| run.start)
     }
 
     pub(crate) fn are_of(&self, call: &Arc<Call>) -> bool {
-        self.list.iter().any(|job| Arc::ptr_eq(&job.call, call))
+        self.runs.iter().any(|run| Arc::ptr_eq(&run.call, call))
     }
 
-    /// Are the first `count` items of one call?
+    /// Whether the first `count` items are of one call.
     pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
-        let Some(first) = self.list.front() else { return true };
+        let Some(first) = self.runs.front() else { return true };
         let mut left = count;
-        for job in &self.list {
+        for run in &self.runs {
             if left == 0 {
                 break;
             }
-            if !Arc::ptr_eq(&job.call, &first.call) {
+            if !Arc::ptr_eq(&run.call, &first.call) {
                 return false;
             }
-            left = left.saturating_sub(job.left());
+            left = left.saturating_sub(run.left());
         }
         true
     }
 
-    /// No item may run for a shorter time than this; `None` if each may run for ever.
+    /// The shortest time limit of any item; `None` without limits.
     pub(crate) fn least_timeout(&self) -> Option<Duration> {
         self.least_timeout
     }
 
-    /// May the item that has cost a worker its life be run once more?
+    /// Whether the item that killed its worker may run again.
     ///
-    /// Not one with descriptors. The pool has let go of them when it was begun, and whoever holds the other end of what
-    /// they were has seen it close.
+    /// An item with descriptors may not: the pool closed them when it was claimed, and the peer has seen
+    /// that.
     pub(crate) fn may_front_run_again(&self) -> bool {
-        self.list.front().is_some_and(|job| {
-            job.deaths < job.call.options.retries
-                && !job.call.is_abandoned()
-                && job.message.as_ref().is_none_or(|message| !message.had_descriptors())
+        self.runs.front().is_some_and(|run| {
+            run.deaths < run.call.options.retries
+                && !run.call.is_abandoned()
+                && run.message.as_ref().is_none_or(|message| !message.had_descriptors())
         })
     }
 
-    /// Adds the first `count` items of a chunk, which begin there in the rings. Takes its message, if it is one.
+    /// Adds the first `count` items of a chunk, which begin at `start` in the ring. Takes the message of an
+    /// out-of-line item.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
-        let job = Run::new(chunk, count, start);
+        let run = Run::new(chunk, count, start);
         self.count += count;
-        self.least_timeout = self.least_timeout.into_iter().chain(job.call.options.timeout).min();
-        match self.list.back_mut() {
-            Some(last) if last.continues_with(&job) => last.count += count,
-            _ => self.list.push_back(job),
+        self.least_timeout = self.least_timeout.into_iter().chain(run.call.options.timeout).min();
+        match self.runs.back_mut() {
+            Some(last) if last.continues_with(&run) => last.count += count,
+            _ => self.runs.push_back(run),
         }
     }
 
-    /// The first `count` items are done with.
+    /// Removes the first `count` items.
     pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
-        let mut settled = Vec::with_capacity(1);
+        let mut done = Vec::with_capacity(1);
         let mut left = count.min(self.count);
         self.revoke(left);
-        while let Some(job) = self.list.front_mut().filter(|_| left > 0) {
-            let some = left.min(job.left());
-            settled.push((Arc::clone(&job.call), job.first + u64::from(job.done), some));
-            job.done += some;
+        while let Some(run) = self.runs.front_mut().filter(|_| left > 0) {
+            let some = left.min(run.left());
+            done.push((Arc::clone(&run.call), run.first + u64::from(run.done), some));
+            run.done += some;
             left -= some;
-            if job.left() == 0 {
-                let message = self.list.pop_front().and_then(|job| job.message);
+            if run.left() == 0 {
+                let message = self.runs.pop_front().and_then(|run| run.message);
                 message.into_iter().for_each(Message::recycle);
             }
         }
-        settled
+        done
     }
 
-    /// Makes chunks of the last `count` items again; gives also where they began in the rings.
+    /// Turns the last `count` items back into chunks; also returns their position in the ring.
     pub(crate) fn reclaim(&mut self, count: u32, rings: &PoolSide) -> (Vec<Chunk>, u32) {
         let mut chunks = VecDeque::new();
         let mut left = count.min(self.count);
         self.revoke(left);
         let mut position = rings.position();
-        while let Some(job) = self.list.back_mut().filter(|_| left > 0) {
-            let some = left.min(job.left());
-            let (chunk, start) = job.cut(some, rings);
+        while let Some(run) = self.runs.back_mut().filter(|_| left > 0) {
+            let some = left.min(run.left());
+            let (chunk, start) = run.cut(some, rings);
             chunks.push_front(chunk);
             position = start;
             left -= some;
-            if job.left() == 0 {
-                self.list.pop_back();
+            if run.left() == 0 {
+                self.runs.pop_back();
             }
         }
         (chunks.into(), position)
@@ -151,20 +152,20 @@ impl InFlight {
     fn revoke(&mut self, count: u32) {
         self.count -= count;
         if self.count == 0 {
-            self.least_timeout = None; // else it is no longer than that of those that are left, which is all it promises
+            self.least_timeout = None; // otherwise it stays a lower bound
         }
     }
 
-    /// Lets go of the first item's descriptors.
+    /// Closes the first item's descriptors.
     pub(crate) fn drop_descriptors(&mut self) {
-        if let Some(message) = self.list.front_mut().and_then(|job| job.message.as_mut()) {
+        if let Some(message) = self.runs.front_mut().and_then(|run| run.message.as_mut()) {
             message.drop_descriptors();
         }
     }
 
-    /// Came the first item as a message?
+    /// Whether the first item is out of line.
     pub(crate) fn is_front_message(&self) -> bool {
-        self.list.front().is_some_and(|job| job.message.is_some())
+        self.runs.front().is_some_and(|run| run.message.is_some())
     }
 }
 
@@ -188,7 +189,8 @@ impl Run {
         self.count - self.done
     }
 
-    /// Do these items continue this job? Not for ever, since its bytes in the rings are freed only when all is done.
+    /// Whether `next` can be merged into this run. Runs stay short, since the ring bytes of a run are
+    /// released together.
     fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
@@ -196,7 +198,7 @@ impl Run {
         is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
     }
 
-    /// Takes the last `count` items off; gives them, and where they began in the rings.
+    /// Splits the last `count` items off; returns them and their position in the ring.
     fn cut(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);

@@ -1,4 +1,4 @@
-//! A worker as the pool sees it: its process, its rings, and the items that it has in hand.
+//! The pool's handle of one worker: its process, its rings, and its items in flight.
 
 mod collect;
 mod in_flight;
@@ -26,83 +26,82 @@ pub(crate) use self::shutdown::WorkerExit;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct WorkerHandle {
-    /// Its place among the pool's workers, counted from 0.
+    /// Counted from 0.
     index: usize,
-    started: SpawnedChild,
-    born: Instant,
+    spawned: SpawnedChild,
+    started_at: Instant,
     rings: PoolSide,
-    /// It has an initializer.
-    initializes: bool,
-    /// It has come up and run its initializer.
+    has_initializer: bool,
+    /// Its initializer, if any, has returned.
     ready: bool,
-    jobs: InFlight,
-    /// How many items it has run.
-    served: u64,
-    /// What the items that were written last are for.
-    note: Option<TaskHeader>,
-    /// There was no room in the rings, and no results have come since.
+    in_flight: InFlight,
+    /// Items that have a result.
+    completed: u64,
+    /// The header in force for the next item that is written.
+    header: Option<TaskHeader>,
+    /// The rings had no room, and no results have arrived since.
     full: bool,
-    /// Results that were taken off the rings, how many, and the number of the first, for which there was no descriptor.
+    /// Results copied from the rings that await a descriptor: the frames, how many, and the number of the
+    /// first.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
-    /// All that it has in hand has been seen to be begun.
-    has_begun: bool,
-    /// It has begun nothing for a while, and no results have come since.
+    /// All items in flight were claimed at the last check.
+    all_claimed: bool,
+    /// It has claimed nothing for a while, and no results have arrived since.
     may_be_stopped: bool,
-    /// No results have come since it was asked last to [give way](WorkerHandle::make_way).
-    quiet: bool,
-    /// It had to give way: it is given nothing more before it has shown a result, or has had nothing for a
-    /// while.
-    held_up: bool,
-    /// Since when the item behind so many results has been seen to run.
+    /// No results have arrived since the last [`make_way`](WorkerHandle::make_way).
+    no_progress: bool,
+    /// It had to give way: it gets nothing more until it shows a result, or has been empty for a while.
+    paused: bool,
+    /// The number of results at which an item was seen running, and since when.
     seen_running: Option<(u32, Instant)>,
-    /// How many results were taken when it was [checked](WorkerHandle::check) last.
+    /// The number of results taken at the last [`check`](WorkerHandle::check).
     checked_at: u32,
-    /// It was asleep when it was given something.
+    /// A dispatch has woken it.
     woken: bool,
-    /// Something about it is broken, which is why it was killed.
+    /// Why the pool has killed it.
     broken: Option<Error>,
-    /// Since when it has no lifeline.
-    cut: Option<Instant>,
-    /// Since when it is told to go, by closing the rings or by a signal.
-    leaving: Option<Instant>,
-    pressed: StopSignal,
-    /// How many bytes of memory it may have.
+    /// When its liveness socket hung up.
+    hung_up_at: Option<Instant>,
+    /// When it was told to exit, by closing the rings or by a signal.
+    leaving_since: Option<Instant>,
+    stop_signal: StopSignal,
+    /// The memory limit in bytes.
     memory_limit: Option<u64>,
 }
 
-/// What a worker is started with.
+/// The configuration of a worker to be started.
 pub(crate) struct WorkerConfig {
-    /// The place among the pool's workers that is free.
+    /// The lowest free index among the pool's workers.
     pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
-    /// How many bytes of memory it may have.
+    /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// What became of a chunk that a worker was given.
+/// The result of a dispatch.
 pub(crate) enum Dispatched {
-    /// It has taken all or some of it.
+    /// The worker has taken all or part of the chunk.
     Accepted,
-    /// It has no room, or is dying.
+    /// The worker has no room, or is dying.
     Full,
-    /// The system has no room at the moment.
+    /// The kernel has no room or no descriptor at the moment.
     WouldBlock,
-    /// It cannot be sent at all.
+    /// The chunk cannot be sent at all.
     Failed(Error),
 }
 
 impl WorkerHandle {
-    /// Starts a worker. When it has ended, `at_end` is called, by whatever thread learns of that.
+    /// Starts a worker. `on_exit` is called, by any thread, when it has exited.
     pub(crate) fn start(
         wakeup_page: &WakeupPage,
         spin: Duration,
-        order: WorkerConfig,
+        config: WorkerConfig,
         options: SpawnOptions,
-        at_end: impl Fn() + Send + Sync + 'static,
+        on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializer, memory_limit } = order;
-        let initializes = initializer.is_some();
+        let WorkerConfig { index, initializer, memory_limit } = config;
+        let has_initializer = initializer.is_some();
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let place = WorkerContext {
@@ -113,32 +112,32 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
-        let started = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
-        started.child.watch(Arc::new(at_end));
+        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
+        spawned.child.watch(Arc::new(on_exit));
         Ok(Self {
             index,
-            started,
-            born: Instant::now(),
+            spawned,
+            started_at: Instant::now(),
             rings: PoolSide::new(rings, ours),
-            initializes,
+            has_initializer,
             ready: false,
-            jobs: InFlight::default(),
-            served: 0,
-            note: None,
+            in_flight: InFlight::default(),
+            completed: 0,
+            header: None,
             full: false,
             unreceived: None,
             shortage: Shortage::default(),
-            has_begun: false,
+            all_claimed: false,
             may_be_stopped: false,
-            quiet: false,
-            held_up: false,
+            no_progress: false,
+            paused: false,
             seen_running: None,
             checked_at: 0,
             woken: false,
             broken: None,
-            cut: None,
-            leaving: None,
-            pressed: StopSignal::No,
+            hung_up_at: None,
+            leaving_since: None,
+            stop_signal: StopSignal::No,
             memory_limit,
         })
     }
@@ -148,65 +147,65 @@ impl WorkerHandle {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.started.child.pid()
+        self.spawned.child.pid()
     }
 
-    /// How many items it has run or has in hand.
+    /// Items that it has run, or has in flight.
     pub(crate) fn assigned(&self) -> u64 {
-        self.served + u64::from(self.jobs.count())
+        self.completed + u64::from(self.in_flight.count())
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.jobs.count()
+        self.in_flight.count()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.started.child.has_ended()
+        self.spawned.child.has_ended()
     }
 
-    /// Can it still be counted on for work?
+    /// Whether it still runs work.
     pub(crate) fn accepts_work(&self) -> bool {
-        self.leaving.is_none() && self.broken.is_none() && self.cut.is_none()
+        self.leaving_since.is_none() && self.broken.is_none() && self.hung_up_at.is_none()
     }
 
-    /// Can it be given a chunk, where no worker is to have more than `most` items in hand?
+    /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready && self.accepts_work() && !self.full && !self.held_up && self.jobs.count() < most
+        self.ready && self.accepts_work() && !self.full && !self.paused && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.accepts_work() && !self.held_up && self.jobs.count() == 0
+        self.ready && self.accepts_work() && !self.paused && self.in_flight.count() == 0
     }
 
-    /// Gives it up to `most` items of a chunk, which then has so many less.
+    /// Moves up to `most` items of a chunk to the worker.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
-        if self.note != Some(chunk.call.note) {
-            let mut note = Vec::new();
-            let _ = wire::encode_own(&chunk.call.note, &mut note, "a note"); // of numbers: nothing can refuse
-            if !self.rings.write_header(TASK_HEADER, &note) {
+        if self.header != Some(chunk.call.header) {
+            let mut header = Vec::new();
+            let _ = wire::encode_own(&chunk.call.header, &mut header, "a header"); // of numbers: cannot fail
+            if !self.rings.write_header(TASK_HEADER, &header) {
                 self.full = true;
                 return Dispatched::Full;
             }
-            self.note = Some(chunk.call.note);
+            self.header = Some(chunk.call.header);
         }
-        let given = match &mut chunk.body {
+        let outcome = match &mut chunk.body {
             Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
-                let prepared = self.rings.send_out_of_line(message);
-                self.dispatch_message(prepared, chunk, start)
+                let sent = self.rings.send_out_of_line(message);
+                self.dispatch_message(sent, chunk, start)
             }
         };
-        if !matches!(given, Dispatched::Accepted) {
+        if !matches!(outcome, Dispatched::Accepted) {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
-            self.note = None;
+            self.header = None;
         }
-        given
+        outcome
     }
 
-    fn dispatch_message(&mut self, prepared: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
-        match prepared {
+    fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
+        match sent {
             Ok(Sent::Done) => {
                 self.shortage.end();
                 self.submit(chunk, 1, start)
@@ -233,11 +232,11 @@ impl WorkerHandle {
             return Dispatched::Full;
         }
         let length = frames.len() - left;
-        let given = self.submit(chunk, written, start);
-        if matches!(given, Dispatched::Accepted) {
+        let outcome = self.submit(chunk, written, start);
+        if matches!(outcome, Dispatched::Accepted) {
             chunk.advance(written, length);
         }
-        given
+        outcome
     }
 
     fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {
@@ -248,78 +247,78 @@ impl WorkerHandle {
                 return Dispatched::Full;
             }
         }
-        self.quiet &= self.jobs.count() > 0;
-        self.jobs.add(chunk, count, start);
-        self.has_begun = false;
+        self.no_progress &= self.in_flight.count() > 0;
+        self.in_flight.add(chunk, count, start);
+        self.all_claimed = false;
         Dispatched::Accepted
     }
 
-    /// Takes back up to `most` items that it has not begun; those that come first in their input are first.
+    /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
-    /// Not one that came as a message: its descriptors are on their way, and would keep a queue open there. It is given
-    /// to a worker that has nothing else to do, so it is begun at once.
+    /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
+    /// there. Such an item is only given to an idle worker, so it is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
-        let count = self.rings.revoke(most.min(self.jobs.revocable())).unwrap_or_else(|error| {
+        let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
         self.reclaim(count)
     }
 
-    /// Gives back what it has not begun, if it has shown no result since this was asked last: so tasks begin
-    /// in the order in which they were handed in, whatever one of them takes, and none lies with a worker
-    /// that is stopped. The only worker keeps what it has.
+    /// Revokes its unclaimed items if it has shown no result since the last call. So tasks begin in the order
+    /// of submission, however long one of them takes, and none stays with a stopped worker. The only worker
+    /// of a pool keeps its items.
     pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
-        let was_quiet = std::mem::replace(&mut self.quiet, true);
-        self.held_up &= has_others && self.jobs.count() > 0;
-        if !has_others || !was_quiet || self.has_begun || self.pending(true) == 0 {
+        let was_quiet = std::mem::replace(&mut self.no_progress, true);
+        self.paused &= has_others && self.in_flight.count() > 0;
+        if !has_others || !was_quiet || self.all_claimed || self.pending(true) == 0 {
             return Vec::new();
         }
         let chunks = self.revoke(u32::MAX);
-        self.held_up |= !chunks.is_empty();
-        self.may_be_stopped |= self.jobs.count() == 0;
+        self.paused |= !chunks.is_empty();
+        self.may_be_stopped |= self.in_flight.count() == 0;
         chunks
     }
 
-    /// How many items it has not begun. A single one is about to be begun, and the worker is spared the look, unless it
-    /// `is_late`.
+    /// The number of unclaimed items. A single one will be claimed soon; the shared word is then read only if
+    /// it `is_late`.
     pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
-        if self.jobs.count() == 0 || (self.jobs.count() == 1 && !is_late) {
+        if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
             return 0;
         }
-        let unbegun = self.rings.pending().unwrap_or_else(|error| {
+        let pending = self.rings.pending().unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
-        self.has_begun |= unbegun == 0;
-        unbegun.min(self.jobs.count())
+        self.all_claimed |= pending == 0;
+        pending.min(self.in_flight.count())
     }
 
-    /// Whether there is reason to think that it is stopped. It has work only where others have enough, and
-    /// can show that it is not.
+    /// Whether it may be stopped. It then gets work only when the others have enough, and can show that it
+    /// runs.
     pub(crate) fn may_be_stopped(&self) -> bool {
         self.may_be_stopped
     }
 
-    /// May items lie there, not begun, or is it to rest since some did?
+    /// Whether items may stay unclaimed there, or it is paused because some did.
     pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
-        if has_others && self.jobs.count() > 0 { !self.has_begun } else { self.held_up }
+        if has_others && self.in_flight.count() > 0 { !self.all_claimed } else { self.paused }
     }
 
-    /// How long it will need for its last `count` items, by what such have cost.
+    /// The time for its last `count` items, by their cost so far.
     pub(crate) fn time_for(&self, count: u32) -> Duration {
-        self.jobs.back().map_or(Duration::ZERO, |call| call.time_for(count))
+        self.in_flight.back().map_or(Duration::ZERO, |call| call.time_for(count))
     }
 
     pub(crate) fn has_work_of(&self, call: &Arc<Call>) -> bool {
-        self.jobs.are_of(call)
+        self.in_flight.are_of(call)
     }
 
-    /// Makes chunks of the last `count` items in the rings again.
+    /// Turns the last `count` items in the rings back into chunks.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
-        let (chunks, position) = self.jobs.reclaim(count, &self.rings);
+        let (chunks, position) = self.in_flight.reclaim(count, &self.rings);
         self.rings.truncate(position, count);
-        self.note = None;
+        self.header = None;
         self.full &= count == 0;
         chunks
     }
@@ -328,12 +327,12 @@ impl WorkerHandle {
         self.ready
     }
 
-    /// Whether results of it wait for a descriptor to be received with.
+    /// Whether some of its results await a descriptor.
     pub(crate) fn has_unreceived(&self) -> bool {
         self.unreceived.is_some()
     }
 
-    /// Whether it has been woken since this was asked last.
+    /// Whether it was woken since the last call.
     pub(crate) fn was_woken(&mut self) -> bool {
         std::mem::take(&mut self.woken)
     }

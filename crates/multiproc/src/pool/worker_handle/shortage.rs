@@ -1,16 +1,16 @@
-//! How long a pool waits for descriptors of which the system has none.
+//! How long a pool waits during a shortage of file descriptors.
 
 use std::time::{Duration, Instant};
 
-/// How long a shortage is waited out. After that, what needs a descriptor fails at once, until one was had.
+/// After this time, whatever needs a descriptor fails at once, until one was available again.
 const SHORTAGE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A shortage of descriptors: when it was met first, and last.
+/// The first and the latest instant of a shortage.
 #[derive(Default)]
 pub(crate) struct Shortage(Option<(Instant, Instant)>);
 
 impl Shortage {
-    /// Notes that it was met; says whether it may still be waited out.
+    /// Records a failure; returns whether to retry.
     pub(crate) fn meet(&mut self) -> bool {
         let now = Instant::now();
         let first = match self.0 {
@@ -21,7 +21,7 @@ impl Shortage {
         now.duration_since(first) < SHORTAGE_LIMIT
     }
 
-    /// Notes that there was a descriptor.
+    /// Records a success.
     pub(crate) fn end(&mut self) {
         self.0 = None;
     }

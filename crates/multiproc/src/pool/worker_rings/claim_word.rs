@@ -1,89 +1,90 @@
-//! Who runs an item: the worker that has it, or, as long as it has not begun it, whoever the pool gives it to instead.
+//! The claim word: which items of a ring its worker has claimed, and which ones the pool can still revoke.
 //!
-//! One word holds how many items were handed in and how many of them are begun; both count on and on and overflow. Pool and
-//! worker change it by exchange, so an item is never both begun and taken back, and at every instruction it is clear which
-//! of the two it is.
+//! One word holds the number of submitted and of claimed items; both wrap around. Pool and worker change it
+//! by compare-and-exchange, so an item is never both claimed and revoked, and at every instruction it is
+//! clear which.
 
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release};
 
-/// What the pool knows of the word without looking at it, and what must therefore stand there.
+/// What the pool knows without reading the word, and what the word must therefore contain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
-    /// At least this many items were begun: they have results.
+    /// At least this many items are claimed: they have results.
     pub(crate) finished: u32,
-    /// Only the pool changes this number.
-    pub(crate) handed_in: u32,
+    /// The number of submitted items, which only the pool changes.
+    pub(crate) submitted: u32,
 }
 
 impl Known {
-    /// Gives how many items are begun according to the word; `None` where the worker has overwritten it.
+    /// The number of claimed items by this word; `None` if the worker has overwritten it.
     fn claimed(self, word: u64) -> Option<u32> {
-        let (begun, handed_in) = split_u64(word);
-        let most = self.handed_in.wrapping_sub(self.finished);
-        (handed_in == self.handed_in && begun.wrapping_sub(self.finished) <= most).then_some(begun)
+        let (claimed, submitted) = split_u64(word);
+        let most = self.submitted.wrapping_sub(self.finished);
+        (submitted == self.submitted && claimed.wrapping_sub(self.finished) <= most).then_some(claimed)
     }
 }
 
-/// After this many exchanges that failed, the word counts as overwritten. Between two of them an honest
-/// worker begins an item at least.
+/// After this many failed exchanges the word counts as overwritten. An honest worker claims at least one item
+/// between two of them.
 const TRIES: u32 = 10_000;
 
-/// The worker begins the next item, if there is one; says whether there is.
+/// The worker claims the next item; returns whether there is one.
 #[inline]
 pub(crate) fn try_claim(word: &AtomicU64) -> bool {
-    // Acquires what `hand_in` has released: the item.
+    // Acquires the item that `submit` has released.
     word.fetch_update(Acquire, Relaxed, |word| {
-        let (begun, handed_in) = split_u64(word);
-        (begun != handed_in).then(|| join_u64(begun.wrapping_add(1), handed_in))
+        let (claimed, submitted) = split_u64(word);
+        (claimed != submitted).then(|| join_u64(claimed.wrapping_add(1), submitted))
     })
     .is_ok()
 }
 
-/// The pool hands in `count` items more, which have been written. Returns false, and hands in nothing, where
-/// the worker has overwritten the word.
+/// The pool submits `count` more items, which have been written. Returns false, and submits nothing, if the
+/// worker has overwritten the word.
 #[inline]
 #[must_use]
 pub(crate) fn submit(word: &AtomicU64, known: Known, count: u32) -> bool {
-    exchange(word, known, Release, |begun| join_u64(begun, known.handed_in.wrapping_add(count))).is_some()
+    exchange(word, known, Release, |claimed| join_u64(claimed, known.submitted.wrapping_add(count))).is_some()
 }
 
-/// The pool takes back up to `most` of the items that are not begun, the last first; gives how many. Returns
-/// `None`, and takes back nothing, where the worker has overwritten the word.
+/// The pool revokes up to `most` unclaimed items, the last ones first; returns how many. Returns `None`, and
+/// revokes nothing, if the worker has overwritten the word.
 pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
-    let count = |begun| known.handed_in.wrapping_sub(begun).min(most);
-    let begun =
-        exchange(word, known, AcqRel, |begun| join_u64(begun, known.handed_in.wrapping_sub(count(begun))));
-    begun.map(count)
+    let count = |claimed| known.submitted.wrapping_sub(claimed).min(most);
+    let claimed = exchange(word, known, AcqRel, |claimed| {
+        join_u64(claimed, known.submitted.wrapping_sub(count(claimed)))
+    });
+    claimed.map(count)
 }
 
-/// Changes the word of which the pool knows something; gives how many items are begun.
+/// Changes the word; returns the number of claimed items.
 #[inline]
 fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32) -> u64) -> Option<u32> {
     let mut now = word.load(Relaxed);
     for _ in 0..TRIES {
-        let begun = known.claimed(now)?;
-        match word.compare_exchange(now, change(begun), order, Relaxed) {
-            Ok(_) => return Some(begun),
+        let claimed = known.claimed(now)?;
+        match word.compare_exchange(now, change(claimed), order, Relaxed) {
+            Ok(_) => return Some(claimed),
             Err(other) => now = other,
         }
     }
     None
 }
 
-/// How many items were begun, of all that ever were, by a word that may be overwritten.
-pub(crate) fn begun(word: &AtomicU64) -> u32 {
+/// The number of claimed items, by a word that may be overwritten.
+pub(crate) fn claimed(word: &AtomicU64) -> u32 {
     split_u64(word.load(Acquire)).0
 }
 
-/// As [`begun`]; `None` where the worker has overwritten the word.
+/// As [`claimed`]; `None` if the worker has overwritten the word.
 pub(crate) fn checked_claimed(word: &AtomicU64, known: Known) -> Option<u32> {
     known.claimed(word.load(Acquire))
 }
 
-/// How many items are not begun.
+/// The number of unclaimed items.
 pub(crate) fn pending(word: &AtomicU64) -> u32 {
-    let (begun, handed_in) = split_u64(word.load(Acquire));
-    handed_in.wrapping_sub(begun)
+    let (claimed, submitted) = split_u64(word.load(Acquire));
+    submitted.wrapping_sub(claimed)
 }
 
 #[inline]
@@ -93,6 +94,6 @@ fn split_u64(word: u64) -> (u32, u32) {
 }
 
 #[inline]
-fn join_u64(begun: u32, handed_in: u32) -> u64 {
-    u64::from(begun) << 32 | u64::from(handed_in)
+fn join_u64(claimed: u32, submitted: u32) -> u64 {
+    u64::from(claimed) << 32 | u64::from(submitted)
 }

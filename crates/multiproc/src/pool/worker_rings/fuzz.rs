@@ -1,11 +1,11 @@
-//! A rings that a task has written over, as either side finds it.
+//! Fuzz tests of both sides of rings that a task has overwritten.
 
 use std::os::fd::AsFd;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::tests::ends;
+use super::tests::sides;
 use super::*;
 use crate::ipc::frame::{Frames, add_frame, all};
 use crate::ipc::packet::OnShortage;
@@ -14,7 +14,7 @@ use crate::sys::atomic::Relaxed;
 use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
-/// The words that are read by the other side, or by both, save the claims.
+/// The words that the other side reads, but for the claim word.
 const WORDS: [usize; 9] = [
     COMPLETED,
     VISIBLE,
@@ -28,8 +28,8 @@ const WORDS: [usize; 9] = [
 ];
 
 fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
-    for (place, word) in words {
-        rings.0.word64(place.get(&WORDS) / 8 * 8).store(word, Relaxed);
+    for (index, word) in words {
+        rings.0.word64(index.get(&WORDS) / 8 * 8).store(word, Relaxed);
     }
 }
 
@@ -41,13 +41,13 @@ fn items(kinds: &[u32]) -> Vec<u8> {
     frames
 }
 
-/// Puts any frames and any bytes where a ring begins.
+/// Writes any frames and any bytes at the start of a ring.
 fn litter(rings: &WorkerRings, ring: usize, kinds: &[u32], bytes: &[u8]) {
     rings.0.write(ring, &items(kinds));
     rings.0.write(ring + 1024, bytes);
 }
 
-fn any_words_of_it() -> impl Strategy<Value = Vec<(prop::sample::Index, u64)>> {
+fn any_overwritten_words() -> impl Strategy<Value = Vec<(prop::sample::Index, u64)>> {
     vec((any::<prop::sample::Index>(), any_word()), 0..4)
 }
 
@@ -56,16 +56,16 @@ proptest! {
 
     #[test]
     fn a_pool_survives_what_a_worker_writes(
-        words in any_words_of_it(),
+        words in any_overwritten_words(),
         claims in any_word(),
-        marks in any_words(RING),
+        positions in any_words(RING),
         kinds in vec(0..7_u32, 0..60),
         bytes in any_bytes(500),
         packet in any_bytes(40),
         choice in vec(any::<u8>(), 0..3),
         number in 0..9_u32,
     ) {
-        let (mut pool, worker) = ends();
+        let (mut pool, worker) = sides();
         let rings = &worker.rings;
         prop_assert!(pool.write_header(TASK_HEADER, &[7; 16]));
         let start = pool.position();
@@ -75,16 +75,16 @@ proptest! {
         litter(rings, 4096, &kinds, &bytes);
         litter(rings, 4096 + RING as usize, &kinds, &bytes);
         overwrite(rings, words);
-        rings.0.word64(VISIBLE).store(marks[1] & 0x3f_ffff_ffff_ffff, Relaxed);
+        rings.0.word64(VISIBLE).store(positions[1] & 0x3f_ffff_ffff_ffff, Relaxed);
         rings.claim_word().store(claims, Relaxed);
         if !packet.is_empty() {
-            let lent = descriptors(&choice);
-            let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-            socket::send(worker.link.as_fd(), &[&packet], &lent, Deadline::now()).unwrap();
+            let borrowed = descriptors(&choice);
+            let borrowed: Vec<_> = borrowed.iter().map(AsFd::as_fd).collect();
+            socket::send(worker.link.as_fd(), &[&packet], &borrowed, Deadline::now()).unwrap();
         }
 
-        for which in [Scope::Published, Scope::Held, Scope::Finished, Scope::Finished] {
-            if let Ok(Some(finished)) = pool.take_results(which) {
+        for scope in [Scope::Visible, Scope::Unflushed, Scope::Completed, Scope::Completed] {
+            if let Ok(Some(finished)) = pool.take_results(scope) {
                 prop_assert!(finished.count <= RING / 8);
                 prop_assert!(all(finished.results).len() <= RING as usize / 8);
             }
@@ -94,7 +94,7 @@ proptest! {
         prop_assert!(back <= 50);
         let mut copied = Vec::new();
         let position = pool.copy_items(start, 50 - back, back, &mut copied);
-        prop_assert_eq!(all(Frames::frame_size(&copied[..])).len(), back as usize, "each item comes back, whatever it is");
+        prop_assert_eq!(all(Frames::frame_size(&copied[..])).len(), back as usize, "each item is copied, as it is");
         prop_assert!(all(Frames::frame_size(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
         pool.truncate(position, back);
         pool.write(&copied, back);
@@ -106,35 +106,35 @@ proptest! {
         pool.close();
     }
 
-    /// As long as there are claims, that is: each of them is one item more.
+    /// It ends after as many items as the claim word promises.
     #[test]
-    fn a_worker_that_is_written_over_comes_to_an_end(
-        words in any_words_of_it(),
+    fn a_worker_with_overwritten_rings_ends(
+        words in any_overwritten_words(),
         kinds in vec(prop_oneof![5 => Just(VALUE), 1 => 0..7_u32], 0..60),
         bytes in any_bytes(500),
         claims in 0..300_u32,
         packet in any_bytes(40),
         choice in vec(any::<u8>(), 0..3),
     ) {
-        let (mut pool, mut worker) = ends();
+        let (mut pool, mut worker) = sides();
         pool.write(&items(&[VALUE; 50]), 50);
         litter(&worker.rings, 4096, &kinds, &bytes);
         overwrite(&worker.rings, words);
         worker.rings.claim_word().store(claims.into(), Relaxed);
-        let lent = descriptors(&choice);
-        let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-        socket::send(pool.link.as_fd(), &[&[0], &packet], &lent, Deadline::now()).unwrap();
+        let borrowed = descriptors(&choice);
+        let borrowed: Vec<_> = borrowed.iter().map(AsFd::as_fd).collect();
+        socket::send(pool.link.as_fd(), &[&[0], &packet], &borrowed, Deadline::now()).unwrap();
         drop(pool);
         let mut ran = 0;
         while let Some(kind) = worker.next() {
             ran += 1;
-            prop_assert!(ran <= 2 * claims + 1, "it goes in circles");
+            prop_assert!(ran <= 2 * claims + 1, "it does not end");
             let result = match kind {
                 OUT_OF_LINE => worker.receive().map(|_| ()),
                 TASK_HEADER => {
                     let _ = worker.read(|_| Ok(()));
                     if worker.next() == Some(TASK_HEADER) {
-                        break; // as `pool::worker` does
+                        break; // as `worker_main` does
                     }
                     continue;
                 }
@@ -147,24 +147,24 @@ proptest! {
         }
     }
 
-    /// What travels as arguments and results inside the library.
+    /// Shared memory as the library receives it.
     #[test]
     fn memory_of_any_size_is_refused_unless_it_is_ours(size in 1..8192_usize, choice in vec(any::<u8>(), 0..3), bytes in any_bytes(30)) {
         let pages = SharedMemory::create(NonZeroUsize::new(size).unwrap()).unwrap();
         prop_assert!(WorkerRings::try_from(pages.clone()).is_err());
         prop_assert_eq!(WakeupPage::try_from(pages).is_ok(), size == 4096);
-        let _ = wire::decode::<(WorkerRings, PacketSocket, WakeupPage)>(&bytes, descriptors(&choice), "a place");
+        let _ = wire::decode::<(WorkerRings, PacketSocket, WakeupPage)>(&bytes, descriptors(&choice), "a context");
     }
 }
 
-/// The pool would have taken no result any more, and its caller would have waited for ever.
+/// Otherwise the pool would take no more results, and its caller would wait forever.
 #[test]
-fn results_that_cannot_be_are_told() {
-    let (mut pool, worker) = ends();
+fn an_impossible_end_of_the_results_is_an_error() {
+    let (mut pool, worker) = sides();
     let size = u64::from(RING);
     for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
         worker.rings.0.word64(VISIBLE).store(word, Relaxed);
-        match pool.take_results(Scope::Published) {
+        match pool.take_results(Scope::Visible) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),
             Ok(Some(_)) => panic!("{word:x}"),
             Err(error) => assert!(error.is_codec(), "{error}"),
@@ -172,10 +172,10 @@ fn results_that_cannot_be_are_told() {
     }
 }
 
-/// It would have run the item that is not there again and again.
+/// Otherwise it would run a missing item again and again.
 #[test]
-fn a_worker_that_finds_no_item_does_no_more() {
-    let (mut pool, mut worker) = ends();
+fn a_worker_that_misses_an_item_stops() {
+    let (mut pool, mut worker) = sides();
     pool.write(&items(&[VALUE; 3]), 3);
     worker.rings.0.write(4096, &u64::MAX.to_ne_bytes());
     worker.rings.0.write(4096 + 8, &[0xff; 64]);
@@ -186,14 +186,14 @@ fn a_worker_that_finds_no_item_does_no_more() {
     assert_eq!(worker.next(), None);
     let why: Error = worker.wait().unwrap_err();
     assert!(why.is_codec(), "{why}");
-    assert_eq!(pool.take_results(Scope::Published).unwrap().unwrap().count, 1);
+    assert_eq!(pool.take_results(Scope::Visible).unwrap().unwrap().count, 1);
     assert_eq!(pool.pending().unwrap(), 2);
 }
 
-/// It would have waited for ever, or written over results that nobody has taken.
+/// Otherwise it would wait forever, or overwrite results that the pool has not taken.
 #[test]
-fn a_worker_does_not_wait_for_room_that_is_nonsense() {
-    let (mut pool, mut worker) = ends();
+fn a_worker_does_not_wait_by_an_overwritten_position() {
+    let (mut pool, mut worker) = sides();
     let many = vec![VALUE; 30_000];
     pool.write(&items(&many), 30_000);
     pool.submit(30_000).unwrap();

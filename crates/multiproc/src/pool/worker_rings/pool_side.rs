@@ -1,4 +1,4 @@
-//! The pool's end of a rings: hands items in, takes results out.
+//! The pool's side of a worker's rings: submits items, takes results.
 
 use std::time::{Duration, Instant};
 
@@ -19,34 +19,34 @@ use super::{
     OUT_OF_LINE_COUNT, PREFIX, READY, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
 };
 
-/// The pool's end of a rings.
+/// The pool's side.
 #[derive(Debug)]
 pub(crate) struct PoolSide {
     rings: WorkerRings,
     pub(super) link: PacketSocket,
-    /// Behind the last item.
+    /// The end of the submitted items.
     tail: Position,
-    /// Up to which byte items need not be kept.
+    /// Items before this byte need not be kept.
     freed: u32,
-    /// Behind the last result that was taken.
+    /// The end of the results taken.
     head: Position,
     busy: u64,
-    /// How many messages were sent, and received.
-    prepared: u32,
-    posts: u32,
-    /// Up to where results were seen that the worker holds back though it runs nothing, and since when.
-    lingering: Option<(Position, Instant)>,
+    /// The number of out-of-line messages sent, and received.
+    sent_count: u32,
+    received_count: u32,
+    /// The end of invisible results of an idle worker, and when they were first seen.
+    unflushed: Option<(Position, Instant)>,
     closed: bool,
-    /// Of the item that runs since that instant, so many nanoseconds do not count.
-    excused: (u64, u64),
+    /// For the item that began at the first instant: nanoseconds that do not count.
+    uncounted: (u64, u64),
 }
 
-/// Results, in the order of the items, and how long they took.
-pub(crate) struct Finished {
+/// Results in the order of the items, and their total time.
+pub(crate) struct Completed {
     pub(crate) count: u32,
     pub(crate) results: Frames,
-    /// Some of them may be notes.
-    pub(crate) may_be_posted: bool,
+    /// Some of them may be out of line.
+    pub(crate) may_be_out_of_line: bool,
     pub(crate) nanos: u64,
 }
 
@@ -59,25 +59,25 @@ impl PoolSide {
             freed: Position::START.bytes,
             head: Position::START,
             busy: 0,
-            prepared: just_before_overflow(4),
-            posts: just_before_overflow(4),
-            lingering: None,
+            sent_count: just_before_overflow(4),
+            received_count: just_before_overflow(4),
+            unflushed: None,
             closed: false,
-            excused: (0, 0),
+            uncounted: (0, 0),
         }
     }
 
-    /// Where the next item will be.
+    /// Where the next item begins.
     pub(crate) fn position(&self) -> u32 {
         self.tail.bytes
     }
 
-    /// Writes frames of which `count` are items, as many as there is room for. Gives the bytes that are left.
+    /// Writes as many frames as fit, of which `count` are items. Returns the remaining bytes.
     pub(crate) fn write<'a>(&mut self, frames: &'a [u8], count: u32) -> &'a [u8] {
         SUBMISSIONS.put_frames(&self.rings.0, &mut self.tail, self.freed, frames, count)
     }
 
-    /// Writes what is no item, such as [`TASK_HEADER`]; says whether there was room.
+    /// Writes a frame that is no item, such as [`TASK_HEADER`]; returns whether it fitted.
     pub(crate) fn write_header(&mut self, kind: u32, bytes: &[u8]) -> bool {
         let items = self.tail.frames;
         let fits = SUBMISSIONS.put(&self.rings.0, &mut self.tail, self.freed, kind, &[bytes]);
@@ -85,12 +85,12 @@ impl PoolSide {
         fits
     }
 
-    /// Sends the item that comes next as a message; says whether there was room. A note with the message's number is
-    /// written in its place: not the item's, which another one gets when this one is taken back.
+    /// Sends the next item out of line; returns whether there was room. The frame in the ring holds the
+    /// number of the message, not that of the item: another item gets that number after a revocation.
     pub(crate) fn send_out_of_line(&mut self, message: &mut Message) -> Result<Sent> {
         message.spill()?;
-        let number = self.prepared;
-        self.prepared = number.wrapping_add(1);
+        let number = self.sent_count;
+        self.sent_count = number.wrapping_add(1);
         let prefix = MessageHeader { number, kind: VALUE }.bytes();
         let sent = self.link.send_with_prefix(&prefix, message, Deadline::now())?;
         if sent == Sent::Done
@@ -102,31 +102,31 @@ impl PoolSide {
                 &[&number.to_ne_bytes()],
             )
         {
-            return Ok(Sent::TimedOut); // only where much else is in the ring; the message will be thrown away
+            return Ok(Sent::TimedOut); // only when the ring is nearly full; the worker discards the message
         }
         Ok(sent)
     }
 
-    /// Receives the message that is the result of the item of this number: what it is, and its bytes. One that is left
-    /// where it is, for lack of descriptors, can be received later.
+    /// Receives the out-of-line result of item `number`: its kind and its bytes. A message left for lack of
+    /// descriptors can be received later.
     pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<(u32, Content)> {
         let received = MessageHeader::receive(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
-            self.posts = self.posts.wrapping_add(1);
+            self.received_count = self.received_count.wrapping_add(1);
         }
         let (kind, packet, mut descriptors) = received?;
         Ok((kind, Content::to_keep(packet, PREFIX, &mut descriptors)?))
     }
 
-    /// Hands in the last `count` items that were written; says whether the worker was asleep.
+    /// Submits the last `count` written items; returns whether the worker was asleep.
     ///
     /// # Errors
-    /// When the worker has overwritten what was handed in before.
+    /// When the worker has overwritten the claim word.
     pub(crate) fn submit(&self, count: u32) -> Result<bool> {
         failpoint::hit(Failpoint::ItemsWritten);
         let before = self.tail.frames.wrapping_sub(count);
-        let known = Known { handed_in: before, ..self.known() };
+        let known = Known { submitted: before, ..self.known() };
         if !claim_word::submit(self.rings.claim_word(), known, count) {
             return Err(overwritten());
         }
@@ -134,23 +134,23 @@ impl PoolSide {
         Ok(self.rings.items_event().notify_all())
     }
 
-    /// Takes back up to `most` items that the worker has not begun, the last first; gives how many. They remain to be
-    /// [looked at](PoolSide::copy_items), until [`PoolSide::truncate`].
+    /// Revokes up to `most` unclaimed items, the last ones first; returns how many. [`PoolSide::copy_items`]
+    /// can read them until [`PoolSide::truncate`].
     ///
     /// # Errors
-    /// When the worker has overwritten which items it has begun.
+    /// When the worker has overwritten the claim word.
     pub(crate) fn revoke(&self, most: u32) -> Result<u32> {
         let taken = claim_word::revoke(self.rings.claim_word(), self.known(), most);
         failpoint::hit(Failpoint::ItemsRevoked);
         taken.ok_or_else(overwritten)
     }
 
-    /// How many items the worker has not begun.
+    /// The number of unclaimed items.
     ///
     /// # Errors
-    /// As for [`take_back`](PoolSide::revoke).
+    /// As for [`revoke`](PoolSide::revoke).
     pub(crate) fn pending(&self) -> Result<u32> {
-        self.claimed().map(|begun| self.tail.frames.wrapping_sub(begun))
+        self.claimed().map(|claimed| self.tail.frames.wrapping_sub(claimed))
     }
 
     fn claimed(&self) -> Result<u32> {
@@ -158,26 +158,26 @@ impl PoolSide {
     }
 
     fn known(&self) -> Known {
-        Known { finished: self.head.frames, handed_in: self.tail.frames }
+        Known { finished: self.head.frames, submitted: self.tail.frames }
     }
 
-    /// Checks what the worker has written against what is known without it.
+    /// Checks the worker's words against what the pool knows without them.
     ///
     /// # Errors
-    /// When it cannot be so.
+    /// When they are inconsistent.
     pub(crate) fn check(&self) -> Result<()> {
-        // In this order: what is finished was begun before.
+        // In this order, since an item is claimed before it is completed.
         let finished = Position::load(self.rings.0.word64(COMPLETED));
-        let begun = self.claimed()?;
-        if finished.frames_since(self.head) > begun.wrapping_sub(self.head.frames)
+        let claimed = self.claimed()?;
+        if finished.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
             || !COMPLETIONS.can_hold(self.head, finished)
         {
-            return Err(Error::decode("how many items are finished", "it cannot be so many"));
+            return Err(Error::decode("the number of completed items", "it is out of range"));
         }
         Ok(())
     }
 
-    /// Tells the worker once more what it may have missed since it has overwritten it, and wakes it surely.
+    /// Repeats what the worker may have missed because it was overwritten, and wakes it reliably.
     pub(crate) fn notify_again(&self) {
         self.rings.taken().store(self.head.bytes, Release);
         if self.closed {
@@ -187,22 +187,22 @@ impl PoolSide {
         self.rings.room_event().wake_retrying();
     }
 
-    /// How many items were written since the rings was new.
+    /// The number of items ever written.
     pub(crate) fn written(&self) -> u32 {
         self.tail.frames
     }
 
-    /// How many results were taken since the rings was new.
+    /// The number of results ever taken.
     pub(crate) fn results_taken(&self) -> u32 {
         self.head.frames
     }
 
-    /// Adds the frames of `count` items to `frames`: those behind the `skipped` items that begin at a
-    /// [position](PoolSide::position). Gives the position of the first of them, and of the notes in front of it.
+    /// Appends the frames of `count` items to `frames`: those after the `skipped` items that begin at a
+    /// [position](PoolSide::position). Returns the position of the first of them, including its headers.
     ///
-    /// An item over which the worker has written is what it has written, or empty where that is no item.
+    /// An item that the worker has overwritten is copied as it is, or as empty if it is no item.
     pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
-        let mut mark = Position { frames: 0, bytes: position };
+        let mut cursor = Position { frames: 0, bytes: position };
         let (mut start, mut passed) = (position, 0);
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
@@ -211,7 +211,7 @@ impl PoolSide {
                 }
                 kind
             };
-            match SUBMISSIONS.take_before(&self.rings.0, &mut mark, self.tail.bytes, copy) {
+            match SUBMISSIONS.take_before(&self.rings.0, &mut cursor, self.tail.bytes, copy) {
                 Some(TASK_HEADER) => continue,
                 Some(_) => passed += 1,
                 None => {
@@ -222,77 +222,77 @@ impl PoolSide {
                 }
             }
             if passed <= skipped {
-                start = mark.bytes;
+                start = cursor.bytes;
             }
         }
         start
     }
 
-    /// Items that were taken back are gone, and the notes in front of them: the next will be written at that position.
-    /// (A note that is not followed by an item would not be read, and could be overwritten before it is.)
+    /// Drops revoked items and their headers: the next item is written at `position`. (The worker reads a
+    /// header only with an item behind it, so it has not read these.)
     pub(crate) fn truncate(&mut self, position: u32, count: u32) {
         self.tail = Position { frames: self.tail.frames.wrapping_sub(count), bytes: position };
     }
 
-    /// Items before that position need not be kept any more.
+    /// Frees the items before this position.
     pub(crate) fn release(&mut self, position: u32) {
         self.freed = position;
     }
 
-    /// Is the worker up?
+    /// Whether the worker is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.rings.0.word32(READY).load(Acquire) != 0
     }
 
-    /// May there be results that are finished, and will not be published before more items are?
+    /// Whether there may be completed results that become visible only with later ones.
     pub(crate) fn may_have_unflushed(&self) -> bool {
         self.rings.0.word32(CLOCK_INTERVAL).load(Relaxed) > 1
     }
 
-    /// Makes the worker look at the clock after the item that it runs.
+    /// Makes the worker read the clock after the running item.
     pub(crate) fn request_flush(&self) {
         self.rings.0.word32(FLUSH_REQUESTED).store(1, Relaxed);
     }
 
-    /// How long the item runs that was begun, if the worker counts its time, and has begun to.
+    /// How long the claimed item has been running, if it is timed and has begun.
     ///
-    /// It is never that of an item whose result was taken: the worker takes it back before it shows an item finished.
+    /// Never the time of an item whose result was taken: the worker resets it before it completes an item.
     pub(crate) fn running_for(&self) -> Option<Duration> {
         let since = self.rings.0.word64(RUNNING).load(Relaxed);
-        let excused = if self.excused.0 == since { self.excused.1 } else { 0 };
+        let uncounted = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
         (since != 0)
-            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(excused)))
+            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(uncounted)))
     }
 
-    /// The time between these instants does not count for the item that runs.
+    /// Excludes the time between these instants from that of the running item.
     pub(crate) fn shift_clock(&mut self, from: u64, until: u64) {
         let since = self.rings.0.word64(RUNNING).load(Relaxed);
-        let before = if self.excused.0 == since { self.excused.1 } else { 0 };
-        self.excused = (since, before.saturating_add(until.saturating_sub(from.max(since))));
+        let before = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
+        self.uncounted = (since, before.saturating_add(until.saturating_sub(from.max(since))));
     }
 
-    /// Are there results that are finished and were not taken?
+    /// Whether there are completed results that were not taken.
     pub(crate) fn has_finished(&self) -> bool {
         Position::load(self.rings.0.word64(COMPLETED)).frames_since(self.head) > 0
     }
 
-    /// Takes these results.
+    /// Takes the results of a scope.
     ///
     /// # Errors
-    /// When the worker has written what cannot be, over which no way leads back to sense.
-    pub(crate) fn take_results(&mut self, which: Scope) -> Result<Option<Finished>> {
+    /// When the worker has written inconsistent words, from which there is no recovery.
+    pub(crate) fn take_results(&mut self, scope: Scope) -> Result<Option<Completed>> {
         let memory = &self.rings.0;
-        let tail = progress::reach(which, memory.word64(COMPLETED), memory.word64(VISIBLE));
+        let tail = progress::reach(scope, memory.word64(COMPLETED), memory.word64(VISIBLE));
         let runs_none = || progress::runs_none(self.rings.claim_word(), tail);
-        if which == Scope::Held && runs_none() && !is_overdue(&mut self.lingering, tail) {
+        if scope == Scope::Unflushed && runs_none() && !is_overdue(&mut self.unflushed, tail) {
             return Ok(None);
         }
         let count = tail.frames_since(self.head);
         if count == 0 || count > u32::MAX / 2 {
-            return Ok(None); // the second: published is behind what was taken as finished
+            return Ok(None); // the second: *visible* is behind what was taken as completed
         }
         if !COMPLETIONS.can_hold(self.head, tail) {
-            return Err(Error::decode("how far the results reach", "it is further than the memory does"));
+            return Err(Error::decode("the end of the results", "it is out of range"));
         }
         let results = COMPLETIONS.copy_frames(memory, self.head, tail);
         self.head = tail;
@@ -301,11 +301,11 @@ impl PoolSide {
         self.rings.room_event().notify_all();
         let busy = memory.word64(BUSY).load(Relaxed);
         let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
-        let may_be_posted = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.posts;
-        Ok(Some(Finished { count, results, may_be_posted, nanos }))
+        let may_be_out_of_line = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.received_count;
+        Ok(Some(Completed { count, results, may_be_out_of_line, nanos }))
     }
 
-    /// Tells the worker to end when it has nothing left to do.
+    /// Tells the worker to exit when it has no items left.
     pub(crate) fn close(&mut self) {
         self.closed = true;
         self.rings.0.word32(CLOSED).store(1, Release);
@@ -313,18 +313,18 @@ impl PoolSide {
     }
 }
 
-/// Whether the results up to there have been held back for too long by a worker that runs nothing: it cannot
-/// write out what their tasks have printed.
-fn is_overdue(lingering: &mut Option<(Position, Instant)>, tail: Position) -> bool {
-    let (seen, since) = *lingering.get_or_insert_with(|| (tail, Instant::now()));
+/// Whether an idle worker has kept these results invisible for too long: it cannot flush the output of their
+/// tasks.
+fn is_overdue(unflushed: &mut Option<(Position, Instant)>, tail: Position) -> bool {
+    let (seen, since) = *unflushed.get_or_insert_with(|| (tail, Instant::now()));
     if seen != tail {
-        *lingering = Some((tail, Instant::now()));
+        *unflushed = Some((tail, Instant::now()));
     }
     seen == tail && since.elapsed() >= BOUND
 }
 
-/// What only a task can have done that has written over what is not its own.
+/// Only a task that writes to memory that is not its own causes this.
 #[cold]
 fn overwritten() -> Error {
-    Error::decode("which items a worker has begun", "it was overwritten")
+    Error::decode("the claim word", "it was overwritten")
 }

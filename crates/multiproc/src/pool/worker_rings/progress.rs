@@ -1,5 +1,5 @@
-//! How far a worker's results reach, for its pool: the words *claims*, *finished* and *published*, see
-//! [`mailbox`](crate::pool::worker_rings).
+//! The words *claims*, *completed* and *visible* of a worker's [rings](crate::pool::worker_rings): its
+//! progress, for the pool.
 
 use crate::ipc::ring::Position;
 use crate::pool::worker_rings::claim_word;
@@ -9,37 +9,37 @@ use crate::sys::failpoint::{self, Failpoint};
 /// Which results to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Those that the worker has published.
-    Published,
-    /// Also those that it holds back while it runs another item. One that runs none publishes them itself, when what
-    /// their tasks have printed is out; if that takes longer than a bound, they are taken before.
-    Held,
-    /// All that are finished.
-    Finished,
+    /// Those that are visible.
+    Visible,
+    /// Also those that are completed and not visible while the worker runs another item. An idle worker makes
+    /// them visible itself after it has flushed the output; if that exceeds a bound, they are taken before.
+    Unflushed,
+    /// All that are completed.
+    Completed,
 }
 
-/// The worker has finished an item, whose result reaches to this mark and is written.
+/// The worker has completed an item, whose result is written and ends at this position.
 #[allow(clippy::inline_always)] // see `ring`
 #[inline(always)]
-pub(crate) fn finish(finished: &AtomicU64, mark: Position) {
+pub(crate) fn finish(finished: &AtomicU64, position: Position) {
     failpoint::hit(Failpoint::ResultWritten);
-    mark.publish(finished);
+    position.publish(finished);
     failpoint::hit(Failpoint::ItemFinished);
 }
 
-/// The worker publishes all results up to this mark.
-pub(crate) fn publish(published: &AtomicU64, mark: Position) {
-    mark.publish(published);
+/// The worker makes all results up to this position visible.
+pub(crate) fn publish(published: &AtomicU64, position: Position) {
+    position.publish(published);
     failpoint::hit(Failpoint::ResultsPublished);
 }
 
-/// How far these results reach, for the pool.
-pub(crate) fn reach(which: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
-    Position::load(if which == Scope::Published { published } else { finished })
+/// Where the results of this scope end.
+pub(crate) fn reach(scope: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
+    Position::load(if scope == Scope::Visible { published } else { finished })
 }
 
-/// Whether a worker whose results reach to this mark runs no item. To be asked after [`reach`]: an item that was
-/// finished in between counts as one that runs.
+/// Whether a worker whose results end at this position is idle. Call after [`reach`]: an item completed in
+/// between counts as running.
 pub(crate) fn runs_none(claims: &AtomicU64, reached: Position) -> bool {
-    claim_word::begun(claims) == reached.frames
+    claim_word::claimed(claims) == reached.frames
 }

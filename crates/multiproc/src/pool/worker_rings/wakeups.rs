@@ -1,30 +1,30 @@
-//! Who sees to a pool: callers that wait for results of their own, or else the pool's thread.
+//! Wake-ups of a pool: of its callers, or else of its thread.
 
 use crate::ipc::event_count::EventCount;
 use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 
-/// What a pool and all of its workers share for that.
+/// The words for it in shared memory.
 pub(crate) struct PoolWakeups<'a> {
-    /// For callers, and for the thread.
+    /// Of callers, and of the pool's thread.
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
-    /// Whether there are any callers.
-    pub(crate) attended: &'a AtomicU32,
+    /// Whether there are callers.
+    pub(crate) has_callers: &'a AtomicU32,
 }
 
 impl PoolWakeups<'_> {
-    /// To be called after a change that somebody must see to.
+    /// Call after a change that a driver must handle.
     pub(crate) fn notify(&self) {
-        self.callers.notify_all(); // with a fence between the change and both looks
-        if self.attended.load(Relaxed) == 0 {
+        self.callers.notify_all(); // with a fence between the change and both loads
+        if self.has_callers.load(Relaxed) == 0 {
             self.thread.notify_all();
         }
     }
 
-    /// The first caller comes, or the last one goes. Who goes then looks a last time for changes: one that he misses will
-    /// wake the thread.
-    pub(crate) fn set_has_callers(&self, attended: bool) {
-        self.attended.store(attended.into(), SeqCst);
+    /// Call when the first caller comes or the last one goes. The latter must then poll once more: a later
+    /// change wakes the thread.
+    pub(crate) fn set_has_callers(&self, has_callers: bool) {
+        self.has_callers.store(has_callers.into(), SeqCst);
         fence(SeqCst);
     }
 }

@@ -1,4 +1,4 @@
-//! The worker's end of a rings: begins items, leaves results.
+//! The worker's side of its rings: claims items, writes results.
 
 // See `ring`.
 #![allow(clippy::inline_always)]
@@ -30,60 +30,60 @@ use super::{
     WorkerRings, spin,
 };
 
-/// The worker's end of a rings.
+/// The worker's side.
 #[derive(Debug)]
 pub(crate) struct WorkerSide {
     pub(super) rings: WorkerRings,
-    /// For what a ring cannot carry.
+    /// For out-of-line items and results.
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
-    /// How long to look for items before sleeping.
+    /// How long to spin for items before sleeping.
     spin: Duration,
-    /// How many times in a row that was in vain.
-    vain: u32,
-    /// Whether this process is the worker, and not a copy of it.
-    original: ForkDetector,
-    /// At the next item.
+    /// Consecutive spins that found nothing.
+    failed_spins: u32,
+    /// Detects a forked copy of the worker.
+    fork_detector: ForkDetector,
+    /// The next item.
     cursor: Position,
-    /// An item was begun and not read yet.
-    begun: bool,
-    /// Behind the last result; and with the result of the item that runs.
+    /// An item is claimed and not read yet.
+    claimed: bool,
+    /// The end of the completed results; and with the result of the running item.
     finished: Position,
     written: Position,
     published: Position,
     taken: u32,
-    /// What in the rings is nonsense. Then this end does no more.
+    /// The inconsistency that ended the use of these rings.
     broken: Option<Error>,
     clock: Clock,
     output: Output,
-    /// Up to how many items all has been flushed that they have printed.
+    /// The number of items whose output has been flushed.
     flushed: u32,
 }
 
-/// When to publish. To look at the time costs more than a small item does, so that is done once in so many items as
-/// take some microseconds together.
+/// When to publish results. A clock read costs more than a small item, so there is one per interval: as many
+/// items as take some microseconds together.
 #[derive(Debug)]
 struct Clock {
-    stride: u32,
+    interval: u32,
     left: u32,
     seen: Instant,
     published: Instant,
     busy: Duration,
-    /// How long it had been busy when output was flushed last.
+    /// `busy` at the last flush of output.
     flushed: Duration,
 }
 
-/// How long a stride should take, at least and at most.
+/// How long an interval should take, at least and at most, and the most items of one.
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
-const INTERVAL_TIME: u32 = 256;
-/// In which strides output is flushed after each item. (Where a stride is one item, its end does that.) Items
-/// in longer ones are so small (150 ns) that it would take more than a twentieth of their time, so it is
-/// flushed once in a stride. An item whose output is flushed is not that small: the system call alone takes
-/// longer.
+const MAX_INTERVAL_LEN: u32 = 256;
+/// The lengths of intervals in which output is flushed after each item. (The end of an interval of one item
+/// flushes anyway.) Items of longer ones are so small (150 ns) that the flush would take over a twentieth of
+/// their time, so it happens once per interval. An item with output is not that small: its system call alone
+/// takes longer.
 const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
-/// How often results are published while there are items to run.
-const PUBLISH: Duration = Duration::from_micros(500);
+/// How often results become visible while there are items.
+const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 
 impl WorkerSide {
     pub(crate) fn new(
@@ -94,7 +94,7 @@ impl WorkerSide {
     ) -> Result<Self> {
         let now = Instant::now();
         let clock = Clock {
-            stride: 1,
+            interval: 1,
             left: 1,
             seen: now,
             published: now,
@@ -106,10 +106,10 @@ impl WorkerSide {
             link,
             wakeup_page,
             spin,
-            vain: 0,
-            original: ForkDetector::new()?,
+            failed_spins: 0,
+            fork_detector: ForkDetector::new()?,
             cursor: Position::START,
-            begun: false,
+            claimed: false,
             finished: Position::START,
             written: Position::START,
             published: Position::START,
@@ -121,8 +121,8 @@ impl WorkerSide {
         })
     }
 
-    /// Says that this worker is ready for work. What its initializer has printed is out before, or, where
-    /// that would have to wait, before the first result.
+    /// Signals that this worker is ready. The output of its initializer is flushed before, or, if that would
+    /// block, before the first result.
     pub(crate) fn signal_ready(&mut self) {
         failpoint::hit(Failpoint::WorkerStarted);
         self.output.flush_if_writable();
@@ -131,37 +131,39 @@ impl WorkerSide {
         self.wakeup_page.notify();
     }
 
-    /// Begins the next item, if there is one; says what it is. It is then to be [read](WorkerSide::read), and to be
-    /// [finished](WorkerSide::finish) with a result.
+    /// Claims the next item; returns its kind. [`read`](WorkerSide::read) it next, then
+    /// [`finish`](WorkerSide::finish) it with a result.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
         self.claim().then(|| SUBMISSIONS.kind(&self.rings.0, self.cursor))
     }
 
-    /// Shows the item's bytes, or those of a note in front of it. They stay where they are until its result has been
-    /// taken.
+    /// Passes the bytes of the claimed item, or of a header in front of it, to `f`. They stay in the ring
+    /// until its result has been taken.
     #[inline(always)]
-    pub(crate) fn read<R>(&mut self, look: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-        let begun = &mut self.begun;
+    pub(crate) fn read<R>(&mut self, f: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        let claimed = &mut self.claimed;
         let taken = SUBMISSIONS.take(&self.rings.0, &mut self.cursor, |kind, bytes| {
-            *begun = kind == TASK_HEADER;
-            look(bytes)
+            *claimed = kind == TASK_HEADER;
+            f(bytes)
         });
-        taken.unwrap_or_else(|| Err(self.poison("an item", "there is none where it should be")))
+        taken.unwrap_or_else(|| Err(self.poison("an item", "the ring has no frame for it")))
     }
 
-    /// What only a task can have done that has written over what is not its own. Where the next item is, nobody knows.
+    /// Ends the use of these rings: a task has overwritten memory that is not its own, so the position of the
+    /// next item is unknown.
     #[cold]
     fn poison(&mut self, what: &str, why: &str) -> Error {
         let error = Error::decode(what, why);
-        self.begun = false;
+        self.claimed = false;
         self.broken.get_or_insert(error).clone()
     }
 
-    /// Writes the result of the item that runs; another call writes it anew. Waits while the pool has no room.
+    /// Writes the result of the running item, and replaces one written before. Blocks while the ring has no
+    /// room.
     ///
     /// # Errors
-    /// When it is large, and there is no memory for it; and when this end is broken.
+    /// When a large result finds no memory, and when the rings are poisoned.
     #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.exit_if_forked();
@@ -181,10 +183,10 @@ impl WorkerSide {
         Ok(())
     }
 
-    /// Begins and ends items of `item` bytes each whose results have `result` bytes, as many as lie in one piece before it
-    /// is time to look at the clock, and says how many that were. What [`next`](WorkerSide::next), [`read`](WorkerSide::read),
-    /// [`write`](WorkerSide::write) and [`finish`](WorkerSide::finish) do together, without asking each time what can be
-    /// asked once.
+    /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
+    /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
+    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`finish`](WorkerSide::finish), with one
+    /// check per batch where those check each time.
     #[inline(always)]
     pub(crate) fn run_fixed_size<T>(
         &mut self,
@@ -192,7 +194,7 @@ impl WorkerSide {
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
         let room = COMPLETIONS.free_frames(self.finished, self.taken, result);
-        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.stride);
+        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.interval);
         let at_once = if is_flushed_singly { 1 } else { self.clock.left };
         let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
         let mut count = 0;
@@ -200,7 +202,7 @@ impl WorkerSide {
             let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, &mut run) else {
                 break;
             };
-            self.begun = false;
+            self.claimed = false;
             self.exit_if_forked();
             match ran {
                 Ok(value) => {
@@ -227,20 +229,20 @@ impl WorkerSide {
 
     #[inline(always)]
     fn claim(&mut self) -> bool {
-        if !self.begun && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
-            self.begun = true;
+        if !self.claimed && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
+            self.claimed = true;
             failpoint::hit(Failpoint::ItemBegun);
         }
-        self.begun
+        self.claimed
     }
 
-    /// Sends a large result as a message; in its place stands a note.
+    /// Sends a large result out of line; a frame in the ring refers to it.
     fn send_out_of_line(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         let prefix = MessageHeader { number: self.finished.frames, kind }.bytes();
         let message = Message::spilled(result)?;
         failpoint::hit(Failpoint::ResultSpilled);
         if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::TimedOut {
-            self.update_visible(); // the pool takes messages as it takes the results that they belong to
+            self.update_visible(); // the pool receives messages only with their results
             self.wakeup_page.notify();
             self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
         }
@@ -250,7 +252,7 @@ impl WorkerSide {
         Ok(())
     }
 
-    /// Ends the item whose result was written.
+    /// Completes the item whose result was written.
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
         self.finished = self.written;
@@ -258,24 +260,24 @@ impl WorkerSide {
         self.clock.left -= 1;
         if self.clock.left == 0 || self.flush_requested().load(Relaxed) != 0 {
             self.end_interval();
-        } else if FLUSHED_SINGLY.contains(&self.clock.stride) {
+        } else if FLUSHED_SINGLY.contains(&self.clock.interval) {
             self.flush_between();
         }
     }
 
-    /// Ends the item with an error.
+    /// Completes the item with an error.
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
         let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
-        let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: nothing can refuse
-        // If there is no memory even for the error: one that does not decode says as much.
+        let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
+        // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
             self.finish();
         }
     }
 
-    /// Receives the message that belongs to the item at the cursor: its bytes and its descriptors.
+    /// Receives the out-of-line item at the cursor: its bytes and its descriptors.
     pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
         let number = self.read(|note| {
             let number = note.first_chunk().copied().map(u32::from_ne_bytes);
@@ -284,34 +286,34 @@ impl WorkerSide {
         let (_, packet, mut descriptors) = MessageHeader::receive(&self.link, number, OnShortage::Lose)?;
         let content = Content::of(packet, PREFIX, &mut descriptors)?;
         if !descriptors.is_empty() {
-            self.wakeup_page.notify(); // the pool must let go of them, lest it keep a queue open
+            self.wakeup_page.notify(); // the pool must close them, so that they do not keep a queue open
         }
         Ok((content, descriptors))
     }
 
-    /// From now on the time of the item that was begun is counted, for the pool to see.
+    /// Starts the time of the claimed item, for the pool to see.
     pub(crate) fn start_clock(&self) {
         self.rings.0.word64(RUNNING).store(clock::nanos().max(1), Relaxed);
     }
 
-    /// The item that was begun is all but finished. What follows shows it to be finished, and this before.
+    /// Stops the time of the claimed item, before that is completed.
     pub(crate) fn stop_clock(&self) {
         self.exit_if_forked();
         self.rings.0.word64(RUNNING).store(0, Relaxed);
     }
 
-    /// Where a task has forked and both return, only the worker itself goes on.
+    /// If a task has forked and both processes return here, only the worker continues.
     #[inline]
     pub(crate) fn exit_if_forked(&self) {
-        if !self.original.in_original_process() {
+        if !self.fork_detector.in_original_process() {
             exit_immediately(0);
         }
     }
 
-    /// Waits until there is an item; says whether there is, or that there will be none any more.
+    /// Blocks until there is an item; returns false when the rings are closed.
     ///
     /// # Errors
-    /// When this end is broken.
+    /// When the rings are poisoned.
     pub(crate) fn wait(&mut self) -> Result<bool> {
         self.read_clock();
         self.update_visible();
@@ -319,18 +321,18 @@ impl WorkerSide {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.wait_until(WorkerRings::items_event, |end| end.has_item() || end.is_closed());
-        if claim_word::begun(self.rings.claim_word()) != self.finished.frames {
-            return Err(self.poison("which items were begun", "it was overwritten"));
+        self.wait_until(WorkerRings::items_event, |side| side.has_item() || side.is_closed());
+        if claim_word::claimed(self.rings.claim_word()) != self.finished.frames {
+            return Err(self.poison("the claim word", "it was overwritten"));
         }
         self.clock.seen = Instant::now();
         Ok(self.has_item())
     }
 
-    /// Whether there is something to begin, or what was begun is not what this end has begun.
+    /// Whether there is an item to claim, or the claim word is inconsistent.
     fn has_item(&self) -> bool {
         let claims = self.rings.claim_word();
-        claim_word::pending(claims) > 0 || claim_word::begun(claims) != self.finished.frames
+        claim_word::pending(claims) > 0 || claim_word::claimed(claims) != self.finished.frames
     }
 
     fn is_closed(&self) -> bool {
@@ -345,7 +347,7 @@ impl WorkerSide {
         self.update_visible();
         self.wakeup_page.notify();
         let before = self.taken;
-        self.wait_until(WorkerRings::room_event, |end| end.rings.taken().load(Acquire) != before);
+        self.wait_until(WorkerRings::room_event, |side| side.rings.taken().load(Acquire) != before);
         self.taken = self.rings.taken().load(Acquire);
         if self.finished.bytes.wrapping_sub(self.taken) > RING {
             return Err(self.poison("how far results were taken", "it is further than they reach"));
@@ -355,33 +357,33 @@ impl WorkerSide {
 
     fn wait_until(
         &mut self,
-        bell: impl Fn(&WorkerRings) -> EventCount<'_>,
-        mut has_come: impl FnMut(&Self) -> bool,
+        event: impl Fn(&WorkerRings) -> EventCount<'_>,
+        mut is_done: impl FnMut(&Self) -> bool,
     ) {
-        if has_come(self) {
+        if is_done(self) {
             return;
         }
-        let vain = self.vain;
-        self.vain = vain.wrapping_add(1);
-        if should_spin(vain) && spin(self.spin, 16, || has_come(self)) {
-            self.vain = 0;
+        let failed_spins = self.failed_spins;
+        self.failed_spins = failed_spins.wrapping_add(1);
+        if should_spin(failed_spins) && spin(self.spin, 16, || is_done(self)) {
+            self.failed_spins = 0;
             return;
         }
         loop {
-            let armed = bell(&self.rings).prepare_wait();
-            if has_come(self) {
+            let ticket = event(&self.rings).prepare_wait();
+            if is_done(self) {
                 return;
             }
             failpoint::hit(Failpoint::WorkerSleeps);
-            bell(&self.rings).wait(armed, None);
-            if !has_come(self) {
+            event(&self.rings).wait(ticket, None);
+            if !is_done(self) {
                 self.repeat();
             }
         }
     }
 
-    /// Says once more what the pool may not know, since something was overwritten: it has woken this worker,
-    /// and there is nothing to do.
+    /// Repeats what the pool may have missed because it was overwritten: it has woken this worker without
+    /// work.
     #[cold]
     fn repeat(&self) {
         self.rings.0.word32(READY).store(1, Release);
@@ -398,33 +400,32 @@ impl WorkerSide {
     fn publish(&mut self) {
         if self.published != self.finished {
             self.update_visible();
-            self.wakeup_page.pool_of();
+            self.wakeup_page.notify_callers();
         }
     }
 
-    /// Flushes what the item that runs has printed. While its time is counted, that counts, too.
+    /// Flushes the output of the running item. The flush counts as time of a timed item.
     pub(crate) fn flush_running(&mut self) {
         self.flush_up_to(self.finished.frames.wrapping_add(1));
     }
 
-    /// Flushes what the items up to this one have printed, unless that is done.
+    /// Flushes the output of the items up to this one, unless done.
     #[inline(never)]
     fn flush_up_to(&mut self, frames: u32) {
         if self.flushed == frames {
             return;
         }
-        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed); // should this block, the pool must know that results are held
+        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed); // if this blocks, the pool must know of invisible results
         let ran = self.clock.busy.saturating_sub(self.clock.flushed) + self.clock.seen.elapsed();
         self.clock.flushed = self.clock.busy;
         if self.output.flush(ran) {
-            self.clock.seen = Instant::now(); // handing it to another thread is not the items' time
+            self.clock.seen = Instant::now(); // passing it to another thread is not the items' time
         }
-        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.stride, Relaxed);
+        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.interval, Relaxed);
         self.flushed = frames;
     }
 
-    /// Flushes what the item that is finished has printed, so that it is not lost should the next one end
-    /// this process.
+    /// Flushes the output of the completed item, so that it is not lost if the next one ends this process.
     #[inline(never)]
     fn flush_between(&mut self) {
         if self.flushed != self.finished.frames && self.output.flush_between() {
@@ -432,8 +433,8 @@ impl WorkerSide {
         }
     }
 
-    /// Shows the results to the pool. What their tasks have printed is out before, line end or not. Should
-    /// that take too long, the pool [takes them](super::Scope::Held) as they are.
+    /// Makes the results visible, after a flush of their tasks' output. If that takes too long, the pool
+    /// [takes them](super::Scope::Unflushed) as they are.
     pub(super) fn update_visible(&mut self) {
         if self.published != self.finished {
             self.flush_up_to(self.finished.frames);
@@ -445,24 +446,24 @@ impl WorkerSide {
         }
     }
 
-    /// Looks at the clock, publishes if it is time, and decides when to look again.
+    /// Reads the clock, publishes if due, and sets the next interval.
     #[cold]
     fn end_interval(&mut self) {
         let time = self.read_clock();
         let clock = &mut self.clock;
-        let before = clock.stride;
+        let before = clock.interval;
         if time > MAX_CLOCK_INTERVAL {
             let too_long = u32::try_from(time.as_nanos() / MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u32::MAX);
-            clock.stride = (before / too_long).max(1);
+            clock.interval = (before / too_long).max(1);
         } else if time < MIN_CLOCK_INTERVAL && clock.left == 0 {
-            clock.stride = (before * 2).min(INTERVAL_TIME);
+            clock.interval = (before * 2).min(MAX_INTERVAL_LEN);
         }
-        clock.left = clock.stride;
-        let is_time = clock.seen - clock.published >= PUBLISH;
-        self.rings.0.word32(CLOCK_INTERVAL).store(clock.stride, Relaxed);
+        clock.left = clock.interval;
+        let is_time = clock.seen - clock.published >= PUBLISH_AFTER;
+        self.rings.0.word32(CLOCK_INTERVAL).store(clock.interval, Relaxed);
         self.flush_requested().store(0, Relaxed);
-        if before == 1 || self.clock.stride == 1 || is_time {
-            self.publish(); // always before a stride grows: from then on the pool knows that results may be held
+        if before == 1 || self.clock.interval == 1 || is_time {
+            self.publish(); // always before the interval grows: the pool then knows that results may be invisible
         } else {
             self.flush_between();
         }

@@ -22,7 +22,7 @@ fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>
     let measured = measure(&mut || {
         number += 1;
         library.send(mixed(number))?;
-        let answer = library.recv()?.context("the child is gone")?;
+        let answer = library.recv().context("the child is gone")?;
         check("answer", number + 1, unmixed(answer))
     })?;
     drop(library);
@@ -31,7 +31,8 @@ fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>
 }
 
 fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
-    while let Some(message) = connection.recv()? {
+    for message in connection.iter() {
+        let message = message?;
         connection.send(mixed(unmixed(message) + 1))?;
     }
     Ok(())
@@ -52,14 +53,14 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     /// last bytes.
     fn look(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
         let (mut count, mut sum) = (0, 0);
-        while let Some(Some(bytes)) = objects.recv()? {
+        while let Some(bytes) = objects.recv()? {
             count += 1;
             sum += u64::from(bytes[bytes.len() - 1]);
             if count == 1 {
                 objects.send((count, sum))?;
             }
         }
-        objects.send((count, sum))
+        Ok(objects.send((count, sum))?)
     }
 
     let (library, theirs) = pipe::<Shown, (u64, u64)>()?;
@@ -70,13 +71,13 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     let frozen = SharedSlice::from_slice(&bytes)?;
     let created = start.elapsed();
     library.send(Some(frozen.clone()))?;
-    library.recv()?.context("the child is gone")?;
+    library.recv().context("the child is gone")?;
     let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
     let count = 1 + flow(effort, MIB, |_| Ok(library.send(Some(frozen.clone()))?))?;
     library.send(None)?;
-    let (seen, sum) = library.recv()?.context("the child is gone")?;
+    let (seen, sum) = library.recv().context("the child is gone")?;
     let time = start.elapsed();
     check("number of objects", count, seen)?;
     check("sum of their last bytes", count * last, sum)?;

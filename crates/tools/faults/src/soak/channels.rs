@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Connection, Process, SharedSlice, pipe};
+use multiproc::{Connection, Error, Process, SharedSlice, pipe};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
@@ -68,14 +68,10 @@ pub(super) fn time_out(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let limit = Duration::from_micros(rng.random_range(0..10_000));
     let queue_model = any(state, rng)?;
     if queue_model.inside.is_empty() {
-        let taken = within_limit(
-            limit,
-            || queue_model.receiver.recv_timeout(limit),
-            |taken| matches!(taken, Ok(None)),
-        )?;
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+        let taken = within_limit(limit, || queue_model.receiver.recv_timeout(limit), Result::is_err)?;
+        ensure!(taken.as_ref().is_err_and(Error::is_timeout), "an empty queue gives {taken:?}");
         let taken = queue_model.receiver.try_recv();
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+        ensure!(taken.as_ref().is_err_and(Error::is_empty), "an empty queue gives {taken:?}");
     }
     if queue_model.room() == 0 {
         let extra = item(1, 1);
@@ -156,7 +152,7 @@ pub(super) fn killed_producer(state: &mut SoakState, rng: &mut StdRng) -> Result
         end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())),
         "it ends by {end:?}"
     );
-    while let Some(item) = queue_model.receiver.try_recv()? {
+    while let Some(item) = take_now(&queue_model.receiver)? {
         if item.0 == own { expect_from(&item, &mut next)? } else { queue_model.expect(item)? }
     }
     ensure!(queue_model.inside.is_empty(), "{:?} are lost", queue_model.inside);
@@ -173,7 +169,7 @@ pub(super) fn killed_consumer(state: &mut SoakState, rng: &mut StdRng) -> Result
     child.kill()?;
     ensure!(child.join().is_err(), "it takes more than there is");
     // It has taken the first, some of them.
-    let rest: Vec<Item> = std::iter::from_fn(|| queue_model.receiver.try_recv().transpose())
+    let rest: Vec<Item> = std::iter::from_fn(|| take_now(&queue_model.receiver).transpose())
         .collect::<multiproc::Result<_>>()?;
     let taken = queue_model.inside.len().checked_sub(rest.len()).context("more come than there were")?;
     queue_model.inside.drain(..taken);
@@ -234,7 +230,7 @@ pub(super) fn freeze(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let length = rng.random_range(0..20_000);
     let (ours, theirs) = pipe::<(), SharedSlice<u64>>()?;
     let maker = Process::spawn(make_frozen, (theirs, length))?;
-    let numbers = ours.recv()?.context("nothing comes")?;
+    let numbers = ours.recv().context("nothing comes")?;
     maker.join()??;
     ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
     let readers = [(); 2].map(|()| Process::spawn(perform, (Job::Sum(numbers.clone()),)));
@@ -246,7 +242,15 @@ pub(super) fn freeze(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 
 fn make_frozen(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(SharedSlice::from_slice(&numbers)?)
+    Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
+}
+
+/// The next item, unless the queue is empty.
+fn take_now(receiver: &Receiver<Item>) -> multiproc::Result<Option<Item>> {
+    match receiver.try_recv() {
+        Err(error) if error.is_empty() => Ok(None),
+        taken => taken.map(Some),
+    }
 }
 
 /// What comes of another must be his next.

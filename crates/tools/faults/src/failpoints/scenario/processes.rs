@@ -79,7 +79,10 @@ pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
     let ends = pipe::<(), SharedSlice<u64>>();
     let Some((ours, theirs)) = observed.tolerate(ends, allowed)? else { return Ok(observed) };
     let child = Process::spawn(freeze, (theirs, 5_000));
-    let came = observed.tolerate(ours.recv(), allowed)?.flatten();
+    let came = match ours.recv() {
+        Err(error) if error.is_disconnected() => None,
+        came => observed.tolerate(came, allowed)?,
+    };
     drop(ours);
     let frozen = observed.tolerate(child.and_then(Process::join), allowed)?;
     let refused = match frozen {
@@ -104,5 +107,5 @@ pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
 
 fn freeze(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(SharedSlice::from_slice(&numbers)?)
+    Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
 }

@@ -47,7 +47,7 @@ pub(crate) fn comes_back() -> Result<Finding> {
     let before = resident(me)?;
     let (ours, theirs) = pipe::<(), ()>()?;
     let child = Process::spawn(hold, (theirs,))?;
-    ours.recv()?.context("the child ended before its time")?;
+    ours.recv().context("the child ended before its time")?;
     let during = resident(me)? + resident(child.pid())?;
     ours.send(())?;
     child.join()?.context("the child could not wait")?;
@@ -65,7 +65,7 @@ pub(crate) fn comes_back() -> Result<Finding> {
 fn hold(parent: Connection<(), ()>) -> Option<()> {
     let block = black_box(vec![1_u8; 128 << 20]);
     parent.send(()).ok()?;
-    parent.recv().ok()??;
+    parent.recv().ok()?;
     drop(black_box(block));
     Some(())
 }

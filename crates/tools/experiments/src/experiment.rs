@@ -1,13 +1,21 @@
-//! A claim, and what became of it.
+//! An experiment: a claim, how it is measured, and the finding.
 
 use anyhow::Result;
 
 use crate::chart::{At, Chart, Point};
 
-/// Something that is said of processes, in a few words; how it is measured, in a few more; and what measures it.
-pub type Claim = (&'static str, &'static str, fn() -> Result<Finding>);
+/// A claim about processes, and what measures it.
+#[derive(Clone, Copy, Debug)]
+pub struct Experiment {
+    /// The claim, in a few words.
+    pub claim: &'static str,
+    /// How it is measured, in a few words.
+    pub method: &'static str,
+    /// Measures it; blocks until then.
+    pub run: fn() -> Result<Finding>,
+}
 
-/// What checking a claim has shown.
+/// The result of an experiment.
 #[derive(Clone, Debug)]
 pub struct Finding {
     pub(crate) holds: bool,

@@ -1,0 +1,63 @@
+//! The loop in which a worker runs the items of one function, compiled for each function.
+
+use std::any::type_name;
+
+use serde::de::DeserializeOwned;
+
+use crate::codec::raw;
+use crate::ipc::wire;
+use crate::pool::worker_rings::{VALUE, WorkerSide};
+use crate::sys::entry::{Entry, zst_instance};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::task::{RemoteFn, RunOnce, Vtable, catch_panic};
+
+/// How a worker runs a function.
+#[derive(Clone, Copy)]
+pub(crate) struct ItemLoop {
+    /// Runs an item by itself.
+    pub(crate) once: RunOnce,
+    /// Runs the claimed item and those behind it until another header comes. A small item costs less than an
+    /// indirect call, so the call is per loop, not per item.
+    pub(crate) all: fn(&mut WorkerSide),
+}
+
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for ItemLoop {
+    const ENTRY: &'static Entry<Self> = &Entry::new(
+        type_name::<(F, Args, F::Output)>,
+        Self { once: RunOnce::new::<F, Args>(), all: run_items::<F, Args> },
+    );
+}
+
+fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) {
+    let function = zst_instance::<F>();
+    let mut bytes = Vec::new();
+    while rings.next() == Some(VALUE) {
+        if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
+            let run = |item: &[u8]| {
+                catch_panic(|| {
+                    let args = wire::decode(item, Vec::new(), "the arguments")?;
+                    failpoint::hit(Failpoint::ItemDecoded);
+                    let result = function.call(args);
+                    failpoint::hit(Failpoint::ItemRan);
+                    Ok(result)
+                })?
+            };
+            if rings.run_fixed_size((item, result), run) > 0 {
+                continue;
+            }
+        }
+        let run = catch_panic(|| {
+            let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+            failpoint::hit(Failpoint::ItemDecoded);
+            let result = function.call(args);
+            failpoint::hit(Failpoint::ItemRan);
+            bytes.clear();
+            let result = wire::encode_value(&result, &mut bytes, "the result")?;
+            rings.write(VALUE, result)
+        });
+        match run.and_then(|run| run) {
+            Ok(()) => rings.finish(),
+            Err(error) => rings.fail(error),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Tests of both sides of a worker's rings, as threads of one process.
+
+#![allow(clippy::cast_possible_truncation)] // numbers of a test, all of them small
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use super::*;
+use crate::ipc::frame::{Frames, add_frame, all};
+use crate::ipc::packet::{Message, Sent};
+use crate::pool::worker_rings::claim_word::{self, Known};
+use crate::sys::output::BOUND;
+
+pub(super) fn sides() -> (PoolSide, WorkerSide) {
+    let (ours, theirs) = PacketSocket::pair().unwrap();
+    let (rings, wakeup_page) = (WorkerRings::create().unwrap(), WakeupPage::create().unwrap());
+    let worker = WorkerSide::new(rings.clone(), theirs, wakeup_page, Duration::ZERO).unwrap();
+    (PoolSide::new(rings, ours), worker)
+}
+
+fn frames(numbers: &[u64]) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for number in numbers {
+        let bytes: Vec<u8> = (0..*number % 70).flat_map(|_| number.to_le_bytes()).collect();
+        add_frame(&mut frames, VALUE, &bytes);
+    }
+    frames
+}
+
+fn scope(number: u64) -> Scope {
+    [Scope::Visible, Scope::Unflushed, Scope::Completed][(number % 3) as usize]
+}
+
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
+}
+
+/// Random submissions, revocations and runs: each item runs once, in order, and has a result.
+#[test]
+fn every_item_is_either_run_or_revoked() {
+    let (mut pool, mut worker) = sides();
+    let mut state = 7;
+    let (mut next, mut waiting) = (0, 0);
+    // Runs of items in the ring: their position, their items, and how many have results.
+    let mut runs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+    let mut ran = Vec::new();
+    let mut expected = Vec::new();
+    for _ in 0..3_000 {
+        match random(&mut state) % 4 {
+            0 => {
+                let start = pool.position();
+                if random(&mut state).is_multiple_of(3) && !pool.write_header(TASK_HEADER, &[7; 16]) {
+                    continue;
+                }
+                let numbers: Vec<u64> = (next..next + random(&mut state) % 200).collect();
+                let before = pool.written();
+                let bytes = frames(&numbers);
+                let left = pool.write(&bytes, numbers.len() as u32).len();
+                let written = pool.written().wrapping_sub(before);
+                if written == 0 {
+                    pool.truncate(start, 0);
+                }
+                assert_eq!(
+                    all(Frames::frame_size(&bytes[bytes.len() - left..])).len() + written as usize,
+                    numbers.len()
+                );
+                next += u64::from(written);
+                if written > 0 {
+                    pool.submit(written).unwrap();
+                    runs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                }
+            }
+            1 => {
+                let mut left = pool.revoke(random(&mut state) as u32 % 300).unwrap();
+                let (total, mut position) = (left, pool.position());
+                while left > 0 {
+                    let (start, items, done) = runs.back_mut().unwrap();
+                    let some = left.min(items.len() as u32 - *done);
+                    let mut copied = Vec::new();
+                    let kept = items.len() - some as usize;
+                    position = pool.copy_items(*start, kept as u32, some, &mut copied);
+                    let cut: Vec<u64> = items.split_off(kept).into();
+                    assert!(copied == frames(&cut), "the revoked items are those submitted");
+                    next = cut[0];
+                    left -= some;
+                    if items.len() == *done as usize {
+                        runs.pop_back();
+                    }
+                }
+                pool.truncate(position, total);
+            }
+            2 => {
+                for _ in 0..random(&mut state) % 400 {
+                    if waiting > RING as usize / 3 {
+                        break; // it would block for room, which only this thread makes
+                    }
+                    match worker.next() {
+                        None => break,
+                        Some(TASK_HEADER) => worker.read(|_| Ok(())).unwrap(),
+                        Some(VALUE) => {
+                            let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
+                            waiting += item.len() + 16;
+                            worker.write(VALUE, &item).unwrap();
+                            worker.finish();
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+                worker.update_visible();
+            }
+            _ => {
+                let Some(finished) = pool.take_results(scope(random(&mut state))).unwrap() else {
+                    continue;
+                };
+                waiting = 0;
+                ran.extend(all(finished.results));
+                let mut left = finished.count;
+                while left > 0 {
+                    let (_, items, done) = runs.front_mut().unwrap();
+                    let some = left.min(items.len() as u32 - *done);
+                    expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
+                    *done += some;
+                    left -= some;
+                    if items.len() == *done as usize {
+                        runs.pop_front();
+                    }
+                }
+                pool.release(runs.front().map_or(pool.position(), |run| run.0));
+            }
+        }
+    }
+    assert!(ran.len() > 10_000, "{}", ran.len());
+    let expected: Vec<u8> = frames(&expected);
+    assert!(all(Frames::frame_size(expected)) == ran);
+}
+
+#[test]
+fn the_claim_word_wraps_around() {
+    let word = AtomicU64::new(u64::MAX);
+    assert!(!claim_word::try_claim(&word));
+    let known = |submitted: u32| Known { finished: u32::MAX, submitted: submitted.wrapping_sub(1) };
+    assert!(claim_word::submit(&word, known(0), 5));
+    assert!(claim_word::try_claim(&word) && claim_word::try_claim(&word));
+    assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
+    assert_eq!(claim_word::pending(&word), 1);
+    assert!(claim_word::try_claim(&word) && !claim_word::try_claim(&word));
+    assert_eq!(claim_word::revoke(&word, known(3), 9), Some(0));
+}
+
+/// More claimed than submitted, fewer claimed than completed, or another number of submitted items.
+#[test]
+fn an_inconsistent_claim_word_is_refused() {
+    let known = Known { finished: 3, submitted: 7 };
+    let word = |claimed: u64, submitted: u64| AtomicU64::new(claimed << 32 | submitted);
+    for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
+        assert!(!claim_word::submit(&overwritten, known, 1));
+        assert_eq!(claim_word::revoke(&overwritten, known, 1), None);
+        assert_eq!(claim_word::checked_claimed(&overwritten, known), None);
+    }
+    assert_eq!(claim_word::revoke(&word(3, 7), known, 9), Some(4));
+    assert_eq!(claim_word::checked_claimed(&word(7, 7), known), Some(7));
+}
+
+/// A worker must not be able to hold up the pool, which holds its lock, with a flood of packets.
+#[test]
+fn a_pool_gives_up_on_a_flood_of_packets() {
+    let (mut pool, worker) = sides();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let link = &worker.link;
+        let flood = || {
+            let prefix = MessageHeader { number: 1, kind: VALUE }.bytes();
+            while !is_over.load(Relaxed) {
+                let _ = link.send_with_prefix(&prefix, &Message::inline(vec![7]), Deadline::now());
+            }
+        };
+        scope.spawn(flood);
+        scope.spawn(flood);
+        for _ in 0..5 {
+            assert!(pool.receive(5, OnShortage::Leave).is_err());
+        }
+        is_over.store(true, Relaxed);
+    });
+}
+
+#[test]
+fn the_time_of_an_item_is_never_that_of_one_before() {
+    let (mut pool, mut worker) = sides();
+    pool.write(&frames(&[3, 5]), 2);
+    pool.submit(2).unwrap();
+    for timed in [true, false] {
+        assert_eq!(worker.next(), Some(VALUE));
+        worker.read(|_| Ok(())).unwrap();
+        assert_eq!(pool.running_for(), None);
+        if timed {
+            worker.start_clock();
+            let soon = pool.running_for();
+            assert!(soon.is_some() && pool.running_for() >= soon);
+            worker.stop_clock();
+            assert_eq!(pool.running_for(), None, "before it is completed");
+        }
+        worker.write(VALUE, &[]).unwrap();
+        assert!(!pool.has_finished());
+        worker.finish();
+        assert!(
+            pool.has_finished()
+                && pool.take_results(Scope::Completed).unwrap().is_some()
+                && !pool.has_finished()
+        );
+    }
+}
+
+/// Otherwise a result could be seen before the output of its task.
+#[test]
+fn results_count_as_unflushed_only_while_another_item_runs() {
+    let (mut pool, mut worker) = sides();
+    assert_eq!(pool.write(&frames(&[1, 2, 3]), 3), b"");
+    pool.submit(3).unwrap();
+    let mut run = |pool: &mut PoolSide| {
+        worker.next();
+        let before = pool.take_results(Scope::Unflushed).unwrap().map_or(0, |results| results.count);
+        worker.read(|_| Ok(())).unwrap();
+        worker.write(VALUE, &[]).unwrap();
+        worker.finish();
+        before
+    };
+    assert_eq!(run(&mut pool), 0);
+    assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
+    assert_eq!(run(&mut pool), 1);
+    assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
+    assert_eq!(pool.take_results(Scope::Completed).unwrap().unwrap().count, 1);
+    assert_eq!(run(&mut pool), 0);
+}
+
+/// A worker that cannot flush the output of a task delays its result for a bounded time.
+#[test]
+fn overdue_results_are_taken_without_a_flush() {
+    let (mut pool, mut worker) = sides();
+    assert_eq!(pool.write(&frames(&[1]), 1), b"");
+    pool.submit(1).unwrap();
+    worker.next();
+    worker.read(|_| Ok(())).unwrap();
+    worker.write(VALUE, &[]).unwrap();
+    worker.finish();
+    assert!(pool.take_results(Scope::Unflushed).unwrap().is_none(), "seen for the first time");
+    thread::sleep(BOUND);
+    assert_eq!(pool.take_results(Scope::Unflushed).unwrap().unwrap().count, 1);
+}
+
+/// The message of a revoked item is still in transit, and must not be taken for that of the next item.
+#[test]
+fn an_out_of_line_item_gets_its_own_message() {
+    let (mut pool, mut worker) = sides();
+    let position = pool.position();
+    for (number, bytes) in [b"not this", b"but this"].into_iter().enumerate() {
+        assert_eq!(pool.send_out_of_line(&mut Message::inline(bytes.to_vec())).unwrap(), Sent::Done);
+        pool.submit(1).unwrap();
+        if number == 0 {
+            assert_eq!(pool.revoke(1).unwrap(), 1);
+            pool.truncate(position, 1);
+        }
+    }
+    assert_eq!(worker.next(), Some(OUT_OF_LINE));
+    let (content, descriptors) = worker.receive().unwrap();
+    assert!(descriptors.is_empty() && content.with_bytes(|bytes| bytes == b"but this"));
+}
