@@ -15,7 +15,7 @@ use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Error, Result};
 use crate::ipc::event_count::{Calls, Sleeper, Ticket};
 use crate::pool::worker_rings::WakeupPage;
-use crate::start_method::SpawnOptions;
+use crate::spawn::options::SpawnOptions;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
