@@ -79,7 +79,7 @@ fn doomed(parent: Connection<(), ()>, death: Death) -> Result<(), multiproc::Err
             std::hint::spin_loop();
         },
         _ => parent.recv()?,
-    };
+    }
     match death {
         Death::Segfault => crash::segfault(),
         Death::StackOverflow => crash::overflow_stack(),
