@@ -39,8 +39,8 @@ pub(crate) struct Scheduler {
     sleep: Sleep,
     /// Since when the kernel has refused new workers, and its error.
     spawn_refused: Option<(Instant, Error)>,
-    /// Workers being started.
-    spawning: usize,
+    /// A worker is being started.
+    spawning: bool,
     /// The pool's thread has ended.
     is_over: bool,
     /// At least one worker has become ready.
@@ -139,7 +139,7 @@ impl Scheduler {
             progressed: false,
             sleep: Sleep::default(),
             spawn_refused: None,
-            spawning: 0,
+            spawning: false,
             is_over: false,
             has_started: false,
             failed_startup: 0,
