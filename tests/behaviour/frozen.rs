@@ -1,4 +1,4 @@
-//! **SharedSlice**: large data that many processes read and nobody copies.
+//! **`SharedSlice`**: large data that many processes read and nobody copies.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use tests::outlive_a_copy;
+use tests::fork_and_wait;
 
 use crate::support::{Outcome, PATIENCE, alone, descriptors, send_signal, trials, wait_for_state};
 
@@ -45,7 +45,8 @@ fn sum(numbers: SharedSlice<u64>) -> u64 {
     numbers.iter().sum()
 }
 
-/// What this process has of the memory that is at an address: its number, how many mappings, how many descriptors.
+/// What this process has of the memory that is at an address: its number, how many mappings, how many
+/// descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holdings {
     inode: u64,
@@ -95,7 +96,8 @@ fn another_process_reads_it() -> Outcome {
     let (ours, theirs) = pipe::<SharedSlice<Star>, bool>()?;
     let child = Process::spawn(
         |stars: Connection<bool, SharedSlice<Star>>| -> Result<()> {
-            while let Some(received) = stars.recv()? {
+            for received in stars.iter() {
+                let received = received?;
                 stars.send(received.iter().all(|star| star.position[2] > 0.5))?;
             }
             Ok(())
@@ -104,7 +106,7 @@ fn another_process_reads_it() -> Outcome {
     )?;
     for _ in 0..10 {
         ours.send(stars.clone())?;
-        assert_eq!(ours.recv()?, Some(true));
+        assert_eq!(ours.recv()?, true);
     }
     drop(ours);
     Ok(child.join()??)
@@ -156,14 +158,13 @@ fn one_too_large_to_be_kept_is_given_back() -> Outcome {
 fn one_that_comes_back_is_still_the_same() -> Outcome {
     let numbers = numbers(1000)?;
     let (ours, theirs) = pipe::<SharedSlice<u64>, SharedSlice<u64>>()?;
-    let echo = |peer: Connection<SharedSlice<u64>, SharedSlice<u64>>| {
-        peer.recv().and_then(|it| peer.send(it.unwrap()))
-    };
+    let echo =
+        |peer: Connection<SharedSlice<u64>, SharedSlice<u64>>| peer.send(peer.recv().unwrap()).unwrap();
     let child = Process::spawn(echo, (theirs,))?;
     ours.send(numbers.clone())?;
-    let back = ours.recv()?.unwrap();
+    let back = ours.recv()?;
     assert_eq!(back.as_ptr(), numbers.as_ptr());
-    child.join()??;
+    child.join()?;
     let Holdings { mappings, descriptors, .. } = holdings(&numbers);
     assert_eq!((mappings, descriptors), (1, 1));
     Ok(())
@@ -211,7 +212,7 @@ fn a_killed_receiver_harms_nobody() -> Outcome {
         };
         let child = Process::spawn(stay, (numbers.clone(), theirs))?;
         assert!(ours.poll(PATIENCE)?);
-        assert_eq!(ours.recv()?, Some(499_500));
+        assert_eq!(ours.recv()?, 499_500);
         wait_for_state(child.pid(), 'S');
         send_signal(child.pid(), Signal::SIGKILL);
         assert_eq!(child.join().unwrap_err().signal(), Some(Signal::SIGKILL as i32));
@@ -226,12 +227,12 @@ fn a_copy_of_a_receiver_receives_it_again() -> Outcome {
     let numbers = numbers(1000)?;
     let (ours, theirs) = pipe::<SharedSlice<u64>, (bool, u64)>()?;
     let fork = |peer: Connection<(bool, u64), SharedSlice<u64>>| -> Result<()> {
-        let first = peer.recv()?.unwrap();
-        if !outlive_a_copy() {
-            let again = peer.recv()?.unwrap();
+        let first = peer.recv()?;
+        if !fork_and_wait() {
+            let again = peer.recv()?;
             peer.send((again.as_ptr() == first.as_ptr(), sum(again)))?;
             drop(first);
-            peer.send((false, sum(peer.recv()?.unwrap())))?;
+            peer.send((false, sum(peer.recv()?)))?;
         }
         Ok(())
     };
@@ -239,8 +240,8 @@ fn a_copy_of_a_receiver_receives_it_again() -> Outcome {
     for _ in 0..3 {
         ours.send(numbers.clone())?;
     }
-    assert_eq!(ours.recv()?, Some((true, 499_500)));
-    assert_eq!(ours.recv()?, Some((false, 499_500)));
+    assert_eq!(ours.recv()?, (true, 499_500));
+    assert_eq!(ours.recv()?, (false, 499_500));
     Ok(child.join()??)
 }
 

@@ -1,4 +1,5 @@
-//! **Ctrl-C**: SIGINT to all processes of a program, whatever it is doing. Its first process decides what that means.
+//! **Ctrl-C**: SIGINT to all processes of a program, whatever it is doing. Its first process decides what
+//! that means.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -10,7 +11,7 @@ use multiproc::{Pool, Process};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::support::{Outcome, alone, eventually, send_signal, staying_child, trials, wait_for_state};
+use crate::support::{Outcome, alone, blocked_child, eventually, send_signal, trials, wait_for_state};
 
 trials![
     a_program_ends_by_sigint_and_leaves_nothing,
@@ -124,13 +125,14 @@ fn a_program_that_handles_it_once_ends_by_the_second() -> Outcome {
 }
 
 fn a_child_leaves_it_to_its_parent() -> Outcome {
-    let (child, gate) = staying_child()?;
+    let (child, gate) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGINT);
     drop(gate);
     Ok(child.join()?)
 }
 
-/// Whether a process of which this is the status ignores SIGINT, whether it handles it, and whether it blocks it.
+/// Whether a process of which this is the status ignores SIGINT, whether it handles it, and whether it blocks
+/// it.
 fn understand(status: &str) -> [bool; 3] {
     ["SigIgn:\t", "SigCgt:\t", "SigBlk:\t"].map(|name| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();

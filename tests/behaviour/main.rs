@@ -6,18 +6,18 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
-mod abuse;
+mod bad_values;
 mod frozen;
 mod interrupt;
-mod kills;
-mod misfits;
+mod kill_stress;
 mod output;
 mod pipe;
 mod pool;
 mod process;
 mod programs;
 mod queue;
-mod scarce;
+mod regressions;
+mod resource_limits;
 mod scribble;
 mod security;
 mod start;
@@ -35,16 +35,16 @@ fn main() -> ExitCode {
         start::trials(),
         pool::trials(),
         queue::trials(),
-        kills::trials(),
+        kill_stress::trials(),
         pipe::trials(),
         frozen::trials(),
         programs::trials(),
-        abuse::trials(),
+        regressions::trials(),
         interrupt::trials(),
-        scarce::trials(),
+        resource_limits::trials(),
         scribble::trials(),
         security::trials(),
-        misfits::trials(),
+        bad_values::trials(),
         output::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()

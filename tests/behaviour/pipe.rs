@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tests::{accept_interruptions, interruptions};
 
 use crate::support::{
-    Fussy, Gate, Outcome, PATIENCE, alone, send_signal, staying_child, trials, wait_for_state,
+    BadValue, Latch, Outcome, PATIENCE, alone, blocked_child, send_signal, trials, wait_for_state,
 };
 
 trials![
@@ -23,6 +23,11 @@ trials![
     two_children_talk_to_each_other,
     poll_waits_no_longer_than_its_timeout,
     a_send_into_a_full_pipe_ends_on_time,
+    a_full_pipe_refuses_at_once_and_gives_the_message_back,
+    a_timed_receive_from_an_empty_pipe_ends_on_time,
+    an_empty_pipe_and_its_end_are_told_apart_at_once,
+    each_end_counts_the_messages_that_wait_for_it,
+    the_iteration_goes_on_after_a_message_that_does_not_decode,
     the_stream_ends_after_the_peer_has_closed,
     the_stream_ends_after_the_peer_was_killed,
     a_send_to_a_peer_that_is_gone_is_an_error,
@@ -53,9 +58,9 @@ struct Reply {
 fn serve(requests: Connection<Reply, Request>) -> Result<u32> {
     for served in 0.. {
         let reply = match requests.recv()? {
-            Some(Request::Reverse(text)) => Reply { text: Some(text.chars().rev().collect()), number: 0 },
-            Some(Request::Sum { numbers }) => Reply { text: None, number: numbers.iter().sum() },
-            Some(Request::Stop) | None => return Ok(served),
+            Request::Reverse(text) => Reply { text: Some(text.chars().rev().collect()), number: 0 },
+            Request::Sum { numbers } => Reply { text: None, number: numbers.iter().sum() },
+            Request::Stop => return Ok(served),
         };
         requests.send(reply)?;
     }
@@ -66,9 +71,9 @@ fn a_typed_round_trip() -> Outcome {
     let (ours, theirs) = pipe()?;
     let child = Process::spawn(serve, (theirs,))?;
     ours.send(Request::Reverse("añb".to_owned()))?;
-    assert_eq!(ours.recv()?, Some(Reply { text: Some("bña".to_owned()), number: 0 }));
+    assert_eq!(ours.recv()?, Reply { text: Some("bña".to_owned()), number: 0 });
     ours.send(Request::Sum { numbers: vec![i64::MIN, i64::MAX] })?;
-    assert_eq!(ours.recv()?, Some(Reply { text: None, number: -1 }));
+    assert_eq!(ours.recv()?, Reply { text: None, number: -1 });
     ours.send(Request::Stop)?;
     assert_eq!(child.join()??, 2);
     Ok(())
@@ -76,7 +81,8 @@ fn a_typed_round_trip() -> Outcome {
 
 /// Sends back whatever comes.
 fn echo(messages: Connection<Vec<u8>, Vec<u8>>) -> Result<()> {
-    while let Some(bytes) = messages.recv()? {
+    for bytes in messages.iter() {
+        let bytes = bytes?;
         messages.send(bytes)?;
     }
     Ok(())
@@ -88,7 +94,7 @@ fn a_byte_round_trip() -> Outcome {
     for size in [0, 1, 1000, 32 * 1024 - 4, 32 * 1024 + 1, 200_000, 2_000_000] {
         let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
         ours.send(bytes.clone())?;
-        assert!(ours.recv()? == Some(bytes), "{size} bytes");
+        assert!(ours.recv()? == bytes, "{size} bytes");
     }
     drop(ours);
     Ok(child.join()??)
@@ -102,7 +108,7 @@ fn boundaries_are_kept() -> Outcome {
         ours.send(message.clone())?; // all of them before one is taken: they must not run together
     }
     for message in messages {
-        assert_eq!(ours.recv()?, Some(message));
+        assert_eq!(ours.recv()?, message);
     }
     drop(ours);
     Ok(child.join()??)
@@ -114,7 +120,9 @@ fn an_empty_message_is_not_the_end() -> Outcome {
     ours.send(())?;
     drop(ours);
     assert!(theirs.poll(Duration::ZERO)?);
-    assert_eq!((theirs.recv()?, theirs.recv()?, theirs.recv()?), (Some(()), Some(()), None));
+    assert_eq!(theirs.len(), 2);
+    assert_eq!(theirs.iter().collect::<Result<Vec<()>>>()?.len(), 2);
+    assert!(theirs.recv().unwrap_err().is_disconnected());
     Ok(())
 }
 
@@ -124,10 +132,10 @@ fn two_children_talk_to_each_other() -> Outcome {
         peer.send(20)?;
         peer.recv()
     };
-    let double = |peer: Connection<u32, u32>| -> Result<()> { peer.send(2 * peer.recv()?.unwrap()) };
+    let double = |peer: Connection<u32, u32>| -> Result<()> { Ok(peer.send(2 * peer.recv()?)?) };
     let asker = Process::spawn(ask, (left,))?;
     let answerer = Process::spawn(double, (right,))?;
-    assert_eq!(asker.join()??, Some(40));
+    assert_eq!(asker.join()??, 40);
     Ok(answerer.join()??)
 }
 
@@ -140,7 +148,7 @@ fn poll_waits_no_longer_than_its_timeout() -> Outcome {
     assert!(start.elapsed() >= time);
     let child = Process::spawn(|peer: Connection<u32, u32>| peer.send(1), (theirs,))?;
     assert!(ours.poll(PATIENCE)?, "the message");
-    assert_eq!(ours.recv()?, Some(1));
+    assert_eq!(ours.recv()?, 1);
     child.join()??;
     assert!(ours.poll(Duration::MAX)?, "the end");
     Ok(())
@@ -157,11 +165,73 @@ fn a_send_into_a_full_pipe_ends_on_time() -> Outcome {
             Err(error) => break (error, start.elapsed()),
         }
     };
-    assert!(late.is_timeout(), "{late}");
+    assert!(late.error().is_timeout(), "{late}");
+    assert_eq!(late.into_item(), [1; 1000]);
     assert!(waited >= time);
     drop(ours);
-    let received = std::iter::from_fn(|| theirs.recv().unwrap()).count();
+    let received = theirs.iter().map(Result::unwrap).count();
     assert_eq!(received, sent);
+    Ok(())
+}
+
+fn a_full_pipe_refuses_at_once_and_gives_the_message_back() -> Outcome {
+    let (ours, theirs) = pipe::<String, ()>()?;
+    let message = || "m".repeat(1000);
+    // The other end receives nothing, so a call that waited for room would not return.
+    let sent = std::iter::repeat_with(|| ours.try_send(message())).take_while(Result::is_ok).count();
+    assert!(sent > 100 && sent == theirs.len(), "{sent} messages");
+    let refused = ours.try_send(message()).unwrap_err();
+    assert!(refused.error().is_full() && !refused.error().is_timeout(), "{refused}");
+    assert_eq!(refused.to_string(), "cannot send: the pipe is full");
+    assert_eq!(refused.into_item(), message());
+    (0..sent).try_for_each(|_| theirs.recv().map(drop))?;
+    Ok(ours.try_send(message())?)
+}
+
+fn a_timed_receive_from_an_empty_pipe_ends_on_time() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let time = Duration::from_millis(50);
+    let start = Instant::now();
+    let late = ours.recv_timeout(time).unwrap_err();
+    assert!(start.elapsed() >= time);
+    assert!(late.is_timeout() && !late.is_empty() && !late.is_disconnected(), "{late}");
+    let child = Process::spawn(|peer: Connection<u32, u32>| peer.send(1), (theirs,))?;
+    assert_eq!(ours.recv_timeout(Duration::MAX)?, 1);
+    assert!(ours.recv_timeout(Duration::MAX).unwrap_err().is_disconnected());
+    Ok(child.join()??)
+}
+
+fn an_empty_pipe_and_its_end_are_told_apart_at_once() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    let nothing = ours.try_recv().unwrap_err();
+    assert!(nothing.is_empty() && !nothing.is_timeout() && !nothing.is_disconnected(), "{nothing}");
+    theirs.send(1)?;
+    drop(theirs);
+    assert_eq!(ours.try_recv()?, 1);
+    let end = ours.try_recv().unwrap_err();
+    assert!(end.is_disconnected() && !end.is_empty(), "{end}");
+    Ok(())
+}
+
+fn each_end_counts_the_messages_that_wait_for_it() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    assert!(ours.is_empty() && theirs.is_empty());
+    let send_three = |peer: Connection<u32, u32>| (0..3).try_for_each(|number| peer.send(number));
+    Process::spawn(send_three, (theirs,))?.join()??;
+    assert_eq!((ours.len(), ours.is_empty()), (3, false));
+    ours.recv()?;
+    assert_eq!(ours.len(), 2);
+    Ok(())
+}
+
+fn the_iteration_goes_on_after_a_message_that_does_not_decode() -> Outcome {
+    let (ours, theirs) = pipe::<BadValue, ()>()?;
+    for message in [BadValue::Fine(1), BadValue::Undecodable, BadValue::Fine(2)] {
+        ours.send(message)?;
+    }
+    drop(ours);
+    let messages: Vec<Option<BadValue>> = theirs.iter().map(Result::ok).collect();
+    assert_eq!(messages, [Some(BadValue::Fine(1)), None, Some(BadValue::Fine(2))]);
     Ok(())
 }
 
@@ -169,29 +239,32 @@ fn the_stream_ends_after_the_peer_has_closed() -> Outcome {
     let (ours, theirs) = pipe::<(), u32>()?;
     let send_two = |peer: Connection<u32, ()>| -> Result<()> {
         peer.send(1)?;
-        peer.send(2)
+        Ok(peer.send(2)?)
     };
     Process::spawn(send_two, (theirs,))?.join()??;
-    assert_eq!((ours.recv()?, ours.recv()?), (Some(1), Some(2)));
-    assert_eq!((ours.recv()?, ours.recv()?), (None, None));
+    assert_eq!((ours.recv()?, ours.try_recv()?), (1, 2));
+    for ended in [ours.recv(), ours.recv(), ours.try_recv(), ours.recv_timeout(PATIENCE)] {
+        assert!(ended.unwrap_err().is_disconnected());
+    }
     Ok(())
 }
 
 fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
-    let (child, gate) = staying_child()?;
+    let (child, gate) = blocked_child()?;
     assert!(!gate.poll(Duration::ZERO)?);
     child.kill()?;
-    assert_eq!(gate.recv()?, None);
+    assert!(gate.recv().unwrap_err().is_disconnected());
     Ok(())
 }
 
 fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
     alone(|| {
-        let (child, gate) = staying_child()?;
+        let (child, gate) = blocked_child()?;
         child.kill()?;
         assert!(child.join().is_err());
-        assert!(gate.send(()).unwrap_err().is_disconnected());
-        assert!(gate.send_timeout((), PATIENCE).unwrap_err().is_disconnected());
+        for refused in [gate.send(()), gate.try_send(()), gate.send_timeout((), PATIENCE)] {
+            assert!(refused.unwrap_err().error().is_disconnected());
+        }
         Ok(())
     })
 }
@@ -204,32 +277,37 @@ fn a_send_to_a_peer_that_was_killed_while_it_waited_is_an_error_at_once() -> Out
             let child = Process::spawn(echo, (theirs,))?;
             for _ in 0..messages {
                 ours.send(vec![1])?;
-                assert_eq!(ours.recv()?, Some(vec![1]));
+                assert_eq!(ours.recv()?, vec![1]);
             }
             wait_for_state(child.pid(), 'S');
             child.kill()?;
             assert!(child.join().is_err());
-            assert!(ours.send(vec![1]).is_err_and(|error| error.is_disconnected()), "after {messages}");
+            assert!(
+                ours.send(vec![1]).is_err_and(|refused| refused.error().is_disconnected()),
+                "after {messages}"
+            );
         }
         Ok(())
     })
 }
 
 fn a_message_that_does_not_encode_is_refused_and_nothing_of_it_is_left() -> Outcome {
-    let (ours, theirs) = pipe::<(u32, Fussy), ()>()?;
-    assert!(ours.send((1, Fussy::Unencodable)).unwrap_err().is_codec());
+    let (ours, theirs) = pipe::<(u32, BadValue), ()>()?;
+    let refused = ours.send((1, BadValue::Unencodable)).unwrap_err();
+    assert!(refused.error().is_codec());
+    assert_eq!(refused.into_item(), (1, BadValue::Unencodable));
     assert!(!theirs.poll(Duration::ZERO)?);
-    ours.send((2, Fussy::Fine(3)))?;
-    assert_eq!(theirs.recv()?, Some((2, Fussy::Fine(3))));
+    ours.send((2, BadValue::Fine(3)))?;
+    assert_eq!(theirs.recv()?, (2, BadValue::Fine(3)));
     Ok(())
 }
 
 fn a_message_that_does_not_decode_does_not_spoil_the_next() -> Outcome {
-    let (ours, theirs) = pipe::<Fussy, ()>()?;
-    ours.send(Fussy::Undecodable)?;
-    ours.send(Fussy::Fine(1))?;
+    let (ours, theirs) = pipe::<BadValue, ()>()?;
+    ours.send(BadValue::Undecodable)?;
+    ours.send(BadValue::Fine(1))?;
     assert!(theirs.recv().unwrap_err().is_codec());
-    assert_eq!(theirs.recv()?, Some(Fussy::Fine(1)));
+    assert_eq!(theirs.recv()?, BadValue::Fine(1));
     Ok(())
 }
 
@@ -237,7 +315,7 @@ fn a_connection_sent_through_a_connection_works() -> Outcome {
     type Line = Connection<Vec<u8>, Vec<u8>>;
     let (ours, theirs) = pipe::<(String, Line), ()>()?;
     let take_and_echo = |lines: Connection<(), (String, Line)>| -> Result<String> {
-        let (name, line) = lines.recv()?.unwrap();
+        let (name, line) = lines.recv()?;
         echo(line)?;
         Ok(name)
     };
@@ -245,7 +323,7 @@ fn a_connection_sent_through_a_connection_works() -> Outcome {
     let (line, far_end) = pipe()?;
     ours.send(("line 1".to_owned(), far_end))?;
     line.send(b"hello".to_vec())?;
-    assert_eq!(line.recv()?.as_deref(), Some(&b"hello"[..]));
+    assert_eq!(line.recv()?, b"hello");
     drop(line);
     assert_eq!(child.join()??, "line 1");
     Ok(())
@@ -255,7 +333,7 @@ fn the_ends_of_a_queue_sent_through_a_connection_work() -> Outcome {
     type Ends = (Receiver<u32>, Sender<u32>);
     let (ours, theirs) = pipe::<Ends, ()>()?;
     let double_all = |ends: Connection<(), Ends>| -> Result<()> {
-        let (numbers, doubles) = ends.recv()?.unwrap();
+        let (numbers, doubles) = ends.recv()?;
         numbers.into_iter().try_for_each(|number| Ok(doubles.send(2 * number?)?))
     };
     let child = Process::spawn(double_all, (theirs,))?;
@@ -273,47 +351,48 @@ fn the_ends_of_a_queue_sent_through_a_connection_work() -> Outcome {
 
 fn a_call_that_is_interrupted_is_retried() -> Outcome {
     let (number, theirs) = pipe::<u32, ()>()?;
-    let recv = |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.recv().unwrap().unwrap());
+    let recv = |ready: Latch, peer: Connection<(), u32>| interrupted(&ready, || peer.recv().unwrap());
     assert_eq!(while_interrupted(recv, theirs, || number.send(7).unwrap())?, 7);
 
     let (number, theirs) = pipe::<u32, ()>()?;
     let poll =
-        |ready: Gate, peer: Connection<(), u32>| interrupted(&ready, || peer.poll(Duration::MAX).unwrap());
+        |ready: Latch, peer: Connection<(), u32>| interrupted(&ready, || peer.poll(Duration::MAX).unwrap());
     assert!(while_interrupted(poll, theirs, || number.send(7).unwrap())?);
 
     let (number, theirs) = bounded::<u32>(1)?;
-    let recv = |ready: Gate, numbers: Receiver<u32>| interrupted(&ready, || numbers.recv().unwrap());
+    let recv = |ready: Latch, numbers: Receiver<u32>| interrupted(&ready, || numbers.recv().unwrap());
     assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, 7);
-    let recv = |ready: Gate, numbers: Receiver<u32>| {
+    let recv = |ready: Latch, numbers: Receiver<u32>| {
         interrupted(&ready, || numbers.recv_timeout(Duration::MAX).unwrap())
     };
-    assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, Some(7));
+    assert_eq!(while_interrupted(recv, theirs.clone(), || number.send(7).unwrap())?, 7);
 
     number.send(7)?;
-    let send = |ready: Gate, numbers: Sender<u32>| interrupted(&ready, || numbers.send(8).is_ok());
+    let send = |ready: Latch, numbers: Sender<u32>| interrupted(&ready, || numbers.send(8).is_ok());
     assert!(while_interrupted(send, number, || assert_eq!(theirs.recv().unwrap(), 7))?);
     assert_eq!(theirs.recv()?, 8);
     Ok(())
 }
 
 /// What a task returns that was interrupted while it waited with `wait`; and how often it was.
-fn interrupted<T>(ready: &Gate, wait: impl FnOnce() -> T) -> (T, u32) {
+fn interrupted<T>(ready: &Latch, wait: impl FnOnce() -> T) -> (T, u32) {
     accept_interruptions();
     ready.send(()).unwrap();
     let value = wait();
     (value, interruptions())
 }
 
-/// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits for.
+/// Runs a task that ends in [`interrupted`], interrupts it while it waits, then lets it have what it waits
+/// for.
 fn while_interrupted<F, End, T>(task: F, end: End, release: impl FnOnce()) -> Result<T>
 where
-    F: RemoteFn<(Gate, End), Output = (T, u32)>,
+    F: RemoteFn<(Latch, End), Output = (T, u32)>,
     End: Serialize + DeserializeOwned,
     T: Serialize + DeserializeOwned,
 {
     let (ready, theirs) = pipe()?;
     let child = Process::spawn(task, (theirs, end))?;
-    assert_eq!(ready.recv()?, Some(()));
+    ready.recv()?;
     for _ in 0..10 {
         wait_for_state(child.pid(), 'S');
         send_signal(child.pid(), Signal::SIGUSR1);
@@ -337,22 +416,22 @@ fn its_descriptor_is_readable_exactly_while_a_message_is_there() -> Outcome {
         ours.send(vec![0])?;
         assert!(is_readable(&theirs, now), "the message was there before anybody asked");
         for size in [0, 1, 40_000, 2_000_000] {
-            assert!(theirs.recv()?.is_some());
+            theirs.recv()?;
             assert!(!is_readable(&theirs, now));
             assert!(!theirs.poll(Duration::ZERO)?);
             assert!(!is_readable(&theirs, now));
             ours.send(vec![1; size])?;
             ours.send(vec![2; size])?;
             assert!(is_readable(&theirs, now));
-            assert_eq!(theirs.recv()?, Some(vec![1; size]));
+            assert_eq!(theirs.recv()?, vec![1; size]);
             assert!(is_readable(&theirs, now), "one of two is left");
             assert!(theirs.poll(Duration::ZERO)?);
             assert!(is_readable(&theirs, now));
         }
         drop(ours);
-        assert!(theirs.recv()?.is_some());
+        theirs.recv()?;
         assert!(is_readable(&theirs, now), "the end");
-        assert_eq!(theirs.recv()?, None);
+        assert!(theirs.recv().unwrap_err().is_disconnected());
         assert!(is_readable(&theirs, now), "still the end");
         Ok(())
     })
@@ -362,9 +441,9 @@ fn its_descriptor_wakes_who_polls_it() -> Outcome {
     let (ours, theirs) = pipe::<u32, u32>()?;
     let echo_by_poll = |peer: Connection<u32, u32>| -> Result<()> {
         while is_readable(&peer, PollTimeout::NONE) {
-            match peer.recv()? {
-                Some(number) => peer.send(number)?,
-                None => break,
+            match peer.recv() {
+                Err(error) if error.is_disconnected() => break,
+                number => peer.send(number?)?,
             }
         }
         Ok(())
@@ -372,12 +451,12 @@ fn its_descriptor_wakes_who_polls_it() -> Outcome {
     let child = Process::spawn(echo_by_poll, (theirs,))?;
     for number in 0..1000 {
         ours.send(number)?;
-        assert_eq!(ours.recv()?, Some(number));
+        assert_eq!(ours.recv()?, number);
     }
     for number in 0..20 {
         wait_for_state(child.pid(), 'S');
         ours.send(number)?;
-        assert_eq!(ours.recv()?, Some(number));
+        assert_eq!(ours.recv()?, number);
     }
     drop(ours);
     Ok(child.join()??)
@@ -391,7 +470,7 @@ fn a_message_of_any_size_comes_with_its_descriptors() -> Outcome {
         ours.send((vec![3; size], receiver))?;
     }
     for (number, size) in (0..).zip([0, 10_000, 600_000, 2_000_000]) {
-        let (bytes, receiver) = theirs.recv()?.unwrap();
+        let (bytes, receiver) = theirs.recv()?;
         assert!(bytes == vec![3; size]);
         assert_eq!(receiver.recv()?, number);
     }

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::support::{
-    Fussy, Gate, Outcome, PATIENCE, alone, descriptors, send_signal, stay, staying_child, trials,
+    BadValue, Latch, Outcome, PATIENCE, alone, block, blocked_child, descriptors, send_signal, trials,
     wait_for_state,
 };
 
@@ -112,7 +112,7 @@ fn a_child_has_its_parents_environment_arguments_and_folder() -> Outcome {
 }
 
 fn a_child_is_alive_until_it_exits_with_0() -> Outcome {
-    let (mut child, gate) = staying_child()?;
+    let (mut child, gate) = blocked_child()?;
     assert!(child.is_alive());
     assert_eq!(child.exit_code(), None);
     drop(gate);
@@ -133,8 +133,8 @@ fn watch_children_come_and_go() -> Result<()> {
         pids
     };
     assert!(pids().is_empty());
-    let (first, _gate) = staying_child()?;
-    let (second, gate) = staying_child()?;
+    let (first, _gate) = blocked_child()?;
+    let (second, gate) = blocked_child()?;
     assert_eq!(pids(), sorted([first.pid(), second.pid()]));
     assert!(active_children().iter().any(|child| child.name() == first.name()));
     drop(gate);
@@ -152,7 +152,7 @@ fn sorted<const N: usize>(mut pids: [u32; N]) -> [u32; N] {
 }
 
 fn a_join_with_a_zero_timeout_returns_at_once() -> Outcome {
-    let (mut child, gate) = staying_child()?;
+    let (mut child, gate) = blocked_child()?;
     // The child stays until the gate is dropped, so a join that waited for it would never return.
     assert_eq!(child.join_timeout(Duration::ZERO)?, None);
     drop(gate);
@@ -160,7 +160,7 @@ fn a_join_with_a_zero_timeout_returns_at_once() -> Outcome {
 }
 
 fn a_join_with_a_timeout_ends_on_time() -> Outcome {
-    let (mut child, gate) = staying_child()?;
+    let (mut child, gate) = blocked_child()?;
     let time = Duration::from_millis(50);
     let start = Instant::now();
     assert_eq!(child.join_timeout(time)?, None);
@@ -179,7 +179,7 @@ fn a_result_is_given_once() -> Outcome {
 }
 
 fn terminate_ends_a_child_with_signal_15() -> Outcome {
-    let (mut child, _gate) = staying_child()?;
+    let (mut child, _gate) = blocked_child()?;
     child.terminate()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(15), Some(child.pid())));
@@ -189,7 +189,7 @@ fn terminate_ends_a_child_with_signal_15() -> Outcome {
 }
 
 fn kill_ends_a_child_with_signal_9() -> Outcome {
-    let (mut child, _gate) = staying_child()?;
+    let (mut child, _gate) = blocked_child()?;
     child.kill()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(9), Some(child.pid())));
@@ -199,7 +199,7 @@ fn kill_ends_a_child_with_signal_9() -> Outcome {
 }
 
 fn terminate_ends_a_stopped_child() -> Outcome {
-    let (child, _gate) = staying_child()?;
+    let (child, _gate) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGSTOP);
     wait_for_state(child.pid(), 'T');
     child.terminate()?;
@@ -211,7 +211,7 @@ fn terminate_ends_a_stopped_child() -> Outcome {
 fn terminate_ends_a_child_of_a_thread_that_blocks_the_signal() -> Outcome {
     alone(|| {
         SigSet::all().thread_block().unwrap();
-        let (child, _gate) = staying_child()?;
+        let (child, _gate) = blocked_child()?;
         child.terminate()?;
         assert_eq!(child.join().unwrap_err().signal(), Some(15));
         Ok(())
@@ -273,28 +273,31 @@ fn lineage(generations: u32) -> Result<Vec<(u32, u32)>> {
 
 fn a_grandchild_sees_its_parents_death() -> Outcome {
     let (gate, theirs) = pipe()?;
-    let pass_on = |gate: Gate| Process::spawn(stay, (gate,)).unwrap().join().unwrap();
+    let pass_on = |gate: Latch| Process::spawn(block, (gate,)).unwrap().join().unwrap();
     let child = Process::spawn(pass_on, (theirs,))?;
-    assert_eq!(gate.recv()?, Some(()), "the grandchild did not begin");
+    gate.recv()?;
     child.kill()?;
-    assert_eq!(gate.recv()?, None, "only the grandchild holds the other end, so it is gone");
+    assert!(
+        gate.recv().unwrap_err().is_disconnected(),
+        "only the grandchild holds the other end, so it is gone"
+    );
     Ok(())
 }
 
 fn a_dropped_child_goes_on() -> Outcome {
     let (gate, theirs) = pipe::<u32, u32>()?;
     let answer = |questions: Connection<u32, u32>| {
-        let number = questions.recv().unwrap().unwrap();
+        let number = questions.recv().unwrap();
         questions.send(number + 1).unwrap();
     };
     drop(Process::spawn(answer, (theirs,))?);
     gate.send(41)?;
-    assert_eq!(gate.recv()?, Some(42));
+    assert_eq!(gate.recv()?, 42);
     Ok(())
 }
 
 fn the_sentinel_becomes_readable_at_exit() -> Outcome {
-    let (child, gate) = staying_child()?;
+    let (child, gate) = blocked_child()?;
     let is_readable =
         |time: PollTimeout| poll(&mut [PollFd::new(child.as_fd(), PollFlags::POLLIN)], time).unwrap() == 1;
     assert!(!is_readable(PollTimeout::ZERO));
@@ -313,7 +316,7 @@ fn a_hundred_processes_start_and_join() -> Outcome {
 }
 
 fn a_hundred_processes_are_killed_at_once() -> Outcome {
-    let children: Vec<_> = (0..100).map(|_| staying_child()).collect::<Result<_>>()?;
+    let children: Vec<_> = (0..100).map(|_| blocked_child()).collect::<Result<_>>()?;
     children.iter().try_for_each(|(child, _)| child.kill())?;
     for (child, _gate) in children {
         assert_eq!(child.join().unwrap_err().signal(), Some(9));
@@ -340,40 +343,43 @@ fn start_with_much_open() -> Result<()> {
     let inheritable = File::open("/dev/null").unwrap();
     fcntl(&inheritable, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let _queue = queue::bounded::<u32>(4)?;
-    let _siblings = (staying_child()?, staying_child()?);
+    let _siblings = (blocked_child()?, blocked_child()?);
     assert_eq!(Process::spawn(descriptors, ())?.join()?, EXPECTED);
 
     let (ours, theirs) = pipe::<(), ()>()?;
-    let with_an_argument = Process::spawn(|_end: Gate| descriptors(), (theirs,))?.join()?;
+    let with_an_argument = Process::spawn(|_end: Latch| descriptors(), (theirs,))?.join()?;
     // One end of a pipe is a socket, the memory, and for each direction what wakes either side.
     assert_eq!(with_an_argument.len(), EXPECTED.len() + 6, "{with_an_argument:?}");
-    assert_eq!(ours.recv()?, None, "an end that was handed to a child is still open here");
+    assert!(
+        ours.recv().unwrap_err().is_disconnected(),
+        "an end that was handed to a child is still open here"
+    );
     Ok(())
 }
 
 fn an_argument_that_does_not_encode_is_an_error_of_spawn() -> Outcome {
-    let error = Process::spawn(|_: Fussy| (), (Fussy::Unencodable,)).unwrap_err();
+    let error = Process::spawn(|_: BadValue| (), (BadValue::Unencodable,)).unwrap_err();
     assert!(error.is_codec());
     assert!(error.to_string().starts_with("cannot encode the arguments"), "{error}");
     Ok(())
 }
 
 fn an_argument_that_does_not_decode_is_an_error_of_join() -> Outcome {
-    let error = Process::spawn(|_: Fussy| (), (Fussy::Undecodable,))?.join().unwrap_err();
+    let error = Process::spawn(|_: BadValue| (), (BadValue::Undecodable,))?.join().unwrap_err();
     assert!(error.is_codec());
     assert!(error.to_string().starts_with("cannot decode the arguments"), "{error}");
     Ok(())
 }
 
 fn a_result_that_does_not_encode_is_an_error_of_join() -> Outcome {
-    let error = Process::spawn(|| Fussy::Unencodable, ())?.join().unwrap_err();
+    let error = Process::spawn(|| BadValue::Unencodable, ())?.join().unwrap_err();
     assert!(error.is_codec());
     assert!(error.to_string().starts_with("cannot encode the result"), "{error}");
     Ok(())
 }
 
 fn a_result_that_does_not_decode_is_an_error_of_join() -> Outcome {
-    let child = Process::spawn(|| Fussy::Undecodable, ())?;
+    let child = Process::spawn(|| BadValue::Undecodable, ())?;
     let pid = child.pid();
     let error = child.join().unwrap_err();
     assert!(error.is_codec());
@@ -384,7 +390,7 @@ fn a_result_that_does_not_decode_is_an_error_of_join() -> Outcome {
 
 fn a_task_that_forks_answers_once() -> Outcome {
     // The copy returns first: were it to answer, its answer would be the one that counts.
-    let child = Process::spawn(|| (tests::outlive_a_copy(), std::process::id()), ())?;
+    let child = Process::spawn(|| (tests::fork_and_wait(), std::process::id()), ())?;
     let pid = child.pid();
     assert_eq!(child.join()?, (true, pid));
     Ok(())

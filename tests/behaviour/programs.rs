@@ -183,7 +183,8 @@ fn what_a_task_has_printed_is_out_before_its_result_is_seen() -> Outcome {
 }
 
 fn nothing_has_a_name_in_the_file_system() -> Outcome {
-    // A folder for temporary files that does not exist: whatever needs one fails, and whatever makes one shows.
+    // A folder for temporary files that does not exist: whatever needs one fails, and whatever makes one
+    // shows.
     let folder = std::env::temp_dir().join(format!("multiproc-no-such-folder-{}", std::process::id()));
     run(Command::new(env!("CARGO_BIN_EXE_nameless")).env("TMPDIR", &folder));
     assert!(!folder.exists());

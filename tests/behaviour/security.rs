@@ -1,4 +1,5 @@
-//! **Security**: no one else gets in, and nothing gets out: not to other users, nor to programs that are executed.
+//! **Security**: no one else gets in, and nothing gets out: not to other users, nor to programs that are
+//! executed.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -26,7 +27,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Gid, Uid, chown, setgid, setgroups, setuid};
 
-use crate::support::{Outcome, alone, children, descriptors, staying_child, trials};
+use crate::support::{Outcome, alone, blocked_child, children, descriptors, trials};
 
 trials![
     sockets_have_no_names_and_memory_keeps_its_size,
@@ -58,7 +59,7 @@ fn among_everything<R>(look: impl FnOnce() -> Result<R>) -> Result<R> {
     let _frozen = SharedSlice::from_slice(&[1_u64; 100])?;
     let pool = Pool::new(2)?;
     assert_eq!(pool.map(|bytes: Vec<u8>| bytes.len(), [vec![7; 1 << 20]])?, [1 << 20]); // its memory is kept
-    let _child = staying_child()?;
+    let _child = blocked_child()?;
     look()
 }
 

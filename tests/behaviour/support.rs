@@ -31,27 +31,27 @@ pub(crate) fn trial(module: &str, name: &str, test: fn() -> Outcome) -> Trial {
     Trial::test(name.clone(), move || tests::watched(&name, test))
 }
 
-/// Runs a test in a process of its own: no other test opens a descriptor there, has a child, or is about to start a
-/// program, which holds copies of everything that is open until it really runs.
+/// Runs a test in a process of its own: no other test opens a descriptor there, has a child, or is about to
+/// start a program, which holds copies of everything that is open until it really runs.
 pub(crate) fn alone<F: RemoteFn<(), Output = Result<()>>>(test: F) -> Outcome {
     Ok(Process::spawn(test, ())?.join()??)
 }
 
 /// A child that holds the other end stays until this one is dropped.
-pub(crate) type Gate = Connection<(), ()>;
+pub(crate) type Latch = Connection<(), ()>;
 
 /// The task of a child that waits: it says that it has begun, and stays until the gate is dropped.
-pub(crate) fn stay(gate: Gate) {
+pub(crate) fn block(gate: Latch) {
     let _ = gate.send(());
     let _ = gate.recv();
 }
 
 /// A child that has begun and stays until its gate is dropped.
-pub(crate) fn staying_child() -> Result<(Process<()>, Gate)> {
+pub(crate) fn blocked_child() -> Result<(Process<()>, Latch)> {
     let (gate, theirs) = pipe()?;
-    let child = Process::spawn(stay, (theirs,))?;
+    let child = Process::spawn(block, (theirs,))?;
     assert!(gate.poll(PATIENCE)?, "the child did not begin");
-    assert_eq!(gate.recv()?, Some(()));
+    gate.recv()?;
     Ok((child, gate))
 }
 
@@ -66,8 +66,8 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
-/// The processes that this one has started, dead ones included that nobody has buried, and what they are called. Those
-/// that the fork server has ready are not among them.
+/// The processes that this one has started, dead ones included that nobody has buried, and what they are
+/// called. Those that the fork server has ready are not among them.
 pub(crate) fn children() -> Vec<(u32, String)> {
     let all = tests::children_of(std::process::id());
     all.into_iter().filter(|(pid, name)| !tests::is_spare(*pid, name)).collect()
@@ -79,8 +79,8 @@ pub(crate) fn fork_server() -> Option<u32> {
     children().into_iter().find_map(|(pid, name)| is_it(pid, &name).then_some(pid))
 }
 
-/// How many descriptors are open when no child lives but a fork server. That of a child is open a moment longer than
-/// the child lives.
+/// How many descriptors are open when no child lives but a fork server. That of a child is open a moment
+/// longer than the child lives.
 pub(crate) fn open_without_children() -> usize {
     let process = |number| {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
@@ -134,13 +134,13 @@ fn is_in_state(pid: u32, state: char) -> bool {
 
 /// A value that can be encoded, or decoded, or neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fussy {
+pub(crate) enum BadValue {
     Fine(u32),
     Unencodable,
     Undecodable,
 }
 
-impl Serialize for Fussy {
+impl Serialize for BadValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match *self {
             Self::Fine(number) => Some(number).serialize(serializer),
@@ -150,7 +150,7 @@ impl Serialize for Fussy {
     }
 }
 
-impl<'de> Deserialize<'de> for Fussy {
+impl<'de> Deserialize<'de> for BadValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = Option::deserialize(deserializer)?;
         number.map(Self::Fine).ok_or_else(|| de::Error::custom("this value does not feel at home"))

@@ -20,7 +20,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-/// So long may a whole test or fixture program take. Nothing is measured by it: it turns a hang into a failure.
+/// So long may a whole test or fixture program take. Nothing is measured by it: it turns a hang into a
+/// failure.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `test`; ends the whole program, naming the test, when that takes too long.
@@ -57,7 +58,8 @@ pub fn is_started_by_itself() -> bool {
     parents_program.is_ok_and(|program| program == fs::read_link("/proc/self/exe").unwrap())
 }
 
-/// The processes that a process has started, dead ones included that nobody has buried, and what they are called.
+/// The processes that a process has started, dead ones included that nobody has buried, and what they are
+/// called.
 pub fn children_of(pid: u32) -> Vec<(u32, String)> {
     // Threads and children may end meanwhile.
     let read = |path: String| fs::read_to_string(path).unwrap_or_default();
@@ -67,8 +69,8 @@ pub fn children_of(pid: u32) -> Vec<(u32, String)> {
     pids.map(|pid: u32| (pid, read(format!("/proc/{pid}/comm")).trim_end().to_owned())).collect()
 }
 
-/// Whether that child lives and waits for something to do: the fork server has forked it before it is needed. Until such a
-/// one knows its own name it has the fork server's; but it has not been executed.
+/// Whether that child lives and waits for something to do: the fork server has forked it before it is needed.
+/// Until such a one knows its own name it has the fork server's; but it has not been executed.
 pub fn is_spare(pid: u32, name: &str) -> bool {
     let lives = stat_of(pid).first().is_some_and(|state| state != "Z");
     lives && (name == "mp-preforked" || name == "fork-server" && !was_executed(pid))
@@ -89,9 +91,9 @@ fn stat_of(pid: u32) -> Vec<String> {
 
 /// Forks. In the copy it returns false at once; in the original true, once the copy has ended.
 #[allow(unsafe_code)]
-pub fn outlive_a_copy() -> bool {
-    // SAFETY: the tests call this in processes with a single thread, so no lock can be held by a thread that the
-    // copy lacks.
+pub fn fork_and_wait() -> bool {
+    // SAFETY: the tests call this in processes with a single thread, so no lock can be held by a thread that
+    // the copy lacks.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => false,
         ForkResult::Parent { child } => waitpid(child, None).is_ok(),
@@ -100,8 +102,8 @@ pub fn outlive_a_copy() -> bool {
 
 /// Forks. The copy does this, and ends without a word; the original does not wait for it.
 #[allow(unsafe_code)]
-pub fn in_a_copy(act: impl FnOnce()) {
-    // SAFETY: as for `outlive_a_copy`.
+pub fn in_fork(act: impl FnOnce()) {
+    // SAFETY: as for `fork_and_wait`.
     if let ForkResult::Child = unsafe { fork() }.unwrap() {
         act();
         exit_at_once();
@@ -147,7 +149,8 @@ pub fn exit_at_once() -> ! {
     unsafe { nix::libc::_exit(9) }
 }
 
-/// Ignores the signals by which a process is asked to end or told of its children, and handles that of a bad access.
+/// Ignores the signals by which a process is asked to end or told of its children, and handles that of a bad
+/// access.
 #[allow(unsafe_code)]
 pub fn handle_signals() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGSEGV] {
@@ -202,8 +205,8 @@ pub fn interruptions() -> u32 {
     INTERRUPTIONS.load(Ordering::SeqCst)
 }
 
-/// From now on an interrupt ends this process, and those that it starts: even where this program was started by something
-/// that ignores interrupts, as a shell does with what runs in the background.
+/// From now on an interrupt ends this process, and those that it starts: even where this program was started
+/// by something that ignores interrupts, as a shell does with what runs in the background.
 #[allow(unsafe_code)]
 pub fn end_at_interrupts() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());

@@ -34,7 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measure the library beside the hand-written floor and, with --peers, beside other libraries
+    /// Measure the library beside the hand-written baseline and, with --peers, beside other libraries
     Bench(bench::Options),
     /// Run each program and the Python beside it: do both print the same, and how long does each take?
     Compare(compare::Options),

@@ -13,6 +13,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["lib"],
     &["init", "process", "queue", "pipe", "shared_slice"],
+    &["mapping_cache"],
     &["pool"],
     &["channel"],
     &["start_method"],

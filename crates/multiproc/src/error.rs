@@ -72,8 +72,10 @@ pub(crate) enum Cause {
     Decode { what: String, why: String },
     /// The time given was over first.
     Timeout(String),
-    /// The queue holds as many items as it may.
-    Full,
+    /// The queue or pipe, whichever the text names, has no room.
+    Full(String),
+    /// The queue or pipe, whichever the text names, holds no message.
+    Empty(String),
     /// All other ends of a queue or pipe are gone.
     Disconnected(String),
     /// The pool takes no more work.
@@ -125,9 +127,24 @@ impl Error {
         matches!(self.0.cause, Cause::Timeout(_) | Cause::Overtime(_))
     }
 
-    /// Was a queue full?
+    /// Was a queue or pipe full?
     pub fn is_full(&self) -> bool {
-        matches!(self.0.cause, Cause::Full)
+        matches!(self.0.cause, Cause::Full(_))
+    }
+
+    /// Was a queue or pipe empty, while a sender was left?
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (sender, receiver) = multiproc::queue::bounded::<u32>(1)?;
+    /// assert!(receiver.try_recv().unwrap_err().is_empty());
+    /// drop(sender);
+    /// assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        matches!(self.0.cause, Cause::Empty(_))
     }
 
     /// Are all other ends of the queue or pipe gone?
@@ -267,7 +284,8 @@ impl fmt::Display for Error {
             Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
             Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),
             Cause::Timeout(operation) => write!(f, "timed out waiting to {operation}"),
-            Cause::Full => f.write_str("the queue is full"),
+            Cause::Full(channel) => write!(f, "the {channel} is full"),
+            Cause::Empty(channel) => write!(f, "the {channel} is empty"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
             Cause::Cancelled if origin.is_some() => {

@@ -99,6 +99,8 @@ mod process;
 pub mod queue;
 mod shared_slice;
 
+mod mapping_cache;
+
 pub mod pool;
 
 mod channel;

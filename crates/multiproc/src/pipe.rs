@@ -1,10 +1,11 @@
-//! A pipe: two connected ends, each of which sends one type of message and receives another.
+//! Pipes: two connected ends, each of which sends one type of message and receives another.
 //!
 //! ```
 //! use multiproc::{Connection, Error, Process, pipe};
 //!
 //! fn answer(questions: Connection<String, u32>) -> Result<(), Error> {
-//!     while let Some(number) = questions.recv()? {
+//!     for number in questions.iter() {
+//!         let number = number?;
 //!         questions.send(format!("{number} squared is {}", number * number))?;
 //!     }
 //!     Ok(())
@@ -15,8 +16,8 @@
 //!     let (ours, theirs) = pipe::<u32, String>()?;
 //!     let child = Process::spawn(answer, (theirs,))?;
 //!     ours.send(7)?;
-//!     assert_eq!(ours.recv()?.as_deref(), Some("7 squared is 49"));
-//!     drop(ours); // the child receives `None`
+//!     assert_eq!(ours.recv()?, "7 squared is 49");
+//!     drop(ours); // ends the child's loop
 //!     child.join()?
 //! }
 //! ```
@@ -31,87 +32,177 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::endpoint::EndpointFds;
+use crate::channel::errors::{self, SendError, Words};
 use crate::channel::readiness::ReadinessFd;
 use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ipc::scratch::{Scratch, Undecoded};
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::poll::Deadline;
-use crate::sys::socket::Sent;
 use crate::task;
 
 /// Makes a pipe. The first end sends `A` and receives `B`; the second sends `B` and receives `A`.
 ///
-/// Each direction has 1 MiB of shared memory, of which one that is mostly empty uses half.
+/// Each direction has 1 MiB of shared memory; a direction that is usually empty uses half of it.
 ///
 /// # Errors
-/// When the system refuses a descriptor or memory.
+/// When the kernel refuses a descriptor or memory.
 pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     let size = NonZeroUsize::new(LAYOUTS[1].end()).unwrap_or(NonZeroUsize::MIN);
-    let pages = SharedMemory::create(size)?;
+    let memory = SharedMemory::create(size)?;
     let (a, b) = sockets()?;
-    let (to_there, there) = LAYOUTS[0].create(&pages, a.clone(), b.clone())?;
-    let (to_here, here) = LAYOUTS[1].create(&pages, b, a)?;
+    let (to_there, there) = LAYOUTS[0].create(&memory, a.clone(), b.clone())?;
+    let (to_here, here) = LAYOUTS[1].create(&memory, b, a)?;
     Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
-/// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task, and through
-/// another pipe.
+/// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task,
+/// and through another pipe.
 ///
-/// The other end learns that this one is gone when it is dropped, or when the last process that holds it has ended.
+/// The other end is disconnected when this one is dropped, or when the last process that holds it has ended.
+/// As with a [queue](crate::queue), [`is_disconnected`](crate::Error::is_disconnected) is the end of the
+/// stream, [`is_full`](crate::Error::is_full) and [`is_empty`](crate::Error::is_empty) are errors of the
+/// calls that do not wait, and [`is_timeout`](crate::Error::is_timeout) is one of the calls with a time
+/// limit.
 pub struct Connection<S, R> {
     outgoing: SenderCore,
     incoming: ReceiverCore,
-    watch: ReadinessFd,
+    readiness: ReadinessFd,
     messages: PhantomData<fn(S) -> R>,
 }
 
+const WORDS: Words = Words {
+    channel: "pipe",
+    item: "a message",
+    sender: "other end of the pipe",
+    receiver: "other end of the pipe",
+};
+
 /// The two directions, one behind the other.
 const LAYOUTS: [Layout; 2] = {
-    let there = Layout::new(0, RING, u32::MAX); // as many messages as find room
+    let there = Layout::new(0, RING, u32::MAX); // limited by memory alone
     [there, Layout::new(there.end().next_multiple_of(4096), RING, u32::MAX)]
 };
 const RING: u32 = 1024 * 1024;
 
 impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
-    /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is always usable.
-    /// A message above 512 KiB, or one above 32 KiB that finds no room, is spilled in anonymous memory and counts as
-    /// small.
+    /// Sends a message. Blocks while the ring to the other end is full: 1 MiB, of which at least half is
+    /// always usable. A message above 512 KiB, or one above 32 KiB that finds no room, is spilled to
+    /// anonymous memory and counts as small.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the other end is gone; else when the message cannot be encoded. If the other end
-    /// was killed while it was busy receiving, up to 64 more messages may be sent first.
-    pub fn send(&self, message: S) -> Result<()> {
-        self.put(&message, Deadline::Never)
+    /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone;
+    /// [`is_codec`](crate::Error::is_codec) when the message cannot be encoded. The error gives the message
+    /// back. If the other end was killed while it was busy receiving, up to 64 more messages may be sent
+    /// first.
+    pub fn send(&self, message: S) -> Result<(), SendError<S>> {
+        self.put(message, Deadline::Never)
     }
 
-    /// As [`send`](Self::send), but waits for room no longer than `time`.
+    /// As [`send`](Self::send), but waits for room at most for `time`.
     ///
     /// # Errors
-    /// Those of [`send`](Self::send); and [`Error::is_timeout`] when there was no room all that time.
-    pub fn send_timeout(&self, message: S, time: Duration) -> Result<()> {
-        self.put(&message, Deadline::after(time))
+    /// Those of [`send`](Self::send); and [`is_timeout`](crate::Error::is_timeout) when there was no room all
+    /// that time.
+    pub fn send_timeout(&self, message: S, time: Duration) -> Result<(), SendError<S>> {
+        self.put(message, Deadline::after(time))
     }
 
-    /// Receives the next message; `None` when the other end is gone and nothing is left. Blocks until then. To wait no
-    /// longer than some time, [`poll`](Self::poll) first.
+    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another thread
+    /// is sending.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<Vec<u8>, ()>()?;
+    /// while here.try_send(vec![0; 1000]).is_ok() {}
+    /// assert!(here.try_send(vec![0; 1000]).unwrap_err().error().is_full());
+    /// drop(there);
+    /// assert!(here.try_send(vec![0; 1000]).unwrap_err().error().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// When a message does not decode, or no descriptor is left for one that comes with a message.
-    pub fn recv(&self) -> Result<Option<R>> {
-        let mut message = Undecoded::new();
-        let incoming = self.incoming.receive(1, Deadline::Never, |bytes| message.keep(bytes));
-        self.watch.settle(&self.incoming);
-        match incoming? {
-            Received::InPlace => message.decode("a message").map(Some),
-            Received::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, "a message").map(Some),
-            Received::TimedOut | Received::Disconnected => Ok(None),
-        }
+    /// Those of [`send`](Self::send); and [`is_full`](crate::Error::is_full) when there is no room.
+    pub fn try_send(&self, message: S) -> Result<(), SendError<S>> {
+        self.put(message, Deadline::now())
     }
 
-    /// Waits until [`recv`](Self::recv) would not block, no longer than `time`; says whether that came: a message, or
-    /// that the other end is gone. ([`Duration::ZERO`] does not wait.)
+    /// Receives the next message. Blocks until one arrives or the other end is gone.
+    ///
+    /// # Errors
+    /// [`is_disconnected`](crate::Error::is_disconnected) when the other end is gone and no message is left;
+    /// [`is_codec`](crate::Error::is_codec) when a message does not decode (it is then consumed); and
+    /// [`os_error`](crate::Error::os_error) when the process has no descriptor or memory left to receive a
+    /// message, which then stays.
+    pub fn recv(&self) -> Result<R> {
+        self.take(Deadline::Never)
+    }
+
+    /// As [`recv`](Self::recv), but waits at most for `time`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// assert!(here.recv_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
+    /// there.send(7)?;
+    /// assert_eq!(here.recv_timeout(Duration::from_millis(1))?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`recv`](Self::recv); and [`is_timeout`](crate::Error::is_timeout) when no message came in
+    /// that time.
+    pub fn recv_timeout(&self, time: Duration) -> Result<R> {
+        self.take(Deadline::after(time))
+    }
+
+    /// As [`recv`](Self::recv), but does not wait for a message. It blocks for at most 1 ms while another
+    /// thread is receiving.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// assert!(here.try_recv().unwrap_err().is_empty());
+    /// there.send(7)?;
+    /// assert_eq!(here.try_recv()?, 7);
+    /// drop(there);
+    /// assert!(here.try_recv().unwrap_err().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`recv`](Self::recv); and [`is_empty`](crate::Error::is_empty) when there is no message, or
+    /// another thread is about to receive it.
+    pub fn try_recv(&self) -> Result<R> {
+        self.take(Deadline::now())
+    }
+
+    /// Receives messages until the other end is gone, or until an error that consumes no message, which is
+    /// then the last item.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// there.send(1)?;
+    /// there.send(2)?;
+    /// drop(there);
+    /// assert_eq!(here.iter().collect::<multiproc::Result<Vec<_>>>()?, [1, 2]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = Result<R>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
+    }
+
+    /// Waits at most for `time` until [`recv`](Self::recv) would not block, and returns whether that is so: a
+    /// message is there, or the other end is gone. [`Duration::ZERO`] does not wait.
     ///
     /// ```
     /// use std::time::Duration;
@@ -121,72 +212,106 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// assert!(!here.poll(Duration::from_millis(1))?);
     /// there.send(7)?;
     /// assert!(here.poll(Duration::from_millis(1))?);
-    /// assert_eq!(here.recv()?, Some(7));
+    /// assert_eq!(here.recv()?, 7);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// When the system refuses to wait.
+    /// When the kernel refuses to wait.
     pub fn poll(&self, time: Duration) -> Result<bool> {
         let is_ready = self.incoming.wait(Deadline::after(time));
-        self.watch.settle(&self.incoming);
+        self.readiness.update(&self.incoming);
         is_ready
     }
 
-    fn put(&self, message: &S, deadline: Deadline) -> Result<()> {
+    fn put(&self, message: S, deadline: Deadline) -> Result<(), SendError<S>> {
         let mut buffer = Scratch::borrow();
+        let sent = self.put_encoded(&message, &mut buffer.0, deadline);
+        sent.map_err(|error| SendError { error, item: message })
+    }
+
+    fn put_encoded(&self, message: &S, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
         let mut descriptors = Vec::new();
         let bytes = if let Some(bytes) = raw::as_bytes(message) {
             bytes
         } else {
-            descriptors = wire::encode_with_descriptors(message, &mut buffer.0, "a message")?;
-            &buffer.0
+            descriptors = wire::encode_with_descriptors(message, buffer, WORDS.item)?;
+            buffer
         };
         let message = Message { bytes, descriptors: &descriptors };
-        match self.outgoing.send(message, deadline, &mut 0)? {
-            Sent::Done => Ok(()),
-            Sent::TimedOut => Err(Error::timeout("send a message")),
-            Sent::Disconnected => Err(Error::disconnected("other end of the pipe")),
+        WORDS.sent(self.outgoing.send(message, deadline, &mut 0)?, deadline)
+    }
+
+    fn take(&self, deadline: Deadline) -> Result<R> {
+        let mut message = Undecoded::new();
+        let received = self.incoming.receive(1, deadline, |bytes| message.keep(bytes));
+        self.readiness.update(&self.incoming);
+        match received? {
+            Received::InPlace => message.decode(WORDS.item),
+            Received::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, WORDS.item),
+            Received::TimedOut => Err(WORDS.timed_out(deadline)),
+            Received::Disconnected => Err(WORDS.disconnected()),
         }
     }
 }
 
 impl<S, R> Connection<S, R> {
+    /// The number of messages that have arrived at this end and were not received yet.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (here, there) = multiproc::pipe::<u32, u32>()?;
+    /// there.send(7)?;
+    /// assert_eq!((here.len(), there.len()), (1, 0));
+    /// assert!(there.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn len(&self) -> usize {
+        self.incoming.end().len()
+    }
+
+    /// Whether no message has arrived at this end that was not received yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     fn new(outgoing: SenderCore, incoming: ReceiverCore) -> Self {
-        Self { outgoing, incoming, watch: ReadinessFd::default(), messages: PhantomData }
+        Self { outgoing, incoming, readiness: ReadinessFd::default(), messages: PhantomData }
     }
 }
 
-/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. A hint: it may be readable
-/// although nothing is there. To be sure not to block, call [`poll`](Connection::poll) with [`Duration::ZERO`] before
-/// `recv`; that also clears it.
+/// For `poll` among other descriptors: readable when [`Connection::recv`] would not block. It is a hint: it
+/// may be readable although no message is there. To be sure not to block, receive with
+/// [`try_recv`](Connection::try_recv); that also clears it.
 ///
-/// It is a descriptor of its own, made with the first call, and not to be read from; an end that several processes hold
-/// says so to one of them only. If the system has none to give, it is one that is always readable.
+/// The first call makes the descriptor, which is not to be read from. When several processes hold the end,
+/// only one of them sees it become readable. When the kernel refuses one, the descriptor returned is always
+/// readable.
 impl<S, R> AsFd for Connection<S, R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watch.begin(&self.incoming).unwrap_or_else(|| self.incoming.pages().as_fd())
+        self.readiness.get_or_create(&self.incoming).unwrap_or_else(|| self.incoming.end().memory().as_fd())
     }
 }
 
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let is_first = self.outgoing.plan() == LAYOUTS[0];
-        (is_first, self.outgoing.pages(), self.outgoing.fds(), &self.incoming.fds().bells)
-            .serialize(serializer)
+        let (outgoing, incoming) = (self.outgoing.end(), self.incoming.end());
+        let is_first = outgoing.layout() == LAYOUTS[0];
+        (is_first, outgoing.memory(), outgoing.fds(), &incoming.fds().eventfds).serialize(serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (is_first, pages, there_links, bells) =
+        let (is_first, memory, outgoing_fds, eventfds) =
             <(bool, SharedMemory, EndpointFds, [SharedFd; 2])>::deserialize(deserializer)?;
-        let back_links = EndpointFds { bells, ..there_links.clone() };
+        let incoming_fds = EndpointFds { eventfds, ..outgoing_fds.clone() };
         let [there, back] = LAYOUTS;
         let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };
-        let outgoing = SenderCore::open(outgoing, pages.clone(), there_links).map_err(D::Error::custom)?;
-        let incoming = ReceiverCore::open(incoming, pages, back_links).map_err(D::Error::custom)?;
+        let outgoing = SenderCore::open(outgoing, memory.clone(), outgoing_fds).map_err(D::Error::custom)?;
+        let incoming = ReceiverCore::open(incoming, memory, incoming_fds).map_err(D::Error::custom)?;
         Ok(Self::new(outgoing, incoming))
     }
 }

@@ -1,41 +1,44 @@
-//! Queues: items from any number of processes to any number of processes.
+//! Bounded queues: items from any number of processes to any number of processes.
 //!
-//! [`bounded`] makes a queue and gives its two ends. Both can be cloned, and handed to a child as arguments. **The
-//! ends are the protocol**: moving one into a child closes this process's copy, and when the last [`Sender`] is gone,
-//! in whatever process and however it went, killed or not, the receivers first take what is left and then come to
-//! the end. There is no sentinel to forget.
+//! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as
+//! arguments. **The ends are the protocol**: passing an end to a child closes this process's copy. When the
+//! last [`Sender`] is dropped, or the process that holds it exits or is killed, the receivers take the items
+//! that are left and then meet the end. No sentinel is needed.
 //!
 //! ```
 //! use multiproc::{Error, Process, queue};
 //!
-//! fn consume(desk: queue::Receiver<String>) -> Result<Vec<String>, Error> {
-//!     desk.into_iter().collect()
+//! fn consume(receiver: queue::Receiver<String>) -> Result<Vec<String>, Error> {
+//!     receiver.into_iter().collect()
 //! }
 //!
 //! fn main() -> Result<(), Error> {
 //!     multiproc::init();
-//!     let (tickets, desk) = queue::bounded::<String>(16)?;
-//!     let consumer = Process::spawn(consume, (desk,))?;
-//!     tickets.send("ticket1".to_owned())?;
-//!     tickets.send("ticket2".to_owned())?;
-//!     drop(tickets);
+//!     let (sender, receiver) = queue::bounded::<String>(16)?;
+//!     let consumer = Process::spawn(consume, (receiver,))?;
+//!     sender.send("ticket1".to_owned())?;
+//!     sender.send("ticket2".to_owned())?;
+//!     drop(sender);
 //!     assert_eq!(consumer.join()??, ["ticket1", "ticket2"]);
 //!     Ok(())
 //! }
 //! ```
 //!
-//! Each item goes to exactly one receiver, and items of one sender arrive in its order. That holds whoever is killed,
-//! at whatever instruction: an item is in the queue whole or not at all, and one that a receiver had not finished
-//! taking goes to another. A receiver that is *stopped* (SIGSTOP) while it takes or waits delays the others until it
-//! goes on; timed calls return on time all the same. So it is with senders.
+//! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
+//! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
+//! finished taking goes to another receiver. A receiver that is *stopped* (SIGSTOP) while it takes or waits
+//! delays the other receivers until it continues; their timed calls still return on time. The same holds for
+//! senders.
 //!
-//! An item may be any value that [serde](https://serde.rs) can write and read (but see [Limits](crate#limits)), as long
-//! as it holds no end of a queue or pipe and no [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those
-//! travel as arguments of a process or task, or through a [pipe](crate::pipe()).
+//! An item may be any value that [serde](https://serde.rs) can write and read (but see
+//! [Limits](crate#limits)) and that holds no end of a queue or pipe and no
+//! [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those travel as arguments of a
+//! process or task, or through a [pipe](crate::pipe()).
 //!
-//! Items travel through 4 MiB of shared memory, of which a queue that is mostly empty uses half. An item larger than
-//! 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled in anonymous memory of its own, so a
-//! large item does not block its sender: a child may put 20 MB and exit before anybody looks.
+//! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
+//! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
+//! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
+//! looks.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -48,69 +51,79 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::batch::Batch;
 use crate::channel::endpoint::EndpointFds;
+use crate::channel::errors::{self, Words};
 use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
-use crate::codec;
 use crate::codec::raw;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::ipc::scratch::{Scratch, Undecoded};
-use crate::ipc::wire::{self, SharedMemory, Travels};
+use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
-use crate::sys::socket::Sent;
 use crate::task;
+
+pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.
 ///
-/// A sender waits while the queue is full; that is the back-pressure that keeps a quick producer from filling memory
-/// with what a slow consumer has not got to.
+/// A sender blocks while the queue is full. That back-pressure keeps a fast producer from filling memory with
+/// items that a slow consumer has not taken yet.
 ///
-/// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: there is always room for 2 MiB
-/// of them (mostly 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8. Larger items are spilled in
-/// memory of their own instead; beside the capacity, they wait only for the system's limits on descriptors in flight
-/// (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
+/// Items up to 32 KiB also wait while the queue's memory is full, whatever the capacity: it always has room
+/// for 2 MiB of them (usually 4 MiB), each counted with 8 bytes more and rounded up to a multiple of 8.
+/// Larger items are spilled to memory of their own instead; beside the capacity, they wait only for the
+/// kernel's limits on descriptors in flight (`RLIMIT_NOFILE`) and on unreceived packets (a few hundred).
 ///
 /// # Errors
-/// When `capacity` is 0, or when the system refuses a descriptor or memory.
+/// When `capacity` is 0, or when the kernel refuses a descriptor or memory.
 pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     if capacity == 0 {
-        return Err(Error::invalid("a queue needs room for at least one item"));
+        return Err(Error::invalid("queue capacity must be at least 1"));
     }
-    let plan = plan(capacity);
-    let size = NonZeroUsize::new(plan.end()).unwrap_or(NonZeroUsize::MIN);
+    let layout = layout(capacity);
+    let size = NonZeroUsize::new(layout.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
-    let (sender, receiver) = plan.create(&SharedMemory::create(size)?, from, to)?;
-    Ok((Sender { end: sender, item: PhantomData }, Receiver { end: receiver, item: PhantomData }))
+    let (sender, receiver) = layout.create(&SharedMemory::create(size)?, from, to)?;
+    Ok((Sender { core: sender, item: PhantomData }, Receiver { core: receiver, item: PhantomData }))
 }
 
-/// The end of a queue that items are put into. Can be cloned, and passed as an argument.
+/// The end of a queue that sends items. Can be cloned, and passed as an argument.
 pub struct Sender<T> {
-    end: SenderCore,
+    core: SenderCore,
     item: PhantomData<fn(T)>,
 }
 
-/// The end of a queue that items are taken from. Can be cloned, and passed as an argument.
+/// The end of a queue that receives items. Can be cloned, and passed as an argument.
 ///
-/// As an iterator it gives items until the last sender is gone. Each comes as a `Result`, because an item may fail to
-/// decode; such an error does not end the iteration. One that takes no item does, when it has been given: no descriptor or
-/// memory is left to receive an item, which then stays in the queue. Later, [`iter`](Self::iter) goes on with it.
+/// As an iterator it yields items until the last sender is gone. Each is a `Result`, because an item may fail
+/// to decode; such an error does not end the iteration. An error that consumes no item is the last one: the
+/// process has no descriptor or memory left to receive an item, which then stays in the queue. A later
+/// [`iter`](Self::iter) continues with that item.
 pub struct Receiver<T> {
-    end: ReceiverCore,
+    core: ReceiverCore,
     item: PhantomData<fn() -> T>,
 }
 
+const WORDS: Words = Words {
+    channel: "queue",
+    item: "an item",
+    sender: "sender of the queue",
+    receiver: "receiver of the queue",
+};
+
 impl<T: Serialize + DeserializeOwned> Sender<T> {
-    /// Puts an item into the queue. Blocks while the queue is full.
+    /// Sends an item. Blocks while the queue is full.
     ///
-    /// When every receiver is gone, an error comes at once if the receivers were dropped, were killed while waiting, or
-    /// took nothing since the last check. If they were killed while busy receiving, up to 64 more items may be sent
-    /// first.
+    /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
+    /// while waiting, or took nothing since the last check. If they were killed while busy receiving, up to
+    /// 64 more items may be sent first.
     ///
     /// # Errors
-    /// When every receiver is gone, and when the item cannot be encoded. The error gives the item back.
+    /// [`Error::is_disconnected`] when every receiver is gone; [`Error::is_codec`] when the item cannot be
+    /// encoded. The error gives the item back.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
         self.put(item, Deadline::Never)
     }
 
-    /// As [`send`](Self::send), but waits for room no longer than `time`.
+    /// As [`send`](Self::send), but waits for room at most for `time`.
     ///
     /// # Errors
     /// Those of [`send`](Self::send); and [`Error::is_timeout`] when the queue was full all that time.
@@ -118,37 +131,32 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         self.put(item, Deadline::after(time))
     }
 
-    /// As [`send`](Self::send), but does not wait for room; at most a moment (1 ms) for another sender that is just
-    /// putting an item.
+    /// As [`send`](Self::send), but does not wait for room. It blocks for at most 1 ms while another sender
+    /// is sending.
     ///
     /// # Errors
     /// Those of [`send`](Self::send); and [`Error::is_full`] when the queue is full.
     pub fn try_send(&self, item: T) -> Result<(), SendError<T>> {
-        self.put(item, Deadline::now()).map_err(|mut refused| {
-            if refused.error.is_timeout() {
-                refused.error = Error::new(Cause::Full);
-            }
-            refused
-        })
+        self.put(item, Deadline::now())
     }
 
-    /// Puts items into the queue, in batches, which costs much less than one by one. Blocks while the queue is full.
+    /// Sends items in batches, which costs much less than one by one. Blocks while the queue is full.
     ///
-    /// Receivers see nothing of a batch before it is complete (1024 items or 64 KiB), so what `items` gives must not
-    /// wait for what becomes of an earlier item. When it panics, the items of the batch that was begun are lost.
+    /// Receivers see nothing of a batch before it is complete (1024 items or 64 KiB), so the iterator must
+    /// not block on the fate of an earlier item. When it panics, the items of the unfinished batch are lost.
     ///
     /// # Errors
-    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from `items` and
-    /// not sent; all before them have been sent. The first of them is the one that could not be encoded, if that was
-    /// it.
+    /// Those of [`send`](Self::send). The error gives back, in their order, the items that were taken from
+    /// `items` and not sent; all items before them have been sent. When an item cannot be encoded, the error
+    /// holds it alone.
     ///
     /// ```
     /// # fn main() -> multiproc::Result<()> {
-    /// let (numbers, desk) = multiproc::queue::bounded(10_000)?;
-    /// numbers.send_all(0..10_000_u64)?;
+    /// let (sender, receiver) = multiproc::queue::bounded(10_000)?;
+    /// sender.send_all(0..10_000_u64)?;
     /// let mut sum = 0;
     /// while sum < 49_995_000 {
-    ///     for number in desk.recv_many(1_000)? {
+    ///     for number in receiver.recv_many(1_000)? {
     ///         sum += number?;
     ///     }
     /// }
@@ -173,42 +181,49 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         self.put_batch(&mut batch, &mut batched)
     }
 
+    // User code encodes and decodes, so no lock is held then. A raw value is copied where its bytes lie,
+    // under the lock.
+
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
-        let sent = with_encoded(&item, |bytes| {
-            self.end.send(Message::plain(bytes), deadline, &mut 0).and_then(outcome)
-        });
+        let mut buffer = Scratch::borrow();
+        let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item)
+            .and_then(|bytes| self.core.send(Message::without_fds(bytes), deadline, &mut 0))
+            .and_then(|outcome| WORDS.sent(outcome, deadline));
         sent.map_err(|error| SendError { error, item })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
         let mut sent = 0;
-        let result = self.end.send_batch(batch, Deadline::Never, &mut sent).and_then(outcome);
+        let outcome = self.core.send_batch(batch, Deadline::Never, &mut sent);
         batch.clear();
-        let rest = items.drain(..).skip(sent);
-        result.map_err(|error| SendError { error, item: rest.collect() })
+        let unsent = items.drain(..).skip(sent);
+        outcome
+            .and_then(|outcome| WORDS.sent(outcome, Deadline::Never))
+            .map_err(|error| SendError { error, item: unsent.collect() })
     }
 }
 
 impl<T: DeserializeOwned> Receiver<T> {
-    /// Takes the next item. Blocks while the queue is empty and a sender is left.
+    /// Receives the next item. Blocks while the queue is empty and a sender is left.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; when an item does not decode
-    /// (that item is then gone); and when no descriptor or memory is left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; [`Error::is_codec`]
+    /// when the item does not decode (that item is then consumed); and [`Error::os_error`] when the process
+    /// has no descriptor or memory left to receive a large item, which then stays.
     pub fn recv(&self) -> Result<T> {
-        self.take(Deadline::Never)?.ok_or_else(|| Error::timeout("take an item from the queue"))
+        self.take(Deadline::Never)
     }
 
-    /// As [`recv`](Self::recv), but waits no longer than `time`; then gives `None`.
+    /// As [`recv`](Self::recv), but waits at most for `time`.
     ///
     /// ```
     /// use std::time::Duration;
     ///
     /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(1)?;
-    /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, None);
+    /// assert!(receiver.recv_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
     /// sender.send(7)?;
-    /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, Some(7));
+    /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, 7);
     /// drop(sender);
     /// assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap_err().is_disconnected());
     /// # Ok(())
@@ -216,117 +231,117 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`recv`](Self::recv).
-    pub fn recv_timeout(&self, time: Duration) -> Result<Option<T>> {
+    /// Those of [`recv`](Self::recv); and [`Error::is_timeout`] when the queue was empty all that time.
+    pub fn recv_timeout(&self, time: Duration) -> Result<T> {
         self.take(Deadline::after(time))
     }
 
-    /// As [`recv`](Self::recv), but does not wait for an item: `None` when the queue is empty or another receiver is
-    /// about to take what is in it; waits at most 1 ms for one that is taking an item right now.
+    /// As [`recv`](Self::recv), but does not wait for an item. It blocks for at most 1 ms while another
+    /// receiver is taking an item.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (sender, receiver) = multiproc::queue::bounded(1)?;
+    /// assert!(receiver.try_recv().unwrap_err().is_empty());
+    /// sender.send(7)?;
+    /// assert_eq!(receiver.try_recv()?, 7);
+    /// drop(sender);
+    /// assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// Those of [`recv`](Self::recv).
-    pub fn try_recv(&self) -> Result<Option<T>> {
+    /// Those of [`recv`](Self::recv); and [`Error::is_empty`] when the queue is empty, or another receiver is
+    /// about to take what is in it.
+    pub fn try_recv(&self) -> Result<T> {
         self.take(Deadline::now())
     }
 
-    /// Takes several items at once, which costs much less than one by one: at least one, and up to `max` of those that
-    /// are there. Blocks while the queue is empty and a sender is left. (With a `max` of 0 it takes none, at once.)
+    /// Receives several items at once, which costs much less than one by one: at least one, and at most `max`
+    /// of those in the queue. Blocks while the queue is empty and a sender is left. A `max` of 0 returns no
+    /// item, at once.
     ///
-    /// Each item is a `Result` of its own, as it is when iterating: what does not decode, or panics while it does,
-    /// harms no other.
+    /// Each item is a `Result` of its own, as when iterating: an item that does not decode, or panics while
+    /// decoding, affects no other.
     ///
     /// # Errors
-    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and when no descriptor or memory
-    /// is left to receive a large item, which then stays.
+    /// [`Error::is_disconnected`] when the queue is empty and the last sender is gone; and
+    /// [`Error::os_error`] when the process has no descriptor or memory left to receive a large item, which
+    /// then stays.
     pub fn recv_many(&self, max: usize) -> Result<Vec<Result<T>>> {
         if max == 0 {
             return Ok(Vec::new());
         }
         let mut batch = Batch::default();
-        let mut plain = Vec::new();
-        let show = |bytes: &[u8]| match raw::from_bytes(bytes) {
-            Some(item) => plain.push(item.map_err(misfit)),
+        let mut decoded = Vec::new();
+        let take = |bytes: &[u8]| match raw::from_bytes(bytes) {
+            Some(item) => decoded.push(item.map_err(|why| Error::decode(WORDS.item, why))),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
-        match self.end.receive(max, Deadline::Never, show)? {
-            Received::InPlace if raw::is_raw::<T>() => Ok(plain),
+        match self.core.receive(max, Deadline::Never, take)? {
+            Received::InPlace if raw::is_raw::<T>() => Ok(decoded),
             Received::InPlace => Ok(batch.map(decode)),
             Received::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
-            Received::Disconnected => Err(gone()),
-            Received::TimedOut => Err(Error::timeout("take items from the queue")),
+            Received::Disconnected => Err(WORDS.disconnected()),
+            Received::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
         }
     }
 
-    /// Takes items until the last sender is gone, or until an error that takes no item: that is the last it gives, and
-    /// another iterator, or [`recv`](Self::recv), tries the same item again.
+    /// Receives items until the last sender is gone, or until an error that consumes no item. Such an error
+    /// is the last item of this iterator; another one, or [`recv`](Self::recv), tries the same item again.
     pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
-        let mut is_over = false;
-        std::iter::from_fn(move || self.take_until(&mut is_over))
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
-    /// The next item of an iterator.
-    fn take_until(&self, is_over: &mut bool) -> Option<Result<T>> {
-        if *is_over {
-            return None;
-        }
-        let taken = self.recv();
-        // Else one that passes errors over, such as `flatten`, would meet this one again and again.
-        *is_over = taken.as_ref().is_err_and(|error| !error.is_codec());
-        Some(taken).filter(|taken| !taken.as_ref().is_err_and(Error::is_disconnected))
-    }
-
-    fn take(&self, deadline: Deadline) -> Result<Option<T>> {
+    fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
-        match self.end.receive(1, deadline, |bytes| item.keep(bytes))? {
-            Received::InPlace => item.decode("an item").map(Some),
-            Received::Whole(bytes, _) => decode(&bytes).map(Some),
-            Received::TimedOut => Ok(None),
-            Received::Disconnected => Err(gone()),
+        match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
+            Received::InPlace => item.decode(WORDS.item),
+            Received::Whole(bytes, _) => decode(&bytes),
+            Received::TimedOut => Err(WORDS.timed_out(deadline)),
+            Received::Disconnected => Err(WORDS.disconnected()),
         }
     }
-}
-
-// Here an item becomes bytes, and bytes an item. No lock is held meanwhile, as user code may run. A plain item is made
-// of the bytes where they lie, in one copy: for that, no user code runs.
-
-fn with_encoded<T: Travels, R>(item: &T, send: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
-    let mut buffer = Scratch::borrow();
-    send(wire::encode_value(item, &mut buffer.0, "an item")?)
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    task::decode(bytes, Vec::new(), "an item")
-}
-
-fn misfit(why: codec::Error) -> Error {
-    Error::decode("an item", why)
-}
-
-fn outcome(sent: Sent) -> Result<()> {
-    match sent {
-        Sent::Done => Ok(()),
-        Sent::TimedOut => Err(Error::timeout("put an item into the queue")),
-        Sent::Disconnected => Err(Error::disconnected("receiver of the queue")),
-    }
-}
-
-fn gone() -> Error {
-    Error::disconnected("sender of the queue")
-}
-
-const fn plan(capacity: u32) -> Layout {
-    Layout::new(0, 4 * 1024 * 1024, capacity)
+    task::decode(bytes, Vec::new(), WORDS.item)
 }
 
 impl<T> Sender<T> {
-    /// How many items are in the queue. Exact when nobody is putting or taking one at the moment.
+    /// The number of items in the queue. It may be off by what other processes send and receive during the
+    /// call.
     pub fn len(&self) -> usize {
-        self.end.len() as usize
+        self.core.end().len()
     }
 
-    /// Whether no item is in the queue, with the caution of [`len`](Self::len).
+    /// Whether the queue holds no item, as exact as [`len`](Self::len).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The number of items in the queue. It may be off by what other processes send and receive during the
+    /// call.
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// assert!(receiver.is_empty());
+    /// sender.send_all([1, 2, 3])?;
+    /// assert_eq!((receiver.len(), sender.len()), (3, 3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn len(&self) -> usize {
+        self.core.end().len()
+    }
+
+    /// Whether the queue holds no item, as exact as [`len`](Self::len).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -337,15 +352,16 @@ impl<T: DeserializeOwned> IntoIterator for Receiver<T> {
     type IntoIter = IntoIter<T>;
 
     fn into_iter(self) -> IntoIter<T> {
-        IntoIter { receiver: self, is_over: false }
+        IntoIter { receiver: self, has_ended: false }
     }
 }
 
-/// Takes items until the last sender is gone, or until an error that takes no item. Made by [`Receiver::into_iter`].
+/// Receives items until the last sender is gone, or until an error that consumes no item. Made by
+/// [`Receiver::into_iter`].
 #[derive(Debug)]
 pub struct IntoIter<T> {
     receiver: Receiver<T>,
-    is_over: bool,
+    has_ended: bool,
 }
 
 impl<T: DeserializeOwned> FusedIterator for IntoIter<T> {}
@@ -354,77 +370,67 @@ impl<T: DeserializeOwned> Iterator for IntoIter<T> {
     type Item = Result<T>;
 
     fn next(&mut self) -> Option<Result<T>> {
-        self.receiver.take_until(&mut self.is_over)
+        errors::next(&mut self.has_ended, || self.receiver.recv())
     }
 }
 
-/// An item that was not sent, and why.
-pub struct SendError<T> {
-    error: Error,
-    item: T,
-}
-
-impl<T> SendError<T> {
-    /// Why the item was not sent.
-    pub fn error(&self) -> &Error {
-        &self.error
-    }
-
-    /// The item.
-    pub fn into_item(self) -> T {
-        self.item
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone(), item: PhantomData }
     }
 }
 
-impl<T> From<SendError<T>> for Error {
-    fn from(refused: SendError<T>) -> Self {
-        refused.error
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone(), item: PhantomData }
     }
 }
 
-impl<T> std::error::Error for SendError<T> {}
-
-impl<T> fmt::Display for SendError<T> {
+impl<T> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot send: {}", self.error)
+        f.debug_struct("Sender").finish_non_exhaustive()
     }
 }
 
-impl<T> fmt::Debug for SendError<T> {
+impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SendError({})", self.error)
+        f.debug_struct("Receiver").finish_non_exhaustive()
     }
 }
 
-macro_rules! end {
-    ($name:ident, $end:ident) => {
-        impl<T> Clone for $name<T> {
-            fn clone(&self) -> Self {
-                Self { end: self.end.clone(), item: PhantomData }
-            }
-        }
+/// What an end becomes on its way to another process: its memory, its descriptors and the queue's capacity.
+type Parts = (SharedMemory, EndpointFds, u32);
 
-        impl<T> fmt::Debug for $name<T> {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.debug_struct(stringify!($name)).finish_non_exhaustive()
-            }
-        }
-
-        impl<T> Serialize for $name<T> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                (self.end.pages(), self.end.fds(), self.end.plan().capacity()).serialize(serializer)
-            }
-        }
-
-        impl<'de, T> Deserialize<'de> for $name<T> {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let (pages, links, capacity) = <(SharedMemory, EndpointFds, u32)>::deserialize(deserializer)?;
-                let end = $end::open(plan(capacity), pages, links).map_err(D::Error::custom)?;
-                Ok(Self { end, item: PhantomData })
-            }
-        }
-    };
+const fn layout(capacity: u32) -> Layout {
+    Layout::new(0, 4 * 1024 * 1024, capacity)
 }
 
-end!(Sender, SenderCore);
-end!(Receiver, ReceiverCore);
+impl<T> Serialize for Sender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let end = self.core.end();
+        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+    }
+}
+
+impl<T> Serialize for Receiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let end = self.core.end();
+        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Sender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let core = SenderCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
+        Ok(Self { core, item: PhantomData })
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Receiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let core = ReceiverCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
+        Ok(Self { core, item: PhantomData })
+    }
+}

@@ -1,4 +1,4 @@
-//! Tells the library's files that they are compiled for the models, which do without their unit tests.
+//! Sets `cfg(loom)`, under which the library's files leave out their unit tests.
 
 fn main() {
     println!("cargo::rustc-cfg=loom");

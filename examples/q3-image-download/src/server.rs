@@ -30,9 +30,9 @@ impl Server {
     pub fn start(at_once: usize) -> Result<Self> {
         let (ours, theirs) = pipe::<(), String>()?;
         let process = Process::builder().name("image-server").spawn(serve, (theirs, at_once))?;
-        match ours.recv()? {
-            Some(url) => Ok(Self { process, url }),
-            None => bail!("the image server did not start: {:?}", process.join()?),
+        match ours.recv() {
+            Ok(url) => Ok(Self { process, url }),
+            Err(_) => bail!("the image server did not start: {:?}", process.join()?),
         }
     }
 

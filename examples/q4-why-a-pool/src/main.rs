@@ -1,31 +1,33 @@
-//! What a pool is good for: each claim of the README, measured on this machine.
+//! 32 tasks, done by a pool of four workers and by a process each: how many processes, and how long?
 
-mod order;
-mod repair;
-mod sizes;
-mod uneven;
-mod workers;
+use std::collections::HashSet;
+use std::time::Instant;
 
-use std::process::ExitCode;
+use multiproc::{Pool, Process};
 
-use experiments::Claim;
-
-fn main() -> anyhow::Result<ExitCode> {
-    multiproc::init();
-    experiments::run("Measures on this machine what a pool of processes is good for", &CLAIMS)
+/// Stands for a short task; tells which process has done it.
+fn task(_number: u32) -> u32 {
+    std::process::id()
 }
 
-const CLAIMS: [Claim; 9] = [
-    // Started once, used many times.
-    ("small tasks cost less in a pool", "32 of 10 µs, or a process for each", sizes::small),
-    ("a pool pays from smaller tasks on", "where it beats one process, in turn", sizes::crossing),
-    ("with long tasks it hardly matters", "tasks of 10 ms, or a process for each", sizes::long),
-    // A bound.
-    ("no more tasks run at once than workers", "12 naps of 30 ms, 3 workers", workers::bound),
-    // What this pool does beyond that, and not every pool does.
-    ("a dead worker fails its own task alone", "one of 12 tasks aborts", repair::one_task_fails),
-    ("a dead worker is replaced", "worker ids, before and after", repair::replaced),
-    ("results come in the order of the input", "naps that end the other way round", order::of_input),
-    ("handing out balances, fixed shares do not", "16 uneven naps, 4 workers", uneven::handed_out),
-    ("a long task at the end is waited for", "1 long nap among 16, last or first", uneven::long_one_last),
-];
+fn main() -> multiproc::Result<()> {
+    multiproc::init();
+
+    let start = Instant::now();
+    let pool = Pool::new(4)?;
+    let pids = pool.map(task, 0..32)?;
+    report("in a pool", &pids, start);
+
+    let start = Instant::now();
+    let mut pids = Vec::new();
+    for number in 0..32 {
+        pids.push(Process::spawn(task, (number,))?.join()?);
+    }
+    report("by a process each", &pids, start);
+    Ok(())
+}
+
+fn report(how: &str, pids: &[u32], start: Instant) {
+    let processes: HashSet<_> = pids.iter().collect();
+    println!("{} tasks {how}: {} processes, {:.1?}", pids.len(), processes.len(), start.elapsed());
+}

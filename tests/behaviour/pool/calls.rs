@@ -15,8 +15,8 @@ use multiproc::pool::{PoolBuilder, TaskHandle};
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Error, Pool, Result, pipe};
 
-use super::{square, staying_task, zero_waits};
-use crate::support::{Fussy, Outcome, PATIENCE, alone, eventually, trials};
+use super::{blocked_task, square, zero_waits};
+use crate::support::{BadValue, Outcome, PATIENCE, alone, eventually, trials};
 
 trials![
     apply_gives_what_the_function_returns,
@@ -122,7 +122,7 @@ fn starmap_hands_each_tuple_over_as_arguments() -> Outcome {
 
 fn empty_input_ends_every_method_at_once() -> Outcome {
     let pool = Pool::new(1)?;
-    let (task, gate) = staying_task(&pool)?; // the only worker is busy, so no method may wait for it
+    let (task, gate) = blocked_task(&pool)?; // the only worker is busy, so no method may wait for it
     assert!(pool.map(square, [])?.is_empty());
     assert!(pool.map_results(square, [])?.is_empty());
     assert!(pool.starmap(square, [(0_u64,); 0])?.is_empty());
@@ -356,9 +356,9 @@ fn ends_of_queues_and_pipes_are_arguments_of_tasks() -> Outcome {
     assert!(numbers.into_iter().eq(0..8));
 
     let (ours, theirs) = pipe::<u32, u32>()?;
-    let task = pool.submit(|peer: Connection<u32, u32>| peer.send(peer.recv()?.unwrap() + 1), (theirs,))?;
+    let task = pool.submit(|peer: Connection<u32, u32>| peer.send(peer.recv().unwrap() + 1), (theirs,))?;
     ours.send(1)?;
-    assert_eq!(ours.recv()?, Some(2));
+    assert_eq!(ours.recv()?, 2);
     Ok(task.get()??)
 }
 
@@ -373,14 +373,14 @@ fn an_end_of_a_queue_is_not_a_result() -> Outcome {
 }
 
 /// Five items of which the one in the middle is a misfit.
-fn with_a_misfit(misfit: Fussy) -> [Fussy; 5] {
-    [Fussy::Fine(0), Fussy::Fine(1), misfit, Fussy::Fine(3), Fussy::Fine(4)]
+fn with_a_misfit(misfit: BadValue) -> [BadValue; 5] {
+    [BadValue::Fine(0), BadValue::Fine(1), misfit, BadValue::Fine(3), BadValue::Fine(4)]
 }
 
 /// Whatever the method, item 2 fails, with an error that begins so, and all others come through.
-fn only_the_misfit_fails<F>(function: F, misfit: Fussy, beginning: &str) -> Result<()>
+fn only_the_misfit_fails<F>(function: F, misfit: BadValue, beginning: &str) -> Result<()>
 where
-    F: multiproc::RemoteFn<(Fussy,), Output = Fussy>,
+    F: multiproc::RemoteFn<(BadValue,), Output = BadValue>,
 {
     let pool = Pool::new(2)?;
     let items = || with_a_misfit(misfit);
@@ -409,21 +409,21 @@ where
 }
 
 fn an_argument_that_does_not_encode_is_the_error_of_its_item() -> Outcome {
-    Ok(only_the_misfit_fails(|item: Fussy| item, Fussy::Unencodable, "cannot encode the arguments")?)
+    Ok(only_the_misfit_fails(|item: BadValue| item, BadValue::Unencodable, "cannot encode the arguments")?)
 }
 
 fn an_argument_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
-    Ok(only_the_misfit_fails(|item: Fussy| item, Fussy::Undecodable, "cannot decode the arguments")?)
+    Ok(only_the_misfit_fails(|item: BadValue| item, BadValue::Undecodable, "cannot decode the arguments")?)
 }
 
 fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let keep_odd = |number: u32| if number % 2 == 1 { Fussy::Fine(number) } else { Fussy::Unencodable };
+    let keep_odd = |number: u32| if number % 2 == 1 { BadValue::Fine(number) } else { BadValue::Unencodable };
     for round in 0..20 {
         for (number, fate) in (0..).zip(pool.map_results(keep_odd, 0..10)?) {
             match fate {
-                Ok(value) => assert_eq!(value, Fussy::Fine(number)),
+                Ok(value) => assert_eq!(value, BadValue::Fine(number)),
                 Err(error) => {
                     assert_eq!((error.index(), number % 2), (Some(number.into()), 0), "{error}");
                     assert!(error.to_string().starts_with("cannot encode the result"), "{error}");
@@ -437,11 +437,13 @@ fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost(
 
 fn a_result_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
     let pool = Pool::new(2)?;
-    let fates =
-        pool.map_results(|number| if number == 2 { Fussy::Undecodable } else { Fussy::Fine(number) }, 0..5)?;
+    let fates = pool.map_results(
+        |number| if number == 2 { BadValue::Undecodable } else { BadValue::Fine(number) },
+        0..5,
+    )?;
     for (number, fate) in (0..).zip(fates) {
         match fate {
-            Ok(value) => assert_eq!((value, number != 2), (Fussy::Fine(number), true)),
+            Ok(value) => assert_eq!((value, number != 2), (BadValue::Fine(number), true)),
             Err(error) => assert_eq!((error.index(), error.is_codec()), (Some(2), true), "{error}"),
         }
     }
@@ -466,8 +468,8 @@ impl<'de> serde::Deserialize<'de> for Heavy {
     }
 }
 
-/// After the first one, the decoding of which takes some time, the second waits until others have got what they want:
-/// that is much more than what workers are given ahead.
+/// After the first one, the decoding of which takes some time, the second waits until others have got what
+/// they want: that is much more than what workers are given ahead.
 fn a_result_that_takes_long_to_decode_holds_nobody_up() -> Outcome {
     alone(|| {
         const OTHERS: u32 = 2_000;

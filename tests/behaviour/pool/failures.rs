@@ -10,8 +10,8 @@ use multiproc::{Connection, Error, Pool, Result, pipe};
 use nix::sys::signal::{Signal, raise};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{square, staying_task};
-use crate::support::{Gate, Outcome, eventually, send_signal, trials};
+use super::{blocked_task, square};
+use crate::support::{Latch, Outcome, eventually, send_signal, trials};
 
 trials![
     a_panics_place_and_message_arrive_and_the_worker_lives,
@@ -50,7 +50,7 @@ fn a_panics_place_and_message_arrive_and_the_worker_lives() -> Outcome {
 fn the_first_failing_items_error_is_that_of_map() -> Outcome {
     let pool = Pool::new(2)?;
     let (gate, theirs) = pipe()?;
-    let fail = |(number, gate): (u32, Option<Gate>)| -> () {
+    let fail = |(number, gate): (u32, Option<Latch>)| -> () {
         super::zero_waits((number, gate));
         panic!("item {number}");
     };
@@ -132,10 +132,10 @@ fn tell_and_wait(teller: Connection<u32, ()>) {
 
 fn a_worker_killed_while_others_run_harms_none_of_them() -> Outcome {
     let pool = Pool::new(3)?;
-    let (first, gate) = staying_task(&pool)?;
+    let (first, gate) = blocked_task(&pool)?;
     let (ours, theirs) = pipe()?;
     let victim = pool.submit(tell_and_wait, (theirs,))?;
-    let pid = ours.recv()?.unwrap();
+    let pid = ours.recv()?;
     let waiting: Vec<_> = (0..50).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     assert!(pool.worker_pids().contains(&pid));
     send_signal(pid, Signal::SIGKILL);
@@ -309,7 +309,7 @@ fn a_task_that_closes_what_is_not_its_own_does_not_hang_its_caller() -> Outcome 
 }
 
 fn a_task_that_forks_answers_once() -> Outcome {
-    let fork = |number: u32| (number, tests::outlive_a_copy());
+    let fork = |number: u32| (number, tests::fork_and_wait());
     for chunk_size in [1, 5] {
         let pool = Pool::builder().workers(2).chunk_size(chunk_size).build()?;
         let pids = pool.worker_pids();

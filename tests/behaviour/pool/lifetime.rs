@@ -7,8 +7,8 @@ use multiproc::pool::TaskHandle;
 use multiproc::{Connection, Pool, Result, active_children, pipe};
 use nix::sys::signal::{SigSet, Signal, raise};
 
-use super::{square, staying_task};
-use crate::support::{Gate, Outcome, PATIENCE, stay, trials, wait_for_state};
+use super::{blocked_task, square};
+use crate::support::{Latch, Outcome, PATIENCE, block, trials, wait_for_state};
 
 trials![
     zero_workers_are_refused,
@@ -60,7 +60,7 @@ fn every_call_after_close_is_an_error() -> Outcome {
 
 fn close_lets_what_was_handed_in_complete() -> Outcome {
     let pool = Pool::new(2)?;
-    let (running, gate) = staying_task(&pool)?;
+    let (running, gate) = blocked_task(&pool)?;
     let waiting: Vec<_> = (0..100).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     pool.close();
     drop(gate);
@@ -90,7 +90,7 @@ fn has_a_child_of(pids: &[u32]) -> bool {
 fn join_waits_for_all_tasks_and_workers() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let (running, gate) = staying_task(&pool)?;
+    let (running, gate) = blocked_task(&pool)?;
     let tasks: Vec<_> = (0..50).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     let join = thread::spawn(move || pool.join());
     assert!(!join.is_finished(), "a task still runs");
@@ -107,7 +107,7 @@ fn join_waits_for_all_tasks_and_workers() -> Outcome {
 fn join_ends_when_another_thread_takes_the_last_result() -> Outcome {
     for _ in 0..20 {
         let pool = Pool::new(2)?;
-        let (mut running, gate) = staying_task(&pool)?;
+        let (mut running, gate) = blocked_task(&pool)?;
         let join = thread::spawn(move || pool.join());
         let get = thread::spawn(move || running.get_timeout(PATIENCE));
         thread::sleep(Duration::from_millis(5)); // mostly both wait by then; if not, that is well, too
@@ -143,7 +143,7 @@ fn all_were_ended(tasks: Vec<TaskHandle<()>>) {
 fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let (running, _gate) = staying_task(&pool)?;
+    let (running, _gate) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..10_000).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     pool.terminate();
@@ -155,7 +155,7 @@ fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
 fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
     let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(300)).build()?;
     let pids = pool.worker_pids();
-    let (running, _gate) = staying_task(&pool)?;
+    let (running, _gate) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..20).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     drop(pool);
@@ -166,7 +166,7 @@ fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
 
 fn dropping_a_pool_lets_a_running_task_finish() -> Outcome {
     let pool = Pool::builder().workers(1).shutdown_timeout(2 * PATIENCE).build()?;
-    let (running, gate) = staying_task(&pool)?;
+    let (running, gate) = blocked_task(&pool)?;
     let waiting = pool.submit(square, (1,))?;
     let dropping = thread::spawn(move || drop(pool));
     assert!(waiting.get().unwrap_err().is_cancelled());
@@ -178,9 +178,9 @@ fn dropping_a_pool_lets_a_running_task_finish() -> Outcome {
 
 /// Neither hears SIGTERM: one blocks it, the other is stopped.
 fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outcome {
-    let block_and_stay = |gate: Gate| {
+    let block_and_stay = |gate: Latch| {
         SigSet::all().thread_block().unwrap();
-        stay(gate);
+        block(gate);
     };
     let stop = |teller: Connection<u32, ()>| {
         teller.send(std::process::id()).unwrap();
@@ -192,10 +192,10 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outco
         let pids = pool.worker_pids();
         let (gate, theirs) = pipe()?;
         let blocking = pool.submit(block_and_stay, (theirs,))?;
-        assert_eq!(gate.recv()?, Some(()));
+        gate.recv()?;
         let (pid, theirs) = pipe()?;
         let stopped = pool.submit(stop, (theirs,))?;
-        wait_for_state(pid.recv()?.unwrap(), 'T');
+        wait_for_state(pid.recv()?, 'T');
         terminate(pool);
         assert!(!has_a_child_of(&pids));
         all_were_ended(vec![blocking, stopped]);

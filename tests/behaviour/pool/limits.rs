@@ -1,7 +1,7 @@
 //! Limits: of an item's time, of a worker's memory, and of how often an item is tried.
 //!
-//! Where a limit is short, an item that should be in time may not be, on a busy machine. So these tests accept that of any
-//! item; but never two errors of one death.
+//! Where a limit is short, an item that should be in time may not be, on a busy machine. So these tests
+//! accept that of any item; but never two errors of one death.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -13,8 +13,8 @@ use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Pool, Process, Result, pipe};
 use nix::sys::signal::{Signal, raise};
 
-use super::{square, staying_task};
-use crate::support::{Gate, Outcome, PATIENCE, eventually, send_signal, stay, trials, wait_for_state};
+use super::{blocked_task, square};
+use crate::support::{Latch, Outcome, PATIENCE, block, eventually, send_signal, trials, wait_for_state};
 
 trials![
     an_item_that_takes_too_long_fails_alone,
@@ -92,7 +92,7 @@ fn an_item_that_takes_too_long_fails_alone() -> Outcome {
 
 fn the_time_of_an_item_counts_from_its_beginning() -> Outcome {
     let pool = Pool::new(1)?;
-    let (before, gate) = staying_task(&pool)?;
+    let (before, gate) = blocked_task(&pool)?;
     let late = pool.options().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
     thread::sleep(3 * SHORT);
     assert!(!late.is_ready(), "it has not begun");
@@ -127,7 +127,7 @@ fn a_stopped_worker_is_timed_out() -> Outcome {
 
 fn an_item_without_a_timeout_runs_on_among_those_that_have_one() -> Outcome {
     let pool = Pool::new(2)?;
-    let (task, gate) = staying_task(&pool)?;
+    let (task, gate) = blocked_task(&pool)?;
     for _ in 0..3 {
         let timed = pool.options().timeout(SHORT);
         assert!(timed.apply(thread::sleep, (HOUR,)).unwrap_err().is_timeout());
@@ -214,7 +214,7 @@ fn a_long_timeout_changes_nothing_and_none_at_all_is_refused() -> Outcome {
 fn a_cancelled_task_ends_and_those_behind_it_run() -> Outcome {
     let pool = Pool::new(1)?;
     for _ in 0..5 {
-        let (running, gate) = staying_task(&pool)?;
+        let (running, gate) = blocked_task(&pool)?;
         let behind: Vec<_> = (0..20).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
         assert!(running.cancel());
         assert!(!running.cancel(), "it is cancelled already");
@@ -222,7 +222,7 @@ fn a_cancelled_task_ends_and_those_behind_it_run() -> Outcome {
         assert!(error.is_cancelled(), "{error}");
         let text = format!("the task was cancelled, and worker {} killed", error.pid().unwrap());
         assert!(error.to_string().starts_with(&text), "{error}");
-        assert_eq!(gate.recv()?, None, "the task is gone");
+        assert!(gate.recv().unwrap_err().is_disconnected(), "the task is gone");
         for (number, task) in (0..).zip(behind) {
             assert_eq!(task.get()?, square(number));
         }
@@ -238,7 +238,7 @@ fn a_stopped_task_can_be_cancelled() -> Outcome {
         raise(Signal::SIGSTOP).unwrap();
     };
     let stopped = pool.submit(stop, (theirs,))?;
-    wait_for_state(ours.recv()?.unwrap(), 'T');
+    wait_for_state(ours.recv()?, 'T');
     assert!(stopped.cancel());
     assert!(stopped.get().unwrap_err().is_cancelled());
     Ok(())
@@ -362,7 +362,7 @@ fn enter(number: u64) -> &'static Receiver<()> {
 }
 
 fn enter_and_maybe_die(number: u64) -> u64 {
-    if enter(number).try_recv().unwrap().is_some() {
+    if enter(number).try_recv().is_ok() {
         raise(Signal::SIGKILL).unwrap();
     }
     square(number)
@@ -445,12 +445,12 @@ fn a_large_item_is_run_again() -> Outcome {
 }
 
 fn an_item_with_descriptors_is_not_run_again() -> Outcome {
-    let work = |number: u64, _gate: Gate| enter_and_maybe_die(number);
+    let work = |number: u64, _gate: Latch| enter_and_maybe_die(number);
     let books = Bookkeeping::new(Pool::builder().workers(1), 1)?;
     let (ours, theirs) = pipe()?;
     let error = books.pool.options().retries(5).apply(work, (3, theirs)).unwrap_err();
     assert_eq!(error.signal(), Some(9), "{error}");
-    assert_eq!(ours.recv()?, None);
+    assert!(ours.recv().unwrap_err().is_disconnected());
     assert_eq!(books.close()?, [(3, 1)].into());
     Ok(())
 }
@@ -471,7 +471,7 @@ fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
     let asleep = call.submit(sleep, (3,))?;
     let mut begun = Vec::new();
     while begun.last() != Some(&3) {
-        begun.extend(books.entries.recv_timeout(PATIENCE)?);
+        begun.push(books.entries.recv_timeout(PATIENCE)?);
     }
     assert!(asleep.cancel());
     assert!(asleep.get().unwrap_err().is_cancelled());
@@ -484,21 +484,21 @@ fn a_pool_that_ends_runs_nothing_again() -> Outcome {
     let pool = Pool::new(1)?;
     let (gate, theirs) = pipe::<(), ()>()?;
     let running = pool.options().retries(1000).submit(|| thread::sleep(HOUR), ())?;
-    let behind = pool.options().retries(1000).submit(stay, (theirs,))?;
+    let behind = pool.options().retries(1000).submit(block, (theirs,))?;
     pool.terminate();
     let errors = [running.get().unwrap_err(), behind.get().unwrap_err()];
     assert!(
         errors.iter().all(|error| error.is_cancelled() || matches!(error.signal(), Some(9 | 15))),
         "{errors:?}"
     );
-    assert_eq!(gate.recv()?, None);
+    assert!(gate.recv().unwrap_err().is_disconnected());
     Ok(())
 }
 
 /// The first one that comes gets the only place.
 fn die_unless_first(places: Receiver<()>, births: Sender<u64>) {
     births.send(std::process::id().into()).unwrap();
-    if places.try_recv().unwrap().is_none() {
+    if places.try_recv().is_err() {
         raise(Signal::SIGKILL).unwrap();
     }
 }

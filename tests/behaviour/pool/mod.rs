@@ -13,7 +13,7 @@ use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Pool, Result, pipe};
 
-use crate::support::{Gate, PATIENCE, stay};
+use crate::support::{Latch, PATIENCE, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
@@ -34,16 +34,17 @@ fn square(number: u64) -> u64 {
 }
 
 /// Has a worker run a task that has begun, and stays until its gate is dropped.
-fn staying_task(pool: &Pool) -> Result<(TaskHandle<()>, Gate)> {
+fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (gate, theirs) = pipe()?;
-    let task = pool.submit(stay, (theirs,))?;
+    let task = pool.submit(block, (theirs,))?;
     assert!(gate.poll(PATIENCE)?, "the task did not begin");
-    assert_eq!(gate.recv()?, Some(()));
+    gate.recv()?;
     Ok((task, gate))
 }
 
-/// Item 0 waits until the other end of its gate is gone. Any other ends at once, and what it holds is gone then.
-fn zero_waits((number, gate): (u32, Option<Gate>)) -> u32 {
+/// Item 0 waits until the other end of its gate is gone. Any other ends at once, and what it holds is gone
+/// then.
+fn zero_waits((number, gate): (u32, Option<Latch>)) -> u32 {
     if number == 0 {
         let _ = gate.unwrap().recv();
     }

@@ -12,7 +12,7 @@ use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Pool, Result};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{square, staying_task};
+use super::{blocked_task, square};
 use crate::support::{Outcome, PATIENCE, trials};
 
 trials![
@@ -62,7 +62,7 @@ fn under_steady_load(hand_in: fn(&Pool) -> Result<()>) -> Outcome {
                 }
             });
             let tasks = scope.spawn(|| hand_in(&pool));
-            let came = (0..3).map_while(|_| ended.recv_timeout(PATIENCE).unwrap()).count();
+            let came = (0..3).map_while(|_| ended.recv_timeout(PATIENCE).ok()).count();
             open.send(()).unwrap();
             tasks.join().unwrap().unwrap();
             is_over.store(true, Ordering::Relaxed);
@@ -111,7 +111,7 @@ fn what_is_behind_a_slow_item_begins_long_before_what_is_at_the_end() -> Outcome
 
 fn to_cancel_many_tasks_takes_no_longer_than_some_times_to_submit_them() -> Outcome {
     let pool = Pool::new(1)?;
-    let (slow, gate) = staying_task(&pool)?;
+    let (slow, gate) = blocked_task(&pool)?;
     let ratio = || -> Result<f64> {
         let start = Instant::now();
         let tasks: Vec<_> =

@@ -26,7 +26,7 @@ trials![
     a_copy_that_ends_the_pool_takes_nothing_away,
     a_copy_that_waits_for_a_task_is_told_that_it_is_one,
     a_copy_of_the_process_can_do_nothing_with_its_pool,
-    a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool,
+    a_call_in_fork_of_the_process_does_not_slow_down_its_pool,
     an_item_that_the_system_does_not_take_is_an_error_once,
     a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
 ];
@@ -166,7 +166,7 @@ fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
 
 /// Runs this in a copy of the process; gives its exit code.
 #[allow(unsafe_code)]
-fn in_a_copy(act: impl FnOnce() -> bool) -> bool {
+fn in_fork(act: impl FnOnce() -> bool) -> bool {
     // SAFETY: what the copy does takes no lock but the allocator's, which the C library keeps in order.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
@@ -191,7 +191,7 @@ fn a_copy_that_drops_an_iterator_takes_nothing_away() -> Outcome {
         let mut results = pool.imap(slowly, 0..60);
         assert_eq!(results.next().transpose()?, Some(0));
         let mut results = Some(results);
-        assert!(in_a_copy(|| results.take().is_some()));
+        assert!(in_fork(|| results.take().is_some()));
         for (result, number) in results.into_iter().flatten().zip(1..) {
             assert_eq!(result?, number);
         }
@@ -204,7 +204,7 @@ fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
         let pool = Pool::new(2)?;
         let task = pool.submit(slowly, (3,))?;
         let mut results = pool.imap(slowly, 0..60);
-        assert!(in_a_copy(|| {
+        assert!(in_fork(|| {
             let is_refused = pool.apply(square, (3,)).is_err() && !task.cancel();
             pool.close();
             is_refused && pool.worker_pids().is_empty() && results.by_ref().all(|result| result.is_err())
@@ -223,7 +223,7 @@ fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
             let pool = Pool::builder().workers(1).chunk_size(20).build()?;
             let mut results = pool.imap(slowly, 0..60);
             assert_eq!(results.next().transpose()?, Some(0));
-            assert!(in_a_copy(|| {
+            assert!(in_fork(|| {
                 // SAFETY: this process ends before anybody uses or drops the pool once more.
                 end(unsafe { std::ptr::read(&raw const pool) });
                 true
@@ -238,7 +238,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
         let mut task = pool.submit(slowly, (3,))?;
-        assert!(in_a_copy(|| {
+        assert!(in_fork(|| {
             let time_up = task.get_timeout(PATIENCE);
             time_up.is_err_and(|error| error.to_string().contains("a copy"))
         }));
@@ -248,7 +248,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
 }
 
 /// Nobody waits for these tasks, so the pool's own thread has to be told when each is done.
-fn a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool() -> Outcome {
+fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
     fn time_of_tasks(pool: Pool) -> Result<Duration> {
         let start = Instant::now();
         for number in 0..30 {
@@ -260,7 +260,7 @@ fn a_call_in_a_copy_of_the_process_does_not_slow_down_its_pool() -> Outcome {
     alone(|| {
         let usual = time_of_tasks(Pool::new(1)?)?;
         let pool = Pool::new(1)?;
-        assert!(in_a_copy(|| pool.apply(square, (3,)).is_err()));
+        assert!(in_fork(|| pool.apply(square, (3,)).is_err()));
         let time = time_of_tasks(pool)?;
         assert!(time < 5 * usual + Duration::from_secs(1), "{time:?}, where it is usually {usual:?}");
         Ok(())

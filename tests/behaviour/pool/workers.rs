@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, raise};
 
-use super::{square, staying_task};
-use crate::support::{Fussy, Outcome, alone, descriptors, open_without_children, staying_child, trials};
+use super::{blocked_task, square};
+use crate::support::{BadValue, Outcome, alone, blocked_child, descriptors, open_without_children, trials};
 
 trials![
     workers_are_distinct_children_of_this_process,
@@ -148,8 +148,8 @@ fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever() -
 }
 
 fn an_initializers_argument_that_does_not_encode_is_an_error() -> Outcome {
-    let initializer = |_: Fussy| ();
-    let pool = Pool::builder().workers(1).initializer(initializer, (Fussy::Unencodable,));
+    let initializer = |_: BadValue| ();
+    let pool = Pool::builder().workers(1).initializer(initializer, (BadValue::Unencodable,));
     assert!(pool.build().unwrap_err().is_codec());
     Ok(())
 }
@@ -183,7 +183,7 @@ fn arguments_are_released_after_the_task() -> Outcome {
     for number in 0..3 {
         let (ours, theirs) = pipe::<(), ()>()?;
         let task = pool.submit(consume, (theirs, number))?;
-        assert_eq!(ours.recv()?, None, "only the task held the other end");
+        assert!(ours.recv().unwrap_err().is_disconnected(), "only the task held the other end");
         assert_eq!(task.get().is_ok(), number == 0);
     }
     let (sender, receiver) = bounded::<u32>(1)?;
@@ -222,9 +222,9 @@ fn use_a_pool() -> Result<()> {
 fn a_worker_holds_no_descriptor_of_its_siblings_or_its_parent() -> Outcome {
     let held = |pool: &Pool| pool.map(|_: u32| descriptors(), 0..10);
     let lonely = held(&Pool::new(1)?)?;
-    let _open = (File::open("/dev/null")?, pipe::<(), ()>()?, bounded::<u32>(1)?, staying_child()?);
+    let _open = (File::open("/dev/null")?, pipe::<(), ()>()?, bounded::<u32>(1)?, blocked_child()?);
     let pool = Pool::new(4)?;
-    let (task, gate) = staying_task(&pool)?;
+    let (task, gate) = blocked_task(&pool)?;
     assert_eq!(held(&pool)?, lonely);
     drop(gate);
     Ok(task.get()?)

@@ -1,4 +1,5 @@
-//! A program that works, and says so by its exit code alone, because its standard streams may be closed or broken.
+//! A program that works, and says so by its exit code alone, because its standard streams may be closed or
+//! broken.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

@@ -1,4 +1,5 @@
-//! A program that opens, in its children, as many files as it may before `init`: no descriptor is left for the library.
+//! A program that opens, in its children, as many files as it may before `init`: no descriptor is left for
+//! the library.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

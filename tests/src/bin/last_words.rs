@@ -30,7 +30,8 @@ extern "C" fn at_exit() {
     drop(AtEnd("the program"));
 }
 
-/// What is kept for a thread is destroyed in the order of its first uses: some of the library's before this, some after.
+/// What is kept for a thread is destroyed in the order of its first uses: some of the library's before this,
+/// some after.
 fn live(name: &'static str) {
     Process::spawn(|| (), ()).unwrap().join().unwrap();
     LAST.set(Some(AtEnd(name)));

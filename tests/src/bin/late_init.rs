@@ -1,5 +1,5 @@
-//! A program whose children do not come up: what stands before `init` in `main` runs in them, too, and there they
-//! sleep, or exit, or leave themselves too few descriptors, as the first argument says.
+//! A program whose children do not come up: what stands before `init` in `main` runs in them, too, and there
+//! they sleep, or exit, or leave themselves too few descriptors, as the first argument says.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

@@ -1,4 +1,5 @@
-//! A program whose children write lines to its standard output, all at once, and each at last a line without its end.
+//! A program whose children write lines to its standard output, all at once, and each at last a line without
+//! its end.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

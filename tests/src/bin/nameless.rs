@@ -20,7 +20,7 @@ fn names() -> Vec<String> {
 type Queue = (queue::Sender<Vec<u8>>, queue::Receiver<Vec<u8>>);
 
 fn use_both(queue: Queue, line: Connection<Vec<u8>, Vec<u8>>) -> Vec<String> {
-    queue.0.send(line.recv().unwrap().unwrap()).unwrap();
+    queue.0.send(line.recv().unwrap()).unwrap();
     line.send(queue.1.recv().unwrap()).unwrap();
     names()
 }
@@ -34,7 +34,7 @@ fn main() {
             let (ours, theirs) = pipe::<Vec<u8>, Vec<u8>>().unwrap();
             let child = Process::spawn(use_both, (queue.clone(), theirs)).unwrap();
             ours.send(vec![1; size]).unwrap();
-            assert_eq!(ours.recv().unwrap().unwrap().len(), size);
+            assert_eq!(ours.recv().unwrap().len(), size);
             assert!(child.join().unwrap().is_empty());
             let names = pool.map(|_bytes: Vec<u8>| names(), (0..8).map(|_| vec![2; size])).unwrap();
             assert!(names.concat().is_empty(), "{names:?}");

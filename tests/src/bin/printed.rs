@@ -1,4 +1,5 @@
-//! A program that looks at what its tasks have printed as soon as it has their results. Its standard output is a file.
+//! A program that looks at what its tasks have printed as soon as it has their results. Its standard output
+//! is a file.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

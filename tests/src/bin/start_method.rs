@@ -1,5 +1,5 @@
-//! A program that starts a child as the environment says, and prints how many children it has, and whether one is a
-//! fork server.
+//! A program that starts a child as the environment says, and prints how many children it has, and whether
+//! one is a fork server.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
@@ -9,7 +9,7 @@ fn main() {
     multiproc::init();
     tests::watched("start_method", || {
         let (ours, theirs) = pipe::<(), ()>().unwrap();
-        let wait = |end: Connection<(), ()>| end.send(()).and_then(|()| end.recv().map(drop));
+        let wait = |end: Connection<(), ()>| end.send(()).map(|()| drop(end.recv()));
         match Process::builder().name("child").spawn(wait, (theirs,)) {
             Err(error) => println!("{error}"),
             Ok(child) => {

@@ -1,7 +1,7 @@
 //! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the rounds.
 
 use anyhow::{Result, anyhow};
-use bench::case::{Better, Case};
+use bench::case::{Case, Direction};
 use experiments::measure::three_digits;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -65,7 +65,7 @@ impl Panel<'_> {
     }
 
     fn draw(&self, area: &Area) -> Result<()> {
-        let better = if self.case.better == Better::Less { "less" } else { "more" };
+        let better = if self.case.better == Direction::LowerIsBetter { "less" } else { "more" };
         text(
             area,
             &format!("{} ({}, {better} is better)", self.case.title, self.case.unit),
@@ -182,21 +182,28 @@ mod tests {
     use bench::case;
 
     use super::*;
-    use crate::bench::results::{FLOOR, OURS, tests::sample};
+    use crate::bench::results::{BASELINE, OURS, tests::sample};
 
     #[test]
     fn the_picture_has_every_contestant_with_its_figure() {
         let results = sample(&[
             (OURS, &case::START, &[120.0, 130.0, 125.0]),
-            (FLOOR, &case::START, &[98.0]),
+            (BASELINE, &case::START, &[98.0]),
             ("procspawn", &case::START, &[1134.0]),
             ("rayon", &case::MAP, &[]),
         ]);
         let svg = draw(&results, &[&case::START, &case::MAP]).unwrap().unwrap();
         let has = |words: &str| svg.lines().any(|line| line.trim() == words);
-        for words in
-            ["start and join (µs, less is better)", OURS, "125", FLOOR, "98.0", "procspawn", "1134", "1000"]
-        {
+        for words in [
+            "start and join (µs, less is better)",
+            OURS,
+            "125",
+            BASELINE,
+            "98.0",
+            "procspawn",
+            "1134",
+            "1000",
+        ] {
             assert!(has(words), "{words:?} is not in {svg}");
         }
         assert!(!has("rayon"), "it has no figure");
@@ -206,7 +213,7 @@ mod tests {
 
     #[test]
     fn the_axis_is_logarithmic() {
-        let results = sample(&[(OURS, &case::START, &[12.0]), (FLOOR, &case::START, &[10_000.0])]);
+        let results = sample(&[(OURS, &case::START, &[12.0]), (BASELINE, &case::START, &[10_000.0])]);
         let axis = Axis::of(&results.of(&case::START));
         let places = [10.0, 100.0, 1_000.0, 10_000.0].map(|value| axis.place(value));
         assert_eq!((places[0], places[3]), (NAMES, END));

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measures the library beside the hand-written floor and other libraries, all in one run, and
+//! `cargo xtask bench`: measures the library beside the hand-written baseline and other libraries, all in one run, and
 //! says which targets it meets.
 //!
 //! A contestant's round of a case is a process that prints one figure and has checked its own work (see the package

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use bench::case::{ALL, Better, Case, WORKLOADS};
+use bench::case::{ALL, Case, Direction, WORKLOADS};
 use experiments::measure::three_digits;
 
 use super::Report;
@@ -59,21 +59,21 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     )?;
     writeln!(
         page,
-        "- **The floor** is what can be had by hand: forked processes and shared memory, without any safety. Threads stand \
+        "- **The baseline** is what can be had by hand: forked processes and shared memory, without any safety. Threads stand \
          there for comparison; they need not copy anything, and they share a crash."
     )?;
     writeln!(
         page,
         "- **The targets** that are absolute were set on two cores of an AMD EPYC. Where one is missed that depends on how \
-         quickly memory goes from one core to the other, it is also said what it comes to *by the floor*: times what the \
-         floor has here, divided by what it has there."
+         quickly memory goes from one core to the other, it is also said what it comes to *by the baseline*: times what the \
+         baseline has here, divided by what it has there."
     )?;
     for note in notes {
         writeln!(page, "- {note}.")?;
     }
     writeln!(
         page,
-        "\nOrange is this library, blue other libraries and processes, green threads, grey the floor. The axes are \
+        "\nOrange is this library, blue other libraries and processes, green threads, grey the baseline. The axes are \
          logarithmic.\n"
     )?;
     Ok(())
@@ -106,7 +106,7 @@ fn section(page: &mut String, report: &Report, workload: &str, title: &str) -> R
     }
     writeln!(page, "| | | median | rounds | this library is | |\n|---|---|---|---|---|---|")?;
     for case in cases {
-        let better = if case.better == Better::Less { "less" } else { "more" };
+        let better = if case.better == Direction::LowerIsBetter { "less" } else { "more" };
         let mut first = format!("{} ({}, {better} is better)", case.title, case.unit);
         for row in results.of(case) {
             let cells = table::cells(results, row).join(" | ").replace('\n', " ");
@@ -154,7 +154,7 @@ mod tests {
         for words in [
             report.machine.to_string().as_str(),
             "procspawn 1.0.2",
-            "| W1 | start and join | 100 µs | ≤ 1.35 × floor = not measured | – |",
+            "| W1 | start and join | 100 µs | ≤ 1.35 × baseline = not measured | – |",
             "| W1 | start and join | 11.3 × | ahead of procspawn, 1134 µs | met |",
             "![start and join: this library 100 µs, procspawn 1134](performance-w1.svg)",
             "|  | procspawn | 1134 |  | ahead 11.3 × |  |",

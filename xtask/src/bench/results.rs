@@ -1,11 +1,11 @@
 //! Rows of figures, and what can be reckoned from them.
 
-use bench::case::{Better, Case, QUEUE_1MIB};
-use bench::measure::middle;
+use bench::case::{Case, Direction, QUEUE_1MIB};
+use bench::measure::median;
 use serde::{Serialize, Serializer};
 
 pub(super) const OURS: &str = "multiproc";
-pub(super) const FLOOR: &str = "floor";
+pub(super) const BASELINE: &str = "baseline";
 
 /// All rows, in the order of the cases.
 #[derive(Default, Serialize)]
@@ -54,7 +54,7 @@ impl Kind {
         let is = |names: &[&str]| names.iter().any(|name| contestant.starts_with(name));
         if is(&[OURS]) {
             Self::Ours
-        } else if is(&[FLOOR, "bare futex", "memcpy"]) {
+        } else if is(&[BASELINE, "bare futex", "memcpy"]) {
             Self::Floor
         } else if is(&["rayon", "std threads"]) {
             Self::Threads
@@ -83,7 +83,7 @@ impl Results {
         let peers = self.of(case).into_iter().filter(is_peer);
         peers.min_by(|a, b| {
             let order = a.median.partial_cmp(&b.median).unwrap_or(std::cmp::Ordering::Equal);
-            if case.better == Better::Less { order } else { order.reverse() }
+            if case.better == Direction::LowerIsBetter { order } else { order.reverse() }
         })
     }
 
@@ -110,7 +110,7 @@ impl Row {
 
     pub(super) fn add(&mut self, value: f64, detail: Option<String>) {
         self.values.push(value);
-        self.median = middle(self.values.clone()).ok();
+        self.median = median(self.values.clone()).ok();
         self.detail = detail;
     }
 
@@ -125,8 +125,8 @@ impl Row {
 /// How many times better the first of two values is; below 1 it is worse.
 pub(super) fn speedup(case: &Case, ours: f64, theirs: f64) -> f64 {
     match case.better {
-        Better::Less => theirs / ours,
-        Better::More => ours / theirs,
+        Direction::LowerIsBetter => theirs / ours,
+        Direction::HigherIsBetter => ours / theirs,
     }
 }
 
@@ -140,7 +140,8 @@ fn in_words<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error
         less_is_better: bool,
     }
     let Case { id, workload, title, unit, better, .. } = *case;
-    Words { case: id, workload, title, unit, less_is_better: better == Better::Less }.serialize(serializer)
+    Words { case: id, workload, title, unit, less_is_better: better == Direction::LowerIsBetter }
+        .serialize(serializer)
 }
 
 #[cfg(test)]
@@ -179,7 +180,7 @@ pub(super) mod tests {
     fn the_best_peer_is_a_process_and_the_best() {
         let results = sample(&[
             (OURS, &case::MAP, &[9.0]),
-            (FLOOR, &case::MAP, &[99.0]),
+            (BASELINE, &case::MAP, &[99.0]),
             ("rayon", &case::MAP, &[88.0]),
             ("procspawn", &case::MAP, &[7.0]),
             ("Python mp (fork)", &case::MAP, &[1.0]),

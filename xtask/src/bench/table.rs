@@ -1,6 +1,6 @@
 //! What a run shows in the terminal, or in a pipe.
 
-use bench::case::{Better, Case};
+use bench::case::{Case, Direction};
 use console::{Alignment, measure_text_width, pad_str, style};
 use experiments::Machine;
 use experiments::measure::three_digits;
@@ -41,7 +41,7 @@ pub(super) fn show_case(results: &Results, case: &Case) {
     if rows.is_empty() {
         return;
     }
-    let better = if case.better == Better::Less { "less is better" } else { "more is better" };
+    let better = if case.better == Direction::LowerIsBetter { "less is better" } else { "more is better" };
     say!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
     let lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
     show_columns(&lines, 4, |line, column, text| match (column, rows[line].kind) {

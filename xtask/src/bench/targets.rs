@@ -4,7 +4,7 @@ use bench::case::{self, Case};
 use experiments::measure::three_digits;
 use serde::Serialize;
 
-use super::results::{FLOOR, OURS, Results, speedup};
+use super::results::{BASELINE, OURS, Results, speedup};
 
 /// A line of the table of targets.
 struct Target {
@@ -13,8 +13,8 @@ struct Target {
     bound: Bound,
     /// A figure that would be better still.
     aim: Option<f64>,
-    /// The floor's figure on the machine for which an absolute bound was set.
-    floor_there: Option<f64>,
+    /// The baseline's figure on the machine for which an absolute bound was set.
+    baseline_there: Option<f64>,
 }
 
 /// What a figure is held against. Bounds that are another figure mean the one of the same run.
@@ -31,28 +31,28 @@ use Bound::{Least, LeastTimes, Most, MostTimes};
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
-/// The floors are those of a run of this benchmark on that machine, on 2026-11-26; where there is none, the floor does not
+/// The baselines are those of a run of this benchmark on that machine, on 2026-11-26; where there is none, the baseline does not
 /// hand memory from one processor to the other, or is too unsteady.
 const TARGETS: &[Target] = &[
-    target(&case::START, MostTimes(1.35, FLOOR, &case::START)),
+    target(&case::START, MostTimes(1.35, BASELINE, &case::START)),
     // "No more than 1.2 × that": than the same start from a small parent.
     target(&case::START_1GIB, MostTimes(1.2, OURS, &case::START)),
-    target(&case::START_X4, MostTimes(1.35, FLOOR, &case::START_X4)),
+    target(&case::START_X4, MostTimes(1.35, BASELINE, &case::START_X4)),
     aim(&case::MAP_CHUNK1, Least(3.0), 10.0),
     aim(&case::MAP, Least(100.0), 200.0),
-    target(&case::APPLY_HOT, Most(1.5)).where_floor_is(0.068),
+    target(&case::APPLY_HOT, Most(1.5)).where_baseline_is(0.068),
     target(&case::APPLY_HOT, MostTimes(1.0, RAYON, &case::APPLY_HOT)),
-    target(&case::APPLY_SLEEP, MostTimes(1.5, FLOOR, &case::APPLY_SLEEP)),
-    aim(&case::QUEUE_8B, Least(8.0), 15.0).where_floor_is(117.0),
-    aim(&case::QUEUE_64B, Least(8.0), 15.0).where_floor_is(21.9),
-    target(&case::QUEUE_8B_BATCH, Least(100.0)).where_floor_is(129.0),
+    target(&case::APPLY_SLEEP, MostTimes(1.5, BASELINE, &case::APPLY_SLEEP)),
+    aim(&case::QUEUE_8B, Least(8.0), 15.0).where_baseline_is(117.0),
+    aim(&case::QUEUE_64B, Least(8.0), 15.0).where_baseline_is(21.9),
+    target(&case::QUEUE_8B_BATCH, Least(100.0)).where_baseline_is(129.0),
     target(&case::QUEUE_8B_BATCH, LeastTimes(1.0, THREADS, &case::QUEUE_8B)),
     target(&case::QUEUE_8B_2X2, Least(4.0)),
-    target(&case::QUEUE_1KIB, Least(5.0)).where_floor_is(6.40),
-    target(&case::QUEUE_1MIB, Least(10.0)).where_floor_is(38.5),
+    target(&case::QUEUE_1KIB, Least(5.0)).where_baseline_is(6.40),
+    target(&case::QUEUE_1MIB, Least(10.0)).where_baseline_is(38.5),
     target(&case::QUEUE_FROZEN, Least(30.0)),
-    target(&case::PING_HOT, Most(0.8)).where_floor_is(0.068),
-    target(&case::PING_SLEEP, MostTimes(1.5, FLOOR, &case::PING_SLEEP)),
+    target(&case::PING_HOT, Most(0.8)).where_baseline_is(0.068),
+    target(&case::PING_SLEEP, MostTimes(1.5, BASELINE, &case::PING_SLEEP)),
     target(&case::SUM, Least(4.0)),
     target(&case::SUM_SHARED, LeastTimes(0.9, RAYON, &case::SUM_SHARED)),
     target(&case::COLD, Most(1.8)),
@@ -70,11 +70,11 @@ const TARGETS: &[Target] = &[
 ];
 
 const fn target(case: &'static Case, bound: Bound) -> Target {
-    Target { case, bound, aim: None, floor_there: None }
+    Target { case, bound, aim: None, baseline_there: None }
 }
 
 const fn aim(case: &'static Case, bound: Bound, aim: f64) -> Target {
-    Target { case, bound, aim: Some(aim), floor_there: None }
+    Target { case, bound, aim: Some(aim), baseline_there: None }
 }
 
 /// A target and what became of it, in words.
@@ -98,8 +98,8 @@ pub(super) fn judge(results: &Results, cases: &[&'static Case]) -> Vec<Verdict> 
 }
 
 impl Target {
-    const fn where_floor_is(self, there: f64) -> Self {
-        Self { floor_there: Some(there), ..self }
+    const fn where_baseline_is(self, there: f64) -> Self {
+        Self { baseline_there: Some(there), ..self }
     }
 
     fn judge(&self, results: &Results) -> Verdict {
@@ -115,20 +115,20 @@ impl Target {
             workload: case.workload,
             what: case.title.to_owned(),
             figure: figure.map(|figure| format!("{} {}", three_digits(figure), case.unit)),
-            target: bound.in_words(case, limit) + &aim.unwrap_or_default() + &self.by_floor(results, met),
+            target: bound.in_words(case, limit) + &aim.unwrap_or_default() + &self.by_baseline(results, met),
             met,
         }
     }
 
-    /// What a bound that is missed comes to on this machine: as much more, or less, as the floor has here.
-    fn by_floor(&self, results: &Results, met: Option<bool>) -> String {
+    /// What a bound that is missed comes to on this machine: as much more, or less, as the baseline has here.
+    fn by_baseline(&self, results: &Results, met: Option<bool>) -> String {
         let scaled = || {
-            let factor = results.median(FLOOR, self.case)? / self.floor_there?;
+            let factor = results.median(BASELINE, self.case)? / self.baseline_there?;
             let (Most(limit) | Least(limit)) = self.bound else { return None };
             let limit = factor * limit;
             let holds = self.bound.holds(results.median(OURS, self.case)?, limit);
             let so = if holds { "met" } else { "missed" };
-            Some(format!("; by the floor {} {}: {so}", three_digits(limit), self.case.unit))
+            Some(format!("; by the baseline {} {}: {so}", three_digits(limit), self.case.unit))
         };
         if met == Some(false) { scaled().unwrap_or_default() } else { String::new() }
     }
@@ -196,9 +196,9 @@ mod tests {
 
     #[test]
     fn a_bound_is_a_figure_of_the_same_run_times_a_factor() {
-        let floor = (FLOOR, &case::START, &[100.0][..]);
-        let met = |ours: f64| verdicts(&[(OURS, &case::START, &[ours]), floor], &case::START);
-        assert_eq!(met(135.0), [("≤ 1.35 × floor = 135 µs".to_owned(), Some(true))]);
+        let baseline = (BASELINE, &case::START, &[100.0][..]);
+        let met = |ours: f64| verdicts(&[(OURS, &case::START, &[ours]), baseline], &case::START);
+        assert_eq!(met(135.0), [("≤ 1.35 × baseline = 135 µs".to_owned(), Some(true))]);
         assert_eq!(met(136.0)[0].1, Some(false));
     }
 
@@ -212,15 +212,15 @@ mod tests {
 
     #[test]
     fn what_is_missed_is_also_held_against_what_the_machine_can_do() {
-        let met = |ours: f64, floor: f64| {
-            let rows = [(OURS, &case::PING_HOT, &[ours][..]), (FLOOR, &case::PING_HOT, &[floor][..])];
+        let met = |ours: f64, baseline: f64| {
+            let rows = [(OURS, &case::PING_HOT, &[ours][..]), (BASELINE, &case::PING_HOT, &[baseline][..])];
             verdicts(&rows, &case::PING_HOT).remove(0)
         };
         assert_eq!(met(0.7, 0.136), ("≤ 0.8 µs".to_owned(), Some(true)));
-        assert_eq!(met(0.9, 0.136), ("≤ 0.8 µs; by the floor 1.60 µs: met".to_owned(), Some(false)));
-        assert_eq!(met(0.9, 0.034), ("≤ 0.8 µs; by the floor 0.400 µs: missed".to_owned(), Some(false)));
-        let no_floor = verdicts(&[(OURS, &case::PING_HOT, &[0.9][..])], &case::PING_HOT);
-        assert_eq!(no_floor, [("≤ 0.8 µs".to_owned(), Some(false))]);
+        assert_eq!(met(0.9, 0.136), ("≤ 0.8 µs; by the baseline 1.60 µs: met".to_owned(), Some(false)));
+        assert_eq!(met(0.9, 0.034), ("≤ 0.8 µs; by the baseline 0.400 µs: missed".to_owned(), Some(false)));
+        let no_baseline = verdicts(&[(OURS, &case::PING_HOT, &[0.9][..])], &case::PING_HOT);
+        assert_eq!(no_baseline, [("≤ 0.8 µs".to_owned(), Some(false))]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::MetadataCommand;
 use clap::Args;
 use experiments::Machine;
-use faults::Line;
+use faults::Row;
 
 use crate::output::{complain, say};
 use crate::programs::{built, cargo_build};
@@ -43,7 +43,7 @@ pub struct Options {
     /// In how many rounds shared memory is overwritten at random
     #[arg(long, value_name = "N", default_value = "10000")]
     rounds: u64,
-    /// Only this part (points, kills, scribble, soak, large, peers), or this named point
+    /// Only this part (failpoints, random-kills, scribble, soak, large, peers), or this named point
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
     /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
@@ -71,7 +71,7 @@ struct Report {
     /// How the parts were run.
     scale: Scale,
     /// For each start method, in the order of [`METHODS`].
-    lines: [Vec<Line>; METHODS.len()],
+    lines: [Vec<Row>; METHODS.len()],
     comparison: Option<Comparison>,
 }
 
@@ -147,14 +147,14 @@ impl Scale {
 fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
     let Scale { times, kills, rounds, time, seeds } = scale;
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let points = words(&[&"points", &"--parent", &"--times", times]);
-    let random = words(&[&"kills", &"--count", kills, &"--seed", &options.seed]);
+    let points = words(&[&"failpoints", &"--parent", &"--times", times]);
+    let random = words(&[&"random-kills", &"--count", kills, &"--seed", &options.seed]);
     let scribble = words(&[&"scribble", &"--rounds", rounds, &"--seed", &options.seed]);
     let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
     Ok(match options.only.as_deref() {
         None => [points, random, scribble].into_iter().chain(soaks).collect(),
-        Some("points") => vec![points],
-        Some("kills") => vec![random],
+        Some("failpoints") => vec![points],
+        Some("random-kills") => vec![random],
         Some("scribble") => vec![scribble],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
@@ -163,7 +163,7 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (points, kills, scribble, soak, large, peers) and no point (such as child:started)"
+                "`{other}` is no part (failpoints, random-kills, scribble, soak, large, peers) and no point (such as child:started)"
             )
         }
     })
@@ -184,7 +184,7 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
 }
 
 /// Runs all parts under one start method, one after another; the soaks all at the same time.
-fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Line>> {
+fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Row>> {
     let (soaks, others): (Vec<_>, Vec<_>) = commands.iter().partition(|arguments| arguments[0] == "soak");
     let mut all = Vec::new();
     for arguments in others {
@@ -198,7 +198,7 @@ fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<V
         let runs: Vec<_> = soaks.into_iter().map(run).collect();
         for run in runs {
             for line in run.join().unwrap_or_else(|_| bail!("a thread has panicked"))? {
-                match all.iter_mut().find(|known: &&mut Line| known.is_about_the_same(&line)) {
+                match all.iter_mut().find(|known: &&mut Row| known.same_fault(&line)) {
                     Some(known) => known.add(line),
                     None => all.push(line),
                 }
@@ -208,7 +208,7 @@ fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<V
     })
 }
 
-fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Line>> {
+fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Row>> {
     let what = format!("`faults {}` under {method}", arguments.join(" "));
     let mut part = Command::new(program)
         .args(arguments)
@@ -224,7 +224,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Li
     let mut lines = Vec::new();
     for line in BufReader::new(output).lines() {
         let line = line?;
-        let line: Line = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
+        let line: Row = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
         for failure in &line.failures {
             complain(format_args!("{method}: {}: {failure}", line.fault));
         }
@@ -233,7 +233,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Li
     let status = part.wait()?;
     let failed = lines.iter().any(|line| !line.failures.is_empty());
     if !status.success() && !failed {
-        let mut line = Line::new(&arguments[0], what);
+        let mut line = Row::new(&arguments[0], what);
         line.fail(format!("it ends with {status}"));
         lines.push(line);
     }
@@ -263,8 +263,8 @@ mod tests {
         assert_eq!(
             commands_of(&["--quick"]).unwrap(),
             [
-                "points --parent --times 1",
-                "kills --count 300 --seed 1",
+                "failpoints --parent --times 1",
+                "random-kills --count 300 --seed 1",
                 "scribble --rounds 300 --seed 1",
                 "soak --for 30s --seed 1"
             ]
@@ -275,7 +275,7 @@ mod tests {
         );
         assert_eq!(
             commands_of(&["--only", "child:started"]).unwrap(),
-            ["points --parent --times 3 --only child:started"]
+            ["failpoints --parent --times 3 --only child:started"]
         );
         assert!(commands_of(&["--only", "everything"]).is_err());
     }

@@ -1,7 +1,7 @@
 //! Six lines of abuse: what this library makes of them, and what others do.
 //!
 //! Each is a run of a program that abuses its library, and prints what its caller saw as far as it knows it (see
-//! `faults::witness`). What it cannot say is seen from here: that it waits for ever, how long its processes outlive it.
+//! `faults::report`). What it cannot say is seen from here: that it waits for ever, how long its processes outlive it.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use experiments::measure::three_digits;
-use faults::witness::Said;
+use faults::report::Observation;
 use serde::Serialize;
 
 use crate::programs::{PEERS, build_peer, pinned, python};
@@ -31,12 +31,12 @@ const ABUSES: [(&str, &str); 6] = [
         LOCK_HOLDER_KILLED,
         "The holder of a lock (a queue's; in Python, a `Lock`) is killed (SIGKILL), and another process wants it",
     ),
-    (DEATH_AT_BIRTH, "Each worker dies (SIGKILL) in its initializer"),
+    (DEATH_AT_START, "Each worker dies (SIGKILL) in its initializer"),
 ];
 
 const PARENT_KILLED: &str = "parent-killed";
 const LOCK_HOLDER_KILLED: &str = "lock-holder-killed";
-const DEATH_AT_BIRTH: &str = "death-at-birth";
+const DEATH_AT_START: &str = "death-at-start";
 
 /// What has not come by then never comes: everything else takes some milliseconds, and tasks 3 s.
 const LIMIT: Duration = Duration::from_secs(8);
@@ -80,12 +80,12 @@ struct Contestant {
 /// Abuses all of them. `own` is the program `faults`, of an ordinary build.
 pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     let ours =
-        Contestant { name: OURS, program: own.to_owned(), arguments: vec!["abuse".into()], locks: true };
+        Contestant { name: OURS, program: own.to_owned(), arguments: vec!["peers".into()], locks: true };
     let mut contestants = vec![ours];
     let (mut versions, mut notes) = (Vec::new(), Vec::new());
     match python() {
         Some((python, version)) => {
-            let script = root.join(PEERS).join("python_abuse.py").display().to_string();
+            let script = root.join(PEERS).join("python_faults.py").display().to_string();
             for (name, kind, locks) in
                 [("Python Pool", "Pool", true), ("Python ProcessPoolExecutor", "Executor", false)]
             {
@@ -96,7 +96,7 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
         }
         None => notes.push("Python's pools are skipped: there is no python3 on this machine".to_owned()),
     }
-    match build_peer(root, target, "procspawn-abuse") {
+    match build_peer(root, target, "procspawn-faults") {
         Ok(program) => {
             contestants.push(Contestant { name: "procspawn", program, arguments: vec![], locks: false });
             let manifest = fs::read_to_string(root.join(PEERS).join("Cargo.toml"))?;
@@ -170,7 +170,7 @@ fn cell(row: &Row) -> String {
 /// How a run went, as it is seen from here.
 struct Observed {
     /// What it has said, as far as it came.
-    said: Said,
+    said: Observation,
     /// The last of its complaints.
     complaint: Option<String>,
     /// How it ended; none if it was made to.
@@ -216,19 +216,29 @@ fn run_one(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row>
 }
 
 /// The lines that a program printed, taken together.
-fn all_said(lines: &str) -> Result<Said> {
-    let mut all = Said::default();
+fn all_said(lines: &str) -> Result<Observation> {
+    let mut all = Observation::default();
     for line in lines.lines() {
-        let Said { saw, seconds, usable } =
+        let Observation { saw, seconds, usable } =
             serde_json::from_str(line).with_context(|| format!("it says {line:?}"))?;
-        all = Said { saw: saw.or(all.saw), seconds: seconds.or(all.seconds), usable: usable.or(all.usable) };
+        all = Observation {
+            saw: saw.or(all.saw),
+            seconds: seconds.or(all.seconds),
+            usable: usable.or(all.usable),
+        };
     }
     Ok(all)
 }
 
 fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
-    let Observed { said: Said { saw, seconds, usable }, complaint, ending, present, outliving, lived_on } =
-        seen;
+    let Observed {
+        said: Observation { saw, seconds, usable },
+        complaint,
+        ending,
+        present,
+        outliving,
+        lived_on,
+    } = seen;
     let [left, late] = outliving;
     let mut row = Row {
         abuse: abuse.to_owned(),
@@ -262,7 +272,7 @@ fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
         }
         (Some(saw), Some(_)) => saw,
     };
-    if abuse == DEATH_AT_BIRTH {
+    if abuse == DEATH_AT_START {
         let _ = write!(row.saw, "; workers started: {present}");
     }
     row

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use faults::Line;
+use faults::Row;
 
 use super::peers::Comparison;
 use super::table::{HEADINGS, cells};
@@ -14,7 +14,7 @@ use super::{METHODS, Report, Scale};
 /// The parts of the suite, and what each does.
 const PARTS: [(&str, &str, &str); 5] = [
     (
-        "points",
+        "failpoints",
         "Every step of every protocol",
         "The library has named points at the steps of its protocols, compiled in for this suite only. Scenarios that \
          know what must come out come through all of them. At each point a process is killed, and stopped for a while, \
@@ -22,7 +22,7 @@ const PARTS: [(&str, &str, &str); 5] = [
          Then: exactly the task that was running has failed, if one was; every other item has come once, and is right; \
          the same works again; and the process has the descriptors, mappings and children that it had before.",
     ),
-    ("kills", "Random kills", "Processes are killed at random instants while they work."),
+    ("random-kills", "Random kills", "Processes are killed at random instants while they work."),
     (
         "scribble",
         "Overwritten memory",
@@ -97,7 +97,7 @@ fn beside_others(page: &mut String, comparison: &Comparison) -> Result<()> {
     Ok(())
 }
 
-fn section(page: &mut String, method: &str, lines: &[&Line]) -> Result<()> {
+fn section(page: &mut String, method: &str, lines: &[&Row]) -> Result<()> {
     let (times, survived) =
         lines.iter().fold((0, 0), |(times, survived), line| (times + line.times, survived + line.survived));
     writeln!(page, "Under `{method}`, **{survived} of {times} survived**.\n")?;
@@ -122,11 +122,11 @@ mod tests {
 
     #[test]
     fn the_page_has_every_line_and_every_failure() {
-        let mut line = Line::new("points", "child:started killed");
+        let mut line = Row::new("failpoints", "child:started killed");
         line.places = 2;
-        line.survive(Some(1.5));
-        line.survive(Some(0.5));
-        let mut other = Line::new("kills", "a worker");
+        line.passed(Some(1.5));
+        line.passed(Some(0.5));
+        let mut other = Row::new("random-kills", "a worker");
         other.fail("it hangs".to_owned());
         let scale =
             Scale { times: 5, kills: 10_000, rounds: 500, time: "10m".to_owned(), seeds: vec![1, 2, 3] };

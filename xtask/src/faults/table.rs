@@ -2,7 +2,7 @@
 
 use console::{Alignment, measure_text_width, pad_str, style};
 use experiments::measure::three_digits;
-use faults::Line;
+use faults::Row;
 
 use super::peers::Comparison;
 use super::{METHODS, Report};
@@ -62,7 +62,7 @@ fn show_comparison(comparison: &Comparison) {
 }
 
 /// A line in words.
-pub(super) fn cells(line: &Line) -> [String; HEADINGS.len()] {
+pub(super) fn cells(line: &Row) -> [String; HEADINGS.len()] {
     [
         line.fault.clone(),
         line.places.to_string(),

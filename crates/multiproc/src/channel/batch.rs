@@ -1,4 +1,4 @@
-//! Messages that are sent together, or have been received together.
+//! A batch: messages that are sent together, or were received together, as one run of frames.
 
 use std::ops::Range;
 
@@ -7,24 +7,25 @@ use crate::error::Result;
 use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
 use crate::ipc::wire::{self, Travels};
 
-/// Messages without descriptors, as frames: so they go into a ring in one piece.
+/// Messages without descriptors, encoded as frames, so that they are copied into a ring at once.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     frames: Vec<u8>,
     count: u32,
-    /// Where in `frames` the bytes of the last message are. Only that one can be too long for a frame.
+    /// Where in `frames` the bytes of the last message are. Only the last message can be too long for a
+    /// frame.
     last: Range<usize>,
 }
 
-/// What a frame is that is a message, and nothing else.
+/// The kind of a frame that is a message and nothing else.
 pub(crate) const PLAIN: u32 = 0;
 
-/// How many messages make a batch, or how many bytes.
-const ITEMS: u32 = 1024;
-const BYTES: usize = 64 * 1024;
+/// A batch of this many messages, or of this many bytes, is complete.
+const MAX_ITEMS: u32 = 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 impl Batch {
-    /// Adds an item; on an error, nothing.
+    /// Adds an item. After an error the batch is as before.
     #[inline]
     pub(crate) fn push<T: Travels>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
@@ -55,28 +56,27 @@ impl Batch {
         Ok(())
     }
 
-    /// Whether it is to be sent before anything else is added.
+    /// Whether the batch must be sent before more is added.
     #[inline]
     pub(crate) fn is_complete(&self) -> bool {
-        self.count >= ITEMS || self.frames.len() >= BYTES
+        self.count >= MAX_ITEMS || self.frames.len() >= MAX_BYTES
     }
 
-    /// The frames of all messages but the last, how many these are, and the last.
+    /// The frames of all messages but the last, their number, and the last message.
     pub(crate) fn split_last(&self) -> Option<(&[u8], u32, &[u8])> {
         let before = self.count.checked_sub(1)?;
         Some((&self.frames[..self.last.start - FRAME_HEAD], before, &self.frames[self.last.clone()]))
     }
 
-    /// Gives up all messages.
     pub(crate) fn clear(&mut self) {
         self.frames.clear();
         self.count = 0;
     }
 
-    /// What was [added](Self::add), from the first to the last.
-    pub(crate) fn map<R>(&self, mut give: impl FnMut(&[u8]) -> R) -> Vec<R> {
+    /// Maps the messages, in the order in which they were [added](Self::add).
+    pub(crate) fn map<R>(&self, mut convert: impl FnMut(&[u8]) -> R) -> Vec<R> {
         let mut frames = Frames::frame_size(&self.frames[..]);
-        std::iter::from_fn(|| frames.next().map(|(_, bytes)| give(bytes))).collect()
+        std::iter::from_fn(|| frames.next().map(|(_, bytes)| convert(bytes))).collect()
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_message_can_be_told_from_those_before_it() {
+    fn the_last_message_is_split_off() {
         let mut batch = Batch::default();
         assert!(batch.split_last().is_none());
         for text in ["one", "two", "three"] {
@@ -103,15 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_complete_by_items_or_by_bytes() {
+    fn a_batch_is_complete_by_items_or_by_bytes() {
         let mut batch = Batch::default();
-        for _ in 0..ITEMS {
+        for _ in 0..MAX_ITEMS {
             assert!(!batch.is_complete());
             batch.push(&1_u64).unwrap();
         }
         assert!(batch.is_complete());
         batch.clear();
-        batch.add(&vec![1; BYTES]);
+        batch.add(&vec![1; MAX_BYTES]);
         assert!(batch.is_complete());
     }
 }

@@ -1,4 +1,5 @@
-//! A channel whose memory another process has written over. Only the locks are left out, which are the C library's.
+//! A channel whose shared memory a faulty process has overwritten, but for the locks, which belong to the C
+//! library.
 
 use std::time::Duration;
 
@@ -11,106 +12,111 @@ use crate::channel::endpoint::SCRATCH;
 use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
-/// The words of a side's area that are not its lock: the size of that is less than where they begin.
+/// Words of a side's area behind its lock.
 const WORDS: [usize; 9] = [48, 56, 64, 72, SCRATCH[0], SCRATCH[2] / 8 * 8, 128, 136, 256 + 48];
-/// Where each side says how far it has come.
-const MARKS: [usize; 2] = [128, 256 + 128];
+/// The position of each side.
+const POSITIONS: [usize; 2] = [128, 256 + 128];
 
-fn overwrite(pages: &SharedMemory, place: usize, word: u64) {
-    pages.word64(place).store(word, Relaxed);
+fn overwrite(memory: &SharedMemory, offset: usize, word: u64) {
+    memory.word64(offset).store(word, Relaxed);
 }
 
 proptest! {
     #![proptest_config(cases(200))]
 
-    /// What comes out is bounded, and after as many errors as there may be frames, all is quiet: nobody goes in circles.
+    /// The bytes received are bounded, and after at most as many errors as frames fit into the ring, it is
+    /// empty.
     #[test]
-    fn whatever_the_memory_holds_receiving_comes_to_an_end(
-        marks in any_words(64 * 1024),
+    fn receiving_from_overwritten_memory_ends(
+        positions in any_words(64 * 1024),
         words in vec((any::<prop::sample::Index>(), any_word()), 0..4),
         bytes in any_bytes(4096),
         ancillary in vec((any_word(), vec(any::<u8>(), 0..3)), 0..3),
         max in prop_oneof![Just(1), Just(u32::MAX)],
     ) {
         let (sender, receiver) = channel();
-        let pages = receiver.pages();
-        for (number, choice) in ancillary {
-            let lent = descriptors(&choice);
-            let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-            sender.send_ancillary(number % 20, &lent, Deadline::now()).unwrap();
+        let memory = receiver.end().memory();
+        for (sequence, choice) in ancillary {
+            let owned = descriptors(&choice);
+            let borrowed: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
+            sender.send_ancillary(sequence % 20, &borrowed, Deadline::now()).unwrap();
         }
-        pages.write(HEADER + usize::try_from(marks[0] % (60 * 1024)).unwrap() / 8 * 8, &bytes);
-        for (place, word) in words {
-            overwrite(pages, *place.get(&WORDS), word);
+        memory.write(HEADER + usize::try_from(positions[0] % (60 * 1024)).unwrap() / 8 * 8, &bytes);
+        for (offset, word) in words {
+            overwrite(memory, *offset.get(&WORDS), word);
         }
-        overwrite(pages, MARKS[1], marks[0]);
-        overwrite(pages, MARKS[0], marks[1]);
-        let mut shown = 0;
+        overwrite(memory, POSITIONS[1], positions[0]);
+        overwrite(memory, POSITIONS[0], positions[1]);
+        let mut received_bytes = 0;
         for round in 0..=64 * 1024 / 8 + 2 {
             assert!(round <= 64 * 1024 / 8, "there is always more");
-            let received = receiver.receive(max, Deadline::now(), |bytes| shown += bytes.len());
+            let received = receiver.receive(max, Deadline::now(), |bytes| received_bytes += bytes.len());
             if let Ok(Received::TimedOut) = received {
                 break;
             }
         }
-        prop_assert!(shown <= 2 * 64 * 1024);
-        // Only the note of how far the senders had come may still be wrong, and they look when there is no room.
+        prop_assert!(received_bytes <= 2 * 64 * 1024);
+        // Only the senders' cached position may still be wrong; it is refreshed when there is no room.
         prop_assert_eq!(receiver.0.endpoint.len(), 0);
-        let _ = sender.send(Message::plain(b"sense"), Deadline::now(), &mut 0);
+        let _ = sender.send(Message::without_fds(b"sense"), Deadline::now(), &mut 0);
     }
 
     #[test]
-    fn whatever_the_memory_holds_sending_is_done_or_refused(
-        marks in any_words(64 * 1024),
+    fn sending_into_overwritten_memory_succeeds_or_fails(
+        positions in any_words(64 * 1024),
         words in vec((any::<prop::sample::Index>(), any_word()), 0..4),
         length in prop_oneof![0..300_usize, Just(40_000), Just(200_000)],
     ) {
         let (sender, receiver) = channel();
-        let pages = receiver.pages();
-        for (place, word) in words {
-            overwrite(pages, *place.get(&WORDS), word);
+        let memory = receiver.end().memory();
+        for (offset, word) in words {
+            overwrite(memory, *offset.get(&WORDS), word);
         }
-        overwrite(pages, MARKS[1], marks[0]);
-        overwrite(pages, MARKS[0], marks[1]);
+        overwrite(memory, POSITIONS[1], positions[0]);
+        overwrite(memory, POSITIONS[0], positions[1]);
         let bytes = vec![7; length];
         for _ in 0..3 {
-            let _ = sender.send(Message::plain(&bytes), Deadline::now(), &mut 0);
+            let _ = sender.send(Message::without_fds(&bytes), Deadline::now(), &mut 0);
         }
-        let handle = SharedFd::from(descriptors(&[0]).remove(0));
-        let with_descriptor = Message { bytes: &bytes, descriptors: &[handle] };
+        let fd = SharedFd::from(descriptors(&[0]).remove(0));
+        let with_descriptor = Message { bytes: &bytes, descriptors: &[fd] };
         let _ = sender.send(with_descriptor, Deadline::now(), &mut 0);
-        sender.len();
+        sender.end().len();
     }
 
     #[test]
-    fn companions_are_found_or_are_an_error(kind in 0..4_u32, frame in any_bytes(24), choice in vec(any::<u8>(), 0..4)) {
+    fn a_packet_is_found_or_is_an_error(
+        kind in 0..4_u32,
+        frame in any_bytes(24),
+        choice in vec(any::<u8>(), 0..4),
+    ) {
         let (sender, receiver) = channel();
-        let lent = descriptors(&choice);
-        let lent: Vec<_> = lent.iter().map(AsFd::as_fd).collect();
-        let number = frame.first_chunk().copied().map_or(7, u64::from_ne_bytes);
-        sender.send_ancillary(number, &lent, Deadline::now()).unwrap();
+        let owned = descriptors(&choice);
+        let borrowed: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
+        let sequence = frame.first_chunk().copied().map_or(7, u64::from_ne_bytes);
+        sender.send_ancillary(sequence, &borrowed, Deadline::now()).unwrap();
         if let Ok(Received::Whole(bytes, _)) = receiver.find(kind, &frame) {
-            prop_assert!(bytes.len() <= 5000, "the largest that was lent");
+            prop_assert!(bytes.len() <= 5000, "the largest that was sent");
         }
     }
 }
 
-/// It would have been received 4 billion times.
+/// Else it would be received 4 billion times.
 #[test]
 fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     let (_sending, receiver) = channel();
-    overwrite(receiver.pages(), MARKS[0], u64::from(u32::MAX) << 32 | 64);
-    let mut shown = 0;
-    let received = receiver.receive(u32::MAX, Deadline::now(), |_| shown += 1);
-    assert!(received.unwrap_err().is_codec() && shown == 0);
+    overwrite(receiver.end().memory(), POSITIONS[0], u64::from(u32::MAX) << 32 | 64);
+    let mut count = 0;
+    let received = receiver.receive(u32::MAX, Deadline::now(), |_| count += 1);
+    assert!(received.unwrap_err().is_codec() && count == 0);
     assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
 }
 
-/// It would have been received again and again.
+/// Else it would be received again and again.
 #[test]
-fn bytes_without_a_frame_are_passed_over() {
+fn bytes_without_a_frame_are_skipped() {
     let (_sending, receiver) = channel();
-    overwrite(receiver.pages(), MARKS[0], 64);
+    overwrite(receiver.end().memory(), POSITIONS[0], 64);
     assert!(receiver.receive(1, Deadline::now(), |_| panic!("there is nothing")).unwrap_err().is_codec());
     assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
 }
@@ -118,9 +124,9 @@ fn bytes_without_a_frame_are_passed_over() {
 #[test]
 fn a_sender_does_not_wait_for_receivers_that_are_ahead_of_it() {
     let (sender, receiver) = channel();
-    overwrite(receiver.pages(), MARKS[1], 5 << 32 | 0x1388);
+    overwrite(receiver.end().memory(), POSITIONS[1], 5 << 32 | 0x1388);
     let mut sent = 0;
-    let deadline = Deadline::after(Duration::from_secs(30)); // it is not waited for
-    let refused = sender.send(Message::plain(b"x"), deadline, &mut sent).unwrap_err();
+    let deadline = Deadline::after(Duration::from_secs(30)); // not reached
+    let refused = sender.send(Message::without_fds(b"x"), deadline, &mut sent).unwrap_err();
     assert!(refused.is_codec() && sent == 0, "{refused}");
 }

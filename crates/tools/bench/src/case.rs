@@ -7,15 +7,15 @@ pub struct Case {
     pub workload: &'static str,
     pub title: &'static str,
     pub unit: &'static str,
-    pub better: Better,
+    pub better: Direction,
     /// Longer ones are not repeated more often than this.
     pub most_rounds: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    Less,
-    More,
+pub enum Direction {
+    LowerIsBetter,
+    HigherIsBetter,
 }
 
 /// The workloads, each of one picture.
@@ -107,11 +107,11 @@ pub fn find(id: &str) -> Option<&'static Case> {
 }
 
 const fn less(id: &'static str, workload: &'static str, title: &'static str, unit: &'static str) -> Case {
-    Case { id, workload, title, unit, better: Better::Less, most_rounds: usize::MAX }
+    Case { id, workload, title, unit, better: Direction::LowerIsBetter, most_rounds: usize::MAX }
 }
 
 const fn more(id: &'static str, workload: &'static str, title: &'static str, unit: &'static str) -> Case {
-    Case { better: Better::More, ..less(id, workload, title, unit) }
+    Case { better: Direction::HigherIsBetter, ..less(id, workload, title, unit) }
 }
 
 const fn heavy(id: &'static str, title: &'static str, unit: &'static str) -> Case {

@@ -1,7 +1,7 @@
-//! The library and the floor under it, as contestants of `cargo xtask bench`.
+//! The library and the baseline under it, as contestants of `cargo xtask bench`.
 
-mod floor;
-mod ours;
+mod baseline;
+mod library;
 
 use std::process::ExitCode;
 
@@ -9,9 +9,9 @@ use bench::program;
 
 fn main() -> ExitCode {
     multiproc::init();
-    if let Some(code) = ours::fresh() {
+    if let Some(code) = library::fresh() {
         return code;
     }
-    let entries: Vec<_> = floor::entries().into_iter().chain(ours::entries()).collect();
+    let entries: Vec<_> = baseline::entries().into_iter().chain(library::entries()).collect();
     program::run(&entries)
 }

@@ -1,4 +1,4 @@
-//! How time is taken: many repetitions, and the one in the middle.
+//! How time is taken: many repetitions, and the one in the median.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -36,18 +36,19 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// How many calls are timed together when they come back to back, so that reading the clock does not count.
 const TOGETHER: u32 = 10;
 
-/// The middle of some hundred calls, as far as the time allows, each timed by itself. In microseconds.
+/// The median of some hundred calls, as far as the time allows, each timed by itself. In microseconds.
 pub fn repeated(effort: Effort, times: usize, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     micros(&series(effort, effort.times(times), || timed(&mut call).map(|(time, ())| time))?)
 }
 
-/// The middle of thousands of calls, one right after the other. In microseconds.
+/// The median of thousands of calls, one right after the other. In microseconds.
 pub fn back_to_back(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let ten = || Ok(timed(|| (0..TOGETHER).try_for_each(|_| call()))?.0 / TOGETHER);
     micros(&series(effort, effort.times(2_000), ten)?)
 }
 
-/// The middle of some hundred calls with a pause before each, in which caller and called fall asleep. In microseconds.
+/// The median of some hundred calls with a pause before each, in which caller and called fall asleep. In
+/// microseconds.
 pub fn from_sleep(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let one = || {
         thread::sleep(PAUSE);
@@ -56,8 +57,9 @@ pub fn from_sleep(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Resul
     micros(&series(effort, effort.times(300), one)?)
 }
 
-/// The rate of a piece of work that is done several times over, by the middle time: `amount` of it a microsecond, which
-/// is millions of items a second. Each time, what came of it is checked, which does not count.
+/// The rate of a piece of work that is done several times over, by the median time: `amount` of it a
+/// microsecond, which is millions of items a second. Each time, what came of it is checked, which does not
+/// count.
 pub fn rate<T>(
     effort: Effort,
     amount: f64,
@@ -72,7 +74,8 @@ pub fn rate<T>(
     Ok(Measured { value: amount / time.value, ..time })
 }
 
-/// The middle of some runs of this program, each of which prints how many microseconds it has taken. In milliseconds.
+/// The median of some runs of this program, each of which prints how many microseconds it has taken. In
+/// milliseconds.
 pub fn cold(effort: Effort, arguments: &[&str]) -> Result<Measured> {
     let program = env::current_exe()?;
     let once = || {
@@ -107,14 +110,14 @@ fn series(effort: Effort, times: usize, mut one: impl FnMut() -> Result<Duration
 }
 
 fn micros(durations: &[Duration]) -> Result<Measured> {
-    let value = middle(durations.iter().map(|duration| duration.as_secs_f64() * 1e6).collect())?;
-    Ok(Measured::new(value).with(format!("middle of {}", durations.len())))
+    let value = median(durations.iter().map(|duration| duration.as_secs_f64() * 1e6).collect())?;
+    Ok(Measured::new(value).with(format!("median of {}", durations.len())))
 }
 
-/// The value in the middle; of an even number of them, the mean of the two there.
-pub fn middle(mut values: Vec<f64>) -> Result<f64> {
+/// The value in the median; of an even number of them, the mean of the two there.
+pub fn median(mut values: Vec<f64>) -> Result<f64> {
     if values.is_empty() {
-        bail!("there is no middle of nothing");
+        bail!("there is no median of nothing");
     }
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
@@ -151,10 +154,10 @@ mod tests {
 
     #[test]
     fn the_middle_is_not_moved_by_an_outlier() {
-        let is_3 = |values| (middle(values).unwrap() - 3.0).abs() < 1e-9;
+        let is_3 = |values| (median(values).unwrap() - 3.0).abs() < 1e-9;
         assert!(is_3(vec![3.0, 900.0, 2.0, 4.0, 1.0]));
         assert!(is_3(vec![4.0, 1.0, 900.0, 2.0]));
-        assert!(middle(vec![]).is_err());
+        assert!(median(vec![]).is_err());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Streams of messages that number themselves, so that one that is lost, doubled, torn or out of order is noticed.
+//! Streams of messages that number themselves, so that one that is lost, doubled, torn or out of order is
+//! noticed.
 
 use std::time::{Duration, Instant};
 

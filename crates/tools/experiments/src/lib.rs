@@ -1,18 +1,19 @@
-//! Claims that a program checks on the machine it runs on: what the programs of questions 1, 2 and 4 share.
+//! Claims that a program measures on the reader's machine: what the measuring programs of questions 1, 2 and 4 share.
 //!
-//! Such a program is a list of [`Claim`]s, which [`run`] checks one after another. It prints a table of them (or JSON),
-//! shows on a terminal which one it is at, and draws the figures where `--plot` asks for it.
+//! Such a program is a list of [`Experiment`]s, which [`run`] runs one after another. It prints a table of them (or
+//! JSON), shows its progress on a terminal, and draws the figures if `--plot` asks for it.
 //!
-//! - [`Finding`] is what checking a claim gives: whether it holds, the figure that says so, points for a [`Chart`].
-//! - [`measure`] takes times and shows them; [`memory`] looks up what a process occupies.
-//! - [`Machine`] says what it was measured on.
-//! - [`work`] is something to compute, of any length.
-//! - [`crash`] brings a process down in the ways that a bug or a C library does, and leaves no trace of it.
+//! - [`Finding`] is the result of an experiment: whether the claim holds, the figure that says so, points for a [`Chart`].
+//! - [`measure`] takes times and formats them; [`memory`] reads what a process occupies.
+//! - [`Machine`] describes the machine.
+//! - [`work`] computes for a given time.
+//! - [`crash`] ends a process as a bug or a C library does, without a core file or a message.
 
 #![warn(missing_docs)]
 
 mod chart;
-mod claim;
+mod experiment;
+mod load;
 mod machine;
 mod options;
 mod picture;
@@ -25,6 +26,6 @@ pub mod memory;
 pub mod work;
 
 pub use chart::{At, Chart};
-pub use claim::{Claim, Finding};
+pub use experiment::{Experiment, Finding};
 pub use machine::Machine;
 pub use options::run;

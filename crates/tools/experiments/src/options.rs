@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use tempfile::NamedTempFile;
 
-use crate::claim::Claim;
+use crate::experiment::Experiment;
 use crate::report::{Report, Verdict};
 use crate::{picture, table};
 
@@ -28,17 +28,17 @@ enum Format {
     Json,
 }
 
-/// The whole of a program that checks claims: reads the command line, checks, prints, draws. Blocks until then.
+/// The whole of a measuring program: reads the command line, runs the experiments, prints, draws. Blocks until then.
 ///
 /// `about` is what `--help` says first. A claim that does not hold is a result like any other; the exit code is 1 only
-/// when one could not be checked. A wrong command line ends the program with exit code 2.
+/// when an experiment failed. A wrong command line ends the program with exit code 2.
 ///
 /// # Errors
 /// When the picture cannot be written, which is found out before anything is measured, or standard output cannot.
-pub fn run(about: &'static str, claims: &[Claim]) -> Result<ExitCode> {
+pub fn run(about: &'static str, experiments: &[Experiment]) -> Result<ExitCode> {
     let options = Options::of_command_line(about);
     let plot = options.plot.as_deref().map(Plot::prepare).transpose()?;
-    let report = Report::of(claims)?;
+    let report = Report::of(experiments)?;
     let text = match options.format {
         Format::Human => table::render(&report, table::Paper::of_stdout()),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -50,7 +50,7 @@ pub fn run(about: &'static str, claims: &[Claim]) -> Result<ExitCode> {
 
 impl Options {
     fn of_command_line(about: &'static str) -> Self {
-        let command = Self::augment_args(Command::new("claims").about(about));
+        let command = Self::augment_args(Command::new("experiments").about(about));
         let matches = command.get_matches(); // usage lines show the program's name, not this one
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }

@@ -64,7 +64,7 @@ fn stacked(checked: &Checked, verdict_style: Style) -> String {
 fn style(checked: &Checked, paper: Paper) -> Style {
     match checked.verdict {
         Verdict::Holds => plain(paper).green(),
-        Verdict::DoesNotHold => plain(paper).yellow().bold(),
+        Verdict::DoesNotHold | Verdict::TooBusy => plain(paper).yellow().bold(),
         Verdict::NotMeasured => plain(paper).red().bold(),
     }
 }

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-static CAME: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on it does not end the program.
-pub(crate) fn heed() -> Result<()> {
-    Ok(ctrlc::set_handler(|| CAME.store(true, Ordering::Relaxed))?)
+pub(crate) fn install() -> Result<()> {
+    Ok(ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))?)
 }
 
-pub(crate) fn came() -> bool {
-    CAME.load(Ordering::Relaxed)
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// As [`came`], after a failure: a terminal interrupts the children, too, and theirs may be seen first.
-pub(crate) fn comes() -> bool {
+/// As [`interrupted`], after a failure: a terminal interrupts the children, too, and theirs may be seen
+/// first.
+pub(crate) fn interrupted_soon() -> bool {
     thread::sleep(Duration::from_millis(100));
-    came()
+    interrupted()
 }

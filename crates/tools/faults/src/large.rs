@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use faults::Line;
+use faults::Row;
 use multiproc::{Pool, Process, queue};
 
 /// So many copies of a value can be in memory at one time.
@@ -29,7 +29,7 @@ const CASES: [Case; 5] = [
 pub(crate) fn run() -> Result<bool> {
     let mut good = true;
     for Case { name, length, fetch } in CASES {
-        let mut line = Line::new("large", name);
+        let mut line = Row::new("large", name);
         line.places = 1;
         if available()? < COPIES * length {
             line.fault.push_str(" (not tried: there is not enough memory)");
@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<bool> {
             let begun = Instant::now();
             match fetch(length) {
                 Ok(bytes) if is_whole(&bytes, length) => {
-                    line.survive(Some(begun.elapsed().as_secs_f64() * 1e3));
+                    line.passed(Some(begun.elapsed().as_secs_f64() * 1e3));
                 }
                 Ok(_) => line.fail("it is torn".to_owned()),
                 Err(error) => line.fail(error.to_string()),

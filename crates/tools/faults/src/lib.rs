@@ -3,7 +3,7 @@
 // A program either works or ends with the error's own words: there is nobody else to tell.
 #![allow(clippy::missing_errors_doc)]
 
-pub mod witness;
+pub mod report;
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// What came of one kind of fault. A program prints each as JSON on a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Line {
+pub struct Row {
     /// The part of the suite: `points`, `kills`, `scribble` or `soak`.
     pub part: String,
     /// What was done, and to whom.
@@ -29,7 +29,7 @@ pub struct Line {
     pub failures: Vec<String>,
 }
 
-impl Line {
+impl Row {
     /// A line for what has not happened yet.
     pub fn new(part: &str, fault: impl Into<String>) -> Self {
         Self {
@@ -44,14 +44,14 @@ impl Line {
     }
 
     /// One time more that it was survived, settled after so many milliseconds.
-    pub fn survive(&mut self, worst: Option<f64>) {
+    pub fn passed(&mut self, worst: Option<f64>) {
         self.times += 1;
         self.survived += 1;
         self.worst = self.worst.into_iter().chain(worst).reduce(f64::max);
     }
 
     /// Several times more that it was survived, all settled after this time.
-    pub fn survive_all(&mut self, times: u64, worst: Option<Duration>) {
+    pub fn passed_all(&mut self, times: u64, worst: Option<Duration>) {
         self.times += times;
         self.survived += times;
         self.worst =
@@ -65,7 +65,7 @@ impl Line {
     }
 
     /// Whether another line is about the same fault.
-    pub fn is_about_the_same(&self, other: &Self) -> bool {
+    pub fn same_fault(&self, other: &Self) -> bool {
         (&self.part, &self.fault) == (&other.part, &other.fault)
     }
 

@@ -1,18 +1,18 @@
-//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with the points at
-//! which it strikes, and runs all of them.
+//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with
+//! the points at which it strikes, and runs all of them.
 
-mod abuse;
+mod event_log;
 mod interrupt;
-mod ledger;
-mod possessions;
-mod traffic;
-mod victim;
+mod peers;
+mod resources;
+mod target;
 mod watchdog;
+mod workload;
 
-mod kills;
-mod large;
 #[cfg(multiproc_faults)]
-mod points;
+mod failpoints;
+mod large;
+mod random_kills;
 mod scribble;
 mod soak;
 
@@ -27,16 +27,16 @@ fn main() -> ExitCode {
     let _ = set_pdeathsig(Signal::SIGINT); // it ends with who has started it, as with Ctrl-C
     let good = match Arguments::parse().part {
         Part::Soak(options) => soak::run(&options),
-        Part::Kills(options) => kills::run(&options),
+        Part::RandomKills(options) => random_kills::run(&options),
         Part::Large => large::run(),
         Part::Scribble(options) => scribble::run(&options),
         #[cfg(multiproc_faults)]
-        Part::Points(options) => points::run(&options),
+        Part::Failpoints(options) => failpoints::run(&options),
         #[cfg(not(multiproc_faults))]
-        Part::Points => {
+        Part::Failpoints => {
             Err(anyhow::anyhow!("this program is built without the points: run `cargo xtask faults`"))
         }
-        Part::Abuse { abuse } => abuse::run(abuse),
+        Part::Peers { fault } => peers::run(fault),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,
@@ -57,7 +57,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Part {
     /// Kill at random instants
-    Kills(kills::Options),
+    RandomKills(random_kills::Options),
     /// Hand over values of some gigabytes
     Large,
     /// Overwrite shared memory at random, while it is used
@@ -66,10 +66,10 @@ enum Part {
     Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(multiproc_faults)]
-    Points(points::Options),
+    Failpoints(failpoints::Options),
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(not(multiproc_faults))]
-    Points,
+    Failpoints,
     /// Do to the library what `cargo xtask faults --peers` also does to others, and say what its caller saw
-    Abuse { abuse: abuse::Abuse },
+    Peers { fault: peers::Fault },
 }

@@ -1,8 +1,8 @@
 //! Memory that processes share is overwritten at random, while they use it.
 //!
-//! A thread of the parent writes into every page that it shares with others, which is what any of them could do. No
-//! particular value must come out meanwhile. But every call ends, with a value or an error; the parent goes on;
-//! and what it makes afterwards works as ever.
+//! A thread of the parent writes into every page that it shares with others, which is what any of them could
+//! do. No particular value must come out meanwhile. But every call ends, with a value or an error; the parent
+//! goes on; and what it makes afterwards works as ever.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use faults::Line;
+use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use multiproc::{Connection, Pool, Process, pipe, queue};
 use tests::scribble::{Random, Scribbler, Where, mappings};
 
 use crate::interrupt;
-use crate::possessions::Possessions;
+use crate::resources::ResourceSnapshot;
 use crate::watchdog::Watchdog;
 
 #[derive(Args)]
@@ -56,26 +56,26 @@ const WORDS: u64 = 1024;
 /// How often a start may fail afterwards, until all that was damaged has been replaced.
 const MOST_FAILURES: u32 = 20;
 /// After so many rounds the process must have what it had before.
-const BETWEEN_LOOKS: u64 = 200;
+const CHECK_INTERVAL: u64 = 200;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let again = format!("cargo xtask faults --seed {seed} --only scribble");
     eprintln!("scribble with `{again}`");
-    interrupt::heed()?;
+    interrupt::install()?;
     let is_wanted = |work: &&Work| options.work.as_ref().is_none_or(|text| work.name.contains(text.as_str()));
     // Where each child is a program of its own, there is no fork server.
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
     let is_of_other_method = |work: &&Work| spawns && work.name.contains("the fork server");
     let works: Vec<_> = WORKS.iter().filter(is_wanted).filter(|work| !is_of_other_method(work)).collect();
     ensure!(!works.is_empty(), "there is no such work");
-    let lines: Vec<_> = works.iter().map(|work| Line::new("scribble", work.name)).collect();
+    let lines: Vec<_> = works.iter().map(|work| Row::new("scribble", work.name)).collect();
     let lines = Arc::new(Mutex::new(lines));
-    let watchdog = Watchdog::new(1, tell_of_hang(Arc::clone(&lines), again.clone()))?;
-    let before = Possessions::once_all_is_kept()?;
+    let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
+    let before = ResourceSnapshot::after_warm_up()?;
     let bar = progress(options.rounds);
     for number in 0..options.rounds {
-        if interrupt::came() {
+        if interrupt::interrupted() {
             break;
         }
         let kind = usize::try_from(number)? % works.len();
@@ -83,28 +83,28 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         watchdog.note(0, Some(name.clone()));
         let begun = Instant::now();
         let mut ended = round(works[kind], seed.wrapping_add(number));
-        if number % BETWEEN_LOOKS == 0 {
-            ended = ended.and_then(|()| before.await_return());
+        if number % CHECK_INTERVAL == 0 {
+            ended = ended.and_then(|()| before.wait_until_restored());
         }
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         match ended {
-            Ok(()) => lines[kind].survive(Some(begun.elapsed().as_secs_f64() * 1e3)),
+            Ok(()) => lines[kind].passed(Some(begun.elapsed().as_secs_f64() * 1e3)),
             Err(error) => lines[kind].fail(format!("{name}: {error:#}; again with `{again}`")),
         }
         bar.inc(1);
     }
     let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-    lines.iter().for_each(Line::print);
+    lines.iter().for_each(Row::print);
     Ok(lines.iter().all(|line| line.failures.is_empty()))
 }
 
-fn tell_of_hang(lines: Arc<Mutex<Vec<Line>>>, again: String) -> impl Fn(&str) + Send {
+fn report_hang(lines: Arc<Mutex<Vec<Row>>>, again: String) -> impl Fn(&str) + Send {
     move |what| {
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = lines.iter_mut().find(|line| what.starts_with(&line.fault)) {
             line.fail(format!("{what}: hangs; again with `{again}`"));
         }
-        lines.iter().for_each(Line::print);
+        lines.iter().for_each(Row::print);
     }
 }
 
@@ -169,7 +169,7 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
         (0..count).all(|number| sender.send(number.to_string()).is_ok());
     };
     let consume = |receiver: queue::Receiver<String>, count: u64| {
-        (0..count).all(|_| receiver.recv_timeout(TIME).is_ok_and(|item| item.is_some()));
+        (0..count).all(|_| receiver.recv_timeout(TIME).is_ok());
     };
     let children = [
         Process::spawn(produce, (sender.clone(), random.below(3_000)))?,
@@ -187,7 +187,8 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
         }
         drop(sender);
         children.into_iter().for_each(end);
-        // Without a time limit: all senders are gone. The end may come behind many items that were never sent.
+        // Without a time limit: all senders are gone. The end may come behind many items that were never
+        // sent.
         let is_end = || receiver.recv().is_err_and(|error| error.is_disconnected());
         ensure!((0..1_000_000).any(|_| is_end()), "the end of the queue does not come");
         Ok(())
@@ -200,7 +201,7 @@ fn use_pipe(random: &mut Random) -> Result<Rest> {
     let answer = |line: Connection<String, Vec<u64>>| {
         // A question that is lost is waited for by both ends: this one gives up first.
         while line.poll(PATIENCE).is_ok_and(|has_come| has_come) {
-            let Ok(Some(question)) = line.recv() else { break };
+            let Ok(question) = line.recv() else { break };
             if line.send(format!("{question:?}")).is_err() {
                 break;
             }

@@ -17,7 +17,8 @@ pub(crate) struct Watchdog(Arc<Mutex<Vec<Doing>>>);
 type Doing = Option<(String, Instant)>;
 
 impl Watchdog {
-    /// Watches so many threads. Should one of them hang, `tell` is called with what it was doing, and the program ends.
+    /// Watches so many threads. Should one of them hang, `tell` is called with what it was doing, and the
+    /// program ends.
     pub(crate) fn new(threads: usize, tell: impl Fn(&str) + Send + 'static) -> Result<Self> {
         let watchdog = Self(Arc::new(Mutex::new(vec![None; threads])));
         let watched = watchdog.clone();

@@ -1,4 +1,4 @@
-//! What stands in for `multiproc`'s errors: no model meets one.
+//! A stand-in for `multiproc::error`: in a model no call fails.
 
 use nix::errno::Errno;
 

@@ -1,11 +1,14 @@
-//! Models of how processes share memory: the files of `multiproc` that use its thin layer over the atomics, compiled
-//! against a model of memory instead. [loom](https://docs.rs/loom) runs them through all interleavings, and through all
-//! values that a load may give under the rules of the language: on whatever processor.
+//! Model checking of the shared-memory code with [loom](https://docs.rs/loom), and mutation testing of the
+//! models.
 //!
-//! **To add a model**: name the file here, if it is not yet, and write a function of what two or three threads do to
-//! it. It must neither deadlock (a lost wake-up is that), nor touch a byte that another thread may touch at that time,
-//! nor end with anything else than it should. Then take away what it rests on: `sys::Lack` says what can be taken away,
-//! and the model must find it. A model that finds nothing proves nothing.
+//! The files of `multiproc` that use its thin layer over the atomics are compiled against a model of memory.
+//! Loom runs them through all interleavings, and through all values that the memory model of the language
+//! lets a load return.
+//!
+//! **To add a model**: name the library's file here, and write a function in which two or three threads use
+//! it. The function must not deadlock (a lost wake-up is a deadlock), must not access a byte that another
+//! thread may write at that time, and asserts its result. Then list the mutations that it must detect (see
+//! `sys::Mutation`): a model that detects no mutation proves nothing.
 
 #![cfg(test)]
 
@@ -46,45 +49,45 @@ mod waiting;
 use std::env;
 use std::process::Command;
 
-use crate::sys::Lack;
+use crate::sys::Mutation;
 
-/// Makes a test of a model: that it holds, with at most so many preemptions (nearly all mistakes need two), and that it
-/// finds each of these lacks.
+/// Defines the test of a model: it holds with at most this number of preemptions (nearly all bugs need two),
+/// and it detects each of these mutations.
 macro_rules! model {
-    ($test:ident, $model:ident, $preemptions:literal, finds $lacks:expr) => {
+    ($test:ident, $model:ident, $preemptions:literal, detects $mutations:expr) => {
         #[test]
         fn $test() {
             let test = concat!(module_path!(), "::", stringify!($test));
-            crate::explore(test, $model, $preemptions, &$lacks);
+            crate::explore(test, $model, $preemptions, &$mutations);
         }
     };
 }
 use model;
 
-fn explore(test: &str, model: fn(), preemptions: usize, lacks: &[Lack]) {
-    let lack = env::var(LACK).ok();
-    sys::lack(lacks.iter().copied().find(|known| lack == Some(format!("{known:?}"))));
+fn explore(test: &str, model: fn(), preemptions: usize, mutations: &[Mutation]) {
+    let mutation = env::var(MUTATION).ok();
+    sys::set_mutation(mutations.iter().copied().find(|known| mutation == Some(format!("{known:?}"))));
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(preemptions);
     explorer.check(model);
-    if lack.is_some() {
-        return; // it is not missed
+    if mutation.is_some() {
+        return; // the mutation goes undetected
     }
-    for lack in lacks {
-        // In a process of its own: a model that has failed does not always end in order.
+    for mutation in mutations {
+        // In a process of its own: a failed model does not always end cleanly.
         let mut itself = Command::new(env::current_exe().unwrap());
         let test = test.trim_start_matches("models::");
         let run = itself
             .args(["--exact", test])
-            .env(LACK, format!("{lack:?}"))
+            .env(MUTATION, format!("{mutation:?}"))
             .env_remove("RUST_BACKTRACE")
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&run.stdout);
         assert!(said.contains("running 1 test"), "there is no test {test}: {said}");
-        assert!(!run.status.success(), "the model holds without {lack:?}");
+        assert!(!run.status.success(), "the model does not detect {mutation:?}");
     }
 }
 
-/// The variable that says which lack a process of ours is to look for.
-const LACK: &str = "MODEL_LACK";
+/// The environment variable that names the mutation under which a test runs its model.
+const MUTATION: &str = "MODEL_MUTATION";

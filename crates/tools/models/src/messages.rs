@@ -1,4 +1,4 @@
-//! Frames arrive whole and in order, wherever processes overtake one another.
+//! Models of a channel's ring: frames arrive whole, once and in order under every interleaving.
 
 use loom::cell::Cell;
 use loom::sync::Arc;
@@ -8,22 +8,22 @@ use crate::channel::endpoint::{Endpoint, EndpointFds, Side, WaitOutcome};
 use crate::ipc::ring::{Memory, Ring};
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::model;
-use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
-use crate::sys::Rung;
+use crate::sys::EventFd;
+use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::poll::Deadline;
 
 /// Room for two frames of eight bytes.
 pub(crate) const RING: Ring = Ring::new(0, 32);
 
-/// Memory in which a byte that is read while another thread may write it is an error.
+/// Memory in which loom reports a byte that is read while another thread may write it.
 pub(crate) struct Bytes(Vec<Cell<u8>>);
 
-/// Bytes for the ring, and a endpoint's memory and descriptors.
+/// Bytes for the ring, and an endpoint's memory and descriptors.
 #[derive(Clone)]
 struct SharedMapping {
     bytes: Arc<Bytes>,
-    pages: SharedMemory,
-    links: EndpointFds,
+    memory: SharedMemory,
+    fds: EndpointFds,
 }
 
 impl Bytes {
@@ -32,7 +32,7 @@ impl Bytes {
     }
 }
 
-// SAFETY is the model's: loom looks at each access to a cell.
+// Loom checks each access to a cell.
 impl Memory for Bytes {
     fn write(&self, offset: usize, bytes: &[u8]) {
         for (cell, &byte) in self.0[offset..].iter().zip(bytes) {
@@ -48,16 +48,16 @@ impl Memory for Bytes {
 
 impl SharedMapping {
     fn new() -> Self {
-        let descriptor = || SharedFd(Arc::new(Rung::new()));
-        let links = EndpointFds { socket: descriptor(), bells: [descriptor(), descriptor()], namespace: 0 };
-        Self { bytes: Arc::new(Bytes::new()), pages: SharedMemory::new(), links }
+        let descriptor = || SharedFd(Arc::new(EventFd::new()));
+        let fds = EndpointFds { socket: descriptor(), eventfds: [descriptor(), descriptor()], namespace: 0 };
+        Self { bytes: Arc::new(Bytes::new()), memory: SharedMemory::new(), fds }
     }
 
     fn side(&self, side: Side) -> Endpoint {
-        Endpoint::new(self.pages.clone(), 0, side, self.links.clone())
+        Endpoint::new(self.memory.clone(), 0, side, self.fds.clone())
     }
 
-    /// As a channel does it.
+    /// Sends as `channel` does.
     fn send(&self, message: u8) {
         let endpoint = self.side(Side::Producers);
         let _guard = endpoint.lock(Deadline::Never).unwrap().unwrap();
@@ -72,7 +72,7 @@ impl SharedMapping {
         assert!(endpoint.publish(tail));
     }
 
-    /// As a channel does it.
+    /// Receives as `channel` does.
     fn receive(&self) -> u8 {
         let endpoint = self.side(Side::Consumers);
         let _guard = endpoint.lock(Deadline::Never).unwrap().unwrap();
@@ -91,9 +91,12 @@ impl SharedMapping {
     }
 }
 
-model!(frames_arrive_whole_and_in_order, one_to_one, 2, finds [Publishing, Seeing, Fence, Waking]);
+model!(
+    frames_arrive_whole_and_in_order, one_to_one, 2,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoFence, NoWake]
+);
 
-/// More frames than find room, so that the ring is gone through more than once.
+/// Sends more frames than the ring holds, so that it wraps around.
 fn one_to_one() {
     let shared = SharedMapping::new();
     let producer = {
@@ -106,7 +109,10 @@ fn one_to_one() {
     producer.join().unwrap();
 }
 
-model!(frames_of_several_senders_arrive_once_each, two_to_one, 2, finds [Publishing, Seeing, Waking]);
+model!(
+    frames_of_several_senders_arrive_once_each, two_to_one, 2,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]
+);
 
 fn two_to_one() {
     let shared = SharedMapping::new();
@@ -122,7 +128,7 @@ fn two_to_one() {
     }
 }
 
-model!(frames_go_to_one_receiver_each, one_to_two, 2, finds [Publishing, Seeing, Waking]);
+model!(frames_go_to_one_receiver_each, one_to_two, 2, detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]);
 
 fn one_to_two() {
     let shared = SharedMapping::new();

@@ -1,4 +1,4 @@
-//! A pool and one of its workers.
+//! Models of a pool and one of its workers: claiming items, publishing results, waking the pool.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -10,14 +10,14 @@ use crate::model;
 use crate::pool::worker_rings::claim_word;
 use crate::pool::worker_rings::progress::{self, Scope};
 use crate::pool::worker_rings::wakeups::PoolWakeups;
-use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
+use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
 
-model!(an_item_runs_once_or_is_taken_back, items, 3, finds [Publishing, Seeing]);
+model!(an_item_runs_once_or_is_revoked, items, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
 
-/// The pool hands two items in, takes one back, if it can, and hands another in at its place. The worker begins what there
-/// is. Each item is seen by one of the two, whole.
+/// The pool submits two items, revokes the second if it can, and submits another in its place. The worker
+/// claims items meanwhile. Exactly one of the two has each item, whole.
 fn items() {
     let shared = Arc::new((AtomicU64::new(0), Bytes::new()));
     let worker = {
@@ -50,8 +50,11 @@ fn items() {
     assert_eq!(ran.len() + left, 2);
 }
 
-model!(what_is_finished_counts_once_whatever_becomes_of_the_worker, all_finish, 3, finds [Publishing, Seeing]);
-model!(a_result_counts_if_its_item_is_finished, killed_after_finishing, 3, finds [Publishing, Seeing]);
+model!(each_finished_item_has_one_result, all_finish, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+model!(
+    a_finished_item_has_a_result_though_its_worker_is_killed, killed_after_finishing, 3,
+    detects [ReleaseToRelaxed, AcquireToRelaxed]
+);
 
 fn all_finish() {
     results(None, 2);
@@ -61,8 +64,8 @@ fn killed_after_finishing() {
     results(Some(Failpoint::ItemFinished), 1);
 }
 
-/// A worker finishes two items, and publishes both at the end, or is killed at this point of the first. Its pool takes results
-/// meanwhile, and all that are finished when the worker is dead.
+/// A worker finishes two items and publishes both at the end, or is killed at this point of the first. The
+/// pool collects results meanwhile, and all finished ones once the worker has exited.
 fn results(killed_at: Option<Failpoint>, finished: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
     assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, submitted: 0 }, 2));
@@ -87,7 +90,7 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
         if scope == Scope::Unflushed && progress::runs_none(claims, reached) {
             return;
         }
-        // What is published can be behind what was taken as finished.
+        // The published position can be behind the finished one, up to which results were taken.
         while head.frames < reached.frames {
             taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
         }
@@ -99,9 +102,10 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
     assert_eq!(taken, [1, 2][..finished]);
 }
 
-model!(somebody_sees_to_what_is_finished, attendance, 3, finds [Waking, Fence]);
+model!(a_finished_result_wakes_a_caller_or_the_driver, attendance, 3, detects [NoWake, NoFence]);
 
-/// A worker finishes; a caller who waits for something else goes away; the thread sleeps. One of them sees it.
+/// A worker finishes an item while a caller that waits for another item leaves and the driver thread sleeps:
+/// the caller or the driver thread sees the result.
 fn attendance() {
     let words = Arc::new([0, 0, 1, 0].map(AtomicU32::new));
     let thread = {
@@ -124,7 +128,7 @@ fn attendance() {
     };
     of(&words).set_has_callers(false);
     if words[3].load(Relaxed) == 1 {
-        of(&words).thread.notify_all(); // the caller has seen it, and hands on what it is not to do itself
+        of(&words).thread.notify_all(); // the caller has seen the result, and passes the driver's work on
     }
     worker.join().unwrap();
     thread.join().unwrap();

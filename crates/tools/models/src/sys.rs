@@ -1,33 +1,34 @@
-//! What stands in for `multiproc`'s floor of the system.
+//! Stand-ins for `multiproc::sys`: atomics, futexes, eventfds and memory under loom's control.
 
 use std::cell::Cell;
 
-/// What can be taken away from the code, to see whether a model misses it.
+/// A mutation of the code under test, which the models must detect.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Lack {
-    /// A store lets others see the word alone, and not what was written before it.
-    Publishing,
-    /// A load sees the word alone, and not what was written before it.
-    Seeing,
-    /// There is no fence between a change and the look at who waits, nor between arming and the last look.
-    Fence,
-    /// Who would wake others does not.
-    Waking,
+pub(crate) enum Mutation {
+    /// Release stores are relaxed: they publish the word alone, and not what was written before it.
+    ReleaseToRelaxed,
+    /// Acquire loads are relaxed: they see the word alone, and not what was written before it.
+    AcquireToRelaxed,
+    /// Fences are left out: the notifier's, between its update and its check for waiters, and the waiter's,
+    /// between announcing itself and its last check of the condition.
+    NoFence,
+    /// Wake-ups are left out.
+    NoWake,
 }
 
 thread_local! {
-    /// All threads of a model run on one thread.
-    static LACK: Cell<Option<Lack>> = const { Cell::new(None) };
+    /// Loom runs all threads of a model on one thread of the test.
+    static MUTATION: Cell<Option<Mutation>> = const { Cell::new(None) };
 }
 
-/// From now on, for the models of this test.
-pub(crate) fn lack(lack: Option<Lack>) {
-    LACK.set(lack);
+/// Sets the mutation for the models of this test.
+pub(crate) fn set_mutation(mutation: Option<Mutation>) {
+    MUTATION.set(mutation);
 }
 
-impl Lack {
-    fn is_there(self) -> bool {
-        LACK.get() == Some(self)
+impl Mutation {
+    fn is_active(self) -> bool {
+        MUTATION.get() == Some(self)
     }
 }
 
@@ -35,7 +36,7 @@ impl Lack {
 #[path = "../../../multiproc/src/sys/failpoint.rs"]
 mod points;
 
-/// A thread can be killed at a named point, as a process can: nobody sees anything of what it would do after.
+/// A thread can be killed at a failpoint, as a process can: none of its later actions takes effect.
 pub(crate) mod failpoint {
     use std::cell::Cell;
 
@@ -53,11 +54,12 @@ pub(crate) mod failpoint {
     }
 
     thread_local! {
-        /// Whether any thread of this model can be killed. They all run on one; and tests that are no models have no fates.
+        /// Whether this model kills a thread. Without it, `at` would use loom's thread-locals outside of a
+        /// model.
         static ARE_MORTAL: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// This thread is killed when it comes to this point, if it does.
+    /// Kills this thread when it reaches the point.
     pub(crate) fn die_at(point: Failpoint) {
         ARE_MORTAL.set(true);
         FATE.with(|fate| fate.set(Fate::Dies(point)));
@@ -82,19 +84,19 @@ pub(crate) mod failpoint {
 pub(crate) mod atomic {
     pub(crate) use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-    use super::Lack;
+    use super::Mutation;
 
     fn store_order(order: Ordering) -> Ordering {
-        if order == Release && Lack::Publishing.is_there() { Relaxed } else { order }
+        if order == Release && Mutation::ReleaseToRelaxed.is_active() { Relaxed } else { order }
     }
 
     fn load_order(order: Ordering) -> Ordering {
-        if order == Acquire && Lack::Seeing.is_there() { Relaxed } else { order }
+        if order == Acquire && Mutation::AcquireToRelaxed.is_active() { Relaxed } else { order }
     }
 
-    /// Without it, what is ordered is no more than what the operations beside it order themselves.
+    /// Under [`Mutation::NoFence`], only the memory orders of the operations around it remain.
     pub(crate) fn fence(order: Ordering) {
-        if !Lack::Fence.is_there() {
+        if !Mutation::NoFence.is_active() {
             loom::sync::atomic::fence(order);
         }
     }
@@ -165,13 +167,13 @@ pub(crate) mod atomic {
     atomic!(AtomicU64, u64);
 }
 
-/// The kernel's promise: who finds the word as expected sleeps before any later waking, and is woken by it.
+/// The kernel's guarantee: comparing the word and going to sleep are one atomic step with regard to wake-ups.
 pub(crate) mod futex {
     use std::time::Duration;
 
     use loom::sync::{Condvar, Mutex};
 
-    use super::Lack;
+    use super::Mutation;
     use super::atomic::{AtomicU32, AtomicU64, SeqCst};
 
     loom::lazy_static! {
@@ -182,7 +184,7 @@ pub(crate) mod futex {
         wait_while(|| word.load(SeqCst) == expected);
     }
 
-    /// The kernel looks at the low half alone.
+    /// The kernel compares the low half alone.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn wait_low_half(word: &AtomicU64, expected: u64, _time: Option<Duration>) {
         wait_while(|| word.load(SeqCst) as u32 == expected as u32);
@@ -192,7 +194,7 @@ pub(crate) mod futex {
         wake()
     }
 
-    /// Wakes more threads than the kernel would, all of which look again.
+    /// Wakes more threads than the kernel would; each of them re-checks its condition.
     pub(crate) fn wake_one_at_low_half(_word: &AtomicU64) {
         wake();
     }
@@ -208,7 +210,7 @@ pub(crate) mod futex {
     fn wake() -> usize {
         let mut sleepers = SLEEPERS.0.lock().unwrap();
         let woken = *sleepers;
-        if !Lack::Waking.is_there() && !super::failpoint::is_dead() {
+        if !Mutation::NoWake.is_active() && !super::failpoint::is_dead() {
             *sleepers = 0;
             SLEEPERS.1.notify_all();
         }
@@ -262,7 +264,7 @@ pub(crate) mod thread_id {
 }
 
 pub(crate) mod cpus {
-    /// A model has no use for loads again and again: each load may give whatever it can ever give.
+    /// A model does not spin: loom already lets each load return every value that it may return.
     pub(crate) fn is_smp() -> bool {
         false
     }
@@ -272,34 +274,34 @@ pub(crate) mod cpus {
     }
 }
 
-/// A descriptor that can be polled until it is rung, and stays readable until it is cleared.
+/// An eventfd: `poll` waits until it is readable, and it stays readable until it is cleared.
 #[derive(Debug)]
-pub(crate) struct Rung {
-    rung: loom::sync::Mutex<bool>,
+pub(crate) struct EventFd {
+    readable: loom::sync::Mutex<bool>,
     change: loom::sync::Condvar,
 }
 
-impl Rung {
+impl EventFd {
     pub(crate) fn new() -> Self {
-        Self { rung: loom::sync::Mutex::new(false), change: loom::sync::Condvar::new() }
+        Self { readable: loom::sync::Mutex::new(false), change: loom::sync::Condvar::new() }
     }
 
     pub(crate) fn notify(&self) {
-        if !Lack::Waking.is_there() {
-            *self.rung.lock().unwrap() = true;
+        if !Mutation::NoWake.is_active() {
+            *self.readable.lock().unwrap() = true;
             self.change.notify_all();
         }
     }
 
     pub(crate) fn poll(&self) {
-        let mut rung = self.rung.lock().unwrap();
-        while !*rung {
-            rung = self.change.wait(rung).unwrap();
+        let mut readable = self.readable.lock().unwrap();
+        while !*readable {
+            readable = self.change.wait(readable).unwrap();
         }
     }
 
     pub(crate) fn clear(&self) {
-        *self.rung.lock().unwrap() = false;
+        *self.readable.lock().unwrap() = false;
     }
 
     pub(crate) fn poll_and_clear(&self) {
@@ -309,13 +311,13 @@ impl Rung {
 }
 
 pub(crate) mod eventfd {
-    use super::Rung;
+    use super::EventFd;
 
-    pub(crate) fn notify(bell: &Rung) {
+    pub(crate) fn notify(bell: &EventFd) {
         bell.notify();
     }
 
-    pub(crate) fn clear(bell: &Rung) {
+    pub(crate) fn clear(bell: &EventFd) {
         bell.clear();
     }
 }
@@ -323,10 +325,10 @@ pub(crate) mod eventfd {
 pub(crate) mod poll {
     use std::time::Duration;
 
-    use super::Rung;
+    use super::EventFd;
     use crate::error::Result;
 
-    /// In a model no time passes.
+    /// No time passes in a model.
     #[derive(Clone, Copy)]
     pub(crate) enum Deadline {
         Never,
@@ -365,11 +367,11 @@ pub(crate) mod poll {
         pub(crate) hung_up: bool,
     }
 
-    /// The other end is held as long as the model runs.
+    /// The other end stays open while the model runs.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn poll_event_or_hangup(
-        bell: &Rung,
-        _socket: &Rung,
+        bell: &EventFd,
+        _socket: &EventFd,
         time: Option<Duration>,
     ) -> Result<PollEvents> {
         if time.is_none() {
@@ -379,19 +381,19 @@ pub(crate) mod poll {
     }
 }
 
-/// Frames of a model have no packets beside them.
+/// Frames in a model have no ancillary packets.
 pub(crate) mod socket {
-    use super::Rung;
+    use super::EventFd;
 
-    pub(crate) fn is_held(_socket: &Rung) -> bool {
+    pub(crate) fn is_held(_socket: &EventFd) -> bool {
         true
     }
 
-    pub(crate) fn waiting_packet(_socket: &Rung) -> Option<Vec<u8>> {
+    pub(crate) fn waiting_packet(_socket: &EventFd) -> Option<Vec<u8>> {
         None
     }
 
-    pub(crate) fn discard(_socket: &Rung) {}
+    pub(crate) fn discard(_socket: &EventFd) {}
 }
 
 pub(crate) mod mapping {
@@ -399,7 +401,8 @@ pub(crate) mod mapping {
 
     use super::atomic::{AtomicU32, AtomicU64};
 
-    /// The words of two [areas](crate::channel::endpoint::AREAS), and no more: each costs the model something.
+    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that loom
+    /// explores.
     #[derive(Clone, Debug)]
     pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 

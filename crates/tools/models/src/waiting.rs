@@ -1,4 +1,4 @@
-//! No wake-up is lost: who waits is woken when what he waits for has come.
+//! Models of waiting: no wake-up is lost, also when a notifier is killed half-way.
 
 use loom::cell::Cell;
 use loom::sync::Arc;
@@ -7,17 +7,17 @@ use loom::thread;
 use crate::channel::wakeup_flag::WakeupFlag;
 use crate::ipc::event_count::{EventCount, Sleeper};
 use crate::model;
-use crate::sys::Lack::{Fence, Publishing, Seeing, Waking};
-use crate::sys::Rung;
+use crate::sys::EventFd;
+use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at};
 use crate::sys::mapping::SharedMapping;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
-model!(a_bell_wakes_who_waits, bell, 3, finds [Waking, Fence]);
+model!(a_notification_wakes_a_waiter, bell, 3, detects [NoWake, NoFence]);
 
-/// One counts, another waits for each of the numbers.
+/// One thread counts, another waits for each number.
 fn bell() {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let counter = {
@@ -41,8 +41,8 @@ fn bell() {
     counter.join().unwrap();
 }
 
-model!(one_who_is_killed_before_he_wakes_anybody_harms_nobody, killed_before, 3, finds [Waking, Fence]);
-model!(one_who_is_killed_after_he_has_woken_all_harms_nobody, killed_after, 3, finds [Waking, Fence]);
+model!(a_notifier_killed_before_it_wakes_loses_no_wake_up, killed_before, 3, detects [NoWake, NoFence]);
+model!(a_notifier_killed_after_it_has_woken_loses_no_wake_up, killed_after, 3, detects [NoWake, NoFence]);
 
 fn killed_before() {
     killed_at(Failpoint::EventCountChanged);
@@ -52,7 +52,8 @@ fn killed_after() {
     killed_at(Failpoint::AllWoken);
 }
 
-/// One is killed while he rings. Another has changed what the third waits for, and rings as well.
+/// One thread is killed while it notifies. A second one updates the condition of the third, and notifies as
+/// well.
 fn killed_at(point: Failpoint) {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let killed = {
@@ -68,7 +69,7 @@ fn killed_at(point: Failpoint) {
     changer.join().unwrap();
 }
 
-model!(a_bell_wakes_all_who_wait, two_wait, 3, finds [Waking, Fence]);
+model!(a_notification_wakes_all_waiters, two_wait, 3, detects [NoWake, NoFence]);
 
 fn two_wait() {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
@@ -99,14 +100,14 @@ fn wait_for_change([number, bell]: &[AtomicU32; 2]) {
     }
 }
 
-model!(a_sleeper_wakes_whatever_its_bell_says, overwritten, 3, finds [Waking, Fence]);
+model!(a_sleeper_wakes_though_its_word_is_overwritten, overwritten, 3, detects [NoWake, NoFence]);
 
-/// Another process overwrites the word with what the sleeper has armed it to; a thread of its own wakes the
-/// sleeper.
+/// Another process overwrites the word with the value that the sleeper has set; a thread of the sleeper's own
+/// process wakes it.
 fn overwritten() {
     const ARMED: u32 = 1;
     let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), Sleeper::new()));
-    let scribbler = {
+    let overwriter = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || shared.1.store(ARMED, Relaxed))
     };
@@ -126,15 +127,15 @@ fn overwritten() {
         }
         sleeper.wait(&EventCount(word), armed, seen, None);
     }
-    scribbler.join().unwrap();
+    overwriter.join().unwrap();
     waker.join().unwrap();
 }
 
-model!(an_alarm_wakes_who_waits, alarm, 3, finds [Waking, Fence]);
+model!(a_flagged_eventfd_wakes_a_waiter, alarm, 3, detects [NoWake, NoFence]);
 
-/// As above, with a descriptor to wait for.
+/// As [`bell`], where the waiter polls an eventfd.
 fn alarm() {
-    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), Rung::new()));
+    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), EventFd::new()));
     let counter = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
@@ -161,9 +162,12 @@ fn alarm() {
     counter.join().unwrap();
 }
 
-model!(a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3, finds [Publishing, Seeing, Waking]);
+model!(
+    a_mutex_is_held_by_one_thread_at_a_time, exclusion, 3,
+    detects [ReleaseToRelaxed, AcquireToRelaxed, NoWake]
+);
 
-/// Three threads take a mutex, and change what it guards.
+/// Three threads lock a mutex and update the value that it guards.
 fn exclusion() {
     let shared = Arc::new((SharedMapping::new(), Cell::new(0_u32)));
     let add_one = |shared: &(SharedMapping, Cell<u32>)| {

@@ -1,30 +1,30 @@
-//! What stands in for what travels between processes: here it stays where it is.
+//! A stand-in for `multiproc::wire`: memory and descriptors stay within the model's process.
 
 use loom::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sys::Rung;
+use crate::sys::EventFd;
 
 pub(crate) use crate::sys::mapping::SharedMapping as SharedMemory;
 
-/// A descriptor.
+/// A file descriptor.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedFd(pub(crate) Arc<Rung>);
+pub(crate) struct SharedFd(pub(crate) Arc<EventFd>);
 
 impl SharedFd {
-    pub(crate) fn as_fd(&self) -> &Rung {
+    pub(crate) fn as_fd(&self) -> &EventFd {
         &self.0
     }
 }
 
 impl Serialize for SharedFd {
     fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
-        unreachable!("no handle of a model travels")
+        unreachable!("a model serializes no descriptor")
     }
 }
 
 impl<'de> Deserialize<'de> for SharedFd {
     fn deserialize<D: Deserializer<'de>>(_deserializer: D) -> Result<Self, D::Error> {
-        unreachable!("no handle of a model travels")
+        unreachable!("a model serializes no descriptor")
     }
 }

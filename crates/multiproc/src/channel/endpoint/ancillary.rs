@@ -1,7 +1,9 @@
-//! The ancillary packets of frames: packets with what a ring cannot carry ([`channel`](crate::channel) says which).
+//! The ancillary packets of frames, which carry what a ring cannot ([`channel`](crate::channel) describes
+//! them).
 //!
-//! They are numbered in the order of their frames, and a number is used up even if its sender dies. So a packet in front
-//! of the one that is looked for belongs to no frame, nor does one that is left when all frames are taken.
+//! They are numbered in the order of their frames, and a number is used up even if its sender dies. So a
+//! packet with a lower number than the expected one belongs to no frame, nor does a packet that is left when
+//! all frames are taken.
 
 use std::os::fd::AsFd;
 
@@ -10,26 +12,26 @@ use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::poll::Deadline;
 use crate::sys::socket;
 
-/// More packets than a socket's buffer holds, each of which takes up some hundred bytes there.
-pub(crate) const SOCKET_LIMIT: u32 = 64 * 1024;
+/// More packets than a socket's buffer holds, which counts some hundred bytes for each.
+pub(crate) const MAX_PACKETS: u32 = 64 * 1024;
 
 impl Endpoint {
-    /// The number of the next packet that belongs to a frame. It is used up even if its sender dies. To be called under
-    /// the lock, when all frames that belong to earlier ones are published.
+    /// The number of the next packet that belongs to a frame. To be called under the lock, when all frames of
+    /// earlier packets are published.
     pub(crate) fn next_sequence(&self) -> u64 {
-        let ancillary = self.word64(self.side, ANCILLARY);
-        let number = ancillary.load(Relaxed).wrapping_add(1);
-        ancillary.store(number, Release); // for `tidy`: and the frames before it
-        number
+        let last = self.word64(self.side, ANCILLARY);
+        let sequence = last.load(Relaxed).wrapping_add(1);
+        last.store(sequence, Release); // `discard` acquires it, and the frames before it
+        sequence
     }
 
-    /// The packet with this number has been received and thrown away, and all before it.
-    pub(crate) fn mark_consumed(&self, number: u64) {
-        self.word64(self.side, ANCILLARY).store(number, Relaxed);
+    /// Notes that the packet with this number, and all before it, have been received and discarded.
+    pub(crate) fn mark_consumed(&self, sequence: u64) {
+        self.word64(self.side, ANCILLARY).store(sequence, Relaxed);
     }
 
-    /// Throws away the packets that belong to no frame: their senders were killed before they could publish it, or
-    /// their receivers when they had just taken it. For a consumer who finds the ring empty.
+    /// Discards the packets that belong to no frame: their senders were killed before they published it, or
+    /// their receivers after they had taken it. For a consumer that finds the ring empty.
     pub(super) fn discard_orphans(&self) {
         if self.side == Side::Consumers
             && self.word64(Side::Consumers, ANCILLARY).load(Relaxed)
@@ -46,23 +48,24 @@ impl Endpoint {
         if self.peer_position() != self.position() {
             return;
         }
-        // What belongs to the packets before the last one was published before that had its number, and has been taken.
-        // So it is with the last one, if nobody is just sending it.
-        let sent_by_the_dead = match self.mutex(Side::Producers).lock(Deadline::now()) {
+        // The frames of all packets before the last one were published before the last one got its number;
+        // they have been taken. The same holds for the last one, unless its sender is alive and about to
+        // publish its frame.
+        let last_is_orphan = match self.mutex(Side::Producers).lock(Deadline::now()) {
             Ok(Some(_guard)) => self.peer_position() == self.position() && sent.load(Relaxed) == last,
             _ => false,
         };
-        let end = if sent_by_the_dead { last.wrapping_add(1) } else { last };
-        let socket = self.links.socket.as_fd();
-        let waiting = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
-        // A process that writes nonsense may send more of them without end.
-        for _ in 0..SOCKET_LIMIT {
-            if waiting().is_none_or(|number| number >= end) {
+        let end = if last_is_orphan { last.wrapping_add(1) } else { last };
+        let socket = self.fds.socket.as_fd();
+        let next = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
+        // Bounded, since a faulty process may send packets without end.
+        for _ in 0..MAX_PACKETS {
+            if next().is_none_or(|sequence| sequence >= end) {
                 break;
             }
             socket::discard(socket);
         }
-        if sent_by_the_dead {
+        if last_is_orphan {
             self.mark_consumed(last);
         }
     }

@@ -1,9 +1,9 @@
-//! One side of a ring that many may write and many may read: its lock, how far it has come, and how it waits.
+//! One side of a ring, producers or consumers: its lock, its position, and how it waits for the other side.
 //!
-//! Both sides are made alike. Each has an area of its own in shared memory, which holds a lock and what is guarded by
-//! it; and a line of memory that it writes and the other side looks at. Each has a event count, a descriptor that wakes one of
-//! them who waits. And between them is a pair of sockets, of which one side shares the one end and the other side the
-//! other: so the kernel knows, whoever was killed, whether anybody is left on a side.
+//! Both sides are built alike. Each has an area in shared memory: its lock with the words that the lock
+//! guards, and a cache line that this side writes and its peer reads. Each has an eventfd, which wakes its
+//! waiter. Between the sides is a pair of sockets; all processes of a side share one end. So the kernel knows
+//! whether any process is left on a side, also after kills.
 
 mod ancillary;
 mod coalesce;
@@ -28,9 +28,8 @@ use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::{Deadline, poll_event_or_hangup};
 use crate::sys::socket;
 
-pub(crate) use self::ancillary::SOCKET_LIMIT;
+pub(crate) use self::ancillary::MAX_PACKETS;
 
-/// Who puts frames into the ring, or who takes them out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Producers,
@@ -39,20 +38,20 @@ pub(crate) enum Side {
 
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    pages: SharedMemory,
+    memory: SharedMemory,
     start: usize,
     side: Side,
-    links: EndpointFds,
+    fds: EndpointFds,
 }
 
-/// The descriptors that one side of a endpoint needs.
+/// The descriptors of an endpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EndpointFds {
     /// This side's end of the pair.
     pub(crate) socket: SharedFd,
-    /// What wakes a producer, and what wakes a consumer.
-    pub(crate) bells: [SharedFd; 2],
-    /// The [namespace](crate::sys::thread_id::namespace) of the process that has made the endpoint.
+    /// The one that wakes a producer, and the one that wakes a consumer.
+    pub(crate) eventfds: [SharedFd; 2],
+    /// The [namespace](crate::sys::thread_id::namespace) of the process that made the channel.
     pub(crate) namespace: u64,
 }
 
@@ -60,60 +59,59 @@ pub(crate) struct EndpointFds {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WaitOutcome {
     Ready,
-    /// The deadline came first.
     TimedOut,
-    /// Nobody is left on the other side.
+    /// No process is left on the other side.
     Disconnected,
 }
 
-/// How many bytes of shared memory the two areas take up.
+/// The size of the two areas (bytes).
 pub(crate) const AREAS: usize = 2 * AREA;
-/// An area is made of lines that are fetched from memory together: two times 64 bytes.
+/// An area has two pairs of 64-byte cache lines; a processor fetches a pair together.
 const AREA: usize = 256;
-/// In the first line of an area, guarded by the lock in it: how far the other side was when last looked at, how many
-/// packets have been sent that belong to frames (or are through with, where they are received), and the habits of
-/// waiting.
+/// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the
+/// last ancillary packet sent (by producers) or consumed; and the state of the waiting policies.
 const CACHED_PEER: usize = 48;
 const ANCILLARY: usize = 56;
 const FAILED_SPINS: usize = 64;
 const NOTIFIED: usize = 68;
 const COALESCING: usize = 72;
-/// Words for who uses the endpoint.
+/// Words for the user of the endpoint.
 pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
-/// In the second: how far this side has come, and the wakeup flag of the *other* side, looked at whenever the former changes.
+/// In the second pair: this side's position, and the wakeup flag of the *other* side, which is loaded
+/// whenever the position changes.
 const POSITION: usize = 128;
 const WAKEUP_FLAG: usize = 136;
 
-/// How long one who does not want to wait waits for another who is just putting or taking something.
+/// How long a call that must not block waits for a thread that is copying a message at that moment.
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 thread_local! {
-    /// This thread has woken somebody. It may be that the kernel has put him behind it on the same processor, so that the
-    /// thread had better let him have it before it waits for an answer.
+    /// This thread has just woken a peer and should yield to it before waiting.
     static WOKE_PEER: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Endpoint {
-    /// Makes the areas of both sides, in zeroed memory, from the byte `start` on.
-    pub(crate) fn create(pages: &SharedMemory, start: usize) {
+    /// Initialises the areas of both sides, in zeroed memory, from the byte `start` on.
+    pub(crate) fn create(memory: &SharedMemory, start: usize) {
         for side in [Side::Producers, Side::Consumers] {
             let area = start + side.area();
-            Position::START.publish(pages.word64(area + POSITION));
-            Position::START.publish(pages.word64(area + CACHED_PEER));
-            pages.word64(area + ANCILLARY).store(just_before_overflow(4).into(), Relaxed);
-            pages.word32(area + WAKEUP_FLAG).store(just_before_overflow(4), Relaxed);
+            Position::START.publish(memory.word64(area + POSITION));
+            Position::START.publish(memory.word64(area + CACHED_PEER));
+            memory.word64(area + ANCILLARY).store(just_before_overflow(4).into(), Relaxed);
+            memory.word32(area + WAKEUP_FLAG).store(just_before_overflow(4), Relaxed);
         }
     }
 
-    /// One side of a endpoint whose areas are in this memory.
-    pub(crate) fn new(pages: SharedMemory, start: usize, side: Side, links: EndpointFds) -> Self {
-        Self { pages, start, side, links }
+    /// The endpoint of a side, whose areas are initialised.
+    pub(crate) fn new(memory: SharedMemory, start: usize, side: Side, fds: EndpointFds) -> Self {
+        Self { memory, start, side, fds }
     }
 
-    /// Takes this side's lock; blocks while another holds it, until the deadline, then gives `None`.
+    /// Takes this side's lock. Blocks while another thread holds it, until the deadline, and then returns
+    /// `None`.
     ///
-    /// Without time to wait, a call gives `None` at once if another thread waits that lives, since then there is nothing
-    /// to be had; and it waits for a moment if another is just putting or taking something.
+    /// A call that must not block returns `None` at once if the holder is waiting for the peer, since it
+    /// could get nothing either. It waits for up to [`TRY_LOCK_GRACE`] if the holder is copying a message.
     #[inline]
     pub(crate) fn lock(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
         match self.mutex(self.side).try_lock() {
@@ -124,63 +122,59 @@ impl Endpoint {
 
     #[cold]
     fn lock_slow(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
-        let is_putting_or_taking = !self.own_flag().is_set();
-        let deadline = if deadline.is_over() && is_putting_or_taking {
-            Deadline::after(TRY_LOCK_GRACE)
-        } else {
-            deadline
-        };
-        self.mutex(self.side).lock(deadline)
+        let holder_waits = self.own_flag().is_set();
+        let has_grace = deadline.is_over() && !holder_waits;
+        self.mutex(self.side).lock(if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { deadline })
     }
 
-    /// How far this side has come.
+    /// Where this side is in the ring.
     #[inline]
     pub(crate) fn position(&self) -> Position {
         Position::load(self.word64(self.side, POSITION))
     }
 
-    /// How far the other side had come when it was last looked at.
+    /// The peer's position when it was last refreshed.
     #[inline]
     pub(crate) fn cached_peer(&self) -> Position {
         Position::load(self.word64(self.side, CACHED_PEER))
     }
 
-    /// How far the other side has come.
     #[inline]
     pub(crate) fn peer_position(&self) -> Position {
         Position::load(self.word64(self.side.other(), POSITION))
     }
 
-    /// How far the other side has come, to be remembered in [`seen`](Self::cached_peer).
+    /// Loads the peer's position, also into [`cached_peer`](Self::cached_peer).
     pub(crate) fn refresh_peer(&self) -> Position {
-        let mark = self.peer_position();
-        mark.publish(self.word64(self.side, CACHED_PEER));
-        mark
+        let position = self.peer_position();
+        position.publish(self.word64(self.side, CACHED_PEER));
+        position
     }
 
-    /// Lets the other side see how far this one has come, and wakes who waits for it. Where a consumer waits who is
-    /// gone, and all others with him, nothing is published, and the answer is no.
+    /// Publishes this side's position and wakes a waiting peer. Returns `false`, publishing nothing, if a
+    /// consumer was waiting and every consumer is dead.
     #[inline]
-    pub(crate) fn publish(&self, mark: Position) -> bool {
+    pub(crate) fn publish(&self, position: Position) -> bool {
         let flag = WakeupFlag(self.word32(self.side, WAKEUP_FLAG));
-        // Asked before, since whoever is woken may look at what has come, and go.
+        // Checked before the change, since a woken consumer may take the messages and exit.
         if flag.is_set() && self.side == Side::Producers && self.peer_hung_up().unwrap_or(false) {
             return false;
         }
         failpoint::hit(Failpoint::Publishing);
-        mark.publish(self.word64(self.side, POSITION));
+        position.publish(self.word64(self.side, POSITION));
         failpoint::hit(Failpoint::Published);
-        if let Some(armed) = flag.should_notify() {
-            eventfd::notify(self.links.bells[self.side.other().index()].as_fd());
-            flag.clear(armed);
+        if let Some(set) = flag.should_notify() {
+            eventfd::notify(self.fds.eventfds[self.side.other().index()].as_fd());
+            flag.clear(set);
             WOKE_PEER.set(true);
             failpoint::hit(Failpoint::PeerNotified);
         }
         true
     }
 
-    /// To be called before one takes the lock, and will have to wait: lets the one whom this thread has woken last have the
-    /// processor, where there is time for that.
+    /// Yields once to a peer that this thread has woken, if there is nothing to receive and time for it: the
+    /// kernel may have queued the peer behind this thread on the same CPU. To be called before the lock is
+    /// taken.
     #[inline]
     pub(crate) fn yield_to_woken(&self, deadline: Deadline) {
         if WOKE_PEER.get() && self.peer_position() == self.position() {
@@ -191,8 +185,8 @@ impl Endpoint {
         }
     }
 
-    /// Makes the event count readable exactly while something `is_ready`, though nobody waits here. To be called under the
-    /// lock, whenever that may have changed on this side.
+    /// Makes the eventfd readable exactly while something `is_ready`, although no thread waits here. To be
+    /// called under the lock, whenever that may have changed on this side.
     pub(crate) fn update_readiness(&self, is_ready: impl Fn() -> bool) {
         if !is_ready() {
             self.clear_eventfd();
@@ -203,48 +197,48 @@ impl Endpoint {
         }
     }
 
-    /// Is nobody left on the other side?
+    /// Whether no process is left on the other side.
     pub(crate) fn peer_hung_up(&self) -> Result<bool> {
-        if socket::is_held(self.links.socket.as_fd()) {
-            return Ok(false); // the quicker way to ask, and mostly the answer
+        if socket::is_held(self.fds.socket.as_fd()) {
+            return Ok(false); // the faster call, and usually the answer
         }
-        Ok(poll_event_or_hangup(self.eventfd().as_fd(), self.links.socket.as_fd(), Some(Duration::ZERO))?
+        Ok(poll_event_or_hangup(self.eventfd().as_fd(), self.fds.socket.as_fd(), Some(Duration::ZERO))?
             .hung_up)
     }
 
-    /// How many frames are in the ring. While both sides are busy, the number may be off by what they do meanwhile.
+    /// The number of frames in the ring. It may be off by what both sides do during the call.
     pub(crate) fn len(&self) -> u32 {
-        let mut head = Position::load(self.word64(Side::Consumers, POSITION));
-        let mut inside = 0;
-        // A consumer goes on while this looks; one that writes nonsense may go on without end.
+        let position = |side| Position::load(self.word64(side, POSITION));
+        let mut head = position(Side::Consumers);
+        let mut count = 0;
+        // Repeated while consumers move; bounded, since a faulty process may move its position without end.
         for _ in 0..1000 {
-            inside = Position::load(self.word64(Side::Producers, POSITION)).frames_since(head);
-            let before = replace(&mut head, Position::load(self.word64(Side::Consumers, POSITION)));
-            if before == head {
+            count = position(Side::Producers).frames_since(head);
+            if replace(&mut head, position(Side::Consumers)) == head {
                 break;
             }
         }
-        inside
+        count
     }
 
-    pub(crate) fn pages(&self) -> &SharedMemory {
-        &self.pages
+    pub(crate) fn memory(&self) -> &SharedMemory {
+        &self.memory
     }
 
     pub(crate) fn fds(&self) -> &EndpointFds {
-        &self.links
+        &self.fds
     }
 
-    /// What wakes this side.
+    /// The eventfd that wakes this side.
     pub(crate) fn eventfd(&self) -> &SharedFd {
-        &self.links.bells[self.side.index()]
+        &self.fds.eventfds[self.side.index()]
     }
 
     pub(crate) fn side(&self) -> Side {
         self.side
     }
 
-    /// A word for who uses the endpoint, in this side's area.
+    /// A [word for the user](SCRATCH) in this side's area.
     #[inline]
     pub(crate) fn scratch(&self, offset: usize) -> &AtomicU32 {
         self.word32(self.side, offset)
@@ -260,17 +254,17 @@ impl Endpoint {
 
     #[inline]
     fn mutex(&self, side: Side) -> Mutex<'_> {
-        Mutex::at(&self.pages, self.start + side.area(), self.links.namespace)
+        Mutex::at(&self.memory, self.start + side.area(), self.fds.namespace)
     }
 
     #[inline]
     fn word32(&self, side: Side, offset: usize) -> &AtomicU32 {
-        self.pages.word32(self.start + side.area() + offset)
+        self.memory.word32(self.start + side.area() + offset)
     }
 
     #[inline]
     fn word64(&self, side: Side, offset: usize) -> &AtomicU64 {
-        self.pages.word64(self.start + side.area() + offset)
+        self.memory.word64(self.start + side.area() + offset)
     }
 }
 
@@ -308,20 +302,17 @@ mod tests {
     use crate::channel::sockets;
     use crate::sys::thread_id;
 
-    /// As where one was killed between the two.
+    /// As after a kill between publishing and notifying.
     #[test]
-    fn what_was_published_and_not_rung_for_is_seen() {
-        let pages = SharedMemory::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
-        Endpoint::create(&pages, 0);
-        let bells = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
+    fn a_waiter_sees_what_was_published_without_a_notification() {
+        let memory = SharedMemory::create(NonZeroUsize::new(AREAS).unwrap()).unwrap();
+        Endpoint::create(&memory, 0);
+        let eventfds = [eventfd::create().unwrap().into(), eventfd::create().unwrap().into()];
         let (from, to) = sockets().unwrap();
         let endpoint = |side, socket| {
-            Endpoint::new(
-                pages.clone(),
-                0,
-                side,
-                EndpointFds { socket, bells: bells.clone(), namespace: thread_id::namespace() },
-            )
+            let eventfds = eventfds.clone();
+            let fds = EndpointFds { socket, eventfds, namespace: thread_id::namespace() };
+            Endpoint::new(memory.clone(), 0, side, fds)
         };
         let (producer, consumer) = (endpoint(Side::Producers, from), endpoint(Side::Consumers, to));
         thread::scope(|scope| {

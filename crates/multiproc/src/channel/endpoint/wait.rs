@@ -1,4 +1,4 @@
-//! How one side of a endpoint waits for the other.
+//! How one side of a ring waits for the other: it spins, then sleeps on its eventfd.
 
 use std::hint;
 use std::os::fd::AsFd;
@@ -13,45 +13,47 @@ use crate::sys::cpus::{is_smp, should_spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{Deadline, PollEvents, poll_event_or_hangup};
 
-/// How often to look before sleeping. It takes less time than the sleep would.
+/// The checks of a short spin, and of a long one between two loads of the clock. They take less time than a
+/// sleep.
 const SPINS_PER_CHECK: u32 = 64;
-/// How long to go on looking now and then: longer than a sleeper needs to wake up, or two who answer each other would
-/// never be awake at the same time.
+/// How long to spin: longer than a sleeping thread takes to wake up, or two processes that answer each other
+/// would never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
-/// What takes longer than this is not worth waiting for without sleeping.
+/// A spin that succeeds after a longer time than this counts as failed.
 const SPIN_PAYOFF: Duration = Duration::from_micros(40);
-/// How long to sleep at most without a look: one who is killed after a change, and before he has rung, wakes nobody.
+/// How long to sleep before the condition is checked again: a peer killed between its change and its
+/// notification wakes no one.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Endpoint {
-    /// Gives the other side a head start, where it is known to be no further than `before`; to be called under the lock,
-    /// before a look. When `enough` frames have come there is nothing to be gained by waiting for more.
+    /// Delays so that several frames come at once, where the peer was at `before`. `enough` is the number of
+    /// frames that ends the delay. To be called under the lock, before the peer's position is loaded.
     #[inline]
     pub(crate) fn coalesce(&self, before: Position, enough: u32) {
         if is_smp() {
-            let head_start = CoalescingDelay(self.word32(self.side, COALESCING));
-            head_start.wait(enough, || self.peer_position().frames_since(before));
+            let delay = CoalescingDelay(self.word32(self.side, COALESCING));
+            delay.wait(enough, || self.peer_position().frames_since(before));
         }
     }
 
-    /// Waits until the other side has come further than `before`; to be called under the lock. What is to be done
-    /// `meanwhile` is done again and again.
+    /// Waits until the peer's position is not `before` any more; to be called under the lock. Each check of
+    /// the position also calls `prefetch`.
     pub(crate) fn wait(
         &self,
         before: Position,
         deadline: Deadline,
-        meanwhile: impl Fn(),
+        prefetch: impl Fn(),
     ) -> Result<WaitOutcome> {
         let is_ready = || {
-            meanwhile();
+            prefetch();
             self.peer_position() != before
         };
         if deadline.is_over() {
             self.discard_orphans();
-            let gone = self.peer_hung_up()?; // looked at first: what was published before they went counts
+            let hung_up = self.peer_hung_up()?; // first, so that frames published before the hang-up count
             return Ok(if is_ready() {
                 WaitOutcome::Ready
-            } else if gone {
+            } else if hung_up {
                 WaitOutcome::Disconnected
             } else {
                 WaitOutcome::TimedOut
@@ -60,20 +62,20 @@ impl Endpoint {
         if self.spin(&is_ready) {
             return Ok(WaitOutcome::Ready);
         }
-        let rung = self.word32(self.side, NOTIFIED);
-        if rung.swap(0, Relaxed) != 0 {
+        let notified = self.word32(self.side, NOTIFIED);
+        if notified.swap(0, Relaxed) != 0 {
             self.clear_eventfd();
         }
         loop {
-            let news = self.sleep(&is_ready, deadline)?;
+            let events = self.sleep(&is_ready, deadline)?;
             if is_ready() {
-                rung.store(news.rung.into(), Relaxed); // to be cleared when there is nothing better to do
+                notified.store(events.rung.into(), Relaxed); // a later wait clears it
                 return Ok(WaitOutcome::Ready);
             }
-            if news.hung_up {
+            if events.hung_up {
                 return Ok(WaitOutcome::Disconnected);
             }
-            if news.rung {
+            if events.rung {
                 self.clear_eventfd();
             }
             if deadline.is_over() {
@@ -82,42 +84,43 @@ impl Endpoint {
         }
     }
 
-    /// Sleeps until the event count rings, all on the other side are gone, or the deadline; or does not, where it is ready.
+    /// Sleeps until the eventfd is written, the peer hangs up or the deadline passes; does not sleep if
+    /// `is_ready`.
     fn sleep(&self, is_ready: &impl Fn() -> bool, deadline: Deadline) -> Result<PollEvents> {
         self.discard_orphans();
         let flag = self.own_flag();
-        let armed = flag.set();
-        let news = if is_ready() {
+        let set = flag.set();
+        let events = if is_ready() {
             PollEvents::default()
         } else {
             failpoint::hit(Failpoint::ChannelSleeps);
             let time = deadline.or_within(RECHECK_INTERVAL).left();
-            poll_event_or_hangup(self.eventfd().as_fd(), self.links.socket.as_fd(), time)?
+            poll_event_or_hangup(self.eventfd().as_fd(), self.fds.socket.as_fd(), time)?
         };
-        flag.clear(armed);
-        Ok(news)
+        flag.clear(set);
+        Ok(events)
     }
 
-    /// Waits for a little without sleeping, and for longer unless that has proved not to be worth it.
+    /// Spins for a short time, and then for [`SPIN`] unless spinning has failed lately.
     fn spin(&self, is_ready: &impl Fn() -> bool) -> bool {
         if !is_smp() {
             return false;
         }
-        let vain = self.word32(self.side, FAILED_SPINS);
-        let times = vain.load(Relaxed);
-        if polls(is_ready) {
-            vain.store(0, Relaxed);
+        let failed_spins = self.word32(self.side, FAILED_SPINS);
+        let failed = failed_spins.load(Relaxed);
+        if spin_once(is_ready) {
+            failed_spins.store(0, Relaxed);
             return true;
         }
-        vain.store(times.wrapping_add(1), Relaxed);
-        if !should_spin(times) {
+        failed_spins.store(failed.wrapping_add(1), Relaxed);
+        if !should_spin(failed) {
             return false;
         }
         let start = Instant::now();
         while start.elapsed() < SPIN {
-            if polls(is_ready) {
+            if spin_once(is_ready) {
                 if start.elapsed() < SPIN_PAYOFF {
-                    vain.store(0, Relaxed);
+                    failed_spins.store(0, Relaxed);
                 }
                 return true;
             }
@@ -126,7 +129,7 @@ impl Endpoint {
     }
 }
 
-fn polls(is_ready: &impl Fn() -> bool) -> bool {
+fn spin_once(is_ready: &impl Fn() -> bool) -> bool {
     for _ in 0..SPINS_PER_CHECK {
         if is_ready() {
             return true;

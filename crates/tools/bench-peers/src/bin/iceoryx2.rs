@@ -1,4 +1,5 @@
-//! iceoryx2: samples in shared memory, received by looking again and again; and events, which can be slept for.
+//! iceoryx2: samples in shared memory, received by looking again and again; and events, which can be slept
+//! for.
 
 use std::fmt::Debug;
 use std::fs;
@@ -139,8 +140,8 @@ fn play_producer(arguments: &[&str]) -> Result<()> {
     }
 }
 
-/// Comes before the numbers. Until a subscriber has received something, samples that have no room are lost, so the
-/// publisher waits for word that this has come.
+/// Comes before the numbers. Until a subscriber has received something, samples that have no room are lost,
+/// so the publisher waits for word that this has come.
 const GREETING: u64 = 7;
 
 const WAIT: BackpressureStrategy = BackpressureStrategy::RetryUntilDelivered;

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Connection, Process, SharedSlice, pipe};
+use multiproc::{Connection, Error, Process, SharedSlice, pipe};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
 
-use super::job::{Due, Item, Job, item, perform};
+use super::job::{Expected, Item, Job, item, perform};
 use super::pools;
-use super::world::{World, timely};
-use crate::traffic;
+use super::state::{SoakState, within_limit};
+use crate::workload;
 
 /// A queue, and what is in it.
-pub(super) struct Tube {
+pub(super) struct QueueModel {
     sender: Sender<Item>,
     receiver: Receiver<Item>,
     capacity: usize,
@@ -29,80 +29,83 @@ pub(super) struct Tube {
 /// So many at most.
 const MOST: usize = 3;
 
-pub(super) fn put(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (count, way) = (dice.random_range(1..20), dice.random_range(0..3));
-    let tube = any(world, dice)?;
-    let count = count.min(tube.room());
-    let items: Vec<_> = (0..count).map(|_| tube.next()).collect();
+pub(super) fn put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (count, way) = (rng.random_range(1..20), rng.random_range(0..3));
+    let queue_model = any(state, rng)?;
+    let count = count.min(queue_model.room());
+    let items: Vec<_> = (0..count).map(|_| queue_model.next()).collect();
     match way {
-        0 => tube.sender.send_all(items)?,
-        1 => items.into_iter().try_for_each(|item| tube.sender.try_send(item))?,
-        _ => items.into_iter().try_for_each(|item| tube.sender.send_timeout(item, Duration::from_secs(5)))?,
+        0 => queue_model.sender.send_all(items)?,
+        1 => items.into_iter().try_for_each(|item| queue_model.sender.try_send(item))?,
+        _ => items
+            .into_iter()
+            .try_for_each(|item| queue_model.sender.send_timeout(item, Duration::from_secs(5)))?,
     }
-    let inside = tube.inside.len();
+    let inside = queue_model.inside.len();
     ensure!(
-        tube.sender.len() == inside,
+        queue_model.sender.len() == inside,
         "{} items are said to be inside, and {inside} are",
-        tube.sender.len()
+        queue_model.sender.len()
     );
     Ok(())
 }
 
-pub(super) fn take(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (count, together) = (dice.random_range(1..20), dice.random_bool(0.5));
-    let tube = any(world, dice)?;
-    if together && !tube.inside.is_empty() {
-        let items = tube.receiver.recv_many(count)?;
+pub(super) fn take(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (count, together) = (rng.random_range(1..20), rng.random_bool(0.5));
+    let queue_model = any(state, rng)?;
+    if together && !queue_model.inside.is_empty() {
+        let items = queue_model.receiver.recv_many(count)?;
         ensure!((1..=count).contains(&items.len()), "{} items come at once", items.len());
-        return items.into_iter().try_for_each(|item| tube.expect(item?));
+        return items.into_iter().try_for_each(|item| queue_model.expect(item?));
     }
-    (0..count.min(tube.inside.len())).try_for_each(|_| {
-        let item = tube.receiver.recv()?;
-        tube.expect(item)
+    (0..count.min(queue_model.inside.len())).try_for_each(|_| {
+        let item = queue_model.receiver.recv()?;
+        queue_model.expect(item)
     })
 }
 
-pub(super) fn time_out(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let limit = Duration::from_micros(dice.random_range(0..10_000));
-    let tube = any(world, dice)?;
-    if tube.inside.is_empty() {
-        let taken = timely(limit, || tube.receiver.recv_timeout(limit), |taken| matches!(taken, Ok(None)))?;
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
-        let taken = tube.receiver.try_recv();
-        ensure!(matches!(taken, Ok(None)), "an empty queue gives {taken:?}");
+pub(super) fn time_out(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(rng.random_range(0..10_000));
+    let queue_model = any(state, rng)?;
+    if queue_model.inside.is_empty() {
+        let taken = within_limit(limit, || queue_model.receiver.recv_timeout(limit), Result::is_err)?;
+        ensure!(taken.as_ref().is_err_and(Error::is_timeout), "an empty queue gives {taken:?}");
+        let taken = queue_model.receiver.try_recv();
+        ensure!(taken.as_ref().is_err_and(Error::is_empty), "an empty queue gives {taken:?}");
     }
-    if tube.room() == 0 {
+    if queue_model.room() == 0 {
         let extra = item(1, 1);
-        let put = timely(limit, || tube.sender.send_timeout(extra.clone(), limit), Result::is_err)?;
+        let put =
+            within_limit(limit, || queue_model.sender.send_timeout(extra.clone(), limit), Result::is_err)?;
         ensure!(put.is_err_and(|refused| refused.error().is_timeout()), "a full queue takes more");
-        let put = tube.sender.try_send(extra);
+        let put = queue_model.sender.try_send(extra);
         ensure!(put.is_err_and(|refused| refused.error().is_full()), "a full queue takes more");
     }
     Ok(())
 }
 
-pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let counts = [dice.random_range(0..100), dice.random_range(0..100)];
-    let workers = dice.random_bool(0.5);
-    let own = someone(dice);
+pub(super) fn others_put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let counts = [rng.random_range(0..100), rng.random_range(0..100)];
+    let workers = rng.random_bool(0.5);
+    let own = someone(rng);
     if workers {
-        pools::any(world, dice)?;
+        pools::any(state, rng)?;
     }
-    let tube = any(world, dice)?;
-    let job = |place: usize| Job::Send(tube.sender.clone(), own + place as u64, counts[place]);
+    let queue_model = any(state, rng)?;
+    let job = |place: usize| Job::Send(queue_model.sender.clone(), own + place as u64, counts[place]);
     let jobs = [job(0), job(1)];
-    let total = tube.inside.len() + usize::try_from(counts.iter().sum::<u64>())?;
-    let receiver = tube.receiver.clone();
+    let total = queue_model.inside.len() + usize::try_from(counts.iter().sum::<u64>())?;
+    let receiver = queue_model.receiver.clone();
     let come = move || -> Result<Vec<Item>> { (0..total).map(|_| Ok(receiver.recv()?)).collect() };
-    let (items, dues) = if workers {
+    let (items, expectations) = if workers {
         let mut inside = Vec::new();
         let mut ends = Vec::new();
-        let Some(workshop) = world.pools.first_mut() else { return Ok(()) };
+        let Some(pool_model) = state.pools.first_mut() else { return Ok(()) };
         // A worker that was just killed may take one of them into death: then there is no counting.
-        if workshop.account.has_killed() {
+        if pool_model.ledger.has_killed() {
             return Ok(());
         }
-        let handles: Vec<_> = jobs.into_iter().map(|job| workshop.pool.submit(perform, (job,))).collect();
+        let handles: Vec<_> = jobs.into_iter().map(|job| pool_model.pool.submit(perform, (job,))).collect();
         inside.extend(come()?);
         for handle in handles {
             ends.push(handle?.get());
@@ -113,34 +116,34 @@ pub(super) fn others_put(world: &mut World, dice: &mut StdRng) -> Result<()> {
         let items = come()?;
         (items, children.into_iter().map(|child| child.and_then(Process::join)).collect())
     };
-    for (due, count) in dues.iter().zip(counts) {
-        Due::Value(count).check(due)?;
+    for (expected, count) in expectations.iter().zip(counts) {
+        Expected::Value(count).check(expected)?;
     }
-    let Some(tube) = world.queues.last_mut() else { return Ok(()) };
+    let Some(queue_model) = state.queues.last_mut() else { return Ok(()) };
     let mut next = [0; 2];
     for item in items {
         match item.0.wrapping_sub(own) {
             place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
-            _ => tube.expect(item)?,
+            _ => queue_model.expect(item)?,
         }
     }
     ensure!(next == counts, "{next:?} of {counts:?} come");
     Ok(())
 }
 
-pub(super) fn others_take(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let most = dice.random_range(0..30);
-    let tube = any(world, dice)?;
-    let count = most.min(tube.inside.len());
-    let child = Process::spawn(perform, (Job::Take(tube.receiver.clone(), count as u64),))?;
-    let sum = tube.inside.drain(..count).map(|(_, number)| number).sum();
-    Due::Value(sum).check(&child.join())
+pub(super) fn others_take(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let most = rng.random_range(0..30);
+    let queue_model = any(state, rng)?;
+    let count = most.min(queue_model.inside.len());
+    let child = Process::spawn(perform, (Job::Take(queue_model.receiver.clone(), count as u64),))?;
+    let sum = queue_model.inside.drain(..count).map(|(_, number)| number).sum();
+    Expected::Value(sum).check(&child.join())
 }
 
-pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (own, nap) = (someone(dice), Duration::from_micros(dice.random_range(0..5000)));
-    let tube = any(world, dice)?;
-    let child = Process::spawn(perform, (Job::Send(tube.sender.clone(), own, 1_000_000),))?;
+pub(super) fn killed_producer(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (own, nap) = (someone(rng), Duration::from_micros(rng.random_range(0..5000)));
+    let queue_model = any(state, rng)?;
+    let child = Process::spawn(perform, (Job::Send(queue_model.sender.clone(), own, 1_000_000),))?;
     let mut next = 0;
     std::thread::sleep(nap);
     child.kill()?;
@@ -149,65 +152,65 @@ pub(super) fn killed_producer(world: &mut World, dice: &mut StdRng) -> Result<()
         end.as_ref().is_err_and(|error| error.signal() == Some(Signal::KILL.as_raw())),
         "it ends by {end:?}"
     );
-    while let Some(item) = tube.receiver.try_recv()? {
-        if item.0 == own { expect_from(&item, &mut next)? } else { tube.expect(item)? }
+    while let Some(item) = take_now(&queue_model.receiver)? {
+        if item.0 == own { expect_from(&item, &mut next)? } else { queue_model.expect(item)? }
     }
-    ensure!(tube.inside.is_empty(), "{:?} are lost", tube.inside);
+    ensure!(queue_model.inside.is_empty(), "{:?} are lost", queue_model.inside);
     Ok(())
 }
 
-pub(super) fn killed_consumer(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let nap = Duration::from_micros(dice.random_range(0..3000));
-    let tube = any(world, dice)?;
-    let items: Vec<_> = (0..tube.room().min(100)).map(|_| tube.next()).collect();
-    tube.sender.send_all(items)?;
-    let child = Process::spawn(perform, (Job::Take(tube.receiver.clone(), u64::MAX),))?;
+pub(super) fn killed_consumer(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let nap = Duration::from_micros(rng.random_range(0..3000));
+    let queue_model = any(state, rng)?;
+    let items: Vec<_> = (0..queue_model.room().min(100)).map(|_| queue_model.next()).collect();
+    queue_model.sender.send_all(items)?;
+    let child = Process::spawn(perform, (Job::Take(queue_model.receiver.clone(), u64::MAX),))?;
     std::thread::sleep(nap);
     child.kill()?;
     ensure!(child.join().is_err(), "it takes more than there is");
     // It has taken the first, some of them.
-    let rest: Vec<Item> =
-        std::iter::from_fn(|| tube.receiver.try_recv().transpose()).collect::<multiproc::Result<_>>()?;
-    let taken = tube.inside.len().checked_sub(rest.len()).context("more come than there were")?;
-    tube.inside.drain(..taken);
-    rest.into_iter().try_for_each(|item| tube.expect(item))
+    let rest: Vec<Item> = std::iter::from_fn(|| take_now(&queue_model.receiver).transpose())
+        .collect::<multiproc::Result<_>>()?;
+    let taken = queue_model.inside.len().checked_sub(rest.len()).context("more come than there were")?;
+    queue_model.inside.drain(..taken);
+    rest.into_iter().try_for_each(|item| queue_model.expect(item))
 }
 
 /// From the one through a queue to the other.
-pub(super) fn relay(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (capacity, count) = (dice.random_range(1..100), dice.random_range(0..200));
-    let workshop = pools::any(world, dice)?;
+pub(super) fn relay(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (capacity, count) = (rng.random_range(1..100), rng.random_range(0..200));
+    let pool_model = pools::any(state, rng)?;
     let (sender, receiver) = bounded(capacity)?;
     let child = Process::spawn(perform, (Job::Send(sender, 0, count),))?;
-    let task = workshop.pool.submit(perform, (Job::Take(receiver, count),))?.get();
+    let task = pool_model.pool.submit(perform, (Job::Take(receiver, count),))?.get();
     let sent = child.join();
     match task {
         // Who would have taken it is dead, and the child may have learnt of it.
-        Err(error) if workshop.account.may_fail_by(&error) => Due::Or(count).check(&sent),
+        Err(error) if pool_model.ledger.accounts_for(&error) => Expected::Or(count).check(&sent),
         taken => {
-            Due::Value((0..count).sum()).check(&taken)?;
-            Due::Value(count).check(&sent)
+            Expected::Value((0..count).sum()).check(&taken)?;
+            Expected::Value(count).check(&sent)
         }
     }
 }
 
-pub(super) fn hang_up(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    any(world, dice)?;
-    world.queues.pop().map_or(Ok(()), Tube::hang_up)
+pub(super) fn hang_up(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    any(state, rng)?;
+    state.queues.pop().map_or(Ok(()), QueueModel::hang_up)
 }
 
-pub(super) fn talk(_: &mut World, dice: &mut StdRng) -> Result<()> {
-    let limit = Duration::from_micros(dice.random_range(0..5000));
-    let (questions, killed_at) = (dice.random_range(1..20), dice.random_range(0..40));
+pub(super) fn talk(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(rng.random_range(0..5000));
+    let (questions, killed_at) = (rng.random_range(1..20), rng.random_range(0..40));
     let (ours, theirs) = pipe()?;
-    let child = Process::spawn(traffic::answer, (theirs,))?;
-    let is_ready = timely(limit, || ours.poll(limit), |ready| matches!(ready, Ok(false)))??;
+    let child = Process::spawn(workload::answer, (theirs,))?;
+    let is_ready = within_limit(limit, || ours.poll(limit), |ready| matches!(ready, Ok(false)))??;
     ensure!(!is_ready, "an answer comes before the question");
     for number in 0..questions {
         if number == killed_at {
             child.kill()?;
         }
-        match traffic::ask(&ours, number)? {
+        match workload::ask(&ours, number)? {
             Some(is_right) => ensure!(is_right, "a wrong answer comes to question {number}"),
             None => ensure!(number >= killed_at, "the other end is gone at question {number}"),
         }
@@ -223,23 +226,31 @@ pub(super) fn talk(_: &mut World, dice: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn freeze(_: &mut World, dice: &mut StdRng) -> Result<()> {
-    let length = dice.random_range(0..20_000);
+pub(super) fn freeze(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let length = rng.random_range(0..20_000);
     let (ours, theirs) = pipe::<(), SharedSlice<u64>>()?;
     let maker = Process::spawn(make_frozen, (theirs, length))?;
-    let numbers = ours.recv()?.context("nothing comes")?;
+    let numbers = ours.recv().context("nothing comes")?;
     maker.join()??;
     ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
     let readers = [(); 2].map(|()| Process::spawn(perform, (Job::Sum(numbers.clone()),)));
     drop(numbers);
     readers
         .into_iter()
-        .try_for_each(|reader| Due::Value((0..length).sum()).check(&reader.and_then(Process::join)))
+        .try_for_each(|reader| Expected::Value((0..length).sum()).check(&reader.and_then(Process::join)))
 }
 
 fn make_frozen(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
-    end.send(SharedSlice::from_slice(&numbers)?)
+    Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
+}
+
+/// The next item, unless the queue is empty.
+fn take_now(receiver: &Receiver<Item>) -> multiproc::Result<Option<Item>> {
+    match receiver.try_recv() {
+        Err(error) if error.is_empty() => Ok(None),
+        taken => taken.map(Some),
+    }
 }
 
 /// What comes of another must be his next.
@@ -250,24 +261,24 @@ fn expect_from(came: &Item, next: &mut u64) -> Result<()> {
 }
 
 /// Another than this thread, and not one that has been before.
-fn someone(dice: &mut StdRng) -> u64 {
-    u64::from(dice.random::<u32>()) + 1
+fn someone(rng: &mut StdRng) -> u64 {
+    u64::from(rng.random::<u32>()) + 1
 }
 
 /// One of those there are, or a new one; it is the last then.
-fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Tube> {
-    let place = dice.random_range(0..MOST);
-    let capacity = [1, 5, 300][dice.random_range(0..3)];
-    if place < world.queues.len() {
-        let tube = world.queues.remove(place);
-        world.queues.push(tube);
+fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut QueueModel> {
+    let place = rng.random_range(0..MOST);
+    let capacity = [1, 5, 300][rng.random_range(0..3)];
+    if place < state.queues.len() {
+        let queue_model = state.queues.remove(place);
+        state.queues.push(queue_model);
     } else {
-        world.queues.push(Tube::new(capacity)?);
+        state.queues.push(QueueModel::new(capacity)?);
     }
-    world.queues.last_mut().context("there is none")
+    state.queues.last_mut().context("there is none")
 }
 
-impl Tube {
+impl QueueModel {
     fn new(capacity: u32) -> Result<Self> {
         let (sender, receiver) = bounded(capacity)?;
         Ok(Self { sender, receiver, capacity: capacity as usize, inside: VecDeque::new(), last: (0, 0) })

@@ -10,14 +10,14 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rustix::process::Signal;
 
-use super::job::{self, Due, Job, perform};
-use super::world::{World, timely};
-use crate::victim::Victim;
+use super::job::{self, Expected, Job, perform};
+use super::state::{SoakState, within_limit};
+use crate::target::TargetProcess;
 
 /// One of them, and what must come of it.
 pub(super) struct Child {
     process: Process<u64>,
-    due: Due,
+    expected: Expected,
     /// It waits until this is dropped.
     gate: Option<Connection<(), ()>>,
     /// The signals that it may have died of.
@@ -30,104 +30,106 @@ pub(super) struct Child {
 /// So many at most.
 const MOST: usize = 6;
 
-pub(super) fn start(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    if world.children.len() >= MOST {
-        world.children.remove(0).join()?;
+pub(super) fn start(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    if state.children.len() >= MOST {
+        state.children.remove(0).join()?;
     }
-    world.children.push(Child::start(dice)?);
+    state.children.push(Child::start(rng)?);
     Ok(())
 }
 
-pub(super) fn kill(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let child = any(world, dice)?;
+pub(super) fn kill(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let child = any(state, rng)?;
     child.process.kill()?;
     child.struck.push(Signal::KILL);
     Ok(())
 }
 
-pub(super) fn terminate(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let child = any(world, dice)?;
+pub(super) fn terminate(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let child = any(state, rng)?;
     child.process.terminate()?;
     child.struck.push(Signal::TERM);
     child.is_stopped = false;
     Ok(())
 }
 
-pub(super) fn stop(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let limit = Duration::from_millis(dice.random_range(1..20));
-    let child = any(world, dice)?;
+pub(super) fn stop(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_millis(rng.random_range(1..20));
+    let child = any(state, rng)?;
     if !child.is_joined && child.stop() {
         let waited =
-            timely(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
+            within_limit(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
         ensure!(matches!(waited, Ok(None)), "a stopped child comes to {waited:?}");
         ensure!(child.process.is_alive(), "a stopped child is taken for dead");
     }
     Ok(())
 }
 
-pub(super) fn go_on(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let child = any(world, dice)?;
+pub(super) fn go_on(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let child = any(state, rng)?;
     child.go_on();
     Ok(())
 }
 
-pub(super) fn join(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    any(world, dice)?;
-    let place = dice.random_range(0..world.children.len());
-    world.children.swap_remove(place).join()
+pub(super) fn join(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    any(state, rng)?;
+    let place = rng.random_range(0..state.children.len());
+    state.children.swap_remove(place).join()
 }
 
-pub(super) fn join_timeout(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let limit = Duration::from_micros(dice.random_range(0..20_000));
-    let child = any(world, dice)?;
-    let joined = timely(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
+pub(super) fn join_timeout(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(rng.random_range(0..20_000));
+    let child = any(state, rng)?;
+    let joined =
+        within_limit(limit, || child.process.join_timeout(limit), |joined| matches!(joined, Ok(None)))?;
     match joined.transpose() {
         Some(result) => child.take(&result),
         None => Ok(()),
     }
 }
 
-pub(super) fn detach(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    any(world, dice)?;
-    let place = dice.random_range(0..world.children.len());
-    let mut child = world.children.swap_remove(place);
+pub(super) fn detach(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    any(state, rng)?;
+    let place = rng.random_range(0..state.children.len());
+    let mut child = state.children.swap_remove(place);
     child.go_on();
     Ok(())
 }
 
 /// One of those there are; if there are none, a new one.
-fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Child> {
-    if world.children.is_empty() {
-        world.children.push(Child::start(dice)?);
+fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut Child> {
+    if state.children.is_empty() {
+        state.children.push(Child::start(rng)?);
     }
-    let place = dice.random_range(0..world.children.len());
-    Ok(&mut world.children[place])
+    let place = rng.random_range(0..state.children.len());
+    Ok(&mut state.children[place])
 }
 
 impl Child {
-    fn start(dice: &mut StdRng) -> Result<Self> {
-        let (gate, (job, due)) = if dice.random_bool(0.3) {
+    fn start(rng: &mut StdRng) -> Result<Self> {
+        let (gate, (job, expected)) = if rng.random_bool(0.3) {
             let (ours, theirs) = pipe()?;
-            let value = dice.random_range(0..1000);
-            (Some(ours), (Job::Wait(theirs, value), Due::Value(value)))
+            let value = rng.random_range(0..1000);
+            (Some(ours), (Job::Wait(theirs, value), Expected::Value(value)))
         } else {
-            (None, job::any(dice, true)?)
+            (None, job::any(rng, true)?)
         };
         let process = Process::spawn(perform, (job,))?;
-        Ok(Self { process, due, gate, struck: Vec::new(), is_stopped: false, is_joined: false })
+        Ok(Self { process, expected, gate, struck: Vec::new(), is_stopped: false, is_joined: false })
     }
 
     /// Stops it; says whether it is stopped.
     fn stop(&mut self) -> bool {
-        let Some(victim) = Victim::open(self.process.pid()) else { return false };
-        if !victim.strike(Signal::STOP) {
+        let Some(target) = TargetProcess::open(self.process.pid()) else { return false };
+        if !target.signal(Signal::STOP) {
             return false;
         }
         self.is_stopped = true;
-        while !victim.has_ended(Duration::ZERO) {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", victim.pid)).unwrap_or_default();
+        while !target.has_ended(Duration::ZERO) {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
             if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
-                // What was to kill it has then not come through, and does not: only SIGKILL, which was before.
+                // What was to kill it has then not come through, and does not: only SIGKILL, which was
+                // before.
                 return true;
             }
             thread::sleep(Duration::from_micros(100));
@@ -137,9 +139,9 @@ impl Child {
 
     fn go_on(&mut self) {
         if self.is_stopped
-            && let Some(victim) = Victim::open(self.process.pid())
+            && let Some(target) = TargetProcess::open(self.process.pid())
         {
-            victim.strike(Signal::CONT);
+            target.signal(Signal::CONT);
         }
         self.is_stopped = false;
     }
@@ -152,8 +154,8 @@ impl Child {
             ensure!(self.process.join().is_err(), "it has a result a second time");
             return Ok(());
         }
-        let Self { process, due, struck, .. } = self;
-        check(due, &struck, &process.join())
+        let Self { process, expected, struck, .. } = self;
+        check(expected, &struck, &process.join())
     }
 
     fn take(&mut self, result: &multiproc::Result<u64>) -> Result<()> {
@@ -161,13 +163,13 @@ impl Child {
             ensure!(result.is_err(), "it has a result a second time");
             return Ok(());
         }
-        check(self.due, &self.struck, result)
+        check(self.expected, &self.struck, result)
     }
 }
 
-fn check(due: Due, struck: &[Signal], result: &multiproc::Result<u64>) -> Result<()> {
+fn check(expected: Expected, struck: &[Signal], result: &multiproc::Result<u64>) -> Result<()> {
     match result {
         Err(error) if struck.iter().any(|signal| error.signal() == Some(signal.as_raw())) => Ok(()),
-        result => due.check(result),
+        result => expected.check(result),
     }
 }

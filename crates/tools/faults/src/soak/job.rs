@@ -38,7 +38,7 @@ pub(super) enum Job {
 
 /// What must come of a job, if nobody interferes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum Expected {
     Value(u64),
     Panic,
     Exit(i32),
@@ -47,24 +47,24 @@ pub(super) enum Due {
 }
 
 /// Of the jobs that need nothing but themselves. Some, if they `may_fail`, do.
-pub(super) fn any(dice: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, Due)> {
-    let number = dice.random_range(0..1000);
-    let nap = dice.random_range(0..2000);
-    Ok(match dice.random_range(0..if may_fail { 24 } else { 22 }) {
-        0..10 => (Job::Value(0, number), Due::Value(number)),
-        10..16 => (Job::Value(nap, number), Due::Value(number)),
+pub(super) fn any(rng: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, Expected)> {
+    let number = rng.random_range(0..1000);
+    let nap = rng.random_range(0..2000);
+    Ok(match rng.random_range(0..if may_fail { 24 } else { 22 }) {
+        0..10 => (Job::Value(0, number), Expected::Value(number)),
+        10..16 => (Job::Value(nap, number), Expected::Value(number)),
         16..18 => {
-            let length = dice.random_range(0..400_000_u32);
-            (Job::Length(ByteBuf::from(vec![1; length as usize])), Due::Value(length.into()))
+            let length = rng.random_range(0..400_000_u32);
+            (Job::Length(ByteBuf::from(vec![1; length as usize])), Expected::Value(length.into()))
         }
         18..20 => {
             let numbers: Vec<u64> = (0..number).collect();
-            (Job::Sum(SharedSlice::from_slice(&numbers)?), Due::Value(numbers.iter().sum()))
+            (Job::Sum(SharedSlice::from_slice(&numbers)?), Expected::Value(numbers.iter().sum()))
         }
-        20 => (Job::Pool(number), Due::Value((0..number).sum())),
-        21 => (Job::Child(Box::new(Job::Value(nap, number))), Due::Value(number)),
-        22 => (Job::Panic, Due::Panic),
-        _ => (Job::Exit(7), Due::Exit(7)),
+        20 => (Job::Pool(number), Expected::Value((0..number).sum())),
+        21 => (Job::Child(Box::new(Job::Value(nap, number))), Expected::Value(number)),
+        22 => (Job::Panic, Expected::Panic),
+        _ => (Job::Exit(7), Expected::Exit(7)),
     })
 }
 
@@ -78,7 +78,10 @@ pub(super) fn perform(job: Job) -> u64 {
             }
             Job::Length(bytes) => Ok(bytes.len() as u64),
             Job::Sum(numbers) => Ok(numbers.iter().sum()),
-            Job::Wait(gate, value) => gate.recv().map(|_| value),
+            Job::Wait(gate, value) => match gate.recv() {
+                Err(error) if error.is_disconnected() => Ok(value),
+                sent => sent.map(|()| value),
+            },
             Job::Send(items, own, count) => {
                 (0..count).try_for_each(|number| items.send(item(own, number)))?;
                 Ok(count)
@@ -102,20 +105,20 @@ pub(super) fn item(own: u64, number: u64) -> Item {
     (own, number, ByteBuf::from(vec![low; length]))
 }
 
-impl Due {
-    /// Holds a result against what is due.
+impl Expected {
+    /// Holds a result against what is expected.
     pub(super) fn check(self, result: &Result<u64, Error>) -> Result<()> {
         match (self, result) {
-            (Self::Value(due) | Self::Or(due), Ok(value)) => {
-                ensure!(*value == due, "{value} comes, and {due} is due");
+            (Self::Value(expected) | Self::Or(expected), Ok(value)) => {
+                ensure!(*value == expected, "{value} comes, and {expected} is expected");
             }
             (Self::Panic, Err(error)) if error.is_panic() => {
                 ensure!(error.to_string().ends_with(PANIC), "{error}");
             }
-            (Self::Exit(due), Err(error)) => ensure!(error.exit_code() == Some(due), "{error}"),
+            (Self::Exit(expected), Err(error)) => ensure!(error.exit_code() == Some(expected), "{error}"),
             (Self::Or(_), Err(error)) if error.is_panic() => {}
-            (_, Err(error)) => bail!("{self:?} is due: {error}"),
-            (_, Ok(value)) => bail!("{self:?} is due, and {value} comes"),
+            (_, Err(error)) => bail!("{self:?} is expected: {error}"),
+            (_, Ok(value)) => bail!("{self:?} is expected, and {value} comes"),
         }
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! Random operations against a model that knows what must come of them.
 //!
-//! Several threads, each with children, pools and queues of its own, do one operation after the other; the seed says
-//! which. After some hundred, everything is brought to its end, and the process must have what it had before.
+//! Several threads, each with children, pools and queues of its own, do one operation after the other; the
+//! seed says which. After some hundred, everything is brought to its end, and the process must have what it
+//! had before.
 
 mod channels;
 mod children;
 mod job;
 mod pools;
-mod world;
+mod state;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,16 +20,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use faults::Line;
+use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use procfs::process::Process;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::interrupt;
-use crate::possessions::Possessions;
+use crate::resources::ResourceSnapshot;
 use crate::watchdog::Watchdog;
-use world::{OPERATIONS, Operation, World};
+use state::{OPERATIONS, Operation, SoakState};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -44,10 +45,11 @@ pub(crate) struct Options {
 }
 
 /// After so many operations of all threads together, everything is brought to its end.
-const BETWEEN_LOOKS: u64 = 500;
+const CHECK_INTERVAL: u64 = 500;
 /// After so many looks the process has all that it keeps for later.
 const WARM_UP: u64 = 3;
-/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in use.
+/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in
+/// use.
 const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
@@ -58,9 +60,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         write!(again, " --threads {threads}")?;
     }
     eprintln!("soak with `{again}`");
-    interrupt::heed()?;
+    interrupt::install()?;
     let lines = Lines::new(again);
-    let watchdog = Watchdog::new(threads, tell_of_hang(lines.clone()))?;
+    let watchdog = Watchdog::new(threads, report_hang(lines.clone()))?;
     let soak = Soak {
         seed,
         threads,
@@ -87,19 +89,19 @@ struct Soak {
 impl Soak {
     fn run(&self, time: Duration) -> Result<()> {
         let bar = progress(time);
-        let before = Possessions::once_all_is_kept()?;
+        let before = ResourceSnapshot::after_warm_up()?;
         let mut memory = 0;
         for look in 0.. {
             thread::scope(|scope| {
                 for thread in 0..self.threads {
-                    scope.spawn(move || self.be_thread(thread, look));
+                    scope.spawn(move || self.run_thread(thread, look));
                 }
             });
             if look < WARM_UP {
                 memory = memory.max(memory_in_use()?);
             }
             self.take("what is left behind", || {
-                before.await_return()?;
+                before.wait_until_restored()?;
                 let now = memory_in_use()?;
                 ensure!(
                     now <= memory + MOST_GROWTH,
@@ -111,7 +113,7 @@ impl Soak {
                 break;
             }
             bar.set_position(time.as_secs().saturating_sub(self.left().as_secs()));
-            bar.set_message(format!("{} operations", (look + 1) * BETWEEN_LOOKS));
+            bar.set_message(format!("{} operations", (look + 1) * CHECK_INTERVAL));
         }
         bar.finish_and_clear();
         Ok(())
@@ -122,27 +124,27 @@ impl Soak {
     }
 
     fn is_over(&self) -> bool {
-        self.left().is_zero() || self.failed.load(Ordering::Relaxed) || interrupt::came()
+        self.left().is_zero() || self.failed.load(Ordering::Relaxed) || interrupt::interrupted()
     }
 
-    fn be_thread(&self, thread: usize, look: u64) {
-        let mut world = World::default();
-        for step in 0..BETWEEN_LOOKS / self.threads as u64 {
+    fn run_thread(&self, thread: usize, look: u64) {
+        let mut state = SoakState::default();
+        for step in 0..CHECK_INTERVAL / self.threads as u64 {
             if self.is_over() {
                 break;
             }
-            // Each step throws its own dice: how an earlier one went changes nothing about it.
-            let mut dice = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
-            let operation = choose(&mut dice);
+            // Each step throws its own rng: how an earlier one went changes nothing about it.
+            let mut rng = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
+            let operation = choose(&mut rng);
             self.watchdog.note(
                 thread,
                 Some(format!("{}, operation {step} of thread {thread}, after look {look}", operation.name)),
             );
-            self.take(operation.name, || (operation.run)(&mut world, &mut dice));
+            self.take(operation.name, || (operation.run)(&mut state, &mut rng));
         }
         self.watchdog
             .note(thread, Some(format!("bringing all to its end, in thread {thread} after look {look}")));
-        self.take("bring all to its end", || world.drain());
+        self.take("bring all to its end", || state.drain());
         self.watchdog.note(thread, None);
     }
 
@@ -152,8 +154,8 @@ impl Soak {
         let came = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| bail!("it panics"));
         let took = begun.elapsed();
         match came {
-            Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).survive_all(1, Some(took)),
-            Err(_) if interrupt::comes() => {}
+            Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).passed_all(1, Some(took)),
+            Err(_) if interrupt::interrupted_soon() => {}
             // What fails after a failure may have failed of it.
             Err(error) if !self.failed.swap(true, Ordering::Relaxed) => {
                 self.lines.fail(name, &format!("{error:#}"));
@@ -163,11 +165,11 @@ impl Soak {
     }
 }
 
-fn choose(dice: &mut StdRng) -> &'static Operation {
-    let mut throw = dice.random_range(0..OPERATIONS.iter().map(|operation| operation.weight).sum());
+fn choose(rng: &mut StdRng) -> &'static Operation {
+    let mut pick = rng.random_range(0..OPERATIONS.iter().map(|operation| operation.weight).sum());
     let is_it = |operation: &&Operation| {
-        let is_it = throw < operation.weight;
-        throw = throw.saturating_sub(operation.weight);
+        let is_it = pick < operation.weight;
+        pick = pick.saturating_sub(operation.weight);
         is_it
     };
     OPERATIONS.iter().find(is_it).unwrap_or(&OPERATIONS[0])
@@ -182,7 +184,7 @@ fn memory_in_use() -> Result<u64> {
 /// What came of each kind of operation, and how to have it again.
 #[derive(Clone)]
 struct Lines {
-    lines: Arc<Mutex<BTreeMap<&'static str, Line>>>,
+    lines: Arc<Mutex<BTreeMap<&'static str, Row>>>,
     again: String,
 }
 
@@ -191,7 +193,7 @@ impl Lines {
         Self { lines: Arc::default(), again }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Line>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Row>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -202,15 +204,15 @@ impl Lines {
     }
 
     fn print(&self) {
-        self.lock().values().for_each(Line::print);
+        self.lock().values().for_each(Row::print);
     }
 }
 
-fn line(name: &str) -> Line {
-    Line::new("soak", name)
+fn line(name: &str) -> Row {
+    Row::new("soak", name)
 }
 
-fn tell_of_hang(lines: Lines) -> impl Fn(&str) {
+fn report_hang(lines: Lines) -> impl Fn(&str) {
     move |what| {
         lines.fail("a hang", what);
         lines.print();

@@ -11,18 +11,18 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rustix::process::Signal;
 
-use super::job::{self, Due, Job, perform};
-use super::world::{World, timely};
-use crate::victim::Victim;
+use super::job::{self, Expected, Job, perform};
+use super::state::{SoakState, within_limit};
+use crate::target::TargetProcess;
 
 /// A pool, what was handed in, and who was killed.
-pub(super) struct Workshop {
+pub(super) struct PoolModel {
     pub(super) pool: Pool,
-    pub(super) account: Account,
+    pub(super) ledger: PoolLedger,
 }
 
 #[derive(Default)]
-pub(super) struct Account {
+pub(super) struct PoolLedger {
     pending: Vec<Pending>,
     /// Workers that were killed, of which no item has failed yet.
     killed: Vec<u32>,
@@ -32,7 +32,7 @@ pub(super) struct Account {
 
 struct Pending {
     handle: TaskHandle<u64>,
-    due: Due,
+    expected: Expected,
     /// What `cancel` has said.
     is_cancelled: bool,
     /// The result was given before.
@@ -43,61 +43,61 @@ struct Pending {
 const MOST: usize = 2;
 const MOST_PENDING: usize = 60;
 
-pub(super) fn start(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    if world.pools.len() >= MOST {
-        world.pools.remove(0).close()?;
+pub(super) fn start(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    if state.pools.len() >= MOST {
+        state.pools.remove(0).close()?;
     }
-    world.pools.push(Workshop::start(dice)?);
+    state.pools.push(PoolModel::start(rng)?);
     Ok(())
 }
 
-pub(super) fn map(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let may_fail = dice.random_bool(0.3);
-    let (jobs, dues) = jobs(dice, 100, may_fail)?;
-    let workshop = any(world, dice)?;
-    match workshop.pool.map(perform, jobs) {
-        Ok(values) => ensure!(values.into_iter().map(Due::Value).eq(dues), "other values come"),
-        Err(error) if workshop.account.may_fail_by(&error) => {}
+pub(super) fn map(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let may_fail = rng.random_bool(0.3);
+    let (jobs, expectations) = jobs(rng, 100, may_fail)?;
+    let pool_model = any(state, rng)?;
+    match pool_model.pool.map(perform, jobs) {
+        Ok(values) => ensure!(values.into_iter().map(Expected::Value).eq(expectations), "other values come"),
+        Err(error) if pool_model.ledger.accounts_for(&error) => {}
         Err(error) => {
-            let first = dues
+            let first = expectations
                 .iter()
-                .position(|due| due.is_failure())
+                .position(|expected| expected.is_failure())
                 .with_context(|| format!("none must fail: {error}"))?;
             ensure!(error.index() == Some(first as u64), "item {first} fails: {error}");
-            dues[first].check(&Err(error))?;
+            expectations[first].check(&Err(error))?;
         }
     }
     Ok(())
 }
 
-pub(super) fn map_results(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (jobs, dues) = jobs(dice, 100, true)?;
-    let workshop = any(world, dice)?;
-    let results = workshop.pool.map_results(perform, jobs)?;
-    workshop.account.check_all(&dues, results)
+pub(super) fn map_results(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (jobs, expectations) = jobs(rng, 100, true)?;
+    let pool_model = any(state, rng)?;
+    let results = pool_model.pool.map_results(perform, jobs)?;
+    pool_model.ledger.check_all(&expectations, results)
 }
 
-pub(super) fn imap(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (jobs, dues) = jobs(dice, 60, true)?;
-    let taken = dice.random_range(0..dues.len() * 2).min(dues.len());
-    let workshop = any(world, dice)?;
-    let results: Vec<_> = workshop.pool.imap(perform, jobs).take(taken).collect();
-    workshop.account.check_all(&dues[..taken], results)
+pub(super) fn imap(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (jobs, expectations) = jobs(rng, 60, true)?;
+    let taken = rng.random_range(0..expectations.len() * 2).min(expectations.len());
+    let pool_model = any(state, rng)?;
+    let results: Vec<_> = pool_model.pool.imap(perform, jobs).take(taken).collect();
+    pool_model.ledger.check_all(&expectations[..taken], results)
 }
 
-pub(super) fn imap_unordered(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let count = dice.random_range(1..200);
-    let taken = dice.random_range(0..count * 2).min(count);
-    let workshop = any(world, dice)?;
+pub(super) fn imap_unordered(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let count = rng.random_range(1..200);
+    let taken = rng.random_range(0..count * 2).min(count);
+    let pool_model = any(state, rng)?;
     let number = |number: u64| number;
     let results: Vec<_> =
-        workshop.pool.imap_unordered(number, 0..count).take(usize::try_from(taken)?).collect();
+        pool_model.pool.imap_unordered(number, 0..count).take(usize::try_from(taken)?).collect();
     ensure!(results.len() as u64 == taken, "{} of {taken} results", results.len());
     let mut numbers = Vec::new();
     for result in results {
         numbers.push(match result {
             Ok(number) => number,
-            Err(error) if workshop.account.may_fail_by(&error) => {
+            Err(error) if pool_model.ledger.accounts_for(&error) => {
                 error.index().context("no place is said")?
             }
             Err(error) => bail!("none must fail: {error}"),
@@ -112,27 +112,27 @@ pub(super) fn imap_unordered(world: &mut World, dice: &mut StdRng) -> Result<()>
     Ok(())
 }
 
-pub(super) fn from_two_threads(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (ones, dues_of_ones) = jobs(dice, 40, true)?;
-    let (others, dues_of_others) = jobs(dice, 40, true)?;
-    let workshop = any(world, dice)?;
-    let pool = &workshop.pool;
+pub(super) fn from_two_threads(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (ones, dues_of_ones) = jobs(rng, 40, true)?;
+    let (others, dues_of_others) = jobs(rng, 40, true)?;
+    let pool_model = any(state, rng)?;
+    let pool = &pool_model.pool;
     let (ones, others) = thread::scope(|scope| {
         let ones = scope.spawn(|| pool.map_results(perform, ones));
         let others = pool.imap(perform, others).collect();
         (ones.join(), others)
     });
     let Ok(ones) = ones else { bail!("a call has panicked") };
-    workshop.account.check_all(&dues_of_ones, ones?)?;
-    workshop.account.check_all(&dues_of_others, others)
+    pool_model.ledger.check_all(&dues_of_ones, ones?)?;
+    pool_model.ledger.check_all(&dues_of_others, others)
 }
 
-pub(super) fn map_under_fire(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (jobs, dues) = jobs(dice, 60, true)?;
-    let nap = Duration::from_micros(dice.random_range(0..5000));
-    let choice = dice.random_range(0..10);
-    let workshop = any(world, dice)?;
-    let pool = &workshop.pool;
+pub(super) fn map_while_killing(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (jobs, expectations) = jobs(rng, 60, true)?;
+    let nap = Duration::from_micros(rng.random_range(0..5000));
+    let choice = rng.random_range(0..10);
+    let pool_model = any(state, rng)?;
+    let pool = &pool_model.pool;
     let (results, killed) = thread::scope(|scope| {
         let killer = scope.spawn(|| {
             thread::sleep(nap);
@@ -140,51 +140,51 @@ pub(super) fn map_under_fire(world: &mut World, dice: &mut StdRng) -> Result<()>
         });
         (pool.map_results(perform, jobs), killer.join())
     });
-    workshop.account.killed.extend(killed.unwrap_or_default());
-    workshop.account.check_all(&dues, results?)
+    pool_model.ledger.killed.extend(killed.unwrap_or_default());
+    pool_model.ledger.check_all(&expectations, results?)
 }
 
-pub(super) fn submit(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let (jobs, dues) = jobs(dice, 20, true)?;
-    let workshop = any(world, dice)?;
-    for (job, due) in jobs.into_iter().zip(dues) {
-        let handle = workshop.pool.submit(perform, (job,))?;
-        workshop.account.pending.push(Pending { handle, due, is_cancelled: false, is_taken: false });
+pub(super) fn submit(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let (jobs, expectations) = jobs(rng, 20, true)?;
+    let pool_model = any(state, rng)?;
+    for (job, expected) in jobs.into_iter().zip(expectations) {
+        let handle = pool_model.pool.submit(perform, (job,))?;
+        pool_model.ledger.pending.push(Pending { handle, expected, is_cancelled: false, is_taken: false });
     }
-    let excess = workshop.account.pending.len().saturating_sub(MOST_PENDING);
-    workshop.account.get(excess)
+    let excess = pool_model.ledger.pending.len().saturating_sub(MOST_PENDING);
+    pool_model.ledger.get(excess)
 }
 
-pub(super) fn get(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let count = dice.random_range(1..30);
-    let workshop = any(world, dice)?;
-    workshop.account.get(count)
+pub(super) fn get(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let count = rng.random_range(1..30);
+    let pool_model = any(state, rng)?;
+    pool_model.ledger.get(count)
 }
 
-pub(super) fn get_timeout(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let limit = Duration::from_micros(dice.random_range(0..5000));
-    let choice = dice.random_range(0..MOST_PENDING);
-    let workshop = any(world, dice)?;
-    let count = workshop.account.pending.len();
-    let Some(mut pending) = (count > 0).then(|| workshop.account.pending.remove(choice % count)) else {
+pub(super) fn get_timeout(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let limit = Duration::from_micros(rng.random_range(0..5000));
+    let choice = rng.random_range(0..MOST_PENDING);
+    let pool_model = any(state, rng)?;
+    let count = pool_model.ledger.pending.len();
+    let Some(mut pending) = (count > 0).then(|| pool_model.ledger.pending.remove(choice % count)) else {
         return Ok(());
     };
-    let got = timely(limit, || pending.handle.get_timeout(limit), |got| matches!(got, Ok(None)))?;
+    let got = within_limit(limit, || pending.handle.get_timeout(limit), |got| matches!(got, Ok(None)))?;
     if pending.is_taken {
         ensure!(got.is_err(), "a result is given a second time");
     } else if let Some(result) = got.transpose() {
         ensure!(pending.handle.is_ready(), "what was given is not ready");
-        workshop.account.check(&pending, result)?;
+        pool_model.ledger.check(&pending, result)?;
         pending.is_taken = true;
     }
-    workshop.account.pending.push(pending);
+    pool_model.ledger.pending.push(pending);
     Ok(())
 }
 
-pub(super) fn cancel(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let number = dice.random_range(1..10);
-    let workshop = any(world, dice)?;
-    for pending in workshop.account.pending.iter_mut().rev().take(number).filter(|pending| !pending.is_taken)
+pub(super) fn cancel(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let number = rng.random_range(1..10);
+    let pool_model = any(state, rng)?;
+    for pending in pool_model.ledger.pending.iter_mut().rev().take(number).filter(|pending| !pending.is_taken)
     {
         let was_cancelled = pending.is_cancelled;
         let is_cancelled = pending.handle.cancel();
@@ -194,105 +194,105 @@ pub(super) fn cancel(world: &mut World, dice: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn drop_handles(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let kept = dice.random_range(0..MOST_PENDING);
-    any(world, dice)?.account.pending.truncate(kept);
+pub(super) fn drop_handles(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let kept = rng.random_range(0..MOST_PENDING);
+    any(state, rng)?.ledger.pending.truncate(kept);
     Ok(())
 }
 
-pub(super) fn kill(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let choice = dice.random_range(0..10);
-    let workshop = any(world, dice)?;
-    workshop.account.killed.extend(kill_one(&workshop.pool, choice));
+pub(super) fn kill(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let choice = rng.random_range(0..10);
+    let pool_model = any(state, rng)?;
+    pool_model.ledger.killed.extend(kill_one(&pool_model.pool, choice));
     Ok(())
 }
 
 /// Meanwhile limits end on time; afterwards all goes on.
-pub(super) fn pause(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    let choice = dice.random_range(0..10);
-    let limit = Duration::from_millis(dice.random_range(1..20));
-    let workshop = any(world, dice)?;
-    let stopped = pick(&workshop.pool, choice).filter(|victim| victim.strike(Signal::STOP));
+pub(super) fn pause(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    let choice = rng.random_range(0..10);
+    let limit = Duration::from_millis(rng.random_range(1..20));
+    let pool_model = any(state, rng)?;
+    let stopped = pick(&pool_model.pool, choice).filter(|target| target.signal(Signal::STOP));
     let handles: Vec<_> =
-        (0..4).map(|number| workshop.pool.submit(perform, (Job::Value(100, number),))).collect();
+        (0..4).map(|number| pool_model.pool.submit(perform, (Job::Value(100, number),))).collect();
     let mut waited = Vec::new();
     for handle in handles {
         let mut handle = handle?;
-        let got = timely(limit, || handle.get_timeout(limit), |got| matches!(got, Ok(None)));
+        let got = within_limit(limit, || handle.get_timeout(limit), |got| matches!(got, Ok(None)));
         waited.push((handle, got));
     }
     if let Some(stopped) = stopped {
-        stopped.strike(Signal::CONT);
+        stopped.signal(Signal::CONT);
     }
     for (number, (handle, got)) in (0..).zip(waited) {
         let result = got?.transpose().unwrap_or_else(|| handle.get());
         match result {
-            Err(error) if workshop.account.may_fail_by(&error) => {}
-            result => Due::Value(number).check(&result)?,
+            Err(error) if pool_model.ledger.accounts_for(&error) => {}
+            result => Expected::Value(number).check(&result)?,
         }
     }
     Ok(())
 }
 
-pub(super) fn close(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    take_any(world, dice)?.close()
+pub(super) fn close(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    take_any(state, rng)?.close()
 }
 
-pub(super) fn terminate(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    take_any(world, dice)?.end(Pool::terminate)
+pub(super) fn terminate(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    take_any(state, rng)?.end(Pool::terminate)
 }
 
-pub(super) fn drop_pool(world: &mut World, dice: &mut StdRng) -> Result<()> {
-    take_any(world, dice)?.end(drop)
+pub(super) fn drop_pool(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+    take_any(state, rng)?.end(drop)
 }
 
 /// One of those there are; if there are none, a new one.
-pub(super) fn any<'a>(world: &'a mut World, dice: &mut StdRng) -> Result<&'a mut Workshop> {
-    let place = place_of_any(world, dice)?;
-    Ok(&mut world.pools[place])
+pub(super) fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut PoolModel> {
+    let place = place_of_any(state, rng)?;
+    Ok(&mut state.pools[place])
 }
 
-fn take_any(world: &mut World, dice: &mut StdRng) -> Result<Workshop> {
-    let place = place_of_any(world, dice)?;
-    Ok(world.pools.swap_remove(place))
+fn take_any(state: &mut SoakState, rng: &mut StdRng) -> Result<PoolModel> {
+    let place = place_of_any(state, rng)?;
+    Ok(state.pools.swap_remove(place))
 }
 
-fn place_of_any(world: &mut World, dice: &mut StdRng) -> Result<usize> {
-    if world.pools.is_empty() {
-        world.pools.push(Workshop::start(dice)?);
+fn place_of_any(state: &mut SoakState, rng: &mut StdRng) -> Result<usize> {
+    if state.pools.is_empty() {
+        state.pools.push(PoolModel::start(rng)?);
     }
-    Ok(dice.random_range(0..world.pools.len()))
+    Ok(rng.random_range(0..state.pools.len()))
 }
 
-fn jobs(dice: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Due>)> {
-    let count = dice.random_range(1..=most);
-    let simple = dice.random_bool(0.5);
+fn jobs(rng: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Expected>)> {
+    let count = rng.random_range(1..=most);
+    let simple = rng.random_bool(0.5);
     let job = |number: u64| {
-        if simple { Ok((Job::Value(0, number), Due::Value(number))) } else { job::any(dice, may_fail) }
+        if simple { Ok((Job::Value(0, number), Expected::Value(number))) } else { job::any(rng, may_fail) }
     };
     let jobs: Vec<_> = (0..count as u64).map(job).collect::<multiproc::Result<_>>()?;
     Ok(jobs.into_iter().unzip())
 }
 
-fn pick(pool: &Pool, choice: usize) -> Option<Victim> {
+fn pick(pool: &Pool, choice: usize) -> Option<TargetProcess> {
     let pids = pool.worker_pids();
-    pids.get(choice % pids.len().max(1)).copied().and_then(Victim::open)
+    pids.get(choice % pids.len().max(1)).copied().and_then(TargetProcess::open)
 }
 
 fn kill_one(pool: &Pool, choice: usize) -> Option<u32> {
-    pick(pool, choice).filter(|victim| victim.strike(Signal::KILL)).map(|victim| victim.pid)
+    pick(pool, choice).filter(|target| target.signal(Signal::KILL)).map(|target| target.pid)
 }
 
-impl Workshop {
-    fn start(dice: &mut StdRng) -> Result<Self> {
-        let mut pool = Pool::builder().workers(dice.random_range(1..4));
-        if let Some(&size) = [None, None, Some(1), Some(3)].choose(dice).and_then(Option::as_ref) {
+impl PoolModel {
+    fn start(rng: &mut StdRng) -> Result<Self> {
+        let mut pool = Pool::builder().workers(rng.random_range(1..4));
+        if let Some(&size) = [None, None, Some(1), Some(3)].choose(rng).and_then(Option::as_ref) {
             pool = pool.chunk_size(size);
         }
-        if let Some(&most) = [None, None, Some(5), Some(50)].choose(dice).and_then(Option::as_ref) {
+        if let Some(&most) = [None, None, Some(5), Some(50)].choose(rng).and_then(Option::as_ref) {
             pool = pool.max_tasks_per_worker(most);
         }
-        Ok(Self { pool: pool.build()?, account: Account::default() })
+        Ok(Self { pool: pool.build()?, ledger: PoolLedger::default() })
     }
 
     /// Lets it do all that was handed in.
@@ -301,39 +301,39 @@ impl Workshop {
         let refused = self.pool.submit(perform, (Job::Value(0, 1),));
         ensure!(refused.is_err_and(|error| error.is_closed()), "a closed pool takes work");
         self.pool.join();
-        self.account.settle()
+        self.ledger.settle()
     }
 
     /// Ends it, whatever it has to do.
     fn end(mut self, end: fn(Pool)) -> Result<()> {
         end(self.pool);
-        self.account.is_ended = true;
-        self.account.settle()
+        self.ledger.is_ended = true;
+        self.ledger.settle()
     }
 }
 
-impl Account {
+impl PoolLedger {
     pub(super) fn has_killed(&self) -> bool {
         !self.killed.is_empty()
     }
 
     /// Whether this is an item that a killed worker was running, the only one.
-    pub(super) fn may_fail_by(&mut self, error: &Error) -> bool {
+    pub(super) fn accounts_for(&mut self, error: &Error) -> bool {
         let is_kill = error.signal() == Some(Signal::KILL.as_raw());
         let place = self.killed.iter().position(|&pid| is_kill && error.pid() == Some(pid));
         place.map(|place| self.killed.swap_remove(place)).is_some()
     }
 
-    fn check_all(&mut self, dues: &[Due], results: Vec<multiproc::Result<u64>>) -> Result<()> {
-        ensure!(results.len() == dues.len(), "{} of {} results", results.len(), dues.len());
-        for (number, (due, result)) in (0..).zip(dues.iter().zip(results)) {
+    fn check_all(&mut self, expectations: &[Expected], results: Vec<multiproc::Result<u64>>) -> Result<()> {
+        ensure!(results.len() == expectations.len(), "{} of {} results", results.len(), expectations.len());
+        for (number, (expected, result)) in (0..).zip(expectations.iter().zip(results)) {
             if let Err(error) = &result {
                 ensure!(error.index() == Some(number), "item {number}: {error}");
-                if self.may_fail_by(error) {
+                if self.accounts_for(error) {
                     continue;
                 }
             }
-            due.check(&result).with_context(|| format!("item {number}"))?;
+            expected.check(&result).with_context(|| format!("item {number}"))?;
         }
         Ok(())
     }
@@ -361,13 +361,13 @@ impl Account {
             return Ok(());
         }
         match result {
-            Err(error) if self.may_fail_by(&error) => Ok(()),
+            Err(error) if self.accounts_for(&error) => Ok(()),
             Err(error)
                 if self.is_ended && (error.is_cancelled() || matches!(error.signal(), Some(9 | 15))) =>
             {
                 Ok(())
             }
-            result => pending.due.check(&result),
+            result => pending.expected.check(&result),
         }
     }
 

@@ -1,0 +1,103 @@
+//! How queues and pipes report that a message was not sent or not received, and how their iterators end.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Cause, Error, Result};
+use crate::sys::poll::Deadline;
+use crate::sys::socket::Sent;
+
+/// A message that was not sent, and the reason.
+///
+/// ```
+/// # fn main() -> multiproc::Result<()> {
+/// let (sender, _receiver) = multiproc::queue::bounded(1)?;
+/// sender.try_send("first".to_owned())?;
+/// let refused = sender.try_send("second".to_owned()).unwrap_err();
+/// assert!(refused.error().is_full());
+/// assert_eq!(refused.into_item(), "second");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Serialize, Deserialize)]
+pub struct SendError<T> {
+    pub(crate) error: Error,
+    pub(crate) item: T,
+}
+
+/// The words by which the errors of a queue or pipe name it and its parts.
+pub(crate) struct Words {
+    pub(crate) channel: &'static str,
+    pub(crate) item: &'static str,
+    pub(crate) sender: &'static str,
+    pub(crate) receiver: &'static str,
+}
+
+impl<T> SendError<T> {
+    /// Why the message was not sent.
+    pub fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// The message.
+    pub fn into_item(self) -> T {
+        self.item
+    }
+}
+
+impl Words {
+    pub(crate) fn sent(&self, outcome: Sent, deadline: Deadline) -> Result<()> {
+        match (outcome, deadline) {
+            (Sent::Done, _) => Ok(()),
+            (Sent::Disconnected, _) => Err(Error::disconnected(self.receiver)),
+            (Sent::TimedOut, Deadline::Immediate) => Err(Error::new(Cause::Full(self.channel.to_owned()))),
+            (Sent::TimedOut, _) => Err(Error::timeout(&format!("send {}", self.item))),
+        }
+    }
+
+    /// No message was received before `deadline`.
+    #[cold]
+    pub(crate) fn timed_out(&self, deadline: Deadline) -> Error {
+        match deadline {
+            Deadline::Immediate => Error::new(Cause::Empty(self.channel.to_owned())),
+            _ => Error::timeout(&format!("receive {}", self.item)),
+        }
+    }
+
+    pub(crate) fn disconnected(&self) -> Error {
+        Error::disconnected(self.sender)
+    }
+}
+
+/// The next item of an iterator that calls `recv`. It ends when the last sender is gone. It also ends after
+/// an error that consumes no message: an adapter that skips errors, such as `flatten`, would receive that
+/// error endlessly.
+pub(crate) fn next<T>(has_ended: &mut bool, recv: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+    if *has_ended {
+        return None;
+    }
+    let received = recv();
+    *has_ended = received.as_ref().is_err_and(|error| !error.is_codec());
+    Some(received).filter(|received| !received.as_ref().is_err_and(Error::is_disconnected))
+}
+
+impl<T> From<SendError<T>> for Error {
+    fn from(refused: SendError<T>) -> Self {
+        refused.error
+    }
+}
+
+impl<T> std::error::Error for SendError<T> {}
+
+impl<T> fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot send: {}", self.error)
+    }
+}
+
+impl<T> fmt::Debug for SendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendError({})", self.error)
+    }
+}

@@ -1,0 +1,57 @@
+//! The senders' cache of whether any receiver is alive.
+
+use super::{End, SenderCore};
+use crate::channel::endpoint::SCRATCH;
+use crate::error::Result;
+use crate::ipc::ring::Position;
+use crate::sys::atomic::Relaxed;
+
+/// The most messages that are sent between two checks.
+const CHECK_EVERY: u32 = 64;
+
+/// Spares senders a system call per message: to ask the kernel whether a receiver is left costs about as much
+/// as sending.
+///
+/// Receivers that take messages are alive, so each message taken since the last check allows two to be sent
+/// without a check, up to [`CHECK_EVERY`]. Independently of this cache, a sender checks before it waits for
+/// room and before it wakes a receiver. The words are guarded by the senders' lock.
+pub(super) struct LivenessCache<'a>(&'a End);
+
+/// The number of the frame before which the next check is due.
+const NEXT_CHECK: usize = SCRATCH[1];
+/// The receivers' position at the last check.
+const TAKEN: usize = SCRATCH[2];
+
+impl SenderCore {
+    pub(super) fn liveness(&self) -> LivenessCache<'_> {
+        LivenessCache(&self.0)
+    }
+}
+
+impl LivenessCache<'_> {
+    /// Notes that a new channel's receivers have taken nothing.
+    pub(super) fn init(&self) {
+        self.0.endpoint.scratch(TAKEN).store(Position::START.frames, Relaxed);
+    }
+
+    /// Whether no receiver is left, as far as is known before the frame at `tail` is sent.
+    #[inline]
+    pub(super) fn peer_hung_up(&self, tail: Position) -> Result<bool> {
+        let left = self.0.endpoint.scratch(NEXT_CHECK).load(Relaxed).wrapping_sub(tail.frames);
+        if (1..=CHECK_EVERY).contains(&left) && self.0.receivers().load(Relaxed) > 0 {
+            return Ok(false);
+        }
+        self.check(tail)
+    }
+
+    #[cold]
+    fn check(&self, tail: Position) -> Result<bool> {
+        let endpoint = &self.0.endpoint;
+        let taken = endpoint.refresh_peer().frames;
+        let newly_taken = taken.wrapping_sub(endpoint.scratch(TAKEN).load(Relaxed));
+        endpoint.scratch(TAKEN).store(taken, Relaxed);
+        let next_check = tail.frames.wrapping_add(newly_taken.saturating_mul(2).min(CHECK_EVERY));
+        endpoint.scratch(NEXT_CHECK).store(next_check, Relaxed);
+        Ok((newly_taken == 0 || self.0.receivers().load(Relaxed) == 0) && endpoint.peer_hung_up()?)
+    }
+}

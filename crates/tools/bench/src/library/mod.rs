@@ -1,0 +1,71 @@
+//! The library, through its public face.
+
+mod growth;
+mod idle;
+mod pipe;
+mod pool;
+mod queue;
+mod start;
+
+use std::env;
+use std::process::ExitCode;
+
+use bench::case;
+use bench::program::{Entry, entry};
+
+const OURS: &str = "multiproc";
+
+pub(crate) fn entries() -> Vec<Entry> {
+    vec![
+        entry(OURS, &case::START, start::start),
+        entry("multiproc (Spawn)", &case::START, start::spawn),
+        entry(OURS, &case::START_1GIB, start::start_from_1gib),
+        entry(OURS, &case::START_X4, start::start_four),
+        entry(OURS, &case::MAP, |effort| pool::map(effort, 1_000_000)),
+        entry(OURS, &case::MAP_10M, |effort| pool::map(effort, 10_000_000)),
+        entry(OURS, &case::MAP_CHUNK1, pool::map_singly),
+        entry(OURS, &case::APPLY_HOT, pool::apply_hot),
+        entry(OURS, &case::APPLY_SLEEP, pool::apply_from_sleep),
+        entry(OURS, &case::QUEUE_8B, queue::words),
+        entry(OURS, &case::QUEUE_8B_BATCH, queue::words_in_batches),
+        entry(OURS, &case::QUEUE_8B_2X2, queue::words_two_by_two),
+        entry(OURS, &case::QUEUE_64B, |effort| Ok(queue::bytes(effort, 64)?.millions())),
+        entry(OURS, &case::QUEUE_1KIB, |effort| Ok(queue::bytes(effort, 1024)?.millions())),
+        entry(OURS, &case::QUEUE_1MIB, queue::mebibytes),
+        entry("multiproc, lent", &case::QUEUE_1MIB, queue::mebibytes_lent),
+        entry(OURS, &case::QUEUE_FROZEN, pipe::frozen),
+        entry(OURS, &case::PING_HOT, pipe::hot),
+        entry(OURS, &case::PING_SLEEP, pipe::from_sleep),
+        entry(OURS, &case::SUM, pool::sums),
+        entry(OURS, &case::SUM_SHARED, pool::sums_of_frozen),
+        entry(OURS, &case::COLD, start::cold),
+        entry(OURS, &case::COLD_RUNNING, start::cold_running),
+        entry(OURS, &case::PSS, idle::memory),
+        entry(OURS, &case::IDLE, idle::processor),
+        entry(OURS, &case::GROWTH_MAP, growth::map),
+        entry(OURS, &case::GROWTH_IMAP, growth::imap),
+        entry(OURS, &case::GROWTH_WORKERS, growth::workers),
+        entry(OURS, &case::GROWTH_MAP_MEMORY, growth::map_memory),
+        entry(OURS, &case::GROWTH_IMAP_MEMORY, growth::imap_memory),
+    ]
+}
+
+/// In a program that was started afresh to see how long the first result takes: does that, and gives the exit
+/// code.
+pub(crate) fn fresh() -> Option<ExitCode> {
+    let mut arguments = env::args().skip(1);
+    if arguments.next()? != "fresh" {
+        return None;
+    }
+    let first_child = arguments.next().is_some();
+    Some(match start::first_result(first_child) {
+        Ok(micros) => {
+            println!("{micros}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}

@@ -1,0 +1,57 @@
+//! W1 and W7: processes and pools from nothing.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use bench::measure::{self, Effort, repeated};
+use bench::program::Measured;
+use bench::work::{MIB, ballast, check, cube};
+use multiproc::{Pool, Process};
+
+fn nothing() {}
+
+pub(super) fn start(effort: Effort) -> Result<Measured> {
+    repeated(effort, 500, || Ok(Process::spawn(nothing, ())?.join()?))
+}
+
+pub(super) fn start_from_1gib(effort: Effort) -> Result<Measured> {
+    let ballast = ballast(1024 * MIB);
+    let measured = start(effort);
+    drop(ballast);
+    measured
+}
+
+pub(super) fn start_four(effort: Effort) -> Result<Measured> {
+    repeated(effort, 300, || {
+        let children: multiproc::Result<Vec<_>> = (0..4).map(|_| Process::spawn(nothing, ())).collect();
+        Ok(children?.into_iter().try_for_each(Process::join)?)
+    })
+}
+
+pub(super) fn spawn(effort: Effort) -> Result<Measured> {
+    use multiproc::StartMethod::Spawn;
+
+    repeated(effort, 500, || Ok(Process::builder().start_method(Spawn).spawn(nothing, ())?.join()?))
+}
+
+pub(super) fn cold(effort: Effort) -> Result<Measured> {
+    measure::cold(effort, &["fresh"])
+}
+
+pub(super) fn cold_running(effort: Effort) -> Result<Measured> {
+    measure::cold(effort, &["fresh", "second"])
+}
+
+/// How many microseconds from nothing to the first result of a pool; or from a first child that has come and
+/// gone.
+pub(super) fn first_result(after_a_child: bool) -> Result<f64> {
+    if after_a_child {
+        Process::spawn(nothing, ())?.join()?;
+    }
+    let start = Instant::now();
+    let pool = Pool::builder().workers(2).build()?;
+    let result = pool.apply(cube, (3,))?;
+    let time = start.elapsed();
+    check("first result", 27, result)?;
+    Ok(time.as_secs_f64() * 1e6)
+}

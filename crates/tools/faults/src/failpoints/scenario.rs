@@ -1,0 +1,93 @@
+//! Pieces of work that come through many points, and that know what must come out of them whoever dies.
+
+mod channels;
+mod pools;
+mod processes;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use multiproc::Error;
+use multiproc::failpoints::{Action, Failpoint};
+use nix::sys::signal::Signal;
+
+/// One of them. It ends with everything settled and given back.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) run: fn(AllowedFailures) -> Result<Observed>,
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    Scenario { name: "processes", run: processes::few },
+    Scenario { name: "nested", run: processes::nested },
+    Scenario { name: "frozen", run: processes::frozen },
+    Scenario { name: "pool", run: pools::small },
+    Scenario { name: "pool of large items", run: pools::large },
+    Scenario { name: "recycled workers", run: pools::recycled },
+    Scenario { name: "terminated pool", run: pools::terminated },
+    Scenario { name: "queue", run: channels::queue },
+    Scenario { name: "pipe", run: channels::pipe },
+    Scenario { name: "single message", run: channels::single },
+];
+
+/// What may go wrong, and no more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AllowedFailures {
+    /// So many tasks may fail since their process was killed.
+    pub(super) deaths: u32,
+    /// The system may have refused something.
+    pub(super) refusal: bool,
+}
+
+/// What has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Observed {
+    /// How many tasks have failed.
+    pub(super) tasks: u32,
+    /// When every handle had come to its result.
+    pub(super) settled: Option<Duration>,
+}
+
+impl AllowedFailures {
+    pub(super) fn by(point: Failpoint, act: Action) -> Self {
+        match act {
+            Action::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
+            Action::Stop => Self::default(),
+            Action::Refuse => Self { deaths: 0, refusal: true },
+        }
+    }
+
+    /// Whether this says what the system has refused, as it may have.
+    fn is_refusal(self, error: &Error) -> bool {
+        self.refusal && (error.os_error().is_some() || error.to_string().contains("os error"))
+    }
+}
+
+impl Observed {
+    /// Counts what has failed, if it may have. Gives the value, where there is one.
+    fn tolerate<T>(&mut self, result: Result<T, Error>, allowed: AllowedFailures) -> Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.signal() == Some(Signal::SIGKILL as i32) && self.tasks < allowed.deaths => {
+                self.tasks += 1;
+                Ok(None)
+            }
+            Err(error) if allowed.is_refusal(&error) => Ok(None),
+            Err(error) => bail!("it must not fail: {error}"),
+        }
+    }
+}
+
+/// Whether a process that is killed there has nothing in hand that could fail with it.
+fn costs_nothing(point: Failpoint) -> bool {
+    let is_between_items = matches!(
+        point,
+        Failpoint::Initializing
+            | Failpoint::WorkerStarted
+            | Failpoint::WorkerReady
+            | Failpoint::ItemFinished
+            | Failpoint::ShutdownRequested
+            | Failpoint::Fork
+    );
+    is_between_items || point.name().starts_with("zygote:")
+}

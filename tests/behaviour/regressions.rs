@@ -1,0 +1,194 @@
+//! What attacks on the library have broken once, and must not break again.
+
+use std::time::Duration;
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Pool, Process, SharedSlice, pipe};
+use nix::errno::Errno;
+use nix::libc::RLIM_INFINITY;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, setuid};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::support::{Latch, Outcome, PATIENCE, alone, block, trials};
+
+trials![
+    an_answer_is_received_though_its_sender_left_questions_unread,
+    a_pool_whose_initializer_fails_can_be_joined,
+    a_pool_whose_shutdown_may_take_for_ever_can_be_dropped,
+    a_closed_pool_replaces_a_worker_that_dies,
+    a_pool_keeps_no_copy_of_what_it_hands_over,
+    a_pool_that_was_joined_keeps_nothing_of_its_initializer,
+    a_result_whose_deserialize_panics_harms_no_other,
+    a_child_that_has_become_another_user_can_be_killed,
+    a_grandchild_that_has_become_another_user_dies_with_its_parent,
+    a_child_that_has_ended_has_an_exit_code,
+    frozen_data_can_be_made_after_a_large_item,
+    an_item_beyond_the_limit_on_file_sizes_is_an_error,
+];
+
+fn an_answer_is_received_though_its_sender_left_questions_unread() -> Outcome {
+    let (ours, theirs) = pipe::<u32, u32>()?;
+    ours.send(1)?;
+    theirs.send(2)?;
+    drop(theirs); // with the 1 still in it
+    assert_eq!(ours.recv()?, 2);
+    assert!(ours.recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn a_pool_whose_initializer_fails_can_be_joined() -> Outcome {
+    let pool = Pool::builder().workers(2).initializer(|| -> () { std::process::exit(3) }, ()).build()?;
+    assert!(pool.map(|number: u32| number, 0..3).is_err());
+    pool.join();
+    Ok(())
+}
+
+fn a_pool_whose_shutdown_may_take_for_ever_can_be_dropped() -> Outcome {
+    let pool = Pool::builder().workers(1).shutdown_timeout(Duration::MAX).build()?;
+    assert_eq!(pool.apply(|| 1, ())?, 1);
+    Ok(())
+}
+
+/// Two tasks need each other, and the one that would bring them together has lost its worker.
+fn a_closed_pool_replaces_a_worker_that_dies() -> Outcome {
+    let pool = Pool::new(2)?;
+    let (sender, receiver) = bounded::<u32>(1)?;
+    let waits = pool.submit(|receiver: Receiver<u32>| receiver.recv(), (receiver,))?;
+    let dies = pool.submit(|| -> () { std::process::abort() }, ())?;
+    let brings = pool.submit(|sender: Sender<u32>| sender.send(7).is_ok(), (sender,))?;
+    pool.close();
+    assert_eq!(dies.get().unwrap_err().signal(), Some(Signal::SIGABRT as i32));
+    assert!(brings.get()?);
+    assert_eq!(waits.get()??, 7);
+    Ok(())
+}
+
+/// The end of the queue comes while the task that held its last sender still runs.
+fn a_pool_keeps_no_copy_of_what_it_hands_over() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (sender, receiver) = bounded::<u32>(4)?;
+    let (gate, theirs) = pipe()?;
+    let task = pool.submit(
+        |sender: Sender<u32>, gate: Latch| {
+            let sent = sender.send(1).is_ok();
+            drop(sender);
+            block(gate);
+            sent
+        },
+        (sender, theirs),
+    )?;
+    assert_eq!(receiver.recv_timeout(PATIENCE)?, 1);
+    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    drop(gate);
+    assert!(task.get()?);
+    Ok(())
+}
+
+fn a_pool_that_was_joined_keeps_nothing_of_its_initializer() -> Outcome {
+    let (sender, receiver) = bounded::<u32>(4)?;
+    let greet = |sender: Sender<u32>| drop(sender.send(1));
+    let pool = Pool::builder().workers(1).initializer(greet, (sender,)).build()?;
+    let task = pool.submit(|| 3, ())?;
+    pool.join();
+    assert_eq!(receiver.recv_timeout(PATIENCE)?, 1);
+    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    assert_eq!(task.get()?, 3);
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Touchy(u32);
+
+impl<'de> Deserialize<'de> for Touchy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u32::deserialize(deserializer)?;
+        assert_ne!(number, 3, "not a three");
+        Ok(Self(number))
+    }
+}
+
+fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
+    let fates = Pool::builder().workers(2).chunk_size(6).build()?.map_results(Touchy, 0..6)?;
+    for (number, fate) in (0..).zip(fates) {
+        match fate {
+            Ok(touchy) => assert_eq!(touchy, Touchy(number)),
+            Err(error) => {
+                assert_eq!((number, error.index()), (3, Some(3)));
+                assert!(error.to_string().contains("not a three"), "{error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Becomes nobody, if that can be done at all, and stays. Only root can.
+fn stay_as_nobody(gate: Latch) {
+    if Uid::effective().is_root() {
+        setuid(Uid::from_raw(65_534)).unwrap();
+    }
+    block(gate);
+}
+
+fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
+    let (gate, theirs) = pipe()?;
+    let child = Process::spawn(stay_as_nobody, (theirs,))?;
+    assert!(gate.poll(PATIENCE)?);
+    child.kill()?;
+    assert_eq!(child.join().unwrap_err().signal(), Some(Signal::SIGKILL as i32));
+    Ok(())
+}
+
+/// The grandchild holds the only other end of the gate, so the gate's end is the grandchild's.
+fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
+    let (gate, theirs) = pipe()?;
+    let start = |gate: Latch| {
+        let _grandchild = Process::spawn(stay_as_nobody, (gate,)).unwrap();
+        std::thread::sleep(PATIENCE);
+    };
+    let child = Process::spawn(start, (theirs,))?;
+    assert!(gate.poll(PATIENCE)?, "the grandchild did not begin");
+    gate.recv()?;
+    child.kill()?;
+    assert!(gate.poll(PATIENCE)?, "the grandchild lives on");
+    assert!(gate.recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn a_child_that_has_ended_has_an_exit_code() -> Outcome {
+    for _ in 0..50 {
+        let child = Process::spawn(|| (), ())?;
+        while child.is_alive() {
+            std::thread::yield_now();
+        }
+        assert_eq!(child.exit_code(), Some(0));
+    }
+    Ok(())
+}
+
+/// Whose memory has been kept.
+fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; 1024 * 1024],))?.len(), 1024 * 1024);
+        let frozen = SharedSlice::from_slice(&vec![7_u8; 512 * 1024])?;
+        let sum = |bytes: SharedSlice<u8>| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+        assert_eq!(pool.apply(sum, (frozen,))?, 7 * 512 * 1024);
+        Ok(())
+    })
+}
+
+/// Which would be the end of the program, also where memory has been kept.
+fn an_item_beyond_the_limit_on_file_sizes_is_an_error() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let large = 512 * 1024;
+        assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; large],))?.len(), large);
+        setrlimit(Resource::RLIMIT_FSIZE, 1024 * 1024, RLIM_INFINITY).unwrap();
+        let error = pool.apply(|item: Vec<u8>| item.len(), (vec![1; 4 * large],)).unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EFBIG as i32), "{error}");
+        assert_eq!(pool.apply(|item: Vec<u8>| item.len(), (vec![1; large],))?, large);
+        Ok(())
+    })
+}
