@@ -15,8 +15,8 @@ use crate::ipc::wire;
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
-/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
-/// arguments.
+/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to
+/// eight arguments.
 ///
 /// A message carries the function's offset in the program that both processes run, its arguments, and later
 /// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
@@ -136,8 +136,8 @@ impl TaskId {
         const {
             assert!(
                 size_of::<F>() == 0,
-                "a function that runs in another process must be a `fn` item or a closure that captures nothing, and no function \
-                 pointer: hand it what it needs as arguments"
+                "a function that runs in another process must be a `fn` item or a closure that captures nothing, \
+                 and no function pointer: pass what it needs as arguments"
             );
         }
         Self::of_entry(V::ENTRY)
@@ -182,7 +182,8 @@ impl RunOnce {
         Self(run_once::<F, Args>)
     }
 
-    /// Runs the function and appends its encoded result. A panic becomes an error with its message and location.
+    /// Runs the function and appends its encoded result. A panic becomes an error with its message and
+    /// location.
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
         let before = out.len();
         let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);
@@ -224,11 +225,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
 pub(crate) fn install_panic_hook() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let noted = info.location().map(|place| PanicRecord {
+        let record = info.location().map(|place| PanicRecord {
             location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
             message: panic_message(info.payload()),
         });
-        let _ = LAST_PANIC.try_with(|last| last.replace(noted));
+        let _ = LAST_PANIC.try_with(|last| last.replace(record));
         hook(info);
     }));
 }

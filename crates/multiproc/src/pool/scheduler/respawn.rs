@@ -67,8 +67,8 @@ impl Scheduler {
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn maintain(&mut self) -> bool {
         self.ignore_stopped_time(clock::ticks());
-        while let Some(place) = self.workers.iter().position(WorkerHandle::has_ended) {
-            let worker = self.workers.swap_remove(place);
+        while let Some(index) = self.workers.iter().position(WorkerHandle::has_ended) {
+            let worker = self.workers.swap_remove(index);
             self.reap(worker);
         }
         for worker in &mut self.workers {
@@ -82,7 +82,8 @@ impl Scheduler {
             Phase::Ending { .. } => true,
         };
         // A worker still being started is killed by `add`.
-        let is_time = matches!(self.phase, Phase::Ending { kill, .. } if kill.is_some_and(|time| time <= Instant::now()));
+        let is_over = |time: Instant| time <= Instant::now();
+        let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_over(kill));
         let is_over = may_end && self.workers.is_empty() && (!self.spawning || is_time);
         if is_over {
             self.policy.initializer = None;

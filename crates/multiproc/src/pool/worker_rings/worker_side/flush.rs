@@ -68,7 +68,8 @@ impl WorkerSide {
         if self.flushed == frames {
             return;
         }
-        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed); // if this blocks, the pool must know of invisible results
+        // If the flush blocks, the pool must know of invisible results.
+        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed);
         let ran = self.clock.busy.saturating_sub(self.clock.flushed) + self.clock.read_at.elapsed();
         self.clock.flushed = self.clock.busy;
         if self.output.flush(ran) {
@@ -116,7 +117,8 @@ impl WorkerSide {
         self.rings.0.word32(CLOCK_INTERVAL).store(clock.interval, Relaxed);
         self.flush_requested().store(0, Relaxed);
         if before == 1 || self.clock.interval == 1 || is_time {
-            self.publish(); // always before the interval grows: the pool then knows that results may be invisible
+            // Always before the interval grows: the pool then knows that results may be invisible.
+            self.publish();
         } else {
             self.flush_between();
         }

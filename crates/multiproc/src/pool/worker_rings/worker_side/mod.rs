@@ -248,8 +248,8 @@ impl WorkerSide {
 
     /// Receives the out-of-line item at the cursor: its bytes and its descriptors.
     pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
-        let number = self.read(|note| {
-            let number = note.first_chunk().copied().map(u32::from_ne_bytes);
+        let number = self.read(|bytes| {
+            let number = bytes.first_chunk().copied().map(u32::from_ne_bytes);
             number.ok_or_else(|| Error::decode("an item", "its message has no number"))
         })?;
         let (_, packet, mut descriptors) = MessageHeader::receive(&self.link, number, OnShortage::Lose)?;
