@@ -33,7 +33,7 @@ impl Scheduler {
         }
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let wanted = match self.phase {
-            Phase::Ending { .. } => 0,
+            Phase::Ending { .. } | Phase::Ended => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
@@ -58,7 +58,7 @@ impl Scheduler {
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
         self.spawning = false;
         self.spawn_refused = None;
-        if self.is_over {
+        if matches!(self.phase, Phase::Ended) {
             return worker.shut_down_now();
         }
         self.workers.push(worker);
@@ -79,15 +79,15 @@ impl Scheduler {
         let may_end = match self.phase {
             Phase::Open => false,
             Phase::Closed => self.backlog.is_empty(), // as it always is in a broken pool
-            Phase::Ending { .. } => true,
+            Phase::Ending { .. } | Phase::Ended => true,
         };
         // A worker still being started is killed by `add`.
-        let is_over = |time: Instant| time <= Instant::now();
-        let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_over(kill));
+        let is_past = |time: Instant| time <= Instant::now();
+        let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_past(kill));
         let is_over = may_end && self.workers.is_empty() && (!self.spawning || is_time);
         if is_over {
             self.policy.initializer = None;
-            self.is_over = true;
+            self.phase = Phase::Ended;
         }
         !is_over
     }
