@@ -251,7 +251,7 @@ fn no_more_of_the_input_is_taken_than_the_buffer_holds() -> Outcome {
         assert_eq!(taken.get(), 3_000);
     }
     let error = pool.options().buffer_size(0).imap(square, [1]).next().unwrap().unwrap_err();
-    assert!(error.to_string().contains("no item"), "{error}");
+    assert!(error.to_string().contains("`buffer_size` must be at least 1"), "{error}");
     Ok(())
 }
 

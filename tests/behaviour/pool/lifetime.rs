@@ -32,7 +32,7 @@ fn zero_workers_are_refused() -> Outcome {
         Pool::builder().workers(1).max_tasks_per_worker(0),
     ] {
         let error = builder.build().unwrap_err();
-        assert!(error.to_string().contains(" 0 "), "{error}");
+        assert!(error.to_string().contains(" must be at least 1"), "{error}");
     }
     assert!(Pool::new(0).is_err());
     Ok(())

@@ -335,7 +335,7 @@ fn the_memory_limit_holds_for_the_initializer_and_for_children() -> Outcome {
 
 fn a_memory_limit_that_no_worker_can_do_with_is_one_clear_error() -> Outcome {
     let error = Pool::builder().memory_limit(0).build().unwrap_err();
-    assert!(error.to_string().contains("0 bytes of memory"), "{error}");
+    assert!(error.to_string().contains("`memory_limit` must be at least 1"), "{error}");
     let pool = Pool::builder().workers(2).memory_limit(4096).build()?;
     let error = pool.map(square, 0..3).unwrap_err();
     assert!(error.to_string().contains("cannot do with 4 KiB of memory"), "{error}");

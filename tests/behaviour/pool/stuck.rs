@@ -240,7 +240,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
         let mut task = pool.submit(slowly, (3,))?;
         assert!(in_fork(|| {
             let time_up = task.get_timeout(PATIENCE);
-            time_up.is_err_and(|error| error.to_string().contains("a copy"))
+            time_up.is_err_and(|error| error.to_string().contains("forked copy"))
         }));
         assert_eq!(task.get()?, 3);
         Ok(())

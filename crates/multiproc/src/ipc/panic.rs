@@ -42,11 +42,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd
 pub(crate) fn install_panic_hook() {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        let noted = info.location().map(|place| PanicRecord {
+        let record = info.location().map(|place| PanicRecord {
             location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
             message: panic_message(info.payload()),
         });
-        let _ = LAST_PANIC.try_with(|last| last.replace(noted));
+        let _ = LAST_PANIC.try_with(|last| last.replace(record));
         hook(info);
     }));
 }

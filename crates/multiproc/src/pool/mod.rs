@@ -206,7 +206,8 @@ impl Pool {
         self.options().starmap(function, items)
     }
 
-    /// As [`map_results`](Self::map_results), for a function of several arguments: each item is a tuple of them.
+    /// As [`map_results`](Self::map_results), for a function of several arguments: each item is a tuple of
+    /// them.
     ///
     /// # Errors
     /// As [`map_results`](Self::map_results).
@@ -310,8 +311,8 @@ impl Pool {
     /// ```
     ///
     /// # Errors
-    /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep its
-    /// workers.
+    /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep
+    /// its workers.
     pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
     where
         F: RemoteFn<Args>,

@@ -1,8 +1,9 @@
 //! Calling a function by its place in the executable.
 //!
-//! Two processes that run the same executable hold the same functions at the same distance from where the image was
-//! loaded, wherever that is. So a function crosses as the place of an [`Entry`], a constant that the compiler makes
-//! for it in read-only data; the receiver looks at all it can before it believes such a number.
+//! Two processes that run the same executable hold the same functions at the same distance from where the
+//! image was loaded, wherever that is. So a function crosses as the place of an [`Entry`], a constant that
+//! the compiler makes for it in read-only data; the receiver looks at all it can before it believes such a
+//! number.
 
 use std::any::TypeId;
 use std::ffi::{c_int, c_void};
@@ -87,8 +88,9 @@ impl<R> Entry<R> {
         if !is_entry {
             return None;
         }
-        // SAFETY: the magic number before the address of a function stands only at the head of an entry; entries live as
-        // long as the image, and the sender, checked to run the same build, gave this very place.
+        // SAFETY: the magic number before the address of a function stands only at the head of an entry;
+        // entries live as long as the image, and the sender, checked to run the same build, gave this very
+        // place.
         let head = unsafe { &*address.cast::<Head>() };
         // SAFETY: as above, and its head says that it is an `Entry<R>`.
         ((head.kind)() == TypeId::of::<R>()).then(|| unsafe { &*address })
@@ -98,13 +100,13 @@ impl<R> Entry<R> {
 /// Conjures a function item or a closure that captures nothing.
 pub(crate) fn zst_instance<F: Copy + 'static>() -> F {
     const { assert!(size_of::<F>() == 0, "a function that captures something cannot be conjured") }
-    // SAFETY: `F` has no bytes, so there is nothing to read and any non-null aligned pointer will do. Its one value
-    // exists already, since a caller of the same program gave it away by copy; this is one copy more.
+    // SAFETY: `F` has no bytes, so there is nothing to read and any non-null aligned pointer will do. Its one
+    // value exists already, since a caller of the same program gave it away by copy; this is one copy more.
     unsafe { NonNull::<F>::dangling().read() }
 }
 
-/// A number that differs between builds of a program, made from its program headers and its notes (where a linker
-/// leaves the build's id).
+/// A number that differs between builds of a program, made from its program headers and its notes (where a
+/// linker leaves the build's id).
 pub(crate) fn build() -> u64 {
     IMAGE.build
 }

@@ -13,8 +13,8 @@ use crate::ipc::wire;
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
-/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to eight
-/// arguments.
+/// A function that can run in another process: a `fn` item, or a closure that captures nothing, of up to
+/// eight arguments.
 ///
 /// A message carries the function's offset in the program that both processes run, its arguments, and later
 /// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
@@ -134,8 +134,8 @@ impl TaskId {
         const {
             assert!(
                 size_of::<F>() == 0,
-                "a function that runs in another process must be a `fn` item or a closure that captures nothing, and no function \
-                 pointer: hand it what it needs as arguments"
+                "a function that runs in another process must be a `fn` item or a closure that captures nothing, \
+                 and no function pointer: pass what it needs as arguments"
             );
         }
         Self::of_entry(V::ENTRY)
@@ -180,7 +180,8 @@ impl RunOnce {
         Self(run_once::<F, Args>)
     }
 
-    /// Runs the function and appends its encoded result. A panic becomes an error with its message and location.
+    /// Runs the function and appends its encoded result. A panic becomes an error with its message and
+    /// location.
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
         let before = out.len();
         let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);

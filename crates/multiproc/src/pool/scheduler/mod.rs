@@ -39,10 +39,8 @@ pub(crate) struct Scheduler {
     sleep: Sleep,
     /// Since when the kernel has refused new workers, and its error.
     spawn_refused: Option<(Instant, Error)>,
-    /// Workers being started.
-    spawning: usize,
-    /// The pool's thread has ended.
-    is_over: bool,
+    /// A worker is being started.
+    spawning: bool,
     /// At least one worker has become ready.
     has_started: bool,
     /// Consecutive workers that died before they were ready.
@@ -82,6 +80,8 @@ enum Phase {
         ask: Option<Instant>,
         kill: Option<Instant>,
     },
+    /// The pool's thread has ended; a worker that still starts is killed.
+    Ended,
 }
 
 /// The result of a poll.
@@ -139,8 +139,7 @@ impl Scheduler {
             progressed: false,
             sleep: Sleep::default(),
             spawn_refused: None,
-            spawning: 0,
-            is_over: false,
+            spawning: false,
             has_started: false,
             failed_startup: 0,
             exited_early: 0,
@@ -152,7 +151,7 @@ impl Scheduler {
         match (self.broken.as_ref().or_else(|| self.lasting_refusal()), &self.phase) {
             (Some(error), _) => Err(error.clone()),
             (None, Phase::Open) => Ok(()),
-            (None, Phase::Closed | Phase::Ending { .. }) => Err(Error::new(Cause::Closed)),
+            (None, Phase::Closed | Phase::Ending { .. } | Phase::Ended) => Err(Error::new(Cause::Closed)),
         }
     }
 
@@ -203,6 +202,9 @@ impl Scheduler {
     }
 
     pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
+        if matches!(self.phase, Phase::Ended) {
+            return;
+        }
         self.phase = Phase::Ending { ask, kill };
         for worker in &mut self.workers {
             self.backlog.put_back(worker.revoke(u32::MAX));

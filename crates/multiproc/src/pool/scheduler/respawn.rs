@@ -28,12 +28,12 @@ const LATE_AFTER: Duration = Duration::from_millis(250);
 impl Scheduler {
     /// Whether to start a worker. Workers start one at a time.
     pub(crate) fn needs_worker(&self) -> bool {
-        if self.spawning > 0 || self.paused_until.is_some_and(|end| end > Instant::now()) {
+        if self.spawning || self.paused_until.is_some_and(|end| end > Instant::now()) {
             return false;
         }
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let wanted = match self.phase {
-            Phase::Ending { .. } => 0,
+            Phase::Ending { .. } | Phase::Ended => 0,
             _ if self.broken.is_some() => 0,
             Phase::Open => self.policy.workers,
             Phase::Closed => {
@@ -46,7 +46,7 @@ impl Scheduler {
 
     /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
     pub(crate) fn next_worker(&mut self) -> WorkerConfig {
-        self.spawning += 1; // at most one at a time, so its index is unique
+        self.spawning = true;
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
@@ -56,9 +56,9 @@ impl Scheduler {
     }
 
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
-        self.spawning -= 1;
+        self.spawning = false;
         self.spawn_refused = None;
-        if self.is_over {
+        if matches!(self.phase, Phase::Ended) {
             return worker.shut_down_now();
         }
         self.workers.push(worker);
@@ -67,8 +67,8 @@ impl Scheduler {
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn maintain(&mut self) -> bool {
         self.ignore_stopped_time(clock::ticks());
-        while let Some(place) = self.workers.iter().position(WorkerHandle::has_ended) {
-            let worker = self.workers.swap_remove(place);
+        while let Some(index) = self.workers.iter().position(WorkerHandle::has_ended) {
+            let worker = self.workers.swap_remove(index);
             self.reap(worker);
         }
         for worker in &mut self.workers {
@@ -79,14 +79,15 @@ impl Scheduler {
         let may_end = match self.phase {
             Phase::Open => false,
             Phase::Closed => self.backlog.is_empty(), // as it always is in a broken pool
-            Phase::Ending { .. } => true,
+            Phase::Ending { .. } | Phase::Ended => true,
         };
         // A worker still being started is killed by `add`.
-        let is_time = matches!(self.phase, Phase::Ending { kill, .. } if kill.is_some_and(|time| time <= Instant::now()));
-        let is_over = may_end && self.workers.is_empty() && (self.spawning == 0 || is_time);
+        let is_past = |time: Instant| time <= Instant::now();
+        let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_past(kill));
+        let is_over = may_end && self.workers.is_empty() && (!self.spawning || is_time);
         if is_over {
             self.policy.initializer = None;
-            self.is_over = true;
+            self.phase = Phase::Ended;
         }
         !is_over
     }
@@ -200,7 +201,7 @@ impl Scheduler {
     /// Records that the kernel refused a new worker. The pool continues with the others. Without any for a
     /// while, waiting and new work fails with this error until a worker starts. Retries continue.
     pub(crate) fn spawn_failed(&mut self, error: Error) {
-        self.spawning -= 1;
+        self.spawning = false;
         let now = Instant::now();
         let since = self.spawn_refused.take().map_or(now, |(since, _)| since);
         self.spawn_refused = Some((since, error));

@@ -104,7 +104,7 @@ impl WorkerHandle {
         let has_initializer = initializer.is_some();
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
-        let place = WorkerContext {
+        let context = WorkerContext {
             index,
             rings: rings.clone(),
             link: theirs,
@@ -112,7 +112,7 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
-        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(place, initializer))?;
+        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializer))?;
         spawned.child.watch(Arc::new(on_exit));
         Ok(Self {
             index,

@@ -3,7 +3,8 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
-use std::ops::RangeInclusive;
+mod flush;
+
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,11 @@ use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
 
+use self::flush::Clock;
 use super::progress;
 use super::{
-    BUSY, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, ERROR, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage,
-    WorkerRings,
+    CLOSED, COMPLETED, COMPLETIONS, ERROR, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
+    PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
 /// The worker's side.
@@ -48,9 +49,11 @@ pub(crate) struct WorkerSide {
     /// An item is claimed and not read yet.
     claimed: bool,
     /// The end of the completed results; and with the result of the running item.
-    finished: Position,
+    completed: Position,
     written: Position,
-    published: Position,
+    /// The end of the visible results.
+    visible: Position,
+    /// The end of the results that the pool has taken, in bytes.
     taken: u32,
     /// The inconsistency that ended the use of these rings.
     broken: Option<Error>,
@@ -60,31 +63,6 @@ pub(crate) struct WorkerSide {
     flushed: u32,
 }
 
-/// When to publish results. A clock read costs more than a small item, so there is one per interval: as many
-/// items as take some microseconds together.
-#[derive(Debug)]
-struct Clock {
-    interval: u32,
-    left: u32,
-    seen: Instant,
-    published: Instant,
-    busy: Duration,
-    /// `busy` at the last flush of output.
-    flushed: Duration,
-}
-
-/// How long an interval should take, at least and at most, and the most items of one.
-const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
-const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
-const MAX_INTERVAL_LEN: u32 = 256;
-/// The lengths of intervals in which output is flushed after each item. (The end of an interval of one item
-/// flushes anyway.) Items of longer ones are so small (150 ns) that the flush would take over a twentieth of
-/// their time, so it happens once per interval. An item with output is not that small: its system call alone
-/// takes longer.
-const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
-/// How often results become visible while there are items.
-const PUBLISH_AFTER: Duration = Duration::from_micros(500);
-
 impl WorkerSide {
     pub(crate) fn new(
         rings: WorkerRings,
@@ -92,15 +70,6 @@ impl WorkerSide {
         wakeup_page: WakeupPage,
         spin: Duration,
     ) -> Result<Self> {
-        let now = Instant::now();
-        let clock = Clock {
-            interval: 1,
-            left: 1,
-            seen: now,
-            published: now,
-            busy: Duration::ZERO,
-            flushed: Duration::ZERO,
-        };
         Ok(Self {
             rings,
             link,
@@ -110,12 +79,12 @@ impl WorkerSide {
             fork_detector: ForkDetector::new()?,
             cursor: Position::START,
             claimed: false,
-            finished: Position::START,
+            completed: Position::START,
             written: Position::START,
-            published: Position::START,
+            visible: Position::START,
             taken: Position::START.bytes,
             broken: None,
-            clock,
+            clock: Clock::new(),
             output: Output::default(),
             flushed: Position::START.frames,
         })
@@ -175,7 +144,7 @@ impl WorkerSide {
 
     #[inline(always)]
     fn write_frame(&mut self, kind: u32, result: &[u8]) -> Result<()> {
-        self.written = self.finished;
+        self.written = self.completed;
         failpoint::hit(Failpoint::ResultEncoded);
         while !COMPLETIONS.put(&self.rings.0, &mut self.written, self.taken, kind, &[result]) {
             self.wait_for_room()?;
@@ -193,8 +162,8 @@ impl WorkerSide {
         (item, result): (usize, usize),
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
-        let room = COMPLETIONS.free_frames(self.finished, self.taken, result);
-        let is_flushed_singly = FLUSHED_SINGLY.contains(&self.clock.interval);
+        let room = COMPLETIONS.free_frames(self.completed, self.taken, result);
+        let is_flushed_singly = self.clock.flushes_singly();
         let at_once = if is_flushed_singly { 1 } else { self.clock.left };
         let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
         let mut count = 0;
@@ -208,8 +177,8 @@ impl WorkerSide {
                 Ok(value) => {
                     let bytes = raw::as_bytes(&value).unwrap_or_default();
                     failpoint::hit(Failpoint::ResultEncoded);
-                    COMPLETIONS.push_unchecked(&self.rings.0, &mut self.finished, VALUE, bytes);
-                    progress::finish(self.rings.0.word64(COMPLETED), self.finished);
+                    COMPLETIONS.push_unchecked(&self.rings.0, &mut self.completed, VALUE, bytes);
+                    progress::finish(self.rings.0.word64(COMPLETED), self.completed);
                 }
                 Err(error) => {
                     self.fail(error);
@@ -238,7 +207,7 @@ impl WorkerSide {
 
     /// Sends a large result out of line; a frame in the ring refers to it.
     fn send_out_of_line(&mut self, kind: u32, result: &[u8]) -> Result<()> {
-        let prefix = MessageHeader { number: self.finished.frames, kind }.bytes();
+        let prefix = MessageHeader { number: self.completed.frames, kind }.bytes();
         let message = Message::spilled(result)?;
         failpoint::hit(Failpoint::ResultSpilled);
         if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::TimedOut {
@@ -255,12 +224,12 @@ impl WorkerSide {
     /// Completes the item whose result was written.
     #[inline(always)]
     pub(crate) fn finish(&mut self) {
-        self.finished = self.written;
-        progress::finish(self.rings.0.word64(COMPLETED), self.finished);
+        self.completed = self.written;
+        progress::finish(self.rings.0.word64(COMPLETED), self.completed);
         self.clock.left -= 1;
         if self.clock.left == 0 || self.flush_requested().load(Relaxed) != 0 {
             self.end_interval();
-        } else if FLUSHED_SINGLY.contains(&self.clock.interval) {
+        } else if self.clock.flushes_singly() {
             self.flush_between();
         }
     }
@@ -279,8 +248,8 @@ impl WorkerSide {
 
     /// Receives the out-of-line item at the cursor: its bytes and its descriptors.
     pub(crate) fn receive(&mut self) -> Result<(Content, Vec<OwnedFd>)> {
-        let number = self.read(|note| {
-            let number = note.first_chunk().copied().map(u32::from_ne_bytes);
+        let number = self.read(|bytes| {
+            let number = bytes.first_chunk().copied().map(u32::from_ne_bytes);
             number.ok_or_else(|| Error::decode("an item", "its message has no number"))
         })?;
         let (_, packet, mut descriptors) = MessageHeader::receive(&self.link, number, OnShortage::Lose)?;
@@ -322,17 +291,17 @@ impl WorkerSide {
             return Err(error.clone());
         }
         self.wait_until(WorkerRings::items_event, |side| side.has_item() || side.is_closed());
-        if claim_word::claimed(self.rings.claim_word()) != self.finished.frames {
+        if claim_word::claimed(self.rings.claim_word()) != self.completed.frames {
             return Err(self.poison("the claim word", "it was overwritten"));
         }
-        self.clock.seen = Instant::now();
+        self.clock.read_at = Instant::now();
         Ok(self.has_item())
     }
 
     /// Whether there is an item to claim, or the claim word is inconsistent.
     fn has_item(&self) -> bool {
         let claims = self.rings.claim_word();
-        claim_word::pending(claims) > 0 || claim_word::claimed(claims) != self.finished.frames
+        claim_word::pending(claims) > 0 || claim_word::claimed(claims) != self.completed.frames
     }
 
     fn is_closed(&self) -> bool {
@@ -349,7 +318,7 @@ impl WorkerSide {
         let before = self.taken;
         self.wait_until(WorkerRings::room_event, |side| side.rings.taken().load(Acquire) != before);
         self.taken = self.rings.taken().load(Acquire);
-        if self.finished.bytes.wrapping_sub(self.taken) > RING {
+        if self.completed.bytes.wrapping_sub(self.taken) > RING {
             return Err(self.poison("how far results were taken", "it is further than they reach"));
         }
         Ok(())
@@ -387,93 +356,13 @@ impl WorkerSide {
     #[cold]
     fn repeat(&self) {
         self.rings.0.word32(READY).store(1, Release);
-        self.finished.publish(self.rings.0.word64(COMPLETED));
-        self.published.publish(self.rings.0.word64(VISIBLE));
+        self.completed.publish(self.rings.0.word64(COMPLETED));
+        self.visible.publish(self.rings.0.word64(VISIBLE));
         self.wakeup_page.notify();
     }
 
     #[inline]
     fn flush_requested(&self) -> &AtomicU32 {
         self.rings.0.word32(FLUSH_REQUESTED)
-    }
-
-    fn publish(&mut self) {
-        if self.published != self.finished {
-            self.update_visible();
-            self.wakeup_page.notify_callers();
-        }
-    }
-
-    /// Flushes the output of the running item. The flush counts as time of a timed item.
-    pub(crate) fn flush_running(&mut self) {
-        self.flush_up_to(self.finished.frames.wrapping_add(1));
-    }
-
-    /// Flushes the output of the items up to this one, unless done.
-    #[inline(never)]
-    fn flush_up_to(&mut self, frames: u32) {
-        if self.flushed == frames {
-            return;
-        }
-        self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed); // if this blocks, the pool must know of invisible results
-        let ran = self.clock.busy.saturating_sub(self.clock.flushed) + self.clock.seen.elapsed();
-        self.clock.flushed = self.clock.busy;
-        if self.output.flush(ran) {
-            self.clock.seen = Instant::now(); // passing it to another thread is not the items' time
-        }
-        self.rings.0.word32(CLOCK_INTERVAL).store(self.clock.interval, Relaxed);
-        self.flushed = frames;
-    }
-
-    /// Flushes the output of the completed item, so that it is not lost if the next one ends this process.
-    #[inline(never)]
-    fn flush_between(&mut self) {
-        if self.flushed != self.finished.frames && self.output.flush_between() {
-            self.flushed = self.finished.frames;
-        }
-    }
-
-    /// Makes the results visible, after a flush of their tasks' output. If that takes too long, the pool
-    /// [takes them](super::Scope::Unflushed) as they are.
-    pub(super) fn update_visible(&mut self) {
-        if self.published != self.finished {
-            self.flush_up_to(self.finished.frames);
-            self.published = self.finished;
-            let nanos = u64::try_from(self.clock.busy.as_nanos()).unwrap_or(u64::MAX);
-            self.rings.0.word64(BUSY).store(nanos, Relaxed);
-            progress::publish(self.rings.0.word64(VISIBLE), self.published);
-            self.clock.published = self.clock.seen;
-        }
-    }
-
-    /// Reads the clock, publishes if due, and sets the next interval.
-    #[cold]
-    fn end_interval(&mut self) {
-        let time = self.read_clock();
-        let clock = &mut self.clock;
-        let before = clock.interval;
-        if time > MAX_CLOCK_INTERVAL {
-            let too_long = u32::try_from(time.as_nanos() / MAX_CLOCK_INTERVAL.as_nanos()).unwrap_or(u32::MAX);
-            clock.interval = (before / too_long).max(1);
-        } else if time < MIN_CLOCK_INTERVAL && clock.left == 0 {
-            clock.interval = (before * 2).min(MAX_INTERVAL_LEN);
-        }
-        clock.left = clock.interval;
-        let is_time = clock.seen - clock.published >= PUBLISH_AFTER;
-        self.rings.0.word32(CLOCK_INTERVAL).store(clock.interval, Relaxed);
-        self.flush_requested().store(0, Relaxed);
-        if before == 1 || self.clock.interval == 1 || is_time {
-            self.publish(); // always before the interval grows: the pool then knows that results may be invisible
-        } else {
-            self.flush_between();
-        }
-    }
-
-    fn read_clock(&mut self) -> Duration {
-        let now = Instant::now();
-        let time = now - self.clock.seen;
-        self.clock.busy += time;
-        self.clock.seen = now;
-        time
     }
 }
