@@ -135,5 +135,5 @@ fn attendance() {
 }
 
 fn of(words: &[AtomicU32; 4]) -> PoolWakeups<'_> {
-    PoolWakeups { callers: EventCount(&words[0]), thread: EventCount(&words[1]), attended: &words[2] }
+    PoolWakeups { callers: EventCount(&words[0]), thread: EventCount(&words[1]), has_callers: &words[2] }
 }
