@@ -104,6 +104,7 @@ mod mapping_cache;
 pub mod pool;
 
 mod channel;
+
 mod spawn;
 mod start_method;
 

@@ -52,12 +52,11 @@ impl MappingCache {
         let (identity, _) = identify(fd.as_fd())?;
         // While memory is mapped, no other memory can have its identity, and it cannot lose its seals.
         let mapped = self.mapped.get(&identity).and_then(Weak::upgrade);
-        let memory = match mapped.filter(|memory| memory.length() == Some(length)) {
-            Some(memory) => memory,
-            None => {
-                let sealed = Sealed::open(fd.as_fd(), length)?;
-                self.insert(identity, Memory { fd, sealed })
-            }
+        let memory = if let Some(memory) = mapped.filter(|memory| memory.length() == Some(length)) {
+            memory
+        } else {
+            let sealed = Sealed::open(fd.as_fd(), length)?;
+            self.insert(identity, Memory { fd, sealed })
         };
         self.keep(&memory);
         Ok(memory)

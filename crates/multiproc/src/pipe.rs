@@ -37,10 +37,10 @@ use crate::channel::readiness::ReadinessFd;
 use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::Result;
+use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::poll::Deadline;
-use crate::task;
 
 /// Makes a pipe. The first end sends `A` and receives `B`; the second sends `B` and receives `A`.
 ///
@@ -249,7 +249,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
         self.readiness.update(&self.incoming);
         match received? {
             Received::InPlace => message.decode(WORDS.item),
-            Received::Whole(bytes, descriptors) => task::decode(&bytes, descriptors, WORDS.item),
+            Received::Whole(bytes, descriptors) => panic::decode(&bytes, descriptors, WORDS.item),
             Received::TimedOut => Err(WORDS.timed_out(deadline)),
             Received::Disconnected => Err(WORDS.disconnected()),
         }

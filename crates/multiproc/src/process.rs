@@ -11,13 +11,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Origin, Result};
+use crate::ipc::panic;
 use crate::spawn::bootstrap;
 use crate::spawn::exec::SpawnedChild;
+use crate::spawn::options::SpawnOptions;
 use crate::spawn::supervisor;
-use crate::start_method::{SpawnOptions, StartMethod};
+use crate::start_method::StartMethod;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{Exit, own_pid};
-use crate::task::{self, RemoteFn};
+use crate::task::RemoteFn;
 
 /// A child process that runs one function, and what that returns.
 ///
@@ -179,7 +181,7 @@ impl<T: DeserializeOwned> Process<T> {
         let origin = || self.origin();
         let outcome = self.started.result(&origin);
         self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors); // then it is still there
-        task::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.with_origin(self.origin()))
+        panic::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.with_origin(self.origin()))
     }
 }
 

@@ -55,10 +55,10 @@ use crate::channel::errors::{self, Words};
 use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
+use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
-use crate::task;
 
 pub use crate::channel::errors::SendError;
 
@@ -308,7 +308,7 @@ impl<T: DeserializeOwned> Receiver<T> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    task::decode(bytes, Vec::new(), WORDS.item)
+    panic::decode(bytes, Vec::new(), WORDS.item)
 }
 
 impl<T> Sender<T> {

@@ -155,7 +155,7 @@ impl SenderCore {
                 WaitOutcome::Ready => {}
                 WaitOutcome::Disconnected => return Ok(Sent::Disconnected),
                 WaitOutcome::TimedOut if spills_next => {
-                    endpoint.scratch(WAITED_AT).store(head.bytes | 1, Relaxed)
+                    endpoint.scratch(WAITED_AT).store(head.bytes | 1, Relaxed);
                 }
                 WaitOutcome::TimedOut => return Ok(Sent::TimedOut),
             }

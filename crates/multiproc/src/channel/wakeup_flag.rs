@@ -1,4 +1,4 @@
-//! A "needs wake-up" flag before an eventfd, like io_uring's `IORING_SQ_NEED_WAKEUP`: no system call is made
+//! A "needs wake-up" flag before an eventfd, like `io_uring`'s `IORING_SQ_NEED_WAKEUP`: no system call is made
 //! while no process waits.
 //!
 //! A waiter sets the flag, re-checks its condition, and sleeps until the eventfd is written. A process that

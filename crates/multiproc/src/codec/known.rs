@@ -7,7 +7,7 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::described::learn::{Finding, Subject, find_out, identity};
+use super::described::search::{Finding, Subject, find_out, identity};
 
 /// Whether the compact encoding is known to fit a type: a look at a word of this thread's, for the most part.
 #[inline]

@@ -61,7 +61,7 @@ pub(crate) fn decode_described<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, 
 }
 
 pub(crate) use described::arrives;
-pub(crate) use described::learn::{Finding, Subject};
+pub(crate) use described::search::{Finding, Subject};
 pub(crate) use known::{finding, fits, is_trying_out};
 
 /// How many bits of a variant's number say which it is. The others say how many fields without names it has.

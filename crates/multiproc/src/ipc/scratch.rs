@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::codec;
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::task;
+use crate::ipc::panic;
 
 /// An empty vector that this thread keeps, so that not every item needs an allocation. While it is borrowed, others who
 /// come get new ones: an item's own code may use a queue.
@@ -36,7 +36,7 @@ impl<T: DeserializeOwned> Undecoded<T> {
     pub(crate) fn decode(self, what: &str) -> Result<T> {
         match self.plain {
             Some(value) => value.map_err(|why| Error::decode(what, why)),
-            None => task::decode(&self.bytes.0, Vec::new(), what),
+            None => panic::decode(&self.bytes.0, Vec::new(), what),
         }
     }
 }

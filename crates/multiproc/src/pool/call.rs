@@ -13,9 +13,10 @@ use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::Content;
+use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::pool::worker_rings::{ERROR, VALUE};
-use crate::task::{self, TaskId};
+use crate::task::TaskId;
 
 /// What a call shares with the pool's dispatcher.
 pub(crate) struct Call {
@@ -256,7 +257,7 @@ impl ResultCursor {
 #[inline]
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
-        VALUE => task::decode(frame, Vec::new(), "the result"),
+        VALUE => panic::decode(frame, Vec::new(), "the result"),
         ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
     }

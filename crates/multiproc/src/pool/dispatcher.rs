@@ -14,9 +14,9 @@ use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Error, Result};
 use crate::ipc::event_count::{Calls, Sleeper, Ticket};
-use crate::pool::worker_rings::{WakeupPage, spin};
-use crate::start_method::SpawnOptions;
-use crate::sys::cpus::cpus;
+use crate::pool::worker_rings::WakeupPage;
+use crate::spawn::options::SpawnOptions;
+use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::process::with_signals_blocked;
@@ -266,7 +266,7 @@ impl DriverGuard<'_> {
                 is_done()
             };
             // With all CPUs busy, this thread should yield its CPU to a worker.
-            if may_yield && polled.busy < core.processors && spin(SPIN, 6, &mut poll) {
+            if may_yield && polled.busy < core.processors && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
                 return true;
             }
             let ticket = core.wakeup_page.callers().prepare_wait();

@@ -5,11 +5,12 @@ use std::any::type_name;
 use serde::de::DeserializeOwned;
 
 use crate::codec::raw;
+use crate::ipc::panic::catch_panic;
 use crate::ipc::wire;
 use crate::pool::worker_rings::{VALUE, WorkerSide};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
-use crate::task::{RemoteFn, RunOnce, Vtable, catch_panic};
+use crate::task::{RemoteFn, RunOnce, Vtable};
 
 /// How a worker runs a function.
 #[derive(Clone, Copy)]

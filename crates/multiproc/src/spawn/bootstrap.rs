@@ -22,6 +22,9 @@ struct Bootstrap {
     task: Option<TaskId>,
 }
 
+/// What the system shows as the name of a zygote.
+pub(crate) const ZYGOTE: &str = "fork-server";
+
 /// What stands in front of every bootstrap message, looked at before anything is believed. Letters differ between
 /// versions.
 pub(crate) const MAGIC: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, Incoming, Message, PacketSocket, Sent};
+use crate::ipc::panic::{catch_panic, install_panic_hook};
 use crate::ipc::wire::{self, SharedMemory};
-use crate::spawn::bootstrap::{self, ChildStart, Identity, MAGIC};
+use crate::spawn::bootstrap::{self, ChildStart, Identity, MAGIC, ZYGOTE};
 use crate::spawn::fork_server;
 use crate::spawn::supervisor::lock;
 use crate::spawn::zygote::{self, FAILED, Priority, READY};
@@ -25,7 +26,7 @@ use crate::sys::process::{
     self, check_rights, exit_immediately, kill_on_hangup, setup_child, take_bootstrap_socket,
 };
 use crate::sys::socket::SocketOwner;
-use crate::task::{RunOnce, TaskId, catch_panic, install_panic_hook};
+use crate::task::{RunOnce, TaskId};
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -73,6 +74,8 @@ use crate::task::{RunOnce, TaskId, catch_panic, install_panic_hook};
 /// }
 /// ```
 pub fn init() {
+    #[cfg(multiproc_faults)]
+    crate::sys::failpoint_control::install();
     if bootstrap::identity().is_some() {
         return;
     }
@@ -219,8 +222,6 @@ fn run_preforked(link: &PacketSocket, page: Arc<SharedMapping>, number: u64) -> 
     exit_immediately(code)
 }
 
-/// What the system shows as the name of a zygote.
-pub(crate) const ZYGOTE: &str = "fork-server";
 /// What the system shows as the name of a preforked child.
 const PREFORKED: &str = "mp-preforked";
 

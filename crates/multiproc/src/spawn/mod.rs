@@ -4,5 +4,6 @@ pub(crate) mod bootstrap;
 pub(crate) mod child_main;
 pub(crate) mod exec;
 pub(crate) mod fork_server;
+pub(crate) mod options;
 pub(crate) mod supervisor;
 mod zygote;

@@ -22,10 +22,9 @@ use nix::libc;
 use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::stat;
-use nix::unistd::{getresgid, getresuid, gettid};
+use nix::unistd::{getpid, getresgid, getresuid, gettid};
 
 use super::entry::start_of_image;
-use super::process::own_pid;
 use crate::error::{Error, Result};
 
 /// Executes this program again, with the same arguments and environment, and `stdin` as standard input; gives
@@ -110,7 +109,7 @@ impl Program {
             Self::Executed => c"/proc/self/exe".to_owned(),
             // Where this thread has it, since the child has closed it by then.
             Self::Loaded(file) => {
-                let path = format!("/proc/{}/task/{}/fd/{}", own_pid(), gettid(), file.as_raw_fd());
+                let path = format!("/proc/{}/task/{}/fd/{}", getpid(), gettid(), file.as_raw_fd());
                 CString::new(path).unwrap_or_default() // numbers hold no zero byte
             }
         }

@@ -8,7 +8,7 @@
 #![allow(unreachable_pub, reason = "what is public here is so for the suite only")]
 
 #[cfg(multiproc_faults)]
-use super::failpoint_control as control;
+use std::sync::OnceLock;
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
@@ -145,11 +145,23 @@ points! {
     Fork = "system:clone",
 }
 
+/// What happens at a failpoint: [`init`](crate::init) installs the functions of `failpoint_control`.
+#[cfg(multiproc_faults)]
+pub(crate) struct Hooks {
+    pub(crate) hit: fn(Failpoint),
+    pub(crate) should_fail: fn(Failpoint) -> bool,
+}
+
+#[cfg(multiproc_faults)]
+pub(crate) static HOOKS: OnceLock<Hooks> = OnceLock::new();
+
 /// A process may be killed here, or stopped.
 #[inline(always)]
 pub(crate) fn hit(point: Failpoint) {
     #[cfg(multiproc_faults)]
-    control::hit(point);
+    if let Some(hooks) = HOOKS.get() {
+        (hooks.hit)(point);
+    }
     #[cfg(not(multiproc_faults))]
     let _ = point;
 }
@@ -158,7 +170,7 @@ pub(crate) fn hit(point: Failpoint) {
 #[inline(always)]
 pub(crate) fn should_fail(point: Failpoint) -> bool {
     #[cfg(multiproc_faults)]
-    return control::should_fail(point);
+    return HOOKS.get().is_some_and(|hooks| (hooks.should_fail)(point));
     #[cfg(not(multiproc_faults))]
     {
         let _ = point;

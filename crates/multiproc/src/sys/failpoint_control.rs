@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid};
 
-use super::failpoint::Failpoint;
+use super::failpoint::{Failpoint, HOOKS, Hooks};
 use crate::error::Result;
 use crate::sys::atomic::{AtomicU32, AtomicU64, SeqCst};
 use crate::sys::mapping::SharedMapping;
@@ -187,7 +187,12 @@ pub fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-pub(super) fn hit(point: Failpoint) {
+/// From now on, failpoints of this process do what the memory that the environment names says.
+pub(crate) fn install() {
+    let _ = HOOKS.set(Hooks { hit, should_fail }); // a second `init` finds them installed
+}
+
+fn hit(point: Failpoint) {
     let Some(control) = Controller::of_environment() else { return };
     let Some(act) = control.applies(point) else { return };
     if act == Action::Kill as u32 {
@@ -198,7 +203,7 @@ pub(super) fn hit(point: Failpoint) {
     }
 }
 
-pub(super) fn should_fail(point: Failpoint) -> bool {
+fn should_fail(point: Failpoint) -> bool {
     let act = Controller::of_environment().and_then(|control| control.applies(point));
     if act == Some(Action::Kill as u32) {
         signal_self(Signal::SIGKILL);

@@ -1,16 +1,14 @@
 //! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`).
 
-use std::any::{Any, type_name};
-use std::cell::RefCell;
+use std::any::type_name;
 use std::hash::{DefaultHasher, Hasher};
 use std::os::fd::OwnedFd;
-use std::panic::{self, AssertUnwindSafe};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::raw;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
+use crate::ipc::panic::catch_panic;
 use crate::ipc::wire;
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
@@ -192,66 +190,6 @@ impl RunOnce {
         }
         result
     }
-}
-
-/// Calls `f` and turns a panic into an error. The panic hook still runs, as it does in a thread.
-pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        let message = panic_message(&*payload);
-        // The last recorded panic may be one that the function has caught, and this one may have bypassed the
-        // hook.
-        let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
-        let location = last.filter(|last| last.message == message).map(|last| last.location);
-        std::mem::forget(payload); // dropping a user's payload may panic once more
-        Error::new(Cause::Panic { message, location })
-    })
-}
-
-/// As [`wire::decode`], but a user's `Deserialize` that panics is an error of this value alone.
-#[inline]
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
-    if raw::is_raw::<T>() {
-        return wire::decode(bytes, descriptors, what);
-    }
-    let decode = AssertUnwindSafe(|| wire::decode(bytes, descriptors, what));
-    panic::catch_unwind(decode).unwrap_or_else(|payload| {
-        let why = format!("its type has panicked: {}", panic_message(&*payload));
-        std::mem::forget(payload);
-        Err(Error::decode(what, why))
-    })
-}
-
-/// Makes the panic hook record the location of each panic, in addition to what the current hook does.
-pub(crate) fn install_panic_hook() {
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        let record = info.location().map(|place| PanicRecord {
-            location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
-            message: panic_message(info.payload()),
-        });
-        let _ = LAST_PANIC.try_with(|last| last.replace(record));
-        hook(info);
-    }));
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a message".to_owned()
-    }
-}
-
-/// A panic as the hook saw it.
-struct PanicRecord {
-    location: String,
-    message: String,
-}
-
-thread_local! {
-    static LAST_PANIC: RefCell<Option<PanicRecord>> = const { RefCell::new(None) };
 }
 
 fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(

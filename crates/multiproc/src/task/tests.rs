@@ -47,18 +47,6 @@ fn any_other_offset_or_type_is_refused() {
 }
 
 #[test]
-fn the_location_of_a_panic_is_its_own() {
-    install_panic_hook();
-    let has_location = |panics: fn()| {
-        let error = catch_panic(panics).unwrap_err().to_string();
-        error.contains(file!())
-    };
-    assert!(has_location(|| panic!("with a offset")));
-    let _ = panic::catch_unwind(|| panic!("caught by the function itself"));
-    assert!(!has_location(|| panic::resume_unwind(Box::new("without a offset"))));
-}
-
-#[test]
 fn arguments_that_do_not_decode_are_an_error() {
     let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
     let error = id.find::<RunOnce>().unwrap().run(&[0xff], Vec::new(), &mut Vec::new()).unwrap_err();

@@ -122,7 +122,7 @@ fn children() -> Result<(Vec<String>, usize)> {
         let Ok(pids) = fs::read_to_string(task?.path().join("children")) else { continue };
         for pid in pids.split_whitespace() {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            if name.trim() == "fork-spare" && !is_dead(pid) {
+            if name.trim() == "mp-preforked" && !is_dead(pid) {
                 ready += 1;
             } else if name.trim() != "fork-server" {
                 children.push(format!("{pid} {}", name.trim()));

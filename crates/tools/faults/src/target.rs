@@ -68,8 +68,8 @@ pub(crate) fn fork_server() -> Option<u32> {
 }
 
 /// What that has ready.
-pub(crate) fn spares() -> Vec<u32> {
-    children_of(std::process::id()).into_iter().filter(|&pid| name_of(pid) == "fork-spare").collect()
+pub(crate) fn preforked() -> Vec<u32> {
+    children_of(std::process::id()).into_iter().filter(|&pid| name_of(pid) == "mp-preforked").collect()
 }
 
 fn was_executed(pid: u32) -> bool {

@@ -272,6 +272,15 @@ pub(crate) mod cpus {
     pub(crate) fn should_spin(_in_vain: u32) -> bool {
         false
     }
+
+    pub(crate) fn spin(
+        _: std::time::Duration,
+        _: u32,
+        _: std::time::Duration,
+        _: impl FnMut() -> bool,
+    ) -> bool {
+        false
+    }
 }
 
 /// An eventfd: `poll` waits until it is readable, and it stays readable until it is cleared.

@@ -9,7 +9,7 @@ use super::{COALESCING, Endpoint, FAILED_SPINS, NOTIFIED, WaitOutcome};
 use crate::error::Result;
 use crate::ipc::ring::Position;
 use crate::sys::atomic::Relaxed;
-use crate::sys::cpus::{is_smp, should_spin};
+use crate::sys::cpus::{is_smp, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{Deadline, PollEvents, poll_event_or_hangup};
 
@@ -108,33 +108,23 @@ impl Endpoint {
         }
         let failed_spins = self.word32(self.side, FAILED_SPINS);
         let failed = failed_spins.load(Relaxed);
-        if spin_once(is_ready) {
-            failed_spins.store(0, Relaxed);
-            return true;
+        for _ in 0..SPINS_PER_CHECK {
+            if is_ready() {
+                failed_spins.store(0, Relaxed);
+                return true;
+            }
+            hint::spin_loop();
         }
         failed_spins.store(failed.wrapping_add(1), Relaxed);
         if !should_spin(failed) {
             return false;
         }
         let start = Instant::now();
-        while start.elapsed() < SPIN {
-            if spin_once(is_ready) {
-                if start.elapsed() < SPIN_PAYOFF {
-                    failed_spins.store(0, Relaxed);
-                }
-                return true;
-            }
+        // It does not yield: `yield_to_woken` has yielded to a peer that this thread has woken.
+        let is_done = spin(SPIN, SPINS_PER_CHECK, Duration::MAX, is_ready);
+        if is_done && start.elapsed() < SPIN_PAYOFF {
+            failed_spins.store(0, Relaxed);
         }
-        false
+        is_done
     }
-}
-
-fn spin_once(is_ready: &impl Fn() -> bool) -> bool {
-    for _ in 0..SPINS_PER_CHECK {
-        if is_ready() {
-            return true;
-        }
-        hint::spin_loop();
-    }
-    false
 }

@@ -13,12 +13,13 @@
 //! finds out whether a type needs this encoding.
 
 pub(super) mod de;
-pub(super) mod learn;
+mod learn;
+pub(super) mod search;
 pub(super) mod ser;
 
 use std::hash::{DefaultHasher, Hasher};
 
-use self::learn::Subject;
+use self::search::Subject;
 use super::Error;
 
 /// What stands in front of each value.

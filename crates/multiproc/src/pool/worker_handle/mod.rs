@@ -20,7 +20,7 @@ use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
 use crate::spawn::exec::SpawnedChild;
-use crate::start_method::SpawnOptions;
+use crate::spawn::options::SpawnOptions;
 
 pub(crate) use self::shutdown::WorkerExit;
 

@@ -26,7 +26,6 @@ mod worker_side;
 
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -216,35 +215,6 @@ impl MessageHeader {
 
 /// A socket cannot hold more packets than this.
 const MAX_PACKETS: u32 = 4096;
-
-/// How long [`spin`] spins before it yields the CPU.
-const YIELD_AFTER: Duration = Duration::from_micros(2);
-
-/// Spins until `is_done` or `time` is over; returns whether it is done. Yields the CPU now and then, since
-/// the process that it waits for may be queued on it. Reads the clock once every `checks` checks.
-pub(crate) fn spin(time: Duration, checks: u32, mut is_done: impl FnMut() -> bool) -> bool {
-    if time.is_zero() {
-        return false;
-    }
-    let claimed = Instant::now();
-    let mut turn = claimed;
-    loop {
-        for _ in 0..checks {
-            if is_done() {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        let now = Instant::now();
-        if now - claimed > time {
-            return false;
-        }
-        if now - turn > YIELD_AFTER {
-            std::thread::yield_now();
-            turn = now;
-        }
-    }
-}
 
 #[cfg(test)]
 mod fuzz;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep, middle, rate, repeated};
+use bench::measure::{self, Effort, back_to_back, from_sleep, median, rate, repeated};
 use bench::proc;
 use bench::program::{Entry, Measured, entry};
 use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
@@ -62,7 +62,7 @@ fn entries() -> Vec<Entry> {
             thread::sleep(Duration::from_millis(300));
             let workers: Result<Vec<f64>> =
                 proc::family()?.into_iter().skip(1).map(proc::proportional).collect();
-            Ok(Measured::new(middle(workers?)?))
+            Ok(Measured::new(median(workers?)?))
         }),
     ]
 }

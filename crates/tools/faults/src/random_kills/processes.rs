@@ -83,7 +83,7 @@ fn nested(round: &mut KillRound, candidates: fn(u32) -> Vec<u32>) -> Result<()> 
 pub(super) fn spares(round: &mut KillRound) -> Result<()> {
     let count = round.rng.random_range(4..10);
     let work = |number: u64| Process::spawn(|number: u64| number * number, (number,)).and_then(Process::join);
-    let outcomes: Vec<_> = round.run(target::spares, || (0..count).map(work).collect());
+    let outcomes: Vec<_> = round.run(target::preforked, || (0..count).map(work).collect());
     for (number, outcome) in (0..).zip(outcomes) {
         match outcome {
             Ok(square) => ensure!(square == number * number, "child {number} says {square}"),

@@ -17,7 +17,7 @@ use crate::ipc::wire;
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::clock;
-use crate::sys::cpus::should_spin;
+use crate::sys::cpus::{YIELD_AFTER, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::output::Output;
@@ -28,7 +28,7 @@ use self::flush::Clock;
 use super::progress;
 use super::{
     CLOSED, COMPLETED, COMPLETIONS, ERROR, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings, spin,
+    PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
 /// The worker's side.
@@ -334,7 +334,7 @@ impl WorkerSide {
         }
         let failed_spins = self.failed_spins;
         self.failed_spins = failed_spins.wrapping_add(1);
-        if should_spin(failed_spins) && spin(self.spin, 16, || is_done(self)) {
+        if should_spin(failed_spins) && spin(self.spin, 16, YIELD_AFTER, || is_done(self)) {
             self.failed_spins = 0;
             return;
         }
