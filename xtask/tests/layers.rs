@@ -163,13 +163,11 @@ fn expand<'t>(tree: &'t str, base: &[String], paths: &mut Vec<Vec<String>>) -> &
     let (name, rest) = tree.split_at(end);
     let path =
         if name == "self" || name.is_empty() { base.to_owned() } else { [base, &[name.to_owned()]].concat() };
-    match rest.trim_start().strip_prefix("::") {
-        Some(inner) => expand(inner, &path, paths),
-        None => {
-            paths.push(path);
-            rest
-        }
+    if let Some(inner) = rest.trim_start().strip_prefix("::") {
+        return expand(inner, &path, paths);
     }
+    paths.push(path);
+    rest
 }
 
 /// What uses something that does not lie below it.

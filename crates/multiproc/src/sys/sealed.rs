@@ -134,7 +134,7 @@ fn add_seals(fd: BorrowedFd<'_>) -> Result<()> {
             Ok(_) => return Ok(()),
             // A copy of this process, forked by another thread to start a program, still has the writable mapping.
             Err(Errno::EBUSY) if begun.elapsed() < SEAL_RETRY_LIMIT => {
-                thread::sleep(Duration::from_millis(1))
+                thread::sleep(Duration::from_millis(1));
             }
             Err(errno) => return Err(Error::system("seal memory", errno)),
         }
