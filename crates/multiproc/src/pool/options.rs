@@ -229,7 +229,7 @@ impl<'pool> CallOptions<'pool> {
         builder.add(&args)?;
         // This thread drives the pool from the start: to wake the pool's own thread would take longer than
         // the task.
-        let driver = core.become_driver();
+        let driver = core.become_driver(false);
         core.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
         drop(driver);

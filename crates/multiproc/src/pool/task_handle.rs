@@ -99,7 +99,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         }
         if !self.call.has_arrived() {
             self.core.check_here()?;
-            self.core.become_driver().wait_until(deadline, || self.call.has_arrived());
+            self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
         let result = self.call.only_result();
         self.taken = result.is_some();
