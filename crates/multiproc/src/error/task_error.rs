@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 pub struct TaskError {
     message: String,
     source: Option<Box<TaskError>>,
-    not_unpin: NotUnpin<()>,
+    _not_unpin: NotUnpin<()>,
 }
 
 /// `?` must convert every error, also into a type that is an error itself. But the standard library converts
@@ -80,9 +80,9 @@ impl From<Chain> for TaskError {
     fn from(Chain { message, mut sources }: Chain) -> Self {
         sources.truncate(MAX_SOURCES);
         let link =
-            |source, message| Some(Box::new(Self { message, source, not_unpin: NotUnpin(PhantomData) }));
+            |source, message| Some(Box::new(Self { message, source, _not_unpin: NotUnpin(PhantomData) }));
         let source = sources.into_iter().rev().fold(None, link);
-        Self { message, source, not_unpin: NotUnpin(PhantomData) }
+        Self { message, source, _not_unpin: NotUnpin(PhantomData) }
     }
 }
 

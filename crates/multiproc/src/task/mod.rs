@@ -78,6 +78,14 @@ use crate::sys::failpoint::{self, Failpoint};
 /// Process::spawn(move || { let _token = of_this_thread; }, ())?.join()?;
 /// # Ok::<(), multiproc::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run in another process",
+    label = "not a function that can run in another process",
+    note = "a closure must capture nothing: pass what it needs as arguments (`move` does not help)",
+    note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: `String`, not `&str`",
+    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error into that",
+    note = "a function has at most eight arguments: put more into a struct"
+)]
 pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
     /// What the function returns.
     type Output: Serialize + DeserializeOwned;
@@ -94,6 +102,7 @@ macro_rules! callable {
     ($($name:ident)*) => {
         impl<F: Fn($($name),*) -> R, R, $($name),*> sealed::Function<($($name,)*)> for F {}
 
+        #[diagnostic::do_not_recommend]
         impl<F, R, $($name),*> RemoteFn<($($name,)*)> for F
         where
             F: Fn($($name),*) -> R + Copy + Send + Sync + 'static,
@@ -131,13 +140,6 @@ impl TaskId {
     pub(crate) fn of<V: Vtable<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
         _function: F,
     ) -> Result<Self> {
-        const {
-            assert!(
-                size_of::<F>() == 0,
-                "a function that runs in another process must be a `fn` item or a closure that captures nothing, \
-                 and no function pointer: pass what it needs as arguments"
-            );
-        }
         Self::of_entry(V::ENTRY)
     }
 
