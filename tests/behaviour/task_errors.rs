@@ -104,7 +104,7 @@ fn a_pool_gives_each_item_its_error() -> Outcome {
         for (item, sold) in pool.map_results(sell, 0..10)?.into_iter().enumerate() {
             check(item, sold?);
         }
-        for (item, sold) in pool.imap(sell, 0..10)?.enumerate() {
+        for (item, sold) in pool.imap(sell, 0..10).enumerate() {
             check(item, sold?);
         }
         for item in 0..10 {
@@ -130,7 +130,7 @@ fn an_error_travels_through_a_queue() -> Outcome {
 
 fn an_error_passes_through_several_processes() -> Outcome {
     fn order(item: u8) -> Result<u8, TaskError> {
-        Ok(Process::spawn(sell, (item,))?.join()??)
+        Process::spawn(sell, (item,))?.join()?
     }
     fn order_with_context(item: u8) -> Result<u8, TaskError> {
         use anyhow::Context;
