@@ -17,23 +17,8 @@ use crate::sys::failpoint::{self, Failpoint};
 /// eight arguments.
 ///
 /// A message carries the function's offset in the program that both processes run, its arguments, and later
-/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
-/// captures something does not build. (Code generation reports it: `cargo build` and `cargo test` refuse it,
-/// `cargo check` does not.)
-///
-/// ```compile_fail
-/// use multiproc::Process;
-///
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///     let factor = std::env::args().count();
-///     let child = Process::spawn(move |x: usize| x * factor, (4,))?; // captures `factor`
-///     child.join()?;
-///     Ok(())
-/// }
-/// ```
-///
-/// Pass it as an argument instead:
+/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. What a closure would
+/// capture is an argument:
 ///
 /// ```
 /// use multiproc::Process;
@@ -46,6 +31,15 @@ use crate::sys::failpoint::{self, Failpoint};
 ///     Ok(())
 /// }
 /// ```
+///
+/// # If it does not build
+///
+/// | the compiler says | remedy |
+/// |---|---|
+/// | "closure may outlive the current function … use the `move` keyword"; with `move`: "must be a `fn` item, or a closure that captures nothing" (`cargo build` says so, `cargo check` does not) | pass what the closure captures as arguments |
+/// | "implementation of `Deserialize` is not general enough" | own the data: `String` for `&str`, `Vec<T>` for `&[T]` |
+/// | "`Serialize` is not satisfied" | derive `Serialize` and `Deserialize` for the argument's type |
+/// | "cannot run in another process" | likewise for the result's type, with [`TaskError`](crate::TaskError) for errors; at most eight arguments, else a struct |
 ///
 /// # What a closure may capture
 ///
@@ -223,6 +217,10 @@ fn hash(text: &str) -> u64 {
     hasher.write(text.as_bytes());
     hasher.finish()
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("does_not_build.md")]
+struct DoesNotBuild;
 
 #[cfg(test)]
 mod tests;
