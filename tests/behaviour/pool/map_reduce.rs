@@ -112,8 +112,8 @@ fn a_time_limit_is_that_of_an_item() -> Outcome {
     let call = pool.options().timeout(Duration::from_secs(20));
     assert_eq!(call.map_reduce(pause, add, vec![1; 200])?, Some(200));
     let call = pool.options().timeout(Duration::from_millis(300));
-    let error = call.map_reduce(pause, add, [0, 0, 0, 3_600_000, 0]).unwrap_err();
-    assert!(error.is_timeout() && error.index() == Some(3), "{error}");
+    let error = call.map_reduce(pause, add, [3_600_000, 0, 0, 0]).unwrap_err();
+    assert!(error.is_timeout() && error.index() == Some(0), "{error}");
     Ok(())
 }
 
