@@ -8,11 +8,11 @@ use super::{Cause, Error, Inner, Origin};
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, index, at_birth, memory_limit } = &*self.0;
+        let Inner { cause, origin, items, at_birth, memory_limit } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let at_birth = *at_birth;
-        let doing = Activity { origin: origin.as_ref(), index: *index, at_birth };
-        let item = Activity { origin: None, index: *index, at_birth };
+        let doing = Activity { origin: origin.as_ref(), items: *items, at_birth };
+        let item = Activity { origin: None, items: *items, at_birth };
         let limit = Limit(*memory_limit);
         match cause {
             Cause::System { operation, errno } => {
@@ -81,15 +81,18 @@ impl fmt::Display for Origin {
 /// The end of a sentence: what the child was doing.
 struct Activity<'a> {
     origin: Option<&'a Origin>,
-    index: Option<u64>,
+    items: Option<(u64, u64)>,
     at_birth: bool,
 }
 
 impl fmt::Display for Activity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.index, self.origin) {
+        match (self.items, self.origin) {
             _ if self.at_birth => f.write_str(" before it was ready for work"),
-            (Some(index), _) => write!(f, " while running task {index}"),
+            (Some((index, 1)), _) => write!(f, " while running task {index}"),
+            (Some((first, count)), _) => {
+                write!(f, " while running tasks {first} to {}", first.saturating_add(count.saturating_sub(1)))
+            }
             (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
             (None, None) => Ok(()),

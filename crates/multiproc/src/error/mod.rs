@@ -4,6 +4,7 @@ mod display;
 mod task_error;
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -80,7 +81,8 @@ pub enum ErrorKind {
 struct Inner {
     cause: Cause,
     origin: Option<Origin>,
-    index: Option<u64>,
+    /// The first item of the input that it is about, and how many they are.
+    items: Option<(u64, u64)>,
     /// It failed before any task, so that it is no task's failure.
     at_birth: bool,
     /// How many bytes of memory the child could have, if that was limited.
@@ -186,7 +188,13 @@ impl Error {
 
     /// Which item of the input this is about, counted from 0.
     pub fn index(&self) -> Option<u64> {
-        self.0.index
+        self.0.items.and_then(|(first, count)| (count == 1).then_some(first))
+    }
+
+    /// Which items of the input this is about, counted from 0: one, but for a worker that died in a
+    /// [`map_reduce`](crate::Pool::map_reduce).
+    pub fn items(&self) -> Option<Range<u64>> {
+        self.0.items.map(|(first, count)| first..first.saturating_add(count))
     }
 
     /// Did the function panic? The message then holds the panic's own, with file and line.
@@ -251,7 +259,7 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, origin: None, index: None, at_birth: false, memory_limit: None }))
+        Self(Box::new(Inner { cause, origin: None, items: None, at_birth: false, memory_limit: None }))
     }
 
     /// The kernel refused `operation`, which is a verb with its object: `"open the door"`.
@@ -293,8 +301,13 @@ impl Error {
     }
 
     /// Says which item of the input it is about, unless it is about none.
-    pub(crate) fn at(mut self, index: Option<u64>) -> Self {
-        self.0.index = index.filter(|_| !self.0.at_birth);
+    pub(crate) fn at(self, index: Option<u64>) -> Self {
+        self.at_items(index.map(|index| (index, 1)))
+    }
+
+    /// As [`at`](Self::at), for several items: the first, and how many.
+    pub(crate) fn at_items(mut self, items: Option<(u64, u64)>) -> Self {
+        self.0.items = items.filter(|_| !self.0.at_birth);
         self
     }
 

@@ -88,7 +88,7 @@ pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static 
     fn call(self, args: Args) -> Self::Output;
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Function<Args> {}
 }
 
