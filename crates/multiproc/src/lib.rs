@@ -12,7 +12,7 @@
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large data that many processes read and nobody copies.
-//! - [`Error`] says what failed, who died, and at what.
+//! - [`Error`] says what failed, who died, and at what; [`TaskError`] carries a task's own error.
 //!
 //! ```
 //! use multiproc::{Pool, Process};
