@@ -55,6 +55,14 @@ pub(crate) fn children_of(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
+/// The children of a process, their children, and so on.
+#[cfg(multiproc_faults)]
+pub(crate) fn descendants_of(pid: u32) -> BTreeSet<u32> {
+    let children = children_of(pid);
+    let grandchildren: Vec<_> = children.iter().copied().flat_map(descendants_of).collect();
+    children.into_iter().chain(grandchildren).collect()
+}
+
 /// What a process is called.
 pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()

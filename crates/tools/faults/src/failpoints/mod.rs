@@ -6,8 +6,8 @@
 //! had before.
 
 mod parent;
+mod round;
 mod scenario;
-mod stopped;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,7 +22,6 @@ use faults::Row;
 use multiproc::failpoints::{Action, Controller, ENV_VAR, Failpoint, Hit, Target, now};
 
 use crate::resources::ResourceSnapshot;
-use crate::target;
 use scenario::{AllowedFailures, Scenario};
 
 #[derive(Args)]
@@ -74,7 +73,7 @@ fn named(name: &str) -> Result<Failpoint> {
     })
 }
 
-/// So soon after a fault must every handle have come to its result, the rest of the work included.
+/// How long after a fault every handle must have its result, beyond what the same work takes undisturbed.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// So often is a scenario done before what the process has is looked at: it keeps some data that it has
@@ -86,7 +85,7 @@ type Lines = BTreeMap<(&'static str, &'static str), Row>;
 
 fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
-    stopped::watch(control)?;
+    round::continue_stopped(control)?;
     let mut lines = Lines::new();
     let mut reached = Vec::new();
     for scenario in scenario::ALL {
@@ -170,21 +169,11 @@ fn strike(
     before: &ResourceSnapshot,
     (point, nth, act, target): (Failpoint, u32, Action, Target),
 ) -> Result<Option<f64>> {
-    let watch = stopped::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
+    let watch = round::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
     control.arm(point, nth, act, target);
     let done = (scenario.run)(AllowedFailures::by(point, act));
     let settled = now();
-    let struck = control.disarm();
-    if let (Action::Stop, Some(Hit { pid, .. })) = (act, &struck) {
-        stopped::await_end(control, *pid);
-    }
-    // A spare that was struck is dead only when the system has taken it down; until then it would still get a
-    // letter.
-    if let (Action::Kill, Some(Hit { pid, .. })) = (act, &struck)
-        && let Some(dying) = target::TargetProcess::open(*pid)
-    {
-        let _ = dying.has_ended(SETTLED); // if it has not, what follows says so
-    }
+    let struck = round::end(control, act);
     let done = done.map_err(|error| match struck {
         Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
         None => error.context("nobody was struck"),
@@ -198,11 +187,13 @@ fn strike(
     }
     before.wait_until_restored()?;
     control.count(Target::Anyone);
+    let begun = now();
     (scenario.run)(AllowedFailures::default()).context("afterwards, undisturbed")?;
+    let undisturbed = now().saturating_sub(begun);
     before.wait_until_restored().context("afterwards")?;
     drop(watch);
     let until_settled = observed.settled.unwrap_or(settled).saturating_sub(at);
-    if until_settled > SETTLED {
+    if until_settled > SETTLED + undisturbed {
         bail!("it took {until_settled:?} until everything was settled");
     }
     Ok(Some(until_settled.as_secs_f64() * 1e3))

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::scenario::{self, AllowedFailures, Scenario};
-use super::{Options, places, stopped};
+use super::{Options, places, round};
 
 /// The environment variable that names the scenario of a parent that is to be killed.
 pub(super) const VARIABLE: &str = "MULTIPROC_FAULTS_PARENT";
@@ -28,7 +28,7 @@ pub(super) fn be(control: &'static Controller) -> Result<bool> {
     control.be_root();
     let name = env::var(VARIABLE)?;
     let scenario = scenario::ALL.iter().find(|scenario| scenario.name == name);
-    let _limit = stopped::limit(format!("{name}, whose parent is killed"));
+    let _limit = round::limit(format!("{name}, whose parent is killed"));
     (scenario.context("there is no such scenario")?.run)(AllowedFailures::default())?;
     Ok(true)
 }
