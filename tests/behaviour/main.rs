@@ -6,8 +6,10 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod bad_tasks;
 mod bad_values;
-mod frozen;
+mod corrupted_memory;
+mod encoding;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -18,8 +20,8 @@ mod programs;
 mod queue;
 mod regressions;
 mod resource_limits;
-mod scribble;
 mod security;
+mod shared_slice;
 mod start;
 mod support;
 
@@ -37,14 +39,16 @@ fn main() -> ExitCode {
         queue::trials(),
         kill_stress::trials(),
         pipe::trials(),
-        frozen::trials(),
+        shared_slice::trials(),
         programs::trials(),
         regressions::trials(),
         interrupt::trials(),
         resource_limits::trials(),
-        scribble::trials(),
+        corrupted_memory::trials(),
         security::trials(),
         bad_values::trials(),
+        bad_tasks::trials(),
+        encoding::trials(),
         output::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()

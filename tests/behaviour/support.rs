@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
-use multiproc::{Connection, Process, RemoteFn, Result, pipe};
+use multiproc::{Connection, Process, ProcessBuilder, RemoteFn, Result, StartMethod, pipe};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -15,6 +15,14 @@ pub(crate) type Outcome = Result<(), Failed>;
 
 /// So long does a test wait for what must come, before it calls it missing. Generous: it measures nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Every way to start a process.
+pub(crate) const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
+
+/// A child that is started by this method.
+pub(crate) fn with(method: StartMethod) -> ProcessBuilder {
+    Process::builder().start_method(method)
+}
 
 /// Makes a module's `trials()` from the names of its tests.
 macro_rules! trials {

@@ -1,13 +1,21 @@
 //! **Pool**: workers that run tasks.
 
-mod calls;
+mod bad_items;
+mod cancellation;
 mod failures;
 mod handles;
+mod imap;
 mod lifetime;
-mod limits;
+mod map;
+mod memory_limit;
 mod order;
+mod respawn;
+mod retries;
 mod stuck;
+mod timeouts;
 mod workers;
+
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
@@ -17,12 +25,18 @@ use crate::support::{Latch, PATIENCE, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
-        calls::trials(),
+        map::trials(),
+        imap::trials(),
+        bad_items::trials(),
         handles::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),
-        limits::trials(),
+        timeouts::trials(),
+        cancellation::trials(),
+        memory_limit::trials(),
+        retries::trials(),
+        respawn::trials(),
         order::trials(),
         stuck::trials(),
     ];
@@ -50,3 +64,7 @@ fn zero_waits((number, gate): (u32, Option<Latch>)) -> u32 {
     }
     number
 }
+
+/// A short time, and one that no test waits for.
+const SHORT: Duration = Duration::from_millis(100);
+const HOUR: Duration = Duration::from_secs(3600);

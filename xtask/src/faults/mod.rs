@@ -43,7 +43,7 @@ pub struct Options {
     /// In how many rounds shared memory is overwritten at random
     #[arg(long, value_name = "N", default_value = "10000")]
     rounds: u64,
-    /// Only this part (failpoints, random-kills, scribble, soak, large, peers), or this named point
+    /// Only this part (failpoints, random-kills, corruption, soak, large, peers), or this named point
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
     /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
@@ -149,13 +149,13 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let points = words(&[&"failpoints", &"--parent", &"--times", times]);
     let random = words(&[&"random-kills", &"--count", kills, &"--seed", &options.seed]);
-    let scribble = words(&[&"scribble", &"--rounds", rounds, &"--seed", &options.seed]);
+    let corruption = words(&[&"corruption", &"--rounds", rounds, &"--seed", &options.seed]);
     let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
     Ok(match options.only.as_deref() {
-        None => [points, random, scribble].into_iter().chain(soaks).collect(),
+        None => [points, random, corruption].into_iter().chain(soaks).collect(),
         Some("failpoints") => vec![points],
         Some("random-kills") => vec![random],
-        Some("scribble") => vec![scribble],
+        Some("corruption") => vec![corruption],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
         Some(point) if point.contains(':') => {
@@ -163,7 +163,7 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (failpoints, random-kills, scribble, soak, large, peers) and no point (such as child:started)"
+                "`{other}` is no part (failpoints, random-kills, corruption, soak, large, peers) and no point (such as child:started)"
             )
         }
     })
@@ -265,7 +265,7 @@ mod tests {
             [
                 "failpoints --parent --times 1",
                 "random-kills --count 300 --seed 1",
-                "scribble --rounds 300 --seed 1",
+                "corruption --rounds 300 --seed 1",
                 "soak --for 30s --seed 1"
             ]
         );

@@ -24,7 +24,7 @@ const PARTS: [(&str, &str, &str); 5] = [
     ),
     ("random-kills", "Random kills", "Processes are killed at random instants while they work."),
     (
-        "scribble",
+        "corruption",
         "Overwritten memory",
         "Every page that processes share is overwritten at random while it is used: the memory of a queue, a pipe, a pool \
          and the fork server. Every call ends, with a value or an error; the parent goes on; what it makes afterwards works; \

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// What came of one kind of fault. A program prints each as JSON on a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// The part of the suite: `points`, `kills`, `scribble` or `soak`.
+    /// The part of the suite: `points`, `kills`, `corruption` or `soak`.
     pub part: String,
     /// What was done, and to whom.
     pub fault: String,

@@ -9,11 +9,11 @@ mod target;
 mod watchdog;
 mod workload;
 
+mod corruption;
 #[cfg(multiproc_faults)]
 mod failpoints;
 mod large;
 mod random_kills;
-mod scribble;
 mod soak;
 
 use std::process::ExitCode;
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         Part::Soak(options) => soak::run(&options),
         Part::RandomKills(options) => random_kills::run(&options),
         Part::Large => large::run(),
-        Part::Scribble(options) => scribble::run(&options),
+        Part::Corruption(options) => corruption::run(&options),
         #[cfg(multiproc_faults)]
         Part::Failpoints(options) => failpoints::run(&options),
         #[cfg(not(multiproc_faults))]
@@ -61,7 +61,7 @@ enum Part {
     /// Hand over values of some gigabytes
     Large,
     /// Overwrite shared memory at random, while it is used
-    Scribble(scribble::Options),
+    Corruption(corruption::Options),
     /// Do random operations, and know what must come of them
     Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol

@@ -1,28 +1,19 @@
-//! **A scarce system**: descriptors, processes, memory and file sizes run out. Each call works, or says what
-//! it could not have; nothing is left half made; and when there is enough again, all works.
+//! A pool or a child without descriptors: what fails, what waits, and what is held meanwhile.
 
 use std::fs;
-use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Process, Result, SharedSlice, StartMethod, pipe};
+use multiproc::{Connection, Pool, Result, pipe};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 
-use crate::support::{
-    Outcome, PATIENCE, alone, children, descriptors, eventually, open_without_children, send_signal, trials,
-};
+use super::{LARGE, limited, open_when_all_is_well};
+use crate::support::{METHODS, Outcome, PATIENCE, alone, descriptors, eventually, send_signal, trials, with};
 
 trials![
-    with_few_descriptors_all_works_or_says_why,
-    arguments_with_more_descriptors_than_a_child_can_hold_are_an_error,
-    with_few_processes_all_works_or_says_why,
-    with_small_files_all_works_or_says_why,
-    with_little_memory_all_works_or_says_why,
     a_pool_without_workers_goes_on_when_it_can_have_some,
     results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker,
     items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker,
@@ -32,199 +23,6 @@ trials![
     a_result_waits_for_a_descriptor,
     a_childs_result_can_be_had_when_there_is_a_descriptor,
 ];
-
-const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
-
-/// An action that uses the library, and a name for it.
-type Action = (&'static str, fn(StartMethod) -> Result<()>);
-
-/// One of everything.
-const ACTIONS: [Action; 8] = [
-    ("a process", |method| {
-        let child = Process::builder().start_method(method).spawn(|n: u32| n + 1, (4,))?;
-        assert_eq!(child.join()?, 5);
-        Ok(())
-    }),
-    ("large arguments", |method| {
-        let echo = |bytes: Vec<u8>| bytes;
-        let child = Process::builder().start_method(method).spawn(echo, (LARGE.to_vec(),))?;
-        assert!(child.join()? == LARGE);
-        Ok(())
-    }),
-    ("a pool", |method| {
-        let pool = Pool::builder().workers(2).start_method(method).build()?;
-        assert_eq!(pool.map(|n: u32| n + 1, 0..100)?, (1..=100).collect::<Vec<_>>());
-        Ok(())
-    }),
-    ("large items", |method| {
-        let pool = Pool::builder().workers(2).start_method(method).build()?;
-        let echo = |bytes: Vec<u8>| bytes;
-        let results = pool.map(echo, (0..10).map(|_| LARGE.to_vec()))?;
-        assert!(results.len() == 10 && results.iter().all(|result| result == LARGE));
-        Ok(())
-    }),
-    ("items with descriptors", |method| {
-        let pool = Pool::builder().workers(2).start_method(method).build()?;
-        let (sender, receiver) = bounded(10)?;
-        pool.starmap(
-            |sender: Sender<u32>, n| sender.send(n).unwrap(),
-            (0..10_u32).map(|n| (sender.clone(), n)),
-        )?;
-        drop(sender);
-        assert_eq!(receiver.iter().count(), 10);
-        Ok(())
-    }),
-    ("a queue", |method| {
-        let (sender, receiver) = bounded(10)?;
-        let send =
-            |sender: Sender<Vec<u8>>| -> Result<()> { sender.send(LARGE.to_vec()).map_err(Into::into) };
-        let child = Process::builder().start_method(method).spawn(send, (sender,))?;
-        let received = receiver.recv();
-        child.join()??;
-        assert!(received? == LARGE);
-        Ok(())
-    }),
-    ("a pipe", |method| {
-        let (ours, theirs) = pipe::<u32, u32>()?;
-        let answer = |end: Connection<u32, u32>| -> Result<()> {
-            let number = end.recv()?;
-            Ok(end.send(number + 1)?)
-        };
-        let child = Process::builder().start_method(method).spawn(answer, (theirs,))?;
-        ours.send(1)?;
-        let answer = ours.recv();
-        child.join()??;
-        assert_eq!(answer?, 2);
-        Ok(())
-    }),
-    ("frozen data", |method| {
-        let numbers = SharedSlice::from_slice(&[3_u64; 10_000])?;
-        let sum = |numbers: SharedSlice<u64>| numbers.iter().sum();
-        let sum: u64 = Process::builder().start_method(method).spawn(sum, (numbers,))?.join()?;
-        assert_eq!(sum, 30_000);
-        Ok(())
-    }),
-];
-
-const LARGE: &[u8] = &[7; 100_000];
-
-/// Sets this process's limit on a resource, as long as `act` runs; children have it, too.
-fn limited<R>(resource: Resource, limit: u64, act: impl FnOnce() -> R) -> R {
-    let (before, most) = getrlimit(resource).unwrap();
-    setrlimit(resource, limit, most).unwrap();
-    let result = act();
-    setrlimit(resource, before, most).unwrap();
-    result
-}
-
-/// How many descriptors are open, once children could be started. A fork server is there then.
-fn open_when_all_is_well() -> Result<usize> {
-    for method in METHODS {
-        Process::builder().start_method(method).spawn(|| (), ())?.join()?;
-    }
-    eventually("there is no other child", || {
-        children().iter().all(|(_, name)| name == "fork-server") && children().len() <= 1
-    });
-    Ok(open_without_children())
-}
-
-fn with_few_descriptors_all_works_or_says_why() -> Outcome {
-    alone(|| {
-        each_action_works_or_says_why(
-            Resource::RLIMIT_NOFILE,
-            || (6..=24).chain([32]).collect(),
-            &[Errno::EMFILE],
-        )
-    })
-}
-
-/// Does everything under each of these limits in turn.
-fn each_action_works_or_says_why(
-    resource: Resource,
-    limits: impl Fn() -> Vec<u64>,
-    refusals: &[Errno],
-) -> Result<()> {
-    let before = open_when_all_is_well()?;
-    for method in METHODS {
-        let (mut worked, mut failed) = (0, 0);
-        for (name, act) in ACTIONS {
-            for limit in limits() {
-                let fate = limited(resource, limit, || act(method));
-                assert_eq!(open_when_all_is_well()?, before, "{method:?}, {name}, {limit}: {fate:?}");
-                match fate {
-                    Ok(()) => worked += 1,
-                    Err(error) => {
-                        let says_why = refusals.iter().any(|&errno| error.os_error() == Some(errno as i32))
-                            && error.to_string().starts_with("cannot ");
-                        assert!(says_why, "{method:?}, {name}, {limit}: {error}");
-                        failed += 1;
-                    }
-                }
-            }
-        }
-        assert!(worked > 0 && failed > 0, "{method:?}: {worked} have worked, {failed} not");
-    }
-    Ok(())
-}
-
-/// Here they are one and the same, and one descriptor; but for who receives them they are many.
-fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outcome {
-    alone(|| {
-        let before = open_when_all_is_well()?;
-        let many = vec![SharedSlice::from_slice(&[3_u64; 10])?; 40];
-        let count = |many: Vec<SharedSlice<u64>>| many.len();
-        for method in METHODS {
-            let start = || Process::builder().start_method(method).spawn(count, (many.clone(),))?.join();
-            let error = limited(Resource::RLIMIT_NOFILE, 32, start).unwrap_err();
-            assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{method:?}: {error}");
-            assert_eq!(start()?, 40);
-        }
-        drop(many);
-        assert_eq!(open_when_all_is_well()?, before);
-        Ok(())
-    })
-}
-
-/// Root is not bound by this limit, and it counts all processes of a user: so this is another one, whom
-/// nobody else is.
-#[allow(unsafe_code)]
-fn with_few_processes_all_works_or_says_why() -> Outcome {
-    alone(|| {
-        if Uid::effective().is_root() {
-            let number = 1_000_000 + std::process::id();
-            setgroups(&[]).unwrap();
-            setgid(Gid::from_raw(number)).unwrap();
-            setuid(Uid::from_raw(number)).unwrap();
-        }
-        each_action_works_or_says_why(Resource::RLIMIT_NPROC, || (1..=8).collect(), &[Errno::EAGAIN])
-    })
-}
-
-fn with_small_files_all_works_or_says_why() -> Outcome {
-    alone(|| {
-        let limits = || vec![0, 4096, 50_000, 99_999, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 8 << 20];
-        each_action_works_or_says_why(Resource::RLIMIT_FSIZE, limits, &[Errno::EFBIG])
-    })
-}
-
-/// A program without memory for a few bytes of its own can only end, so this one and its children have some
-/// to spare.
-fn with_little_memory_all_works_or_says_why() -> Outcome {
-    alone(|| {
-        for _ in 0..2 {
-            drop(black_box(vec![1_u8; 8 << 20])); // the C library keeps it from the second time on
-        }
-        let limits = || (0..12).map(|n| size() + (n << 19)).collect();
-        each_action_works_or_says_why(Resource::RLIMIT_AS, limits, &[Errno::ENOMEM, Errno::EAGAIN])
-    })
-}
-
-/// How much address space this process takes up, in bytes.
-fn size() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
 
 /// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
 fn a_pool_without_workers_goes_on_when_it_can_have_some() -> Outcome {
@@ -415,7 +213,7 @@ fn a_result_waits_for_a_descriptor() -> Outcome {
 fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
     alone(|| {
         for method in METHODS {
-            let mut child = Process::builder().start_method(method).spawn(|| LARGE.to_vec(), ())?;
+            let mut child = with(method).spawn(|| LARGE.to_vec(), ())?;
             eventually("it has ended", || !child.is_alive());
             let fate = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
             assert_eq!(fate.unwrap_err().os_error(), Some(Errno::EMFILE as i32));

@@ -48,7 +48,7 @@ impl Random {
     }
 }
 
-/// Where a [`Scribbler`] writes.
+/// Where a [`Corrupter`] writes.
 #[derive(Clone, Copy, Debug)]
 pub enum Where {
     /// In the first so many bytes of each mapping: there are the words by which processes agree.
@@ -58,13 +58,13 @@ pub enum Where {
 
 /// Writes random words at random places of some mappings.
 #[derive(Debug)]
-pub struct Scribbler {
+pub struct Corrupter {
     memory: File,
     mappings: Vec<Mapping>,
     random: Random,
 }
 
-impl Scribbler {
+impl Corrupter {
     pub fn new(mappings: Vec<Mapping>, seed: u64) -> Self {
         let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap();
         Self { memory, mappings, random: Random::new(seed) }

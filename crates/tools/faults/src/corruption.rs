@@ -15,7 +15,7 @@ use clap::Args;
 use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use multiproc::{Connection, Pool, Process, pipe, queue};
-use tests::scribble::{Random, Scribbler, Where, mappings};
+use tests::corruption::{Corrupter, Random, Where, mappings};
 
 use crate::interrupt;
 use crate::resources::ResourceSnapshot;
@@ -60,8 +60,8 @@ const CHECK_INTERVAL: u64 = 200;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
-    let again = format!("cargo xtask faults --seed {seed} --only scribble");
-    eprintln!("scribble with `{again}`");
+    let again = format!("cargo xtask faults --seed {seed} --only corruption");
+    eprintln!("corruption with `{again}`");
     interrupt::install()?;
     let is_wanted = |work: &&Work| options.work.as_ref().is_none_or(|text| work.name.contains(text.as_str()));
     // Where each child is a program of its own, there is no fork server.
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let is_of_other_method = |work: &&Work| spawns && work.name.contains("the fork server");
     let works: Vec<_> = WORKS.iter().filter(is_wanted).filter(|work| !is_of_other_method(work)).collect();
     ensure!(!works.is_empty(), "there is no such work");
-    let lines: Vec<_> = works.iter().map(|work| Row::new("scribble", work.name)).collect();
+    let lines: Vec<_> = works.iter().map(|work| Row::new("corruption", work.name)).collect();
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
     let before = ResourceSnapshot::after_warm_up()?;
@@ -109,7 +109,7 @@ fn report_hang(lines: Arc<Mutex<Vec<Row>>>, again: String) -> impl Fn(&str) + Se
 }
 
 fn progress(rounds: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("scribble {bar:30} {pos}/{len} {eta}");
+    let style = ProgressStyle::with_template("corruption {bar:30} {pos}/{len} {eta}");
     ProgressBar::new(rounds).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -118,7 +118,7 @@ fn round(work: &Work, seed: u64) -> Result<()> {
     let go_on = (work.begin)(&mut random)?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let mut scribbler = Scribbler::new(mappings(), random.number());
+        let mut corrupter = Corrupter::new(mappings(), random.number());
         let (place, time) = match random.below(4) {
             0 => (Where::Anywhere, 3_000),
             1 => (Where::Heads(16 * 1024), 3_000),
@@ -130,9 +130,9 @@ fn round(work: &Work, seed: u64) -> Result<()> {
         let is_over = &is_over;
         scope.spawn(move || {
             thread::sleep(pause);
-            scribbler.write_for(place, time);
+            corrupter.write_for(place, time);
             while !is_over.load(Ordering::Relaxed) && time > Duration::ZERO {
-                scribbler.write(place);
+                corrupter.write(place);
                 thread::sleep(Duration::from_millis(1));
             }
         });
