@@ -163,7 +163,7 @@ fn tasks_that_fork_answer_once_whatever_becomes_of_the_copy() -> Outcome {
 fn a_worker_that_becomes_another_user_goes_on_and_ends() -> Outcome {
     alone(|| {
         if !Uid::effective().is_root() {
-            return Ok(()); // nobody else can
+            return Ok(()); // only root can
         }
         returns(|| {
             if Uid::effective().is_root() {

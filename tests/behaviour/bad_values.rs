@@ -18,7 +18,7 @@ trials![
     a_misfit_is_an_error_of_join,
     misfits_in_a_queue_are_errors_of_their_own,
     misfits_in_a_pipe_are_errors_of_their_own,
-    misfits_that_nobody_asks_for_are_not_looked_at,
+    bad_values_that_are_not_asked_for_are_not_decoded,
 ];
 
 /// What is the matter with a value.
@@ -242,7 +242,7 @@ fn misfits_in_a_pipe_are_errors_of_their_own() -> Outcome {
     Ok(())
 }
 
-fn misfits_that_nobody_asks_for_are_not_looked_at() -> Outcome {
+fn bad_values_that_are_not_asked_for_are_not_decoded() -> Outcome {
     let pool = Pool::new(2)?;
     let here = std::process::id();
     for defect in [Defect::FailsToDecode, Defect::PanicsToDecode, Defect::PanicsToDropIn(here)] {

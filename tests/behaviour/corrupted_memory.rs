@@ -87,7 +87,7 @@ fn echo(text: String) -> String {
 
 fn results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors() -> Outcome {
     for _ in 0..30 {
-        let pool = Pool::builder().workers(1).chunk_size(20).build()?; // all of them lie with the worker at once
+        let pool = Pool::builder().workers(1).chunk_size(20).build()?; // the worker has all of them at once
         let mut first = pool.submit(overwrite_results, (20,))?;
         let tasks = (0..20).map(|number| pool.submit(echo, (number.to_string(),)));
         let mut tasks = tasks.collect::<multiproc::Result<Vec<_>>>()?;

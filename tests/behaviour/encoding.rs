@@ -15,7 +15,7 @@ trials![
     a_value_that_would_not_arrive_is_refused_when_it_is_sent,
 ];
 
-/// So many levels of boxes, two for each.
+/// Boxes in boxes, two levels for each.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Deep(Option<Box<Deep>>);
 

@@ -91,7 +91,7 @@ fn a_program_ends_by_sigint_and_leaves_nothing() -> Outcome {
     Ok(())
 }
 
-/// Whether that process, of this name, is alive. One that has ended and that nobody buries is not.
+/// Whether the process with this id and name is alive. A zombie is not.
 fn lives(pid: u32, name: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.contains(&format!("({name})")) && !stat.contains(") Z ")

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Latch, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
 
 trials![
-    whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order,
+    every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed,
     a_killed_receiver_that_waited_hands_on_its_place,
     a_killed_sender_that_waited_hands_on_its_place,
     a_stopped_receiver_delays_others_no_longer_than_they_allow,
@@ -29,10 +29,10 @@ trials![
 /// Who sent it, which one of his it is, and ballast.
 type Item = (u32, u32, Vec<u8>);
 
-/// How many items travel together in a batch. Not known of the dead is the fate of so many at most.
+/// The size of a batch. A killed process leaves the fate of at most this many items unknown.
 const BATCH: u32 = 4;
 
-fn whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order() -> Outcome {
+fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outcome {
     let kills = env::var("KILLS").map_or(Ok(150), |kills| kills.parse())?;
     let mut dice = Random(0x5eed);
     for capacity in [1, 6, 100_000] {
@@ -78,12 +78,12 @@ impl KillStress {
         if place < 3 {
             let number = u32::try_from(self.sent.len()).unwrap();
             self.sent.push(log);
-            let send = Process::spawn(send_for_ever, (self.ends.0.clone(), number, name))?;
+            let send = Process::spawn(send_endlessly, (self.ends.0.clone(), number, name))?;
             Ok((send, number))
         } else {
             let number = u32::try_from(self.received.len()).unwrap();
             self.received.push(log);
-            Ok((Process::spawn(receive_for_ever, (self.ends.1.clone(), number, name))?, number))
+            Ok((Process::spawn(receive_endlessly, (self.ends.1.clone(), number, name))?, number))
         }
     }
 
@@ -129,7 +129,7 @@ impl KillStress {
             assert!(end <= sent + BATCH, "{end} received of {sent} sent");
             missing += sent.max(end) - u32::try_from(count).unwrap();
         }
-        assert!(taken.is_empty(), "received from nobody: {taken:?}");
+        assert!(taken.is_empty(), "received, but not sent: {taken:?}");
         // Those that a receiver had taken, and was killed before it could write them down.
         assert!(missing <= BATCH * self.dead_receivers, "{missing} missing, {} dead", self.dead_receivers);
         Ok(())
@@ -137,7 +137,7 @@ impl KillStress {
 }
 
 /// Every third sends batches.
-fn send_for_ever(items: Sender<Item>, own: u32, log: String) {
+fn send_endlessly(items: Sender<Item>, own: u32, log: String) {
     let mut log = EventLog::open(&log);
     let item = |number: u32| (own, number, vec![7; ballast(number)]);
     for number in (0..).step_by(BATCH as usize) {
@@ -154,7 +154,7 @@ fn send_for_ever(items: Sender<Item>, own: u32, log: String) {
     }
 }
 
-fn receive_for_ever(items: Receiver<Item>, own: u32, log: String) {
+fn receive_endlessly(items: Receiver<Item>, own: u32, log: String) {
     let mut log = EventLog::open(&log);
     loop {
         let batch = if own.is_multiple_of(3) {

@@ -55,7 +55,7 @@ fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
     said.read_line(&mut line)?;
     assert_eq!(line, "all results are here\n");
 
-    // What it was is not lost: whoever has printed it has waited for room.
+    // Nothing is lost: a process that prints waits for room.
     let (mut printed, mut part) = (String::new(), [0; 4096]);
     let begun = Instant::now();
     while !["[2]", "[3]", "[by C]", "[5]"].iter().all(|text| printed.contains(text)) {

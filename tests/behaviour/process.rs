@@ -262,7 +262,7 @@ fn children_may_have_children() -> Outcome {
     Ok(())
 }
 
-/// The ids of this process and its parent, and those of so many generations below.
+/// The ids of this process and its parent, and those of this many generations below.
 fn lineage(generations: u32) -> Result<Vec<(u32, u32)>> {
     let mut family = vec![(std::process::id(), parent_id())];
     if generations > 0 {

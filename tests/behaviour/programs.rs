@@ -108,7 +108,7 @@ fn a_child_whose_parent_ends_before_init_does_not_run_main() -> Outcome {
 }
 
 fn a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing() -> Outcome {
-    // `lines` comes back only when nobody holds the program's standard output any more.
+    // `lines` ends only when no process holds the program's standard output any more.
     assert_eq!(lines(&mut Command::new(env!("CARGO_BIN_EXE_leaked_pool"))), ["ends"]);
     Ok(())
 }

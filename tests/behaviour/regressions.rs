@@ -16,7 +16,7 @@ use crate::support::{Latch, Outcome, PATIENCE, alone, block, trials};
 trials![
     an_answer_is_received_though_its_sender_left_questions_unread,
     a_pool_whose_initializer_fails_can_be_joined,
-    a_pool_whose_shutdown_may_take_for_ever_can_be_dropped,
+    a_pool_without_a_shutdown_timeout_can_be_dropped,
     a_closed_pool_replaces_a_worker_that_dies,
     a_pool_keeps_no_copy_of_what_it_hands_over,
     a_pool_that_was_joined_keeps_nothing_of_its_initializer,
@@ -45,7 +45,7 @@ fn a_pool_whose_initializer_fails_can_be_joined() -> Outcome {
     Ok(())
 }
 
-fn a_pool_whose_shutdown_may_take_for_ever_can_be_dropped() -> Outcome {
+fn a_pool_without_a_shutdown_timeout_can_be_dropped() -> Outcome {
     let pool = Pool::builder().workers(1).shutdown_timeout(Duration::MAX).build()?;
     assert_eq!(pool.apply(|| 1, ())?, 1);
     Ok(())
@@ -123,8 +123,8 @@ fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
     Ok(())
 }
 
-/// Becomes nobody, if that can be done at all, and stays. Only root can.
-fn stay_as_nobody(gate: Latch) {
+/// Becomes an unprivileged user, which only root can, and blocks.
+fn block_unprivileged(gate: Latch) {
     if Uid::effective().is_root() {
         setuid(Uid::from_raw(65_534)).unwrap();
     }
@@ -133,7 +133,7 @@ fn stay_as_nobody(gate: Latch) {
 
 fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
     let (gate, theirs) = pipe()?;
-    let child = Process::spawn(stay_as_nobody, (theirs,))?;
+    let child = Process::spawn(block_unprivileged, (theirs,))?;
     assert!(gate.poll(PATIENCE)?);
     child.kill()?;
     assert_eq!(child.join().unwrap_err().signal(), Some(Signal::SIGKILL as i32));
@@ -144,7 +144,7 @@ fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
 fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
     let (gate, theirs) = pipe()?;
     let start = |gate: Latch| {
-        let _grandchild = Process::spawn(stay_as_nobody, (gate,)).unwrap();
+        let _grandchild = Process::spawn(block_unprivileged, (gate,)).unwrap();
         std::thread::sleep(PATIENCE);
     };
     let child = Process::spawn(start, (theirs,))?;

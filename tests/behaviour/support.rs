@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 /// How a test ends: it panics, returns an error, or passes.
 pub(crate) type Outcome = Result<(), Failed>;
 
-/// So long does a test wait for what must come, before it calls it missing. Generous: it measures nothing.
+/// How long a test waits for an event before it fails. Generous: it measures nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every way to start a process.
@@ -74,8 +74,7 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
-/// The processes that this one has started, dead ones included that nobody has buried, and what they are
-/// called. Those that the fork server has ready are not among them.
+/// The children of this process and their names, zombies included, pre-forked children not.
 pub(crate) fn children() -> Vec<(u32, String)> {
     let all = tests::children_of(std::process::id());
     all.into_iter().filter(|(pid, name)| !tests::is_spare(*pid, name)).collect()

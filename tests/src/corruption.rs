@@ -51,7 +51,7 @@ impl Random {
 /// Where a [`Corrupter`] writes.
 #[derive(Clone, Copy, Debug)]
 pub enum Where {
-    /// In the first so many bytes of each mapping: there are the words by which processes agree.
+    /// The first bytes of each mapping, this many: there lie the synchronisation words.
     Heads(u64),
     Anywhere,
 }
@@ -95,7 +95,7 @@ impl Corrupter {
         }
     }
 
-    /// Overwrites words for so long.
+    /// Overwrites words for this time.
     pub fn write_for(&mut self, place: Where, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {

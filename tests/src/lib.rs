@@ -20,7 +20,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-/// So long may a whole test or fixture program take. Nothing is measured by it: it turns a hang into a
+/// How long a whole test or fixture program may take. It measures nothing: it turns a hang into a
 /// failure.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,7 +35,7 @@ pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> 
     let message = format!("{name} still runs after {} s: aborting", limit.as_secs());
     thread::spawn(move || {
         if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            let _ = writeln!(stderr(), "{message}"); // which nobody may read
+            let _ = writeln!(stderr(), "{message}"); // stderr may be closed
             abort();
         }
     });
@@ -58,7 +58,7 @@ pub fn is_started_by_itself() -> bool {
     parents_program.is_ok_and(|program| program == fs::read_link("/proc/self/exe").unwrap())
 }
 
-/// The processes that a process has started, dead ones included that nobody has buried, and what they are
+/// The processes that a process has started, zombies included, and what they are
 /// called.
 pub fn children_of(pid: u32) -> Vec<(u32, String)> {
     // Threads and children may end meanwhile.

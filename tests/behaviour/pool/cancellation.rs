@@ -63,7 +63,7 @@ fn a_large_task_in_a_stopped_workers_hands_can_be_cancelled() -> Outcome {
     Ok(())
 }
 
-/// Works for so many microseconds.
+/// Works for this many microseconds.
 fn spin(micros: u64) -> u64 {
     let start = Instant::now();
     while start.elapsed() < Duration::from_micros(micros) {

@@ -21,7 +21,7 @@ trials![
     large_arguments_and_results_arrive_equal,
     several_threads_use_one_pool,
     ends_of_queues_and_pipes_are_arguments_of_tasks,
-    a_result_that_takes_long_to_decode_holds_nobody_up,
+    a_result_that_takes_long_to_decode_delays_no_other_call,
 ];
 
 fn apply_gives_what_the_function_returns() -> Outcome {
@@ -40,7 +40,8 @@ fn apply_does_not_wake_the_pools_own_thread() -> Outcome {
         let pool = Pool::new(1)?;
         pool.apply(square, (1,))?; // the worker is up
         let before = naps_of_the_pools_thread();
-        thread::sleep(Duration::from_millis(600)); // while there is work it looks twice a second, and may do so for the last time
+        // While there is work, the thread polls twice a second; its last poll may be due.
+        thread::sleep(Duration::from_millis(600));
         for number in 0..60 {
             thread::sleep(Duration::from_millis(1)); // it has time to fall asleep again, if it is awake
             assert_eq!(pool.apply(square, (number,))?, square(number));
@@ -166,7 +167,7 @@ fn ends_of_queues_and_pipes_are_arguments_of_tasks() -> Outcome {
     Ok(task.get()??)
 }
 
-/// A number that takes long to decode, where somebody has said so.
+/// A number that takes long to decode, if `WHEN_DECODED` says so.
 #[derive(serde::Serialize)]
 struct Heavy(u64);
 
@@ -186,7 +187,7 @@ impl<'de> serde::Deserialize<'de> for Heavy {
 
 /// After the first one, the decoding of which takes some time, the second waits until others have got what
 /// they want: that is much more than what workers are given ahead.
-fn a_result_that_takes_long_to_decode_holds_nobody_up() -> Outcome {
+fn a_result_that_takes_long_to_decode_delays_no_other_call() -> Outcome {
     alone(|| {
         const OTHERS: u32 = 2_000;
         let pool = Arc::new(Pool::builder().workers(1).chunk_size(1).build()?);

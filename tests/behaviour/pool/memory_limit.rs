@@ -15,13 +15,13 @@ trials![
 
 const MIB: u64 = 1024 * 1024;
 
-/// Uses so many MiB of memory.
+/// Uses this many MiB of memory.
 fn use_memory(mebibytes: u64) -> u64 {
     let bytes = vec![7_u8; usize::try_from(mebibytes * MIB).unwrap()];
     std::hint::black_box(&bytes).len() as u64 / MIB
 }
 
-/// Whether so many MiB of memory can be had; touches none of it.
+/// Whether this many MiB of memory can be allocated; touches none of it.
 fn can_have(mebibytes: u64) -> bool {
     let bytes = Vec::<u8>::new().try_reserve(usize::try_from(mebibytes * MIB).unwrap());
     bytes.is_ok()

@@ -12,7 +12,7 @@ use crate::support::{Outcome, eventually, trials};
 
 trials![
     workers_that_die_at_birth_beside_one_that_lives_end_in_an_error,
-    workers_that_die_as_soon_as_they_are_ready_are_not_replaced_for_ever_at_once,
+    workers_that_die_as_soon_as_they_are_ready_are_not_replaced_at_once_without_end,
 ];
 
 /// The first one that comes gets the only place.
@@ -41,7 +41,7 @@ fn workers_that_die_at_birth_beside_one_that_lives_end_in_an_error() -> Outcome 
     Ok(())
 }
 
-fn workers_that_die_as_soon_as_they_are_ready_are_not_replaced_for_ever_at_once() -> Outcome {
+fn workers_that_die_as_soon_as_they_are_ready_are_not_replaced_at_once_without_end() -> Outcome {
     let die_soon = |births: Sender<u64>| {
         births.send(0).unwrap();
         thread::spawn(|| {

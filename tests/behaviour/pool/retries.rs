@@ -149,7 +149,8 @@ fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
     }
     assert!(asleep.cancel());
     assert!(asleep.get().unwrap_err().is_cancelled());
-    assert!(begun == [1, 2, 3] || begun == [1, 3], "{begun:?}"); // the second may have had no time even for that
+    // The second may have been killed before it could append its number.
+    assert!(begun == [1, 2, 3] || begun == [1, 3], "{begun:?}");
     assert_eq!(books.close()?, [].into());
     Ok(())
 }

@@ -47,7 +47,7 @@ fn a_small_task_behind_a_queues_keeps_no_end_of_it_open() -> Outcome {
     Ok(())
 }
 
-extern "C" fn stay_for_ever() {
+extern "C" fn block_exit() {
     loop {
         thread::sleep(PATIENCE);
     }
@@ -56,7 +56,7 @@ extern "C" fn stay_for_ever() {
 #[allow(unsafe_code)]
 fn stay_at_exit(number: u64) -> u64 {
     // SAFETY: the function is one, and takes nothing.
-    let failed = number == 0 && unsafe { libc::atexit(stay_for_ever) } != 0;
+    let failed = number == 0 && unsafe { libc::atexit(block_exit) } != 0;
     if failed { u64::MAX } else { number }
 }
 
@@ -138,7 +138,7 @@ fn what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens() -> Outcom
     })?;
     let slow = ends[usize::try_from(SLOW)?];
     let late = ends.iter().filter(|&&end| end > slow).count();
-    assert_eq!(late, 0, "so many items have waited for the slow one");
+    assert_eq!(late, 0, "items that waited for the slow one");
     Ok(())
 }
 
@@ -247,7 +247,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
     })
 }
 
-/// Nobody waits for these tasks, so the pool's own thread has to be told when each is done.
+/// No caller waits for these tasks, so each completion must wake the pool's own thread.
 fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
     fn time_of_tasks(pool: Pool) -> Result<Duration> {
         let start = Instant::now();

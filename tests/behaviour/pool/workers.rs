@@ -18,9 +18,9 @@ trials![
     a_worker_may_have_children_and_a_pool,
     recycled_workers_get_new_pids_and_all_results_are_right,
     the_initializer_runs_once_in_each_worker_before_its_tasks,
-    an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever,
-    an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever,
-    an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever,
+    an_initializer_that_panics_is_reported_once_and_not_respawned_without_end,
+    an_initializer_that_exits_is_reported_once_and_not_respawned_without_end,
+    an_initializer_that_is_killed_is_reported_once_and_not_respawned_without_end,
     an_initializers_argument_that_does_not_encode_is_an_error,
     workers_that_cannot_start_in_the_constructor_leave_nothing_behind,
     arguments_are_released_after_the_task,
@@ -114,7 +114,7 @@ fn begin_and_fail(ledger: Sender<u32>, failure: Failure) {
     }
 }
 
-/// What waits and what comes later gets the same error; so many workers were started, and no more will be.
+/// Pending and later tasks get the same error; a bounded number of workers is started, and no more after it.
 fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
     let (ledger, entries) = bounded(1000)?;
     let pool = Pool::builder().workers(2).initializer(begin_and_fail, (ledger, failure)).build()?;
@@ -135,15 +135,15 @@ fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
     Ok(())
 }
 
-fn an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_panics_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Panic, "not today")
 }
 
-fn an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_exits_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Exit, "exited with code 9")
 }
 
-fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Kill, "was killed by SIGKILL")
 }
 

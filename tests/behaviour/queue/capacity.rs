@@ -23,7 +23,7 @@ fn a_full_queue_refuses_at_once_and_gives_the_item_back() -> Outcome {
     let (sender, receiver) = bounded(2)?;
     sender.try_send("a".to_owned())?;
     sender.try_send("b".to_owned())?;
-    // Nobody takes anything, so a call that waited for room would not return.
+    // There is no receiver, so a call that waited for room would not return.
     let refused = sender.try_send("c".to_owned()).unwrap_err();
     assert!(refused.error().is_full(), "{refused}");
     assert_eq!(refused.into_item(), "c");

@@ -107,7 +107,7 @@ fn senders_killed_while_they_put_leave_the_queue_in_order() -> Outcome {
     Ok(())
 }
 
-/// Takes what is left; then the room for one item is back, wherever in a call somebody was killed.
+/// Takes what is left; then there is room for one item, wherever in a call the process was killed.
 fn is_empty_and_has_room(sender: &Sender<u32>, receiver: &Receiver<u32>) -> Result<()> {
     let last = std::iter::from_fn(|| Some(receiver.try_recv())).find_map(Result::err);
     assert!(last.is_some_and(|error| error.is_empty()));

@@ -82,7 +82,7 @@ fn results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker() -> Outcome
     })
 }
 
-/// As above, where a worker is the one who cannot.
+/// As above, with the limit in the worker.
 fn items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
@@ -129,7 +129,7 @@ fn memory_that_is_used_again_keeps_to_a_new_limit() -> Outcome {
     })
 }
 
-/// So many things that wait are far more than the library may hold descriptors or mappings for.
+/// Far more pending tasks than the library may hold descriptors or mappings for.
 const MANY: u32 = 600;
 const FEW: usize = 200;
 

@@ -147,8 +147,8 @@ fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outco
     })
 }
 
-/// Root is not bound by this limit, and it counts all processes of a user: so this is another one, whom
-/// nobody else is.
+/// Root is exempt from this limit, which counts all processes of a user: so this process becomes a user
+/// without other processes.
 #[allow(unsafe_code)]
 fn with_few_processes_all_works_or_says_why() -> Outcome {
     alone(|| {

@@ -1,7 +1,7 @@
 //! **Resource limits**: descriptors, processes, memory and file sizes run out.
 //!
-//! Each call works, or says what it could not have; nothing is left half made; and when there is enough again,
-//! all works.
+//! Each call works, or says what it could not have; nothing is left half made; and when there is enough
+//! again, all works.
 
 mod descriptors;
 mod every_call;

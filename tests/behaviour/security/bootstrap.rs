@@ -69,7 +69,7 @@ fn whatever_stands_in_standard_input_nothing_runs_but_main() -> Outcome {
     Ok(())
 }
 
-/// The other end of the socket stays open: whoever waited for more would wait for ever.
+/// The other end of the socket stays open: a program that waited for more would hang.
 fn survives((ours, theirs): (OwnedFd, OwnedFd), content: Option<&Vec<u8>>, expected: (Option<i32>, &str)) {
     if let Some(content) = content {
         send(ours.as_raw_fd(), content, MsgFlags::empty()).unwrap();

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::unistd::Uid;
 
-use super::become_nobody;
+use super::become_unprivileged;
 use crate::support::{METHODS, Outcome, alone, blocked_child, children, descriptors, trials, with};
 
 trials![
@@ -153,7 +153,7 @@ fn programs_that_are_executed_get_the_users_environment_alone() -> Outcome {
     Ok(())
 }
 
-/// Only root can become somebody else to try; for others, this tests nothing.
+/// Only root can become another user; for others, this tests nothing.
 fn other_users_cannot_look_inside() -> Outcome {
     if !Uid::effective().is_root() {
         return Ok(());
@@ -169,7 +169,7 @@ fn other_users_cannot_look_inside() -> Outcome {
 }
 
 fn pry(pids: Vec<u32>) {
-    become_nobody();
+    become_unprivileged();
     for pid in pids {
         for secret in ["fd/0", "fd/3", "fd/4", "fd/5", "maps", "mem", "environ"] {
             let error = File::open(format!("/proc/{pid}/{secret}")).unwrap_err();

@@ -82,19 +82,19 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Nobody, whose rights are the fewest.
-const NOBODY: u32 = 65_534;
+/// The uid and gid of the user with the fewest rights.
+const UNPRIVILEGED: u32 = 65_534;
 
-fn become_nobody() {
+fn become_unprivileged() {
     setgroups(&[]).unwrap();
-    setgid(Gid::from_raw(NOBODY)).unwrap();
-    setuid(Uid::from_raw(NOBODY)).unwrap();
+    setgid(Gid::from_raw(UNPRIVILEGED)).unwrap();
+    setuid(Uid::from_raw(UNPRIVILEGED)).unwrap();
 }
 
 /// What such a program prints: its rights, and those of its children by each method.
 fn rights(program: PathBuf, what: &str) -> Vec<String> {
     let run = |program: PathBuf, what: String| {
-        become_nobody();
+        become_unprivileged();
         let output = Command::new(program).arg(what).stdin(Stdio::null()).output().unwrap();
         text(&output.stdout).lines().map(str::to_owned).collect()
     };

@@ -17,7 +17,9 @@ use nix::sys::socket::{MsgFlags, send};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Uid, chown};
 
-use super::{Folder, LETTERS, NOBODY, become_nobody, copy, letter, rights, run_with, start_sockets, text};
+use super::{
+    Folder, LETTERS, UNPRIVILEGED, become_unprivileged, copy, letter, rights, run_with, start_sockets, text,
+};
 use crate::support::{METHODS, Outcome, trials, with};
 
 trials![
@@ -39,8 +41,8 @@ enum More {
 /// Some group that is not that user's.
 const GROUP: u32 = 60;
 
-/// A copy of a program, which whoever executes it has more rights in. Nothing where this cannot be had, and
-/// says so.
+/// A copy of a program that gives more rights to the user who executes it. `None`, with a message, where that
+/// is not possible.
 fn with_more_rights(program: &str, more: More, folder: &Folder) -> Option<PathBuf> {
     let copy = folder.0.join(format!("{more:?}"));
     self::copy(program, &copy);
@@ -68,7 +70,7 @@ fn give_capability(path: &Path) -> nix::Result<()> {
         [version_and_effective, dac_override, 0, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
     let (name, start, length) = (c"security.capability", value.as_ptr().cast(), value.len());
-    // SAFETY: two texts that end with a zero, and so many bytes.
+    // SAFETY: two texts that end with a zero, and `length` bytes.
     Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), start, length, 0) }).map(drop)
 }
 
@@ -98,7 +100,7 @@ fn a_program_with_more_rights_than_its_user_obeys_no_stranger() -> Outcome {
 
 /// Executes a program, and tells it as its parent would what to do; gives its exit code and what it printed.
 fn command(program: PathBuf, letter: Vec<u8>) -> (Option<i32>, String) {
-    become_nobody();
+    become_unprivileged();
     let (ours, theirs) = start_sockets();
     send(ours.as_raw_fd(), &letter, MsgFlags::empty()).unwrap();
     let output = run_with(theirs, Command::new(program).arg("late"));
@@ -109,8 +111,8 @@ const RIGHTS: &str = env!("CARGO_BIN_EXE_rights");
 
 fn rights_that_a_program_has_given_up_do_not_come_back_in_its_children() -> Outcome {
     with_each_right(RIGHTS, "given-up", |more, program| {
-        let nobody = format!("{NOBODY}");
-        let ids = [nobody.as_str(); 4].join(" ");
+        let id = format!("{UNPRIVILEGED}");
+        let ids = [id.as_str(); 4].join(" ");
         let expected = format!("Uid: {ids} Gid: {ids} Groups: CapPrm: {}", "0".repeat(16));
         assert_eq!(rights(program, "drop"), [&expected[..]; 3], "{more:?}");
     });

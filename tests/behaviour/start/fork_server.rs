@@ -21,7 +21,7 @@ trials![
     children_come_from_one_fork_server_that_is_no_active_child,
     a_fork_server_minds_no_signal_of_the_terminal,
     a_killed_parent_takes_its_fork_server_along,
-    a_child_that_had_children_leaves_nobody_to_who_adopts_orphans,
+    a_child_that_had_children_leaves_no_orphans_to_the_subreaper,
     a_copy_of_a_process_has_a_fork_server_of_its_own,
     a_copy_that_joins_a_child_takes_nothing_away,
 ];
@@ -73,7 +73,7 @@ fn a_killed_parent_takes_its_fork_server_along() -> Outcome {
     Ok(())
 }
 
-fn a_child_that_had_children_leaves_nobody_to_who_adopts_orphans() -> Outcome {
+fn a_child_that_had_children_leaves_no_orphans_to_the_subreaper() -> Outcome {
     alone(|| {
         set_child_subreaper(true).unwrap();
         let rear = |count: usize| {
@@ -83,8 +83,8 @@ fn a_child_that_had_children_leaves_nobody_to_who_adopts_orphans() -> Outcome {
         for method in METHODS {
             for count in 0..3 {
                 with(method).spawn(rear, (count,))?.join()??;
-                // Nobody buries what comes here, so it would stay.
-                eventually("nobody else is there", || {
+                // An orphan would stay here as a zombie.
+                eventually("there is no orphan", || {
                     let own = fork_server();
                     let family = tests::children_of(std::process::id());
                     family.iter().all(|(pid, name)| Some(*pid) == own || tests::is_spare(*pid, name))

@@ -41,8 +41,7 @@ fn children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another() -
     })
 }
 
-/// Whoever starts children meanwhile gets a child, or an error that says so; each child that there is runs
-/// once.
+/// Each start meanwhile gives a child or a start error, and each child runs once.
 fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
     alone(|| {
         blocked_child()?.0.kill()?;
@@ -112,7 +111,7 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
             }
             Err(error) => assert!(
                 error.signal() == Some(9) && killed.lock().unwrap().contains(&pid),
-                "{error}, and nobody has killed {pid}"
+                "{error}, and {pid} was not killed"
             ),
         }
     }

@@ -44,7 +44,7 @@ fn a_child_has_nothing_but_what_it_was_given() -> Outcome {
             assert_eq!(with_an_argument, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "{method:?}");
             assert!(
                 ours.recv().unwrap_err().is_disconnected(),
-                "somebody still holds an end that was handed to a child"
+                "another process still holds an end that was moved to a child"
             );
             let read = || std::io::stdin().read(&mut [0; 10]).unwrap();
             assert_eq!(with(method).spawn(read, ())?.join()?, 0, "standard input is empty");
@@ -54,7 +54,7 @@ fn a_child_has_nothing_but_what_it_was_given() -> Outcome {
     })
 }
 
-/// The pipe ends when this process has its old standard output back: nobody else holds on to it.
+/// The pipe ends when this process has its old standard output back: no other process holds it.
 fn a_child_writes_where_its_parent_does_at_that_moment() -> Outcome {
     alone(|| {
         for method in METHODS {
@@ -175,7 +175,7 @@ fn a_program_that_changes_its_root_has_no_children_from_outside_of_it() -> Outco
     })
 }
 
-/// Uses more of the stack than a thread has unless somebody asks for more.
+/// Uses more stack than a thread has by default.
 fn deep(depth: u32) -> u32 {
     let room = std::hint::black_box([depth; 256]);
     if depth == 0 { 0 } else { deep(depth - 1) + u32::from(room[255] == depth) }
@@ -201,7 +201,7 @@ fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
     if !Uid::effective().is_root() {
         return Ok(());
     }
-    let become_nobody = || {
+    let become_unprivileged = || {
         let (done, thread_may_end) = std::sync::mpsc::channel::<()>();
         let thread = thread::spawn(move || {
             let _ = thread_may_end.recv();
@@ -216,7 +216,11 @@ fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
         )
     };
     for method in METHODS {
-        assert_eq!(with(method).spawn(become_nobody, ())?.join()?, (65_534, 65_534, true), "{method:?}");
+        assert_eq!(
+            with(method).spawn(become_unprivileged, ())?.join()?,
+            (65_534, 65_534, true),
+            "{method:?}"
+        );
     }
     Ok(())
 }

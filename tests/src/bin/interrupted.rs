@@ -11,7 +11,7 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, pipe};
 use nix::sys::signal::{SaFlags, Signal};
 
-/// Much longer than the test takes, but not for ever, should the test fail.
+/// Much longer than the test takes; bounded, should the test fail.
 const STAY: Duration = Duration::from_secs(50);
 
 fn rest(begun: Sender<()>) {

@@ -72,7 +72,7 @@ fn sign_is_given() -> bool {
 #[allow(unsafe_code)]
 fn give_sign() {
     let file = File::open("/dev/null").unwrap();
-    // SAFETY: nobody owns that number.
+    // SAFETY: no value owns that number.
     let copy = unsafe { dup2_raw(&file, SIGN) };
     std::mem::forget(copy.unwrap());
 }

@@ -3,7 +3,7 @@
 //! Each has a program of its own, so that none carries the others' code with it. This is what these programs
 //! share: beside the command line of all contestants, each can be started in a role, as another's child.
 
-// A program either works or ends with the error's own words: there is nobody else to tell.
+// A program either works or ends with the error's own words.
 #![allow(clippy::missing_errors_doc)]
 
 use std::env;

@@ -30,7 +30,7 @@ impl Effort {
     }
 }
 
-/// Between two calls: long enough that whoever spins has long given up and sleeps.
+/// The pause between two calls: long enough that a spinning waiter has gone to sleep.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How many calls are timed together when they come back to back, so that reading the clock does not count.

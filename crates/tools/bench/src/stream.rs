@@ -15,14 +15,14 @@ const END: u64 = u64::MAX;
 /// How many messages travel together in a batch.
 pub const BATCH: u64 = 1_000;
 
-/// Sends numbered messages for so long, and then the end.
+/// Sends numbered messages for this time, and then the end mark.
 pub fn produce(effort: Effort, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let count = flow(effort, bytes, &mut send)?;
     send(END)?;
     send(count)
 }
 
-/// Sends numbered messages for so long, and says how many. The clock is read every 64 KiB only.
+/// Sends numbered messages for this time, and returns their number. Reads the clock once every 64 KiB.
 pub fn flow(effort: Effort, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<u64> {
     let start = Instant::now();
     let between = (64 * 1024 / bytes).max(1) as u64;

@@ -1,4 +1,4 @@
-//! The work itself, the same for every contestant, and what must come of it.
+//! The workload, the same for every contestant, and its expected results.
 
 use std::hint::black_box;
 

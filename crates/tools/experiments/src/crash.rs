@@ -30,8 +30,8 @@ pub fn segfault() {
     let page =
         unsafe { mmap_anonymous(None, NonZeroUsize::MIN, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };
     if let Ok(page) = page {
-        // SAFETY: the address is aligned and mapped, and belongs to no Rust object. That the page may not be read
-        // makes the processor refuse, and the kernel send SIGSEGV, before there is a value.
+        // SAFETY: the address is aligned and mapped, and belongs to no Rust object. That the page may not be
+        // read makes the processor refuse, and the kernel send SIGSEGV, before there is a value.
         let _ = unsafe { page.cast::<u8>().as_ptr().read_volatile() };
     }
 }

@@ -22,8 +22,8 @@ pub fn median(rounds: usize, mut round: impl FnMut() -> Result<Duration>) -> Res
     Ok(medians(rounds, &[()], |()| round())?[0])
 }
 
-/// The median for each of several variants. A round measures each of them once, so that whatever else the machine is
-/// busy with disturbs them alike.
+/// The median for each of several variants. A round measures each of them once, so that whatever else the
+/// machine is busy with disturbs them alike.
 ///
 /// # Errors
 /// The first measurement's that fails; and when there are no rounds.

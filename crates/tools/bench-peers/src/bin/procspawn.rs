@@ -108,13 +108,13 @@ fn sums(effort: Effort) -> Result<Measured> {
     let add = |bytes: ByteBuf| work::sum(&bytes);
     let work = || {
         let blocks = (0..SUMS).map(|_| ByteBuf::from(block.clone()));
-        // More than one for each worker, and large arguments wait for each other for ever.
+        // With more than one call for each worker, large arguments deadlock.
         Ok(in_turn(&pool, blocks, 2, add)?.into_iter().sum())
     };
     rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-/// Calls a function with every item, so many calls being under way at once.
+/// Calls a function with every item, with at most `at_once` calls under way.
 fn in_turn<A, R>(
     pool: &Pool,
     items: impl Iterator<Item = A>,

@@ -1,7 +1,7 @@
-//! What can be had by hand: forked processes and shared memory, with no thought of safety. Nobody is told of
-//! a death, nothing is typed, and what is killed at the wrong moment leaves everybody waiting.
+//! The hand-written baseline: forked processes and shared memory, without any safety. No death is reported,
+//! nothing is typed, and a process killed at the wrong moment deadlocks the others.
 //!
-//! This may use `unsafe` freely. A benchmark is no place to learn how to do it well.
+//! This may use `unsafe` freely.
 
 #![allow(unsafe_code, clippy::multiple_unsafe_ops_per_block)]
 #![allow(clippy::cast_ptr_alignment)] // mappings are aligned to pages

@@ -17,7 +17,7 @@ use bench::work::{self, MIB};
 
 use super::memory::{fork, shared, shared_value};
 
-/// Numbers, made visible to the consumer in batches of so many.
+/// Numbers, published to the consumer in batches of this size.
 pub(super) fn words(effort: Effort, batch: u64) -> Result<Measured> {
     let ring = Ring::create(64 * 1024)?;
     let child = fork(|| {

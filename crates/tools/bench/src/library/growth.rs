@@ -83,7 +83,7 @@ fn over_items(effort: Effort, time: impl Fn(u64) -> Result<Duration>) -> Result<
     let between = |a: usize, b: usize| further(times[a], counts[a], times[b], counts[b]);
     let (few, many) = (between(0, 1), between(2, 3));
     let detail =
-        format!("{few:.1} ns from 10⁵ to 10⁶ items, {many:.1} ns from {:e} to {:e}", counts[2], counts[3]);
+        format!("{few:.1} ns from 1e5 to 1e6 items, {many:.1} ns from {:e} to {:e}", counts[2], counts[3]);
     Ok(Measured::new(many / few).with(detail))
 }
 

@@ -1,9 +1,8 @@
-//! Kills, stops and refusals at every named step of a protocol.
+//! Failpoints: a kill, a stop or a refused system call at every named step of a protocol.
 //!
-//! A [scenario](scenario) is a piece of work that comes through many of the points. It is done once to see
-//! which, and how often each; then once for each point, each of some of those times, and each thing that can
-//! happen there. Whatever happens, the scenario knows what must come out, and the process must have what it
-//! had before.
+//! A [scenario](scenario) is a workload that passes many failpoints. It runs once to count how often it
+//! passes each; then once for each failpoint, some of those passes, and each action. The scenario checks its
+//! results, and afterwards the process must hold the resources that it held before.
 
 mod parent;
 mod round;
@@ -26,16 +25,16 @@ use scenario::{AllowedFailures, Scenario};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only this point
+    /// Only this failpoint
     #[arg(long, value_name = "POINT")]
     only: Option<String>,
     /// Only this scenario
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// At how many of the times that a process comes to a point it is struck
+    /// At how many of its passes each failpoint is struck
     #[arg(long, value_name = "N", default_value = "3")]
     times: u32,
-    /// Also kill the parent, in programs of their own
+    /// Also kill the parent, in separate programs
     #[arg(long)]
     parent: bool,
 }
@@ -46,17 +45,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     match Controller::of_environment() {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
-        // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide
-        // that nobody did.
+        // Not in the main thread: SIGCHLD would wake that from any sleep, and hide a missing wake-up.
         Some(control) => thread::scope(|scope| {
             scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
         }),
         None => {
             let control = Controller::create()?;
-            let path = control.path().context("the memory has no path")?;
+            let path = control.path().context("the control memory has no path")?;
             let mut program = Command::new(env::current_exe()?);
             program.args(env::args_os().skip(1)).env(ENV_VAR, &path);
-            let mut good = program.status().context("cannot start the program that is struck")?.success();
+            let mut good = program.status().context("cannot start the program under test")?.success();
             if options.parent {
                 good &= parent::kill_all(&control, options)?;
             }
@@ -69,24 +67,23 @@ fn named(name: &str) -> Result<Failpoint> {
     let found = Failpoint::ALL.iter().find(|point| point.name() == name);
     found.copied().with_context(|| {
         let names: Vec<_> = Failpoint::ALL.iter().map(|point| point.name()).collect();
-        format!("there is no point `{name}`; there are {}", names.join(", "))
+        format!("there is no failpoint `{name}`; there are {}", names.join(", "))
     })
 }
 
 /// How long after a fault every handle must have its result, beyond what the same work takes undisturbed.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// So often is a scenario done before what the process has is looked at: it keeps some data that it has
-/// received, and memory to use again.
+/// How often a scenario runs before the resource snapshot: the library caches received data and memory.
 const WARM_UP: u32 = 10;
 
-/// What comes of each point.
-type Lines = BTreeMap<(&'static str, &'static str), Row>;
+/// The results, by failpoint and action.
+type Rows = BTreeMap<(&'static str, &'static str), Row>;
 
 fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
     round::continue_stopped(control)?;
-    let mut lines = Lines::new();
+    let mut lines = Rows::new();
     let mut reached = Vec::new();
     for scenario in scenario::ALL {
         if options.scenario.as_ref().is_some_and(|name| *name != scenario.name) {
@@ -98,7 +95,7 @@ fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
         if is_for_this_method(*point) {
             let mut line = Row::new("failpoints", point.name());
-            line.fail("no scenario comes here".to_owned());
+            line.fail("no scenario passes this failpoint".to_owned());
             line.print();
         }
     }
@@ -118,7 +115,7 @@ fn strike_in(
     control: &Controller,
     scenario: &Scenario,
     options: &Options,
-    lines: &mut Lines,
+    lines: &mut Rows,
 ) -> Result<Vec<Failpoint>> {
     let fault_free = |target| -> Result<()> {
         control.count(target);
@@ -149,7 +146,7 @@ fn strike_in(
                 let came = strike(control, scenario, &before, (point, nth, act, target));
                 match came {
                     Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
-                    Ok(None) => {} // it did not come so far this time
+                    Ok(None) => {} // this run passed it less often
                     Err(error) => {
                         let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
                         eprintln!("{} {failure}", word(act));
@@ -162,7 +159,7 @@ fn strike_in(
     Ok(reached)
 }
 
-/// Does the scenario with one fault; says how long it took from there until everything was settled.
+/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.
 fn strike(
     control: &Controller,
     scenario: &Scenario,
@@ -176,14 +173,14 @@ fn strike(
     let struck = round::end(control, act);
     let done = done.map_err(|error| match struck {
         Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
-        None => error.context("nobody was struck"),
+        None => error.context("no process was struck"),
     });
     let observed = done?;
     let Some(Hit { at, .. }) = struck else { return Ok(None) };
     if let Some(least) = must_cost(point, act)
         && observed.tasks < least
     {
-        bail!("a task that was running has not failed, though its worker was killed");
+        bail!("the running task has not failed, though its worker was killed");
     }
     before.wait_until_restored()?;
     control.count(Target::Anyone);
@@ -199,7 +196,7 @@ fn strike(
     Ok(Some(until_settled.as_secs_f64() * 1e3))
 }
 
-/// Between these, a kill fails the item that runs; no other does.
+/// The number of items that must fail: between these failpoints, a kill fails the running item.
 fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
     let is_within = matches!(
         point,
@@ -219,7 +216,7 @@ fn can_be_refused(point: Failpoint) -> bool {
     point.name().starts_with("system:")
 }
 
-/// Some of the times that a process comes to a point: the first, the last, and between.
+/// Some of the passes of a failpoint: the first, the last, and some between.
 fn places(count: u32, most: u32) -> Vec<u32> {
     let most = most.max(1).min(count);
     let mut places: Vec<u32> =

@@ -1,8 +1,8 @@
 //! The end of a round: disarms the failpoint, takes the hit, and continues the process that the hit stopped.
 //!
 //! A hit can come late. The zygote reports a fork before it reaches `zygote:fork-reported`, so a scenario may
-//! end while the zygote is still between the failpoint's countdown, the record of the hit, and the signal. The
-//! round waits for that: if the next round were armed first, arming would erase the record, and a process
+//! end while the zygote is still between the failpoint's countdown, the record of the hit, and the signal.
+//! The round waits for that: if the next round were armed first, arming would erase the record, and a process
 //! stopped by a hit without a record is never continued.
 
 use std::fs;
@@ -60,7 +60,7 @@ pub(super) fn end(control: &Controller, action: Action) -> Option<Hit> {
         // The parent would still send a bootstrap message to a dying preforked child.
         Action::Kill => {
             if let Some(dying) = TargetProcess::open(hit.pid) {
-                let _ = dying.has_ended(EXIT_GRACE); // the checks that follow find a process that is still alive
+                let _ = dying.has_ended(EXIT_GRACE); // if it has not, the checks that follow fail
             }
         }
         Action::Refuse => {}
@@ -70,8 +70,8 @@ pub(super) fn end(control: &Controller, action: Action) -> Option<Hit> {
 
 /// Waits until every other thread of this process and of its descendants has slept, stopped or ended once.
 ///
-/// A thread makes no system call between the failpoint's countdown and the record of its hit. So a thread that
-/// has slept since the failpoint was disarmed has recorded its hit, or finds the failpoint disarmed.
+/// A thread makes no system call between the failpoint's countdown and the record of its hit. So a thread
+/// that has slept since the failpoint was disarmed has recorded its hit, or finds the failpoint disarmed.
 fn wait_until_quiescent() {
     let this_thread = gettid().as_raw().cast_unsigned();
     let processes = descendants_of(process::id()).into_iter().chain([process::id()]);
@@ -95,8 +95,8 @@ fn threads_of(pid: u32) -> Vec<u32> {
 
 /// Whether a process that has sent itself SIGSTOP has stopped and continued.
 ///
-/// The kernel may give the signal to another thread of the process. The thread that sent it then runs on for a
-/// moment, and [`Controller::resumed`] says so before the process stops.
+/// The kernel may give the signal to another thread of the process. The thread that sent it then runs on for
+/// a moment, and [`Controller::resumed`] says so before the process stops.
 fn has_continued(pid: u32) -> bool {
     // In this order: once the signal is not pending, the thread that took it is in state `T` until SIGCONT.
     !is_stop_pending(pid) && !is_stopped(pid)

@@ -68,8 +68,8 @@ fn spin(parent: Connection<(), ()>) -> Result<(), Error> {
     }
 }
 
-/// That the standard library has no call to end a thread can be read, not measured. What can be measured is that
-/// letting go of one does not end it.
+/// That the standard library has no call to end a thread can be read, not measured. What can be measured is
+/// that letting go of one does not end it.
 pub(crate) fn endless_thread() -> Result<Finding> {
     let runs_on = Process::spawn(lets_go_of_a_thread, ())?.join()?;
     Ok(Finding::new(runs_on, if runs_on { "still counting" } else { "it has stopped" }))

@@ -73,7 +73,7 @@ impl Echo for Connection<ByteBuf, usize> {
     }
 }
 
-/// A thread that says of each message how long it is. It ends when nobody can send any more.
+/// A thread that returns the length of each message. It ends when the last sender is gone.
 fn echo_thread() -> EchoThread {
     let (ours, messages) = channel::<ByteBuf>();
     let (answers, theirs) = channel();
