@@ -24,6 +24,7 @@ mod security;
 mod shared_slice;
 mod start;
 mod support;
+mod task_errors;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         bad_tasks::trials(),
         encoding::trials(),
         output::trials(),
+        task_errors::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

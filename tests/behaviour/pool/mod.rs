@@ -7,6 +7,7 @@ mod handles;
 mod imap;
 mod lifetime;
 mod map;
+mod map_reduce;
 mod memory_limit;
 mod order;
 mod respawn;
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         failures::trials(),
         workers::trials(),
         lifetime::trials(),
+        map_reduce::trials(),
         timeouts::trials(),
         cancellation::trials(),
         memory_limit::trials(),

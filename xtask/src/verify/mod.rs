@@ -7,7 +7,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, come in any order |
+//! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, in any order |
 //! | `floating=5`, `floating=2,5` | these lines may stand anywhere |
 //! | `distinct` | the numbers for which placeholders stand are pairwise different |
 //! | `stderr` | the block shows standard error, too, behind standard output; without this word it is empty |
