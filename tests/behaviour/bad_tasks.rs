@@ -39,12 +39,12 @@ fn goes_on<F: RemoteFn<(), Output = u32>>(task: F, check: impl Fn(Result<u32>)) 
 }
 
 fn returns<F: RemoteFn<(), Output = u32>>(task: F) -> Result<()> {
-    goes_on(task, |fate| assert_eq!(fate.unwrap(), 7))
+    goes_on(task, |outcome| assert_eq!(outcome.unwrap(), 7))
 }
 
 fn dies<F: RemoteFn<(), Output = u32>>(task: F) -> Result<()> {
-    goes_on(task, |fate| {
-        let error = fate.unwrap_err();
+    goes_on(task, |outcome| {
+        let error = outcome.unwrap_err();
         assert!(error.exit_code().is_some() || error.signal().is_some(), "{error}");
     })
 }
@@ -107,12 +107,12 @@ fn tasks_that_end_their_process_are_one_error_each() -> Outcome {
             thread::spawn(|| std::process::exit(4)).join().unwrap();
             7
         })?;
-        // What it executes takes the place of the worker, whose link to the pool is gone with that.
+        // The executed program replaces the worker, and closes its socket to the pool.
         goes_on(
             || -> u32 { panic!("cannot execute: {}", Command::new("true").exec()) },
-            |fate| assert!(!fate.unwrap_err().is_panic()),
+            |outcome| assert!(!outcome.unwrap_err().is_panic()),
         )?;
-        // Among these are those over which it is told what to do, and whether its parent lives.
+        // Among these are its sockets to the pool and to its parent.
         goes_on(
             || {
                 for descriptor in 0..10 {
@@ -127,10 +127,11 @@ fn tasks_that_end_their_process_are_one_error_each() -> Outcome {
 
 static COPIES: AtomicU32 = AtomicU32::new(0);
 
-/// Three copies: one ends at once, one returns from the task, one lives on until the gate is dropped.
-fn fork_three(gate: Latch) -> u32 {
+/// Forks three times: one copy exits at once, one returns from the task, one lives until the latch is
+/// dropped.
+fn fork_three(latch: Latch) -> u32 {
     tests::in_fork(|| ());
-    tests::in_fork(move || drop(gate.recv()));
+    tests::in_fork(move || drop(latch.recv()));
     if !tests::fork_and_wait() {
         return 8;
     }
@@ -139,10 +140,10 @@ fn fork_three(gate: Latch) -> u32 {
 
 fn tasks_that_fork_answer_once_whatever_becomes_of_the_copy() -> Outcome {
     alone(|| {
-        let mut gates = Vec::new();
+        let mut latches = Vec::new();
         let mut theirs = || {
             let (ours, theirs) = pipe()?;
-            gates.push(ours);
+            latches.push(ours);
             Ok::<_, Error>(theirs)
         };
         assert_eq!(Process::spawn(fork_three, (theirs()?,))?.join()?, 1);
@@ -152,9 +153,9 @@ fn tasks_that_fork_answer_once_whatever_becomes_of_the_copy() -> Outcome {
             assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
         }
         pool.join();
-        for gate in gates {
-            assert!(!gate.poll(Duration::ZERO)?, "the copy lives on, which has the other end");
-            drop(gate);
+        for latch in latches {
+            assert!(!latch.poll(Duration::ZERO)?, "the copy lives on, which has the other end");
+            drop(latch);
         }
         Ok(())
     })
@@ -176,20 +177,20 @@ fn a_worker_that_becomes_another_user_goes_on_and_ends() -> Outcome {
 
 fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
     alone(|| {
-        let (gate, theirs) = pipe()?;
-        let leak = |gate: Latch| {
+        let (latch, theirs) = pipe()?;
+        let leak = |latch: Latch| {
             let inner = Pool::new(2).unwrap();
-            // The only end that is left after this is the one that its worker holds.
-            std::mem::forget(inner.submit(crate::support::block, (gate,)).unwrap());
+            // After this only the inner worker holds the end.
+            std::mem::forget(inner.submit(crate::support::block, (latch,)).unwrap());
             std::mem::forget(inner);
         };
         let pool = Pool::new(1)?;
         pool.apply(leak, (theirs,))?;
-        gate.recv()?;
+        latch.recv()?;
         assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
         pool.join();
-        assert!(gate.poll(PATIENCE)?, "the inner pool lives on");
-        assert!(gate.recv().unwrap_err().is_disconnected());
+        assert!(latch.poll(PATIENCE)?, "the inner pool lives on");
+        assert!(latch.recv().unwrap_err().is_disconnected());
         Ok(())
     })
 }

@@ -12,16 +12,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use crate::support::{Outcome, PATIENCE, eventually, trials};
 
 trials![
-    a_misfit_is_an_error_of_its_item_as_a_result_of_every_call,
-    a_misfit_is_an_error_of_its_item_as_an_argument_of_every_call,
+    a_bad_value_is_an_error_of_its_item_as_a_result_of_every_call,
+    a_bad_value_is_an_error_of_its_item_as_an_argument_of_every_call,
     an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more,
-    a_misfit_is_an_error_of_join,
-    misfits_in_a_queue_are_errors_of_their_own,
-    misfits_in_a_pipe_are_errors_of_their_own,
+    a_bad_value_is_an_error_of_join,
+    bad_values_in_a_queue_are_errors_of_their_own,
+    bad_values_in_a_pipe_are_errors_of_their_own,
     bad_values_that_are_not_asked_for_are_not_decoded,
 ];
 
-/// What is the matter with a value.
+/// The defect of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Defect {
     None,
@@ -95,7 +95,7 @@ fn is_of(error: &Error, defect: Defect) -> bool {
     error.to_string().contains(words)
 }
 
-/// Through all calls: what is fine comes through, what is not is an error of its item, and no worker is lost.
+/// Through all calls: good values arrive, a bad one is an error of its item, and no worker is lost.
 fn each_is_its_own<F, Args, R>(
     function: F,
     defects: &[Defect],
@@ -112,7 +112,7 @@ where
     let first = defects.iter().position(|&defect| defect != Defect::None).unwrap();
     let error = pool.map(function, items()).err().unwrap();
     assert!(error.index() == Some(first as u64) && is_of(&error, defects[first]), "{error}");
-    for fates in [
+    for outcomes in [
         pool.map_results(function, items())?,
         pool.starmap_results(function, items().map(|item| (item,)))?,
         pool.imap(function, items()).collect(),
@@ -122,9 +122,9 @@ where
             .map(|&defect| pool.submit(function, (args(defect),)).and_then(TaskHandle::get))
             .collect(),
     ] {
-        assert_eq!(fates.len(), defects.len());
-        for (fate, &defect) in fates.into_iter().zip(defects) {
-            match fate {
+        assert_eq!(outcomes.len(), defects.len());
+        for (outcome, &defect) in outcomes.into_iter().zip(defects) {
+            match outcome {
                 Ok(_) => assert_eq!(defect, Defect::None),
                 Err(error) => assert!(is_of(&error, defect), "{defect:?}: {error}"),
             }
@@ -137,12 +137,12 @@ where
     Ok(())
 }
 
-fn a_misfit_is_an_error_of_its_item_as_a_result_of_every_call() -> Outcome {
+fn a_bad_value_is_an_error_of_its_item_as_a_result_of_every_call() -> Outcome {
     Ok(each_is_its_own(BadSerde, &defects(), |defect| defect)?)
 }
 
-fn a_misfit_is_an_error_of_its_item_as_an_argument_of_every_call() -> Outcome {
-    // What panics while the caller encodes it is the caller's own panic; see the next test.
+fn a_bad_value_is_an_error_of_its_item_as_an_argument_of_every_call() -> Outcome {
+    // A panic while the caller encodes is the caller's own; see the next test.
     let defects: Vec<Defect> =
         defects().into_iter().filter(|&defect| defect != Defect::PanicsToEncode).collect();
     Ok(each_is_its_own(drop::<BadSerde>, &defects, BadSerde)?)
@@ -168,10 +168,10 @@ fn an_argument_that_panics_to_encode_or_drop_is_the_callers_panic_and_no_more() 
     Ok(())
 }
 
-fn a_misfit_is_an_error_of_join() -> Outcome {
+fn a_bad_value_is_an_error_of_join() -> Outcome {
     for defect in defects().into_iter().take(15) {
         match Process::spawn(BadSerde, (defect,))?.join() {
-            Ok(misfit) => assert_eq!((misfit.0, defect), (Defect::None, Defect::None)),
+            Ok(bad_value) => assert_eq!((bad_value.0, defect), (Defect::None, Defect::None)),
             Err(error) => assert!(is_of(&error, defect) && error.pid().is_some(), "{defect:?}: {error}"),
         }
     }
@@ -184,7 +184,7 @@ fn a_misfit_is_an_error_of_join() -> Outcome {
     Ok(())
 }
 
-fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
+fn bad_values_in_a_queue_are_errors_of_their_own() -> Outcome {
     let (sender, receiver) = queue::bounded(1000)?;
     let refused = sender.send(BadSerde(Defect::FailsToEncode)).unwrap_err();
     assert!(is_of(refused.error(), Defect::FailsToEncode));
@@ -214,7 +214,7 @@ fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
     send()?;
     check(receiver.iter().take(sent.len()).collect());
 
-    // One that panics when its sender drops it has been sent by then.
+    // A value that panics when its sender drops it was sent before.
     let here = std::process::id();
     panics(&|| drop(sender.send(BadSerde(Defect::PanicsToDropIn(here)))));
     assert_eq!(sender.len(), 1);
@@ -226,7 +226,7 @@ fn misfits_in_a_queue_are_errors_of_their_own() -> Outcome {
     Ok(())
 }
 
-fn misfits_in_a_pipe_are_errors_of_their_own() -> Outcome {
+fn bad_values_in_a_pipe_are_errors_of_their_own() -> Outcome {
     let (ours, theirs) = pipe::<BadSerde, BadSerde>()?;
     assert!(is_of(ours.send(BadSerde(Defect::FailsToEncode)).unwrap_err().error(), Defect::FailsToEncode));
     assert!(catch_unwind(AssertUnwindSafe(|| ours.send(BadSerde(Defect::PanicsToEncode)))).is_err());

@@ -1,5 +1,5 @@
-//! **Overwritten memory**: a task that writes out of bounds can write anything into what pool and workers
-//! share. Calls then give values or errors, and end.
+//! **Corrupted memory**: a task that writes out of bounds can write anything into the memory that pool and
+//! workers share. Calls then end, with values or errors.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,7 +22,7 @@ trials![
     a_pool_survives_memory_that_its_tasks_corrupt_4,
 ];
 
-/// The lobby is a page, and a mailbox is larger.
+/// The mappings of worker rings: the wake-up page is one page, and rings are larger.
 fn is_lobby(mapping: &Mapping) -> bool {
     mapping.length == 4096
 }

@@ -34,8 +34,8 @@ fn a_value_too_deep_is_an_error_wherever_it_goes() -> Outcome {
     is_refused(Process::spawn(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
     is_refused(pool.apply(deep, (TOO_DEEP,)).unwrap_err());
     is_refused(pool.apply(drop::<Deep>, (deep(TOO_DEEP),)).unwrap_err());
-    let fates = pool.map_results(deep, [1, TOO_DEEP, 2])?;
-    assert_eq!(fates.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
+    let outcomes = pool.map_results(deep, [1, TOO_DEEP, 2])?;
+    assert_eq!(outcomes.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
     let (sender, receiver) = queue::bounded(4)?;
     is_refused(sender.send(deep(TOO_DEEP)).unwrap_err().into());
     let (ours, theirs) = pipe::<Deep, Deep>()?;
@@ -84,7 +84,7 @@ fn same<T>(value: T) -> T {
     value
 }
 
-/// Gives back a message and an item.
+/// Sends back messages and items.
 fn give_back<T>(line: Connection<T, T>, items: Receiver<T>, results: Sender<T>)
 where
     T: Serialize + de::DeserializeOwned,

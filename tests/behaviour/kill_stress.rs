@@ -1,4 +1,4 @@
-//! **Queue**, when those who use it are killed or stopped wherever they are.
+//! **Queue**, when its senders and receivers are killed or stopped at any instruction.
 //!
 //! `KILLS=5000 cargo test -p tests -- kill_stress::` strikes more often than usual.
 
@@ -26,10 +26,10 @@ trials![
     queues_and_pipes_leave_no_descriptor_and_no_mapping_behind,
 ];
 
-/// Who sent it, which one of his it is, and ballast.
+/// Sender, number, and payload.
 type Item = (u32, u32, Vec<u8>);
 
-/// The size of a batch. A killed process leaves the fate of at most this many items unknown.
+/// The size of a batch. A killed process leaves the outcome of at most this many items unknown.
 const BATCH: u32 = 4;
 
 fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outcome {
@@ -46,8 +46,7 @@ fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outc
     Ok(())
 }
 
-/// Three that send and three that receive, and what each of them has written down of its deeds, after the
-/// deed.
+/// Three senders and three receivers, and the log of each: an entry after each operation.
 struct KillStress {
     ends: (Sender<Item>, Receiver<Item>),
     fighters: Vec<(Process<()>, u32)>,
@@ -97,7 +96,7 @@ impl KillStress {
         Ok(())
     }
 
-    /// Kills all that send; then the others come to the end, and all accounts must agree.
+    /// Kills all senders; then the receivers reach the end, and all logs must agree.
     fn settle(mut self) -> Result<()> {
         let receivers = self.fighters.split_off(3);
         for (sender, _) in self.fighters {
@@ -106,7 +105,7 @@ impl KillStress {
         }
         drop(self.ends);
         for (receiver, _) in receivers {
-            receiver.join()?; // which ends only if the queue goes on, up to its end
+            receiver.join()?; // it ends only if the queue still works
         }
         let mut taken = BTreeMap::<u32, Vec<u32>>::new();
         for log in &self.received {
@@ -130,7 +129,7 @@ impl KillStress {
             missing += sent.max(end) - u32::try_from(count).unwrap();
         }
         assert!(taken.is_empty(), "received, but not sent: {taken:?}");
-        // Those that a receiver had taken, and was killed before it could write them down.
+        // Items that a receiver had taken when it was killed, before it could log them.
         assert!(missing <= BATCH * self.dead_receivers, "{missing} missing, {} dead", self.dead_receivers);
         Ok(())
     }
@@ -176,7 +175,7 @@ fn receive_endlessly(items: Receiver<Item>, own: u32, log: String) {
     }
 }
 
-/// Most items are small, some are so large that they are parked when there is no room, and a few always are.
+/// Most items are small, some are large enough to be spilled when there is no room, a few always are.
 fn ballast(number: u32) -> usize {
     match number % 64 {
         17 => 40_000,
@@ -219,7 +218,7 @@ impl EventLog {
     }
 }
 
-/// Numbers that look like chance, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -230,19 +229,22 @@ impl Random {
 }
 
 /// Says that it is about to, and receives.
-fn receive_one(items: Receiver<u32>, gate: Latch) -> Option<u32> {
-    gate.send(()).unwrap();
+fn receive_one(items: Receiver<u32>, latch: Latch) -> Option<u32> {
+    latch.send(()).unwrap();
     items.recv().ok()
 }
 
-fn send_one(items: Sender<u32>, number: u32, gate: Latch) -> bool {
-    gate.send(()).unwrap();
+fn send_one(items: Sender<u32>, number: u32, latch: Latch) -> bool {
+    latch.send(()).unwrap();
     items.send(number).is_ok()
 }
 
 /// A child that has gone to sleep in a call.
-fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(child: &Process<T>, gate: &Latch) -> Result<()> {
-    gate.recv()?;
+fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(
+    child: &Process<T>,
+    latch: &Latch,
+) -> Result<()> {
+    latch.recv()?;
     wait_for_state(child.pid(), 'S');
     Ok(())
 }
@@ -251,14 +253,14 @@ fn a_killed_receiver_that_waited_hands_on_its_place() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     let mut waiting = Vec::new();
     for _ in 0..3 {
-        let (gate, theirs) = pipe()?;
+        let (latch, theirs) = pipe()?;
         let child = Process::spawn(receive_one, (receiver.clone(), theirs))?;
-        asleep(&child, &gate)?;
+        asleep(&child, &latch)?;
         waiting.push(child);
     }
     let last = waiting.pop().unwrap();
     for child in waiting {
-        child.kill()?; // the first of them waits for an item, the second for the first
+        child.kill()?; // the first waits for an item, the second for the first
         assert!(child.join().is_err());
     }
     sender.send(7)?;
@@ -271,9 +273,9 @@ fn a_killed_sender_that_waited_hands_on_its_place() -> Outcome {
     sender.send(0)?;
     let mut waiting = Vec::new();
     for number in 1..4 {
-        let (gate, theirs) = pipe()?;
+        let (latch, theirs) = pipe()?;
         let child = Process::spawn(send_one, (sender.clone(), number, theirs))?;
-        asleep(&child, &gate)?;
+        asleep(&child, &latch)?;
         waiting.push(child);
     }
     let last = waiting.pop().unwrap();
@@ -290,9 +292,9 @@ fn a_killed_sender_that_waited_hands_on_its_place() -> Outcome {
 
 fn a_stopped_receiver_delays_others_no_longer_than_they_allow() -> Outcome {
     let (sender, receiver) = bounded(2)?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let stopped = Process::spawn(receive_one, (receiver.clone(), theirs))?;
-    asleep(&stopped, &gate)?;
+    asleep(&stopped, &latch)?;
     send_signal(stopped.pid(), Signal::SIGSTOP);
     wait_for_state(stopped.pid(), 'T');
     sender.send(1)?;
@@ -313,9 +315,9 @@ fn a_stopped_receiver_delays_others_no_longer_than_they_allow() -> Outcome {
 fn a_stopped_sender_delays_others_no_longer_than_they_allow() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     sender.send(1)?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let stopped = Process::spawn(send_one, (sender.clone(), 2, theirs))?;
-    asleep(&stopped, &gate)?;
+    asleep(&stopped, &latch)?;
     send_signal(stopped.pid(), Signal::SIGSTOP);
     wait_for_state(stopped.pid(), 'T');
     assert_eq!(receiver.recv()?, 1);
@@ -335,13 +337,13 @@ fn a_stopped_sender_delays_others_no_longer_than_they_allow() -> Outcome {
 
 fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
     let (sender, receiver) = bounded::<Vec<u8>>(100)?;
-    let put = |sender: Sender<Vec<u8>>, gate: Latch| {
+    let put = |sender: Sender<Vec<u8>>, latch: Latch| {
         (0..20).for_each(|number| sender.send(vec![number; 1024 * 1024]).unwrap());
-        crate::support::block(gate);
+        crate::support::block(latch);
     };
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let child = Process::spawn(put, (sender, theirs))?;
-    assert!(gate.poll(PATIENCE)?);
+    assert!(latch.poll(PATIENCE)?);
     child.kill()?;
     assert!(child.join().is_err());
     for (number, item) in (0..).zip(&mut receiver.into_iter()) {
@@ -353,7 +355,7 @@ fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
 
 fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
     alone(|| {
-        let (kept, theirs) = pipe::<u32, u32>()?; // what is made only once is there now
+        let (kept, theirs) = pipe::<u32, u32>()?; // lazily created objects exist now
         drop((kept, theirs, thread::spawn(|| ()).join()));
         let before = possessions();
         for _ in 0..10 {
@@ -373,7 +375,7 @@ fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
     })
 }
 
-/// How many descriptors this process has, and how many mappings of shared memory.
+/// The number of descriptors of this process, and of its mappings of shared memory.
 fn possessions() -> (usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     (read_dir("/proc/self/fd").unwrap().count(), maps.lines().filter(|line| line.contains("memfd:")).count())

@@ -1,4 +1,4 @@
-//! How `multiproc` behaves across real processes. Every test's name says what it holds the library to.
+//! Tests of `multiproc` across real processes. The name of a test is the property that it checks.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,4 @@
-//! What children print, and what becomes of it where it cannot be written out. Each test runs a fixture of
-//! its own.
+//! **Output** of children, also where it cannot be written. Each test runs its own fixture program.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write, pipe};

@@ -74,7 +74,7 @@ fn holdings_of(inode: u64) -> Holdings {
     Holdings { inode, mappings: maps.lines().filter(is_it).count(), descriptors: descriptors_of(inode).len() }
 }
 
-/// The names of this process's descriptors for the memory of that number.
+/// The paths of this process's descriptors of the memory with this inode.
 fn descriptors_of(inode: u64) -> Vec<String> {
     let names = descriptors().into_iter().map(|number| format!("/proc/self/fd/{number}"));
     let is_memory =

@@ -29,19 +29,19 @@ fn the_stream_ends_after_the_peer_has_closed() -> Outcome {
 }
 
 fn the_stream_ends_after_the_peer_was_killed() -> Outcome {
-    let (child, gate) = blocked_child()?;
-    assert!(!gate.poll(Duration::ZERO)?);
+    let (child, latch) = blocked_child()?;
+    assert!(!latch.poll(Duration::ZERO)?);
     child.kill()?;
-    assert!(gate.recv().unwrap_err().is_disconnected());
+    assert!(latch.recv().unwrap_err().is_disconnected());
     Ok(())
 }
 
 fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
     alone(|| {
-        let (child, gate) = blocked_child()?;
+        let (child, latch) = blocked_child()?;
         child.kill()?;
         assert!(child.join().is_err());
-        for refused in [gate.send(()), gate.try_send(()), gate.send_timeout((), PATIENCE)] {
+        for refused in [latch.send(()), latch.try_send(()), latch.send_timeout((), PATIENCE)] {
             assert!(refused.unwrap_err().error().is_disconnected());
         }
         Ok(())

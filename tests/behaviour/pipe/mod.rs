@@ -11,7 +11,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     [disconnect::trials(), messages::trials(), waiting::trials()].into_iter().flatten().collect()
 }
 
-/// Sends back whatever comes.
+/// Sends back every message.
 fn echo(messages: Connection<Vec<u8>, Vec<u8>>) -> Result<()> {
     for bytes in messages.iter() {
         let bytes = bytes?;

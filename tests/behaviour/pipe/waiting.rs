@@ -135,7 +135,7 @@ fn a_call_that_is_interrupted_is_retried() -> Outcome {
     Ok(())
 }
 
-/// What a task returns that was interrupted while it waited with `wait`; and how often it was.
+/// Runs `wait` while signals interrupt it. Returns its value and the number of interruptions.
 fn interrupted<T>(ready: &Latch, wait: impl FnOnce() -> T) -> (T, u32) {
     accept_interruptions();
     ready.send(()).unwrap();

@@ -24,27 +24,27 @@ fn an_end_of_a_queue_is_not_a_result() -> Outcome {
     Ok(())
 }
 
-/// Five items of which the one in the middle is a misfit.
-fn with_a_misfit(misfit: BadValue) -> [BadValue; 5] {
-    [BadValue::Fine(0), BadValue::Fine(1), misfit, BadValue::Fine(3), BadValue::Fine(4)]
+/// Five items, the one in the middle bad.
+fn with_bad_value(bad_value: BadValue) -> [BadValue; 5] {
+    [BadValue::Fine(0), BadValue::Fine(1), bad_value, BadValue::Fine(3), BadValue::Fine(4)]
 }
 
-/// Whatever the method, item 2 fails, with an error that begins so, and all others come through.
-fn only_the_misfit_fails<F>(function: F, misfit: BadValue, beginning: &str) -> Result<()>
+/// In each kind of call, item 2 fails with an error that begins like this, and all others arrive.
+fn only_the_bad_value_fails<F>(function: F, bad_value: BadValue, beginning: &str) -> Result<()>
 where
     F: multiproc::RemoteFn<(BadValue,), Output = BadValue>,
 {
     let pool = Pool::new(2)?;
-    let items = || with_a_misfit(misfit);
+    let items = || with_bad_value(bad_value);
     let error = pool.map(function, items()).unwrap_err();
-    for fates in [
+    for outcomes in [
         pool.map_results(function, items())?,
         pool.starmap_results(function, items().map(|item| (item,)))?,
         pool.imap(function, items()).collect(),
     ] {
-        assert_eq!(fates.len(), 5);
-        for (i, (fate, item)) in fates.into_iter().zip(items()).enumerate() {
-            match fate {
+        assert_eq!(outcomes.len(), 5);
+        for (i, (outcome, item)) in outcomes.into_iter().zip(items()).enumerate() {
+            match outcome {
                 Ok(value) => assert_eq!((value, i != 2), (item, true)),
                 Err(same) => {
                     assert_eq!((i, same.index(), same.is_codec()), (2, error.index(), true), "{same}");
@@ -53,19 +53,19 @@ where
         }
     }
     assert_eq!(pool.imap_unordered(function, items()).filter(Result::is_err).count(), 1);
-    assert!(pool.apply(function, (misfit,)).unwrap_err().is_codec());
-    assert!(pool.submit(function, (misfit,)).and_then(TaskHandle::get).unwrap_err().is_codec());
+    assert!(pool.apply(function, (bad_value,)).unwrap_err().is_codec());
+    assert!(pool.submit(function, (bad_value,)).and_then(TaskHandle::get).unwrap_err().is_codec());
     assert_eq!(error.index(), Some(2));
     assert!(error.to_string().starts_with(beginning), "{error}");
     Ok(())
 }
 
 fn an_argument_that_does_not_encode_is_the_error_of_its_item() -> Outcome {
-    Ok(only_the_misfit_fails(|item: BadValue| item, BadValue::Unencodable, "cannot encode the arguments")?)
+    Ok(only_the_bad_value_fails(|item: BadValue| item, BadValue::Unencodable, "cannot encode the arguments")?)
 }
 
 fn an_argument_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
-    Ok(only_the_misfit_fails(|item: BadValue| item, BadValue::Undecodable, "cannot decode the arguments")?)
+    Ok(only_the_bad_value_fails(|item: BadValue| item, BadValue::Undecodable, "cannot decode the arguments")?)
 }
 
 fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost() -> Outcome {
@@ -73,8 +73,8 @@ fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost(
     let pids = pool.worker_pids();
     let keep_odd = |number: u32| if number % 2 == 1 { BadValue::Fine(number) } else { BadValue::Unencodable };
     for round in 0..20 {
-        for (number, fate) in (0..).zip(pool.map_results(keep_odd, 0..10)?) {
-            match fate {
+        for (number, outcome) in (0..).zip(pool.map_results(keep_odd, 0..10)?) {
+            match outcome {
                 Ok(value) => assert_eq!(value, BadValue::Fine(number)),
                 Err(error) => {
                     assert_eq!((error.index(), number % 2), (Some(number.into()), 0), "{error}");
@@ -89,12 +89,12 @@ fn a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost(
 
 fn a_result_that_does_not_decode_is_the_error_of_its_item() -> Outcome {
     let pool = Pool::new(2)?;
-    let fates = pool.map_results(
+    let outcomes = pool.map_results(
         |number| if number == 2 { BadValue::Undecodable } else { BadValue::Fine(number) },
         0..5,
     )?;
-    for (number, fate) in (0..).zip(fates) {
-        match fate {
+    for (number, outcome) in (0..).zip(outcomes) {
+        match outcome {
             Ok(value) => assert_eq!((value, number != 2), (BadValue::Fine(number), true)),
             Err(error) => assert_eq!((error.index(), error.is_codec()), (Some(2), true), "{error}"),
         }

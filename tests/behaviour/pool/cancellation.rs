@@ -18,7 +18,7 @@ trials![
 fn a_cancelled_task_ends_and_those_behind_it_run() -> Outcome {
     let pool = Pool::new(1)?;
     for _ in 0..5 {
-        let (running, gate) = blocked_task(&pool)?;
+        let (running, latch) = blocked_task(&pool)?;
         let behind: Vec<_> = (0..20).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
         assert!(running.cancel());
         assert!(!running.cancel(), "it is cancelled already");
@@ -26,7 +26,7 @@ fn a_cancelled_task_ends_and_those_behind_it_run() -> Outcome {
         assert!(error.is_cancelled(), "{error}");
         let text = format!("the task was cancelled, and worker {} killed", error.pid().unwrap());
         assert!(error.to_string().starts_with(&text), "{error}");
-        assert!(gate.recv().unwrap_err().is_disconnected(), "the task is gone");
+        assert!(latch.recv().unwrap_err().is_disconnected(), "the task is gone");
         for (number, task) in (0..).zip(behind) {
             assert_eq!(task.get()?, square(number));
         }
@@ -72,7 +72,7 @@ fn spin(micros: u64) -> u64 {
     micros
 }
 
-/// The time after which it is cancelled is made to come closer and closer to that.
+/// The delay before the cancellation approaches the running time of the task.
 fn a_task_that_is_cancelled_as_it_ends_is_either() -> Outcome {
     let pool = Pool::new(2)?;
     let mut time = Duration::from_micros(150);

@@ -31,8 +31,8 @@ trials![
 fn imap_keeps_order_and_ends() -> Outcome {
     let pool = Pool::new(2)?;
     assert!(pool.imap(square, 0..1000).map(Result::unwrap).eq((0..1000).map(square)));
-    let (gate, theirs) = pipe()?;
-    let mut results = pool.imap(zero_waits, [(0, Some(theirs)), (1, None), (2, Some(gate))]);
+    let (latch, theirs) = pipe()?;
+    let mut results = pool.imap(zero_waits, [(0, Some(theirs)), (1, None), (2, Some(latch))]);
     let numbers: Vec<u32> = results.by_ref().collect::<Result<_>>()?;
     assert_eq!(numbers, [0, 1, 2], "although the first ended last");
     assert!(results.next().is_none());
@@ -45,12 +45,12 @@ fn imap_unordered_gives_each_result_once_and_as_soon_as_it_is_there() -> Outcome
     squares.sort_unstable();
     assert!(squares.into_iter().eq((0..1000).map(square)));
 
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let mut results = pool.imap_unordered(zero_waits, [(0, Some(theirs)), (1, None), (2, None)]);
     let mut early = [results.next().transpose()?, results.next().transpose()?];
     early.sort_unstable();
-    assert_eq!(early, [Some(1), Some(2)], "the first item waits at its gate");
-    drop(gate);
+    assert_eq!(early, [Some(1), Some(2)], "the first item waits at its latch");
+    drop(latch);
     assert_eq!(results.next().transpose()?, Some(0));
     assert!(results.next().is_none());
     Ok(())
@@ -72,19 +72,19 @@ fn imap_takes_its_input_only_so_far_ahead() -> Outcome {
 
 fn imap_does_not_run_ahead_of_a_slow_first_item() -> Outcome {
     let pool = Pool::builder().workers(2).chunk_size(3).build()?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let endless = once((0, Some(theirs))).chain((1..).map(|number| (number, None)));
     let taken = AtomicU32::new(0);
     let endless = endless.inspect(|_| {
         taken.fetch_add(1, SeqCst);
     });
-    // The first item waits until too many others were taken, or it becomes clear that they will not be.
+    // The first item waits until too many others were taken, or until a time limit.
     let open_later = || {
         let start = Instant::now();
         while taken.load(SeqCst) < FAR_AHEAD && start.elapsed() < Duration::from_millis(100) {
             thread::yield_now();
         }
-        drop(gate);
+        drop(latch);
     };
     thread::scope(|scope| {
         scope.spawn(open_later);
@@ -118,7 +118,7 @@ fn an_input_may_wait_for_the_result_before_it() -> Outcome {
     let (answers, input) = channel();
     let questions = || {
         answers.send(0).unwrap();
-        std::iter::from_fn(|| Some(input.recv_timeout(PATIENCE).unwrap())) // it comes after the result before
+        std::iter::from_fn(|| Some(input.recv_timeout(PATIENCE).unwrap())) // sent after the previous result
     };
     let call = pool.options().buffer_size(1);
     for (number, result) in (0..200).zip(call.imap(square, questions())) {
@@ -161,7 +161,7 @@ fn an_imap_dropped_midway_leaves_the_pool_usable() -> Outcome {
     Ok(())
 }
 
-/// Numbers from 0 on; instead of number `end` comes a panic.
+/// Numbers from 0 on; a panic instead of number `end`.
 fn numbers_until(end: u64) -> impl Iterator<Item = u64> {
     (0..).inspect(move |&number| assert!(number < end, "out of numbers"))
 }
@@ -180,7 +180,7 @@ fn an_input_iterator_that_panics_midway() -> Outcome {
     input_that_panics_after(2000)
 }
 
-/// Earlier items arrive where results come singly, then the panic comes to the caller; the pool stays usable.
+/// Earlier items arrive from `imap`, then the panic reaches the caller; the pool stays usable.
 fn input_that_panics_after(end: u64) -> Outcome {
     let pool = Pool::new(2)?;
     assert_eq!(panic_of(|| pool.map(square, numbers_until(end))), "out of numbers");

@@ -34,7 +34,7 @@ fn apply_gives_what_the_function_returns() -> Outcome {
     Ok(())
 }
 
-/// That would take longer than the task. It is not needed, as the caller sees to the task itself.
+/// A wake-up would take longer than the task, and the calling thread drives the pool itself.
 fn apply_does_not_wake_the_pools_own_thread() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
@@ -52,7 +52,7 @@ fn apply_does_not_wake_the_pools_own_thread() -> Outcome {
     })
 }
 
-/// How many times the thread of this process's one pool has gone to sleep.
+/// How often the thread of this process's only pool has gone to sleep.
 fn naps_of_the_pools_thread() -> u64 {
     let mut naps = None;
     eventually("the pool's thread has its name", || {
@@ -101,14 +101,14 @@ fn starmap_hands_each_tuple_over_as_arguments() -> Outcome {
 
 fn empty_input_ends_every_method_at_once() -> Outcome {
     let pool = Pool::new(1)?;
-    let (task, gate) = blocked_task(&pool)?; // the only worker is busy, so no method may wait for it
+    let (task, latch) = blocked_task(&pool)?; // the only worker is busy, so no method may wait for it
     assert!(pool.map(square, [])?.is_empty());
     assert!(pool.map_results(square, [])?.is_empty());
     assert!(pool.starmap(square, [(0_u64,); 0])?.is_empty());
     assert!(pool.starmap_results(square, [(0_u64,); 0])?.is_empty());
     assert!(pool.imap(square, []).next().is_none());
     assert!(pool.imap_unordered(square, []).next().is_none());
-    drop(gate);
+    drop(latch);
     Ok(task.get()?)
 }
 
@@ -185,8 +185,8 @@ impl<'de> serde::Deserialize<'de> for Heavy {
     }
 }
 
-/// After the first one, the decoding of which takes some time, the second waits until others have got what
-/// they want: that is much more than what workers are given ahead.
+/// The first result is slow to decode. The decoding of the second waits for the results of another call,
+/// whose tasks are far more than workers get ahead.
 fn a_result_that_takes_long_to_decode_delays_no_other_call() -> Outcome {
     alone(|| {
         const OTHERS: u32 = 2_000;

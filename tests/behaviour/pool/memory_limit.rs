@@ -29,9 +29,9 @@ fn can_have(mebibytes: u64) -> bool {
 
 fn a_task_that_wants_too_much_memory_fails_with_the_limit() -> Outcome {
     let pool = Pool::builder().workers(2).memory_limit(64 * MIB).build()?;
-    let fates = pool.map_results(use_memory, [1, 2, 500, 3, 30])?;
-    assert_eq!(fates.iter().flatten().copied().collect::<Vec<_>>(), [1, 2, 3, 30]);
-    let error = fates[2].as_ref().unwrap_err();
+    let outcomes = pool.map_results(use_memory, [1, 2, 500, 3, 30])?;
+    assert_eq!(outcomes.iter().flatten().copied().collect::<Vec<_>>(), [1, 2, 3, 30]);
+    let error = outcomes[2].as_ref().unwrap_err();
     let pid = error.pid().unwrap();
     assert_eq!(
         error.to_string(),

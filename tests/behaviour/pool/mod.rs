@@ -49,20 +49,19 @@ fn square(number: u64) -> u64 {
     number * number
 }
 
-/// Has a worker run a task that has begun, and stays until its gate is dropped.
+/// A task that has begun, and blocks its worker until the latch is dropped.
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?, "the task did not begin");
-    gate.recv()?;
-    Ok((task, gate))
+    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    latch.recv()?;
+    Ok((task, latch))
 }
 
-/// Item 0 waits until the other end of its gate is gone. Any other ends at once, and what it holds is gone
-/// then.
-fn zero_waits((number, gate): (u32, Option<Latch>)) -> u32 {
+/// Item 0 waits until the other end of its latch is dropped. Any other returns at once, and drops its latch.
+fn zero_waits((number, latch): (u32, Option<Latch>)) -> u32 {
     if number == 0 {
-        let _ = gate.unwrap().recv();
+        let _ = latch.unwrap().recv();
     }
     number
 }

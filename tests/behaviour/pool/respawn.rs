@@ -15,7 +15,7 @@ trials![
     workers_that_die_as_soon_as_they_are_ready_are_not_replaced_at_once_without_end,
 ];
 
-/// The first one that comes gets the only place.
+/// Dies, unless it is the first worker to take the only token.
 fn die_unless_first(places: Receiver<()>, births: Sender<u64>) {
     births.send(std::process::id().into()).unwrap();
     if places.try_recv().is_err() {

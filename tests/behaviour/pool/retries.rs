@@ -21,44 +21,44 @@ trials![
     a_pool_that_ends_runs_nothing_again,
 ];
 
-/// What each worker of a pool has: where it enters what it runs, and who of them is to die.
-static BOOK: OnceLock<(Sender<u64>, Receiver<()>)> = OnceLock::new();
+/// Of each worker of a pool: the log of runs, and the deaths that are left.
+static RUN_LOG: OnceLock<(Sender<u64>, Receiver<()>)> = OnceLock::new();
 
-fn open_book(ledger: Sender<u64>, deaths: Receiver<()>) {
-    assert!(BOOK.set((ledger, deaths)).is_ok());
+fn open_log(log: Sender<u64>, deaths: Receiver<()>) {
+    assert!(RUN_LOG.set((log, deaths)).is_ok());
 }
 
-/// Enters a number; gives the deaths that are still to be had.
-fn enter(number: u64) -> &'static Receiver<()> {
-    let (ledger, deaths) = BOOK.get().unwrap();
-    ledger.send(number).unwrap();
+/// Appends a number to the log; returns the deaths that are left.
+fn append(number: u64) -> &'static Receiver<()> {
+    let (log, deaths) = RUN_LOG.get().unwrap();
+    log.send(number).unwrap();
     deaths
 }
 
-fn enter_and_maybe_die(number: u64) -> u64 {
-    if enter(number).try_recv().is_ok() {
+fn append_and_maybe_die(number: u64) -> u64 {
+    if append(number).try_recv().is_ok() {
         raise(Signal::SIGKILL).unwrap();
     }
     square(number)
 }
 
-/// A pool with a book, and what reads it.
-struct Bookkeeping {
+/// A pool that logs its runs, and the reader of the log.
+struct LoggedPool {
     pool: Pool,
     entries: Receiver<u64>,
     _deaths: Sender<()>,
 }
 
-impl Bookkeeping {
+impl LoggedPool {
     fn new(builder: PoolBuilder, deaths: u32) -> Result<Self> {
-        let (ledger, entries) = bounded(1000)?;
+        let (log, entries) = bounded(1000)?;
         let (sender, receiver) = bounded(1000)?;
         sender.send_all((0..deaths).map(|_| ()))?;
-        let pool = builder.initializer(open_book, (ledger, receiver)).build()?;
+        let pool = builder.initializer(open_log, (log, receiver)).build()?;
         Ok(Self { pool, entries, _deaths: sender })
     }
 
-    /// Ends the pool; how often each number was entered.
+    /// Ends the pool; returns how often each number was run.
     fn close(self) -> Result<BTreeMap<u64, u32>> {
         self.pool.join();
         let mut book = BTreeMap::new();
@@ -71,8 +71,8 @@ impl Bookkeeping {
 
 fn an_item_is_run_again_when_its_worker_dies() -> Outcome {
     for chunk_size in [1, 7, 100] {
-        let books = Bookkeeping::new(Pool::builder().workers(3).chunk_size(chunk_size), 6)?;
-        let squares = books.pool.options().retries(6).map(enter_and_maybe_die, 0..50)?;
+        let books = LoggedPool::new(Pool::builder().workers(3).chunk_size(chunk_size), 6)?;
+        let squares = books.pool.options().retries(6).map(append_and_maybe_die, 0..50)?;
         assert!(squares.into_iter().eq((0..50).map(square)));
         let book = books.close()?;
         assert!(book.keys().copied().eq(0..50));
@@ -83,7 +83,7 @@ fn an_item_is_run_again_when_its_worker_dies() -> Outcome {
 
 fn an_item_that_always_kills_is_run_so_often_and_no_more() -> Outcome {
     fn die_at_13(number: u64) -> u64 {
-        enter(number);
+        append(number);
         if number == 13 {
             raise(Signal::SIGKILL).unwrap();
         }
@@ -91,11 +91,11 @@ fn an_item_that_always_kills_is_run_so_often_and_no_more() -> Outcome {
     }
     for chunk_size in [1, 100] {
         for retries in [0, 2] {
-            let books = Bookkeeping::new(Pool::builder().workers(2).chunk_size(chunk_size), 0)?;
-            let fates = books.pool.options().retries(retries).map_results(die_at_13, 0..30)?;
-            let error = fates[13].as_ref().unwrap_err();
+            let books = LoggedPool::new(Pool::builder().workers(2).chunk_size(chunk_size), 0)?;
+            let outcomes = books.pool.options().retries(retries).map_results(die_at_13, 0..30)?;
+            let error = outcomes[13].as_ref().unwrap_err();
             assert_eq!((error.signal(), error.index()), (Some(9), Some(13)), "{error}");
-            assert_eq!(fates.iter().flatten().count(), 29);
+            assert_eq!(outcomes.iter().flatten().count(), 29);
             let book = books.close()?;
             assert!(
                 book.into_iter()
@@ -109,9 +109,9 @@ fn an_item_that_always_kills_is_run_so_often_and_no_more() -> Outcome {
 fn a_large_item_is_run_again() -> Outcome {
     let work = |number: u64, bytes: Vec<u8>| {
         assert!(bytes == vec![7; 100_000]);
-        enter_and_maybe_die(number)
+        append_and_maybe_die(number)
     };
-    let books = Bookkeeping::new(Pool::builder().workers(2), 3)?;
+    let books = LoggedPool::new(Pool::builder().workers(2), 3)?;
     let items = (0..10).map(|number| (number, vec![7; 100_000]));
     assert!(books.pool.options().retries(3).starmap(work, items)?.into_iter().eq((0..10).map(square)));
     assert_eq!(books.close()?.values().sum::<u32>(), 13);
@@ -119,8 +119,8 @@ fn a_large_item_is_run_again() -> Outcome {
 }
 
 fn an_item_with_descriptors_is_not_run_again() -> Outcome {
-    let work = |number: u64, _gate: Latch| enter_and_maybe_die(number);
-    let books = Bookkeeping::new(Pool::builder().workers(1), 1)?;
+    let work = |number: u64, _gate: Latch| append_and_maybe_die(number);
+    let books = LoggedPool::new(Pool::builder().workers(1), 1)?;
     let (ours, theirs) = pipe()?;
     let error = books.pool.options().retries(5).apply(work, (3, theirs)).unwrap_err();
     assert_eq!(error.signal(), Some(9), "{error}");
@@ -130,15 +130,15 @@ fn an_item_with_descriptors_is_not_run_again() -> Outcome {
 }
 
 fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
-    let books = Bookkeeping::new(Pool::builder().workers(2), 0)?;
+    let books = LoggedPool::new(Pool::builder().workers(2), 0)?;
     let call = books.pool.options().retries(5);
     let panic = |number: u64| -> () {
-        enter(number);
+        append(number);
         panic!("on purpose");
     };
     assert!(call.apply(panic, (1,)).unwrap_err().is_panic());
     let sleep = |number: u64| {
-        enter(number);
+        append(number);
         thread::sleep(HOUR);
     };
     assert!(call.timeout(10 * SHORT).apply(sleep, (2,)).unwrap_err().is_timeout());
@@ -157,7 +157,7 @@ fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
 
 fn a_pool_that_ends_runs_nothing_again() -> Outcome {
     let pool = Pool::new(1)?;
-    let (gate, theirs) = pipe::<(), ()>()?;
+    let (latch, theirs) = pipe::<(), ()>()?;
     let running = pool.options().retries(1000).submit(|| thread::sleep(HOUR), ())?;
     let behind = pool.options().retries(1000).submit(block, (theirs,))?;
     pool.terminate();
@@ -166,6 +166,6 @@ fn a_pool_that_ends_runs_nothing_again() -> Outcome {
         errors.iter().all(|error| error.is_cancelled() || matches!(error.signal(), Some(9 | 15))),
         "{errors:?}"
     );
-    assert!(gate.recv().unwrap_err().is_disconnected());
+    assert!(latch.recv().unwrap_err().is_disconnected());
     Ok(())
 }

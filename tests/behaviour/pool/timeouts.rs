@@ -26,10 +26,12 @@ trials![
     renewed_workers_with_deaths_and_timeouts_lose_nothing,
 ];
 
-/// No two of these errors are of one death, and each is of the item that it says.
-fn each_is_a_death_of_its_own<R>(fates: &[Result<R>]) {
+/// Each error is of its own item and of its own death.
+fn each_is_a_death_of_its_own<R>(outcomes: &[Result<R>]) {
     let mut dead = BTreeSet::new();
-    for (index, error) in (0..).zip(fates).filter_map(|(index, fate)| Some((index, fate.as_ref().err()?))) {
+    for (index, error) in
+        (0..).zip(outcomes).filter_map(|(index, outcome)| Some((index, outcome.as_ref().err()?)))
+    {
         assert_eq!(error.index(), Some(index), "{error}");
         assert!(dead.insert(error.pid().unwrap()), "two errors of one death: {error}");
     }
@@ -45,16 +47,16 @@ fn sleep_at_13(number: u64) -> u64 {
 fn an_item_that_takes_too_long_fails_alone() -> Outcome {
     for chunk_size in [1, 100] {
         let pool = Pool::builder().workers(2).chunk_size(chunk_size).build()?;
-        let fates = pool.options().timeout(SHORT).map_results(sleep_at_13, 0..100)?;
-        assert_eq!(fates.len(), 100);
-        each_is_a_death_of_its_own(&fates);
-        for (number, fate) in (0..).zip(&fates) {
-            match fate {
+        let outcomes = pool.options().timeout(SHORT).map_results(sleep_at_13, 0..100)?;
+        assert_eq!(outcomes.len(), 100);
+        each_is_a_death_of_its_own(&outcomes);
+        for (number, outcome) in (0..).zip(&outcomes) {
+            match outcome {
                 Ok(value) => assert_eq!((*value, number != 13), (square(number), true)),
                 Err(error) => assert!(error.is_timeout(), "{error}"),
             }
         }
-        let error = fates[13].as_ref().unwrap_err();
+        let error = outcomes[13].as_ref().unwrap_err();
         let pid = error.pid().unwrap();
         assert_eq!(
             error.to_string(),
@@ -71,12 +73,12 @@ fn an_item_that_takes_too_long_fails_alone() -> Outcome {
 
 fn the_time_of_an_item_counts_from_its_beginning() -> Outcome {
     let pool = Pool::new(1)?;
-    let (before, gate) = blocked_task(&pool)?;
+    let (before, latch) = blocked_task(&pool)?;
     let late = pool.options().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
     thread::sleep(3 * SHORT);
     assert!(!late.is_ready(), "it has not begun");
     let not_begun = Instant::now();
-    drop(gate);
+    drop(latch);
     assert!(late.get().unwrap_err().is_timeout());
     assert!(not_begun.elapsed() >= SHORT);
     Ok(before.get()?)
@@ -106,16 +108,16 @@ fn a_stopped_worker_is_timed_out() -> Outcome {
 
 fn an_item_without_a_timeout_runs_on_among_those_that_have_one() -> Outcome {
     let pool = Pool::new(2)?;
-    let (task, gate) = blocked_task(&pool)?;
+    let (task, latch) = blocked_task(&pool)?;
     for _ in 0..3 {
         let timed = pool.options().timeout(SHORT);
         assert!(timed.apply(thread::sleep, (HOUR,)).unwrap_err().is_timeout());
     }
-    // Some of these wait in the mailbox of the worker that stays.
+    // Some of these wait in the ring of the blocked worker.
     let timed: Vec<_> = (0..20)
         .map(|number| pool.options().timeout(HOUR).submit(square, (number,)))
         .collect::<Result<_>>()?;
-    drop(gate);
+    drop(latch);
     task.get()?;
     for (number, task) in (0..).zip(timed) {
         assert_eq!(task.get()?, square(number));
@@ -123,7 +125,7 @@ fn an_item_without_a_timeout_runs_on_among_those_that_have_one() -> Outcome {
     Ok(())
 }
 
-/// Some end before the look at them, some after it and before the kill, and some never.
+/// Some end before their time is checked, some between the check and the kill, and some never.
 fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
     let work = |number: u64| {
         thread::sleep(Duration::from_micros(1_000 + number * 7_919 % 2_000));
@@ -131,11 +133,11 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
     };
     for chunk_size in [1, 20] {
         let pool = Pool::builder().workers(3).chunk_size(chunk_size).build()?;
-        let fates = pool.options().timeout(Duration::from_millis(2)).map_results(work, 0..200)?;
-        assert_eq!(fates.len(), 200);
-        each_is_a_death_of_its_own(&fates);
-        for (number, fate) in (0..).zip(fates) {
-            match fate {
+        let outcomes = pool.options().timeout(Duration::from_millis(2)).map_results(work, 0..200)?;
+        assert_eq!(outcomes.len(), 200);
+        each_is_a_death_of_its_own(&outcomes);
+        for (number, outcome) in (0..).zip(outcomes) {
+            match outcome {
                 Ok(value) => assert_eq!(value, square(number)),
                 Err(error) => assert!(error.is_timeout(), "{error}"),
             }
@@ -144,7 +146,7 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
     Ok(())
 }
 
-/// Behind each item whose time ends as it does there is one with all the time in the world.
+/// Behind each item whose time limit ends as it does there is one without a time limit.
 fn a_kill_never_meets_the_item_behind() -> Outcome {
     let nap = |micros: u64| thread::sleep(Duration::from_micros(micros));
     let pool = Pool::new(1)?;
@@ -173,10 +175,10 @@ fn a_long_timeout_changes_nothing_and_none_at_all_is_refused() -> Outcome {
         assert_eq!(call.imap(square, 0..1000).collect::<Result<Vec<_>>>()?, squares);
         let large = call.map(|bytes: Vec<u8>| bytes, (0..5).map(|byte| vec![byte; 100_000]))?;
         assert!(large.into_iter().eq((0..5).map(|byte| vec![byte; 100_000])));
-        let fates =
+        let outcomes =
             call.map_results(|number: u64| if number == 3 { panic!("three") } else { number }, 0..5)?;
-        assert!(fates[3].as_ref().is_err_and(multiproc::Error::is_panic));
-        assert_eq!(fates.into_iter().flatten().collect::<Vec<_>>(), [0, 1, 2, 4]);
+        assert!(outcomes[3].as_ref().is_err_and(multiproc::Error::is_panic));
+        assert_eq!(outcomes.into_iter().flatten().collect::<Vec<_>>(), [0, 1, 2, 4]);
     }
     let call = pool.options().timeout(Duration::ZERO);
     let errors = [
@@ -201,12 +203,12 @@ fn renewed_workers_with_deaths_and_timeouts_lose_nothing() -> Outcome {
     };
     for chunk_size in [1, 8] {
         let pool = Pool::builder().workers(2).max_tasks_per_worker(3).chunk_size(chunk_size).build()?;
-        let fates = pool.options().timeout(SHORT).retries(1).map_results(work, 0..40)?;
-        assert_eq!(fates.len(), 40);
-        each_is_a_death_of_its_own(&fates);
+        let outcomes = pool.options().timeout(SHORT).retries(1).map_results(work, 0..40)?;
+        assert_eq!(outcomes.len(), 40);
+        each_is_a_death_of_its_own(&outcomes);
         let mut served = BTreeMap::new();
-        for (number, fate) in (0..).zip(fates) {
-            let pid = match fate {
+        for (number, outcome) in (0..).zip(outcomes) {
+            let pid = match outcome {
                 Ok((value, pid)) => {
                     assert_eq!((value, [3, 7].contains(&(number % 10))), (square(number), false));
                     pid

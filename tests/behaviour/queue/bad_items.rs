@@ -74,7 +74,7 @@ fn an_item_for_which_there_is_no_descriptor_stays() -> Outcome {
     })
 }
 
-/// Else what passes errors over, as `flatten` does, would meet the same one without end.
+/// Otherwise `flatten`, which skips errors, would meet the same error without end.
 fn an_error_that_takes_no_item_ends_the_iteration() -> Outcome {
     alone(|| {
         let (sender, receiver) = bounded::<Vec<u8>>(10)?;

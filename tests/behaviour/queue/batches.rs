@@ -43,7 +43,7 @@ fn a_batch_that_cannot_go_off_is_given_back() -> Outcome {
         assert!(refused.error().is_disconnected(), "{refused}");
         assert!((1..=3).contains(&consumer.join()??));
         let rest = refused.into_item();
-        // All that were taken and not sent are here, the others are still to be taken.
+        // All items that were taken and not sent are here; the iterator has the others.
         assert!(!rest.is_empty() && rest[0] >= 10 && rest[0] <= 13, "{rest:?}");
         assert!(rest.iter().copied().chain(numbers).eq(rest[0]..5_000));
         Ok(())
@@ -61,7 +61,7 @@ fn a_batch_ends_before_an_item_that_does_not_encode() -> Outcome {
     let arrived: Vec<BadValue> = receiver.recv_many(10)?.into_iter().collect::<Result<_>>()?;
     assert_eq!(arrived, [BadValue::Fine(1), BadValue::Fine(2)]);
 
-    drop(receiver); // and where neither the batch nor the item can be sent, all are given back
+    drop(receiver); // if neither the batch nor the item can be sent, all are given back
     let refused = sender.send_all([BadValue::Fine(1), BadValue::Unencodable, BadValue::Fine(3)]).unwrap_err();
     assert!(refused.error().is_disconnected(), "{refused}");
     assert_eq!(refused.into_item(), [BadValue::Fine(1), BadValue::Unencodable]);

@@ -62,7 +62,7 @@ fn a_killed_sender_ends_the_iteration() -> Outcome {
 fn a_killed_receiver_ends_a_put_that_waits() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     let (ours, theirs) = pipe::<(), ()>()?;
-    let hold = |_receiver: Receiver<u32>, gate| crate::support::block(gate);
+    let hold = |_receiver: Receiver<u32>, latch| crate::support::block(latch);
     let holder = Process::spawn(hold, (receiver, theirs))?;
     ours.recv()?;
     sender.send(1)?;
@@ -76,7 +76,7 @@ fn a_send_after_the_receiver_was_killed_and_joined_fails_at_once() -> Outcome {
     for sends in 1..=20 {
         let (sender, receiver) = bounded(100)?;
         let (ours, theirs) = pipe::<(), ()>()?;
-        let hold = |_receiver: Receiver<u32>, gate| crate::support::block(gate);
+        let hold = |_receiver: Receiver<u32>, latch| crate::support::block(latch);
         let holder = Process::spawn(hold, (receiver, theirs))?;
         ours.recv()?;
         (0..sends).try_for_each(|number| sender.send(number))?;
@@ -102,7 +102,7 @@ fn receivers_killed_while_they_take_leave_the_queue_in_order() -> Outcome {
         producer.kill()?;
         assert_eq!(producer.join().unwrap_err().signal(), Some(9));
         let told = ours.iter().map(Result::unwrap).last().unwrap_or(0);
-        // It may have taken one more than it could tell of, no more; another receiver gets all the rest.
+        // It may have taken one item more than it has reported; another receiver gets the rest.
         if let Ok(next) = receiver.try_recv() {
             assert!(next == told + 1 || next == told + 2, "{next} after {told}");
         }

@@ -93,7 +93,7 @@ fn join_before_draining_does_not_deadlock() -> Outcome {
     Ok(())
 }
 
-/// One that is not woken looks twice a second all the same, so it would take half a second a time.
+/// A sleeper that is not woken polls twice a second, so each time would take half a second.
 fn a_sleeper_is_woken_at_once() -> Outcome {
     const TIMES: u32 = 40;
     let (sender, items) = bounded(1)?;
@@ -115,13 +115,13 @@ fn a_sleeper_is_woken_at_once() -> Outcome {
     Ok(child.join()??)
 }
 
-static OWN_QUEUE: OnceLock<(Sender<Selfish>, Receiver<Selfish>)> = OnceLock::new();
+static OWN_QUEUE: OnceLock<(Sender<Reentrant>, Receiver<Reentrant>)> = OnceLock::new();
 
-/// Takes something from the queue in which it travels whenever it is encoded or decoded.
+/// A value that uses its own queue while it is encoded or decoded.
 #[derive(Debug, PartialEq)]
-struct Selfish(u32);
+struct Reentrant(u32);
 
-impl Serialize for Selfish {
+impl Serialize for Reentrant {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (sender, receiver) = OWN_QUEUE.get().unwrap();
         if self.0 > 0 {
@@ -132,7 +132,7 @@ impl Serialize for Selfish {
     }
 }
 
-impl<'de> Deserialize<'de> for Selfish {
+impl<'de> Deserialize<'de> for Reentrant {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (_, receiver) = OWN_QUEUE.get().unwrap();
         assert!(receiver.try_recv().unwrap_err().is_empty());
@@ -142,7 +142,7 @@ impl<'de> Deserialize<'de> for Selfish {
 
 fn an_item_that_uses_its_own_queue_does_not_deadlock() -> Outcome {
     let (sender, receiver) = OWN_QUEUE.get_or_init(|| bounded(10).unwrap());
-    sender.send(Selfish(3))?;
-    assert_eq!(receiver.recv()?, Selfish(3));
+    sender.send(Reentrant(3))?;
+    assert_eq!(receiver.recv()?, Reentrant(3));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A pool or a child without descriptors: what fails, what waits, and what is held meanwhile.
+//! Pools and children without free descriptors: failures, waiting, and resources held meanwhile.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -55,16 +55,16 @@ fn increase(number: u32) -> u32 {
     number + 1
 }
 
-/// Results that cannot be received fail alone: others come, the workers live, and later all is as before.
+/// Results that cannot be received fail alone: others arrive, the workers live, and later all works.
 fn results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker() -> Outcome {
     alone(|| {
         let pool = Pool::new(2)?;
         let result = |number: u32| vec![7_u8; if number.is_multiple_of(2) { LARGE.len() } else { 3 }];
         assert_eq!(pool.map(result, 0..4)?.len(), 4);
         let pids = pool.worker_pids();
-        let fates = limited(Resource::RLIMIT_NOFILE, 3, || pool.map_results(result, 0..20))?;
-        for (number, fate) in (0..).zip(fates) {
-            match fate {
+        let outcomes = limited(Resource::RLIMIT_NOFILE, 3, || pool.map_results(result, 0..20))?;
+        for (number, outcome) in (0..).zip(outcomes) {
+            match outcome {
                 Ok(bytes) => assert!(number % 2 == 1 && bytes == [7; 3], "{number}"),
                 Err(error) => {
                     assert_eq!((number % 2, error.index()), (0, Some(number)), "{error}");
@@ -114,7 +114,7 @@ fn items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker() -> Outcome
     })
 }
 
-/// Memory that is kept to be written again would be written beyond the limit, which kills.
+/// A cached memfd must not be written beyond a new limit: SIGXFSZ would kill.
 fn memory_that_is_used_again_keeps_to_a_new_limit() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
@@ -141,11 +141,11 @@ fn mappings() -> usize {
 fn tasks_that_wait_hold_few_descriptors() -> Outcome {
     alone(|| {
         let pool = Pool::new(2)?;
-        let (gates, mut theirs): (Vec<_>, Vec<_>) =
+        let (latches, mut theirs): (Vec<_>, Vec<_>) =
             (0..2).map(|_| pipe::<(), ()>()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        let stay = |gate: Connection<(), ()>| drop(gate.recv());
+        let stay = |latch: Connection<(), ()>| drop(latch.recv());
         let staying: Vec<_> =
-            theirs.drain(..).map(|gate| pool.submit(stay, (gate,))).collect::<Result<_>>()?;
+            theirs.drain(..).map(|latch| pool.submit(stay, (latch,))).collect::<Result<_>>()?;
         let before = (descriptors().len(), mappings());
         let sum = |number: u32, bytes: Vec<u8>| number + u32::from(bytes[0]) + u32::from(bytes[99_999]);
         let submit = |number| pool.submit(sum, (number, LARGE.to_vec()));
@@ -154,7 +154,7 @@ fn tasks_that_wait_hold_few_descriptors() -> Outcome {
         assert!(held.0 < FEW && held.1 < FEW, "{held:?}");
         tasks.extend(limited(Resource::RLIMIT_NOFILE, 3, || submit(MANY)));
         assert_eq!(tasks.len(), MANY as usize + 1);
-        drop(gates);
+        drop(latches);
         staying.into_iter().try_for_each(TaskHandle::get)?;
         for (number, task) in (0..).zip(tasks) {
             assert_eq!(task.get()?, number + 14);
@@ -163,7 +163,7 @@ fn tasks_that_wait_hold_few_descriptors() -> Outcome {
     })
 }
 
-/// Those that have come, and are not asked for yet.
+/// Results that have arrived, and are not taken yet.
 fn results_that_wait_hold_few_mappings_and_descriptors() -> Outcome {
     alone(|| {
         let pool = Pool::new(2)?;
@@ -199,7 +199,7 @@ fn a_result_waits_for_a_descriptor() -> Outcome {
             Ok((tasks, early))
         })?;
         if begun.elapsed() >= Duration::from_secs(1) {
-            return Ok(()); // the machine has stood still, and the shortage may have lasted for too long
+            return Ok(()); // the machine was too busy: the shortage may have lasted too long
         }
         assert!(early?.iter().all(Option::is_none));
         for (number, task) in (0..).zip(tasks) {
@@ -215,8 +215,8 @@ fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
         for method in METHODS {
             let mut child = with(method).spawn(|| LARGE.to_vec(), ())?;
             eventually("it has ended", || !child.is_alive());
-            let fate = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
-            assert_eq!(fate.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
+            let outcome = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
+            assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
             assert!(child.join_timeout(PATIENCE)?.unwrap() == LARGE);
             assert!(child.join_timeout(PATIENCE).is_err(), "only once");
         }

@@ -111,9 +111,9 @@ fn each_action_works_or_says_why(
         let (mut worked, mut failed) = (0, 0);
         for (name, act) in ACTIONS {
             for limit in limits() {
-                let fate = limited(resource, limit, || act(method));
-                assert_eq!(open_when_all_is_well()?, before, "{method:?}, {name}, {limit}: {fate:?}");
-                match fate {
+                let outcome = limited(resource, limit, || act(method));
+                assert_eq!(open_when_all_is_well()?, before, "{method:?}, {name}, {limit}: {outcome:?}");
+                match outcome {
                     Ok(()) => worked += 1,
                     Err(error) => {
                         let says_why = refusals.iter().any(|&errno| error.os_error() == Some(errno as i32))
@@ -129,7 +129,7 @@ fn each_action_works_or_says_why(
     Ok(())
 }
 
-/// Here they are one and the same, and one descriptor; but for who receives them they are many.
+/// Here all are one descriptor; the receiver gets one for each.
 fn arguments_with_more_descriptors_than_a_child_can_hold_are_an_error() -> Outcome {
     alone(|| {
         let before = open_when_all_is_well()?;
@@ -169,8 +169,8 @@ fn with_small_files_all_works_or_says_why() -> Outcome {
     })
 }
 
-/// A program without memory for a few bytes of its own can only end, so this one and its children have some
-/// to spare.
+/// A program that cannot allocate a few bytes can only abort, so this one and its children keep some spare
+/// memory.
 fn with_little_memory_all_works_or_says_why() -> Outcome {
     alone(|| {
         for _ in 0..2 {

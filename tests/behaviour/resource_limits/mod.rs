@@ -20,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const LARGE: &[u8] = &[7; 100_000];
 
-/// Sets this process's limit on a resource, as long as `act` runs; children have it, too.
+/// Runs `act` with a limit on a resource of this process, which children inherit.
 fn limited<R>(resource: Resource, limit: u64, act: impl FnOnce() -> R) -> R {
     let (before, most) = getrlimit(resource).unwrap();
     setrlimit(resource, limit, most).unwrap();
@@ -40,7 +40,7 @@ fn open_when_all_is_well() -> Result<usize> {
     Ok(open_without_children())
 }
 
-/// How much address space this process takes up, in bytes.
+/// The size of this process's address space in bytes.
 fn size() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();

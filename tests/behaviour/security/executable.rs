@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Folder, HASTY, LETTERS, copy, text};
+use super::{BOOTSTRAP_MESSAGES, Folder, HASTY, copy, text};
 use crate::support::{Outcome, trials};
 
 trials![
@@ -28,7 +28,7 @@ fn a_program_that_was_replaced_or_deleted_goes_on_with_what_it_was() -> Outcome 
     };
     let delete = || fs::remove_file(&program).unwrap();
     for change in [&replace as &dyn Fn(), &delete] {
-        copy(LETTERS, &program);
+        copy(BOOTSTRAP_MESSAGES, &program);
         let mut running =
             Command::new(&program).arg("late").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
@@ -42,25 +42,25 @@ fn a_program_that_was_replaced_or_deleted_goes_on_with_what_it_was() -> Outcome 
 }
 
 const ORDINARY: &str = env!("CARGO_BIN_EXE_ordinary");
-/// What a program prints that starts a child by each method.
+/// The output of a program that starts a child by each method.
 const EACH_RAN: &str = "a child ran\na child ran\n";
 
-/// To the system, a program that is run so is the loader. Executed again, that would take the first argument
-/// for the program to load.
+/// To the kernel, this program is the loader. Executed again, the loader would load the program that the
+/// first argument names.
 fn the_loader_executes_no_other_program() -> Outcome {
     let output =
         Command::new(interpreter(ORDINARY)).args([ORDINARY, "/bin/echo", "another program"]).output()?;
     assert_eq!((text(&output.stdout), text(&output.stderr)), (EACH_RAN.into(), "".into()));
     let folder = Folder::new("loader");
     let program = folder.0.join("program");
-    copy(LETTERS, &program);
-    let mut loaded = Command::new(interpreter(LETTERS));
+    copy(BOOTSTRAP_MESSAGES, &program);
+    let mut loaded = Command::new(interpreter(BOOTSTRAP_MESSAGES));
     loaded.arg(&program).args(["late"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = loaded.spawn()?;
     let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap()?, "ready");
     copy(HASTY, &folder.0.join("other"));
-    fs::rename(folder.0.join("other"), &program)?; // what is there now is another program
+    fs::rename(folder.0.join("other"), &program)?; // the path leads to another program now
     running.stdin.take().unwrap().write_all(b"now\n")?;
     assert_eq!(lines.collect::<std::io::Result<Vec<_>>>()?, [""; 0], "nothing else was executed");
     let output = running.wait_with_output()?;
@@ -68,7 +68,7 @@ fn the_loader_executes_no_other_program() -> Outcome {
     Ok(())
 }
 
-/// The program that an executable names to load it.
+/// The loader that an executable names (`PT_INTERP`).
 fn interpreter(program: &str) -> PathBuf {
     let bytes = fs::read(program).unwrap();
     let number = |at: usize, length: usize| {
@@ -93,7 +93,7 @@ fn a_program_without_read_only_relocations_has_children() -> Outcome {
     Ok(())
 }
 
-/// Each would take the other's children for its own.
+/// Each copy would take the other's children for its own.
 fn cargo_refuses_two_copies_of_the_library_in_one_program() -> Outcome {
     let manifest =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/multiproc/Cargo.toml"))?;

@@ -26,7 +26,7 @@ trials![
     other_users_cannot_look_inside,
 ];
 
-/// Calls `look` while this process holds some of everything.
+/// Calls `look` while this process holds an object of each kind.
 fn among_everything<R>(look: impl FnOnce() -> Result<R>) -> Result<R> {
     let _queue = bounded::<u32>(4)?;
     let _pipe = pipe::<u32, u32>()?;
@@ -69,7 +69,7 @@ fn names_of_sockets() -> BTreeSet<String> {
     fields.filter(|fields| fields.len() > 7).map(|fields| fields[6].to_owned()).collect()
 }
 
-/// The descriptors above standard error that a program would get which this process executes.
+/// The descriptors above standard error that an executed program would inherit.
 fn inheritable() -> Vec<u32> {
     let stays_open = |&number: &u32| {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
@@ -96,13 +96,13 @@ fn every_descriptor_is_closed_on_exec() -> Outcome {
     })
 }
 
-/// What a program is told of its descriptors, the last of which is the one with which it looks.
+/// The descriptors that an executed `ls` sees; the last is its own, of the folder.
 fn descriptors_of_a_program() -> String {
     let output = Command::new("ls").arg("/proc/self/fd").stdin(Stdio::null()).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>().join(" ")
 }
 
-/// Also of one that is started while children are.
+/// Also programs that are executed while children are started.
 fn programs_that_are_executed_get_the_standard_streams_alone() -> Outcome {
     alone(|| {
         among_everything(|| {

@@ -25,11 +25,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect()
 }
 
-const LETTERS: &str = env!("CARGO_BIN_EXE_letters");
+const BOOTSTRAP_MESSAGES: &str = env!("CARGO_BIN_EXE_bootstrap_messages");
 /// Another program, and so another build. It prints that its main runs.
 const HASTY: &str = env!("CARGO_BIN_EXE_hasty");
 
-/// A folder that goes with this value.
+/// A temporary folder, removed on drop.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -46,18 +46,17 @@ impl Drop for Folder {
     }
 }
 
-/// Copies a program by another one: what this process had opened to be written, each child that other tests
-/// start just then would hold, too, until it executes its own program, and the system executes no file that
-/// is open so.
+/// Copies a program by `cp`: a child that another test starts just then would inherit a descriptor open for
+/// writing, and the kernel executes no such file.
 fn copy(program: &str, place: &Path) {
     assert!(Command::new("cp").arg(program).arg(place).status().unwrap().success());
 }
 
-/// A letter that was written for a child of `letters`.
-fn letter(purpose: &str) -> Vec<u8> {
+/// A bootstrap message that was written for a child of the fixture.
+fn bootstrap(purpose: &str) -> Vec<u8> {
     let folder = Folder::new(purpose);
-    let file = folder.0.join("letter");
-    assert!(Command::new(LETTERS).arg("keep").arg(&file).status().unwrap().success());
+    let file = folder.0.join("bootstrap");
+    assert!(Command::new(BOOTSTRAP_MESSAGES).arg("keep").arg(&file).status().unwrap().success());
     fs::read(file).unwrap()
 }
 
@@ -66,7 +65,7 @@ fn sockets(kind: SockType) -> (OwnedFd, OwnedFd) {
     socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap()
 }
 
-/// A pair of sockets such as a parent makes for its child, whose end, the second one, is marked.
+/// A pair of start sockets as a parent makes them: the second one, the child's, is marked.
 fn start_sockets() -> (OwnedFd, OwnedFd) {
     let (ours, theirs) = sockets(SockType::SeqPacket);
     setsockopt(&theirs, sockopt::SendTimeout, &TimeVal::seconds(0x6d75_6c74)).unwrap();
@@ -91,7 +90,7 @@ fn become_unprivileged() {
     setuid(Uid::from_raw(UNPRIVILEGED)).unwrap();
 }
 
-/// What such a program prints: its rights, and those of its children by each method.
+/// The output of such a program: its rights, and those of its children by each method.
 fn rights(program: PathBuf, what: &str) -> Vec<String> {
     let run = |program: PathBuf, what: String| {
         become_unprivileged();

@@ -18,7 +18,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, Uid, chown};
 
 use super::{
-    Folder, LETTERS, UNPRIVILEGED, become_unprivileged, copy, letter, rights, run_with, start_sockets, text,
+    BOOTSTRAP_MESSAGES, Folder, UNPRIVILEGED, become_unprivileged, bootstrap, copy, rights, run_with,
+    start_sockets, text,
 };
 use crate::support::{METHODS, Outcome, trials, with};
 
@@ -30,7 +31,7 @@ trials![
     children_of_an_ordinary_program_may_execute_others_that_have_more_rights,
 ];
 
-/// How a program can have more rights than who executes it.
+/// The ways in which a program can have more rights than its user.
 #[derive(Clone, Copy, Debug)]
 enum More {
     User,
@@ -62,7 +63,7 @@ fn chmod(path: &Path, mode: u32) -> nix::Result<()> {
     set.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
 }
 
-/// That of passing by the permissions of files, as `setcap` gives it.
+/// Gives the file `CAP_DAC_OVERRIDE`, as `setcap` does.
 #[allow(unsafe_code)]
 fn give_capability(path: &Path) -> nix::Result<()> {
     let (version_and_effective, dac_override) = (0x0200_0001_u32, 1_u32 << 1);
@@ -74,7 +75,7 @@ fn give_capability(path: &Path) -> nix::Result<()> {
     Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), start, length, 0) }).map(drop)
 }
 
-/// Calls `test` with a copy of the program for each way to have more rights; says where it cannot.
+/// Calls `test` with a copy of the program for each way to have more rights; prints which are not tested.
 fn with_each_right(program: &str, purpose: &str, test: impl Fn(More, PathBuf)) {
     let folder = Folder::new(purpose);
     let is_ignored = statvfs(&folder.0).unwrap().flags().contains(FsFlags::ST_NOSUID);
@@ -90,19 +91,19 @@ fn with_each_right(program: &str, purpose: &str, test: impl Fn(More, PathBuf)) {
 }
 
 fn a_program_with_more_rights_than_its_user_obeys_no_stranger() -> Outcome {
-    let letter = letter("stranger");
-    with_each_right(LETTERS, "obeys-no-stranger", |more, program| {
-        let obeyed = Process::spawn(command, (program, letter.clone())).unwrap().join().unwrap();
+    let bootstrap = bootstrap("stranger");
+    with_each_right(BOOTSTRAP_MESSAGES, "obeys-no-stranger", |more, program| {
+        let obeyed = Process::spawn(command, (program, bootstrap.clone())).unwrap().join().unwrap();
         assert_eq!(obeyed, (Some(1), String::new()), "{more:?}");
     });
     Ok(())
 }
 
-/// Executes a program, and tells it as its parent would what to do; gives its exit code and what it printed.
-fn command(program: PathBuf, letter: Vec<u8>) -> (Option<i32>, String) {
+/// Executes a program with a bootstrap message, as its parent would. Returns its exit code and output.
+fn command(program: PathBuf, bootstrap: Vec<u8>) -> (Option<i32>, String) {
     become_unprivileged();
     let (ours, theirs) = start_sockets();
-    send(ours.as_raw_fd(), &letter, MsgFlags::empty()).unwrap();
+    send(ours.as_raw_fd(), &bootstrap, MsgFlags::empty()).unwrap();
     let output = run_with(theirs, Command::new(program).arg("late"));
     (output.status.code(), text(&output.stdout).into_owned())
 }
@@ -119,7 +120,7 @@ fn rights_that_a_program_has_given_up_do_not_come_back_in_its_children() -> Outc
     Ok(())
 }
 
-/// Whatever root executes has all capabilities, as a rule.
+/// Programs that root executes have all capabilities, as a rule.
 fn capabilities_that_root_has_given_up_do_not_come_back_in_its_children() -> Outcome {
     if !Uid::effective().is_root() {
         println!("not tested: this user is not root");

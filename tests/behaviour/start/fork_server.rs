@@ -98,7 +98,7 @@ fn a_child_that_had_children_leaves_no_orphans_to_the_subreaper() -> Outcome {
 #[allow(unsafe_code)]
 fn a_copy_of_a_process_has_a_fork_server_of_its_own() -> Outcome {
     alone(|| {
-        let (child, gate) = blocked_child()?;
+        let (child, latch) = blocked_child()?;
         let server = fork_server();
         // SAFETY: the other threads of this process wait, and hold no lock that the copy needs.
         match unsafe { fork() }.unwrap() {
@@ -114,7 +114,7 @@ fn a_copy_of_a_process_has_a_fork_server_of_its_own() -> Outcome {
         }
         assert_eq!(with(StartMethod::ForkServer).spawn(|| 5, ())?.join()?, 5);
         assert_eq!(fork_server(), server, "the copy has taken ours with it");
-        drop(gate);
+        drop(latch);
         child.join()
     })
 }

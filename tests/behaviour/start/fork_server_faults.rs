@@ -28,14 +28,14 @@ trials![
 
 fn children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another() -> Outcome {
     alone(|| {
-        let (child, gate) = blocked_child()?;
+        let (child, latch) = blocked_child()?;
         let server = fork_server().unwrap();
         send_signal(server, Signal::SIGKILL);
         eventually("the fork server is buried", || fork_server().is_none());
         assert!(child.is_alive());
-        let (other, other_gate) = blocked_child()?;
+        let (other, other_latch) = blocked_child()?;
         assert_ne!(fork_server(), Some(server));
-        drop((gate, other_gate));
+        drop((latch, other_latch));
         child.join()?;
         other.join()
     })
@@ -53,9 +53,9 @@ fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
             let (runs, killed, joined) = (&runs, &killed, &joined);
             let start_some = |first| scope.spawn(move || start_many(first, runs, killed, joined));
             let starters = [0, 1000, 2000, 3000].map(start_some);
-            let fates = starters.map(thread::ScopedJoinHandle::join);
+            let outcomes = starters.map(thread::ScopedJoinHandle::join);
             done.store(true, Ordering::Relaxed);
-            assert!(fates.iter().all(std::result::Result::is_ok), "a child was lost");
+            assert!(outcomes.iter().all(std::result::Result::is_ok), "a child was lost");
         });
         drop(runs);
         let ran: Vec<u32> = queue.iter().collect::<Result<_>>()?;
@@ -67,7 +67,7 @@ fn kills_of_the_fork_server_lose_nothing_and_leave_nothing() -> Outcome {
         assert!(!joined.is_empty() && !killed.into_inner().unwrap().is_empty());
 
         while fork_server().is_none() {
-            blocked_child()?.0.kill()?; // what the last one had forked before it was killed is used first
+            blocked_child()?.0.kill()?; // pre-forked children of the killed one are used first
         }
         eventually("there is a fork server and nothing else", || {
             let children = children();
@@ -117,7 +117,7 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
     }
 }
 
-/// The children that wait for a task, once there are as many as are kept.
+/// The pre-forked children, once there are two.
 fn spares() -> Vec<u32> {
     let all = || -> Vec<u32> {
         let children = tests::children_of(std::process::id()).into_iter();
@@ -185,7 +185,7 @@ fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {
         wait_for_state(server, 'T');
         let time = Duration::from_millis(200);
         let run = |sender: Sender<u32>| sender.send(1).unwrap();
-        // What it had forked before is still to be had.
+        // Its pre-forked children are still used.
         let late = (0..5).find_map(|_| {
             let (sender, receiver) = bounded::<u32>(1).unwrap();
             let start = Instant::now();

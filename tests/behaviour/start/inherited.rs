@@ -36,9 +36,9 @@ fn a_child_has_nothing_but_what_it_was_given() -> Outcome {
         let inheritable: OwnedFd = dup(File::open("/dev/null").unwrap()).unwrap();
         let _queue = bounded::<u32>(4)?;
         for method in METHODS {
-            // The three standard ones, and the one over which its result goes.
+            // The standard streams, and the socket for its result.
             assert_eq!(with(method).spawn(descriptors, ())?.join()?, [0, 1, 2, 3], "{method:?}");
-            // The end of a pipe is a socket, shared memory, and two bells for each way.
+            // An end of a pipe is a socket, the memory, and two eventfds for each direction.
             let (ours, theirs) = pipe::<(), ()>()?;
             let with_an_argument = with(method).spawn(|_end: Latch| descriptors(), (theirs,))?.join()?;
             assert_eq!(with_an_argument, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], "{method:?}");
@@ -81,7 +81,7 @@ fn a_child_writes_where_its_parent_does_at_that_moment() -> Outcome {
     })
 }
 
-/// What a child gets from its parent's surroundings.
+/// The state that a child inherits.
 fn surroundings() -> (Option<String>, (u64, u64), u64, bool) {
     let here = fs::metadata(".").unwrap();
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -187,7 +187,7 @@ fn a_child_has_the_stack_that_its_parent_has() -> Outcome {
         for mebibytes in [8, 16, 32] {
             setrlimit(Resource::RLIMIT_STACK, mebibytes << 20, most).unwrap();
             for method in METHODS {
-                // A quarter of it, and what a build without optimisation takes beside.
+                // A quarter of the stack, more in a build without optimisation.
                 let depth = u32::try_from(mebibytes << 8).unwrap();
                 assert_eq!(with(method).spawn(deep, (depth,))?.join()?, depth, "{method:?}");
             }
@@ -196,7 +196,7 @@ fn a_child_has_the_stack_that_its_parent_has() -> Outcome {
     })
 }
 
-/// The C library tells all threads that it knows of, and there is one that a forked child has not.
+/// The C library changes the user in all threads that it knows of; a forked child lacks one of them.
 fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
     if !Uid::effective().is_root() {
         return Ok(());
@@ -225,7 +225,7 @@ fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
     Ok(())
 }
 
-/// A control group of some hierarchy that this process may move to; none where it has not got the rights.
+/// Moves this process to a new control group, of any hierarchy. `None` without the rights.
 fn other_control_group(name: &str) -> Option<std::path::PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let is_one = |line: &&str| line.split(' ').nth(2).is_some_and(|kind| kind.starts_with("cgroup"));
@@ -255,7 +255,7 @@ fn move_to_another_control_group(name: String) -> Option<std::path::PathBuf> {
     }
     let group = other_control_group(&name)?;
     assert!(groups().contains(&name));
-    stop_fork_server().unwrap(); // to look which groups it is in takes too long before each start
+    stop_fork_server().unwrap(); // a start does not check the control groups: that takes too long
     for method in METHODS {
         assert_eq!(with(method).spawn(groups, ()).unwrap().join().unwrap(), groups(), "{method:?}");
     }

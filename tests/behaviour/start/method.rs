@@ -63,7 +63,7 @@ fn arguments_may_hold_as_many_descriptors_as_a_message_takes() -> Outcome {
     })
 }
 
-/// What the fixture prints when the environment says so.
+/// The output of the fixture with this method in the environment.
 fn said_with(method: Option<&str>) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_start_method"));
     program
@@ -90,7 +90,7 @@ fn any_other_method_in_the_environment_is_an_error() -> Outcome {
     Ok(())
 }
 
-/// A lock in memory that processes share, which the system hands on when its holder has died.
+/// Maps a robust lock in shared memory, which the kernel passes on when its holder has died.
 #[allow(unsafe_code)]
 fn map_lock(path: &Path) -> *mut libc::pthread_mutex_t {
     let file = File::options().read(true).write(true).open(path).unwrap();
@@ -104,15 +104,15 @@ fn map_lock(path: &Path) -> *mut libc::pthread_mutex_t {
 }
 
 #[allow(unsafe_code)]
-fn hold_lock(path: String, gate: Latch) -> i32 {
+fn hold_lock(path: String, latch: Latch) -> i32 {
     let lock = map_lock(Path::new(&path));
     // SAFETY: the parent has made a lock there.
     let result = unsafe { libc::pthread_mutex_lock(lock) };
-    block(gate);
+    block(latch);
     result
 }
 
-/// The C library takes its own word for who owns a lock, and that word must be the child's.
+/// The C library records its own thread id in a lock, which must be the child's.
 #[allow(unsafe_code, clippy::multiple_unsafe_ops_per_block)]
 fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
     alone(|| {
@@ -130,9 +130,9 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
             libc::pthread_mutex_init(lock, &raw const attributes);
         }
         for method in METHODS {
-            let (gate, theirs) = pipe()?;
+            let (latch, theirs) = pipe()?;
             let child = with(method).spawn(hold_lock, (path.clone(), theirs))?;
-            gate.recv()?;
+            latch.recv()?;
             // SAFETY: the lock lives.
             assert_eq!(unsafe { libc::pthread_mutex_trylock(lock) }, libc::EBUSY);
             child.kill()?;
@@ -149,7 +149,7 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
     })
 }
 
-/// What a fixture program prints, line by line.
+/// The lines that a fixture program prints.
 fn printed_by(program: &str, argument: Option<&str>, method: StartMethod) -> Vec<String> {
     let method = if method == StartMethod::Spawn { "spawn" } else { "fork-server" };
     let mut program = Command::new(program);
@@ -188,12 +188,12 @@ fn a_program_that_stops_its_fork_server_has_no_child_left() -> Outcome {
 
 fn a_process_tells_by_which_signal_its_child_was_killed() -> Outcome {
     for method in METHODS {
-        let (mut child, gate) = blocked_child_of(method)?;
+        let (mut child, latch) = blocked_child_of(method)?;
         assert_eq!((child.signal(), child.exit_code()), (None, None));
         send_signal(child.pid(), Signal::SIGUSR1);
         assert!(child.join_timeout(PATIENCE).is_err());
         assert_eq!((child.signal(), child.exit_code()), (Some(Signal::SIGUSR1 as i32), None), "{method:?}");
-        drop(gate);
+        drop(latch);
         let mut child = with(method).spawn(|| (), ())?;
         child.join_timeout(PATIENCE)?;
         assert_eq!((child.signal(), child.exit_code()), (None, Some(0)), "{method:?}");

@@ -32,11 +32,11 @@ fn blocked_child() -> Result<(Process<()>, Latch)> {
 }
 
 fn blocked_child_of(method: StartMethod) -> Result<(Process<()>, Latch)> {
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let child = with(method).spawn(block, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?, "the child did not begin");
-    gate.recv()?;
-    Ok((child, gate))
+    assert!(latch.poll(PATIENCE)?, "the child did not begin");
+    latch.recv()?;
+    Ok((child, latch))
 }
 
 fn lives(pid: u32) -> bool {

@@ -20,12 +20,12 @@ fn an_initializer_that_never_returns_is_an_error_of_every_call() -> Outcome {
         let hang = || thread::sleep(Duration::from_secs(1000));
         let limit = Duration::from_millis(200);
         let pool = pool.initializer(hang, ()).initializer_timeout(limit).build()?;
-        for fate in [pool.apply(|| (), ()), pool.map(|_: u32| (), 0..10).map(drop)] {
-            let error = fate.unwrap_err();
+        for outcome in [pool.apply(|| (), ()), pool.map(|_: u32| (), 0..10).map(drop)] {
+            let error = outcome.unwrap_err();
             let says_why = error.to_string().contains("its initializer did not return within 0.2 s");
             assert!(error.is_start() && says_why, "{error}");
         }
-        // One that takes its time, but not too much, and one that is not there, are not ended.
+        // A slow initializer within its time, and a missing one, are no errors.
         let pause = || thread::sleep(Duration::from_millis(300));
         let pool = Pool::builder().workers(1).start_method(method).initializer(pause, ()).build()?;
         assert_eq!(pool.apply(|| 3, ())?, 3);
@@ -54,7 +54,7 @@ fn the_workers_of_a_pool_share_its_indices_and_a_new_one_has_that_of_the_old() -
         send_signal(victim, Signal::SIGKILL);
         seen.remove(&(victim, place));
         while seen.len() < 3 {
-            // A task that the dead one had in hand is lost.
+            // The running task of the killed worker is lost.
             seen.extend(pool.map_results(index, 0..30)?.into_iter().flatten().filter(|it| it.0 != victim));
         }
         assert_eq!(indices(&seen), [0, 1, 2], "{method:?}");

@@ -11,4 +11,8 @@ impl Error {
     pub(crate) fn system(operation: &str, errno: Errno) -> Self {
         panic!("{operation}: {errno}")
     }
+
+    pub(crate) fn internal(what: &str) -> Self {
+        panic!("{what}")
+    }
 }
