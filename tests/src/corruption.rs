@@ -106,7 +106,7 @@ impl Corrupter {
         }
     }
 
-    /// What could be taken for the old word, or could not.
+    /// A value near the old word, or far from it.
     #[allow(clippy::cast_possible_truncation)] // that is the purpose
     fn word(&mut self, old: u32) -> u32 {
         let random = self.random.number();

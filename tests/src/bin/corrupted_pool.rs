@@ -15,7 +15,7 @@ use tests::corruption::{Corrupter, Random, Where, mappings};
 /// For one call. Nothing is measured by it: each takes some milliseconds, and a few seconds after damage.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// The words of a mailbox and of the lobby lie below this.
+/// The synchronisation words of the worker rings and of the wake-up page lie below this offset.
 const HEAD: u64 = 408;
 
 /// Overwrites memory from a thread that goes on when this task is over.

@@ -1,4 +1,4 @@
-//! A program that is interrupted, as by Ctrl-C, while it does what its first argument says.
+//! A program that Ctrl-C interrupts in the operation that its first argument names.
 //!
 //! It prints `begun` when there is something to interrupt, and `done` at the end, should it come to that.
 

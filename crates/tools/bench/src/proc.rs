@@ -1,4 +1,4 @@
-//! What a process occupies and has used, as the kernel counts it.
+//! Memory and CPU time of a process, as the kernel counts them.
 
 use std::fs;
 use std::time::Duration;

@@ -17,7 +17,7 @@ pub(super) fn fork(work: impl FnOnce()) -> Result<Child> {
     match pid {
         -1 => bail!("cannot fork: {}", std::io::Error::last_os_error()),
         0 => {
-            // SAFETY: the call only says which signal comes at the parent's death.
+            // SAFETY: the call only sets the signal for the parent's death.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let code = i32::from(catch_unwind(AssertUnwindSafe(work)).is_err());
             // SAFETY: ends the process.

@@ -1,4 +1,4 @@
-//! Memory: a limit for one child alone, and what becomes of it afterwards.
+//! Memory: a limit for one child alone, and its return to the kernel afterwards.
 
 use std::hint::black_box;
 
@@ -70,7 +70,7 @@ fn hold(parent: Connection<(), ()>) -> Option<()> {
     Some(())
 }
 
-/// What an allocator does to a long-lived program, done to a child, so that this program stays slim.
+/// Fragments the heap as a long-lived program does, in a child, so that this program stays small.
 pub(crate) fn stays() -> Result<Finding> {
     let [before, during, after] =
         Process::spawn(free_most, ())?.join()?.context("no figures from the child")?;

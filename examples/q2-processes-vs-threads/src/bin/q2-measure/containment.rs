@@ -1,4 +1,4 @@
-//! How far the damage goes. What would end this program happens in a child that may be lost.
+//! Containment of faults. A fault that would end this program happens in a child.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -90,7 +90,7 @@ fn lets_go_of_a_thread() -> bool {
     COUNT.load(Ordering::Relaxed) > seen
 }
 
-/// The reader needs no sentinel: the end of the last sender, in whatever way, is the end.
+/// The receiver needs no sentinel: the iteration ends when the last sender is gone, dropped or killed.
 pub(crate) fn killed_writer() -> Result<Finding> {
     let (sender, items) = queue::bounded::<u32>(16)?;
     let child = Process::spawn(send_two, (sender,))?;

@@ -1,4 +1,4 @@
-//! A pool as a bound on what runs at once.
+//! A pool as a bound on concurrency.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::order::now;
 
-/// A task's trace: who did it, from when to when.
+/// A task's trace: its worker, start and end.
 #[derive(Serialize, Deserialize)]
 struct Span {
     pid: u32,
