@@ -56,8 +56,12 @@ pub(crate) fn block(latch: Latch) {
 
 /// A child that has begun, and blocks until its latch is dropped.
 pub(crate) fn blocked_child() -> Result<(Process<()>, Latch)> {
+    blocked_child_by(Process::builder())
+}
+
+pub(crate) fn blocked_child_by(builder: ProcessBuilder) -> Result<(Process<()>, Latch)> {
     let (latch, theirs) = pipe()?;
-    let child = Process::spawn(block, (theirs,))?;
+    let child = builder.spawn(block, (theirs,))?;
     assert!(latch.poll(PATIENCE)?, "the child did not begin");
     latch.recv()?;
     Ok((child, latch))

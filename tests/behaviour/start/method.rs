@@ -12,9 +12,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use super::blocked_child_of;
 use crate::support::{
-    Latch, METHODS, Outcome, PATIENCE, alone, block, descriptors, send_signal, trials, with,
+    Latch, METHODS, Outcome, PATIENCE, alone, block, blocked_child_by, descriptors, send_signal, trials, with,
 };
 
 trials![
@@ -188,7 +187,7 @@ fn a_program_that_stops_its_fork_server_has_no_child_left() -> Outcome {
 
 fn a_process_tells_by_which_signal_its_child_was_killed() -> Outcome {
     for method in METHODS {
-        let (mut child, latch) = blocked_child_of(method)?;
+        let (mut child, latch) = blocked_child_by(with(method))?;
         assert_eq!((child.signal(), child.exit_code()), (None, None));
         send_signal(child.pid(), Signal::SIGUSR1);
         assert!(child.join_timeout(PATIENCE).is_err());

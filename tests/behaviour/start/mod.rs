@@ -9,9 +9,9 @@ mod workers;
 use std::fs;
 
 use libtest_mimic::Trial;
-use multiproc::{Process, Result, StartMethod, pipe};
+use multiproc::{Process, Result, StartMethod};
 
-use crate::support::{Latch, PATIENCE, block, with};
+use crate::support::{Latch, blocked_child_by, with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     [
@@ -28,15 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// A child of the fork server that has begun, and blocks until its latch is dropped.
 fn blocked_child() -> Result<(Process<()>, Latch)> {
-    blocked_child_of(StartMethod::ForkServer)
-}
-
-fn blocked_child_of(method: StartMethod) -> Result<(Process<()>, Latch)> {
-    let (latch, theirs) = pipe()?;
-    let child = with(method).spawn(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the child did not begin");
-    latch.recv()?;
-    Ok((child, latch))
+    blocked_child_by(with(StartMethod::ForkServer))
 }
 
 fn lives(pid: u32) -> bool {

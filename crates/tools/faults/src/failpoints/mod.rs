@@ -83,24 +83,24 @@ type Rows = BTreeMap<(&'static str, &'static str), Row>;
 fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
     round::continue_stopped(control)?;
-    let mut lines = Rows::new();
+    let mut rows = Rows::new();
     let mut reached = Vec::new();
     for scenario in scenario::ALL {
         if options.scenario.as_ref().is_some_and(|name| *name != scenario.name) {
             continue;
         }
-        reached.extend(strike_in(control, scenario, options, &mut lines)?);
+        reached.extend(strike_in(control, scenario, options, &mut rows)?);
     }
     let everything = options.only.is_none() && options.scenario.is_none();
     for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
         if is_for_this_method(*point) {
-            let mut line = Row::new("failpoints", point.name());
-            line.fail("no scenario passes this failpoint".to_owned());
-            line.print();
+            let mut row = Row::new("failpoints", point.name());
+            row.fail("no scenario passes this failpoint".to_owned());
+            row.print();
         }
     }
-    lines.values().for_each(Row::print);
-    Ok(lines.values().all(|line| line.failures.is_empty()))
+    rows.values().for_each(Row::print);
+    Ok(rows.values().all(|row| row.failures.is_empty()))
 }
 
 /// Where each child is executed, there is no zygote.
@@ -111,11 +111,12 @@ fn is_for_this_method(point: Failpoint) -> bool {
     !(spawns && is_of_zygote)
 }
 
+/// Strikes at every failpoint that the scenario passes. Returns these failpoints.
 fn strike_in(
     control: &Controller,
     scenario: &Scenario,
     options: &Options,
-    lines: &mut Rows,
+    rows: &mut Rows,
 ) -> Result<Vec<Failpoint>> {
     let fault_free = |target| -> Result<()> {
         control.count(target);
@@ -138,25 +139,35 @@ fn strike_in(
                 continue;
             }
             reached.push(point);
-            let line = lines
+            let row = rows
                 .entry((point.name(), word(act)))
                 .or_insert_with(|| Row::new("failpoints", format!("{} {}", point.name(), word(act))));
-            line.places += 1;
+            row.places += 1;
             for nth in places(count, options.times) {
-                let came = strike(control, scenario, &before, (point, nth, act, target));
-                match came {
-                    Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
-                    Ok(None) => {} // this run passed it less often
-                    Err(error) => {
-                        let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
-                        eprintln!("{} {failure}", word(act));
-                        line.fail(failure);
-                    }
-                }
+                let outcome = strike(control, scenario, &before, (point, nth, act, target));
+                enter(row, outcome, scenario, (point, nth, act));
             }
         }
     }
     Ok(reached)
+}
+
+/// Enters the outcome of one fault into its row.
+fn enter(
+    row: &mut Row,
+    outcome: Result<Option<f64>>,
+    scenario: &Scenario,
+    (point, nth, act): (Failpoint, u32, Action),
+) {
+    match outcome {
+        Ok(Some(milliseconds)) => row.passed(Some(milliseconds)),
+        Ok(None) => {} // this run passed it less often
+        Err(error) => {
+            let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
+            eprintln!("{} {failure}", word(act));
+            row.fail(failure);
+        }
+    }
 }
 
 /// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.

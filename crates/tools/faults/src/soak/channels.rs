@@ -120,9 +120,14 @@ pub(super) fn others_put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> 
         Expected::Value(count).check(expected)?;
     }
     let Some(queue_model) = state.queues.last_mut() else { return Ok(()) };
+    expect_mixed(queue_model, items, own, counts)
+}
+
+/// Checks the items of two other senders, and those that were in the queue before.
+fn expect_mixed(queue_model: &mut QueueModel, items: Vec<Item>, first: u64, counts: [u64; 2]) -> Result<()> {
     let mut next = [0; 2];
     for item in items {
-        match item.0.wrapping_sub(own) {
+        match item.0.wrapping_sub(first) {
             place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
             _ => queue_model.expect(item)?,
         }
