@@ -1,5 +1,4 @@
-//! The same static, changed in four threads and in four processes: threads share it, each process has its
-//! own.
+//! The same static, changed in four threads and in four processes: threads share it, each process has its own.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;

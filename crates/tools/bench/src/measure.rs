@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_is_not_moved_by_an_outlier() {
+    fn the_median_is_not_moved_by_an_outlier() {
         let is_3 = |values| (median(values).unwrap() - 3.0).abs() < 1e-9;
         assert!(is_3(vec![3.0, 900.0, 2.0, 4.0, 1.0]));
         assert!(is_3(vec![4.0, 1.0, 900.0, 2.0]));

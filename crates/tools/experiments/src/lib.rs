@@ -27,7 +27,7 @@ pub mod measure;
 pub mod memory;
 pub mod work;
 
-pub use chart::{At, Chart};
+pub use chart::{Chart, Position};
 pub use experiment::{Experiment, Finding};
 pub use machine::Machine;
 pub use options::run;

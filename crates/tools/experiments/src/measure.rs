@@ -38,10 +38,10 @@ pub fn medians<V>(
             times.push(measure(variant)?);
         }
     }
-    times.iter_mut().map(|times| middle(times).context("no median of no rounds")).collect()
+    times.iter_mut().map(|times| median_of(times).context("no median of no rounds")).collect()
 }
 
-fn middle(times: &mut [Duration]) -> Option<Duration> {
+fn median_of(times: &mut [Duration]) -> Option<Duration> {
     times.sort_unstable();
     times.get(times.len() / 2).copied()
 }

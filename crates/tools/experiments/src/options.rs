@@ -42,7 +42,7 @@ pub fn run(about: &'static str, experiments: &[Experiment]) -> Result<ExitCode> 
     let plot = options.plot.as_deref().map(Plot::prepare).transpose()?;
     let report = Report::of(experiments)?;
     let text = match options.format {
-        Format::Human => table::render(&report, table::Paper::of_stdout()),
+        Format::Human => table::render(&report, table::OutputStyle::of_stdout()),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     print(&text).context("cannot write to standard output")?;

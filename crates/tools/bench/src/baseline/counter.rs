@@ -87,7 +87,7 @@ impl JobBoard {
                 return;
             }
             for number in from..(from + chunk).min(items) {
-                // SAFETY: there is room for every item of a job, and only this worker writes this item.
+                // SAFETY: there is room for every item of a job, and this worker alone writes this slot.
                 unsafe { results.add(number).write(cube(number as u64)) };
             }
         }

@@ -72,11 +72,11 @@ pub(super) fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
 
 /// The position of each side, in bytes since the creation.
 #[repr(align(128))]
-struct Place(AtomicUsize);
+struct Position(AtomicUsize);
 
 struct Places {
-    written: Place,
-    read: Place,
+    written: Position,
+    read: Position,
 }
 
 /// Each side's view of it. After the fork there are two of these.
@@ -136,10 +136,10 @@ impl Ring {
         }
     }
 
-    fn wait_while(&self, place: &Place, not_yet: impl Fn(usize) -> bool) {
+    fn wait_while(&self, position: &Position, not_yet: impl Fn(usize) -> bool) {
         let mut rounds = 0_u32;
         loop {
-            let now = place.0.load(Acquire);
+            let now = position.0.load(Acquire);
             self.other.set(now);
             if !not_yet(now) {
                 return;

@@ -73,7 +73,7 @@ fn watch(death: Death) -> Result<(Option<i32>, std::time::Duration)> {
 }
 
 fn doomed(parent: Connection<(), ()>, death: Death) -> Result<(), multiproc::Error> {
-    crash::hush();
+    crash::suppress_diagnostics();
     parent.send(())?;
     match death {
         Death::Killed => loop {

@@ -35,7 +35,7 @@ pub(crate) fn limit() -> Result<Finding> {
 
 /// Asks for 512 MiB and does not touch them. Rust aborts a program that gets no memory.
 fn take(limit: Option<u64>) -> usize {
-    crash::hush();
+    crash::suppress_diagnostics();
     if let Some(bytes) = limit {
         let _ = setrlimit(Resource::RLIMIT_AS, bytes, bytes); // without it, the child survives: that shows
     }
