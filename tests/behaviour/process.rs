@@ -133,7 +133,7 @@ fn watch_children_come_and_go() -> Result<()> {
         pids
     };
     assert!(pids().is_empty());
-    let (first, _gate) = blocked_child()?;
+    let (first, _latch) = blocked_child()?;
     let (second, latch) = blocked_child()?;
     assert_eq!(pids(), sorted([first.pid(), second.pid()]));
     assert!(active_children().iter().any(|child| child.name() == first.name()));
@@ -179,7 +179,7 @@ fn a_result_is_given_once() -> Outcome {
 }
 
 fn terminate_ends_a_child_with_signal_15() -> Outcome {
-    let (mut child, _gate) = blocked_child()?;
+    let (mut child, _latch) = blocked_child()?;
     child.terminate()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(15), Some(child.pid())));
@@ -189,7 +189,7 @@ fn terminate_ends_a_child_with_signal_15() -> Outcome {
 }
 
 fn kill_ends_a_child_with_signal_9() -> Outcome {
-    let (mut child, _gate) = blocked_child()?;
+    let (mut child, _latch) = blocked_child()?;
     child.kill()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(9), Some(child.pid())));
@@ -199,7 +199,7 @@ fn kill_ends_a_child_with_signal_9() -> Outcome {
 }
 
 fn terminate_ends_a_stopped_child() -> Outcome {
-    let (child, _gate) = blocked_child()?;
+    let (child, _latch) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGSTOP);
     wait_for_state(child.pid(), 'T');
     child.terminate()?;
@@ -211,7 +211,7 @@ fn terminate_ends_a_stopped_child() -> Outcome {
 fn terminate_ends_a_child_of_a_thread_that_blocks_the_signal() -> Outcome {
     alone(|| {
         SigSet::all().thread_block().unwrap();
-        let (child, _gate) = blocked_child()?;
+        let (child, _latch) = blocked_child()?;
         child.terminate()?;
         assert_eq!(child.join().unwrap_err().signal(), Some(15));
         Ok(())
@@ -318,7 +318,7 @@ fn a_hundred_processes_start_and_join() -> Outcome {
 fn a_hundred_processes_are_killed_at_once() -> Outcome {
     let children: Vec<_> = (0..100).map(|_| blocked_child()).collect::<Result<_>>()?;
     children.iter().try_for_each(|(child, _)| child.kill())?;
-    for (child, _gate) in children {
+    for (child, _latch) in children {
         assert_eq!(child.join().unwrap_err().signal(), Some(9));
     }
     Ok(())

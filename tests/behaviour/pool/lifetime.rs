@@ -143,7 +143,7 @@ fn all_were_ended(tasks: Vec<TaskHandle<()>>) {
 fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let (running, _gate) = blocked_task(&pool)?;
+    let (running, _latch) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..10_000).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     pool.terminate();
@@ -155,7 +155,7 @@ fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
 fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
     let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(300)).build()?;
     let pids = pool.worker_pids();
-    let (running, _gate) = blocked_task(&pool)?;
+    let (running, _latch) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..20).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     drop(pool);

@@ -119,7 +119,7 @@ fn a_large_item_is_run_again() -> Outcome {
 }
 
 fn an_item_with_descriptors_is_not_run_again() -> Outcome {
-    let work = |number: u64, _gate: Latch| append_and_maybe_die(number);
+    let work = |number: u64, _latch: Latch| append_and_maybe_die(number);
     let books = LoggedPool::new(Pool::builder().workers(1), 1)?;
     let (ours, theirs) = pipe()?;
     let error = books.pool.options().retries(5).apply(work, (3, theirs)).unwrap_err();

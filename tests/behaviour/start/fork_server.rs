@@ -45,7 +45,7 @@ fn a_fork_server_minds_no_signal_of_the_terminal() -> Outcome {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGTSTP, Signal::SIGUSR1] {
             send_signal(server, signal);
         }
-        let (second, _gate) = blocked_child()?;
+        let (second, _latch) = blocked_child()?;
         assert_eq!(fork_server(), Some(server));
         second.terminate()?; // its children are not deaf
         assert_eq!(second.join().unwrap_err().signal(), Some(Signal::SIGTERM as i32));

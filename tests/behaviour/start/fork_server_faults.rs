@@ -20,7 +20,7 @@ use crate::support::{
 trials![
     children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another,
     kills_of_the_fork_server_lose_nothing_and_leave_nothing,
-    what_a_fork_server_has_ready_is_buried_when_it_is_killed_and_not_missed,
+    what_a_fork_server_has_ready_is_reaped_when_it_is_killed_and_not_missed,
     all_that_a_fork_server_has_ready_can_die_and_the_next_start_works,
     a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none,
     a_stopped_fork_server_delays_a_start_no_longer_than_its_time,
@@ -31,7 +31,7 @@ fn children_of_a_killed_fork_server_live_on_and_the_next_start_makes_another() -
         let (child, latch) = blocked_child()?;
         let server = fork_server().unwrap();
         send_signal(server, Signal::SIGKILL);
-        eventually("the fork server is buried", || fork_server().is_none());
+        eventually("the fork server is reaped", || fork_server().is_none());
         assert!(child.is_alive());
         let (other, other_latch) = blocked_child()?;
         assert_ne!(fork_server(), Some(server));
@@ -121,7 +121,7 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
 fn spares() -> Vec<u32> {
     let all = || -> Vec<u32> {
         let children = tests::children_of(std::process::id()).into_iter();
-        children.filter(|(_, name)| name == "mp-preforked").map(|(pid, _)| pid).collect()
+        children.filter(|(pid, name)| tests::is_spare(*pid, name)).map(|(pid, _)| pid).collect()
     };
     while all().len() < 2 {
         with(StartMethod::ForkServer).spawn(|| (), ()).unwrap().join().unwrap();
@@ -129,12 +129,12 @@ fn spares() -> Vec<u32> {
     all()
 }
 
-fn what_a_fork_server_has_ready_is_buried_when_it_is_killed_and_not_missed() -> Outcome {
+fn what_a_fork_server_has_ready_is_reaped_when_it_is_killed_and_not_missed() -> Outcome {
     alone(|| {
         for signal in [Signal::SIGKILL, Signal::SIGTERM] {
             let [first, second] = spares()[..] else { panic!("there are others") };
             send_signal(second, signal);
-            eventually("it is buried", || !lives(second));
+            eventually("it is reaped", || !lives(second));
             assert!(lives(first));
             assert_eq!(with(StartMethod::ForkServer).spawn(|| 1, ())?.join()?, 1);
             assert_eq!(with(StartMethod::ForkServer).spawn(|| 2, ())?.join()?, 2);
@@ -171,7 +171,7 @@ fn a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none(
         let user = || getuid().as_raw();
         assert_eq!(with(StartMethod::ForkServer).spawn(user, ())?.join()?, 65_534);
         for pid in old {
-            eventually("it is buried", || !lives(pid));
+            eventually("it is reaped", || !lives(pid));
         }
         Ok(())
     })
@@ -179,7 +179,7 @@ fn a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none(
 
 fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {
     alone(|| {
-        let (child, _gate) = blocked_child()?;
+        let (child, _latch) = blocked_child()?;
         let server = fork_server().unwrap();
         send_signal(server, Signal::SIGSTOP);
         wait_for_state(server, 'T');
@@ -196,7 +196,7 @@ fn a_stopped_fork_server_delays_a_start_no_longer_than_its_time() -> Outcome {
         assert!(took >= time);
         assert!(error.is_start() && error.to_string().contains("did not answer within 0.2 s"), "{error}");
         assert!(receiver.recv().unwrap_err().is_disconnected(), "the task has run");
-        eventually("the fork server is buried", || children().iter().all(|&(pid, _)| pid != server));
+        eventually("the fork server is reaped", || children().iter().all(|&(pid, _)| pid != server));
         assert!(child.is_alive());
         assert_eq!(with(StartMethod::ForkServer).spawn(|| 3, ())?.join()?, 3);
         Ok(())
