@@ -121,7 +121,10 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
 fn spares() -> Vec<u32> {
     let all = || -> Vec<u32> {
         let children = tests::children_of(std::process::id()).into_iter();
-        children.filter(|(pid, name)| tests::is_spare(*pid, name)).map(|(pid, _)| pid).collect()
+        children
+            .filter(|(pid, name)| name == "mp-preforked" && tests::is_spare(*pid, name))
+            .map(|(pid, _)| pid)
+            .collect()
     };
     while all().len() < 2 {
         with(StartMethod::ForkServer).spawn(|| (), ()).unwrap().join().unwrap();
