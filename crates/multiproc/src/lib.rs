@@ -97,6 +97,8 @@ compile_error!(
 mod pipe;
 mod process;
 pub mod queue;
+mod shared_array;
+
 mod shared_slice;
 
 mod mapping_cache;
@@ -133,6 +135,7 @@ pub use error::{Error, ErrorKind, Result, TaskError};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use spawn::child_main::{at_start, init};
 pub use spawn::fork_server::stop_fork_server;
