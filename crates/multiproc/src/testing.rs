@@ -39,7 +39,8 @@ pub(crate) fn any_words(size: u32) -> impl Strategy<Value = [u64; 2]> {
     prop_oneof![3 => near, 1 => [any_word(), any_word()]]
 }
 
-/// One of everything that can be sent: closed at the other end, empty, unsealed, sealed, and what is no memory at all.
+/// One of everything that can be sent: closed at the other end, empty, unsealed, sealed, and what is no
+/// memory at all.
 pub(crate) fn descriptors(choice: &[u8]) -> Vec<OwnedFd> {
     let one = |choice: &u8| match choice % 6 {
         0 => mapping::memfd_write(&[1; 5000]).unwrap(),

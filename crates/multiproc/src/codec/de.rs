@@ -376,7 +376,8 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
     }
 }
 
-// The errors are made out of line and of numbers only, so that where the reader stands can be kept in registers.
+// The errors are made out of line and of numbers only, so that where the reader stands can be kept in
+// registers.
 
 #[cold]
 #[inline(never)]

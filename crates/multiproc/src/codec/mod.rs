@@ -10,10 +10,11 @@
 //! That fits a type only if it reads what it writes, in the same order; attributes of serde's make types that
 //! do not. [`finding`] tells them from the others, and [`described`] is the encoding that fits them.
 //!
-//! Bytes that are no value are an error, whatever they are: nothing here panics, reads beyond the end, or allocates
-//! what the bytes that are there do not justify. Therefore **each element of a sequence takes up at least one byte**,
-//! so that an announced length can be held against the bytes that are left, before anything else is done; an element
-//! that has none of its own (`()`) gets one. And a value is at most [`DEPTH`] levels deep, so that the stack suffices.
+//! Bytes that are no value are an error, whatever they are: nothing here panics, reads beyond the end, or
+//! allocates what the bytes that are there do not justify. Therefore **each element of a sequence takes up at
+//! least one byte**, so that an announced length can be held against the bytes that are left, before anything
+//! else is done; an element that has none of its own (`()`) gets one. And a value is at most [`DEPTH`] levels
+//! deep, so that the stack suffices.
 
 #[cfg(test)]
 mod attribute_tests;
@@ -30,10 +31,11 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Serialize, de as serde_de, ser as serde_ser};
 
-/// How deep a value may be: how many structs, tuples, sequences, maps, options and variants inside one another.
+/// How deep a value may be: how many structs, tuples, sequences, maps, options and variants inside one
+/// another.
 ///
-/// Unoptimised code takes 1.3 KiB of stack for a level of a small type; so even a thread with an eighth of the usual
-/// stack has room for the deepest value.
+/// Unoptimised code takes 1.3 KiB of stack for a level of a small type; so even a thread with an eighth of
+/// the usual stack has room for the deepest value.
 pub(crate) const DEPTH: u8 = 128;
 
 /// Appends a value to `out`. On an error, part of it may be there.

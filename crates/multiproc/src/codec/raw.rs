@@ -1,8 +1,8 @@
 //! Values whose bytes in memory are their encoding: numbers, vectors of numbers, and text.
 //!
-//! Each alone, or as the only one of a tuple, which is what the arguments of a function of one argument are. Whether a
-//! type is among them is decided by the type alone, so both sides of a transfer agree as long as they mean the same
-//! type; and when it compiles, so that nothing is left to decide at run time.
+//! Each alone, or as the only one of a tuple, which is what the arguments of a function of one argument are.
+//! Whether a type is among them is decided by the type alone, so both sides of a transfer agree as long as
+//! they mean the same type; and when it compiles, so that nothing is left to decide at run time.
 //!
 //! Such an encoding has no end of its own: it is decoded from exactly the bytes that it was encoded to.
 
@@ -39,8 +39,8 @@ pub(crate) fn as_bytes<T>(value: &T) -> Option<&[u8]> {
     find_type!(view_as::<T>(value))
 }
 
-/// The value that has these bytes, if its type is a plain one; an error where no value has them. They may begin at any
-/// address.
+/// The value that has these bytes, if its type is a plain one; an error where no value has them. They may
+/// begin at any address.
 #[inline]
 pub(crate) fn from_bytes<T>(bytes: &[u8]) -> Option<Result<T, Error>> {
     find_type!(make_as::<T>(bytes))

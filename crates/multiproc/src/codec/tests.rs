@@ -223,7 +223,8 @@ fn the_deepest_value_fits_on_a_small_stack_and_a_deeper_one_is_refused() {
         decode::<Chain>(&deep).unwrap();
         let error = encode(&chain(DEPTH + 2), &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "it is more than 128 levels deep");
-        // As it would have been encoded: without the last byte, which says that no more follow, and once more.
+        // As it would have been encoded: without the last byte, which says that no more follow, and once
+        // more.
         let mut deeper = deep[..deep.len() - 1].to_vec();
         deeper.push(1);
         deeper.extend(bytes(&Chain::default()));

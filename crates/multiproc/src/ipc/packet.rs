@@ -1,7 +1,8 @@
-//! How bytes reach a child or a worker: the one interface that starting and the pool send and receive through.
+//! How bytes reach a child or a worker: the one interface that starting and the pool send and receive
+//! through.
 //!
-//! Today a link is a socket that keeps packets, and a message too large for a packet is spilled in anonymous memory
-//! whose descriptor travels in its stead. What is above knows neither.
+//! Today a link is a socket that keeps packets, and a message too large for a packet is spilled in anonymous
+//! memory whose descriptor travels in its stead. What is above knows neither.
 
 use std::cell::Cell;
 use std::num::NonZeroUsize;
@@ -17,12 +18,12 @@ use crate::sys::socket::{self, MAX_DESCRIPTORS};
 
 pub(crate) use crate::sys::socket::{OnShortage, Sent};
 
-/// Messages up to this size (bytes) travel inside a packet. Small enough that the default buffer of a socket takes
-/// several; large enough that copying, not the system call, is what a larger one costs.
+/// Messages up to this size (bytes) travel inside a packet. Small enough that the default buffer of a socket
+/// takes several; large enough that copying, not the system call, is what a larger one costs.
 pub(crate) const INLINE: usize = 32 * 1024;
 
-/// One end of a connection between processes. Clones share the end; it closes with the last of them, in whatever
-/// process that is.
+/// One end of a connection between processes. Clones share the end; it closes with the last of them, in
+/// whatever process that is.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct PacketSocket(SharedFd);
 
@@ -50,8 +51,8 @@ struct SpilledMemory {
     _permit: Option<MappingPermit>,
 }
 
-/// To hold something scarce while waiting: it saves a copy, but only so many messages of this process may. The others wait
-/// in the heap.
+/// To hold something scarce while waiting: it saves a copy, but only so many messages of this process may.
+/// The others wait in the heap.
 #[derive(Debug)]
 pub(crate) struct MappingPermit(&'static AtomicUsize);
 
@@ -126,8 +127,8 @@ impl Message {
         Ok(Self { body, descriptors: Vec::new(), had_descriptors: false })
     }
 
-    /// A message that is spilled here and now, whatever its size; one that is worth to be mapped is sealed, so that it can
-    /// be read in place.
+    /// A message that is spilled here and now, whatever its size; one that is worth to be mapped is sealed,
+    /// so that it can be read in place.
     pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
         let memory =
             if bytes.len() < WORTH_MAPPING { mapping::memfd_write(bytes)? } else { sealed::store(bytes)? };
@@ -329,8 +330,8 @@ pub(crate) enum Content {
 const WORTH_MAPPING: usize = 64 * 1024;
 
 impl Content {
-    /// Of a packet whose prefix is so long; takes the descriptor of what is spilled off the others. What is spilled is
-    /// mapped.
+    /// Of a packet whose prefix is so long; takes the descriptor of what is spilled off the others. What is
+    /// spilled is mapped.
     pub(crate) fn of(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
         if is_whole(&packet) {
             return Ok(Self::Here(packet, 1 + prefix));
@@ -339,8 +340,9 @@ impl Content {
         mapping::map(&memory, length).map(Self::Parked)
     }
 
-    /// As [`Content::of`], for what its sender must not be able to change any more, and may wait for long. What is spilled
-    /// is copied, unless it is large and sealed, and few others are mapped: mappings are scarce.
+    /// As [`Content::of`], for what its sender must not be able to change any more, and may wait for long.
+    /// What is spilled is copied, unless it is large and sealed, and few others are mapped: mappings are
+    /// scarce.
     pub(crate) fn to_keep(packet: Vec<u8>, prefix: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Self> {
         if is_whole(&packet) {
             return Ok(Self::Here(packet, 1 + prefix));

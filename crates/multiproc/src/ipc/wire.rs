@@ -21,8 +21,8 @@ use crate::sys::mapping::SharedMapping;
 
 /// Appends a value to `out`; on an error `out` is as before. `what` names the value in the error.
 ///
-/// Who decodes it must mean the same type: not only one that serde would take for it, since a plain value (see
-/// [`crate::codec::raw`]) goes by its bytes alone.
+/// Who decodes it must mean the same type: not only one that serde would take for it, since a plain value
+/// (see [`crate::codec::raw`]) goes by its bytes alone.
 #[inline]
 pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     if let Some(bytes) = raw::as_bytes(value) {
@@ -46,7 +46,8 @@ pub(crate) trait Travels: Serialize + DeserializeOwned {}
 
 impl<T: Serialize + DeserializeOwned> Travels for T {}
 
-/// The encoding of a value: of a plain one its own bytes, of others what is made in `scratch`, which is empty.
+/// The encoding of a value: of a plain one its own bytes, of others what is made in `scratch`, which is
+/// empty.
 #[inline]
 pub(crate) fn encode_value<'a, T: Travels>(
     value: &'a T,
@@ -77,8 +78,9 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
     })
 }
 
-/// As [`encode`], for a type of the library's own: it has no attribute for which the compact encoding does not fit.
-/// So a program does not have to hold the code that finds that out, nor the code of the other encoding.
+/// As [`encode`], for a type of the library's own: it has no attribute for which the compact encoding does
+/// not fit. So a program does not have to hold the code that finds that out, nor the code of the other
+/// encoding.
 pub(crate) fn encode_own<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     let before = out.len();
     codec::encode(value, out).map_err(|error| {
@@ -280,7 +282,8 @@ fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec:
 
 /// A descriptor inside a value. Its owner may be cloned, and the last clone closes it.
 ///
-/// Encoded as a place in the list of descriptors that travel beside the bytes, which only some transports have.
+/// Encoded as a place in the list of descriptors that travel beside the bytes, which only some transports
+/// have.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
@@ -411,12 +414,12 @@ thread_local! {
     static INCOMING: List<Vec<Option<OwnedFd>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
-/// Not dropped with its thread, since nothing is in it then: so a thread need not keep in mind to do so, which would
-/// take longer than to encode most values.
+/// Not dropped with its thread, since nothing is in it then: so a thread need not keep in mind to do so,
+/// which would take longer than to encode most values.
 type List<T> = RefCell<ManuallyDrop<T>>;
 
-/// While a list is in place of another, which comes back also when a user's `Serialize` panics or encodes something
-/// else meanwhile.
+/// While a list is in place of another, which comes back also when a user's `Serialize` panics or encodes
+/// something else meanwhile.
 struct Scope<'a, T: Default> {
     list: &'a List<T>,
     outer: T,

@@ -44,7 +44,7 @@ impl Chunk {
         if most >= self.count {
             return (frames, self.count);
         }
-        let mut front = Frames::frame_size(frames);
+        let mut front = Frames::new(frames);
         for _ in 0..most {
             front.next();
         }

@@ -48,15 +48,16 @@ pub(crate) trait Subject {
     /// See [`identity`].
     fn identity(&self) -> usize;
 
-    /// Reads a value of the type, and appends it; the result says which of the two has failed. One that is made
-    /// up is not dropped.
+    /// Reads a value of the type, and appends it; the result says which of the two has failed. One that is
+    /// made up is not dropped.
     fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error>;
 
     /// Appends the value that is there.
     fn describe(&self, out: Describer<'_>) -> Result<(), Error>;
 }
 
-/// The address of what reads and appends a value, which is another for each type unless that does the same for both.
+/// The address of what reads and appends a value, which is another for each type unless that does the same
+/// for both.
 #[inline]
 pub(crate) fn identity<T: Serialize + DeserializeOwned>() -> usize {
     <T as Subject>::pass as *const () as usize

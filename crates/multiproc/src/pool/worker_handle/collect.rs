@@ -114,7 +114,7 @@ impl WorkerHandle {
             }
             call.deliver(ResultBatch::Results {
                 runs: vec![(first, count)],
-                results: Frames::frame_size(run),
+                results: Frames::new(run),
             });
         }
     }
