@@ -10,7 +10,7 @@
 // Inlined, a frame whose length is a constant compiles to two moves; otherwise to calls of `memcpy`.
 #![allow(clippy::inline_always)]
 
-use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, frame_size, head, as_u32, split_frame, split_u64};
+use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, as_u32, frame_size, head, split_frame, split_u64};
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 use crate::sys::failpoint::{self, Failpoint};
 

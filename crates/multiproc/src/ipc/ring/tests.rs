@@ -36,10 +36,7 @@ fn frames_come_out_as_they_went_in() {
         let (front, back) = bytes.split_at(length / 3);
         if random & 0x10_0000 == 0 || inside.is_empty() {
             let fits = ring.put(&memory, &mut tail, head.bytes, step, &[front, back]);
-            assert!(
-                fits || !inside.is_empty(),
-                "a frame of {length} bytes always fits into an empty ring"
-            );
+            assert!(fits || !inside.is_empty(), "a frame of {length} bytes always fits into an empty ring");
             if fits {
                 inside.push_back((step, bytes));
             }
@@ -68,13 +65,7 @@ fn frames_can_go_in_and_come_out_by_the_batch() {
     let mut left = &frames[..];
     let mut seen = Vec::new();
     while !left.is_empty() {
-        left = ring.put_frames(
-            &memory,
-            &mut tail,
-            head.bytes,
-            left,
-            all(Frames::new(left)).len() as u32,
-        );
+        left = ring.put_frames(&memory, &mut tail, head.bytes, left, all(Frames::new(left)).len() as u32);
         let copied = ring.copy_frames(&memory, head, tail);
         let before = seen.len();
         seen.extend(all(copied));
