@@ -1,195 +1,27 @@
-//! From bytes that say what they are to values; and what a type asks for when it is given made-up ones.
+//! The self-describing encoding's serde deserializer. It also reads made-up values, as far as a type asks for
+//! them.
 
 use std::any::type_name;
-use std::ops::Range;
 
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
-};
+use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 
 use super::Kind;
-use super::learn::{Identity, Learner, Ways};
+use super::access::{Name, Parts, Variant};
+use super::input::{Input, unexpected};
+use super::learn::{Learner, Ways};
 use crate::codec::{Error, Levels};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Bytes of this process alone, so that nothing changes between two looks; and how far they were read.
-pub(crate) struct Input {
-    bytes: Vec<u8>,
-    at: usize,
-    /// Where the type said that it takes nothing of what is there.
-    ignored: Vec<Range<usize>>,
-    /// If there is one, the bytes are made up as they are asked for.
-    learner: Option<Learner>,
-}
-
 /// Reads one value.
-struct Reader<'a> {
-    input: &'a mut Input,
+pub(super) struct Reader<'a> {
+    pub(super) input: &'a mut Input,
     levels: Levels,
-    /// Whether it is directly in a tuple struct.
+    /// Whether the value is a field of a tuple struct.
     is_unnamed: bool,
 }
 
-/// Reads what is in a value.
-struct Parts<'a> {
-    of: Reader<'a>,
-    left: usize,
-    /// Whether the keys are names of fields.
-    names: bool,
-}
-
-/// A variant whose name was read, and whose content was not.
-struct Variant<'a> {
-    name: Name,
-    content: Reader<'a>,
-}
-
-enum Name {
-    Text(String),
-    /// What is made up has no names.
-    Number(u32),
-    Taken,
-}
-
-impl Input {
-    #[cold]
-    pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), at: 0, ignored: Vec::new(), learner: None }
-    }
-
-    #[cold]
-    pub(super) fn made_up(learner: Learner) -> Self {
-        Self { learner: Some(learner), ..Self::new(&[]) }
-    }
-
-    #[cold]
-    pub(super) fn is_made_up(&self) -> bool {
-        self.learner.is_some()
-    }
-
-    #[cold]
-    pub(super) fn into_learner(self) -> (Vec<u8>, Option<Learner>) {
-        (self.bytes, self.learner)
-    }
-
-    /// How many bytes were read.
-    #[cold]
-    pub(crate) fn position(&self) -> usize {
-        self.at
-    }
-
-    /// What the type has taken.
-    #[cold]
-    pub(super) fn taken(&self) -> Vec<u8> {
-        let mut taken = Vec::new();
-        let mut start = 0;
-        for ignored in &self.ignored {
-            taken.extend_from_slice(self.bytes.get(start..ignored.start).unwrap_or_default());
-            start = ignored.end;
-        }
-        taken.extend_from_slice(self.bytes.get(start..).unwrap_or_default());
-        taken
-    }
-
-    #[cold]
-    fn take(&mut self, count: usize) -> Result<&[u8]> {
-        let left = self.bytes.len() - self.at;
-        if count > left {
-            return Err(short(self.at, count as u64, left));
-        }
-        self.at += count;
-        Ok(&self.bytes[self.at - count..self.at])
-    }
-
-    #[cold]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    /// A length, of things that take up a byte each, at least.
-    #[cold]
-    fn length(&mut self) -> Result<usize> {
-        let length = u64::from_ne_bytes(self.array()?);
-        let left = self.bytes.len() - self.at;
-        match usize::try_from(length) {
-            Ok(length) if length <= left || self.learner.is_some() => Ok(length),
-            _ => Err(short(self.at, length, left)),
-        }
-    }
-
-    #[cold]
-    fn text(&mut self) -> Result<String> {
-        let bytes = self.blob()?;
-        String::from_utf8(bytes).map_err(|error| Error::new(format_args!("{error} before byte {}", self.at)))
-    }
-
-    #[cold]
-    fn blob(&mut self) -> Result<Vec<u8>> {
-        let length = self.length()?;
-        self.take(length).map(<[u8]>::to_vec)
-    }
-
-    #[cold]
-    fn peek(&self) -> Option<Kind> {
-        Kind::of(*self.bytes.get(self.at)?)
-    }
-
-    #[cold]
-    fn kind(&mut self) -> Result<Kind> {
-        let [byte] = self.array()?;
-        Kind::of(byte).ok_or_else(|| unexpected(self.at, "a kind", byte.into()))
-    }
-
-    #[cold]
-    fn name(&mut self) -> Result<String> {
-        match self.kind()? {
-            Kind::Name => self.text(),
-            other => Err(unexpected(self.at, "a name", other as u32)),
-        }
-    }
-
-    // What follows does nothing, unless bytes are made up.
-
-    /// The type wants a single thing.
-    #[cold]
-    fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
-        if let Some(learner) = &mut self.learner {
-            learner.leaf(kind, who, is_unnamed, &mut self.bytes);
-        }
-    }
-
-    /// The type wants so many things.
-    #[cold]
-    fn ask_for(&mut self, kind: Kind, count: usize) {
-        if self.learner.is_some() {
-            self.bytes.push(kind as u8);
-            self.bytes.extend_from_slice(&(count as u64).to_ne_bytes());
-        }
-    }
-
-    /// The type takes what is there.
-    #[cold]
-    fn ask_openly(&mut self) -> Result<()> {
-        self.learner.as_mut().map_or(Ok(()), |learner| Err(learner.looks()))
-    }
-
-    /// The type can go on in different ways; gives one of them. .
-    #[cold]
-    fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize> {
-        self.learner.as_mut().map_or(Ok(0), |learner| learner.choose(visitor, ways))
-    }
-
-    #[cold]
-    fn tell(&mut self, what: impl FnOnce(&mut Learner)) {
-        self.learner.as_mut().map(what);
-    }
-}
-
-/// Reads a value from the front of what is left. Compiled once for each type.
+/// Reads the next value. Compiled once for each type.
 #[cold]
 #[inline(never)]
 pub(crate) fn read<T: DeserializeOwned>(input: &mut Input) -> Result<T> {
@@ -198,19 +30,19 @@ pub(crate) fn read<T: DeserializeOwned>(input: &mut Input) -> Result<T> {
 
 impl<'a> Reader<'a> {
     #[cold]
-    fn inside(self) -> Result<Self> {
+    pub(super) fn inside(self) -> Result<Self> {
         Ok(Self { levels: self.levels.down()?, ..self })
     }
 
     #[cold]
-    fn part(&mut self) -> Reader<'_> {
+    pub(super) fn part(&mut self) -> Reader<'_> {
         Reader { input: self.input, ..*self }
     }
 
-    /// Whatever is there.
+    /// Reads a value of any kind.
     ///
-    /// A type that says what it expects is read by one of the functions below, since each kind that a visitor
-    /// can be given is code of its own for each visitor.
+    /// For a type that says what it expects, one of the functions below is used: a function for all kinds is
+    /// compiled to much code for each visitor.
     #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.input.peek() {
@@ -223,7 +55,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A single thing.
+    /// Reads a value without parts.
     #[cold]
     fn leaf<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         macro_rules! number {
@@ -260,11 +92,11 @@ impl<'a> Reader<'a> {
             }
             Kind::Str => visitor.visit_string(self.input.text()?),
             Kind::Bytes => visitor.visit_byte_buf(self.input.blob()?),
-            other => Err(unexpected(self.input.at, "a single thing", other as u32)),
+            other => Err(unexpected(self.input.at, "a value without parts", other as u32)),
         }
     }
 
-    /// The parts of a sequence or a tuple.
+    /// Reads a sequence or a tuple.
     #[cold]
     fn sequence<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.input.kind()? {
@@ -277,7 +109,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The parts of a map or a struct; or of a sequence, which a struct can be, too.
+    /// Reads a map or a struct, which may be encoded as a sequence.
     #[cold]
     fn several<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let Some(kind @ (Kind::Map | Kind::Fields)) = self.input.peek() else {
@@ -295,7 +127,7 @@ impl<'a> Reader<'a> {
         Ok(Parts { of: self.inside()?, left, names })
     }
 
-    /// What is not an option is there itself, where it was said that it is.
+    /// Skips `Some`: a type that is not an option reads the content of one.
     #[cold]
     fn certain(mut self) -> Result<Self> {
         while self.input.peek() == Some(Kind::Some) {
@@ -305,9 +137,14 @@ impl<'a> Reader<'a> {
         Ok(self)
     }
 
-    /// What has as many parts as the type says, and no names for them.
+    /// Reads unnamed parts, whose number the type says.
     #[cold]
-    fn tuple<'de, V: Visitor<'de>>(self, kind: Kind, length: usize, visitor: V) -> Result<V::Value> {
+    pub(super) fn tuple<'de, V: Visitor<'de>>(
+        self,
+        kind: Kind,
+        length: usize,
+        visitor: V,
+    ) -> Result<V::Value> {
         self.input.ask_for(kind, length);
         let this = self.certain()?;
         if let Some(Kind::Tuple | Kind::Content) = this.input.peek() {
@@ -322,23 +159,23 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
+    pub(super) fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
         if self.input.learner.is_none() {
             return self.certain()?.several(visitor);
         }
         self.is_unnamed = false;
-        // Among the names are the aliases; so many fields as the type takes it has.
+        // The list of names includes aliases, so the number of fields is known when the type has read them.
         self.input.ask_for(Kind::Tuple, most);
         self.input.kind()?;
-        let place = self.input.at;
+        let start = self.input.at;
         let mut parts = self.parts(false)?;
         let value = visitor.visit_seq(&mut parts)?;
         let count = (most - parts.left) as u64;
-        parts.of.input.bytes[place..place + 8].copy_from_slice(&count.to_ne_bytes());
+        parts.of.input.bytes[start..start + 8].copy_from_slice(&count.to_ne_bytes());
         Ok(value)
     }
 
-    /// Where the kind was read: the name.
+    /// Reads the index and the name of a variant, whose kind was read.
     #[cold]
     fn variant(self) -> Result<Variant<'a>> {
         let number = u32::from_ne_bytes(self.input.array()?);
@@ -350,50 +187,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl<'a> Parts<'a> {
-    #[cold]
-    fn count_down(&mut self) -> bool {
-        let left = self.left.checked_sub(1);
-        self.left = left.unwrap_or_default();
-        left.is_some()
-    }
-
-    /// A map with one entry, as the variant that its key names.
-    #[cold]
-    fn into_variant(self) -> Result<Variant<'a>> {
-        if self.left != 1 {
-            return Err(surplus(self.of.input.at, self.left));
-        }
-        let name = match self.of.input.kind()? {
-            Kind::Name | Kind::Str => Name::Text(self.of.input.text()?),
-            other => return Err(unexpected(self.of.input.at, "a name", other as u32)),
-        };
-        Ok(Variant { name, content: self.of })
-    }
-
-    /// Elements that were not asked for would be taken for what follows.
-    #[cold]
-    fn finish<T>(self, value: T) -> Result<T> {
-        if self.left == 0 { Ok(value) } else { Err(surplus(self.of.input.at, self.left)) }
-    }
-}
-
-impl Variant<'_> {
-    /// As formats without enums have it: the name alone, or a map from it to the content.
-    #[cold]
-    fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match self {
-            Self { name: Name::Text(name), content } if content.input.peek() == Some(Kind::Nothing) => {
-                content.input.kind()?;
-                visitor.visit_string(name)
-            }
-            variant => visitor.visit_map(variant),
-        }
-    }
-}
-
-/// What differs from that for the visitor of another type. (Types of one name may be two, and functions that
-/// do the same may be one.)
+/// Identifies a visitor's type. (Two types may have one name, and two functions with the same code one
+/// address.)
 macro_rules! identity {
     ($visit:ident::<$access:ty>) => {
         (V::$visit::<$access> as *const () as usize, type_name::<V>())
@@ -433,7 +228,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_ignored_any<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let start = self.input.at;
         let value = self.part().deserialize_any(visitor)?;
-        // With what was ignored inside of it.
+        // This range includes those of its parts.
         self.input.ignored.retain(|inner| inner.start < start);
         self.input.ignored.push(start..self.input.at);
         Ok(value)
@@ -562,131 +357,6 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn is_human_readable(&self) -> bool {
         self.input.learner.is_none()
     }
-}
-
-impl<'de> SeqAccess<'de> for Parts<'_> {
-    type Error = Error;
-
-    #[cold]
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
-        if self.count_down() { seed.deserialize(self.of.part()).map(Some) } else { Ok(None) }
-    }
-
-    #[cold]
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
-    }
-}
-
-impl<'de> MapAccess<'de> for Parts<'_> {
-    type Error = Error;
-
-    #[cold]
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
-        if !self.count_down() {
-            return Ok(None);
-        }
-        if self.names {
-            let name = self.of.input.name()?;
-            return seed.deserialize(name.into_deserializer()).map(Some);
-        }
-        seed.deserialize(self.of.part()).map(Some)
-    }
-
-    #[cold]
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
-        seed.deserialize(self.of.part())
-    }
-
-    #[cold]
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
-    }
-}
-
-impl<'de> EnumAccess<'de> for Variant<'_> {
-    type Error = Error;
-    type Variant = Self;
-
-    #[cold]
-    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
-        let value = match self.name {
-            Name::Text(name) => seed.deserialize(name.into_deserializer())?,
-            Name::Number(number) => seed.deserialize(number.into_deserializer())?,
-            Name::Taken => return Err(surplus(self.content.input.at, 0)),
-        };
-        Ok((value, Self { name: Name::Taken, content: self.content }))
-    }
-}
-
-impl<'de> VariantAccess<'de> for Variant<'_> {
-    type Error = Error;
-
-    #[cold]
-    fn unit_variant(self) -> Result<()> {
-        let input = self.content.input;
-        input.tell(Learner::variant_is_read);
-        input.ask(Kind::Nothing, "", false);
-        match input.kind()? {
-            Kind::Nothing | Kind::Unit => Ok(()),
-            other => Err(unexpected(input.at, "a variant without content", other as u32)),
-        }
-    }
-
-    #[cold]
-    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        self.content.input.tell(Learner::variant_is_read);
-        seed.deserialize(self.content.inside()?)
-    }
-
-    #[cold]
-    fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.content.input.tell(Learner::variant_is_read);
-        self.content.tuple(Kind::Content, length, visitor)
-    }
-
-    #[cold]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
-        self.content.input.tell(Learner::variant_is_read);
-        self.content.fields(fields.len(), visitor)
-    }
-}
-
-/// The name, and the content as its value.
-impl<'de> MapAccess<'de> for Variant<'_> {
-    type Error = Error;
-
-    #[cold]
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>> {
-        match std::mem::replace(&mut self.name, Name::Taken) {
-            Name::Text(name) => seed.deserialize(name.into_deserializer()).map(Some),
-            Name::Number(_) | Name::Taken => Ok(None),
-        }
-    }
-
-    #[cold]
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
-        seed.deserialize(self.content.part().inside()?)
-    }
-}
-
-#[cold]
-fn short(at: usize, length: u64, left: usize) -> Error {
-    Error::new(format_args!("{length} bytes or more expected at byte {at}, {left} left"))
-}
-
-#[cold]
-fn unexpected(end: usize, expected: &str, found: u32) -> Error {
-    Error::new(format_args!("{expected} expected before byte {end}, {found:#x} found"))
-}
-
-#[cold]
-fn surplus(at: usize, left: usize) -> Error {
-    Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
 }
 
 #[cold]

@@ -1,4 +1,4 @@
-//! From values to bytes that say what they are.
+//! The self-describing encoding's serde serializer.
 
 use serde::Serialize;
 use serde::ser::{
@@ -15,14 +15,15 @@ type Result<T = (), E = Error> = std::result::Result<T, E>;
 pub(crate) struct Describer<'a> {
     out: &'a mut Vec<u8>,
     levels: Levels,
-    /// Without names, it is a record of what the type has asked for.
+    /// Whether to write names. Without them the bytes record what the type has asked serde for.
     names: bool,
 }
 
-/// Appends what is in a value, and then its number.
+/// Appends the parts of a value, and at last their number before them.
 pub(crate) struct Parts<'a> {
     of: Describer<'a>,
-    place: usize,
+    /// The offset of the number.
+    start: usize,
     count: u64,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Describer<'a> {
     }
 
     #[cold]
-    #[allow(clippy::unnecessary_wraps)] // as its callers must
+    #[allow(clippy::unnecessary_wraps)] // its callers return the result
     fn leaf(self, kind: Kind, bytes: &[u8]) -> Result {
         self.kind(kind).out.extend_from_slice(bytes);
         Ok(())
@@ -85,9 +86,9 @@ impl<'a> Describer<'a> {
     #[cold]
     fn parts(self, kind: Kind) -> Result<Parts<'a>> {
         let of = self.kind(kind).inside()?;
-        let place = of.out.len();
+        let start = of.out.len();
         of.out.extend_from_slice(&0_u64.to_ne_bytes());
-        Ok(Parts { of, place, count: 0 })
+        Ok(Parts { of, start, count: 0 })
     }
 
     #[cold]
@@ -107,7 +108,7 @@ impl Parts<'_> {
     #[cold]
     fn finish(self) {
         let count = self.count.to_ne_bytes();
-        self.of.out[self.place..self.place + count.len()].copy_from_slice(&count);
+        self.of.out[self.start..self.start + count.len()].copy_from_slice(&count);
     }
 }
 
