@@ -47,8 +47,8 @@ impl Error {
     }
 }
 
-// The decoders' errors are made out of line and of numbers only, so that the position of a decoder can stay in
-// a register.
+// The decoders' errors are made out of line and of numbers only, so that the position of a decoder can stay
+// in a register.
 
 #[cold]
 #[inline(never)]
@@ -90,8 +90,8 @@ impl fmt::Display for Error {
             Why::Text(text) => f.write_str(text),
             Why::LeftOut(field) => write!(
                 f,
-                "its field `{field}` is left out by `skip_serializing_if`, but an encoding without names needs \
-                 every field"
+                "its field `{field}` is left out by `skip_serializing_if`, but an encoding without names \
+                 needs every field"
             ),
             Why::TooDeep => write!(f, "it is more than {DEPTH} levels deep"),
         }

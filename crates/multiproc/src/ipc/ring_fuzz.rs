@@ -34,7 +34,8 @@ proptest! {
         if ring.can_hold(first, tail) {
             for _ in 0..tail.frames_since(first) {
                 ring.kind(&memory, position);
-                if ring.take_before(&memory, &mut position, tail.bytes, |_, bytes| shown += bytes.len()).is_none() {
+                let look = |_, bytes: &[u8]| shown += bytes.len();
+                if ring.take_before(&memory, &mut position, tail.bytes, look).is_none() {
                     break;
                 }
             }

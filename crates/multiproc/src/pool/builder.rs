@@ -85,11 +85,9 @@ impl PoolBuilder {
     /// limit of this program stays in force.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::builder().workers(2).memory_limit(64 << 20).build()?;
+    ///     let pool = multiproc::Pool::builder().workers(2).memory_limit(64 << 20).build()?;
     ///     let fates = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
     ///     assert!(fates[0].is_ok() && fates[2].is_ok());
     ///     assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
@@ -144,13 +142,12 @@ impl PoolBuilder {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
     ///     let hang = || std::thread::sleep(Duration::from_secs(3600));
     ///     let limit = Duration::from_millis(100);
-    ///     let pool = Pool::builder().workers(2).initializer(hang, ()).initializer_timeout(limit).build()?;
+    ///     let builder = multiproc::Pool::builder().workers(2);
+    ///     let pool = builder.initializer(hang, ()).initializer_timeout(limit).build()?;
     ///     let error = pool.apply(|| (), ()).unwrap_err();
     ///     assert!(error.is_start());
     ///     assert!(error.to_string().contains("its initializer did not return within 0.1 s"));

@@ -253,7 +253,7 @@ impl Dispatcher {
         DriverGuard { core: self, is_patient }
     }
 
-    /// Returns who waits then.
+    /// Returns which callers wait afterwards.
     fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
         let mut callers = self.callers();
         let before = callers.waiting();

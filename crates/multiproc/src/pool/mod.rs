@@ -1,4 +1,4 @@
-//! A pool of worker processes.
+//! A pool of worker processes: [`Pool`], its options, and the handle of a task.
 
 // Highest first: a module uses only those below it.
 mod builder;
@@ -124,11 +124,9 @@ impl Pool {
     /// Calls `function` with every item and returns all results in the order of the items. Blocks until then.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
+    ///     let pool = multiproc::Pool::new(2)?;
     ///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2, 3])?, [2, 3, 4]);
     ///     Ok(())
     /// }
@@ -153,11 +151,9 @@ impl Pool {
     /// the others.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
+    ///     let pool = multiproc::Pool::new(2)?;
     ///     let tenths = pool.map_results(|n: u32| 10 / n, [0, 5])?;
     ///     assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
     ///     assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
@@ -167,9 +163,6 @@ impl Pool {
     ///
     /// # Errors
     /// When the pool is closed or cannot keep its workers before all of the input is submitted.
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
     pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<(T,)>,
@@ -182,20 +175,15 @@ impl Pool {
     /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let areas = Pool::new(2)?.starmap(|width: u32, height: u32| width * height, [(2, 3), (4, 5)])?;
-    ///     assert_eq!(areas, [6, 20]);
+    ///     let area = |width: u32, height: u32| width * height;
+    ///     assert_eq!(multiproc::Pool::new(2)?.starmap(area, [(2, 3), (4, 5)])?, [6, 20]);
     ///     Ok(())
     /// }
     /// ```
     ///
     /// # Errors
-    /// As [`map`](Self::map).
-    ///
-    /// # Panics
     /// As [`map`](Self::map).
     pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
     where
@@ -211,9 +199,6 @@ impl Pool {
     ///
     /// # Errors
     /// As [`map_results`](Self::map_results).
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
     pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<Args>,
@@ -238,11 +223,9 @@ impl Pool {
     /// [`buffer_size`](CallOptions::buffer_size) of 1.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
+    ///     let pool = multiproc::Pool::new(2)?;
     ///     let squares: Result<Vec<u64>, _> = pool.imap(|x: u64| x * x, 1..).take(4).collect();
     ///     assert_eq!(squares?, [1, 4, 9, 16]);
     ///     Ok(())
@@ -268,11 +251,9 @@ impl Pool {
     /// As [`imap`](Self::imap), but yields each result as soon as it arrives, in any order.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
+    ///     let pool = multiproc::Pool::new(2)?;
     ///     let mut sum = 0;
     ///     for square in pool.imap_unordered(|n: u64| n * n, 1..=100) {
     ///         sum += square?;
@@ -281,9 +262,6 @@ impl Pool {
     ///     Ok(())
     /// }
     /// ```
-    ///
-    /// # Panics
-    /// As [`imap`](Self::imap).
     pub fn imap_unordered<F, T, I>(
         &self,
         function: F,
@@ -300,11 +278,9 @@ impl Pool {
     /// Calls `function` once, with a tuple of arguments, and returns its result. Blocks until then.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
+    ///     let pool = multiproc::Pool::new(1)?;
     ///     assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
     ///     Ok(())
     /// }
@@ -324,13 +300,11 @@ impl Pool {
     /// Submits a task and returns a handle for its result. Does not block.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
+    ///     let pool = multiproc::Pool::new(1)?;
     ///     let task = pool.submit(u64::pow, (2, 10))?;
-    ///     // Something else goes on here.
+    ///     // The program does something else meanwhile.
     ///     assert_eq!(task.get()?, 1024);
     ///     Ok(())
     /// }
@@ -367,11 +341,9 @@ impl Pool {
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
+    ///     let pool = multiproc::Pool::new(2)?;
     ///     let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
     ///     pool.join();
     ///     for (task, square) in tasks.into_iter().zip([1, 4, 9]) {

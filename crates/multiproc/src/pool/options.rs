@@ -49,7 +49,6 @@ pub struct CallOptions<'pool> {
 /// The maximum distance between input and results of `imap`, in chunks per worker.
 const DEFAULT_BUFFER: u64 = 4;
 
-/// The options.
 impl<'pool> CallOptions<'pool> {
     pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
         Self { core, options: Options::default() }
@@ -61,8 +60,8 @@ impl<'pool> CallOptions<'pool> {
     ///
     /// At the limit the pool kills the worker (SIGKILL, so a busy or stopped worker dies as well) and
     /// replaces it. The item fails with an error for which [`is_timeout`](Error::is_timeout) is true, as soon
-    /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has
-    /// the full time again.
+    /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has the full
+    /// time again.
     ///
     /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds a second. The
     /// item may then exceed its limit by up to half a second.
@@ -114,14 +113,9 @@ impl<'pool> CallOptions<'pool> {
     }
 }
 
-/// The calls.
+/// The calls. Results, errors and panics are those of the same method of [`Pool`](super::Pool).
+#[allow(clippy::missing_errors_doc)]
 impl<'pool> CallOptions<'pool> {
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
     /// As [`Pool::map`](super::Pool::map).
     pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
@@ -133,12 +127,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Errors
-    /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<(T,)>,
@@ -149,12 +137,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::starmap`](super::Pool::starmap).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
         F: RemoteFn<Args>,
@@ -165,12 +147,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::starmap_results`](super::Pool::starmap_results).
-    ///
-    /// # Errors
-    /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<Args>,
@@ -180,9 +156,6 @@ impl<'pool> CallOptions<'pool> {
         self.results(function, items, ResultOrder::Input, None)?.into_results()
     }
 
-    /// As [`Pool::imap`](super::Pool::imap).
-    ///
-    /// # Panics
     /// As [`Pool::imap`](super::Pool::imap).
     pub fn imap<F, T, I>(
         self,
@@ -198,9 +171,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
-    ///
-    /// # Panics
-    /// As [`Pool::imap`](super::Pool::imap).
     pub fn imap_unordered<F, T, I>(
         self,
         function: F,
@@ -215,9 +185,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::apply`](super::Pool::apply).
-    ///
-    /// # Errors
-    /// As [`Pool::apply`](super::Pool::apply).
     pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
     where
         F: RemoteFn<Args>,
@@ -227,8 +194,7 @@ impl<'pool> CallOptions<'pool> {
         let call = self.begin(function)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
-        // This thread drives the pool from the start: to wake the pool's own thread would take longer than
-        // the task.
+        // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
         let driver = core.become_driver(false);
         core.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
@@ -236,9 +202,6 @@ impl<'pool> CallOptions<'pool> {
         TaskHandle::new(Arc::clone(core), call).get()
     }
 
-    /// As [`Pool::submit`](super::Pool::submit).
-    ///
-    /// # Errors
     /// As [`Pool::submit`](super::Pool::submit).
     pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where

@@ -17,11 +17,9 @@ use crate::sys::poll::Deadline;
 /// Every task gets a result, also when its worker dies or the pool is dropped.
 ///
 /// ```
-/// use multiproc::Pool;
-///
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     let pool = Pool::new(2)?;
+///     let pool = multiproc::Pool::new(2)?;
 ///     let first = pool.submit(|x: u64| x + 1, (1,))?;
 ///     let second = pool.submit(|x: u64| x + 1, (2,))?;
 ///     assert_eq!(first.get()? + second.get()?, 5);

@@ -134,8 +134,8 @@ impl TaskId {
         const {
             assert!(
                 size_of::<F>() == 0,
-                "a function that runs in another process must be a `fn` item or a closure that captures nothing, \
-                 and no function pointer: pass what it needs as arguments"
+                "a function that runs in another process must be a `fn` item or a closure that captures \
+                 nothing, and no function pointer: pass what it needs as arguments"
             );
         }
         Self::of_entry(V::ENTRY)

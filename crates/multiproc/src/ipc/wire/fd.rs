@@ -119,8 +119,8 @@ impl Serialize for SharedFd {
         match index {
             Some(index) => serializer.serialize_u32(index),
             None => Err(S::Error::custom(
-                "an end of a queue or pipe, or a `SharedSlice`, travels as an argument of a process or task, or through a \
-                 pipe, not inside a queue's items or a result",
+                "an end of a queue or pipe, or a `SharedSlice`, travels as an argument of a process or task, \
+                 or through a pipe, not inside a queue's items or a result",
             )),
         }
     }

@@ -214,8 +214,8 @@ fn describe(
     }
     match arrives(value, &out[before..]) {
         Ok(false) => Err(codec::Error::new(
-            "another value would arrive, because of an attribute of its type: `untagged` takes the first variant \
-             that fits, and `default` need not be what `skip_serializing_if` leaves out",
+            "another value would arrive, because of an attribute of its type: `untagged` takes the first \
+             variant that fits, and `default` need not be what `skip_serializing_if` leaves out",
         )),
         Err(why) if must_decode => Err(codec::Error::new(refusal(&why))),
         Ok(true) | Err(_) => Ok(()),

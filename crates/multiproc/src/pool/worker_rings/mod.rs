@@ -161,23 +161,30 @@ impl WakeupPage {
     }
 }
 
-macro_rules! of_size {
-    ($($memory:ident: $size:ident),*) => {$(
-        /// Received memory is valid only if it has the right size.
-        impl TryFrom<SharedMemory> for $memory {
-            type Error = Error;
-
-            fn try_from(pages: SharedMemory) -> Result<Self> {
-                match pages.size() {
-                    $size => Ok(Self(pages)),
-                    other => Err(Error::decode("shared memory", format!("{other} bytes instead of {}", $size))),
-                }
-            }
-        }
-    )*};
+/// Received memory is valid only if it has the right size.
+fn of_size(memory: SharedMemory, size: NonZeroUsize) -> Result<SharedMemory> {
+    let found = memory.size();
+    if found == size {
+        return Ok(memory);
+    }
+    Err(Error::decode("shared memory", format!("{found} bytes instead of {size}")))
 }
 
-of_size!(WorkerRings: SIZE, WakeupPage: WAKEUP_PAGE);
+impl TryFrom<SharedMemory> for WorkerRings {
+    type Error = Error;
+
+    fn try_from(memory: SharedMemory) -> Result<Self> {
+        of_size(memory, SIZE).map(Self)
+    }
+}
+
+impl TryFrom<SharedMemory> for WakeupPage {
+    type Error = Error;
+
+    fn try_from(memory: SharedMemory) -> Result<Self> {
+        of_size(memory, WAKEUP_PAGE).map(Self)
+    }
+}
 
 /// The header of an out-of-line message: its number, by which a frame refers to it, and its kind.
 struct MessageHeader {

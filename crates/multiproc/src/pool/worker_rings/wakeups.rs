@@ -19,8 +19,8 @@ pub(crate) enum Waiting {
     None = 0,
     /// One or several, of which each may need the next result.
     Callers = 1,
-    /// A single one, which needs all results of its call. A wake-up for each of them would cost more than short
-    /// items do.
+    /// A single one, which needs all results of its call. A wake-up for each of them would cost more than
+    /// short items do.
     PatientCaller = 2,
 }
 

@@ -60,8 +60,8 @@ impl Clock {
 }
 
 impl WorkerSide {
-    /// Makes the results visible. A caller that needs all results of its call is woken no more often than every
-    /// [`PUBLISH_AFTER`], and when this worker has no item left.
+    /// Makes the results visible. A caller that needs all results of its call is woken no more often than
+    /// every [`PUBLISH_AFTER`], and when this worker has no item left.
     fn publish(&mut self) {
         if self.visible == self.completed {
             return;
