@@ -409,10 +409,7 @@ struct FailOnPanic<'a>(&'a Dispatcher);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.lock().give_up(&Error::system(
-            "go on with a pool after a failure inside of it",
-            nix::errno::Errno::EIO,
-        ));
+        self.0.lock().give_up(&Error::internal("the pool's thread panicked"));
         self.0.wakeup_page.callers().notify_all();
     }
 }

@@ -265,6 +265,16 @@ where
         self.take_refusal().map_or(Ok(results), Err)
     }
 
+    /// Passes each result to `take`, in the order of the call, until the first error of `take`.
+    pub(crate) fn for_each(mut self, mut take: impl FnMut(Result<R>) -> Result<()>) -> Result<()> {
+        while self.await_run() {
+            while let Some(result) = self.decode_next() {
+                self.release_driver(|_| take(result))?;
+            }
+        }
+        self.take_refusal().map_or(Ok(()), Err)
+    }
+
     /// Blocks until the next results are available; returns false when all were returned. At the end
     /// [`Results::take_refusal`] tells whether input was left.
     fn await_run(&mut self) -> bool {

@@ -26,6 +26,7 @@ use crate::sys::poll::Deadline;
 ///     Ok(())
 /// }
 /// ```
+#[must_use = "dropping a `TaskHandle` loses the task's result: call `get`"]
 pub struct TaskHandle<R> {
     core: Arc<Dispatcher>,
     call: Arc<Call>,

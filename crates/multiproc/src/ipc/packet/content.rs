@@ -93,7 +93,8 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
             let (memory, length) = announced(packet, &mut descriptors)?;
             mapping::read(&memory, length, prefix(packet))?
         }
-        _ => return Err(Error::decode("a packet", "unknown first byte")),
+        [kind, ..] => return Err(Error::decode("a packet", format!("unknown kind {kind}"))),
+        [] => return Err(Error::decode("a packet", "it is empty")),
     };
     Ok((bytes, descriptors))
 }

@@ -48,8 +48,9 @@ impl Message {
     pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
         if descriptors.len() >= MAX_DESCRIPTORS {
             return Err(Error::invalid(format!(
-                "a message with {} descriptors is too many",
-                descriptors.len()
+                "a message holds {} descriptors; at most {} can travel at once",
+                descriptors.len(),
+                MAX_DESCRIPTORS - 1
             )));
         }
         let spilled = if bytes.len() > INLINE { SpilledMemory::ahead(&bytes)? } else { None };

@@ -127,7 +127,7 @@ mod tests {
     fn a_worker_that_hangs_up_and_lives_has_lost_its_link() {
         let mut phase = WorkerPhase::Running;
         phase.hang_up();
-        assert!(phase.expire() && phase.failure().unwrap().is_death());
+        assert!(phase.expire() && phase.failure().unwrap().kind() == crate::error::ErrorKind::Died);
         let mut phase = WorkerPhase::Running;
         assert!(phase.leave(Duration::MAX) && phase.kill_at().is_none());
         phase.hang_up();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::WorkerHandle;
 use super::phase::WorkerPhase;
-use crate::error::{Cause, Error, Origin, Result};
+use crate::error::{Cause, Error, ErrorKind, Origin, Result};
 use crate::ipc::wire;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
@@ -195,7 +195,7 @@ impl WorkerHandle {
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let mut rest = self.reclaim(pending);
-        if may_retry && error.is_death() && self.in_flight.may_front_run_again() {
+        if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
             for chunk in &mut again {
                 chunk.deaths += 1;
