@@ -11,14 +11,12 @@ use crate::sys::socket::Sent;
 /// A message that was not sent, and the reason.
 ///
 /// ```
-/// # fn main() -> multiproc::Result<()> {
 /// let (sender, _receiver) = multiproc::queue::bounded(1)?;
 /// sender.try_send("first".to_owned())?;
 /// let refused = sender.try_send("second".to_owned()).unwrap_err();
 /// assert!(refused.error().is_full());
 /// assert_eq!(refused.into_item(), "second");
-/// # Ok(())
-/// # }
+/// # Ok::<(), multiproc::Error>(())
 /// ```
 #[derive(Serialize, Deserialize)]
 pub struct SendError<T> {

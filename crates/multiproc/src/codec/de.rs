@@ -7,7 +7,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::error::{Error, missing_fields, not_text, short, surplus, unexpected};
-use super::{Levels, VARIANT_BITS, count_of_fields};
+use super::{Levels, Str, VARIANT_BITS, count_of_fields};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -227,16 +227,12 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     }
 
     #[inline]
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
     #[inline]
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self.inside()?)
     }
 
@@ -262,7 +258,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     #[inline]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        _: Str,
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
@@ -272,20 +268,15 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     #[inline]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
-        fields: &'static [&'static str],
+        _: Str,
+        fields: &'static [Str],
         visitor: V,
     ) -> Result<V::Value> {
         self.uncounted(fields.len(), visitor)
     }
 
     #[inline]
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_enum<V: Visitor<'de>>(self, _: Str, _: &'static [Str], visitor: V) -> Result<V::Value> {
         visitor.visit_enum(self)
     }
 
@@ -360,11 +351,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
     }
 
     #[inline]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [Str], visitor: V) -> Result<V::Value> {
         self.content.uncounted(fields.len(), visitor)
     }
 }

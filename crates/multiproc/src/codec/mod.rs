@@ -64,6 +64,9 @@ pub(crate) use described::arrives;
 pub(crate) use described::search::{Finding, Subject};
 pub(crate) use known::{finding, fits, is_trying_out};
 
+/// A name of a type, field or variant, as serde passes it.
+type Str = &'static str;
+
 /// The bits of a variant's index. The bits above hold its number of unnamed fields.
 const VARIANT_BITS: u32 = 24;
 

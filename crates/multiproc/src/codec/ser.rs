@@ -6,7 +6,7 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::{Error, Levels, VARIANT_BITS, count_of_fields};
+use super::{Error, Levels, Str, VARIANT_BITS, count_of_fields};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -41,11 +41,11 @@ impl<'a> Encoder<'a> {
 
     /// Appends the index of a variant and its number of unnamed fields.
     #[inline]
-    fn tag(self, variant: u32, fields: u8) -> Result<Self> {
-        if variant >> VARIANT_BITS != 0 {
+    fn tag(self, index: u32, fields: u8) -> Result<Self> {
+        if index >> VARIANT_BITS != 0 {
             return Err(too_many_variants());
         }
-        self.out.extend_from_slice(&(variant | u32::from(fields) << VARIANT_BITS).to_ne_bytes());
+        self.out.extend_from_slice(&(index | u32::from(fields) << VARIANT_BITS).to_ne_bytes());
         Ok(self)
     }
 
@@ -144,29 +144,29 @@ impl<'a> Serializer for Encoder<'a> {
     }
 
     #[inline]
-    fn serialize_unit_struct(self, _name: &'static str) -> Result {
+    fn serialize_unit_struct(self, _: Str) -> Result {
         Ok(())
     }
 
     #[inline]
-    fn serialize_unit_variant(self, _name: &'static str, variant: u32, _of: &'static str) -> Result {
-        self.tag(variant, 0).map(drop)
+    fn serialize_unit_variant(self, _: Str, index: u32, _: Str) -> Result {
+        self.tag(index, 0).map(drop)
     }
 
     #[inline]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Result {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: Str, value: &T) -> Result {
         value.serialize(self.inside()?)
     }
 
     #[inline]
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
+        _: Str,
+        index: u32,
+        _: Str,
         value: &T,
     ) -> Result {
-        value.serialize(self.tag(variant, 0)?.inside()?)
+        value.serialize(self.tag(index, 0)?.inside()?)
     }
 
     #[inline]
@@ -185,35 +185,23 @@ impl<'a> Serializer for Encoder<'a> {
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _name: &'static str, _length: usize) -> Result<Self> {
+    fn serialize_tuple_struct(self, _: Str, _length: usize) -> Result<Self> {
         self.inside()
     }
 
     #[inline]
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
-        length: usize,
-    ) -> Result<Self> {
-        self.tag(variant, count_of_fields(length))?.inside()
+    fn serialize_tuple_variant(self, _: Str, index: u32, _: Str, length: usize) -> Result<Self> {
+        self.tag(index, count_of_fields(length))?.inside()
     }
 
     #[inline]
-    fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Self> {
+    fn serialize_struct(self, _: Str, _length: usize) -> Result<Self> {
         self.inside()
     }
 
     #[inline]
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
-        _length: usize,
-    ) -> Result<Self> {
-        self.tag(variant, 0)?.inside()
+    fn serialize_struct_variant(self, _: Str, index: u32, _: Str, _length: usize) -> Result<Self> {
+        self.tag(index, 0)?.inside()
     }
 
     #[inline]

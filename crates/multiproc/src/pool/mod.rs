@@ -126,12 +126,10 @@ impl Pool {
     /// Calls `function` with every item and returns all results in the order of the items. Blocks until then.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(2)?;
-    ///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2, 3])?, [2, 3, 4]);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// assert_eq!(pool.map(|n: u32| n + 1, [1, 2, 3])?, [2, 3, 4]);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -153,14 +151,12 @@ impl Pool {
     /// the others.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(2)?;
-    ///     let tenths = pool.map_results(|n: u32| 10 / n, [0, 5])?;
-    ///     assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
-    ///     assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let tenths = pool.map_results(|n: u32| 10 / n, [0, 5])?;
+    /// assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
+    /// assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -177,12 +173,10 @@ impl Pool {
     /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let area = |width: u32, height: u32| width * height;
-    ///     assert_eq!(multiproc::Pool::new(2)?.starmap(area, [(2, 3), (4, 5)])?, [6, 20]);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let area = |width: u32, height: u32| width * height;
+    /// assert_eq!(multiproc::Pool::new(2)?.starmap(area, [(2, 3), (4, 5)])?, [6, 20]);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -225,13 +219,11 @@ impl Pool {
     /// [`buffer_size`](CallOptions::buffer_size) of 1.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(2)?;
-    ///     let squares: Result<Vec<u64>, _> = pool.imap(|x: u64| x * x, 1..).take(4).collect();
-    ///     assert_eq!(squares?, [1, 4, 9, 16]);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let squares: Result<Vec<u64>, _> = pool.imap(|x: u64| x * x, 1..).take(4).collect();
+    /// assert_eq!(squares?, [1, 4, 9, 16]);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Panics
@@ -253,16 +245,14 @@ impl Pool {
     /// As [`imap`](Self::imap), but yields each result as soon as it arrives, in any order.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(2)?;
-    ///     let mut sum = 0;
-    ///     for square in pool.imap_unordered(|n: u64| n * n, 1..=100) {
-    ///         sum += square?;
-    ///     }
-    ///     assert_eq!(sum, 338_350);
-    ///     Ok(())
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let mut sum = 0;
+    /// for square in pool.imap_unordered(|n: u64| n * n, 1..=100) {
+    ///     sum += square?;
     /// }
+    /// assert_eq!(sum, 338_350);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn imap_unordered<F, T, I>(
         &self,
@@ -333,12 +323,10 @@ impl Pool {
     /// Calls `function` once, with a tuple of arguments, and returns its result. Blocks until then.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(1)?;
-    ///     assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(1)?;
+    /// assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -355,14 +343,12 @@ impl Pool {
     /// Submits a task and returns a handle for its result. Does not block.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(1)?;
-    ///     let task = pool.submit(u64::pow, (2, 10))?;
-    ///     // The program does something else meanwhile.
-    ///     assert_eq!(task.get()?, 1024);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(1)?;
+    /// let task = pool.submit(u64::pow, (2, 10))?;
+    /// // The program does something else meanwhile.
+    /// assert_eq!(task.get()?, 1024);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -396,17 +382,15 @@ impl Pool {
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
     ///
     /// ```
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = multiproc::Pool::new(2)?;
-    ///     let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
-    ///     pool.join();
-    ///     for (task, square) in tasks.into_iter().zip([1, 4, 9]) {
-    ///         assert!(task.as_ref().is_ok_and(|task| task.is_ready()));
-    ///         assert_eq!(task?.get()?, square);
-    ///     }
-    ///     Ok(())
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
+    /// pool.join();
+    /// for (task, square) in tasks.into_iter().zip([1, 4, 9]) {
+    ///     assert!(task.as_ref().is_ok_and(|task| task.is_ready()));
+    ///     assert_eq!(task?.get()?, square);
     /// }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn join(mut self) {
         self.core.close();

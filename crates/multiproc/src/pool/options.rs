@@ -95,19 +95,17 @@ impl<'pool> CallOptions<'pool> {
     /// use multiproc::Pool;
     /// use std::sync::mpsc::channel;
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let (numbers, input) = channel();
-    ///     numbers.send(2_u64).expect("the input is there");
-    ///     let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
-    ///     for expected in [4, 16, 256] {
-    ///         let square = squares.next().expect("one for each number")?;
-    ///         assert_eq!(square, expected);
-    ///         numbers.send(square).expect("the input is there");
-    ///     }
-    ///     Ok(())
+    /// multiproc::init();
+    /// let pool = Pool::new(2)?;
+    /// let (numbers, input) = channel();
+    /// numbers.send(2_u64).expect("the input is there");
+    /// let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
+    /// for expected in [4, 16, 256] {
+    ///     let square = squares.next().expect("one for each number")?;
+    ///     assert_eq!(square, expected);
+    ///     numbers.send(square).expect("the input is there");
     /// }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn buffer_size(mut self, size: usize) -> Self {
         self.options.buffer_size = Some(size as u64);

@@ -59,14 +59,12 @@ impl<R> TaskHandle<R> {
     /// use multiproc::Pool;
     /// use std::time::Duration;
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
-    ///     let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
-    ///     assert!(task.cancel());
-    ///     assert!(task.get().unwrap_err().is_cancelled());
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = Pool::new(1)?;
+    /// let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+    /// assert!(task.cancel());
+    /// assert!(task.get().unwrap_err().is_cancelled());
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn cancel(&self) -> bool {
         self.core.cancel(&self.call)

@@ -153,7 +153,6 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// holds it alone.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(10_000)?;
     /// sender.send_all(0..10_000_u64)?;
     /// let mut sum = 0;
@@ -162,8 +161,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     ///         sum += number?;
     ///     }
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), SendError<Vec<T>>> {
         let (mut batch, mut batched) = (Batch::default(), Vec::new());
@@ -220,15 +218,13 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// ```
     /// use std::time::Duration;
     ///
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(1)?;
     /// assert!(receiver.recv_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
     /// sender.send(7)?;
     /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, 7);
     /// drop(sender);
     /// assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap_err().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -241,15 +237,13 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// receiver is taking an item.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(1)?;
     /// assert!(receiver.try_recv().unwrap_err().is_empty());
     /// sender.send(7)?;
     /// assert_eq!(receiver.try_recv()?, 7);
     /// drop(sender);
     /// assert!(receiver.try_recv().unwrap_err().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -330,13 +324,11 @@ impl<T> Receiver<T> {
     /// call.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(10)?;
     /// assert!(receiver.is_empty());
     /// sender.send_all([1, 2, 3])?;
     /// assert_eq!((receiver.len(), sender.len()), (3, 3));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn len(&self) -> usize {
         self.core.end().len()

@@ -8,8 +8,8 @@ use super::Kind;
 use super::de::Reader;
 use super::input::unexpected;
 use super::learn::Learner;
-use crate::codec::Error;
 use crate::codec::error::surplus;
+use crate::codec::{Error, Str};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -159,11 +159,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     }
 
     #[cold]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [Str], visitor: V) -> Result<V::Value> {
         self.content.input.tell(Learner::variant_is_read);
         self.content.fields(fields.len(), visitor)
     }

@@ -9,7 +9,7 @@ use super::Kind;
 use super::access::{Name, Parts, Variant};
 use super::input::{Input, unexpected};
 use super::learn::{Learner, Ways};
-use crate::codec::{Error, Levels};
+use crate::codec::{Error, Levels, Str};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -265,16 +265,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     #[cold]
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         self.deserialize_unit(visitor)
     }
 
     #[cold]
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self.inside()?)
     }
 
@@ -310,7 +306,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     #[cold]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        _: Str,
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
@@ -321,8 +317,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     #[cold]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
-        fields: &'static [&'static str],
+        _: Str,
+        fields: &'static [Str],
         visitor: V,
     ) -> Result<V::Value> {
         self.fields(fields.len(), visitor)
@@ -331,8 +327,8 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     #[cold]
     fn deserialize_enum<V: Visitor<'de>>(
         mut self,
-        _name: &'static str,
-        variants: &'static [&'static str],
+        _: Str,
+        variants: &'static [Str],
         visitor: V,
     ) -> Result<V::Value> {
         let way =

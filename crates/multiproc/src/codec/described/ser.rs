@@ -7,7 +7,7 @@ use serde::ser::{
 };
 
 use super::Kind;
-use crate::codec::{Error, Levels};
+use crate::codec::{Error, Levels, Str};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -66,9 +66,9 @@ impl<'a> Describer<'a> {
     }
 
     #[cold]
-    fn variant(mut self, variant: u32, name: &str) -> Self {
+    fn variant(mut self, index: u32, name: &str) -> Self {
         self.out.push(Kind::Variant as u8);
-        self.out.extend_from_slice(&variant.to_ne_bytes());
+        self.out.extend_from_slice(&index.to_ne_bytes());
         self.name(name);
         self
     }
@@ -179,29 +179,29 @@ impl<'a> Serializer for Describer<'a> {
     }
 
     #[cold]
-    fn serialize_unit_struct(self, _name: &'static str) -> Result {
+    fn serialize_unit_struct(self, _: Str) -> Result {
         self.serialize_unit()
     }
 
     #[cold]
-    fn serialize_unit_variant(self, _name: &'static str, variant: u32, name: &'static str) -> Result {
-        self.variant(variant, name).leaf(Kind::Nothing, &[])
+    fn serialize_unit_variant(self, _: Str, index: u32, name: Str) -> Result {
+        self.variant(index, name).leaf(Kind::Nothing, &[])
     }
 
     #[cold]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Result {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: Str, value: &T) -> Result {
         value.serialize(self.inside()?)
     }
 
     #[cold]
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
+        _: Str,
+        index: u32,
+        name: Str,
         value: &T,
     ) -> Result {
-        value.serialize(self.variant(variant, name).inside()?)
+        value.serialize(self.variant(index, name).inside()?)
     }
 
     #[cold]
@@ -220,35 +220,23 @@ impl<'a> Serializer for Describer<'a> {
     }
 
     #[cold]
-    fn serialize_tuple_struct(self, _name: &'static str, length: usize) -> Result<Parts<'a>> {
+    fn serialize_tuple_struct(self, _: Str, length: usize) -> Result<Parts<'a>> {
         self.serialize_tuple(length)
     }
 
     #[cold]
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
-        _length: usize,
-    ) -> Result<Parts<'a>> {
-        self.variant(variant, name).parts(Kind::Content)
+    fn serialize_tuple_variant(self, _: Str, index: u32, name: Str, _length: usize) -> Result<Parts<'a>> {
+        self.variant(index, name).parts(Kind::Content)
     }
 
     #[cold]
-    fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Parts<'a>> {
+    fn serialize_struct(self, _: Str, _length: usize) -> Result<Parts<'a>> {
         self.fields()
     }
 
     #[cold]
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
-        _length: usize,
-    ) -> Result<Parts<'a>> {
-        self.variant(variant, name).fields()
+    fn serialize_struct_variant(self, _: Str, index: u32, name: Str, _length: usize) -> Result<Parts<'a>> {
+        self.variant(index, name).fields()
     }
 
     #[cold]
@@ -314,7 +302,7 @@ macro_rules! named {
                 self.add(value)
             }
 
-            fn skip_field(&mut self, name: &'static str) -> Result {
+            fn skip_field(&mut self, name: Str) -> Result {
                 if self.of.names { Ok(()) } else { Err(Error::left_out(name)) }
             }
 
