@@ -11,7 +11,6 @@
 //! Without names, the same bytes record what a type has asked serde for. By two such records [`search`]
 //! decides whether a type needs this encoding.
 
-mod access;
 pub(super) mod de;
 pub(super) mod input;
 mod learn;

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::WORTH_MAPPING;
 use super::message::Permit;
 use crate::error::{Error, Result};
 use crate::sys::mapping::{self, SharedMapping};
@@ -13,9 +14,6 @@ pub(super) const IN_PACKET: u8 = 0;
 /// The first byte of a packet. The last descriptor is memory with the message; its length (8 bytes) and the
 /// prefix follow.
 pub(super) const IN_MEMORY: u8 = 1;
-
-/// From this size on (bytes), mapping and unmapping costs less than copying.
-pub(super) const WORTH_MAPPING: usize = 64 * 1024;
 
 /// The bytes of a received message, where they arrived.
 #[derive(Debug)]

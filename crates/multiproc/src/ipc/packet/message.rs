@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::{INLINE, content::WORTH_MAPPING};
+use super::{INLINE, WORTH_MAPPING};
 use crate::error::{Error, Result};
 use crate::ipc::wire::SharedFd;
 use crate::sys::mapping;

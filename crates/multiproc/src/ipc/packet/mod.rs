@@ -24,6 +24,9 @@ pub(crate) use crate::sys::socket::{OnShortage, Sent};
 /// of this size, and a larger message costs more for its copy than for the system calls of a memfd.
 pub(crate) const INLINE: usize = 32 * 1024;
 
+/// From this size on (bytes), mapping and unmapping costs less than copying.
+const WORTH_MAPPING: usize = 64 * 1024;
+
 /// One end of a connection between processes. Clones share the end; the last one closes it, in whatever
 /// process it is.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::content::WORTH_MAPPING;
 use super::message::PERMITS;
 use super::*;
 use crate::sys::mapping;

@@ -1,12 +1,14 @@
 //! The self-describing encoding's serde deserializer. It also reads made-up values, as far as a type asks for
 //! them.
 
+mod access;
+
 use std::any::type_name;
 
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 
+use self::access::{Name, Parts, Variant};
 use super::Kind;
-use super::access::{Name, Parts, Variant};
 use super::input::{Input, unexpected};
 use super::learn::{Learner, Ways};
 use crate::codec::{Error, Levels, Str};

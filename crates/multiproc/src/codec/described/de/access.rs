@@ -4,10 +4,10 @@ use serde::de::{
     DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::Kind;
-use super::de::Reader;
-use super::input::unexpected;
-use super::learn::Learner;
+use super::super::Kind;
+use super::super::input::unexpected;
+use super::super::learn::Learner;
+use super::Reader;
 use crate::codec::error::surplus;
 use crate::codec::{Error, Str};
 
