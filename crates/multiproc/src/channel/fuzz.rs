@@ -1,5 +1,4 @@
-//! A channel whose shared memory a faulty process has overwritten, but for the locks, which belong to the C
-//! library.
+//! A channel whose shared memory, apart from the locks, a faulty process has overwritten.
 
 use std::time::Duration;
 
@@ -101,7 +100,7 @@ proptest! {
     }
 }
 
-/// Else it would be received 4 billion times.
+/// Otherwise it would be received 4 billion times.
 #[test]
 fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     let (_sending, receiver) = channel();
@@ -112,7 +111,7 @@ fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
 }
 
-/// Else it would be received again and again.
+/// Otherwise it would be received again and again.
 #[test]
 fn bytes_without_a_frame_are_skipped() {
     let (_sending, receiver) = channel();

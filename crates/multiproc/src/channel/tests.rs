@@ -1,4 +1,4 @@
-//! Channels whose processes were killed half-way, or write nonsense.
+//! Channels: batches, kills half-way, full rings, and faulty processes.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
