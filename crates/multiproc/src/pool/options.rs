@@ -185,12 +185,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::map_reduce`](super::Pool::map_reduce).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn map_reduce<F, M, T, I>(self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
     where
         F: RemoteFn<(T,)>,
