@@ -230,7 +230,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
             buffer
         };
         let message = Message { bytes, descriptors: &descriptors };
-        WORDS.sent(self.outgoing.send(message, deadline, &mut 0)?, deadline)
+        WORDS.sent(self.outgoing.send([message], deadline, &mut 0)?, deadline)
     }
 
     fn take(&self, deadline: Deadline) -> Result<R> {

@@ -202,15 +202,6 @@ impl<'a> Message<'a> {
     }
 }
 
-impl IntoIterator for Message<'_> {
-    type Item = Self;
-    type IntoIter = std::option::IntoIter<Self>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        Some(self).into_iter()
-    }
-}
-
 #[cfg(test)]
 mod fuzz;
 

@@ -93,11 +93,6 @@ where
         })
     }
 
-    /// Why input was left, if so.
-    fn take_refusal(&mut self) -> Option<Error> {
-        self.refusal.take()
-    }
-
     /// Submits chunks until all workers are busy or the look-ahead is reached.
     fn feed(&mut self) {
         if !self.has_room() {
@@ -236,14 +231,7 @@ where
             self.buffer.add(batch);
         }
     }
-}
 
-impl<Args, I, R> Results<'_, I, R>
-where
-    Args: Serialize + DeserializeOwned,
-    I: Iterator<Item = Args>,
-    R: DeserializeOwned,
-{
     /// All results, or the first error in input order.
     pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
         let mut results = Vec::new(); // not by the size hint, which for an endless input exceeds memory
@@ -253,7 +241,7 @@ where
                 results.push(result?);
             }
         }
-        self.take_refusal().map_or(Ok(results), Err)
+        self.refusal.take().map_or(Ok(results), Err)
     }
 
     /// One result for every item; an error only if input was left.
@@ -262,7 +250,7 @@ where
         while self.await_run() {
             results.extend(std::iter::from_fn(|| self.decode_next()));
         }
-        self.take_refusal().map_or(Ok(results), Err)
+        self.refusal.take().map_or(Ok(results), Err)
     }
 
     /// Passes each result to `take`, in the order of the call, until the first error of `take`.
@@ -272,11 +260,11 @@ where
                 self.release_driver(|_| take(result))?;
             }
         }
-        self.take_refusal().map_or(Ok(()), Err)
+        self.refusal.take().map_or(Ok(()), Err)
     }
 
     /// Blocks until the next results are available; returns false when all were returned. At the end
-    /// [`Results::take_refusal`] tells whether input was left.
+    /// `refusal` tells whether input was left.
     fn await_run(&mut self) -> bool {
         loop {
             if self.input.is_some() {
@@ -339,7 +327,7 @@ where
                 return Some(result);
             }
             if !self.await_run() {
-                return self.take_refusal().map(Err);
+                return self.refusal.take().map(Err);
             }
         }
     }

@@ -186,7 +186,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
         let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item)
-            .and_then(|bytes| self.core.send(Message::without_fds(bytes), deadline, &mut 0))
+            .and_then(|bytes| self.core.send([Message::without_fds(bytes)], deadline, &mut 0))
             .and_then(|outcome| WORDS.sent(outcome, deadline));
         sent.map_err(|error| SendError { error, item })
     }
