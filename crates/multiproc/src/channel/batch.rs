@@ -12,8 +12,7 @@ use crate::ipc::wire::{self, Travels};
 pub(crate) struct Batch {
     frames: Vec<u8>,
     count: u32,
-    /// Where in `frames` the bytes of the last message are. Only the last message can be too long for a
-    /// frame.
+    /// The bytes of the last message in `frames`. Only the last message can be too long for a frame.
     last: Range<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! How queues and pipes report that a message was not sent or not received, and how their iterators end.
+//! The errors of queues and pipes, and the end of their iterators.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ pub(crate) struct Words {
 }
 
 impl<T> SendError<T> {
-    /// Why the message was not sent.
+    /// The reason why the message was not sent.
     pub fn error(&self) -> &Error {
         &self.error
     }

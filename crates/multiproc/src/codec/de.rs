@@ -11,7 +11,6 @@ use super::{Levels, Str, VARIANT_BITS, count_of_fields};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The bytes that are not read yet.
 pub(super) struct Input<'de> {
     rest: &'de [u8],
     total: usize,
@@ -31,7 +30,6 @@ struct Parts<'a, 'de> {
     counted: bool,
 }
 
-/// Reads the content of a variant.
 pub(super) struct Variant<'a, 'de> {
     content: Decoder<'a, 'de>,
     /// The number of unnamed fields that were encoded.

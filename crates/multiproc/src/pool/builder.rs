@@ -48,16 +48,16 @@ impl PoolBuilder {
         Self { config, initializer: Ok(()) }
     }
 
-    /// How many worker processes. The default is the number of CPUs that this process may use.
+    /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.config.policy.workers = workers;
         self
     }
 
-    /// How many items a worker is given at once. By default the library chooses by the cost of an item: slow
-    /// items go singly, quick ones by the thousand. The results are the same in any case. Items do not wait
-    /// long behind a slow one: if a worker shows no result for 5 to 10 ms, other workers take what it has not
-    /// begun, ahead of later submissions.
+    /// Sets the number of items that a worker is given at once. By default the library chooses by the cost of
+    /// an item: slow items go singly, quick ones by the thousand. The results are the same in any case. Items
+    /// do not wait long behind a slow one: if a worker shows no result for 5 to 10 ms, other workers take
+    /// what it has not begun, ahead of later submissions.
     pub fn chunk_size(mut self, items: u32) -> Self {
         self.config.policy.chunk_size = Some(items);
         self
@@ -160,7 +160,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How the workers are started. The default is [`StartMethod::default`].
+    /// Sets the start method of the workers. The default is [`StartMethod::default`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.config.options.method = Some(method);
         self

@@ -22,7 +22,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::process::with_signals_blocked;
 
-/// What a pool was built with.
+/// The configuration of a pool.
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) options: SpawnOptions,
@@ -84,11 +84,11 @@ impl DriverThread {
     }
 }
 
-/// How long to spin for results, or for work, before sleeping: longer than the gap between two submissions of
+/// The time to spin for results, or for work, before sleeping: longer than the gap between two submissions of
 /// a caller that submits one task after the other.
 const SPIN: Duration = Duration::from_micros(30);
 
-/// What callers do:
+/// For callers.
 impl Dispatcher {
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
@@ -340,7 +340,7 @@ impl Drop for DriverGuard<'_> {
     }
 }
 
-/// What the pool's own thread does:
+/// For the pool's own thread.
 impl Dispatcher {
     /// Runs until the pool has ended and its last worker was reaped.
     pub(crate) fn run(self: &Arc<Self>) {

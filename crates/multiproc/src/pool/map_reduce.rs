@@ -84,7 +84,7 @@ pub(crate) struct Batches<I> {
     taken: u64,
 }
 
-/// What the iterator of batches and the reader of their results share.
+/// The state shared by the iterator of batches and the reader of their results.
 pub(crate) struct Plan {
     /// The length that takes the target time.
     len: Cell<usize>,

@@ -23,7 +23,7 @@ pub(crate) struct Results<'pool, I, R> {
     call: Arc<Call>,
     /// `None` at its end.
     input: Option<I>,
-    /// Why input was left, if so: the pool refuses more work.
+    /// The error with which the pool has refused more input.
     refusal: Option<Error>,
     /// The panic of the input, which continues in the caller after the results of the items before.
     panic: Option<Box<dyn Any + Send>>,
@@ -137,7 +137,7 @@ where
         self.pending < 2 * round && is_within && self.left_in_buffer() > 0
     }
 
-    /// How many more items the call's buffer size allows.
+    /// The number of items that the call's buffer size still allows.
     fn left_in_buffer(&self) -> u64 {
         let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
         most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.given()))

@@ -81,7 +81,7 @@ use crate::sys::failpoint::{self, Failpoint};
     note = "a function has at most eight arguments: put more into a struct"
 )]
 pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
-    /// What the function returns.
+    /// The type of the function's result.
     type Output: Serialize + DeserializeOwned;
 
     /// Calls the function with a tuple of its arguments.

@@ -15,7 +15,7 @@ pub(super) struct CoalescingDelay<'a>(pub(super) &'a AtomicU32);
 
 /// A small frame takes about as long as this many pauses, of 10 to 50 ns each.
 const PAUSES_PER_FRAME: u32 = 4;
-/// Where no delay is made, one call in this many tries one.
+/// Without a delay, one call in this many tries one.
 const TRY_EVERY: u32 = 32;
 /// The length of a trial: a peer whose cache line is fetched for every frame is slow with the next one.
 const TRIAL: u32 = 8 * PAUSES_PER_FRAME;

@@ -42,7 +42,6 @@ pub(crate) use self::pool_side::PoolSide;
 pub(crate) use self::progress::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 
-/// The memory itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "SharedMemory")]
 pub(crate) struct WorkerRings(SharedMemory);
@@ -56,7 +55,6 @@ pub(crate) const OUT_OF_LINE: u32 = 3;
 /// the header of the following items, which is no item.
 pub(crate) const TASK_HEADER: u32 = 4;
 
-/// The length of a message's header.
 const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
@@ -137,7 +135,6 @@ impl WakeupPage {
         Ok(wakeup_page)
     }
 
-    /// Wakes the callers.
     pub(crate) fn notify_callers(&self) {
         self.callers().notify_all();
     }

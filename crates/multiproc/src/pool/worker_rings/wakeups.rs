@@ -3,9 +3,9 @@
 use crate::ipc::event_count::EventCount;
 use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 
-/// The words for it in shared memory.
+/// Its words in shared memory.
 pub(crate) struct PoolWakeups<'a> {
-    /// Of callers, and of the pool's thread.
+    /// One for callers, one for the pool's thread.
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
     /// [`Waiting`], as a number.
