@@ -70,8 +70,8 @@ pub(crate) enum ResultBatch {
     Lost { first: u64, count: u32, error: Error },
 }
 
-/// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the workers
-/// finish together at the end of the input.
+/// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the
+/// workers finish together at the end of the input.
 pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
 /// The maximum items of a chunk, and the maximum growth over the chunk before.
 const MAX_CHUNK_LEN: u64 = 32 * 1024;

@@ -1,7 +1,7 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
-//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for every
-//! caller. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
+//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for all
+//! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -244,7 +244,7 @@ where
         self.refusal.take().map_or(Ok(results), Err)
     }
 
-    /// One result for every item; an error only if input was left.
+    /// A result for each item; an error only if input was left.
     pub(crate) fn into_results(mut self) -> Result<Vec<Result<R>>> {
         let mut results = Vec::new();
         while self.await_run() {
