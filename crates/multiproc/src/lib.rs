@@ -13,8 +13,10 @@
 //!   [limited](pool::PoolBuilder::memory_limit).
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
-//! - [`SharedSlice`] is large read-only data that many processes read without a copy.
-//! - [`Error`] says what failed, which process died, and while doing what.
+//! - [`SharedSlice`] is large read-only data that many processes read without a copy; [`SharedArray`] is data
+//!   that they write in exclusive chunks.
+//! - [`Error`] says what failed, which process died, and while doing what; [`TaskError`] carries a task's own
+//!   error.
 //!
 //! ```
 //! use multiproc::{Pool, Process};
@@ -100,6 +102,8 @@ compile_error!(
 mod pipe;
 mod process;
 pub mod queue;
+mod shared_array;
+
 mod shared_slice;
 
 mod mapping_cache;
@@ -136,6 +140,7 @@ pub use error::{Error, ErrorKind, Result, TaskError};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use spawn::child_main::{at_start, init};
 pub use spawn::fork_server::stop_fork_server;

@@ -28,3 +28,4 @@ pub(crate) mod sealed;
 pub(crate) mod socket;
 pub(crate) mod thread_id;
 mod weak;
+pub(crate) mod writable;
