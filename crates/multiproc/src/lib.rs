@@ -1,18 +1,22 @@
-//! Several processes, as Python's `multiprocessing` has them, without its hangs.
+//! Process-based parallelism, after Python's `multiprocessing`, in which no call hangs when a process dies.
 //!
 //! # The tour
 //!
-//! Every program begins with [`init`]: a child process is the same program, executed again (or a copy of one that was,
-//! see [`StartMethod`]), and there it runs its task.
+//! `main` begins with [`init`]. A child process is the same program, executed again (or forked from a process
+//! that was, see [`StartMethod`]); in it, `init` runs the task and does not return.
 //!
-//! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
-//! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap), [`apply`](Pool::apply),
-//!   [`submit`](Pool::submit). A [call](Pool::options) may have a time limit and be tried again; a task can be
-//!   [cancelled](pool::TaskHandle::cancel); a worker's memory can be [limited](pool::PoolBuilder::memory_limit).
+//! - [`Process`] starts a child that calls one function. Joining it gives the function's result, or the error
+//!   of which the child died.
+//! - [`Pool`] keeps workers that run many tasks: [`map`](Pool::map), [`imap`](Pool::imap),
+//!   [`apply`](Pool::apply), [`submit`](Pool::submit). A [call](Pool::options) may have a time limit and be
+//!   tried again; a task can be [cancelled](pool::TaskHandle::cancel); a worker's memory can be
+//!   [limited](pool::PoolBuilder::memory_limit).
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
-//! - [`SharedSlice`] is large data that many processes read and nobody copies.
-//! - [`Error`] says what failed, who died, and at what; [`TaskError`] carries a task's own error.
+//! - [`SharedSlice`] is large read-only data that many processes read without a copy; [`SharedArray`] is data
+//!   that they write in exclusive chunks.
+//! - [`Error`] says what failed, which process died, and while doing what; [`TaskError`] carries a task's own
+//!   error.
 //!
 //! ```
 //! use multiproc::{Pool, Process};
@@ -33,58 +37,59 @@
 //! }
 //! ```
 //!
-//! # What holds
+//! # Guarantees
 //!
-//! - **A function crosses by name, not by value**: it is a `fn` item or a closure that captures nothing ([`RemoteFn`]).
-//!   Its arguments and its result are [serde](https://serde.rs) values and are copied.
-//! - **Ownership is the protocol.** Moving an end of a queue or pipe into a child closes the parent's copy. The last
-//!   sender gone, in whatever way, is the end for the receivers. There is no sentinel to forget.
-//! - **No handle waits for the dead.** Whichever process is killed at whichever instruction, every handle that others
-//!   hold comes to a value or to an error.
-//! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it and goes
-//!   on.
+//! - **A function crosses by name, not by value**: it is a `fn` item or a closure that captures nothing
+//!   ([`RemoteFn`]). Its arguments and its result are [serde](https://serde.rs) values and are copied.
+//! - **Ownership is the protocol.** Moving an end of a queue or pipe into a child closes the parent's copy.
+//!   When the last sender is dropped or killed, the receivers meet the end of the stream. No sentinel is
+//!   needed.
+//! - **No call waits for a dead process.** Whichever process is killed, at whichever instruction, the calls
+//!   of all others return a value or an error.
+//! - **One death, one error.** A worker's death fails the one task that it was running; the pool replaces it
+//!   and goes on.
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallOptions::retries).
 //! - **A child never outlives its parent**, however the parent ends.
-//! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and
+//! - **Ctrl-C is for the program's first process**, which dies with its children, or handles the signal and
 //!   can still use them ([`init`]).
-//! - **What the system refuses is an error** that names the operation, nothing is left half made, and the library,
-//!   pools included, recovers when resources return.
-//! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
+//! - **A refused system call is an error** that names the operation. Nothing is left half made, and the
+//!   library recovers when resources return, pools included.
+//! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
 //!
 //! # Limits
 //!
-//! Linux 5.4 or newer, on x86-64 and aarch64. A program must be an executable of its own: code in a shared library
-//! cannot be named across processes.
+//! Linux 5.4 or newer, on x86-64 and aarch64. A program must be an executable of its own: code in a shared
+//! library cannot be named across processes.
 //!
-//! A value whose type's attributes make it read what it does not write (`tag`, `untagged`, `flatten`,
-//! `skip_serializing` and others), and one that looks at the data (`serde_json::Value`), travels in an
-//! encoding with names, which is slower and larger. Before such a value is sent, the sender decodes it once:
-//! one that would not arrive as it is, is an error that names the attribute. Such are a 128-bit number inside
-//! of `tag`, `untagged` or `flatten`, a variant of an `untagged` enum that an earlier one fits, and a field
-//! left out that has no `default`. To find out which types these are, a process reads and writes made-up
-//! values of each type that it sends, once; `Deserialize` should have no effects beyond its value. A
-//! `Serialize` and a `Deserialize` written by hand must have the same parts in the same order. A value may be
-//! 128 levels deep (structs, tuples, sequences, maps, options and variants inside one another), so that it
-//! cannot overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied
-//! as they are.
+//! Values are encoded compactly, without names. A type that reads other parts than it writes, because of
+//! serde's attributes (`tag`, `untagged`, `flatten`, `skip_serializing` and others), or that inspects the
+//! data (`serde_json::Value`), travels in a larger and slower encoding with names. The sender decodes such a
+//! value once before sending it, and a value that would not arrive unchanged is an error that names the
+//! attribute: a 128-bit number inside `tag`, `untagged` or `flatten`, a variant of an `untagged` enum that an
+//! earlier one matches, or a left-out field without `default`. To detect such types, a process once decodes
+//! and encodes made-up values of each type that it sends, so `Deserialize` should have no side effects. A
+//! hand-written `Serialize` and `Deserialize` must have the same parts in the same order. A value may be 128
+//! levels deep (structs, tuples, sequences, maps, options and variants inside one another), which does not
+//! overflow a stack. Numbers, text and vectors of numbers, alone or as the only argument, are copied as they
+//! are.
 //!
-//! The arguments of a child or task, or a message of a pipe, may hold 42 ends of pipes at most, or 63 ends of queues, or 252
-//! [`SharedSlice`]s: the system takes no more than 253 descriptors at once. More are an error.
+//! The arguments of a child or task, or a message of a pipe, may hold at most 42 ends of pipes, or 63 ends of
+//! queues, or 252 [`SharedSlice`]s: the kernel passes at most 253 descriptors at once. More are an error.
 //!
-//! A closure that captures only values without any size counts as capturing nothing. Do not capture one that
-//! proves something done in the parent ("the device is open"): it is not true in the child. [`RemoteFn`] says
-//! more of this, the one exception to soundness.
+//! A closure that captures only zero-sized values counts as capturing nothing. Do not capture a token that
+//! proves something done in the parent ("the device is open"), which is not true in the child. This is the
+//! one exception to soundness; [`RemoteFn`] says more.
 //!
 //! A program holds one copy of this library in one version; cargo refuses two.
 //!
-//! A program that ignores SIGCHLD, or waits for children that it has not started, takes their statuses away; then an
-//! error can say only that a child ended, not of what.
+//! If a program ignores SIGCHLD, or waits for children that it has not started, errors can say only that a
+//! child ended, not how.
 //!
-//! A program that adopts orphans (the first process of a container, or a subreaper) gets those of its children's children
-//! that end after their parent, and the fork server of a child that was killed or has called `exit`; it has to wait for them
-//! itself, as for any other orphan.
+//! A program that adopts orphans (the first process of a container, or a subreaper) also gets the fork server
+//! of a child that was killed or has called `exit`, and grandchildren that end after their parent. It has to
+//! wait for them itself, as for any other orphan.
 //!
-//! There is no start by forking the running program; [`StartMethod`] says why.
+//! The library does not fork the running program; [`StartMethod`] says why.
 
 #![warn(missing_docs)]
 
@@ -124,7 +129,7 @@ mod error;
 #[cfg(test)]
 mod testing;
 
-/// What is to go wrong on purpose, for the suite that tries it.
+/// Failpoints, which the fault suite controls.
 #[cfg(multiproc_faults)]
 pub mod failpoints {
     pub use crate::sys::failpoint::Failpoint;

@@ -113,14 +113,12 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// is sending.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<Vec<u8>, ()>()?;
     /// while here.try_send(vec![0; 1000]).is_ok() {}
     /// assert!(here.try_send(vec![0; 1000]).unwrap_err().error().is_full());
     /// drop(there);
     /// assert!(here.try_send(vec![0; 1000]).unwrap_err().error().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -145,13 +143,11 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// ```
     /// use std::time::Duration;
     ///
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<u32, u32>()?;
     /// assert!(here.recv_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
     /// there.send(7)?;
     /// assert_eq!(here.recv_timeout(Duration::from_millis(1))?, 7);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -165,15 +161,13 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// thread is receiving.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<u32, u32>()?;
     /// assert!(here.try_recv().unwrap_err().is_empty());
     /// there.send(7)?;
     /// assert_eq!(here.try_recv()?, 7);
     /// drop(there);
     /// assert!(here.try_recv().unwrap_err().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -187,14 +181,12 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// then the last item.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<u32, u32>()?;
     /// there.send(1)?;
     /// there.send(2)?;
     /// drop(there);
     /// assert_eq!(here.iter().collect::<multiproc::Result<Vec<_>>>()?, [1, 2]);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = Result<R>> {
         let mut has_ended = false;
@@ -207,14 +199,12 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     /// ```
     /// use std::time::Duration;
     ///
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<u32, u32>()?;
     /// assert!(!here.poll(Duration::from_millis(1))?);
     /// there.send(7)?;
     /// assert!(here.poll(Duration::from_millis(1))?);
     /// assert_eq!(here.recv()?, 7);
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -240,7 +230,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
             buffer
         };
         let message = Message { bytes, descriptors: &descriptors };
-        WORDS.sent(self.outgoing.send(message, deadline, &mut 0)?, deadline)
+        WORDS.sent(self.outgoing.send([message], deadline, &mut 0)?, deadline)
     }
 
     fn take(&self, deadline: Deadline) -> Result<R> {
@@ -260,13 +250,11 @@ impl<S, R> Connection<S, R> {
     /// The number of messages that have arrived at this end and were not received yet.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (here, there) = multiproc::pipe::<u32, u32>()?;
     /// there.send(7)?;
     /// assert_eq!((here.len(), there.len()), (1, 0));
     /// assert!(there.is_empty());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn len(&self) -> usize {
         self.incoming.end().len()

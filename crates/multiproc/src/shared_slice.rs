@@ -120,16 +120,14 @@ impl<T: Pod> SharedSlice<T> {
     /// ```
     /// use multiproc::SharedSlice;
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let squares = SharedSlice::build(10, |slots: &mut [u32]| {
-    ///         for (slot, number) in slots.iter_mut().zip(0..) {
-    ///             *slot = number * number;
-    ///         }
-    ///     })?;
-    ///     assert_eq!(squares[9], 81);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let squares = SharedSlice::build(10, |slots: &mut [u32]| {
+    ///     for (slot, number) in slots.iter_mut().zip(0..) {
+    ///         *slot = number * number;
+    ///     }
+    /// })?;
+    /// assert_eq!(squares[9], 81);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors

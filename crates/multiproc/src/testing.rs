@@ -1,4 +1,4 @@
-//! What the unit tests have in common: bytes, words and descriptors as another process may have sent them.
+//! Helpers of unit tests: bytes, words and descriptors as a faulty process may send them.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -11,18 +11,18 @@ use crate::sys::mapping;
 use crate::sys::sealed::Sealed;
 use crate::sys::socket;
 
-/// So many cases, the same in every run.
+/// A configuration with this many cases, the same in every run.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     let rng_seed = RngSeed::Fixed(0x6d75_6c74_6970_726f);
     ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// Any bytes; most of them small numbers, which is what lengths, kinds and variants are made of.
+/// Any bytes; mostly small numbers, of which lengths, kinds and variants consist.
 pub(crate) fn any_bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![3 => 0..9_u8, 1 => any::<u8>()], 0..=most)
 }
 
-/// Any number; most of them at one of the edges where sums overflow and rings end.
+/// Any number; mostly close to where sums overflow and rings end.
 pub(crate) fn any_word() -> impl Strategy<Value = u64> {
     let edge = (any::<prop::sample::Index>(), -9..=9_i64).prop_map(|(edge, beside)| {
         let edges = [0_u64, 1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 31, 1 << 32, 1 << 63];
@@ -31,7 +31,7 @@ pub(crate) fn any_word() -> impl Strategy<Value = u64> {
     prop_oneof![3 => edge, 1 => any::<u64>()]
 }
 
-/// How far two sides of a ring say that they have come; mostly so that it may be true.
+/// The positions of the two sides of a ring; mostly plausible ones.
 pub(crate) fn any_words(size: u32) -> impl Strategy<Value = [u64; 2]> {
     let near = (any_word(), 0..size / 8 + 9, 0..size + 9).prop_map(|(word, frames, bytes)| {
         [word, word.wrapping_add(u64::from(frames) << 32).wrapping_add(u64::from(bytes))]
@@ -39,7 +39,8 @@ pub(crate) fn any_words(size: u32) -> impl Strategy<Value = [u64; 2]> {
     prop_oneof![3 => near, 1 => [any_word(), any_word()]]
 }
 
-/// One of everything that can be sent: closed at the other end, empty, unsealed, sealed, and what is no memory at all.
+/// Descriptors of all sorts: memory (unsealed, empty, sealed), a device, a directory, a socket without a
+/// peer.
 pub(crate) fn descriptors(choice: &[u8]) -> Vec<OwnedFd> {
     let one = |choice: &u8| match choice % 6 {
         0 => mapping::memfd_write(&[1; 5000]).unwrap(),

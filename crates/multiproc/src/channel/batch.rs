@@ -12,8 +12,7 @@ use crate::ipc::wire::{self, Travels};
 pub(crate) struct Batch {
     frames: Vec<u8>,
     count: u32,
-    /// Where in `frames` the bytes of the last message are. Only the last message can be too long for a
-    /// frame.
+    /// The bytes of the last message in `frames`. Only the last message can be too long for a frame.
     last: Range<usize>,
 }
 
@@ -75,7 +74,7 @@ impl Batch {
 
     /// Maps the messages, in the order in which they were [added](Self::add).
     pub(crate) fn map<R>(&self, mut convert: impl FnMut(&[u8]) -> R) -> Vec<R> {
-        let mut frames = Frames::frame_size(&self.frames[..]);
+        let mut frames = Frames::new(&self.frames[..]);
         std::iter::from_fn(|| frames.next().map(|(_, bytes)| convert(bytes))).collect()
     }
 }
@@ -92,7 +91,7 @@ mod tests {
             batch.push(&Some(text.to_owned())).unwrap();
         }
         let (before, count, last) = batch.split_last().unwrap();
-        assert_eq!((crate::ipc::frame::all(Frames::frame_size(before)).len(), count), (2, 2));
+        assert_eq!((crate::ipc::frame::all(Frames::new(before)).len(), count), (2, 2));
         let mut alone = Vec::new();
         wire::encode(&Some("three".to_owned()), &mut alone, "an item").unwrap();
         assert_eq!(last, alone);

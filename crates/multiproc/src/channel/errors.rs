@@ -1,4 +1,4 @@
-//! How queues and pipes report that a message was not sent or not received, and how their iterators end.
+//! The errors of queues and pipes, and the end of their iterators.
 
 use std::fmt;
 
@@ -11,14 +11,12 @@ use crate::sys::socket::Sent;
 /// A message that was not sent, and the reason.
 ///
 /// ```
-/// # fn main() -> multiproc::Result<()> {
 /// let (sender, _receiver) = multiproc::queue::bounded(1)?;
 /// sender.try_send("first".to_owned())?;
 /// let refused = sender.try_send("second".to_owned()).unwrap_err();
 /// assert!(refused.error().is_full());
 /// assert_eq!(refused.into_item(), "second");
-/// # Ok(())
-/// # }
+/// # Ok::<(), multiproc::Error>(())
 /// ```
 #[derive(Serialize, Deserialize)]
 pub struct SendError<T> {
@@ -35,7 +33,7 @@ pub(crate) struct Words {
 }
 
 impl<T> SendError<T> {
-    /// Why the message was not sent.
+    /// The reason why the message was not sent.
     pub fn error(&self) -> &Error {
         &self.error
     }

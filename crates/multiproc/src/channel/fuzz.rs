@@ -1,5 +1,4 @@
-//! A channel whose shared memory a faulty process has overwritten, but for the locks, which belong to the C
-//! library.
+//! A channel whose shared memory, apart from the locks, a faulty process has overwritten.
 
 use std::time::Duration;
 
@@ -58,7 +57,7 @@ proptest! {
         prop_assert!(received_bytes <= 2 * 64 * 1024);
         // Only the senders' cached position may still be wrong; it is refreshed when there is no room.
         prop_assert_eq!(receiver.0.endpoint.len(), 0);
-        let _ = sender.send(Message::without_fds(b"sense"), Deadline::now(), &mut 0);
+        let _ = sender.send([Message::without_fds(b"sense")], Deadline::now(), &mut 0);
     }
 
     #[test]
@@ -76,11 +75,11 @@ proptest! {
         overwrite(memory, POSITIONS[0], positions[1]);
         let bytes = vec![7; length];
         for _ in 0..3 {
-            let _ = sender.send(Message::without_fds(&bytes), Deadline::now(), &mut 0);
+            let _ = sender.send([Message::without_fds(&bytes)], Deadline::now(), &mut 0);
         }
         let fd = SharedFd::from(descriptors(&[0]).remove(0));
         let with_descriptor = Message { bytes: &bytes, descriptors: &[fd] };
-        let _ = sender.send(with_descriptor, Deadline::now(), &mut 0);
+        let _ = sender.send([with_descriptor], Deadline::now(), &mut 0);
         sender.end().len();
     }
 
@@ -101,7 +100,7 @@ proptest! {
     }
 }
 
-/// Else it would be received 4 billion times.
+/// Otherwise it would be received 4 billion times.
 #[test]
 fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     let (_sending, receiver) = channel();
@@ -112,7 +111,7 @@ fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
 }
 
-/// Else it would be received again and again.
+/// Otherwise it would be received again and again.
 #[test]
 fn bytes_without_a_frame_are_skipped() {
     let (_sending, receiver) = channel();
@@ -127,6 +126,6 @@ fn a_sender_does_not_wait_for_receivers_that_are_ahead_of_it() {
     overwrite(receiver.end().memory(), POSITIONS[1], 5 << 32 | 0x1388);
     let mut sent = 0;
     let deadline = Deadline::after(Duration::from_secs(30)); // not reached
-    let refused = sender.send(Message::without_fds(b"x"), deadline, &mut sent).unwrap_err();
+    let refused = sender.send([Message::without_fds(b"x")], deadline, &mut sent).unwrap_err();
     assert!(refused.is_codec() && sent == 0, "{refused}");
 }

@@ -17,9 +17,9 @@ const CHECK_EVERY: u32 = 64;
 /// as sending.
 ///
 /// Receivers that take messages are alive, so each message taken since the last check allows two to be sent
-/// without a check, up to [`CHECK_EVERY`]. The words for this are guarded by the senders' lock. While receivers
-/// take none, this process asks the kernel once per tick of the coarse clock, and again when it has seen the end
-/// of a process, which may have been the last receiver.
+/// without a check, up to [`CHECK_EVERY`]. The words for this are guarded by the senders' lock. While
+/// receivers take none, this process asks the kernel once per tick of the coarse clock, and again when it has
+/// seen the end of a process, which may have been the last receiver.
 ///
 /// Independently of this cache, a sender asks before it waits for room and before it wakes a receiver.
 #[derive(Default)]

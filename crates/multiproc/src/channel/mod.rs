@@ -38,7 +38,7 @@ use crate::sys::thread_id;
 /// ring has no room, so that its sender need not wait.
 pub(crate) const SPILL_THRESHOLD: usize = 32 * 1024;
 
-/// Where in shared memory a channel lies, and how much it holds.
+/// A channel's place in shared memory, and its capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     start: usize,
@@ -69,7 +69,7 @@ pub(crate) struct Message<'a> {
     pub(crate) descriptors: &'a [SharedFd],
 }
 
-/// How receiving ended.
+/// The outcome of receiving.
 #[derive(Debug)]
 pub(crate) enum Received {
     /// The caller's closure was given the messages.
@@ -172,7 +172,6 @@ impl End {
         self.layout
     }
 
-    /// The number of messages in the channel.
     pub(crate) fn len(&self) -> usize {
         self.endpoint.len() as usize
     }
@@ -199,15 +198,6 @@ impl fmt::Debug for End {
 impl<'a> Message<'a> {
     pub(crate) fn without_fds(bytes: &'a [u8]) -> Self {
         Self { bytes, descriptors: &[] }
-    }
-}
-
-impl IntoIterator for Message<'_> {
-    type Item = Self;
-    type IntoIter = std::option::IntoIter<Self>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        Some(self).into_iter()
     }
 }
 

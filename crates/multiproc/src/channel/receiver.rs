@@ -17,7 +17,6 @@ use crate::sys::socket;
 const COALESCE_FRAMES: u32 = 16;
 
 impl ReceiverCore {
-    /// Opens a receiving end of a channel that [`Layout::create`] has made.
     pub(crate) fn open(layout: Layout, memory: SharedMemory, fds: EndpointFds) -> Result<Self> {
         let end = layout.open(memory, Side::Consumers, fds)?;
         end.receivers().fetch_add(1, Relaxed);

@@ -16,19 +16,18 @@ use crate::sys::mapping;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS, Sent};
 
-/// Where in the ring a sender has waited for room in vain, so that the next large message is spilled at once.
+/// The position at which a sender has waited for room in vain: the next large message is spilled at once.
 const WAITED_AT: usize = SCRATCH[0];
 /// After this many bytes a sender refreshes the receivers' position: an empty ring restarts in its cache-hot
 /// part.
 const REFRESH_EVERY: u32 = 16 * 1024;
-/// How long to wait for room before a message is spilled that fits into the ring.
+/// The wait for room before a message that would fit into the ring is spilled.
 const SPILL_DELAY: Duration = Duration::from_millis(1);
 /// A sender that found the ring full coalesces until room for this many frames, or for a quarter of those in
 /// the ring, is free. The receivers stay busy during that time.
 const COALESCE_FRAMES: u32 = 256;
 
 impl SenderCore {
-    /// Opens the sending end of a channel that [`Layout::create`] has made.
     pub(crate) fn open(layout: Layout, memory: SharedMemory, fds: EndpointFds) -> Result<Self> {
         layout.open(memory, Side::Producers, fds).map(Self)
     }

@@ -1,4 +1,4 @@
-//! Channels whose processes were killed half-way, or write nonsense.
+//! Channels: batches, kills half-way, full rings, and faulty processes.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -22,7 +22,7 @@ fn channel_of(layout: Layout) -> (SenderCore, ReceiverCore) {
 }
 
 fn send(sender: &SenderCore, bytes: &[u8]) {
-    let sent = sender.send(Message::without_fds(bytes), Deadline::now(), &mut 0).unwrap();
+    let sent = sender.send([Message::without_fds(bytes)], Deadline::now(), &mut 0).unwrap();
     assert_eq!(sent, Sent::Done);
 }
 
@@ -150,7 +150,7 @@ fn orphaned_packets_do_not_fill_the_socket() {
         let received = scope.spawn(move || receiver.receive(1, Deadline::Never, |_| ()).unwrap());
         while send_orphan(&sender) == Sent::Done {} // until there is no room
         let large = vec![7; 100_000];
-        assert_eq!(sender.send(Message::without_fds(&large), Deadline::Never, &mut 0).unwrap(), Sent::Done);
+        assert_eq!(sender.send([Message::without_fds(&large)], Deadline::Never, &mut 0).unwrap(), Sent::Done);
         assert!(matches!(received.join().unwrap(), Received::Whole(bytes, _) if bytes == large));
     });
 }
@@ -160,8 +160,9 @@ fn orphaned_packets_do_not_fill_the_socket() {
 fn a_large_message_times_out_when_there_is_no_room_for_its_small_frame() {
     for size in [64 * 1024, 256 * 1024] {
         let (sender, receiver) = channel_of(Layout::new(0, size, u32::MAX));
-        let put =
-            |length, deadline| sender.send(Message::without_fds(&vec![7; length]), deadline, &mut 0).unwrap();
+        let put = |length, deadline| {
+            sender.send([Message::without_fds(&vec![7; length])], deadline, &mut 0).unwrap()
+        };
         while put(8, Deadline::now()) == Sent::Done {}
         for large in [40_000, 200_000] {
             assert_eq!(put(large, Deadline::now()), Sent::TimedOut);

@@ -1,5 +1,5 @@
-//! A "needs wake-up" flag before an eventfd, like `io_uring`'s `IORING_SQ_NEED_WAKEUP`: no system call is made
-//! while no process waits.
+//! A "needs wake-up" flag before an eventfd, like `io_uring`'s `IORING_SQ_NEED_WAKEUP`: no system call is
+//! made while no process waits.
 //!
 //! A waiter sets the flag, re-checks its condition, and sleeps until the eventfd is written. A process that
 //! has changed the condition loads the flag; if it is set, the process writes the eventfd and then clears the

@@ -1,5 +1,4 @@
-//! What serde's derive and its attributes can make of a type: each value arrives as it was sent, or is an
-//! error.
+//! Types with serde's attributes: each value arrives as it was sent, or is an error.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -11,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ipc::wire::{self, Travels};
 use crate::testing::cases;
 
-/// Generates generic types, each with what makes a value of it from three of its parameter, and what is to
-/// arrive.
+/// Generates generic types, each with a value made from three values of its parameter, and the expected
+/// outcome.
 macro_rules! types {
     ($(
         $(#[$meta:meta])*
@@ -26,7 +25,7 @@ macro_rules! types {
             $kind $name $(<$T $(: $bound $(+ $more)?)?>)? $({$($fields)*})? $(($($tuple)*);)?
         )*
 
-        /// Has values of each type travel, among others.
+        /// Sends values of each type.
         #[allow(unused_variables)] // not each value needs both
         fn all_arrive<X: Part>(a: &X, b: &X, n: u8, may_be_refused: bool) -> Result<(), TestCaseError> {
             $({
@@ -38,12 +37,12 @@ macro_rules! types {
     };
 }
 
-/// What the generated types are made of.
+/// The parameters of the generated types.
 trait Part: Default + Value {}
 
 impl<X: Default + Value> Part for X {}
 
-/// What can travel, and be compared.
+/// A value that can be sent and compared.
 trait Value: Clone + Debug + PartialEq + Travels {}
 
 impl<X: Clone + Debug + PartialEq + Travels> Value for X {}
@@ -52,11 +51,11 @@ impl<X: Clone + Debug + PartialEq + Travels> Value for X {}
 enum Must {
     /// It arrives.
     Arrive,
-    /// As the last, if its parameter is nothing that serde's own buffer does not take.
+    /// As the last, unless serde's own buffer does not take its parameter.
     ArriveBuffered,
     /// It arrives as it was sent, or is an error.
     NotDiffer,
-    /// It is an error when it is sent, and this is what the error names.
+    /// Sending it is an error that contains this text.
     Fail,
 }
 
@@ -444,7 +443,7 @@ for_each_part! {
     types_of_maps_and_sequences_arrive: BTreeMap<(u8, char), Vec<i64>>;
 }
 
-/// Whether the compact encoding is found to fit a type, the value at hand being this.
+/// Whether the compact encoding is found to fit the type of this value.
 fn fits<T: Travels>(value: &T) -> bool {
     let mut bytes = Vec::new();
     wire::encode(value, &mut bytes, "it").unwrap();

@@ -1,17 +1,16 @@
-//! From bytes to values.
-
-use std::string::FromUtf8Error;
+//! The compact encoding's serde deserializer.
 
 use serde::de::value::U32Deserializer;
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
+use serde::forward_to_deserialize_any;
 
-use super::{Error, Levels, VARIANT_BITS, count_of_fields};
+use super::error::{Error, missing_fields, not_text, short, surplus, unexpected};
+use super::{Levels, Str, VARIANT_BITS, count_of_fields};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The bytes not read yet.
 pub(super) struct Input<'de> {
     rest: &'de [u8],
     total: usize,
@@ -23,12 +22,18 @@ pub(super) struct Decoder<'a, 'de> {
     levels: Levels,
 }
 
-/// Reads parts of a value one by one, as many as are left.
+/// Reads the parts of a value one by one.
 struct Parts<'a, 'de> {
     of: Decoder<'a, 'de>,
     left: usize,
-    /// Whether the number was read, not known from the type; then each takes up a byte at least.
+    /// Whether the bytes hold the number of parts, each of which then takes up at least one byte.
     counted: bool,
+}
+
+pub(super) struct Variant<'a, 'de> {
+    content: Decoder<'a, 'de>,
+    /// The number of unnamed fields that were encoded.
+    fields: u8,
 }
 
 impl<'de> Input<'de> {
@@ -49,7 +54,7 @@ impl<'de> Input<'de> {
         Ok(*head)
     }
 
-    /// A length, of things that take up a byte each, at least.
+    /// The length of something that takes up at least one byte for each.
     #[inline]
     fn length(&mut self) -> Result<usize> {
         let length = u64::from_ne_bytes(self.array()?);
@@ -67,7 +72,6 @@ impl<'de> Input<'de> {
         Ok(bytes)
     }
 
-    /// One of the two values of a byte that has only two.
     #[inline]
     fn flag(&mut self) -> Result<bool> {
         match self.array()? {
@@ -77,7 +81,7 @@ impl<'de> Input<'de> {
         }
     }
 
-    /// How many bytes were read.
+    /// The number of bytes read.
     #[inline]
     fn position(&self) -> usize {
         self.total - self.rest.len()
@@ -110,11 +114,11 @@ impl<'a, 'de> Decoder<'a, 'de> {
         visitor.visit_seq(Parts { of: self.inside()?, left, counted: false })
     }
 
-    /// A variant's fields without names: one that was left out is missed by nothing but their number.
+    /// The unnamed fields of a variant. Only their number shows that one was left out.
     #[inline]
     fn fields<V: Visitor<'de>>(self, count: u8, length: usize, visitor: V) -> Result<V::Value> {
         if count != count_of_fields(length) {
-            return Err(left_out(self.input.position(), length, count));
+            return Err(missing_fields(self.input.position(), length, count));
         }
         self.uncounted(length, visitor)
     }
@@ -133,7 +137,7 @@ impl<'de> Parts<'_, 'de> {
         Ok(Some(value))
     }
 
-    /// Elements that were not asked for would be taken for what follows.
+    /// Refuses elements that the type has not read: they would be decoded as the next value.
     #[inline]
     fn finish<T>(self, value: T) -> Result<T> {
         if self.left == 0 { Ok(value) } else { Err(surplus(self.of.input.position(), self.left)) }
@@ -167,9 +171,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
         ))
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
-    }
+    forward_to_deserialize_any! { ignored_any identifier }
 
     #[inline]
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -185,8 +187,8 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
         }
     }
 
-    // Another process may write to these bytes meanwhile: what is looked at, or handed to a visitor that may
-    // look at it, is a copy.
+    // Another process may write to the bytes, so text is checked, and bytes are passed to a visitor, as a
+    // copy.
 
     #[inline]
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
@@ -200,10 +202,6 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
             Ok(text) => visitor.visit_string(text),
             Err(error) => Err(not_text(self.input.position(), &error)),
         }
-    }
-
-    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.deserialize_any(visitor)
     }
 
     #[inline]
@@ -227,16 +225,12 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     }
 
     #[inline]
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value> {
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         visitor.visit_unit()
     }
 
     #[inline]
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: Str, visitor: V) -> Result<V::Value> {
         visitor.visit_newtype_struct(self.inside()?)
     }
 
@@ -262,7 +256,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     #[inline]
     fn deserialize_tuple_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        _: Str,
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
@@ -272,20 +266,15 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     #[inline]
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
-        fields: &'static [&'static str],
+        _: Str,
+        fields: &'static [Str],
         visitor: V,
     ) -> Result<V::Value> {
         self.uncounted(fields.len(), visitor)
     }
 
     #[inline]
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        _variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn deserialize_enum<V: Visitor<'de>>(self, _: Str, _: &'static [Str], visitor: V) -> Result<V::Value> {
         visitor.visit_enum(self)
     }
 
@@ -328,13 +317,6 @@ impl<'de> MapAccess<'de> for Parts<'_, 'de> {
     }
 }
 
-/// What follows the number of a variant.
-pub(super) struct Variant<'a, 'de> {
-    content: Decoder<'a, 'de>,
-    /// How many fields without names it has.
-    fields: u8,
-}
-
 impl<'a, 'de> EnumAccess<'de> for Decoder<'a, 'de> {
     type Error = Error;
     type Variant = Variant<'a, 'de>;
@@ -367,47 +349,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
     }
 
     #[inline]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value> {
+    fn struct_variant<V: Visitor<'de>>(self, fields: &'static [Str], visitor: V) -> Result<V::Value> {
         self.content.uncounted(fields.len(), visitor)
     }
-}
-
-// The errors are made out of line and of numbers only, so that where the reader stands can be kept in registers.
-
-#[cold]
-#[inline(never)]
-fn short(at: usize, length: u64, left: usize) -> Error {
-    Error::new(format_args!("{length} bytes or more expected at byte {at}, {left} left"))
-}
-
-#[cold]
-#[inline(never)]
-fn unexpected(at: usize, expected: &str, found: u32) -> Error {
-    Error::new(format_args!("{expected} expected at byte {at}, {found:#x} found"))
-}
-
-#[cold]
-#[inline(never)]
-fn surplus(at: usize, left: usize) -> Error {
-    Error::new(format_args!("an end expected at byte {at}, {left} more elements announced"))
-}
-
-#[cold]
-#[inline(never)]
-fn left_out(at: usize, length: usize, count: u8) -> Error {
-    Error::new(format_args!(
-        "{length} fields expected at byte {at}, {count} found (`skip_serializing_if` in a tuple variant?)"
-    ))
-}
-
-#[cold]
-#[inline(never)]
-fn not_text(end: usize, error: &FromUtf8Error) -> Error {
-    let (bytes, valid) = (error.as_bytes(), error.utf8_error().valid_up_to());
-    let found = bytes.get(valid).copied().unwrap_or_default();
-    unexpected(end - bytes.len() + valid, "UTF-8", found.into())
 }

@@ -1,4 +1,4 @@
-//! What was found out about the types that this process sends.
+//! The cache of the encodings that were found to fit the types that this process sends.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -9,21 +9,20 @@ use serde::de::DeserializeOwned;
 
 use super::described::search::{Finding, Subject, find_out, identity};
 
-/// Whether the compact encoding is known to fit a type: a look at a word of this thread's, for the most part.
+/// Whether this thread knows that the compact encoding fits a type: one load of a thread-local word.
 #[inline]
 pub(crate) fn fits<T: Serialize + DeserializeOwned>() -> bool {
     let identity = identity::<T>();
-    FITTING.with(|fitting| fitting[place(identity)].get() == identity)
+    FITTING.with(|fitting| fitting[slot(identity)].get() == identity)
 }
 
-/// Which encoding fits a type, of which this is a value.
+/// The encoding that fits the type of this value.
 #[cold]
 pub(crate) fn finding(value: &dyn Subject) -> Finding {
     let identity = value.identity();
     let known = FINDINGS.read().unwrap_or_else(PoisonError::into_inner).get(&identity).copied();
     let (found, values) = known.unwrap_or((Finding::Unclear, 0));
-    // While it is unclear, fewer and fewer of the values are looked at. No lock is held, since the type's
-    // code runs.
+    // An unclear type is probed again with the 2nd, 4th, 8th … value. No lock is held while its code runs.
     let values = values.saturating_add(1);
     let is_clear = found != Finding::Unclear;
     let found = if is_clear || !values.is_power_of_two() { found } else { try_out(value) };
@@ -32,12 +31,12 @@ pub(crate) fn finding(value: &dyn Subject) -> Finding {
         findings.insert(identity, (found, values));
     }
     if found == Finding::Fits {
-        FITTING.with(|fitting| fitting[place(identity)].set(identity));
+        FITTING.with(|fitting| fitting[slot(identity)].set(identity));
     }
     found
 }
 
-/// Whether a value that this thread encodes is one that is made up, or is encoded on behalf of one.
+/// Whether this thread is probing a type, so that a value which is encoded now may be made up.
 pub(crate) fn is_trying_out() -> bool {
     TRYING_OUT.get()
 }
@@ -50,17 +49,17 @@ fn try_out(value: &dyn Subject) -> Finding {
 }
 
 #[inline]
-fn place(identity: usize) -> usize {
-    (identity / 16) % PLACES
+fn slot(identity: usize) -> usize {
+    (identity / 16) % SLOTS
 }
 
-const PLACES: usize = 64;
+const SLOTS: usize = 64;
 
 thread_local! {
     static TRYING_OUT: Cell<bool> = const { Cell::new(false) };
-    /// The types that fit, each at its place unless another has come there.
-    static FITTING: [Cell<usize>; PLACES] = const { [const { Cell::new(0) }; PLACES] };
+    /// The types that fit; a direct-mapped cache.
+    static FITTING: [Cell<usize>; SLOTS] = const { [const { Cell::new(0) }; SLOTS] };
 }
 
-/// With how many values were seen while it was not clear.
+/// Each with the number of values that were seen while the finding was unclear.
 static FINDINGS: LazyLock<RwLock<HashMap<usize, (Finding, u32)>>> = LazyLock::new(RwLock::default);

@@ -1,4 +1,4 @@
-//! From values to bytes.
+//! The compact encoding's serde serializer.
 
 use serde::Serialize;
 use serde::ser::{
@@ -6,20 +6,21 @@ use serde::ser::{
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::{Error, Levels, VARIANT_BITS, count_of_fields};
+use super::{Error, Levels, Str, VARIANT_BITS, count_of_fields};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// Appends one value; or, one by one, the parts of one whose number is known to both sides.
+/// Appends one value, or one by one the parts of a value whose number both sides know.
 pub(super) struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     levels: Levels,
 }
 
-/// Appends elements whose number is put before them when it is known.
+/// Appends elements, and at last their number before them.
 pub(super) struct Counted<'a> {
     parts: Encoder<'a>,
-    place: usize,
+    /// The offset of the number.
+    start: usize,
     count: u64,
 }
 
@@ -38,26 +39,27 @@ impl<'a> Encoder<'a> {
         Ok(Self { levels: self.levels.down()?, out: self.out })
     }
 
-    /// The number of a variant; of one with fields without names, how many these are, too.
+    /// Appends the index of a variant and its number of unnamed fields.
     #[inline]
-    fn tag(self, variant: u32, fields: usize) -> Result<Self> {
-        let (Some(tag), Ok(fields)) = (tag(variant), u32::try_from(fields)) else {
+    fn tag(self, index: u32, fields: u8) -> Result<Self> {
+        if index >> VARIANT_BITS != 0 {
             return Err(too_many_variants());
-        };
-        self.out.extend_from_slice(&(tag | fields << VARIANT_BITS).to_ne_bytes());
+        }
+        self.out.extend_from_slice(&(index | u32::from(fields) << VARIANT_BITS).to_ne_bytes());
         Ok(self)
     }
 
     #[inline]
     fn counted(self) -> Result<Counted<'a>> {
-        let place = self.out.len();
+        let start = self.out.len();
         self.out.extend_from_slice(&0_u64.to_ne_bytes());
-        Ok(Counted { parts: self.inside()?, place, count: 0 })
+        Ok(Counted { parts: self.inside()?, start, count: 0 })
     }
 }
 
 impl Counted<'_> {
-    /// Appends what is counted. Nobody is believed who says the number beforehand: an iterator may be wrong.
+    /// Appends and counts an element. The length that a `Serialize` announces may be wrong, so it is not
+    /// used.
     #[inline]
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result {
         let before = self.parts.out.len();
@@ -72,7 +74,7 @@ impl Counted<'_> {
     #[inline]
     fn finish(self) {
         let length = self.count.to_ne_bytes();
-        self.parts.out[self.place..self.place + length.len()].copy_from_slice(&length);
+        self.parts.out[self.start..self.start + length.len()].copy_from_slice(&length);
     }
 }
 
@@ -142,29 +144,29 @@ impl<'a> Serializer for Encoder<'a> {
     }
 
     #[inline]
-    fn serialize_unit_struct(self, _name: &'static str) -> Result {
+    fn serialize_unit_struct(self, _: Str) -> Result {
         Ok(())
     }
 
     #[inline]
-    fn serialize_unit_variant(self, _name: &'static str, variant: u32, _of: &'static str) -> Result {
-        self.tag(variant, 0).map(drop)
+    fn serialize_unit_variant(self, _: Str, index: u32, _: Str) -> Result {
+        self.tag(index, 0).map(drop)
     }
 
     #[inline]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Result {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: Str, value: &T) -> Result {
         value.serialize(self.inside()?)
     }
 
     #[inline]
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
+        _: Str,
+        index: u32,
+        _: Str,
         value: &T,
     ) -> Result {
-        value.serialize(self.tag(variant, 0)?.inside()?)
+        value.serialize(self.tag(index, 0)?.inside()?)
     }
 
     #[inline]
@@ -183,35 +185,23 @@ impl<'a> Serializer for Encoder<'a> {
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _name: &'static str, _length: usize) -> Result<Self> {
+    fn serialize_tuple_struct(self, _: Str, _length: usize) -> Result<Self> {
         self.inside()
     }
 
     #[inline]
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
-        length: usize,
-    ) -> Result<Self> {
-        self.tag(variant, count_of_fields(length).into())?.inside()
+    fn serialize_tuple_variant(self, _: Str, index: u32, _: Str, length: usize) -> Result<Self> {
+        self.tag(index, count_of_fields(length))?.inside()
     }
 
     #[inline]
-    fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Self> {
+    fn serialize_struct(self, _: Str, _length: usize) -> Result<Self> {
         self.inside()
     }
 
     #[inline]
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        _of: &'static str,
-        _length: usize,
-    ) -> Result<Self> {
-        self.tag(variant, 0)?.inside()
+    fn serialize_struct_variant(self, _: Str, index: u32, _: Str, _length: usize) -> Result<Self> {
+        self.tag(index, 0)?.inside()
     }
 
     #[inline]
@@ -257,7 +247,7 @@ impl SerializeMap for Counted<'_> {
     }
 }
 
-/// What has as many parts in every value of the type.
+/// For types whose values all have the same number of parts.
 macro_rules! uncounted {
     ($($trait:ident: $part:ident $(, $key:ident)?;)*) => {$(
         impl $trait for Encoder<'_> {
@@ -291,12 +281,7 @@ uncounted! {
     SerializeStructVariant: serialize_field, _name;
 }
 
-#[inline]
-fn tag(variant: u32) -> Option<u32> {
-    (variant >> VARIANT_BITS == 0).then_some(variant)
-}
-
 #[cold]
 fn too_many_variants() -> Error {
-    Error::new(format_args!("the number of its variant is {} or more", 1 << VARIANT_BITS))
+    Error::new(format_args!("the index of its variant is {} or more", 1 << VARIANT_BITS))
 }

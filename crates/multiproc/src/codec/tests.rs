@@ -1,4 +1,7 @@
+//! The compact encoding: every value comes back, and invalid bytes are an error.
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -7,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::testing::cases;
 
-/// One of everything that serde knows, and inside one another.
+/// Every kind of serde's data model, nested.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 enum Shape {
     Nothing,
@@ -79,7 +82,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_an_error_or_a_value(
-        // Small numbers are what lengths, tags and variants are made of.
+        // Small numbers, of which lengths, tags and variants consist.
         bytes in vec(prop_oneof![3 => 0..9_u8, 1 => any::<u8>()], 0..200),
     ) {
         let _ = decode::<Shape>(&bytes);
@@ -108,7 +111,7 @@ fn a_length_beyond_the_end_is_refused_at_once() {
     }
 }
 
-/// Large in memory, and nothing when encoded.
+/// Large in memory, empty when encoded.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Skipped {
     #[serde(skip)]
@@ -124,7 +127,7 @@ fn elements_without_bytes_count() {
 }
 
 #[test]
-fn what_is_no_value_is_an_error_that_says_where() {
+fn invalid_bytes_are_an_error_that_says_where() {
     assert_eq!(refused::<(u8, bool)>(&[7, 2]), "0 or 1 expected at byte 1, 0x2 found");
     assert_eq!(refused::<(u8, Option<u8>)>(&[7, 9, 0]), "0 or 1 expected at byte 1, 0x9 found");
     assert_eq!(refused::<char>(&0xd800_u32.to_ne_bytes()), "a character expected at byte 0, 0xd800 found");
@@ -136,7 +139,7 @@ fn what_is_no_value_is_an_error_that_says_where() {
 }
 
 #[test]
-fn elements_that_nobody_takes_are_an_error() {
+fn elements_that_the_type_does_not_read_are_an_error() {
     #[derive(Debug)]
     struct First;
     impl<'de> Deserialize<'de> for First {
@@ -180,7 +183,7 @@ fn a_sequence_need_not_know_its_length() {
 }
 
 #[test]
-fn types_that_need_names_are_told_so() {
+fn types_that_need_names_are_an_error() {
     #[derive(Debug, Serialize, Deserialize)]
     #[serde(untagged)]
     enum Any {
@@ -197,7 +200,7 @@ fn types_that_need_names_are_told_so() {
     assert!(error.to_string().contains("field `maybe` is left out"), "{error}");
 }
 
-/// Each of them is two levels: an option, and a struct.
+/// Each link has two levels: an option and a struct.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Chain {
     number: u64,
@@ -207,7 +210,7 @@ struct Chain {
     next: Option<Box<Chain>>,
 }
 
-/// The deepest that may be, and one that is too deep.
+/// A chain of this depth.
 fn chain(levels: u8) -> Chain {
     let mut chain = Chain::default();
     for _ in 0..(levels - 2) / 2 {
@@ -223,12 +226,12 @@ fn the_deepest_value_fits_on_a_small_stack_and_a_deeper_one_is_refused() {
         decode::<Chain>(&deep).unwrap();
         let error = encode(&chain(DEPTH + 2), &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "it is more than 128 levels deep");
-        // As it would have been encoded: without the last byte, which says that no more follow, and once more.
+        // The encoding of a deeper value: `Some` in place of the last `None`, and another link.
         let mut deeper = deep[..deep.len() - 1].to_vec();
         deeper.push(1);
         deeper.extend(bytes(&Chain::default()));
         assert_eq!(refused::<Chain>(&deeper), "it is more than 128 levels deep");
-        // A type that takes no bytes but for the level.
+        // Each level of this type takes one byte.
         assert_eq!(refused::<Endless>(&[1; 1000]), "it is more than 128 levels deep");
     };
     std::thread::Builder::new().stack_size(256 * 1024).spawn(test).unwrap().join().unwrap();

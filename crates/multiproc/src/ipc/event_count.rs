@@ -1,9 +1,9 @@
-//! Waiting until another process has changed something in shared memory, without a system call where nobody waits.
+//! An event count on a futex, after Dmitry Vyukov's: a process sleeps until another changes shared memory.
 //!
-//! Who waits arms the event count, looks once more whether what he waits for has come, and sleeps. Who has changed something
-//! rings: that is a look at one word, and a system call only if somebody has armed it since. Everyone who waits is
-//! woken, and looks for himself; so it is no harm when one of them is killed on the way. Nor is it when one who rings is
-//! killed: until all have been woken, the event count says that somebody waits, and the next who rings wakes them.
+//! A waiter sets `WAITING`, re-checks its condition, and sleeps. A notifier loads the word and makes a system
+//! call only if `WAITING` is set. Notifying wakes every waiter, so a waiter killed on the way swallows no
+//! wake-up. `WAITING` stays set until all waiters are woken, so the next notifier completes the work of a
+//! killed one.
 
 use std::time::Duration;
 
@@ -11,79 +11,81 @@ use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::futex;
 
-/// A event count is a word: a number that changes with each ringing, and in its lowest bits whether somebody waits, and whether
-/// somebody is just waking those who do.
+/// A futex word: a counter that each notification changes, and in its lowest bits `WAITING` and `NOTIFYING`.
 pub(crate) struct EventCount<'a>(pub(crate) &'a AtomicU32);
 
-/// What the word was when the event count was armed.
+/// The word's value when a waiter prepared to wait.
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket(u32);
 
-/// After this many exchanges that failed, a event count is rung or armed without one. Only a process gone wrong
-/// changes a word so often.
+/// After this many failed exchanges the word is changed without one. Only a faulty process changes it as
+/// often.
 const TRIES: u32 = 100;
 
 const WAITING: u32 = 1;
+/// A notifier is waking the waiters, and clears `WAITING` afterwards.
 const NOTIFYING: u32 = 2;
 const ONE: u32 = 4;
 
 impl EventCount<'_> {
-    /// To be called before the last look at what one waits for: a change that this look misses will ring.
+    /// Called before the last check of the condition: a change that this check misses is notified.
     pub(crate) fn prepare_wait(&self) -> Ticket {
-        // Who is just waking others is not to say in the end that nobody waits.
-        let arm = |word: u32| match word & NOTIFYING {
+        // A change of the counter keeps a notifier that is at work from clearing `WAITING` afterwards.
+        let with_waiter = |word: u32| match word & NOTIFYING {
             0 => word | WAITING,
             _ => word.wrapping_add(ONE) & !NOTIFYING | WAITING,
         };
         let mut word = self.0.load(Relaxed);
         let mut tries = 0;
-        let armed = loop {
-            match self.0.compare_exchange(word, arm(word), SeqCst, Relaxed) {
-                Ok(_) => break arm(word),
+        let waiting = loop {
+            match self.0.compare_exchange(word, with_waiter(word), SeqCst, Relaxed) {
+                Ok(_) => break with_waiter(word),
                 Err(_) if tries == TRIES => break self.0.fetch_or(WAITING, SeqCst) | WAITING,
                 Err(now) => (word, tries) = (now, tries + 1),
             }
         };
-        // Together with the fence in `ring`: either the look that follows sees the change, or the ringer sees the bit.
+        // Pairs with the fence in `notify_all`: either the waiter's check sees the change, or the notifier
+        // sees the bit.
         fence(SeqCst);
-        Ticket(armed)
+        Ticket(waiting)
     }
 
-    /// Sleeps until the event count has been rung since it was armed, for `time` at most. May return early.
-    pub(crate) fn wait(&self, armed: Ticket, time: Option<Duration>) {
-        futex::wait(self.0, armed.0, time);
+    /// Sleeps until a notification after `ticket`, for `time` at most. May return early.
+    pub(crate) fn wait(&self, ticket: Ticket, time: Option<Duration>) {
+        futex::wait(self.0, ticket.0, time);
     }
 
-    /// To be called after a change. Says whether somebody was asleep.
+    /// Called after a change. Returns whether there was a waiter.
     #[inline]
     pub(crate) fn notify_all(&self) -> bool {
         fence(SeqCst);
         let word = self.0.load(Relaxed);
-        let is_armed = word & WAITING != 0;
-        if is_armed {
+        let has_waiter = word & WAITING != 0;
+        if has_waiter {
             self.wake(word);
         }
-        is_armed
+        has_waiter
     }
 
-    /// Changes the number, lest anybody fall asleep who has armed the event count before; wakes those who are asleep; and says only
-    /// then that nobody waits, unless somebody has armed it meanwhile.
+    /// Changes the counter, so that no waiter that holds an older ticket falls asleep; wakes all sleepers;
+    /// then clears `WAITING`, unless a waiter has prepared meanwhile.
     ///
-    /// Who is overtaken does it again: one who has armed the event count does not wake the others, and one who rings may be killed
-    /// before he does.
+    /// If another process changes the word first, this one tries again: that process may be a waiter, which
+    /// wakes no other, or a notifier that is killed before it wakes them.
     #[cold]
     fn wake(&self, mut word: u32) {
         for _ in 0..TRIES {
             if word & WAITING == 0 {
                 return;
             }
-            let rung = word.wrapping_add(ONE) | NOTIFYING;
-            match self.0.compare_exchange(word, rung, SeqCst, Relaxed) {
+            let notifying = word.wrapping_add(ONE) | NOTIFYING;
+            match self.0.compare_exchange(word, notifying, SeqCst, Relaxed) {
                 Ok(_) => {
                     failpoint::hit(Failpoint::EventCountChanged);
                     futex::wake_all(self.0);
                     failpoint::hit(Failpoint::AllWoken);
-                    let _ = self.0.compare_exchange(rung, rung & !(WAITING | NOTIFYING), Relaxed, Relaxed);
+                    let idle = notifying & !(WAITING | NOTIFYING);
+                    let _ = self.0.compare_exchange(notifying, idle, Relaxed, Relaxed);
                     return;
                 }
                 Err(now) => word = now,
@@ -92,11 +94,10 @@ impl EventCount<'_> {
         self.wake_retrying();
     }
 
-    /// Changes the number and wakes every process that sleeps, whatever the word says. Returns whether any
-    /// slept.
+    /// Changes the counter and wakes all sleepers, whatever the bits are. Returns whether there was one.
     ///
-    /// The word lies in memory that a process gone wrong can overwrite, so [`ring`](EventCount::notify_all) can find it
-    /// unarmed although a thread sleeps.
+    /// A faulty process can overwrite the word, so [`notify_all`](EventCount::notify_all) may find no
+    /// `WAITING` although a thread sleeps.
     #[cold]
     pub(crate) fn wake_retrying(&self) -> bool {
         self.0.fetch_add(ONE, SeqCst);
@@ -104,19 +105,19 @@ impl EventCount<'_> {
     }
 }
 
-/// The thread that sleeps on a event count, as the other threads of its process know it.
+/// A thread that sleeps on an event count and that other threads of its process wake.
 ///
-/// What they need for waking it lies in private memory. So no process that shares the event count's word can keep
-/// the thread asleep, and the thread can sleep without a time limit.
+/// Its state lies in private memory. So no process that shares the event count's word can keep the thread
+/// asleep, and the thread can sleep without a time limit.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
-    /// How many times the thread was woken.
+    /// The number of wake-ups.
     calls: AtomicU32,
-    /// 1 from before the thread's last look at `calls` until it is awake.
+    /// 1 from before the thread's last load of `calls` until it is awake.
     asleep: AtomicU32,
 }
 
-/// The value of a [`Sleeper`]'s count at some instant.
+/// An earlier value of a [`Sleeper`]'s number of wake-ups.
 #[derive(Clone, Copy)]
 pub(crate) struct Calls(u32);
 
@@ -125,30 +126,28 @@ impl Sleeper {
         Self { calls: AtomicU32::new(0), asleep: AtomicU32::new(0) }
     }
 
-    /// To be called before the thread looks for changes made by other threads of its process.
+    /// Called before the thread checks for changes by other threads of its process.
     pub(crate) fn calls(&self) -> Calls {
         Calls(self.calls.load(SeqCst))
     }
 
-    /// Sleeps as [`EventCount::wait`] does, unless the thread was woken since it got `seen`.
-    pub(crate) fn wait(&self, bell: &EventCount<'_>, armed: Ticket, seen: Calls, time: Option<Duration>) {
+    /// Sleeps as [`EventCount::wait`] does, unless the thread was woken since it loaded `seen`.
+    pub(crate) fn wait(&self, event: &EventCount<'_>, ticket: Ticket, seen: Calls, time: Option<Duration>) {
         self.asleep.store(1, SeqCst);
-        // Together with the fence in `wake`: either this look sees the call, or the waker sees the thread
-        // asleep.
+        // Pairs with the fence in `wake`: either this load sees the call, or the waker sees `asleep`.
         fence(SeqCst);
         if self.calls.load(SeqCst) == seen.0 {
-            bell.wait(armed, time);
+            event.wait(ticket, time);
         }
         self.asleep.store(0, SeqCst);
     }
 
-    /// To be called by a thread of the same process after a change. Blocks for some microseconds at most:
-    /// while the thread is on the way into its system call, and only if the event count's word was overwritten just
-    /// then.
-    pub(crate) fn wake(&self, bell: &EventCount<'_>) {
+    /// Called by another thread of the process after a change. Spins while the thread is between setting
+    /// `asleep` and sleeping, some microseconds.
+    pub(crate) fn wake(&self, event: &EventCount<'_>) {
         self.calls.fetch_add(1, SeqCst);
         fence(SeqCst);
-        while self.asleep.load(SeqCst) != 0 && !bell.wake_retrying() {
+        while self.asleep.load(SeqCst) != 0 && !event.wake_retrying() {
             futex::pause();
         }
     }

@@ -1,90 +1,90 @@
-//! Frames one behind the other: as they lie in a ring, and on their way into it and out of it.
+//! Length-prefixed frames, as they lie in a ring and in the buffers that are copied to and from it.
 //!
-//! A frame is a head of eight bytes, which says how long it is and what, its bytes, and as many more as make it a
-//! multiple of eight.
+//! A frame is a header of 8 bytes (length and kind), its bytes, and padding to a multiple of 8.
 
 use std::ops::Deref;
 
-/// What stands in front of a frame's bytes: their number, and what they are.
+/// The size of a frame's header.
 pub(crate) const HEAD: u32 = 8;
 pub(crate) const FRAME_HEAD: usize = HEAD as usize;
-/// No frame: what is left of the ring is empty, and the next frame is at its start.
+/// The kind of a header without a frame: the next frame lies at the ring's first byte.
 pub(crate) const SKIP: u32 = u32::MAX;
 
-/// Frames that are read one after the other.
+/// A cursor over frames.
 #[derive(Debug, Default)]
 pub(crate) struct Frames<B = Vec<u8>> {
     bytes: B,
-    /// Where the bytes begin that lay at a ring's start; before that, it may have a rest without frames.
-    seam: usize,
-    passed: usize,
+    /// The offset of the first byte that lay at the ring's start. The bytes before it may end without a
+    /// frame.
+    wrapped_at: usize,
+    consumed: usize,
 }
 
 impl<B: Deref<Target = [u8]>> Frames<B> {
-    pub(crate) fn frame_size(bytes: B) -> Self {
-        Self { seam: bytes.len(), bytes, passed: 0 }
+    pub(crate) fn new(bytes: B) -> Self {
+        Self { wrapped_at: bytes.len(), bytes, consumed: 0 }
     }
 
-    /// Frames that lay in a ring, those from the byte `seam` on at its start.
-    pub(crate) fn split(bytes: B, seam: usize) -> Self {
-        Self { seam: seam.min(bytes.len()), bytes, passed: 0 }
+    /// Frames of a ring, of which those from the byte `wrapped_at` on lay at its start.
+    pub(crate) fn split(bytes: B, wrapped_at: usize) -> Self {
+        Self { wrapped_at: wrapped_at.min(bytes.len()), bytes, consumed: 0 }
     }
 
-    /// The bytes of the frames that were read.
+    /// The number of bytes that have been read.
     pub(crate) fn consumed(&self) -> usize {
-        self.passed
+        self.consumed
     }
 
-    /// Goes back to where [`Frames::passed`] was so many bytes.
-    pub(crate) fn back_to(&mut self, passed: usize) {
-        self.passed = passed.min(self.passed);
+    /// Goes back to where [`Frames::consumed`] was `consumed`.
+    pub(crate) fn back_to(&mut self, consumed: usize) {
+        self.consumed = consumed.min(self.consumed);
     }
 
-    /// What the next frame is, and its bytes.
+    /// The kind and the bytes of the next frame.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<(u32, &[u8])> {
-        if self.passed < self.seam {
-            let before = &self.bytes[self.passed..self.seam];
+        if self.consumed < self.wrapped_at {
+            let before = &self.bytes[self.consumed..self.wrapped_at];
             match split_frame(before) {
                 Some((kind, frame, rest)) if kind != SKIP => {
-                    self.passed += before.len() - rest.len();
+                    self.consumed += before.len() - rest.len();
                     return Some((kind, frame));
                 }
-                _ => self.passed = self.seam,
+                _ => self.consumed = self.wrapped_at,
             }
         }
-        let after = &self.bytes[self.passed..];
+        let after = &self.bytes[self.consumed..];
         let (kind, frame, rest) = split_frame(after)?;
-        self.passed += after.len() - rest.len();
+        self.consumed += after.len() - rest.len();
         Some((kind, frame))
     }
 
-    /// Gives the bytes of up to `most` frames, as long as they are of this kind and length and are taken; says how many
-    /// these were.
+    /// Calls `take` with each of the next frames, `most` at most, while they have this kind and length and
+    /// `take` returns `true`. Returns the number of frames taken.
     #[inline]
     pub(crate) fn next_like(
         &mut self,
         kind: u32,
         length: usize,
         most: u32,
-        mut give: impl FnMut(&[u8]) -> bool,
+        mut take: impl FnMut(&[u8]) -> bool,
     ) -> u32 {
-        let end = if self.passed < self.seam { self.seam } else { self.bytes.len() };
-        let span = footprint(narrow(length)) as usize;
-        let expected = head(narrow(length), kind);
+        let end = if self.consumed < self.wrapped_at { self.wrapped_at } else { self.bytes.len() };
+        let span = frame_size(as_u32(length)) as usize;
+        let expected = head(as_u32(length), kind);
         let mut count = 0;
-        for frame in self.bytes[self.passed..end].chunks_exact(span).take(most as usize) {
-            if frame[..FRAME_HEAD] != expected || !give(&frame[FRAME_HEAD..FRAME_HEAD + length]) {
+        for frame in self.bytes[self.consumed..end].chunks_exact(span).take(most as usize) {
+            if frame[..FRAME_HEAD] != expected || !take(&frame[FRAME_HEAD..FRAME_HEAD + length]) {
                 break;
             }
             count += 1;
         }
-        self.passed += count as usize * span;
+        self.consumed += count as usize * span;
         count
     }
 }
 
-/// Adds a frame to a vector of frames.
+/// Appends a frame.
 #[inline]
 pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
@@ -98,7 +98,8 @@ pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     end_frame(frames, start, kind);
 }
 
-/// Begins a frame in a vector of frames; its bytes follow, and [`end_frame`].
+/// Appends the header of a frame and returns its offset. The caller appends the bytes, then calls
+/// [`end_frame`].
 #[inline]
 pub(crate) fn begin_frame(frames: &mut Vec<u8>) -> usize {
     let start = frames.len();
@@ -106,7 +107,7 @@ pub(crate) fn begin_frame(frames: &mut Vec<u8>) -> usize {
     start
 }
 
-/// Ends the frame that begins at `start`. One too long for a ring gets a length that no ring has room for.
+/// Completes the frame at `start`. A length beyond `u32` becomes `u32::MAX`, for which no ring has room.
 #[inline]
 pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
     let length = frames.len() - start - FRAME_HEAD;
@@ -117,7 +118,7 @@ pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
     frames.resize(frames.len().next_multiple_of(8), 0);
 }
 
-/// The first of some frames, and what is behind it.
+/// The first frame (kind and bytes) and the bytes behind it.
 #[inline]
 pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     let (head, rest) = frames.split_first_chunk()?;
@@ -127,9 +128,9 @@ pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
     Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
 }
 
-/// How many bytes a frame takes up.
+/// The bytes that a frame of this length occupies.
 #[inline]
-pub(crate) const fn footprint(length: u32) -> u32 {
+pub(crate) const fn frame_size(length: u32) -> u32 {
     HEAD + length.next_multiple_of(8)
 }
 
@@ -138,16 +139,16 @@ pub(crate) fn head(length: u32, kind: u32) -> [u8; FRAME_HEAD] {
     (u64::from(kind) << 32 | u64::from(length)).to_ne_bytes()
 }
 
-/// The length of something in a ring, which is below 4 GiB.
+/// A length inside a ring, which is below 4 GiB.
 #[inline]
 #[allow(clippy::cast_possible_truncation)]
-pub(crate) const fn narrow(length: usize) -> u32 {
+pub(crate) const fn as_u32(length: usize) -> u32 {
     length as u32
 }
 
-/// The low one and the high one.
+/// The low and the high half.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // that is the purpose
+#[allow(clippy::cast_possible_truncation)] // on purpose
 pub(crate) fn split_u64(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }

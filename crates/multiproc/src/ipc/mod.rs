@@ -1,4 +1,5 @@
-//! Bytes between two processes: a ring in shared memory, packets over a socket, and what wakes a sleeper.
+//! Bytes between two processes: a ring in shared memory, packets over a socket, and an event count to sleep
+//! on.
 
 pub(crate) mod event_count;
 pub(crate) mod frame;

@@ -82,7 +82,7 @@ mod tests {
             let error = catch_panic(panics).unwrap_err().to_string();
             error.contains(file!())
         };
-        assert!(has_location(|| panic!("with a offset")));
+        assert!(has_location(|| panic!("with a location")));
         let _ = panic::catch_unwind(|| panic!("caught by the function itself"));
         assert!(!has_location(|| panic::resume_unwind(Box::new("without a location"))));
     }

@@ -1,4 +1,4 @@
-//! A ring that another process has written over. Not beside the ring's own tests, which are also compiled for its models.
+//! A ring that another process has overwritten. (Apart from `ring/tests.rs`, which the models compile, too.)
 
 use std::cell::RefCell;
 
@@ -13,10 +13,10 @@ use crate::testing::{any_bytes, any_words, cases};
 proptest! {
     #![proptest_config(cases(500))]
 
-    /// Whatever lies in the ring and wherever the marks are: what is shown is no more than the ring holds, and whoever
-    /// goes on to the end comes to it.
+    /// Whatever the bytes and the positions are, a reader gets no more bytes than the ring has, and comes to
+    /// the end.
     #[test]
-    fn any_bytes_and_marks_come_to_an_end(
+    fn any_bytes_and_positions_come_to_an_end(
         bytes in any_bytes(1024),
         words in any_words(1024),
         kinds in vec((any::<prop::sample::Index>(), 0..6_u32, 0..1100_u32), 0..20),
@@ -24,17 +24,18 @@ proptest! {
         let ring = Ring::new(0, 1024);
         let memory = RefCell::new(vec![0; 1024]);
         memory.write(0, &bytes);
-        for (place, kind, length) in kinds {
+        for (slot, kind, length) in kinds {
             let kind = if kind == 0 { SKIP } else { kind };
-            memory.write(place.index(127) * 8, &head(length, kind));
+            memory.write(slot.index(127) * 8, &head(length, kind));
         }
         let [first, tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
         prop_assert!(all(ring.copy_frames(&memory, first, tail)).concat().len() <= 1024);
-        let (mut mark, mut shown) = (first, 0);
+        let (mut position, mut shown) = (first, 0);
         if ring.can_hold(first, tail) {
             for _ in 0..tail.frames_since(first) {
-                ring.kind(&memory, mark);
-                if ring.take_before(&memory, &mut mark, tail.bytes, |_, bytes| shown += bytes.len()).is_none() {
+                ring.kind(&memory, position);
+                let look = |_, bytes: &[u8]| shown += bytes.len();
+                if ring.take_before(&memory, &mut position, tail.bytes, look).is_none() {
                     break;
                 }
             }
@@ -48,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_by_nonsense_marks_stays_in_the_ring(words in any_words(1024), length in 0..600_usize) {
+    fn a_write_at_invalid_positions_stays_in_the_ring(words in any_words(1024), length in 0..600_usize) {
         let ring = Ring::new(8, 1024);
         let memory = RefCell::new(vec![0xee; 8 + 1024 + 8]);
         let [taken, mut tail] = words.map(|word| Position::load(&AtomicU64::new(word)));

@@ -48,16 +48,16 @@ impl PoolBuilder {
         Self { config, initializer: Ok(()) }
     }
 
-    /// How many worker processes. The default is the number of CPUs that this process may use.
+    /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.config.policy.workers = workers;
         self
     }
 
-    /// How many items a worker is given at once. By default the library chooses by the cost of an item: slow
-    /// items go singly, quick ones by the thousand. The results are the same in any case. Items do not wait
-    /// long behind a slow one: if a worker shows no result for 5 to 10 ms, other workers take what it has not
-    /// begun, ahead of later submissions.
+    /// Sets the number of items that a worker is given at once. By default the library chooses by the cost of
+    /// an item: slow items go singly, quick ones by the thousand. The results are the same in any case. Items
+    /// do not wait long behind a slow one: if a worker shows no result for 5 to 10 ms, other workers take
+    /// what it has not begun, ahead of later submissions.
     pub fn chunk_size(mut self, items: u32) -> Self {
         self.config.policy.chunk_size = Some(items);
         self
@@ -85,16 +85,12 @@ impl PoolBuilder {
     /// limit of this program stays in force.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::builder().workers(2).memory_limit(64 << 20).build()?;
-    ///     let fates = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
-    ///     assert!(fates[0].is_ok() && fates[2].is_ok());
-    ///     assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).memory_limit(64 << 20).build()?;
+    /// let fates = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
+    /// assert!(fates[0].is_ok() && fates[2].is_ok());
+    /// assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.config.policy.memory_limit = Some(bytes);
@@ -110,14 +106,12 @@ impl PoolBuilder {
     ///
     /// static FACTOR: OnceLock<u32> = OnceLock::new();
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let set = |factor: u32| drop(FACTOR.set(factor));
-    ///     let pool = Pool::builder().workers(2).initializer(set, (10,)).build()?;
-    ///     let scale = |number: u32| number * FACTOR.get().copied().unwrap_or(0);
-    ///     assert_eq!(pool.map(scale, [1, 2, 3])?, [10, 20, 30]);
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let set = |factor: u32| drop(FACTOR.set(factor));
+    /// let pool = Pool::builder().workers(2).initializer(set, (10,)).build()?;
+    /// let scale = |number: u32| number * FACTOR.get().copied().unwrap_or(0);
+    /// assert_eq!(pool.map(scale, [1, 2, 3])?, [10, 20, 30]);
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
     where
@@ -144,18 +138,15 @@ impl PoolBuilder {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let hang = || std::thread::sleep(Duration::from_secs(3600));
-    ///     let limit = Duration::from_millis(100);
-    ///     let pool = Pool::builder().workers(2).initializer(hang, ()).initializer_timeout(limit).build()?;
-    ///     let error = pool.apply(|| (), ()).unwrap_err();
-    ///     assert!(error.is_start());
-    ///     assert!(error.to_string().contains("its initializer did not return within 0.1 s"));
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let hang = || std::thread::sleep(Duration::from_secs(3600));
+    /// let limit = Duration::from_millis(100);
+    /// let builder = multiproc::Pool::builder().workers(2);
+    /// let pool = builder.initializer(hang, ()).initializer_timeout(limit).build()?;
+    /// let error = pool.apply(|| (), ()).unwrap_err();
+    /// assert!(error.is_start());
+    /// assert!(error.to_string().contains("its initializer did not return within 0.1 s"));
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn initializer_timeout(mut self, time: Duration) -> Self {
         self.config.policy.initializer_timeout = time;
@@ -169,7 +160,7 @@ impl PoolBuilder {
         self
     }
 
-    /// How the workers are started. The default is [`StartMethod::default`].
+    /// Sets the start method of the workers. The default is [`StartMethod::default`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.config.options.method = Some(method);
         self

@@ -18,14 +18,15 @@ use crate::ipc::wire;
 use crate::pool::worker_rings::{ERROR, VALUE};
 use crate::task::TaskId;
 
-/// What a call shares with the pool's dispatcher.
+/// The state that a call shares with the pool's dispatcher.
 pub(crate) struct Call {
     pub(crate) header: TaskHeader,
     pub(crate) options: Options,
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
-    /// No more of it is dispatched. This and `backlog` are written only under the pool's lock.
+    /// Its other chunks are not dispatched any more. This and `backlog` are written only under the pool's
+    /// lock.
     withdrawn: AtomicBool,
     /// Its chunks in the pool's backlog.
     backlog: AtomicUsize,
@@ -36,7 +37,7 @@ pub(crate) struct Call {
 pub(crate) struct Options {
     /// The time limit of each item.
     pub(crate) timeout: Option<Duration>,
-    /// How many more times an item runs whose worker died while running it.
+    /// The number of further runs of an item whose worker died while running it.
     pub(crate) retries: u32,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.
     pub(crate) buffer_size: Option<u64>,
@@ -54,7 +55,7 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
-    /// No one reads the inbox any more.
+    /// The caller has dropped the results.
     abandoned: bool,
 }
 
@@ -69,8 +70,8 @@ pub(crate) enum ResultBatch {
     Lost { first: u64, count: u32, error: Error },
 }
 
-/// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the workers
-/// finish together at the end of the input.
+/// The target time of a chunk: much longer than its dispatch (about 30 µs), and short enough that the
+/// workers finish together at the end of the input.
 pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
 /// The maximum items of a chunk, and the maximum growth over the chunk before.
 const MAX_CHUNK_LEN: u64 = 32 * 1024;

@@ -16,7 +16,7 @@ pub(crate) struct Chunk {
     /// The input index of its first item.
     pub(crate) first: u64,
     pub(crate) count: u32,
-    /// How many workers died while running each of them.
+    /// The number of workers that died while running each of them.
     pub(crate) deaths: u32,
     pub(crate) body: Body,
 }
@@ -44,7 +44,7 @@ impl Chunk {
         if most >= self.count {
             return (frames, self.count);
         }
-        let mut front = Frames::frame_size(frames);
+        let mut front = Frames::new(frames);
         for _ in 0..most {
             front.next();
         }
@@ -64,7 +64,7 @@ impl Chunk {
 /// Builds a chunk.
 pub(crate) struct ChunkBuilder {
     frames: Vec<u8>,
-    /// Where the last whole frame ends. An item that panicked while it was encoded may have left bytes behind
+    /// The end of the last whole frame. An item that panicked while it was encoded may have left bytes behind
     /// it.
     end: usize,
     count: u32,

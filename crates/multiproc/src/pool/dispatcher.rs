@@ -1,7 +1,7 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
-//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for every
-//! caller. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
+//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for all
+//! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::process::with_signals_blocked;
 
-/// What a pool was built with.
+/// The configuration of a pool.
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) options: SpawnOptions,
@@ -84,11 +84,11 @@ impl DriverThread {
     }
 }
 
-/// How long to spin for results, or for work, before sleeping: longer than the gap between two submissions of
+/// The time to spin for results, or for work, before sleeping: longer than the gap between two submissions of
 /// a caller that submits one task after the other.
 const SPIN: Duration = Duration::from_micros(30);
 
-/// What callers do:
+/// For callers.
 impl Dispatcher {
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
@@ -253,7 +253,7 @@ impl Dispatcher {
         DriverGuard { core: self, is_patient }
     }
 
-    /// Returns who waits then.
+    /// Returns which callers wait afterwards.
     fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
         let mut callers = self.callers();
         let before = callers.waiting();
@@ -340,7 +340,7 @@ impl Drop for DriverGuard<'_> {
     }
 }
 
-/// What the pool's own thread does:
+/// For the pool's own thread.
 impl Dispatcher {
     /// Runs until the pool has ended and its last worker was reaped.
     pub(crate) fn run(self: &Arc<Self>) {

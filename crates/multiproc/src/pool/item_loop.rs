@@ -12,7 +12,7 @@ use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::task::{RemoteFn, RunOnce, Vtable};
 
-/// How a worker runs a function.
+/// The code with which a worker runs a function.
 #[derive(Clone, Copy)]
 pub(crate) struct ItemLoop {
     /// Runs an item by itself.

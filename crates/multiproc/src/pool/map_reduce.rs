@@ -1,8 +1,8 @@
 //! `map_reduce`: workers map batches of items and merge the results of each, the caller merges the batches'.
 //!
-//! A batch is one task of a pool, so all that holds for a task holds for a batch. Batches have the length that
-//! takes the target time, and become shorter at the end of an input of known length, so that the workers finish
-//! together (guided self-scheduling, after Polychronopoulos and Kuck).
+//! A batch is one task of a pool. Its length follows the target time, and decreases towards the end of an
+//! input of known length, so that the workers finish together (guided self-scheduling, after Polychronopoulos
+//! and Kuck).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -84,7 +84,7 @@ pub(crate) struct Batches<I> {
     taken: u64,
 }
 
-/// What the iterator of batches and the reader of their results share.
+/// The state shared by the iterator of batches and the reader of their results.
 pub(crate) struct Plan {
     /// The length that takes the target time.
     len: Cell<usize>,

@@ -1,7 +1,8 @@
-//! A pool of worker processes.
+//! A pool of worker processes: [`Pool`], its options, and the handle of a task.
 
 // Highest first: a module uses only those below it.
 mod builder;
+mod calls;
 mod options;
 mod task_handle;
 
@@ -28,13 +29,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use self::dispatcher::Dispatcher;
 use crate::error::Result;
 use crate::sys::process::own_pid;
-use crate::task::RemoteFn;
 
 pub use self::builder::PoolBuilder;
 pub use self::options::CallOptions;
@@ -123,284 +120,6 @@ impl Pool {
         PoolBuilder::new()
     }
 
-    /// Calls `function` with every item and returns all results in the order of the items. Blocks until then.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2, 3])?, [2, 3, 4]);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// The error of the first item, in input order, that fails; items that no worker has begun are then
-    /// withdrawn. Also when the pool is closed or cannot keep its workers.
-    ///
-    /// # Panics
-    /// When the input's iterator panics: the panic reaches the caller, and the pool stays usable.
-    pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
-    where
-        F: RemoteFn<(T,)>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.options().map(function, items)
-    }
-
-    /// As [`map`](Self::map), but runs every item and returns one `Result` for each: a failure does not stop
-    /// the others.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let tenths = pool.map_results(|n: u32| 10 / n, [0, 5])?;
-    ///     assert!(tenths[0].as_ref().unwrap_err().is_panic()); // divided by zero
-    ///     assert!(tenths[1].as_ref().is_ok_and(|&tenth| tenth == 2));
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// When the pool is closed or cannot keep its workers before all of the input is submitted.
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
-    pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
-    where
-        F: RemoteFn<(T,)>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.options().map_results(function, items)
-    }
-
-    /// As [`map`](Self::map), for a function of several arguments: each item is a tuple of them.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let areas = Pool::new(2)?.starmap(|width: u32, height: u32| width * height, [(2, 3), (4, 5)])?;
-    ///     assert_eq!(areas, [6, 20]);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`map`](Self::map).
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
-    pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
-    where
-        F: RemoteFn<Args>,
-        Args: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = Args>,
-    {
-        self.options().starmap(function, items)
-    }
-
-    /// As [`map_results`](Self::map_results), for a function of several arguments: each item is a tuple of
-    /// them.
-    ///
-    /// # Errors
-    /// As [`map_results`](Self::map_results).
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
-    pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
-    where
-        F: RemoteFn<Args>,
-        Args: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = Args>,
-    {
-        self.options().starmap_results(function, items)
-    }
-
-    /// Calls `function` with every item, lazily. The iterator yields one `Result` for each item in input
-    /// order, and blocks while the next one is pending.
-    ///
-    /// The calling thread takes items from the input inside `next`, and only as far ahead of the results as
-    /// keeps the workers busy (a few chunks for each), so the input may be endless. Dropping the iterator
-    /// withdraws what no worker has begun. When the pool is closed or cannot keep its workers, the last item
-    /// is the error.
-    ///
-    /// If the input took 1 ms or more for its last item, `next` returns an available result before it takes
-    /// another item. If such an input also has no lower [`size_hint`](Iterator::size_hint), `next` first
-    /// waits for a result, for a quarter of that time. A result that arrives while the input blocks is
-    /// returned when the input continues. An input that depends on an earlier result therefore needs a
-    /// [`buffer_size`](CallOptions::buffer_size) of 1.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let squares: Result<Vec<u64>, _> = pool.imap(|x: u64| x * x, 1..).take(4).collect();
-    ///     assert_eq!(squares?, [1, 4, 9, 16]);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Panics
-    /// `next` panics when the input's iterator does, after the results of the items before it. The pool stays
-    /// usable.
-    pub fn imap<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
-    where
-        F: RemoteFn<(T,)>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.options().imap(function, items)
-    }
-
-    /// As [`imap`](Self::imap), but yields each result as soon as it arrives, in any order.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let mut sum = 0;
-    ///     for square in pool.imap_unordered(|n: u64| n * n, 1..=100) {
-    ///         sum += square?;
-    ///     }
-    ///     assert_eq!(sum, 338_350);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Panics
-    /// As [`imap`](Self::imap).
-    pub fn imap_unordered<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
-    where
-        F: RemoteFn<(T,)>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.options().imap_unordered(function, items)
-    }
-
-    /// Calls `map` with every item and merges all results with `merge`: in the workers those of some
-    /// neighbouring items, and here what comes of these. Blocks until then. `None` if there are no items.
-    ///
-    /// So results that are large, or quicker to make than to send, need not travel. Results are merged in the
-    /// order of the items, with the earlier one as the first argument, but grouped in any way: `merge` should be
-    /// associative, as addition is.
-    ///
-    /// A worker gets as many items at once as take 25 ms. If it dies, all of them fail, with an error that names
-    /// them ([`items`](crate::Error::items)); or run once more, if the [options](CallOptions::retries) say so.
-    /// With a [time limit](CallOptions::timeout), which is that of an item, it gets single ones.
-    ///
-    /// ```
-    /// use std::collections::HashMap;
-    ///
-    /// use multiproc::Pool;
-    ///
-    /// type Counts = HashMap<String, u64>;
-    ///
-    /// fn count(text: String) -> Counts {
-    ///     let mut counts = Counts::new();
-    ///     text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
-    ///     counts
-    /// }
-    ///
-    /// fn add(mut left: Counts, right: Counts) -> Counts {
-    ///     right.into_iter().for_each(|(word, count)| *left.entry(word).or_default() += count);
-    ///     left
-    /// }
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let texts = ["to be or", "not to be"].map(str::to_owned);
-    ///     let counts = Pool::new(2)?.map_reduce(count, add, texts)?.unwrap_or_default();
-    ///     assert_eq!((counts["be"], counts["not"]), (2, 1));
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`map`](Self::map).
-    ///
-    /// # Panics
-    /// As [`map`](Self::map).
-    pub fn map_reduce<F, M, T, I>(&self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
-    where
-        F: RemoteFn<(T,)>,
-        M: RemoteFn<(F::Output, F::Output), Output = F::Output>,
-        T: Serialize + DeserializeOwned,
-        I: IntoIterator<Item = T>,
-    {
-        self.options().map_reduce(map, merge, items)
-    }
-
-    /// Calls `function` once, with a tuple of arguments, and returns its result. Blocks until then.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
-    ///     assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep
-    /// its workers.
-    pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
-    where
-        F: RemoteFn<Args>,
-        Args: Serialize + DeserializeOwned,
-    {
-        self.options().apply(function, args)
-    }
-
-    /// Submits a task and returns a handle for its result. Does not block.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
-    ///     let task = pool.submit(u64::pow, (2, 10))?;
-    ///     // Something else goes on here.
-    ///     assert_eq!(task.get()?, 1024);
-    ///     Ok(())
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
-    pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
-    where
-        F: RemoteFn<Args>,
-        Args: Serialize + DeserializeOwned,
-    {
-        self.options().submit(function, args)
-    }
-
     /// Options for one call: a time limit, retries, a buffer size.
     pub fn options(&self) -> CallOptions<'_> {
         CallOptions::new(&self.core)
@@ -422,19 +141,15 @@ impl Pool {
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
     ///
     /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
-    ///     pool.join();
-    ///     for (task, square) in tasks.into_iter().zip([1, 4, 9]) {
-    ///         assert!(task.as_ref().is_ok_and(|task| task.is_ready()));
-    ///         assert_eq!(task?.get()?, square);
-    ///     }
-    ///     Ok(())
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let tasks = [1, 2, 3].map(|n: u64| pool.submit(u64::pow, (n, 2)));
+    /// pool.join();
+    /// for (task, square) in tasks.into_iter().zip([1, 4, 9]) {
+    ///     assert!(task.as_ref().is_ok_and(|task| task.is_ready()));
+    ///     assert_eq!(task?.get()?, square);
     /// }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn join(mut self) {
         self.core.close();

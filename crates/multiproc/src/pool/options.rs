@@ -51,7 +51,6 @@ pub struct CallOptions<'pool> {
 /// The maximum distance between input and results of `imap`, in chunks per worker.
 const DEFAULT_BUFFER: u64 = 4;
 
-/// The options.
 impl<'pool> CallOptions<'pool> {
     pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
         Self { core, options: Options::default() }
@@ -63,8 +62,8 @@ impl<'pool> CallOptions<'pool> {
     ///
     /// At the limit the pool kills the worker (SIGKILL, so a busy or stopped worker dies as well) and
     /// replaces it. The item fails with an error for which [`is_timeout`](Error::is_timeout) is true, as soon
-    /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has
-    /// the full time again.
+    /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has the full
+    /// time again.
     ///
     /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds a second. The
     /// item may then exceed its limit by up to half a second.
@@ -73,8 +72,8 @@ impl<'pool> CallOptions<'pool> {
         self
     }
 
-    /// How many more times an item runs if its worker dies while running it (crashes, is killed, or exits).
-    /// Default 0. After the last run the error is that of the last death.
+    /// Sets the number of further runs of an item whose worker dies while running it (crashes, is killed, or
+    /// exits). Default 0. After the last run the error is that of the last death.
     ///
     /// Only a death causes a retry: not a task's own error or panic, a timeout, or a cancellation. A dead
     /// worker may have done part of the work, so a retried task must tolerate that. An item that holds
@@ -96,19 +95,17 @@ impl<'pool> CallOptions<'pool> {
     /// use multiproc::Pool;
     /// use std::sync::mpsc::channel;
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(2)?;
-    ///     let (numbers, input) = channel();
-    ///     numbers.send(2_u64).expect("the input is there");
-    ///     let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
-    ///     for expected in [4, 16, 256] {
-    ///         let square = squares.next().expect("one for each number")?;
-    ///         assert_eq!(square, expected);
-    ///         numbers.send(square).expect("the input is there");
-    ///     }
-    ///     Ok(())
+    /// multiproc::init();
+    /// let pool = Pool::new(2)?;
+    /// let (numbers, input) = channel();
+    /// numbers.send(2_u64).expect("the input is there");
+    /// let mut squares = pool.options().buffer_size(1).imap(|n: u64| n * n, input);
+    /// for expected in [4, 16, 256] {
+    ///     let square = squares.next().expect("one for each number")?;
+    ///     assert_eq!(square, expected);
+    ///     numbers.send(square).expect("the input is there");
     /// }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn buffer_size(mut self, size: usize) -> Self {
         self.options.buffer_size = Some(size as u64);
@@ -116,14 +113,9 @@ impl<'pool> CallOptions<'pool> {
     }
 }
 
-/// The calls.
+/// The calls. Results, errors and panics are those of the same method of [`Pool`](super::Pool).
+#[allow(clippy::missing_errors_doc)]
 impl<'pool> CallOptions<'pool> {
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
     /// As [`Pool::map`](super::Pool::map).
     pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
@@ -135,12 +127,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Errors
-    /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<(T,)>,
@@ -151,12 +137,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::starmap`](super::Pool::starmap).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
     where
         F: RemoteFn<Args>,
@@ -167,12 +147,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::starmap_results`](super::Pool::starmap_results).
-    ///
-    /// # Errors
-    /// As [`Pool::map_results`](super::Pool::map_results).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
     where
         F: RemoteFn<Args>,
@@ -182,9 +156,6 @@ impl<'pool> CallOptions<'pool> {
         self.results(function, items, ResultOrder::Input, None)?.into_results()
     }
 
-    /// As [`Pool::imap`](super::Pool::imap).
-    ///
-    /// # Panics
     /// As [`Pool::imap`](super::Pool::imap).
     pub fn imap<F, T, I>(
         self,
@@ -200,9 +171,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
-    ///
-    /// # Panics
-    /// As [`Pool::imap`](super::Pool::imap).
     pub fn imap_unordered<F, T, I>(
         self,
         function: F,
@@ -217,12 +185,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::map_reduce`](super::Pool::map_reduce).
-    ///
-    /// # Errors
-    /// As [`Pool::map`](super::Pool::map).
-    ///
-    /// # Panics
-    /// As [`Pool::map`](super::Pool::map).
     pub fn map_reduce<F, M, T, I>(self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
     where
         F: RemoteFn<(T,)>,
@@ -237,9 +199,6 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::apply`](super::Pool::apply).
-    ///
-    /// # Errors
-    /// As [`Pool::apply`](super::Pool::apply).
     pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
     where
         F: RemoteFn<Args>,
@@ -249,8 +208,7 @@ impl<'pool> CallOptions<'pool> {
         let call = self.begin(function)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
-        // This thread drives the pool from the start: to wake the pool's own thread would take longer than
-        // the task.
+        // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
         let driver = core.become_driver(false);
         core.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
@@ -258,9 +216,6 @@ impl<'pool> CallOptions<'pool> {
         TaskHandle::new(Arc::clone(core), call).get()
     }
 
-    /// As [`Pool::submit`](super::Pool::submit).
-    ///
-    /// # Errors
     /// As [`Pool::submit`](super::Pool::submit).
     pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
     where

@@ -1,7 +1,6 @@
 //! A reorder buffer: results that have arrived and were not returned yet.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 
@@ -22,15 +21,10 @@ pub(crate) struct ReorderBuffer {
     /// The current batch, and the results left in its current run.
     current: ResultCursor,
     run: u32,
-    others: BinaryHeap<Waiting>,
+    /// By the input index of the next result, or in the order of arrival.
+    others: BTreeMap<u64, ResultCursor>,
     arrived: u64,
     given: u64,
-}
-
-/// A batch and its sort key.
-struct Waiting {
-    key: u64,
-    batch: ResultCursor,
 }
 
 impl ReorderBuffer {
@@ -39,7 +33,7 @@ impl ReorderBuffer {
             order,
             current: ResultCursor::default(),
             run: 0,
-            others: BinaryHeap::new(),
+            others: BTreeMap::new(),
             arrived: 0,
             given: 0,
         }
@@ -50,7 +44,7 @@ impl ReorderBuffer {
         let Some((index, _)) = batch.run() else { return };
         let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.push(Waiting { key, batch });
+        self.others.insert(key, batch);
     }
 
     /// The number of returned results.
@@ -90,8 +84,8 @@ impl ReorderBuffer {
         }
         if !self.is_next() {
             let later = std::mem::take(&mut self.current);
-            self.others.extend(later.run().map(|(key, _)| Waiting { key, batch: later }));
-            self.current = self.others.pop().map(|first| first.batch).unwrap_or_default();
+            self.others.extend(later.run().map(|(key, _)| (key, later)));
+            self.current = self.others.pop_first().map(|(_, first)| first).unwrap_or_default();
         }
         if self.is_next() {
             self.run = self.current.begin_run();
@@ -108,24 +102,3 @@ impl ReorderBuffer {
         }
     }
 }
-
-/// Reversed, since `BinaryHeap` is a max-heap.
-impl Ord for Waiting {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key.cmp(&self.key)
-    }
-}
-
-impl PartialOrd for Waiting {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Waiting {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl Eq for Waiting {}

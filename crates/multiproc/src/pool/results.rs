@@ -23,7 +23,7 @@ pub(crate) struct Results<'pool, I, R> {
     call: Arc<Call>,
     /// `None` at its end.
     input: Option<I>,
-    /// Why input was left, if so: the pool refuses more work.
+    /// The error with which the pool has refused more input.
     refusal: Option<Error>,
     /// The panic of the input, which continues in the caller after the results of the items before.
     panic: Option<Box<dyn Any + Send>>,
@@ -93,11 +93,6 @@ where
         })
     }
 
-    /// Why input was left, if so.
-    fn take_refusal(&mut self) -> Option<Error> {
-        self.refusal.take()
-    }
-
     /// Submits chunks until all workers are busy or the look-ahead is reached.
     fn feed(&mut self) {
         if !self.has_room() {
@@ -142,7 +137,7 @@ where
         self.pending < 2 * round && is_within && self.left_in_buffer() > 0
     }
 
-    /// How many more items the call's buffer size allows.
+    /// The number of items that the call's buffer size still allows.
     fn left_in_buffer(&self) -> u64 {
         let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
         most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.given()))
@@ -236,14 +231,7 @@ where
             self.buffer.add(batch);
         }
     }
-}
 
-impl<Args, I, R> Results<'_, I, R>
-where
-    Args: Serialize + DeserializeOwned,
-    I: Iterator<Item = Args>,
-    R: DeserializeOwned,
-{
     /// All results, or the first error in input order.
     pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
         let mut results = Vec::new(); // not by the size hint, which for an endless input exceeds memory
@@ -253,16 +241,16 @@ where
                 results.push(result?);
             }
         }
-        self.take_refusal().map_or(Ok(results), Err)
+        self.refusal.take().map_or(Ok(results), Err)
     }
 
-    /// One result for every item; an error only if input was left.
+    /// A result for each item; an error only if input was left.
     pub(crate) fn into_results(mut self) -> Result<Vec<Result<R>>> {
         let mut results = Vec::new();
         while self.await_run() {
             results.extend(std::iter::from_fn(|| self.decode_next()));
         }
-        self.take_refusal().map_or(Ok(results), Err)
+        self.refusal.take().map_or(Ok(results), Err)
     }
 
     /// Passes each result to `take`, in the order of the call, until the first error of `take`.
@@ -272,11 +260,11 @@ where
                 self.release_driver(|_| take(result))?;
             }
         }
-        self.take_refusal().map_or(Ok(()), Err)
+        self.refusal.take().map_or(Ok(()), Err)
     }
 
     /// Blocks until the next results are available; returns false when all were returned. At the end
-    /// [`Results::take_refusal`] tells whether input was left.
+    /// `refusal` tells whether input was left.
     fn await_run(&mut self) -> bool {
         loop {
             if self.input.is_some() {
@@ -339,7 +327,7 @@ where
                 return Some(result);
             }
             if !self.await_run() {
-                return self.take_refusal().map(Err);
+                return self.refusal.take().map(Err);
             }
         }
     }

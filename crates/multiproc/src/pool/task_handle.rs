@@ -17,11 +17,9 @@ use crate::sys::poll::Deadline;
 /// Every task gets a result, also when its worker dies or the pool is dropped.
 ///
 /// ```
-/// use multiproc::Pool;
-///
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     let pool = Pool::new(2)?;
+///     let pool = multiproc::Pool::new(2)?;
 ///     let first = pool.submit(|x: u64| x + 1, (1,))?;
 ///     let second = pool.submit(|x: u64| x + 1, (2,))?;
 ///     assert_eq!(first.get()? + second.get()?, 5);
@@ -61,14 +59,12 @@ impl<R> TaskHandle<R> {
     /// use multiproc::Pool;
     /// use std::time::Duration;
     ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     let pool = Pool::new(1)?;
-    ///     let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
-    ///     assert!(task.cancel());
-    ///     assert!(task.get().unwrap_err().is_cancelled());
-    ///     Ok(())
-    /// }
+    /// multiproc::init();
+    /// let pool = Pool::new(1)?;
+    /// let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+    /// assert!(task.cancel());
+    /// assert!(task.get().unwrap_err().is_cancelled());
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn cancel(&self) -> bool {
         self.core.cancel(&self.call)

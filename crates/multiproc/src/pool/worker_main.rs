@@ -17,7 +17,7 @@ use crate::sys::limit::limit_memory;
 use crate::sys::process::exit_immediately;
 use crate::task::{RunOnce, TaskId};
 
-/// What each worker runs before any task.
+/// The function that each worker runs before any task.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) task: TaskId,
@@ -25,7 +25,7 @@ pub(crate) struct Initializer {
     pub(crate) descriptors: Vec<SharedFd>,
 }
 
-/// What a worker shares with its pool.
+/// The arguments of a worker process.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WorkerContext {
     /// The worker's index, counted from 0.
@@ -33,7 +33,7 @@ pub(crate) struct WorkerContext {
     pub(crate) rings: WorkerRings,
     pub(crate) link: PacketSocket,
     pub(crate) wakeup_page: WakeupPage,
-    /// How long to spin for items before sleeping.
+    /// The time to spin for items before sleeping.
     pub(crate) spin: Duration,
     /// Its memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,

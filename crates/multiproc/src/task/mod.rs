@@ -76,12 +76,14 @@ use crate::sys::failpoint::{self, Failpoint};
     message = "`{Self}` cannot run in another process",
     label = "not a function that can run in another process",
     note = "a closure must capture nothing: pass what it needs as arguments (`move` does not help)",
-    note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: `String`, not `&str`",
-    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error into that",
+    note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: \
+            `String`, not `&str`",
+    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error \
+            into that",
     note = "a function has at most eight arguments: put more into a struct"
 )]
 pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
-    /// What the function returns.
+    /// The type of the function's result.
     type Output: Serialize + DeserializeOwned;
 
     /// Calls the function with a tuple of its arguments.

@@ -2,7 +2,7 @@
 //!
 //! Each load of the peer's position fetches its cache line from the processor that is writing it, and that
 //! one has to fetch it back; for both this takes longer than a small frame does. A side that is as fast as
-//! its peer loads it for every frame, and the stream flows at the pace of the loads. So a side delays before
+//! its peer loads it for each frame, and the stream flows at the pace of the loads. So a side delays before
 //! it loads, as long as the delay brings several frames at once. Where frames come singly, as replies do, it
 //! does not delay, but for an occasional trial.
 
@@ -15,9 +15,9 @@ pub(super) struct CoalescingDelay<'a>(pub(super) &'a AtomicU32);
 
 /// A small frame takes about as long as this many pauses, of 10 to 50 ns each.
 const PAUSES_PER_FRAME: u32 = 4;
-/// Where no delay is made, one call in this many tries one.
+/// Without a delay, one call in this many tries one.
 const TRY_EVERY: u32 = 32;
-/// The length of a trial: a peer whose cache line is fetched for every frame is slow with the next one.
+/// The length of a trial: a peer whose cache line is fetched for each frame is slow with the next one.
 const TRIAL: u32 = 8 * PAUSES_PER_FRAME;
 
 impl CoalescingDelay<'_> {

@@ -55,7 +55,7 @@ pub(crate) struct EndpointFds {
     pub(crate) namespace: u64,
 }
 
-/// How waiting ended.
+/// The outcome of waiting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WaitOutcome {
     Ready,
@@ -82,7 +82,7 @@ pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
 const POSITION: usize = 128;
 const WAKEUP_FLAG: usize = 136;
 
-/// How long a call that must not block waits for a thread that is copying a message at that moment.
+/// The wait of a call that must not block, for a thread that is copying a message at that moment.
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -127,7 +127,7 @@ impl Endpoint {
         self.mutex(self.side).lock(if has_grace { Deadline::after(TRY_LOCK_GRACE) } else { deadline })
     }
 
-    /// Where this side is in the ring.
+    /// This side's position in the ring.
     #[inline]
     pub(crate) fn position(&self) -> Position {
         Position::load(self.word64(self.side, POSITION))
@@ -197,7 +197,6 @@ impl Endpoint {
         }
     }
 
-    /// Whether no process is left on the other side.
     pub(crate) fn peer_hung_up(&self) -> Result<bool> {
         if socket::is_held(self.fds.socket.as_fd()) {
             return Ok(false); // the faster call, and usually the answer
@@ -229,7 +228,6 @@ impl Endpoint {
         &self.fds
     }
 
-    /// The eventfd that wakes this side.
     pub(crate) fn eventfd(&self) -> &SharedFd {
         &self.fds.eventfds[self.side.index()]
     }

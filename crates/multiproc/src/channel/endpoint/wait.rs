@@ -16,12 +16,12 @@ use crate::sys::poll::{Deadline, PollEvents, poll_event_or_hangup};
 /// The checks of a short spin, and of a long one between two loads of the clock. They take less time than a
 /// sleep.
 const SPINS_PER_CHECK: u32 = 64;
-/// How long to spin: longer than a sleeping thread takes to wake up, or two processes that answer each other
+/// The time to spin: longer than a sleeping thread takes to wake up, or two processes that answer each other
 /// would never be awake at the same time.
 const SPIN: Duration = Duration::from_micros(50);
 /// A spin that succeeds after a longer time than this counts as failed.
 const SPIN_PAYOFF: Duration = Duration::from_micros(40);
-/// How long to sleep before the condition is checked again: a peer killed between its change and its
+/// The time to sleep before the condition is checked again: a peer killed between its change and its
 /// notification wakes no one.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 

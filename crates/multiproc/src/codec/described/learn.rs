@@ -1,50 +1,52 @@
-//! Makes values of a type up, and remembers which ways through the type were tried.
+//! A search over a type's options, sequences and variants that makes up values and records which were tried.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Kind;
 use crate::codec::Error;
 
-/// From how many in one value on there are no more options and sequences than needed.
+/// Beyond this number of parts in one value, options and sequences are empty where possible.
 const LARGE: u32 = 2_000;
 
-/// What a value holds of each kind, as it is encoded.
+/// Encoded values without parts, by kind.
 pub(super) type Examples = HashMap<Kind, Vec<Vec<u8>>>;
 
-/// A visitor: the address of what it does, and its type's name.
+/// A visitor: the address of one of its functions, and the name of its type.
 pub(super) type Identity = (usize, &'static str);
 
-/// Makes values up, and keeps in mind what was tried.
+/// The state of the search.
 #[derive(Default)]
 pub(super) struct Learner {
-    /// Where a type can go on in different ways, by its visitor.
+    /// The points at which the type can go on in different ways, by visitor.
     forks: HashMap<Identity, Fork>,
-    /// Those from which something is to be reached that was not tried.
+    /// The forks from which an untried way can be reached.
     open: HashSet<Identity>,
-    /// The ways that lead to where the value is being made.
+    /// The ways from the root to the current part of the value.
     stack: Vec<(Identity, usize)>,
     /// All ways taken in this value.
     taken: Vec<(Identity, usize)>,
-    /// A variant that was named, and whose content was not asked for.
+    /// A variant that was named and whose content was not asked for yet.
     variant: Option<(Identity, usize)>,
+    /// Whether the type inspects the data.
     pub(super) looks: bool,
     /// Whether there was a tuple struct, of whose fields a value can leave some out.
     has_unnamed: bool,
-    /// In the last rounds, what all fields of tuple structs are: nothing, or more than that.
+    /// In the last rounds, whether all fields of tuple structs are empty (`false`) or minimal (`true`).
     pub(super) extreme: Option<bool>,
     round: u32,
+    /// The number of parts made up, in all values.
     pub(super) leaves: u32,
     leaves_before: u32,
     last_leaf: Option<(Kind, &'static str)>,
-    /// Which example each visitor is given, from 1 on. The first things made up are none.
+    /// The number of the example that each visitor is given, from 1 on; 0 is made up.
     choices: HashMap<&'static str, usize>,
     examples: Option<Examples>,
 }
 
-/// How many ways there are to go on.
+/// The ways in which a type can go on.
 #[derive(Clone, Copy)]
 pub(super) enum Ways {
-    /// Nothing, or one thing; and whether it is a field of a tuple struct.
+    /// An option, sequence or map: empty or with one element. `is_unnamed`: it is a field of a tuple struct.
     Optional {
         is_unnamed: bool,
     },
@@ -52,7 +54,7 @@ pub(super) enum Ways {
 }
 
 struct Fork {
-    /// Whether way 0 leads to the end at once, and need not be tried.
+    /// Whether way 0 is the empty one, which need not be tried.
     is_optional: bool,
     ways: Vec<Way>,
 }
@@ -60,7 +62,7 @@ struct Fork {
 #[derive(Clone, Default)]
 struct Way {
     state: State,
-    /// The forks behind it.
+    /// The forks that follow it.
     next: HashSet<Identity>,
 }
 
@@ -68,10 +70,10 @@ struct Way {
 pub(super) enum State {
     #[default]
     Untried,
-    /// It led too deep.
+    /// Its value was too deep.
     Postponed,
     Done,
-    /// The type refuses it: a variant that is never read, or an alias.
+    /// The type refuses it: a variant that it never reads, or an alias.
     Refused,
 }
 
@@ -83,7 +85,7 @@ impl Learner {
         self.variant = None;
         self.last_leaf = None;
         self.leaves_before = self.leaves;
-        // From the forks with something untried, back to all from which they can be reached.
+        // The forks with an untried way, and all from which one of them can be reached.
         self.open =
             self.forks.iter().filter(|(_, fork)| fork.is_untried()).map(|(&visitor, _)| visitor).collect();
         loop {
@@ -99,7 +101,7 @@ impl Learner {
         }
     }
 
-    /// All ways of this value are as it is now; whether anything is left to try.
+    /// Gives all ways of this value a state. Returns whether an untried way is left.
     pub(super) fn settle(&mut self, state: State) -> bool {
         for (visitor, way) in std::mem::take(&mut self.taken) {
             if let Some(way) = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way))
@@ -111,7 +113,7 @@ impl Learner {
         self.forks.values().any(Fork::is_untried)
     }
 
-    /// Whether something else can be tried after a type has refused a value.
+    /// Whether another value can be tried after the type has refused one.
     pub(super) fn goes_on_after(&mut self, error: &Error, examples: impl FnOnce() -> Examples) -> bool {
         if let Some((visitor, way)) = self.variant {
             let way = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way));
@@ -131,7 +133,7 @@ impl Learner {
         *choice <= examples.get(&kind).map_or(0, Vec::len)
     }
 
-    /// A single thing of this kind, for this visitor.
+    /// Makes up a value without parts, for this visitor.
     pub(super) fn leaf(&mut self, kind: Kind, who: &'static str, is_unnamed: bool, out: &mut Vec<u8>) {
         self.leaves += 1;
         self.last_leaf = Some((kind, who));
@@ -148,12 +150,13 @@ impl Learner {
         }
     }
 
-    /// The type takes whatever is there, and nothing is.
+    /// Records that the type inspects the data. Returns an error that ends this value.
     pub(super) fn looks(&mut self) -> Error {
         self.looks = true;
-        Error::new("nothing is there to look at")
+        Error::new("the type inspects the data")
     }
 
+    /// Chooses a way for this visitor: one that was not tried, or one that leads to an untried one.
     pub(super) fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize, Error> {
         let (ways, is_optional, is_unnamed) = match ways {
             Ways::Optional { is_unnamed } => (2, true, is_unnamed),
@@ -205,20 +208,13 @@ impl Learner {
         self.has_unnamed |= length > 1;
     }
 
-    /// Goes on to what is made up in the end, if that is needed; whether nothing more is.
+    /// Whether no more values are needed; otherwise goes on to the next [`extreme`](Self::extreme).
     pub(super) fn has_seen_all(&mut self) -> bool {
-        match self.extreme {
-            _ if !self.has_unnamed => true,
-            Some(true) => true,
-            Some(false) => {
-                self.extreme = Some(true);
-                false
-            }
-            None => {
-                self.extreme = Some(false);
-                false
-            }
+        if !self.has_unnamed || self.extreme == Some(true) {
+            return true;
         }
+        self.extreme = Some(self.extreme.is_some());
+        false
     }
 
     pub(super) fn variant_is_read(&mut self) {
@@ -259,7 +255,7 @@ fn make_up(kind: Kind, count: u32, out: &mut Vec<u8>) {
     }
 }
 
-/// Nothing, or the least that is more.
+/// An empty value (all bytes 0), or the smallest that is not empty.
 fn make_up_extreme(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + kind.size(), 0);

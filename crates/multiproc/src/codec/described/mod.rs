@@ -1,18 +1,18 @@
-//! The self-describing encoding: for types that look at the data to find out what they are, or that leave
-//! fields out.
+//! The self-describing encoding, for types that inspect the data to decide what they are, or that leave out
+//! fields.
 //!
-//! Each value begins with its [`Kind`], fields and variants have their names, and so `de::Reader` can give
-//! what is there to a type that does not say what it expects. That is what serde calls human readable, and
-//! this encoding says that it is: serde's own buffer, through which `untagged`, `tag` and `flatten` read,
-//! says so too.
+//! Each value begins with its [`Kind`], and fields and variants have names, so `de::Reader` can serve a type
+//! that does not say what it expects. The encoding says that it is human readable, as serde's own buffer
+//! does, through which `untagged`, `tag` and `flatten` read.
 //!
-//! Its functions are marked as cold, which keeps them out of what a program that does not need them has in
-//! memory: they are compiled for size, and not into others that such a program runs.
+//! All its functions are cold: they are compiled for size and inlined into no others, so a program that never
+//! runs them does not load them.
 //!
-//! Without names, the same bytes are a record of what serde was asked for. By two such records [`learn`]
-//! finds out whether a type needs this encoding.
+//! Without names, the same bytes record what a type has asked serde for. By two such records [`search`]
+//! decides whether a type needs this encoding.
 
 pub(super) mod de;
+pub(super) mod input;
 mod learn;
 pub(super) mod search;
 pub(super) mod ser;
@@ -22,12 +22,12 @@ use std::hash::{DefaultHasher, Hasher};
 use self::search::Subject;
 use super::Error;
 
-/// What stands in front of each value.
+/// The first byte of each value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(super) enum Kind {
     Unit,
-    /// In place of the content of a variant that has none.
+    /// The content of a unit variant.
     Nothing,
     None,
     Some,
@@ -45,7 +45,7 @@ pub(super) enum Kind {
     F32,
     F64,
     Char,
-    /// Followed by a length and so many bytes, as the next two.
+    /// Followed by a length and the bytes, as the next two.
     Str,
     Bytes,
     /// Of a field or variant.
@@ -54,11 +54,11 @@ pub(super) enum Kind {
     Seq,
     Map,
     Tuple,
-    /// The content of a variant that has fields without names.
+    /// The content of a variant with unnamed fields.
     Content,
     /// A struct with the names of its fields.
     Fields,
-    /// Followed by its number, its name, and its content.
+    /// Followed by its index, its name, and its content.
     Variant,
 }
 
@@ -76,7 +76,7 @@ impl Kind {
         Self::ALL.get(usize::from(byte)).copied()
     }
 
-    /// How many bytes follow, not counting text.
+    /// The number of bytes that follow, without text.
     fn size(self) -> usize {
         match self {
             Self::Unit | Self::Nothing | Self::None | Self::Some => 0,
@@ -93,7 +93,7 @@ impl Kind {
     }
 }
 
-/// The kinds and what follows each, of bytes that were encoded here.
+/// Each kind, and the bytes that follow it, of bytes that this process has encoded.
 fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     std::iter::from_fn(move || {
         let (&kind, rest) = bytes.split_first()?;
@@ -108,23 +108,22 @@ fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
     })
 }
 
-/// Whether the value that these bytes are, once it has arrived, is the one that was sent: encoded once more,
-/// it is the same, or differs only in what its type does not take (`skip_deserializing`).
+/// Whether these bytes decode to the value that was encoded: encoded again, it is the same, or differs only
+/// in parts that its type ignores (`skip_deserializing`).
 pub(crate) fn arrives(subject: &dyn Subject, sent: &[u8]) -> Result<bool, Error> {
     let (again, taken) = pass(subject, sent)?;
     Ok(are_alike(sent, &again) || are_alike(&taken, &pass(subject, &again)?.1))
 }
 
-/// A value that was read and written again; and what its type has taken of what was there.
+/// Decodes a value and encodes it again. Returns that, and the bytes that its type has not ignored.
 fn pass(subject: &dyn Subject, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
-    let mut input = de::Input::new(bytes);
+    let mut input = input::Input::new(bytes);
     let mut again = Vec::new();
     subject.pass(&mut input, ser::Describer::new(&mut again))??;
     Ok((again, input.taken()))
 }
 
-/// Whether two values are the same, apart from the order of what is in them: a hash map's is another each
-/// time.
+/// Whether two encodings are equal apart from the order of their tokens, which a hash map changes.
 fn are_alike(one: &[u8], other: &[u8]) -> bool {
     let sum = |bytes| {
         tokens(bytes).fold(0_u64, |sum, (kind, token)| {

@@ -1,14 +1,14 @@
-//! Which encoding fits a type: found out with values of it that are made up.
+//! Decides which encoding fits a type, by probing the type with made-up values.
 //!
-//! The compact encoding fits a type if its `Serialize` gives what its `Deserialize` asks for, in the same
-//! order. Whether they do cannot be seen in one value of the sender's, which has not all variants. So the
-//! type is made to read made-up values, until each variant of each enum in it was there, and each of these is
-//! written again: the records of both must be the same. Then the code for each of them was seen to agree.
-//! This is done once for each type that a process sends, and takes a few microseconds for most.
+//! The compact encoding fits if the type's `Serialize` writes what its `Deserialize` asks for, in the same
+//! order. One value does not show that, because it has not all variants. So the type reads made-up values
+//! until each variant of each enum in it has occurred, and each value is encoded again; the records of
+//! reading and writing must be equal. That happens once for each type that a process sends, and takes some
+//! microseconds for most.
 //!
-//! What is made up is meant to do no harm where a type acts on it: the numbers are those of no process or
-//! descriptor, the text is the path of no file, and a made-up value that is complete is not dropped. A type
-//! that accepts only some text is given what is in the value to be sent.
+//! Made-up values should do no harm if a type acts on them: numbers name no process or descriptor, text is
+//! the path of no file, and a complete made-up value is not dropped. A type that accepts only some text is
+//! given text of the value to be sent.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,47 +16,47 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::de::{Input, read};
+use super::de::read;
+use super::input::Input;
 use super::learn::{Examples, Learner, State};
 use super::ser::Describer;
 use super::tokens;
 use crate::codec::Error;
 
-/// What was found out about a type.
+/// The result for a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// The compact encoding fits.
     Fits,
-    /// It does not: the type looks at what is there, or its two sides differ.
+    /// It does not: the type inspects the data, or its two sides differ.
     NeedsNames,
-    /// The type takes none of the values that were made up; those that are sent next may show which it takes.
+    /// The type accepts none of the made-up values. Text of values sent later may help.
     Unclear,
-    /// It was not to be found out.
+    /// It cannot be decided.
     Unknown,
 }
 
-/// How much may be made up for one type, in single things and in values.
+/// The limits for one type: values without parts, and whole values.
 const MOST_LEAVES: u32 = 200_000;
 const MOST_ROUNDS: u32 = 5_000;
 
-/// How many examples of each kind are taken from a value.
+/// The number of examples of each kind that are taken from a value.
 const EXAMPLES: usize = 8;
 
-/// A type, and a value of it. What is done with it by this trait is not compiled once for each type, which
-/// takes up too much room.
+/// A type and a value of it, behind `dyn`: so the code that uses it is compiled once, not once for each type.
 pub(crate) trait Subject {
     /// See [`identity`].
     fn identity(&self) -> usize;
 
-    /// Reads a value of the type, and appends it; the result says which of the two has failed. One that is made
-    /// up is not dropped.
+    /// Decodes a value of the type (outer result) and encodes it (inner result). Does not drop a made-up
+    /// value.
     fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error>;
 
-    /// Appends the value that is there.
+    /// Encodes the value.
     fn describe(&self, out: Describer<'_>) -> Result<(), Error>;
 }
 
-/// The address of what reads and appends a value, which is another for each type unless that does the same for both.
+/// Identifies a type by the address of its `pass`. Types whose code is the same may share one.
 #[inline]
 pub(crate) fn identity<T: Serialize + DeserializeOwned>() -> usize {
     <T as Subject>::pass as *const () as usize
@@ -81,7 +81,7 @@ impl<T: Serialize + DeserializeOwned> Subject for T {
     }
 }
 
-/// Finds out which encoding fits a type.
+/// Decides which encoding fits a type. Catches panics of the type's code.
 pub(crate) fn find_out(subject: &dyn Subject) -> Finding {
     let search = AssertUnwindSafe(|| search(subject));
     catch_unwind(search).unwrap_or_else(|payload| {
@@ -106,11 +106,11 @@ fn search(subject: &dyn Subject) -> Finding {
             Ok(written) => {
                 match written {
                     Err(error) if !error.is_left_out() => return Finding::Unknown,
-                    Err(_) if learner.extreme.is_some() => {} // of a struct, which each value shows
+                    Err(_) if learner.extreme.is_some() => {} // a field of a struct, which encoding detects
                     Ok(()) if given == asked => {}
                     _ => return Finding::NeedsNames,
                 }
-                // At least two, so that no `bool` is what it is by chance.
+                // At least two rounds, so that no `bool` matches by chance.
                 if (!learner.settle(State::Done) && round > 0) && learner.has_seen_all() {
                     return Finding::Fits;
                 }
@@ -133,10 +133,10 @@ fn search(subject: &dyn Subject) -> Finding {
     Finding::Unknown
 }
 
-/// Single things in a value.
+/// Values without parts that occur in the value.
 fn examples(subject: &dyn Subject) -> Examples {
     let mut record = Vec::new();
-    // What was written before an error are examples, too.
+    // The bytes before an error hold examples, too.
     let _ = subject.describe(Describer::recorder(&mut record));
     let mut examples = HashMap::<_, Vec<Vec<u8>>>::new();
     for (kind, token) in tokens(&record) {

@@ -1,4 +1,4 @@
-//! From values to bytes that say what they are.
+//! The self-describing encoding's serde serializer.
 
 use serde::Serialize;
 use serde::ser::{
@@ -7,7 +7,7 @@ use serde::ser::{
 };
 
 use super::Kind;
-use crate::codec::{Error, Levels};
+use crate::codec::{Error, Levels, Str};
 
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
@@ -15,14 +15,15 @@ type Result<T = (), E = Error> = std::result::Result<T, E>;
 pub(crate) struct Describer<'a> {
     out: &'a mut Vec<u8>,
     levels: Levels,
-    /// Without names, it is a record of what the type has asked for.
+    /// Whether to write names. Without them the bytes record what the type has asked serde for.
     names: bool,
 }
 
-/// Appends what is in a value, and then its number.
+/// Appends the parts of a value, and at last their number before them.
 pub(crate) struct Parts<'a> {
     of: Describer<'a>,
-    place: usize,
+    /// The offset of the number.
+    start: usize,
     count: u64,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Describer<'a> {
     }
 
     #[cold]
-    #[allow(clippy::unnecessary_wraps)] // as its callers must
+    #[allow(clippy::unnecessary_wraps)] // its callers return the result
     fn leaf(self, kind: Kind, bytes: &[u8]) -> Result {
         self.kind(kind).out.extend_from_slice(bytes);
         Ok(())
@@ -65,9 +66,9 @@ impl<'a> Describer<'a> {
     }
 
     #[cold]
-    fn variant(mut self, variant: u32, name: &str) -> Self {
+    fn variant(mut self, index: u32, name: &str) -> Self {
         self.out.push(Kind::Variant as u8);
-        self.out.extend_from_slice(&variant.to_ne_bytes());
+        self.out.extend_from_slice(&index.to_ne_bytes());
         self.name(name);
         self
     }
@@ -85,9 +86,9 @@ impl<'a> Describer<'a> {
     #[cold]
     fn parts(self, kind: Kind) -> Result<Parts<'a>> {
         let of = self.kind(kind).inside()?;
-        let place = of.out.len();
+        let start = of.out.len();
         of.out.extend_from_slice(&0_u64.to_ne_bytes());
-        Ok(Parts { of, place, count: 0 })
+        Ok(Parts { of, start, count: 0 })
     }
 
     #[cold]
@@ -107,7 +108,7 @@ impl Parts<'_> {
     #[cold]
     fn finish(self) {
         let count = self.count.to_ne_bytes();
-        self.of.out[self.place..self.place + count.len()].copy_from_slice(&count);
+        self.of.out[self.start..self.start + count.len()].copy_from_slice(&count);
     }
 }
 
@@ -178,29 +179,29 @@ impl<'a> Serializer for Describer<'a> {
     }
 
     #[cold]
-    fn serialize_unit_struct(self, _name: &'static str) -> Result {
+    fn serialize_unit_struct(self, _: Str) -> Result {
         self.serialize_unit()
     }
 
     #[cold]
-    fn serialize_unit_variant(self, _name: &'static str, variant: u32, name: &'static str) -> Result {
-        self.variant(variant, name).leaf(Kind::Nothing, &[])
+    fn serialize_unit_variant(self, _: Str, index: u32, name: Str) -> Result {
+        self.variant(index, name).leaf(Kind::Nothing, &[])
     }
 
     #[cold]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _name: &'static str, value: &T) -> Result {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: Str, value: &T) -> Result {
         value.serialize(self.inside()?)
     }
 
     #[cold]
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
+        _: Str,
+        index: u32,
+        name: Str,
         value: &T,
     ) -> Result {
-        value.serialize(self.variant(variant, name).inside()?)
+        value.serialize(self.variant(index, name).inside()?)
     }
 
     #[cold]
@@ -219,35 +220,23 @@ impl<'a> Serializer for Describer<'a> {
     }
 
     #[cold]
-    fn serialize_tuple_struct(self, _name: &'static str, length: usize) -> Result<Parts<'a>> {
+    fn serialize_tuple_struct(self, _: Str, length: usize) -> Result<Parts<'a>> {
         self.serialize_tuple(length)
     }
 
     #[cold]
-    fn serialize_tuple_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
-        _length: usize,
-    ) -> Result<Parts<'a>> {
-        self.variant(variant, name).parts(Kind::Content)
+    fn serialize_tuple_variant(self, _: Str, index: u32, name: Str, _length: usize) -> Result<Parts<'a>> {
+        self.variant(index, name).parts(Kind::Content)
     }
 
     #[cold]
-    fn serialize_struct(self, _name: &'static str, _length: usize) -> Result<Parts<'a>> {
+    fn serialize_struct(self, _: Str, _length: usize) -> Result<Parts<'a>> {
         self.fields()
     }
 
     #[cold]
-    fn serialize_struct_variant(
-        self,
-        _name: &'static str,
-        variant: u32,
-        name: &'static str,
-        _length: usize,
-    ) -> Result<Parts<'a>> {
-        self.variant(variant, name).fields()
+    fn serialize_struct_variant(self, _: Str, index: u32, name: Str, _length: usize) -> Result<Parts<'a>> {
+        self.variant(index, name).fields()
     }
 
     #[cold]
@@ -313,7 +302,7 @@ macro_rules! named {
                 self.add(value)
             }
 
-            fn skip_field(&mut self, name: &'static str) -> Result {
+            fn skip_field(&mut self, name: Str) -> Result {
                 if self.of.names { Ok(()) } else { Err(Error::left_out(name)) }
             }
 

@@ -112,10 +112,7 @@ impl WorkerHandle {
                     add_frame(&mut run, kind, frame);
                 }
             }
-            call.deliver(ResultBatch::Results {
-                runs: vec![(first, count)],
-                results: Frames::frame_size(run),
-            });
+            call.deliver(ResultBatch::Results { runs: vec![(first, count)], results: Frames::new(run) });
         }
     }
 
@@ -126,7 +123,7 @@ impl WorkerHandle {
             let (passed, number) = (results.consumed(), number.wrapping_add(delivered));
             let received = match results.next() {
                 Some((OUT_OF_LINE, _)) => self.receive(number, scope),
-                Some((kind, frame)) => Some(Ok((kind, Content::Here(frame.to_vec(), 0)))),
+                Some((kind, frame)) => Some(Ok((kind, Content::Inline(frame.to_vec(), 0)))),
                 None => Some(Err(Error::decode("a result", "the ring has no frame for it"))),
             };
             let Some(content) = received else {

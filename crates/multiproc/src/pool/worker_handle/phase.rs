@@ -14,8 +14,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 pub(super) enum WorkerPhase {
     /// It runs items, once it is ready.
     Running,
-    /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed another
-    /// program, or closed descriptors that are not its own.
+    /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed
+    /// another program, or closed descriptors that are not its own.
     HungUp { kill_at: Instant },
     /// It was told to exit: by closed rings, and by SIGTERM if it `was_terminated`. No instant is one beyond
     /// the range of the clock.

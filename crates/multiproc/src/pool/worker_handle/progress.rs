@@ -16,8 +16,8 @@ pub(super) enum Pace {
     Active,
     /// There were none.
     Quiet,
-    /// Its unclaimed items were revoked. It gets nothing more until it shows a result, or has been empty for a
-    /// while.
+    /// Its unclaimed items were revoked. It gets nothing more until it shows a result, or has been empty for
+    /// a while.
     Paused,
 }
 

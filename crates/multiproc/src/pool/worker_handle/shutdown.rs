@@ -109,7 +109,7 @@ impl WorkerHandle {
         // The oldest item is the running one only if all completed results were taken.
         let running = self.in_flight.front().filter(|_| !self.rings.has_finished());
         let timeout = running.and_then(|call| call.options.timeout).unwrap_or(least);
-        now.checked_add(timeout.saturating_sub(time).min(least)) // an item with the shortest limit may begin right now
+        now.checked_add(timeout.saturating_sub(time).min(least)) // the item with that limit may begin now
     }
 }
 

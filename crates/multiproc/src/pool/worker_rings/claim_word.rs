@@ -6,7 +6,7 @@
 
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release};
 
-/// What the pool knows without reading the word, and what the word must therefore contain.
+/// The pool's own counts, with which the word must agree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     /// At least this many items are claimed: they have results.

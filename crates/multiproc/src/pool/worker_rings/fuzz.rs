@@ -94,8 +94,8 @@ proptest! {
         prop_assert!(back <= 50);
         let mut copied = Vec::new();
         let position = pool.copy_items(start, 50 - back, back, &mut copied);
-        prop_assert_eq!(all(Frames::frame_size(&copied[..])).len(), back as usize, "each item is copied, as it is");
-        prop_assert!(all(Frames::frame_size(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
+        prop_assert_eq!(all(Frames::new(&copied[..])).len(), back as usize, "each item is copied, as it is");
+        prop_assert!(all(Frames::new(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
         pool.truncate(position, back);
         pool.write(&copied, back);
         let _ = pool.receive(number, OnShortage::Leave);
@@ -149,11 +149,16 @@ proptest! {
 
     /// Shared memory as the library receives it.
     #[test]
-    fn memory_of_any_size_is_refused_unless_it_is_ours(size in 1..8192_usize, choice in vec(any::<u8>(), 0..3), bytes in any_bytes(30)) {
+    fn memory_of_a_wrong_size_is_refused(
+        size in 1..8192_usize,
+        choice in vec(any::<u8>(), 0..3),
+        bytes in any_bytes(30),
+    ) {
         let pages = SharedMemory::create(NonZeroUsize::new(size).unwrap()).unwrap();
         prop_assert!(WorkerRings::try_from(pages.clone()).is_err());
         prop_assert_eq!(WakeupPage::try_from(pages).is_ok(), size == 4096);
-        let _ = wire::decode::<(WorkerRings, PacketSocket, WakeupPage)>(&bytes, descriptors(&choice), "a context");
+        let sent = descriptors(&choice);
+        let _ = wire::decode::<(WorkerRings, PacketSocket, WakeupPage)>(&bytes, sent, "a context");
     }
 }
 

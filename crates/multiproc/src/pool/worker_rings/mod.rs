@@ -42,7 +42,6 @@ pub(crate) use self::pool_side::PoolSide;
 pub(crate) use self::progress::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 
-/// The memory itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "SharedMemory")]
 pub(crate) struct WorkerRings(SharedMemory);
@@ -56,7 +55,6 @@ pub(crate) const OUT_OF_LINE: u32 = 3;
 /// the header of the following items, which is no item.
 pub(crate) const TASK_HEADER: u32 = 4;
 
-/// The length of a message's header.
 const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
@@ -137,7 +135,6 @@ impl WakeupPage {
         Ok(wakeup_page)
     }
 
-    /// Wakes the callers.
     pub(crate) fn notify_callers(&self) {
         self.callers().notify_all();
     }
@@ -161,23 +158,30 @@ impl WakeupPage {
     }
 }
 
-macro_rules! of_size {
-    ($($memory:ident: $size:ident),*) => {$(
-        /// Received memory is valid only if it has the right size.
-        impl TryFrom<SharedMemory> for $memory {
-            type Error = Error;
-
-            fn try_from(pages: SharedMemory) -> Result<Self> {
-                match pages.size() {
-                    $size => Ok(Self(pages)),
-                    other => Err(Error::decode("shared memory", format!("{other} bytes instead of {}", $size))),
-                }
-            }
-        }
-    )*};
+/// Received memory is valid only if it has the right size.
+fn of_size(memory: SharedMemory, size: NonZeroUsize) -> Result<SharedMemory> {
+    let found = memory.size();
+    if found == size {
+        return Ok(memory);
+    }
+    Err(Error::decode("shared memory", format!("{found} bytes instead of {size}")))
 }
 
-of_size!(WorkerRings: SIZE, WakeupPage: WAKEUP_PAGE);
+impl TryFrom<SharedMemory> for WorkerRings {
+    type Error = Error;
+
+    fn try_from(memory: SharedMemory) -> Result<Self> {
+        of_size(memory, SIZE).map(Self)
+    }
+}
+
+impl TryFrom<SharedMemory> for WakeupPage {
+    type Error = Error;
+
+    fn try_from(memory: SharedMemory) -> Result<Self> {
+        of_size(memory, WAKEUP_PAGE).map(Self)
+    }
+}
 
 /// The header of an out-of-line message: its number, by which a frame refers to it, and its kind.
 struct MessageHeader {

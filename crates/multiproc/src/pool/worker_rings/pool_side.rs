@@ -19,7 +19,6 @@ use super::{
     OUT_OF_LINE_COUNT, PREFIX, READY, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
 };
 
-/// The pool's side.
 #[derive(Debug)]
 pub(crate) struct PoolSide {
     rings: WorkerRings,
@@ -67,7 +66,7 @@ impl PoolSide {
         }
     }
 
-    /// Where the next item begins.
+    /// The position of the next item.
     pub(crate) fn position(&self) -> u32 {
         self.tail.bytes
     }
@@ -187,12 +186,10 @@ impl PoolSide {
         self.rings.room_event().wake_retrying();
     }
 
-    /// The number of items ever written.
     pub(crate) fn written(&self) -> u32 {
         self.tail.frames
     }
 
-    /// The number of results ever taken.
     pub(crate) fn results_taken(&self) -> u32 {
         self.head.frames
     }
@@ -239,7 +236,6 @@ impl PoolSide {
         self.freed = position;
     }
 
-    /// Whether the worker is ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.rings.0.word32(READY).load(Acquire) != 0
     }
@@ -254,7 +250,7 @@ impl PoolSide {
         self.rings.0.word32(FLUSH_REQUESTED).store(1, Relaxed);
     }
 
-    /// How long the claimed item has been running, if it is timed and has begun.
+    /// The running time of the claimed item, if it is timed and has begun.
     ///
     /// Never the time of an item whose result was taken: the worker resets it before it completes an item.
     pub(crate) fn running_for(&self) -> Option<Duration> {

@@ -6,10 +6,9 @@ use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
 
-/// Which results to take.
+/// The results to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Those that are visible.
     Visible,
     /// Also those that are completed and not visible while the worker runs another item. An idle worker makes
     /// them visible itself after it has flushed the output; if that exceeds a bound, they are taken before.
@@ -33,7 +32,7 @@ pub(crate) fn publish(published: &AtomicU64, position: Position) {
     failpoint::hit(Failpoint::ResultsPublished);
 }
 
-/// Where the results of this scope end.
+/// The end of the results of this scope.
 pub(crate) fn reach(scope: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
     Position::load(if scope == Scope::Visible { published } else { finished })
 }

@@ -64,7 +64,7 @@ fn every_item_is_either_run_or_revoked() {
                     pool.truncate(start, 0);
                 }
                 assert_eq!(
-                    all(Frames::frame_size(&bytes[bytes.len() - left..])).len() + written as usize,
+                    all(Frames::new(&bytes[bytes.len() - left..])).len() + written as usize,
                     numbers.len()
                 );
                 next += u64::from(written);
@@ -134,7 +134,7 @@ fn every_item_is_either_run_or_revoked() {
     }
     assert!(ran.len() > 10_000, "{}", ran.len());
     let expected: Vec<u8> = frames(&expected);
-    assert!(all(Frames::frame_size(expected)) == ran);
+    assert!(all(Frames::new(expected)) == ran);
 }
 
 #[test]

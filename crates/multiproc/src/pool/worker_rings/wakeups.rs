@@ -3,9 +3,9 @@
 use crate::ipc::event_count::EventCount;
 use crate::sys::atomic::{AtomicU32, Relaxed, SeqCst, fence};
 
-/// The words for it in shared memory.
+/// Its words in shared memory.
 pub(crate) struct PoolWakeups<'a> {
-    /// Of callers, and of the pool's thread.
+    /// One for callers, one for the pool's thread.
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
     /// [`Waiting`], as a number.
@@ -19,8 +19,8 @@ pub(crate) enum Waiting {
     None = 0,
     /// One or several, of which each may need the next result.
     Callers = 1,
-    /// A single one, which needs all results of its call. A wake-up for each of them would cost more than short
-    /// items do.
+    /// A single one, which needs all results of its call. A wake-up for each of them would cost more than
+    /// short items do.
     PatientCaller = 2,
 }
 

@@ -17,7 +17,6 @@ pub(super) struct Clock {
     /// When the clock was read last, and its value when results became visible last.
     pub(super) read_at: Instant,
     published_at: Instant,
-    /// When callers were notified last.
     notified_at: Instant,
     /// The total time of all items.
     busy: Duration,
@@ -25,7 +24,7 @@ pub(super) struct Clock {
     flushed: Duration,
 }
 
-/// How long an interval should take, at least and at most, and the most items of one.
+/// The least and the most time of an interval, and its most items.
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
 const MAX_INTERVAL_LEN: u32 = 256;
@@ -34,7 +33,7 @@ const MAX_INTERVAL_LEN: u32 = 256;
 /// their time, so it happens once per interval. An item with output is not that small: its system call alone
 /// takes longer.
 const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
-/// How often results become visible while there are items.
+/// The time between two publications while there are items.
 const PUBLISH_AFTER: Duration = Duration::from_micros(500);
 
 impl Clock {
@@ -60,8 +59,8 @@ impl Clock {
 }
 
 impl WorkerSide {
-    /// Makes the results visible. A caller that needs all results of its call is woken no more often than every
-    /// [`PUBLISH_AFTER`], and when this worker has no item left.
+    /// Makes the results visible. A caller that needs all results of its call is woken no more often than
+    /// every [`PUBLISH_AFTER`], and when this worker has no item left.
     fn publish(&mut self) {
         if self.visible == self.completed {
             return;

@@ -31,18 +31,15 @@ use super::{
     PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
-/// The worker's side.
 #[derive(Debug)]
 pub(crate) struct WorkerSide {
     pub(super) rings: WorkerRings,
-    /// For out-of-line items and results.
     pub(super) link: PacketSocket,
     wakeup_page: WakeupPage,
-    /// How long to spin for items before sleeping.
+    /// The time to spin for items before sleeping.
     spin: Duration,
     /// Consecutive spins that found nothing.
     failed_spins: u32,
-    /// Detects a forked copy of the worker.
     fork_detector: ForkDetector,
     /// The next item.
     cursor: Position,

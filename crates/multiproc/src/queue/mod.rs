@@ -40,19 +40,20 @@
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
 //! looks.
 
+mod transfer;
+
 use std::fmt;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::channel::batch::Batch;
-use crate::channel::endpoint::EndpointFds;
 use crate::channel::errors::{self, Words};
-use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
+use crate::channel::{Message, Received, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
@@ -78,20 +79,20 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     if capacity == 0 {
         return Err(Error::invalid("queue capacity must be at least 1"));
     }
-    let layout = layout(capacity);
+    let layout = transfer::layout(capacity);
     let size = NonZeroUsize::new(layout.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
     let (sender, receiver) = layout.create(&SharedMemory::create(size)?, from, to)?;
     Ok((Sender { core: sender, item: PhantomData }, Receiver { core: receiver, item: PhantomData }))
 }
 
-/// The end of a queue that sends items. Can be cloned, and passed as an argument.
+/// The sending end of a queue. Can be cloned, and passed as an argument.
 pub struct Sender<T> {
     core: SenderCore,
     item: PhantomData<fn(T)>,
 }
 
-/// The end of a queue that receives items. Can be cloned, and passed as an argument.
+/// The receiving end of a queue. Can be cloned, and passed as an argument.
 ///
 /// As an iterator it yields items until the last sender is gone. Each is a `Result`, because an item may fail
 /// to decode; such an error does not end the iteration. An error that consumes no item is the last one: the
@@ -114,8 +115,8 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     ///
     /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
     /// while waiting, or took nothing since the last check and this process knows of their end (it has joined
-    /// them, for example); if it does not, within 10 ms. If they were killed while busy receiving, up to 64 more
-    /// items may be sent first.
+    /// them, for example); if it does not, within 10 ms. If they were killed while busy receiving, up to 64
+    /// more items may be sent first.
     ///
     /// # Errors
     /// [`Error::is_disconnected`] when every receiver is gone; [`Error::is_codec`] when the item cannot be
@@ -152,7 +153,6 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// holds it alone.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(10_000)?;
     /// sender.send_all(0..10_000_u64)?;
     /// let mut sum = 0;
@@ -161,8 +161,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     ///         sum += number?;
     ///     }
     /// }
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn send_all(&self, items: impl IntoIterator<Item = T>) -> Result<(), SendError<Vec<T>>> {
         let (mut batch, mut batched) = (Batch::default(), Vec::new());
@@ -182,13 +181,12 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         self.put_batch(&mut batch, &mut batched)
     }
 
-    // User code encodes and decodes, so no lock is held then. A raw value is copied where its bytes lie,
-    // under the lock.
+    // Encoding and decoding run user code, so no lock is held then. A raw value is copied under the lock.
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
         let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item)
-            .and_then(|bytes| self.core.send(Message::without_fds(bytes), deadline, &mut 0))
+            .and_then(|bytes| self.core.send([Message::without_fds(bytes)], deadline, &mut 0))
             .and_then(|outcome| WORDS.sent(outcome, deadline));
         sent.map_err(|error| SendError { error, item })
     }
@@ -220,15 +218,13 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// ```
     /// use std::time::Duration;
     ///
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(1)?;
     /// assert!(receiver.recv_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
     /// sender.send(7)?;
     /// assert_eq!(receiver.recv_timeout(Duration::from_millis(1))?, 7);
     /// drop(sender);
     /// assert!(receiver.recv_timeout(Duration::from_secs(10)).unwrap_err().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -241,15 +237,13 @@ impl<T: DeserializeOwned> Receiver<T> {
     /// receiver is taking an item.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(1)?;
     /// assert!(receiver.try_recv().unwrap_err().is_empty());
     /// sender.send(7)?;
     /// assert_eq!(receiver.try_recv()?, 7);
     /// drop(sender);
     /// assert!(receiver.try_recv().unwrap_err().is_disconnected());
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     ///
     /// # Errors
@@ -330,13 +324,11 @@ impl<T> Receiver<T> {
     /// call.
     ///
     /// ```
-    /// # fn main() -> multiproc::Result<()> {
     /// let (sender, receiver) = multiproc::queue::bounded(10)?;
     /// assert!(receiver.is_empty());
     /// sender.send_all([1, 2, 3])?;
     /// assert_eq!((receiver.len(), sender.len()), (3, 3));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn len(&self) -> usize {
         self.core.end().len()
@@ -396,42 +388,5 @@ impl<T> fmt::Debug for Sender<T> {
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver").finish_non_exhaustive()
-    }
-}
-
-/// What an end becomes on its way to another process: its memory, its descriptors and the queue's capacity.
-type Parts = (SharedMemory, EndpointFds, u32);
-
-const fn layout(capacity: u32) -> Layout {
-    Layout::new(0, 4 * 1024 * 1024, capacity)
-}
-
-impl<T> Serialize for Sender<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let end = self.core.end();
-        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
-    }
-}
-
-impl<T> Serialize for Receiver<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let end = self.core.end();
-        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
-    }
-}
-
-impl<'de, T> Deserialize<'de> for Sender<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
-        let core = SenderCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
-        Ok(Self { core, item: PhantomData })
-    }
-}
-
-impl<'de, T> Deserialize<'de> for Receiver<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
-        let core = ReceiverCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
-        Ok(Self { core, item: PhantomData })
     }
 }

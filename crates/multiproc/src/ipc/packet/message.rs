@@ -1,0 +1,153 @@
+//! A message to send: its bytes, inline or spilled to a memfd, and its descriptors.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::{INLINE, WORTH_MAPPING};
+use crate::error::{Error, Result};
+use crate::ipc::wire::SharedFd;
+use crate::sys::mapping;
+use crate::sys::sealed;
+use crate::sys::socket::MAX_DESCRIPTORS;
+
+/// A message that can be sent, more than once if necessary.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(super) payload: Payload,
+    pub(super) descriptors: Vec<SharedFd>,
+    had_descriptors: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Payload {
+    /// Small, or large and to be spilled when it is sent.
+    Inline(Vec<u8>),
+    Memfd(SpilledMemory),
+}
+
+/// The bytes of a message in anonymous memory.
+#[derive(Debug)]
+pub(super) struct SpilledMemory {
+    pub(super) memory: SharedFd,
+    pub(super) length: u64,
+    /// Held by memory that was spilled before the message is sent.
+    _permit: Option<Permit>,
+}
+
+/// The right to hold a scarce descriptor or mapping while a message waits. Messages beyond the limit wait in
+/// the heap instead, at the cost of one copy.
+#[derive(Debug)]
+pub(crate) struct Permit(&'static AtomicUsize);
+
+/// The number of permits of each kind.
+pub(super) const PERMITS: usize = 64;
+static SPILLED_AHEAD: AtomicUsize = AtomicUsize::new(PERMITS);
+static MAPPED: AtomicUsize = AtomicUsize::new(PERMITS);
+
+impl Message {
+    /// Spills large bytes at once, if a permit is left, so that sending is fast.
+    pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
+        if descriptors.len() >= MAX_DESCRIPTORS {
+            return Err(Error::invalid(format!(
+                "a message holds {} descriptors; at most {} can travel at once",
+                descriptors.len(),
+                MAX_DESCRIPTORS - 1
+            )));
+        }
+        let spilled = if bytes.len() > INLINE { SpilledMemory::ahead(&bytes)? } else { None };
+        let payload = spilled.map_or(Payload::Inline(bytes), Payload::Memfd);
+        Ok(Self { payload, had_descriptors: !descriptors.is_empty(), descriptors })
+    }
+
+    /// As [`Message::new`], of large borrowed bytes.
+    pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
+        Ok(Self::without_descriptors(match SpilledMemory::ahead(bytes)? {
+            Some(spilled) => Payload::Memfd(spilled),
+            None => Payload::Inline(mapping::copy(bytes)?),
+        }))
+    }
+
+    /// A message that is spilled at once, whatever its size. If it is worth mapping, its memory is sealed, so
+    /// the receiver can read it in place.
+    pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
+        let memory =
+            if bytes.len() < WORTH_MAPPING { mapping::memfd_write(bytes)? } else { sealed::store(bytes)? };
+        let spilled = SpilledMemory { memory: memory.into(), length: bytes.len() as u64, _permit: None };
+        Ok(Self::without_descriptors(Payload::Memfd(spilled)))
+    }
+
+    /// A small message.
+    pub(crate) fn inline(bytes: Vec<u8>) -> Self {
+        debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
+        Self::without_descriptors(Payload::Inline(bytes))
+    }
+
+    fn without_descriptors(payload: Payload) -> Self {
+        Self { payload, descriptors: Vec::new(), had_descriptors: false }
+    }
+
+    /// Spills large bytes that are still inline. Called when the message is about to be sent.
+    pub(crate) fn spill(&mut self) -> Result<()> {
+        if let Payload::Inline(bytes) = &self.payload
+            && bytes.len() > INLINE
+        {
+            self.payload = Payload::Memfd(SpilledMemory::now(bytes)?);
+        }
+        Ok(())
+    }
+
+    /// Recycles the memory of a message that was received and whose receiver has finished reading it.
+    pub(crate) fn recycle(self) {
+        if let Payload::Memfd(SpilledMemory { memory, length, .. }) = self.payload
+            && let (Some(memory), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
+        {
+            mapping::recycle(memory, length);
+        }
+    }
+
+    /// Closes the descriptors of a message that will not be sent again.
+    pub(crate) fn drop_descriptors(&mut self) {
+        self.descriptors.clear();
+    }
+
+    /// Whether the message was made with descriptors.
+    pub(crate) fn had_descriptors(&self) -> bool {
+        self.had_descriptors
+    }
+
+    /// Whether there is room for two more descriptors.
+    pub(crate) fn can_take_more(&self) -> bool {
+        self.descriptors.len() + 2 < MAX_DESCRIPTORS
+    }
+}
+
+impl SpilledMemory {
+    pub(super) fn now(bytes: &[u8]) -> Result<Self> {
+        Ok(Self { memory: mapping::memfd_write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+    }
+
+    /// Spills before the message is sent. `None` without a permit or a free descriptor.
+    fn ahead(bytes: &[u8]) -> Result<Option<Self>> {
+        let Some(permit) = Permit::take(&SPILLED_AHEAD) else { return Ok(None) };
+        match Self::now(bytes) {
+            Ok(spilled) => Ok(Some(Self { _permit: Some(permit), ..spilled })),
+            Err(error) if error.is_shortage_of_descriptors() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Permit {
+    fn take(left: &'static AtomicUsize) -> Option<Self> {
+        left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok().map(|_| Self(left))
+    }
+
+    pub(super) fn for_mapping() -> Option<Self> {
+        Self::take(&MAPPED)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,326 @@
+//! A single-producer single-consumer (SPSC) ring buffer of frames in shared memory.
+//!
+//! Where there are several writers or readers, a lock admits one at a time. Each side stores its [`Position`]
+//! where the other can load it. A frame is written first and published afterwards with one store, so a
+//! process killed at any instruction leaves a whole frame or none. The writer overwrites a frame only after
+//! the reader has published a position behind it.
+//!
+//! A frame lies in one piece: a rest of the ring that is too short for the next frame is skipped.
+
+// Inlined, a frame whose length is a constant compiles to two moves; otherwise to calls of `memcpy`.
+#![allow(clippy::inline_always)]
+
+use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, as_u32, frame_size, head, split_frame, split_u64};
+use crate::sys::atomic::{Acquire, AtomicU64, Release};
+use crate::sys::failpoint::{self, Failpoint};
+
+/// Memory that several processes may map.
+pub(crate) trait Memory {
+    /// Copies bytes to an offset that no process reads at the same time.
+    fn write(&self, offset: usize, bytes: &[u8]);
+    /// Calls `look` with bytes that no process writes at the same time.
+    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+    /// Prefetches the cache line at an offset.
+    fn prefetch(&self, _offset: usize) {}
+}
+
+/// A range of shared memory used as a ring. The positions are kept elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ring {
+    start: usize,
+    size: u32,
+    /// An empty ring restarts at its first byte once the positions are this many bytes behind it.
+    restart_after: u32,
+}
+
+/// A count of frames and of bytes that a side has written or read. Both counts wrap around; together they
+/// fill one word, so one store publishes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) frames: u32,
+    pub(crate) bytes: u32,
+}
+
+/// The bytes that a mostly empty [warm](Ring::warm) ring uses, few enough to stay in the CPU's cache.
+const CACHE_WINDOW: u32 = 16 * 1024;
+
+impl Ring {
+    /// A ring of `size` bytes, a power of two, at the offset `start`, a multiple of 8.
+    ///
+    /// The writer restarts at the first byte when the ring is empty and it stands in the second half, so a
+    /// mostly empty ring uses half of its memory. The bytes that it skips count as occupied until the reader
+    /// has passed them, so half of the ring has room for frames even if the reader never reads.
+    pub(crate) const fn new(start: usize, size: u32) -> Self {
+        assert!(size.is_power_of_two() && size >= 2 * HEAD && start.is_multiple_of(8));
+        Self { start, size, restart_after: size / 2 }
+    }
+
+    /// The same ring, but it restarts after [`CACHE_WINDOW`] bytes: for a reader that surely goes on reading.
+    pub(crate) const fn warm(self) -> Self {
+        let half = self.restart_after;
+        Self { restart_after: if half < CACHE_WINDOW { half } else { CACHE_WINDOW }, ..self }
+    }
+
+    /// The length of the largest frame that always fits into an empty ring.
+    pub(crate) const fn largest(&self) -> usize {
+        (self.size / 2 - HEAD) as usize
+    }
+
+    /// Writes a frame at `tail` and advances `tail`; the caller publishes it. Returns `false` without room.
+    /// `taken` is the reader's position in bytes.
+    #[inline(always)]
+    pub(crate) fn put(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Position,
+        taken: u32,
+        kind: u32,
+        parts: &[&[u8]],
+    ) -> bool {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > self.largest() {
+            return false;
+        }
+        let length = as_u32(length);
+        let Some(start) = self.find_slot(tail.bytes, taken, frame_size(length)) else { return false };
+        if start != tail.bytes {
+            memory.write(self.offset(tail.bytes), &head(0, SKIP));
+        }
+        let mut offset = self.offset(start);
+        memory.write(offset, &head(length, kind));
+        failpoint::hit(Failpoint::MidFrame);
+        offset += HEAD as usize;
+        for part in parts {
+            memory.write(offset, part);
+            offset += part.len();
+        }
+        *tail = Position { bytes: start, ..*tail }.after(length);
+        true
+    }
+
+    /// Writes as many of these [`frames`](crate::ipc::frame) at `tail` as fit. Returns the others.
+    pub(crate) fn put_frames<'a>(
+        &self,
+        memory: &impl Memory,
+        tail: &mut Position,
+        taken: u32,
+        mut frames: &'a [u8],
+        count: u32,
+    ) -> &'a [u8] {
+        let length = u32::try_from(frames.len()).unwrap_or(u32::MAX);
+        if length <= self.size - tail.bytes % self.size && length <= self.free(tail.bytes, taken) {
+            memory.write(self.offset(tail.bytes), frames);
+            *tail =
+                Position { frames: tail.frames.wrapping_add(count), bytes: tail.bytes.wrapping_add(length) };
+            return &[];
+        }
+        while let Some((kind, frame, rest)) = split_frame(frames) {
+            if !self.put(memory, tail, taken, kind, &[frame]) {
+                break;
+            }
+            frames = rest;
+        }
+        frames
+    }
+
+    /// Copies all frames between two positions.
+    pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Position, tail: Position) -> Frames {
+        if head.bytes != tail.bytes && self.head(memory, head.bytes).1 == SKIP {
+            head.bytes = self.next_start(head.bytes);
+        }
+        let length = tail.bytes.wrapping_sub(head.bytes).min(self.size) as usize;
+        let to_end = (self.size - head.bytes % self.size) as usize;
+        let mut bytes = Vec::with_capacity(length);
+        memory.read(self.offset(head.bytes), length.min(to_end), |piece| bytes.extend_from_slice(piece));
+        memory.read(self.start, length.saturating_sub(to_end), |piece| bytes.extend_from_slice(piece));
+        Frames::split(bytes, to_end)
+    }
+
+    /// Whether the positions are consistent: the ring can hold as many frames and bytes between them.
+    #[inline]
+    pub(crate) fn can_hold(&self, head: Position, tail: Position) -> bool {
+        let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
+        bytes <= self.size && frames <= bytes / HEAD && (frames > 0 || bytes == 0)
+    }
+
+    /// Calls `look` with the published frame at `head` and advances `head`; the caller publishes that.
+    ///
+    /// Returns `None` if there is no valid frame: another process has overwritten the ring.
+    #[inline(always)]
+    pub(crate) fn take<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Position,
+        look: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let end = head.bytes.wrapping_add(self.size);
+        self.take_before(memory, head, end, look)
+    }
+
+    /// As [`Ring::take`], but a frame that reaches beyond the byte `end` is invalid.
+    #[inline(always)]
+    pub(crate) fn take_before<R>(
+        &self,
+        memory: &impl Memory,
+        head: &mut Position,
+        end: u32,
+        look: impl FnOnce(u32, &[u8]) -> R,
+    ) -> Option<R> {
+        let mut start = head.bytes;
+        let (mut length, mut kind) = self.head(memory, start);
+        if kind == SKIP {
+            start = self.next_start(start);
+            (length, kind) = self.head(memory, start);
+        }
+        let offset = self.offset(start);
+        if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
+            return None;
+        }
+        let next = Position { bytes: start, ..*head }.after(length);
+        if next.bytes.wrapping_sub(head.bytes) > end.wrapping_sub(head.bytes) {
+            return None;
+        }
+        *head = next;
+        Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
+    }
+
+    /// Prefetches the frame at `head`. Called while the reader waits, so that the frame's first cache line
+    /// travels together with the writer's position.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, memory: &impl Memory, head: Position) {
+        memory.prefetch(self.offset(head.bytes));
+    }
+
+    /// The kind of the published frame at `head`.
+    #[inline(always)]
+    pub(crate) fn kind(&self, memory: &impl Memory, head: Position) -> u32 {
+        match self.head(memory, head.bytes).1 {
+            SKIP => self.head(memory, self.next_start(head.bytes)).1,
+            kind => kind,
+        }
+    }
+
+    /// The number of frames of `length` bytes between a position and the end of the ring's memory.
+    #[inline]
+    pub(crate) fn frames_to_end(&self, position: Position, length: usize) -> u32 {
+        (self.size - position.bytes % self.size) / frame_size(u32::try_from(length).unwrap_or(self.size))
+    }
+
+    /// The number of frames of `length` bytes that can be written at `tail` before the end of the ring's
+    /// memory. `taken` is the reader's position in bytes.
+    #[inline]
+    pub(crate) fn free_frames(&self, tail: Position, taken: u32, length: usize) -> u32 {
+        let free = self.free(tail.bytes, taken);
+        self.frames_to_end(tail, length).min(free / frame_size(u32::try_from(length).unwrap_or(self.size)))
+    }
+
+    /// As [`Ring::take`], if the next frame has this kind and length; otherwise does nothing. The caller has
+    /// checked that the frame lies [before the end](Ring::frames_to_end) of the ring's memory.
+    #[inline(always)]
+    pub(crate) fn pop_if<R>(
+        &self,
+        memory: &impl Memory,
+        position: &mut Position,
+        kind: u32,
+        length: usize,
+        look: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
+        let offset = self.offset(position.bytes);
+        let is_like = memory.read(offset, FRAME_HEAD, |found| *found == head(as_u32(length), kind));
+        is_like.then(|| {
+            *position = position.after(as_u32(length));
+            memory.read(offset + FRAME_HEAD, length, look)
+        })
+    }
+
+    /// As [`Ring::put`]; the caller has checked that there is [room](Ring::free_frames).
+    #[inline(always)]
+    pub(crate) fn push_unchecked(&self, memory: &impl Memory, tail: &mut Position, kind: u32, bytes: &[u8]) {
+        let offset = self.offset(tail.bytes);
+        memory.write(offset, &head(as_u32(bytes.len()), kind));
+        failpoint::hit(Failpoint::MidFrame);
+        memory.write(offset + FRAME_HEAD, bytes);
+        *tail = tail.after(as_u32(bytes.len()));
+    }
+
+    /// The position of a frame of `frame_size` bytes, if there is room: at `tail`, or at the ring's start.
+    #[inline(always)]
+    fn find_slot(&self, tail: u32, taken: u32, frame_size: u32) -> Option<u32> {
+        let free = self.free(tail, taken);
+        let to_end = self.size - self.within(tail);
+        let restart = tail == taken && self.size - to_end >= self.restart_after.max(frame_size);
+        if frame_size <= to_end && !restart {
+            (frame_size <= free).then_some(tail)
+        } else {
+            (free >= to_end && frame_size <= free - to_end).then(|| self.next_start(tail))
+        }
+    }
+
+    /// The number of free bytes; 0 if `taken` is invalid.
+    #[inline(always)]
+    fn free(&self, tail: u32, taken: u32) -> u32 {
+        self.size.saturating_sub(tail.wrapping_sub(taken))
+    }
+
+    fn next_start(&self, position: u32) -> u32 {
+        position.wrapping_add(self.size - self.within(position))
+    }
+
+    #[inline]
+    fn within(&self, position: u32) -> u32 {
+        position & (self.size - 1)
+    }
+
+    #[inline(always)]
+    fn offset(&self, position: u32) -> usize {
+        self.start + self.within(position) as usize
+    }
+
+    #[inline(always)]
+    fn head(&self, memory: &impl Memory, position: u32) -> (u32, u32) {
+        memory.read(self.offset(position), HEAD as usize, |bytes| {
+            split_u64(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
+        })
+    }
+}
+
+/// The first value of a counter: 0, but shortly before the overflow in the build for the fault suite, so that
+/// every run of the suite passes through the overflow.
+pub(crate) const fn just_before_overflow(distance: u32) -> u32 {
+    if cfg!(multiproc_faults) { 0_u32.wrapping_sub(distance) } else { 0 }
+}
+
+impl Position {
+    /// Both positions of a new ring.
+    pub(crate) const START: Self =
+        Self { frames: just_before_overflow(300), bytes: just_before_overflow(32 * 1024) };
+
+    /// Makes the position, and everything written before, visible to the other side.
+    #[inline]
+    pub(crate) fn publish(self, word: &AtomicU64) {
+        word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
+    }
+
+    /// The position that the other side has published. It is forced to a multiple of 8, so a frame's header
+    /// never reaches beyond the ring.
+    #[inline]
+    pub(crate) fn load(word: &AtomicU64) -> Self {
+        let (bytes, frames) = split_u64(word.load(Acquire));
+        Self { frames, bytes: bytes & !7 }
+    }
+
+    /// The position behind a frame of `length` bytes that begins here.
+    #[inline]
+    fn after(self, length: u32) -> Self {
+        Self { frames: self.frames.wrapping_add(1), bytes: self.bytes.wrapping_add(frame_size(length)) }
+    }
+
+    /// The number of frames between an earlier position and this one.
+    #[inline]
+    pub(crate) fn frames_since(self, earlier: Self) -> u32 {
+        self.frames.wrapping_sub(earlier.frames)
+    }
+}
+
+#[cfg(test)]
+mod tests;

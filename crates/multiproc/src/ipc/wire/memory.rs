@@ -1,0 +1,80 @@
+//! Shared memory inside a value: encoded as its descriptor and size, mapped when it is decoded.
+
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::fd::SharedFd;
+use crate::error::Result;
+use crate::ipc::ring::Memory;
+use crate::sys::mapping::SharedMapping;
+
+/// Shared memory that can be passed to other processes.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedMemory {
+    memory: SharedFd,
+    mapping: Arc<SharedMapping>,
+}
+
+impl SharedMemory {
+    /// Zeroed memory of a fixed size in bytes.
+    pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
+        let (mapping, memory) = SharedMapping::create(size)?;
+        Ok(Self { memory: memory.into(), mapping: Arc::new(mapping) })
+    }
+
+    /// The mapping without the descriptor, for memory that is not passed on.
+    pub(crate) fn into_mapping(self) -> Arc<SharedMapping> {
+        self.mapping
+    }
+}
+
+impl AsFd for SharedMemory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+impl Deref for SharedMemory {
+    type Target = SharedMapping;
+
+    fn deref(&self) -> &SharedMapping {
+        &self.mapping
+    }
+}
+
+#[allow(clippy::inline_always)] // see `sys::mapping`
+impl Memory for SharedMemory {
+    #[inline(always)]
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.mapping.write(offset, bytes);
+    }
+
+    #[inline(always)]
+    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+        self.mapping.with_bytes(offset, length, look)
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        self.mapping.prefetch(offset);
+    }
+}
+
+impl Serialize for SharedMemory {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.memory, self.mapping.size()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedMemory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (memory, size) = <(SharedFd, NonZeroUsize)>::deserialize(deserializer)?;
+        let mapping = SharedMapping::open(memory.as_fd(), size).map_err(D::Error::custom)?;
+        Ok(Self { memory, mapping: Arc::new(mapping) })
+    }
+}

@@ -1,0 +1,251 @@
+//! Encoding and decoding of values that cross to another process, with the descriptors that travel beside
+//! them.
+//!
+//! A raw value (see [`crate::codec::raw`]) is its own bytes. Any other begins with a byte that names its
+//! encoding.
+
+mod fd;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::codec::raw;
+use crate::codec::{Finding, Subject};
+use crate::error::{Cause, Error, Result};
+
+pub(crate) use self::fd::SharedFd;
+pub(crate) use self::memory::SharedMemory;
+
+/// The first byte of a value that is not raw.
+const COMPACT: u8 = 0;
+const DESCRIBED: u8 = 1;
+
+/// A value that can be encoded here and decoded in another process.
+pub(crate) trait Travels: Serialize + DeserializeOwned {}
+
+impl<T: Serialize + DeserializeOwned> Travels for T {}
+
+/// Appends a value to `out`, which stays as it is on an error. `what` names the value in the error.
+///
+/// The receiver must decode the very same type: the bytes of a raw value do not say what they are.
+#[inline]
+pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+    if let Some(bytes) = raw::as_bytes(value) {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    or_undo(out, what, |out| encode_marked(value, out, false))
+}
+
+/// The encoding of a value: its own bytes if it is raw, otherwise `scratch`, which is empty before.
+#[inline]
+pub(crate) fn encode_value<'a, T: Travels>(
+    value: &'a T,
+    scratch: &'a mut Vec<u8>,
+    what: &str,
+) -> Result<&'a [u8]> {
+    if let Some(bytes) = raw::as_bytes(value) {
+        return Ok(bytes);
+    }
+    encode(value, scratch, what)?;
+    Ok(scratch)
+}
+
+/// As [`encode`], for values that may hold descriptors.
+pub(crate) fn encode_with_descriptors<T: Travels>(
+    value: &T,
+    out: &mut Vec<u8>,
+    what: &str,
+) -> Result<Vec<SharedFd>> {
+    if raw::is_raw::<T>() {
+        encode(value, out, what)?;
+        return Ok(Vec::new());
+    }
+    fd::collect(|| or_undo(out, what, |out| encode_marked(value, out, true)))
+}
+
+/// As [`encode`], for a type of the library itself, which always fits the compact encoding. It keeps the code
+/// of the other encoding out of programs that do not need it.
+pub(crate) fn encode_own<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+    or_undo(out, what, |out| codec::encode(value, out))
+}
+
+/// As [`encode_own`], for values that may hold descriptors.
+pub(crate) fn encode_own_with_descriptors<T: Serialize>(
+    value: &T,
+    out: &mut Vec<u8>,
+    what: &str,
+) -> Result<Vec<SharedFd>> {
+    fd::collect(|| encode_own(value, out, what))
+}
+
+/// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
+#[inline]
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {
+    if let Some(value) = raw::from_bytes(bytes) {
+        return value.map_err(|error| Error::decode(what, error));
+    }
+    whole(decode_front(bytes, descriptors, what)?, what)
+}
+
+/// Decodes a value at the front of `bytes`, and returns the bytes behind it, too. A raw value has no end of
+/// its own, so it is an error.
+pub(crate) fn decode_front<'a, T: DeserializeOwned>(
+    bytes: &'a [u8],
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<(T, &'a [u8])> {
+    if raw::is_raw::<T>() {
+        return Err(Error::decode(what, "no bytes may follow a raw value"));
+    }
+    fd::provide(descriptors, || decode_marked(bytes)).map_err(|error| Error::decode(what, error))
+}
+
+/// As [`decode`], for a value of [`encode_own`].
+pub(crate) fn decode_own<T: DeserializeOwned>(
+    bytes: &[u8],
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<T> {
+    whole(decode_own_front(bytes, descriptors, what)?, what)
+}
+
+/// As [`decode_front`], for a value of [`encode_own`].
+pub(crate) fn decode_own_front<'a, T: DeserializeOwned>(
+    bytes: &'a [u8],
+    descriptors: Vec<OwnedFd>,
+    what: &str,
+) -> Result<(T, &'a [u8])> {
+    fd::provide(descriptors, || codec::decode(bytes)).map_err(|error| Error::decode(what, error))
+}
+
+/// Appends to `out`, and undoes that on an error.
+#[inline]
+fn or_undo(
+    out: &mut Vec<u8>,
+    what: &str,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<(), codec::Error>,
+) -> Result<()> {
+    let before = out.len();
+    encode(out).map_err(|error| {
+        out.truncate(before);
+        Error::new(Cause::Encode { what: what.to_owned(), why: error.to_string() })
+    })
+}
+
+#[inline]
+fn whole<T>((value, rest): (T, &[u8]), what: &str) -> Result<T> {
+    #[cold]
+    fn too_many(bytes: usize, what: &str) -> Error {
+        Error::decode(what, format!("{bytes} bytes too many"))
+    }
+    if rest.is_empty() { Ok(value) } else { Err(too_many(rest.len(), what)) }
+}
+
+#[inline]
+fn encode_marked<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+    if !codec::fits::<T>() {
+        return encode_unknown(value, out, has_list);
+    }
+    let before = out.len();
+    out.push(COMPACT);
+    match codec::encode(value, out) {
+        Err(error) if error.is_left_out() => {
+            out.truncate(before);
+            describe(value, out, has_list, true)
+        }
+        encoded => encoded,
+    }
+}
+
+#[inline]
+fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec::Error> {
+    match bytes.split_first() {
+        Some((&COMPACT, bytes)) => codec::decode(bytes),
+        Some((&DESCRIBED, bytes)) => codec::decode_described(bytes),
+        Some((other, _)) => Err(codec::Error::new(format_args!("unknown encoding {other:#x}"))),
+        None => Err(codec::Error::new("no bytes")),
+    }
+}
+
+#[cold]
+fn encode_unknown<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+    // A `Serialize` that itself sends something must not send a probe's made-up value.
+    if codec::is_trying_out() {
+        return Err(codec::Error::new("it is sent by a value that is only made up"));
+    }
+    let found = fd::isolate(|| codec::finding(value));
+    if found == Finding::Fits {
+        return encode_marked(value, out, has_list);
+    }
+    describe(value, out, has_list, found == Finding::NeedsNames)
+}
+
+/// Encodes a value with the names of its parts, and checks by decoding that it will arrive.
+///
+/// `has_list`: the list of descriptors belongs to this value. `must_decode`: a value that does not decode is
+/// refused here, not by the receiver.
+#[cold]
+fn describe(
+    value: &dyn Subject,
+    out: &mut Vec<u8>,
+    has_list: bool,
+    must_decode: bool,
+) -> Result<(), codec::Error> {
+    let list = |change: fn(&mut Vec<SharedFd>) -> usize| {
+        fd::OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| has_list).map_or(0, change))
+    };
+    list(|descriptors| {
+        descriptors.clear(); // those of the compact encoding, which has failed
+        0
+    });
+    out.push(DESCRIBED);
+    let before = out.len();
+    codec::describe(value, out)?;
+    if list(|descriptors| descriptors.len()) > 0 {
+        return Ok(()); // descriptors do not decode here
+    }
+    match arrives(value, &out[before..]) {
+        Ok(false) => Err(codec::Error::new(
+            "another value would arrive, because of an attribute of its type: `untagged` takes the first \
+             variant that fits, and `default` need not be what `skip_serializing_if` leaves out",
+        )),
+        Err(why) if must_decode => Err(codec::Error::new(refusal(&why))),
+        Ok(true) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a value decodes to itself; an error if it does not decode.
+fn arrives(value: &dyn Subject, bytes: &[u8]) -> Result<bool, String> {
+    let arrives = || fd::provide(Vec::new(), || codec::arrives(value, bytes));
+    match catch_unwind(AssertUnwindSafe(arrives)) {
+        Ok(arrives) => arrives.map_err(|error| error.to_string()),
+        Err(payload) => {
+            std::mem::forget(payload); // dropping it may panic once more
+            Err("its type panics".to_owned())
+        }
+    }
+}
+
+/// The reason why a value would not arrive, with the attribute that most likely causes it.
+fn refusal(why: &str) -> String {
+    let blame = if ["128 is not supported", "as u128,", "as i128,"].iter().any(|words| why.contains(words)) {
+        "serde's `tag`, `untagged` and `flatten` do not take a 128-bit number"
+    } else if why.contains("missing field") {
+        "what `skip_serializing` or `skip_serializing_if` leaves out needs a `default`, or `rename` differs"
+    } else if why.contains("unknown field") {
+        "`deny_unknown_fields` refuses what `skip_deserializing` ignores; names differ by `rename`"
+    } else if why.contains("unknown variant") {
+        "`skip_deserializing` leaves out a variant, or names differ by `rename`"
+    } else {
+        "its type reads what it does not write; see its attributes"
+    };
+    format!("it would not arrive: {why} ({blame})")
+}

@@ -1,0 +1,49 @@
+//! The transfer of a queue's ends to another process.
+
+use std::marker::PhantomData;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Receiver, Sender};
+use crate::channel::endpoint::EndpointFds;
+use crate::channel::{Layout, ReceiverCore, SenderCore};
+use crate::error::Result;
+use crate::ipc::wire::SharedMemory;
+
+/// The encoding of an end: its memory, its descriptors and the queue's capacity.
+type Parts = (SharedMemory, EndpointFds, u32);
+
+pub(super) const fn layout(capacity: u32) -> Layout {
+    Layout::new(0, 4 * 1024 * 1024, capacity)
+}
+
+impl<T> Serialize for Sender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let end = self.core.end();
+        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+    }
+}
+
+impl<T> Serialize for Receiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let end = self.core.end();
+        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Sender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let core = SenderCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
+        Ok(Self { core, item: PhantomData })
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Receiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let core = ReceiverCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
+        Ok(Self { core, item: PhantomData })
+    }
+}
