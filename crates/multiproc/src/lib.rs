@@ -2,7 +2,7 @@
 //!
 //! # The tour
 //!
-//! Every program begins with [`init`]: a child process is the same program, executed again (or a copy of one that was,
+//! Every program begins with [`init()`]: a child process is the same program, executed again (or a copy of one that was,
 //! see [`StartMethod`]), and there it runs its task.
 //!
 //! - [`Process`] starts a child that calls one function, and joins it: what the function returned, or how it died.
@@ -46,7 +46,7 @@
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallOptions::retries).
 //! - **A child never outlives its parent**, however the parent ends.
 //! - **Ctrl-C is for the program's first process**, which dies of it and takes its children along, or handles it and
-//!   can still use them ([`init`]).
+//!   can still use them ([`init()`]).
 //! - **What the system refuses is an error** that names the operation, nothing is left half made, and the library,
 //!   pools included, recovers when resources return.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no mark in the environment.
@@ -94,8 +94,10 @@ compile_error!(
 );
 
 // Highest first: a module uses only those below it.
+mod init;
 mod pipe;
 mod process;
+mod process_info;
 pub mod queue;
 mod shared_array;
 
@@ -132,12 +134,12 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
-pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use process::{Process, ProcessBuilder};
+pub use process_info::{ProcessInfo, active_children, current, parent};
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
-pub use spawn::child_main::{at_start, init};
-pub use spawn::fork_server::stop_fork_server;
 pub use start_method::StartMethod;
 pub use task::RemoteFn;

@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Error, Result};
+use crate::ipc::memfd_cache;
 use crate::ipc::wire::SharedFd;
 use crate::sys::mapping::{self, SharedMapping};
+use crate::sys::memfd;
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::sealed::{self, Sealed};
 use crate::sys::socket::{self, MAX_DESCRIPTORS};
@@ -75,7 +77,7 @@ impl Drop for MappingPermit {
 
 impl SpilledMemory {
     fn now(bytes: &[u8]) -> Result<Self> {
-        Ok(Self { memory: mapping::memfd_write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+        Ok(Self { memory: memfd_cache::write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
     }
 
     /// Ahead of need, if that is allowed and the system has a descriptor for it.
@@ -120,9 +122,12 @@ impl Message {
 
     /// As [`Message::new`], of large bytes that are borrowed, and without descriptors.
     pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
-        let body = match SpilledMemory::ahead(bytes)? {
-            Some(spilled) => Payload::Parked(spilled),
-            None => Payload::Inline(mapping::copy(bytes)?),
+        let body = if let Some(spilled) = SpilledMemory::ahead(bytes)? {
+            Payload::Parked(spilled)
+        } else {
+            let mut copy = memfd::try_with_capacity(bytes.len())?;
+            copy.extend_from_slice(bytes);
+            Payload::Inline(copy)
         };
         Ok(Self { body, descriptors: Vec::new(), had_descriptors: false })
     }
@@ -131,7 +136,7 @@ impl Message {
     /// be read in place.
     pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
         let memory =
-            if bytes.len() < WORTH_MAPPING { mapping::memfd_write(bytes)? } else { sealed::store(bytes)? };
+            if bytes.len() < WORTH_MAPPING { memfd_cache::write(bytes)? } else { sealed::store(bytes)? };
         let spilled = SpilledMemory { memory: memory.into(), length: bytes.len() as u64, _permit: None };
         Ok(Self { body: Payload::Parked(spilled), descriptors: Vec::new(), had_descriptors: false })
     }
@@ -151,7 +156,7 @@ impl Message {
         if let Payload::Parked(SpilledMemory { memory, length, .. }) = self.body
             && let (Some(memory), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
         {
-            mapping::recycle(memory, length);
+            memfd_cache::recycle(memory, length);
         }
     }
 
@@ -359,7 +364,7 @@ impl Content {
         {
             return Ok(Self::Sealed { memory, _permit: permit });
         }
-        mapping::read(&memory, length, &[]).map(|bytes| Self::Here(bytes, 0))
+        memfd::read(&memory, length, &[]).map(|bytes| Self::Here(bytes, 0))
     }
 
     pub(crate) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
@@ -403,7 +408,7 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
                 .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
                 .map_err(|_| Error::decode("a packet", "invalid length"))?;
-            mapping::read(&memory, length, prefix)?
+            memfd::read(&memory, length, prefix)?
         }
         [kind, ..] => return Err(Error::decode("a packet", format!("unknown kind {kind}"))),
         [] => return Err(Error::decode("a packet", "it is empty")),
@@ -453,7 +458,7 @@ mod tests {
     #[test]
     fn messages_beyond_four_gigabytes_are_whole() {
         for size in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 5_u64] {
-            let file = File::from(mapping::memfd_write(b"begin").unwrap());
+            let file = File::from(memfd_cache::write(b"begin").unwrap());
             file.write_all_at(b"end", size - 3).unwrap();
             let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
             let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
@@ -474,7 +479,7 @@ mod tests {
             content.with_bytes(|kept| assert!(kept == bytes));
             content
         };
-        let content = keep(mapping::memfd_write_exactly(&bytes).unwrap());
+        let content = keep(memfd::write(&bytes).unwrap());
         assert!(matches!(content, Content::Here(..)), "it could still be written to");
         let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(sealed::store(&bytes).unwrap())).collect();
         let is_mapped = |content: &&Content| matches!(content, Content::Sealed { .. });
@@ -518,7 +523,7 @@ mod tests {
         {
             assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
         }
-        let memory = mapping::memfd_write(b"abc").unwrap();
+        let memory = memfd_cache::write(b"abc").unwrap();
         let announced_too_much = [&[IN_MEMORY][..], &4_u64.to_le_bytes()].concat();
         assert!(unpack(&announced_too_much, vec![memory]).is_err());
     }
