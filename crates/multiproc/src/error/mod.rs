@@ -96,48 +96,47 @@ pub(crate) enum Origin {
     Process { name: String, pid: u32 },
 }
 
-/// What happened.
+/// What happened, in more detail than [`ErrorKind`].
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Cause {
-    /// The operating system refused an operation.
-    System { operation: String, errno: i32 },
-    /// `multiproc::init()` was not called in this program.
+    System {
+        operation: String,
+        errno: i32,
+    },
     NotInitialised,
-    /// A child did not come up.
     Start(String),
-    /// A child was ended by a signal.
     Signal(i32),
-    /// A child ended with this exit code before its function had returned.
+    /// The exit code of a child whose function had not returned.
     Exit(i32),
     /// A child ended, and its status was collected outside this library.
     StatusLost,
     /// A worker has closed its end of the link to its pool, and lives.
     LinkLost,
-    /// A function panicked.
-    Panic { message: String, location: Option<String> },
-    /// A value could not be turned into bytes.
-    Encode { what: String, why: String },
-    /// Bytes could not be turned into a value.
-    Decode { what: String, why: String },
-    /// The time given was over first.
-    Timeout(String),
-    /// The queue or pipe, whichever the text names, has no room.
-    Full(String),
-    /// The queue or pipe, whichever the text names, holds no message.
-    Empty(String),
-    /// All other ends of a queue or pipe are gone.
-    Disconnected(String),
-    /// The pool takes no more work.
-    Closed,
-    /// The task was withdrawn before it ran, or ended while it did.
-    Cancelled,
-    /// The task has run for longer than it may, and was ended.
-    Overtime(Duration),
-    /// The task's function returned an error.
+    Panic {
+        message: String,
+        location: Option<String>,
+    },
     Task(TaskError),
-    /// The caller asked for something that makes no sense.
+    Encode {
+        what: String,
+        why: String,
+    },
+    Decode {
+        what: String,
+        why: String,
+    },
+    /// The time that the caller gave passed first.
+    Timeout(String),
+    /// The task ran for longer than it may, and was ended.
+    Overtime(Duration),
+    /// "queue" or "pipe"; likewise in `Empty`.
+    Full(String),
+    Empty(String),
+    /// Which ends are gone.
+    Disconnected(String),
+    Closed,
+    Cancelled,
     Invalid(String),
-    /// A state that only a bug of this library, or overwritten memory, can cause.
     Internal(String),
 }
 
