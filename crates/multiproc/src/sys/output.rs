@@ -77,8 +77,8 @@ impl Output {
         has_one_thread
     }
 
-    /// Whether no other thread can hold a lock by now. Reading the clock takes a quarter of the time of counting
-    /// the threads.
+    /// Whether no other thread can hold a lock by now. The clock takes a quarter of the time of counting the
+    /// threads.
     fn had_one_thread_lately(&mut self) -> bool {
         if THREADS.load(Relaxed) != FORKED_WITH_ONE {
             return has_one_thread(false);

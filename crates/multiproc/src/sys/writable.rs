@@ -52,8 +52,8 @@ impl WritableRange {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the range begins inside of the mapping.
         let first = unsafe { self.start.byte_add(self.before) };
-        // SAFETY: the range is inside the mapping, which lives as long as `self`; no process has another reference
-        // to these bytes, see the type.
+        // SAFETY: the range is inside the mapping, which lives as long as `self`; no process has another
+        // reference to these bytes, see the type.
         unsafe { slice::from_raw_parts_mut(first.cast().as_ptr(), self.length.get()) }
     }
 }

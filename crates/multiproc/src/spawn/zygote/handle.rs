@@ -117,8 +117,8 @@ impl Zygote {
         let exit = process.wait(Deadline::after(EXIT_GRACE));
         match (is_silent, has_started, exit) {
             (true, true, _) => Err(Error::new(Cause::Start(format!(
-                "the fork server (process {}) did not answer within {} s and was killed; the next start makes \
-                 another",
+                "the fork server (process {}) did not answer within {} s and was killed; the next start \
+                 makes another",
                 process.pid(),
                 timeout.as_secs_f32()
             )))),

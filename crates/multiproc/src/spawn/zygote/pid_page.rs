@@ -1,7 +1,8 @@
 //! The page of pids that program and zygote share: one word for each request that can be pending.
 //!
 //! The kernel writes a child's pid to its word before the child's first instruction (`CLONE_PARENT_SETTID`).
-//! The program clears the word when it has sent the bootstrap message. A set word is a child that no start has taken.
+//! The program clears the word when it has sent the bootstrap message. A set word is a child that no start
+//! took.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
