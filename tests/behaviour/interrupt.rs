@@ -1,4 +1,5 @@
-//! **Ctrl-C**: SIGINT to all processes of a program at any moment. Its first process decides the effect.
+//! **Ctrl-C**: SIGINT to all processes of a program, whatever it is doing. Its first process decides what
+//! that means.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -49,12 +50,12 @@ impl Program {
         line.trim_end().to_owned()
     }
 
-    /// Sends SIGINT as a terminal does at Ctrl-C. Must be called before the program's status is collected.
+    /// What a terminal does at Ctrl-C. To be called only before the program's status was collected.
     fn interrupt(&self) {
         killpg(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGINT).unwrap();
     }
 
-    /// Stops the group as a terminal does at Ctrl-Z, then continues it as a shell does at `fg`.
+    /// What a terminal does at Ctrl-Z; then the shell at `fg`.
     fn stop_for(&self, time: Duration) {
         let group = Pid::from_raw(self.process.id().cast_signed());
         killpg(group, Signal::SIGSTOP).unwrap();
@@ -63,7 +64,7 @@ impl Program {
         killpg(group, Signal::SIGCONT).unwrap();
     }
 
-    /// Waits for all of its processes. Returns its exit status, and the output since.
+    /// How it ended, and what it and its children have printed since, when none of them lives any more.
     fn end(mut self) -> (ExitStatus, String, String) {
         let status = self.process.wait().unwrap();
         let (mut output, mut errors) = (String::new(), String::new());
@@ -90,7 +91,7 @@ fn a_program_ends_by_sigint_and_leaves_nothing() -> Outcome {
     Ok(())
 }
 
-/// Whether the process with this id and name is alive. A zombie is not.
+/// Whether that process, of this name, is alive. One that has ended and that nobody buries is not.
 fn lives(pid: u32, name: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.contains(&format!("({name})")) && !stat.contains(") Z ")
@@ -124,9 +125,9 @@ fn a_program_that_handles_it_once_ends_by_the_second() -> Outcome {
 }
 
 fn a_child_leaves_it_to_its_parent() -> Outcome {
-    let (child, latch) = blocked_child()?;
+    let (child, gate) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGINT);
-    drop(latch);
+    drop(gate);
     Ok(child.join()?)
 }
 

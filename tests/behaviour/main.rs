@@ -1,4 +1,4 @@
-//! Tests of `multiproc` across real processes. The name of a test is the property that it checks.
+//! How `multiproc` behaves across real processes. Every test's name says what it holds the library to.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,10 +6,8 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
-mod bad_tasks;
 mod bad_values;
-mod corrupted_memory;
-mod encoding;
+mod frozen;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -20,9 +18,9 @@ mod programs;
 mod queue;
 mod regressions;
 mod resource_limits;
+mod scribble;
 mod security;
 mod shared_array;
-mod shared_slice;
 mod start;
 mod support;
 mod task_errors;
@@ -41,17 +39,15 @@ fn main() -> ExitCode {
         queue::trials(),
         kill_stress::trials(),
         pipe::trials(),
-        shared_slice::trials(),
+        frozen::trials(),
         programs::trials(),
         regressions::trials(),
         interrupt::trials(),
         resource_limits::trials(),
-        corrupted_memory::trials(),
+        scribble::trials(),
         security::trials(),
         shared_array::trials(),
         bad_values::trials(),
-        bad_tasks::trials(),
-        encoding::trials(),
         output::trials(),
         task_errors::trials(),
     ];

@@ -1,4 +1,5 @@
-//! **Output** of children, also where it cannot be written. Each test runs its own fixture program.
+//! What children print, and what becomes of it where it cannot be written out. Each test runs a fixture of
+//! its own.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write, pipe};
@@ -54,7 +55,7 @@ fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
     said.read_line(&mut line)?;
     assert_eq!(line, "all results are here\n");
 
-    // Nothing is lost: a process that prints waits for room.
+    // What it was is not lost: whoever has printed it has waited for room.
     let (mut printed, mut part) = (String::new(), [0; 4096]);
     let begun = Instant::now();
     while !["[2]", "[3]", "[by C]", "[5]"].iter().all(|text| printed.contains(text)) {

@@ -1,6 +1,7 @@
-//! `cargo xtask valgrind`: the single-process unit tests of the library under valgrind's memcheck.
+//! `cargo xtask valgrind`: unit tests of the library under valgrind's memcheck, those that need no other process.
 //!
-//! Memcheck does not check memory orderings: the models in `crates/tools/models` do.
+//! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
+//! models in `crates/tools/models`.
 
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::programs::cargo;
 /// The exit code of a run in which memcheck has found something.
 const FOUND: &str = "99";
 
-/// Prefixes of the names of tests that touch shared memory, descriptors or locks.
+/// The beginnings of the tests' names: all that touches shared memory, descriptors and locks.
 const TESTS: [&str; 8] = [
     "sys::",
     "ipc::frame::",
@@ -27,16 +28,16 @@ const TESTS: [&str; 8] = [
     "spawn::zygote::",
 ];
 
-/// The tests among them with other processes. Valgrind knows `pidfd_open` only since 3.20.
+/// Those of them that are about other processes. Valgrind has known `pidfd_open` only since 3.20.
 const SKIPPED: [&str; 5] = [
-    "sys::process::tests::a_number_that_has_come_to_mean_another_process_is_nobodys",
-    "sys::exec::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
+    "sys::pidfd::tests::a_pid_that_is_no_childs_acts_as_an_ended_process",
+    "sys::program::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
     "sys::exec::tests::a_new_process_has_the_standard_streams_alone",
-    "spawn::zygote::tests::only_a_child_of_ours_can_be_a_spare",
-    "spawn::zygote::tests::what_a_template_says_why_it_does_not_come_up_is_told",
+    "spawn::zygote::tests::only_a_child_of_this_process_can_be_unclaimed",
+    "spawn::zygote::tests::a_zygote_that_cannot_start_reports_why",
 ];
 
-/// Runs the tests; returns whether memcheck found nothing.
+/// Runs all; says whether nothing was found.
 pub fn run() -> Result<bool> {
     look_for_valgrind()?;
     let root = MetadataCommand::new().no_deps().exec()?.workspace_root.into_std_path_buf();
@@ -56,7 +57,7 @@ fn look_for_valgrind() -> Result<()> {
     Ok(())
 }
 
-/// Builds the library's unit tests; returns the path of the program.
+/// Builds the library's unit tests; gives the program that they are.
 fn build(root: &Path) -> Result<PathBuf> {
     let mut build = cargo("test", root)
         .args(["--package", "multiproc", "--lib", "--no-run"])

@@ -1,4 +1,4 @@
-//! The comparison accepts good runs and refuses bad ones.
+//! Shows the comparison good runs and bad ones, and sees the good accepted and each bad one refused.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

@@ -1,8 +1,7 @@
-//! The layers of the library, read from its `use` lines: no circle, and no module uses one above it.
+//! Reads the `use` lines of the library: its modules form no circle, and none uses one above it.
 //!
-//! A module and the folder that it lies in count as one another's: `mod.rs` is the face of its folder, so
-//! `super::` is no circle. Tests may use anything, so they are left out: what follows `#[cfg(test)]` and the
-//! files in [`TESTS`].
+//! A module and the folder that it lies in count as one another's: `mod.rs` is the face of its folder, so `super::` is
+//! no circle. Tests may use anything, so they are left out: what follows `#[cfg(test)]` and the files in [`TESTS`].
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 
@@ -13,7 +12,7 @@ use std::path::Path;
 /// The modules at the root from the top to the bottom. Each may use those below it, and nothing else.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
-    &["init", "process", "queue", "pipe", "shared_array"],
+    &["init", "process", "process_info", "queue", "pipe", "shared_array"],
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],
@@ -30,8 +29,7 @@ const LAYERS: &[&[&str]] = &[
 /// The ends of the names of files that only tests use.
 const TESTS: [&str; 3] = ["tests", "fuzz", "testing"];
 
-/// For each module those that it uses. A module is its path below `src`: `["pool", "call"]`; `["lib"]` is the
-/// root.
+/// For each module those that it uses. A module is its path below `src`: `["pool", "call"]`; `["lib"]` is the root.
 type Uses = BTreeMap<Vec<String>, BTreeSet<Vec<String>>>;
 
 #[test]

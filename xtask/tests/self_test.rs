@@ -1,4 +1,5 @@
-//! The self-test, with the real comparison and with careless ones.
+//! Lets the self-test change the expectations of good runs, once with the real comparison and then with
+//! careless ones.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

@@ -2,7 +2,7 @@
 //!
 //! # The tour
 //!
-//! `main` begins with [`init`]. A child process is the same program, executed again (or forked from a process
+//! `main` begins with [`init()`]. A child process is the same program, executed again (or forked from a process
 //! that was, see [`StartMethod`]); in it, `init` runs the task and does not return.
 //!
 //! - [`Process`] starts a child that calls one function. Joining it gives the function's result, or the error
@@ -51,7 +51,7 @@
 //! - **A task runs at most once**, unless the caller asks for [retries](pool::CallOptions::retries).
 //! - **A child never outlives its parent**, however the parent ends.
 //! - **Ctrl-C is for the program's first process**, which dies with its children, or handles the signal and
-//!   can still use them ([`init`]).
+//!   can still use them ([`init()`]).
 //! - **A refused system call is an error** that names the operation. Nothing is left half made, and the
 //!   library recovers when resources return, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
@@ -99,8 +99,10 @@ compile_error!(
 );
 
 // Highest first: a module uses only those below it.
+mod init;
 mod pipe;
 mod process;
+mod process_info;
 pub mod queue;
 mod shared_array;
 
@@ -137,12 +139,12 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
-pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use process::{Process, ProcessBuilder};
+pub use process_info::{ProcessInfo, active_children, current, parent};
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
-pub use spawn::child_main::{at_start, init};
-pub use spawn::fork_server::stop_fork_server;
 pub use start_method::StartMethod;
 pub use task::RemoteFn;

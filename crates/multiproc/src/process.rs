@@ -1,9 +1,8 @@
-//! One child process: started, watched, joined.
+//! `Process`: a child that runs one function, started, watched and joined as a thread is.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,19 +11,17 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
-use crate::spawn::bootstrap;
 use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
-use crate::spawn::supervisor;
 use crate::start_method::StartMethod;
+use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
-use crate::sys::process::{Exit, own_pid};
 use crate::task::RemoteFn;
 
-/// A child process that runs one function, and what that returns.
+/// A child process that runs one function.
 ///
-/// Dropping it detaches the child, as with a thread: it goes on, and its result is lost. But a child never outlives
-/// the process that started it: when that ends, however it ends, the child is killed.
+/// Dropping it detaches the child, as with a thread: it goes on, and its result is lost. But a child never
+/// outlives the process that started it: when that ends, however it ends, the child is killed.
 ///
 /// ```
 /// use multiproc::Process;
@@ -50,16 +47,16 @@ pub struct Process<T> {
 impl Process<()> {
     /// Starts a child process that calls `function` with a tuple of arguments.
     ///
-    /// Returns as soon as the child is started, not when it is done: after 0.2 to 0.4 ms, after 1 to 2 ms where it is
-    /// this process's first, and after 1 to 1.5 ms with [`StartMethod::Spawn`]. Where the
-    /// [fork server](StartMethod::ForkServer) has to come up first, or does not answer, this blocks no longer than the
-    /// child [may take](ProcessBuilder::start_timeout). Arguments that hold ends of queues or pipes are moved: this process
-    /// keeps no copy.
+    /// Returns when the child is started, not when it is done: after 0.2 to 0.4 ms, after 1 to 2 ms for this
+    /// process's first child, and after 1 to 1.5 ms with [`StartMethod::Spawn`]. If the [fork
+    /// server](StartMethod::ForkServer) has to start first, or does not answer, this blocks for at most the
+    /// [start timeout](ProcessBuilder::start_timeout). Arguments that hold ends of queues or pipes are moved:
+    /// this process keeps no copy.
     ///
     /// # Errors
-    /// When [`init`](crate::init) was not called, when an argument cannot be encoded, or when the system refuses a
-    /// process, a descriptor or memory. That a program does not reach `init` is an error of this call, or of
-    /// [`join`](Self::join) where the child itself was executed.
+    /// When [`init`](crate::init()) was not called, when an argument cannot be encoded, or when the kernel
+    /// refuses a process, a descriptor or memory. If the program does not reach `init`, that is an error of
+    /// this call, or of [`join`](Self::join) if the child itself was executed.
     pub fn spawn<F, Args>(function: F, args: Args) -> Result<Process<F::Output>>
     where
         F: RemoteFn<Args>,
@@ -94,26 +91,27 @@ pub struct ProcessBuilder {
 }
 
 impl ProcessBuilder {
-    /// Names the child, for errors, for [`current`], and (15 bytes of it) for `ps` and `top`. The default is
-    /// `Process-1`, `Process-2` and so on.
+    /// The child's name in errors, in [`current`](crate::current), and (its first 15 bytes) in `ps` and
+    /// `top`. The default is `Process-1`, `Process-2` and so on.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// How long the child may take to reach [`init`](crate::init), or to be forked; then there is none, and
-    /// [`spawn`](Self::spawn) or [`Process::join`] says so. The default is 10 seconds.
+    /// The time within which the child must be forked, or reach [`init`](crate::init()). After it the child
+    /// is killed, and [`spawn`](Self::spawn) or [`Process::join`] returns an error. The default is 10
+    /// seconds.
     ///
-    /// (The system executes one program after another. Should somebody stop a child before it has executed the program,
-    /// no other is executed until that goes on or is killed, and each start fails in its own time.)
+    /// Programs are executed one at a time. If a child is stopped (SIGSTOP) before it has executed the
+    /// program, other starts wait, each for its own timeout, until that child continues or is killed.
     #[must_use]
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.options.timeout = time;
         self
     }
 
-    /// How the child is started. The default is [`StartMethod::default`].
+    /// The start method. The default is [`StartMethod::default`].
     ///
     /// ```
     /// use multiproc::{Process, StartMethod};
@@ -149,27 +147,26 @@ impl ProcessBuilder {
 }
 
 impl<T: DeserializeOwned> Process<T> {
-    /// Waits until the child has ended; gives what its function returned. Blocks as long as the child lives,
-    /// but no longer than 5 to 6 s after its function has returned. A child lives on for that long if it
-    /// cannot write out what it has printed, because standard output is a full pipe, or if it has slow exit
-    /// handlers. Then it goes on as if it had been dropped: nothing of its output is lost as long as this
-    /// process lives.
+    /// Waits until the child has ended; returns what its function returned.
+    ///
+    /// Blocks while the child lives, but only until 5 to 6 s after its function has returned. A child lives
+    /// on that long if it cannot write its output, because standard output is a full pipe, or if it has slow
+    /// exit handlers. Then it goes on as if this had been dropped, and can still write its output.
     ///
     /// # Errors
-    /// When the function panicked, when the child was killed or exited before the function returned, when it did
-    /// not come up in time, or when the result could not be encoded or decoded. The error says which.
+    /// When the function panicked, when the child was killed or exited before the function returned, when it
+    /// did not start in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
         self.started.child.check_here()?;
         self.started.wait(Deadline::Never);
         self.wait_for_result()
     }
 
-    /// As [`join`](Self::join), but waits no longer than `time`; then gives `None`, and the child goes on.
-    /// (So a child that lives on for 5 s after its function has returned counts as ended here, too.)
+    /// As [`join`](Self::join), but waits at most for `time`; then returns `None`, and the child goes on.
     ///
     /// # Errors
-    /// Those of [`join`](Self::join); and when an earlier call has given the result already. A result for which no
-    /// descriptor is left can be had by a later call.
+    /// Those of [`join`](Self::join), and when an earlier call has returned the result. If this process lacks
+    /// descriptors for a result, a later call can return it.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
         self.started.child.check_here()?;
         if self.started.wait(Deadline::after(time)) { self.wait_for_result().map(Some) } else { Ok(None) }
@@ -177,17 +174,18 @@ impl<T: DeserializeOwned> Process<T> {
 
     fn wait_for_result(&mut self) -> Result<T> {
         if self.joined {
-            return Err(Error::invalid("the process was joined before"));
+            return Err(Error::invalid("the process was joined already"));
         }
         let origin = || self.origin();
         let outcome = self.started.result(&origin);
-        self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors); // then it is still there
+        // After a shortage of descriptors the result can still be received.
+        self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         panic::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.with_origin(self.origin()))
     }
 }
 
 impl<T> Process<T> {
-    /// The child's process id. (It may come to mean another process once the child has ended.)
+    /// The child's process id. (The kernel may reuse it once the child has ended.)
     pub fn pid(&self) -> u32 {
         self.started.child.pid()
     }
@@ -197,14 +195,13 @@ impl<T> Process<T> {
         self.started.child.name()
     }
 
-    /// Whether the child has not ended yet. Does not block.
+    /// Whether the child lives. Does not block.
     pub fn is_alive(&self) -> bool {
         self.started.child.is_alive()
     }
 
-    /// The code that the child exited with; `None` while it lives, and when a signal killed it. Does not block.
-    ///
-    /// A function that returned gives 0, one that panicked 101.
+    /// The child's exit code: 0 if its function returned, 101 if it panicked. `None` while it lives, and when
+    /// a signal killed it. Does not block.
     pub fn exit_code(&self) -> Option<i32> {
         match self.started.child.exit() {
             Some(Exit::Code(code)) => Some(code),
@@ -212,8 +209,7 @@ impl<T> Process<T> {
         }
     }
 
-    /// The number of the signal that killed the child; `None` while it lives, and when it exited. Does not
-    /// block.
+    /// The signal that killed the child; `None` while it lives, and when it exited. Does not block.
     ///
     /// ```
     /// use multiproc::Process;
@@ -235,17 +231,16 @@ impl<T> Process<T> {
         }
     }
 
-    /// Asks the child to end, with SIGTERM; a stopped one is made to go on, so that it hears. Does not wait.
-    /// A child that has ended already is no error.
+    /// Sends the child SIGTERM, and SIGCONT, without which a stopped child would not receive it. Does not
+    /// wait. A child that has ended is no error.
     ///
     /// # Errors
-    /// When the system refuses the signal, for example because the child has become another user's.
+    /// When the kernel refuses the signal, for example because the child has become another user's.
     pub fn terminate(&self) -> Result<()> {
         self.started.child.terminate()
     }
 
-    /// Kills the child, with SIGKILL, also when it has become another user's. Does not wait. A child that has ended
-    /// already is no error.
+    /// Sends the child SIGKILL, also when it is another user's. Does not wait. No error if it has ended.
     ///
     /// # Errors
     /// None today; a `Result` as that of [`terminate`](Self::terminate), beside which it is used.
@@ -259,7 +254,7 @@ impl<T> Process<T> {
     }
 }
 
-/// The child's process descriptor (see `pidfd_open(2)`), for `poll`: it is readable once the child has ended.
+/// The child's pidfd (`pidfd_open(2)`), for `poll`: it is readable once the child has ended.
 impl<T> AsFd for Process<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.started.child.as_fd()
@@ -273,108 +268,4 @@ impl<T> fmt::Debug for Process<T> {
             .field("pid", &self.pid())
             .finish_non_exhaustive()
     }
-}
-
-/// A process of this library, by name and number: [`current`], its [`parent`], or one of the [`active_children`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessInfo {
-    name: String,
-    pid: u32,
-    worker_index: Option<usize>,
-}
-
-impl ProcessInfo {
-    /// Its name; the program's first process is called `main`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// In a pool's worker, the [`current`] process's place in its pool: from 0 up to the number of workers.
-    /// `None` in any other process, and for any process but the current one.
-    ///
-    /// Of the workers that run tasks no two have the same index at a time. A worker that takes the place of
-    /// another has that one's index, so it can name what each of them has for itself: a file, a port, a
-    /// device.
-    ///
-    /// ```
-    /// use multiproc::Pool;
-    ///
-    /// fn main() -> multiproc::Result<()> {
-    ///     multiproc::init();
-    ///     assert_eq!(multiproc::current().worker_index(), None);
-    ///     let pool = Pool::new(3)?;
-    ///     let places = pool.map(|_: u32| multiproc::current().worker_index(), 0..100)?;
-    ///     assert!(places.iter().all(|place| place.is_some_and(|index| index < 3)));
-    ///     Ok(())
-    /// }
-    /// ```
-    pub fn worker_index(&self) -> Option<usize> {
-        self.worker_index
-    }
-}
-
-/// The process that calls this.
-///
-/// ```
-/// use multiproc::Process;
-///
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///     assert_eq!(multiproc::current().name(), "main");
-///     let child = Process::builder().name("Anna").spawn(|| multiproc::current().name().to_owned(), ())?;
-///     assert_eq!(child.join()?, "Anna");
-///     Ok(())
-/// }
-/// ```
-pub fn current() -> ProcessInfo {
-    let identity = bootstrap::identity();
-    let name = identity.as_ref().map_or_else(|| "main".to_owned(), |identity| identity.name.clone());
-    ProcessInfo { name, pid: own_pid(), worker_index: identity.and_then(|identity| identity.worker_index) }
-}
-
-/// The process that started this one with this library; the program's first process has none.
-///
-/// ```
-/// use multiproc::Process;
-///
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///     assert_eq!(multiproc::parent(), None);
-///     let parents_pid = || multiproc::parent().map(|parent| parent.pid());
-///     assert_eq!(Process::spawn(parents_pid, ())?.join()?, Some(std::process::id()));
-///     Ok(())
-/// }
-/// ```
-pub fn parent() -> Option<ProcessInfo> {
-    let (name, pid) = bootstrap::identity()?.parent.clone()?;
-    Some(ProcessInfo { name, pid, worker_index: None })
-}
-
-/// The children of this process that are alive at this moment, workers of pools included.
-///
-/// ```
-/// use multiproc::Pool;
-///
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///     let pool = Pool::new(2)?;
-///     assert_eq!(multiproc::active_children().len(), 2);
-///     pool.join();
-///     assert!(multiproc::active_children().is_empty());
-///     Ok(())
-/// }
-/// ```
-pub fn active_children() -> Vec<ProcessInfo> {
-    let children = supervisor::children().into_iter();
-    let info = |child: Arc<supervisor::Child>| ProcessInfo {
-        name: child.name().to_owned(),
-        pid: child.pid(),
-        worker_index: None,
-    };
-    children.map(info).collect()
 }

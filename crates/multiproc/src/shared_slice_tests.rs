@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ipc::wire::{decode, encode_with_descriptors};
-use crate::sys::mapping::memfd_write;
+use crate::sys::memfd;
 use crate::testing::{any_bytes, any_word, cases, descriptors};
 
 /// Encodes `value` and decodes it as a slice.
@@ -77,7 +77,7 @@ proptest! {
 #[test]
 fn a_header_must_match_its_memory() {
     let (fd, length) = sealed(4096 + 8);
-    let unsealed = (SharedFd::from(memfd_write(&[1; 4096]).unwrap()), NonZeroUsize::new(4096).unwrap());
+    let unsealed = (SharedFd::from(memfd::write(&[1; 4096]).unwrap()), NonZeroUsize::new(4096).unwrap());
     let sized = |bytes: usize| Some((fd.clone(), NonZeroUsize::new(bytes).unwrap()));
     assert_eq!(
         transfer::<u64>(&Header { element: 8, memory: Some((fd.clone(), length)) }).unwrap().len(),

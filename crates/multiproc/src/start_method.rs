@@ -1,26 +1,22 @@
-//! The two ways to start a child: the fork server, and executing the program.
+//! The start methods: fork server, and executing the program.
 
 use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// How a child process is started: per process ([`ProcessBuilder::start_method`](crate::ProcessBuilder::start_method)), per pool
-/// ([`PoolBuilder`](crate::pool::PoolBuilder::start_method)), or for a whole program by the environment variable
-/// `MULTIPROC_START_METHOD`, which may be `fork-server` (or, as in Python, `forkserver`) or `spawn`. Anything else in it is
-/// an error at the first start.
-/// That variable is the user's, so it is passed on as any other: to children, and to whatever programs they execute.
+/// How a child process is started, chosen for a [process](crate::ProcessBuilder::start_method), for a
+/// [pool](crate::pool::PoolBuilder::start_method), or for a program by the environment variable
+/// `MULTIPROC_START_METHOD`: `fork-server` (or `forkserver`, as in Python) or `spawn`. Another value is an
+/// error at the first start. Children, and programs that they execute, inherit the variable.
 ///
-/// A child is the same under both: it shares no memory with its parent, has no descriptor that it was not
-/// given, and dies with it. What the system keeps for each *thread* it has from the program's first start of
-/// a child, or before: set it up before that. These are niceness, scheduling policy and processors to run on,
-/// capabilities, `no_new_privs`, filters of system calls and other sandboxes, namespaces, timer slack and
-/// personality. (The children are executed by a thread of the library, which has these from the thread that
-/// makes the first start.)
+/// With both methods a child shares no memory with its parent, has only the descriptors that it was given,
+/// and dies with its parent. What the kernel keeps for each *thread* is that of the thread that makes the
+/// program's first start: niceness, scheduling policy, CPU affinity, capabilities, `no_new_privs`, sandboxes,
+/// namespaces, timer slack.
 ///
-/// **There is no start by forking the running program.** A copy of a program with threads may do almost nothing before
-/// it executes another: any lock that another thread held at that moment, in the allocator for instance, stays locked in
-/// the copy for ever. And the copy takes the longer the more memory the program has, even with the lightest of children.
+/// **No method forks the running program**: with threads, any lock (such as the allocator's) may stay locked
+/// in the copy, which then blocks; and the fork of a large program is slow.
 ///
 /// ```
 /// use multiproc::{Pool, StartMethod};
@@ -34,58 +30,31 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartMethod {
-    /// Forks the child from a zygote: a small process, in which the program has been executed
-    /// as far as [`init`](crate::init), and that has never run anything of the user's beyond that. The quickest way,
-    /// about as quick as a fork of a small program, however large this one is.
+    /// Forks the child from a *zygote*, a small process that has executed the program as far as
+    /// [`init`](crate::init()). The fastest method, however large the program is.
     ///
-    /// The first start of the process makes the zygote, which takes about as long as a start by
-    /// [`Spawn`](Self::Spawn). Once a start has had to wait for a fork, two children are forked ahead, which
-    /// wait for a task (`fork-preforked child` in a list of processes). A new zygote is made when the old one was
-    /// killed (its children live on), and when this process has changed what a program inherits: the
-    /// environment, the current or root directory, user or groups, process group or session, resource limits,
-    /// and which of the usual signals it ignores. What costs too much to look at is as it was when the
-    /// zygote was made: the **control groups** that the program is in, the umask, `oom_score_adj`, which of
-    /// the less usual signals are ignored, the I/O priority, the keyrings, what a core dump holds
-    /// (`coredump_filter`), and what was changed for all threads at once (by `taskset -a` or `renice` from
-    /// outside, or a seccomp filter with `TSYNC`). Call [`stop_fork_server`](crate::stop_fork_server) after a
-    /// change of one of these: then the next start makes a zygote that has it.
+    /// - The first start makes the zygote. Once a start has had to wait, two children are forked ahead
+    ///   (`mp-preforked` in `ps`). [`active_children`](crate::active_children) lists none of these.
+    /// - A new zygote is made when this process has changed its environment, current or root directory, user
+    ///   or groups, process group or session, resource limits, or usual ignored signals. After other changes,
+    ///   of all threads at once (`taskset -a`, `TSYNC`), control groups, umask, `oom_score_adj`, I/O
+    ///   priority, keyrings, `coredump_filter`, or other ignored signals, call
+    ///   [`stop_fork_server`](crate::stop_fork_server).
+    /// - What `main` does before `init` happens once; its buffered output is not printed again. All children
+    ///   have copies of the statics: **a random number generator in a `static` gives all the same numbers**
+    ///   unless [`at_start`](crate::at_start) seeds it. Thread-local ones (`rand::rng()`, `fastrand`,
+    ///   `HashMap`) are fresh.
+    /// - A child waits for a locked stream for 1 second at most when it flushes, and runs no exit (`atexit`)
+    ///   or fork (`pthread_atfork`) handlers. Its first thread is `main`, with a stack of at most 1 GiB.
     ///
-    /// What stands before `init` in `main` runs in the zygote, and not again in each child. So what it
-    /// leaves in statics and on the heap, addresses included, is the same in all of them: **a generator of
-    /// random numbers in a `static` that is seeded there gives all children the same numbers**.
-    /// [`at_start`](crate::at_start) seeds it for each. What is kept for each thread is fresh, since a child
-    /// is forked from a thread of its own that has not run any of the program: `rand::rng()`, `fastrand` and
-    /// the keys of `HashMap`s differ from child to child in any case.
-    ///
-    /// That thread is the first of the child. Its name is `main`, and its stack is as large as the limit on
-    /// stacks (1 GiB where there is none). To the allocator of the GNU C library it is a thread like any
-    /// other: tasks that allocate hundreds of megabytes in small pieces do so as quickly as in a thread,
-    /// which takes up to half as long again as in the first thread of a program.
-    ///
-    /// What `main` has printed before `init` and no stream has written yet, the program prints, and no child.
-    ///
-    /// A child whose function has returned writes out what it has printed and is gone: handlers that C code
-    /// has registered to run at exit (`atexit`) do not run. It waits for a stream's lock that another of its
-    /// threads holds for a second at most. In a program built with `-C instrument-coverage`, it also writes
-    /// its profile. Nor do handlers for forks (`pthread_atfork`),
-    /// since the C library has no part in this fork; at that moment, no lock is held that they could protect.
-    ///
-    /// The zygote is a child of this process that [`active_children`](crate::active_children) does not
-    /// list; of a program that waits for all its children, or executes another program in its own place, see
-    /// [`stop_fork_server`](crate::stop_fork_server).
-    ///
-    /// Where the system cannot do it, this is the same as `Spawn`. It needs Linux 5.4 built with
-    /// `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and a zygote without threads: where one was started
-    /// before `init`, or appears in the zygote later, as that of an allocator that works in the background,
-    /// all further children of this process are executed.
+    /// It needs Linux 5.4 with `CONFIG_CHECKPOINT_RESTORE`, the GNU C library, and no other thread in the
+    /// zygote, before `init` or later. Otherwise all further children are executed.
     ForkServer,
-    /// Executes the program again for each child; nothing is shared with anyone. What stands before `init` in
-    /// `main` runs in each.
+    /// Executes the program again for each child, with what `main` does before `init`.
     Spawn,
 }
 
-/// What `MULTIPROC_START_METHOD` says; where it says nothing (or nothing sensible, which a start will complain about),
-/// [`ForkServer`](StartMethod::ForkServer).
+/// By `MULTIPROC_START_METHOD`; [`ForkServer`](Self::ForkServer) if it is unset or invalid.
 impl Default for StartMethod {
     fn default() -> Self {
         Self::from_environment().unwrap_or(Self::ForkServer)
@@ -104,7 +73,7 @@ impl StartMethod {
             Some("fork-server" | "forkserver") => Ok(Self::ForkServer),
             Some("spawn") => Ok(Self::Spawn),
             _ => Err(Error::invalid(format!(
-                "the environment variable MULTIPROC_START_METHOD is \"{}\": it may be \"fork-server\" or \"spawn\"",
+                "the environment variable MULTIPROC_START_METHOD is \"{}\", not \"fork-server\" or \"spawn\"",
                 text.display()
             ))),
         }

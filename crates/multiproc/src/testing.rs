@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::sys::mapping;
+use crate::sys::memfd;
 use crate::sys::sealed::Sealed;
 use crate::sys::socket;
 
@@ -43,8 +43,8 @@ pub(crate) fn any_words(size: u32) -> impl Strategy<Value = [u64; 2]> {
 /// peer.
 pub(crate) fn descriptors(choice: &[u8]) -> Vec<OwnedFd> {
     let one = |choice: &u8| match choice % 6 {
-        0 => mapping::memfd_write(&[1; 5000]).unwrap(),
-        1 => mapping::memfd_write(&[]).unwrap(),
+        0 => memfd::write(&[1; 5000]).unwrap(),
+        1 => memfd::write(&[]).unwrap(),
         2 => Sealed::copy(&[1; 4096]).unwrap().1,
         3 => File::open("/dev/null").unwrap().into(),
         4 => File::open("/").unwrap().into(),

@@ -1,4 +1,4 @@
-//! A program that ends with leaked pools: one idle, one at work, one unused.
+//! A program that ends with pools leaked: one idle, one at work, one that nobody has used.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

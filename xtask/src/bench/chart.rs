@@ -1,5 +1,4 @@
-//! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the
-//! rounds.
+//! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the rounds.
 
 use anyhow::{Result, anyhow};
 use bench::case::{Case, Direction};
@@ -13,13 +12,13 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const WIDTH: u32 = 820;
 const NAMES: i32 = 190;
-/// The end of the longest bar; its figure stands beyond.
+/// Where the longest bar ends; the rest is room for its figure.
 const END: i32 = 690;
 const TITLE: u32 = 30;
 const BAR: u32 = 22;
 const AXIS: u32 = 30;
 const MARGIN: u32 = 12;
-// The chart has its own background, so it is legible on dark and light pages.
+// It has a ground of its own, so it is read on a dark page as on a light one.
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);

@@ -1,8 +1,8 @@
-//! The observations of one run of a program.
+//! What one run of a program shows.
 
 use std::time::Duration;
 
-/// The observations of one run.
+/// What there was to see of one run.
 #[derive(Clone, Debug)]
 pub struct Observed {
     pub stdout: String,
@@ -22,7 +22,7 @@ pub enum Ending {
     Exit(i32),
     /// The name of the signal.
     Signal(String),
-    /// The runner killed it after its time limit.
+    /// It was killed after its limit.
     Limit(Duration),
 }
 
@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 impl Observed {
-    /// The exit as a console block shows it.
+    /// What a block shows of it.
     pub fn shown(&self, stderr: bool) -> String {
         [self.stdout.as_str(), if stderr { &self.stderr } else { "" }].concat()
     }

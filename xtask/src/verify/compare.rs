@@ -1,11 +1,11 @@
-//! Compares one run with the expectation of its block.
+//! Holds one run against what its block expects.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{expectation::Expectation, order};
 use crate::runner::{Ending, Observed, Process};
 
-/// One difference between a run and its block; its `Display` is a sentence.
+/// One thing that is wrong with a run; its `Display` says it in a sentence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     NotRun(String),
@@ -37,11 +37,11 @@ pub enum Failure {
     Leaked(Process),
     LeftBehind(String),
     HeldOpen,
-    /// Only from a self-test: the change of the expectation that the comparison accepted.
+    /// Only a self-test says this: the change of the expectation that was not noticed.
     Unnoticed(String),
 }
 
-/// All differences; empty if the run is as expected.
+/// Everything that is wrong; nothing is, if the list is empty.
 pub fn compare(expected: &Expectation, seen: &Observed) -> Vec<Failure> {
     let mut failures = Vec::new();
     failures.extend(ending(expected, seen));

@@ -1,4 +1,4 @@
-//! Shows the progress and the results of the commands.
+//! Shows how the commands are doing and how they did.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::ipc::ring::Position;
 use crate::sys::atomic::Relaxed;
 use crate::sys::clock;
-use crate::sys::process::observed_exits;
+use crate::sys::pidfd::observed_exits;
 
 /// The most messages that are sent between two checks.
 const CHECK_EVERY: u32 = 64;

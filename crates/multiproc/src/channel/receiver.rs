@@ -9,7 +9,7 @@ use crate::ipc::ring::Position;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::mapping;
+use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket;
 
@@ -119,7 +119,7 @@ impl ReceiverCore {
         let (Some(length), Some(memfd)) = (length, descriptors.pop()) else {
             return Err(Error::decode("a message", "its memory did not come with it"));
         };
-        Ok(Received::Whole(mapping::read(&memfd, length, &[])?, descriptors))
+        Ok(Received::Whole(memfd::read(&memfd, length, &[])?, descriptors))
     }
 
     /// Duplicates of the descriptors of the packet with this number, which then is the next one in the

@@ -8,11 +8,11 @@ use crate::channel::batch::Batch;
 use crate::channel::endpoint::{EndpointFds, SCRATCH, Side, WaitOutcome};
 use crate::error::{Error, Result};
 use crate::ipc::frame::split_frame;
+use crate::ipc::memfd_cache;
 use crate::ipc::ring::Position;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::mapping;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::{self, MAX_DESCRIPTORS, Sent};
 
@@ -184,7 +184,7 @@ impl SenderCore {
         if !spills || !self.put(tail, SPILLED, &[&sequence.to_ne_bytes(), &length]) {
             return Ok(None);
         }
-        let memfd = mapping::memfd_write(bytes)?;
+        let memfd = memfd_cache::write(bytes)?;
         descriptors.push(memfd.as_fd());
         self.send_ancillary(sequence, &descriptors, deadline).map(Some)
     }

@@ -46,7 +46,7 @@ pub struct Error(Box<Inner>);
 pub enum ErrorKind {
     /// The operating system refused an operation; [`Error::os_error`] is its number.
     Os,
-    /// [`init`](crate::init) was not called.
+    /// [`init`](crate::init()) was not called.
     NotInitialised,
     /// A child did not start: not in time, or not at all.
     Start,

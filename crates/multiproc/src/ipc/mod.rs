@@ -3,6 +3,7 @@
 
 pub(crate) mod event_count;
 pub(crate) mod frame;
+pub(crate) mod memfd_cache;
 pub(crate) mod packet;
 pub(crate) mod panic;
 pub(crate) mod ring;

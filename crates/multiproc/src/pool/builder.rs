@@ -17,7 +17,7 @@ use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
 use crate::sys::limit::memory_in_force;
-use crate::sys::process::with_signals_blocked;
+use crate::sys::signals::with_signals_blocked;
 use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
@@ -153,7 +153,7 @@ impl PoolBuilder {
         self
     }
 
-    /// Limits the time until a worker reaches [`init`](crate::init), which is before its
+    /// Limits the time until a worker reaches [`init`](crate::init()), which is before its
     /// [initializer](Self::initializer). The default is 10 seconds.
     pub fn start_timeout(mut self, time: Duration) -> Self {
         self.config.options.timeout = time;
@@ -189,7 +189,7 @@ impl PoolBuilder {
         }
         let core = Dispatcher::start(self.config)?;
         let runner = Arc::clone(&core);
-        let thread = thread::Builder::new().name("multiproc-pool".to_owned());
+        let thread = thread::Builder::new().name("mp-pool".to_owned());
         match with_signals_blocked(|| thread.spawn(move || runner.run())) {
             Ok(thread) => Ok((core, thread)),
             Err(error) => {

@@ -20,7 +20,7 @@ use crate::spawn::options::SpawnOptions;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
-use crate::sys::process::with_signals_blocked;
+use crate::sys::signals::with_signals_blocked;
 
 /// The configuration of a pool.
 #[derive(Clone)]
@@ -372,7 +372,7 @@ impl Dispatcher {
                 core.thread.wake();
             }
         };
-        let thread = thread::Builder::new().name("multiproc-hire".to_owned()).stack_size(128 * 1024);
+        let thread = thread::Builder::new().name("mp-spawner".to_owned()).stack_size(128 * 1024);
         if let Err(error) = with_signals_blocked(|| thread.spawn(spawn_all)) {
             self.lock().spawn_failed(Error::io("start a thread", &error));
         }

@@ -1,4 +1,5 @@
-//! What a child is told at birth, and who a process is by that.
+//! The bootstrap message, the first packet to a child (the preparation data of Python's `multiprocessing`);
+//! and this process's name from it.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::parent_id;
@@ -12,7 +13,7 @@ use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry;
 use crate::task::{RunOnce, TaskId};
 
-/// What a child is told at birth, in front of the task's arguments.
+/// The message without the task's arguments, which follow it.
 #[derive(Serialize, Deserialize)]
 struct Bootstrap {
     build: u64,
@@ -22,47 +23,42 @@ struct Bootstrap {
     task: Option<TaskId>,
 }
 
-/// What the system shows as the name of a zygote.
-pub(crate) const ZYGOTE: &str = "fork-server";
-
-/// What stands in front of every bootstrap message, looked at before anything is believed. Letters differ between
-/// versions.
+/// The beginning of the first packet to an executed process. It differs between versions, as messages may.
 pub(crate) const MAGIC: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();
 
-/// Writes a bootstrap message, with the arguments behind it, which `encode` appends; gives that, and the descriptors that go
-/// with it.
+/// Encodes a bootstrap message, to which `encode_args` appends the arguments; returns it and its descriptors.
 pub(crate) fn encode(
     name: &str,
     task: Option<TaskId>,
-    encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+    encode_args: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
 ) -> Result<(Vec<u8>, Vec<SharedFd>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
     let bootstrap =
         Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
     wire::encode_own(&bootstrap, &mut body, "a child's start")?;
-    let descriptors = encode(&mut body)?;
+    let descriptors = encode_args(&mut body)?;
     Ok((body, descriptors))
 }
 
-/// What a child is born with: its bootstrap message, read.
+/// A decoded bootstrap message.
 pub(crate) struct ChildStart {
     pub(crate) name: String,
-    /// Found in this program, if it is there. A zygote has none.
+    /// The function in this program, or why it was not found. A zygote has none.
     pub(crate) task: Option<Result<RunOnce>>,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-/// Reads a bootstrap message; this process is known by what it says from now on.
+/// Decodes a bootstrap message, and sets this process's identity by it.
 pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildStart> {
-    let (parent, birth) = decode(packet, descriptors)?;
+    let (parent, start) = decode(packet, descriptors)?;
     let parent = (parent, parent_id());
-    set_identity(Identity { name: birth.name.clone(), parent: Some(parent), worker_index: None });
-    Ok(birth)
+    set_identity(Identity { name: start.name.clone(), parent: Some(parent), worker_index: None });
+    Ok(start)
 }
 
-/// The parent's name, and what the child is born with.
+/// Returns the parent's name, too.
 fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStart)> {
     let (bytes, descriptors) = packet::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
@@ -76,18 +72,18 @@ fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStar
     Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args: args.to_vec(), descriptors }))
 }
 
-/// Who this process is among the library's processes.
+/// This process among the library's processes.
 #[derive(Debug)]
 pub(crate) struct Identity {
     pub(crate) name: String,
     pub(crate) parent: Option<(String, u32)>,
-    /// Which of its pool's workers it is, counted from 0.
+    /// A pool worker's index in its pool, counted from 0.
     pub(crate) worker_index: Option<usize>,
 }
 
 static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
 
-/// Who this process is, once [`init`](crate::init) was called.
+/// This process's identity. `None` before [`init`](crate::init()) was called.
 pub(crate) fn identity() -> Option<Arc<Identity>> {
     IDENTITY.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
@@ -96,7 +92,7 @@ pub(crate) fn set_identity(identity: Identity) {
     *IDENTITY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
 }
 
-/// This process is known as a pool's worker from now on.
+/// Makes this process known as a pool's worker.
 pub(crate) fn set_worker_index(index: usize) {
     if let Some(own) = identity() {
         let (name, parent) = (own.name.clone(), own.parent.clone());
@@ -125,7 +121,7 @@ mod tests {
         #![proptest_config(cases(300))]
 
         #[test]
-        fn any_bytes_are_a_letter_or_an_error(
+        fn any_bytes_are_a_message_or_an_error(
             damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             cut in any::<prop::sample::Index>(),
             bytes in any_bytes(100),
@@ -143,15 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_from_another_build_is_refused() {
-        let open_from = |build| decode(&bootstrap(build), Vec::new());
-        let (parent, birth) = open_from(entry::build()).unwrap();
+    fn a_message_from_another_build_is_refused() {
+        let decode_from = |build| decode(&bootstrap(build), Vec::new());
+        let (parent, start) = decode_from(entry::build()).unwrap();
         assert_eq!(
-            (parent.as_str(), birth.name.as_str(), &birth.args[..]),
+            (parent.as_str(), start.name.as_str(), &start.args[..]),
             ("parent", "child", &b"arguments"[..])
         );
-        assert!(birth.task.unwrap().is_ok());
-        let error = open_from(entry::build() ^ 1).err().unwrap();
+        assert!(start.task.unwrap().is_ok());
+        let error = decode_from(entry::build() ^ 1).err().unwrap();
         assert!(error.is_start() && error.to_string().contains("different builds"), "{error}");
     }
 }

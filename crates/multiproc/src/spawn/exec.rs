@@ -1,56 +1,31 @@
-//! Starting a child, by one of two ways.
+//! A child in its parent: first prepared (its bootstrap message is encoded), then executed or forked.
 //!
-//! The parent makes a pair of sockets, and either puts the [bootstrap message](super::bootstrap) into one of them and executes the program again with
-//! the other as standard input; or has a child forked with that by a [zygote](super::zygote), which is itself
-//! executed so, and sends it the message. What a child does with it: [`child_main`](super::child_main). Nothing of this has a name in
-//! the file system or the environment.
+//! The parent makes a pair of sockets. It sends the message over one end, and the child gets the other as
+//! standard input or from the zygote. Nothing of this has a name in the file system or the environment.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use crate::error::{Error, Origin, Result};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
-use crate::ipc::wire::{self, SharedFd, SharedMemory};
-use crate::spawn::bootstrap::{self, MAGIC, ZYGOTE};
+use crate::ipc::wire::SharedFd;
+use crate::spawn::bootstrap::{self, MAGIC};
+use crate::spawn::outcome::{self, READY};
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
-use crate::spawn::zygote::{Preforked, READY};
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
-use crate::task::{RemoteFn, RunOnce, TaskId};
+use crate::task::TaskId;
 
-/// How long a child may take to reach [`init`](crate::init), unless the caller says otherwise.
-pub(crate) const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A child's bootstrap message.
+/// A child that is not started: its bootstrap message is ready to be sent.
 pub(crate) struct PreparedChild {
     name: String,
     bootstrap: Message,
 }
 
-/// Writes the bootstrap message for a child that is to call `function` with these arguments.
-pub(crate) fn prepare<F, Args>(name: String, function: F, args: &Args) -> Result<PreparedChild>
-where
-    F: RemoteFn<Args>,
-    Args: Serialize + DeserializeOwned,
-{
-    let task = TaskId::of::<RunOnce, _, _>(function)?;
-    prepare_with(name, Some(task), |body| wire::encode_with_descriptors(args, body, "the arguments"))
-}
-
-/// As [`prepare`], for a function of the library's own.
-pub(crate) fn prepare_own<F, Args>(name: String, function: F, args: &Args) -> Result<PreparedChild>
-where
-    F: RemoteFn<Args>,
-    Args: Serialize + DeserializeOwned,
-{
-    let task = TaskId::of_own(function)?;
-    prepare_with(name, Some(task), |body| wire::encode_own_with_descriptors(args, body, "the arguments"))
-}
-
-fn prepare_with(
+/// Prepares a child with this task, or a zygote, which has none. `encode` appends the arguments to the
+/// message, and returns its descriptors.
+pub(super) fn prepare(
     name: String,
     task: Option<TaskId>,
     encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
@@ -61,84 +36,77 @@ fn prepare_with(
 }
 
 impl PreparedChild {
-    /// Executes the program again to be this child, which has so long to come up. Does not wait for that.
+    /// Executes the program to be this child. Does not wait until it reaches `init`, within `timeout`.
     pub(crate) fn exec(self, timeout: Option<Duration>, deadline: Deadline) -> Result<SpawnedChild> {
         let Self { name, bootstrap } = self;
         let (ours, theirs) = PacketSocket::pair()?;
-        // The greeting is in the packet even when the bootstrap message is too large for that.
+        // The magic number is in the packet even if the message is too large for it.
         if ours.send_with_prefix(MAGIC, &bootstrap, deadline)? != Sent::Done {
-            return Err(Error::timeout("hand a child its task")); // of descriptors, the system takes only so many
+            return Err(Error::timeout("hand a child its task")); // too many descriptors are in flight
         }
         let socket = theirs.into_descriptor()?;
-        let order = SpawnRequest { name, socket, lifeline: ours.handle(), timeout, deadline };
-        let child = supervisor::start(order)?;
+        let request = SpawnRequest { name, socket, liveness_socket: ours.handle(), timeout, deadline };
+        let child = supervisor::start(request)?;
         Ok(SpawnedChild::new(child, ours))
     }
 
-    /// The bootstrap message, for a preforked child; none if it is too much for one packet with what goes with it.
+    /// The bootstrap message for a forked child. `None` if a packet cannot hold the standard streams, too.
     pub(crate) fn packet(&self) -> Option<&Message> {
         self.bootstrap.can_take_more().then_some(&self.bootstrap)
     }
 
-    /// Takes on a preforked child that has been given it.
-    pub(crate) fn adopt(self, preforked: Preforked) -> Result<SpawnedChild> {
-        let Preforked { pid, pidfd, link } = preforked;
+    /// Has the supervisor watch a forked child that has received the message.
+    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd, link: PacketSocket) -> Result<SpawnedChild> {
         let child = supervisor::adopt(pid, pidfd, self.name, link.handle())?;
         Ok(SpawnedChild::new(child, link))
     }
 }
 
-/// Executes the program again to be a zygote ([`crate::spawn::zygote`]), which shares this memory with us. Does not wait
-/// until it is up.
-pub(crate) fn exec_zygote(page: &SharedMemory, deadline: Deadline) -> Result<(PacketSocket, Arc<Child>)> {
-    let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(page, body, "a zygote's start");
-    let prepared = prepare_with(ZYGOTE.to_owned(), None, encode)?;
-    let SpawnedChild { child, link, .. } = prepared.exec(None, deadline)?;
-    Ok((link, child))
-}
-
-/// A child that has a task, and the socket on which it will say what became of that.
-#[derive(Debug)]
+/// A child that was started, and the socket over which it sends its outcome.
 pub(crate) struct SpawnedChild {
     pub(crate) child: Arc<Child>,
     link: PacketSocket,
-    /// The outcome that has come, and since when it was there.
-    heard: Mutex<Option<(Vec<u8>, Instant)>>,
+    /// The outcome, if it was received before the child's end, and when.
+    outcome: Mutex<Option<(Vec<u8>, Instant)>>,
 }
 
-/// How long a child may live on once its outcome is there: it flushes its output, and with `Spawn` runs exit
-/// handlers.
-const LINGERING: Duration = Duration::from_secs(5);
+/// How long [`SpawnedChild::wait`] waits for the end of a child that has sent its outcome: it flushes its
+/// output, and with `Spawn` runs exit handlers.
+const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 impl SpawnedChild {
     fn new(child: Arc<Child>, link: PacketSocket) -> Self {
-        Self { child, link, heard: Mutex::default() }
+        Self { child, link, outcome: Mutex::default() }
     }
 
-    /// Waits until the child has ended; says whether it has before the deadline. One whose outcome has been
-    /// there for 5 s counts as ended, too: it cannot write out what it has printed, and may never be able to.
+    pub(super) fn into_parts(self) -> (Arc<Child>, PacketSocket) {
+        (self.child, self.link)
+    }
+
+    /// Waits until the child has ended; returns whether that was before the deadline. A child whose outcome
+    /// came 5 s ago counts as ended, too: it cannot write its output, and may never be able to.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
         self.child.wait_unless(deadline, || self.is_lingering()).is_some() || self.is_lingering()
     }
 
     fn is_lingering(&self) -> bool {
-        let mut heard = lock(&self.heard);
-        if heard.is_none() {
-            *heard = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
+        let mut outcome = lock(&self.outcome);
+        if outcome.is_none() {
+            *outcome = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
         }
-        heard.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGERING)
+        outcome.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGER_LIMIT)
     }
 
-    /// What became of the task, once the child has ended: its encoded result, or why there is none.
+    /// The encoded result of a child that has ended, or why there is none.
     pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
-        let heard = lock(&self.heard).take().map(|(outcome, _)| Ok(outcome));
-        match heard.or_else(|| self.receive()) {
-            Some(outcome) => decode_result(outcome?, origin),
+        let received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
+        match received.or_else(|| self.receive()) {
+            Some(outcome) => outcome::decode(outcome?, origin),
             None => Err(self.child.exit_error(origin())),
         }
     }
 
-    /// The outcome, if it is there.
+    /// Receives the outcome, if it is there.
     fn receive(&self) -> Option<Result<Vec<u8>>> {
         loop {
             match self.link.receive_or(OnShortage::Leave, Deadline::now()) {
@@ -146,41 +114,6 @@ impl SpawnedChild {
                 Ok(Incoming::Message(bytes, _)) => return Some(Ok(bytes)),
                 Ok(Incoming::TimedOut | Incoming::Disconnected) => return None,
                 Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-}
-
-fn decode_result(mut bytes: Vec<u8>, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
-    match bytes.split_first() {
-        Some((0, _)) => {
-            bytes.remove(0);
-            Ok(bytes)
-        }
-        Some((_, error)) => {
-            let error: Error = wire::decode_own(error, Vec::new(), "a child's error")?;
-            Err(error.or_with_origin(origin))
-        }
-        None => Err(Error::decode("a child's outcome", "it is empty")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::{any_bytes, cases};
-
-    proptest! {
-        #![proptest_config(cases(300))]
-
-        #[test]
-        fn any_bytes_are_an_outcome_or_an_error(bytes in any_bytes(200)) {
-            let origin = || Origin::Worker { pid: 7 };
-            match decode_result(bytes.clone(), &origin) {
-                Ok(result) => prop_assert_eq!((0, &result[..]), (bytes[0], &bytes[1..])),
-                Err(error) => prop_assert!(!error.to_string().is_empty()),
             }
         }
     }

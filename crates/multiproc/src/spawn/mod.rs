@@ -1,9 +1,18 @@
-//! Starting a child: by executing this program again, or by forking a zygote that has executed it already.
+//! Starts children, by executing this program again or by forking a zygote, and learns of their exits. The
+//! `README.md` beside this file explains the mechanisms.
 
-pub(crate) mod bootstrap;
-pub(crate) mod child_main;
+// In the parent: choose a method, prepare the bootstrap message, execute or fork, watch.
 pub(crate) mod exec;
 pub(crate) mod fork_server;
 pub(crate) mod options;
+mod prefork;
 pub(crate) mod supervisor;
+
+// Between the two processes.
+pub(crate) mod bootstrap;
+mod outcome;
+
+// In the child, and in the zygote on both sides.
+pub(crate) mod child_main;
+pub(crate) mod run_task;
 mod zygote;

@@ -1,4 +1,4 @@
-//! How a child starts: by which method, and within what time.
+//! How a child is started: by which method, and within which time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -7,20 +7,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Result;
-use crate::spawn::exec::{self, DEFAULT_START_TIMEOUT, PreparedChild, SpawnedChild};
+use crate::ipc::wire;
+use crate::spawn::exec::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::fork_server;
+use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
 use crate::sys::poll::Deadline;
-use crate::task::RemoteFn;
+use crate::task::{RemoteFn, RunOnce, TaskId};
 
-/// How a child is to be started.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SpawnOptions {
-    /// None is for the environment to say.
+    /// If `None`, that of the environment.
     pub(crate) method: Option<StartMethod>,
-    /// How long the child may take to come up.
+    /// The time within which the child must reach `init`.
     pub(crate) timeout: Duration,
 }
+
+/// The time within which a child must reach [`init`](crate::init()), unless the caller sets another.
+const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for SpawnOptions {
     fn default() -> Self {
@@ -36,17 +40,21 @@ impl SpawnOptions {
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.timeout);
-        self.start(exec::prepare(name, function, args)?, deadline)
+        let task = TaskId::of::<RunOnce, _, _>(function)?;
+        let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(args, body, "the arguments");
+        self.start(prepare(name, Some(task), encode)?, deadline)
     }
 
-    /// As [`call`](Self::spawn), for a function of the library's own.
+    /// As [`spawn`](Self::spawn), for a function of this library.
     pub(crate) fn spawn_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<SpawnedChild>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.timeout);
-        self.start(exec::prepare_own(name, function, args)?, deadline)
+        let task = TaskId::of_own(function)?;
+        let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(args, body, "the arguments");
+        self.start(prepare(name, Some(task), encode)?, deadline)
     }
 
     fn start(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
@@ -56,15 +64,15 @@ impl SpawnOptions {
             && let Some(bootstrap) = prepared.packet()
         {
             match fork_server::start(bootstrap, self.timeout, deadline)? {
-                Some(child) => return prepared.adopt(child),
+                Some(ForkedChild { pid, pidfd, link }) => return prepared.adopt(pid, pidfd, link),
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }
         prepared.exec(Some(self.timeout), deadline)
     }
 
-    /// Has so many children forked, or as many of them as may wait, while the caller prepares what else it takes to start
-    /// them. What does not go well here, the starts will find out. Waits for nobody else's start.
+    /// Has children forked for starts that will follow, while the caller prepares them. Waits for no other
+    /// start, and ignores errors: the starts will report them.
     pub(crate) fn prefork(self, starts: usize) {
         let method = self.method.map_or_else(StartMethod::from_environment, Ok);
         if matches!(method, Ok(StartMethod::ForkServer)) && !CANNOT_FORK.load(Ordering::Relaxed) {
@@ -72,11 +80,11 @@ impl SpawnOptions {
         }
     }
 
-    /// Starts that were announced will not come.
+    /// Ends children that [`prefork`](Self::prefork) has requested and no start has taken.
     pub(crate) fn cancel_prefork(self) {
         fork_server::cancel_prefork(Deadline::after(self.timeout));
     }
 }
 
-/// A zygote has found out that this system has not what it needs.
+/// Whether a zygote has reported that this system lacks what it needs.
 static CANNOT_FORK: AtomicBool = AtomicBool::new(false);

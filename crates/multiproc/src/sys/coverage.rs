@@ -1,8 +1,7 @@
-//! Coverage (`-C instrument-coverage`) of processes that are forked, and that end without exit handlers.
+//! Coverage (`-C instrument-coverage`) of forked processes, which end without exit handlers.
 //!
-//! The profiling runtime of LLVM, which such a program is linked with, writes a process's profile when that
-//! exits. It fills in the process id where a program begins. Where the program is built without it, none of
-//! this does anything.
+//! LLVM's profiling runtime writes a profile in an exit handler, and puts the pid of the program's start into
+//! its name. So a forked child names and writes its own. Without the runtime these functions do nothing.
 
 use std::env;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -12,7 +11,7 @@ use std::ptr;
 
 use super::weak::weak_address;
 
-/// In a process that was just forked: counts from zero, and gives its profile a name of its own.
+/// In a process that was just forked: resets the counters, and gives the profile its own name.
 pub(crate) fn begin() {
     let (reset, set_name) =
         (weak_address!("__llvm_profile_reset_counters"), weak_address!("__llvm_profile_set_filename"));
@@ -21,23 +20,23 @@ pub(crate) fn begin() {
     }
     // SAFETY: that symbol is this function of the runtime.
     let reset: extern "C" fn() = unsafe { mem::transmute(reset) };
-    // SAFETY: as above. It takes a string, which it copies, or null.
+    // SAFETY: as above. It copies a C string, or takes null.
     let set_name: extern "C" fn(*const c_char) = unsafe { mem::transmute(set_name) };
     reset();
-    set_name(ptr::null()); // a pattern that it has already would not be filled in once more
+    set_name(ptr::null()); // the runtime does not expand the same pattern twice
     if let Some(pattern) = pattern() {
         set_name(pattern.as_ptr());
     }
 }
 
-/// The pattern of the names of profiles.
+/// The pattern of profile names.
 fn pattern() -> Option<CString> {
     let given = env::var_os("LLVM_PROFILE_FILE").filter(|pattern| !pattern.is_empty());
     if let Some(pattern) = given {
         return CString::new(pattern.as_bytes()).ok();
     }
     let built_in = weak_address!("__llvm_profile_filename").cast::<c_char>();
-    // SAFETY: where that symbol is, it is a string that the compiler has put there.
+    // SAFETY: that symbol is a C string that the compiler has emitted.
     (!built_in.is_null()).then(|| unsafe { CStr::from_ptr(built_in) }.to_owned())
 }
 

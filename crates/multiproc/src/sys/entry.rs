@@ -1,9 +1,8 @@
-//! Calling a function by its place in the executable.
+//! Calls a function by its offset in the executable.
 //!
-//! Two processes that run the same executable hold the same functions at the same distance from where the
-//! image was loaded, wherever that is. So a function crosses as the place of an [`Entry`], a constant that
-//! the compiler makes for it in read-only data; the receiver looks at all it can before it believes such a
-//! number.
+//! In all processes that run the same executable, a function has the same distance from the start of the
+//! image (as with any position-independent code). So a function crosses as the offset of its [`Entry`], a
+//! constant in read-only data. The receiver checks build, range, alignment, magic number and type first.
 
 use std::any::TypeId;
 use std::ffi::{c_int, c_void};
@@ -17,27 +16,27 @@ use nix::libc::{self, dl_phdr_info};
 
 use crate::error::{Error, Result};
 
-/// What the compiler leaves in the image for every function that may cross; `R` are the ways to run it.
+/// The constant in the image for a function that may cross. `R` is a vtable: the ways to run it.
 #[repr(C)]
 pub(crate) struct Entry<R: 'static> {
     head: Head,
     runs: R,
 }
 
-/// What entries of all kinds begin with.
+/// The beginning of every entry, whatever its `R`.
 #[repr(C)]
 struct Head {
     magic: u64,
     signature: fn() -> &'static str,
-    /// Gives the type of `runs`.
+    /// The type of `runs`.
     kind: fn() -> TypeId,
 }
 
-/// With an address of code behind it, it stands nowhere else by chance. Another version of this library,
-/// whose entries may look otherwise, has another one.
+/// Followed by an address of code, it occurs only in entries. It differs between versions of this library,
+/// whose entries may have other layouts.
 const MAGIC: u64 = magic(concat!("multiproc ", env!("CARGO_PKG_VERSION")).as_bytes());
 
-/// A number made of all the bytes (FNV-1a).
+/// The FNV-1a hash of the bytes.
 const fn magic(text: &[u8]) -> u64 {
     let (mut number, mut at) = (0xcbf2_9ce4_8422_2325, 0);
     while at < text.len() {
@@ -56,12 +55,12 @@ impl<R> Entry<R> {
         &self.runs
     }
 
-    /// The types that the function takes and gives, as text.
+    /// The function's parameter and result types, as text.
     pub(crate) fn signature(&self) -> &'static str {
         (self.head.signature)()
     }
 
-    /// The distance of this entry from the start of the image.
+    /// This entry's distance from the start of the image.
     pub(crate) fn offset(&'static self) -> Result<u64> {
         let address = std::ptr::from_ref(self).expose_provenance(); // for `at`, in this process or another
         if IMAGE.contains(address, size_of::<Self>()) {
@@ -73,31 +72,30 @@ impl<R> Entry<R> {
         }
     }
 
-    /// The entry at that distance, if there is one of this kind.
-    pub(crate) fn at(place: u64) -> Option<&'static Self> {
-        let address = IMAGE.base.checked_add(usize::try_from(place).ok()?)?;
+    /// The entry at an offset, if there is one of this type.
+    pub(crate) fn at(offset: u64) -> Option<&'static Self> {
+        let address = IMAGE.base.checked_add(usize::try_from(offset).ok()?)?;
         if !IMAGE.contains(address, size_of::<Head>()) {
             return None;
         }
         let address = std::ptr::with_exposed_provenance::<Self>(address);
-        // SAFETY: sixteen aligned bytes inside a mapped part of the image with constants (looked at above).
+        // SAFETY: sixteen aligned bytes inside a mapped part of the image with constants (checked above).
         let [magic, signature] = unsafe { address.cast::<[u64; 2]>().read() };
-        // The number also stands in the instructions that compare with it, but with no function behind it.
+        // The magic number is also in the instructions that compare with it, but with no function behind it.
         let is_entry =
             magic == MAGIC && IMAGE.code.iter().any(|code| code.contains(&self::address(signature)));
         if !is_entry {
             return None;
         }
-        // SAFETY: the magic number before the address of a function stands only at the head of an entry;
-        // entries live as long as the image, and the sender, checked to run the same build, gave this very
-        // place.
+        // SAFETY: the magic number before the address of a function is only at the head of an entry; entries
+        // live as long as the image, and the sender, checked to run the same build, sent this very offset.
         let head = unsafe { &*address.cast::<Head>() };
         // SAFETY: as above, and its head says that it is an `Entry<R>`.
         ((head.kind)() == TypeId::of::<R>()).then(|| unsafe { &*address })
     }
 }
 
-/// Conjures a function item or a closure that captures nothing.
+/// The value of a function item, or of a closure that captures nothing.
 pub(crate) fn zst_instance<F: Copy + 'static>() -> F {
     const {
         assert!(
@@ -107,12 +105,12 @@ pub(crate) fn zst_instance<F: Copy + 'static>() -> F {
         );
     }
     // SAFETY: `F` has no bytes, so there is nothing to read and any non-null aligned pointer will do. Its one
-    // value exists already, since a caller of the same program gave it away by copy; this is one copy more.
+    // value exists already, since a caller in the same program passed it by copy; this is one copy more.
     unsafe { NonNull::<F>::dangling().read() }
 }
 
-/// A number that differs between builds of a program, made from its program headers and its notes (where a
-/// linker leaves the build's id).
+/// A number that differs between builds of a program: a hash of its program headers and notes, which hold the
+/// build id if the linker writes one.
 pub(crate) fn build() -> u64 {
     IMAGE.build
 }
@@ -132,7 +130,7 @@ struct Image {
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
     let mut image = Image { base: 0, start: 0, constants: Vec::new(), code: Vec::new(), build: 0 };
-    // SAFETY: the callback has the type asked for, and gets our image back as it was given.
+    // SAFETY: the callback has the type asked for, and gets the pointer to `image` unchanged.
     unsafe { libc::dl_iterate_phdr(Some(read_image), (&raw mut image).cast()) };
     image
 });
@@ -144,13 +142,13 @@ impl Image {
     }
 }
 
-/// Called for each loaded object; the first is the executable, and there it stops.
+/// Called for each loaded object. The first is the executable; returning 1 stops there.
 extern "C" fn read_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_void) -> c_int {
     // SAFETY: the loader gives a whole record that lives during the call.
     let info = unsafe { &*info };
-    // SAFETY: this is the pointer that was handed to `dl_iterate_phdr` above, used by nobody else meanwhile.
+    // SAFETY: the pointer that was given to `dl_iterate_phdr` above; nothing else uses it meanwhile.
     let image = unsafe { &mut *image.cast::<Image>() };
-    // SAFETY: the loader says how many headers stand there.
+    // SAFETY: the loader says how many headers there are.
     let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
     let mut hasher = DefaultHasher::new();
     image.base = address(info.dlpi_addr);
@@ -174,10 +172,9 @@ extern "C" fn read_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_vo
     1
 }
 
-/// The parts of an image in which entries can lie: those that can be read and not written, from the beginning
-/// or after the loader has filled in addresses (RELRO). Where a program was linked without the latter,
-/// constants that hold addresses lie among what can be written, and only their content tells them from other
-/// data.
+/// The parts of an image that can hold entries: read-only ones, and those that become so when the loader has
+/// filled in addresses (RELRO). In a program linked without RELRO, constants that hold addresses lie among
+/// writable data, and only their content tells them apart.
 fn constants(base: usize, headers: &[Header]) -> Vec<Range<usize>> {
     let is_relro = |header: &Header| header.p_type == libc::PT_GNU_RELRO;
     let with_writable = !headers.iter().any(is_relro);
@@ -185,7 +182,7 @@ fn constants(base: usize, headers: &[Header]) -> Vec<Range<usize>> {
         let is_readable = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_R != 0;
         is_relro(header) || is_readable && (with_writable || header.p_flags & libc::PF_W == 0)
     };
-    // Not all that is in memory: what comes behind the bytes of the file begins as zeros, and is no constant.
+    // The bytes of the file only: what follows them in memory (.bss) holds no constant.
     let part = |header: &Header| part(base, header.p_vaddr, header.p_filesz);
     headers.iter().filter(can_hold).map(part).collect()
 }
@@ -211,21 +208,21 @@ fn address(number: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// The magic number, and no function behind it.
+    /// The magic number with no function behind it.
     static DECOY: [u64; 2] = [MAGIC, 7];
 
-    /// The magic number stands elsewhere, too: in the instructions that compare with it.
+    /// The magic number occurs elsewhere, too: in the instructions that compare with it.
     #[test]
-    fn what_looks_like_an_entry_is_one() {
+    fn only_entries_are_found() {
         let entry = const { &Entry::new(|| "an entry of a test", ()) };
         let decoy = std::hint::black_box(&DECOY).as_ptr().addr();
         assert!(IMAGE.contains(decoy, size_of_val(&DECOY)));
         assert!(Entry::<()>::at((decoy - IMAGE.base) as u64).is_none());
-        assert!(Entry::<u8>::at(entry.offset().unwrap()).is_none(), "of another kind");
-        let places =
+        assert!(Entry::<u8>::at(entry.offset().unwrap()).is_none(), "of another type");
+        let addresses =
             IMAGE.constants.iter().flat_map(|part| (part.start.next_multiple_of(8)..part.end).step_by(8));
         let found: Vec<&Entry<()>> =
-            places.filter_map(|place| Entry::at((place - IMAGE.base) as u64)).collect();
+            addresses.filter_map(|address| Entry::at((address - IMAGE.base) as u64)).collect();
         assert!(found.iter().all(|entry| !entry.signature().is_empty()));
         assert!(found.iter().any(|found| std::ptr::eq(*found, entry)));
     }
@@ -244,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_lie_where_nothing_is_written_if_there_is_such_a_place() {
+    fn entries_are_in_read_only_parts_if_the_program_has_relro() {
         let (load, r, w, x) = (libc::PT_LOAD, libc::PF_R, libc::PF_W, libc::PF_X);
         let mut headers = vec![
             header(load, r, 0x1000),

@@ -1,4 +1,4 @@
-//! Waking whoever polls a descriptor. Several processes may hold it; it wakes quicker than a packet on a socket.
+//! An `eventfd(2)` wakes the threads that poll it, in several processes; faster than a packet on a socket.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -17,13 +17,12 @@ pub(crate) fn create() -> Result<OwnedFd> {
         .map_err(|errno| Error::system("create a descriptor to wait for", errno))
 }
 
-/// Makes it readable, until it is cleared. That cannot fail, unless it has been rung more often than can be counted, and
-/// then it is readable.
-pub(crate) fn notify(bell: BorrowedFd<'_>) {
-    let _ = nix::unistd::write(bell, &1_u64.to_ne_bytes());
+/// Makes it readable until it is cleared. The write fails only when it has been readable for 2^64 writes.
+pub(crate) fn notify(event: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(event, &1_u64.to_ne_bytes());
 }
 
-/// Makes it not readable. It need not have been readable before.
-pub(crate) fn clear(bell: BorrowedFd<'_>) {
-    let _ = nix::unistd::read(bell, &mut [0; size_of::<u64>()]);
+/// Makes it not readable, if it was.
+pub(crate) fn clear(event: BorrowedFd<'_>) {
+    let _ = nix::unistd::read(event, &mut [0; size_of::<u64>()]);
 }

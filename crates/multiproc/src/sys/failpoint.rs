@@ -1,19 +1,20 @@
-//! Places where a process can be killed, stopped, or refused what it asks the system for, on purpose.
+//! Failpoints (FreeBSD's fail(9)): steps at which a process can be killed or stopped, or a call refused.
 //!
-//! They do nothing, and cost nothing, unless the library is built with `--cfg multiproc_faults`: then a suite says at which
-//! of them what is to happen, in memory that all processes of a program share (`sys::fault_control`).
+//! They do nothing, and cost nothing, unless the library is built with `--cfg multiproc_faults`. Then the
+//! fault suite arms one at a time, in memory that all processes of a program share
+//! (`sys::failpoint_control`).
 
-// See `ring`.
-#![allow(clippy::inline_always)]
-#![allow(unreachable_pub, reason = "what is public here is so for the suite only")]
+#![allow(clippy::inline_always)] // so that they cost nothing
+#![allow(unreachable_pub, reason = "public for the fault suite only")]
 
 #[cfg(multiproc_faults)]
 use std::sync::OnceLock;
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
-        /// A step of a protocol, named after what has just happened, or is just about to.
+        /// A step of a protocol, named after what has just happened or is about to happen.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the names say it, where no comment does")]
         #[cfg_attr(not(multiproc_faults), allow(dead_code))]
         pub enum Failpoint {
             $($(#[$doc])* $point,)*
@@ -24,7 +25,7 @@ macro_rules! points {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$point),*];
 
-            /// What it is called on the command line and in tables.
+            /// Its name on the command line and in tables.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$point => $name,)*
@@ -35,51 +36,37 @@ macro_rules! points {
 }
 
 points! {
-    /// The parent has written the bootstrap message to a child.
     BootstrapWritten = "spawn:bootstrap-written",
-    /// The parent has ordered a preforked child from the zygote.
     ForkRequested = "spawn:fork-requested",
-    /// The parent has sent a preforked child its bootstrap message, and does not watch it yet.
+    /// The parent has sent a pre-forked child its bootstrap message, and does not watch it yet.
     BootstrapSent = "spawn:bootstrap-sent",
-    /// The zygote has begun, and has not said so.
+    /// The zygote has begun, and not reported that.
     ZygoteStarted = "zygote:started",
-    /// The zygote has an order, and has not forked.
+    /// The zygote has a request, and has not forked.
     RequestReceived = "zygote:request-received",
-    /// The zygote has forked, and has not said so.
+    /// The zygote has forked, and not reported that.
     Forked = "zygote:forked",
-    /// The zygote has said so.
     ForkReported = "zygote:fork-reported",
-    /// The child has just begun.
     ChildStarted = "child:started",
-    /// It is a preforked child, and is to wait for its bootstrap message.
     PreforkedIdle = "preforked:idle",
-    /// The preforked child has its bootstrap message, and has not opened it.
     BootstrapReceived = "preforked:bootstrap-received",
-    /// The child has read its bootstrap message, and is to call its function.
+    /// The child has decoded its bootstrap message, and is about to call its function.
     BootstrapDecoded = "child:bootstrap-decoded",
-    /// Its function has returned, and nobody has been told.
+    /// The child's function has returned, and its result is not sent.
     Returned = "child:returned",
-    /// Its outcome is sent, and it is to end.
+    /// The child's result is sent, and it is about to exit.
     ResultReported = "child:result-sent",
-    /// The arguments of a child's function are decoded, or of a large item's, and it is to be called.
     TaskDecoded = "task:decoded",
-    /// It has returned, and its result is not encoded.
     TaskRan = "task:ran",
-    /// The worker is to run its initializer.
     Initializing = "worker:initializing",
-    /// The worker is up, and has not said so.
+    /// The worker has started, and not reported that.
     WorkerStarted = "worker:started",
-    /// It has said so.
     WorkerReady = "worker:ready",
-    /// The worker has begun an item, and not looked at it.
+    /// The worker has claimed an item, and not read it.
     ItemBegun = "worker:item-begun",
-    /// It has the message of a large item.
     ItemReceived = "worker:item-received",
-    /// It has decoded the item, and is to run it.
     ItemDecoded = "worker:item-decoded",
-    /// The item has run, and its result is not encoded.
     ItemRan = "worker:item-ran",
-    /// The result is encoded.
     ResultEncoded = "worker:result-encoded",
     /// A large result is spilled, and its message not sent.
     ResultSpilled = "worker:result-spilled",
@@ -87,65 +74,52 @@ points! {
     ResultSent = "worker:result-sent",
     /// The result is in the ring, and the item not finished.
     ResultWritten = "worker:result-written",
-    /// The item is finished, and the result not published.
+    /// The item is finished, and its result not published.
     ItemFinished = "worker:item-finished",
-    /// Results are published, and nobody has been woken.
+    /// Results are published, and no waiter is woken.
     ResultsPublished = "worker:results-published",
-    /// The worker is to fall asleep, its event count armed.
     WorkerSleeps = "worker:sleeps",
-    /// The worker was told that there will be no more items.
     ShutdownRequested = "worker:shutdown-requested",
-    /// The pool has written items that it has not handed in.
+    /// The pool has written items, and not submitted them.
     ItemsWritten = "pool:items-written",
-    /// The pool has handed items in, and not woken the worker.
+    /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",
-    /// The pool has taken items back that the worker has not begun.
+    /// The pool has revoked items that the worker has not claimed.
     ItemsRevoked = "pool:items-revoked",
-    /// The pool has copied results, and not said so.
+    /// The pool has copied results, and not released their place in the ring.
     ResultsCopied = "pool:results-copied",
-    /// The pool is to bury a worker.
     Reaping = "pool:reaping",
-    /// The head of a frame is in a ring, and its bytes are not.
+    /// The header of a frame is in a ring, and its bytes are not.
     MidFrame = "ring:mid-frame",
-    /// A lock in shared memory was taken.
     LockTaken = "lock:taken",
     /// A message's ancillary packet is sent, and its frame not published.
     AncillarySent = "channel:ancillary-sent",
-    /// Messages are in the ring, or were taken out, and that is not published.
+    /// Messages were written to the ring or read from it, and that is not published.
     Publishing = "channel:publishing",
-    /// It is published, and who waits for it has not been woken.
+    /// That is published, and no waiter is woken.
     Published = "channel:published",
-    /// The other side has been woken; the lock is still held.
+    /// The other side is woken; the mutex is still held.
     PeerNotified = "channel:peer-notified",
-    /// A message is taken, and its ancillary packet not thrown away.
+    /// A message is received, and its ancillary packet not discarded.
     AncillaryLeft = "channel:ancillary-left",
-    /// One who waits is to fall asleep, its wakeup flag armed.
     ChannelSleeps = "channel:sleeps",
-    /// A event count's number has changed, and those who wait for that are not woken.
+    /// An event count has changed, and its waiters are not woken.
     EventCountChanged = "event-count:changed",
-    /// They are woken, and the event count still says that somebody waits.
+    /// Its waiters are woken, and the event count still says that threads wait.
     AllWoken = "event-count:all-woken",
-    /// A slice is filled, and not sealed.
     Filled = "shared-slice:filled",
-    /// A slice is sealed, and not mapped.
     Sealed = "shared-slice:sealed",
-    /// The system is asked for anonymous memory.
+    // The system calls of these can be refused, too.
     CreateMemory = "system:memfd",
-    /// The system is asked to map memory.
     MapMemory = "system:mmap",
-    /// The system is asked for a pair of sockets.
     CreateSockets = "system:socketpair",
-    /// The system is asked for a descriptor to wait for.
     CreateEvent = "system:eventfd",
-    /// The system is asked to send a packet.
     SendPacket = "system:sendmsg",
-    /// The system is asked to execute the program again.
     Execute = "system:exec",
-    /// The zygote asks the system for a copy of itself.
     Fork = "system:clone",
 }
 
-/// What happens at a failpoint: [`init`](crate::init) installs the functions of `failpoint_control`.
+/// What happens at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.
 #[cfg(multiproc_faults)]
 pub(crate) struct Hooks {
     pub(crate) hit: fn(Failpoint),
@@ -155,7 +129,7 @@ pub(crate) struct Hooks {
 #[cfg(multiproc_faults)]
 pub(crate) static HOOKS: OnceLock<Hooks> = OnceLock::new();
 
-/// A process may be killed here, or stopped.
+/// Passes a failpoint, where the process may be killed or stopped.
 #[inline(always)]
 pub(crate) fn hit(point: Failpoint) {
     #[cfg(multiproc_faults)]
@@ -166,7 +140,7 @@ pub(crate) fn hit(point: Failpoint) {
     let _ = point;
 }
 
-/// Whether the system is to refuse what it is asked for here.
+/// Passes a failpoint; returns whether to act as if the kernel had refused the next system call.
 #[inline(always)]
 pub(crate) fn should_fail(point: Failpoint) -> bool {
     #[cfg(multiproc_faults)]

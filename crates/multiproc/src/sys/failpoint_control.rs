@@ -1,8 +1,7 @@
-//! What is to happen at which point, as all processes of a program see it.
+//! What is to happen at which failpoint, in memory that all processes of a program share.
 //!
-//! A suite [creates](Controller::create) the memory and names its [path](Controller::path) in the environment of the program,
-//! from where all processes of that program take it. One fault is armed at a time; the process that it strikes notes its own
-//! number and the time.
+//! The fault suite [creates](Controller::create) the memory and passes its [path](Controller::path) in the
+//! program's environment. One fault is armed at a time. The process that it hits records pid and time.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,19 +20,19 @@ use crate::sys::mapping::SharedMapping;
 /// The environment variable that names the path of the memory.
 pub const ENV_VAR: &str = "MULTIPROC_FAULTS";
 
-/// What is to happen to the process that comes to the point.
+/// What happens to the process at the failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Action {
-    /// It kills itself.
+    /// It sends itself SIGKILL.
     Kill = 1,
-    /// It stops itself.
+    /// It sends itself SIGSTOP.
     Stop = 2,
-    /// The system refuses what is asked of it there.
+    /// Its system call there fails.
     Refuse = 3,
 }
 
-/// To whom.
+/// Which processes a fault can hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Target {
@@ -41,24 +40,24 @@ pub enum Target {
     Descendant = 0,
     /// The root: the process that has called [`Controller::be_root`].
     Root = 1,
-    /// Whichever it is.
+    /// Any process.
     Anyone = 2,
 }
 
-/// The memory.
+/// The shared memory.
 #[derive(Debug)]
 pub struct Controller {
     memory: SharedMapping,
-    /// Kept open, so that the path leads there.
+    /// Kept open for [`path`](Self::path).
     fd: Option<OwnedFd>,
 }
 
-/// Which process a fault has struck, and when: the time since the machine was started.
+/// Which process a fault has hit, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Hit {
     /// Its process id.
     pub pid: u32,
-    /// When.
+    /// The time since boot.
     pub at: Duration,
 }
 
@@ -77,13 +76,13 @@ impl Controller {
     /// Creates the memory.
     ///
     /// # Errors
-    /// Where the system has none.
+    /// If the kernel refuses it.
     pub fn create() -> Result<Self> {
         let (memory, fd) = SharedMapping::create(SIZE)?;
         Ok(Self { memory, fd: Some(fd) })
     }
 
-    /// The memory that the environment names, if it does.
+    /// The memory whose path is in [`ENV_VAR`], if there is one.
     pub fn of_environment() -> Option<&'static Self> {
         static CONTROL: OnceLock<Option<Controller>> = OnceLock::new();
         CONTROL
@@ -96,65 +95,65 @@ impl Controller {
             .as_ref()
     }
 
-    /// Where it is to be found, as long as this process lives and keeps it.
+    /// The path of the memory, valid while this process lives and keeps it.
     pub fn path(&self) -> Option<String> {
         let fd = self.fd.as_ref()?;
         Some(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()))
     }
 
-    /// From now on, this process is the root.
+    /// Makes this process the root.
     pub fn be_root(&self) {
         self.word(ROOT).store(std::process::id(), SeqCst);
     }
 
-    /// At the `nth` time, counted from 1, that a victim comes to this point, this is to happen, once.
-    pub fn arm(&self, point: Failpoint, nth: u32, act: Action, victim: Target) {
+    /// Arms `action`, once, for the `nth` time, counted from 1, that a target process passes `point`.
+    pub fn arm(&self, point: Failpoint, nth: u32, action: Action, target: Target) {
         self.word(ARMED).store(0, SeqCst);
         self.word(HIT_PID).store(0, SeqCst);
         self.word(RESUMED).store(0, SeqCst);
         self.word(COUNTDOWN).store(nth, SeqCst);
-        self.word(ACTION).store(act as u32, SeqCst);
-        self.word(TARGET).store(victim as u32, SeqCst);
+        self.word(ACTION).store(action as u32, SeqCst);
+        self.word(TARGET).store(target as u32, SeqCst);
         self.word(ARMED).store(point as u32 + 1, SeqCst);
     }
 
-    /// Nothing is to happen any more. Gives what has.
+    /// Disarms the fault. Returns which process it has hit.
     pub fn disarm(&self) -> Option<Hit> {
         self.word(ARMED).store(0, SeqCst);
         self.hit_process()
     }
 
-    /// Whom the fault that was armed last has struck.
+    /// Which process the fault that was armed last has hit.
     pub fn hit_process(&self) -> Option<Hit> {
         match self.word(HIT_PID).load(SeqCst) {
             0 => None,
-            pid => Some(Hit { pid, at: Duration::from_nanos(self.struck_at().load(SeqCst)) }),
+            pid => Some(Hit { pid, at: Duration::from_nanos(self.hit_time().load(SeqCst)) }),
         }
     }
 
-    /// Whether the one that was stopped has gone on.
+    /// Whether the stopped process has continued.
     pub fn resumed(&self) -> bool {
         self.word(RESUMED).load(SeqCst) != 0
     }
 
-    /// From now on, [`hits`](Self::hits) counts anew, for these.
-    pub fn count(&self, victim: Target) {
+    /// Resets the counts of [`hits`](Self::hits), and counts target processes from now on.
+    pub fn count(&self, target: Target) {
         self.word(ARMED).store(0, SeqCst);
-        self.word(TARGET).store(victim as u32, SeqCst);
+        self.word(TARGET).store(target as u32, SeqCst);
         for &point in Failpoint::ALL {
             self.hits_of(point).store(0, SeqCst);
         }
     }
 
-    /// How often a victim has come to this point.
+    /// How often target processes have passed this failpoint.
     pub fn hits(&self, point: Failpoint) -> u32 {
         self.hits_of(point).load(SeqCst)
     }
 
     fn applies(&self, point: Failpoint) -> Option<u32> {
         let is_root = self.word(ROOT).load(SeqCst) == getpid().as_raw().cast_unsigned();
-        let victim = self.word(TARGET).load(SeqCst);
-        if victim != Target::Anyone as u32 && (victim == Target::Root as u32) != is_root {
+        let target = self.word(TARGET).load(SeqCst);
+        if target != Target::Anyone as u32 && (target == Target::Root as u32) != is_root {
             return None;
         }
         self.hits_of(point).fetch_add(1, SeqCst);
@@ -163,17 +162,17 @@ impl Controller {
             return None;
         }
         self.word(ARMED).store(0, SeqCst);
-        let act = self.word(ACTION).load(SeqCst);
-        self.struck_at().store(u64::try_from(now().as_nanos()).unwrap_or(u64::MAX), SeqCst);
+        let action = self.word(ACTION).load(SeqCst);
+        self.hit_time().store(u64::try_from(now().as_nanos()).unwrap_or(u64::MAX), SeqCst);
         self.word(HIT_PID).store(std::process::id(), SeqCst);
-        Some(act)
+        Some(action)
     }
 
     fn word(&self, offset: usize) -> &AtomicU32 {
         self.memory.word32(offset)
     }
 
-    fn struck_at(&self) -> &AtomicU64 {
+    fn hit_time(&self) -> &AtomicU64 {
         self.memory.word64(HIT_TIME)
     }
 
@@ -182,33 +181,33 @@ impl Controller {
     }
 }
 
-/// The time since the machine was started, which is the same in all processes.
+/// The time since boot, which is the same in all processes.
 pub fn now() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
-/// From now on, failpoints of this process do what the memory that the environment names says.
+/// Has this process's failpoints follow the memory whose path is in [`ENV_VAR`].
 pub(crate) fn install() {
     let _ = HOOKS.set(Hooks { hit, should_fail }); // a second `init` finds them installed
 }
 
 fn hit(point: Failpoint) {
     let Some(control) = Controller::of_environment() else { return };
-    let Some(act) = control.applies(point) else { return };
-    if act == Action::Kill as u32 {
+    let Some(action) = control.applies(point) else { return };
+    if action == Action::Kill as u32 {
         signal_self(Signal::SIGKILL);
-    } else if act == Action::Stop as u32 {
+    } else if action == Action::Stop as u32 {
         signal_self(Signal::SIGSTOP);
         control.word(RESUMED).store(1, SeqCst);
     }
 }
 
 fn should_fail(point: Failpoint) -> bool {
-    let act = Controller::of_environment().and_then(|control| control.applies(point));
-    if act == Some(Action::Kill as u32) {
+    let action = Controller::of_environment().and_then(|control| control.applies(point));
+    if action == Some(Action::Kill as u32) {
         signal_self(Signal::SIGKILL);
     }
-    act == Some(Action::Refuse as u32)
+    action == Some(Action::Refuse as u32)
 }
 
 fn signal_self(signal: Signal) {

@@ -1,4 +1,4 @@
-//! Whether this process is still the one that it was.
+//! Fork detection by a page that the kernel zeroes in forked copies (`MADV_WIPEONFORK`).
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -8,8 +8,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 use super::atomic::{AtomicU32, Relaxed};
 use crate::error::{Error, Result};
 
-/// Tells a process from the copies of it that forks make, for the cost of a look at memory (where asking for the process
-/// id is a system call): a page that the kernel hands to copies empty.
+/// Tells a process from its forked copies at the cost of a load. (Asking for the pid is a system call.)
 #[derive(Debug)]
 pub(crate) struct ForkDetector(NonNull<AtomicU32>);
 
@@ -21,14 +20,14 @@ unsafe impl Send for ForkDetector {}
 unsafe impl Sync for ForkDetector {}
 
 impl ForkDetector {
-    /// This process is the original.
+    /// Takes this process for the original.
     pub(crate) fn new() -> Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
         let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) }
             .map_err(|errno| Error::system("map a page of memory", errno))?;
         let original = Self(page.cast());
-        // SAFETY: the page is ours, and what the advice changes is only what copies of this process see.
+        // SAFETY: the page is ours, and the advice changes only what forked copies see.
         unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }
             .map_err(|errno| Error::system("mark a page of memory", errno))?;
         original.word().store(1, Relaxed);
@@ -40,7 +39,7 @@ impl ForkDetector {
         self.word().load(Relaxed) != 0
     }
 
-    /// A number that differs from the one of the process that this is a copy of, and of all that that was a copy of.
+    /// A number that differs from those of all processes that this one is a forked copy of.
     #[inline]
     pub(crate) fn generation(&self) -> u32 {
         match self.word().load(Relaxed) {

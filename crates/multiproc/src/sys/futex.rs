@@ -1,4 +1,4 @@
-//! Waiting for a word in shared memory to change.
+//! `futex(2)`: waiting for a word in shared memory to change.
 
 use std::ptr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::atomic::{AtomicU32, AtomicU64};
 
-/// Blocks while `word` is `expected`, at most for `time`. Returns early now and then: the caller looks again.
+/// Blocks while `word` is `expected`, at most for `time`. May return early: the caller checks again.
 pub(crate) fn wait(word: &AtomicU32, expected: u32, time: Option<Duration>) {
     wait_at(word.as_ptr(), expected, time);
 }
@@ -25,14 +25,14 @@ fn wait_at(word: *mut u32, expected: u32, time: Option<Duration>) {
         tv_nsec: time.subsec_nanos().into(),
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: the kernel refuses an address that is not mapped, and the timeout outlives the call. Without
-    // FUTEX_PRIVATE_FLAG the word may be shared.
+    // SAFETY: the kernel refuses an address that is not mapped, and the timeout outlives the call. (Without
+    // FUTEX_PRIVATE_FLAG the word may be shared.)
     unsafe {
         libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, expected, timeout);
     }
 }
 
-/// Wakes everyone who waits on `word`, in whatever process. Returns how many threads that were.
+/// Wakes all threads that wait on `word`, in all processes. Returns how many there were.
 pub(crate) fn wake_all(word: &AtomicU32) -> usize {
     wake(word.as_ptr(), i32::MAX)
 }
@@ -49,7 +49,7 @@ fn wake(word: *mut u32, most: i32) -> usize {
     usize::try_from(woken).unwrap_or(0)
 }
 
-/// Lets another thread run that is about to sleep or to wake, whatever the priorities of both.
+/// Sleeps for a moment, so that another thread runs, whatever the priorities of both.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_micros(10));
 }

@@ -1,4 +1,4 @@
-//! What a program that is started inherits, beside what it is given.
+//! What an executed program inherits from the process that starts it, as a hash to compare.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -7,8 +7,8 @@ use nix::libc;
 use nix::sys::stat::stat;
 use nix::unistd::{getpgrp, getresgid, getresuid, getsid};
 
-/// A number that differs, for all one can hope, where any of these do: the environment, the current and the root
-/// directory, user and groups, process group and session, resource limits, ignored signals.
+/// A hash of the environment, the current and the root directory, user and groups, process group and session,
+/// resource limits, and ignored signals.
 pub(crate) fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
     std::env::vars_os().for_each(|variable| variable.hash(&mut hasher));
@@ -22,21 +22,20 @@ pub(crate) fn fingerprint() -> u64 {
     hasher.finish()
 }
 
-/// Not through `nix`, which asks the C library how many there can be, and that opens a file to know.
+/// Not through `nix`, which asks the C library for the maximum, and that opens a file to find out.
 fn groups() -> nix::Result<Vec<libc::gid_t>> {
-    // SAFETY: with no room, nothing is written.
+    // SAFETY: with a size of 0, nothing is written.
     let count = Errno::result(unsafe { libc::getgroups(0, std::ptr::null_mut()) })?;
     let mut groups = vec![0; usize::try_from(count).unwrap_or(0)];
-    // SAFETY: the kernel writes no more numbers than there is room for.
+    // SAFETY: the kernel writes at most `count` numbers, for which there is room.
     Errno::result(unsafe { libc::getgroups(count, groups.as_mut_ptr()) })?;
     Ok(groups)
 }
 
-/// So many resources have limits, on all of Linux.
+/// The number of limited resources (`RLIM_NLIMITS`).
 const LIMITS: libc::__rlimit_resource_t = 16;
 
-/// Those that a program may well ignore for good, and its children with it. To ask for all of them would take as long
-/// as all the rest.
+/// The signals that programs usually ignore for their children, too. Asking for all 64 doubles the time.
 const IGNORABLE: [i32; 10] = [
     libc::SIGHUP,
     libc::SIGINT,
@@ -50,10 +49,10 @@ const IGNORABLE: [i32; 10] = [
     libc::SIGTTOU,
 ];
 
-/// By number, since the types of `nix` do not know all of them; and by the older call, which is twice as quick.
+/// By number, since `nix` does not have all of them; and by the older call, which is twice as fast.
 fn limit(resource: libc::__rlimit_resource_t) -> nix::Result<(u64, u64)> {
     let mut limit = [0_u64; 2];
-    // SAFETY: the kernel writes two numbers to the place given.
+    // SAFETY: the kernel writes two numbers to the array.
     Errno::result(unsafe { libc::syscall(libc::SYS_getrlimit, resource, limit.as_mut_ptr()) })?;
     Ok(limit.into())
 }

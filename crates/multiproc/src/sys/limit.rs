@@ -1,20 +1,20 @@
-//! How much memory a process may have.
+//! A process's memory limit, by `RLIMIT_DATA`.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::fork::own_stack;
 use crate::error::{Bytes, Error, Result};
 
-/// What a worker needs at least beyond what it has when it is started (bytes), to be able to say what went wrong.
+/// What a worker needs at least beyond what it uses at its start (bytes), so that it can report an error.
 const ROOM: u64 = 1024 * 1024;
 
-/// Limits the memory that is this process's alone and can be written: its heap, its threads' stacks, private mappings.
-/// Its children inherit the limit, each for itself.
+/// Limits this process's private writable memory: its heap, its threads' stacks, private mappings. Its
+/// children inherit the limit, each for itself.
 ///
-/// Not the address space, although that would be simpler to explain: of that, a thread reserves a hundred times what it
-/// uses, and memory that several processes share would count for each of them.
+/// `RLIMIT_AS` would limit the address space, of which a thread reserves a hundred times what it uses, and
+/// would count shared memory for each process.
 pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
-    // The first thread's stack does not count, wherever it is.
+    // The first thread's stack does not count, whether the kernel or the zygote made it.
     let stack = own_stack();
     let own = own_memory()?.saturating_sub(stack);
     if bytes < own + ROOM {
@@ -31,12 +31,12 @@ pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
     limited.map_err(|errno| Error::system("limit a worker's memory", errno))
 }
 
-/// So many bytes, or less if this process is limited to that, and its children with it.
+/// The lower of `bytes` and the limit that this process and its children have.
 pub(crate) fn memory_in_force(bytes: u64) -> u64 {
     getrlimit(Resource::RLIMIT_DATA).map_or(bytes, |(soft, _)| bytes.min(soft))
 }
 
-/// What counts against the limit, in bytes.
+/// The memory in bytes that counts against the limit.
 fn own_memory() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(|error| Error::io("read /proc/self/status", &error))?;

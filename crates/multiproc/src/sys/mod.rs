@@ -1,8 +1,8 @@
-//! The operating system: descriptors, shared memory, child processes, and calling a function by its place.
+//! The kernel and the C library behind safe functions: the only folder with `unsafe` code.
 //!
-//! This is the only floor with `unsafe` code. What it exports is safe to call with any argument, whatever another process
-//! that keeps to the same code does, and whenever that dies. Three functions expect more than their types say, and each
-//! says what: [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
+//! Each function is safe to call with any argument, whatever another process that runs the same code does,
+//! and whenever that dies. Three expect more than their types say, and each says what:
+//! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
 pub(crate) mod atomic;
 pub(crate) mod clock;
@@ -20,12 +20,19 @@ pub(crate) mod futex;
 pub(crate) mod inherited;
 pub(crate) mod limit;
 pub(crate) mod mapping;
+pub(crate) mod memfd;
 pub(crate) mod mutex;
 pub(crate) mod output;
+pub(crate) mod pidfd;
 pub(crate) mod poll;
 pub(crate) mod process;
+mod program;
+mod rights;
 pub(crate) mod sealed;
+pub(crate) mod signals;
 pub(crate) mod socket;
+pub(crate) mod start_socket;
+pub(crate) mod stdio;
 pub(crate) mod thread_id;
 mod weak;
 pub(crate) mod writable;

@@ -1,12 +1,12 @@
-//! A mutex in shared memory that outlives its holder: a futex, as in Ulrich Drepper's "Futexes Are Tricky" (mutex 2),
-//! whose word says which thread holds it.
+//! A robust mutex in shared memory: a futex, as in Ulrich Drepper's "Futexes Are Tricky" (mutex 2), whose
+//! word is the identity of the thread that holds it.
 //!
-//! A thread that waits asks the kernel now and then whether the holder still lives, and takes the mutex over from one
-//! that does not. The new holder is not told: what a mutex guards here must be whole at every instruction.
+//! A waiting thread asks the kernel from time to time whether the holder still lives, and takes the mutex
+//! over from a dead one. The new holder does not learn of that, so the data must be consistent at any time.
 //!
-//! The word is all there is in shared memory, and it is a number. A process that writes anything into it can let two
-//! threads hold the mutex at once, but it can make no process touch memory that is not there. (The robust mutexes of the C
-//! library link into each other by pointers that lie in the shared memory.)
+//! The shared memory holds only that one number. A process that overwrites it can let two threads hold the
+//! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust
+//! mutexes are linked by pointers in the shared memory.)
 
 use std::hint;
 use std::marker::PhantomData;
@@ -21,23 +21,23 @@ use super::poll::Deadline;
 use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
 
-/// How often to try again before it is worth while to sleep.
+/// How often to try before sleeping.
 const TRIES: u32 = 50;
-/// How long to wait before the first check whether the holder lives. The time doubles with each check.
+/// The time before the first check whether the holder lives. It doubles with each check.
 const FIRST_CHECK: Duration = Duration::from_millis(1);
-/// The longest time between two checks. A release wakes one waiter; if that one is killed before it runs, the others try
-/// again after this time.
+/// The longest time between two checks. A release wakes one waiter; if that is killed before it runs, the
+/// others try again after this time.
 const RECHECK: Duration = Duration::from_millis(500);
 
-/// Beside the identity of the holder: a thread may be asleep.
+/// The bit beside the holder's identity that says that threads may be asleep.
 const WAITERS: u64 = 1 << 31;
 
-/// A mutex that lies in shared memory. Zeroed memory is a free one.
+/// A mutex in shared memory. Zeroed memory is a free one.
 #[derive(Clone, Copy)]
 pub(crate) struct Mutex<'a> {
     word: &'a AtomicU64,
-    /// The [namespace] of the processes that share it. In another one, their threads have other
-    /// numbers, so a process there cannot tell whether the holder lives, and takes it for alive.
+    /// The [namespace] of the processes that share it. A process in another one sees other thread numbers, so
+    /// it takes every holder for alive.
     namespace: u64,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Mutex<'a> {
         self.replace(0, own.bits()).then(|| self.guard(own))
     }
 
-    /// Takes the mutex; blocks while another thread that lives holds it, until the deadline, then gives `None`.
+    /// Takes the mutex; blocks while another living thread holds it. Returns `None` at the deadline.
     ///
     /// # Errors
     /// When this thread holds it already.
@@ -85,7 +85,7 @@ impl<'a> Mutex<'a> {
             if word & !WAITERS == 0
                 || ((is_over || checks.are_due()) && checks.has_ended(holder, self.namespace))
             {
-                // Others may be asleep, of whom the word says nothing any more.
+                // Other threads may be asleep, though the word no longer says so.
                 if self.replace(word, own.bits() | WAITERS) {
                     return Ok(Some(self.guard(own)));
                 }
@@ -113,14 +113,14 @@ impl<'a> Mutex<'a> {
 impl Drop for MutexGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // A copy of the process that was forked meanwhile does not hold it.
+        // A forked copy of the process does not hold it.
         if self.holder != ThreadId::current() {
             return;
         }
         let mut word = self.holder.bits();
         while let Err(now) = self.word.compare_exchange(word, 0, Release, Relaxed) {
             if now & !WAITERS != word & !WAITERS {
-                return; // a process has written over it
+                return; // a process has overwritten it
             }
             word = now;
         }
@@ -153,143 +153,5 @@ impl Checks {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-mod tests {
-    use std::num::NonZeroUsize;
-    use std::sync::mpsc;
-    use std::thread;
-
-    use super::*;
-    use crate::sys::atomic::SeqCst;
-
-    fn memory() -> SharedMapping {
-        SharedMapping::create(NonZeroUsize::new(4096).unwrap()).unwrap().0
-    }
-
-    fn mutex(memory: &SharedMapping) -> Mutex<'_> {
-        Mutex::at(memory, 64, namespace())
-    }
-
-    fn lock(memory: &SharedMapping, deadline: Deadline) -> Option<MutexGuard<'_>> {
-        mutex(memory).lock(deadline).unwrap()
-    }
-
-    #[test]
-    fn one_thread_holds_it_and_others_wait_until_their_time_is_over() {
-        let memory = memory();
-        let guard = mutex(&memory).try_lock().unwrap();
-        thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                let time = Duration::from_millis(20);
-                let start = Instant::now();
-                assert!(mutex(&memory).try_lock().is_none());
-                assert!(lock(&memory, Deadline::after(time)).is_none());
-                assert!(start.elapsed() >= time);
-            });
-            other.join().unwrap();
-        });
-        drop(guard);
-        assert!(lock(&memory, Deadline::Never).is_some());
-    }
-
-    #[test]
-    fn threads_exclude_each_other() {
-        let memory = memory();
-        let count = |_| {
-            for _ in 0..20_000 {
-                let _guard = lock(&memory, Deadline::Never).unwrap();
-                let number = memory.word32(128).load(Relaxed);
-                memory.word32(128).store(number + 1, Relaxed); // two steps
-            }
-        };
-        thread::scope(|scope| {
-            [0; 4].map(|number| scope.spawn(move || count(number))).map(|it| it.join().unwrap())
-        });
-        assert_eq!(memory.word32(128).load(Relaxed), 80_000);
-    }
-
-    #[test]
-    fn a_thread_that_takes_it_twice_is_told() {
-        let memory = memory();
-        let _guard = mutex(&memory).try_lock().unwrap();
-        assert!(mutex(&memory).lock(Deadline::Never).is_err());
-    }
-
-    /// As where a waiter was killed that had just been woken, and another thread had taken the mutex before it could.
-    #[test]
-    fn a_waiter_that_is_not_woken_looks_for_itself() {
-        let memory = memory();
-        let word = memory.word64(64);
-        let guard = mutex(&memory).try_lock().unwrap();
-        let seen = word.fetch_or(WAITERS, SeqCst) | WAITERS;
-        thread::scope(|scope| {
-            let (tell, told) = mpsc::channel();
-            let next_sleeps = || {
-                let stat = format!("/proc/self/task/{}/stat", told.recv().unwrap());
-                while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
-                    thread::yield_now();
-                }
-            };
-            let first = tell.clone();
-            scope.spawn(move || {
-                first.send(nix::unistd::gettid()).unwrap();
-                futex::wait_low_half(word, seen, None); // and does not take it
-            });
-            next_sleeps();
-            let memory = &memory;
-            scope.spawn(move || {
-                tell.send(nix::unistd::gettid()).unwrap();
-                assert!(lock(memory, Deadline::Never).is_some());
-            });
-            next_sleeps();
-            drop(guard); // wakes the first
-            drop(mutex(memory).try_lock());
-        });
-    }
-
-    #[test]
-    fn a_mutex_whose_holder_has_ended_goes_to_the_next() {
-        let memory = memory();
-        thread::scope(|scope| {
-            let forget = || std::mem::forget(mutex(&memory).try_lock().unwrap());
-            scope.spawn(forget).join().unwrap();
-        });
-        assert!(mutex(&memory).try_lock().is_none());
-        for _ in 0..2 {
-            assert!(lock(&memory, Deadline::Never).is_some());
-        }
-    }
-
-    #[test]
-    fn in_another_namespace_a_holder_counts_as_living() {
-        let memory = memory();
-        memory.word64(64).store(1 << 21, Relaxed);
-        let elsewhere = Mutex::at(&memory, 64, namespace() + 1);
-        assert!(elsewhere.lock(Deadline::after(Duration::from_millis(20))).unwrap().is_none());
-        assert!(lock(&memory, Deadline::now()).is_some());
-    }
-
-    /// Whatever a process writes there, others take the mutex or are told within their time.
-    #[test]
-    fn any_word_is_a_mutex() {
-        let memory = memory();
-        let own = ThreadId::current().bits();
-        let numbers = [0, 1, 2, 0xff, 0xffff, 0xffff_ffff, 1 << 31, u64::MAX, own ^ 1 << 33, own << 1];
-        for word in numbers.into_iter().flat_map(|word| [word, word | WAITERS, word << 32]) {
-            memory.word64(64).store(word, Relaxed);
-            assert!(lock(&memory, Deadline::Never).is_some(), "{word:x}");
-        }
-        memory.word64(64).store(own | WAITERS, Relaxed);
-        assert!(mutex(&memory).lock(Deadline::Never).is_err());
-    }
-
-    #[test]
-    fn what_is_written_over_it_stays() {
-        let memory = memory();
-        for word in [0, 7, u64::MAX] {
-            let guard = lock(&memory, Deadline::Never).unwrap();
-            memory.word64(64).store(word, Relaxed);
-            drop(guard);
-            assert_eq!(memory.word64(64).load(Relaxed), word);
-        }
-    }
-}
+#[path = "mutex/tests.rs"] // relative to this file, which the package `models` includes by its path, too
+mod tests;

@@ -1,4 +1,4 @@
-//! Waiting for descriptors, with deadlines and through signals.
+//! `poll(2)` with deadlines, through signals.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,22 +16,22 @@ use crate::error::{Error, Result};
 pub(crate) enum Deadline {
     Never,
     At(Instant),
-    /// Is over already: the call must not block.
+    /// The call must not block.
     Immediate,
 }
 
 impl Deadline {
-    /// A deadline that is already over: the call must not block. Needs no look at the clock.
+    /// Reads no clock.
     pub(crate) fn now() -> Self {
         Self::Immediate
     }
 
-    /// So far away that the clock cannot say it means never.
+    /// Never, if the clock cannot represent that time.
     pub(crate) fn after(time: Duration) -> Self {
         Instant::now().checked_add(time).map_or(Self::Never, Self::At)
     }
 
-    /// What is left of it; `None` means for ever.
+    /// The time left; `None` means without limit.
     pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Self::Never => None,
@@ -40,7 +40,7 @@ impl Deadline {
         }
     }
 
-    /// This one, or so far from now if that comes first.
+    /// The earlier of this deadline and `time` from now.
     pub(crate) fn or_within(self, time: Duration) -> Self {
         match self.left() {
             Some(left) if left < time => self,
@@ -48,7 +48,7 @@ impl Deadline {
         }
     }
 
-    /// Is there time to let others have the processor? On a busy machine that takes as long as the turns of all of them.
+    /// Whether there is time to yield the CPU: on a busy machine, all other threads may run first.
     pub(crate) fn has_slack(self) -> bool {
         self.left().is_none_or(|left| left >= Duration::from_millis(50))
     }
@@ -58,12 +58,12 @@ impl Deadline {
     }
 }
 
-/// Waits until `fd` is ready for one of `events` (or hung up); says whether it was before the deadline.
+/// Waits until `fd` is ready for one of `events`, or hung up; returns whether that was before the deadline.
 pub(crate) fn ready(fd: BorrowedFd<'_>, events: PollFlags, deadline: Deadline) -> Result<bool> {
     wait(&mut [PollFd::new(fd, events)], deadline)
 }
 
-/// Waits until there is something to read from either, or it is hung up; says whether that came before the deadline.
+/// Waits until either descriptor is readable or hung up; returns whether that was before the deadline.
 pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Deadline) -> Result<bool> {
     wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
 }
@@ -71,7 +71,7 @@ pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Dea
 fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     loop {
         match poll(polled, timeout(deadline)) {
-            Ok(0) if !deadline.is_over() => {} // the longest timeout that poll takes is some weeks
+            Ok(0) if !deadline.is_over() => {} // the longest timeout of `poll` is 24 days
             Ok(count) => return Ok(count > 0),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
@@ -79,33 +79,33 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     }
 }
 
-/// What [`poll_event_or_hangup`] has seen.
+/// What [`poll_event_or_hangup`] found.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PollEvents {
-    pub(crate) rung: bool,
+    pub(crate) readable: bool,
     pub(crate) hung_up: bool,
 }
 
-/// Waits until `event count` can be read or `socket` is hung up, for `time` at most. May return early.
+/// Waits until the eventfd `event` is readable or `socket` is hung up, for `time` at most. May return early.
 pub(crate) fn poll_event_or_hangup(
-    bell: BorrowedFd<'_>,
+    event: BorrowedFd<'_>,
     socket: BorrowedFd<'_>,
     time: Option<Duration>,
 ) -> Result<PollEvents> {
-    let mut polled = [PollFd::new(bell, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
-    // Beyond this the kernel does not count, and nobody waits.
+    let mut polled = [PollFd::new(event, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
+    // The kernel does not take longer timeouts than some 10^9 seconds.
     let time = time.filter(|time| time.as_secs() < u64::from(u32::MAX)).map(TimeSpec::from_duration);
     match ppoll(&mut polled, time, None) {
         Ok(_) => {
             let is = |at: usize, flag| polled[at].revents().is_some_and(|events| events.contains(flag));
-            Ok(PollEvents { rung: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
+            Ok(PollEvents { readable: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
         }
         Err(Errno::EINTR) => Ok(PollEvents::default()),
         Err(errno) => Err(Error::system("wait for a descriptor", errno)),
     }
 }
 
-/// Rounded up to whole milliseconds, lest a rest below one of them be spent in a busy loop.
+/// Rounded up, so that the last fraction of a millisecond is not spent in a busy loop.
 pub(crate) fn milliseconds(deadline: Deadline) -> Option<i32> {
     if matches!(deadline, Deadline::Immediate) {
         return Some(0);

@@ -1,6 +1,6 @@
-//! The identity of a thread that other processes can check: its number (`gettid`) and the time when it was started.
+//! The identity of a thread across processes: its number (`gettid(2)`) and its start time.
 //!
-//! The kernel gives the number of a thread that has ended to another one. The start time tells the two apart.
+//! The kernel reuses the numbers of ended threads. The start time tells the two apart.
 
 use std::cell::Cell;
 use std::sync::LazyLock;
@@ -12,26 +12,26 @@ use nix::unistd::{Pid, gettid};
 
 use super::fork_detect::ForkDetector;
 
-/// In the low half the number, in the high half the start time in clock ticks since boot.
+/// The number in the low half, the start time in clock ticks since boot in the high half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(u64);
 
-/// The start time where /proc does not tell it. (Not 0, since that is what a stray number in a word has there.)
+/// The start time if /proc does not tell it. (Not 0, which a stray number in a word has there.)
 const UNKNOWN: u32 = u32::MAX;
 
-/// The kernel gives no thread a number from here on (`PID_MAX_LIMIT`).
+/// The kernel gives threads only lower numbers (`PID_MAX_LIMIT`).
 const END_OF_NUMBERS: u32 = 1 << 22;
 
 thread_local! {
-    /// The identity of this thread, and the generation of the process in which it was looked up.
+    /// This thread's identity, and the fork generation of the process in which it was looked up.
     static CURRENT: Cell<(u32, ThreadId)> = const { Cell::new((0, ThreadId(0))) };
 }
 
-/// Tells a forked copy of the process from the original: in the copy, a thread has another number.
+/// In a forked copy of the process, a thread has another number.
 static PROCESS: LazyLock<Option<ForkDetector>> = LazyLock::new(|| ForkDetector::new().ok());
 
-/// The namespaces of this process in which the numbers of threads, and their start times, mean something: one number
-/// for both, 0 where /proc tells neither. Costs some microseconds.
+/// A number for the PID and time namespaces of this process, in which thread numbers and start times have a
+/// meaning; 0 if /proc tells neither. Costs some microseconds.
 pub(crate) fn namespace() -> u64 {
     let inode = |name| stat(name).map_or(0, |file| file.st_ino);
     inode("/proc/self/ns/pid") ^ inode("/proc/self/ns/time").rotate_left(32)
@@ -58,20 +58,19 @@ impl ThreadId {
         id
     }
 
-    /// The identity that [`bits`](Self::bits) gave, or that anything else has written.
+    /// The identity from [`bits`](Self::bits), or from whatever else a process has written.
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// Bit 31 of them is 0, and not all are.
+    /// Bit 31 is 0, and not all bits are.
     pub(crate) fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether this thread has surely ended, or never existed. Costs some microseconds.
+    /// Whether this thread has certainly ended, or never existed. Costs some microseconds.
     ///
-    /// Where /proc cannot be read, a thread that has ended counts as living until its process is reaped, and for as long
-    /// as another thread has its number.
+    /// Without /proc, an ended thread counts as living until its process is reaped and its number is free.
     pub(crate) fn has_ended(self) -> bool {
         let number = self.number();
         if number == 0 || number >= END_OF_NUMBERS {
@@ -102,13 +101,12 @@ struct Stat {
 }
 
 impl Stat {
-    fn of(who: &str) -> Option<Self> {
-        let text = std::fs::read(format!("/proc/{who}/stat")).ok()?;
+    fn of(thread: &str) -> Option<Self> {
+        let text = std::fs::read(format!("/proc/{thread}/stat")).ok()?;
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// By `proc_pid_stat(5)`: the number, the name in parentheses (which may hold any byte), the state, and as the 22nd
-    /// field the start time.
+    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 22 is the start time.
     #[allow(clippy::cast_possible_truncation)] // the low half of the start time covers 497 days
     fn parse(text: &str) -> Option<Self> {
         let number = text.split(' ').next()?.parse().ok()?;
@@ -120,67 +118,4 @@ impl Stat {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-    use std::sync::mpsc;
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn a_thread_lives_until_it_ends() {
-        let (tell, told) = mpsc::channel();
-        let (end, ends) = mpsc::channel::<()>();
-        let thread = thread::spawn(move || {
-            tell.send(ThreadId::current()).unwrap();
-            let _ = ends.recv();
-        });
-        let id = told.recv().unwrap();
-        assert!(!id.has_ended() && !ThreadId::current().has_ended() && id != ThreadId::current());
-        drop(end);
-        thread.join().unwrap();
-        while !id.has_ended() {
-            thread::yield_now(); // `join` may return a moment before the kernel has taken the thread down
-        }
-    }
-
-    /// What stands in memory that others write can be anything.
-    #[test]
-    fn a_number_with_another_start_time_and_no_number_at_all_have_ended() {
-        let own = ThreadId::current();
-        for (bits, ended) in [
-            (own.bits(), false),
-            (own.bits() | u64::from(UNKNOWN) << 32, false),
-            (1, true),
-            (own.bits() ^ 1 << 40, true),
-            (0, true),
-            (u64::MAX, true),
-            (1 << 22, true),
-        ] {
-            assert_eq!(ThreadId::from_bits(bits).has_ended(), ended, "{bits:x}");
-        }
-    }
-
-    /// A process that was killed keeps its number until it is reaped.
-    #[test]
-    fn a_process_that_is_not_reaped_has_ended() {
-        let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
-        let id = ThreadId::from_bits(u64::from(child.id()) | u64::from(UNKNOWN) << 32);
-        assert!(!id.has_ended());
-        child.kill().unwrap();
-        while !id.has_ended() {
-            thread::yield_now();
-        }
-        child.wait().unwrap();
-    }
-
-    #[test]
-    fn a_name_can_hold_anything() {
-        let stat = Stat::parse("7 (a) Z (b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 9").unwrap();
-        assert_eq!((stat.number, stat.has_ended, stat.start), (7, false, 4242));
-        for text in ["", "7", "7 (a) Z", "7 (a) Z 1 2 3", "x (a) Z 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 9"]
-        {
-            assert!(Stat::parse(text).is_none(), "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,12 +1,11 @@
-//! Symbols that a program may have or not.
+//! Weak symbols: functions and variables that a program may have or not.
 
-/// The address of a symbol of this program or its libraries; null where there is none. (A weak reference, for
-/// which stable Rust has no other means.)
+/// The address of a symbol of this program or its libraries, or null. (Stable Rust has no weak symbols.)
 macro_rules! weak_address {
     ($name:literal) => {{
         #[allow(unused_mut, unused_assignments)]
         let mut address: *const u8 = std::ptr::null();
-        // SAFETY: loads an entry of the table of addresses, which the linker has made for this instruction.
+        // SAFETY: loads an entry of the global offset table, which the linker has made for this instruction.
         #[cfg(target_arch = "x86_64")]
         unsafe {
             std::arch::asm!(
@@ -35,7 +34,7 @@ pub(crate) use weak_address;
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_symbol_is_found_where_there_is_one() {
+    fn a_symbol_is_found_if_it_exists() {
         assert_eq!(weak_address!("multiproc_has_no_such_symbol"), std::ptr::null());
         assert_eq!(weak_address!("malloc"), nix::libc::malloc as *const u8);
     }

@@ -1,4 +1,4 @@
-//! A writable mapping of a part of a file in memory.
+//! A writable mapping of a part of a memfd.
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -11,25 +11,25 @@ use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::mapping::size_of_sealed;
+use super::memfd::size_of_sealed;
 use crate::error::{Error, Result};
 
-/// Bytes that only this process may write while it has them, which is for the caller to know.
+/// Bytes that no other process reads or writes while this exists, for which the caller must see.
 #[derive(Debug)]
 pub(crate) struct WritableRange {
-    /// Begins at a page; the range does so `before` bytes later.
+    /// The start of a page; the range begins `before` bytes later.
     start: NonNull<c_void>,
     before: usize,
     length: NonZeroUsize,
 }
 
-// SAFETY: the mapping belongs to no thread.
+// SAFETY: a mapping belongs to no thread.
 unsafe impl Send for WritableRange {}
 // SAFETY: a shared reference gives access to nothing.
 unsafe impl Sync for WritableRange {}
 
 impl WritableRange {
-    /// Maps the pages in which the bytes lie. They must be some, and inside of a file that cannot shrink.
+    /// Maps the pages of the bytes, of which there must be some, inside of a memfd that cannot shrink.
     pub(crate) fn map(fd: BorrowedFd<'_>, first: usize, length: usize) -> Result<Self> {
         let refused = |errno| Error::system("map a chunk of an array", errno);
         let end = first.checked_add(length).ok_or_else(|| refused(Errno::EOVERFLOW))?;
@@ -52,15 +52,15 @@ impl WritableRange {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the range begins inside of the mapping.
         let first = unsafe { self.start.byte_add(self.before) };
-        // SAFETY: the range lies in the mapping, which lives as long as `self`; this process has no other reference to
-        // these bytes, since it has them for itself.
+        // SAFETY: the range is inside the mapping, which lives as long as `self`; no process has another
+        // reference to these bytes, see the type.
         unsafe { slice::from_raw_parts_mut(first.cast().as_ptr(), self.length.get()) }
     }
 }
 
 impl Drop for WritableRange {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and its references end with it. A failure could only leave it mapped.
+        // SAFETY: the mapping is ours, and its references end with it. A failure is safe: it stays mapped.
         let _ = unsafe { munmap(self.start, self.length.get() + self.before) };
     }
 }

@@ -1,4 +1,4 @@
-//! The cases of the benchmark: each is one row of figures.
+//! What is measured: one row of figures a case.
 
 /// One thing that every contestant that can does.
 #[derive(Debug)]

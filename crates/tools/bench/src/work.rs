@@ -1,4 +1,4 @@
-//! The workload, the same for every contestant, and its expected results.
+//! The work itself, the same for every contestant, and what must come of it.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use crate::program::Wrong;
 
 pub const MIB: usize = 1 << 20;
 
-/// The number of tasks of W6, and the argument of each.
+/// How many tasks W6 has, and what each of them is given.
 pub const SUMS: usize = 200;
 pub const BLOCK: usize = 8 * MIB;
 
@@ -48,7 +48,7 @@ pub fn check_cubes(items: u64, cubes: &[u64]) -> Result<()> {
     wrong.map_or(Ok(()), |(number, &result)| check(&format!("result {number}"), cube(number), result))
 }
 
-/// Checks the number of results and their sum.
+/// Whether the results of some tasks are as many as they should be and come to the right sum.
 pub fn check_sum_of_cubes(items: u64, count: u64, total: u64) -> Result<()> {
     check("number of results", items, count)?;
     check(
@@ -58,7 +58,7 @@ pub fn check_sum_of_cubes(items: u64, count: u64, total: u64) -> Result<()> {
     )
 }
 
-/// A wrong result is a [`Wrong`], which fails the whole benchmark.
+/// What is not as it must be is a [`Wrong`], which fails all of the benchmark.
 pub fn check(what: &str, expected: u64, got: u64) -> Result<()> {
     if expected == got {
         Ok(())

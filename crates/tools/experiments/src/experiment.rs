@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::chart::{Chart, Point, Position};
+use crate::chart::{At, Chart, Point};
 
 /// A claim about processes, and what measures it.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Finding {
         mut self,
         chart: &'static Chart,
         series: &'static str,
-        at: impl Into<Position>,
+        at: impl Into<At>,
         value: f64,
     ) -> Self {
         self.points.push(Point { chart, series, at: at.into(), value });

@@ -1,8 +1,9 @@
-//! The shared part of the programs of `cargo xtask faults --peers`: the tasks, the time of the fault, and the
-//! report. (`crates/tools/bench-peers/python_faults.py` does the same in Python.)
+//! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks,
+//! the time of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_faults.py` does
+//! the same in Python.)
 //!
-//! Processes write to files in the temporary folder, since the library under test cannot be relied on; each
-//! run has its own folder.
+//! Processes note things in files in the temporary folder, since no library's own means can be trusted here;
+//! each run has a folder of its own.
 
 use std::env;
 use std::fmt::Display;
@@ -18,12 +19,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// What a caller saw. A program prints each part as soon as it knows it, as the next call may hang.
+/// What a caller saw. A program prints each part as soon as it knows it, for the next may never come.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Observation {
-    /// The outcome of the call, in words.
+    /// What became of the call, in a sentence.
     pub saw: Option<String>,
-    /// How long after the fault the call was settled, in seconds.
+    /// How long after the abuse that was settled.
     pub seconds: Option<f64>,
     /// Whether the same pool (or queue) worked afterwards.
     pub usable: Option<bool>,
@@ -36,22 +37,22 @@ impl Observation {
     }
 }
 
-/// Reports the outcome of the call, which was settled this moment.
+/// Says what became of the call, which was settled this moment.
 pub fn report_outcome(saw: String) -> Result<()> {
     Observation { saw: Some(saw), seconds: Some(since_fault()?), usable: None }.print();
     Ok(())
 }
 
-/// Reports whether the same pool (or queue) still works.
+/// Says whether the same pool (or queue) still works.
 pub fn report_reusable(usable: bool) {
     Observation { usable: Some(usable), ..Observation::default() }.print();
 }
 
-/// The number of items of a map, from 0 on.
+/// How many items a map has. They begin at 0.
 pub const ITEMS: u64 = 20;
-/// The item at which the fault happens: in the middle.
+/// The one at which the worker comes to grief: in the middle.
 const VICTIM: u64 = 10;
-/// How long a task of the killed parent takes.
+/// How long the tasks of the parent that is killed take.
 const BUSY: Duration = Duration::from_secs(3);
 
 /// What a task returns.
@@ -60,7 +61,7 @@ pub struct Cube(u64);
 
 const NOT_A_CUBE: u64 = 7;
 
-/// One value can be encoded and not decoded.
+/// There is one value that can be sent and not be received.
 impl<'de> Deserialize<'de> for Cube {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match u64::deserialize(deserializer)? {
@@ -70,7 +71,7 @@ impl<'de> Deserialize<'de> for Cube {
     }
 }
 
-/// The undisturbed task.
+/// The task that nobody disturbs.
 pub fn cube(item: u64) -> Cube {
     thread::sleep(Duration::from_millis(2));
     Cube(item.pow(3))
@@ -106,7 +107,7 @@ pub fn busy(item: u64) -> Cube {
     cube(item)
 }
 
-/// The initializer of a worker that dies in it.
+/// What a worker does first that does not live to do anything else.
 pub fn die_at_start() {
     check_in();
     kill_self();
@@ -117,7 +118,7 @@ pub fn kill_self() -> ! {
     process::abort()
 }
 
-/// Summarizes the outcomes of all items of a map, and checks the results.
+/// Says in a few words what became of all items of a map, and holds the results against what they must be.
 pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
     let mut errors = Vec::new();
     for (item, result) in (0..).zip(results) {
@@ -136,9 +137,9 @@ pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
     })
 }
 
-/// Notes that the fault happens this moment.
+/// Notes that the abuse happens this moment.
 pub fn mark_fault() {
-    // If this fails, reading the time fails and reports it.
+    // Where this fails, there is no time to be read, which is an error there.
     let _ = fs::write(note("struck"), now().as_secs_f64().to_string());
 }
 
@@ -147,13 +148,13 @@ fn since_fault() -> Result<f64> {
     Ok(now().as_secs_f64() - struck)
 }
 
-/// Notes that this process has started. `cargo xtask faults` counts these notes too.
+/// Notes that there is a process here. `cargo xtask faults` looks at this, too.
 pub fn check_in() {
     let file = File::options().append(true).create(true).open(note("present"));
     let _ = file.and_then(|mut file| file.write_all(b"."));
 }
 
-/// Waits until this many processes have checked in.
+/// Waits until so many have noted that.
 pub fn wait_for_check_ins(count: u64) {
     while fs::metadata(note("present")).map_or(0, |present| present.len()) < count {
         thread::sleep(Duration::from_millis(1));

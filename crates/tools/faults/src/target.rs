@@ -1,4 +1,4 @@
-//! Target processes: only descendants of this program are ever signalled.
+//! Processes that are struck: only such as this program, or one of its children, has started.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use procfs::process::{Process, StatFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// A process, held by a pidfd so that a reused process id cannot be hit.
+/// A process, and no other that may come by its number.
 #[derive(Debug)]
 pub(crate) struct TargetProcess {
     pub(crate) pid: u32,
@@ -17,26 +17,26 @@ pub(crate) struct TargetProcess {
 }
 
 impl TargetProcess {
-    /// `None` if there is no such process, or it is no descendant of this program.
+    /// `None` when there is no such process, or none of this program's.
     pub(crate) fn open(pid: u32) -> Option<Self> {
         let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
-        // Checked after the pidfd is open: if the process id was reused since it was read, this finds out.
+        // Looked at only now: should the number mean another process since it was read, that is seen here.
         is_descendant(pid).then_some(Self { pid, pidfd })
     }
 
-    /// Sends a signal; returns whether the process was alive.
+    /// Sends it a signal; says whether it was alive.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         !self.has_ended(Duration::ZERO) && pidfd_send_signal(&self.pidfd, signal).is_ok()
     }
 
-    /// Waits up to `patience` for the process to end; returns whether it has.
+    /// Whether it has ended; waits for that, but no longer than this.
     pub(crate) fn has_ended(&self, patience: Duration) -> bool {
         let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let patience = Timespec::try_from(patience).ok();
         poll(&mut ended, patience.as_ref()).is_ok_and(|count| count == 1)
     }
 
-    /// All current descendants.
+    /// All that it has started, and they in turn, at this moment.
     pub(crate) fn descendants(&self) -> Vec<Self> {
         let mut descendants: Vec<Self> = children_of(self.pid).into_iter().filter_map(Self::open).collect();
         descendants.extend(descendants.iter().flat_map(Self::descendants).collect::<Vec<_>>());
@@ -44,10 +44,10 @@ impl TargetProcess {
     }
 }
 
-/// The children of a process, zombies included.
+/// The children of a process, dead ones that nobody has buried included.
 pub(crate) fn children_of(pid: u32) -> BTreeSet<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeSet::new() };
-    // Threads may exit meanwhile.
+    // Threads may end meanwhile.
     let lists =
         tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
     lists
@@ -55,27 +55,19 @@ pub(crate) fn children_of(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The children of a process, their children, and so on.
-#[cfg(multiproc_faults)]
-pub(crate) fn descendants_of(pid: u32) -> BTreeSet<u32> {
-    let children = children_of(pid);
-    let grandchildren: Vec<_> = children.iter().copied().flat_map(descendants_of).collect();
-    children.into_iter().chain(grandchildren).collect()
-}
-
-/// The name of a process.
+/// What a process is called.
 pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The fork server of this process. A child that it has just forked has the same name for a moment, but was
-/// not executed.
+/// The process from which the children of this one are forked. What it has just forked is called the same
+/// until it knows its own name; but it has not been executed.
 pub(crate) fn fork_server() -> Option<u32> {
     let is_it = |&pid: &u32| name_of(pid) == "fork-server" && was_executed(pid);
     children_of(std::process::id()).into_iter().find(is_it)
 }
 
-/// The pre-forked children of this process.
+/// What that has ready.
 pub(crate) fn preforked() -> Vec<u32> {
     children_of(std::process::id()).into_iter().filter(|&pid| name_of(pid) == "mp-preforked").collect()
 }

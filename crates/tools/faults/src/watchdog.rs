@@ -1,4 +1,4 @@
-//! A watchdog: turns a hang into a failure.
+//! Turns a hang into a failure.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// An operation that takes longer than this hangs.
+/// What takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The current operation of each of several threads, and its start.
+/// What each of several threads is doing, and since when.
 #[derive(Clone)]
 pub(crate) struct Watchdog(Arc<Mutex<Vec<Doing>>>);
 
-/// The current operation of a thread, and its start.
+/// What a thread is doing, and since when.
 type Doing = Option<(String, Instant)>;
 
 impl Watchdog {
-    /// Watches this many threads. If one of them hangs, calls `tell` with its operation and ends the program.
+    /// Watches so many threads. Should one of them hang, `tell` is called with what it was doing, and the
+    /// program ends.
     pub(crate) fn new(threads: usize, tell: impl Fn(&str) + Send + 'static) -> Result<Self> {
         let watchdog = Self(Arc::new(Mutex::new(vec![None; threads])));
         let watched = watchdog.clone();
@@ -34,7 +35,7 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    /// Sets the current operation of a thread.
+    /// From now on the thread does this, or nothing.
     pub(crate) fn note(&self, thread: usize, what: Option<String>) {
         if let Some(place) = self.lock().get_mut(thread) {
             *place = what.map(|what| (what, Instant::now()));

@@ -372,7 +372,7 @@ pub(crate) mod poll {
 
     #[derive(Clone, Copy, Debug, Default)]
     pub(crate) struct PollEvents {
-        pub(crate) rung: bool,
+        pub(crate) readable: bool,
         pub(crate) hung_up: bool,
     }
 
@@ -386,7 +386,7 @@ pub(crate) mod poll {
         if time.is_none() {
             bell.poll();
         }
-        Ok(PollEvents { rung: time.is_none(), hung_up: false })
+        Ok(PollEvents { readable: time.is_none(), hung_up: false })
     }
 }
 
@@ -410,8 +410,8 @@ pub(crate) mod mapping {
 
     use super::atomic::{AtomicU32, AtomicU64};
 
-    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that
-    /// loom explores.
+    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that loom
+    /// explores.
     #[derive(Clone, Debug)]
     pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 

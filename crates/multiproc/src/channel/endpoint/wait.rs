@@ -69,13 +69,13 @@ impl Endpoint {
         loop {
             let events = self.sleep(&is_ready, deadline)?;
             if is_ready() {
-                notified.store(events.rung.into(), Relaxed); // a later wait clears it
+                notified.store(events.readable.into(), Relaxed); // a later wait clears it
                 return Ok(WaitOutcome::Ready);
             }
             if events.hung_up {
                 return Ok(WaitOutcome::Disconnected);
             }
-            if events.rung {
+            if events.readable {
                 self.clear_eventfd();
             }
             if deadline.is_over() {

@@ -7,6 +7,7 @@ use super::WORTH_MAPPING;
 use super::message::Permit;
 use crate::error::{Error, Result};
 use crate::sys::mapping::{self, SharedMapping};
+use crate::sys::memfd;
 use crate::sys::sealed::Sealed;
 
 /// The first byte of a packet. The message follows it.
@@ -52,7 +53,7 @@ impl Content {
         {
             return Ok(Self::Sealed { memory, _permit: permit });
         }
-        mapping::read(&memory, length, &[]).map(|bytes| Self::Inline(bytes, 0))
+        memfd::read(&memory, length, &[]).map(|bytes| Self::Inline(bytes, 0))
     }
 
     pub(crate) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
@@ -89,7 +90,7 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
         [IN_PACKET, bytes @ ..] => bytes.to_vec(),
         [IN_MEMORY, ..] => {
             let (memory, length) = announced(packet, &mut descriptors)?;
-            mapping::read(&memory, length, prefix(packet))?
+            memfd::read(&memory, length, prefix(packet))?
         }
         [kind, ..] => return Err(Error::decode("a packet", format!("unknown kind {kind}"))),
         [] => return Err(Error::decode("a packet", "it is empty")),

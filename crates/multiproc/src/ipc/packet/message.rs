@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{INLINE, WORTH_MAPPING};
 use crate::error::{Error, Result};
+use crate::ipc::memfd_cache;
 use crate::ipc::wire::SharedFd;
-use crate::sys::mapping;
+use crate::sys::memfd;
 use crate::sys::sealed;
 use crate::sys::socket::MAX_DESCRIPTORS;
 
@@ -60,17 +61,19 @@ impl Message {
 
     /// As [`Message::new`], of large borrowed bytes.
     pub(crate) fn large(bytes: &[u8]) -> Result<Self> {
-        Ok(Self::without_descriptors(match SpilledMemory::ahead(bytes)? {
-            Some(spilled) => Payload::Memfd(spilled),
-            None => Payload::Inline(mapping::copy(bytes)?),
-        }))
+        if let Some(spilled) = SpilledMemory::ahead(bytes)? {
+            return Ok(Self::without_descriptors(Payload::Memfd(spilled)));
+        }
+        let mut copy = memfd::try_with_capacity(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        Ok(Self::without_descriptors(Payload::Inline(copy)))
     }
 
     /// A message that is spilled at once, whatever its size. If it is worth mapping, its memory is sealed, so
     /// the receiver can read it in place.
     pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
         let memory =
-            if bytes.len() < WORTH_MAPPING { mapping::memfd_write(bytes)? } else { sealed::store(bytes)? };
+            if bytes.len() < WORTH_MAPPING { memfd_cache::write(bytes)? } else { sealed::store(bytes)? };
         let spilled = SpilledMemory { memory: memory.into(), length: bytes.len() as u64, _permit: None };
         Ok(Self::without_descriptors(Payload::Memfd(spilled)))
     }
@@ -100,7 +103,7 @@ impl Message {
         if let Payload::Memfd(SpilledMemory { memory, length, .. }) = self.payload
             && let (Some(memory), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
         {
-            mapping::recycle(memory, length);
+            memfd_cache::recycle(memory, length);
         }
     }
 
@@ -122,7 +125,7 @@ impl Message {
 
 impl SpilledMemory {
     pub(super) fn now(bytes: &[u8]) -> Result<Self> {
-        Ok(Self { memory: mapping::memfd_write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+        Ok(Self { memory: memfd_cache::write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
     }
 
     /// Spills before the message is sent. `None` without a permit or a free descriptor.

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::message::PERMITS;
 use super::*;
-use crate::sys::mapping;
+use crate::ipc::memfd_cache;
+use crate::sys::memfd;
 use crate::sys::sealed;
 use crate::testing::{any_bytes, any_word, cases, descriptors};
 
@@ -43,7 +44,7 @@ proptest! {
 #[test]
 fn messages_beyond_four_gigabytes_are_whole() {
     for size in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 5_u64] {
-        let file = File::from(mapping::memfd_write(b"begin").unwrap());
+        let file = File::from(memfd_cache::write(b"begin").unwrap());
         file.write_all_at(b"end", size - 3).unwrap();
         let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
         let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
@@ -64,7 +65,7 @@ fn content_to_keep_is_private_or_sealed() {
         content.with_bytes(|kept| assert!(kept == bytes));
         content
     };
-    let content = keep(mapping::memfd_write_exactly(&bytes).unwrap());
+    let content = keep(memfd::write(&bytes).unwrap());
     assert!(matches!(content, Content::Inline(..)), "it could still be written to");
     let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(sealed::store(&bytes).unwrap())).collect();
     let is_mapped = |content: &&Content| matches!(content, Content::Sealed { .. });
@@ -106,7 +107,7 @@ fn any_bytes_are_an_error_and_not_a_panic() {
     for packet in [&[][..], &[7], &[IN_MEMORY], &[IN_MEMORY, 1, 2, 3], &[IN_MEMORY, 1, 0, 0, 0, 0, 0, 0, 0]] {
         assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
     }
-    let memory = mapping::memfd_write(b"abc").unwrap();
+    let memory = memfd_cache::write(b"abc").unwrap();
     let announced_too_much = [&[IN_MEMORY][..], &4_u64.to_le_bytes()].concat();
     assert!(unpack(&announced_too_much, vec![memory]).is_err());
 }

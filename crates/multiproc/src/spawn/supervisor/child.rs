@@ -1,9 +1,8 @@
-//! A child as everybody sees it: whether it lives, how it ended, and what that means.
+//! A child in its parent: how far its start has come, whether it lives, and how it ended.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
@@ -11,24 +10,23 @@ use nix::sys::signal::Signal;
 use super::{HUNG_UP, Supervisor, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
+use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
-use crate::sys::process::{self, Exit, PidFd};
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 /// A child process, alive or dead.
-#[derive(Debug)]
 pub(crate) struct Child {
-    /// What it is known by to the supervisor.
+    /// Its number in the supervisor.
     pub(super) id: u64,
     supervisor: Weak<Supervisor>,
     pid: u32,
     name: String,
-    /// Our end of the start socket. The child dies when it is gone, so it is kept as long as the child lives.
-    pub(super) lifeline: SharedFd,
-    /// Closed last: who sees that it is, in a list of what is open, sees all that belongs to the child closed.
+    /// The parent's end of the start socket, open while the child lives: the child dies when it is closed.
+    pub(super) liveness_socket: SharedFd,
+    /// Closed after the liveness socket: a list of open descriptors without it has nothing else of the child.
     pidfd: PidFd,
-    /// One of the user's, and not a zygote.
-    pub(super) is_listed: bool,
+    /// A process of the library, which the program does not see: a zygote, or a forked child without a task.
+    pub(super) is_internal: bool,
     state: Mutex<State>,
 }
 
@@ -37,37 +35,58 @@ pub(super) struct NewChild {
     pub(super) pid: u32,
     pub(super) pidfd: PidFd,
     pub(super) name: String,
-    pub(super) lifeline: SharedFd,
-    pub(super) is_listed: bool,
-    pub(super) is_up: bool,
+    pub(super) liveness_socket: SharedFd,
+    pub(super) is_internal: bool,
+    pub(super) phase: SpawnPhase,
 }
 
-#[derive(Default)]
 struct State {
-    exit: Option<Exit>,
-    /// It has been seen to have reached `init`.
-    is_up: bool,
-    /// The child was killed because it had not come up in time.
-    late: Option<Duration>,
-    is_cut: bool,
-    /// Who wants to hear of its end.
-    watcher: Option<OnExit>,
+    phase: SpawnPhase,
+    life: Life,
 }
 
-/// What is called by whatever thread learns of a child's end.
-type OnExit = Arc<dyn Fn() + Send + Sync>;
+/// How far the child's start has come. It stays as it was when the child ends.
+#[derive(Clone, Copy)]
+pub(super) enum SpawnPhase {
+    /// Executed, and not seen to have reached `init`. At the deadline the supervisor kills it.
+    Starting(Option<StartDeadline>),
+    /// It has reached `init`, or a zygote has forked it.
+    Ready,
+    /// It was killed, because it had not reached `init` within this time.
+    TimedOut(Duration),
+}
 
-impl fmt::Debug for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("State").field("exit", &self.exit).finish_non_exhaustive()
+#[derive(Clone, Copy)]
+pub(super) struct StartDeadline {
+    pub(super) at: Instant,
+    timeout: Duration,
+}
+
+impl StartDeadline {
+    pub(super) fn after(timeout: Duration) -> Option<Self> {
+        Instant::now().checked_add(timeout).map(|at| Self { at, timeout })
     }
 }
 
+enum Life {
+    Running {
+        /// The child has closed its end of the liveness socket: it has executed another program, or closed
+        /// what is not its own, or it is dying.
+        has_hung_up: bool,
+        on_change: Option<OnChange>,
+    },
+    Exited(Exit),
+}
+
+/// Called by the thread that learns of a child's exit or hang-up.
+pub(crate) type OnChange = Arc<dyn Fn() + Send + Sync>;
+
 impl Child {
-    pub(super) fn new(id: u64, supervisor: Weak<Supervisor>, birth: NewChild) -> Self {
-        let NewChild { pid, pidfd, name, lifeline, is_listed, is_up } = birth;
-        let state = Mutex::new(State { is_up, ..State::default() });
-        Self { id, supervisor, pid, name, lifeline, pidfd, is_listed, state }
+    pub(super) fn new(id: u64, supervisor: Weak<Supervisor>, new: NewChild) -> Self {
+        let NewChild { pid, pidfd, name, liveness_socket, is_internal, phase } = new;
+        let life = Life::Running { has_hung_up: false, on_change: None };
+        let state = Mutex::new(State { phase, life });
+        Self { id, supervisor, pid, name, liveness_socket, pidfd, is_internal, state }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -86,49 +105,49 @@ impl Child {
         self.wait(Deadline::now())
     }
 
-    /// Asks it to end. A stopped process would not hear that before it goes on, so it is made to go on.
+    /// Sends SIGTERM, and SIGCONT, without which a stopped process would not receive it.
     pub(crate) fn terminate(&self) -> Result<()> {
         self.pidfd.signal(Signal::SIGTERM)?;
         self.pidfd.signal(Signal::SIGCONT)
     }
 
-    /// Kills it. Where the system refuses that signal, since the child is another user's by now or we are, its lifeline
-    /// is cut, which the kernel answers with the same signal.
+    /// Sends SIGKILL. If the kernel refuses that, since either process has become another user's, shuts the
+    /// liveness socket down, on which the kernel sends the child the same signal.
     pub(crate) fn kill(&self) {
         if self.pidfd.signal(Signal::SIGKILL).is_err() {
-            socket::hang_up(self.lifeline.as_fd());
+            socket::hang_up(self.liveness_socket.as_fd());
         }
     }
 
-    /// Blocks until the child has ended; says how, or nothing when the deadline came first.
+    /// Waits until the child has ended, and reaps it. Returns `None` at the deadline.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
         self.wait_unless(deadline, || false)
     }
 
-    /// As [`wait`](Self::wait), but asks once a second whether that is enough; gives nothing then, too.
+    /// As [`wait`](Self::wait), but asks once a second whether that is enough; then returns `None`, too.
     pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> Option<Exit> {
         if let Some(exit) = self.known_exit() {
             return Some(exit);
         }
-        // Where it is clear who comes first, the other one is not woken for nothing.
+        // Without a deadline this thread reaps the child, so the supervisor need not wake up for it.
         let supervisor = matches!(deadline, Deadline::Never).then(|| self.supervisor()).flatten();
         if let Some(supervisor) = &supervisor {
-            let _ = supervisor.epoll.delete(&self.pidfd); // if that is refused, it is woken
+            let _ = supervisor.epoll.delete(&self.pidfd); // if that fails, it wakes up
         }
         let exit = self.pidfd.wait_unless(deadline, is_enough).then(|| self.collect());
         if let Some(supervisor) = &supervisor
             && exit.is_none()
         {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, self.id);
-            let _ = supervisor.epoll.add(&self.pidfd, event); // else its end is noticed when somebody waits for it
+            let _ = supervisor.epoll.add(&self.pidfd, event); // if that fails, the next wait reaps it
         } else if let Some(supervisor) = &supervisor {
             lock(&supervisor.children).remove(&self.id);
-            let _ = supervisor.epoll.delete(self.lifeline.as_fd()); // if it was watched
+            let _ = supervisor.epoll.delete(self.liveness_socket.as_fd()); // fails if it was not watched
         }
         exit
     }
 
-    /// Whether this is the process that has started it.
+    /// An error in a forked copy of the process that has started this child.
     pub(crate) fn check_here(&self) -> Result<()> {
         if self.supervisor().is_some() {
             return Ok(());
@@ -136,99 +155,138 @@ impl Child {
         Err(Error::invalid("only the process that started a child can use it; this is a forked copy"))
     }
 
-    /// The one that watches it: none in a copy of this process, for which it is no child.
+    /// Its supervisor. `None` in a forked copy of this process, whose child it is not.
     pub(super) fn supervisor(&self) -> Option<Arc<Supervisor>> {
         self.supervisor.upgrade().filter(|supervisor| supervisor.pid == process::own_pid())
     }
 
     fn known_exit(&self) -> Option<Exit> {
-        lock(&self.state).exit
+        match lock(&self.state).life {
+            Life::Exited(exit) => Some(exit),
+            Life::Running { .. } => None,
+        }
     }
 
-    /// How it ended, which it has. The first one to ask takes the status from the system.
+    /// The exit of a child that has ended. The first call reaps it.
     pub(super) fn collect(&self) -> Exit {
         let mut state = lock(&self.state);
-        let exit = *state.exit.get_or_insert_with(|| self.pidfd.reap());
-        let watcher = state.watcher.take();
+        let on_change = match &mut state.life {
+            Life::Exited(exit) => return *exit,
+            Life::Running { on_change, .. } => on_change.take(),
+        };
+        let exit = self.pidfd.reap();
+        state.life = Life::Exited(exit);
         drop(state);
-        if let Some(watcher) = watcher {
-            watcher();
+        if let Some(on_change) = on_change {
+            on_change();
         }
         exit
     }
 
-    /// Its message has been seen that it has reached `init`.
+    /// Notes that the message that it has reached `init` was received.
     pub(crate) fn mark_started(&self) {
-        lock(&self.state).is_up = true;
+        let mut state = lock(&self.state);
+        if matches!(state.phase, SpawnPhase::Starting(_)) {
+            state.phase = SpawnPhase::Ready;
+        }
     }
 
-    /// Whether one that lives has said that it has reached `init`.
-    pub(crate) fn set_started(&self) -> bool {
-        self.has_started() || ready(self.lifeline.as_fd(), PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
-    }
-
-    /// Whether it has been heard to say so.
+    /// Whether that message was received.
     pub(crate) fn has_started(&self) -> bool {
-        lock(&self.state).is_up
+        matches!(lock(&self.state).phase, SpawnPhase::Ready)
     }
 
-    /// Kills it, because it has not come up in so long a time.
+    /// Whether that message was received, or is there to be received, from a child that lives.
+    pub(crate) fn has_reported(&self) -> bool {
+        let socket = self.liveness_socket.as_fd();
+        self.has_started() || ready(socket, PollFlags::POLLIN, Deadline::now()).unwrap_or(true)
+    }
+
+    /// Its start deadline, while it lives and has not reached `init`.
+    pub(super) fn start_deadline(&self) -> Option<StartDeadline> {
+        let state = lock(&self.state);
+        match (state.phase, &state.life) {
+            (SpawnPhase::Starting(deadline), Life::Running { .. }) => deadline,
+            _ => None,
+        }
+    }
+
+    /// Whether its start deadline is still to come. At the deadline, kills it if it has not reached `init`.
+    pub(super) fn is_starting(&self, now: Instant) -> bool {
+        match self.start_deadline() {
+            Some(deadline) if deadline.at > now => true,
+            Some(deadline) => {
+                if self.is_alive() && !self.has_reported() {
+                    self.kill_start_timeout(deadline.timeout);
+                }
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Kills it, because it has not reached `init` within this time.
     pub(crate) fn kill_start_timeout(&self, timeout: Duration) {
-        lock(&self.state).late = Some(timeout);
+        lock(&self.state).phase = SpawnPhase::TimedOut(timeout);
         self.kill();
     }
 
-    /// The error that its end means for whoever waits for something from it.
+    /// The error of an operation that needed this child, which has ended.
     pub(crate) fn exit_error(&self, origin: Origin) -> Error {
         let state = lock(&self.state);
-        let cause = match (state.late, state.exit) {
-            (Some(timeout), _) => Cause::Start(format!(
+        let cause = match (state.phase, &state.life) {
+            (SpawnPhase::TimedOut(timeout), _) => Cause::Start(format!(
                 "it did not reach multiproc::init() within {} s (is that the first line of main?)",
                 timeout.as_secs_f32()
             )),
-            (None, Some(Exit::Signal(signal))) => Cause::Signal(signal),
-            (None, Some(Exit::Code(code))) if !state.is_up => Cause::Start(format!(
-                "it exited with code {code} before it reached multiproc::init() (is that the first line of main?)"
+            (_, Life::Exited(Exit::Signal(signal))) => Cause::Signal(*signal),
+            (SpawnPhase::Starting(_), Life::Exited(Exit::Code(code))) => Cause::Start(format!(
+                "it exited with code {code} before it reached multiproc::init() (is that the first line of \
+                 main?)"
             )),
-            (None, Some(Exit::Code(code))) => Cause::Exit(code),
-            (None, Some(Exit::Lost) | None) => Cause::StatusLost,
+            (SpawnPhase::Ready, Life::Exited(Exit::Code(code))) => Cause::Exit(*code),
+            (_, Life::Exited(Exit::Lost) | Life::Running { .. }) => Cause::StatusLost,
         };
         Error::new(cause).with_origin(origin)
     }
 
-    /// Has `watcher` called when the child has ended, and when it has cut its lifeline and lives; at once, if one of the
-    /// two has happened already.
-    pub(crate) fn watch(&self, watcher: OnExit) {
-        let mut state = lock(&self.state);
-        state.watcher = Some(Arc::clone(&watcher));
-        drop(state);
+    /// Has `on_change` called when the child has ended or hung up, and now, since it may have already.
+    pub(crate) fn watch(&self, on_change: OnChange) {
+        if let Life::Running { on_change: slot, .. } = &mut lock(&self.state).life {
+            *slot = Some(Arc::clone(&on_change));
+        }
         if let Some(supervisor) = self.supervisor() {
             let event = EpollEvent::new(EpollFlags::EPOLLRDHUP, self.id | HUNG_UP);
-            let _ = supervisor.epoll.add(self.lifeline.as_fd(), event); // else its end is all that will be noticed
-            // One that has been buried is not taken off again, and would be told of without end.
+            // If that fails, only its end is noticed.
+            let _ = supervisor.epoll.add(self.liveness_socket.as_fd(), event);
+            // The supervisor has forgotten a child that has ended, and would get the event without end.
             if self.has_ended() {
-                let _ = supervisor.epoll.delete(self.lifeline.as_fd());
+                let _ = supervisor.epoll.delete(self.liveness_socket.as_fd());
             }
         }
-        watcher();
+        on_change();
     }
 
-    /// Its end of its lifeline is closed: it has executed another program, or closed what is not its own, or it is dying.
+    /// Notes that its end of the liveness socket is closed.
     pub(super) fn mark_hung_up(&self) {
-        let mut state = lock(&self.state);
-        state.is_cut = true;
-        let watcher = state.watcher.clone();
-        drop(state);
-        if let Some(watcher) = watcher {
-            watcher();
+        let on_change = match &mut lock(&self.state).life {
+            Life::Running { has_hung_up, on_change } => {
+                *has_hung_up = true;
+                on_change.clone()
+            }
+            Life::Exited(_) => None,
+        };
+        if let Some(on_change) = on_change {
+            on_change();
         }
     }
 
+    /// Whether it has hung up, and was not reaped.
     pub(crate) fn has_hung_up(&self) -> bool {
-        lock(&self.state).is_cut
+        matches!(lock(&self.state).life, Life::Running { has_hung_up: true, .. })
     }
 
-    /// Whether its end is known.
+    /// Whether it was reaped.
     pub(crate) fn has_ended(&self) -> bool {
         self.known_exit().is_some()
     }

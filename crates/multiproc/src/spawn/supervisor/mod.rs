@@ -1,124 +1,126 @@
-//! Who lives, who died, and how: one thread, as long as the program lives, that executes the program for every child
-//! and zygote, and learns of every death.
+//! The supervisor: one [thread] that executes all children and zygotes of this process, and learns of
+//! every exit, by `epoll(7)` on their pidfds.
 //!
-//! It executes them, because a child is tied to the *thread* that started it (that is what the parent-death signal
-//! means), so that thread must not end before the program does. Children that a zygote forks are its children, too.
-//! A status is collected under the child's own lock, by whoever comes first: one who waits for the child, or this
-//! thread, lest a child that nobody waits for stay a zombie.
+//! The parent-death signal ties a child to the *thread* that started it. So that thread lives as long as the
+//! program. Children that a zygote forks are this thread's, too. A status is collected under the child's own
+//! lock: by a thread that waits for the child, or else by the supervisor, so that no zombie remains.
 
 mod child;
+mod thread;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
 pub(crate) use self::child::Child;
-use self::child::NewChild;
+use self::child::{NewChild, SpawnPhase};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire::SharedFd;
-use crate::sys::poll::{Deadline, milliseconds};
-use crate::sys::process::{self, PidFd};
+use crate::sys::pidfd::PidFd;
+use crate::sys::poll::Deadline;
+use crate::sys::process::own_pid;
 
-/// What it takes to start a child.
-#[derive(Debug)]
+/// A request to execute the program to be a child.
 pub(crate) struct SpawnRequest {
     pub(crate) name: String,
     /// Becomes the child's standard input.
     pub(crate) socket: OwnedFd,
-    /// The other end of that: readable once the child has come up.
-    pub(crate) lifeline: SharedFd,
-    /// How long the child may take to come up. None for a zygote: who asks it for a child watches the time.
+    /// The other end of `socket`. It is readable once the child has reached `init`.
+    pub(crate) liveness_socket: SharedFd,
+    /// The time within which the child must reach `init`. `None` for a zygote.
     pub(crate) timeout: Option<Duration>,
-    /// When whoever gave the order waits for it no longer.
+    /// Until when the caller waits for the child to be executed.
     pub(crate) deadline: Deadline,
 }
 
-/// Executes the program to be a child; returns as soon as the system has it. Blocks until the order's deadline at most:
-/// until the program is executed, the system holds up the thread that does it, and if somebody stops the process just
-/// then, that lasts.
-pub(crate) fn start(order: SpawnRequest) -> Result<Arc<Child>> {
+/// Executes the program to be a child. Returns once it is executed; blocks until the request's deadline.
+///
+/// The thread that executes is held up until then, so if the new process is stopped just before, that lasts.
+pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
-    let (reply, started) = mpsc::sync_channel(1);
-    let deadline = order.deadline;
-    let gone = || Error::internal("the supervisor thread has ended");
-    supervisor.orders.send((order, reply)).map_err(|_| gone())?;
-    supervisor.bell.write(1).map_err(|errno| Error::system("wake the supervisor", errno))?;
-    let delivered = match deadline.left() {
-        None => started.recv().map_err(|_| gone())?,
-        Some(left) => started.recv_timeout(left).map_err(|error| match error {
+    let (reply, replied) = mpsc::sync_channel(1);
+    let deadline = request.deadline;
+    let has_ended = || Error::internal("the supervisor thread has ended");
+    supervisor.requests.send((request, reply)).map_err(|_| has_ended())?;
+    supervisor.wakeup.write(1).map_err(|errno| Error::system("wake the supervisor", errno))?;
+    let reply = match deadline.left() {
+        None => replied.recv().map_err(|_| has_ended())?,
+        Some(left) => replied.recv_timeout(left).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
-                Error::new(Cause::Start("the system has not executed the program in time".to_owned()))
+                Error::new(Cause::Start("the kernel has not executed the program in time".to_owned()))
             }
-            RecvTimeoutError::Disconnected => gone(),
+            RecvTimeoutError::Disconnected => has_ended(),
         })?,
     };
-    delivered.take()
+    reply.take()
 }
 
-/// Watches over a child that a zygote has forked, and that is up.
-pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, lifeline: SharedFd) -> Result<Arc<Child>> {
-    watch(NewChild { pid, pidfd, name, lifeline, is_listed: true, is_up: true })
+/// Watches a child that a zygote has forked.
+pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, liveness_socket: SharedFd) -> Result<Arc<Child>> {
+    let phase = SpawnPhase::Ready;
+    watch(NewChild { pid, pidfd, name, liveness_socket, is_internal: false, phase })
 }
 
-/// Watches over a child that has no task and will get none, until it has ended.
-pub(crate) fn reap(pid: u32, pidfd: PidFd, lifeline: SharedFd) -> Result<Arc<Child>> {
-    watch(NewChild { pid, pidfd, name: String::new(), lifeline, is_listed: false, is_up: true })
+/// Watches a forked child without a task until it has ended, to reap it.
+pub(crate) fn reap(pid: u32, pidfd: PidFd, liveness_socket: SharedFd) -> Result<Arc<Child>> {
+    let phase = SpawnPhase::Ready;
+    watch(NewChild { pid, pidfd, name: String::new(), liveness_socket, is_internal: true, phase })
 }
 
-/// Has `tidy` called when the other end of this socket is closed: by the thread, so it must not wait for that.
-pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, tidy: fn()) -> Result<()> {
-    let _ = REAP.set(tidy);
-    let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
-    let watched = Supervisor::get()?.epoll.add(socket, event);
-    watched.map_err(|errno| Error::system("watch a child process", errno))
-}
-
-/// The socket is a child's from now on.
-pub(crate) fn forget_preforked(socket: BorrowedFd<'_>) {
-    if let Ok(supervisor) = Supervisor::get() {
-        let _ = supervisor.epoll.delete(socket); // else it is not watched
-    }
-}
-
-static REAP: OnceLock<fn()> = OnceLock::new();
-
-fn watch(birth: NewChild) -> Result<Arc<Child>> {
+fn watch(new: NewChild) -> Result<Arc<Child>> {
     match Supervisor::get() {
-        Ok(supervisor) => supervisor.watch(birth),
+        Ok(supervisor) => supervisor.watch(new),
         Err(error) => {
-            birth.pidfd.signal(Signal::SIGKILL)?;
-            birth.pidfd.reap();
+            new.pidfd.signal(Signal::SIGKILL)?;
+            new.pidfd.reap();
             Err(error)
         }
     }
 }
 
-/// Every child that is alive.
-pub(crate) fn children() -> Vec<Arc<Child>> {
-    let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
-    let children = lock(&supervisor.children);
-    children.values().filter(|child| child.is_listed && child.is_alive()).cloned().collect()
+/// Has the supervisor thread call `on_hangup` once the other end of this socket is closed. It must not block.
+pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, on_hangup: fn()) -> Result<()> {
+    let _ = ON_PREFORKED_HANGUP.set(on_hangup);
+    let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
+    let watched = Supervisor::get()?.epoll.add(socket, event);
+    watched.map_err(|errno| Error::system("watch a child process", errno))
 }
 
-/// Every process that is none of the user's and has not been buried: zygotes, and what those have forked and nobody has
-/// taken.
+/// Undoes [`watch_preforked`]: the child is taken.
+pub(crate) fn forget_preforked(socket: BorrowedFd<'_>) {
+    if let Ok(supervisor) = Supervisor::get() {
+        let _ = supervisor.epoll.delete(socket); // fails if it was not watched
+    }
+}
+
+static ON_PREFORKED_HANGUP: OnceLock<fn()> = OnceLock::new();
+
+/// All living children of the program.
+pub(crate) fn children() -> Vec<Arc<Child>> {
+    registered(|child| !child.is_internal && child.is_alive())
+}
+
+/// All processes of the library itself that were not reaped: zygotes, and forked children without a task.
 pub(crate) fn internal_processes() -> Vec<Arc<Child>> {
+    registered(|child| child.is_internal)
+}
+
+fn registered(is_wanted: impl Fn(&Child) -> bool) -> Vec<Arc<Child>> {
     let Ok(supervisor) = Supervisor::get() else { return Vec::new() };
     let children = lock(&supervisor.children);
-    children.values().filter(|child| !child.is_listed).cloned().collect()
+    children.values().filter(|child| is_wanted(child)).cloned().collect()
 }
 
 type SpawnReply = mpsc::SyncSender<ReplySlot>;
 
-/// A child on its way to whoever has ordered it. If he has gone, it is ended.
+/// The reply to a request. If the caller has given up waiting, dropping it kills the child.
 struct ReplySlot(Option<Result<Arc<Child>>>);
 
 impl ReplySlot {
@@ -135,52 +137,57 @@ impl Drop for ReplySlot {
     }
 }
 
-/// The side of the thread that others see.
-#[derive(Debug)]
+/// What the supervisor thread shares with the others.
 struct Supervisor {
-    /// Which process the thread lives in. A copy that somebody forked has none, and gets its own.
+    /// The process that the thread is in. A forked copy of that process has no thread, and starts its own.
     pid: u32,
-    orders: mpsc::Sender<(SpawnRequest, SpawnReply)>,
-    bell: EventFd,
-    /// What the thread waits for: the event count, and every child's end.
+    requests: mpsc::Sender<(SpawnRequest, SpawnReply)>,
+    wakeup: EventFd,
+    /// What the thread waits for: `wakeup`, and every child's end.
     epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
-    next: AtomicU64,
+    next_id: AtomicU64,
 }
+
+/// The epoll events: a request, a pre-forked child's hang-up, otherwise a child's id; with this bit, its
+/// liveness socket's hang-up.
+const WAKEUP: u64 = 0;
+const PREFORKED: u64 = 1;
+const FIRST_CHILD: u64 = 2;
+const HUNG_UP: u64 = 1 << 63;
 
 static SUPERVISOR: Mutex<Option<Arc<Supervisor>>> = Mutex::new(None);
 
 impl Supervisor {
+    /// This process's supervisor. Starts the thread if there is none.
     fn get() -> Result<Arc<Self>> {
         let mut supervisor = lock(&SUPERVISOR);
         match &*supervisor {
-            Some(there) if there.pid == process::own_pid() => Ok(Arc::clone(there)),
+            Some(running) if running.pid == own_pid() => Ok(Arc::clone(running)),
             _ => Ok(Arc::clone(supervisor.insert(Self::begin()?))),
         }
     }
 
     fn begin() -> Result<Arc<Self>> {
-        let (orders, inbox) = mpsc::channel();
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        let (requests, inbox) = mpsc::channel();
+        let wakeup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .and_then(|epoll| epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, WAKEUP)).map(|()| epoll))
+            .and_then(|epoll| {
+                epoll.add(&wakeup, EpollEvent::new(EpollFlags::EPOLLIN, WAKEUP)).map(|()| epoll)
+            })
             .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
-        let children = Mutex::default();
-        let next = AtomicU64::new(PREFORKED + 1);
-        let shared = Arc::new(Self { pid: process::own_pid(), orders, bell, epoll, children, next });
-        let watch = Watch { shared: Arc::clone(&shared), inbox, starting: HashMap::new() };
-        let thread = thread::Builder::new().name("multiproc".to_owned()).stack_size(256 * 1024);
-        process::with_signals_blocked(|| thread.spawn(move || watch.run()))
-            .map_err(|error| Error::io("start the supervisor thread", &error))?;
+        let (children, next_id) = (Mutex::default(), AtomicU64::new(FIRST_CHILD));
+        let shared = Arc::new(Self { pid: own_pid(), requests, wakeup, epoll, children, next_id });
+        thread::start(Arc::clone(&shared), inbox)?;
         Ok(shared)
     }
 
-    /// From now on, the thread learns of this child's end. A child that cannot be watched is ended.
-    fn watch(self: &Arc<Self>, birth: NewChild) -> Result<Arc<Child>> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let child = Arc::new(Child::new(id, Arc::downgrade(self), birth));
-        lock(&self.children).insert(id, Arc::clone(&child)); // first, for its end may come at once
+    /// Registers a child, so that the thread learns of its end. Kills a child that cannot be watched.
+    fn watch(self: &Arc<Self>, new: NewChild) -> Result<Arc<Child>> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let child = Arc::new(Child::new(id, Arc::downgrade(self), new));
+        lock(&self.children).insert(id, Arc::clone(&child)); // first: it may end at once
         if let Err(errno) = self.epoll.add(&child, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
             child.kill();
             child.wait(Deadline::Never);
@@ -188,160 +195,16 @@ impl Supervisor {
         }
         Ok(child)
     }
-}
 
-/// The thread itself.
-struct Watch {
-    shared: Arc<Supervisor>,
-    inbox: mpsc::Receiver<(SpawnRequest, SpawnReply)>,
-    /// Those that have not been seen to be up.
-    starting: HashMap<u64, Starting>,
-}
-
-struct Starting {
-    until: Instant,
-    timeout: Duration,
-}
-
-/// The event that means an order, and the one that means a preforked child; any other number is a child's, and with this bit its
-/// lifeline's.
-const WAKEUP: u64 = 0;
-const PREFORKED: u64 = 1;
-const HUNG_UP: u64 = 1 << 63;
-
-impl Watch {
-    fn run(mut self) {
-        let mut events = [EpollEvent::empty(); 64];
-        loop {
-            let count = self.shared.epoll.wait(&mut events, self.timeout()).unwrap_or(0); // only EINTR is possible
-            for event in &events[..count] {
-                match event.data() {
-                    WAKEUP => self.take_requests(),
-                    PREFORKED => drop(REAP.get().map(|tidy| tidy())),
-                    id if id & HUNG_UP != 0 => self.mark_hung_up(id & !HUNG_UP),
-                    id => self.reap_child(id),
-                }
-            }
-            self.check_starting();
-        }
-    }
-
-    fn take_requests(&mut self) {
-        let _ = self.shared.bell.read();
-        while let Ok((order, reply)) = self.inbox.try_recv() {
-            if !order.deadline.is_over() {
-                let _ = reply.send(ReplySlot(Some(self.start(order))));
-            }
-        }
-    }
-
-    fn start(&mut self, order: SpawnRequest) -> Result<Arc<Child>> {
-        let SpawnRequest { name, socket, lifeline, timeout, .. } = order;
-        let (pid, pidfd) = process::exec_self(socket)?;
-        let is_listed = timeout.is_some();
-        let child = self.shared.watch(NewChild { pid, pidfd, name, lifeline, is_listed, is_up: false })?;
-        if let Some(timeout) = timeout
-            && let Some(until) = Instant::now().checked_add(timeout)
-        {
-            self.starting.insert(child.id, Starting { until, timeout });
-        }
-        Ok(child)
-    }
-
-    fn mark_hung_up(&self, id: u64) {
-        let Some(child) = lock(&self.shared.children).get(&id).cloned() else { return };
-        let _ = self.shared.epoll.delete(child.lifeline.as_fd()); // it would be told again and again
-        child.mark_hung_up();
-    }
-
-    fn reap_child(&mut self, id: u64) {
-        self.starting.remove(&id);
-        let Some(child) = lock(&self.shared.children).remove(&id) else { return };
-        child.collect();
-        // Both go with their descriptors at the latest.
-        let _ = self.shared.epoll.delete(&child);
-        let _ = self.shared.epoll.delete(child.lifeline.as_fd());
-    }
-
-    /// Ends those whose time to come up is over.
-    fn check_starting(&mut self) {
-        let now = Instant::now();
-        let due: Vec<u64> =
-            self.starting.iter().filter(|(_, it)| it.until <= now).map(|(&id, _)| id).collect();
-        for id in due {
-            let Some(Starting { timeout, .. }) = self.starting.remove(&id) else { continue };
-            let Some(child) = lock(&self.shared.children).get(&id).cloned() else { continue };
-            if child.is_alive() && !child.set_started() {
-                child.kill_start_timeout(timeout);
-            }
-        }
-    }
-
-    fn timeout(&self) -> EpollTimeout {
-        let next = self.starting.values().map(|starting| starting.until).min();
-        let deadline = next.map_or(Deadline::Never, Deadline::At);
-        milliseconds(deadline)
-            .map_or(EpollTimeout::NONE, |ms| EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX))
+    fn child(&self, id: u64) -> Option<Arc<Child>> {
+        lock(&self.children).get(&id).cloned()
     }
 }
 
-/// A panic while one of these locks is held leaves nothing half done.
+/// Locks a mutex whose data is consistent also after a panic of its holder.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::process::Command;
-
-    use nix::errno::Errno;
-
-    use super::*;
-    use crate::sys::poll::{PollFlags, ready};
-    use crate::sys::process::Exit;
-    use crate::sys::socket;
-
-    /// A child that stays until it is killed, or this process ends; and a copy of its end of its lifeline.
-    pub(crate) fn child() -> (Arc<Child>, OwnedFd) {
-        let (lifeline, theirs) = socket::pair().unwrap();
-        let copy = theirs.try_clone().unwrap();
-        #[allow(clippy::zombie_processes)] // it is waited for by its number
-        let pid = Command::new("cat").stdin(theirs).spawn().unwrap().id();
-        let pidfd = PidFd::of_child(pid).unwrap();
-        (adopt(pid, pidfd, "cat".to_owned(), lifeline.into()).unwrap(), copy)
-    }
-
-    /// Else the supervisor would be told of it for ever.
-    fn is_watched(child: &Child) -> bool {
-        let supervisor = child.supervisor().unwrap();
-        supervisor.epoll.delete(child.lifeline.as_fd()) != Err(Errno::ENOENT)
-    }
-
-    #[test]
-    fn the_lifeline_of_one_that_has_ended_is_not_watched() {
-        let (child, _other) = child();
-        child.watch(Arc::new(|| ()));
-        child.kill();
-        assert_eq!(child.wait(Deadline::Never), Some(Exit::Signal(Signal::SIGKILL as i32)));
-        assert!(!is_watched(&child));
-        child.watch(Arc::new(|| ()));
-        assert!(!is_watched(&child));
-    }
-
-    #[test]
-    fn an_order_is_waited_for_no_longer_than_it_may_take() {
-        let (child, _other) = child();
-        let supervisor = Supervisor::get().unwrap();
-        let children = lock(&supervisor.children); // the thread comes no further than this
-        child.kill();
-        assert!(ready(child.as_fd(), PollFlags::POLLIN, Deadline::Never).unwrap());
-        let (lifeline, socket) = socket::pair().unwrap();
-        let deadline = Deadline::after(Duration::from_millis(50));
-        let name = "late".to_owned();
-        let order = SpawnRequest { name, socket, lifeline: lifeline.into(), timeout: None, deadline };
-        let error = start(order).unwrap_err();
-        assert!(error.to_string().contains("has not executed the program in time"), "{error}");
-        drop(children);
-        assert_eq!(child.wait(Deadline::Never), Some(Exit::Signal(Signal::SIGKILL as i32)));
-    }
-}
+pub(crate) mod tests;

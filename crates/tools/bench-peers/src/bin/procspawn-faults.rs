@@ -1,5 +1,4 @@
-//! The six faults of `cargo xtask faults --peers`, inflicted on procspawn, as in
-//! crates/tools/faults/src/peers.rs.
+//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/tools/faults/src/peers.rs.
 
 use std::env;
 
@@ -11,19 +10,19 @@ const DEATH_AT_START: &str = "death-at-start";
 
 fn main() -> Result<()> {
     // A child has its parent's arguments.
-    let fault = env::args().nth(1).context("the command line is the name of a fault")?;
+    let abuse = env::args().nth(1).context("the command line is the name of an abuse")?;
     let mut config = ProcConfig::new();
-    if fault == DEATH_AT_START {
+    if abuse == DEATH_AT_START {
         config.config_callback(report::die_at_start);
     }
     config.init();
-    match fault.as_str() {
+    match abuse.as_str() {
         "worker-killed" => in_a_map(report::killed),
         "task-exits" => in_a_map(report::exits),
         "undecodable" => in_a_map(report::undecodable),
         "parent-killed" => parent_killed(),
         DEATH_AT_START => death_at_start(),
-        other => bail!("there is no fault `{other}`"),
+        other => bail!("there is no abuse `{other}`"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Soak operations on single children: start, signal, join.
+//! Single children: started, struck, joined.
 
 use std::fs;
 use std::thread;
@@ -14,20 +14,20 @@ use super::job::{self, Expected, Job, perform};
 use super::state::{SoakState, within_limit};
 use crate::target::TargetProcess;
 
-/// A child and its expected result.
+/// One of them, and what must come of it.
 pub(super) struct Child {
     process: Process<u64>,
     expected: Expected,
-    /// The child blocks until this is dropped.
+    /// It waits until this is dropped.
     gate: Option<Connection<(), ()>>,
-    /// The signals that the child may have died of.
+    /// The signals that it may have died of.
     struck: Vec<Signal>,
     is_stopped: bool,
-    /// The result was taken.
+    /// Its result was taken.
     is_joined: bool,
 }
 
-/// The maximum number.
+/// So many at most.
 const MOST: usize = 6;
 
 pub(super) fn start(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -96,7 +96,7 @@ pub(super) fn detach(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-/// An existing one; a new one if there is none.
+/// One of those there are; if there are none, a new one.
 fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut Child> {
     if state.children.is_empty() {
         state.children.push(Child::start(rng)?);
@@ -118,7 +118,7 @@ impl Child {
         Ok(Self { process, expected, gate, struck: Vec::new(), is_stopped: false, is_joined: false })
     }
 
-    /// Stops the child; returns whether it is stopped.
+    /// Stops it; says whether it is stopped.
     fn stop(&mut self) -> bool {
         let Some(target) = TargetProcess::open(self.process.pid()) else { return false };
         if !target.signal(Signal::STOP) {
@@ -128,7 +128,8 @@ impl Child {
         while !target.has_ended(Duration::ZERO) {
             let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
             if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
-                // No earlier SIGTERM was delivered then, and none will be: only SIGKILL could have been.
+                // What was to kill it has then not come through, and does not: only SIGKILL, which was
+                // before.
                 return true;
             }
             thread::sleep(Duration::from_micros(100));
@@ -145,7 +146,7 @@ impl Child {
         self.is_stopped = false;
     }
 
-    /// Continues the child, and waits for its end.
+    /// Waits for its end, as it goes on now.
     pub(super) fn join(mut self) -> Result<()> {
         self.go_on();
         self.gate = None;

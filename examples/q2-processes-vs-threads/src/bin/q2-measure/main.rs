@@ -16,18 +16,18 @@ fn main() -> Result<ExitCode> {
 }
 
 const EXPERIMENTS: [Experiment; 13] = [
-    // Common to both.
+    // What they have in common.
     claim("threads use all cores, as processes do", "the same work on all cores and one", speed::in_parallel),
     claim("a panic ends one thread or one child", "another waits for it and goes on", containment::panic),
-    // The additional cost of a process.
+    // What a process costs more.
     claim("a process takes longer to start", "one that does nothing, to its end", cost::start),
     claim("a small message need not take longer", "there and back: channel, pipe", cost::round_trip),
     claim("a process gets a copy, a thread the thing", "1 MiB there, an answer back", cost::megabyte),
     claim("a process takes more memory", "PSS: parked threads, idle workers", cost::memory),
-    // Sharing.
+    // What they share.
     claim("only threads share statics", "4 of each add 1 to a static", sharing::statics),
     claim("only threads share a working directory", "one of each changes it", sharing::working_directory),
-    // The benefits of a process.
+    // What a process gives for that.
     claim(
         "a child's segfault ends that child only",
         "it reads a forbidden page",

@@ -1,4 +1,4 @@
-//! State that threads share, and processes do not.
+//! What threads share with each other, and processes do not.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Scenarios with children and grandchildren.
+//! Children, and their children.
 
 use anyhow::{Result, bail, ensure};
 use multiproc::failpoints::now;

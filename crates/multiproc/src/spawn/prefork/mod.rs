@@ -1,0 +1,176 @@
+//! Pre-forking (as Apache's MPM prefork): a stock of children that were forked before a start needs them.
+//!
+//! Requests and responses keep their order, so the stock is a queue of pending requests. A start takes the
+//! next response, and requests a replacement.
+
+pub(crate) mod prefault;
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Result};
+use crate::ipc::packet::PacketSocket;
+use crate::spawn::supervisor;
+use crate::spawn::zygote::handle::{ForkedChild, Zygote};
+use crate::spawn::zygote::{MAX_REQUESTS, Priority, Response};
+use crate::sys::pidfd::PidFd;
+use crate::sys::poll::Deadline;
+
+/// How many children are kept once a start has had to wait. They use little, but show up in `ps`.
+const TARGET_IDLE: usize = 2;
+
+/// The requests of one zygote whose responses were not taken.
+pub(crate) struct Stock {
+    /// How many responses were taken: the number of the next request to be answered.
+    answered: u64,
+    /// The oldest first.
+    pending: VecDeque<PendingFork>,
+    /// How many children to keep between two starts. 0 until a second start has had to wait.
+    target_idle: usize,
+    /// Called by the supervisor thread when a pending child hangs up.
+    on_hangup: fn(),
+}
+
+enum PendingFork {
+    /// The parent's end of the child's start socket.
+    Waits(PacketSocket),
+    /// The child was killed, or not forked.
+    Disconnected,
+}
+
+/// What comes of the next request.
+pub(crate) enum Next {
+    Forked {
+        child: ForkedChild,
+        /// The number of its request.
+        number: u64,
+        /// Whether it was requested for this start. If not, it may have been killed long ago.
+        is_fresh: bool,
+    },
+    /// The kernel refuses the fork.
+    Refused(Errno),
+    /// The zygote has not answered in time.
+    TimedOut,
+    /// The zygote has ended.
+    Exited,
+    /// The zygote has reported why it cannot start, or has sent nonsense.
+    Failed(Error),
+}
+
+impl Stock {
+    pub(crate) fn new(on_hangup: fn()) -> Self {
+        Self { answered: 0, pending: VecDeque::new(), target_idle: 0, on_hangup }
+    }
+
+    /// How many children were requested: the number of the next request.
+    pub(crate) fn requested(&self) -> u64 {
+        self.answered + self.pending.len() as u64
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Takes the next child, and requests one first if none is pending. It is fresh if its number is at least
+    /// `first_fresh`. An error is not the zygote's.
+    pub(crate) fn next(&mut self, zygote: &Zygote, first_fresh: u64, deadline: Deadline) -> Result<Next> {
+        loop {
+            if self.pending.is_empty() {
+                self.target_idle = if self.answered == 0 { 0 } else { TARGET_IDLE };
+                // Requests nothing if the zygote is gone. Its last message, the next response, may say why.
+                self.ensure_pending(zygote, 1, Priority::Immediate, deadline)?;
+            }
+            let number = self.answered;
+            let is_fresh = number >= first_fresh;
+            let pid = match zygote.response(deadline) {
+                Ok(Response::Forked(pid)) => Ok(pid),
+                Ok(Response::Failed(errno)) => Err(errno),
+                Ok(Response::TimedOut) => return Ok(Next::TimedOut),
+                Ok(Response::Exited) => return Ok(Next::Exited),
+                Err(error) => return Ok(Next::Failed(error)),
+            };
+            let Some(pending) = self.take_response() else {
+                return Ok(Next::Failed(Error::decode("a fork server's reply", "there was no request")));
+            };
+            match (pid, pending) {
+                (Ok(pid), PendingFork::Waits(link)) => {
+                    let pidfd = PidFd::of_child(pid)?;
+                    // The replacement, before the bootstrap message is sent, so that zygote and child wake up
+                    // on different CPUs. The next start reports an error.
+                    let _ = self.ensure_pending(zygote, self.target_idle, Priority::Ahead, Deadline::now());
+                    return Ok(Next::Forked { child: ForkedChild { pid, pidfd, link }, number, is_fresh });
+                }
+                (Err(errno), _) if is_fresh => return Ok(Next::Refused(errno)),
+                // It was reaped, or refused some time ago: the next may be forked.
+                _ => {}
+            }
+        }
+    }
+
+    fn take_response(&mut self) -> Option<PendingFork> {
+        let pending = self.pending.pop_front()?;
+        if let PendingFork::Waits(link) = &pending {
+            supervisor::forget_preforked(link.as_fd());
+        }
+        self.answered += 1;
+        Some(pending)
+    }
+
+    /// Requests children until `count` are pending, at most [`MAX_REQUESTS`]; none if the zygote is gone.
+    pub(crate) fn ensure_pending(
+        &mut self,
+        zygote: &Zygote,
+        count: usize,
+        priority: Priority,
+        deadline: Deadline,
+    ) -> Result<()> {
+        while self.pending.len() < count.min(MAX_REQUESTS)
+            && let Some(link) = zygote.request(self.requested(), priority, deadline)?
+        {
+            // If this fails, a dead child is reaped when a start comes across it.
+            let _ = supervisor::watch_preforked(link.as_fd(), self.on_hangup);
+            self.pending.push_back(PendingFork::Waits(link));
+        }
+        Ok(())
+    }
+
+    /// Ends pending children beyond those to keep.
+    pub(crate) fn cancel(&mut self, zygote: &Zygote, deadline: Deadline) {
+        while self.pending.len() > self.target_idle {
+            match self.next(zygote, 0, deadline) {
+                Ok(Next::Forked { child, .. }) => child.end(),
+                Ok(Next::Refused(_)) | Err(_) => {}
+                Ok(Next::TimedOut | Next::Exited | Next::Failed(_)) => break, // the next start handles that
+            }
+        }
+    }
+
+    /// Reaps pending children that were killed.
+    pub(crate) fn reap_dead(&mut self, zygote: &Zygote) {
+        for (number, pending) in (self.answered..).zip(&mut self.pending) {
+            if let PendingFork::Waits(link) = pending
+                && link.is_hung_up()
+            {
+                end_unclaimed(zygote, number, link.clone());
+                *pending = PendingFork::Disconnected;
+            }
+        }
+    }
+
+    /// Ends all pending children. For a zygote that has ended.
+    pub(crate) fn end_all(self, zygote: &Zygote) {
+        for (number, pending) in (self.answered..).zip(self.pending) {
+            if let PendingFork::Waits(link) = pending {
+                end_unclaimed(zygote, number, link);
+            }
+        }
+    }
+}
+
+fn end_unclaimed(zygote: &Zygote, number: u64, link: PacketSocket) {
+    if let Some((pid, pidfd)) = zygote.pids.unclaimed(number) {
+        ForkedChild { pid, pidfd, link }.end();
+    }
+}

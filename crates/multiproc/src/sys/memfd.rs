@@ -1,0 +1,126 @@
+//! Anonymous memory as a descriptor, `memfd_create(2)`: bytes too large for a packet, and memory to share.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::fstat;
+
+use super::failpoint::{self, Failpoint};
+use crate::error::{Error, Result};
+
+/// Writes bytes to a new memfd of just their size.
+pub(crate) fn write(bytes: &[u8]) -> Result<OwnedFd> {
+    fill(create(bytes.len())?, bytes)
+}
+
+/// Writes bytes to the beginning of an existing memfd. What follows them there stays.
+pub(crate) fn write_over(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
+    check_limit(bytes.len())?;
+    fill(fd, bytes)
+}
+
+fn fill(fd: OwnedFd, bytes: &[u8]) -> Result<OwnedFd> {
+    let file = File::from(fd);
+    file.write_all_at(bytes, 0)
+        .map_err(|error| Error::io(&format!("write {} bytes to anonymous memory", bytes.len()), &error))?;
+    Ok(file.into())
+}
+
+/// Reads the first `length` bytes; returns them behind `prefix`.
+///
+/// The copy is private: it needs no mapping and no descriptor, and no other process can change it.
+pub(crate) fn read(fd: &OwnedFd, length: usize, prefix: &[u8]) -> Result<Vec<u8>> {
+    let length = check_length(fd, length)?.get();
+    let mut bytes = try_with_capacity(prefix.len().saturating_add(length))?;
+    bytes.extend_from_slice(prefix);
+    append(fd, length, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A vector with room for a message. Another process chooses the length, so a lack of memory is an error.
+pub(crate) fn try_with_capacity(length: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(length)
+        .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
+    Ok(bytes)
+}
+
+/// Appends the first `length` bytes of a file to a vector that has room for them.
+fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut offset = 0;
+    while offset < length {
+        let room = &mut bytes.spare_capacity_mut()[..length - offset];
+        let at = libc::off_t::try_from(offset).unwrap_or(libc::off_t::MAX);
+        // SAFETY: the room is memory of our own, of that length, to which nothing else refers.
+        let read = unsafe { libc::pread(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len(), at) };
+        let read = match Errno::result(read) {
+            Ok(0) => return Err(Error::decode("a message", "its memory ends before it does")),
+            Ok(read) => read.cast_unsigned(),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Error::system("read anonymous memory", errno)),
+        };
+        // SAFETY: the kernel has written that many bytes to the beginning of the room.
+        unsafe { bytes.set_len(bytes.len() + read) };
+        offset += read;
+    }
+    Ok(())
+}
+
+/// Checks that another process's memfd holds `length` bytes, more than 0.
+pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
+    let size = size_of_sealed(std::os::fd::AsFd::as_fd(fd))?;
+    NonZeroUsize::new(length)
+        .filter(|length| size >= length.get() as u64)
+        .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))
+}
+
+/// The size in bytes of another process's memfd, which cannot shrink: a seal says so.
+pub(super) fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
+    if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
+        return Err(Error::decode("shared memory", "it could be made shorter"));
+    }
+    let size = fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+    Ok(u64::try_from(size).unwrap_or(0))
+}
+
+/// An empty memfd, to be grown to `length` bytes. It cannot shrink, so no process can take pages away under
+/// another that reads them (SIGBUS). More seals can be added.
+pub(super) fn create(length: usize) -> Result<OwnedFd> {
+    check_limit(length)?;
+    if failpoint::should_fail(Failpoint::CreateMemory) {
+        return Err(Error::system("create anonymous memory", Errno::ENFILE));
+    }
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Never to be executed: a kernel may be set to refuse any other. Linux before 6.3 does not know the flag.
+    let never_executed = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let fd = memfd_create(c"multiproc", flags | never_executed)
+        .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
+        .map_err(|errno| Error::system("create anonymous memory", errno))?;
+    add_seals(&fd, SealFlag::F_SEAL_SHRINK)?;
+    Ok(fd)
+}
+
+pub(super) fn add_seals(fd: &OwnedFd, seals: SealFlag) -> Result<()> {
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal anonymous memory", errno))?;
+    Ok(())
+}
+
+/// Growing a file beyond `RLIMIT_FSIZE` does not just fail: it sends SIGXFSZ, which kills.
+fn check_limit(length: usize) -> Result<()> {
+    let (limit, _) =
+        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
+    if length as u64 > limit {
+        let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
+        return Err(Error::system(&operation, Errno::EFBIG));
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Whether executing this program gives rights: set-uid, set-gid, file capabilities, a security module.
+//!
+//! A child has no more rights than its parent. Where executing would give more, the parent sets
+//! `no_new_privs` first; a process that may have gained rights without that takes no task.
+
+use std::ffi::CStr;
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::prctl::get_no_new_privs;
+use nix::sys::stat::stat;
+use nix::unistd::{getresgid, getresuid};
+
+use super::program::EXECUTED;
+
+/// Whether executing the file at `path` may give rights that this thread does not have.
+pub(super) fn gives_rights(path: &CStr) -> bool {
+    let (Ok(user), Ok(group), Ok(file)) = (getresuid(), getresgid(), stat(path)) else { return true };
+    let sets = |bit| file.st_mode & bit != 0;
+    has_capabilities(path)
+        || sets(libc::S_ISUID) && file.st_uid != user.effective.as_raw()
+        || sets(libc::S_ISGID) && file.st_gid != group.effective.as_raw()
+        || (user.real.is_root() || user.effective.is_root()) && lacks_capabilities()
+        || is_secure() && !has_two_identities()
+}
+
+/// Whether this process may have gained rights by being executed, beside those of a user or a group.
+pub(super) fn may_have_gained_rights() -> bool {
+    let is_restricted = get_no_new_privs().unwrap_or(false);
+    is_secure() && !is_restricted && (has_capabilities(EXECUTED) || !has_two_identities())
+}
+
+/// Whether the kernel says that this process gained rights when it was executed, or ran under two identities.
+fn is_secure() -> bool {
+    // SAFETY: takes a number.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+/// Whether the effective user or group differs from the real one.
+fn has_two_identities() -> bool {
+    let users = getresuid().is_ok_and(|user| user.real != user.effective);
+    users || getresgid().is_ok_and(|group| group.real != group.effective)
+}
+
+fn has_capabilities(path: &CStr) -> bool {
+    let name = c"security.capability";
+    // SAFETY: two C strings; a size of 0 asks for the length of the value, and nothing is written.
+    unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), ptr::null_mut(), 0) > 0 }
+}
+
+/// Whether this thread lacks a capability that root gains by executing a file: one in its bounding set.
+fn lacks_capabilities() -> bool {
+    let Ok(permitted) = permitted_capabilities() else { return true };
+    // Asks only about the few capabilities that this thread lacks, since each question is a system call. The
+    // first number that the kernel does not know ends the loop.
+    let is_bound = |capability: u64| {
+        // SAFETY: takes a number.
+        unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability) }
+    };
+    let lacking = (0..64_u64).filter(|capability| permitted & (1 << capability) == 0);
+    lacking.map(is_bound).take_while(|&answer| answer >= 0).any(|answer| answer == 1)
+}
+
+fn permitted_capabilities() -> nix::Result<u64> {
+    const VERSION: u32 = 0x2008_0522; // of records with 64 capabilities
+    let (header, mut sets) = ([VERSION, 0], [0_u32; 6]);
+    // SAFETY: the kernel reads a header and writes two records: effective, permitted, inheritable.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
+    Ok(u64::from(sets[1]) | u64::from(sets[4]) << 32)
+}

@@ -1,0 +1,72 @@
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::*;
+
+fn length(bytes: usize) -> NonZeroUsize {
+    NonZeroUsize::new(bytes).unwrap()
+}
+
+#[test]
+fn it_is_immutable() {
+    let (sealed, fd) = Sealed::copy(&[7; 5000]).unwrap();
+    let (built, built_fd) = Sealed::build(length(5000), |bytes| bytes.fill(7)).unwrap();
+    for (sealed, fd) in [(sealed, fd), (built, built_fd)] {
+        let error = Mapping::new(fd.as_fd(), length(5000), Access::Write).unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EPERM as i32), "{error}");
+        let reopened = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        for mut file in [File::from(fd), reopened.unwrap()] {
+            assert!(file.write_at(b"x", 0).is_err());
+            assert!(file.write_at(b"x", 5000).is_err());
+            assert!(file.write_all(b"x").is_err());
+            assert!(file.set_len(0).is_err());
+            assert!(file.set_len(10_000).is_err());
+            let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            assert!(fallocate(&file, mode, 0, 4096).is_err());
+        }
+        assert!(sealed.bytes() == [7; 5000]);
+    }
+}
+
+#[test]
+fn what_is_not_sealed_is_not_opened() {
+    let with = |seals: SealFlag| {
+        let fd = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        nix::unistd::write(&fd, &[7; 100]).unwrap();
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        Sealed::open(fd.as_fd(), length(100))
+    };
+    assert!(with(SEALS).is_ok());
+    for missing in SEALS.iter() {
+        let error = with(SEALS - missing).unwrap_err();
+        assert!(error.to_string().contains("it is not sealed"), "{error}");
+    }
+    assert!(with((SEALS - SealFlag::F_SEAL_WRITE) | SealFlag::F_SEAL_FUTURE_WRITE).is_err());
+    assert!(Sealed::open(File::open("/dev/zero").unwrap().as_fd(), length(100)).is_err());
+}
+
+#[test]
+fn it_is_of_the_size_that_was_announced() {
+    let (_sealed, fd) = Sealed::copy(&[7; 5000]).unwrap();
+    assert!(Sealed::open(fd.as_fd(), length(5000)).is_ok());
+    for announced in [1, 4999, 5001, 8192, usize::MAX] {
+        assert!(Sealed::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
+    }
+}
+
+/// As a forked copy of the process has one until it executes another program.
+#[test]
+fn sealing_waits_until_a_writable_mapping_is_gone() {
+    let fd = allocate(length(100)).unwrap();
+    let mapping = Mapping::new(fd.as_fd(), length(100), Access::Write).unwrap();
+    let other = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20)); // usually sealing has begun by then; it holds either way
+        drop(mapping);
+    });
+    add_seals(fd.as_fd()).unwrap();
+    other.join().unwrap();
+}

@@ -1,0 +1,61 @@
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+#[test]
+fn a_thread_lives_until_it_ends() {
+    let (tell, told) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        tell.send(ThreadId::current()).unwrap();
+        let _ = ends.recv();
+    });
+    let id = told.recv().unwrap();
+    assert!(!id.has_ended() && !ThreadId::current().has_ended() && id != ThreadId::current());
+    drop(end);
+    thread.join().unwrap();
+    while !id.has_ended() {
+        thread::yield_now(); // `join` may return a moment before the kernel has removed the thread
+    }
+}
+
+/// Another process can write any number.
+#[test]
+fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
+    let own = ThreadId::current();
+    for (bits, ended) in [
+        (own.bits(), false),
+        (own.bits() | u64::from(UNKNOWN) << 32, false),
+        (1, true),
+        (own.bits() ^ 1 << 40, true),
+        (0, true),
+        (u64::MAX, true),
+        (1 << 22, true),
+    ] {
+        assert_eq!(ThreadId::from_bits(bits).has_ended(), ended, "{bits:x}");
+    }
+}
+
+/// A process that was killed keeps its number until it is reaped.
+#[test]
+fn a_process_that_is_not_reaped_has_ended() {
+    let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    let id = ThreadId::from_bits(u64::from(child.id()) | u64::from(UNKNOWN) << 32);
+    assert!(!id.has_ended());
+    child.kill().unwrap();
+    while !id.has_ended() {
+        thread::yield_now();
+    }
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_name_can_hold_anything() {
+    let stat = Stat::parse("7 (a) Z (b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 9").unwrap();
+    assert_eq!((stat.number, stat.has_ended, stat.start), (7, false, 4242));
+    for text in ["", "7", "7 (a) Z", "7 (a) Z 1 2 3", "x (a) Z 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 1 9"] {
+        assert!(Stat::parse(text).is_none(), "{text}");
+    }
+}

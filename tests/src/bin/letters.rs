@@ -1,0 +1,42 @@
+//! A program for tests of who may start a child. Its first argument says what it does.
+//!
+//! - `keep FILE`: starts a child, which puts the letter that waits for it into that file and goes no further.
+//! - `late`: starts children when somebody says so, by a line on standard input, and prints their results.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::fs;
+use std::io::stdin;
+use std::os::fd::AsRawFd;
+use std::process::exit;
+
+use multiproc::{Process, StartMethod};
+use nix::sys::socket::{MsgFlags, recv};
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(file) = args.get(2)
+        && tests::is_started_by_itself()
+    {
+        let mut packet = vec![0; 64 * 1024];
+        let length = recv(stdin().as_raw_fd(), &mut packet, MsgFlags::MSG_PEEK).unwrap();
+        fs::write(file, &packet[..length]).unwrap();
+        exit(0);
+    }
+    multiproc::init();
+    match &args[1][..] {
+        "keep" => {
+            let child = Process::builder().start_method(StartMethod::Spawn);
+            child.spawn(|| println!("the task runs"), ()).unwrap().join().unwrap_err();
+        }
+        "late" => {
+            println!("ready");
+            stdin().read_line(&mut String::new()).unwrap();
+            for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+                let child = Process::builder().start_method(method).spawn(|| 4, ()).unwrap();
+                println!("{}", child.join().unwrap());
+            }
+        }
+        other => panic!("{other}?"),
+    }
+}
