@@ -1,5 +1,4 @@
-//! **Ctrl-C**: SIGINT to all processes of a program, whatever it is doing. Its first process decides what
-//! that means.
+//! **Ctrl-C**: SIGINT to all processes of a program at any moment. Its first process decides the effect.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -50,12 +49,12 @@ impl Program {
         line.trim_end().to_owned()
     }
 
-    /// What a terminal does at Ctrl-C. To be called only before the program's status was collected.
+    /// Sends SIGINT as a terminal does at Ctrl-C. Must be called before the program's status is collected.
     fn interrupt(&self) {
         killpg(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGINT).unwrap();
     }
 
-    /// What a terminal does at Ctrl-Z; then the shell at `fg`.
+    /// Stops the group as a terminal does at Ctrl-Z, then continues it as a shell does at `fg`.
     fn stop_for(&self, time: Duration) {
         let group = Pid::from_raw(self.process.id().cast_signed());
         killpg(group, Signal::SIGSTOP).unwrap();
@@ -64,7 +63,7 @@ impl Program {
         killpg(group, Signal::SIGCONT).unwrap();
     }
 
-    /// How it ended, and what it and its children have printed since, when none of them lives any more.
+    /// Waits for all of its processes. Returns its exit status, and the output since.
     fn end(mut self) -> (ExitStatus, String, String) {
         let status = self.process.wait().unwrap();
         let (mut output, mut errors) = (String::new(), String::new());
@@ -91,7 +90,7 @@ fn a_program_ends_by_sigint_and_leaves_nothing() -> Outcome {
     Ok(())
 }
 
-/// Whether that process, of this name, is alive. One that has ended and that nobody buries is not.
+/// Whether the process with this id and name is alive. A zombie is not.
 fn lives(pid: u32, name: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.contains(&format!("({name})")) && !stat.contains(") Z ")
@@ -125,9 +124,9 @@ fn a_program_that_handles_it_once_ends_by_the_second() -> Outcome {
 }
 
 fn a_child_leaves_it_to_its_parent() -> Outcome {
-    let (child, gate) = blocked_child()?;
+    let (child, latch) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGINT);
-    drop(gate);
+    drop(latch);
     Ok(child.join()?)
 }
 

@@ -1,4 +1,4 @@
-//! **Queue**, when those who use it are killed or stopped wherever they are.
+//! **Queue**, when its senders and receivers are killed or stopped at any instruction.
 //!
 //! `KILLS=5000 cargo test -p tests -- kill_stress::` strikes more often than usual.
 
@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Latch, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
 
 trials![
-    whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order,
+    every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed,
     a_killed_receiver_that_waited_hands_on_its_place,
     a_killed_sender_that_waited_hands_on_its_place,
     a_stopped_receiver_delays_others_no_longer_than_they_allow,
@@ -26,13 +26,13 @@ trials![
     queues_and_pipes_leave_no_descriptor_and_no_mapping_behind,
 ];
 
-/// Who sent it, which one of his it is, and ballast.
+/// Sender, number, and payload.
 type Item = (u32, u32, Vec<u8>);
 
-/// How many items travel together in a batch. Not known of the dead is the fate of so many at most.
+/// The size of a batch. A killed process leaves the outcome of at most this many items unknown.
 const BATCH: u32 = 4;
 
-fn whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order() -> Outcome {
+fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outcome {
     let kills = env::var("KILLS").map_or(Ok(150), |kills| kills.parse())?;
     let mut dice = Random(0x5eed);
     for capacity in [1, 6, 100_000] {
@@ -46,8 +46,7 @@ fn whoever_is_killed_every_item_goes_to_exactly_one_receiver_in_order() -> Outco
     Ok(())
 }
 
-/// Three that send and three that receive, and what each of them has written down of its deeds, after the
-/// deed.
+/// Three senders and three receivers, and the log of each: an entry after each operation.
 struct KillStress {
     ends: (Sender<Item>, Receiver<Item>),
     fighters: Vec<(Process<()>, u32)>,
@@ -78,12 +77,12 @@ impl KillStress {
         if place < 3 {
             let number = u32::try_from(self.sent.len()).unwrap();
             self.sent.push(log);
-            let send = Process::spawn(send_for_ever, (self.ends.0.clone(), number, name))?;
+            let send = Process::spawn(send_endlessly, (self.ends.0.clone(), number, name))?;
             Ok((send, number))
         } else {
             let number = u32::try_from(self.received.len()).unwrap();
             self.received.push(log);
-            Ok((Process::spawn(receive_for_ever, (self.ends.1.clone(), number, name))?, number))
+            Ok((Process::spawn(receive_endlessly, (self.ends.1.clone(), number, name))?, number))
         }
     }
 
@@ -97,7 +96,7 @@ impl KillStress {
         Ok(())
     }
 
-    /// Kills all that send; then the others come to the end, and all accounts must agree.
+    /// Kills all senders; then the receivers reach the end, and all logs must agree.
     fn settle(mut self) -> Result<()> {
         let receivers = self.fighters.split_off(3);
         for (sender, _) in self.fighters {
@@ -106,7 +105,7 @@ impl KillStress {
         }
         drop(self.ends);
         for (receiver, _) in receivers {
-            receiver.join()?; // which ends only if the queue goes on, up to its end
+            receiver.join()?; // it ends only if the queue still works
         }
         let mut taken = BTreeMap::<u32, Vec<u32>>::new();
         for log in &self.received {
@@ -129,15 +128,15 @@ impl KillStress {
             assert!(end <= sent + BATCH, "{end} received of {sent} sent");
             missing += sent.max(end) - u32::try_from(count).unwrap();
         }
-        assert!(taken.is_empty(), "received from nobody: {taken:?}");
-        // Those that a receiver had taken, and was killed before it could write them down.
+        assert!(taken.is_empty(), "received, but not sent: {taken:?}");
+        // Items that a receiver had taken when it was killed, before it could log them.
         assert!(missing <= BATCH * self.dead_receivers, "{missing} missing, {} dead", self.dead_receivers);
         Ok(())
     }
 }
 
 /// Every third sends batches.
-fn send_for_ever(items: Sender<Item>, own: u32, log: String) {
+fn send_endlessly(items: Sender<Item>, own: u32, log: String) {
     let mut log = EventLog::open(&log);
     let item = |number: u32| (own, number, vec![7; ballast(number)]);
     for number in (0..).step_by(BATCH as usize) {
@@ -154,7 +153,7 @@ fn send_for_ever(items: Sender<Item>, own: u32, log: String) {
     }
 }
 
-fn receive_for_ever(items: Receiver<Item>, own: u32, log: String) {
+fn receive_endlessly(items: Receiver<Item>, own: u32, log: String) {
     let mut log = EventLog::open(&log);
     loop {
         let batch = if own.is_multiple_of(3) {
@@ -176,7 +175,7 @@ fn receive_for_ever(items: Receiver<Item>, own: u32, log: String) {
     }
 }
 
-/// Most items are small, some are so large that they are parked when there is no room, and a few always are.
+/// Most items are small, some are large enough to be spilled when there is no room, a few always are.
 fn ballast(number: u32) -> usize {
     match number % 64 {
         17 => 40_000,
@@ -219,7 +218,7 @@ impl EventLog {
     }
 }
 
-/// Numbers that look like chance, the same in each run.
+/// Pseudo-random numbers, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -230,19 +229,22 @@ impl Random {
 }
 
 /// Says that it is about to, and receives.
-fn receive_one(items: Receiver<u32>, gate: Latch) -> Option<u32> {
-    gate.send(()).unwrap();
+fn receive_one(items: Receiver<u32>, latch: Latch) -> Option<u32> {
+    latch.send(()).unwrap();
     items.recv().ok()
 }
 
-fn send_one(items: Sender<u32>, number: u32, gate: Latch) -> bool {
-    gate.send(()).unwrap();
+fn send_one(items: Sender<u32>, number: u32, latch: Latch) -> bool {
+    latch.send(()).unwrap();
     items.send(number).is_ok()
 }
 
 /// A child that has gone to sleep in a call.
-fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(child: &Process<T>, gate: &Latch) -> Result<()> {
-    gate.recv()?;
+fn asleep<T: serde::Serialize + serde::de::DeserializeOwned>(
+    child: &Process<T>,
+    latch: &Latch,
+) -> Result<()> {
+    latch.recv()?;
     wait_for_state(child.pid(), 'S');
     Ok(())
 }
@@ -251,14 +253,14 @@ fn a_killed_receiver_that_waited_hands_on_its_place() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     let mut waiting = Vec::new();
     for _ in 0..3 {
-        let (gate, theirs) = pipe()?;
+        let (latch, theirs) = pipe()?;
         let child = Process::spawn(receive_one, (receiver.clone(), theirs))?;
-        asleep(&child, &gate)?;
+        asleep(&child, &latch)?;
         waiting.push(child);
     }
     let last = waiting.pop().unwrap();
     for child in waiting {
-        child.kill()?; // the first of them waits for an item, the second for the first
+        child.kill()?; // the first waits for an item, the second for the first
         assert!(child.join().is_err());
     }
     sender.send(7)?;
@@ -271,9 +273,9 @@ fn a_killed_sender_that_waited_hands_on_its_place() -> Outcome {
     sender.send(0)?;
     let mut waiting = Vec::new();
     for number in 1..4 {
-        let (gate, theirs) = pipe()?;
+        let (latch, theirs) = pipe()?;
         let child = Process::spawn(send_one, (sender.clone(), number, theirs))?;
-        asleep(&child, &gate)?;
+        asleep(&child, &latch)?;
         waiting.push(child);
     }
     let last = waiting.pop().unwrap();
@@ -290,9 +292,9 @@ fn a_killed_sender_that_waited_hands_on_its_place() -> Outcome {
 
 fn a_stopped_receiver_delays_others_no_longer_than_they_allow() -> Outcome {
     let (sender, receiver) = bounded(2)?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let stopped = Process::spawn(receive_one, (receiver.clone(), theirs))?;
-    asleep(&stopped, &gate)?;
+    asleep(&stopped, &latch)?;
     send_signal(stopped.pid(), Signal::SIGSTOP);
     wait_for_state(stopped.pid(), 'T');
     sender.send(1)?;
@@ -313,9 +315,9 @@ fn a_stopped_receiver_delays_others_no_longer_than_they_allow() -> Outcome {
 fn a_stopped_sender_delays_others_no_longer_than_they_allow() -> Outcome {
     let (sender, receiver) = bounded(1)?;
     sender.send(1)?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let stopped = Process::spawn(send_one, (sender.clone(), 2, theirs))?;
-    asleep(&stopped, &gate)?;
+    asleep(&stopped, &latch)?;
     send_signal(stopped.pid(), Signal::SIGSTOP);
     wait_for_state(stopped.pid(), 'T');
     assert_eq!(receiver.recv()?, 1);
@@ -335,13 +337,13 @@ fn a_stopped_sender_delays_others_no_longer_than_they_allow() -> Outcome {
 
 fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
     let (sender, receiver) = bounded::<Vec<u8>>(100)?;
-    let put = |sender: Sender<Vec<u8>>, gate: Latch| {
+    let put = |sender: Sender<Vec<u8>>, latch: Latch| {
         (0..20).for_each(|number| sender.send(vec![number; 1024 * 1024]).unwrap());
-        crate::support::block(gate);
+        crate::support::block(latch);
     };
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let child = Process::spawn(put, (sender, theirs))?;
-    assert!(gate.poll(PATIENCE)?);
+    assert!(latch.poll(PATIENCE)?);
     child.kill()?;
     assert!(child.join().is_err());
     for (number, item) in (0..).zip(&mut receiver.into_iter()) {
@@ -353,7 +355,7 @@ fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
 
 fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
     alone(|| {
-        let (kept, theirs) = pipe::<u32, u32>()?; // what is made only once is there now
+        let (kept, theirs) = pipe::<u32, u32>()?; // lazily created objects exist now
         drop((kept, theirs, thread::spawn(|| ()).join()));
         let before = possessions();
         for _ in 0..10 {
@@ -373,7 +375,7 @@ fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
     })
 }
 
-/// How many descriptors this process has, and how many mappings of shared memory.
+/// The number of descriptors of this process, and of its mappings of shared memory.
 fn possessions() -> (usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     (read_dir("/proc/self/fd").unwrap().count(), maps.lines().filter(|line| line.contains("memfd:")).count())

@@ -1,4 +1,4 @@
-//! How `multiproc` behaves across real processes. Every test's name says what it holds the library to.
+//! Tests of `multiproc` across real processes. The name of a test is the property that it checks.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,8 +6,10 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod bad_tasks;
 mod bad_values;
-mod frozen;
+mod corrupted_memory;
+mod encoding;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -18,9 +20,9 @@ mod programs;
 mod queue;
 mod regressions;
 mod resource_limits;
-mod scribble;
 mod security;
 mod shared_array;
+mod shared_slice;
 mod start;
 mod support;
 mod task_errors;
@@ -39,15 +41,17 @@ fn main() -> ExitCode {
         queue::trials(),
         kill_stress::trials(),
         pipe::trials(),
-        frozen::trials(),
+        shared_slice::trials(),
         programs::trials(),
         regressions::trials(),
         interrupt::trials(),
         resource_limits::trials(),
-        scribble::trials(),
+        corrupted_memory::trials(),
         security::trials(),
         shared_array::trials(),
         bad_values::trials(),
+        bad_tasks::trials(),
+        encoding::trials(),
         output::trials(),
         task_errors::trials(),
     ];

@@ -1,5 +1,4 @@
-//! What children print, and what becomes of it where it cannot be written out. Each test runs a fixture of
-//! its own.
+//! **Output** of children, also where it cannot be written. Each test runs its own fixture program.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write, pipe};
@@ -55,7 +54,7 @@ fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
     said.read_line(&mut line)?;
     assert_eq!(line, "all results are here\n");
 
-    // What it was is not lost: whoever has printed it has waited for room.
+    // Nothing is lost: a process that prints waits for room.
     let (mut printed, mut part) = (String::new(), [0; 4096]);
     let begun = Instant::now();
     while !["[2]", "[3]", "[by C]", "[5]"].iter().all(|text| printed.contains(text)) {

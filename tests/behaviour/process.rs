@@ -101,7 +101,7 @@ fn large_arguments_and_results_arrive_equal() -> Outcome {
     Ok(())
 }
 
-/// What a process got from its surroundings.
+/// The state that a process has inherited.
 fn surroundings() -> (Vec<(OsString, OsString)>, Vec<OsString>, PathBuf) {
     (env::vars_os().collect(), env::args_os().collect(), env::current_dir().unwrap())
 }
@@ -112,10 +112,10 @@ fn a_child_has_its_parents_environment_arguments_and_folder() -> Outcome {
 }
 
 fn a_child_is_alive_until_it_exits_with_0() -> Outcome {
-    let (mut child, gate) = blocked_child()?;
+    let (mut child, latch) = blocked_child()?;
     assert!(child.is_alive());
     assert_eq!(child.exit_code(), None);
-    drop(gate);
+    drop(latch);
     assert_eq!(child.join_timeout(PATIENCE)?, Some(()));
     assert!(!child.is_alive());
     assert_eq!(child.exit_code(), Some(0));
@@ -133,11 +133,11 @@ fn watch_children_come_and_go() -> Result<()> {
         pids
     };
     assert!(pids().is_empty());
-    let (first, _gate) = blocked_child()?;
-    let (second, gate) = blocked_child()?;
+    let (first, _latch) = blocked_child()?;
+    let (second, latch) = blocked_child()?;
     assert_eq!(pids(), sorted([first.pid(), second.pid()]));
     assert!(active_children().iter().any(|child| child.name() == first.name()));
-    drop(gate);
+    drop(latch);
     second.join()?;
     assert_eq!(pids(), [first.pid()]);
     first.kill()?;
@@ -152,20 +152,20 @@ fn sorted<const N: usize>(mut pids: [u32; N]) -> [u32; N] {
 }
 
 fn a_join_with_a_zero_timeout_returns_at_once() -> Outcome {
-    let (mut child, gate) = blocked_child()?;
-    // The child stays until the gate is dropped, so a join that waited for it would never return.
+    let (mut child, latch) = blocked_child()?;
+    // The child blocks until the latch is dropped, so a join that waited for it would never return.
     assert_eq!(child.join_timeout(Duration::ZERO)?, None);
-    drop(gate);
+    drop(latch);
     Ok(child.join()?)
 }
 
 fn a_join_with_a_timeout_ends_on_time() -> Outcome {
-    let (mut child, gate) = blocked_child()?;
+    let (mut child, latch) = blocked_child()?;
     let time = Duration::from_millis(50);
     let start = Instant::now();
     assert_eq!(child.join_timeout(time)?, None);
     assert!(start.elapsed() >= time);
-    drop(gate);
+    drop(latch);
     assert_eq!(child.join_timeout(Duration::MAX)?, Some(()));
     Ok(())
 }
@@ -179,7 +179,7 @@ fn a_result_is_given_once() -> Outcome {
 }
 
 fn terminate_ends_a_child_with_signal_15() -> Outcome {
-    let (mut child, _gate) = blocked_child()?;
+    let (mut child, _latch) = blocked_child()?;
     child.terminate()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(15), Some(child.pid())));
@@ -189,7 +189,7 @@ fn terminate_ends_a_child_with_signal_15() -> Outcome {
 }
 
 fn kill_ends_a_child_with_signal_9() -> Outcome {
-    let (mut child, _gate) = blocked_child()?;
+    let (mut child, _latch) = blocked_child()?;
     child.kill()?;
     let error = child.join_timeout(PATIENCE).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(9), Some(child.pid())));
@@ -199,7 +199,7 @@ fn kill_ends_a_child_with_signal_9() -> Outcome {
 }
 
 fn terminate_ends_a_stopped_child() -> Outcome {
-    let (child, _gate) = blocked_child()?;
+    let (child, _latch) = blocked_child()?;
     send_signal(child.pid(), Signal::SIGSTOP);
     wait_for_state(child.pid(), 'T');
     child.terminate()?;
@@ -207,11 +207,11 @@ fn terminate_ends_a_stopped_child() -> Outcome {
     Ok(())
 }
 
-/// Alone, where no child was started before the signal was blocked.
+/// In a process of its own, where no child was started before the signal was blocked.
 fn terminate_ends_a_child_of_a_thread_that_blocks_the_signal() -> Outcome {
     alone(|| {
         SigSet::all().thread_block().unwrap();
-        let (child, _gate) = blocked_child()?;
+        let (child, _latch) = blocked_child()?;
         child.terminate()?;
         assert_eq!(child.join().unwrap_err().signal(), Some(15));
         Ok(())
@@ -262,7 +262,7 @@ fn children_may_have_children() -> Outcome {
     Ok(())
 }
 
-/// The ids of this process and its parent, and those of so many generations below.
+/// The ids of this process and its parent, and those of this many generations below.
 fn lineage(generations: u32) -> Result<Vec<(u32, u32)>> {
     let mut family = vec![(std::process::id(), parent_id())];
     if generations > 0 {
@@ -272,36 +272,36 @@ fn lineage(generations: u32) -> Result<Vec<(u32, u32)>> {
 }
 
 fn a_grandchild_sees_its_parents_death() -> Outcome {
-    let (gate, theirs) = pipe()?;
-    let pass_on = |gate: Latch| Process::spawn(block, (gate,)).unwrap().join().unwrap();
+    let (latch, theirs) = pipe()?;
+    let pass_on = |latch: Latch| Process::spawn(block, (latch,)).unwrap().join().unwrap();
     let child = Process::spawn(pass_on, (theirs,))?;
-    gate.recv()?;
+    latch.recv()?;
     child.kill()?;
     assert!(
-        gate.recv().unwrap_err().is_disconnected(),
+        latch.recv().unwrap_err().is_disconnected(),
         "only the grandchild holds the other end, so it is gone"
     );
     Ok(())
 }
 
 fn a_dropped_child_goes_on() -> Outcome {
-    let (gate, theirs) = pipe::<u32, u32>()?;
+    let (latch, theirs) = pipe::<u32, u32>()?;
     let answer = |questions: Connection<u32, u32>| {
         let number = questions.recv().unwrap();
         questions.send(number + 1).unwrap();
     };
     drop(Process::spawn(answer, (theirs,))?);
-    gate.send(41)?;
-    assert_eq!(gate.recv()?, 42);
+    latch.send(41)?;
+    assert_eq!(latch.recv()?, 42);
     Ok(())
 }
 
 fn the_sentinel_becomes_readable_at_exit() -> Outcome {
-    let (child, gate) = blocked_child()?;
+    let (child, latch) = blocked_child()?;
     let is_readable =
         |time: PollTimeout| poll(&mut [PollFd::new(child.as_fd(), PollFlags::POLLIN)], time).unwrap() == 1;
     assert!(!is_readable(PollTimeout::ZERO));
-    drop(gate);
+    drop(latch);
     assert!(is_readable(PollTimeout::try_from(PATIENCE)?));
     assert!(!child.is_alive());
     Ok(child.join()?)
@@ -318,7 +318,7 @@ fn a_hundred_processes_start_and_join() -> Outcome {
 fn a_hundred_processes_are_killed_at_once() -> Outcome {
     let children: Vec<_> = (0..100).map(|_| blocked_child()).collect::<Result<_>>()?;
     children.iter().try_for_each(|(child, _)| child.kill())?;
-    for (child, _gate) in children {
+    for (child, _latch) in children {
         assert_eq!(child.join().unwrap_err().signal(), Some(9));
     }
     Ok(())
@@ -338,7 +338,7 @@ fn a_child_holds_no_descriptor_of_its_siblings_or_its_parent() -> Outcome {
 }
 
 fn start_with_much_open() -> Result<()> {
-    // The three standard ones, and the one over which its result goes.
+    // The standard streams, and the socket for its result.
     const EXPECTED: [u32; 4] = [0, 1, 2, 3];
     let inheritable = File::open("/dev/null").unwrap();
     fcntl(&inheritable, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
@@ -348,7 +348,7 @@ fn start_with_much_open() -> Result<()> {
 
     let (ours, theirs) = pipe::<(), ()>()?;
     let with_an_argument = Process::spawn(|_end: Latch| descriptors(), (theirs,))?.join()?;
-    // One end of a pipe is a socket, the memory, and for each direction what wakes either side.
+    // An end of a pipe is a socket, the memory, and two eventfds for each direction.
     assert_eq!(with_an_argument.len(), EXPECTED.len() + 6, "{with_an_argument:?}");
     assert!(
         ours.recv().unwrap_err().is_disconnected(),
@@ -389,7 +389,7 @@ fn a_result_that_does_not_decode_is_an_error_of_join() -> Outcome {
 }
 
 fn a_task_that_forks_answers_once() -> Outcome {
-    // The copy returns first: were it to answer, its answer would be the one that counts.
+    // The forked copy returns first: if it answered, its answer would count.
     let child = Process::spawn(|| (tests::fork_and_wait(), std::process::id()), ())?;
     let pid = child.pid();
     assert_eq!(child.join()?, (true, pid));

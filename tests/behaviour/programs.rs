@@ -1,4 +1,4 @@
-//! What concerns a program as a whole: each test runs a fixture of its own.
+//! Whole programs: each test runs its own fixture program.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, pipe};
@@ -29,7 +29,7 @@ trials![
     nothing_has_a_name_in_the_file_system,
 ];
 
-/// Runs a fixture program to its end, and to the end of all who hold its standard output.
+/// Runs a fixture program until all holders of its standard output have ended.
 fn run(program: &mut Command) -> Output {
     let output = program.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{program:?}: {}", output.status);
@@ -108,7 +108,7 @@ fn a_child_whose_parent_ends_before_init_does_not_run_main() -> Outcome {
 }
 
 fn a_program_that_leaks_its_pools_exits_with_0_and_leaves_nothing() -> Outcome {
-    // `lines` comes back only when nobody holds the program's standard output any more.
+    // `lines` ends only when no process holds the program's standard output any more.
     assert_eq!(lines(&mut Command::new(env!("CARGO_BIN_EXE_leaked_pool"))), ["ends"]);
     Ok(())
 }
@@ -156,7 +156,7 @@ fn lines_are_never_torn_and_unfinished_ones_never_lost() -> Outcome {
     let output = run(&mut Command::new(env!("CARGO_BIN_EXE_lines"))).stdout;
     let mut text = String::from_utf8(output)?;
     for letter in ('a'..='h').chain('A'..='H') {
-        // What a child has written without a line's end may stand in front of another's line.
+        // An unfinished line of a child may stand in front of another process's line.
         let unfinished = format!("[{letter}]");
         assert_eq!(text.matches(&unfinished).count(), 1, "{unfinished}");
         text = text.replace(&unfinished, "");

@@ -1,4 +1,4 @@
-//! What attacks on the library have broken once, and must not break again.
+//! Regressions: defects that earlier versions had.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{Latch, Outcome, PATIENCE, alone, block, trials};
 trials![
     an_answer_is_received_though_its_sender_left_questions_unread,
     a_pool_whose_initializer_fails_can_be_joined,
-    a_pool_whose_shutdown_may_take_for_ever_can_be_dropped,
+    a_pool_without_a_shutdown_timeout_can_be_dropped,
     a_closed_pool_replaces_a_worker_that_dies,
     a_pool_keeps_no_copy_of_what_it_hands_over,
     a_pool_that_was_joined_keeps_nothing_of_its_initializer,
@@ -45,13 +45,13 @@ fn a_pool_whose_initializer_fails_can_be_joined() -> Outcome {
     Ok(())
 }
 
-fn a_pool_whose_shutdown_may_take_for_ever_can_be_dropped() -> Outcome {
+fn a_pool_without_a_shutdown_timeout_can_be_dropped() -> Outcome {
     let pool = Pool::builder().workers(1).shutdown_timeout(Duration::MAX).build()?;
     assert_eq!(pool.apply(|| 1, ())?, 1);
     Ok(())
 }
 
-/// Two tasks need each other, and the one that would bring them together has lost its worker.
+/// The first task waits for the third, whose worker dies with the second.
 fn a_closed_pool_replaces_a_worker_that_dies() -> Outcome {
     let pool = Pool::new(2)?;
     let (sender, receiver) = bounded::<u32>(1)?;
@@ -65,23 +65,23 @@ fn a_closed_pool_replaces_a_worker_that_dies() -> Outcome {
     Ok(())
 }
 
-/// The end of the queue comes while the task that held its last sender still runs.
+/// The queue ends while the task that held its last sender still runs.
 fn a_pool_keeps_no_copy_of_what_it_hands_over() -> Outcome {
     let pool = Pool::new(1)?;
     let (sender, receiver) = bounded::<u32>(4)?;
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let task = pool.submit(
-        |sender: Sender<u32>, gate: Latch| {
+        |sender: Sender<u32>, latch: Latch| {
             let sent = sender.send(1).is_ok();
             drop(sender);
-            block(gate);
+            block(latch);
             sent
         },
         (sender, theirs),
     )?;
     assert_eq!(receiver.recv_timeout(PATIENCE)?, 1);
     assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
-    drop(gate);
+    drop(latch);
     assert!(task.get()?);
     Ok(())
 }
@@ -110,9 +110,9 @@ impl<'de> Deserialize<'de> for Touchy {
 }
 
 fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
-    let fates = Pool::builder().workers(2).chunk_size(6).build()?.map_results(Touchy, 0..6)?;
-    for (number, fate) in (0..).zip(fates) {
-        match fate {
+    let outcomes = Pool::builder().workers(2).chunk_size(6).build()?.map_results(Touchy, 0..6)?;
+    for (number, outcome) in (0..).zip(outcomes) {
+        match outcome {
             Ok(touchy) => assert_eq!(touchy, Touchy(number)),
             Err(error) => {
                 assert_eq!((number, error.index()), (3, Some(3)));
@@ -123,36 +123,36 @@ fn a_result_whose_deserialize_panics_harms_no_other() -> Outcome {
     Ok(())
 }
 
-/// Becomes nobody, if that can be done at all, and stays. Only root can.
-fn stay_as_nobody(gate: Latch) {
+/// Becomes an unprivileged user, which only root can, and blocks.
+fn block_unprivileged(latch: Latch) {
     if Uid::effective().is_root() {
         setuid(Uid::from_raw(65_534)).unwrap();
     }
-    block(gate);
+    block(latch);
 }
 
 fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
-    let (gate, theirs) = pipe()?;
-    let child = Process::spawn(stay_as_nobody, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?);
+    let (latch, theirs) = pipe()?;
+    let child = Process::spawn(block_unprivileged, (theirs,))?;
+    assert!(latch.poll(PATIENCE)?);
     child.kill()?;
     assert_eq!(child.join().unwrap_err().signal(), Some(Signal::SIGKILL as i32));
     Ok(())
 }
 
-/// The grandchild holds the only other end of the gate, so the gate's end is the grandchild's.
+/// The grandchild holds the only other end of the latch, so the latch ends with the grandchild.
 fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
-    let (gate, theirs) = pipe()?;
-    let start = |gate: Latch| {
-        let _grandchild = Process::spawn(stay_as_nobody, (gate,)).unwrap();
+    let (latch, theirs) = pipe()?;
+    let start = |latch: Latch| {
+        let _grandchild = Process::spawn(block_unprivileged, (latch,)).unwrap();
         std::thread::sleep(PATIENCE);
     };
     let child = Process::spawn(start, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?, "the grandchild did not begin");
-    gate.recv()?;
+    assert!(latch.poll(PATIENCE)?, "the grandchild did not begin");
+    latch.recv()?;
     child.kill()?;
-    assert!(gate.poll(PATIENCE)?, "the grandchild lives on");
-    assert!(gate.recv().unwrap_err().is_disconnected());
+    assert!(latch.poll(PATIENCE)?, "the grandchild lives on");
+    assert!(latch.recv().unwrap_err().is_disconnected());
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn a_child_that_has_ended_has_an_exit_code() -> Outcome {
     Ok(())
 }
 
-/// Whose memory has been kept.
+/// An empty value, after the pool has cached memory.
 fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
@@ -179,7 +179,7 @@ fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
     })
 }
 
-/// Which would be the end of the program, also where memory has been kept.
+/// SIGXFSZ would end the program, also where memory is cached.
 fn an_item_beyond_the_limit_on_file_sizes_is_an_error() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;

@@ -1,11 +1,11 @@
-//! What the tests have in common.
+//! Helpers of the tests.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
-use multiproc::{Connection, Process, RemoteFn, Result, pipe};
+use multiproc::{Connection, Process, ProcessBuilder, RemoteFn, Result, StartMethod, pipe};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -13,8 +13,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 /// How a test ends: it panics, returns an error, or passes.
 pub(crate) type Outcome = Result<(), Failed>;
 
-/// So long does a test wait for what must come, before it calls it missing. Generous: it measures nothing.
+/// How long a test waits for an event before it fails. Generous: it measures nothing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Every way to start a process.
+pub(crate) const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
+
+/// A child that is started by this method.
+pub(crate) fn with(method: StartMethod) -> ProcessBuilder {
+    Process::builder().start_method(method)
+}
 
 /// Makes a module's `trials()` from the names of its tests.
 macro_rules! trials {
@@ -37,28 +45,32 @@ pub(crate) fn alone<F: RemoteFn<(), Output = Result<()>>>(test: F) -> Outcome {
     Ok(Process::spawn(test, ())?.join()??)
 }
 
-/// A child that holds the other end stays until this one is dropped.
+/// A process that holds the other end blocks until this one is dropped.
 pub(crate) type Latch = Connection<(), ()>;
 
-/// The task of a child that waits: it says that it has begun, and stays until the gate is dropped.
-pub(crate) fn block(gate: Latch) {
-    let _ = gate.send(());
-    let _ = gate.recv();
+/// Reports that it has begun, and blocks until the latch is dropped.
+pub(crate) fn block(latch: Latch) {
+    let _ = latch.send(());
+    let _ = latch.recv();
 }
 
-/// A child that has begun and stays until its gate is dropped.
+/// A child that has begun, and blocks until its latch is dropped.
 pub(crate) fn blocked_child() -> Result<(Process<()>, Latch)> {
-    let (gate, theirs) = pipe()?;
-    let child = Process::spawn(block, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?, "the child did not begin");
-    gate.recv()?;
-    Ok((child, gate))
+    blocked_child_by(Process::builder())
+}
+
+pub(crate) fn blocked_child_by(builder: ProcessBuilder) -> Result<(Process<()>, Latch)> {
+    let (latch, theirs) = pipe()?;
+    let child = builder.spawn(block, (theirs,))?;
+    assert!(latch.poll(PATIENCE)?, "the child did not begin");
+    latch.recv()?;
+    Ok((child, latch))
 }
 
 /// The numbers of the descriptors that this process holds, in order.
 pub(crate) fn descriptors() -> Vec<u32> {
     let entries: Vec<_> = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path()).collect();
-    // What listed them is closed by now, and is none of them.
+    // The descriptor that listed them is closed by now.
     let still_open = entries.iter().filter(|path| fs::symlink_metadata(path).is_ok());
     let mut numbers: Vec<u32> =
         still_open.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
@@ -66,14 +78,13 @@ pub(crate) fn descriptors() -> Vec<u32> {
     numbers
 }
 
-/// The processes that this one has started, dead ones included that nobody has buried, and what they are
-/// called. Those that the fork server has ready are not among them.
+/// The children of this process and their names, zombies included, pre-forked children not.
 pub(crate) fn children() -> Vec<(u32, String)> {
     let all = tests::children_of(std::process::id());
     all.into_iter().filter(|(pid, name)| !tests::is_spare(*pid, name)).collect()
 }
 
-/// The process from which the children of this one are forked.
+/// The fork server of this process.
 pub(crate) fn fork_server() -> Option<u32> {
     let is_it = |pid, name: &str| name == "fork-server" && tests::was_executed(pid);
     children().into_iter().find_map(|(pid, name)| is_it(pid, &name).then_some(pid))
@@ -102,14 +113,14 @@ pub(crate) fn open_without_children() -> usize {
         all
     };
     eventually("none of them is about to end", || spares().iter().all(|&(pid, _)| is_in_state(pid, 'S')));
-    descriptors().len() - spares().len() // to each that waits for something to do there is a socket
+    descriptors().len() - spares().len() // each pre-forked child has a socket
 }
 
 pub(crate) fn send_signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }
 
-/// Waits until something becomes true that nothing announces.
+/// Polls until a condition is true.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -123,7 +134,7 @@ pub(crate) fn wait_for_state(pid: u32, state: char) {
     eventually(&format!("process {pid} is in state {state}"), || is_in_state(pid, state));
 }
 
-/// All threads of it are: in a fork server, the first does nothing.
+/// Whether all threads of the process are in this state: in a fork server, the first thread is idle.
 fn is_in_state(pid: u32, state: char) -> bool {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
     threads.flatten().all(|thread| {

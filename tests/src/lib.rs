@@ -1,8 +1,8 @@
-//! What the behaviour tests and their fixture programs share.
+//! Helpers of the behaviour tests and their fixture programs.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
 
-pub mod scribble;
+pub mod corruption;
 
 use std::ffi::CStr;
 use std::fs;
@@ -20,7 +20,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
-/// So long may a whole test or fixture program take. Nothing is measured by it: it turns a hang into a
+/// How long a whole test or fixture program may take. It measures nothing: it turns a hang into a
 /// failure.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -35,7 +35,7 @@ pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> 
     let message = format!("{name} still runs after {} s: aborting", limit.as_secs());
     thread::spawn(move || {
         if watch.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            let _ = writeln!(stderr(), "{message}"); // which nobody may read
+            let _ = writeln!(stderr(), "{message}"); // stderr may be closed
             abort();
         }
     });
@@ -44,7 +44,7 @@ pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> 
     result
 }
 
-/// Starts a child by each method, and prints what it returns, or the error.
+/// Starts a child by each method, and prints its result or error.
 pub fn start_by_each_method() {
     for method in [StartMethod::ForkServer, StartMethod::Spawn] {
         let child = Process::builder().start_method(method).spawn(|| "a child ran".to_owned(), ());
@@ -58,7 +58,7 @@ pub fn is_started_by_itself() -> bool {
     parents_program.is_ok_and(|program| program == fs::read_link("/proc/self/exe").unwrap())
 }
 
-/// The processes that a process has started, dead ones included that nobody has buried, and what they are
+/// The processes that a process has started, zombies included, and what they are
 /// called.
 pub fn children_of(pid: u32) -> Vec<(u32, String)> {
     // Threads and children may end meanwhile.
@@ -83,7 +83,7 @@ pub fn was_executed(pid: u32) -> bool {
     flags.is_some_and(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
-/// What the system says of a process: what comes behind its name.
+/// The fields of /proc/PID/stat behind the process's name.
 fn stat_of(pid: u32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().map(str::to_owned).collect()
@@ -186,7 +186,7 @@ extern "C" fn count_interruption(_signal: i32) {
     INTERRUPTIONS.fetch_add(1, Ordering::SeqCst);
 }
 
-/// From now on SIGUSR1 interrupts the system call in which it finds this process, and does nothing else.
+/// Makes SIGUSR1 interrupt the current system call of this process, without other effect.
 pub fn accept_interruptions() {
     accept_interruptions_by(Signal::SIGUSR1, SaFlags::empty());
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask compare`: runs each program and the Python beside it, one after the other, and shows whether both
-//! print what the README shows, and how long each takes.
+//! `cargo xtask compare`: runs each program and the Python beside it, one after the other, and shows whether
+//! both print what the README shows, and how long each takes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use crate::verify::python::{Broken, Script, broken};
 use crate::verify::readme::Block;
 use crate::verify::{Plan, plan};
 
-/// How long a Python program that does not work may run: one that waits without end is stopped then.
+/// How long a broken Python program may run: one that hangs is killed then.
 const BROKEN_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a program's other processes may take to follow it.
+/// How long a program's other processes may outlive it.
 const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -35,11 +35,11 @@ pub struct Options {
 struct Pair {
     rust: Duration,
     python: Duration,
-    /// Why an output does not fit the README, with the language in front.
+    /// The differences from the README, with the language in front.
     failures: Vec<String>,
 }
 
-/// Whether all programs print the same in both languages, and none that should fail works.
+/// Returns whether all programs print the same in both languages, and every broken one fails.
 pub fn run(options: &Options) -> Result<bool> {
     let only = options.only.as_deref().unwrap_or_default();
     let workspace = Workspace::load()?;
@@ -105,7 +105,7 @@ fn show_line(program: &str, rust: &str, python: &str, output: &str) {
     say!("{program}  {rust:>9}  {python:>9}  {output}");
 }
 
-/// Runs a program that does not work, and shows what goes wrong. `false` if nothing does.
+/// Runs a broken program, and shows its failure. Returns `false` if it works.
 fn show_broken(runner: &Runner, python: &Path, broken: &Broken) -> Result<bool> {
     let arguments = ["-B".to_owned(), broken.file.display().to_string()];
     let seen = runner.run(python, &arguments, BROKEN_LIMIT)?;

@@ -1,6 +1,6 @@
-//! What `cargo xtask` does. Each command is a module, and `src/main.rs` holds the arguments.
+//! The commands of `cargo xtask`, each a module; `src/main.rs` holds the arguments.
 
-// A command either works or ends `cargo xtask` with the error's own words: there is nobody else to tell.
+// A command either works or ends `cargo xtask` with the error's own words.
 #![allow(clippy::missing_errors_doc)]
 
 pub mod bench;

@@ -36,12 +36,12 @@ struct Arguments {
 enum Command {
     /// Measure the library beside the hand-written baseline and, with --peers, beside other libraries
     Bench(bench::Options),
-    /// Run each program and the Python beside it: do both print the same, and how long does each take?
+    /// Run each program and the Python beside it, and compare their output and time
     Compare(compare::Options),
-    /// Kill and stop processes and make system calls fail, at every step and at random: nothing may hang, be lost or be left
+    /// Kill and stop processes and refuse system calls, at every step and at random
     Faults(faults::Options),
     /// Run unit tests of the library that touch memory under valgrind
     Valgrind,
-    /// Run every command that a README under examples/ shows, and compare what it prints with what is shown
+    /// Run every command that a README under examples/ shows, and compare its output with the README
     Verify(verify::Options),
 }

@@ -1,16 +1,16 @@
-//! Standard output that may be a pipe whose reader has seen enough, as in `cargo xtask verify | head -1`.
+//! Standard output and error that may be closed pipes, as in `cargo xtask verify | head -1`.
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stderr, stdout};
 use std::process::exit;
 use std::sync::{Mutex, PoisonError};
 
-/// What a shell shows for a program that SIGPIPE has ended.
+/// The exit code that a shell shows for a program that SIGPIPE has ended.
 const CLOSED_PIPE: i32 = 141;
 
 type CleanUp = Box<dyn Fn() + Send>;
 
-/// What must happen before this program ends early.
+/// The cleanup before an early end of this program.
 static CLEAN_UP: Mutex<Option<CleanUp>> = Mutex::new(None);
 
 /// Prints a line to standard output, like `println!`. A closed pipe ends the program.

@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::{Message, PackageId};
 
-/// Builds with all optimisations what a manifest's folder has; gives the programs by their names.
+/// Makes a release build of a manifest's folder; returns the programs by name.
 pub(crate) fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, PathBuf>> {
     let mut build = cargo_build(folder);
     let programs = built(build.args(["--release", "--locked"]).args(what))?;
     Ok(programs.into_iter().map(|((_, name), path)| (name, path)).collect())
 }
 
-/// A `cargo build` in this folder, to which the caller adds what to build.
+/// A `cargo build` in this folder; the caller adds the packages.
 pub(crate) fn cargo_build(folder: &Path) -> Command {
     let mut build = cargo("build", folder);
     build.arg("--message-format=json-render-diagnostics");
@@ -42,7 +42,7 @@ fn is_set_for_xtask(variable: &str) -> bool {
     variable == "CARGO_PRIMARY_PACKAGE" || PREFIXES.iter().any(|prefix| variable.starts_with(prefix))
 }
 
-/// Has it built; gives the programs by their packages and names.
+/// Runs the build; returns the programs by package and name.
 pub(crate) fn built(build: &mut Command) -> Result<BTreeMap<(PackageId, String), PathBuf>> {
     let mut build = build.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let messages = build.stdout.take().context("cargo has no output")?;
@@ -58,7 +58,7 @@ pub(crate) fn built(build: &mut Command) -> Result<BTreeMap<(PackageId, String),
     Ok(programs)
 }
 
-/// Builds one program of the package outside of the workspace that uses other libraries.
+/// Builds one program of the package that uses other libraries, which is outside of the workspace.
 pub(crate) fn build_peer(root: &Path, target: &Path, name: &str) -> Result<PathBuf> {
     let target = target.join("bench-peers").display().to_string();
     let mut built = build(&root.join(PEERS), &["--target-dir", &target, "--bin", name])?;
@@ -68,9 +68,9 @@ pub(crate) fn build_peer(root: &Path, target: &Path, name: &str) -> Result<PathB
 /// The folder of that package.
 pub(crate) const PEERS: &str = "crates/tools/bench-peers";
 
-/// Where Python is on this machine, and its version; if it is there.
+/// Path and version of Python, if it is on this machine.
 pub(crate) fn python() -> Option<(PathBuf, String)> {
-    // The name on the path may be a script that looks for the real one each time.
+    // The name on the path may be a script that searches for the real one each time.
     let ask = "import sys; print(sys.executable); print(sys.version.split()[0])";
     let answer = Command::new("python3").args(["-c", ask]).stderr(Stdio::null()).output().ok()?;
     let answer = answer.status.success().then(|| String::from_utf8(answer.stdout).ok())??;

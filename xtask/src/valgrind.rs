@@ -1,7 +1,6 @@
-//! `cargo xtask valgrind`: unit tests of the library under valgrind's memcheck, those that need no other process.
+//! `cargo xtask valgrind`: the single-process unit tests of the library under valgrind's memcheck.
 //!
-//! It does not know what atomic words order, which is what the library is made of: those orders are checked by the
-//! models in `crates/tools/models`.
+//! Memcheck does not check memory orderings: the models in `crates/tools/models` do.
 
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use crate::programs::cargo;
 /// The exit code of a run in which memcheck has found something.
 const FOUND: &str = "99";
 
-/// The beginnings of the tests' names: all that touches shared memory, descriptors and locks.
+/// Prefixes of the names of tests that touch shared memory, descriptors or locks.
 const TESTS: [&str; 8] = [
     "sys::",
     "ipc::frame::",
@@ -28,7 +27,7 @@ const TESTS: [&str; 8] = [
     "spawn::zygote::",
 ];
 
-/// Those of them that are about other processes. Valgrind has known `pidfd_open` only since 3.20.
+/// The tests among them with other processes. Valgrind knows `pidfd_open` only since 3.20.
 const SKIPPED: [&str; 5] = [
     "sys::pidfd::tests::a_pid_that_is_no_childs_acts_as_an_ended_process",
     "sys::program::tests::a_file_that_is_not_what_was_mapped_is_not_executed",
@@ -37,7 +36,7 @@ const SKIPPED: [&str; 5] = [
     "spawn::zygote::tests::a_zygote_that_cannot_start_reports_why",
 ];
 
-/// Runs all; says whether nothing was found.
+/// Runs the tests; returns whether memcheck found nothing.
 pub fn run() -> Result<bool> {
     look_for_valgrind()?;
     let root = MetadataCommand::new().no_deps().exec()?.workspace_root.into_std_path_buf();
@@ -57,7 +56,7 @@ fn look_for_valgrind() -> Result<()> {
     Ok(())
 }
 
-/// Builds the library's unit tests; gives the program that they are.
+/// Builds the library's unit tests; returns the path of the program.
 fn build(root: &Path) -> Result<PathBuf> {
     let mut build = cargo("test", root)
         .args(["--package", "multiproc", "--lib", "--no-run"])

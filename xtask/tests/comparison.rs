@@ -1,4 +1,4 @@
-//! Shows the comparison good runs and bad ones, and sees the good accepted and each bad one refused.
+//! The comparison accepts good runs and refuses bad ones.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

@@ -1,5 +1,5 @@
-//! A program's dependencies have the same features by themselves as in a build of the whole workspace, so that
-//! `cargo run -p …` compiles nothing again after `cargo build`.
+//! A program's dependencies have the same features by themselves as in a build of the whole workspace, so
+//! that `cargo run -p …` compiles nothing again after `cargo build`.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

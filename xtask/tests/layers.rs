@@ -1,7 +1,8 @@
-//! Reads the `use` lines of the library: its modules form no circle, and none uses one above it.
+//! The layers of the library, read from its `use` lines: no circle, and no module uses one above it.
 //!
-//! A module and the folder that it lies in count as one another's: `mod.rs` is the face of its folder, so `super::` is
-//! no circle. Tests may use anything, so they are left out: what follows `#[cfg(test)]` and the files in [`TESTS`].
+//! A module and the folder that it lies in count as one another's: `mod.rs` is the face of its folder, so
+//! `super::` is no circle. Tests may use anything, so they are left out: what follows `#[cfg(test)]` and the
+//! files in [`TESTS`].
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 
@@ -29,7 +30,8 @@ const LAYERS: &[&[&str]] = &[
 /// The ends of the names of files that only tests use.
 const TESTS: [&str; 3] = ["tests", "fuzz", "testing"];
 
-/// For each module those that it uses. A module is its path below `src`: `["pool", "call"]`; `["lib"]` is the root.
+/// For each module those that it uses. A module is its path below `src`: `["pool", "call"]`; `["lib"]` is the
+/// root.
 type Uses = BTreeMap<Vec<String>, BTreeSet<Vec<String>>>;
 
 #[test]

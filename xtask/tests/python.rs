@@ -1,4 +1,4 @@
-//! Runs `cargo xtask compare` and `verify` on a small workspace with Python files.
+//! `cargo xtask compare` and `verify` on a small workspace with Python files.
 //!
 //! The Python is a shell script that runs the files as shell scripts, so these tests need none.
 
@@ -50,7 +50,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 const SAME: (&str, &str) = ("q1.py", "echo I am $$");
-const DIFFERENT: (&str, &str) = ("q1.py", "echo I am nobody");
+const DIFFERENT: (&str, &str) = ("q1.py", "echo I am another");
 const BROKEN: (&str, &str) = ("broken/no-end.py", "# Waits without end.\nexec sleep 1000");
 
 #[test]

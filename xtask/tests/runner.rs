@@ -1,4 +1,4 @@
-//! Runs small shell programs, and sees what they leave behind reported and removed.
+//! The runner reports and removes what small shell programs leave behind.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 
@@ -6,10 +6,10 @@ use std::{fs, path::Path, time::Duration};
 
 use xtask::runner::{Ending, Observed, Process, Runner};
 
-/// Nothing here takes so long, however busy the machine is.
+/// Nothing here takes this long, however busy the machine is.
 const LONG: Duration = Duration::from_secs(100);
 
-/// So long does a test wait that knows what is left over.
+/// How long a test waits that knows what is left over.
 const SHORT: Duration = Duration::from_millis(100);
 
 fn run(script: &str) -> Observed {
@@ -114,7 +114,7 @@ fn a_flood_of_output_ends() {
     assert_eq!(seen.ending, Ending::Signal("SIGPIPE".to_owned()));
 }
 
-/// Many programs at once: each end is told to the one who started the program, and orphans are not mistaken
+/// Many programs at once: each end is told to the starter of the program, and orphans are not mistaken
 /// for it.
 #[test]
 fn many_runs_at_once_do_not_mix_up() {

@@ -1,5 +1,4 @@
-//! Lets the self-test change the expectations of good runs, once with the real comparison and then with
-//! careless ones.
+//! The self-test, with the real comparison and with careless ones.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

@@ -1,4 +1,4 @@
-//! Runs `cargo xtask verify` on small workspaces, a good one and bad ones.
+//! `cargo xtask verify` on small workspaces, good and bad.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 

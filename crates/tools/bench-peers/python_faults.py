@@ -1,6 +1,6 @@
-"""What Python's pools make of the abuse of `cargo xtask faults --peers`.
+"""The six faults of `cargo xtask faults --peers`, inflicted on Python's pools.
 
-The command line is `Pool|Executor ABUSE`. What a run does, and what it says, is as in crates/tools/faults/src/peers.rs and
+The command line is `Pool|Executor FAULT`. What a run does, and what it says, is as in crates/tools/faults/src/peers.rs and
 report.rs; standard library only.
 """
 
@@ -207,7 +207,7 @@ def death_at_start(make):
     pool.end()
 
 
-ABUSES = {
+FAULTS = {
     "worker-killed": lambda make: in_a_map(make, killed),
     "task-exits": lambda make: in_a_map(make, exits),
     "undecodable": lambda make: in_a_map(make, undecodable),
@@ -218,4 +218,4 @@ ABUSES = {
 
 if __name__ == "__main__":
     mp.set_start_method("fork")
-    ABUSES[sys.argv[2]]({"Pool": Pool, "Executor": Executor}[sys.argv[1]])
+    FAULTS[sys.argv[2]]({"Pool": Pool, "Executor": Executor}[sys.argv[1]])

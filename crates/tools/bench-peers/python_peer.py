@@ -28,7 +28,7 @@ def check(what, expected, got):
         raise Wrong(f"the {what} is {got} and not {expected}")
 
 
-class Effort:
+class Scale:
     def __init__(self, quick):
         self.quick = quick
         self.stream = 0.1 if quick else 0.4
@@ -38,12 +38,12 @@ class Effort:
         return max(times // 5, 3) if self.quick else times
 
 
-def series(effort, times, one):
+def series(scale, times, one):
     start = time.perf_counter()
     for _ in range(min(max(times // 20, 1), 50)):
         one()
     durations = []
-    while not durations or (len(durations) < times and time.perf_counter() - start < effort.repetitions):
+    while not durations or (len(durations) < times and time.perf_counter() - start < scale.repetitions):
         durations.append(one())
     return statistics.median(durations), f"middle of {len(durations)}"
 
@@ -54,38 +54,38 @@ def timed(call):
     return time.perf_counter() - start, result
 
 
-def repeated(effort, times, call):
-    seconds, detail = series(effort, effort.times(times), lambda: timed(call)[0])
+def repeated(scale, times, call):
+    seconds, detail = series(scale, scale.times(times), lambda: timed(call)[0])
     return seconds * 1e6, detail
 
 
-def back_to_back(effort, call):
+def back_to_back(scale, call):
     def ten():
         start = time.perf_counter()
         for _ in range(10):
             call()
         return (time.perf_counter() - start) / 10
 
-    seconds, detail = series(effort, effort.times(2000), ten)
+    seconds, detail = series(scale, scale.times(2000), ten)
     return seconds * 1e6, detail
 
 
-def from_sleep(effort, call):
+def from_sleep(scale, call):
     def one():
         time.sleep(0.002)
         return timed(call)[0]
 
-    seconds, detail = series(effort, effort.times(300), one)
+    seconds, detail = series(scale, scale.times(300), one)
     return seconds * 1e6, detail
 
 
-def rate(effort, amount, work, verify):
+def rate(scale, amount, work, verify):
     def one():
         seconds, result = timed(work)
         verify(result)
         return seconds
 
-    seconds, detail = series(effort, effort.times(25), one)
+    seconds, detail = series(scale, scale.times(25), one)
     return amount / seconds, detail
 
 
@@ -120,10 +120,10 @@ def check_cubes(items, results):
         check(f"result {number}", cube(number), result)
 
 
-def cubes(effort, items, chunk):
+def cubes(scale, items, chunk):
     with mp.Pool(2) as pool:
         return rate(
-            effort,
+            scale,
             items / 1e6,
             lambda: pool.map(cube, range(items), chunk),
             lambda results: check_cubes(items, results),
@@ -146,9 +146,9 @@ def produce(queue, seconds, length):
     queue.put(number)
 
 
-def stream(effort, length):
+def stream(scale, length):
     queue = mp.Queue(CAPACITY if length < MIB else CAPACITY_1MIB)
-    producer = mp.Process(target=produce, args=(queue, effort.stream, length))
+    producer = mp.Process(target=produce, args=(queue, scale.stream, length))
     producer.start()
     message, count = queue.get(), 0
     start = time.perf_counter()
@@ -171,7 +171,7 @@ def echo(pipe):
         pipe.send(number + 1)
 
 
-def ping(effort, measure):
+def ping(scale, measure):
     ours, theirs = mp.Pipe()
     child = mp.Process(target=echo, args=(theirs,))
     child.start()
@@ -180,24 +180,24 @@ def ping(effort, measure):
         ours.send(7)
         check("answer", 8, ours.recv())
 
-    measured = measure(effort, call)
+    measured = measure(scale, call)
     ours.send(None)
     child.join()
     return measured
 
 
-def with_pool(effort, measure):
+def with_pool(scale, measure):
     with mp.Pool(2) as pool:
-        return measure(effort, lambda: apply(pool))
+        return measure(scale, lambda: apply(pool))
 
 
-def sums(effort):
+def sums(scale):
     block = bytes(range(251)) * (BLOCK // 251 + 1)
     block = block[:BLOCK]
     expected = total(block) * SUMS
     with mp.Pool(2) as pool:
         work = lambda: sum(pool.imap_unordered(total, (block for _ in range(SUMS))))
-        value, detail = rate(effort, SUMS * BLOCK / 1e9, work, lambda got: check("sum of all sums", expected, got))
+        value, detail = rate(scale, SUMS * BLOCK / 1e9, work, lambda got: check("sum of all sums", expected, got))
     return value, detail + "; sums modulo 65521, by zlib"
 
 
@@ -209,12 +209,12 @@ def fresh():
     pool.terminate()
 
 
-def cold(effort):
+def cold(scale):
     def one():
         output = subprocess.run([sys.executable, __file__, "fresh"], stdout=subprocess.PIPE, check=True).stdout
         return float(output) / 1e6
 
-    seconds, detail = series(effort, effort.times(20), one)
+    seconds, detail = series(scale, scale.times(20), one)
     return seconds * 1e3, detail
 
 
@@ -272,7 +272,7 @@ def main(arguments):
     else:
         _, contestant, case, *options = arguments
         try:
-            value, detail = ENTRIES[contestant, case](Effort("--quick" in options))
+            value, detail = ENTRIES[contestant, case](Scale("--quick" in options))
         except Wrong as wrong:
             print(f"error: {wrong}", file=sys.stderr)
             return 3

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use ureq::Agent;
 
-/// The file, or what went wrong. (An error returns from a child process as text.)
+/// The file, or the error. (An error returns from a child process as text.)
 pub type Outcome = Result<PathBuf, String>;
 
 /// How long one download may take, unless the caller says otherwise.
@@ -80,7 +80,7 @@ fn save(bytes: &[u8], file: &Path) -> Result<()> {
     written.with_context(|| format!("cannot write {}", file.display()))
 }
 
-/// Says in plain words what the HTTP client says tersely.
+/// Replaces the HTTP client's terse messages with plain words.
 fn explain(error: ureq::Error) -> anyhow::Error {
     match error {
         ureq::Error::StatusCode(code) => anyhow!("the server answered with status {code}"),

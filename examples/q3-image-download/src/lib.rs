@@ -1,4 +1,4 @@
-//! What the programs of this package share: a download, and a server to download from.
+//! The shared part of this package: a download, and a server to download from.
 
 pub mod download;
 pub mod server;

@@ -1,4 +1,4 @@
-//! `from-url` against servers that misbehave: what it prints, what it leaves, how it exits.
+//! `from-url` against servers that misbehave: its output, its files and its exit code.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on may panic
 

@@ -34,14 +34,14 @@ fn a_panics_place_and_message_arrive_and_the_worker_lives() -> Outcome {
     let pids = pool.worker_pids();
     let fall = |shelf: u32| if shelf == 3 { panic!("shelf {shelf} fell") } else { shelf };
     let place = format!("{}:{}:", file!(), line!() - 1);
-    let fates = pool.map_results(fall, 0..6)?;
-    let error = fates[3].as_ref().unwrap_err();
+    let outcomes = pool.map_results(fall, 0..6)?;
+    let error = outcomes[3].as_ref().unwrap_err();
     assert!(error.is_panic());
     assert_eq!(error.index(), Some(3));
     assert!(pids.contains(&error.pid().unwrap()));
     let text = error.to_string();
     assert!(text.contains("shelf 3 fell") && text.contains(&place), "{text}");
-    assert_eq!(fates.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
+    assert_eq!(outcomes.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
     assert_eq!(pool.worker_pids(), pids);
     Ok(())
 }
@@ -49,12 +49,12 @@ fn a_panics_place_and_message_arrive_and_the_worker_lives() -> Outcome {
 /// Items 1 and 0 fail, in this order.
 fn the_first_failing_items_error_is_that_of_map() -> Outcome {
     let pool = Pool::new(2)?;
-    let (gate, theirs) = pipe()?;
-    let fail = |(number, gate): (u32, Option<Latch>)| -> () {
-        super::zero_waits((number, gate));
+    let (latch, theirs) = pipe()?;
+    let fail = |(number, latch): (u32, Option<Latch>)| -> () {
+        super::zero_waits((number, latch));
         panic!("item {number}");
     };
-    let error = pool.map(fail, [(0, Some(theirs)), (1, Some(gate))]).unwrap_err();
+    let error = pool.map(fail, [(0, Some(theirs)), (1, Some(latch))]).unwrap_err();
     assert_eq!(error.index(), Some(0));
     assert!(error.to_string().contains("item 0"), "{error}");
     Ok(())
@@ -67,13 +67,14 @@ fn exit_and_abort_in_a_task_are_its_error() -> Outcome {
         4 => std::process::exit(0),
         _ => square(number),
     };
-    let ends =
-        |fate: &Result<u64>| fate.clone().map_err(|error| (error.exit_code(), error.signal(), error.index()));
+    let ends = |outcome: &Result<u64>| {
+        outcome.clone().map_err(|error| (error.exit_code(), error.signal(), error.index()))
+    };
     for chunk_size in [1, 6] {
         let pool = Pool::builder().workers(2).chunk_size(chunk_size).build()?;
-        let fates: Vec<_> = pool.map_results(leave, 0..6)?.iter().map(ends).collect();
+        let outcomes: Vec<_> = pool.map_results(leave, 0..6)?.iter().map(ends).collect();
         let exit = |code, index| Err((Some(code), None, Some(index)));
-        assert_eq!(fates, [Ok(0), exit(7, 1), Err((None, Some(6), Some(2))), Ok(9), exit(0, 4), Ok(25)]);
+        assert_eq!(outcomes, [Ok(0), exit(7, 1), Err((None, Some(6), Some(2))), Ok(9), exit(0, 4), Ok(25)]);
         assert_eq!(pool.apply(leave, (1,)).unwrap_err().exit_code(), Some(7));
         assert_eq!(pool.apply(leave, (3,))?, 9);
     }
@@ -85,9 +86,9 @@ fn a_stack_overflow_in_a_task_is_its_error() -> Outcome {
         if depth == 0 { 0 } else { 1 + dig(std::hint::black_box(depth) - 1) }
     }
     let pool = Pool::new(2)?;
-    let fates = pool.map_results(dig, [10, u64::MAX, 20])?;
-    assert_eq!((fates[0].clone()?, fates[2].clone()?), (10, 20));
-    let error = fates[1].as_ref().unwrap_err();
+    let outcomes = pool.map_results(dig, [10, u64::MAX, 20])?;
+    assert_eq!((outcomes[0].clone()?, outcomes[2].clone()?), (10, 20));
+    let error = outcomes[1].as_ref().unwrap_err();
     assert!(error.signal().is_some() && error.index() == Some(1), "{error}");
     Ok(())
 }
@@ -103,8 +104,8 @@ fn a_killed_worker_fails_exactly_the_task_it_was_running() -> Outcome {
     for chunk_size in [1, 10, 100] {
         let pool = Pool::builder().workers(3).chunk_size(chunk_size).build()?;
         let before = pool.worker_pids();
-        for (number, fate) in (0..).zip(pool.map_results(die_at_42, 0..100)?) {
-            match fate {
+        for (number, outcome) in (0..).zip(pool.map_results(die_at_42, 0..100)?) {
+            match outcome {
                 Ok(value) => assert_eq!((value, number != 42), (square(number), true)),
                 Err(error) => was_killed_at_42(&error, number),
             }
@@ -124,7 +125,7 @@ fn was_killed_at_42(error: &Error, number: u64) {
     assert_eq!(error.to_string(), format!("worker {pid} was killed by SIGKILL while running task 42"));
 }
 
-/// A task that says who runs it, then waits.
+/// A task that sends its process id, then waits.
 fn tell_and_wait(teller: Connection<u32, ()>) {
     teller.send(std::process::id()).unwrap();
     let _ = teller.recv();
@@ -132,7 +133,7 @@ fn tell_and_wait(teller: Connection<u32, ()>) {
 
 fn a_worker_killed_while_others_run_harms_none_of_them() -> Outcome {
     let pool = Pool::new(3)?;
-    let (first, gate) = blocked_task(&pool)?;
+    let (first, latch) = blocked_task(&pool)?;
     let (ours, theirs) = pipe()?;
     let victim = pool.submit(tell_and_wait, (theirs,))?;
     let pid = ours.recv()?;
@@ -145,14 +146,14 @@ fn a_worker_killed_while_others_run_harms_none_of_them() -> Outcome {
     for (number, task) in (0..).zip(waiting) {
         assert_eq!(task.get()?, square(number));
     }
-    drop(gate);
+    drop(latch);
     Ok(first.get()?)
 }
 
 fn a_killed_idle_worker_is_replaced_and_no_task_fails() -> Outcome {
     let pool = Pool::new(2)?;
     for _ in 0..10 {
-        // Idle workers live until the pool ends, so the id cannot have come to mean another process.
+        // Idle workers live until the pool ends, so the id cannot have been reused.
         let victim = pool.worker_pids()[0];
         send_signal(victim, Signal::SIGKILL);
         assert!(pool.map(square, 0..100)?.into_iter().eq((0..100).map(square)));
@@ -164,7 +165,7 @@ fn a_killed_idle_worker_is_replaced_and_no_task_fails() -> Outcome {
     Ok(())
 }
 
-/// Each worker dies some milliseconds after it has begun, whatever it does then.
+/// Each worker dies some milliseconds after its start.
 fn workers_killed_at_random_fail_one_task_each() -> Outcome {
     let die_soon = || {
         let time = Duration::from_millis(5 + u64::from(std::process::id() % 10));
@@ -178,11 +179,11 @@ fn workers_killed_at_random_fail_one_task_each() -> Outcome {
         square(number)
     };
     let pool = Pool::builder().workers(3).initializer(die_soon, ()).build()?;
-    let fates = pool.map_results(work, 0..500)?;
-    assert_eq!(fates.len(), 500);
+    let outcomes = pool.map_results(work, 0..500)?;
+    assert_eq!(outcomes.len(), 500);
     let mut dead = BTreeSet::new();
-    for (number, fate) in (0..).zip(fates) {
-        match fate {
+    for (number, outcome) in (0..).zip(outcomes) {
+        match outcome {
             Ok(value) => assert_eq!(value, square(number)),
             Err(error) => {
                 assert_eq!((error.signal(), error.index()), (Some(9), Some(number)), "{error}");
@@ -193,15 +194,15 @@ fn workers_killed_at_random_fail_one_task_each() -> Outcome {
     Ok(())
 }
 
-static LEDGER: OnceLock<Sender<u32>> = OnceLock::new();
+static LOG: OnceLock<Sender<u32>> = OnceLock::new();
 
-fn open_ledger(ledger: Sender<u32>) {
-    LEDGER.set(ledger).unwrap();
+fn open_log(log: Sender<u32>) {
+    LOG.set(log).unwrap();
 }
 
 /// Every seventh task kills its worker, once it has made its entry.
-fn enter_into_ledger(number: u32) -> u32 {
-    LEDGER.get().unwrap().send(number).unwrap();
+fn append_to_log(number: u32) -> u32 {
+    LOG.get().unwrap().send(number).unwrap();
     if number % 7 == 3 {
         raise(Signal::SIGKILL).unwrap();
     }
@@ -210,18 +211,18 @@ fn enter_into_ledger(number: u32) -> u32 {
 
 fn a_task_runs_at_most_once() -> Outcome {
     for chunk_size in [1, 5, 200] {
-        let (ledger, entries) = bounded(100)?;
+        let (log, entries) = bounded(100)?;
         let reader = thread::spawn(move || entries.into_iter().collect::<Result<Vec<u32>>>());
         let builder = Pool::builder().workers(3).chunk_size(chunk_size);
-        let pool = builder.initializer(open_ledger, (ledger,)).build()?;
-        let fates = pool.map_results(enter_into_ledger, 0..200)?;
+        let pool = builder.initializer(open_log, (log,)).build()?;
+        let outcomes = pool.map_results(append_to_log, 0..200)?;
         drop(pool);
         let mut entries = reader.join().unwrap()?;
         entries.sort_unstable();
         assert!(entries.into_iter().eq(0..200), "each task has run once, also those that died of it");
-        for (number, fate) in (0..).zip(fates) {
+        for (number, outcome) in (0..).zip(outcomes) {
             assert_eq!(
-                fate.map_err(|error| error.signal()),
+                outcome.map_err(|error| error.signal()),
                 if number % 7 == 3 { Err(Some(9)) } else { Ok(number) }
             );
         }
@@ -251,8 +252,9 @@ impl<'de> Deserialize<'de> for DeadlyToDecode {
 fn a_worker_killed_while_it_decodes_an_argument_fails_that_task() -> Outcome {
     let pool = Pool::builder().workers(2).chunk_size(5).build()?;
     let items = (0..20).map(|number| (number, (number == 7).then_some(DeadlyToDecode)));
-    for (number, fate) in (0..).zip(pool.map_results(|item: (u32, Option<DeadlyToDecode>)| item.0, items)?) {
-        match fate {
+    for (number, outcome) in (0..).zip(pool.map_results(|item: (u32, Option<DeadlyToDecode>)| item.0, items)?)
+    {
+        match outcome {
             Ok(value) => assert_eq!((value, number != 7), (number, true)),
             Err(error) => {
                 assert_eq!((error.signal(), error.index(), number), (Some(9), Some(7), 7), "{error}");
@@ -262,7 +264,7 @@ fn a_worker_killed_while_it_decodes_an_argument_fails_that_task() -> Outcome {
     Ok(())
 }
 
-/// A value whose encoding kills the process, if it is so set.
+/// A value whose encoding kills the process, if the flag is set.
 #[derive(Deserialize)]
 struct Large {
     bytes: Vec<u8>,
@@ -281,8 +283,8 @@ impl Serialize for Large {
 fn a_worker_killed_while_it_encodes_a_large_result_fails_that_task() -> Outcome {
     let pool = Pool::new(2)?;
     let make = |number: u8| Large { bytes: vec![number; 100_000], deadly: number % 5 };
-    for (number, fate) in (0..).zip(pool.map_results(make, 0..20)?) {
-        match fate {
+    for (number, outcome) in (0..).zip(pool.map_results(make, 0..20)?) {
+        match outcome {
             Ok(value) => assert!(value.bytes == vec![number; 100_000] && number % 5 != 4),
             Err(error) => {
                 assert_eq!(
@@ -303,7 +305,7 @@ fn a_task_that_closes_what_is_not_its_own_does_not_hang_its_caller() -> Outcome 
             let _ = nix::unistd::close(descriptor);
         }
     };
-    let _ = pool.apply(close_all, ()); // comes through or not; either is well
+    let _ = pool.apply(close_all, ()); // may succeed or fail
     assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
     Ok(())
 }

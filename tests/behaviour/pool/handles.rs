@@ -30,21 +30,21 @@ fn results_can_be_taken_in_any_order() -> Outcome {
     Ok(())
 }
 
-/// A task that has to wait for its gate.
+/// A task that waits for its latch.
 fn waiting_task(pool: &Pool) -> Result<(TaskHandle<u32>, Latch)> {
-    let (gate, theirs) = pipe()?;
-    Ok((pool.submit(zero_waits, ((0, Some(theirs)),))?, gate))
+    let (latch, theirs) = pipe()?;
+    Ok((pool.submit(zero_waits, ((0, Some(theirs)),))?, latch))
 }
 
 fn a_get_with_timeout_ends_on_time() -> Outcome {
     let pool = Pool::new(1)?;
-    let (mut task, gate) = waiting_task(&pool)?;
+    let (mut task, latch) = waiting_task(&pool)?;
     let time = Duration::from_millis(50);
     let start = Instant::now();
     assert_eq!(task.get_timeout(Duration::ZERO)?, None);
     assert_eq!(task.get_timeout(time)?, None);
     assert!(start.elapsed() >= time);
-    drop(gate);
+    drop(latch);
     assert_eq!(task.get_timeout(Duration::MAX)?, Some(0));
     Ok(())
 }
@@ -60,9 +60,9 @@ fn a_result_is_given_once() -> Outcome {
 
 fn a_handle_is_ready_when_its_task_has_ended() -> Outcome {
     let pool = Pool::new(1)?;
-    let (task, gate) = waiting_task(&pool)?;
+    let (task, latch) = waiting_task(&pool)?;
     assert!(!task.is_ready());
-    drop(gate);
+    drop(latch);
     eventually("the task is ready", || task.is_ready());
     assert_eq!(task.get()?, 0);
     Ok(())
@@ -70,7 +70,7 @@ fn a_handle_is_ready_when_its_task_has_ended() -> Outcome {
 
 fn cancel_before_the_task_has_begun() -> Outcome {
     let pool = Pool::new(1)?;
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     let before = pool.submit(square, (2,))?;
     let cancelled = pool.submit(|| -> () { panic!("this must not run") }, ())?;
     let after = pool.submit(square, (3,))?;
@@ -79,7 +79,7 @@ fn cancel_before_the_task_has_begun() -> Outcome {
     assert!(cancelled.is_ready());
     let error = cancelled.get().unwrap_err();
     assert!(error.is_cancelled(), "{error}");
-    drop(gate);
+    drop(latch);
     running.get()?;
     assert_eq!((before.get()?, after.get()?), (4, 9));
     Ok(())
@@ -87,11 +87,11 @@ fn cancel_before_the_task_has_begun() -> Outcome {
 
 fn cancel_while_the_task_runs() -> Outcome {
     let pool = Pool::new(1)?;
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     assert!(running.cancel());
     let error = running.get().unwrap_err();
     assert!(error.is_cancelled(), "{error}");
-    assert!(gate.recv().unwrap_err().is_disconnected(), "it does not run any more");
+    assert!(latch.recv().unwrap_err().is_disconnected(), "it does not run any more");
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
 }
@@ -107,15 +107,15 @@ fn cancel_after_the_task_has_ended() -> Outcome {
 
 fn a_dropped_handle_does_not_stop_its_task() -> Outcome {
     let pool = Pool::new(1)?;
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     let (ours, theirs) = pipe::<(), ()>()?;
     drop(pool.submit(|peer: Latch| peer.send(()), (theirs,))?);
-    drop((running, gate));
+    drop((running, latch));
     ours.recv()?;
     Ok(())
 }
 
-/// What is too large for a ring travels beside it, and small tasks behind it can be withdrawn.
+/// An item too large for a ring travels beside it, and small tasks behind it can be revoked.
 fn a_large_task_with_a_stopped_worker_is_not_mistaken_for_another() -> Outcome {
     fn first(bytes: Vec<u8>) -> Option<u8> {
         bytes.first().copied()

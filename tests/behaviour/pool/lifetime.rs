@@ -1,4 +1,4 @@
-//! Pools: how they begin and end.
+//! The lifetime of a pool: start and shutdown.
 
 use std::thread;
 use std::time::Duration;
@@ -60,10 +60,10 @@ fn every_call_after_close_is_an_error() -> Outcome {
 
 fn close_lets_what_was_handed_in_complete() -> Outcome {
     let pool = Pool::new(2)?;
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     let waiting: Vec<_> = (0..100).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     pool.close();
-    drop(gate);
+    drop(latch);
     running.get()?;
     for (number, task) in (0..).zip(waiting) {
         assert_eq!(task.get()?, square(number));
@@ -90,11 +90,11 @@ fn has_a_child_of(pids: &[u32]) -> bool {
 fn join_waits_for_all_tasks_and_workers() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     let tasks: Vec<_> = (0..50).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
     let join = thread::spawn(move || pool.join());
     assert!(!join.is_finished(), "a task still runs");
-    drop(gate);
+    drop(latch);
     join.join().unwrap();
     assert!(running.is_ready() && tasks.iter().all(TaskHandle::is_ready));
     assert!(!has_a_child_of(&pids));
@@ -107,11 +107,11 @@ fn join_waits_for_all_tasks_and_workers() -> Outcome {
 fn join_ends_when_another_thread_takes_the_last_result() -> Outcome {
     for _ in 0..20 {
         let pool = Pool::new(2)?;
-        let (mut running, gate) = blocked_task(&pool)?;
+        let (mut running, latch) = blocked_task(&pool)?;
         let join = thread::spawn(move || pool.join());
         let get = thread::spawn(move || running.get_timeout(PATIENCE));
         thread::sleep(Duration::from_millis(5)); // mostly both wait by then; if not, that is well, too
-        drop(gate);
+        drop(latch);
         assert_eq!(get.join().unwrap()?, Some(()));
         join.join().unwrap();
     }
@@ -127,7 +127,7 @@ fn an_early_failure_with_a_large_payload_does_not_block_join() -> Outcome {
     Ok(())
 }
 
-/// What the tasks do that never end on their own account.
+/// A task that never ends by itself.
 fn sleep_long() {
     thread::sleep(Duration::from_secs(3600));
 }
@@ -143,7 +143,7 @@ fn all_were_ended(tasks: Vec<TaskHandle<()>>) {
 fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
     let pool = Pool::new(2)?;
     let pids = pool.worker_pids();
-    let (running, _gate) = blocked_task(&pool)?;
+    let (running, _latch) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..10_000).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     pool.terminate();
@@ -155,7 +155,7 @@ fn terminate_with_10_000_sleeping_tasks_pending_returns() -> Outcome {
 fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
     let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(300)).build()?;
     let pids = pool.worker_pids();
-    let (running, _gate) = blocked_task(&pool)?;
+    let (running, _latch) = blocked_task(&pool)?;
     let mut tasks: Vec<_> = (0..20).map(|_| pool.submit(sleep_long, ())).collect::<Result<_>>()?;
     tasks.push(running);
     drop(pool);
@@ -166,21 +166,21 @@ fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
 
 fn dropping_a_pool_lets_a_running_task_finish() -> Outcome {
     let pool = Pool::builder().workers(1).shutdown_timeout(2 * PATIENCE).build()?;
-    let (running, gate) = blocked_task(&pool)?;
+    let (running, latch) = blocked_task(&pool)?;
     let waiting = pool.submit(square, (1,))?;
     let dropping = thread::spawn(move || drop(pool));
     assert!(waiting.get().unwrap_err().is_cancelled());
-    drop(gate); // not before the drop has begun
+    drop(latch); // not before the drop has begun
     running.get()?;
     dropping.join().unwrap();
     Ok(())
 }
 
-/// Neither hears SIGTERM: one blocks it, the other is stopped.
+/// Neither worker dies of SIGTERM: one blocks it, the other is stopped.
 fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outcome {
-    let block_and_stay = |gate: Latch| {
+    let block_and_stay = |latch: Latch| {
         SigSet::all().thread_block().unwrap();
-        block(gate);
+        block(latch);
     };
     let stop = |teller: Connection<u32, ()>| {
         teller.send(std::process::id()).unwrap();
@@ -190,9 +190,9 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outco
     for terminate in [Pool::terminate, drop] {
         let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(300)).build()?;
         let pids = pool.worker_pids();
-        let (gate, theirs) = pipe()?;
+        let (latch, theirs) = pipe()?;
         let blocking = pool.submit(block_and_stay, (theirs,))?;
-        gate.recv()?;
+        latch.recv()?;
         let (pid, theirs) = pipe()?;
         let stopped = pool.submit(stop, (theirs,))?;
         wait_for_state(pid.recv()?, 'T');

@@ -1,14 +1,22 @@
 //! **Pool**: workers that run tasks.
 
-mod calls;
+mod bad_items;
+mod cancellation;
 mod failures;
 mod handles;
+mod imap;
 mod lifetime;
-mod limits;
+mod map;
 mod map_reduce;
+mod memory_limit;
 mod order;
+mod respawn;
+mod retries;
 mod stuck;
+mod timeouts;
 mod workers;
+
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
@@ -18,13 +26,19 @@ use crate::support::{Latch, PATIENCE, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
-        calls::trials(),
+        map::trials(),
+        imap::trials(),
+        bad_items::trials(),
         handles::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),
-        limits::trials(),
         map_reduce::trials(),
+        timeouts::trials(),
+        cancellation::trials(),
+        memory_limit::trials(),
+        retries::trials(),
+        respawn::trials(),
         order::trials(),
         stuck::trials(),
     ];
@@ -35,20 +49,23 @@ fn square(number: u64) -> u64 {
     number * number
 }
 
-/// Has a worker run a task that has begun, and stays until its gate is dropped.
+/// A task that has begun, and blocks its worker until the latch is dropped.
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
-    let (gate, theirs) = pipe()?;
+    let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(gate.poll(PATIENCE)?, "the task did not begin");
-    gate.recv()?;
-    Ok((task, gate))
+    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    latch.recv()?;
+    Ok((task, latch))
 }
 
-/// Item 0 waits until the other end of its gate is gone. Any other ends at once, and what it holds is gone
-/// then.
-fn zero_waits((number, gate): (u32, Option<Latch>)) -> u32 {
+/// Item 0 waits until the other end of its latch is dropped. Any other returns at once, and drops its latch.
+fn zero_waits((number, latch): (u32, Option<Latch>)) -> u32 {
     if number == 0 {
-        let _ = gate.unwrap().recv();
+        let _ = latch.unwrap().recv();
     }
     number
 }
+
+/// A short time, and one that no test waits for.
+const SHORT: Duration = Duration::from_millis(100);
+const HOUR: Duration = Duration::from_secs(3600);

@@ -23,18 +23,18 @@ trials![
     to_cancel_many_tasks_takes_no_longer_than_some_times_to_submit_them,
 ];
 
-/// What lets the slow item end, and who is told of each other item that has ended.
+/// The latch of the slow item, and the sender for each other item that has ended.
 static HELD: OnceLock<(Receiver<()>, Sender<u64>)> = OnceLock::new();
 
-fn hold(gate: Receiver<()>, done: Sender<u64>) {
-    let _ = HELD.set((gate, done));
+fn hold(latch: Receiver<()>, done: Sender<u64>) {
+    let _ = HELD.set((latch, done));
 }
 
 /// Item 0 is slow.
 fn work(number: u64) {
-    let (gate, done) = HELD.get().unwrap();
+    let (latch, done) = HELD.get().unwrap();
     match number {
-        0 => gate.recv().unwrap(),
+        0 => latch.recv().unwrap(),
         _ => done.send(number).unwrap(),
     }
 }
@@ -43,12 +43,12 @@ fn nap(millis: u64) {
     thread::sleep(Duration::from_millis(millis));
 }
 
-/// Hands in some tasks of which the first is slow, while others come all the time and the pool is never idle.
-/// All but the first have to end.
+/// Submits tasks of which the first is slow, while other calls keep the pool busy. All but the first must
+/// end.
 fn under_steady_load(hand_in: fn(&Pool) -> Result<()>) -> Outcome {
-    let (open, gate) = bounded(1)?;
+    let (open, latch) = bounded(1)?;
     let (done, ended) = bounded(100)?;
-    let pool = Pool::builder().workers(2).initializer(hold, (gate, done)).build()?;
+    let pool = Pool::builder().workers(2).initializer(hold, (latch, done)).build()?;
     for _ in 0..5 {
         let is_over = AtomicBool::new(false);
         let came = thread::scope(|scope| {
@@ -88,7 +88,7 @@ fn an_item_of_an_imap_behind_a_slow_one_is_not_overtaken_by_all_that_come_later(
     under_steady_load(|pool| pool.imap(work, 0..4).collect())
 }
 
-/// Gives when it began.
+/// Returns its start time.
 fn first_is_slow(number: u64) -> Duration {
     let begun = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into();
     nap(if number == 0 { 2_000 } else { 2 });
@@ -111,7 +111,7 @@ fn what_is_behind_a_slow_item_begins_long_before_what_is_at_the_end() -> Outcome
 
 fn to_cancel_many_tasks_takes_no_longer_than_some_times_to_submit_them() -> Outcome {
     let pool = Pool::new(1)?;
-    let (slow, gate) = blocked_task(&pool)?;
+    let (slow, latch) = blocked_task(&pool)?;
     let ratio = || -> Result<f64> {
         let start = Instant::now();
         let tasks: Vec<_> =
@@ -123,9 +123,9 @@ fn to_cancel_many_tasks_takes_no_longer_than_some_times_to_submit_them() -> Outc
         assert!(tasks.into_iter().all(|task| task.get().is_err_and(|error| error.is_cancelled())));
         Ok(cancelled.as_secs_f64() / submitted.as_secs_f64())
     };
-    // What else the machine does may slow down one of the two.
+    // Other load may slow down one of the two.
     let ratios = [ratio()?, ratio()?, ratio()?];
     assert!(ratios.iter().any(|&ratio| ratio < 10.0), "{ratios:?}");
-    drop(gate);
+    drop(latch);
     Ok(slow.get()?)
 }

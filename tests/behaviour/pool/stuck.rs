@@ -47,7 +47,7 @@ fn a_small_task_behind_a_queues_keeps_no_end_of_it_open() -> Outcome {
     Ok(())
 }
 
-extern "C" fn stay_for_ever() {
+extern "C" fn block_exit() {
     loop {
         thread::sleep(PATIENCE);
     }
@@ -56,7 +56,7 @@ extern "C" fn stay_for_ever() {
 #[allow(unsafe_code)]
 fn stay_at_exit(number: u64) -> u64 {
     // SAFETY: the function is one, and takes nothing.
-    let failed = number == 0 && unsafe { libc::atexit(stay_for_ever) } != 0;
+    let failed = number == 0 && unsafe { libc::atexit(block_exit) } != 0;
     if failed { u64::MAX } else { number }
 }
 
@@ -107,14 +107,14 @@ fn a_single_item_with_a_stopped_worker_goes_to_another() -> Outcome {
     Ok(())
 }
 
-/// The time since the machine was started, which is the same in all processes.
+/// The time since boot, which is the same in all processes.
 fn clock() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap().into()
 }
 
 const SLOW: u64 = 19_985;
 
-/// Gives when it ended.
+/// Returns its end time.
 fn be_slow_once(number: u64) -> Duration {
     if number == SLOW {
         thread::sleep(Duration::from_secs(3));
@@ -122,7 +122,7 @@ fn be_slow_once(number: u64) -> Duration {
     clock()
 }
 
-/// Calls of another thread come and go all the time, so that there is always some news.
+/// Another thread makes calls all the time, so that the pool is never idle.
 fn what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens() -> Outcome {
     let pool = Pool::new(2)?;
     let is_done = AtomicBool::new(false);
@@ -138,7 +138,7 @@ fn what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens() -> Outcom
     })?;
     let slow = ends[usize::try_from(SLOW)?];
     let late = ends.iter().filter(|&&end| end > slow).count();
-    assert_eq!(late, 0, "so many items have waited for the slow one");
+    assert_eq!(late, 0, "items that waited for the slow one");
     Ok(())
 }
 
@@ -164,7 +164,7 @@ fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
     Ok(())
 }
 
-/// Runs this in a copy of the process; gives its exit code.
+/// Runs this in a fork of the process; returns its exit code.
 #[allow(unsafe_code)]
 fn in_fork(act: impl FnOnce() -> bool) -> bool {
     // SAFETY: what the copy does takes no lock but the allocator's, which the C library keeps in order.
@@ -224,7 +224,7 @@ fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
             let mut results = pool.imap(slowly, 0..60);
             assert_eq!(results.next().transpose()?, Some(0));
             assert!(in_fork(|| {
-                // SAFETY: this process ends before anybody uses or drops the pool once more.
+                // SAFETY: this process ends before the pool is used or dropped again.
                 end(unsafe { std::ptr::read(&raw const pool) });
                 true
             }));
@@ -247,7 +247,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
     })
 }
 
-/// Nobody waits for these tasks, so the pool's own thread has to be told when each is done.
+/// No caller waits for these tasks, so each completion must wake the pool's own thread.
 fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
     fn time_of_tasks(pool: Pool) -> Result<Duration> {
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Workers: how they begin, what they hold, and how they are renewed.
+//! Workers: their start, the resources that they hold, and their replacement.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,9 +18,9 @@ trials![
     a_worker_may_have_children_and_a_pool,
     recycled_workers_get_new_pids_and_all_results_are_right,
     the_initializer_runs_once_in_each_worker_before_its_tasks,
-    an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever,
-    an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever,
-    an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever,
+    an_initializer_that_panics_is_reported_once_and_not_respawned_without_end,
+    an_initializer_that_exits_is_reported_once_and_not_respawned_without_end,
+    an_initializer_that_is_killed_is_reported_once_and_not_respawned_without_end,
     an_initializers_argument_that_does_not_encode_is_an_error,
     workers_that_cannot_start_in_the_constructor_leave_nothing_behind,
     arguments_are_released_after_the_task,
@@ -73,14 +73,14 @@ fn recycled_workers_get_new_pids_and_all_results_are_right() -> Outcome {
 
 static BEGINNINGS: OnceLock<(Sender<u32>, u32)> = OnceLock::new();
 
-fn begin(ledger: Sender<u32>, number: u32) {
-    ledger.send(std::process::id()).unwrap();
-    assert!(BEGINNINGS.set((ledger, number)).is_ok(), "the initializer ran twice");
+fn begin(log: Sender<u32>, number: u32) {
+    log.send(std::process::id()).unwrap();
+    assert!(BEGINNINGS.set((log, number)).is_ok(), "the initializer ran twice");
 }
 
 fn the_initializer_runs_once_in_each_worker_before_its_tasks() -> Outcome {
-    let (ledger, entries) = bounded(100)?;
-    let pool = Pool::builder().workers(3).initializer(begin, (ledger, 40)).build()?;
+    let (log, entries) = bounded(100)?;
+    let pool = Pool::builder().workers(3).initializer(begin, (log, 40)).build()?;
     let add = |number: u32| (BEGINNINGS.get().unwrap().1 + number, std::process::id());
     let results = pool.map(add, 0..50)?;
     let pids = pool.worker_pids();
@@ -105,8 +105,8 @@ enum Failure {
     Kill,
 }
 
-fn begin_and_fail(ledger: Sender<u32>, failure: Failure) {
-    ledger.send(std::process::id()).unwrap();
+fn begin_and_fail(log: Sender<u32>, failure: Failure) {
+    log.send(std::process::id()).unwrap();
     match failure {
         Failure::Panic => panic!("not today"),
         Failure::Exit => std::process::exit(9),
@@ -114,10 +114,10 @@ fn begin_and_fail(ledger: Sender<u32>, failure: Failure) {
     }
 }
 
-/// What waits and what comes later gets the same error; so many workers were started, and no more will be.
+/// Pending and later tasks get the same error; a bounded number of workers is started, and no more after it.
 fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
-    let (ledger, entries) = bounded(1000)?;
-    let pool = Pool::builder().workers(2).initializer(begin_and_fail, (ledger, failure)).build()?;
+    let (log, entries) = bounded(1000)?;
+    let pool = Pool::builder().workers(2).initializer(begin_and_fail, (log, failure)).build()?;
     let waiting: Vec<_> = (0..10).map_while(|number| pool.submit(square, (number,)).ok()).collect();
     for task in waiting {
         let error = task.get().unwrap_err();
@@ -135,15 +135,15 @@ fn initializer_that_fails(failure: Failure, why: &str) -> Outcome {
     Ok(())
 }
 
-fn an_initializer_that_panics_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_panics_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Panic, "not today")
 }
 
-fn an_initializer_that_exits_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_exits_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Exit, "exited with code 9")
 }
 
-fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_for_ever() -> Outcome {
+fn an_initializer_that_is_killed_is_reported_once_and_not_respawned_without_end() -> Outcome {
     initializer_that_fails(Failure::Kill, "was killed by SIGKILL")
 }
 
@@ -159,7 +159,7 @@ fn workers_that_cannot_start_in_the_constructor_leave_nothing_behind() -> Outcom
 }
 
 fn want_too_many_workers() -> Result<()> {
-    Pool::new(1)?.join(); // the first use opens what stays open for good
+    Pool::new(1)?.join(); // the first use opens descriptors that stay open
     let before = open_without_children();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 40, hard).unwrap();
@@ -172,7 +172,7 @@ fn want_too_many_workers() -> Result<()> {
     Ok(())
 }
 
-/// Whether a task returns, panics or kills its worker: what it was given is given back, while the pool lives.
+/// Whether a task returns, panics or kills its worker: its resources are released while the pool lives.
 fn arguments_are_released_after_the_task() -> Outcome {
     let pool = Pool::new(2)?;
     let consume = |_peer: Connection<(), ()>, number: u32| match number {
@@ -198,7 +198,7 @@ fn arguments_are_released_after_the_task() -> Outcome {
 
 fn a_pool_leaves_no_descriptor_open() -> Outcome {
     alone(|| {
-        use_a_pool()?; // the first use opens what stays open for good
+        use_a_pool()?; // the first use opens descriptors that stay open
         let before = open_without_children();
         (0..5).try_for_each(|_| use_a_pool())?;
         assert_eq!(open_without_children(), before);
@@ -211,8 +211,8 @@ fn use_a_pool() -> Result<()> {
     let held = || pool.map(|_: u32| descriptors(), 0..10);
     let before = held()?;
     let echo = |bytes: Vec<u8>| if bytes[0] == 7 { panic!("on purpose") } else { bytes };
-    let fates = pool.map_results(echo, (0..20).map(|byte| vec![byte; 40_000]))?;
-    assert_eq!(fates.iter().filter(|fate| fate.is_ok()).count(), 19);
+    let outcomes = pool.map_results(echo, (0..20).map(|byte| vec![byte; 40_000]))?;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 19);
     assert_eq!(held()?, before, "in the workers");
     assert!(pool.apply(|| -> () { std::process::abort() }, ()).is_err());
     pool.join();
@@ -224,8 +224,8 @@ fn a_worker_holds_no_descriptor_of_its_siblings_or_its_parent() -> Outcome {
     let lonely = held(&Pool::new(1)?)?;
     let _open = (File::open("/dev/null")?, pipe::<(), ()>()?, bounded::<u32>(1)?, blocked_child()?);
     let pool = Pool::new(4)?;
-    let (task, gate) = blocked_task(&pool)?;
+    let (task, latch) = blocked_task(&pool)?;
     assert_eq!(held(&pool)?, lonely);
-    drop(gate);
+    drop(latch);
     Ok(task.get()?)
 }

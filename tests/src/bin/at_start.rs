@@ -8,7 +8,7 @@ use multiproc::{Pool, Process, at_start};
 
 /// Which functions this process has called.
 static CALLED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
-/// What the initializer of a pool has seen.
+/// The value that the initializer of a pool has seen.
 static SEEN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
 fn call(number: u32) {

@@ -1,4 +1,4 @@
-//! A program that is interrupted, as by Ctrl-C, while it does what its first argument says.
+//! A program that Ctrl-C interrupts in the operation that its first argument names.
 //!
 //! It prints `begun` when there is something to interrupt, and `done` at the end, should it come to that.
 
@@ -11,7 +11,7 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, pipe};
 use nix::sys::signal::{SaFlags, Signal};
 
-/// Much longer than the test takes, but not for ever, should the test fail.
+/// Much longer than the test takes; bounded, should the test fail.
 const STAY: Duration = Duration::from_secs(50);
 
 fn rest(begun: Sender<()>) {

@@ -1,4 +1,4 @@
-//! A program that ends with pools leaked: one idle, one at work, one that nobody has used.
+//! A program that ends with leaked pools: one idle, one at work, one unused.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

@@ -1,4 +1,5 @@
-//! A program that uses everything, and finds what of it has, or had, a name in the file system.
+//! A program that uses all of the library, and prints which of its objects have, or had, a name in the file
+//! system.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
@@ -6,7 +7,7 @@ use std::fs;
 
 use multiproc::{Connection, Pool, Process, pipe, queue};
 
-/// The names in `/dev/shm` and TMPDIR of what this process holds open or has mapped.
+/// The names in `/dev/shm` and TMPDIR of files that this process holds open or has mapped.
 fn names() -> Vec<String> {
     let open =
         fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());

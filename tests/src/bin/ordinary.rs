@@ -1,4 +1,4 @@
-//! A program that starts a child by each method, and prints what that has returned.
+//! A program that starts a child by each method, and prints its result.
 
 fn main() {
     multiproc::init();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Pool, Process};
 
-/// So long do children stay; much longer than the test takes, but not for ever, should the test fail.
+/// How long children stay: much longer than the test takes; bounded, should the test fail.
 const STAY: Duration = Duration::from_secs(100);
 
 fn rest(ids: Sender<u32>) {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use multiproc::Pool;
 use tests::c_printf;
 
-/// Works for so long, and prints one byte, which is no line.
+/// Works for this time, and prints one byte without a newline.
 fn print(micros: u64) {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_micros(micros) {

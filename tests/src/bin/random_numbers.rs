@@ -17,7 +17,7 @@ fn seed_shared() {
     *SHARED.lock().unwrap() = rand::random();
 }
 
-/// What comes next from each generator.
+/// The next number of each generator.
 fn draw() -> BTreeMap<String, u128> {
     let shared = {
         let mut state = SHARED.lock().unwrap();

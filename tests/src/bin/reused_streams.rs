@@ -12,7 +12,7 @@ use nix::libc;
 fn main() {
     multiproc::init();
     for number in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
-        // SAFETY: nobody owns a standard stream.
+        // SAFETY: no value owns a standard stream.
         unsafe { libc::close(number) };
     }
     tests::watched("reused_streams", || {

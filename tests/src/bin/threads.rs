@@ -27,7 +27,7 @@ static MAY_START: AtomicBool = AtomicBool::new(false);
 const SIGN: i32 = 100;
 
 #[allow(unsafe_code)]
-// SAFETY: the system's allocator does all of it.
+// SAFETY: every call goes to the system allocator.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if MAY_START.load(Ordering::Relaxed) && is_fork_server() && sign_is_given() {
@@ -52,7 +52,7 @@ extern "C" fn sleep(_: *mut libc::c_void) -> *mut libc::c_void {
     }
 }
 
-/// By what the system calls this thread; without memory from the allocator.
+/// The kernel's name of this thread, read without allocation.
 #[allow(unsafe_code)]
 fn is_fork_server() -> bool {
     let mut name = [0_u8; 16];
@@ -72,7 +72,7 @@ fn sign_is_given() -> bool {
 #[allow(unsafe_code)]
 fn give_sign() {
     let file = File::open("/dev/null").unwrap();
-    // SAFETY: nobody owns that number.
+    // SAFETY: no value owns that number.
     let copy = unsafe { dup2_raw(&file, SIGN) };
     std::mem::forget(copy.unwrap());
 }
@@ -98,7 +98,7 @@ fn main() {
     tests::watched("threads", || {
         println!("{}", starts_by_executing());
         give_sign();
-        // What was forked before that is good, and is used first.
+        // Children that were forked before are good, and are used first.
         let has_changed = (0..10).any(|_| starts_by_executing());
         println!("{has_changed}");
         println!("{}", (0..10).all(|_| starts_by_executing()));

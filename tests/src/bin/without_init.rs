@@ -11,7 +11,7 @@ fn main() {
         println!("begins");
         println!("{}", Process::spawn(|| (), ()).unwrap_err());
         println!("{}", Pool::new(2).unwrap_err());
-        // The kernel says so only if there has been none: nobody has collected any.
+        // ECHILD says that there has been no child: no status was collected.
         assert_eq!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(Errno::ECHILD));
         println!("has no child");
     });

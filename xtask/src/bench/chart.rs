@@ -1,4 +1,5 @@
-//! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the rounds.
+//! A chart of a workload: for each case the medians as bars on a logarithmic axis, with the spread of the
+//! rounds.
 
 use anyhow::{Result, anyhow};
 use bench::case::{Case, Direction};
@@ -12,13 +13,13 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const WIDTH: u32 = 820;
 const NAMES: i32 = 190;
-/// Where the longest bar ends; the rest is room for its figure.
+/// The end of the longest bar; its figure stands beyond.
 const END: i32 = 690;
 const TITLE: u32 = 30;
 const BAR: u32 = 22;
 const AXIS: u32 = 30;
 const MARGIN: u32 = 12;
-// It has a ground of its own, so it is read on a dark page as on a light one.
+// The chart has its own background, so it is legible on dark and light pages.
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const GREY: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);

@@ -1,10 +1,9 @@
-//! `cargo xtask bench`: measures the library beside the hand-written baseline and other libraries, all in one run, and
-//! says which targets it meets.
+//! `cargo xtask bench`: measures the library beside the hand-written baseline and other libraries, all in one
+//! run, and says which targets it meets.
 //!
-//! A contestant's round of a case is a process that prints one figure and has checked its own work (see the package
-//! `bench`). The rounds of a case are interleaved: each contestant one, then each the next. A round that comes to a wrong
-//! result fails the command, and so does one of the library's own that fails or leaves something behind; another
-//! library's failure is a row that says so.
+//! A round is a process that checks its own work and prints one figure (see the package `bench`). The rounds
+//! of a case are interleaved: each contestant one, then each the next. A wrong result fails the command, and
+//! so does a round of this library that fails or leaves something behind; another library's failure is a row.
 
 mod chart;
 mod programs;
@@ -33,10 +32,10 @@ use results::Results;
 use rounds::Rounds;
 use targets::Verdict;
 
-/// What does not end by then hangs.
+/// A round that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A process that dies with its parent learns of it only afterwards: it has so long to follow.
+/// A process that dies with its parent learns of it only afterwards: how long it has to follow.
 const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -45,27 +44,27 @@ pub struct Options {
     /// Only these workloads (W1 to W7, growth) or cases (such as W4-8B)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
-    /// Beside other libraries, too, and Python's multiprocessing; compiling them takes minutes
+    /// Also measure other libraries and Python's multiprocessing; compiling them takes minutes
     #[arg(long)]
     peers: bool,
-    /// How many rounds each contestant has
+    /// The number of rounds of each contestant
     #[arg(long, value_name = "N", default_value = "5")]
     rounds: NonZeroUsize,
-    /// Fewer repetitions in each round, and growth to 10⁷ items only: a look, not a measurement
+    /// A short, rough benchmark: fewer repetitions in each round, and growth to 10⁷ items only
     #[arg(long)]
     quick: bool,
-    /// Write everything into this file, too, as one JSON document; `-` is standard output, and nothing else goes there
+    /// Also write everything to this file as one JSON document; `-` is standard output, for nothing else then
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write docs/performance.md and its charts; for that, everything must be measured
     #[arg(long, requires = "peers", conflicts_with = "only")]
     write: bool,
-    /// Show what would be measured, and measure nothing
+    /// List the measurements, and make none
     #[arg(long, conflicts_with_all = ["json", "write"])]
     list: bool,
 }
 
-/// All that a run has found.
+/// The results of a run.
 #[derive(Serialize)]
 struct Report {
     machine: Machine,
@@ -77,7 +76,7 @@ struct Report {
     targets: Vec<Verdict>,
 }
 
-/// Whether everything that was measured was right. A target that is missed does not count.
+/// Returns whether all work was right. A missed target is no failure.
 pub fn run(options: &Options) -> Result<bool> {
     let cases = selected(&options.only)?;
     let programs = Programs::open()?;
@@ -89,7 +88,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let to_stdout = options.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let cannot_write = |file: &Path| format!("cannot write {}", file.display());
     if let Some(file) = options.json.as_ref().filter(|_| !to_stdout) {
-        // Said before all is measured. What the file holds is kept until then.
+        // A bad path fails before the measurement. The file keeps its contents until then.
         OpenOptions::new().append(true).create(true).open(file).with_context(|| cannot_write(file))?;
     }
     let runner = Runner::new(&programs.root, GRACE)?;

@@ -1,4 +1,4 @@
-//! The programs whose entrants are measured: built, and asked what they have.
+//! The programs of the contestants: builds them, and asks each for its entries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use cargo_metadata::MetadataCommand;
 use super::results::Kind;
 use crate::programs::{PEERS as FOLDER, build, build_peer, pinned, python};
 
-/// What one contestant does about one case.
+/// One contestant's entry for one case.
 pub(super) struct Entry {
     pub(super) contestant: String,
     pub(super) kind: Kind,
@@ -20,12 +20,12 @@ pub(super) struct Entry {
     pub(super) launch: Launch,
 }
 
-/// How a round of it is run.
+/// How a round of the entry is run.
 #[derive(Clone)]
 pub(super) enum Launch {
     /// A program, and the arguments that come before those of a round.
     Program(PathBuf, Vec<String>),
-    /// What the program needs is not there yet.
+    /// The program needs something that is missing.
     NotBuilt,
     /// The program could not even be built.
     NotBuildable,
@@ -35,7 +35,7 @@ pub(super) struct Entrants {
     pub(super) entries: Vec<Entry>,
     /// What they are, with their versions.
     pub(super) versions: Vec<(String, String)>,
-    /// Who is missing, and why.
+    /// The missing contestants, and why.
     pub(super) notes: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl Programs {
         Ok(Self { root: metadata.workspace_root.into(), target: metadata.target_directory.into() })
     }
 
-    /// Builds the programs, and asks them.
+    /// Builds the programs, and asks each for its entries.
     pub(super) fn entrants(&self, peers: bool) -> Result<Entrants> {
         let mut built = build(&self.root, &["--package", "bench", "--bin", "bench"])?;
         let own = built.remove("bench").context("cargo did not build `bench`")?;
@@ -94,7 +94,7 @@ impl Programs {
     }
 }
 
-/// Asks a program what it has.
+/// Asks a program for its entries.
 fn list(program: &Path, arguments: Vec<String>) -> Result<Vec<Entry>> {
     let answer = Command::new(program).args(&arguments).arg("list").stderr(Stdio::inherit()).output();
     let answer = answer.with_context(|| format!("cannot run {}", program.display()))?;
@@ -110,7 +110,7 @@ fn list(program: &Path, arguments: Vec<String>) -> Result<Vec<Entry>> {
     String::from_utf8(answer.stdout)?.lines().map(entry).collect()
 }
 
-/// So that nobody overlooks who is missing: a row at the cases that the contestant is known for.
+/// A row for a missing contestant, at the cases that it is known for, so that its absence shows.
 fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
     let cases = match peer {
         "procspawn" | "rayon" => vec![&case::MAP, &case::APPLY_HOT, &case::SUM, &case::COLD],

@@ -1,4 +1,4 @@
-//! docs/performance.md and its charts.
+//! The page docs/performance.md and its charts.
 
 use std::fmt::Write;
 use std::fs;
@@ -52,29 +52,29 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     writeln!(page, "- **Beside it**: {}.", versions.join(", "))?;
     writeln!(
         page,
-        "- **How**: {rounds} {} of each contestant in turn, {repetitions}. A figure is the median of the rounds, with \
-         the least and the most of them behind it. Every round is a program of its own that checks its work: every item \
-         accounted for, every sum right.",
+        "- **How**: {rounds} {} of each contestant in turn, {repetitions}. A figure is the median of the \
+         rounds, with the least and the most of them behind it. Every round is a program of its own that \
+         checks its work: every item accounted for, every sum right.",
         if *rounds == 1 { "round" } else { "rounds" }
     )?;
     writeln!(
         page,
-        "- **The baseline** is what can be had by hand: forked processes and shared memory, without any safety. Threads stand \
-         there for comparison; they need not copy anything, and they share a crash."
+        "- **The baseline** is what can be had by hand: forked processes and shared memory, without any \
+         safety. Threads stand there for comparison; they need not copy anything, and they share a crash."
     )?;
     writeln!(
         page,
-        "- **The targets** that are absolute were set on two cores of an AMD EPYC. Where one is missed that depends on how \
-         quickly memory goes from one core to the other, it is also said what it comes to *by the baseline*: times what the \
-         baseline has here, divided by what it has there."
+        "- **The targets** that are absolute were set on two cores of an AMD EPYC. Where one is missed \
+         that depends on how quickly memory goes from one core to the other, it is also said what it comes \
+         to *by the baseline*: times what the baseline has here, divided by what it has there."
     )?;
     for note in notes {
         writeln!(page, "- {note}.")?;
     }
     writeln!(
         page,
-        "\nOrange is this library, blue other libraries and processes, green threads, grey the baseline. The axes are \
-         logarithmic.\n"
+        "\nOrange is this library, blue other libraries and processes, green threads, grey the baseline. \
+         The axes are logarithmic.\n"
     )?;
     Ok(())
 }
@@ -117,7 +117,7 @@ fn section(page: &mut String, report: &Report, workload: &str, title: &str) -> R
     Ok(writeln!(page)?)
 }
 
-/// For those who do not see the chart.
+/// The alternative text of the chart.
 fn in_a_sentence(results: &Results, cases: &[&'static Case]) -> String {
     let figure = |case: &&Case| {
         let ours = three_digits(results.median(OURS, case)?);

@@ -1,4 +1,4 @@
-//! Rows of figures, and what can be reckoned from them.
+//! Rows of figures, and the comparisons between them.
 
 use bench::case::{Case, Direction, QUEUE_1MIB};
 use bench::measure::median;
@@ -14,7 +14,7 @@ pub(super) struct Results {
     pub(super) rows: Vec<Row>,
 }
 
-/// What a contestant has reached at a case.
+/// A contestant's results in a case.
 #[derive(Clone, Serialize)]
 pub(super) struct Row {
     pub(super) contestant: String,
@@ -34,7 +34,7 @@ pub(super) struct Row {
 pub(super) enum Failure {
     NotBuilt,
     NotBuildable,
-    /// Its work did not come out as it must.
+    /// Its work had a wrong result.
     Wrong(String),
     /// It crashed, hung, or left something behind.
     Failed(String),
@@ -87,7 +87,7 @@ impl Results {
         })
     }
 
-    /// What must not be, each in a sentence.
+    /// The failures, each in a sentence.
     pub(super) fn failures(&self) -> Vec<String> {
         let failure = |row: &Row| {
             let whose = format!("{} at {}", row.contestant, row.case.id);

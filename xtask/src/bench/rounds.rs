@@ -39,7 +39,7 @@ impl Rounds<'_> {
             for _ in 0..rounds(case) {
                 for (entry, row) in of(case).iter().zip(&mut rows) {
                     bar.set_message(format!("{}: {}", case.id, entry.contestant));
-                    // What has failed once is not waited for again.
+                    // An entry that has failed once is not run again.
                     if row.failure.is_none() {
                         self.add_round(entry, row);
                     }
@@ -89,7 +89,7 @@ impl Rounds<'_> {
     }
 }
 
-/// What is wrong with how a round went, if something is.
+/// The failure of a round, if there is one.
 fn failure(seen: &Observed, kind: Kind) -> Option<Failure> {
     let said =
         || seen.stderr.lines().last().unwrap_or("it says nothing").trim_start_matches("error: ").to_owned();
@@ -101,7 +101,7 @@ fn failure(seen: &Observed, kind: Kind) -> Option<Failure> {
         Ending::Signal(name) => return failed(format!("it was killed by {name}: {}", said())),
         Ending::Limit(limit) => return failed(format!("it hangs: no end after {} s", limit.as_secs())),
     }
-    // Others may do as they like, so long as it does not stay.
+    // Others may leave what goes away by itself.
     if kind != Kind::Ours {
         return None;
     }
@@ -116,7 +116,7 @@ fn failure(seen: &Observed, kind: Kind) -> Option<Failure> {
     failed(format!("it left `{left}` in its temporary folder"))
 }
 
-/// Removes the shared memory of rounds that were killed. Its name says which process it was of.
+/// Removes the shared memory of killed rounds. Its name has the process id.
 pub(super) fn cleanup() {
     for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
         let name = entry.file_name();

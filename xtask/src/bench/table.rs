@@ -1,4 +1,4 @@
-//! What a run shows in the terminal, or in a pipe.
+//! The tables of a run, for a terminal or a pipe.
 
 use bench::case::{Case, Direction};
 use console::{Alignment, measure_text_width, pad_str, style};
@@ -52,7 +52,7 @@ pub(super) fn show_case(results: &Results, case: &Case) {
     });
 }
 
-/// Name, median, spread, how the library compares, and what else there is to say.
+/// Name, median, spread, comparison with the library, and notes.
 pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     let spread = || {
         let (least, most) = row.spread();
@@ -67,7 +67,7 @@ pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     ]
 }
 
-/// How the library does against the one of this row.
+/// The comparison of the library with the contestant of this row.
 fn compared(results: &Results, row: &Row) -> Option<String> {
     if row.contestant == OURS {
         return None;
@@ -122,7 +122,7 @@ pub(super) fn met(met: Option<bool>) -> &'static str {
     }
 }
 
-/// The first columns as wide as they must be; what is behind them as it comes.
+/// Pads the first columns to equal width.
 fn show_columns(lines: &[Vec<String>], aligned: usize, paint: impl Fn(usize, usize, String) -> String) {
     let width = |column: usize| lines.iter().map(|line| measure_text_width(&line[column])).max().unwrap_or(0);
     for (number, line) in lines.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What the library is to reach, and whether it does.
+//! The targets of the library, and whether it meets them.
 
 use bench::case::{self, Case};
 use experiments::measure::three_digits;
@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::results::{BASELINE, OURS, Results, speedup};
 
-/// A line of the table of targets.
+/// A row of the table of targets.
 struct Target {
     case: &'static Case,
-    /// What must hold of the library's median.
+    /// The bound on the library's median.
     bound: Bound,
     /// A figure that would be better still.
     aim: Option<f64>,
@@ -17,7 +17,7 @@ struct Target {
     baseline_there: Option<f64>,
 }
 
-/// What a figure is held against. Bounds that are another figure mean the one of the same run.
+/// A bound on a figure. A bound that is another figure means that of the same run.
 #[derive(Clone, Copy)]
 enum Bound {
     Most(f64),
@@ -31,8 +31,8 @@ use Bound::{Least, LeastTimes, Most, MostTimes};
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
-/// The baselines are those of a run of this benchmark on that machine, on 2026-11-26; where there is none, the baseline does not
-/// hand memory from one processor to the other, or is too unsteady.
+/// The baselines are those of a run of this benchmark on that machine, on 2026-11-26. There is none where the
+/// baseline does not pass memory between processors, or is too unsteady.
 const TARGETS: &[Target] = &[
     target(&case::START, MostTimes(1.35, BASELINE, &case::START)),
     // "No more than 1.2 × that": than the same start from a small parent.
@@ -77,19 +77,20 @@ const fn aim(case: &'static Case, bound: Bound, aim: f64) -> Target {
     Target { case, bound, aim: Some(aim), baseline_there: None }
 }
 
-/// A target and what became of it, in words.
+/// A target and its outcome, in words.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Verdict {
     pub(super) workload: &'static str,
     pub(super) what: String,
-    /// Nothing if it was not measured.
+    /// `None` if it was not measured.
     pub(super) figure: Option<String>,
     pub(super) target: String,
-    /// Nothing if it cannot be said.
+    /// `None` if it is unknown.
     pub(super) met: Option<bool>,
 }
 
-/// All targets of the cases that were to be measured; and, if there are peers, whether the library is ahead of them all.
+/// All targets of the cases that were to be measured; and, if there are peers, whether the library is ahead
+/// of them all.
 pub(super) fn judge(results: &Results, cases: &[&'static Case]) -> Vec<Verdict> {
     let wanted = |target: &&Target| cases.iter().any(|case| case.id == target.case.id);
     let mut verdicts: Vec<_> = TARGETS.iter().filter(wanted).map(|target| target.judge(results)).collect();
@@ -120,7 +121,7 @@ impl Target {
         }
     }
 
-    /// What a bound that is missed comes to on this machine: as much more, or less, as the baseline has here.
+    /// The bound scaled to this machine, by the ratio of the baselines.
     fn by_baseline(&self, results: &Results, met: Option<bool>) -> String {
         let scaled = || {
             let factor = results.median(BASELINE, self.case)? / self.baseline_there?;
@@ -180,7 +181,7 @@ fn against_peers(results: &Results, case: &'static Case) -> Option<Verdict> {
     })
 }
 
-/// As people write it.
+/// The figure as people write it.
 fn short(number: f64) -> String {
     number.to_string()
 }

@@ -1,7 +1,7 @@
-//! `cargo xtask faults`: kills, stops and refuses, wherever that can be done, and says what came of it.
+//! `cargo xtask faults`: runs the fault suite, and reports its results.
 //!
-//! The work is that of the program in the package `faults`, which is built with the named points into a target folder of
-//! its own, so that nothing else is built anew. Each of its parts runs under both start methods, the two at the same time.
+//! The suite is the program of the package `faults`, built with failpoints into its own target folder, so
+//! that other builds stay valid. Each part runs under both start methods at the same time.
 
 mod peers;
 mod report;
@@ -28,28 +28,28 @@ use peers::Comparison;
 
 #[derive(Args)]
 pub struct Options {
-    /// Where randomness begins; the same number gives the same sequence of operations
+    /// The random seed; the same seed gives the same sequence of operations
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// How long each soak goes on, such as 30s or 10m
+    /// The duration of each soak, such as 30s or 10m
     #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = as_time)]
     time: String,
-    /// How many soaks there are, each from another seed
+    /// The number of soaks, each with another seed
     #[arg(long, value_name = "N", default_value = "3")]
     soaks: u64,
-    /// How many processes are killed at random instants
+    /// The number of random kills
     #[arg(long, value_name = "N", default_value = "10000")]
     kills: u64,
-    /// In how many rounds shared memory is overwritten at random
+    /// The number of rounds in which shared memory is overwritten
     #[arg(long, value_name = "N", default_value = "10000")]
     rounds: u64,
-    /// Only this part (failpoints, random-kills, scribble, soak, large, peers), or this named point
+    /// Only this part (failpoints, random-kills, corruption, soak, large, peers), or this failpoint
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
-    /// Also abuse the library and others in the same six ways, and compare; compiling them takes minutes
+    /// Also inflict the same six faults on other libraries, and compare; compiling them takes minutes
     #[arg(long)]
     peers: bool,
-    /// A look, as in continuous integration: each point once, 300 kills, 300 rounds of overwriting, one soak of 30 s
+    /// A short run: each failpoint once, 300 kills, 300 rounds of corruption, one soak of 30 s
     #[arg(long, conflicts_with_all = ["time", "soaks", "kills", "rounds"])]
     quick: bool,
     /// Write docs/reliability.md; for that, everything must be run
@@ -57,18 +57,18 @@ pub struct Options {
     write: bool,
 }
 
-/// As the user has written it, once that has a meaning.
+/// The text of a valid duration.
 fn as_time(text: &str) -> Result<String> {
     faults::parse_time(text).map(|_| text.to_owned())
 }
 
-/// The ways to start a process, as the environment variable `MULTIPROC_START_METHOD` has them.
+/// The start methods, as values of the environment variable `MULTIPROC_START_METHOD`.
 const METHODS: [&str; 2] = ["fork-server", "spawn"];
 
-/// What came of everything.
+/// The results of a run.
 struct Report {
     machine: Machine,
-    /// How the parts were run.
+    /// The extent of the parts.
     scale: Scale,
     /// For each start method, in the order of [`METHODS`].
     lines: [Vec<Row>; METHODS.len()],
@@ -83,7 +83,7 @@ struct Scale {
     seeds: Vec<u64>,
 }
 
-/// Whether everything was survived.
+/// Returns whether every fault was survived.
 pub fn run(options: &Options) -> Result<bool> {
     let metadata = MetadataCommand::new().no_deps().exec()?;
     let (root, target) = (metadata.workspace_root.as_std_path(), metadata.target_directory.as_std_path());
@@ -100,7 +100,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut lines = [first?, second?];
     if options.only.as_deref().is_none_or(|only| only == "large") && !options.quick {
         for (method, lines) in METHODS.iter().zip(&mut lines) {
-            lines.extend(run_part(&program, &["large".to_owned()], method)?); // one at a time: it takes up much memory
+            // One at a time, for its memory.
+            lines.extend(run_part(&program, &["large".to_owned()], method)?);
         }
     }
     let compares = options.peers || options.only.as_deref() == Some("peers");
@@ -120,7 +121,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(survived && report.comparison.is_none_or(|comparison| comparison.failures().is_empty()))
 }
 
-/// Abuses this library and others.
+/// Inflicts the six faults on this library and others.
 fn compare(root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     let runner = Runner::new(root, Duration::ZERO)?;
     runner.end_at_interrupt(|| ())?;
@@ -143,19 +144,19 @@ impl Scale {
     }
 }
 
-/// The command lines of the parts that are wanted.
+/// The command lines of the selected parts.
 fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
     let Scale { times, kills, rounds, time, seeds } = scale;
     let words = |words: &[&dyn fmt::Display]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     let points = words(&[&"failpoints", &"--parent", &"--times", times]);
     let random = words(&[&"random-kills", &"--count", kills, &"--seed", &options.seed]);
-    let scribble = words(&[&"scribble", &"--rounds", rounds, &"--seed", &options.seed]);
+    let corruption = words(&[&"corruption", &"--rounds", rounds, &"--seed", &options.seed]);
     let soaks = seeds.iter().map(|seed| words(&[&"soak", &"--for", time, &"--seed", seed]));
     Ok(match options.only.as_deref() {
-        None => [points, random, scribble].into_iter().chain(soaks).collect(),
+        None => [points, random, corruption].into_iter().chain(soaks).collect(),
         Some("failpoints") => vec![points],
         Some("random-kills") => vec![random],
-        Some("scribble") => vec![scribble],
+        Some("corruption") => vec![corruption],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
         Some(point) if point.contains(':') => {
@@ -163,13 +164,14 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (failpoints, random-kills, scribble, soak, large, peers) and no point (such as child:started)"
+                "`{other}` is no part (failpoints, random-kills, corruption, soak, large, peers) \
+                 and no failpoint (such as child:started)"
             )
         }
     })
 }
 
-/// Builds the program with the points in it; gives its path.
+/// Builds the program with failpoints; returns its path.
 fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let target = target.join("faults");
     let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
@@ -183,7 +185,7 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     built(&mut build)?.into_values().next().context("cargo did not build `faults`")
 }
 
-/// Runs all parts under one start method, one after another; the soaks all at the same time.
+/// Runs all parts under one start method: one after another, but the soaks at the same time.
 fn run_parts(program: &Path, commands: &[Vec<String>], method: &str) -> Result<Vec<Row>> {
     let (soaks, others): (Vec<_>, Vec<_>) = commands.iter().partition(|arguments| arguments[0] == "soak");
     let mut all = Vec::new();
@@ -214,7 +216,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Ro
         .args(arguments)
         .env("MULTIPROC_START_METHOD", method)
         .env_remove("RUST_BACKTRACE")
-        // The C library gives back at once what is as large as this, so that memory in use can be told from memory kept.
+        // The C library returns blocks of this size to the kernel at once, so that a leak shows.
         .env("MALLOC_MMAP_THRESHOLD_", "32768")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -224,7 +226,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Ro
     let mut lines = Vec::new();
     for line in BufReader::new(output).lines() {
         let line = line?;
-        let line: Row = serde_json::from_str(&line).with_context(|| format!("{what} says {line:?}"))?;
+        let line: Row = serde_json::from_str(&line).with_context(|| format!("{what} printed {line:?}"))?;
         for failure in &line.failures {
             complain(format_args!("{method}: {}: {failure}", line.fault));
         }
@@ -234,7 +236,7 @@ fn run_part(program: &Path, arguments: &[String], method: &str) -> Result<Vec<Ro
     let failed = lines.iter().any(|line| !line.failures.is_empty());
     if !status.success() && !failed {
         let mut line = Row::new(&arguments[0], what);
-        line.fail(format!("it ends with {status}"));
+        line.fail(format!("it ended with {status}"));
         lines.push(line);
     }
     Ok(lines)
@@ -259,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_that_are_wanted_are_run() {
+    fn the_selected_parts_are_run() {
         assert_eq!(
             commands_of(&["--quick"]).unwrap(),
             [
                 "failpoints --parent --times 1",
                 "random-kills --count 300 --seed 1",
-                "scribble --rounds 300 --seed 1",
+                "corruption --rounds 300 --seed 1",
                 "soak --for 30s --seed 1"
             ]
         );

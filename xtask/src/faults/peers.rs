@@ -1,7 +1,7 @@
-//! Six lines of abuse: what this library makes of them, and what others do.
+//! Six faults, inflicted on this library and on others, side by side.
 //!
-//! Each is a run of a program that abuses its library, and prints what its caller saw as far as it knows it (see
-//! `faults::report`). What it cannot say is seen from here: that it waits for ever, how long its processes outlive it.
+//! Each is a run of a program that causes the fault and prints what its caller saw (see `faults::report`).
+//! The rest is observed from here: a hang, and how long the processes outlive the program.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -21,15 +21,15 @@ use crate::runner::processes;
 /// The name of this library among the contestants.
 pub(super) const OURS: &str = "multiproc";
 
-/// Each as the programs name it, and in words.
-const ABUSES: [(&str, &str); 6] = [
+/// The faults: the programs' name, and a description.
+const FAULTS: [(&str, &str); 6] = [
     ("worker-killed", "One of two workers is killed (SIGKILL) in the middle of a map of 20 items"),
     ("task-exits", "One of 20 tasks calls `exit`"),
     ("undecodable", "One of 20 results does not decode where it is received"),
     (PARENT_KILLED, "The parent is killed (SIGKILL) while both workers run tasks of 3 s"),
     (
         LOCK_HOLDER_KILLED,
-        "The holder of a lock (a queue's; in Python, a `Lock`) is killed (SIGKILL), and another process wants it",
+        "The holder of a lock (a queue's; in Python, a `Lock`) is killed (SIGKILL), and another process waits",
     ),
     (DEATH_AT_START, "Each worker dies (SIGKILL) in its initializer"),
 ];
@@ -38,46 +38,46 @@ const PARENT_KILLED: &str = "parent-killed";
 const LOCK_HOLDER_KILLED: &str = "lock-holder-killed";
 const DEATH_AT_START: &str = "death-at-start";
 
-/// What has not come by then never comes: everything else takes some milliseconds, and tasks 3 s.
+/// A call that takes longer hangs: others take milliseconds, and tasks 3 s.
 const LIMIT: Duration = Duration::from_secs(8);
-/// What dies with its parent may take so long on a busy machine.
+/// How long a child may outlive its parent on a busy machine.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What came of all abuses.
+/// The results of all faults.
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) rows: Vec<Row>,
-    /// Of the other contestants.
+    /// The versions of the other contestants.
     pub(super) versions: Vec<(String, String)>,
-    /// Who is missing, and why.
+    /// The missing contestants, and why.
     pub(super) notes: Vec<String>,
 }
 
-/// What one contestant made of one abuse.
+/// One contestant's result of one fault.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
-    pub(super) abuse: String,
+    pub(super) fault: String,
     pub(super) contestant: String,
     /// What the caller saw.
     pub(super) saw: String,
-    /// How long after the abuse everything was settled; none if it never was.
+    /// The time from the fault until everything was settled; `None` if it never was.
     pub(super) seconds: Option<f64>,
-    /// Whether the same pool, queue or lock worked afterwards; none where the question does not arise.
+    /// Whether the same pool, queue or lock worked afterwards; `None` where it does not apply.
     pub(super) usable: Option<bool>,
-    /// How many processes lived on a second after the program's end; none if it had to be ended.
+    /// How many processes lived a second after the program's end; `None` if the program was killed.
     pub(super) left: Option<u32>,
 }
 
 struct Contestant {
     name: &'static str,
     program: PathBuf,
-    /// What comes before the name of the abuse.
+    /// The arguments before the name of the fault.
     arguments: Vec<String>,
-    /// Has it locks of its own?
+    /// Whether it has locks.
     locks: bool,
 }
 
-/// Abuses all of them. `own` is the program `faults`, of an ordinary build.
+/// Runs all faults on all contestants. `own` is the program `faults`.
 pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
     let ours =
         Contestant { name: OURS, program: own.to_owned(), arguments: vec!["peers".into()], locks: true };
@@ -105,26 +105,26 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
         Err(error) => notes.push(format!("procspawn cannot be built here: {error:#}")),
     }
     let mut rows = Vec::new();
-    for (abuse, _) in ABUSES {
-        for contestant in contestants.iter().filter(|one| one.locks || abuse != LOCK_HOLDER_KILLED) {
-            let row = run_one(runner, contestant, abuse);
-            rows.push(row.with_context(|| format!("{}: {abuse}", contestant.name))?);
+    for (fault, _) in FAULTS {
+        for contestant in contestants.iter().filter(|one| one.locks || fault != LOCK_HOLDER_KILLED) {
+            let row = run_one(runner, contestant, fault);
+            rows.push(row.with_context(|| format!("{}: {fault}", contestant.name))?);
         }
     }
     Ok(Comparison { rows, versions, notes })
 }
 
 impl Comparison {
-    /// Where this library has not been what it promises.
+    /// The rows in which this library breaks a promise.
     pub(super) fn failures(&self) -> Vec<String> {
         let failed = |row: &&Row| {
             row.contestant == OURS
                 && (row.seconds.is_none() || row.usable == Some(false) || row.left != Some(0))
         };
-        self.rows.iter().filter(failed).map(|row| format!("{}: {}", row.abuse, cell(row))).collect()
+        self.rows.iter().filter(failed).map(|row| format!("{}: {}", row.fault, cell(row))).collect()
     }
 
-    /// A table in Markdown: a row for each abuse, a column for each contestant.
+    /// A table in Markdown: a row for each fault, a column for each contestant.
     pub(super) fn markdown(&self) -> Result<String> {
         let mut contestants: Vec<&str> = Vec::new();
         for row in &self.rows {
@@ -135,9 +135,9 @@ impl Comparison {
         let mut table = String::new();
         writeln!(table, "| | {} |", contestants.join(" | "))?;
         writeln!(table, "|---|{}", "---|".repeat(contestants.len()))?;
-        for (abuse, words) in ABUSES {
+        for (fault, words) in FAULTS {
             let of = |contestant: &&str| {
-                let row = self.rows.iter().find(|row| row.abuse == abuse && row.contestant == **contestant);
+                let row = self.rows.iter().find(|row| row.fault == fault && row.contestant == **contestant);
                 row.map_or_else(|| "–".to_owned(), cell)
             };
             let cells: Vec<_> = contestants.iter().map(of).collect();
@@ -148,13 +148,13 @@ impl Comparison {
 }
 
 impl Row {
-    /// For a line in the terminal.
+    /// The row for a terminal.
     pub(super) fn in_words(&self) -> String {
         cell(self).replace("<br>", "; ").replace("\\|", "|")
     }
 }
 
-/// A row in words, as they may stand in a cell of a table.
+/// The row for a cell of a table.
 fn cell(row: &Row) -> String {
     let seconds = row.seconds.map(|seconds| match seconds {
         0.0..1.0 => format!("{} ms", three_digits(seconds * 1e3)),
@@ -167,36 +167,36 @@ fn cell(row: &Row) -> String {
     if rest.is_empty() { saw } else { format!("{saw}<br>{}", rest.join("; ")) }
 }
 
-/// How a run went, as it is seen from here.
+/// The observations of a run.
 struct Observed {
-    /// What it has said, as far as it came.
+    /// The parts that the program printed.
     said: Observation,
-    /// The last of its complaints.
+    /// The last line of its standard error.
     complaint: Option<String>,
-    /// How it ended; none if it was made to.
+    /// Its exit status; `None` if it was killed.
     ending: Option<ExitStatus>,
-    /// How many processes noted that they were there.
+    /// The number of processes that checked in.
     present: u64,
     /// How many of its processes lived on after [`GRACE`], and how many after [`LIMIT`].
     outliving: [usize; 2],
-    /// When the last of them was gone.
+    /// When the last process was gone.
     lived_on: Duration,
 }
 
-fn run_one(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row> {
+fn run_one(runner: &Runner, contestant: &Contestant, fault: &str) -> Result<Row> {
     let folder = runner.new_run()?;
     let [said, complaints] = ["said", "complaints"].map(|name| folder.join(name));
     let mut command = Command::new(&contestant.program);
-    command.args(&contestant.arguments).arg(abuse).env("TMPDIR", &folder).env_remove("RUST_BACKTRACE");
-    // Files, since whoever lives on would hold a pipe open.
+    command.args(&contestant.arguments).arg(fault).env("TMPDIR", &folder).env_remove("RUST_BACKTRACE");
+    // Files, since a process that lives on would hold a pipe open.
     command.stdin(Stdio::null()).stdout(File::create(&said)?).stderr(File::create(&complaints)?);
 
     let mut child = processes::start(&mut command, &folder).context("it cannot be started")?;
     let in_time = processes::wait(&child, LIMIT);
     let ended = Instant::now();
     let soon = processes::outliving(&child, &folder, GRACE).len();
-    // How long they stay is the question only where they have lost their parent.
-    let watch = if abuse == PARENT_KILLED { LIMIT } else { Duration::ZERO };
+    // Their lifetime matters only if they have lost their parent.
+    let watch = if fault == PARENT_KILLED { LIMIT } else { Duration::ZERO };
     let late = processes::outliving(&child, &folder, watch).len();
     let lived_on = ended.elapsed();
     processes::clear_up(&child, &folder, Duration::ZERO);
@@ -212,10 +212,10 @@ fn run_one(runner: &Runner, contestant: &Contestant, abuse: &str) -> Result<Row>
         lived_on,
     };
     fs::remove_dir_all(&folder)?;
-    Ok(row(contestant.name, abuse, seen))
+    Ok(row(contestant.name, fault, seen))
 }
 
-/// The lines that a program printed, taken together.
+/// Merges the lines that a program printed.
 fn all_said(lines: &str) -> Result<Observation> {
     let mut all = Observation::default();
     for line in lines.lines() {
@@ -230,7 +230,7 @@ fn all_said(lines: &str) -> Result<Observation> {
     Ok(all)
 }
 
-fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
+fn row(contestant: &str, fault: &str, seen: Observed) -> Row {
     let Observed {
         said: Observation { saw, seconds, usable },
         complaint,
@@ -241,7 +241,7 @@ fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
     } = seen;
     let [left, late] = outliving;
     let mut row = Row {
-        abuse: abuse.to_owned(),
+        fault: fault.to_owned(),
         contestant: contestant.to_owned(),
         saw: String::new(),
         seconds,
@@ -249,8 +249,8 @@ fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
         left: ending.map(|_| u32::try_from(left).unwrap_or(u32::MAX)),
     };
     row.saw = match (saw, ending) {
-        // The parent cannot tell.
-        (None, Some(_)) if abuse == PARENT_KILLED => {
+        // The killed parent prints nothing.
+        (None, Some(_)) if fault == PARENT_KILLED => {
             row.seconds = (late == 0).then_some(lived_on.as_secs_f64());
             match (left, late) {
                 (0, _) => "all its processes die with it".to_owned(),
@@ -258,11 +258,11 @@ fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
                 _ => format!("{late} processes live on, long after their tasks"),
             }
         }
-        (None, None) => "waits for ever".to_owned(),
+        (None, None) => "hangs".to_owned(),
         (Some(saw), None) => {
             let after = if usable.is_some() { "its end" } else { "the next call" };
             row.usable = Some(usable.unwrap_or(false));
-            format!("{saw}; {after} waits for ever")
+            format!("{saw}; {after} hangs")
         }
         (None, Some(status)) => {
             format!("the program ends ({status}): {}", complaint.unwrap_or_default())
@@ -272,7 +272,7 @@ fn row(contestant: &str, abuse: &str, seen: Observed) -> Row {
         }
         (Some(saw), Some(_)) => saw,
     };
-    if abuse == DEATH_AT_START {
+    if fault == DEATH_AT_START {
         let _ = write!(row.saw, "; workers started: {present}");
     }
     row
@@ -304,14 +304,11 @@ mod tests {
         assert_eq!(cell(&good), "one task fails<br>12.3 ms; usable afterwards");
 
         let hangs = row(OURS, "task-exits", Observed { ending: None, ..seen("") });
-        assert_eq!((cell(&hangs).as_str(), hangs.left), ("waits for ever", None));
+        assert_eq!((cell(&hangs).as_str(), hangs.left), ("hangs", None));
         let later = row(OURS, "task-exits", Observed { ending: None, ..seen(SETTLED) });
-        assert_eq!(
-            (later.saw.as_str(), later.usable),
-            ("one task fails; the next call waits for ever", Some(false))
-        );
+        assert_eq!((later.saw.as_str(), later.usable), ("one task fails; the next call hangs", Some(false)));
         let at_the_end = row(OURS, "task-exits", Observed { ending: None, ..seen(&all) });
-        assert_eq!(at_the_end.saw, "one task fails; its end waits for ever");
+        assert_eq!(at_the_end.saw, "one task fails; its end hangs");
 
         let complaint = Some("it panics".to_owned());
         let failed = row(
@@ -343,9 +340,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_abuse_and_a_column_for_each_contestant() {
-        let row = |abuse: &str, contestant: &str, saw: &str, usable| Row {
-            abuse: abuse.to_owned(),
+    fn the_table_has_a_row_for_each_fault_and_a_column_for_each_contestant() {
+        let row = |fault: &str, contestant: &str, saw: &str, usable| Row {
+            fault: fault.to_owned(),
             contestant: contestant.to_owned(),
             saw: saw.to_owned(),
             seconds: Some(0.5),
@@ -365,7 +362,7 @@ mod tests {
             "| a \\| b c<br>500 ms; usable afterwards | nothing<br>500 ms; not usable afterwards |"
         ));
         assert!(lines[6].ends_with("| goes on<br>500 ms; not usable afterwards | – |"));
-        assert_eq!(lines.len(), 2 + ABUSES.len());
+        assert_eq!(lines.len(), 2 + FAULTS.len());
         assert_eq!(comparison.failures().len(), 1);
     }
 }

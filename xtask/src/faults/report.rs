@@ -1,4 +1,4 @@
-//! docs/reliability.md.
+//! The page docs/reliability.md.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,36 +11,36 @@ use super::peers::Comparison;
 use super::table::{HEADINGS, cells};
 use super::{METHODS, Report, Scale};
 
-/// The parts of the suite, and what each does.
+/// Name, title and description of each part.
 const PARTS: [(&str, &str, &str); 5] = [
     (
         "failpoints",
         "Every step of every protocol",
-        "The library has named points at the steps of its protocols, compiled in for this suite only. Scenarios that \
-         know what must come out come through all of them. At each point a process is killed, and stopped for a while, \
-         at several of the times that it gets there; at those where the system is asked for something, it is refused. \
-         Then: exactly the task that was running has failed, if one was; every other item has come once, and is right; \
-         the same works again; and the process has the descriptors, mappings and children that it had before.",
+        "The library has failpoints at the steps of its protocols, compiled in for this suite only. \
+         Scenarios pass all of them. At each failpoint a process is killed, and stopped for a while, at \
+         several of its passes; a failpoint at a system call makes that call fail. Then exactly the running \
+         task has failed, if there was one; every other item has arrived once, and is right; the same works \
+         again; and the process has the descriptors, mappings and children that it had before.",
     ),
     ("random-kills", "Random kills", "Processes are killed at random instants while they work."),
     (
-        "scribble",
+        "corruption",
         "Overwritten memory",
-        "Every page that processes share is overwritten at random while it is used: the memory of a queue, a pipe, a pool \
-         and the fork server. Every call ends, with a value or an error; the parent goes on; what it makes afterwards works; \
-         and it has the descriptors, mappings and children that it had before.",
+        "Every shared page is overwritten at random while it is used: the memory of a queue, a pipe, a \
+         pool and the fork server. Every call ends, with a value or an error; the parent continues; what it \
+         creates afterwards works; and it has the descriptors, mappings and children that it had before.",
     ),
     (
         "soak",
         "Soak",
-        "Random operations in several threads against a model that knows what must come out. At the end, the process \
-         has what it had at the beginning: descriptors, mappings, children, memory.",
+        "Several threads run random operations against a model of their results. At the end, the process \
+         has the descriptors, mappings, children and memory that it had at the beginning.",
     ),
     (
         "large",
         "Large values",
-        "Values around the sizes at which a number of 32 bits overflows, as far as there is memory for them: each arrives \
-         whole.",
+        "Values around the sizes at which 32-bit numbers overflow, as far as there is memory for them: \
+         each arrives whole.",
     ),
 ];
 
@@ -57,13 +57,14 @@ fn page(report: &Report) -> Result<String> {
     writeln!(page, "- **Machine**: {machine}.")?;
     writeln!(
         page,
-        "- **How much**: each point up to {times} times in each scenario, {kills} random kills, {rounds} rounds of \
-         overwriting memory, soaks of {time} from the seeds {seeds:?}; all of it under each start method."
+        "- **Extent**: each failpoint up to {times} times in each scenario, {kills} random kills, {rounds} \
+         rounds of corruption, soaks of {time} from the seeds {seeds:?}; all of it under each start \
+         method."
     )?;
     writeln!(
         page,
-        "- **Worst** is the longest time from a fault until everything was settled: the work that was still to be done \
-         included, and, where a process was stopped, the 20 ms that it was.\n"
+        "- **Worst** is the longest time from a fault until every handle had its result: the rest of the \
+         work is included, and so are the 20 ms for which a process was stopped.\n"
     )?;
     for (part, title, text) in PARTS {
         writeln!(page, "## {title}\n\n{text}\n")?;
@@ -82,12 +83,12 @@ fn page(report: &Report) -> Result<String> {
 fn beside_others(page: &mut String, comparison: &Comparison) -> Result<()> {
     let versions: Vec<_> =
         comparison.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-    writeln!(page, "## Six abuses, beside others\n")?;
+    writeln!(page, "## Six faults, beside other libraries\n")?;
     writeln!(
         page,
-        "What the caller sees of each, how long it takes until everything is settled (some 10 ms of that are the work that \
-         was left to do, where it is done), and whether the same pool, queue or lock works afterwards. What has not come \
-         after 8 s is called for ever. {}.\n",
+        "What the caller sees, how long it takes until everything is settled (about 10 ms of that are the \
+         rest of the work, where that is done), and whether the same pool, queue or lock works afterwards. \
+         A call that takes longer than 8 s counts as a hang. {}.\n",
         versions.join(", ")
     )?;
     for note in &comparison.notes {
@@ -134,7 +135,7 @@ mod tests {
             Report { machine: Machine::here(), scale, lines: [vec![line], vec![other]], comparison: None };
         let page = page(&report).unwrap();
         for words in [
-            "10000 random kills, 500 rounds of overwriting memory, soaks of 10m from the seeds [1, 2, 3]",
+            "10000 random kills, 500 rounds of corruption, soaks of 10m from the seeds [1, 2, 3]",
             "Under `fork-server`, **2 of 2 survived**.",
             "| child:started killed | 2 | 2 | 2 | 1.50 ms |",
             "Under `spawn`, **0 of 1 survived**.",

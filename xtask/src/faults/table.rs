@@ -1,4 +1,4 @@
-//! What a run shows in the terminal, or in a pipe.
+//! The tables of a run, for a terminal or a pipe.
 
 use console::{Alignment, measure_text_width, pad_str, style};
 use experiments::measure::three_digits;
@@ -44,15 +44,15 @@ pub(super) fn show(report: &Report) {
 }
 
 fn show_comparison(comparison: &Comparison) {
-    say!("\n{}", style("The same six abuses, and what the caller saw").bold());
+    say!("\n{}", style("The same six faults, and what the caller saw").bold());
     for note in &comparison.notes {
         say!("{note}.");
     }
     let mut last = "";
     for row in &comparison.rows {
-        if row.abuse != last {
-            say!("\n  {}", style(&row.abuse).bold());
-            last = &row.abuse;
+        if row.fault != last {
+            say!("\n  {}", style(&row.fault).bold());
+            last = &row.fault;
         }
         say!("    {:<22} {}", row.contestant, row.in_words());
     }
@@ -61,7 +61,7 @@ fn show_comparison(comparison: &Comparison) {
     }
 }
 
-/// A line in words.
+/// The cells of a row.
 pub(super) fn cells(line: &Row) -> [String; HEADINGS.len()] {
     [
         line.fault.clone(),

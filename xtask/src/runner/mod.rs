@@ -1,6 +1,6 @@
-//! Runs one program at a time limit and observes what it prints, how it ends and what it leaves behind.
+//! Runs one program with a time limit, and observes its output, its exit and its leftovers.
 //!
-//! The ground floor of xtask: `verify`, `compare`, `bench` and `faults` stand on it, and it knows none of them.
+//! `verify`, `compare`, `bench` and `faults` use it; it knows none of them.
 
 mod observed;
 pub(crate) mod processes;
@@ -30,14 +30,14 @@ pub use observed::{Ending, Observed, Process};
 /// How much of a stream is kept. Then it is closed, which ends a program that never stops writing.
 const MAX_OUTPUT: u64 = 1 << 20;
 
-/// How long it may take to read the rest when nobody is left to write more.
+/// How long it may take to read the rest when no writer is left.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Runner {
     /// Holds the temporary folder of each run. The path of that one is also the mark of the run.
     folder: TempDir,
     working_folder: PathBuf,
-    /// How long the other processes of a program may take to follow it.
+    /// How long the other processes of a program may outlive it.
     grace: Duration,
     runs: AtomicUsize,
 }
@@ -49,8 +49,7 @@ impl Runner {
         Ok(Self { folder, working_folder: working_folder.to_owned(), grace, runs: AtomicUsize::new(0) })
     }
 
-    /// On Ctrl-C and on a closed pipe: kills every program that runs, removes what they may have left elsewhere,
-    /// and ends this program.
+    /// On Ctrl-C and on a closed pipe: kills every running program, calls the cleanup, and ends this program.
     pub fn end_at_interrupt(&self, clear_up: fn()) -> Result<()> {
         let folder = self.folder.path().to_owned();
         output::set_clean_up(move || {
@@ -72,7 +71,7 @@ impl Runner {
         let folder = self.new_run()?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
-        // A README shows what a plain environment gives.
+        // A README shows the output in a plain environment.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
         // With it, Python writes the end of a line apart from the line, and processes mix them up.
         command.env_remove("PYTHONUNBUFFERED");
@@ -123,8 +122,7 @@ fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
-/// Reads a stream in a thread of its own. A process that holds the stream open for ever holds that thread,
-/// and nobody else.
+/// Reads a stream in a thread of its own. A process that holds the stream open blocks only that thread.
 struct Capture(Receiver<Vec<u8>>);
 
 impl Capture {
@@ -134,7 +132,7 @@ impl Capture {
         Self(capture)
     }
 
-    /// What came until `deadline`, and whether that was all.
+    /// The output until `deadline`, and whether the stream has ended.
     fn until(self, deadline: Instant) -> (String, bool) {
         let mut bytes = Vec::new();
         let closed = loop {

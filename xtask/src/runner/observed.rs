@@ -1,8 +1,8 @@
-//! What one run of a program shows.
+//! The observations of one run of a program.
 
 use std::time::Duration;
 
-/// What there was to see of one run.
+/// The observations of one run.
 #[derive(Clone, Debug)]
 pub struct Observed {
     pub stdout: String,
@@ -22,7 +22,7 @@ pub enum Ending {
     Exit(i32),
     /// The name of the signal.
     Signal(String),
-    /// It was killed after its limit.
+    /// The runner killed it after its time limit.
     Limit(Duration),
 }
 
@@ -33,7 +33,7 @@ pub struct Process {
 }
 
 impl Observed {
-    /// What a block shows of it.
+    /// The exit as a console block shows it.
     pub fn shown(&self, stderr: bool) -> String {
         [self.stdout.as_str(), if stderr { &self.stderr } else { "" }].concat()
     }

@@ -1,7 +1,7 @@
 //! Starts programs so that every process of theirs can be found again, and finds those that outlive them.
 //!
-//! A process belongs to a run if it carries the mark of the run in its environment or is in its process group.
-//! `cargo xtask` makes itself a subreaper, so that an orphan becomes its child and can be reaped.
+//! A process belongs to a run if it carries the mark of the run in its environment or is in its process
+//! group. `cargo xtask` makes itself a subreaper, so that an orphan becomes its child and can be reaped.
 
 use std::{
     collections::BTreeSet,
@@ -30,12 +30,12 @@ use super::Process;
 /// The environment variable that carries the mark.
 pub(crate) const RUN_ENV: &str = "MULTIPROC_VERIFY_RUN";
 
-/// How long a killed process may take to be gone, on a machine that has other things to do.
+/// How long a killed process may take to be gone on a busy machine.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The programs that were started and not yet reaped, each the leader of a process group.
 ///
-/// Whoever starts or reaps a process holds the lock, so that an orphan can be told from a program that was
+/// Starting and reaping a process take this lock, so that an orphan can be told from a program that was
 /// started this moment. For the same reason the id of an orphan cannot pass to another process meanwhile.
 static STARTED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
@@ -51,8 +51,8 @@ pub(crate) fn start(command: &mut Command, mark: &Path) -> io::Result<Child> {
     Ok(child)
 }
 
-/// Waits for the end of the program, and kills its process group if that does not come within `limit`: then
-/// the answer is `false`. The program is not reaped yet, so that no other process can get its id.
+/// Waits for the program to exit. After `limit` it kills the process group and returns `false`. The program
+/// is not reaped yet, so that no other process can get its id.
 pub(crate) fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
     let pid = pid_of(child);
     let (ended, end) = mpsc::channel::<()>();
@@ -74,7 +74,7 @@ pub(crate) fn wait(child: &Child, limit: Duration) -> io::Result<bool> {
     })
 }
 
-/// Gives the other processes of an ended program a time to end, then kills them and says which they were.
+/// Gives the other processes of an ended program time to exit, then kills them and returns their names.
 pub(crate) fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Process> {
     let leaked = outliving(child, mark, grace);
     if !leaked.is_empty() {
@@ -83,7 +83,7 @@ pub(crate) fn clear_up(child: &Child, mark: &Path, grace: Duration) -> Vec<Proce
     leaked
 }
 
-/// The other processes of an ended program that still live after so much time. Comes back sooner if none does.
+/// The other processes of an ended program that still live after this time. Returns sooner if none does.
 pub(crate) fn outliving(child: &Child, mark: &Path, time: Duration) -> Vec<Process> {
     living_after(time, || living(&started(), of_run(child, mark)))
 }
@@ -122,7 +122,7 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// Asks again and again who is living, at once and with growing pauses, until nobody is or the time is up.
+/// Polls which processes live, at once and with growing pauses, until none does or the time is up.
 fn living_after(time: Duration, living: impl Fn() -> Vec<Process>) -> Vec<Process> {
     let deadline = Instant::now() + time;
     let mut pause = Duration::from_millis(1);
@@ -146,14 +146,14 @@ fn kill_living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> boo
 
 /// The living processes that are `mine` by their group and mark.
 ///
-/// Nobody counts as living only after a second look: during the first, a process may end before its turn and
+/// All count as dead only after a second poll: during the first, a process may end before its turn and
 /// leave another behind that was not on the list yet.
 fn living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
     let found = look(started, &mine);
     if found.is_empty() { look(started, &mine) } else { found }
 }
 
-/// Looks at every process once. The orphans among the dead that it comes across are reaped.
+/// Lists every process once, and reaps dead orphans.
 fn look(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
     let own_pid = std::process::id().cast_signed();
     let mut found = Vec::new();

@@ -1,11 +1,11 @@
-//! Holds one run against what its block expects.
+//! Compares one run with the expectation of its block.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use super::{expectation::Expectation, order};
 use crate::runner::{Ending, Observed, Process};
 
-/// One thing that is wrong with a run; its `Display` says it in a sentence.
+/// One difference between a run and its block; its `Display` is a sentence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Failure {
     NotRun(String),
@@ -37,11 +37,11 @@ pub enum Failure {
     Leaked(Process),
     LeftBehind(String),
     HeldOpen,
-    /// Only a self-test says this: the change of the expectation that was not noticed.
+    /// Only from a self-test: the change of the expectation that the comparison accepted.
     Unnoticed(String),
 }
 
-/// Everything that is wrong; nothing is, if the list is empty.
+/// All differences; empty if the run is as expected.
 pub fn compare(expected: &Expectation, seen: &Observed) -> Vec<Failure> {
     let mut failures = Vec::new();
     failures.extend(ending(expected, seen));

@@ -1,4 +1,4 @@
-//! What a console block expects of its command: the lines, and the conditions that its info string adds.
+//! The expectation of a console block: its lines, and the conditions in its info string.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::pattern::Pattern;
 
-/// How long a command may take about which the README says nothing.
+/// The time limit of a command without conditions on its time.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! `cargo xtask verify`: runs every command that a README under `examples/` shows, and holds what it prints
-//! against what the README says. The README is the specification; there is no second one.
+//! `cargo xtask verify`: runs every command that a README under `examples/` shows, and compares its output
+//! with the README. The README is the only specification.
 //!
 //! A command stands in a fenced block whose info string begins with `console`: in its first line after `$ `,
 //! and below that is its standard output, to the letter except for the placeholders of [`pattern::Kind`].
@@ -7,13 +7,13 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, come in any order |
+//! | `unordered`, `unordered=1-4`, `unordered=1-2,3-4` | the lines, or those of each range, in any order |
 //! | `floating=5`, `floating=2,5` | these lines may stand anywhere |
 //! | `distinct` | the numbers for which placeholders stand are pairwise different |
 //! | `stderr` | the block shows standard error, too, behind standard output; without this word it is empty |
 //! | `exit=2` | the exit code, if it is not 0 |
 //! | `at-least=3s`, `below=250ms` | how long it takes; such a command runs alone |
-//! | `ratio=3` | the first `[SECONDS]` is at least so many times the last; such a command runs alone |
+//! | `ratio=3` | the first `[SECONDS]` is at least 3 times the last; such a command runs alone |
 //! | `alone` | nothing runs beside it |
 //! | `limit=60s` | when it is killed, if not after 30 seconds or three times `below` |
 //!
@@ -50,7 +50,7 @@ use python::Script;
 use readme::{Block, Problem};
 use report::Report;
 
-/// A process that dies with its parent learns of it only afterwards: it has so long to follow.
+/// A process that dies with its parent learns of it only afterwards: how long it has to follow.
 const GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
@@ -58,10 +58,10 @@ pub struct Options {
     /// Only the commands with this text in them or in the name of their question
     #[arg(long, value_name = "PATTERN")]
     only: Option<String>,
-    /// Run every command so many times, and count how often it fails
+    /// Run every command this many times, and count how often it fails
     #[arg(long, value_name = "N", default_value = "1")]
     repeat: NonZeroUsize,
-    /// Run so many commands at once [default: one for each core]
+    /// Run this many commands at once [default: one for each core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// Show the commands and run none of them
@@ -70,7 +70,7 @@ pub struct Options {
     /// How to show the results
     #[arg(long, value_enum, default_value = "human", conflicts_with = "list")]
     format: Format,
-    /// Change every word that a README says, one at a time, and see each change refused
+    /// Change every word of a README, one at a time, and check that each change is refused
     #[arg(long, conflicts_with_all = ["repeat", "list"])]
     self_test: bool,
 }
@@ -82,7 +82,7 @@ enum Format {
     Json,
 }
 
-/// The commands to run with the programs they mean, and what is wrong with the READMEs already.
+/// The commands to run with their programs, and the problems of the READMEs.
 pub(crate) struct Plan {
     pub(crate) commands: Vec<(Block, Program)>,
     pub(crate) scripts: Vec<Script>,
@@ -95,13 +95,13 @@ struct Task<'a> {
     program: &'a PathBuf,
 }
 
-/// How that went.
+/// The outcome of a command.
 struct Outcome<'a> {
     block: &'a Block,
     failures: Vec<Failure>,
-    /// There is nothing if the command could not be run.
+    /// `None` if the command could not be run.
     seen: Option<Observed>,
-    /// How often a self-test changed what is expected.
+    /// How often a self-test changed the expectation.
     changes: usize,
 }
 
@@ -167,7 +167,7 @@ fn programs_of<'a>(
     commands.iter().map(program_of).collect()
 }
 
-/// Each of them as often as it is to run.
+/// Each command, as often as it runs.
 fn tasks<'a>(programs: Vec<(&'a Block, &'a PathBuf)>, repeat: NonZeroUsize) -> Vec<Task<'a>> {
     let task = |&(block, program): &(&'a Block, &'a PathBuf)| Task { block, program };
     (0..repeat.get()).flat_map(|_| programs.iter().map(task).collect::<Vec<_>>()).collect()

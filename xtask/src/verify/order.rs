@@ -83,7 +83,7 @@ fn in_turn(
     Some(found)
 }
 
-/// Finds a partner for `line`: one that nobody has, or one whose owner can take another.
+/// Finds a partner for `line`: a free one, or one with an owner that can take another.
 fn find_partner(line: usize, fits: &[Vec<bool>], taken_by: &mut [Option<usize>], tried: &mut [bool]) -> bool {
     let mine = |text: &usize| fits[line][*text];
     if let Some(text) = (0..taken_by.len()).filter(mine).find(|&text| taken_by[text].is_none()) {

@@ -56,7 +56,7 @@ impl Pattern {
     }
 
     /// If the line fits: the numbers that stand where the placeholders are. A measured time is not among
-    /// them, for nobody promises that two of those differ.
+    /// them, for it is not promised that two of those differ.
     pub fn numbers<'l>(&self, line: &'l str) -> Option<Vec<&'l str>> {
         let is_number = |kind: &Kind| matches!(kind, Kind::Number | Kind::Pid | Kind::Range(_));
         self.found(line, is_number)

@@ -42,7 +42,7 @@ impl Workspace {
             }
             (None, Some(bin), _) | (None, None, [bin]) => bin,
             (None, None, _) => bail!(
-                "the package `{name}` has {} programs: say which with `--bin`, or `default-run` in its Cargo.toml",
+                "the package `{name}` has {} programs: choose with `--bin`, or `default-run` in its Cargo.toml",
                 bins.len()
             ),
         };

@@ -41,7 +41,7 @@ pub(crate) fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (
             Some((command, (block, _))) => {
                 scripts.push(Script { block: of(block, &file), command: *command });
             }
-            None if !its.is_empty() => {} // its README shows nothing that both languages say in the same words
+            None if !its.is_empty() => {} // its README shows no block that both languages print
             None => problems.push(Problem {
                 place: file.display().to_string(),
                 what: format!("the README of `{question}` runs no program `{name}`"),

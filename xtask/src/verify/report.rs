@@ -1,4 +1,4 @@
-//! Shows how the commands are doing and how they did.
+//! Shows the progress and the results of the commands.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Tries the comparison itself: changes what a good run was expected to show, and sees each change refused.
+//! The self-test of the comparison: changes the expectation of a good run, and checks that each change is
+//! refused.
 //!
 //! Every change here is one that no good comparison can accept. So a changed word is one that the output
 //! does not contain anywhere, and two lines change places only if no other arrangement makes up for it.

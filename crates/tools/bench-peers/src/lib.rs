@@ -3,7 +3,7 @@
 //! Each has a program of its own, so that none carries the others' code with it. This is what these programs
 //! share: beside the command line of all contestants, each can be started in a role, as another's child.
 
-// A program either works or ends with the error's own words: there is nobody else to tell.
+// A program either works or ends with the error's own words.
 #![allow(clippy::missing_errors_doc)]
 
 use std::env;
@@ -12,13 +12,13 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bench::measure::Effort;
+use bench::measure::Scale;
 use bench::program::{self, Entry};
 
 /// What a child does, with the arguments that it was started with.
 pub type Role = fn(&[&str]) -> Result<()>;
 
-/// Does what the command line says. `fresh` takes the time from nothing to the first result.
+/// Runs the command line. `fresh` takes the time from nothing to the first result.
 pub fn run(entries: &[Entry], fresh: fn() -> Result<Duration>, roles: &[(&str, Role)]) -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -88,11 +88,11 @@ pub fn until_joined() {
 }
 
 /// As an argument of a role.
-pub fn effort_as_word(effort: Effort) -> &'static str {
-    if effort.quick { "quick" } else { "full" }
+pub fn scale_as_word(scale: Scale) -> &'static str {
+    if scale.quick { "quick" } else { "full" }
 }
 
 /// As it came as an argument of a role.
-pub fn effort_of_word(word: &str) -> Effort {
-    Effort { quick: word == "quick" }
+pub fn scale_of_word(word: &str) -> Scale {
+    Scale { quick: word == "quick" }
 }

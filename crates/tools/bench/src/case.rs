@@ -1,4 +1,4 @@
-//! What is measured: one row of figures a case.
+//! The cases of the benchmark: each is one row of figures.
 
 /// One thing that every contestant that can does.
 #[derive(Debug)]

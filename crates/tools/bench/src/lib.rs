@@ -8,7 +8,7 @@
 //! libraries, and a script Python's `multiprocessing`. `cargo xtask bench` asks each what it has and then
 //! runs their rounds in turn.
 
-// A round either works or ends its program with the error's own words: there is nobody else to tell.
+// A round either works or ends its program with the error's own words.
 #![allow(clippy::missing_errors_doc)]
 
 pub mod case;

@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// How much a round may take on itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub struct Scale {
     pub quick: bool,
 }
 
-impl Effort {
+impl Scale {
     /// How long a stream flows.
     pub fn stream(self) -> Duration {
         Duration::from_millis(if self.quick { 100 } else { 400 })
@@ -30,38 +30,38 @@ impl Effort {
     }
 }
 
-/// Between two calls: long enough that whoever spins has long given up and sleeps.
+/// The pause between two calls: long enough that a spinning waiter has gone to sleep.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// How many calls are timed together when they come back to back, so that reading the clock does not count.
+/// The number of back-to-back calls in one timing, so that reading the clock does not count.
 const TOGETHER: u32 = 10;
 
 /// The median of some hundred calls, as far as the time allows, each timed by itself. In microseconds.
-pub fn repeated(effort: Effort, times: usize, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
-    micros(&series(effort, effort.times(times), || timed(&mut call).map(|(time, ())| time))?)
+pub fn repeated(scale: Scale, times: usize, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
+    micros(&series(scale, scale.times(times), || timed(&mut call).map(|(time, ())| time))?)
 }
 
 /// The median of thousands of calls, one right after the other. In microseconds.
-pub fn back_to_back(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
+pub fn back_to_back(scale: Scale, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let ten = || Ok(timed(|| (0..TOGETHER).try_for_each(|_| call()))?.0 / TOGETHER);
-    micros(&series(effort, effort.times(2_000), ten)?)
+    micros(&series(scale, scale.times(2_000), ten)?)
 }
 
 /// The median of some hundred calls with a pause before each, in which caller and called fall asleep. In
 /// microseconds.
-pub fn from_sleep(effort: Effort, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
+pub fn from_sleep(scale: Scale, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
     let one = || {
         thread::sleep(PAUSE);
         timed(&mut call).map(|(time, ())| time)
     };
-    micros(&series(effort, effort.times(300), one)?)
+    micros(&series(scale, scale.times(300), one)?)
 }
 
 /// The rate of a piece of work that is done several times over, by the median time: `amount` of it a
 /// microsecond, which is millions of items a second. Each time, what came of it is checked, which does not
 /// count.
 pub fn rate<T>(
-    effort: Effort,
+    scale: Scale,
     amount: f64,
     mut work: impl FnMut() -> Result<T>,
     mut check: impl FnMut(T) -> Result<()>,
@@ -70,13 +70,13 @@ pub fn rate<T>(
         let (time, result) = timed(&mut work)?;
         check(result).map(|()| time)
     };
-    let time = micros(&series(effort, effort.times(25), one)?)?;
+    let time = micros(&series(scale, scale.times(25), one)?)?;
     Ok(Measured { value: amount / time.value, ..time })
 }
 
 /// The median of some runs of this program, each of which prints how many microseconds it has taken. In
 /// milliseconds.
-pub fn cold(effort: Effort, arguments: &[&str]) -> Result<Measured> {
+pub fn cold(scale: Scale, arguments: &[&str]) -> Result<Measured> {
     let program = env::current_exe()?;
     let once = || {
         let mut command = Command::new(&program);
@@ -85,11 +85,11 @@ pub fn cold(effort: Effort, arguments: &[&str]) -> Result<Measured> {
         let micros: f64 = String::from_utf8(output.stdout)?.trim().parse().context("no time was printed")?;
         Ok(Duration::from_secs_f64(micros / 1e6))
     };
-    let measured = micros(&series(effort, effort.times(50), once)?)?;
+    let measured = micros(&series(scale, scale.times(50), once)?)?;
     Ok(Measured { value: measured.value / 1e3, ..measured })
 }
 
-/// How long a call takes, and what it gives.
+/// The time of a call, and its value.
 pub fn timed<T>(call: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
     let start = Instant::now();
     let result = call()?;
@@ -97,13 +97,13 @@ pub fn timed<T>(call: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
 }
 
 /// At most `times`, and no more than the time allows; the first ones do not count.
-fn series(effort: Effort, times: usize, mut one: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
+fn series(scale: Scale, times: usize, mut one: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
     let start = Instant::now();
     for _ in 0..(times / 20).clamp(1, 50) {
         one()?;
     }
     let mut durations = Vec::with_capacity(times);
-    while durations.is_empty() || (durations.len() < times && start.elapsed() < effort.repetitions()) {
+    while durations.is_empty() || (durations.len() < times && start.elapsed() < scale.repetitions()) {
         durations.push(one()?);
     }
     Ok(durations)
@@ -129,7 +129,7 @@ pub fn now() -> Result<Duration> {
     Ok(nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?.into())
 }
 
-/// What a round has found.
+/// The result of a round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     pub value: f64,
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_is_not_moved_by_an_outlier() {
+    fn the_median_is_not_moved_by_an_outlier() {
         let is_3 = |values| (median(values).unwrap() - 3.0).abs() < 1e-9;
         assert!(is_3(vec![3.0, 900.0, 2.0, 4.0, 1.0]));
         assert!(is_3(vec![4.0, 1.0, 900.0, 2.0]));
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_first_calls_do_not_count() {
         let mut calls = 0;
-        let measured = repeated(Effort { quick: false }, 20, || {
+        let measured = repeated(Scale { quick: false }, 20, || {
             calls += 1;
             if calls == 1 {
                 thread::sleep(Duration::from_millis(200));

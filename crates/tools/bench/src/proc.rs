@@ -1,4 +1,4 @@
-//! What a process occupies and has used, as the kernel counts it.
+//! Memory and CPU time of a process, as the kernel counts them.
 
 use std::fs;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub fn peak() -> Result<f64> {
     kilobytes("/proc/self/status", "VmHWM:")
 }
 
-/// From now on, the peak is counted anew.
+/// Resets the peak.
 pub fn forget_peak() -> Result<()> {
     fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak of memory")
 }

@@ -8,23 +8,23 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
-use crate::measure::Effort;
 pub use crate::measure::Measured;
+use crate::measure::Scale;
 
-/// What a contestant does about a case.
+/// A contestant's entry for a case.
 pub struct Entry {
     pub contestant: &'static str,
     pub case: &'static Case,
-    /// Nothing if what it needs is not built.
-    pub run: Option<fn(Effort) -> Result<Measured>>,
+    /// `None` if a program that it needs is not built.
+    pub run: Option<fn(Scale) -> Result<Measured>>,
 }
 
 /// An entry that runs.
-pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Effort) -> Result<Measured>) -> Entry {
+pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Scale) -> Result<Measured>) -> Entry {
     Entry { contestant, case, run: Some(run) }
 }
 
-/// What a round prints, as JSON on one line.
+/// The output of a round, as a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
     pub contestant: String,
@@ -32,12 +32,12 @@ pub struct Figure {
     pub case: String,
     pub value: f64,
     pub unit: String,
-    /// That the round has held its own work against what must come of it.
+    /// The round has checked its results.
     pub checked: bool,
     pub detail: Option<String>,
 }
 
-/// What `list` prints for each entry, as JSON on a line.
+/// The output of `list` for each entry, as a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listed {
     pub contestant: String,
@@ -48,7 +48,7 @@ pub struct Listed {
 /// The exit code of a round whose work was wrong.
 pub const WRONG: u8 = 3;
 
-/// Work that did not come out as it must.
+/// Work with a wrong result.
 #[derive(Debug)]
 pub struct Wrong(pub String);
 
@@ -60,7 +60,7 @@ impl fmt::Display for Wrong {
 
 impl std::error::Error for Wrong {}
 
-/// Does what the command line says.
+/// Runs the command line.
 pub fn run(entries: &[Entry]) -> ExitCode {
     match execute(entries) {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,16 +83,16 @@ fn execute(entries: &[Entry]) -> Result<()> {
             let found = |entry: &&Entry| entry.contestant == *contestant && entry.case.id == *case;
             let entry = entries.iter().find(found);
             let entry = entry.with_context(|| format!("`{contestant}` does nothing about `{case}`"))?;
-            print(&round(entry, Effort { quick: options.contains(&"--quick") })?)
+            print(&round(entry, Scale { quick: options.contains(&"--quick") })?)
         }
         _ => bail!("the command line is `list`, or `round CONTESTANT CASE [--quick]`"),
     }
 }
 
-fn round(entry: &Entry, effort: Effort) -> Result<Figure> {
+fn round(entry: &Entry, scale: Scale) -> Result<Figure> {
     let Entry { contestant, case, run } = entry;
     let run = run.with_context(|| format!("`{contestant}` is built without what `{}` needs", case.id))?;
-    let Measured { value, detail } = run(effort)?;
+    let Measured { value, detail } = run(scale)?;
     Ok(Figure {
         contestant: (*contestant).to_owned(),
         workload: case.workload.to_owned(),

@@ -5,29 +5,29 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::measure::Effort;
+use crate::measure::Scale;
 use crate::program::Measured;
 use crate::work::{check, real};
 
-/// After the numbered messages comes this number, and then how many there were.
+/// The end mark: this number follows the messages, and then their count.
 const END: u64 = u64::MAX;
 
 /// How many messages travel together in a batch.
 pub const BATCH: u64 = 1_000;
 
-/// Sends numbered messages for so long, and then the end.
-pub fn produce(effort: Effort, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<()> {
-    let count = flow(effort, bytes, &mut send)?;
+/// Sends numbered messages for this time, and then the end mark.
+pub fn produce(scale: Scale, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<()> {
+    let count = flow(scale, bytes, &mut send)?;
     send(END)?;
     send(count)
 }
 
-/// Sends numbered messages for so long, and says how many. The clock is read every 64 KiB only.
-pub fn flow(effort: Effort, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<u64> {
+/// Sends numbered messages for this time, and returns their number. Reads the clock once every 64 KiB.
+pub fn flow(scale: Scale, bytes: usize, mut send: impl FnMut(u64) -> Result<()>) -> Result<u64> {
     let start = Instant::now();
     let between = (64 * 1024 / bytes).max(1) as u64;
     let mut number = 0;
-    while start.elapsed() < effort.stream() {
+    while start.elapsed() < scale.stream() {
         for number in number..number + between {
             send(number)?;
         }
@@ -36,8 +36,8 @@ pub fn flow(effort: Effort, bytes: usize, mut send: impl FnMut(u64) -> Result<()
     Ok(number)
 }
 
-/// Takes what [`produce`] has sent. The time is that from the first message to the end.
-pub fn consume(mut receive: impl FnMut() -> Result<u64>) -> Result<Flow> {
+/// Receives what [`produce`] sends. The time is from the first message to the end mark.
+pub fn consume(mut receive: impl FnMut() -> Result<u64>) -> Result<StreamResult> {
     let first = receive()?;
     let start = Instant::now();
     let mut number = first;
@@ -49,17 +49,17 @@ pub fn consume(mut receive: impl FnMut() -> Result<u64>) -> Result<Flow> {
     }
     let time = start.elapsed();
     check("number of messages", receive()?, count)?;
-    Ok(Flow { messages: usize::try_from(count)?, time })
+    Ok(StreamResult { messages: usize::try_from(count)?, time })
 }
 
-/// What has come through, and in what time.
+/// The received messages, and the time.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow {
+pub struct StreamResult {
     pub messages: usize,
     pub time: Duration,
 }
 
-impl Flow {
+impl StreamResult {
     /// Millions of messages a second.
     pub fn millions(self) -> Measured {
         let value = real(self.messages) / self.time.as_secs_f64() / 1e6;
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::program::Wrong;
 
-    fn take(messages: &[u64]) -> Result<Flow> {
+    fn take(messages: &[u64]) -> Result<StreamResult> {
         let mut messages = messages.iter().copied();
         consume(|| messages.next().context("no more"))
     }
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn what_is_produced_can_be_consumed() {
         let mut sent = Vec::new();
-        produce(Effort { quick: true }, 1 << 20, |number| {
+        produce(Scale { quick: true }, 1 << 20, |number| {
             sent.push(mixed(number));
             std::thread::sleep(Duration::from_millis(10));
             Ok(())

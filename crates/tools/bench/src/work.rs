@@ -1,4 +1,4 @@
-//! The work itself, the same for every contestant, and what must come of it.
+//! The workload, the same for every contestant, and its expected results.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use crate::program::Wrong;
 
 pub const MIB: usize = 1 << 20;
 
-/// How many tasks W6 has, and what each of them is given.
+/// The number of tasks of W6, and the argument of each.
 pub const SUMS: usize = 200;
 pub const BLOCK: usize = 8 * MIB;
 
@@ -48,7 +48,7 @@ pub fn check_cubes(items: u64, cubes: &[u64]) -> Result<()> {
     wrong.map_or(Ok(()), |(number, &result)| check(&format!("result {number}"), cube(number), result))
 }
 
-/// Whether the results of some tasks are as many as they should be and come to the right sum.
+/// Checks the number of results and their sum.
 pub fn check_sum_of_cubes(items: u64, count: u64, total: u64) -> Result<()> {
     check("number of results", items, count)?;
     check(
@@ -58,7 +58,7 @@ pub fn check_sum_of_cubes(items: u64, count: u64, total: u64) -> Result<()> {
     )
 }
 
-/// What is not as it must be is a [`Wrong`], which fails all of the benchmark.
+/// A wrong result is a [`Wrong`], which fails the whole benchmark.
 pub fn check(what: &str, expected: u64, got: u64) -> Result<()> {
     if expected == got {
         Ok(())

@@ -20,26 +20,26 @@ pub struct Chart {
 /// Where a value stands in its chart.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum At {
+pub enum Position {
     /// A bar has a name.
     Label(String),
     /// A point of a line has a place.
     Number(f64),
 }
 
-impl From<&str> for At {
+impl From<&str> for Position {
     fn from(label: &str) -> Self {
         Self::Label(label.to_owned())
     }
 }
 
-impl From<String> for At {
+impl From<String> for Position {
     fn from(label: String) -> Self {
         Self::Label(label)
     }
 }
 
-impl From<f64> for At {
+impl From<f64> for Position {
     fn from(number: f64) -> Self {
         Self::Number(number)
     }
@@ -52,7 +52,7 @@ pub(crate) struct Point {
     pub(crate) chart: &'static Chart,
     #[serde(skip_serializing_if = "str::is_empty")] // a chart of one series need not name it
     pub(crate) series: &'static str,
-    pub(crate) at: At,
+    pub(crate) at: Position,
     pub(crate) value: f64,
 }
 

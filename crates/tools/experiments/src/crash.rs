@@ -12,8 +12,8 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::dup2_stderr;
 
-/// From now on this process leaves no core file and writes no message. For a child that is about to go down.
-pub fn hush() {
+/// Suppresses the core dump and the messages of this process, a child that is about to crash.
+pub fn suppress_diagnostics() {
     // What fails here costs a file or a line of text, and the caller has nothing to lose.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let _ = set_dumpable(false); // where core files go to a program, the limit does not count
@@ -25,26 +25,26 @@ pub fn hush() {
 /// Reads memory that no one may read, as a stray pointer does: ends the process with SIGSEGV.
 #[allow(unsafe_code)]
 pub fn segfault() {
-    hush();
+    suppress_diagnostics();
     // SAFETY: a new mapping at an address of the kernel's choice concerns no memory that is in use.
     let page =
         unsafe { mmap_anonymous(None, NonZeroUsize::MIN, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };
     if let Ok(page) = page {
-        // SAFETY: the address is aligned and mapped, and belongs to no Rust object. That the page may not be read
-        // makes the processor refuse, and the kernel send SIGSEGV, before there is a value.
+        // SAFETY: the address is aligned and mapped, and belongs to no Rust object. That the page may not be
+        // read makes the processor refuse, and the kernel send SIGSEGV, before there is a value.
         let _ = unsafe { page.cast::<u8>().as_ptr().read_volatile() };
     }
 }
 
 /// Ends the process with SIGABRT, as a failed assertion in a C library does.
 pub fn abort() {
-    hush();
+    suppress_diagnostics();
     std::process::abort();
 }
 
 /// Calls itself until the stack is full: Rust notices, and ends the process with SIGABRT.
 pub fn overflow_stack() {
-    hush();
+    suppress_diagnostics();
     // A thread's stack has a bound; that of the main thread may be unlimited.
     let thread = thread::Builder::new().stack_size(256 * 1024).spawn(|| deeper(0));
     let _ = thread.map(thread::JoinHandle::join);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::chart::{At, Chart, Point};
+use crate::chart::{Chart, Point, Position};
 
 /// A claim about processes, and what measures it.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Finding {
         mut self,
         chart: &'static Chart,
         series: &'static str,
-        at: impl Into<At>,
+        at: impl Into<Position>,
         value: f64,
     ) -> Self {
         self.points.push(Point { chart, series, at: at.into(), value });

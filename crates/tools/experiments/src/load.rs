@@ -55,7 +55,7 @@ impl Reading {
     fn others_until(self, after: Self, elapsed: Duration, cores: usize) -> OtherLoad {
         let machine = after.machine.saturating_sub(self.machine);
         let others = machine.saturating_sub(after.own.saturating_sub(self.own)).as_secs_f64();
-        #[allow(clippy::cast_precision_loss)] // no machine has so many cores
+        #[allow(clippy::cast_precision_loss)] // no machine has 2^52 cores
         let available = elapsed.as_secs_f64() * cores as f64;
         OtherLoad(others / available.max(f64::MIN_POSITIVE))
     }

@@ -22,8 +22,8 @@ pub fn median(rounds: usize, mut round: impl FnMut() -> Result<Duration>) -> Res
     Ok(medians(rounds, &[()], |()| round())?[0])
 }
 
-/// The median for each of several variants. A round measures each of them once, so that whatever else the machine is
-/// busy with disturbs them alike.
+/// The median for each of several variants. A round measures each of them once, so that whatever else the
+/// machine is busy with disturbs them alike.
 ///
 /// # Errors
 /// The first measurement's that fails; and when there are no rounds.
@@ -38,10 +38,10 @@ pub fn medians<V>(
             times.push(measure(variant)?);
         }
     }
-    times.iter_mut().map(|times| middle(times).context("no median of no rounds")).collect()
+    times.iter_mut().map(|times| median_of(times).context("no median of no rounds")).collect()
 }
 
-fn middle(times: &mut [Duration]) -> Option<Duration> {
+fn median_of(times: &mut [Duration]) -> Option<Duration> {
     times.sort_unstable();
     times.get(times.len() / 2).copied()
 }

@@ -11,8 +11,8 @@ pub fn resident(pid: u32) -> Result<u64> {
     rollup(pid, "Rss")
 }
 
-/// A process's own part of that, in bytes: a page that it shares with others counts in proportion, so that the parts
-/// of all processes add up to what they occupy together.
+/// A process's own part of that, in bytes: a page that it shares with others counts in proportion, so that
+/// the parts of all processes add up to what they occupy together.
 ///
 /// # Errors
 /// As [`resident`].

@@ -28,19 +28,21 @@ enum Format {
     Json,
 }
 
-/// The whole of a measuring program: reads the command line, runs the experiments, prints, draws. Blocks until then.
+/// The whole of a measuring program: reads the command line, runs the experiments, prints, draws. Blocks
+/// until then.
 ///
-/// `about` is what `--help` says first. A claim that does not hold is a result like any other; the exit code is 1 only
-/// when an experiment failed. A wrong command line ends the program with exit code 2.
+/// `about` is what `--help` says first. A claim that does not hold is a result like any other; the exit code
+/// is 1 only when an experiment failed. A wrong command line ends the program with exit code 2.
 ///
 /// # Errors
-/// When the picture cannot be written, which is found out before anything is measured, or standard output cannot.
+/// When the picture cannot be written, which is found out before anything is measured, or standard output
+/// cannot.
 pub fn run(about: &'static str, experiments: &[Experiment]) -> Result<ExitCode> {
     let options = Options::of_command_line(about);
     let plot = options.plot.as_deref().map(Plot::prepare).transpose()?;
     let report = Report::of(experiments)?;
     let text = match options.format {
-        Format::Human => table::render(&report, table::Paper::of_stdout()),
+        Format::Human => table::render(&report, table::OutputStyle::of_stdout()),
         Format::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     print(&text).context("cannot write to standard output")?;

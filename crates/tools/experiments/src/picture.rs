@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use self::axis::Axis;
-use crate::chart::{At, Chart, Point};
+use crate::chart::{Chart, Point, Position};
 use crate::measure::three_digits;
 use crate::report::Report;
 
@@ -20,7 +20,7 @@ const TITLE: u32 = 40;
 const LEGEND: u32 = 20;
 /// The value axis with its label.
 const FOOT: u32 = 44;
-const AIR: u32 = 16;
+const PADDING: u32 = 16;
 const BAR: u32 = 24;
 const LINES: u32 = 360;
 const CAPTION: u32 = 32;
@@ -86,7 +86,7 @@ impl<'a> Panel<'a> {
         if !self.series.contains(&point.series) {
             self.series.push(point.series);
         }
-        if let At::Label(label) = &point.at
+        if let Position::Label(label) = &point.at
             && !self.labels.contains(&label.as_str())
         {
             self.labels.push(label);
@@ -95,7 +95,7 @@ impl<'a> Panel<'a> {
 
     fn height(&self) -> u32 {
         let body = if self.labels.is_empty() { LINES } else { BAR * self.slots() };
-        self.head() + body + FOOT + AIR
+        self.head() + body + FOOT + PADDING
     }
 
     fn head(&self) -> u32 {
@@ -137,7 +137,7 @@ impl<'a> Panel<'a> {
     }
 
     fn bar(&self, point: &Point, values: &Axis) -> Option<Bar> {
-        let At::Label(label) = &point.at else { return None };
+        let Position::Label(label) = &point.at else { return None };
         let label = place(self.labels.iter().position(|other| other == label)?);
         let series = self.series.iter().position(|other| *other == point.series)?;
         let height = 0.8 / place(self.series.len());
@@ -182,7 +182,7 @@ fn axes<'a, 'b>(
 ) -> Result<ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>> {
     let mut context = ChartBuilder::on(area)
         .margin_right(24)
-        .margin_bottom(AIR)
+        .margin_bottom(PADDING)
         .margin_left(12)
         .x_label_area_size(FOOT)
         .y_label_area_size(left)
@@ -223,7 +223,7 @@ impl Bar {
 }
 
 fn number(point: &Point) -> Option<f64> {
-    if let At::Number(number) = point.at { Some(number) } else { None }
+    if let Position::Number(number) = point.at { Some(number) } else { None }
 }
 
 #[allow(clippy::cast_precision_loss)] // no chart has 2⁵³ bars

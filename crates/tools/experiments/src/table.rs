@@ -1,4 +1,4 @@
-//! The claims for a human reader.
+//! The table of claims, for a terminal or a file.
 
 use std::fmt::Write;
 
@@ -6,15 +6,15 @@ use console::{Style, Term, measure_text_width, pad_str};
 
 use crate::report::{Checked, Report, Verdict};
 
-/// What the table is written on.
+/// Width and colours of the output.
 #[derive(Clone, Copy)]
-pub(crate) struct Paper {
+pub(crate) struct OutputStyle {
     /// Columns of a terminal; a file has any number.
     pub(crate) width: Option<usize>,
     pub(crate) colours: bool,
 }
 
-impl Paper {
+impl OutputStyle {
     pub(crate) fn of_stdout() -> Self {
         let width = Term::stdout().size_checked().map(|(_, columns)| columns.into());
         Self { width, colours: console::colors_enabled() }
@@ -25,18 +25,18 @@ const HEAD: [&str; 4] = ["CLAIM", "HOW MEASURED", "FIGURE", "VERDICT"];
 const GAP: usize = 2;
 
 /// The machine, the claims, and how many of them hold.
-pub(crate) fn render(report: &Report, paper: Paper) -> String {
+pub(crate) fn render(report: &Report, output: OutputStyle) -> String {
     let rows: Vec<_> = report.claims.iter().map(cells).collect();
     let widths: [usize; 4] = std::array::from_fn(|column| {
         let cells = rows.iter().map(|row| measure_text_width(row[column]));
         cells.max().unwrap_or(0).max(HEAD[column].len())
     });
     let total = widths.iter().sum::<usize>() + 3 * GAP;
-    let lines = if paper.width.is_none_or(|width| total <= width) {
-        let lines = report.claims.iter().map(|checked| row(&cells(checked), &widths, style(checked, paper)));
+    let lines = if output.width.is_none_or(|width| total <= width) {
+        let lines = report.claims.iter().map(|checked| row(&cells(checked), &widths, style(checked, output)));
         std::iter::once(row(&HEAD, &widths, Style::new())).chain(lines).collect()
     } else {
-        report.claims.iter().map(|checked| stacked(checked, style(checked, paper))).collect::<Vec<_>>()
+        report.claims.iter().map(|checked| stacked(checked, style(checked, output))).collect::<Vec<_>>()
     };
     let [hold, all] = [report.count(Verdict::Holds), report.claims.len()];
     format!("{}\n\n{}\n{hold} of {all} claims hold on this machine.\n", report.machine, lines.concat())
@@ -61,16 +61,16 @@ fn stacked(checked: &Checked, verdict_style: Style) -> String {
     format!("{claim}: {}\n    {how}: {figure}\n", verdict_style.apply_to(verdict.words()))
 }
 
-fn style(checked: &Checked, paper: Paper) -> Style {
+fn style(checked: &Checked, output: OutputStyle) -> Style {
     match checked.verdict {
-        Verdict::Holds => plain(paper).green(),
-        Verdict::DoesNotHold | Verdict::TooBusy => plain(paper).yellow().bold(),
-        Verdict::NotMeasured => plain(paper).red().bold(),
+        Verdict::Holds => plain(output).green(),
+        Verdict::DoesNotHold | Verdict::TooBusy => plain(output).yellow().bold(),
+        Verdict::NotMeasured => plain(output).red().bold(),
     }
 }
 
-fn plain(paper: Paper) -> Style {
-    Style::new().force_styling(paper.colours)
+fn plain(output: OutputStyle) -> Style {
+    Style::new().force_styling(output.colours)
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::report::tests::sample;
 
-    const FILE: Paper = Paper { width: None, colours: false };
+    const FILE: OutputStyle = OutputStyle { width: None, colours: false };
 
     #[test]
     fn a_line_a_claim_in_columns() {
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_gets_two_lines_a_claim() {
-        let text = render(&sample(), Paper { width: Some(40), colours: false });
+        let text = render(&sample(), OutputStyle { width: Some(40), colours: false });
         assert!(text.contains("\npigs fly: does not hold\n    looked up: no pig\n"), "{text}");
         assert!(!text.contains("HOW MEASURED"), "{text}");
     }
@@ -108,6 +108,6 @@ mod tests {
     #[test]
     fn colours_come_only_where_they_may() {
         assert!(!render(&sample(), FILE).contains('\u{1b}'));
-        assert!(render(&sample(), Paper { colours: true, ..FILE }).contains("\u{1b}[32mholds"));
+        assert!(render(&sample(), OutputStyle { colours: true, ..FILE }).contains("\u{1b}[32mholds"));
     }
 }

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::measure::{median, time};
 
-/// Computes for `turns` turns: random numbers, each from the one before it, so that nothing can be left out and the
-/// memory plays no part.
+/// Computes for `turns` turns: random numbers, each from the one before it, so that nothing can be left out
+/// and the memory plays no part.
 pub fn burn(turns: u64) -> u64 {
     let mut number = black_box(0x2545_f491_4f6c_dd1d_u64);
     let mut turn = 0;

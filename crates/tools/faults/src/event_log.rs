@@ -1,4 +1,4 @@
-//! A record that outlives whoever writes to it: entries of 8 bytes, each appended by one call to the system.
+//! An event log that survives its writers: entries of 8 bytes, each appended by one system call.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,11 +10,11 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// The record, as the one who has made it holds it.
+/// The log, as the process that created it holds it.
 #[derive(Debug)]
 pub(crate) struct EventLog(OwnedFd);
 
-/// The record, as those see it who write to it. (Its path, while its maker lives.)
+/// The log as its writers open it: a path, valid while its creator lives.
 pub(crate) type Path = String;
 
 impl EventLog {
@@ -26,7 +26,7 @@ impl EventLog {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// All entries, in their order.
+    /// All entries, in order.
     pub(crate) fn entries(&self) -> Result<Vec<u64>> {
         let file = File::from(self.0.try_clone()?);
         let mut bytes = vec![0; usize::try_from(file.metadata()?.len())?];
@@ -34,7 +34,7 @@ impl EventLog {
         Ok(bytes.as_chunks().0.iter().copied().map(u64::from_ne_bytes).collect())
     }
 
-    /// How often each entry is there.
+    /// The number of times that each entry was appended.
     pub(crate) fn counts(&self) -> Result<BTreeMap<u64, u32>> {
         let mut counts = BTreeMap::new();
         for entry in self.entries()? {
@@ -46,7 +46,7 @@ impl EventLog {
 
 static OPEN: OnceLock<Option<File>> = OnceLock::new();
 
-/// From now on, [`append`] writes to this one.
+/// Opens the log that [`append`] writes to.
 pub(crate) fn open(path: Path) {
     OPEN.get_or_init(|| File::options().append(true).open(path).ok());
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: what runs is ended, and what came of it so far is told.
+//! Ctrl-C: ends the run, and prints the results so far.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,7 +8,7 @@ use anyhow::Result;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on it does not end the program.
+/// Installs the handler: Ctrl-C no longer ends the program.
 pub(crate) fn install() -> Result<()> {
     Ok(ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))?)
 }
@@ -17,7 +17,7 @@ pub(crate) fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// As [`interrupted`], after a failure: a terminal interrupts the children, too, and theirs may be seen
+/// As [`interrupted`], after a failure: a terminal interrupts the children too, and their failure may be seen
 /// first.
 pub(crate) fn interrupted_soon() -> bool {
     thread::sleep(Duration::from_millis(100));

@@ -1,4 +1,4 @@
-//! Values around the sizes at which a number of 32 bits overflows: each arrives whole, or is refused.
+//! Large values: around the sizes at which 32-bit numbers overflow, each arrives whole or is refused.
 
 use std::fs;
 use std::time::Instant;
@@ -7,13 +7,13 @@ use anyhow::{Context, Result, ensure};
 use faults::Row;
 use multiproc::{Pool, Process, queue};
 
-/// So many copies of a value can be in memory at one time.
+/// The number of copies of a value that can be in memory at one time.
 const COPIES: u64 = 4;
 
 struct Case {
     name: &'static str,
     length: u64,
-    /// Has a value of so many bytes made elsewhere.
+    /// Has another process make a value of this many bytes.
     fetch: fn(u64) -> multiproc::Result<Vec<u8>>,
 }
 
@@ -88,12 +88,12 @@ fn from_a_queue(length: u64) -> multiproc::Result<Vec<u8>> {
     item
 }
 
-/// How many bytes of memory there are to be had.
+/// How many bytes of memory are available.
 fn available() -> Result<u64> {
     let memory = fs::read_to_string("/proc/meminfo")?;
     let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kilobytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    let bytes = kilobytes.context("the system does not say how much memory there is")? * 1024;
+    let bytes = kilobytes.context("/proc/meminfo does not say how much memory is available")? * 1024;
     ensure!(bytes > 0, "the system has no memory");
     Ok(bytes)
 }

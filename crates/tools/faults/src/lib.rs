@@ -1,6 +1,6 @@
-//! What `cargo xtask faults` runs, and the lines in which it says what came of it.
+//! The results of the fault suite, as its program prints them for `cargo xtask faults`.
 
-// A program either works or ends with the error's own words: there is nobody else to tell.
+// A program either works or ends with the error's own words.
 #![allow(clippy::missing_errors_doc)]
 
 pub mod report;
@@ -10,27 +10,27 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// What came of one kind of fault. A program prints each as JSON on a line.
+/// The results of one kind of fault. The program prints each row as a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// The part of the suite: `points`, `kills`, `scribble` or `soak`.
+    /// The part of the suite: `failpoints`, `random-kills`, `corruption`, `soak` or `large`.
     pub part: String,
-    /// What was done, and to whom.
+    /// The fault and its target.
     pub fault: String,
-    /// In how many different places it struck.
+    /// The number of different places it struck.
     pub places: u64,
-    /// How many times.
+    /// The number of times it struck.
     pub times: u64,
-    /// After how many of these everything was as it must be.
+    /// The number of these after which all checks passed.
     pub survived: u64,
-    /// How long it took at most until everything was settled, in milliseconds.
+    /// The longest time until everything was settled, in milliseconds.
     pub worst: Option<f64>,
-    /// What was not as it must be, and how to have it again.
+    /// The failed checks, and how to reproduce them.
     pub failures: Vec<String>,
 }
 
 impl Row {
-    /// A line for what has not happened yet.
+    /// A row without any fault so far.
     pub fn new(part: &str, fault: impl Into<String>) -> Self {
         Self {
             part: part.to_owned(),
@@ -43,14 +43,14 @@ impl Row {
         }
     }
 
-    /// One time more that it was survived, settled after so many milliseconds.
+    /// Counts one survived fault, settled after `worst` milliseconds.
     pub fn passed(&mut self, worst: Option<f64>) {
         self.times += 1;
         self.survived += 1;
         self.worst = self.worst.into_iter().chain(worst).reduce(f64::max);
     }
 
-    /// Several times more that it was survived, all settled after this time.
+    /// Counts several survived faults, all settled after `worst`.
     pub fn passed_all(&mut self, times: u64, worst: Option<Duration>) {
         self.times += times;
         self.survived += times;
@@ -58,18 +58,18 @@ impl Row {
             self.worst.into_iter().chain(worst.map(|worst| worst.as_secs_f64() * 1e3)).reduce(f64::max);
     }
 
-    /// One time more, which was not.
+    /// Counts one fault that was not survived.
     pub fn fail(&mut self, failure: String) {
         self.times += 1;
         self.failures.push(failure);
     }
 
-    /// Whether another line is about the same fault.
+    /// Whether another row is about the same fault.
     pub fn same_fault(&self, other: &Self) -> bool {
         (&self.part, &self.fault) == (&other.part, &other.fault)
     }
 
-    /// Adds what came of the same fault in another run.
+    /// Adds the results of the same fault in another run.
     pub fn add(&mut self, other: Self) {
         self.places += other.places;
         self.times += other.times;
@@ -78,13 +78,13 @@ impl Row {
         self.failures.extend(other.failures);
     }
 
-    /// Prints it for `cargo xtask faults`.
+    /// Prints the row for `cargo xtask faults`.
     pub fn print(&self) {
         println!("{}", serde_json::to_string(self).unwrap_or_else(|error| error.to_string()));
     }
 }
 
-/// The time that a user means by `30s` or `10m`.
+/// Parses a duration such as `30s` or `10m`.
 pub fn parse_time(text: &str) -> Result<Duration> {
     let unit = text
         .find(|c: char| !c.is_ascii_digit())

@@ -1,5 +1,5 @@
-//! The parts of the fault suite, each a command of its own. `cargo xtask faults` builds this program, with
-//! the points at which it strikes, and runs all of them.
+//! The program of the fault suite: a subcommand for each part. `cargo xtask faults` builds it with failpoints
+//! and runs all parts.
 
 mod event_log;
 mod interrupt;
@@ -9,11 +9,11 @@ mod target;
 mod watchdog;
 mod workload;
 
+mod corruption;
 #[cfg(multiproc_faults)]
 mod failpoints;
 mod large;
 mod random_kills;
-mod scribble;
 mod soak;
 
 use std::process::ExitCode;
@@ -24,17 +24,17 @@ use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     multiproc::init();
-    let _ = set_pdeathsig(Signal::SIGINT); // it ends with who has started it, as with Ctrl-C
+    let _ = set_pdeathsig(Signal::SIGINT); // it ends with its parent, as with Ctrl-C
     let good = match Arguments::parse().part {
         Part::Soak(options) => soak::run(&options),
         Part::RandomKills(options) => random_kills::run(&options),
         Part::Large => large::run(),
-        Part::Scribble(options) => scribble::run(&options),
+        Part::Corruption(options) => corruption::run(&options),
         #[cfg(multiproc_faults)]
         Part::Failpoints(options) => failpoints::run(&options),
         #[cfg(not(multiproc_faults))]
         Part::Failpoints => {
-            Err(anyhow::anyhow!("this program is built without the points: run `cargo xtask faults`"))
+            Err(anyhow::anyhow!("this program is built without failpoints: run `cargo xtask faults`"))
         }
         Part::Peers { fault } => peers::run(fault),
     };
@@ -58,11 +58,11 @@ struct Arguments {
 enum Part {
     /// Kill at random instants
     RandomKills(random_kills::Options),
-    /// Hand over values of some gigabytes
+    /// Send values of some gigabytes
     Large,
     /// Overwrite shared memory at random, while it is used
-    Scribble(scribble::Options),
-    /// Do random operations, and know what must come of them
+    Corruption(corruption::Options),
+    /// Run random operations against a model
     Soak(soak::Options),
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(multiproc_faults)]
@@ -70,6 +70,6 @@ enum Part {
     /// Kill, stop or refuse at every step of every protocol
     #[cfg(not(multiproc_faults))]
     Failpoints,
-    /// Do to the library what `cargo xtask faults --peers` also does to others, and say what its caller saw
+    /// Run one of the six faults of `cargo xtask faults --peers`, and print what the caller saw
     Peers { fault: peers::Fault },
 }

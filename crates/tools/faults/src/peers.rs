@@ -1,5 +1,5 @@
-//! Six lines of abuse, which `cargo xtask faults --peers` also inflicts on other libraries. Each is a run of
-//! its own, and says what its caller saw.
+//! The six faults that `cargo xtask faults --peers` also inflicts on other libraries. Each is a separate run,
+//! and prints what its caller saw.
 
 use std::thread;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn parent_killed() -> Result<()> {
     report::kill_self()
 }
 
-/// Who waits at an empty queue holds the lock of its side, and the next one waits for that.
+/// A receiver that waits at an empty queue holds the lock of its side, and the next receiver waits for it.
 fn lock_holder_killed() -> Result<()> {
     let (tickets, desk) = queue::bounded::<u64>(4)?;
     let take = |desk: Receiver<u64>| {
@@ -81,7 +81,7 @@ fn lock_holder_killed() -> Result<()> {
     Ok(())
 }
 
-/// Waits until it is the latest of so many that are present, and asleep.
+/// Waits until `present` processes have checked in, and this one, the latest, sleeps.
 fn await_sleep<T>(process: &Process<T>, present: u64) -> Result<()> {
     report::wait_for_check_ins(present);
     while procfs::Process::new(process.pid().cast_signed())?.stat()?.state != 'S' {

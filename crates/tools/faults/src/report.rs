@@ -1,9 +1,8 @@
-//! What the programs of `cargo xtask faults --peers` have in common, whichever library they abuse: the tasks,
-//! the time of the abuse, and how they say what came of it. (`crates/tools/bench-peers/python_faults.py` does
-//! the same in Python.)
+//! The shared part of the programs of `cargo xtask faults --peers`: the tasks, the time of the fault, and the
+//! report. (`crates/tools/bench-peers/python_faults.py` does the same in Python.)
 //!
-//! Processes note things in files in the temporary folder, since no library's own means can be trusted here;
-//! each run has a folder of its own.
+//! Processes write to files in the temporary folder, since the library under test cannot be relied on; each
+//! run has its own folder.
 
 use std::env;
 use std::fmt::Display;
@@ -19,12 +18,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// What a caller saw. A program prints each part as soon as it knows it, for the next may never come.
+/// What a caller saw. A program prints each part as soon as it knows it, as the next call may hang.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Observation {
-    /// What became of the call, in a sentence.
+    /// The outcome of the call, in words.
     pub saw: Option<String>,
-    /// How long after the abuse that was settled.
+    /// How long after the fault the call was settled, in seconds.
     pub seconds: Option<f64>,
     /// Whether the same pool (or queue) worked afterwards.
     pub usable: Option<bool>,
@@ -37,22 +36,22 @@ impl Observation {
     }
 }
 
-/// Says what became of the call, which was settled this moment.
+/// Reports the outcome of the call, which was settled this moment.
 pub fn report_outcome(saw: String) -> Result<()> {
     Observation { saw: Some(saw), seconds: Some(since_fault()?), usable: None }.print();
     Ok(())
 }
 
-/// Says whether the same pool (or queue) still works.
+/// Reports whether the same pool (or queue) still works.
 pub fn report_reusable(usable: bool) {
     Observation { usable: Some(usable), ..Observation::default() }.print();
 }
 
-/// How many items a map has. They begin at 0.
+/// The number of items of a map, from 0 on.
 pub const ITEMS: u64 = 20;
-/// The one at which the worker comes to grief: in the middle.
+/// The item at which the fault happens: in the middle.
 const VICTIM: u64 = 10;
-/// How long the tasks of the parent that is killed take.
+/// How long a task of the killed parent takes.
 const BUSY: Duration = Duration::from_secs(3);
 
 /// What a task returns.
@@ -61,7 +60,7 @@ pub struct Cube(u64);
 
 const NOT_A_CUBE: u64 = 7;
 
-/// There is one value that can be sent and not be received.
+/// One value can be encoded and not decoded.
 impl<'de> Deserialize<'de> for Cube {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match u64::deserialize(deserializer)? {
@@ -71,7 +70,7 @@ impl<'de> Deserialize<'de> for Cube {
     }
 }
 
-/// The task that nobody disturbs.
+/// The undisturbed task.
 pub fn cube(item: u64) -> Cube {
     thread::sleep(Duration::from_millis(2));
     Cube(item.pow(3))
@@ -107,7 +106,7 @@ pub fn busy(item: u64) -> Cube {
     cube(item)
 }
 
-/// What a worker does first that does not live to do anything else.
+/// The initializer of a worker that dies in it.
 pub fn die_at_start() {
     check_in();
     kill_self();
@@ -118,7 +117,7 @@ pub fn kill_self() -> ! {
     process::abort()
 }
 
-/// Says in a few words what became of all items of a map, and holds the results against what they must be.
+/// Summarizes the outcomes of all items of a map, and checks the results.
 pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
     let mut errors = Vec::new();
     for (item, result) in (0..).zip(results) {
@@ -137,9 +136,9 @@ pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
     })
 }
 
-/// Notes that the abuse happens this moment.
+/// Notes that the fault happens this moment.
 pub fn mark_fault() {
-    // Where this fails, there is no time to be read, which is an error there.
+    // If this fails, reading the time fails and reports it.
     let _ = fs::write(note("struck"), now().as_secs_f64().to_string());
 }
 
@@ -148,13 +147,13 @@ fn since_fault() -> Result<f64> {
     Ok(now().as_secs_f64() - struck)
 }
 
-/// Notes that there is a process here. `cargo xtask faults` looks at this, too.
+/// Notes that this process has started. `cargo xtask faults` counts these notes too.
 pub fn check_in() {
     let file = File::options().append(true).create(true).open(note("present"));
     let _ = file.and_then(|mut file| file.write_all(b"."));
 }
 
-/// Waits until so many have noted that.
+/// Waits until this many processes have checked in.
 pub fn wait_for_check_ins(count: u64) {
     while fs::metadata(note("present")).map_or(0, |present| present.len()) < count {
         thread::sleep(Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! What a process has: nothing of it may be left over.
+//! Resource snapshots: descriptors, mappings and children that must not leak.
 
 use std::fmt;
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use multiproc::{Connection, Pool, SharedSlice, pipe};
 
-/// Descriptors, mappings of shared memory, and children, by what they are.
+/// Descriptors, mappings of shared memory, and children, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResourceSnapshot {
     descriptors: Vec<String>,
@@ -16,14 +16,14 @@ pub(crate) struct ResourceSnapshot {
     children: Vec<String>,
 }
 
-/// So long may what is left take to go: the last of a child's descriptors are closed by another thread.
+/// How long leftovers may take to go: another thread closes the last descriptors of a child.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// More than the library keeps of anything.
+/// More than any cache of the library holds.
 const MAX_CACHED: usize = 16;
 
 impl ResourceSnapshot {
-    /// Those of this process, at this moment.
+    /// The resources of this process now.
     pub(crate) fn now() -> Result<Self> {
         let mut descriptors = Vec::new();
         for entry in fs::read_dir("/proc/self/fd")? {
@@ -32,14 +32,14 @@ impl ResourceSnapshot {
             if target.starts_with("/proc/") && target.ends_with("/fd") {
                 continue; // what lists them
             }
-            // Sockets and pipes have numbers of their own.
+            // Sockets and pipes differ by their inode numbers.
             descriptors.push(target.split_once(":[").map_or(target.clone(), |(kind, _)| kind.to_owned()));
         }
         descriptors.sort_unstable();
         let maps = fs::read_to_string("/proc/self/maps")?;
         let mappings = maps.lines().filter(|line| line.contains("memfd:multiproc")).count();
         let (children, ready) = children()?;
-        // To each that the fork server has ready there is a socket; how many these are changes.
+        // Each pre-forked child has a socket; the number of these varies.
         let sockets = descriptors.iter().filter(|kind| *kind == "socket").count();
         if let Some(first) = descriptors.iter().position(|kind| kind == "socket") {
             descriptors.drain(first..first + ready.min(sockets));
@@ -47,8 +47,8 @@ impl ResourceSnapshot {
         Ok(Self { descriptors, mappings, children })
     }
 
-    /// Those of this process, once the library keeps all that it will ever keep for later: memory of large
-    /// items, and `SharedSlice` data that has come.
+    /// The resources of this process once the library has filled its caches: memory of large items, and
+    /// received `SharedSlice` data.
     pub(crate) fn after_warm_up() -> Result<Self> {
         let pool = Pool::new(1)?;
         // The only worker waits, so that all items are in memory at the same time.
@@ -71,7 +71,7 @@ impl ResourceSnapshot {
         Self::now()
     }
 
-    /// Waits until this process has no more than these.
+    /// Waits until this process holds no more than this.
     pub(crate) fn wait_until_restored(&self) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -113,8 +113,8 @@ impl fmt::Display for ResourceSnapshot {
     }
 }
 
-/// The children of this process, dead ones that nobody has buried included, but without the fork server and
-/// what that has ready; and how many these are.
+/// The children of this process, zombies included, without the fork server and its pre-forked children; and
+/// the number of the latter.
 fn children() -> Result<(Vec<String>, usize)> {
     let own = std::process::id();
     let (mut children, mut ready) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Processes that are struck: only such as this program, or one of its children, has started.
+//! Target processes: only descendants of this program are ever signalled.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use procfs::process::{Process, StatFlags};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// A process, and no other that may come by its number.
+/// A process, held by a pidfd so that a reused process id cannot be hit.
 #[derive(Debug)]
 pub(crate) struct TargetProcess {
     pub(crate) pid: u32,
@@ -17,26 +17,26 @@ pub(crate) struct TargetProcess {
 }
 
 impl TargetProcess {
-    /// `None` when there is no such process, or none of this program's.
+    /// `None` if there is no such process, or it is no descendant of this program.
     pub(crate) fn open(pid: u32) -> Option<Self> {
         let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()?;
-        // Looked at only now: should the number mean another process since it was read, that is seen here.
+        // Checked after the pidfd is open: if the process id was reused since it was read, this finds out.
         is_descendant(pid).then_some(Self { pid, pidfd })
     }
 
-    /// Sends it a signal; says whether it was alive.
+    /// Sends a signal; returns whether the process was alive.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         !self.has_ended(Duration::ZERO) && pidfd_send_signal(&self.pidfd, signal).is_ok()
     }
 
-    /// Whether it has ended; waits for that, but no longer than this.
+    /// Waits up to `patience` for the process to end; returns whether it has.
     pub(crate) fn has_ended(&self, patience: Duration) -> bool {
         let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let patience = Timespec::try_from(patience).ok();
         poll(&mut ended, patience.as_ref()).is_ok_and(|count| count == 1)
     }
 
-    /// All that it has started, and they in turn, at this moment.
+    /// All current descendants.
     pub(crate) fn descendants(&self) -> Vec<Self> {
         let mut descendants: Vec<Self> = children_of(self.pid).into_iter().filter_map(Self::open).collect();
         descendants.extend(descendants.iter().flat_map(Self::descendants).collect::<Vec<_>>());
@@ -44,10 +44,10 @@ impl TargetProcess {
     }
 }
 
-/// The children of a process, dead ones that nobody has buried included.
+/// The children of a process, zombies included.
 pub(crate) fn children_of(pid: u32) -> BTreeSet<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return BTreeSet::new() };
-    // Threads may end meanwhile.
+    // Threads may exit meanwhile.
     let lists =
         tasks.flatten().map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
     lists
@@ -55,19 +55,27 @@ pub(crate) fn children_of(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// What a process is called.
+/// The children of a process, their children, and so on.
+#[cfg(multiproc_faults)]
+pub(crate) fn descendants_of(pid: u32) -> BTreeSet<u32> {
+    let children = children_of(pid);
+    let grandchildren: Vec<_> = children.iter().copied().flat_map(descendants_of).collect();
+    children.into_iter().chain(grandchildren).collect()
+}
+
+/// The name of a process.
 pub(crate) fn name_of(pid: u32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
 
-/// The process from which the children of this one are forked. What it has just forked is called the same
-/// until it knows its own name; but it has not been executed.
+/// The fork server of this process. A child that it has just forked has the same name for a moment, but was
+/// not executed.
 pub(crate) fn fork_server() -> Option<u32> {
     let is_it = |&pid: &u32| name_of(pid) == "fork-server" && was_executed(pid);
     children_of(std::process::id()).into_iter().find(is_it)
 }
 
-/// What that has ready.
+/// The pre-forked children of this process.
 pub(crate) fn preforked() -> Vec<u32> {
     children_of(std::process::id()).into_iter().filter(|&pid| name_of(pid) == "mp-preforked").collect()
 }

@@ -1,4 +1,4 @@
-//! Turns a hang into a failure.
+//! A watchdog: turns a hang into a failure.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -6,19 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// What takes longer than this hangs.
+/// An operation that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What each of several threads is doing, and since when.
+/// The current operation of each of several threads, and its start.
 #[derive(Clone)]
 pub(crate) struct Watchdog(Arc<Mutex<Vec<Doing>>>);
 
-/// What a thread is doing, and since when.
+/// The current operation of a thread, and its start.
 type Doing = Option<(String, Instant)>;
 
 impl Watchdog {
-    /// Watches so many threads. Should one of them hang, `tell` is called with what it was doing, and the
-    /// program ends.
+    /// Watches this many threads. If one of them hangs, calls `tell` with its operation and ends the program.
     pub(crate) fn new(threads: usize, tell: impl Fn(&str) + Send + 'static) -> Result<Self> {
         let watchdog = Self(Arc::new(Mutex::new(vec![None; threads])));
         let watched = watchdog.clone();
@@ -35,7 +34,7 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    /// From now on the thread does this, or nothing.
+    /// Sets the current operation of a thread.
     pub(crate) fn note(&self, thread: usize, what: Option<String>) {
         if let Some(place) = self.lock().get_mut(thread) {
             *place = what.map(|what| (what, Instant::now()));

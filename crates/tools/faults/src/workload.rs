@@ -1,4 +1,4 @@
-//! What goes through queues and pipes, and what must come out of them whoever is killed.
+//! Traffic through queues and pipes, and its invariants whichever process is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +9,15 @@ use serde_bytes::ByteBuf;
 
 use crate::event_log::{self, EventLog, Path};
 
-/// From whom, which, and some bytes.
+/// Sender, number, and some bytes.
 pub(crate) type Item = (u32, u32, ByteBuf);
 
-/// How many each producer sends.
+/// The number of items of each producer.
 pub(crate) const ITEMS: u32 = 120;
-/// As many as go off, or are taken, at once.
+/// The size of a batch.
 const BATCH: usize = 8;
 
-/// What is entered into the event log: who did what with which item.
+/// An entry of the event log: which process did what with which item.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
     Sending = 1,
@@ -79,8 +79,8 @@ pub(crate) fn consume(items: Receiver<Item>, own: u32, path: Path) -> multiproc:
     }
 }
 
-/// What was sent has come exactly once, in order; only what each consumer that died had just taken is
-/// missing. Of producers and consumers it must be known which have ended well.
+/// Checks that each sent item has arrived exactly once, in order, but for the batch that a killed consumer
+/// had just taken. `producers` and `consumers` say which of them ended well.
 pub(crate) fn check(event_log: &EventLog, producers: &[bool], consumers: &[bool]) -> Result<()> {
     let mut events: BTreeMap<u64, BTreeSet<(u32, u32)>> = BTreeMap::new();
     let mut last: BTreeMap<(u32, u32), u32> = BTreeMap::new();
@@ -98,10 +98,10 @@ pub(crate) fn check(event_log: &EventLog, producers: &[bool], consumers: &[bool]
     }
     let mut of = |event: Event| events.remove(&(event as u64)).unwrap_or_default();
     let (sending, sent, received) = (of(Event::Sending), of(Event::Sent), of(Event::Received));
-    ensure!(received.is_subset(&sending), "something has come that nobody sent");
+    ensure!(received.is_subset(&sending), "an item has come that was not sent");
     let missing: Vec<_> = sent.difference(&received).collect();
     let may_miss = BATCH * consumers.iter().filter(|well| !**well).count();
-    // Where all consumers have gone, what is left is nobody's.
+    // If all consumers are gone, the items that are left are lost.
     let all_gone = !consumers.contains(&true);
     ensure!(all_gone || missing.len() <= may_miss, "{missing:?} are lost");
     for (own, _) in (0..).zip(producers).filter(|(_, well)| **well && !all_gone) {
@@ -117,7 +117,7 @@ pub(crate) struct Question {
     reply_to: Option<Sender<Vec<u8>>>,
 }
 
-/// Whether the answer is right; `None` when the other end is gone.
+/// Whether the answer is right; `None` if the other end is gone.
 pub(crate) fn ask(end: &Connection<Question, Vec<u8>>, number: u8) -> multiproc::Result<Option<bool>> {
     let bytes = match number % 10 {
         7 => vec![number; 3_000_000],

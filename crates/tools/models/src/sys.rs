@@ -410,8 +410,8 @@ pub(crate) mod mapping {
 
     use super::atomic::{AtomicU32, AtomicU64};
 
-    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that loom
-    /// explores.
+    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that
+    /// loom explores.
     #[derive(Clone, Debug)]
     pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep};
+use bench::measure::{self, Scale, back_to_back, from_sleep};
 use bench::proc;
 use bench::program::{Entry, Measured, entry};
-use bench::stream::{Flow, consume, mixed, produce, stamp, stamped, unmixed};
+use bench::stream::{StreamResult, consume, mixed, produce, stamp, stamped, unmixed};
 use bench::work::{self, MIB, check};
-use bench_peers::{Player, effort_as_word, effort_of_word, run, until_joined, until_told};
+use bench_peers::{Player, run, scale_as_word, scale_of_word, until_joined, until_told};
 use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
@@ -38,31 +38,31 @@ fn main() -> ExitCode {
 
 fn entries() -> Vec<Entry> {
     vec![
-        entry(ICEORYX, &case::QUEUE_8B, |effort| {
+        entry(ICEORYX, &case::QUEUE_8B, |scale| {
             let place = Place::new()?;
             let words =
                 place.service::<u64>("stream", CAPACITY)?.subscriber_builder().create().map_err(failed)?;
-            let producer = place.play("produce", &["8", effort_as_word(effort)])?;
+            let producer = place.play("produce", &["8", scale_as_word(scale)])?;
             check("greeting", GREETING, *busy(|| words.receive())?)?;
             producer.go()?;
             let flow = consume(|| Ok(unmixed(*busy(|| words.receive())?)))?;
             producer.join()?;
             Ok(flow.millions())
         }),
-        entry(ICEORYX, &case::QUEUE_64B, |effort| Ok(bytes(effort, 64)?.millions())),
-        entry(ICEORYX, &case::QUEUE_1KIB, |effort| Ok(bytes(effort, 1024)?.millions())),
-        entry(ICEORYX, &case::QUEUE_1MIB, |effort| {
-            let measured = bytes(effort, MIB)?.gigabytes(MIB);
+        entry(ICEORYX, &case::QUEUE_64B, |scale| Ok(bytes(scale, 64)?.millions())),
+        entry(ICEORYX, &case::QUEUE_1KIB, |scale| Ok(bytes(scale, 1024)?.millions())),
+        entry(ICEORYX, &case::QUEUE_1MIB, |scale| {
+            let measured = bytes(scale, MIB)?.gigabytes(MIB);
             Ok(measured.with("written once, read where it is"))
         }),
-        entry(ICEORYX, &case::PING_HOT, |effort| {
+        entry(ICEORYX, &case::PING_HOT, |scale| {
             let place = Place::new()?;
             let ends = Ends::new(&place, "questions", "answers")?;
             let _child = place.play("echo", &[])?;
             ends.meet()?;
-            Ok(back_to_back(effort, || ends.call())?.with("both sides look all the time"))
+            Ok(back_to_back(scale, || ends.call())?.with("both sides look all the time"))
         }),
-        entry(ICEORYX, &case::PING_SLEEP, |effort| {
+        entry(ICEORYX, &case::PING_SLEEP, |scale| {
             let place = Place::new()?;
             let events = Events::new(&place, "questions", "answers")?;
             let _child = place.play("event-echo", &[])?;
@@ -71,10 +71,10 @@ fn entries() -> Vec<Entry> {
                 events.tell()?;
                 events.hear()
             };
-            Ok(from_sleep(effort, call)?.with("an event there and back, without data"))
+            Ok(from_sleep(scale, call)?.with("an event there and back, without data"))
         }),
-        entry(ICEORYX, &case::COLD, |effort| {
-            Ok(measure::cold(effort, &["fresh"])?.with("one child, and no pool"))
+        entry(ICEORYX, &case::COLD, |scale| {
+            Ok(measure::cold(scale, &["fresh"])?.with("one child, and no pool"))
         }),
         entry(ICEORYX, &case::PSS, |_| {
             let place = Place::new()?;
@@ -98,11 +98,11 @@ fn first_result() -> Result<Duration> {
 }
 
 /// The child publishes; it waits as long as the subscriber's buffer is full.
-fn bytes(effort: Effort, length: usize) -> Result<Flow> {
+fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
     let place = Place::new()?;
     let service = place.service::<[u8]>("stream", capacity(length))?;
     let messages = service.subscriber_builder().create().map_err(failed)?;
-    let producer = place.play("produce", &[&length.to_string(), effort_as_word(effort)])?;
+    let producer = place.play("produce", &[&length.to_string(), scale_as_word(scale)])?;
     check("greeting", GREETING, stamped(&busy(|| messages.receive())?, length)?)?;
     producer.go()?;
     let flow = consume(|| stamped(&busy(|| messages.receive())?, length))?;
@@ -111,15 +111,15 @@ fn bytes(effort: Effort, length: usize) -> Result<Flow> {
 }
 
 fn play_producer(arguments: &[&str]) -> Result<()> {
-    let &[prefix, length, effort] = arguments else { bail!("not what a producer is told: {arguments:?}") };
-    let (place, length, effort) = (Place::at(prefix)?, length.parse()?, effort_of_word(effort));
+    let &[prefix, length, scale] = arguments else { bail!("not what a producer is told: {arguments:?}") };
+    let (place, length, scale) = (Place::at(prefix)?, length.parse()?, scale_of_word(scale));
     if length == 8 {
         let service = place.service::<u64>("stream", CAPACITY)?;
         let publisher = service.publisher_builder().backpressure_strategy(WAIT).create().map_err(failed)?;
         let send = |message| publisher.send_copy(message).map(drop).map_err(failed);
         send(GREETING)?;
         until_told();
-        let sent = produce(effort, 8, |number| send(mixed(number)));
+        let sent = produce(scale, 8, |number| send(mixed(number)));
         until_joined(); // what a publisher has sent is gone with it
         sent
     } else {
@@ -134,7 +134,7 @@ fn play_producer(arguments: &[&str]) -> Result<()> {
         };
         send(GREETING)?;
         until_told();
-        let sent = produce(effort, length, send);
+        let sent = produce(scale, length, send);
         until_joined(); // what a publisher has sent is gone with it
         sent
     }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep, rate};
+use bench::measure::{self, Scale, back_to_back, from_sleep, rate};
 use bench::proc;
 use bench::program::{Entry, Measured, entry};
-use bench::stream::{Flow, consume, mixed, produce, stamp, stamped, unmixed};
+use bench::stream::{StreamResult, consume, mixed, produce, stamp, stamped, unmixed};
 use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, check};
-use bench_peers::{Player, effort_as_word, effort_of_word, run};
+use bench_peers::{Player, run, scale_as_word, scale_of_word};
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcReceiver, IpcSender};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,27 +24,25 @@ fn main() -> ExitCode {
 
 fn entries() -> Vec<Entry> {
     vec![
-        entry(IPC, &case::QUEUE_8B, |effort| {
-            let (words, producer): (IpcReceiver<u64>, _) = meet("produce", &["8", effort_as_word(effort)])?;
+        entry(IPC, &case::QUEUE_8B, |scale| {
+            let (words, producer): (IpcReceiver<u64>, _) = meet("produce", &["8", scale_as_word(scale)])?;
             let flow = consume(|| Ok(unmixed(words.recv().map_err(failed)?)))?;
             producer.join()?;
             Ok(flow.millions())
         }),
-        entry(IPC, &case::QUEUE_64B, |effort| Ok(bytes(effort, 64)?.millions())),
-        entry(IPC, &case::QUEUE_1KIB, |effort| Ok(bytes(effort, 1024)?.millions())),
-        entry(IPC, &case::QUEUE_1MIB, |effort| Ok(bytes(effort, MIB)?.gigabytes(MIB))),
-        entry(IPC, &case::PING_HOT, |effort| {
+        entry(IPC, &case::QUEUE_64B, |scale| Ok(bytes(scale, 64)?.millions())),
+        entry(IPC, &case::QUEUE_1KIB, |scale| Ok(bytes(scale, 1024)?.millions())),
+        entry(IPC, &case::QUEUE_1MIB, |scale| Ok(bytes(scale, MIB)?.gigabytes(MIB))),
+        entry(IPC, &case::PING_HOT, |scale| {
             let echo = Echo::start()?;
-            back_to_back(effort, || echo.call())
+            back_to_back(scale, || echo.call())
         }),
-        entry(IPC, &case::PING_SLEEP, |effort| {
+        entry(IPC, &case::PING_SLEEP, |scale| {
             let echo = Echo::start()?;
-            from_sleep(effort, || echo.call())
+            from_sleep(scale, || echo.call())
         }),
         entry(IPC, &case::SUM, sums),
-        entry(IPC, &case::COLD, |effort| {
-            Ok(measure::cold(effort, &["fresh"])?.with("one child, and no pool"))
-        }),
+        entry(IPC, &case::COLD, |scale| Ok(measure::cold(scale, &["fresh"])?.with("one child, and no pool"))),
         entry(IPC, &case::PSS, |_| {
             let echo = Echo::start()?;
             echo.call()?;
@@ -62,8 +60,8 @@ fn first_result() -> Result<Duration> {
 }
 
 /// Messages of bytes, through the kind of channel that is made for them.
-fn bytes(effort: Effort, length: usize) -> Result<Flow> {
-    let arguments = [&length.to_string(), effort_as_word(effort)];
+fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
+    let arguments = [&length.to_string(), scale_as_word(scale)];
     let (messages, producer): (IpcBytesReceiver, _) = meet("produce", &arguments)?;
     let flow = consume(|| stamped(&messages.recv().map_err(failed)?, length))?;
     producer.join()?;
@@ -71,17 +69,17 @@ fn bytes(effort: Effort, length: usize) -> Result<Flow> {
 }
 
 fn play_producer(arguments: &[&str]) -> Result<()> {
-    let &[server, length, effort] = arguments else { bail!("not what a producer is told: {arguments:?}") };
-    let (length, effort) = (length.parse()?, effort_of_word(effort));
+    let &[server, length, scale] = arguments else { bail!("not what a producer is told: {arguments:?}") };
+    let (length, scale) = (length.parse()?, scale_of_word(scale));
     if length == 8 {
         let (sender, receiver) = ipc::channel::<u64>()?;
         introduce(server, receiver)?;
-        return produce(effort, 8, |number| sender.send(mixed(number)).map_err(failed));
+        return produce(scale, 8, |number| sender.send(mixed(number)).map_err(failed));
     }
     let (sender, receiver) = ipc::bytes_channel()?;
     introduce(server, receiver)?;
     let mut message = work::bytes(length);
-    produce(effort, length, |number| {
+    produce(scale, length, |number| {
         stamp(&mut message, number);
         Ok(sender.send(&message)?)
     })
@@ -117,7 +115,7 @@ fn play_echo(arguments: &[&str]) -> Result<()> {
 }
 
 /// Two children, each of which is given a block when it has answered for the one before.
-fn sums(effort: Effort) -> Result<Measured> {
+fn sums(scale: Scale) -> Result<Measured> {
     type Ends = (IpcBytesSender, IpcReceiver<u64>);
     let children: [(Ends, Player); 2] = [meet("sum", &[])?, meet("sum", &[])?];
     let mut block = work::bytes(BLOCK);
@@ -138,7 +136,7 @@ fn sums(effort: Effort) -> Result<Measured> {
         }
         Ok(total)
     };
-    rate(effort, SUMS_AMOUNT, add, |total| check("sum of all sums", expected, total))
+    rate(scale, SUMS_AMOUNT, add, |total| check("sum of all sums", expected, total))
 }
 
 fn play_sum(arguments: &[&str]) -> Result<()> {

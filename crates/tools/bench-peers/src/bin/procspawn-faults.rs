@@ -1,4 +1,5 @@
-//! What procspawn makes of the abuse of `cargo xtask faults --peers`: as in crates/tools/faults/src/peers.rs.
+//! The six faults of `cargo xtask faults --peers`, inflicted on procspawn, as in
+//! crates/tools/faults/src/peers.rs.
 
 use std::env;
 
@@ -10,19 +11,19 @@ const DEATH_AT_START: &str = "death-at-start";
 
 fn main() -> Result<()> {
     // A child has its parent's arguments.
-    let abuse = env::args().nth(1).context("the command line is the name of an abuse")?;
+    let fault = env::args().nth(1).context("the command line is the name of a fault")?;
     let mut config = ProcConfig::new();
-    if abuse == DEATH_AT_START {
+    if fault == DEATH_AT_START {
         config.config_callback(report::die_at_start);
     }
     config.init();
-    match abuse.as_str() {
+    match fault.as_str() {
         "worker-killed" => in_a_map(report::killed),
         "task-exits" => in_a_map(report::exits),
         "undecodable" => in_a_map(report::undecodable),
         "parent-killed" => parent_killed(),
         DEATH_AT_START => death_at_start(),
-        other => bail!("there is no abuse `{other}`"),
+        other => bail!("there is no fault `{other}`"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep, median, rate, repeated};
+use bench::measure::{self, Scale, back_to_back, from_sleep, median, rate, repeated};
 use bench::proc;
 use bench::program::{Entry, Measured, entry};
 use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
@@ -27,36 +27,36 @@ fn main() -> ExitCode {
 
 fn entries() -> Vec<Entry> {
     vec![
-        entry(PROCSPAWN, &case::START, |effort| repeated(effort, 300, start)),
-        entry(PROCSPAWN, &case::START_1GIB, |effort| {
+        entry(PROCSPAWN, &case::START, |scale| repeated(scale, 300, start)),
+        entry(PROCSPAWN, &case::START_1GIB, |scale| {
             let ballast = work::ballast(1024 * MIB);
-            let measured = repeated(effort, 300, start);
+            let measured = repeated(scale, 300, start);
             drop(ballast);
             measured
         }),
-        entry(PROCSPAWN, &case::START_X4, |effort| {
-            repeated(effort, 100, || {
+        entry(PROCSPAWN, &case::START_X4, |scale| {
+            repeated(scale, 100, || {
                 let children: Vec<_> = (0..4).map(|_| procspawn::spawn((), |()| ())).collect();
                 Ok(children.into_iter().try_for_each(JoinHandle::join)?)
             })
         }),
-        entry(PROCSPAWN, &case::MAP, |effort| by_hand(effort, 1_000_000)),
-        entry(PROCSPAWN, &case::MAP_10M, |effort| by_hand(effort, 10_000_000)),
-        entry(PROCSPAWN, &case::MAP_CHUNK1, |effort| {
-            let (pool, items) = (two()?, effort.times(100_000));
+        entry(PROCSPAWN, &case::MAP, |scale| by_hand(scale, 1_000_000)),
+        entry(PROCSPAWN, &case::MAP_10M, |scale| by_hand(scale, 10_000_000)),
+        entry(PROCSPAWN, &case::MAP_CHUNK1, |scale| {
+            let (pool, items) = (two()?, scale.times(100_000));
             let work = || in_turn(&pool, 0..items as u64, UNDER_WAY, cube);
-            rate(effort, real(items), work, |results| check_cubes(items as u64, &results))
+            rate(scale, real(items), work, |results| check_cubes(items as u64, &results))
         }),
-        entry(PROCSPAWN, &case::APPLY_HOT, |effort| {
+        entry(PROCSPAWN, &case::APPLY_HOT, |scale| {
             let pool = two()?;
-            back_to_back(effort, || apply(&pool))
+            back_to_back(scale, || apply(&pool))
         }),
-        entry(PROCSPAWN, &case::APPLY_SLEEP, |effort| {
+        entry(PROCSPAWN, &case::APPLY_SLEEP, |scale| {
             let pool = two()?;
-            from_sleep(effort, || apply(&pool))
+            from_sleep(scale, || apply(&pool))
         }),
         entry(PROCSPAWN, &case::SUM, sums),
-        entry(PROCSPAWN, &case::COLD, |effort| measure::cold(effort, &["fresh"])),
+        entry(PROCSPAWN, &case::COLD, |scale| measure::cold(scale, &["fresh"])),
         entry(PROCSPAWN, &case::PSS, |_| {
             let _pool = two()?;
             thread::sleep(Duration::from_millis(300));
@@ -92,29 +92,29 @@ fn two() -> Result<Pool> {
 }
 
 /// There is no map, so the caller makes the chunks, and there are four for each worker.
-fn by_hand(effort: Effort, items: u64) -> Result<Measured> {
+fn by_hand(scale: Scale, items: u64) -> Result<Measured> {
     let pool = two()?;
     let chunk = items / 8;
     let cubes = |(from, to): (u64, u64)| (from..to).map(cube).collect::<Vec<u64>>();
     let ranges = || (0..8).map(|number| (number * chunk, (number + 1) * chunk));
     let work = || Ok(in_turn(&pool, ranges(), 2, cubes)?.concat());
-    let measured = rate(effort, real(usize::try_from(items)?), work, |results| check_cubes(items, &results))?;
+    let measured = rate(scale, real(usize::try_from(items)?), work, |results| check_cubes(items, &results))?;
     Ok(measured.with("chunks made by hand: ranges there, results back"))
 }
 
-fn sums(effort: Effort) -> Result<Measured> {
+fn sums(scale: Scale) -> Result<Measured> {
     let (pool, block) = (two()?, work::bytes(BLOCK));
     let expected = work::sum(&block) * SUMS as u64;
     let add = |bytes: ByteBuf| work::sum(&bytes);
     let work = || {
         let blocks = (0..SUMS).map(|_| ByteBuf::from(block.clone()));
-        // More than one for each worker, and large arguments wait for each other for ever.
+        // With more than one call for each worker, large arguments deadlock.
         Ok(in_turn(&pool, blocks, 2, add)?.into_iter().sum())
     };
-    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
+    rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-/// Calls a function with every item, so many calls being under way at once.
+/// Calls a function with every item, with at most `at_once` calls under way.
 fn in_turn<A, R>(
     pool: &Pool,
     items: impl Iterator<Item = A>,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep, rate};
+use bench::measure::{self, Scale, back_to_back, from_sleep, rate};
 use bench::program::{Entry, Measured, entry};
 use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
 use bench_peers::run;
@@ -21,32 +21,32 @@ fn main() -> ExitCode {
 
 fn entries() -> Vec<Entry> {
     vec![
-        entry(RAYON, &case::MAP, |effort| map(effort, 1_000_000, usize::MAX)),
-        entry(RAYON, &case::MAP_10M, |effort| map(effort, 10_000_000, usize::MAX)),
-        entry(RAYON, &case::MAP_CHUNK1, |effort| map(effort, 100_000, 1)),
-        entry(RAYON, &case::APPLY_HOT, |effort| {
+        entry(RAYON, &case::MAP, |scale| map(scale, 1_000_000, usize::MAX)),
+        entry(RAYON, &case::MAP_10M, |scale| map(scale, 10_000_000, usize::MAX)),
+        entry(RAYON, &case::MAP_CHUNK1, |scale| map(scale, 100_000, 1)),
+        entry(RAYON, &case::APPLY_HOT, |scale| {
             let pool = two()?;
-            back_to_back(effort, || apply(&pool))
+            back_to_back(scale, || apply(&pool))
         }),
-        entry(RAYON, &case::APPLY_SLEEP, |effort| {
+        entry(RAYON, &case::APPLY_SLEEP, |scale| {
             let pool = two()?;
-            from_sleep(effort, || apply(&pool))
+            from_sleep(scale, || apply(&pool))
         }),
-        entry(RAYON, &case::SUM, |effort| {
+        entry(RAYON, &case::SUM, |scale| {
             let mut block = work::bytes(BLOCK);
             block[0] = 0;
-            sums(effort, |number| {
+            sums(scale, |number| {
                 let mut block = block.clone();
                 block[0] = number;
                 work::sum(&block)
             })
         }),
-        entry(RAYON, &case::SUM_SHARED, |effort| {
+        entry(RAYON, &case::SUM_SHARED, |scale| {
             let mut block = work::bytes(BLOCK);
             block[0] = 0;
-            sums(effort, |number| u64::from(number) + work::sum(black_box(&block)))
+            sums(scale, |number| u64::from(number) + work::sum(black_box(&block)))
         }),
-        entry(RAYON, &case::COLD, |effort| measure::cold(effort, &["fresh"])),
+        entry(RAYON, &case::COLD, |scale| measure::cold(scale, &["fresh"])),
     ]
 }
 
@@ -64,19 +64,19 @@ fn apply(pool: &ThreadPool) -> Result<()> {
     check("result", 27, pool.install(|| cube(black_box(3))))
 }
 
-fn map(effort: Effort, items: usize, chunk: usize) -> Result<Measured> {
+fn map(scale: Scale, items: usize, chunk: usize) -> Result<Measured> {
     let pool = two()?;
     let cubes = || (0..items).into_par_iter().with_max_len(chunk).map(|number| cube(number as u64)).collect();
     let work = || Ok(pool.install(cubes));
-    rate(effort, real(items), work, |results: Vec<u64>| check_cubes(items as u64, &results))
+    rate(scale, real(items), work, |results: Vec<u64>| check_cubes(items as u64, &results))
 }
 
-fn sums(effort: Effort, sum: impl Fn(u8) -> u64 + Sync) -> Result<Measured> {
+fn sums(scale: Scale, sum: impl Fn(u8) -> u64 + Sync) -> Result<Measured> {
     let pool = two()?;
     let mut rest = work::bytes(BLOCK);
     rest[0] = 0;
     let numbers = 0..u8::try_from(SUMS)?;
     let expected = work::sum(&rest) * SUMS as u64 + numbers.clone().map(u64::from).sum::<u64>();
     let work = || Ok(pool.install(|| numbers.clone().into_par_iter().map(&sum).sum()));
-    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
+    rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }

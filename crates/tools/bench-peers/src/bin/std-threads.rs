@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use bench::case;
-use bench::measure::{self, Effort, back_to_back, from_sleep, repeated};
+use bench::measure::{self, Scale, back_to_back, from_sleep, repeated};
 use bench::program::{Entry, Measured, entry};
 use bench::stream::{consume, mixed, produce, unmixed};
 use bench::work::{check, cube};
@@ -22,24 +22,24 @@ fn main() -> ExitCode {
 
 fn entries() -> Vec<Entry> {
     vec![
-        entry(THREADS, &case::START, |effort| repeated(effort, 500, || join(thread::spawn(|| ())))),
-        entry(THREADS, &case::START_X4, |effort| {
-            repeated(effort, 300, || {
+        entry(THREADS, &case::START, |scale| repeated(scale, 500, || join(thread::spawn(|| ())))),
+        entry(THREADS, &case::START_X4, |scale| {
+            repeated(scale, 300, || {
                 let threads: Vec<_> = (0..4).map(|_| thread::spawn(|| ())).collect();
                 threads.into_iter().try_for_each(join)
             })
         }),
         entry(THREADS, &case::QUEUE_8B, words),
-        entry(THREADS, &case::PING_HOT, |effort| {
+        entry(THREADS, &case::PING_HOT, |scale| {
             let echo = Echo::start();
-            back_to_back(effort, || echo.call())
+            back_to_back(scale, || echo.call())
         }),
-        entry(THREADS, &case::PING_SLEEP, |effort| {
+        entry(THREADS, &case::PING_SLEEP, |scale| {
             let echo = Echo::start();
-            from_sleep(effort, || echo.call())
+            from_sleep(scale, || echo.call())
         }),
-        entry(THREADS, &case::COLD, |effort| {
-            Ok(measure::cold(effort, &["fresh"])?.with("two threads and a channel"))
+        entry(THREADS, &case::COLD, |scale| {
+            Ok(measure::cold(scale, &["fresh"])?.with("two threads and a channel"))
         }),
     ]
 }
@@ -59,9 +59,9 @@ fn first_result() -> Result<Duration> {
 }
 
 /// A channel without bound, which is the quickest that std has.
-fn words(effort: Effort) -> Result<Measured> {
+fn words(scale: Scale) -> Result<Measured> {
     let (sender, receiver) = mpsc::channel();
-    let producer = thread::spawn(move || produce(effort, 8, |number| Ok(sender.send(mixed(number))?)));
+    let producer = thread::spawn(move || produce(scale, 8, |number| Ok(sender.send(mixed(number))?)));
     let flow = consume(|| Ok(unmixed(receiver.recv()?)))?;
     join(producer)??;
     Ok(flow.millions())

@@ -33,7 +33,7 @@ struct JobBoard {
 }
 
 impl Pool {
-    /// With room for so many results.
+    /// With room for this many results.
     pub(super) fn start(workers: u32, room: usize) -> Result<Self> {
         let board: &JobBoard = shared_value()?;
         let results = shared(room * size_of::<u64>())?.cast::<u64>();
@@ -59,7 +59,7 @@ impl Pool {
     }
 
     pub(super) fn results(&self, items: usize) -> &[u64] {
-        // SAFETY: so many were mapped, and between jobs nobody writes.
+        // SAFETY: this many were mapped, and no process writes between jobs.
         unsafe { slice::from_raw_parts(self.results, items) }
     }
 }
@@ -87,7 +87,7 @@ impl JobBoard {
                 return;
             }
             for number in from..(from + chunk).min(items) {
-                // SAFETY: there is room for every item of a job, and no other worker has this one.
+                // SAFETY: there is room for every item of a job, and this worker alone writes this slot.
                 unsafe { results.add(number).write(cube(number as u64)) };
             }
         }

@@ -17,7 +17,7 @@ pub(super) fn fork(work: impl FnOnce()) -> Result<Child> {
     match pid {
         -1 => bail!("cannot fork: {}", std::io::Error::last_os_error()),
         0 => {
-            // SAFETY: the call only says which signal comes at the parent's death.
+            // SAFETY: the call only sets the signal for the parent's death.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let code = i32::from(catch_unwind(AssertUnwindSafe(work)).is_err());
             // SAFETY: ends the process.
@@ -55,7 +55,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         // SAFETY: the child was not waited for, so that the number is still its own.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
-        // SAFETY: as above; nobody wants the status.
+        // SAFETY: as above; the status is not needed.
         unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) };
     }
 }
@@ -86,7 +86,7 @@ pub(super) fn sleep_while(word: &AtomicU32, value: u32) {
     };
 }
 
-/// Wakes whoever sleeps at the word.
+/// Wakes the processes that sleep on the word.
 pub(super) fn wake(word: &AtomicU32) {
     // SAFETY: the word is there; the kernel takes its address.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };

@@ -1,7 +1,7 @@
-//! What can be had by hand: forked processes and shared memory, with no thought of safety. Nobody is told of
-//! a death, nothing is typed, and what is killed at the wrong moment leaves everybody waiting.
+//! The hand-written baseline: forked processes and shared memory, without any safety. No death is reported,
+//! nothing is typed, and a process killed at the wrong moment deadlocks the others.
 //!
-//! This may use `unsafe` freely. A benchmark is no place to learn how to do it well.
+//! This may use `unsafe` freely.
 
 #![allow(unsafe_code, clippy::multiple_unsafe_ops_per_block)]
 #![allow(clippy::cast_ptr_alignment)] // mappings are aligned to pages
@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bench::measure::{Effort, back_to_back, from_sleep, rate, repeated};
+use bench::measure::{Scale, back_to_back, from_sleep, rate, repeated};
 use bench::program::{Entry, Measured, Wrong, entry};
 use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, ballast, real};
 use bench::{case, proc};
@@ -30,32 +30,32 @@ const BASELINE: &str = "baseline";
 pub(crate) fn entries() -> Vec<Entry> {
     vec![
         entry(BASELINE, &case::START, start),
-        entry(BASELINE, &case::START_1GIB, |effort| {
+        entry(BASELINE, &case::START_1GIB, |scale| {
             let ballast = ballast(1024 * MIB);
-            let measured = repeated(effort, 30, || fork(|| ())?.join());
+            let measured = repeated(scale, 30, || fork(|| ())?.join());
             drop(ballast);
             measured
         }),
-        entry(BASELINE, &case::START_X4, |effort| {
-            repeated(effort, 300, || {
+        entry(BASELINE, &case::START_X4, |scale| {
+            repeated(scale, 300, || {
                 let children: Result<Vec<Child>> = (0..4).map(|_| fork(|| ())).collect();
                 children?.into_iter().try_for_each(Child::join)
             })
         }),
-        entry(BASELINE, &case::MAP, |effort| map(effort, 1_000_000, 4096)),
-        entry(BASELINE, &case::MAP_10M, |effort| map(effort, 10_000_000, 4096)),
-        entry(BASELINE, &case::MAP_CHUNK1, |effort| map(effort, 100_000, 1)),
-        entry(BASELINE, &case::APPLY_HOT, |effort| turns_hot(effort, Waiting::Spin)),
-        entry("bare futex", &case::APPLY_HOT, |effort| turns_hot(effort, Waiting::Futex)),
+        entry(BASELINE, &case::MAP, |scale| map(scale, 1_000_000, 4096)),
+        entry(BASELINE, &case::MAP_10M, |scale| map(scale, 10_000_000, 4096)),
+        entry(BASELINE, &case::MAP_CHUNK1, |scale| map(scale, 100_000, 1)),
+        entry(BASELINE, &case::APPLY_HOT, |scale| turns_hot(scale, Waiting::Spin)),
+        entry("bare futex", &case::APPLY_HOT, |scale| turns_hot(scale, Waiting::Futex)),
         entry(BASELINE, &case::APPLY_SLEEP, turns_from_sleep),
-        entry(BASELINE, &case::QUEUE_8B, |effort| ring::words(effort, 1)),
-        entry(BASELINE, &case::QUEUE_8B_BATCH, |effort| ring::words(effort, bench::stream::BATCH)),
-        entry(BASELINE, &case::QUEUE_64B, |effort| Ok(ring::bytes(effort, 64)?.millions())),
-        entry(BASELINE, &case::QUEUE_1KIB, |effort| Ok(ring::bytes(effort, 1024)?.millions())),
-        entry(BASELINE, &case::QUEUE_1MIB, |effort| Ok(ring::bytes(effort, MIB)?.gigabytes(MIB))),
+        entry(BASELINE, &case::QUEUE_8B, |scale| ring::words(scale, 1)),
+        entry(BASELINE, &case::QUEUE_8B_BATCH, |scale| ring::words(scale, bench::stream::BATCH)),
+        entry(BASELINE, &case::QUEUE_64B, |scale| Ok(ring::bytes(scale, 64)?.millions())),
+        entry(BASELINE, &case::QUEUE_1KIB, |scale| Ok(ring::bytes(scale, 1024)?.millions())),
+        entry(BASELINE, &case::QUEUE_1MIB, |scale| Ok(ring::bytes(scale, MIB)?.gigabytes(MIB))),
         entry("memcpy, one process", &case::QUEUE_1MIB, memcpy),
-        entry(BASELINE, &case::PING_HOT, |effort| turns_hot(effort, Waiting::Spin)),
-        entry("bare futex", &case::PING_HOT, |effort| turns_hot(effort, Waiting::Futex)),
+        entry(BASELINE, &case::PING_HOT, |scale| turns_hot(scale, Waiting::Spin)),
+        entry("bare futex", &case::PING_HOT, |scale| turns_hot(scale, Waiting::Futex)),
         entry(BASELINE, &case::PING_SLEEP, turns_from_sleep),
         entry("baseline (sum alone)", &case::SUM, sums),
         entry("baseline (sum alone)", &case::SUM_SHARED, sums),
@@ -69,35 +69,35 @@ pub(crate) fn entries() -> Vec<Entry> {
     ]
 }
 
-fn start(effort: Effort) -> Result<Measured> {
-    repeated(effort, 500, || fork(|| ())?.join())
+fn start(scale: Scale) -> Result<Measured> {
+    repeated(scale, 500, || fork(|| ())?.join())
 }
 
-fn map(effort: Effort, items: usize, chunk: usize) -> Result<Measured> {
+fn map(scale: Scale, items: usize, chunk: usize) -> Result<Measured> {
     let pool = Pool::start(2, items)?;
     let map = || {
         pool.map(items, chunk);
         Ok(())
     };
-    rate(effort, real(items), map, |()| work::check_cubes(items as u64, pool.results(items)))
+    rate(scale, real(items), map, |()| work::check_cubes(items as u64, pool.results(items)))
 }
 
-fn turns_hot(effort: Effort, waiting: Waiting) -> Result<Measured> {
+fn turns_hot(scale: Scale, waiting: Waiting) -> Result<Measured> {
     let ping_pong = PingPong::start(waiting)?;
-    back_to_back(effort, || ping_pong.take())
+    back_to_back(scale, || ping_pong.take())
 }
 
-/// Both sides sleep in a futex, whatever comes before.
-fn turns_from_sleep(effort: Effort) -> Result<Measured> {
+/// Both sides sleep in a futex, without spinning before.
+fn turns_from_sleep(scale: Scale) -> Result<Measured> {
     let ping_pong = PingPong::start(Waiting::Futex)?;
-    from_sleep(effort, || ping_pong.take())
+    from_sleep(scale, || ping_pong.take())
 }
 
-/// What memory itself does with 1 MiB that stays in the cache.
-fn memcpy(effort: Effort) -> Result<Measured> {
+/// The bandwidth of copying 1 MiB that stays in the cache.
+fn memcpy(scale: Scale) -> Result<Measured> {
     let from = work::bytes(MIB);
     let mut to = vec![0; MIB];
-    let measured = back_to_back(effort, || {
+    let measured = back_to_back(scale, || {
         black_box(&mut to).copy_from_slice(black_box(&from));
         Ok(())
     })?;
@@ -106,12 +106,12 @@ fn memcpy(effort: Effort) -> Result<Measured> {
 }
 
 /// Two processes that have the bytes already and do nothing but add them up.
-fn sums(effort: Effort) -> Result<Measured> {
+fn sums(scale: Scale) -> Result<Measured> {
     let block = work::bytes(BLOCK);
     let expected = work::sum(&block);
     let half = SUMS / 2;
     let total = || (0..half).map(|_| work::sum(black_box(&block))).sum::<u64>();
     let add = || assert_eq!(total(), expected * half as u64);
     let both = || [fork(add)?, fork(add)?].into_iter().try_for_each(Child::join);
-    rate(effort, SUMS_AMOUNT, both, Ok)
+    rate(scale, SUMS_AMOUNT, both, Ok)
 }

@@ -54,7 +54,7 @@ fn put(word: &AtomicU32, value: u32, waiting: Waiting) {
     }
 }
 
-/// Waits until the word is no longer `value`; gives what it is.
+/// Waits until the word is no longer `value`; returns the new value.
 fn wait(word: &AtomicU32, value: u32, waiting: Waiting) -> u32 {
     let mut rounds = 0_u32;
     loop {

@@ -10,18 +10,18 @@ use std::sync::atomic::{
 use std::thread;
 
 use anyhow::Result;
-use bench::measure::Effort;
+use bench::measure::Scale;
 use bench::program::Measured;
-use bench::stream::{Flow, consume, mixed, produce, stamp, stamped, unmixed};
+use bench::stream::{StreamResult, consume, mixed, produce, stamp, stamped, unmixed};
 use bench::work::{self, MIB};
 
 use super::memory::{fork, shared, shared_value};
 
-/// Numbers, made visible to the consumer in batches of so many.
-pub(super) fn words(effort: Effort, batch: u64) -> Result<Measured> {
+/// Numbers, published to the consumer in batches of this size.
+pub(super) fn words(scale: Scale, batch: u64) -> Result<Measured> {
     let ring = Ring::create(64 * 1024)?;
     let child = fork(|| {
-        let sent = produce(effort, 8, |number| {
+        let sent = produce(scale, 8, |number| {
             ring.put(&mixed(number).to_le_bytes());
             // The end is near the last numbers, so everything from there on goes at once.
             if number.is_multiple_of(batch) || number == u64::MAX {
@@ -42,11 +42,11 @@ pub(super) fn words(effort: Effort, batch: u64) -> Result<Measured> {
 }
 
 /// Messages of a length that both sides know. Small ones are made visible sixteen at a time.
-pub(super) fn bytes(effort: Effort, length: usize) -> Result<Flow> {
+pub(super) fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
     let ring = Ring::create((4 * length).next_power_of_two().max(64 * 1024))?;
     let child = fork(|| {
         let mut message = work::bytes(length);
-        let sent = produce(effort, length, |number| {
+        let sent = produce(scale, length, |number| {
             stamp(&mut message, number);
             ring.put(&(length as u64).to_le_bytes());
             ring.put(&message);
@@ -70,13 +70,13 @@ pub(super) fn bytes(effort: Effort, length: usize) -> Result<Flow> {
     Ok(flow)
 }
 
-/// How far each side has come, counted in bytes from the beginning of time.
+/// The position of each side, in bytes since the creation.
 #[repr(align(128))]
-struct Place(AtomicUsize);
+struct Position(AtomicUsize);
 
 struct Places {
-    written: Place,
-    read: Place,
+    written: Position,
+    read: Position,
 }
 
 /// Each side's view of it. After the fork there are two of these.
@@ -84,9 +84,9 @@ struct Ring {
     places: &'static Places,
     bytes: *mut u8,
     size: usize,
-    /// How far this side has come, published or not.
+    /// The position of this side, published or not.
     mine: Cell<usize>,
-    /// How far the other side had come when last looked.
+    /// The last loaded position of the other side.
     other: Cell<usize>,
 }
 
@@ -136,10 +136,10 @@ impl Ring {
         }
     }
 
-    fn wait_while(&self, place: &Place, not_yet: impl Fn(usize) -> bool) {
+    fn wait_while(&self, position: &Position, not_yet: impl Fn(usize) -> bool) {
         let mut rounds = 0_u32;
         loop {
-            let now = place.0.load(Acquire);
+            let now = position.0.load(Acquire);
             self.other.set(now);
             if !not_yet(now) {
                 return;

@@ -1,9 +1,9 @@
-//! What a further item costs when there are many, and what the program keeps of it.
+//! Growth: the cost of a further item at large counts, in time and memory.
 
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::measure::{Effort, timed};
+use bench::measure::{Scale, timed};
 use bench::proc;
 use bench::program::Measured;
 use bench::work::{self, check_cubes, check_sum_of_cubes, cube};
@@ -12,22 +12,22 @@ use multiproc::Pool;
 const MILLION: u64 = 1_000_000;
 
 /// The largest number of items.
-fn most(effort: Effort) -> u64 {
-    if effort.quick { 10 * MILLION } else { 100 * MILLION }
+fn most(scale: Scale) -> u64 {
+    if scale.quick { 10 * MILLION } else { 100 * MILLION }
 }
 
-pub(super) fn map(effort: Effort) -> Result<Measured> {
+pub(super) fn map(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    over_items(effort, |items| time_map(&pool, items))
+    over_items(scale, |items| time_map(&pool, items))
 }
 
-pub(super) fn imap(effort: Effort) -> Result<Measured> {
+pub(super) fn imap(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    over_items(effort, |items| Ok(timed(|| sum_up(&pool, items, |_| Ok(())))?.0))
+    over_items(scale, |items| Ok(timed(|| sum_up(&pool, items, |_| Ok(())))?.0))
 }
 
-pub(super) fn workers(effort: Effort) -> Result<Measured> {
-    let (less, more) = (MILLION, if effort.quick { 2 * MILLION } else { 10 * MILLION });
+pub(super) fn workers(scale: Scale) -> Result<Measured> {
+    let (less, more) = (MILLION, if scale.quick { 2 * MILLION } else { 10 * MILLION });
     let mut costs = Vec::new();
     for workers in [2, 8, 64] {
         let pool = Pool::new(workers)?;
@@ -41,9 +41,9 @@ pub(super) fn workers(effort: Effort) -> Result<Measured> {
 
 /// The most that the program ever had in memory beyond what it had before, for each result; a result has 8
 /// bytes.
-pub(super) fn map_memory(effort: Effort) -> Result<Measured> {
+pub(super) fn map_memory(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    let items = most(effort) / 10;
+    let items = most(scale) / 10;
     let each = |items: u64| -> Result<f64> {
         let before = proc::resident()?;
         proc::forget_peak()?;
@@ -59,9 +59,9 @@ pub(super) fn map_memory(effort: Effort) -> Result<Measured> {
 
 /// What the program has in memory after the first million results, against the most that it has until the
 /// last.
-pub(super) fn imap_memory(effort: Effort) -> Result<Measured> {
+pub(super) fn imap_memory(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    let (items, mut early) = (most(effort), 0.0);
+    let (items, mut early) = (most(scale), 0.0);
     sum_up(&pool, items, |count| {
         if count == MILLION {
             proc::forget_peak()?;
@@ -75,19 +75,19 @@ pub(super) fn imap_memory(effort: Effort) -> Result<Measured> {
     Ok(Measured::new((late - early).max(0.0) * 1024.0 / 1e6).with(detail))
 }
 
-/// What a further item costs at the largest number of items, against what it costs at a million.
-fn over_items(effort: Effort, time: impl Fn(u64) -> Result<Duration>) -> Result<Measured> {
-    let counts = [MILLION / 10, MILLION, most(effort) / 10, most(effort)];
+/// The ratio of a further item's cost at the largest count to its cost at a million.
+fn over_items(scale: Scale, time: impl Fn(u64) -> Result<Duration>) -> Result<Measured> {
+    let counts = [MILLION / 10, MILLION, most(scale) / 10, most(scale)];
     time(MILLION)?; // all are up, and know what an item costs
     let times: Vec<Duration> = counts.iter().map(|&items| time(items)).collect::<Result<_>>()?;
     let between = |a: usize, b: usize| further(times[a], counts[a], times[b], counts[b]);
     let (few, many) = (between(0, 1), between(2, 3));
     let detail =
-        format!("{few:.1} ns from 10⁵ to 10⁶ items, {many:.1} ns from {:e} to {:e}", counts[2], counts[3]);
+        format!("{few:.1} ns from 1e5 to 1e6 items, {many:.1} ns from {:e} to {:e}", counts[2], counts[3]);
     Ok(Measured::new(many / few).with(detail))
 }
 
-/// What each item costs that `more` has above `less`, in nanoseconds.
+/// The nanoseconds of each item that `more` has above `less`.
 fn further(time_of_less: Duration, less: u64, time_of_more: Duration, more: u64) -> f64 {
     (time_of_more.as_secs_f64() - time_of_less.as_secs_f64()) * 1e9 / real(more - less)
 }
@@ -98,7 +98,7 @@ fn time_map(pool: &Pool, items: u64) -> Result<Duration> {
     Ok(time)
 }
 
-/// Adds up the results as they come, and shows how many there were.
+/// Adds up the results, and counts them.
 fn sum_up(pool: &Pool, items: u64, mut at: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let (mut count, mut total) = (0, 0_u64);
     for result in pool.imap(cube, 0..items) {

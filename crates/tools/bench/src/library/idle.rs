@@ -1,16 +1,16 @@
-//! W7: what a pool costs that has nothing to do.
+//! W7: the cost of an idle pool.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::measure::{Effort, median};
+use bench::measure::{Scale, median};
 use bench::proc;
 use bench::program::Measured;
 use bench::work::{check_cubes, cube};
 use multiproc::Pool;
 
-pub(super) fn memory(_: Effort) -> Result<Measured> {
+pub(super) fn memory(_: Scale) -> Result<Measured> {
     let pool = busy_once(2, 10)?; // as little as the peers' workers have done
     let workers: Result<Vec<f64>> = pool.worker_pids().into_iter().map(proc::proportional).collect();
     let others = proc::family()?.len() - 1 - pool.worker_pids().len();
@@ -21,10 +21,10 @@ pub(super) fn memory(_: Effort) -> Result<Measured> {
     })
 }
 
-/// Of the program, the workers and whatever else there is for them, together.
-pub(super) fn processor(effort: Effort) -> Result<Measured> {
+/// The CPU time of the program, its workers and its helper processes together.
+pub(super) fn processor(scale: Scale) -> Result<Measured> {
     let pool = busy_once(8, 10_000)?;
-    let time = Duration::from_secs(if effort.quick { 2 } else { 10 });
+    let time = Duration::from_secs(if scale.quick { 2 } else { 10 });
     let family = proc::family()?;
     let before = proc::processor_time(&family)?;
     thread::sleep(time);
@@ -34,7 +34,7 @@ pub(super) fn processor(effort: Effort) -> Result<Measured> {
     Ok(Measured::new(percent).with(format!("{used:?} of {} processes in {time:?}", family.len())))
 }
 
-/// A pool that has worked and then come to rest.
+/// A pool that has worked and is idle again.
 fn busy_once(workers: usize, items: u64) -> Result<Pool> {
     let pool = Pool::new(workers)?;
     check_cubes(items, &pool.map(cube, 0..items)?)?;

@@ -1,18 +1,18 @@
 //! W5: there and back over a pipe; and one large object handed over again and again.
 
 use anyhow::{Context, Result};
-use bench::measure::{Effort, back_to_back, from_sleep as paused};
+use bench::measure::{Scale, back_to_back, from_sleep as paused};
 use bench::program::Measured;
 use bench::stream::{mixed, unmixed};
 use bench::work::check;
 use multiproc::{Connection, Error, Process, pipe};
 
-pub(super) fn hot(effort: Effort) -> Result<Measured> {
-    ping(|call| back_to_back(effort, call))
+pub(super) fn hot(scale: Scale) -> Result<Measured> {
+    ping(|call| back_to_back(scale, call))
 }
 
-pub(super) fn from_sleep(effort: Effort) -> Result<Measured> {
-    ping(|call| paused(effort, call))
+pub(super) fn from_sleep(scale: Scale) -> Result<Measured> {
+    ping(|call| paused(scale, call))
 }
 
 fn ping(measure: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<Measured>) -> Result<Measured> {
@@ -38,9 +38,9 @@ fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a hand-over would have to copy otherwise, for each second.
+/// The bytes a second that a copy would have moved.
 #[allow(clippy::cast_precision_loss)] // of bytes, far fewer than 2^52
-pub(super) fn frozen(effort: Effort) -> Result<Measured> {
+pub(super) fn frozen(scale: Scale) -> Result<Measured> {
     use std::time::Instant;
 
     use bench::stream::flow;
@@ -75,7 +75,7 @@ pub(super) fn frozen(effort: Effort) -> Result<Measured> {
     let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
-    let count = 1 + flow(effort, MIB, |_| Ok(library.send(Some(frozen.clone()))?))?;
+    let count = 1 + flow(scale, MIB, |_| Ok(library.send(Some(frozen.clone()))?))?;
     library.send(None)?;
     let (seen, sum) = library.recv().context("the child is gone")?;
     let time = start.elapsed();

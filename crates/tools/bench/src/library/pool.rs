@@ -1,40 +1,40 @@
 //! W2, W3 and W6: a pool of two workers that are up already.
 
 use anyhow::Result;
-use bench::measure::{Effort, back_to_back, from_sleep, rate};
+use bench::measure::{Scale, back_to_back, from_sleep, rate};
 use bench::program::Measured;
 use bench::work::{self, BLOCK, SUMS, SUMS_AMOUNT, check, check_cubes, cube, real};
 use multiproc::Pool;
 
-pub(super) fn map(effort: Effort, items: usize) -> Result<Measured> {
-    cubes(effort, &Pool::new(2)?, items)
+pub(super) fn map(scale: Scale, items: usize) -> Result<Measured> {
+    cubes(scale, &Pool::new(2)?, items)
 }
 
-pub(super) fn map_singly(effort: Effort) -> Result<Measured> {
-    cubes(effort, &Pool::builder().workers(2).chunk_size(1).build()?, 100_000)
+pub(super) fn map_singly(scale: Scale) -> Result<Measured> {
+    cubes(scale, &Pool::builder().workers(2).chunk_size(1).build()?, 100_000)
 }
 
-fn cubes(effort: Effort, pool: &Pool, items: usize) -> Result<Measured> {
+fn cubes(scale: Scale, pool: &Pool, items: usize) -> Result<Measured> {
     rate(
-        effort,
+        scale,
         real(items),
         || Ok(pool.map(cube, 0..items as u64)?),
         |results| check_cubes(items as u64, &results),
     )
 }
 
-pub(super) fn apply_hot(effort: Effort) -> Result<Measured> {
+pub(super) fn apply_hot(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    back_to_back(effort, || check("result", 27, pool.apply(cube, (3,))?))
+    back_to_back(scale, || check("result", 27, pool.apply(cube, (3,))?))
 }
 
-pub(super) fn apply_from_sleep(effort: Effort) -> Result<Measured> {
+pub(super) fn apply_from_sleep(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    from_sleep(effort, || check("result", 27, pool.apply(cube, (3,))?))
+    from_sleep(scale, || check("result", 27, pool.apply(cube, (3,))?))
 }
 
 /// Each task has bytes of its own, which are made when it is their turn.
-pub(super) fn sums(effort: Effort) -> Result<Measured> {
+pub(super) fn sums(scale: Scale) -> Result<Measured> {
     let block = work::bytes(BLOCK);
     let numbers = 0..SUMS as u64;
     let expected = work::sum(&block[8..]) * SUMS as u64
@@ -49,10 +49,10 @@ pub(super) fn sums(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let add = |bytes: Vec<u8>| work::sum(&bytes);
     let work = || total(pool.imap_unordered(add, blocks()));
-    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
+    rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-pub(super) fn sums_of_frozen(effort: Effort) -> Result<Measured> {
+pub(super) fn sums_of_frozen(scale: Scale) -> Result<Measured> {
     use multiproc::SharedSlice;
 
     let block = work::bytes(BLOCK);
@@ -61,7 +61,7 @@ pub(super) fn sums_of_frozen(effort: Effort) -> Result<Measured> {
     let pool = Pool::new(2)?;
     let add = |bytes: SharedSlice<u8>| work::sum(&bytes);
     let work = || total(pool.imap_unordered(add, std::iter::repeat_n(frozen.clone(), SUMS)));
-    rate(effort, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
+    rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
 fn total(sums: impl Iterator<Item = multiproc::Result<u64>>) -> Result<u64> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::measure::{Effort, now};
+use bench::measure::{Scale, now};
 use bench::program::Measured;
-use bench::stream::{Flow, consume, flow, mixed, produce, stamp, stamped, unmixed};
+use bench::stream::{StreamResult, consume, flow, mixed, produce, stamp, stamped, unmixed};
 use bench::work::{self, MIB, check};
 use multiproc::Process;
 use multiproc::queue::{Receiver, Sender, bounded};
@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 const CAPACITY: u32 = 1024;
 const CAPACITY_1MIB: u32 = 16;
 
-pub(super) fn words(effort: Effort) -> Result<Measured> {
+pub(super) fn words(scale: Scale) -> Result<Measured> {
     let (sender, receiver) = bounded::<u64>(CAPACITY)?;
     let produce = |sender: Sender<u64>, quick| {
-        said(produce(Effort { quick }, 8, |number| Ok(sender.send(mixed(number))?)))
+        said(produce(Scale { quick }, 8, |number| Ok(sender.send(mixed(number))?)))
     };
-    let producer = Process::spawn(produce, (sender, effort.quick))?;
+    let producer = Process::spawn(produce, (sender, scale.quick))?;
     let flow = consume(|| Ok(unmixed(receiver.recv()?)))?;
     producer.join()?.map_err(anyhow::Error::msg)?;
     Ok(flow.millions())
@@ -29,13 +29,13 @@ pub(super) fn words(effort: Effort) -> Result<Measured> {
 
 /// The consumer's calls are batches, too: as many as there are at the moment.
 #[allow(clippy::cast_possible_truncation)] // a batch is of some thousand items
-pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
+pub(super) fn words_in_batches(scale: Scale) -> Result<Measured> {
     use bench::stream::BATCH;
 
     let (sender, receiver) = bounded::<u64>(CAPACITY.max(4 * BATCH as u32))?;
     let produce = |sender: Sender<u64>, quick| {
         let mut batch = Vec::with_capacity(BATCH as usize);
-        let sent = produce(Effort { quick }, 8, |number| {
+        let sent = produce(Scale { quick }, 8, |number| {
             batch.push(mixed(number));
             if batch.len() == BATCH as usize || number == u64::MAX {
                 sender.send_all(batch.drain(..))?;
@@ -44,7 +44,7 @@ pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
         });
         said(sent.and_then(|()| Ok(sender.send_all(batch)?)))
     };
-    let producer = Process::spawn(produce, (sender, effort.quick))?;
+    let producer = Process::spawn(produce, (sender, scale.quick))?;
     let mut batch = Vec::new().into_iter();
     let flow = consume(|| {
         loop {
@@ -58,7 +58,7 @@ pub(super) fn words_in_batches(effort: Effort) -> Result<Measured> {
     Ok(flow.millions())
 }
 
-/// What a producer has put in, or a consumer has taken out.
+/// The items that a producer has sent, or a consumer has received.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Tally {
     count: u64,
@@ -67,24 +67,27 @@ struct Tally {
     last: Duration,
 }
 
-pub(super) fn words_two_by_two(effort: Effort) -> Result<Measured> {
+pub(super) fn words_two_by_two(scale: Scale) -> Result<Measured> {
     let (sender, receiver) = bounded::<u64>(CAPACITY)?;
     let consumers = [Process::spawn(take_all, (receiver.clone(),))?, Process::spawn(take_all, (receiver,))?];
     let producers = [
-        Process::spawn(put_many, (sender.clone(), effort.quick))?,
-        Process::spawn(put_many, (sender, effort.quick))?,
+        Process::spawn(put_many, (sender.clone(), scale.quick))?,
+        Process::spawn(put_many, (sender, scale.quick))?,
     ];
     let put = total(producers)?;
     let taken = total(consumers)?;
     check("number of messages", put.count, taken.count)?;
     check("sum of all messages", put.sum, taken.sum)?;
-    let flow = Flow { messages: usize::try_from(taken.count)?, time: taken.last.saturating_sub(taken.first) };
+    let flow = StreamResult {
+        messages: usize::try_from(taken.count)?,
+        time: taken.last.saturating_sub(taken.first),
+    };
     Ok(flow.millions())
 }
 
 fn put_many(sender: Sender<u64>, quick: bool) -> Result<Tally, String> {
     let mut tally = Tally { first: said(now())?, ..Tally::default() };
-    tally.count = said(flow(Effort { quick }, 8, |number| {
+    tally.count = said(flow(Scale { quick }, 8, |number| {
         tally.sum = tally.sum.wrapping_add(mixed(number));
         Ok(sender.send(mixed(number))?)
     }))?;
@@ -121,35 +124,35 @@ fn total(processes: [Process<Result<Tally, String>>; 2]) -> Result<Tally> {
 }
 
 /// Each message is a vector of its own, made for it.
-pub(super) fn bytes(effort: Effort, length: usize) -> Result<Flow> {
+pub(super) fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
     let capacity = if length < MIB { CAPACITY } else { CAPACITY_1MIB };
     let (sender, receiver) = bounded::<Vec<u8>>(capacity)?;
     let produce = |sender: Sender<Vec<u8>>, quick, length| {
         let template = work::bytes(length);
-        said(produce(Effort { quick }, length, |number| {
+        said(produce(Scale { quick }, length, |number| {
             let mut message = template.clone();
             stamp(&mut message, number);
             Ok(sender.send(message)?)
         }))
     };
-    let producer = Process::spawn(produce, (sender, effort.quick, length))?;
+    let producer = Process::spawn(produce, (sender, scale.quick, length))?;
     let flow = consume(|| stamped(&receiver.recv()?, length))?;
     producer.join()?.map_err(anyhow::Error::msg)?;
     Ok(flow)
 }
 
-pub(super) fn mebibytes(effort: Effort) -> Result<Measured> {
-    Ok(bytes(effort, MIB)?.gigabytes(MIB))
+pub(super) fn mebibytes(scale: Scale) -> Result<Measured> {
+    Ok(bytes(scale, MIB)?.gigabytes(MIB))
 }
 
 /// The producer sends bytes that it has already, and keeps them.
-pub(super) fn mebibytes_lent(effort: Effort) -> Result<Measured> {
+pub(super) fn mebibytes_lent(scale: Scale) -> Result<Measured> {
     let (sender, receiver) = bounded::<(u64, SharedBytes)>(CAPACITY_1MIB)?;
     let produce = |sender: Sender<(u64, SharedBytes)>, quick| {
         let bytes = SharedBytes(Arc::new(work::bytes(MIB)));
-        said(produce(Effort { quick }, MIB, |number| Ok(sender.send((number, bytes.clone()))?)))
+        said(produce(Scale { quick }, MIB, |number| Ok(sender.send((number, bytes.clone()))?)))
     };
-    let producer = Process::spawn(produce, (sender, effort.quick))?;
+    let producer = Process::spawn(produce, (sender, scale.quick))?;
     let flow = consume(|| {
         let (number, SharedBytes(bytes)) = receiver.recv()?;
         check("length of a message", MIB as u64, bytes.len() as u64)?;

@@ -1,13 +1,12 @@
-//! Kills, stops and refusals at every named step of a protocol.
+//! Failpoints: a kill, a stop or a refused system call at every named step of a protocol.
 //!
-//! A [scenario](scenario) is a piece of work that comes through many of the points. It is done once to see
-//! which, and how often each; then once for each point, each of some of those times, and each thing that can
-//! happen there. Whatever happens, the scenario knows what must come out, and the process must have what it
-//! had before.
+//! A [scenario](scenario) is a workload that passes many failpoints. It runs once to count how often it
+//! passes each; then once for each failpoint, some of those passes, and each action. The scenario checks its
+//! results, and afterwards the process must hold the resources that it held before.
 
 mod parent;
+mod round;
 mod scenario;
-mod stopped;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,21 +21,20 @@ use faults::Row;
 use multiproc::failpoints::{Action, Controller, ENV_VAR, Failpoint, Hit, Target, now};
 
 use crate::resources::ResourceSnapshot;
-use crate::target;
 use scenario::{AllowedFailures, Scenario};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only this point
+    /// Only this failpoint
     #[arg(long, value_name = "POINT")]
     only: Option<String>,
     /// Only this scenario
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// At how many of the times that a process comes to a point it is struck
+    /// At how many of its passes each failpoint is struck
     #[arg(long, value_name = "N", default_value = "3")]
     times: u32,
-    /// Also kill the parent, in programs of their own
+    /// Also kill the parent, in separate programs
     #[arg(long)]
     parent: bool,
 }
@@ -47,17 +45,16 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     match Controller::of_environment() {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
-        // Not in the main thread: the signal that a child has died would wake that from any sleep, and hide
-        // that nobody did.
+        // Not in the main thread: SIGCHLD would wake that from any sleep, and hide a missing wake-up.
         Some(control) => thread::scope(|scope| {
             scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
         }),
         None => {
             let control = Controller::create()?;
-            let path = control.path().context("the memory has no path")?;
+            let path = control.path().context("the control memory has no path")?;
             let mut program = Command::new(env::current_exe()?);
             program.args(env::args_os().skip(1)).env(ENV_VAR, &path);
-            let mut good = program.status().context("cannot start the program that is struck")?.success();
+            let mut good = program.status().context("cannot start the program under test")?.success();
             if options.parent {
                 good &= parent::kill_all(&control, options)?;
             }
@@ -70,41 +67,40 @@ fn named(name: &str) -> Result<Failpoint> {
     let found = Failpoint::ALL.iter().find(|point| point.name() == name);
     found.copied().with_context(|| {
         let names: Vec<_> = Failpoint::ALL.iter().map(|point| point.name()).collect();
-        format!("there is no point `{name}`; there are {}", names.join(", "))
+        format!("there is no failpoint `{name}`; there are {}", names.join(", "))
     })
 }
 
-/// So soon after a fault must every handle have come to its result, the rest of the work included.
+/// How long after a fault every handle must have its result, beyond what the same work takes undisturbed.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// So often is a scenario done before what the process has is looked at: it keeps some data that it has
-/// received, and memory to use again.
+/// How often a scenario runs before the resource snapshot: the library caches received data and memory.
 const WARM_UP: u32 = 10;
 
-/// What comes of each point.
-type Lines = BTreeMap<(&'static str, &'static str), Row>;
+/// The results, by failpoint and action.
+type Rows = BTreeMap<(&'static str, &'static str), Row>;
 
 fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
-    stopped::watch(control)?;
-    let mut lines = Lines::new();
+    round::continue_stopped(control)?;
+    let mut rows = Rows::new();
     let mut reached = Vec::new();
     for scenario in scenario::ALL {
         if options.scenario.as_ref().is_some_and(|name| *name != scenario.name) {
             continue;
         }
-        reached.extend(strike_in(control, scenario, options, &mut lines)?);
+        reached.extend(strike_in(control, scenario, options, &mut rows)?);
     }
     let everything = options.only.is_none() && options.scenario.is_none();
     for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
         if is_for_this_method(*point) {
-            let mut line = Row::new("failpoints", point.name());
-            line.fail("no scenario comes here".to_owned());
-            line.print();
+            let mut row = Row::new("failpoints", point.name());
+            row.fail("no scenario passes this failpoint".to_owned());
+            row.print();
         }
     }
-    lines.values().for_each(Row::print);
-    Ok(lines.values().all(|line| line.failures.is_empty()))
+    rows.values().for_each(Row::print);
+    Ok(rows.values().all(|row| row.failures.is_empty()))
 }
 
 /// Where each child is executed, there is no zygote.
@@ -115,11 +111,12 @@ fn is_for_this_method(point: Failpoint) -> bool {
     !(spawns && is_of_zygote)
 }
 
+/// Strikes at every failpoint that the scenario passes. Returns these failpoints.
 fn strike_in(
     control: &Controller,
     scenario: &Scenario,
     options: &Options,
-    lines: &mut Lines,
+    rows: &mut Rows,
 ) -> Result<Vec<Failpoint>> {
     let fault_free = |target| -> Result<()> {
         control.count(target);
@@ -142,73 +139,75 @@ fn strike_in(
                 continue;
             }
             reached.push(point);
-            let line = lines
+            let row = rows
                 .entry((point.name(), word(act)))
                 .or_insert_with(|| Row::new("failpoints", format!("{} {}", point.name(), word(act))));
-            line.places += 1;
+            row.places += 1;
             for nth in places(count, options.times) {
-                let came = strike(control, scenario, &before, (point, nth, act, target));
-                match came {
-                    Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
-                    Ok(None) => {} // it did not come so far this time
-                    Err(error) => {
-                        let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
-                        eprintln!("{} {failure}", word(act));
-                        line.fail(failure);
-                    }
-                }
+                let outcome = strike(control, scenario, &before, (point, nth, act, target));
+                enter(row, outcome, scenario, (point, nth, act));
             }
         }
     }
     Ok(reached)
 }
 
-/// Does the scenario with one fault; says how long it took from there until everything was settled.
+/// Enters the outcome of one fault into its row.
+fn enter(
+    row: &mut Row,
+    outcome: Result<Option<f64>>,
+    scenario: &Scenario,
+    (point, nth, act): (Failpoint, u32, Action),
+) {
+    match outcome {
+        Ok(Some(milliseconds)) => row.passed(Some(milliseconds)),
+        Ok(None) => {} // this run passed it less often
+        Err(error) => {
+            let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
+            eprintln!("{} {failure}", word(act));
+            row.fail(failure);
+        }
+    }
+}
+
+/// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.
 fn strike(
     control: &Controller,
     scenario: &Scenario,
     before: &ResourceSnapshot,
     (point, nth, act, target): (Failpoint, u32, Action, Target),
 ) -> Result<Option<f64>> {
-    let watch = stopped::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
+    let watch = round::limit(format!("{}: {} at the {nth}. {}", scenario.name, word(act), point.name()));
     control.arm(point, nth, act, target);
     let done = (scenario.run)(AllowedFailures::by(point, act));
     let settled = now();
-    let struck = control.disarm();
-    if let (Action::Stop, Some(Hit { pid, .. })) = (act, &struck) {
-        stopped::await_end(control, *pid);
-    }
-    // A spare that was struck is dead only when the system has taken it down; until then it would still get a
-    // letter.
-    if let (Action::Kill, Some(Hit { pid, .. })) = (act, &struck)
-        && let Some(dying) = target::TargetProcess::open(*pid)
-    {
-        let _ = dying.has_ended(SETTLED); // if it has not, what follows says so
-    }
+    let struck = round::end(control, act);
     let done = done.map_err(|error| match struck {
         Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
-        None => error.context("nobody was struck"),
+        None => error.context("no process was struck"),
     });
     let observed = done?;
     let Some(Hit { at, .. }) = struck else { return Ok(None) };
     if let Some(least) = must_cost(point, act)
         && observed.tasks < least
     {
-        bail!("a task that was running has not failed, though its worker was killed");
+        bail!("the running task has not failed, though its worker was killed");
     }
     before.wait_until_restored()?;
     control.count(Target::Anyone);
+    let begun = now();
     (scenario.run)(AllowedFailures::default()).context("afterwards, undisturbed")?;
+    let undisturbed = now().saturating_sub(begun);
     before.wait_until_restored().context("afterwards")?;
     drop(watch);
     let until_settled = observed.settled.unwrap_or(settled).saturating_sub(at);
-    if until_settled > SETTLED {
+    if until_settled > SETTLED + undisturbed {
         bail!("it took {until_settled:?} until everything was settled");
     }
     Ok(Some(until_settled.as_secs_f64() * 1e3))
 }
 
-/// Between these, a kill fails the item that runs; no other does.
+/// The number of items that must fail: between these failpoints, a kill fails the running item.
 fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
     let is_within = matches!(
         point,
@@ -228,7 +227,7 @@ fn can_be_refused(point: Failpoint) -> bool {
     point.name().starts_with("system:")
 }
 
-/// Some of the times that a process comes to a point: the first, the last, and between.
+/// Some of the passes of a failpoint: the first, the last, and some between.
 fn places(count: u32, most: u32) -> Vec<u32> {
     let most = most.max(1).min(count);
     let mut places: Vec<u32> =

@@ -1,4 +1,4 @@
-//! The parent, killed at every step of its own: then nothing of it may live on.
+//! The parent, killed at every failpoint of its own: none of its processes may outlive it.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;
@@ -15,25 +15,25 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::scenario::{self, AllowedFailures, Scenario};
-use super::{Options, places, stopped};
+use super::{Options, places, round};
 
-/// The environment variable that names the scenario of a parent that is to be killed.
+/// The environment variable that names the scenario of the parent under test.
 pub(super) const VARIABLE: &str = "MULTIPROC_FAULTS_PARENT";
 
-/// So long may the orphans of a killed parent take to follow it.
+/// How long the orphans of a killed parent may outlive it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Does one scenario, as a parent that is to be killed.
+/// Runs one scenario, as the parent under test.
 pub(super) fn be(control: &'static Controller) -> Result<bool> {
     control.be_root();
     let name = env::var(VARIABLE)?;
     let scenario = scenario::ALL.iter().find(|scenario| scenario.name == name);
-    let _limit = stopped::limit(format!("{name}, whose parent is killed"));
+    let _limit = round::limit(format!("{name}, whose parent is killed"));
     (scenario.context("there is no such scenario")?.run)(AllowedFailures::default())?;
     Ok(true)
 }
 
-/// Kills parents, in each scenario at each point that they come to.
+/// Kills parents, in each scenario at each failpoint that they pass.
 pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> {
     prctl::set_child_subreaper(true).context("cannot become the parent of orphans")?;
     let mut good = true;
@@ -52,7 +52,7 @@ pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> 
             for nth in places(count, options.times) {
                 match kill(control, scenario, point, nth) {
                     Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
-                    Ok(None) => {} // it did not come so far this time
+                    Ok(None) => {} // this run passed it less often
                     Err(error) => {
                         let failure = format!("{} at the {nth}. {}: {error:#}", scenario.name, point.name());
                         eprintln!("the parent killed in {failure}");
@@ -79,7 +79,7 @@ fn kill(control: &Controller, scenario: &Scenario, point: Failpoint, nth: u32) -
     }
 }
 
-/// Runs the program; gives its exit code, its signal, and how long its orphans outlived it.
+/// Runs the program. Returns its exit code, its signal, and how long its orphans outlived it.
 fn start(control: &Controller, scenario: &Scenario) -> Result<(Option<i32>, Option<i32>, Duration)> {
     let mut program = Command::new(env::current_exe()?);
     program.arg("failpoints").env(multiproc::failpoints::ENV_VAR, control.path().context("no path")?);

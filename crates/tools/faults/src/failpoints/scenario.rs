@@ -1,4 +1,4 @@
-//! Pieces of work that come through many points, and that know what must come out of them whoever dies.
+//! Scenarios: workloads that pass many failpoints, and check their results whichever process dies.
 
 mod channels;
 mod pools;
@@ -11,7 +11,7 @@ use multiproc::Error;
 use multiproc::failpoints::{Action, Failpoint};
 use nix::sys::signal::Signal;
 
-/// One of them. It ends with everything settled and given back.
+/// A scenario. When it returns, every handle has its result and every resource is released.
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) run: fn(AllowedFailures) -> Result<Observed>,
@@ -30,16 +30,16 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "single message", run: channels::single },
 ];
 
-/// What may go wrong, and no more.
+/// The failures that a scenario accepts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AllowedFailures {
-    /// So many tasks may fail since their process was killed.
+    /// The number of tasks that may fail because their process was killed.
     pub(super) deaths: u32,
-    /// The system may have refused something.
+    /// A system call may have been refused.
     pub(super) refusal: bool,
 }
 
-/// What has.
+/// The failures that a scenario has seen.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Observed {
     /// How many tasks have failed.
@@ -57,14 +57,14 @@ impl AllowedFailures {
         }
     }
 
-    /// Whether this says what the system has refused, as it may have.
+    /// Whether the error reports the refused system call.
     fn is_refusal(self, error: &Error) -> bool {
         self.refusal && (error.os_error().is_some() || error.to_string().contains("os error"))
     }
 }
 
 impl Observed {
-    /// Counts what has failed, if it may have. Gives the value, where there is one.
+    /// Counts an accepted failure. Returns the value, if there is one.
     fn tolerate<T>(&mut self, result: Result<T, Error>, allowed: AllowedFailures) -> Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -78,7 +78,7 @@ impl Observed {
     }
 }
 
-/// Whether a process that is killed there has nothing in hand that could fail with it.
+/// Whether a kill at this failpoint fails no task: the process has none in flight.
 fn costs_nothing(point: Failpoint) -> bool {
     let is_between_items = matches!(
         point,

@@ -1,4 +1,4 @@
-//! Those who use queues and pipes.
+//! Random kills of processes that use queues and pipes.
 
 use anyhow::{Result, bail, ensure};
 use multiproc::{Connection, Process, queue};
@@ -32,12 +32,12 @@ fn queue(round: &mut KillRound, candidates: fn(&[u32], &[u32]) -> Vec<u32>) -> R
     let (of_producers, of_consumers) = pids.split_at(producers as usize);
     let ends: Vec<_> = round
         .run(|| candidates(of_producers, of_consumers), || children.into_iter().map(Process::join).collect());
-    let nobody_receives = of_consumers.iter().all(|&pid| round.has_killed(pid));
+    let no_receiver = of_consumers.iter().all(|&pid| round.has_killed(pid));
     let mut ended_well = Vec::new();
     for end in ends {
         ended_well.push(match end {
             Ok(Ok(())) => true,
-            Ok(Err(error)) if error.is_disconnected() && nobody_receives => false,
+            Ok(Err(error)) if error.is_disconnected() && no_receiver => false,
             Ok(Err(error)) => bail!("a producer or consumer fails: {error}"),
             Err(error) => round.expect_killed(&error).map(|()| false)?,
         });
@@ -67,9 +67,9 @@ pub(super) fn pipe(round: &mut KillRound) -> Result<()> {
     }
     match answered {
         Ok(Ok(())) => Ok(()),
-        // Its last answer found nobody.
+        // Its last answer had no receiver.
         Ok(Err(error)) if error.is_disconnected() && round.has_killed(pids[0]) => Ok(()),
-        Ok(Err(error)) => bail!("the one who answers fails: {error}"),
+        Ok(Err(error)) => bail!("the answering process fails: {error}"),
         Err(error) => round.expect_killed(&error),
     }
 }

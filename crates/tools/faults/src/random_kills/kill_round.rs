@@ -18,24 +18,24 @@ use crate::target::TargetProcess;
 /// One round's.
 pub(super) struct KillRound {
     pub(super) rng: StdRng,
-    /// When it strikes, after the work has begun, in their order.
+    /// The instants of the kills, after the start of the work, in order.
     instants: Vec<Duration>,
     killed: Vec<Killed>,
-    /// For how many items each of the killed still has to answer: one or none.
+    /// For each killed process, the number of failures that it may still explain: one or none.
     unexplained: BTreeMap<u32, u32>,
-    /// How long after the first kill all handles had their results.
+    /// The time from the first kill until all handles had their results.
     worst: Option<Duration>,
 }
 
 struct Killed {
     target: TargetProcess,
-    /// Whom it had started, which must follow it.
+    /// Its descendants, which must die with it.
     descendants: Vec<TargetProcess>,
     at: Instant,
 }
 
 impl KillRound {
-    /// Strikes up to `most` times while work is done that takes about so long.
+    /// Strikes up to `most` times while work is done that takes about this long.
     pub(super) fn new(seed: u64, most: u32, length: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(1..=most);
@@ -44,13 +44,13 @@ impl KillRound {
         Self { rng, instants, killed: Vec::new(), unexplained: BTreeMap::new(), worst: None }
     }
 
-    /// Does not strike.
+    /// A round without kills.
     pub(super) fn none(seed: u64) -> Self {
         Self { instants: Vec::new(), ..Self::new(seed, 1, Duration::ZERO) }
     }
 
-    /// Does some work, while those are struck that `candidates` names at the moment. The work ends when every
-    /// handle has come to its result.
+    /// Runs the work, and meanwhile kills processes that `candidates` names at that moment. The work ends
+    /// when every handle has its result.
     pub(super) fn run<R>(&mut self, candidates: impl Fn() -> Vec<u32> + Send, work: impl FnOnce() -> R) -> R {
         let mut rng = StdRng::seed_from_u64(self.rng.random());
         let begun = Instant::now();
@@ -83,13 +83,12 @@ impl KillRound {
         done
     }
 
-    /// Whether something may have failed: because its process was killed, which has not been the reason for
-    /// anything else.
+    /// Checks that a kill explains this error, and that it has explained no other.
     pub(super) fn expect_killed(&mut self, error: &Error) -> Result<()> {
         ensure!(error.signal() == Some(Signal::KILL.as_raw()), "it must not fail: {error}");
         let pid = error.pid().with_context(|| format!("it is not said who died: {error}"))?;
         let left =
-            self.unexplained.get_mut(&pid).with_context(|| format!("nobody has killed that one: {error}"))?;
+            self.unexplained.get_mut(&pid).with_context(|| format!("no kill explains this: {error}"))?;
         ensure!(*left > 0, "this is not the first that fails by that kill: {error}");
         *left -= 1;
         Ok(())
@@ -99,12 +98,12 @@ impl KillRound {
         self.unexplained.contains_key(&pid)
     }
 
-    /// How many were killed.
+    /// The number of killed processes.
     pub(super) fn count(&self) -> u64 {
         self.killed.len() as u64
     }
 
-    /// Waits until those are dead that were killed, and whoever must follow them.
+    /// Waits until the killed processes are dead, and their descendants with them.
     pub(super) fn wait_for_exits(&self) -> Result<()> {
         for Killed { target, descendants, .. } in &self.killed {
             for target in [target].into_iter().chain(descendants) {
@@ -114,7 +113,7 @@ impl KillRound {
         Ok(())
     }
 
-    /// Gives how long it took at most until everything was settled.
+    /// Returns the longest time until everything was settled.
     pub(super) fn settle(&self) -> Result<Option<Duration>> {
         self.wait_for_exits()?;
         ensure!(self.worst.is_none_or(|worst| worst <= BOUND), "all was settled only after {:?}", self.worst);

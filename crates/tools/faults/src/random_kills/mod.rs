@@ -1,8 +1,8 @@
-//! Kills at random instants.
+//! Random kills: processes are killed at random instants.
 //!
-//! In each round some work is done, and while it is, one to three of the processes that have to do with it
-//! are killed. The rounds take turns with different work and different victims. Each knows what must come out
-//! all the same; and afterwards this process must have what it had before.
+//! Each round runs one kind of work, and meanwhile kills one to three of its processes. The rounds alternate
+//! between kinds of work and targets. Each round checks its results; and afterwards this process must hold
+//! the resources that it held before.
 
 mod channels;
 mod kill_round;
@@ -27,15 +27,15 @@ pub(crate) struct Options {
     /// How many processes are killed
     #[arg(long, value_name = "N", default_value = "10000")]
     count: u64,
-    /// What determines the work and who is killed when (though never how far that one has come)
+    /// Seed of the work, of the targets and of the instants (not of how far a target has come)
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Only victims whose name contains this
+    /// Only targets whose name contains this
     #[arg(long, value_name = "TEXT")]
     target: Option<String>,
 }
 
-/// One sort of target, and the work during which it is killed.
+/// One kind of target, and the work during which it is killed.
 struct Kind {
     target: &'static str,
     round: fn(&mut KillRound) -> Result<()>,
@@ -67,9 +67,9 @@ const KINDS: &[Kind] = &[
     kind("an end of a pipe", 2, channels::pipe),
 ];
 
-/// So often is each kind of work done before the first kill, to see how long it takes.
+/// How often each kind of work runs before the first kill, to measure its time.
 const WARM_UP: u32 = 3;
-/// So long may any handle take, after the first kill, to come to its result.
+/// How long any handle may take, after the first kill, to have its result.
 const BOUND: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
@@ -93,7 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(lines.iter().all(|line| line.failures.is_empty()))
 }
 
-/// Where each child is a program of its own, there is no fork server.
+/// Where each child is executed, there is no fork server.
 fn is_of_other_method(kind: &Kind) -> bool {
     kind.target.contains("the fork server")
         && std::env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn")
@@ -101,7 +101,7 @@ fn is_of_other_method(kind: &Kind) -> bool {
 
 struct Runner {
     seed: u64,
-    /// How to have it again.
+    /// The command that reproduces this run.
     again: String,
     kinds: Vec<&'static Kind>,
     /// How long each kind of work takes undisturbed.
@@ -157,7 +157,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Says how many were killed, and how long it took at most until everything was settled.
+    /// Returns the number of kills, and the longest time until everything was settled.
     fn round(&self, place: usize, number: u64) -> (u64, Result<Option<Duration>>) {
         let kind = self.kinds[place];
         let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[place]);

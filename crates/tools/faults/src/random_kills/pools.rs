@@ -1,4 +1,4 @@
-//! Workers of pools.
+//! Random kills of pool workers.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use serde_bytes::ByteBuf;
 use super::kill_round::KillRound;
 use crate::event_log::{self, EventLog};
 
-/// What became of an item, and which place an error must name, if one.
+/// An item, the index that its error must name, if any, and its outcome.
 type Outcome = (u64, Option<u64>, multiproc::Result<u64>);
 
 /// The square, after some microseconds.
@@ -26,12 +26,12 @@ pub(super) fn square(number: u64) -> u64 {
     number * number
 }
 
-/// A pool in which each item is entered into an event log when it runs.
+/// A pool that appends each item to an event log when it runs.
 fn pool(event_log: &EventLog, options: impl FnOnce(PoolBuilder) -> PoolBuilder) -> multiproc::Result<Pool> {
     options(Pool::builder().workers(2).initializer(event_log::open, (event_log.path(),))).build()
 }
 
-/// Each result must be right, or lost with a worker that was killed; and no item has run twice.
+/// Each result must be right, or lost with a killed worker; and no item may run twice.
 fn check(
     round: &mut KillRound,
     event_log: &EventLog,
@@ -55,7 +55,7 @@ fn check(
     Ok(())
 }
 
-/// The pool must do its work when those are dead that were killed; ends it in one of three ways.
+/// The pool must work after the kills. Ends it in one of three ways.
 fn use_again(round: &mut KillRound, pool: Pool) -> Result<()> {
     round.wait_for_exits()?;
     let again: Vec<u64> = pool.map(|number: u64| number + 1, 0..10)?;
@@ -162,7 +162,7 @@ pub(super) fn large(round: &mut KillRound) -> Result<()> {
     use_again(round, pool)
 }
 
-/// Each sends its number into a queue, whose receiver comes to the end when all of them are done.
+/// Each item sends its number into a queue, whose receiver ends when all items are done.
 pub(super) fn descriptors(round: &mut KillRound) -> Result<()> {
     let event_log = EventLog::create()?;
     let pool = pool(&event_log, |pool| pool)?;
@@ -232,7 +232,7 @@ pub(super) fn several(round: &mut KillRound) -> Result<()> {
     use_again(round, other)
 }
 
-/// Dropped or terminated while much waits.
+/// Dropped or terminated with many pending tasks.
 pub(super) fn ending(round: &mut KillRound) -> Result<()> {
     let event_log = EventLog::create()?;
     let pool = pool(&event_log, |pool| pool)?;
@@ -251,7 +251,7 @@ pub(super) fn ending(round: &mut KillRound) -> Result<()> {
             results(handles)
         },
     );
-    // What was running is ended by a signal that the pool sends; what was not begun is withdrawn.
+    // The pool ends running items with a signal, and cancels the others.
     let is_ended = |error: &Error| error.is_cancelled() || matches!(error.signal(), Some(9 | 15));
     let (ended, others): (Vec<_>, _) =
         outcomes.into_iter().partition(|(_, _, outcome)| outcome.as_ref().is_err_and(is_ended));

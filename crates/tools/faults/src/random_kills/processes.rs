@@ -1,4 +1,4 @@
-//! Children, what they have started, and the process from which they are forked.
+//! Random kills of children, grandchildren and the fork server.
 
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::pools::square;
 use crate::event_log::{self, EventLog, Path};
 use crate::target;
 
-/// Children of which some are brief, some take their time, and some have much to say.
+/// Children of which some are short, some slow, and some return much.
 pub(super) fn few(round: &mut KillRound) -> Result<()> {
     let work = |number: u8, length: usize, micros: u64| {
         thread::sleep(Duration::from_micros(micros));
@@ -35,15 +35,15 @@ pub(super) fn few(round: &mut KillRound) -> Result<()> {
     Ok(())
 }
 
-/// How many items the pool of a child is given.
+/// The number of items for the pool of a child.
 const ITEMS: u64 = 60;
 
-/// The outcomes of squares, by a pool of this process's own.
+/// The outcomes of squares, computed by a pool of this process.
 fn use_a_pool(path: Path) -> multiproc::Result<Vec<multiproc::Result<u64>>> {
     Pool::builder().workers(2).initializer(event_log::open, (path,)).build()?.map_results(square, 0..ITEMS)
 }
 
-/// What it has started dies with it.
+/// The workers of a killed child die with it.
 pub(super) fn with_a_pool(round: &mut KillRound) -> Result<()> {
     nested(round, |child| vec![child])
 }
@@ -79,7 +79,7 @@ fn nested(round: &mut KillRound, candidates: fn(u32) -> Vec<u32>) -> Result<()> 
     Ok(())
 }
 
-/// One that waits is not missed; one that has just been given its letter is a child that was killed.
+/// Pre-forked children: an idle one is replaced; one with its bootstrap message is a killed child.
 pub(super) fn spares(round: &mut KillRound) -> Result<()> {
     let count = round.rng.random_range(4..10);
     let work = |number: u64| Process::spawn(|number: u64| number * number, (number,)).and_then(Process::join);
@@ -93,7 +93,7 @@ pub(super) fn spares(round: &mut KillRound) -> Result<()> {
     Ok(())
 }
 
-/// Nothing fails by its death: where it is missed, another takes its place.
+/// No start fails by the death of the fork server: another takes its place.
 pub(super) fn fork_server(round: &mut KillRound) -> Result<()> {
     let count = round.rng.random_range(2..8);
     let work = || -> multiproc::Result<_> {

@@ -1,4 +1,4 @@
-//! Queues and pipes, alone and between processes, and data that is frozen.
+//! Soak operations on queues, pipes and shared slices, within and between processes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,13 +20,13 @@ pub(super) struct QueueModel {
     sender: Sender<Item>,
     receiver: Receiver<Item>,
     capacity: usize,
-    /// From whom, and which.
+    /// Sender and number of each item.
     inside: VecDeque<(u64, u64)>,
-    /// The last that has put something in, and how much.
+    /// The last sender, and how many items it has sent.
     last: (u64, u64),
 }
 
-/// So many at most.
+/// The maximum number.
 const MOST: usize = 3;
 
 pub(super) fn put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -101,7 +101,7 @@ pub(super) fn others_put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> 
         let mut inside = Vec::new();
         let mut ends = Vec::new();
         let Some(pool_model) = state.pools.first_mut() else { return Ok(()) };
-        // A worker that was just killed may take one of them into death: then there is no counting.
+        // A worker that was just killed may take one of the items with it: then the count is unknown.
         if pool_model.ledger.has_killed() {
             return Ok(());
         }
@@ -120,9 +120,14 @@ pub(super) fn others_put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> 
         Expected::Value(count).check(expected)?;
     }
     let Some(queue_model) = state.queues.last_mut() else { return Ok(()) };
+    expect_mixed(queue_model, items, own, counts)
+}
+
+/// Checks the items of two other senders, and those that were in the queue before.
+fn expect_mixed(queue_model: &mut QueueModel, items: Vec<Item>, first: u64, counts: [u64; 2]) -> Result<()> {
     let mut next = [0; 2];
     for item in items {
-        match item.0.wrapping_sub(own) {
+        match item.0.wrapping_sub(first) {
             place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
             _ => queue_model.expect(item)?,
         }
@@ -168,7 +173,7 @@ pub(super) fn killed_consumer(state: &mut SoakState, rng: &mut StdRng) -> Result
     std::thread::sleep(nap);
     child.kill()?;
     ensure!(child.join().is_err(), "it takes more than there is");
-    // It has taken the first, some of them.
+    // It has taken a prefix of the items.
     let rest: Vec<Item> = std::iter::from_fn(|| take_now(&queue_model.receiver).transpose())
         .collect::<multiproc::Result<_>>()?;
     let taken = queue_model.inside.len().checked_sub(rest.len()).context("more come than there were")?;
@@ -176,7 +181,7 @@ pub(super) fn killed_consumer(state: &mut SoakState, rng: &mut StdRng) -> Result
     rest.into_iter().try_for_each(|item| queue_model.expect(item))
 }
 
-/// From the one through a queue to the other.
+/// From a child through a queue to a worker.
 pub(super) fn relay(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let (capacity, count) = (rng.random_range(1..100), rng.random_range(0..200));
     let pool_model = pools::any(state, rng)?;
@@ -185,7 +190,7 @@ pub(super) fn relay(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let task = pool_model.pool.submit(perform, (Job::Take(receiver, count),))?.get();
     let sent = child.join();
     match task {
-        // Who would have taken it is dead, and the child may have learnt of it.
+        // The receiver is dead, and the child may have seen that.
         Err(error) if pool_model.ledger.accounts_for(&error) => Expected::Or(count).check(&sent),
         taken => {
             Expected::Value((0..count).sum()).check(&taken)?;
@@ -253,19 +258,19 @@ fn take_now(receiver: &Receiver<Item>) -> multiproc::Result<Option<Item>> {
     }
 }
 
-/// What comes of another must be his next.
+/// An item of another sender must be its next one.
 fn expect_from(came: &Item, next: &mut u64) -> Result<()> {
     ensure!(*came == item(came.0, *next), "item {} of {} comes, not {next}", came.1, came.0);
     *next += 1;
     Ok(())
 }
 
-/// Another than this thread, and not one that has been before.
+/// A new sender id, different from this thread's and from earlier ones.
 fn someone(rng: &mut StdRng) -> u64 {
     u64::from(rng.random::<u32>()) + 1
 }
 
-/// One of those there are, or a new one; it is the last then.
+/// An existing queue or a new one, moved to the end of the list.
 fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut QueueModel> {
     let place = rng.random_range(0..MOST);
     let capacity = [1, 5, 300][rng.random_range(0..3)];
@@ -288,7 +293,7 @@ impl QueueModel {
         self.capacity - self.inside.len()
     }
 
-    /// The next item that this thread puts in; it counts as inside.
+    /// The next item that this thread sends; it counts as inside.
     fn next(&mut self) -> Item {
         let (own, number) = self.last;
         self.last.1 += 1;
@@ -296,7 +301,7 @@ impl QueueModel {
         item(own, number)
     }
 
-    /// The next that comes must be this.
+    /// Checks that a received item is the next one.
     fn expect(&mut self, came: Item) -> Result<()> {
         let Some((own, number)) = self.inside.pop_front() else {
             bail!("item {} of {} comes", came.1, came.0)
@@ -305,7 +310,7 @@ impl QueueModel {
         Ok(())
     }
 
-    /// What is inside still comes, and then the end.
+    /// Drops the sender: the items inside still arrive, and then the end.
     pub(super) fn hang_up(mut self) -> Result<()> {
         let receiver = self.receiver.clone();
         let (sender, _) = bounded(1)?;

@@ -1,4 +1,4 @@
-//! Single children: started, struck, joined.
+//! Soak operations on single children: start, signal, join.
 
 use std::fs;
 use std::thread;
@@ -14,20 +14,20 @@ use super::job::{self, Expected, Job, perform};
 use super::state::{SoakState, within_limit};
 use crate::target::TargetProcess;
 
-/// One of them, and what must come of it.
+/// A child and its expected result.
 pub(super) struct Child {
     process: Process<u64>,
     expected: Expected,
-    /// It waits until this is dropped.
+    /// The child blocks until this is dropped.
     gate: Option<Connection<(), ()>>,
-    /// The signals that it may have died of.
+    /// The signals that the child may have died of.
     struck: Vec<Signal>,
     is_stopped: bool,
-    /// Its result was taken.
+    /// The result was taken.
     is_joined: bool,
 }
 
-/// So many at most.
+/// The maximum number.
 const MOST: usize = 6;
 
 pub(super) fn start(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -96,7 +96,7 @@ pub(super) fn detach(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-/// One of those there are; if there are none, a new one.
+/// An existing one; a new one if there is none.
 fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut Child> {
     if state.children.is_empty() {
         state.children.push(Child::start(rng)?);
@@ -118,7 +118,7 @@ impl Child {
         Ok(Self { process, expected, gate, struck: Vec::new(), is_stopped: false, is_joined: false })
     }
 
-    /// Stops it; says whether it is stopped.
+    /// Stops the child; returns whether it is stopped.
     fn stop(&mut self) -> bool {
         let Some(target) = TargetProcess::open(self.process.pid()) else { return false };
         if !target.signal(Signal::STOP) {
@@ -128,8 +128,7 @@ impl Child {
         while !target.has_ended(Duration::ZERO) {
             let stat = fs::read_to_string(format!("/proc/{}/stat", target.pid)).unwrap_or_default();
             if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
-                // What was to kill it has then not come through, and does not: only SIGKILL, which was
-                // before.
+                // No earlier SIGTERM was delivered then, and none will be: only SIGKILL could have been.
                 return true;
             }
             thread::sleep(Duration::from_micros(100));
@@ -146,7 +145,7 @@ impl Child {
         self.is_stopped = false;
     }
 
-    /// Waits for its end, as it goes on now.
+    /// Continues the child, and waits for its end.
     pub(super) fn join(mut self) -> Result<()> {
         self.go_on();
         self.gate = None;

@@ -1,4 +1,4 @@
-//! What children and workers are given to do, and what must come of it.
+//! The jobs of children and workers, and their expected results.
 
 use std::thread;
 use std::time::Duration;
@@ -11,42 +11,42 @@ use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-/// From whom, which, and some bytes.
+/// Sender, number, and some bytes.
 pub(super) type Item = (u64, u64, ByteBuf);
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Job {
-    /// So many microseconds later, a value.
+    /// A value, after this many microseconds.
     Value(u64, u64),
-    /// How many bytes these are.
+    /// The number of these bytes.
     Length(ByteBuf),
     /// The sum of these.
     Sum(SharedSlice<u64>),
     /// The value, once the other end is gone.
     Wait(Connection<(), ()>, u64),
-    /// Puts so many items into a queue.
+    /// Puts this many items into a queue.
     Send(Sender<Item>, u64, u64),
-    /// Takes so many items out of a queue; gives the sum of their numbers.
+    /// Takes this many items out of a queue; returns the sum of their numbers.
     Take(Receiver<Item>, u64),
-    /// The sum of the numbers up to this, by a pool of its own.
+    /// The sum of the numbers up to this, computed by a pool of the job.
     Pool(u64),
-    /// What a child of its own makes of that.
+    /// The result of that job in a child of the job.
     Child(Box<Job>),
     Panic,
     Exit(i32),
 }
 
-/// What must come of a job, if nobody interferes.
+/// The expected result of an undisturbed job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
     Value(u64),
     Panic,
     Exit(i32),
-    /// This, or an error since another has interfered: a queue has lost its other ends.
+    /// This value, or an error because a queue has lost its other ends.
     Or(u64),
 }
 
-/// Of the jobs that need nothing but themselves. Some, if they `may_fail`, do.
+/// A random job without channels. If `may_fail`, some jobs fail.
 pub(super) fn any(rng: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, Expected)> {
     let number = rng.random_range(0..1000);
     let nap = rng.random_range(0..2000);
@@ -68,7 +68,7 @@ pub(super) fn any(rng: &mut StdRng, may_fail: bool) -> multiproc::Result<(Job, E
     })
 }
 
-/// Does it.
+/// Runs the job.
 pub(super) fn perform(job: Job) -> u64 {
     let tried = |job: Job| -> multiproc::Result<u64> {
         match job {
@@ -106,7 +106,7 @@ pub(super) fn item(own: u64, number: u64) -> Item {
 }
 
 impl Expected {
-    /// Holds a result against what is expected.
+    /// Checks a result.
     pub(super) fn check(self, result: &Result<u64, Error>) -> Result<()> {
         match (self, result) {
             (Self::Value(expected) | Self::Or(expected), Ok(value)) => {

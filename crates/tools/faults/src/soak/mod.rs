@@ -1,8 +1,8 @@
-//! Random operations against a model that knows what must come of them.
+//! Soak: random operations against a model of their results.
 //!
-//! Several threads, each with children, pools and queues of its own, do one operation after the other; the
-//! seed says which. After some hundred, everything is brought to its end, and the process must have what it
-//! had before.
+//! Several threads, each with its own children, pools and queues, run one operation after another, chosen by
+//! the seed. After some hundred operations everything is shut down, and the process must hold the resources
+//! that it held before.
 
 mod channels;
 mod children;
@@ -33,23 +33,22 @@ use state::{OPERATIONS, Operation, SoakState};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How long, as 30s or 10m
+    /// Duration, such as 30s or 10m
     #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = faults::parse_time)]
     time: Duration,
-    /// What determines the operations
+    /// Seed of the operations
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// How many threads do them at the same time
+    /// Number of threads that run operations at the same time
     #[arg(long, value_name = "N", default_value = "3")]
     threads: usize,
 }
 
-/// After so many operations of all threads together, everything is brought to its end.
+/// After this many operations of all threads together, everything is shut down.
 const CHECK_INTERVAL: u64 = 500;
-/// After so many looks the process has all that it keeps for later.
+/// After this many samples the process has filled all its caches.
 const WARM_UP: u64 = 3;
-/// By so much the memory of the process may grow after that, in bytes: what lies between pieces of memory in
-/// use.
+/// How many bytes the memory of the process may grow after that, by fragmentation.
 const MOST_GROWTH: u64 = 64 * 1024 * 1024;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
@@ -82,7 +81,7 @@ struct Soak {
     until: Instant,
     lines: Lines,
     watchdog: Watchdog,
-    /// Something was not as it must be: that is the end.
+    /// A check has failed: the soak ends.
     failed: AtomicBool,
 }
 
@@ -133,7 +132,7 @@ impl Soak {
             if self.is_over() {
                 break;
             }
-            // Each step throws its own rng: how an earlier one went changes nothing about it.
+            // Each step has its own random numbers: the outcome of an earlier step does not change them.
             let mut rng = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
             let operation = choose(&mut rng);
             self.watchdog.note(
@@ -148,7 +147,7 @@ impl Soak {
         self.watchdog.note(thread, None);
     }
 
-    /// Does something, and notes what came of it.
+    /// Runs an operation, and records its outcome.
     fn take(&self, name: &'static str, act: impl FnOnce() -> Result<()>) {
         let begun = Instant::now();
         let came = catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|_| bail!("it panics"));
@@ -156,7 +155,7 @@ impl Soak {
         match came {
             Ok(()) => self.lines.lock().entry(name).or_insert_with(|| line(name)).passed_all(1, Some(took)),
             Err(_) if interrupt::interrupted_soon() => {}
-            // What fails after a failure may have failed of it.
+            // A later failure may be a consequence of the first.
             Err(error) if !self.failed.swap(true, Ordering::Relaxed) => {
                 self.lines.fail(name, &format!("{error:#}"));
             }
@@ -181,7 +180,7 @@ fn memory_in_use() -> Result<u64> {
     Ok(status.rssanon.context("the system does not say how much memory is in use")? * 1024)
 }
 
-/// What came of each kind of operation, and how to have it again.
+/// The results by kind of operation, and the command that reproduces the run.
 #[derive(Clone)]
 struct Lines {
     lines: Arc<Mutex<BTreeMap<&'static str, Row>>>,

@@ -1,4 +1,4 @@
-//! Pools, their calls and handles.
+//! Soak operations on pools, their calls and handles.
 
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::job::{self, Expected, Job, perform};
 use super::state::{SoakState, within_limit};
 use crate::target::TargetProcess;
 
-/// A pool, what was handed in, and who was killed.
+/// A pool, its pending tasks and its killed workers.
 pub(super) struct PoolModel {
     pub(super) pool: Pool,
     pub(super) ledger: PoolLedger,
@@ -24,22 +24,22 @@ pub(super) struct PoolModel {
 #[derive(Default)]
 pub(super) struct PoolLedger {
     pending: Vec<Pending>,
-    /// Workers that were killed, of which no item has failed yet.
+    /// Killed workers of which no item has failed yet.
     killed: Vec<u32>,
-    /// It was ended while there was work.
+    /// The pool was ended with pending work.
     is_ended: bool,
 }
 
 struct Pending {
     handle: TaskHandle<u64>,
     expected: Expected,
-    /// What `cancel` has said.
+    /// The result of `cancel`.
     is_cancelled: bool,
-    /// The result was given before.
+    /// The result was taken before.
     is_taken: bool,
 }
 
-/// So many pools at most, and so many tasks in hand.
+/// The maximum number of pools, and of pending tasks.
 const MOST: usize = 2;
 const MOST_PENDING: usize = 60;
 
@@ -207,7 +207,7 @@ pub(super) fn kill(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-/// Meanwhile limits end on time; afterwards all goes on.
+/// While a worker is stopped, time limits end on time; afterwards all tasks complete.
 pub(super) fn pause(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let choice = rng.random_range(0..10);
     let limit = Duration::from_millis(rng.random_range(1..20));
@@ -246,7 +246,7 @@ pub(super) fn drop_pool(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     take_any(state, rng)?.end(drop)
 }
 
-/// One of those there are; if there are none, a new one.
+/// An existing one; a new one if there is none.
 pub(super) fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut PoolModel> {
     let place = place_of_any(state, rng)?;
     Ok(&mut state.pools[place])
@@ -295,7 +295,7 @@ impl PoolModel {
         Ok(Self { pool: pool.build()?, ledger: PoolLedger::default() })
     }
 
-    /// Lets it do all that was handed in.
+    /// Closes the pool; it completes its pending tasks.
     pub(super) fn close(self) -> Result<()> {
         self.pool.close();
         let refused = self.pool.submit(perform, (Job::Value(0, 1),));
@@ -304,7 +304,7 @@ impl PoolModel {
         self.ledger.settle()
     }
 
-    /// Ends it, whatever it has to do.
+    /// Ends the pool without waiting for its tasks.
     fn end(mut self, end: fn(Pool)) -> Result<()> {
         end(self.pool);
         self.ledger.is_ended = true;
@@ -317,7 +317,7 @@ impl PoolLedger {
         !self.killed.is_empty()
     }
 
-    /// Whether this is an item that a killed worker was running, the only one.
+    /// Whether the error is that of the one item that a killed worker was running.
     pub(super) fn accounts_for(&mut self, error: &Error) -> bool {
         let is_kill = error.signal() == Some(Signal::KILL.as_raw());
         let place = self.killed.iter().position(|&pid| is_kill && error.pid() == Some(pid));
@@ -342,7 +342,7 @@ impl PoolLedger {
     fn get(&mut self, count: usize) -> Result<()> {
         let count = count.min(self.pending.len());
         for mut pending in self.pending.drain(..count).collect::<Vec<_>>() {
-            // A time so long that it never comes: what hangs, the watchdog sees.
+            // A time limit that is never reached: the watchdog catches a hang.
             let got = pending.handle.get_timeout(Duration::MAX);
             if pending.is_taken {
                 ensure!(got.is_err(), "a result is given a second time");
@@ -371,7 +371,7 @@ impl PoolLedger {
         }
     }
 
-    /// When the pool is gone, there is nothing left to wait for.
+    /// Takes all results: without its pool, no task is pending.
     fn settle(mut self) -> Result<()> {
         ensure!(
             self.pending.iter().all(|pending| pending.handle.is_ready()),

@@ -1,4 +1,4 @@
-//! What one thread of the soak has at a time, and what it can do with it.
+//! The state of one thread of the soak, and its operations.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::channels::{self, QueueModel};
 use super::children::{self, Child};
 use super::pools::{self, PoolModel};
 
-/// Each with what must come of it.
+/// Children, pools and queues with their expected results.
 #[derive(Default)]
 pub(super) struct SoakState {
     pub(super) children: Vec<Child>,
@@ -17,7 +17,7 @@ pub(super) struct SoakState {
     pub(super) queues: Vec<QueueModel>,
 }
 
-/// Something that can be done, and how often, compared with the others.
+/// An operation and its relative frequency.
 pub(super) struct Operation {
     pub(super) name: &'static str,
     pub(super) weight: u32,
@@ -72,7 +72,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 ];
 
 impl SoakState {
-    /// Brings all that was begun to its end.
+    /// Ends everything that is still running.
     pub(super) fn drain(&mut self) -> Result<()> {
         for pool in self.pools.drain(..) {
             pool.close()?;
@@ -87,11 +87,11 @@ impl SoakState {
     }
 }
 
-/// What waits so long at most ends neither before nor much later. How much is the system's affair; a busy
-/// machine has been seen to take a few hundred milliseconds.
+/// How late a time limit may end. A busy machine has been seen to take a few hundred milliseconds.
 const LATE: Duration = Duration::from_secs(3);
 
-/// Does what waits no longer than this. `is_over` says whether the time was over.
+/// Makes a call with a time limit, and checks that it ends neither before nor much after it. `is_over` says
+/// whether the call timed out.
 pub(super) fn within_limit<R>(
     limit: Duration,
     wait: impl FnOnce() -> R,

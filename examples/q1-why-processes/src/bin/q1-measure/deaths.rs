@@ -49,7 +49,8 @@ fn ends_alone(death: Death, label: &str, expected: Signal) -> Result<Finding> {
         as_expected &= signal == Some(expected as i32);
         Ok(time)
     })?;
-    // That this line is reached is the claim; that another child works shows that the parent is in good health.
+    // That this line is reached is the claim; that another child works shows that the parent is in good
+    // health.
     let parent_is_well = Process::spawn(|number: u64| number.pow(3), (4,))?.join()? == 64;
     let figure = format!("{expected}, known after {}", show(time));
     Ok(Finding::new(as_expected && parent_is_well, figure).point(&NOTICED, "", label, millis(time)))
@@ -72,7 +73,7 @@ fn watch(death: Death) -> Result<(Option<i32>, std::time::Duration)> {
 }
 
 fn doomed(parent: Connection<(), ()>, death: Death) -> Result<(), multiproc::Error> {
-    crash::hush();
+    crash::suppress_diagnostics();
     parent.send(())?;
     match death {
         Death::Killed => loop {

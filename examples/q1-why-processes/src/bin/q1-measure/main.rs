@@ -1,4 +1,4 @@
-//! What several processes are good for: each claim of the README, measured on this machine.
+//! The benefits of several processes: each claim of the README, measured on this machine.
 
 mod deaths;
 mod memory;
@@ -23,7 +23,7 @@ const EXPERIMENTS: [Experiment; 12] = [
         "3 naps of 60 ms, one loop or two",
         together::joined_at_once,
     ),
-    // What brings one process down leaves the others alone.
+    // A fault that ends one process leaves the others alone.
     claim("a segfault ends that child only", "it reads a forbidden page", deaths::segfault),
     claim("an abort ends that child only", "it calls abort", deaths::abort),
     claim("a stack overflow ends that child only", "it calls itself without end", deaths::stack_overflow),

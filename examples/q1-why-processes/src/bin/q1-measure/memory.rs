@@ -1,4 +1,4 @@
-//! Memory: a limit for one child alone, and what becomes of it afterwards.
+//! Memory: a limit for one child alone, and its return to the kernel afterwards.
 
 use std::hint::black_box;
 
@@ -35,7 +35,7 @@ pub(crate) fn limit() -> Result<Finding> {
 
 /// Asks for 512 MiB and does not touch them. Rust aborts a program that gets no memory.
 fn take(limit: Option<u64>) -> usize {
-    crash::hush();
+    crash::suppress_diagnostics();
     if let Some(bytes) = limit {
         let _ = setrlimit(Resource::RLIMIT_AS, bytes, bytes); // without it, the child survives: that shows
     }
@@ -70,7 +70,7 @@ fn hold(parent: Connection<(), ()>) -> Option<()> {
     Some(())
 }
 
-/// What an allocator does to a long-lived program, done to a child, so that this program stays slim.
+/// Fragments the heap as a long-lived program does, in a child, so that this program stays small.
 pub(crate) fn stays() -> Result<Finding> {
     let [before, during, after] =
         Process::spawn(free_most, ())?.join()?.context("no figures from the child")?;

@@ -36,7 +36,8 @@ fn go_away() -> Option<PathBuf> {
     env::current_dir().ok()
 }
 
-/// The right to open files stands for others that take a system's administrator to try: user, group, capabilities.
+/// The right to open files stands for others that take a system's administrator to try: user, group,
+/// capabilities.
 pub(crate) fn rights() -> Result<Finding> {
     let there = Process::spawn(may_open_after_giving_up, ())?.join()?;
     let here = may_open();

@@ -1,4 +1,4 @@
-//! How far the damage goes. What would end this program happens in a child that may be lost.
+//! Containment of faults. A fault that would end this program happens in a child.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -20,12 +20,12 @@ pub(crate) fn panic() -> Result<Finding> {
 }
 
 fn survives_its_thread() -> bool {
-    crash::hush();
+    crash::suppress_diagnostics();
     thread::spawn(panics).join().is_err()
 }
 
 fn panics() {
-    crash::hush();
+    crash::suppress_diagnostics();
     panic!("this is meant to happen");
 }
 
@@ -68,8 +68,8 @@ fn spin(parent: Connection<(), ()>) -> Result<(), Error> {
     }
 }
 
-/// That the standard library has no call to end a thread can be read, not measured. What can be measured is that
-/// letting go of one does not end it.
+/// That the standard library has no call to end a thread can be read, not measured. What can be measured is
+/// that letting go of one does not end it.
 pub(crate) fn endless_thread() -> Result<Finding> {
     let runs_on = Process::spawn(lets_go_of_a_thread, ())?.join()?;
     Ok(Finding::new(runs_on, if runs_on { "still counting" } else { "it has stopped" }))
@@ -90,7 +90,7 @@ fn lets_go_of_a_thread() -> bool {
     COUNT.load(Ordering::Relaxed) > seen
 }
 
-/// The reader needs no sentinel: the end of the last sender, in whatever way, is the end.
+/// The receiver needs no sentinel: the iteration ends when the last sender is gone, dropped or killed.
 pub(crate) fn killed_writer() -> Result<Finding> {
     let (sender, items) = queue::bounded::<u32>(16)?;
     let child = Process::spawn(send_two, (sender,))?;

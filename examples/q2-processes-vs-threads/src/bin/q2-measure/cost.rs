@@ -1,4 +1,4 @@
-//! What a process costs, beside a thread.
+//! The cost of a process, compared with a thread.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -73,7 +73,7 @@ impl Echo for Connection<ByteBuf, usize> {
     }
 }
 
-/// A thread that says of each message how long it is. It ends when nobody can send any more.
+/// A thread that returns the length of each message. It ends when the last sender is gone.
 fn echo_thread() -> EchoThread {
     let (ours, messages) = channel::<ByteBuf>();
     let (answers, theirs) = channel();
@@ -149,7 +149,7 @@ fn thread_memory() -> Result<u64> {
     Ok(after.saturating_sub(before) / u64::from(THREADS))
 }
 
-/// What each of the workers occupies, on average, after a task or more.
+/// The average memory of a worker after its first tasks.
 fn worker_memory() -> Result<u64> {
     let pool = Pool::new(4)?;
     pool.map(|nap: u64| thread::sleep(Duration::from_millis(nap)), [10; 8])?;

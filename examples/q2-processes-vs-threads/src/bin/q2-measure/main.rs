@@ -16,18 +16,18 @@ fn main() -> Result<ExitCode> {
 }
 
 const EXPERIMENTS: [Experiment; 13] = [
-    // What they have in common.
+    // Common to both.
     claim("threads use all cores, as processes do", "the same work on all cores and one", speed::in_parallel),
     claim("a panic ends one thread or one child", "another waits for it and goes on", containment::panic),
-    // What a process costs more.
+    // The additional cost of a process.
     claim("a process takes longer to start", "one that does nothing, to its end", cost::start),
     claim("a small message need not take longer", "there and back: channel, pipe", cost::round_trip),
     claim("a process gets a copy, a thread the thing", "1 MiB there, an answer back", cost::megabyte),
     claim("a process takes more memory", "PSS: parked threads, idle workers", cost::memory),
-    // What they share.
+    // Sharing.
     claim("only threads share statics", "4 of each add 1 to a static", sharing::statics),
     claim("only threads share a working directory", "one of each changes it", sharing::working_directory),
-    // What a process gives for that.
+    // The benefits of a process.
     claim(
         "a child's segfault ends that child only",
         "it reads a forbidden page",

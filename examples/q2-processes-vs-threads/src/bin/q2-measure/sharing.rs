@@ -1,4 +1,4 @@
-//! What threads share with each other, and processes do not.
+//! State that threads share, and processes do not.
 
 use std::env;
 use std::path::{Path, PathBuf};

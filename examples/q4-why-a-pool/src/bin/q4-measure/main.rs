@@ -1,4 +1,4 @@
-//! What a pool is good for: each claim of the README, measured on this machine.
+//! The benefits of a pool: each claim of the README, measured on this machine.
 
 mod order;
 mod repair;
@@ -23,7 +23,7 @@ const EXPERIMENTS: [Experiment; 9] = [
     claim("with long tasks it hardly matters", "tasks of 10 ms, or a process for each", sizes::long),
     // A bound.
     claim("no more tasks run at once than workers", "12 naps of 30 ms, 3 workers", workers::bound),
-    // What this pool does beyond that, and not every pool does.
+    // Features of this pool that not every pool has.
     claim("a dead worker fails its own task alone", "one of 12 tasks aborts", repair::one_task_fails),
     claim("a dead worker is replaced", "worker ids, before and after", repair::replaced),
     claim("results come in the order of the input", "naps that end the other way round", order::of_input),

@@ -57,8 +57,8 @@ pub(crate) fn long() -> Result<Finding> {
     Ok(Finding::new(ratio(*by_process, *in_pool) < 1.5, figure))
 }
 
-/// The least size from which on a way is quicker than one process that does the tasks in turn: where their lines
-/// cross, taken as straight between the measured sizes.
+/// The least size from which on a way is quicker than one process that does the tasks in turn: where their
+/// lines cross, taken as straight between the measured sizes.
 fn crosses(rows: &[Row], way: fn(&Row) -> Duration) -> Option<Duration> {
     let gain = |row: &Row| ratio(row.in_turn, way(row)).ln();
     let quicker = rows.iter().rev().take_while(|row| gain(row) > 0.0).count();

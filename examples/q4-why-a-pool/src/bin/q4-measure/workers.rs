@@ -1,4 +1,4 @@
-//! A pool as a bound on what runs at once.
+//! A pool as a bound on concurrency.
 
 use std::collections::BTreeSet;
 use std::thread::sleep;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::order::now;
 
-/// A task's trace: who did it, from when to when.
+/// A task's trace: its worker, start and end.
 #[derive(Serialize, Deserialize)]
 struct Span {
     pid: u32,
@@ -47,7 +47,7 @@ fn processes(spans: &[Span]) -> usize {
     spans.iter().map(|span| span.pid).collect::<BTreeSet<_>>().len()
 }
 
-/// At some task's start, the most run; so it is enough to look then.
+/// The maximum is reached at the start of some task, so only these instants count.
 fn most_at_once(spans: &[Span]) -> usize {
     let running = |time: u64| spans.iter().filter(|span| span.start <= time && time < span.end).count();
     spans.iter().map(|span| running(span.start)).max().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! Queues and pipes.
+//! Scenarios with queues and pipes.
 
 use std::fs;
 use std::process::id;
@@ -85,11 +85,11 @@ pub(super) fn pipe(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
-/// So soon must one who sleeps have found what nobody has woken him for.
+/// How soon a sleeping receiver must find a message whose sender died before the wake-up.
 const FOUND: Duration = Duration::from_millis(1500);
 
-/// One message for one who sleeps, and none after it. Where its sender is killed before he has woken him,
-/// there is nobody else who would.
+/// One message for a sleeping receiver, and none after it. If its sender is killed before the wake-up, no
+/// other sender makes up for it.
 pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let Some((sender, receiver)) = observed.tolerate(queue::bounded::<u32>(4), allowed)? else {
@@ -125,7 +125,7 @@ pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
     })
 }
 
-/// Sends when that thread of that process is asleep.
+/// Sends once that thread of that process sleeps.
 fn wait_and_send(messages: Sender<u32>, pid: u32, tid: i32) -> multiproc::Result<()> {
     let stat = format!("/proc/{pid}/task/{tid}/stat");
     while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") S ")) {

@@ -1,4 +1,4 @@
-//! Pools.
+//! Scenarios with pools.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ fn square(number: u64) -> u64 {
     number * number
 }
 
-/// Holds results against what must come: each right, or lost with its worker; and none has run twice.
+/// Checks that each result is right, or lost with its worker, and that no item has run twice.
 fn check(
     observed: &mut Observed,
     results: impl IntoIterator<Item = (u64, multiproc::Result<u64>)>,
@@ -111,7 +111,7 @@ pub(super) fn recycled(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
-/// A pool that is terminated while much waits.
+/// A pool that is terminated with many pending tasks.
 pub(super) fn terminated(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let event_log = EventLog::create()?;

@@ -1,4 +1,4 @@
-//! Children, and their children.
+//! Scenarios with children and grandchildren.
 
 use anyhow::{Result, bail, ensure};
 use multiproc::failpoints::now;

@@ -1,5 +1,5 @@
-//! **Overwritten memory**: a task that writes out of bounds can write anything into what pool and workers
-//! share. Calls then give values or errors, and end.
+//! **Corrupted memory**: a task that writes out of bounds can write anything into the memory that pool and
+//! workers share. Calls then end, with values or errors.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::Pool;
 use nix::sys::signal::Signal;
-use tests::scribble::{Mapping, Scribbler, mappings};
+use tests::corruption::{Corrupter, Mapping, mappings};
 
 use crate::support::{Outcome, PATIENCE, eventually, send_signal, trials};
 
@@ -16,13 +16,13 @@ trials![
     a_pool_whose_lobby_is_overwritten_replaces_a_worker_that_dies,
     results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors,
     a_word_of_a_mailbox_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting,
-    a_pool_survives_what_its_tasks_scribble_1,
-    a_pool_survives_what_its_tasks_scribble_2,
-    a_pool_survives_what_its_tasks_scribble_3,
-    a_pool_survives_what_its_tasks_scribble_4,
+    a_pool_survives_memory_that_its_tasks_corrupt_1,
+    a_pool_survives_memory_that_its_tasks_corrupt_2,
+    a_pool_survives_memory_that_its_tasks_corrupt_3,
+    a_pool_survives_memory_that_its_tasks_corrupt_4,
 ];
 
-/// The lobby is a page, and a mailbox is larger.
+/// The mappings of worker rings: the wake-up page is one page, and rings are larger.
 fn is_lobby(mapping: &Mapping) -> bool {
     mapping.length == 4096
 }
@@ -32,12 +32,12 @@ fn is_lobby(mapping: &Mapping) -> bool {
 fn keep_overwriting(is_wanted: fn(&Mapping) -> bool, places: Vec<u64>, word: u32, time: Duration) {
     let mappings: Vec<_> = mappings().into_iter().filter(is_wanted).collect();
     assert!(!mappings.is_empty());
-    let scribbler = Scribbler::new(mappings, 0);
+    let corrupter = Corrupter::new(mappings, 0);
     thread::spawn(move || {
         let begun = Instant::now();
         while begun.elapsed() < time {
             for &place in &places {
-                scribbler.overwrite(place, word);
+                corrupter.overwrite(place, word);
             }
         }
     });
@@ -87,7 +87,7 @@ fn echo(text: String) -> String {
 
 fn results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors() -> Outcome {
     for _ in 0..30 {
-        let pool = Pool::builder().workers(1).chunk_size(20).build()?; // all of them lie with the worker at once
+        let pool = Pool::builder().workers(1).chunk_size(20).build()?; // the worker has all of them at once
         let mut first = pool.submit(overwrite_results, (20,))?;
         let tasks = (0..20).map(|number| pool.submit(echo, (number.to_string(),)));
         let mut tasks = tasks.collect::<multiproc::Result<Vec<_>>>()?;
@@ -105,10 +105,10 @@ fn results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors()
 /// Overwrites one word as soon as this worker has nothing to do, or a moment later.
 fn overwrite_once(place: u64, word: u32) {
     let mailboxes: Vec<_> = mappings().into_iter().filter(|mapping| !is_lobby(mapping)).collect();
-    let scribbler = Scribbler::new(mailboxes, 0);
+    let corrupter = Corrupter::new(mailboxes, 0);
     thread::spawn(move || {
         thread::sleep(Duration::from_micros(300));
-        scribbler.overwrite(place, word);
+        corrupter.overwrite(place, word);
     });
 }
 
@@ -134,9 +134,9 @@ fn a_word_of_a_mailbox_that_is_overwritten_when_nothing_runs_keeps_no_call_waiti
     Ok(())
 }
 
-/// Runs a fixture in which pools are scribbled over, with fifty seeds.
+/// Runs a fixture in which tasks corrupt the memory of their pools, with fifty seeds.
 fn rounds(first: u64) -> Outcome {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_scribbled_pool"));
+    let mut program = Command::new(env!("CARGO_BIN_EXE_corrupted_pool"));
     program.args([first.to_string(), (first + 50).to_string()]);
     let output = program.stdin(Stdio::null()).output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -144,18 +144,18 @@ fn rounds(first: u64) -> Outcome {
     Ok(())
 }
 
-fn a_pool_survives_what_its_tasks_scribble_1() -> Outcome {
+fn a_pool_survives_memory_that_its_tasks_corrupt_1() -> Outcome {
     rounds(0)
 }
 
-fn a_pool_survives_what_its_tasks_scribble_2() -> Outcome {
+fn a_pool_survives_memory_that_its_tasks_corrupt_2() -> Outcome {
     rounds(1_000)
 }
 
-fn a_pool_survives_what_its_tasks_scribble_3() -> Outcome {
+fn a_pool_survives_memory_that_its_tasks_corrupt_3() -> Outcome {
     rounds(2_000)
 }
 
-fn a_pool_survives_what_its_tasks_scribble_4() -> Outcome {
+fn a_pool_survives_memory_that_its_tasks_corrupt_4() -> Outcome {
     rounds(3_000)
 }

@@ -1,7 +1,7 @@
-//! A program for tests of who may start a child. Its first argument says what it does.
+//! Writes bootstrap messages to files, or starts children late. The first argument chooses.
 //!
-//! - `keep FILE`: starts a child, which puts the letter that waits for it into that file and goes no further.
-//! - `late`: starts children when somebody says so, by a line on standard input, and prints their results.
+//! - `keep FILE`: starts a child, which writes its bootstrap message to that file and exits.
+//! - `late`: starts children when it reads a line on standard input, and prints their results.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 

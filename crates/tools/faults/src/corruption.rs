@@ -1,8 +1,8 @@
-//! Memory that processes share is overwritten at random, while they use it.
+//! Memory corruption: shared memory is overwritten at random while processes use it.
 //!
-//! A thread of the parent writes into every page that it shares with others, which is what any of them could
-//! do. No particular value must come out meanwhile. But every call ends, with a value or an error; the parent
-//! goes on; and what it makes afterwards works as ever.
+//! A thread of the parent writes into every page that it shares with others, as any of them could. Meanwhile
+//! no particular value must result. But every call ends, with a value or an error; the parent continues; and
+//! what it creates afterwards works.
 
 use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use clap::Args;
 use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use multiproc::{Connection, Pool, Process, pipe, queue};
-use tests::scribble::{Random, Scribbler, Where, mappings};
+use tests::corruption::{Corrupter, Random, Where, mappings};
 
 use crate::interrupt;
 use crate::resources::ResourceSnapshot;
@@ -26,7 +26,7 @@ pub(crate) struct Options {
     /// How many rounds there are
     #[arg(long, value_name = "N", default_value = "10000")]
     rounds: u64,
-    /// What determines the work, and what is written where (though never when)
+    /// Seed of the work and of what is written where (not of when)
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Only the work whose name contains this
@@ -34,13 +34,13 @@ pub(crate) struct Options {
     work: Option<String>,
 }
 
-/// What is done while memory is overwritten.
+/// The part of the work that runs while memory is overwritten.
 type Rest = Box<dyn FnOnce(&mut Random) -> Result<()>>;
 
 /// Work during which shared memory is overwritten.
 struct Work {
     name: &'static str,
-    /// Makes what shares memory. The rest is done while that is overwritten.
+    /// Creates the shared memory. The rest runs while that is overwritten.
     begin: fn(&mut Random) -> Result<Rest>,
 }
 
@@ -51,25 +51,25 @@ const WORKS: [Work; 4] = [
     Work { name: "memory of the fork server", begin: start_processes },
 ];
 
-/// The words by which processes agree lie in the first bytes of a mapping.
+/// The synchronisation words lie in the first bytes of a mapping.
 const WORDS: u64 = 1024;
-/// How often a start may fail afterwards, until all that was damaged has been replaced.
+/// How often a start may fail afterwards, until every corrupted object has been replaced.
 const MOST_FAILURES: u32 = 20;
-/// After so many rounds the process must have what it had before.
+/// After this many rounds the process must hold what it held before.
 const CHECK_INTERVAL: u64 = 200;
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
-    let again = format!("cargo xtask faults --seed {seed} --only scribble");
-    eprintln!("scribble with `{again}`");
+    let again = format!("cargo xtask faults --seed {seed} --only corruption");
+    eprintln!("corruption with `{again}`");
     interrupt::install()?;
     let is_wanted = |work: &&Work| options.work.as_ref().is_none_or(|text| work.name.contains(text.as_str()));
-    // Where each child is a program of its own, there is no fork server.
+    // Where each child is executed, there is no fork server.
     let spawns = env::var("MULTIPROC_START_METHOD").is_ok_and(|method| method == "spawn");
     let is_of_other_method = |work: &&Work| spawns && work.name.contains("the fork server");
     let works: Vec<_> = WORKS.iter().filter(is_wanted).filter(|work| !is_of_other_method(work)).collect();
     ensure!(!works.is_empty(), "there is no such work");
-    let lines: Vec<_> = works.iter().map(|work| Row::new("scribble", work.name)).collect();
+    let lines: Vec<_> = works.iter().map(|work| Row::new("corruption", work.name)).collect();
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
     let before = ResourceSnapshot::after_warm_up()?;
@@ -109,7 +109,7 @@ fn report_hang(lines: Arc<Mutex<Vec<Row>>>, again: String) -> impl Fn(&str) + Se
 }
 
 fn progress(rounds: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("scribble {bar:30} {pos}/{len} {eta}");
+    let style = ProgressStyle::with_template("corruption {bar:30} {pos}/{len} {eta}");
     ProgressBar::new(rounds).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -118,7 +118,7 @@ fn round(work: &Work, seed: u64) -> Result<()> {
     let go_on = (work.begin)(&mut random)?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let mut scribbler = Scribbler::new(mappings(), random.number());
+        let mut corrupter = Corrupter::new(mappings(), random.number());
         let (place, time) = match random.below(4) {
             0 => (Where::Anywhere, 3_000),
             1 => (Where::Heads(16 * 1024), 3_000),
@@ -130,9 +130,9 @@ fn round(work: &Work, seed: u64) -> Result<()> {
         let is_over = &is_over;
         scope.spawn(move || {
             thread::sleep(pause);
-            scribbler.write_for(place, time);
+            corrupter.write_for(place, time);
             while !is_over.load(Ordering::Relaxed) && time > Duration::ZERO {
-                scribbler.write(place);
+                corrupter.write(place);
                 thread::sleep(Duration::from_millis(1));
             }
         });
@@ -140,11 +140,11 @@ fn round(work: &Work, seed: u64) -> Result<()> {
         is_over.store(true, Ordering::Relaxed);
         ended
     })?;
-    works_as_ever()
+    works_afterwards()
 }
 
-/// What is made now works. The fork server, which was there before, may have to be replaced first.
-fn works_as_ever() -> Result<()> {
+/// New objects work. The fork server, which was there before, may have to be replaced first.
+fn works_afterwards() -> Result<()> {
     let mut failures = 0;
     let sum = loop {
         match Process::spawn(|a: u64, b: u64| a + b, (2, 3)).and_then(Process::join) {
@@ -187,8 +187,7 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
         }
         drop(sender);
         children.into_iter().for_each(end);
-        // Without a time limit: all senders are gone. The end may come behind many items that were never
-        // sent.
+        // Without a time limit, as all senders are gone. Many items that were never sent may precede the end.
         let is_end = || receiver.recv().is_err_and(|error| error.is_disconnected());
         ensure!((0..1_000_000).any(|_| is_end()), "the end of the queue does not come");
         Ok(())
@@ -199,7 +198,7 @@ fn use_queue(random: &mut Random) -> Result<Rest> {
 fn use_pipe(random: &mut Random) -> Result<Rest> {
     let (ours, theirs) = pipe::<Vec<u64>, String>()?;
     let answer = |line: Connection<String, Vec<u64>>| {
-        // A question that is lost is waited for by both ends: this one gives up first.
+        // Both ends wait for a lost question: this one gives up first.
         while line.poll(PATIENCE).is_ok_and(|has_come| has_come) {
             let Ok(question) = line.recv() else { break };
             if line.send(format!("{question:?}")).is_err() {
@@ -272,12 +271,12 @@ fn start_processes(random: &mut Random) -> Result<Rest> {
     }))
 }
 
-/// For a call that may wait.
+/// The time limit of a call that may wait.
 const TIME: Duration = Duration::from_millis(2);
-/// For one that waits for what may never come.
+/// The time limit of a call whose message may never come.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Gives a child time to end by itself, and ends it: it may have read what was never written.
+/// Gives a child time to exit, then kills it: it may have read corrupt data.
 fn end(mut child: Process<()>) {
     if child.join_timeout(Duration::from_millis(200)).is_ok_and(|ended| ended.is_none()) {
         let _ = child.kill();

@@ -48,23 +48,23 @@ impl Random {
     }
 }
 
-/// Where a [`Scribbler`] writes.
+/// Where a [`Corrupter`] writes.
 #[derive(Clone, Copy, Debug)]
 pub enum Where {
-    /// In the first so many bytes of each mapping: there are the words by which processes agree.
+    /// The first bytes of each mapping, this many: there lie the synchronisation words.
     Heads(u64),
     Anywhere,
 }
 
 /// Writes random words at random places of some mappings.
 #[derive(Debug)]
-pub struct Scribbler {
+pub struct Corrupter {
     memory: File,
     mappings: Vec<Mapping>,
     random: Random,
 }
 
-impl Scribbler {
+impl Corrupter {
     pub fn new(mappings: Vec<Mapping>, seed: u64) -> Self {
         let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap();
         Self { memory, mappings, random: Random::new(seed) }
@@ -95,7 +95,7 @@ impl Scribbler {
         }
     }
 
-    /// Overwrites words for so long.
+    /// Overwrites words for this time.
     pub fn write_for(&mut self, place: Where, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {
@@ -106,7 +106,7 @@ impl Scribbler {
         }
     }
 
-    /// What could be taken for the old word, or could not.
+    /// A value near the old word, or far from it.
     #[allow(clippy::cast_possible_truncation)] // that is the purpose
     fn word(&mut self, old: u32) -> u32 {
         let random = self.random.number();

@@ -10,26 +10,26 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::Pool;
-use tests::scribble::{Random, Scribbler, Where, mappings};
+use tests::corruption::{Corrupter, Random, Where, mappings};
 
 /// For one call. Nothing is measured by it: each takes some milliseconds, and a few seconds after damage.
 const LIMIT: Duration = Duration::from_secs(25);
 
-/// The words of a mailbox and of the lobby lie below this.
+/// The synchronisation words of the worker rings and of the wake-up page lie below this offset.
 const HEAD: u64 = 408;
 
 /// Overwrites memory from a thread that goes on when this task is over.
-fn scribble(seed: u64) {
+fn corrupt_memory(seed: u64) {
     thread::spawn(move || {
         let mut random = Random::new(seed);
-        let mut scribbler = Scribbler::new(mappings(), seed);
+        let mut corrupter = Corrupter::new(mappings(), seed);
         thread::sleep(Duration::from_micros(random.below(4_000)));
         let time = Duration::from_micros(random.below(10_000));
         match random.below(5) {
-            0 | 1 => (0..=random.below(4)).for_each(|_| scribbler.write(Where::Heads(HEAD))),
-            2 => scribbler.write_for(Where::Heads(HEAD), time),
-            3 => scribbler.write_for(Where::Heads(16 * 1024), time),
-            _ => scribbler.write_for(Where::Anywhere, time),
+            0 | 1 => (0..=random.below(4)).for_each(|_| corrupter.write(Where::Heads(HEAD))),
+            2 => corrupter.write_for(Where::Heads(HEAD), time),
+            3 => corrupter.write_for(Where::Heads(16 * 1024), time),
+            _ => corrupter.write_for(Where::Anywhere, time),
         }
     });
 }
@@ -68,7 +68,7 @@ fn round(seed: u64) {
     let pool = Pool::builder().workers(workers).shutdown_timeout(Duration::from_millis(200)).build().unwrap();
     for step in 0..3 {
         for _ in 0..=random.below(3) {
-            let _ = pool.submit(scribble, (random.number(),));
+            let _ = pool.submit(corrupt_memory, (random.number(),));
         }
         let which = random.below(9);
         let name = format!("round {seed}, step {step}: call {which}, {workers} workers");

@@ -1,4 +1,4 @@
-//! **`SharedSlice`**: large data that many processes read and nobody copies.
+//! **`SharedSlice`**: large data that many processes read without a copy.
 
 use std::fs::{self, OpenOptions};
 use std::io::ErrorKind;
@@ -24,7 +24,7 @@ trials![
     one_that_comes_back_is_still_the_same,
     it_travels_neither_in_a_queue_nor_as_a_result,
     a_receiver_cannot_write,
-    a_killed_receiver_harms_nobody,
+    a_killed_receiver_harms_no_other,
     a_copy_of_a_receiver_receives_it_again,
     nothing_is_left_of_it,
     a_limit_on_file_sizes_is_an_error_and_no_signal,
@@ -74,7 +74,7 @@ fn holdings_of(inode: u64) -> Holdings {
     Holdings { inode, mappings: maps.lines().filter(is_it).count(), descriptors: descriptors_of(inode).len() }
 }
 
-/// The names of this process's descriptors for the memory of that number.
+/// The paths of this process's descriptors of the memory with this inode.
 fn descriptors_of(inode: u64) -> Vec<String> {
     let names = descriptors().into_iter().map(|number| format!("/proc/self/fd/{number}"));
     let is_memory =
@@ -201,7 +201,7 @@ fn a_receiver_cannot_write() -> Outcome {
     Ok(())
 }
 
-fn a_killed_receiver_harms_nobody() -> Outcome {
+fn a_killed_receiver_harms_no_other() -> Outcome {
     alone(|| {
         let numbers = numbers(1000)?;
         let inode = holdings(&numbers).inode;

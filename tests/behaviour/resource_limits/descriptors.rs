@@ -1,0 +1,225 @@
+//! Pools and children without free descriptors: failures, waiting, and resources held meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use multiproc::pool::TaskHandle;
+use multiproc::queue::{Sender, bounded};
+use multiproc::{Connection, Pool, Result, pipe};
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+
+use super::{LARGE, limited, open_when_all_is_well};
+use crate::support::{METHODS, Outcome, PATIENCE, alone, descriptors, eventually, send_signal, trials, with};
+
+trials![
+    a_pool_without_workers_goes_on_when_it_can_have_some,
+    results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker,
+    items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker,
+    memory_that_is_used_again_keeps_to_a_new_limit,
+    tasks_that_wait_hold_few_descriptors,
+    results_that_wait_hold_few_mappings_and_descriptors,
+    a_result_waits_for_a_descriptor,
+    a_childs_result_can_be_had_when_there_is_a_descriptor,
+];
+
+/// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
+fn a_pool_without_workers_goes_on_when_it_can_have_some() -> Outcome {
+    alone(|| {
+        let before = open_when_all_is_well()?;
+        for method in METHODS {
+            let pool = Pool::builder().workers(2).start_method(method).build()?;
+            let errors = limited(Resource::RLIMIT_NOFILE, 3, || {
+                for pid in pool.worker_pids() {
+                    send_signal(pid, Signal::SIGKILL);
+                }
+                eventually("the workers are gone", || pool.worker_pids().is_empty());
+                [pool.map(increase, 0..100).unwrap_err(), pool.apply(increase, (1,)).unwrap_err()]
+            });
+            for error in errors {
+                assert_eq!(error.os_error(), Some(Errno::EMFILE as i32), "{error}");
+                assert!(error.to_string().starts_with("cannot create "), "{error}");
+            }
+            eventually("the pool goes on", || pool.apply(increase, (1,)).is_ok());
+            assert_eq!(pool.map(increase, 0..100)?, (1..=100).collect::<Vec<_>>());
+            eventually("it has all of its workers", || pool.worker_pids().len() == 2);
+            drop(pool);
+            assert_eq!(open_when_all_is_well()?, before);
+        }
+        Ok(())
+    })
+}
+
+fn increase(number: u32) -> u32 {
+    number + 1
+}
+
+/// Results that cannot be received fail alone: others arrive, the workers live, and later all works.
+fn results_that_a_pool_cannot_receive_are_errors_and_cost_no_worker() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let result = |number: u32| vec![7_u8; if number.is_multiple_of(2) { LARGE.len() } else { 3 }];
+        assert_eq!(pool.map(result, 0..4)?.len(), 4);
+        let pids = pool.worker_pids();
+        let outcomes = limited(Resource::RLIMIT_NOFILE, 3, || pool.map_results(result, 0..20))?;
+        for (number, outcome) in (0..).zip(outcomes) {
+            match outcome {
+                Ok(bytes) => assert!(number % 2 == 1 && bytes == [7; 3], "{number}"),
+                Err(error) => {
+                    assert_eq!((number % 2, error.index()), (0, Some(number)), "{error}");
+                    let text = error.to_string();
+                    assert!(
+                        text.starts_with("cannot receive a packet's descriptors: Too many open"),
+                        "{text}"
+                    );
+                }
+            }
+        }
+        assert!(pool.map(result, [0])? == [LARGE]);
+        assert_eq!(pool.worker_pids(), pids);
+        Ok(())
+    })
+}
+
+/// As above, with the limit in the worker.
+fn items_that_a_worker_cannot_receive_are_errors_and_cost_no_worker() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let pids = pool.worker_pids();
+        let set_limit = |limit| {
+            let (before, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, limit, most).unwrap();
+            before
+        };
+        let before = pool.apply(set_limit, (3,))?;
+        let (sender, receiver) = bounded::<u32>(1)?;
+        let send = |sender: Sender<u32>| sender.send(1).unwrap();
+        let length = |bytes: Vec<u8>| bytes.len();
+        let too_much = [
+            pool.apply(send, (sender.clone(),)).unwrap_err(),
+            pool.apply(length, (LARGE.to_vec(),)).unwrap_err(),
+            pool.apply(|| LARGE.to_vec(), ()).unwrap_err(),
+        ];
+        for error in too_much {
+            let origin = (error.os_error(), error.pid());
+            assert_eq!(origin, (Some(Errno::EMFILE as i32), Some(pids[0])), "{error}");
+        }
+        assert_eq!(pool.apply(set_limit, (before,))?, 3);
+        pool.apply(send, (sender,))?;
+        assert_eq!(receiver.iter().collect::<Result<Vec<_>>>()?, [1]);
+        assert_eq!(pool.apply(length, (LARGE.to_vec(),))?, LARGE.len());
+        assert_eq!(pool.worker_pids(), pids);
+        Ok(())
+    })
+}
+
+/// A cached memfd must not be written beyond a new limit: SIGXFSZ would kill.
+fn memory_that_is_used_again_keeps_to_a_new_limit() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let much = vec![7_u8; 1 << 20];
+        let length = |bytes: Vec<u8>| bytes.len();
+        assert_eq!(pool.apply(length, (much.clone(),))?, 1 << 20);
+        let error =
+            limited(Resource::RLIMIT_FSIZE, 4096, || pool.apply(length, (much.clone(),))).unwrap_err();
+        assert_eq!(error.os_error(), Some(Errno::EFBIG as i32), "{error}");
+        assert_eq!(pool.apply(length, (much,))?, 1 << 20);
+        Ok(())
+    })
+}
+
+/// Far more pending tasks than the library may hold descriptors or mappings for.
+const MANY: u32 = 600;
+const FEW: usize = 200;
+
+fn mappings() -> usize {
+    fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
+/// Tasks that no worker has taken hold memory; and none is refused when there is no descriptor at all.
+fn tasks_that_wait_hold_few_descriptors() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let (latches, mut theirs): (Vec<_>, Vec<_>) =
+            (0..2).map(|_| pipe::<(), ()>()).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let stay = |latch: Connection<(), ()>| drop(latch.recv());
+        let staying: Vec<_> =
+            theirs.drain(..).map(|latch| pool.submit(stay, (latch,))).collect::<Result<_>>()?;
+        let before = (descriptors().len(), mappings());
+        let sum = |number: u32, bytes: Vec<u8>| number + u32::from(bytes[0]) + u32::from(bytes[99_999]);
+        let submit = |number| pool.submit(sum, (number, LARGE.to_vec()));
+        let mut tasks: Vec<_> = (0..MANY).map(submit).collect::<Result<_>>()?;
+        let held = (descriptors().len() - before.0, mappings().saturating_sub(before.1));
+        assert!(held.0 < FEW && held.1 < FEW, "{held:?}");
+        tasks.extend(limited(Resource::RLIMIT_NOFILE, 3, || submit(MANY)));
+        assert_eq!(tasks.len(), MANY as usize + 1);
+        drop(latches);
+        staying.into_iter().try_for_each(TaskHandle::get)?;
+        for (number, task) in (0..).zip(tasks) {
+            assert_eq!(task.get()?, number + 14);
+        }
+        Ok(())
+    })
+}
+
+/// Results that have arrived, and are not taken yet.
+fn results_that_wait_hold_few_mappings_and_descriptors() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        for size in [40_000, 100_000, 300_000] {
+            let before = (descriptors().len(), mappings());
+            let large = |size: usize, number: u32| [vec![7_u8; size], number.to_le_bytes().to_vec()].concat();
+            let tasks: Vec<_> =
+                (0..MANY).map(|number| pool.submit(large, (size, number))).collect::<Result<_>>()?;
+            eventually("all results are there", || tasks.iter().all(TaskHandle::is_ready));
+            let held = (descriptors().len().saturating_sub(before.0), mappings().saturating_sub(before.1));
+            assert!(held.0 < FEW && held.1 < FEW, "{size} bytes: {held:?}");
+            for (number, task) in (0..).zip(tasks) {
+                assert!(task.get()? == large(size, number), "{size} bytes, {number}");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// It is not lost at once: its task has run, and will not run again.
+fn a_result_waits_for_a_descriptor() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(2)?;
+        let pids = pool.worker_pids();
+        let result = |number: u32| [number.to_le_bytes().to_vec(), LARGE.to_vec()].concat();
+        assert!(pool.apply(result, (5,))? == result(5));
+        let begun = Instant::now();
+        let (tasks, early) = limited(Resource::RLIMIT_NOFILE, 3, || -> Result<_> {
+            let mut tasks: Vec<_> =
+                (0..4).map(|number| pool.submit(result, (number,))).collect::<Result<_>>()?;
+            let soon = Duration::from_millis(50);
+            let early: Result<Vec<_>> = tasks.iter_mut().map(|task| task.get_timeout(soon)).collect();
+            Ok((tasks, early))
+        })?;
+        if begun.elapsed() >= Duration::from_secs(1) {
+            return Ok(()); // the machine was too busy: the shortage may have lasted too long
+        }
+        assert!(early?.iter().all(Option::is_none));
+        for (number, task) in (0..).zip(tasks) {
+            assert!(task.get()? == result(number));
+        }
+        assert_eq!(pool.worker_pids(), pids);
+        Ok(())
+    })
+}
+
+fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
+    alone(|| {
+        for method in METHODS {
+            let mut child = with(method).spawn(|| LARGE.to_vec(), ())?;
+            eventually("it has ended", || !child.is_alive());
+            let outcome = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
+            assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
+            assert!(child.join_timeout(PATIENCE)?.unwrap() == LARGE);
+            assert!(child.join_timeout(PATIENCE).is_err(), "only once");
+        }
+        Ok(())
+    })
+}
