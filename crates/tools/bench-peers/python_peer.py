@@ -251,7 +251,7 @@ ENTRIES = {
     (FORK, "W7-cold"): cold,
     (FORK, "W7-PSS"): memory,
 }
-UNITS = {"W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s"}
+UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s"}
 
 
 def gigabytes(measured):
@@ -263,24 +263,26 @@ def unit(case):
     return {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB"}.get(case) or UNITS[case[:2]]
 
 
-def main(arguments):
+def main(arguments, entries):
     if arguments == ["list"]:
-        for contestant, case in ENTRIES:
-            print(json.dumps({"contestant": contestant, "case": case, "built": True}))
+        for (contestant, case), run in entries.items():
+            left_out = run if isinstance(run, str) else None
+            print(json.dumps({"contestant": contestant, "case": case, "left_out": left_out}))
     elif arguments == ["fresh"]:
         fresh()
     else:
         _, contestant, case, *options = arguments
         try:
-            value, detail = ENTRIES[contestant, case](Scale("--quick" in options))
+            value, detail, *usage = entries[contestant, case](Scale("--quick" in options))
         except Wrong as wrong:
             print(f"error: {wrong}", file=sys.stderr)
             return 3
         figure = {"contestant": contestant, "workload": case.split("-")[0], "case": case, "value": value}
-        print(json.dumps(figure | {"unit": unit(case), "checked": True, "detail": detail}))
+        figure |= {"unit": unit(case), "checked": True, "detail": detail}
+        print(json.dumps(figure | {"usage": usage[0] if usage else None}))
     return 0
 
 
 if __name__ == "__main__":
     mp.set_start_method("fork")
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], ENTRIES))

@@ -25,8 +25,8 @@ pub(super) struct Entry {
 pub(super) enum Launch {
     /// A program, and the arguments that come before those of a round.
     Program(PathBuf, Vec<String>),
-    /// The program needs something that is missing.
-    NotBuilt,
+    /// The contestant does not do this case, for a reason.
+    LeftOut(String),
     /// The program could not even be built.
     NotBuildable,
 }
@@ -100,11 +100,13 @@ fn list(program: &Path, arguments: Vec<String>) -> Result<Vec<Entry>> {
     let answer = answer.with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(answer.status.success(), "{} does not say what it has", program.display());
     let entry = |line: &str| {
-        let Listed { contestant, case, built } = serde_json::from_str(line)?;
+        let Listed { contestant, case, left_out } = serde_json::from_str(line)?;
         let case =
             case::find(&case).with_context(|| format!("`{contestant}` has an unknown case `{case}`"))?;
-        let launch =
-            if built { Launch::Program(program.to_owned(), arguments.clone()) } else { Launch::NotBuilt };
+        let launch = match left_out {
+            None => Launch::Program(program.to_owned(), arguments.clone()),
+            Some(reason) => Launch::LeftOut(reason),
+        };
         Ok(Entry { kind: Kind::of(&contestant), contestant, case, launch })
     };
     String::from_utf8(answer.stdout)?.lines().map(entry).collect()

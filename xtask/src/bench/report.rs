@@ -5,12 +5,16 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use bench::case::{ALL, Case, Direction, WORKLOADS};
+use bench::case::{ALL, Case, Direction, REAL, WORKLOADS};
 use experiments::measure::three_digits;
 
 use super::Report;
 use super::results::{OURS, Results};
 use super::{chart, table};
+
+const ABOUT_REAL: &str = "Two workers that are up already, and the natural call of each library, except where it says *by hand*. CPU is \
+user and system time of all processes, until all have ended. MB is the peak of the memory of all processes together \
+(PSS). Lines are those that a user writes, without the start of the pool and the functions that all contestants call.";
 
 /// Writes the page, and a chart beside it for each workload.
 pub(super) fn write(report: &Report, folder: &Path) -> Result<()> {
@@ -36,7 +40,7 @@ fn page(report: &Report) -> Result<String> {
     head(&mut page, report)?;
     targets(&mut page, report)?;
     for (workload, title) in WORKLOADS {
-        section(&mut page, report, workload, title)?;
+        section(&mut page, &report.results, workload, title)?;
     }
     Ok(page)
 }
@@ -93,18 +97,26 @@ fn targets(page: &mut String, report: &Report) -> Result<()> {
     Ok(writeln!(page)?)
 }
 
-fn section(page: &mut String, report: &Report, workload: &str, title: &str) -> Result<()> {
+fn section(page: &mut String, results: &Results, workload: &str, title: &str) -> Result<()> {
     let cases = cases(workload);
-    let results = &report.results;
     if cases.iter().all(|case| results.of(case).is_empty()) {
         return Ok(());
     }
-    let name = if workload == "growth" { "Growth" } else { workload };
+    let name = match workload {
+        "growth" => "Growth",
+        REAL => "Real work",
+        workload => workload,
+    };
     writeln!(page, "## {name}: {}\n", lower_first(title))?;
     if chart::draw(results, &cases)?.is_some() {
         writeln!(page, "![{}]({})\n", in_a_sentence(results, &cases), chart(workload))?;
     }
-    writeln!(page, "| | | median | rounds | this library is | |\n|---|---|---|---|---|---|")?;
+    if workload == REAL {
+        writeln!(page, "{ABOUT_REAL}\n")?;
+    }
+    let columns = table::columns(workload == REAL);
+    let heading = columns.iter().map(|name| if name.is_empty() { " |".into() } else { format!(" {name} |") });
+    writeln!(page, "| |{}\n|{}", heading.collect::<String>(), "---|".repeat(columns.len() + 1))?;
     for case in cases {
         let better = if case.better == Direction::LowerIsBetter { "less" } else { "more" };
         let mut first = format!("{} ({}, {better} is better)", case.title, case.unit);
@@ -138,6 +150,7 @@ fn lower_first(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use bench::case;
+    use bench::usage::Usage;
     use experiments::Machine;
 
     use super::*;
@@ -162,5 +175,23 @@ mod tests {
             assert!(page.contains(words), "{words:?} is not in:\n{page}");
         }
         assert!(!page.contains("## W2"), "nothing of it was measured");
+    }
+
+    #[test]
+    fn a_real_workload_shows_what_was_used() {
+        let mut results = sample(&[("rayon", &case::SKEWED, &[]), (OURS, &case::SKEWED, &[])]);
+        for (row, cpu) in results.rows.iter_mut().zip([0.4, 0.5]) {
+            row.add(cpu / 2.0, None, Some(Usage { cpu, memory: 12.0, lines: 1 }));
+        }
+        let mut page = String::new();
+        section(&mut page, &results, REAL, "What programs do").unwrap();
+        for words in [
+            "## Real work: what programs do",
+            "| | | median | rounds | CPU s | MB | lines | this library is | |\n|---|---|---|---|---|---|---|---|---|\n",
+            " (s, less is better) | multiproc | 0.250 |  | 0.500 | 12.0 | 1 |  |  |",
+            "|  | rayon | 0.200 |  | 0.400 | 12.0 | 1 | behind 1.25 × |  |",
+        ] {
+            assert!(page.contains(words), "{words:?} is not in:\n{page}");
+        }
     }
 }

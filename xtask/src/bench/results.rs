@@ -2,6 +2,7 @@
 
 use bench::case::{Case, Direction, QUEUE_1MIB};
 use bench::measure::median;
+use bench::usage::Usage;
 use serde::{Serialize, Serializer};
 
 pub(super) const OURS: &str = "multiproc";
@@ -25,6 +26,11 @@ pub(super) struct Row {
     pub(super) values: Vec<f64>,
     pub(super) median: Option<f64>,
     pub(super) detail: Option<String>,
+    /// Of a real workload: what each round has used, and the medians of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) usages: Vec<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<Usage>,
     pub(super) failure: Option<Failure>,
 }
 
@@ -32,7 +38,8 @@ pub(super) struct Row {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Failure {
-    NotBuilt,
+    /// The contestant does not do the case, for this reason.
+    LeftOut(String),
     NotBuildable,
     /// Its work had a wrong result.
     Wrong(String),
@@ -105,13 +112,32 @@ impl Results {
 impl Row {
     pub(super) fn new(contestant: &str, kind: Kind, case: &'static Case) -> Self {
         let contestant = contestant.to_owned();
-        Self { contestant, kind, case, values: vec![], median: None, detail: None, failure: None }
+        let (values, usages) = (vec![], vec![]);
+        Self {
+            contestant,
+            kind,
+            case,
+            values,
+            median: None,
+            detail: None,
+            usages,
+            usage: None,
+            failure: None,
+        }
     }
 
-    pub(super) fn add(&mut self, value: f64, detail: Option<String>) {
+    pub(super) fn add(&mut self, value: f64, detail: Option<String>, usage: Option<Usage>) {
         self.values.push(value);
         self.median = median(self.values.clone()).ok();
         self.detail = detail;
+        self.usages.extend(usage);
+        self.usage = self.median_usage();
+    }
+
+    fn median_usage(&self) -> Option<Usage> {
+        let of = |part: fn(&Usage) -> f64| median(self.usages.iter().map(part).collect()).ok();
+        let lines = self.usages.first()?.lines;
+        Some(Usage { cpu: of(|usage| usage.cpu)?, memory: of(|usage| usage.memory)?, lines })
     }
 
     /// The least and the most of all rounds.
@@ -155,7 +181,7 @@ pub(super) mod tests {
         let row = |&(contestant, case, values): &(&str, &'static Case, &[f64])| {
             let mut row = Row::new(contestant, Kind::of(contestant), case);
             for &value in values {
-                row.add(value, None);
+                row.add(value, None, None);
             }
             row
         };
@@ -168,6 +194,19 @@ pub(super) mod tests {
         assert_eq!(results.median(OURS, &case::START), Some(2.0));
         assert_eq!(results.rows[0].spread(), (1.0, 5.0));
         assert_eq!(results.median(OURS, &case::PSS), None);
+    }
+
+    #[test]
+    fn each_part_of_what_was_used_has_its_own_median() {
+        let mut row = Row::new(OURS, Kind::Ours, &case::WORDS);
+        assert_eq!(row.usage, None);
+        for (cpu, memory) in [(1.0, 90.0), (3.0, 10.0), (2.0, 40.0)] {
+            row.add(0.5, None, Some(Usage { cpu, memory, lines: 4 }));
+        }
+        assert_eq!(row.usage, Some(Usage { cpu: 2.0, memory: 40.0, lines: 4 }));
+        let json = serde_json::to_value(&row).unwrap();
+        assert_eq!(json["usage"]["memory"], 40.0);
+        assert_eq!(json["usages"].as_array().map(Vec::len), Some(3));
     }
 
     #[test]
@@ -202,7 +241,7 @@ pub(super) mod tests {
         assert_eq!(results.failures(), ["multiproc at W2-map: it hangs"]);
         results.rows[1].failure = Some(Failure::Wrong("a sum".to_owned()));
         assert_eq!(results.failures().len(), 2);
-        results.rows[0].failure = Some(Failure::NotBuilt);
+        results.rows[0].failure = Some(Failure::LeftOut("no pool".to_owned()));
         assert_eq!(results.failures(), ["procspawn at W2-map: a sum"]);
     }
 }

@@ -56,22 +56,17 @@ impl Rounds<'_> {
     fn add_round(&self, entry: &Entry, row: &mut Row) {
         let (program, arguments) = match &entry.launch {
             Launch::Program(program, arguments) => (program, arguments),
-            Launch::NotBuilt => return row.failure = Some(Failure::NotBuilt),
+            Launch::LeftOut(reason) => return row.failure = Some(Failure::LeftOut(reason.clone())),
             Launch::NotBuildable => return row.failure = Some(Failure::NotBuildable),
         };
         match self.round(program, arguments, entry) {
-            Ok(Ok((value, detail))) => row.add(value, detail),
+            Ok(Ok(figure)) => row.add(figure.value, figure.detail, figure.usage),
             Ok(Err(failure)) => row.failure = Some(failure),
             Err(error) => row.failure = Some(Failure::Failed(format!("{error:#}"))),
         }
     }
 
-    fn round(
-        &self,
-        program: &Path,
-        arguments: &[String],
-        entry: &Entry,
-    ) -> Result<Result<(f64, Option<String>), Failure>> {
+    fn round(&self, program: &Path, arguments: &[String], entry: &Entry) -> Result<Result<Figure, Failure>> {
         let mut arguments = arguments.to_vec();
         arguments.extend(["round", &entry.contestant, entry.case.id].map(str::to_owned));
         arguments.extend(self.quick.then(|| "--quick".to_owned()));
@@ -85,7 +80,11 @@ impl Rounds<'_> {
         let Case { id, unit, .. } = entry.case;
         ensure!(figure.case == *id && figure.unit == *unit, "its figure is of something else: {line}");
         ensure!(figure.checked && figure.value.is_finite(), "its figure is worth nothing: {line}");
-        Ok(Ok((figure.value, figure.detail)))
+        ensure!(
+            figure.usage.is_some() == entry.case.is_real(),
+            "its figure says not what it has used: {line}"
+        );
+        Ok(Ok(figure))
     }
 }
 

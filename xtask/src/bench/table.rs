@@ -1,6 +1,7 @@
 //! The tables of a run, for a terminal or a pipe.
 
 use bench::case::{Case, Direction};
+use bench::usage::Usage;
 use console::{Alignment, measure_text_width, pad_str, style};
 use experiments::Machine;
 use experiments::measure::three_digits;
@@ -14,7 +15,11 @@ pub(super) fn list(cases: &[&Case], entrants: &Entrants) {
     for case in cases {
         say!("{}  {}, {}", style(case.id).bold(), case.title, case.unit);
         for entry in entrants.entries.iter().filter(|entry| entry.case.id == case.id) {
-            let missing = if let Launch::Program(..) = entry.launch { "" } else { " (not built)" };
+            let missing = match &entry.launch {
+                Launch::Program(..) => String::new(),
+                Launch::LeftOut(reason) => format!(" (left out: {reason})"),
+                Launch::NotBuildable => " (cannot be built here)".to_owned(),
+            };
             say!("    {}{missing}", entry.contestant);
         }
     }
@@ -43,28 +48,56 @@ pub(super) fn show_case(results: &Results, case: &Case) {
     }
     let better = if case.better == Direction::LowerIsBetter { "less is better" } else { "more is better" };
     say!("\n{}  {}, {} ({better})", style(case.workload).bold(), case.title, case.unit);
-    let lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
-    show_columns(&lines, 4, |line, column, text| match (column, rows[line].kind) {
-        (0, Kind::Ours) => style(text).bold().to_string(),
-        (0, Kind::Floor) => style(text).dim().to_string(),
-        _ if rows[line].failure.is_some() => style(text).yellow().to_string(),
-        _ => text,
+    let mut lines: Vec<_> = rows.iter().map(|row| cells(results, row)).collect();
+    // The columns that all cases have need no heading.
+    let heading = usize::from(case.is_real());
+    let columns = columns(case.is_real());
+    if heading > 0 {
+        lines.insert(0, columns.iter().map(ToString::to_string).collect());
+    }
+    show_columns(&lines, columns.len() - 1, |line, column, text| {
+        let Some(row) = line.checked_sub(heading).map(|line| rows[line]) else {
+            return style(text).dim().to_string();
+        };
+        match (column, row.kind) {
+            (0, Kind::Ours) => style(text).bold().to_string(),
+            (0, Kind::Floor) => style(text).dim().to_string(),
+            _ if row.failure.is_some() => style(text).yellow().to_string(),
+            _ => text,
+        }
     });
 }
 
-/// Name, median, spread, comparison with the library, and notes.
+/// The headings of [`cells`].
+pub(super) fn columns(is_real: bool) -> &'static [&'static str] {
+    if is_real {
+        &["", "median", "rounds", "CPU s", "MB", "lines", "this library is", ""]
+    } else {
+        &["", "median", "rounds", "this library is", ""]
+    }
+}
+
+/// Name, median, spread, usage (of real workloads), comparison with the library, and notes.
 pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     let spread = || {
         let (least, most) = row.spread();
         format!("{} to {}", three_digits(least), three_digits(most))
     };
-    vec![
+    let mut cells = vec![
         row.contestant.clone(),
         row.median.map(three_digits).unwrap_or_default(),
         if row.values.len() > 1 { spread() } else { String::new() },
+    ];
+    if row.case.is_real() {
+        cells.extend(row.usage.map_or_else(Default::default, |Usage { cpu, memory, lines }| {
+            [three_digits(cpu), three_digits(memory), lines.to_string()]
+        }));
+    }
+    cells.extend([
         compared(results, row).unwrap_or_default(),
         row.failure.as_ref().map(in_words).or_else(|| row.detail.clone()).unwrap_or_default(),
-    ]
+    ]);
+    cells
 }
 
 /// The comparison of the library with the contestant of this row.
@@ -82,7 +115,7 @@ fn compared(results: &Results, row: &Row) -> Option<String> {
 
 pub(super) fn in_words(failure: &Failure) -> String {
     match failure {
-        Failure::NotBuilt => "not built".to_owned(),
+        Failure::LeftOut(reason) => format!("left out: {reason}"),
         Failure::NotBuildable => "cannot be built here".to_owned(),
         Failure::Wrong(what) => format!("WRONG: {what}"),
         Failure::Failed(what) => what.clone(),
@@ -135,5 +168,28 @@ fn show_columns(lines: &[Vec<String>], aligned: usize, paint: impl Fn(usize, usi
             paint(number, column, cell)
         });
         say!("  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bench::case;
+
+    use super::*;
+    use crate::bench::results::tests::sample;
+
+    #[test]
+    fn every_row_of_a_real_workload_has_a_cell_for_each_column() {
+        let mut results = sample(&[(OURS, &case::WORDS, &[]), ("rayon", &case::WORDS, &[])]);
+        results.rows[0].add(0.5, None, Some(Usage { cpu: 1.25, memory: 16.4, lines: 4 }));
+        results.rows[1].failure = Some(Failure::LeftOut("no processes".to_owned()));
+        let cells = |row: usize| cells(&results, &results.rows[row]).join("|");
+        assert_eq!(cells(0), "multiproc|0.500||1.25|16.4|4||");
+        assert_eq!(cells(1), "rayon|||||||left out: no processes");
+        assert_eq!(columns(true).len(), cells(0).split('|').count());
+        assert_eq!(
+            columns(false).len(),
+            super::cells(&results, &sample(&[(OURS, &case::MAP, &[1.0])]).rows[0]).len()
+        );
     }
 }

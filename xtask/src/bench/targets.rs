@@ -94,7 +94,9 @@ pub(super) struct Verdict {
 pub(super) fn judge(results: &Results, cases: &[&'static Case]) -> Vec<Verdict> {
     let wanted = |target: &&Target| cases.iter().any(|case| case.id == target.case.id);
     let mut verdicts: Vec<_> = TARGETS.iter().filter(wanted).map(|target| target.judge(results)).collect();
-    verdicts.extend(cases.iter().filter_map(|case| against_peers(results, case)));
+    // Real workloads have no targets yet.
+    let cases = cases.iter().filter(|case| !case.is_real());
+    verdicts.extend(cases.filter_map(|case| against_peers(results, case)));
     verdicts
 }
 
@@ -242,6 +244,12 @@ mod tests {
         assert_eq!(verdicts(&rows, case)[1], ("ahead of ipc-channel, 5.00 GB/s".to_owned(), Some(true)));
         rows.push(("procspawn", case, &[11.0]));
         assert_eq!(verdicts(&rows, case)[1], ("ahead of procspawn, 11.0 GB/s".to_owned(), Some(false)));
+    }
+
+    #[test]
+    fn real_workloads_are_not_judged() {
+        let case = &case::WORDS;
+        assert_eq!(verdicts(&[(OURS, case, &[2.0]), ("procspawn", case, &[1.0])], case), []);
     }
 
     #[test]

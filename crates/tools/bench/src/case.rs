@@ -12,6 +12,13 @@ pub struct Case {
     pub most_rounds: usize,
 }
 
+impl Case {
+    /// Whether its rounds say what they use.
+    pub fn is_real(&self) -> bool {
+        self.workload == REAL
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     LowerIsBetter,
@@ -19,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 8] = [
+pub const WORKLOADS: [(&str, &str); 9] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -28,7 +35,11 @@ pub const WORKLOADS: [(&str, &str); 8] = [
     ("W6", "200 tasks: 8 MiB in, their sum out, two workers"),
     ("W7", "A pool from nothing, and what it costs when idle"),
     ("growth", "What grows with items and workers"),
+    (REAL, "What programs do"),
 ];
+
+/// The workload whose rounds also say what they [use](crate::usage::Usage).
+pub const REAL: &str = "real";
 
 pub const START: Case = less("W1-start", "W1", "start and join", "µs");
 pub const START_1GIB: Case = less("W1-1GiB", "W1", "start and join, parent of 1 GiB", "µs");
@@ -70,8 +81,23 @@ pub const GROWTH_MAP_MEMORY: Case =
 pub const GROWTH_IMAP_MEMORY: Case =
     heavy("growth-imap-mem", "memory that the parent gains over all of `imap`", "MB");
 
+pub const WORDS: Case = real("real-words", "count the words of 400 texts of very different size");
+pub const THUMBNAILS: Case = real("real-thumbnails", "thumbnails of 96 JPEGs");
+pub const MANDELBROT: Case = real("real-mandelbrot", "the Mandelbrot set, row by row");
+pub const MONTE_CARLO: Case = real("real-monte-carlo", "Monte Carlo, a seed a task");
+pub const JSON: Case = real("real-json", "parse 300,000 lines of JSON");
+pub const HASH: Case = real("real-hash", "SHA-256 of 64 blobs of 8 MiB, copied");
+pub const HASH_SHARED: Case = real("real-hash-shared", "SHA-256 of 64 blobs of 8 MiB, shared beforehand");
+pub const SMALL: Case = real("real-small", "2,000,000 items of 50 ns");
+pub const SKEWED: Case = real("real-skewed", "40,000 items of 5 µs, 80 of them of 5 ms");
+pub const TABLE: Case = real("real-table", "a table of 50 MB that each worker needs");
+pub const PIPELINE: Case = real("real-pipeline", "500,000 structs from a producer through two consumers");
+pub const REQUESTS: Case =
+    real("real-requests", "requests of 200 µs from four threads, one in a thousand crashes its worker");
+pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
+
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 28] = [
+pub const ALL: [&Case; 41] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -100,6 +126,19 @@ pub const ALL: [&Case; 28] = [
     &GROWTH_WORKERS,
     &GROWTH_MAP_MEMORY,
     &GROWTH_IMAP_MEMORY,
+    &WORDS,
+    &THUMBNAILS,
+    &MANDELBROT,
+    &MONTE_CARLO,
+    &JSON,
+    &HASH,
+    &HASH_SHARED,
+    &SMALL,
+    &SKEWED,
+    &TABLE,
+    &PIPELINE,
+    &REQUESTS,
+    &SLEEPS,
 ];
 
 pub fn find(id: &str) -> Option<&'static Case> {
@@ -116,4 +155,8 @@ const fn more(id: &'static str, workload: &'static str, title: &'static str, uni
 
 const fn heavy(id: &'static str, title: &'static str, unit: &'static str) -> Case {
     Case { most_rounds: 2, ..less(id, "growth", title, unit) }
+}
+
+const fn real(id: &'static str, title: &'static str) -> Case {
+    less(id, REAL, title, "s")
 }

@@ -15,5 +15,7 @@ pub mod case;
 pub mod measure;
 pub mod proc;
 pub mod program;
+pub mod real;
 pub mod stream;
+pub mod usage;
 pub mod work;

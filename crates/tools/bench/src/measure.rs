@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::usage::Usage;
+
 /// How much a round may take on itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
@@ -134,11 +136,13 @@ pub fn now() -> Result<Duration> {
 pub struct Measured {
     pub value: f64,
     pub detail: Option<String>,
+    /// Of a real workload.
+    pub usage: Option<Usage>,
 }
 
 impl Measured {
     pub fn new(value: f64) -> Self {
-        Self { value, detail: None }
+        Self { value, detail: None, usage: None }
     }
 
     #[must_use]

@@ -1,5 +1,6 @@
 //! Memory and CPU time of a process, as the kernel counts them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::Duration;
 
@@ -38,28 +39,51 @@ pub fn processor_time(family: &[u32]) -> Result<Duration> {
 
 /// This process, its children, their children, and so on.
 pub fn family() -> Result<Vec<u32>> {
-    let mut family = vec![std::process::id()];
-    let all = all_processes()?;
-    let mut next = 0;
-    while let Some(&parent) = family.get(next) {
-        family.extend(all.iter().filter(|(_, its_parent)| *its_parent == parent).map(|(pid, _)| pid));
-        next += 1;
-    }
-    Ok(family)
+    Ok(Family::default().refresh()?.to_vec())
 }
 
-/// Every process with its parent.
-fn all_processes() -> Result<Vec<(u32, u32)>> {
-    let mut all = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        // "pid (any name) state parent …"
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        all.extend(parent.map(|parent| (pid, parent)));
+/// The same, asked for again and again: what each process is, is read once.
+#[derive(Default)]
+pub struct Family {
+    members: Vec<u32>,
+    strangers: HashSet<u32>,
+}
+
+impl Family {
+    /// This process first.
+    pub fn refresh(&mut self) -> Result<&[u32]> {
+        let running: HashSet<u32> = all_processes()?.collect();
+        self.members.retain(|pid| running.contains(pid));
+        self.strangers.retain(|pid| running.contains(pid));
+        if self.members.is_empty() {
+            self.members.push(std::process::id());
+        }
+        let is_new = |pid: &u32| !self.members.contains(pid) && !self.strangers.contains(pid);
+        let new = running.into_iter().filter(is_new);
+        let mut new: Vec<(u32, u32)> = new.filter_map(|pid| Some((pid, parent(pid)?))).collect();
+        loop {
+            let (members, others): (Vec<_>, Vec<_>) =
+                new.into_iter().partition(|(_, parent)| self.members.contains(parent));
+            self.members.extend(members.iter().map(|(pid, _)| pid));
+            new = others;
+            if members.is_empty() {
+                break;
+            }
+        }
+        self.strangers.extend(new.iter().map(|(pid, _)| pid));
+        Ok(&self.members)
     }
-    Ok(all)
+}
+
+fn all_processes() -> Result<impl Iterator<Item = u32>> {
+    Ok(fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Nothing if the process is gone.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // "pid (any name) state parent …"
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn kilobytes(file: &str, name: &str) -> Result<f64> {
@@ -82,6 +106,19 @@ mod tests {
         let _ = (child.kill(), child.wait());
         assert!(family.contains(&child.id()) && family.contains(&std::process::id()));
         assert!(processor_time(&[std::process::id()]).unwrap() > Duration::ZERO);
+    }
+
+    #[test]
+    fn a_family_follows_births_and_deaths() {
+        let mut family = Family::default();
+        family.refresh().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let born = family.refresh().unwrap().contains(&child.id());
+        let _ = (child.kill(), child.wait());
+        assert!(born);
+        let members = family.refresh().unwrap();
+        assert_eq!(members.first(), Some(&std::process::id()));
+        assert!(!members.contains(&child.id()));
     }
 
     #[test]

@@ -4,24 +4,30 @@ use std::env;
 use std::fmt;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::case::Case;
 pub use crate::measure::Measured;
 use crate::measure::Scale;
+use crate::usage::Usage;
 
 /// A contestant's entry for a case.
 pub struct Entry {
     pub contestant: &'static str,
     pub case: &'static Case,
-    /// `None` if a program that it needs is not built.
-    pub run: Option<fn(Scale) -> Result<Measured>>,
+    /// Or why the contestant leaves the case out.
+    pub run: std::result::Result<fn(Scale) -> Result<Measured>, &'static str>,
 }
 
 /// An entry that runs.
 pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Scale) -> Result<Measured>) -> Entry {
-    Entry { contestant, case, run: Some(run) }
+    Entry { contestant, case, run: Ok(run) }
+}
+
+/// A case that a contestant cannot do, with the reason.
+pub fn left_out(contestant: &'static str, case: &'static Case, reason: &'static str) -> Entry {
+    Entry { contestant, case, run: Err(reason) }
 }
 
 /// The output of a round, as a line of JSON.
@@ -35,6 +41,8 @@ pub struct Figure {
     /// The round has checked its results.
     pub checked: bool,
     pub detail: Option<String>,
+    #[serde(default)]
+    pub usage: Option<Usage>,
 }
 
 /// The output of `list` for each entry, as a line of JSON.
@@ -42,7 +50,9 @@ pub struct Figure {
 pub struct Listed {
     pub contestant: String,
     pub case: String,
-    pub built: bool,
+    /// Why it leaves the case out, if it does.
+    #[serde(default)]
+    pub left_out: Option<String>,
 }
 
 /// The exit code of a round whose work was wrong.
@@ -77,7 +87,8 @@ fn execute(entries: &[Entry]) -> Result<()> {
     match arguments.as_slice() {
         ["list"] => entries.iter().try_for_each(|entry| {
             let Entry { contestant, case, run } = entry;
-            print(&Listed { contestant: (*contestant).into(), case: case.id.into(), built: run.is_some() })
+            let left_out = run.err().map(str::to_owned);
+            print(&Listed { contestant: (*contestant).into(), case: case.id.into(), left_out })
         }),
         ["round", contestant, case, options @ ..] => {
             let found = |entry: &&Entry| entry.contestant == *contestant && entry.case.id == *case;
@@ -91,8 +102,8 @@ fn execute(entries: &[Entry]) -> Result<()> {
 
 fn round(entry: &Entry, scale: Scale) -> Result<Figure> {
     let Entry { contestant, case, run } = entry;
-    let run = run.with_context(|| format!("`{contestant}` is built without what `{}` needs", case.id))?;
-    let Measured { value, detail } = run(scale)?;
+    let run = run.map_err(|reason| anyhow!("`{contestant}` leaves out `{}`: {reason}", case.id))?;
+    let Measured { value, detail, usage } = run(scale)?;
     Ok(Figure {
         contestant: (*contestant).to_owned(),
         workload: case.workload.to_owned(),
@@ -101,6 +112,7 @@ fn round(entry: &Entry, scale: Scale) -> Result<Figure> {
         unit: case.unit.to_owned(),
         checked: true,
         detail,
+        usage,
     })
 }
 

@@ -68,9 +68,8 @@ impl StreamResult {
 
     /// Gigabytes a second.
     pub fn gigabytes(self, bytes: usize) -> Measured {
-        let Measured { value, detail } = self.millions();
-        let value = value * real(bytes) / 1e3;
-        Measured { value, detail }
+        let measured = self.millions();
+        Measured { value: measured.value * real(bytes) / 1e3, ..measured }
     }
 }
 

@@ -5,6 +5,7 @@ mod idle;
 mod pipe;
 mod pool;
 mod queue;
+mod real;
 mod start;
 
 use std::env;
@@ -16,7 +17,7 @@ use bench::program::{Entry, entry};
 const OURS: &str = "multiproc";
 
 pub(crate) fn entries() -> Vec<Entry> {
-    vec![
+    let mut entries = vec![
         entry(OURS, &case::START, start::start),
         entry("multiproc (Spawn)", &case::START, start::spawn),
         entry(OURS, &case::START_1GIB, start::start_from_1gib),
@@ -47,7 +48,9 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::GROWTH_WORKERS, growth::workers),
         entry(OURS, &case::GROWTH_MAP_MEMORY, growth::map_memory),
         entry(OURS, &case::GROWTH_IMAP_MEMORY, growth::imap_memory),
-    ]
+    ];
+    entries.extend(real::entries());
+    entries
 }
 
 /// In a program that was started afresh to see how long the first result takes: does that, and gives the exit
