@@ -87,11 +87,53 @@ impl Programs {
                 .push("Python's multiprocessing is skipped: there is no python3 on this machine".to_owned());
             return Ok(());
         };
-        let script = self.root.join(FOLDER).join("python_peer.py").display().to_string();
-        all.entries.extend(list(&python, vec![script])?);
+        let script = |name: &str| vec![self.root.join(FOLDER).join(name).display().to_string()];
+        all.entries.extend(list(&python, script("python_peer.py"))?);
         all.versions.push(("CPython".to_owned(), version));
+        let python = match self.python_with_packages(&python) {
+            Ok(python) => {
+                let packages = fs::read_to_string(self.root.join(FOLDER).join(PACKAGES))?;
+                all.versions.extend(packages.lines().filter_map(pinned_package));
+                python
+            }
+            Err(error) => {
+                all.notes.push(format!("joblib, and Python with NumPy and Pillow, are skipped: {error:#}"));
+                python
+            }
+        };
+        all.entries.extend(list(&python, script("python_real.py"))?);
         Ok(())
     }
+
+    /// A Python of its own beside what is built, with the packages that the real workloads use.
+    fn python_with_packages(&self, python: &Path) -> Result<PathBuf> {
+        let folder = self.target.join("bench-peers").join("python");
+        let own = folder.join("bin").join("python");
+        if !own.exists() {
+            quietly(Command::new(python).args(["-m", "venv"]).arg(&folder))?;
+        }
+        let packages = self.root.join(FOLDER).join(PACKAGES);
+        let install = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--requirement"];
+        quietly(Command::new(&own).args(install).arg(packages))?;
+        Ok(own)
+    }
+}
+
+/// What pip is to install.
+const PACKAGES: &str = "requirements.txt";
+
+/// Runs a program whose last words are the error if it fails.
+fn quietly(command: &mut Command) -> Result<()> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", words.lines().last().unwrap_or("it says nothing"));
+    Ok(())
+}
+
+/// A package and its version, of a line of requirements.
+fn pinned_package(line: &str) -> Option<(String, String)> {
+    let (name, version) = line.split_once("==")?;
+    Some((name.trim().to_owned(), version.trim().to_owned()))
 }
 
 /// Asks a program for its entries.
@@ -125,4 +167,24 @@ fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
         case,
         launch: Launch::NotBuildable,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_program_says_why() {
+        let failing =
+            |script: &str| quietly(Command::new("sh").args(["-c", script])).unwrap_err().to_string();
+        assert_eq!(failing("echo first >&2; echo 'no network' >&2; exit 1"), "no network");
+        assert_eq!(failing("exit 1"), "it says nothing");
+        assert!(quietly(&mut Command::new("true")).is_ok());
+    }
+
+    #[test]
+    fn requirements_pin_versions() {
+        assert_eq!(pinned_package("joblib==1.6.0"), Some(("joblib".to_owned(), "1.6.0".to_owned())));
+        assert_eq!(pinned_package("# why"), None);
+    }
 }

@@ -9,9 +9,11 @@ use bench::case;
 use bench::measure::{self, Scale, back_to_back, from_sleep, rate};
 use bench::proc;
 use bench::program::{Entry, Measured, entry};
+use bench::real::{self, Ledger, Order, Priced};
 use bench::stream::{StreamResult, consume, mixed, produce, stamp, stamped, unmixed};
+use bench::usage::{self, user_lines};
 use bench::work::{self, BLOCK, MIB, SUMS, SUMS_AMOUNT, check};
-use bench_peers::{Player, run, scale_as_word, scale_of_word};
+use bench_peers::{Player, Role, run, scale_as_word, scale_of_word};
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcReceiver, IpcSender};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,7 +21,14 @@ use serde::de::DeserializeOwned;
 const IPC: &str = "ipc-channel";
 
 fn main() -> ExitCode {
-    run(&entries(), first_result, &[("produce", play_producer), ("echo", play_echo), ("sum", play_sum)])
+    let roles: &[(&str, Role)] = &[
+        ("produce", play_producer),
+        ("echo", play_echo),
+        ("sum", play_sum),
+        ("order", play_orders),
+        ("price", play_prices),
+    ];
+    run(&entries(), first_result, roles)
 }
 
 fn entries() -> Vec<Entry> {
@@ -49,6 +58,7 @@ fn entries() -> Vec<Entry> {
             thread::sleep(Duration::from_millis(100));
             Ok(Measured::new(proc::proportional(echo.child.pid())?))
         }),
+        entry(IPC, &case::PIPELINE, pipeline),
     ]
 }
 
@@ -149,6 +159,60 @@ fn play_sum(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// A receiver is for one process, so each consumer has a channel of its own.
+fn pipeline(scale: Scale) -> Result<Measured> {
+    let work = |(): &()| {
+        // user code: pipeline
+        let (result, priced) = ipc::channel()?;
+        let (tell, producer): (IpcSender<Vec<IpcSender<Order>>>, _) = meet("order", &[scale_as_word(scale)])?;
+        let mut senders = Vec::new();
+        let mut children = vec![producer];
+        for _ in 0..2 {
+            let ((sender, tell), child): ((_, IpcSender<IpcSender<Priced>>), _) = meet("price", &[])?;
+            tell.send(result.clone()).map_err(failed)?;
+            senders.push(sender);
+            children.push(child);
+        }
+        drop(result);
+        tell.send(senders).map_err(failed)?;
+        let mut ledger = Ledger::default();
+        while let Ok(priced) = priced.recv() {
+            ledger.add(priced);
+        }
+        children.into_iter().try_for_each(Player::join)?;
+        // end
+        Ok(ledger)
+    };
+    let source = include_str!("ipc-channel.rs");
+    let lines = user_lines(source, "pipeline") + user_lines(source, "meet");
+    usage::measure(lines, (), work, |ledger: Ledger| ledger.check(scale))
+}
+
+// user code: pipeline
+fn play_orders(arguments: &[&str]) -> Result<()> {
+    let &[server, scale] = arguments else { bail!("not what a producer is told: {arguments:?}") };
+    let (tell, told) = ipc::channel::<Vec<IpcSender<Order>>>()?;
+    introduce(server, tell)?;
+    let consumers = told.recv().map_err(failed)?;
+    for (id, consumer) in (0..real::order_count(scale_of_word(scale))).zip(consumers.iter().cycle()) {
+        consumer.send(real::order(id)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn play_prices(arguments: &[&str]) -> Result<()> {
+    let (sender, orders) = ipc::channel::<Order>()?;
+    let (tell, told) = ipc::channel::<IpcSender<Priced>>()?;
+    introduce(arguments[0], (sender, tell))?;
+    let result = told.recv().map_err(failed)?;
+    while let Ok(order) = orders.recv() {
+        result.send(real::price(&order)).map_err(failed)?;
+    }
+    Ok(())
+}
+// end
+
+// user code: meet
 /// Starts a child in a role, and receives the ends of channels that it has for us.
 fn meet<T: DeserializeOwned + Serialize>(role: &str, arguments: &[&str]) -> Result<(T, Player)> {
     let (server, name) = IpcOneShotServer::<T>::new()?;
@@ -161,6 +225,7 @@ fn meet<T: DeserializeOwned + Serialize>(role: &str, arguments: &[&str]) -> Resu
 fn introduce<T: DeserializeOwned + Serialize>(server: &str, ends: T) -> Result<()> {
     IpcSender::connect(server.to_owned())?.send(ends).map_err(failed)
 }
+// end
 
 fn failed(error: impl std::fmt::Debug) -> anyhow::Error {
     anyhow!("ipc-channel: {error:?}")

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use bench::case;
 use bench::measure::{self, Scale, back_to_back, from_sleep, repeated};
 use bench::program::{Entry, Measured, entry};
+use bench::real::{self, Ledger, order, price};
 use bench::stream::{consume, mixed, produce, unmixed};
+use bench::usage::{self, user_lines};
 use bench::work::{check, cube};
 use bench_peers::run;
 
@@ -41,6 +43,7 @@ fn entries() -> Vec<Entry> {
         entry(THREADS, &case::COLD, |scale| {
             Ok(measure::cold(scale, &["fresh"])?.with("two threads and a channel"))
         }),
+        entry(THREADS, &case::PIPELINE, pipeline),
     ]
 }
 
@@ -65,6 +68,42 @@ fn words(scale: Scale) -> Result<Measured> {
     let flow = consume(|| Ok(unmixed(receiver.recv()?)))?;
     join(producer)??;
     Ok(flow.millions())
+}
+
+/// A receiver is for one thread, so each consumer has a channel of its own.
+fn pipeline(scale: Scale) -> Result<Measured> {
+    let count = real::order_count(scale);
+    let work = |(): &()| {
+        // user code: pipeline
+        let (results, priced) = mpsc::channel();
+        let (senders, threads): (Vec<_>, Vec<_>) = (0..2)
+            .map(|_| {
+                let (sender, orders) = mpsc::channel();
+                let results = results.clone();
+                (
+                    sender,
+                    thread::spawn(move || orders.iter().try_for_each(|order| results.send(price(&order)))),
+                )
+            })
+            .unzip();
+        drop(results);
+        let produce = move || {
+            (0..count).zip(senders.iter().cycle()).try_for_each(|(id, sender)| sender.send(order(id)))
+        };
+        let producer = thread::spawn(produce);
+        let mut ledger = Ledger::default();
+        for priced in priced {
+            ledger.add(priced);
+        }
+        join(producer)??;
+        for thread in threads {
+            join(thread)??;
+        }
+        // end
+        Ok(ledger)
+    };
+    let lines = user_lines(include_str!("std-threads.rs"), "pipeline");
+    usage::measure(lines, (), work, |ledger: Ledger| ledger.check(scale))
 }
 
 struct Echo {

@@ -1,5 +1,7 @@
 //! rayon: a pool of threads, which need not copy anything.
 
+mod real_work;
+
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
 }
 
 fn entries() -> Vec<Entry> {
-    vec![
+    let mut entries = vec![
         entry(RAYON, &case::MAP, |scale| map(scale, 1_000_000, usize::MAX)),
         entry(RAYON, &case::MAP_10M, |scale| map(scale, 10_000_000, usize::MAX)),
         entry(RAYON, &case::MAP_CHUNK1, |scale| map(scale, 100_000, 1)),
@@ -47,7 +49,9 @@ fn entries() -> Vec<Entry> {
             sums(scale, |number| u64::from(number) + work::sum(black_box(&block)))
         }),
         entry(RAYON, &case::COLD, |scale| measure::cold(scale, &["fresh"])),
-    ]
+    ];
+    entries.extend(real_work::entries());
+    entries
 }
 
 fn first_result() -> Result<Duration> {

@@ -1,5 +1,7 @@
 //! procspawn: processes and a pool, by a function and its argument.
 
+mod real_work;
+
 use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::thread;
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn entries() -> Vec<Entry> {
-    vec![
+    let mut entries = vec![
         entry(PROCSPAWN, &case::START, |scale| repeated(scale, 300, start)),
         entry(PROCSPAWN, &case::START_1GIB, |scale| {
             let ballast = work::ballast(1024 * MIB);
@@ -64,7 +66,9 @@ fn entries() -> Vec<Entry> {
                 proc::family()?.into_iter().skip(1).map(proc::proportional).collect();
             Ok(Measured::new(median(workers?)?))
         }),
-    ]
+    ];
+    entries.extend(real_work::entries());
+    entries
 }
 
 fn first_result() -> Result<Duration> {
@@ -84,10 +88,14 @@ fn apply(pool: &Pool) -> Result<()> {
 
 /// A pool of two workers that are up.
 fn two() -> Result<Pool> {
-    let pool = Pool::new(2)?;
+    up(2)
+}
+
+fn up(workers: usize) -> Result<Pool> {
+    let pool = Pool::new(workers)?;
     let nap = |()| thread::sleep(Duration::from_millis(10));
-    let both = [pool.spawn((), nap), pool.spawn((), nap)];
-    both.into_iter().try_for_each(JoinHandle::join)?;
+    let all: Vec<_> = (0..workers).map(|_| pool.spawn((), nap)).collect();
+    all.into_iter().try_for_each(JoinHandle::join)?;
     Ok(pool)
 }
 
@@ -114,7 +122,8 @@ fn sums(scale: Scale) -> Result<Measured> {
     rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-/// Calls a function with every item, with at most `at_once` calls under way.
+/// Calls a function with every item, with at most `most` calls under way.
+// user code: in_turn
 fn in_turn<A, R>(
     pool: &Pool,
     items: impl Iterator<Item = A>,
@@ -137,3 +146,4 @@ where
     }
     Ok(results)
 }
+// end
