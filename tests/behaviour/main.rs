@@ -22,6 +22,7 @@ mod scribble;
 mod security;
 mod start;
 mod support;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         security::trials(),
         bad_values::trials(),
         output::trials(),
+        sync::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

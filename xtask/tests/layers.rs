@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["init", "process", "queue", "pipe", "shared_slice"],
     &["mapping_cache"],
     &["pool"],
+    &["sync"],
     &["channel"],
     &["spawn"],
     &["start_method"],

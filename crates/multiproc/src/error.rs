@@ -43,8 +43,27 @@ struct Inner {
 /// Who failed.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Origin {
-    Worker { pid: u32 },
-    Process { name: String, pid: u32 },
+    Worker {
+        pid: u32,
+    },
+    Process {
+        name: String,
+        pid: u32,
+    },
+    /// A process of which this one knows no name.
+    Pid(u32),
+}
+
+/// How a process let down those that share something with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Died,
+    Signal(i32),
+    Exit(i32),
+    Panicked,
+    TimedOut,
+    Aborted,
+    Reset,
 }
 
 /// What happened.
@@ -84,6 +103,10 @@ pub(crate) enum Cause {
     Cancelled,
     /// The task has run for longer than it may, and was ended.
     Overtime(Duration),
+    /// The holder of a lock died or panicked.
+    Poisoned { lock: String, failure: Failure },
+    /// A party of a barrier died or gave up.
+    Broken(Failure),
     /// The caller asked for something that makes no sense.
     Invalid(String),
 }
@@ -96,12 +119,22 @@ impl Error {
 
     /// The signal that killed the child, if one did.
     pub fn signal(&self) -> Option<i32> {
-        if let Cause::Signal(signal) = self.0.cause { Some(signal) } else { None }
+        match self.0.cause {
+            Cause::Signal(signal)
+            | Cause::Poisoned { failure: Failure::Signal(signal), .. }
+            | Cause::Broken(Failure::Signal(signal)) => Some(signal),
+            _ => None,
+        }
     }
 
     /// The code with which the child exited before its function returned, if it did.
     pub fn exit_code(&self) -> Option<i32> {
-        if let Cause::Exit(code) = self.0.cause { Some(code) } else { None }
+        match self.0.cause {
+            Cause::Exit(code)
+            | Cause::Poisoned { failure: Failure::Exit(code), .. }
+            | Cause::Broken(Failure::Exit(code)) => Some(code),
+            _ => None,
+        }
     }
 
     /// Which item of the input this is about, counted from 0.
@@ -112,7 +145,7 @@ impl Error {
     /// The process id of the child that failed.
     pub fn pid(&self) -> Option<u32> {
         match self.0.origin {
-            Some(Origin::Worker { pid } | Origin::Process { pid, .. }) => Some(pid),
+            Some(Origin::Worker { pid } | Origin::Process { pid, .. } | Origin::Pid(pid)) => Some(pid),
             None => None,
         }
     }
@@ -160,6 +193,21 @@ impl Error {
     /// Was the task cancelled: withdrawn before it ran, or ended while it did?
     pub fn is_cancelled(&self) -> bool {
         matches!(self.0.cause, Cause::Cancelled)
+    }
+
+    /// Did a process die, or a thread panic, while it held a [lock](crate::sync)?
+    ///
+    /// [`pid`](Self::pid) says which process; [`signal`](Self::signal) and [`exit_code`](Self::exit_code) how it ended, if it
+    /// is a child of this process.
+    pub fn is_poisoned(&self) -> bool {
+        matches!(self.0.cause, Cause::Poisoned { .. })
+    }
+
+    /// Was a [`Barrier`](crate::sync::Barrier) broken: did a party of it die or give up while it waited?
+    ///
+    /// [`pid`](Self::pid) says which process did.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.0.cause, Cause::Broken(_))
     }
 
     /// Could a value not be turned into bytes, or back?
@@ -293,6 +341,15 @@ impl fmt::Display for Error {
             }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
             Cause::Overtime(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
+            Cause::Poisoned { lock, failure } => {
+                write!(f, "the {lock} is poisoned: {who} {failure} while it held the {lock}")
+            }
+            Cause::Broken(failure @ (Failure::Aborted | Failure::Reset)) => {
+                write!(f, "the barrier is broken: {who} {failure} it")
+            }
+            Cause::Broken(failure) => {
+                write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
+            }
             Cause::Invalid(what) => f.write_str(what),
         }
     }
@@ -309,6 +366,21 @@ impl fmt::Display for Origin {
         match self {
             Self::Worker { pid } => write!(f, "worker {pid}"),
             Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
+            Self::Pid(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died => f.write_str("died"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::Exit(code) => write!(f, "exited with code {code}"),
+            Self::Panicked => f.write_str("panicked"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Reset => f.write_str("reset"),
         }
     }
 }
@@ -327,7 +399,7 @@ impl fmt::Display for Activity<'_> {
             (Some(index), _) => write!(f, " while running task {index}"),
             (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
-            (None, None) => Ok(()),
+            (None, Some(Origin::Pid(_)) | None) => Ok(()),
         }
     }
 }

@@ -103,6 +103,8 @@ mod mapping_cache;
 
 pub mod pool;
 
+pub mod sync;
+
 mod channel;
 
 mod spawn;

@@ -125,6 +125,16 @@ points! {
     EventCountChanged = "event-count:changed",
     /// They are woken, and the event count still says that somebody waits.
     AllWoken = "event-count:all-woken",
+    /// A thread is to fall asleep until a lock, an event or the like changes.
+    SyncSleeps = "sync:sleeps",
+    /// An event is set, and its waiters are not notified.
+    EventSet = "sync:event-set",
+    /// Permits of a semaphore or a `RwLock` are given to a waiter, which is not notified.
+    PermitsGiven = "sync:permits-given",
+    /// A thread has its permits.
+    PermitsTaken = "sync:permits-taken",
+    /// Permits are given back, and the waiters are not notified.
+    PermitsReleased = "sync:permits-released",
     /// A slice is filled, and not sealed.
     Filled = "shared-slice:filled",
     /// A slice is sealed, and not mapped.

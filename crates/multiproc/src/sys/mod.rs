@@ -11,6 +11,7 @@ pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
+pub(crate) mod exits;
 pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]
 pub(crate) mod failpoint_control;
@@ -25,6 +26,7 @@ pub(crate) mod output;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod sealed;
+pub(crate) mod shared_words;
 pub(crate) mod socket;
 pub(crate) mod thread_id;
 mod weak;

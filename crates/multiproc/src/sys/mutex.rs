@@ -2,7 +2,8 @@
 //! whose word says which thread holds it.
 //!
 //! A thread that waits asks the kernel now and then whether the holder still lives, and takes the mutex over from one
-//! that does not. The new holder is not told: what a mutex guards here must be whole at every instruction.
+//! that does not. [`MutexGuard::dead_holder`] tells the new holder; what the library itself guards by a mutex is whole at
+//! every instruction.
 //!
 //! The word is all there is in shared memory, and it is a number. A process that writes anything into it can let two
 //! threads hold the mutex at once, but it can make no process touch memory that is not there. (The robust mutexes of the C
@@ -47,6 +48,7 @@ pub(crate) struct Mutex<'a> {
 pub(crate) struct MutexGuard<'a> {
     word: &'a AtomicU64,
     holder: ThreadId,
+    dead_holder: Option<ThreadId>,
     of_this_thread: PhantomData<*const ()>,
 }
 
@@ -60,7 +62,7 @@ impl<'a> Mutex<'a> {
     #[inline]
     pub(crate) fn try_lock(self) -> Option<MutexGuard<'a>> {
         let own = ThreadId::current();
-        self.replace(0, own.bits()).then(|| self.guard(own))
+        self.replace(0, own.bits()).then(|| self.guard(own, None))
     }
 
     /// Takes the mutex; blocks while another thread that lives holds it, until the deadline, then gives `None`.
@@ -89,7 +91,8 @@ impl<'a> Mutex<'a> {
             {
                 // Others may be asleep, of whom the word says nothing any more.
                 if self.replace(word, own.bits() | WAITERS) {
-                    return Ok(Some(self.guard(own)));
+                    let dead = (word & !WAITERS != 0).then_some(holder);
+                    return Ok(Some(self.guard(own, dead)));
                 }
             } else if is_over {
                 return Ok(None);
@@ -106,9 +109,23 @@ impl<'a> Mutex<'a> {
     }
 
     #[inline]
-    fn guard(self, holder: ThreadId) -> MutexGuard<'a> {
+    fn guard(self, holder: ThreadId, dead_holder: Option<ThreadId>) -> MutexGuard<'a> {
         failpoint::hit(Failpoint::LockTaken);
-        MutexGuard { word: self.word, holder, of_this_thread: PhantomData }
+        MutexGuard { word: self.word, holder, dead_holder, of_this_thread: PhantomData }
+    }
+}
+
+impl MutexGuard<'_> {
+    /// The thread that the mutex was taken over from, because it had ended while it held the mutex.
+    #[inline]
+    pub(crate) fn dead_holder(&self) -> Option<ThreadId> {
+        self.dead_holder
+    }
+
+    /// Whether this is no copy of the guard in a forked process.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.holder == ThreadId::current()
     }
 }
 
@@ -116,7 +133,7 @@ impl Drop for MutexGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         // A copy of the process that was forked meanwhile does not hold it.
-        if self.holder != ThreadId::current() {
+        if !self.is_here() {
             return;
         }
         let mut word = self.holder.bits();

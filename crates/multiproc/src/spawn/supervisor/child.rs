@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::{HUNG_UP, Supervisor, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
+use crate::sys::exits;
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::process::{self, Exit, PidFd};
 use crate::sys::socket;
@@ -148,7 +149,11 @@ impl Child {
     /// How it ended, which it has. The first one to ask takes the status from the system.
     pub(super) fn collect(&self) -> Exit {
         let mut state = lock(&self.state);
-        let exit = *state.exit.get_or_insert_with(|| self.pidfd.reap());
+        let exit = *state.exit.get_or_insert_with(|| {
+            let exit = self.pidfd.reap();
+            exits::record(self.pid, &self.name, exit);
+            exit
+        });
         let watcher = state.watcher.take();
         drop(state);
         if let Some(watcher) = watcher {
