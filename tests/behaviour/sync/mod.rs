@@ -1,8 +1,12 @@
 //! **Locks and friends**: whatever dies while it holds something, no other process waits for it.
 
 mod atomic;
+mod barrier;
+mod condvar;
 mod event;
 mod mutex;
+mod once;
+mod rw_lock;
 mod semaphore;
 
 use std::time::{Duration, Instant};
@@ -17,7 +21,16 @@ use tests::scribble::{Scribbler, Where, mappings};
 use crate::support::{Outcome, PATIENCE};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let trials = [atomic::trials(), event::trials(), mutex::trials(), semaphore::trials()];
+    let trials = [
+        atomic::trials(),
+        barrier::trials(),
+        condvar::trials(),
+        event::trials(),
+        mutex::trials(),
+        once::trials(),
+        rw_lock::trials(),
+        semaphore::trials(),
+    ];
     trials.into_iter().flatten().collect()
 }
 

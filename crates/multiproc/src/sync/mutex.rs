@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::poison::{LockError, LockResult, culprit, culprit_here, judge};
+use super::poison::{LockResult, culprit, culprit_here, judge};
 use super::shared::{Shared, Word};
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::{Acquire, Relaxed};
@@ -47,7 +47,7 @@ use crate::sys::thread_id::ThreadId;
 ///
 /// # When the holder dies
 ///
-/// Within half a second another thread gets the mutex, as [`LockError::Poisoned`], which says who died and holds the
+/// Within half a second another thread gets the mutex, as [`LockError::Poisoned`](super::LockError::Poisoned), which says who died and holds the
 /// guard. A holder that panics poisons the mutex, too. The mutex stays poisoned until
 /// [`clear_poison`](Self::clear_poison).
 ///
@@ -113,7 +113,8 @@ impl<T: Pod> Mutex<T> {
     /// Takes the mutex. Blocks while another thread holds it that lives.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`] when a holder died or panicked; [`LockError::Failed`] when this thread holds the mutex.
+    /// [`Poisoned`](super::LockError::Poisoned) when a holder died or panicked; [`Failed`](super::LockError::Failed) when
+    /// this thread holds the mutex.
     #[inline]
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
         self.take(Deadline::Never)
@@ -188,7 +189,8 @@ impl<T: Pod> Mutex<[T]> {
     /// Takes the mutex. Blocks while another thread holds it that lives.
     ///
     /// # Errors
-    /// [`LockError::Poisoned`] when a holder died or panicked; [`LockError::Failed`] when this thread holds the mutex.
+    /// [`Poisoned`](super::LockError::Poisoned) when a holder died or panicked; [`Failed`](super::LockError::Failed) when
+    /// this thread holds the mutex.
     pub fn lock(&self) -> LockResult<SliceGuard<'_, T>> {
         self.take(Deadline::Never)
     }

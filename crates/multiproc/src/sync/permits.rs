@@ -14,8 +14,22 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
-/// In the kind of an entry: it holds its permits; else it waits for them. The rest is their number.
+/// In the kind of an entry: it holds its permits; else it waits for them.
 pub(super) const HOLDS: u32 = 1 << 31;
+/// In the kind of an entry: its thread knows that it holds them.
+const KNOWS: u32 = 1 << 30;
+/// The rest of the kind: how many they are.
+const COUNT: u32 = KNOWS - 1;
+
+impl Entry {
+    fn waits(&self) -> bool {
+        self.kind & HOLDS == 0
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.kind & COUNT
+    }
+}
 
 /// What a user of permits asks for.
 #[derive(Clone, Copy)]
@@ -28,7 +42,8 @@ pub(super) struct Request {
 
 impl Shared {
     /// Takes permits, of which there are `total`. Blocks until those before have had theirs and enough are free; gives
-    /// `None` when the deadline comes first. `on_death` is told of each entry whose process has ended, under the lock.
+    /// `None` when the deadline comes first. `on_death` is called, under the lock, for each holder that has ended, unless
+    /// it had not noticed that it held any.
     pub(super) fn acquire(
         &self,
         total: u32,
@@ -46,7 +61,7 @@ impl Shared {
                 return Ok(entry.get());
             }
             if checks {
-                self.remove_dead(deadline, &on_death)?;
+                self.remove_dead(entry.get(), deadline, &on_death)?;
             }
             let Some(guard) = self.lock_slots(deadline)? else { return Ok(None) };
             if kind().is_none() {
@@ -61,7 +76,10 @@ impl Shared {
             Ok(entry.get().filter(|_| holds()))
         });
         match entry.get() {
-            Some(_) if matches!(acquired, Ok(Some(_))) => failpoint::hit(Failpoint::PermitsTaken),
+            Some(taken) if matches!(acquired, Ok(Some(_))) => {
+                self.set_kind(&taken, request.count | HOLDS | KNOWS);
+                failpoint::hit(Failpoint::PermitsTaken);
+            }
             Some(unused) => self.release(&unused), // it may have been given permits just now
             None => {}
         }
@@ -78,20 +96,19 @@ impl Shared {
 
     /// How many permits are free, as far as is known.
     pub(super) fn free_permits(&self, total: u32) -> u32 {
-        let held = self.entries().filter(|entry| entry.kind & HOLDS != 0);
-        held.fold(total, |free, entry| free.saturating_sub(entry.kind & !HOLDS))
+        let holders = self.entries().filter(|entry| !entry.waits());
+        holders.fold(total, |free, entry| free.saturating_sub(entry.count()))
     }
 
     /// Gives permits to those that wait, in their order; says whether there were any. To be called under the lock.
     fn give_out(&self, total: u32) -> bool {
         let mut free = self.free_permits(total);
         let mut given = 0;
-        while given < self.slots {
-            // a process that overwrites entries cannot keep this busy
-            let waiting = self.entries().filter(|entry| entry.kind & HOLDS == 0);
-            let next = waiting.min_by_key(|entry| entry.ticket).filter(|next| next.kind <= free);
-            let Some(next) = next else { break };
-            free -= next.kind;
+        // A process that overwrites entries cannot keep this thread here.
+        while given < self.slots
+            && let Some(next) = self.first_waiter().filter(|next| next.count() <= free)
+        {
+            free -= next.count();
             self.set_kind(&next, next.kind | HOLDS);
             failpoint::hit(Failpoint::PermitsGiven);
             given += 1;
@@ -99,18 +116,43 @@ impl Shared {
         given > 0
     }
 
-    /// Removes the entries of processes that have ended.
-    fn remove_dead(&self, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
-        let dead = self.dead(self.entries());
-        if dead.is_empty() {
-            return Ok(());
-        }
-        let Some(_guard) = self.lock_slots(deadline)? else { return Ok(()) };
-        for entry in dead {
-            if let Some(kind) = self.kind(&entry) {
-                on_death(&Entry { kind, ..entry });
-                self.free(&entry);
+    fn first_waiter(&self) -> Option<Entry> {
+        self.entries().filter(Entry::waits).min_by_key(|entry| entry.ticket)
+    }
+
+    /// Removes entries of processes that have ended. The first waiter looks at those that hold permits, and the other
+    /// waiters at the first: however many wait, each holder is looked at by one.
+    fn remove_dead(&self, own: Option<Entry>, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
+        for _ in 0..self.slots {
+            match self.first_waiter() {
+                Some(first) if own.is_some_and(|own| own.ticket == first.ticket) => break,
+                Some(first) if self.has_ended(&first) => self.remove(&first, deadline, on_death)?,
+                Some(_) => return Ok(()),
+                None => break,
             }
+        }
+        let mut last = None;
+        for entry in self.entries().filter(|entry| !entry.waits()) {
+            let ended = match last {
+                Some((holder, ended)) if holder == entry.holder => ended,
+                _ => self.has_ended(&entry),
+            };
+            last = Some((entry.holder, ended));
+            if ended {
+                self.remove(&entry, deadline, on_death)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, entry: &Entry, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
+        if let Some(_guard) = self.lock_slots(deadline)?
+            && let Some(kind) = self.kind(entry)
+        {
+            if kind & KNOWS != 0 {
+                on_death(&Entry { kind, ..*entry });
+            }
+            self.free(entry);
         }
         Ok(())
     }

@@ -38,6 +38,15 @@ impl<G> LockError<G> {
         }
     }
 
+    pub(super) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            Self::Poisoned(Poisoned { guard, error }) => {
+                LockError::Poisoned(Poisoned { guard: with(guard), error })
+            }
+            Self::Failed(error) => LockError::Failed(error),
+        }
+    }
+
     /// What is wrong.
     pub fn error(&self) -> &Error {
         match self {

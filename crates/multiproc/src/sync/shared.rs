@@ -168,10 +168,12 @@ impl Shared {
         if let Some(done) = attempt(false)? {
             return Ok(Some(done));
         }
-        if is_smp() && !deadline.is_over() && spin(SPIN, SPINS_PER_CHECK, YIELD_AFTER, is_ready) {
-            if let Some(done) = attempt(false)? {
-                return Ok(Some(done));
-            }
+        if is_smp()
+            && !deadline.is_over()
+            && spin(SPIN, SPINS_PER_CHECK, YIELD_AFTER, is_ready)
+            && let Some(done) = attempt(false)?
+        {
+            return Ok(Some(done));
         }
         let (mut last_check, mut interval) = (Instant::now(), FIRST_CHECK);
         loop {

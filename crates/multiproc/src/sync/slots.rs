@@ -96,16 +96,9 @@ impl Shared {
         self.word(Word::Ticket).fetch_add(1, Relaxed).wrapping_add(1)
     }
 
-    /// Those of the entries whose holder has ended. Takes some microseconds for each holder, and should not be called
-    /// under the lock.
-    pub(super) fn dead(&self, entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
-        let mut known = None;
-        let mut has_ended = |holder: ThreadId| match known {
-            Some((last, ended)) if last == holder => ended,
-            _ => known.insert((holder, holder.has_ended())).1,
-        };
-        let dead: Vec<_> = entries.filter(|entry| has_ended(entry.holder)).collect();
+    /// Whether the holder of an entry has ended. Takes some microseconds.
+    pub(super) fn has_ended(&self, entry: &Entry) -> bool {
         // In another namespace, threads have other numbers.
-        if dead.is_empty() || thread_id::namespace() == self.namespace { dead } else { Vec::new() }
+        entry.holder.has_ended() && thread_id::namespace() == self.namespace
     }
 }

@@ -135,6 +135,10 @@ points! {
     PermitsTaken = "sync:permits-taken",
     /// Permits are given back, and the waiters are not notified.
     PermitsReleased = "sync:permits-released",
+    /// A waiter of a condition variable is marked as notified, and not woken.
+    WaiterNotified = "sync:waiter-notified",
+    /// All parties have come to a barrier, and are not notified.
+    BarrierPassed = "sync:barrier-passed",
     /// A slice is filled, and not sealed.
     Filled = "shared-slice:filled",
     /// A slice is sealed, and not mapped.
