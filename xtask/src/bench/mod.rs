@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a word on the command line
 pub struct Options {
-    /// Only these workloads (W1 to W7, growth) or cases (such as W4-8B)
+    /// Only these workloads (W1 to W8, growth) or cases (such as W4-8B)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// Beside other libraries, too, and Python's multiprocessing; compiling them takes minutes

@@ -167,7 +167,7 @@ impl Condvar {
         has_timed_out: &mut bool,
     ) -> LockResult<MutexGuard<'a, T>> {
         let entry = self.enter()?;
-        let mutex = guard.mutex();
+        let mutex = guard.shared();
         drop(guard);
         let is_notified = || self.is_notified(&entry);
         let waited = self.shared.wait(deadline, is_notified, |checks| {
@@ -177,7 +177,7 @@ impl Condvar {
             Ok(is_notified().then_some(()))
         });
         // Its entry stays until then: the notification of a thread that is killed before goes to the next one.
-        let guard = mutex.take(Deadline::Never);
+        let guard = MutexGuard::take(mutex, Deadline::Never);
         *has_timed_out = !self.leave(&entry)?;
         waited?;
         guard

@@ -149,11 +149,8 @@ impl<T: Pod> Mutex<T> {
     }
 
     #[inline]
-    pub(super) fn take(&self, deadline: Deadline) -> LockResult<MutexGuard<'_, T>> {
-        let held = self.hold(deadline)?;
-        let culprit = held.culprit();
-        let value = self.shared.load(0);
-        judge(MutexGuard { mutex: self, value, is_changed: false, held }, MUTEX, culprit)
+    fn take(&self, deadline: Deadline) -> LockResult<MutexGuard<'_, T>> {
+        MutexGuard::take(&self.shared, deadline)
     }
 }
 
@@ -212,7 +209,7 @@ impl<T: Pod> Mutex<[T]> {
     }
 
     fn take(&self, deadline: Deadline) -> LockResult<SliceGuard<'_, T>> {
-        let held = self.hold(deadline)?;
+        let held = Held::take(&self.shared, deadline)?;
         let culprit = held.culprit();
         judge(SliceGuard { held, element: PhantomData }, MUTEX, culprit)
     }
@@ -227,31 +224,6 @@ impl<T: Contents + ?Sized> Mutex<T> {
     /// Says that the value is sound again: later calls get the guard without an error.
     pub fn clear_poison(&self) {
         self.shared.word(Word::Culprit).store(0, Relaxed);
-    }
-
-    #[inline]
-    fn hold(&self, deadline: Deadline) -> Result<Held<'_>> {
-        let guard = match self.shared.mutex().try_lock() {
-            Some(guard) => guard,
-            None => self.wait(deadline)?,
-        };
-        let (thread, process) = ThreadId::current_and_process();
-        let owner = u64::from(thread.number()) | u64::from(process.number()) << 32;
-        self.shared.word(Word::Owner).store(owner, Relaxed);
-        Ok(Held { guard, shared: &self.shared, was_panicking: thread::panicking() })
-    }
-
-    #[cold]
-    fn wait(&self, deadline: Deadline) -> Result<WordGuard<'_>> {
-        let guard = self.shared.mutex().lock(deadline)?.ok_or_else(|| Error::timeout("take a mutex"))?;
-        if let Some(dead) = guard.dead_holder() {
-            let owner = self.shared.word(Word::Owner).load(Relaxed);
-            // A thread killed before it could write its process there most likely was the only one of it.
-            #[allow(clippy::cast_possible_truncation)] // its two halves
-            let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
-            self.shared.word(Word::Culprit).store(culprit(pid, Failure::Died), Relaxed);
-        }
-        Ok(guard)
     }
 }
 
@@ -276,39 +248,67 @@ struct Held<'a> {
     was_panicking: bool,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    #[inline]
+    fn take(shared: &'a Shared, deadline: Deadline) -> Result<Self> {
+        let (thread, process) = ThreadId::current_and_process();
+        let guard = match shared.mutex().try_lock_as(thread) {
+            Some(guard) => guard,
+            None => Self::wait(shared, deadline)?,
+        };
+        let owner = u64::from(thread.number()) | u64::from(process.number()) << 32;
+        shared.word(Word::Owner).store(owner, Relaxed);
+        Ok(Self { guard, shared, was_panicking: thread::panicking() })
+    }
+
+    #[cold]
+    fn wait(shared: &'a Shared, deadline: Deadline) -> Result<WordGuard<'a>> {
+        let on_death = |dead: ThreadId| {
+            let owner = shared.word(Word::Owner).load(Relaxed);
+            // A thread killed before it could write its process there most likely was the only one of it.
+            #[allow(clippy::cast_possible_truncation)] // its two halves
+            let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
+            shared.word(Word::Culprit).store(culprit(pid, Failure::Died), Relaxed);
+        };
+        shared.mutex().lock_noting(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
+    }
+
     #[inline]
     fn culprit(&self) -> u64 {
         self.shared.word(Word::Culprit).load(Relaxed)
     }
 
+    /// Releases the mutex, after `write`, or poisoned where the thread panics.
     #[inline]
-    fn is_panicking(&self) -> bool {
-        thread::panicking() && !self.was_panicking
-    }
-}
-
-impl Drop for Held<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.is_panicking() && self.guard.is_here() {
-            self.shared.word(Word::Culprit).store(culprit_here(Failure::Panicked), Relaxed);
-        }
+    fn finish(&mut self, write: impl FnOnce(&Shared)) {
+        let (shared, is_panicking) = (self.shared, thread::panicking() && !self.was_panicking);
+        self.guard.finish(|| {
+            if is_panicking {
+                shared.word(Word::Culprit).store(culprit_here(Failure::Panicked), Relaxed);
+            } else {
+                write(shared);
+            }
+        });
     }
 }
 
 /// Holds a [`Mutex`] until it is dropped, and is the value: a copy, which goes back then if it was borrowed mutably.
 pub struct MutexGuard<'a, T: Pod> {
-    mutex: &'a Mutex<T>,
+    held: Held<'a>,
     value: T,
     is_changed: bool,
-    /// Released last.
-    held: Held<'a>,
 }
 
 impl<'a, T: Pod> MutexGuard<'a, T> {
-    pub(super) fn mutex(&self) -> &'a Mutex<T> {
-        self.mutex
+    #[inline]
+    pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
+        let held = Held::take(shared, deadline)?;
+        let (value, culprit) = (shared.load(0), held.culprit());
+        judge(Self { held, value, is_changed: false }, MUTEX, culprit)
+    }
+
+    pub(super) fn shared(&self) -> &'a Shared {
+        self.held.shared
     }
 }
 
@@ -332,9 +332,8 @@ impl<T: Pod> DerefMut for MutexGuard<'_, T> {
 impl<T: Pod> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        if self.is_changed && !self.held.is_panicking() && self.held.guard.is_here() {
-            self.held.shared.store(0, &self.value);
-        }
+        let changed = self.is_changed.then_some(&self.value);
+        self.held.finish(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));
     }
 }
 
@@ -349,6 +348,12 @@ impl<T: Pod + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
 pub struct SliceGuard<'a, T> {
     held: Held<'a>,
     element: PhantomData<T>,
+}
+
+impl<T> Drop for SliceGuard<'_, T> {
+    fn drop(&mut self) {
+        self.held.finish(|_| {});
+    }
 }
 
 impl<T: Pod> SliceGuard<'_, T> {

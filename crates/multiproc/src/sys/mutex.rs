@@ -2,7 +2,7 @@
 //! whose word says which thread holds it.
 //!
 //! A thread that waits asks the kernel now and then whether the holder still lives, and takes the mutex over from one
-//! that does not. [`MutexGuard::dead_holder`] tells the new holder; what the library itself guards by a mutex is whole at
+//! that does not. [`Mutex::lock_noting`] tells the new holder; what the library itself guards by a mutex is whole at
 //! every instruction.
 //!
 //! The word is all there is in shared memory, and it is a number. A process that writes anything into it can let two
@@ -48,7 +48,6 @@ pub(crate) struct Mutex<'a> {
 pub(crate) struct MutexGuard<'a> {
     word: &'a AtomicU64,
     holder: ThreadId,
-    dead_holder: Option<ThreadId>,
     of_this_thread: PhantomData<*const ()>,
 }
 
@@ -61,8 +60,13 @@ impl<'a> Mutex<'a> {
     /// Takes the mutex if it is free.
     #[inline]
     pub(crate) fn try_lock(self) -> Option<MutexGuard<'a>> {
-        let own = ThreadId::current();
-        self.replace(0, own.bits()).then(|| self.guard(own, None))
+        self.try_lock_as(ThreadId::current())
+    }
+
+    /// As [`try_lock`](Self::try_lock), by a thread that knows its identity.
+    #[inline]
+    pub(crate) fn try_lock_as(self, own: ThreadId) -> Option<MutexGuard<'a>> {
+        self.replace(0, own.bits()).then(|| self.guard(own))
     }
 
     /// Takes the mutex; blocks while another thread that lives holds it, until the deadline, then gives `None`.
@@ -71,6 +75,16 @@ impl<'a> Mutex<'a> {
     /// When this thread holds it already.
     #[cold]
     pub(crate) fn lock(self, deadline: Deadline) -> Result<Option<MutexGuard<'a>>> {
+        self.lock_noting(deadline, |_| {})
+    }
+
+    /// As [`lock`](Self::lock), and calls `on_death` with the thread from which the mutex is taken over, if it is.
+    #[cold]
+    pub(crate) fn lock_noting(
+        self,
+        deadline: Deadline,
+        on_death: impl FnOnce(ThreadId),
+    ) -> Result<Option<MutexGuard<'a>>> {
         for _ in 0..if is_smp() { TRIES } else { 0 } {
             hint::spin_loop();
             if let Some(guard) = self.try_lock() {
@@ -91,8 +105,11 @@ impl<'a> Mutex<'a> {
             {
                 // Others may be asleep, of whom the word says nothing any more.
                 if self.replace(word, own.bits() | WAITERS) {
-                    let dead = (word & !WAITERS != 0).then_some(holder);
-                    return Ok(Some(self.guard(own, dead)));
+                    let guard = self.guard(own);
+                    if word & !WAITERS != 0 {
+                        on_death(holder);
+                    }
+                    return Ok(Some(guard));
                 }
             } else if is_over {
                 return Ok(None);
@@ -109,33 +126,26 @@ impl<'a> Mutex<'a> {
     }
 
     #[inline]
-    fn guard(self, holder: ThreadId, dead_holder: Option<ThreadId>) -> MutexGuard<'a> {
+    fn guard(self, holder: ThreadId) -> MutexGuard<'a> {
         failpoint::hit(Failpoint::LockTaken);
-        MutexGuard { word: self.word, holder, dead_holder, of_this_thread: PhantomData }
+        MutexGuard { word: self.word, holder, of_this_thread: PhantomData }
     }
 }
 
 impl MutexGuard<'_> {
-    /// The thread that the mutex was taken over from, because it had ended while it held the mutex.
+    /// Calls `act` and releases the mutex; does neither in a copy of the process that was forked meanwhile, which does
+    /// not hold it.
     #[inline]
-    pub(crate) fn dead_holder(&self) -> Option<ThreadId> {
-        self.dead_holder
-    }
-
-    /// Whether this is no copy of the guard in a forked process.
-    #[inline]
-    pub(crate) fn is_here(&self) -> bool {
-        self.holder == ThreadId::current()
-    }
-}
-
-impl Drop for MutexGuard<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // A copy of the process that was forked meanwhile does not hold it.
-        if !self.is_here() {
-            return;
+    pub(crate) fn finish(&mut self, act: impl FnOnce()) {
+        if self.holder == ThreadId::current() {
+            act();
+            self.release();
         }
+        self.holder = ThreadId::NONE;
+    }
+
+    #[inline]
+    fn release(&self) {
         let mut word = self.holder.bits();
         while let Err(now) = self.word.compare_exchange(word, 0, Release, Relaxed) {
             if now & !WAITERS != word & !WAITERS {
@@ -145,6 +155,15 @@ impl Drop for MutexGuard<'_> {
         }
         if word & WAITERS != 0 {
             futex::wake_one_at_low_half(self.word);
+        }
+    }
+}
+
+impl Drop for MutexGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.holder != ThreadId::NONE && self.holder == ThreadId::current() {
+            self.release();
         }
     }
 }
