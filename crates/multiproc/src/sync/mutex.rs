@@ -245,7 +245,8 @@ impl<T: Contents + ?Sized> fmt::Debug for Mutex<T> {
 struct Held<'a> {
     guard: WordGuard<'a>,
     shared: &'a Shared,
-    was_panicking: bool,
+    /// 0 or 1; a `bool` would make the guard slower to move, see [`Poisoned`](super::Poisoned).
+    was_panicking: usize,
 }
 
 impl<'a> Held<'a> {
@@ -258,7 +259,7 @@ impl<'a> Held<'a> {
         };
         let owner = u64::from(thread.number()) | u64::from(process.number()) << 32;
         shared.word(Word::Owner).store(owner, Relaxed);
-        Ok(Self { guard, shared, was_panicking: thread::panicking() })
+        Ok(Self { guard, shared, was_panicking: thread::panicking().into() })
     }
 
     #[cold]
@@ -281,7 +282,7 @@ impl<'a> Held<'a> {
     /// Releases the mutex, after `write`, or poisoned where the thread panics.
     #[inline]
     fn finish(&mut self, write: impl FnOnce(&Shared)) {
-        let (shared, is_panicking) = (self.shared, thread::panicking() && !self.was_panicking);
+        let (shared, is_panicking) = (self.shared, thread::panicking() && self.was_panicking == 0);
         self.guard.finish(|| {
             if is_panicking {
                 shared.word(Word::Culprit).store(culprit_here(Failure::Panicked), Relaxed);
@@ -296,7 +297,7 @@ impl<'a> Held<'a> {
 pub struct MutexGuard<'a, T: Pod> {
     held: Held<'a>,
     value: T,
-    is_changed: bool,
+    is_changed: usize,
 }
 
 impl<'a, T: Pod> MutexGuard<'a, T> {
@@ -304,7 +305,7 @@ impl<'a, T: Pod> MutexGuard<'a, T> {
     pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
         let held = Held::take(shared, deadline)?;
         let (value, culprit) = (shared.load(0), held.culprit());
-        judge(Self { held, value, is_changed: false }, MUTEX, culprit)
+        judge(Self { held, value, is_changed: 0 }, MUTEX, culprit)
     }
 
     pub(super) fn shared(&self) -> &'a Shared {
@@ -324,15 +325,15 @@ impl<T: Pod> Deref for MutexGuard<'_, T> {
 impl<T: Pod> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.is_changed = true;
+        self.is_changed = 1;
         &mut self.value
     }
 }
 
 impl<T: Pod> Drop for MutexGuard<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let changed = self.is_changed.then_some(&self.value);
+        let changed = (self.is_changed != 0).then_some(&self.value);
         self.held.finish(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));
     }
 }

@@ -21,10 +21,7 @@ pub enum LockError<G> {
 }
 
 /// The guard of a lock whose data may be in an unexpected state, and who left it so.
-pub struct Poisoned<G> {
-    guard: G,
-    error: Error,
-}
+pub struct Poisoned<G>(Box<(G, Error)>); // small, so that a guard that is not poisoned is moved as it is
 
 impl<G> LockError<G> {
     /// The guard of a poisoned lock: to be used where the data is sound whatever state it is in.
@@ -40,8 +37,9 @@ impl<G> LockError<G> {
 
     pub(super) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
         match self {
-            Self::Poisoned(Poisoned { guard, error }) => {
-                LockError::Poisoned(Poisoned { guard: with(guard), error })
+            Self::Poisoned(poisoned) => {
+                let (guard, error) = *poisoned.0;
+                LockError::Poisoned(Poisoned(Box::new((with(guard), error))))
             }
             Self::Failed(error) => LockError::Failed(error),
         }
@@ -50,7 +48,7 @@ impl<G> LockError<G> {
     /// What is wrong.
     pub fn error(&self) -> &Error {
         match self {
-            Self::Poisoned(poisoned) => &poisoned.error,
+            Self::Poisoned(poisoned) => poisoned.error(),
             Self::Failed(error) => error,
         }
     }
@@ -59,20 +57,20 @@ impl<G> LockError<G> {
 impl<G> Poisoned<G> {
     /// The guard, with which the data can be repaired.
     pub fn into_guard(self) -> G {
-        self.guard
+        self.0.0
     }
 
     /// Who died or panicked: [`Error::pid`], and for a child of this process its name, [`Error::signal`] and
     /// [`Error::exit_code`].
     pub fn error(&self) -> &Error {
-        &self.error
+        &self.0.1
     }
 }
 
 impl<G> From<LockError<G>> for Error {
     fn from(error: LockError<G>) -> Self {
         match error {
-            LockError::Poisoned(poisoned) => poisoned.error,
+            LockError::Poisoned(poisoned) => poisoned.0.1,
             LockError::Failed(error) => error,
         }
     }
@@ -100,7 +98,7 @@ impl<G> fmt::Debug for LockError<G> {
 
 impl<G> fmt::Debug for Poisoned<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        self.error().fmt(f)
     }
 }
 
@@ -113,7 +111,7 @@ pub(super) fn judge<G>(guard: G, lock: &str, culprit: u64) -> LockResult<G> {
 #[cold]
 fn blame<G>(guard: G, lock: &str, culprit: u64) -> LockError<G> {
     let error = error(culprit, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
-    LockError::Poisoned(Poisoned { guard, error })
+    LockError::Poisoned(Poisoned(Box::new((guard, error))))
 }
 
 /// The error that a word means which [`culprit`] gave, or that anything else has written.

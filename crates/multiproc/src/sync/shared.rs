@@ -1,6 +1,6 @@
 //! The memory that all handles of a lock share, and how a thread waits for a change in it.
 //!
-//! A header of words, then [slots](super::slots), then the data. Every layout is the same formula, so a handle from
+//! A header of words, then the data, then [slots](super::slots). Every layout is the same formula, so a handle from
 //! another process is checked in one place: what the formula gives is the size of its memory.
 
 use std::num::NonZeroUsize;
@@ -95,7 +95,7 @@ impl Shared {
 
     #[inline]
     pub(super) fn slot_word(&self, index: usize, offset: usize) -> &AtomicU64 {
-        self.memory.word64(HEADER + SLOT * index + offset)
+        self.memory.word64(self.first_slot() + SLOT * index + offset)
     }
 
     pub(super) fn events(&self) -> EventCount<'_> {
@@ -151,7 +151,12 @@ impl Shared {
     fn offset<T>(&self, index: usize, count: usize) -> usize {
         let end = index.checked_add(count);
         assert!(end.is_some_and(|end| end <= self.length), "no such element");
-        HEADER + SLOT * self.slots + index * size_of::<T>()
+        HEADER + index * size_of::<T>()
+    }
+
+    #[inline]
+    fn first_slot(&self) -> usize {
+        HEADER + (self.element * self.length).next_multiple_of(8)
     }
 
     /// Blocks until `attempt` gives something; gives `None` when the deadline comes first.
@@ -197,6 +202,7 @@ impl Shared {
 }
 
 fn size(slots: usize, element: usize, length: usize) -> Option<NonZeroUsize> {
-    let size = element.checked_mul(length)?.checked_add(slots.checked_mul(SLOT)?)?.checked_add(HEADER)?;
+    let data = element.checked_mul(length)?.checked_next_multiple_of(8)?;
+    let size = slots.checked_mul(SLOT)?.checked_add(data)?.checked_add(HEADER)?;
     NonZeroUsize::new(size).filter(|size| isize::try_from(size.get()).is_ok())
 }
