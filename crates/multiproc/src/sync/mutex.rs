@@ -331,7 +331,7 @@ impl<T: Pod> DerefMut for MutexGuard<'_, T> {
 }
 
 impl<T: Pod> Drop for MutexGuard<'_, T> {
-    #[inline(always)]
+    #[inline]
     fn drop(&mut self) {
         let changed = (self.is_changed != 0).then_some(&self.value);
         self.held.finish(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));

@@ -12,6 +12,7 @@ mod workload;
 #[cfg(multiproc_faults)]
 mod failpoints;
 mod large;
+mod locks;
 mod random_kills;
 mod scribble;
 mod soak;

@@ -1,6 +1,7 @@
 //! Pieces of work that come through many points, and that know what must come out of them whoever dies.
 
 mod channels;
+mod locks;
 mod pools;
 mod processes;
 
@@ -28,6 +29,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
+    Scenario { name: "locks", run: locks::all },
 ];
 
 /// What may go wrong, and no more.
