@@ -12,6 +12,7 @@
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large data that many processes read and nobody copies.
+//! - [`sync`] has locks, events, barriers and counters that survive the process which holds them.
 //! - [`Error`] says what failed, who died, and at what.
 //!
 //! ```
