@@ -23,6 +23,7 @@ mod security;
 mod start;
 mod support;
 mod sync;
+mod task_errors;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         bad_values::trials(),
         output::trials(),
         sync::trials(),
+        task_errors::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -31,6 +31,7 @@ trials![
     get_after_the_last_sender_has_gone_takes_what_is_left_then_is_an_error,
     a_killed_sender_ends_the_iteration,
     a_killed_receiver_ends_a_put_that_waits,
+    a_send_after_the_receiver_was_killed_and_joined_fails_at_once,
     receivers_killed_while_they_take_leave_the_queue_in_order,
     senders_killed_while_they_put_leave_the_queue_in_order,
     join_before_draining_does_not_deadlock,
@@ -302,6 +303,21 @@ fn a_killed_receiver_ends_a_put_that_waits() -> Outcome {
     let put = std::thread::spawn(move || sender.send(2).map_err(Error::from));
     holder.kill()?;
     assert!(put.join().unwrap().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn a_send_after_the_receiver_was_killed_and_joined_fails_at_once() -> Outcome {
+    for sends in 1..=20 {
+        let (sender, receiver) = bounded(100)?;
+        let (ours, theirs) = pipe::<(), ()>()?;
+        let hold = |_receiver: Receiver<u32>, gate| crate::support::block(gate);
+        let holder = Process::spawn(hold, (receiver, theirs))?;
+        ours.recv()?;
+        (0..sends).try_for_each(|number| sender.send(number))?;
+        holder.kill()?;
+        assert!(holder.join().is_err());
+        assert!(sender.send(7).map_err(Error::from).unwrap_err().is_disconnected(), "after {sends} items");
+    }
     Ok(())
 }
 

@@ -132,7 +132,7 @@ pub mod failpoints {
     pub use crate::sys::failpoint_control::{Action, Controller, ENV_VAR, Hit, Target, now};
 }
 
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result, TaskError};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};

@@ -40,6 +40,7 @@ use crate::task::RemoteFn;
 ///     Ok(())
 /// }
 /// ```
+#[must_use = "dropping a `Process` detaches the child, and its result is lost: call `join`"]
 pub struct Process<T> {
     started: SpawnedChild,
     joined: bool,

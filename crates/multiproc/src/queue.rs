@@ -113,8 +113,9 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     /// Sends an item. Blocks while the queue is full.
     ///
     /// When every receiver is gone, an error is returned at once if the receivers were dropped, were killed
-    /// while waiting, or took nothing since the last check. If they were killed while busy receiving, up to
-    /// 64 more items may be sent first.
+    /// while waiting, or took nothing since the last check and this process knows of their end (it has joined
+    /// them, for example); if it does not, within 10 ms. If they were killed while busy receiving, up to 64 more
+    /// items may be sent first.
     ///
     /// # Errors
     /// [`Error::is_disconnected`] when every receiver is gone; [`Error::is_codec`] when the item cannot be

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use image::{ColorType, ImageFormat};
-use multiproc::{Connection, Process, pipe};
+use multiproc::{Connection, Process, TaskError, pipe};
 
 /// How long the server thinks before it answers, as a distant one would.
 const DELAY: Duration = Duration::from_millis(400);
@@ -17,7 +17,7 @@ const HEIGHT: u32 = 3000;
 
 /// A running server. Dropping it ends its process.
 pub struct Server {
-    process: Process<Result<(), String>>,
+    process: Process<Result<(), TaskError>>,
     url: String,
 }
 
@@ -49,11 +49,7 @@ impl Drop for Server {
 }
 
 /// The task of the server's process: tells the parent the address, then serves until it is killed.
-fn serve(parent: Connection<String, ()>, at_once: usize) -> Result<(), String> {
-    try_serve(&parent, at_once).map_err(|error| format!("{error:#}"))
-}
-
-fn try_serve(parent: &Connection<String, ()>, at_once: usize) -> Result<()> {
+fn serve(parent: Connection<String, ()>, at_once: usize) -> Result<(), TaskError> {
     let image = image()?;
     let all_asked = Barrier::new(at_once);
     let listener = TcpListener::bind("127.0.0.1:0")?;

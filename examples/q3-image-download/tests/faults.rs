@@ -112,8 +112,10 @@ fn is_stopped_by(signal: Signal) {
         let _ = stream.read_to_end(&mut Vec::new()); // until the client is gone
     });
     let (folder, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut command = program();
-    command.args([&url, "--out"]).arg(folder.path()).env("TMPDIR", temporary.path());
+    // These tests may run in the background of a shell, which has SIGINT ignored there.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_from-url"), &url, "--out"]);
+    command.arg(folder.path()).env("TMPDIR", temporary.path());
     let mut running = command.spawn().unwrap();
     has_begun.recv().unwrap();
     kill(Pid::from_raw(running.id().cast_signed()), signal).unwrap();

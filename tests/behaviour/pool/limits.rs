@@ -338,7 +338,7 @@ fn a_memory_limit_that_no_worker_can_do_with_is_one_clear_error() -> Outcome {
     assert!(error.to_string().contains("`memory_limit` must be at least 1"), "{error}");
     let pool = Pool::builder().workers(2).memory_limit(4096).build()?;
     let error = pool.map(square, 0..3).unwrap_err();
-    assert!(error.to_string().contains("cannot do with 4 KiB of memory"), "{error}");
+    assert!(error.to_string().contains("memory limit 4 KiB is too low"), "{error}");
     let hungry = || assert_eq!(use_memory(500), 500);
     let pool = Pool::builder().workers(2).memory_limit(64 * MIB).initializer(hungry, ()).build()?;
     let text = pool.map(square, 0..3).unwrap_err().to_string();

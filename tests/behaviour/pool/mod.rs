@@ -5,6 +5,7 @@ mod failures;
 mod handles;
 mod lifetime;
 mod limits;
+mod map_reduce;
 mod order;
 mod stuck;
 mod workers;
@@ -23,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         workers::trials(),
         lifetime::trials(),
         limits::trials(),
+        map_reduce::trials(),
         order::trials(),
         stuck::trials(),
     ];

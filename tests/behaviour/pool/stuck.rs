@@ -252,7 +252,7 @@ fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
     fn time_of_tasks(pool: Pool) -> Result<Duration> {
         let start = Instant::now();
         for number in 0..30 {
-            pool.submit(slowly, (number,))?;
+            let _ = pool.submit(slowly, (number,))?;
         }
         pool.join();
         Ok(start.elapsed())

@@ -1,10 +1,14 @@
 //! The senders' cache of whether any receiver is alive.
 
-use super::{End, SenderCore};
+use std::sync::atomic::AtomicU64;
+
+use super::SenderCore;
 use crate::channel::endpoint::SCRATCH;
 use crate::error::Result;
 use crate::ipc::ring::Position;
 use crate::sys::atomic::Relaxed;
+use crate::sys::clock;
+use crate::sys::process::observed_exits;
 
 /// The most messages that are sent between two checks.
 const CHECK_EVERY: u32 = 64;
@@ -13,9 +17,16 @@ const CHECK_EVERY: u32 = 64;
 /// as sending.
 ///
 /// Receivers that take messages are alive, so each message taken since the last check allows two to be sent
-/// without a check, up to [`CHECK_EVERY`]. Independently of this cache, a sender checks before it waits for
-/// room and before it wakes a receiver. The words are guarded by the senders' lock.
-pub(super) struct LivenessCache<'a>(&'a End);
+/// without a check, up to [`CHECK_EVERY`]. The words for this are guarded by the senders' lock. While receivers
+/// take none, this process asks the kernel once per tick of the coarse clock, and again when it has seen the end
+/// of a process, which may have been the last receiver.
+///
+/// Independently of this cache, a sender asks before it waits for room and before it wakes a receiver.
+#[derive(Default)]
+pub(super) struct LivenessCache {
+    /// The tick and the number of ends seen, added, when the kernel last said that a receiver is left.
+    asked_at: AtomicU64,
+}
 
 /// The number of the frame before which the next check is due.
 const NEXT_CHECK: usize = SCRATCH[1];
@@ -23,14 +34,8 @@ const NEXT_CHECK: usize = SCRATCH[1];
 const TAKEN: usize = SCRATCH[2];
 
 impl SenderCore {
-    pub(super) fn liveness(&self) -> LivenessCache<'_> {
-        LivenessCache(&self.0)
-    }
-}
-
-impl LivenessCache<'_> {
     /// Notes that a new channel's receivers have taken nothing.
-    pub(super) fn init(&self) {
+    pub(super) fn init_liveness(&self) {
         self.0.endpoint.scratch(TAKEN).store(Position::START.frames, Relaxed);
     }
 
@@ -52,6 +57,18 @@ impl LivenessCache<'_> {
         endpoint.scratch(TAKEN).store(taken, Relaxed);
         let next_check = tail.frames.wrapping_add(newly_taken.saturating_mul(2).min(CHECK_EVERY));
         endpoint.scratch(NEXT_CHECK).store(next_check, Relaxed);
-        Ok((newly_taken == 0 || self.0.receivers().load(Relaxed) == 0) && endpoint.peer_hung_up()?)
+        if self.0.receivers().load(Relaxed) == 0 {
+            return endpoint.peer_hung_up();
+        }
+        // Ticks are far more nanoseconds apart than a process sees others end in between.
+        let now = clock::ticks().wrapping_add(observed_exits().into());
+        if newly_taken > 0 || self.0.liveness.asked_at.load(Relaxed) == now {
+            return Ok(false);
+        }
+        let hung_up = endpoint.peer_hung_up()?;
+        if !hung_up {
+            self.0.liveness.asked_at.store(now, Relaxed);
+        }
+        Ok(hung_up)
     }
 }

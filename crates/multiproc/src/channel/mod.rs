@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::channel::batch::PLAIN;
 use crate::channel::endpoint::{AREAS, Endpoint, EndpointFds, Side};
+use crate::channel::liveness::LivenessCache;
 use crate::error::{Error, Result};
 use crate::ipc::ring::Ring;
 use crate::ipc::wire::{SharedFd, SharedMemory};
@@ -58,6 +59,7 @@ pub(crate) struct End {
     endpoint: Endpoint,
     ring: Ring,
     layout: Layout,
+    liveness: LivenessCache,
 }
 
 /// A message to send.
@@ -123,7 +125,7 @@ impl Layout {
         let sender_fds = EndpointFds { socket: from, eventfds, namespace: thread_id::namespace() };
         let receiver_fds = EndpointFds { socket: to, ..sender_fds.clone() };
         let sender = SenderCore::open(self, memory.clone(), sender_fds)?;
-        sender.liveness().init();
+        sender.init_liveness();
         Ok((sender, ReceiverCore::open(self, memory.clone(), receiver_fds)?))
     }
 
@@ -136,7 +138,12 @@ impl Layout {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
-        Ok(Arc::new(End { endpoint: Endpoint::new(memory, self.start, side, fds), ring, layout: self }))
+        Ok(Arc::new(End {
+            endpoint: Endpoint::new(memory, self.start, side, fds),
+            ring,
+            layout: self,
+            liveness: LivenessCache::default(),
+        }))
     }
 }
 

@@ -33,7 +33,7 @@ impl ReceiverCore {
         deadline: Deadline,
         mut take: impl FnMut(&[u8]),
     ) -> Result<Received> {
-        let End { endpoint, ring, layout } = &*self.0;
+        let End { endpoint, ring, layout, .. } = &*self.0;
         endpoint.yield_to_woken(deadline);
         let Some(_guard) = endpoint.lock(deadline)? else { return Ok(Received::TimedOut) };
         let mut head = endpoint.position();

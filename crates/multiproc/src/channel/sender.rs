@@ -44,7 +44,7 @@ impl SenderCore {
     ) -> Result<Sent> {
         let Some(_guard) = self.0.endpoint.lock(deadline)? else { return Ok(Sent::TimedOut) };
         let tail = self.0.endpoint.position();
-        if self.liveness().peer_hung_up(tail)? {
+        if self.peer_hung_up(tail)? {
             return Ok(Sent::Disconnected);
         }
         self.put_all(tail, messages, deadline, sent)
@@ -55,10 +55,10 @@ impl SenderCore {
         let Some((mut frames, count, last)) = batch.split_last() else {
             return self.send(None, deadline, sent);
         };
-        let End { endpoint, ring, layout } = &*self.0;
+        let End { endpoint, ring, layout, .. } = &*self.0;
         let Some(_guard) = endpoint.lock(deadline)? else { return Ok(Sent::TimedOut) };
         let mut tail = endpoint.position();
-        if self.liveness().peer_hung_up(tail)? {
+        if self.peer_hung_up(tail)? {
             return Ok(Sent::Disconnected);
         }
         let head = endpoint.refresh_peer();
@@ -100,7 +100,7 @@ impl SenderCore {
     /// Puts a frame into the ring if there is room for it.
     #[inline]
     pub(super) fn put(&self, tail: &mut Position, kind: u32, parts: &[&[u8]]) -> bool {
-        let End { endpoint, ring, layout } = &*self.0;
+        let End { endpoint, ring, layout, .. } = &*self.0;
         let before = *tail;
         let mut put = |head: Position| {
             tail.frames_since(head) < layout.capacity

@@ -108,8 +108,9 @@ impl Message {
     pub(crate) fn new(bytes: Vec<u8>, descriptors: Vec<SharedFd>) -> Result<Self> {
         if descriptors.len() >= MAX_DESCRIPTORS {
             return Err(Error::invalid(format!(
-                "a message with {} descriptors is too many",
-                descriptors.len()
+                "a message holds {} descriptors; at most {} can travel at once",
+                descriptors.len(),
+                MAX_DESCRIPTORS - 1
             )));
         }
         let spilled = if bytes.len() > INLINE { SpilledMemory::ahead(&bytes)? } else { None };
@@ -396,10 +397,11 @@ pub(crate) fn unpack(packet: &[u8], mut descriptors: Vec<OwnedFd>) -> Result<(Ve
                 .pop()
                 .ok_or_else(|| Error::decode("a packet", "its memory did not come with it"))?;
             let length = usize::try_from(u64::from_le_bytes(*length))
-                .map_err(|_| Error::decode("a packet", "its length is no length"))?;
+                .map_err(|_| Error::decode("a packet", "invalid length"))?;
             mapping::read(&memory, length, prefix)?
         }
-        _ => return Err(Error::decode("a packet", "it begins with no known mark")),
+        [kind, ..] => return Err(Error::decode("a packet", format!("unknown kind {kind}"))),
+        [] => return Err(Error::decode("a packet", "it is empty")),
     };
     Ok((bytes, descriptors))
 }

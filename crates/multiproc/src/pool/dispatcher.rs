@@ -15,6 +15,7 @@ use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Error, Result};
 use crate::ipc::event_count::{Calls, Sleeper, Ticket};
 use crate::pool::worker_rings::WakeupPage;
+use crate::pool::worker_rings::wakeups::Waiting;
 use crate::spawn::options::SpawnOptions;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::fork_detect::ForkDetector;
@@ -38,10 +39,26 @@ pub(crate) struct Dispatcher {
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
     fork_detector: ForkDetector,
-    /// The number of threads that drive the pool while they wait for results.
-    callers: Mutex<usize>,
+    callers: Mutex<Callers>,
     wakeup_page: WakeupPage,
     thread: Arc<DriverThread>,
+}
+
+/// The threads that drive the pool while they wait for results.
+#[derive(Default)]
+struct Callers {
+    count: usize,
+    patient: usize,
+}
+
+impl Callers {
+    fn waiting(&self) -> Waiting {
+        match (self.count, self.patient) {
+            (0, _) => Waiting::None,
+            (1, 1) => Waiting::PatientCaller,
+            _ => Waiting::Callers,
+        }
+    }
 }
 
 /// The pool's own thread: its event count, which workers notify as well, and a reliable wake-up within this
@@ -101,7 +118,7 @@ impl Dispatcher {
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
             fork_detector: ForkDetector::new()?,
-            callers: Mutex::new(0),
+            callers: Mutex::default(),
             wakeup_page,
             thread,
         }))
@@ -168,7 +185,7 @@ impl Dispatcher {
     fn change<T>(&self, change: impl FnOnce(&mut Scheduler) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        let has_callers = *self.count() > 0;
+        let has_callers = self.callers().count > 0;
         let concerns_callers = state.needs_caller_wake();
         let concerns_thread = state.must_wake() || (!has_callers && state.would_oversleep());
         drop(state);
@@ -218,25 +235,37 @@ impl Dispatcher {
         if must_wake {
             self.thread.wake();
         }
-        if polled.progressed && *self.count() > told {
+        if polled.progressed && self.callers().count > told {
             self.wakeup_page.callers().notify_all(); // it may be the result of another caller
         }
         polled
     }
 
-    /// Makes this thread drive the pool until the guard drops.
-    pub(crate) fn become_driver(&self) -> DriverGuard<'_> {
+    /// Makes this thread drive the pool until the guard drops. It `is_patient` if it needs all results of its
+    /// call, and may learn of some of them later.
+    pub(crate) fn become_driver(&self, is_patient: bool) -> DriverGuard<'_> {
         if self.fork_detector.in_original_process() {
-            let mut callers = self.count();
-            *callers += 1;
-            if *callers == 1 {
-                self.wakeup_page.wakeups().set_has_callers(true);
-            }
+            self.update_callers(|callers| {
+                callers.count += 1;
+                callers.patient += usize::from(is_patient);
+            });
         }
-        DriverGuard(self)
+        DriverGuard { core: self, is_patient }
     }
 
-    fn count(&self) -> MutexGuard<'_, usize> {
+    /// Returns who waits then.
+    fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
+        let mut callers = self.callers();
+        let before = callers.waiting();
+        update(&mut callers);
+        let waiting = callers.waiting();
+        if waiting != before {
+            self.wakeup_page.wakeups().set_waiting(waiting);
+        }
+        waiting
+    }
+
+    fn callers(&self) -> MutexGuard<'_, Callers> {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -246,12 +275,15 @@ impl Dispatcher {
 }
 
 /// A thread that drives the pool while it waits for its own results.
-pub(crate) struct DriverGuard<'a>(&'a Dispatcher);
+pub(crate) struct DriverGuard<'a> {
+    core: &'a Dispatcher,
+    is_patient: bool,
+}
 
 impl DriverGuard<'_> {
     /// Drives the pool until `is_done` or the deadline; returns whether it is done.
     pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
-        let core = self.0;
+        let core = self.core;
         while core.fork_detector.in_original_process() {
             let polled = core.poll(1);
             if is_done() {
@@ -290,15 +322,15 @@ impl DriverGuard<'_> {
 
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
-        let core = self.0;
+        let core = self.core;
         if !core.fork_detector.in_original_process() {
             return;
         }
-        let mut callers = core.count();
-        *callers -= 1;
-        if *callers == 0 {
-            core.wakeup_page.wakeups().set_has_callers(false);
-            drop(callers);
+        let waiting = core.update_callers(|callers| {
+            callers.count -= 1;
+            callers.patient -= usize::from(self.is_patient);
+        });
+        if waiting == Waiting::None {
             // Changes before that store woke no thread, and the pool's thread may have to handle them.
             core.poll(0);
             if core.lock().would_oversleep() {
@@ -377,10 +409,7 @@ struct FailOnPanic<'a>(&'a Dispatcher);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
-        self.0.lock().give_up(&Error::system(
-            "go on with a pool after a failure inside of it",
-            nix::errno::Errno::EIO,
-        ));
+        self.0.lock().give_up(&Error::internal("the pool's thread panicked"));
         self.0.wakeup_page.callers().notify_all();
     }
 }

@@ -35,16 +35,20 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) 
     while rings.next() == Some(VALUE) {
         if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
             let run = |item: &[u8]| {
-                catch_panic(|| {
-                    let args = wire::decode(item, Vec::new(), "the arguments")?;
-                    failpoint::hit(Failpoint::ItemDecoded);
-                    let result = function.call(args);
-                    failpoint::hit(Failpoint::ItemRan);
-                    Ok(result)
-                })?
+                let args = wire::decode(item, Vec::new(), "the arguments")?;
+                failpoint::hit(Failpoint::ItemDecoded);
+                let result = function.call(args);
+                failpoint::hit(Failpoint::ItemRan);
+                Ok(result)
             };
-            if rings.run_fixed_size((item, result), run) > 0 {
-                continue;
+            // A panic is that of the item that was popped last.
+            match catch_panic(|| rings.run_fixed_size((item, result), run)) {
+                Ok(0) => {}
+                Ok(_) => continue,
+                Err(error) => {
+                    rings.fail(error);
+                    continue;
+                }
             }
         }
         let run = catch_panic(|| {

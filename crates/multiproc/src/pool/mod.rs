@@ -5,6 +5,8 @@ mod builder;
 mod options;
 mod task_handle;
 
+mod map_reduce;
+
 mod reorder;
 mod results;
 
@@ -295,6 +297,59 @@ impl Pool {
         I: IntoIterator<Item = T>,
     {
         self.options().imap_unordered(function, items)
+    }
+
+    /// Calls `map` with every item and merges all results with `merge`: in the workers those of some
+    /// neighbouring items, and here what comes of these. Blocks until then. `None` if there are no items.
+    ///
+    /// So results that are large, or quicker to make than to send, need not travel. Results are merged in the
+    /// order of the items, with the earlier one as the first argument, but grouped in any way: `merge` should be
+    /// associative, as addition is.
+    ///
+    /// A worker gets as many items at once as take 25 ms. If it dies, all of them fail, with an error that names
+    /// them ([`items`](crate::Error::items)); or run once more, if the [options](CallOptions::retries) say so.
+    /// With a [time limit](CallOptions::timeout), which is that of an item, it gets single ones.
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    ///
+    /// use multiproc::Pool;
+    ///
+    /// type Counts = HashMap<String, u64>;
+    ///
+    /// fn count(text: String) -> Counts {
+    ///     let mut counts = Counts::new();
+    ///     text.split_whitespace().for_each(|word| *counts.entry(word.to_owned()).or_default() += 1);
+    ///     counts
+    /// }
+    ///
+    /// fn add(mut left: Counts, right: Counts) -> Counts {
+    ///     right.into_iter().for_each(|(word, count)| *left.entry(word).or_default() += count);
+    ///     left
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let texts = ["to be or", "not to be"].map(str::to_owned);
+    ///     let counts = Pool::new(2)?.map_reduce(count, add, texts)?.unwrap_or_default();
+    ///     assert_eq!((counts["be"], counts["not"]), (2, 1));
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    ///
+    /// # Panics
+    /// As [`map`](Self::map).
+    pub fn map_reduce<F, M, T, I>(&self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
+    where
+        F: RemoteFn<(T,)>,
+        M: RemoteFn<(F::Output, F::Output), Output = F::Output>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().map_reduce(map, merge, items)
     }
 
     /// Calls `function` once, with a tuple of arguments, and returns its result. Blocks until then.

@@ -1,6 +1,7 @@
 //! `CallOptions`: the options of one call of a pool, and the calls.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::call::{Call, Options};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
 use super::item_loop::ItemLoop;
+use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
@@ -214,6 +216,26 @@ impl<'pool> CallOptions<'pool> {
         self.iterate(function, items, ResultOrder::Arrival)
     }
 
+    /// As [`Pool::map_reduce`](super::Pool::map_reduce).
+    ///
+    /// # Errors
+    /// As [`Pool::map`](super::Pool::map).
+    ///
+    /// # Panics
+    /// As [`Pool::map`](super::Pool::map).
+    pub fn map_reduce<F, M, T, I>(self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
+    where
+        F: RemoteFn<(T,)>,
+        M: RemoteFn<(F::Output, F::Output), Output = F::Output>,
+        T: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        let plan = Plan::new(self.options.timeout.is_some());
+        let batches = Batches::new(items.into_iter(), self.core.workers(), Rc::clone(&plan));
+        let results = self.results(MapReduce::new(map, merge), batches, ResultOrder::Input, None)?;
+        merge_batches(results, &plan, merge)
+    }
+
     /// As [`Pool::apply`](super::Pool::apply).
     ///
     /// # Errors
@@ -229,7 +251,7 @@ impl<'pool> CallOptions<'pool> {
         builder.add(&args)?;
         // This thread drives the pool from the start: to wake the pool's own thread would take longer than
         // the task.
-        let driver = core.become_driver();
+        let driver = core.become_driver(false);
         core.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
         drop(driver);

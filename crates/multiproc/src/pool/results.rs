@@ -45,7 +45,7 @@ pub(crate) struct Results<'pool, I, R> {
     /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this run.
     decodes_slowly: bool,
     polled_at: Option<u64>,
-    /// Set if this thread drives the pool for the whole call.
+    /// Set if this thread drives the pool for the whole call, of which it needs all results.
     driver: Option<DriverGuard<'pool>>,
     result: PhantomData<fn() -> R>,
 }
@@ -88,7 +88,7 @@ where
             buffer: ReorderBuffer::new(order),
             decodes_slowly: false,
             polled_at: None,
-            driver: look_ahead.is_none().then(|| core.become_driver()),
+            driver: look_ahead.is_none().then(|| core.become_driver(true)),
             result: PhantomData,
         })
     }
@@ -132,7 +132,7 @@ where
         let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
         let time = if is_sure { Duration::ZERO } else { self.input_time / 4 };
         let has_arrived = || self.call.has_arrived();
-        self.pending > 0 && self.core.become_driver().wait_until(Deadline::after(time), has_arrived)
+        self.pending > 0 && self.core.become_driver(false).wait_until(Deadline::after(time), has_arrived)
     }
 
     fn has_room(&self) -> bool {
@@ -170,7 +170,7 @@ where
     fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let was_driver = self.driver.take().is_some();
         let done = work(self);
-        self.driver = was_driver.then(|| self.core.become_driver());
+        self.driver = was_driver.then(|| self.core.become_driver(true));
         done
     }
 
@@ -229,7 +229,7 @@ where
         let has_arrived = || self.call.has_arrived();
         match &self.driver {
             Some(driver) => driver.wait_until(Deadline::Never, has_arrived),
-            None => self.core.become_driver().wait_until(Deadline::Never, has_arrived),
+            None => self.core.become_driver(false).wait_until(Deadline::Never, has_arrived),
         };
         for batch in self.call.take() {
             self.pending -= batch.count();
@@ -263,6 +263,16 @@ where
             results.extend(std::iter::from_fn(|| self.decode_next()));
         }
         self.take_refusal().map_or(Ok(results), Err)
+    }
+
+    /// Passes each result to `take`, in the order of the call, until the first error of `take`.
+    pub(crate) fn for_each(mut self, mut take: impl FnMut(Result<R>) -> Result<()>) -> Result<()> {
+        while self.await_run() {
+            while let Some(result) = self.decode_next() {
+                self.release_driver(|_| take(result))?;
+            }
+        }
+        self.take_refusal().map_or(Ok(()), Err)
     }
 
     /// Blocks until the next results are available; returns false when all were returned. At the end

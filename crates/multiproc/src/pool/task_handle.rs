@@ -28,6 +28,7 @@ use crate::sys::poll::Deadline;
 ///     Ok(())
 /// }
 /// ```
+#[must_use = "dropping a `TaskHandle` loses the task's result: call `get`"]
 pub struct TaskHandle<R> {
     core: Arc<Dispatcher>,
     call: Arc<Call>,
@@ -99,7 +100,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         }
         if !self.call.has_arrived() {
             self.core.check_here()?;
-            self.core.become_driver().wait_until(deadline, || self.call.has_arrived());
+            self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
         let result = self.call.only_result();
         self.taken = result.is_some();

@@ -226,7 +226,7 @@ pub(crate) fn serve(control: PacketSocket, page: &SharedMapping) -> (PacketSocke
         let (socket, need) = match control.receive(Deadline::Never) {
             Ok(Incoming::Message(order, mut descriptors)) => {
                 let need = if order == IMMEDIATE { Priority::Immediate } else { Priority::Ahead };
-                (descriptors.pop().ok_or(Errno::EBADMSG), need)
+                (Ok(descriptors.pop().unwrap_or_else(|| exit_immediately(0))), need)
             }
             Err(error) if error.os_error() == Some(Errno::EMFILE as i32) => {
                 (Err(Errno::EMFILE), Priority::Immediate)

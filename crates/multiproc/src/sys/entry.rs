@@ -99,7 +99,13 @@ impl<R> Entry<R> {
 
 /// Conjures a function item or a closure that captures nothing.
 pub(crate) fn zst_instance<F: Copy + 'static>() -> F {
-    const { assert!(size_of::<F>() == 0, "a function that captures something cannot be conjured") }
+    const {
+        assert!(
+            size_of::<F>() == 0,
+            "a function that runs in another process must be a `fn` item, or a closure that captures nothing \
+             (`move` does not help), and no function pointer: pass what it needs as arguments"
+        );
+    }
     // SAFETY: `F` has no bytes, so there is nothing to read and any non-null aligned pointer will do. Its one
     // value exists already, since a caller of the same program gave it away by copy; this is one copy more.
     unsafe { NonNull::<F>::dangling().read() }

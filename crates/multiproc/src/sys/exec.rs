@@ -25,7 +25,7 @@ use nix::sys::stat::stat;
 use nix::unistd::{getpid, getresgid, getresuid, gettid};
 
 use super::entry::start_of_image;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Executes this program again, with the same arguments and environment, and `stdin` as standard input; gives
 /// the new process's id. That process inherits no descriptor but the three standard ones.
@@ -86,12 +86,11 @@ impl Program {
             return Ok(Self::Executed); // the second look, since the file may have been renamed just then
         }
         mapped.open().map(Self::Loaded).ok_or_else(|| {
-            Error::invalid(format!(
-                "cannot start a child process: this program was loaded by {}, so its own file must be \
-                 executed, and that is not there any more: {}",
+            Error::new(Cause::Start(format!(
+                "this program was loaded by {}, so its own file must be executed, and that is gone: {}",
                 before.display(),
                 mapped.path.display()
-            ))
+            )))
         })
     }
 
@@ -169,7 +168,7 @@ fn refused(errno: Errno) -> Error {
 }
 
 fn errno_of(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
 }
 
 /// Whether to execute this file may give rights that this process does not have.

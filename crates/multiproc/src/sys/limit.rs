@@ -19,7 +19,7 @@ pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
     let own = own_memory()?.saturating_sub(stack);
     if bytes < own + ROOM {
         return Err(Error::invalid(format!(
-            "a worker cannot do with {} of memory: it has {} before its first task, and needs {} beside",
+            "memory limit {} is too low: a worker uses {} before its first task, and needs {} more",
             Bytes(bytes),
             Bytes(own),
             Bytes(ROOM)

@@ -13,8 +13,6 @@ use std::hint;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
 use super::cpus::is_smp;
 use super::failpoint::{self, Failpoint};
@@ -99,7 +97,7 @@ impl<'a> Mutex<'a> {
             let word = self.word.load(Relaxed);
             let holder = ThreadId::from_bits(word & !WAITERS);
             if holder == own {
-                return Err(Error::system("take a mutex in shared memory", Errno::EDEADLK));
+                return Err(Error::internal("a thread takes a mutex in shared memory that it holds"));
             }
             let is_over = deadline.is_over();
             if word & !WAITERS == 0

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc::{self, FILE, c_int};
@@ -36,6 +36,8 @@ pub(crate) struct Output {
     helper: Option<Helper>,
     /// How long tasks have run since the threads were counted last.
     ran: Duration,
+    /// When [`flush_between`](Self::flush_between) counted the threads last.
+    counted_at: Option<Instant>,
 }
 
 /// No task can start a thread that takes a lock in less time: the system calls alone take longer.
@@ -66,13 +68,27 @@ impl Output {
     /// As [`flush`](Self::flush), for the moment between two small tasks: Rust's output is left alone if that
     /// needs the helper thread, which would take longer than the tasks. Says whether all was flushed.
     pub(crate) fn flush_between(&mut self) -> bool {
-        let has_one_thread = has_one_thread(false);
+        let has_one_thread = self.had_one_thread_lately();
         if has_one_thread {
             flush_stdout();
         } else if has_c_output() {
             self.flush(Duration::ZERO);
         }
         has_one_thread
+    }
+
+    /// Whether no other thread can hold a lock by now. The clock takes a quarter of the time that the kernel
+    /// takes to count the threads.
+    fn had_one_thread_lately(&mut self) -> bool {
+        if THREADS.load(Relaxed) != FORKED_WITH_ONE {
+            return has_one_thread(false);
+        }
+        let now = Instant::now();
+        if self.counted_at.is_none_or(|time| now.duration_since(time) >= QUICKEST_THREAD) {
+            self.counted_at = Some(now);
+            return has_one_thread(false);
+        }
+        true
     }
 
     /// As [`flush`](Self::flush), but does nothing if standard output has no room at the moment.

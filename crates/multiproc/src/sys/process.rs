@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -30,6 +32,14 @@ pub(crate) enum Exit {
 
 /// How often a thread that waits for a child asks whether it need not wait any longer.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often this process has seen that another one has ended.
+static OBSERVED_EXITS: AtomicU32 = AtomicU32::new(0);
+
+/// Changes whenever this process sees that another one has ended.
+pub(crate) fn observed_exits() -> u32 {
+    OBSERVED_EXITS.load(Relaxed)
+}
 
 /// A child, held by a descriptor: unlike a number, it can never come to mean another process.
 #[derive(Debug)]
@@ -102,7 +112,10 @@ impl PidFd {
             match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(RECHECK_INTERVAL)) {
                 Ok(false) if deadline.is_over() || is_enough() => return false,
                 Ok(false) => {}
-                Ok(true) => return true,
+                Ok(true) => {
+                    OBSERVED_EXITS.fetch_add(1, Relaxed);
+                    return true;
+                }
                 Err(_) => return matches!(deadline, Deadline::Never), // then collecting its status waits for it
             }
         }

@@ -47,7 +47,7 @@ impl Sealed {
     ///
     /// Written, not mapped and filled: that saves a page fault for every page, which is more than the copying.
     pub(crate) fn copy(bytes: &[u8]) -> Result<(Self, OwnedFd)> {
-        let length = NonZeroUsize::new(bytes.len()).ok_or_else(|| Error::invalid("nothing to seal"))?;
+        let length = NonZeroUsize::new(bytes.len()).ok_or_else(|| Error::internal("no bytes to seal"))?;
         Self::seal(memfd_write_exactly(bytes)?, length)
     }
 

@@ -17,23 +17,8 @@ use crate::sys::failpoint::{self, Failpoint};
 /// eight arguments.
 ///
 /// A message carries the function's offset in the program that both processes run, its arguments, and later
-/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. A function that
-/// captures something does not build. (Code generation reports it: `cargo build` and `cargo test` refuse it,
-/// `cargo check` does not.)
-///
-/// ```compile_fail
-/// use multiproc::Process;
-///
-/// fn main() -> multiproc::Result<()> {
-///     multiproc::init();
-///     let factor = std::env::args().count();
-///     let child = Process::spawn(move |x: usize| x * factor, (4,))?; // captures `factor`
-///     child.join()?;
-///     Ok(())
-/// }
-/// ```
-///
-/// Pass it as an argument instead:
+/// its result. So arguments and result must be [`Serialize`] and [`DeserializeOwned`]. What a closure would
+/// capture is an argument:
 ///
 /// ```
 /// use multiproc::Process;
@@ -46,6 +31,15 @@ use crate::sys::failpoint::{self, Failpoint};
 ///     Ok(())
 /// }
 /// ```
+///
+/// # If it does not build
+///
+/// | the compiler says | remedy |
+/// |---|---|
+/// | "closure may outlive the current function … use the `move` keyword"; with `move`: "must be a `fn` item, or a closure that captures nothing" (`cargo build` says so, `cargo check` does not) | pass what the closure captures as arguments |
+/// | "implementation of `Deserialize` is not general enough" | own the data: `String` for `&str`, `Vec<T>` for `&[T]` |
+/// | "`Serialize` is not satisfied" | derive `Serialize` and `Deserialize` for the argument's type |
+/// | "cannot run in another process" | likewise for the result's type, with [`TaskError`](crate::TaskError) for errors; at most eight arguments, else a struct |
 ///
 /// # What a closure may capture
 ///
@@ -78,6 +72,14 @@ use crate::sys::failpoint::{self, Failpoint};
 /// Process::spawn(move || { let _token = of_this_thread; }, ())?.join()?;
 /// # Ok::<(), multiproc::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot run in another process",
+    label = "not a function that can run in another process",
+    note = "a closure must capture nothing: pass what it needs as arguments (`move` does not help)",
+    note = "arguments and result must implement serde's `Serialize` and `Deserialize`, and own their data: `String`, not `&str`",
+    note = "a function that can fail returns `Result<T, multiproc::TaskError>`: `?` converts any error into that",
+    note = "a function has at most eight arguments: put more into a struct"
+)]
 pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static {
     /// What the function returns.
     type Output: Serialize + DeserializeOwned;
@@ -86,7 +88,7 @@ pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static 
     fn call(self, args: Args) -> Self::Output;
 }
 
-mod sealed {
+pub(crate) mod sealed {
     pub trait Function<Args> {}
 }
 
@@ -94,6 +96,7 @@ macro_rules! callable {
     ($($name:ident)*) => {
         impl<F: Fn($($name),*) -> R, R, $($name),*> sealed::Function<($($name,)*)> for F {}
 
+        #[diagnostic::do_not_recommend]
         impl<F, R, $($name),*> RemoteFn<($($name,)*)> for F
         where
             F: Fn($($name),*) -> R + Copy + Send + Sync + 'static,
@@ -131,13 +134,6 @@ impl TaskId {
     pub(crate) fn of<V: Vtable<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
         _function: F,
     ) -> Result<Self> {
-        const {
-            assert!(
-                size_of::<F>() == 0,
-                "a function that runs in another process must be a `fn` item or a closure that captures nothing, \
-                 and no function pointer: pass what it needs as arguments"
-            );
-        }
         Self::of_entry(V::ENTRY)
     }
 
@@ -221,6 +217,10 @@ fn hash(text: &str) -> u64 {
     hasher.write(text.as_bytes());
     hasher.finish()
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("does_not_build.md")]
+struct DoesNotBuild;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
 use crate::pool::worker_rings::progress::{self, Scope};
-use crate::pool::worker_rings::wakeups::PoolWakeups;
+use crate::pool::worker_rings::wakeups::{PoolWakeups, Waiting};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
@@ -126,7 +126,7 @@ fn attendance() {
             of(&words).notify();
         })
     };
-    of(&words).set_has_callers(false);
+    of(&words).set_waiting(Waiting::None);
     if words[3].load(Relaxed) == 1 {
         of(&words).thread.notify_all(); // the caller has seen the result, and passes the driver's work on
     }
@@ -135,5 +135,5 @@ fn attendance() {
 }
 
 fn of(words: &[AtomicU32; 4]) -> PoolWakeups<'_> {
-    PoolWakeups { callers: EventCount(&words[0]), thread: EventCount(&words[1]), has_callers: &words[2] }
+    PoolWakeups { callers: EventCount(&words[0]), thread: EventCount(&words[1]), waiting: &words[2] }
 }

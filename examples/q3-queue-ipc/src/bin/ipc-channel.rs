@@ -2,25 +2,25 @@
 
 use ipc_channel::IpcError;
 use ipc_channel::ipc::{self, IpcOneShotServer, IpcReceiver, IpcSender};
-use multiproc::Process;
+use multiproc::{Process, TaskError};
 use serde::{Deserialize, Serialize};
 
-fn produce(server: String) -> Result<(), String> {
-    let sender: IpcSender<String> = receive_end(server).map_err(|error| error.to_string())?;
+fn produce(server: String) -> Result<(), TaskError> {
+    let sender: IpcSender<String> = receive_end(server)?;
     for number in 1..=4 {
-        sender.send(format!("ticket{number}")).map_err(|error| error.to_string())?;
+        sender.send(format!("ticket{number}"))?;
     }
     Ok(())
 }
 
 /// Prints tickets until the last sender is gone.
-fn consume(server: String) -> Result<(), String> {
-    let receiver: IpcReceiver<String> = receive_end(server).map_err(|error| error.to_string())?;
+fn consume(server: String) -> Result<(), TaskError> {
+    let receiver: IpcReceiver<String> = receive_end(server)?;
     loop {
         match receiver.recv() {
             Ok(ticket) => println!("{ticket}"),
             Err(IpcError::Disconnected) => return Ok(()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -54,6 +54,7 @@ fn main() -> anyhow::Result<()> {
     sender.send("ticket5".to_owned())?;
     drop(sender);
 
-    producer.join()?.map_err(anyhow::Error::msg)?;
-    consumer.join()?.map_err(anyhow::Error::msg)
+    producer.join()??;
+    consumer.join()??;
+    Ok(())
 }

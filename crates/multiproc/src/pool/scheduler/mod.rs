@@ -17,6 +17,7 @@ use crate::sys::clock;
 
 use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
+use self::respawn::Starts;
 
 pub(crate) struct Scheduler {
     backlog: Backlog,
@@ -37,18 +38,7 @@ pub(crate) struct Scheduler {
     /// A call has received a result outside a poll.
     progressed: bool,
     sleep: Sleep,
-    /// Since when the kernel has refused new workers, and its error.
-    spawn_refused: Option<(Instant, Error)>,
-    /// A worker is being started.
-    spawning: bool,
-    /// At least one worker has become ready.
-    has_started: bool,
-    /// Consecutive workers that died before they were ready.
-    failed_startup: u32,
-    /// Consecutive workers that died soon after their start without running anything.
-    exited_early: u32,
-    /// No worker is started before this instant.
-    paused_until: Option<Instant>,
+    starts: Starts,
 }
 
 /// The options of a pool that concern its workers.
@@ -138,12 +128,7 @@ impl Scheduler {
             checked_at: 0,
             progressed: false,
             sleep: Sleep::default(),
-            spawn_refused: None,
-            spawning: false,
-            has_started: false,
-            failed_startup: 0,
-            exited_early: 0,
-            paused_until: None,
+            starts: Starts::default(),
         }
     }
 
@@ -234,8 +219,7 @@ impl Scheduler {
                 is_short |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
-                self.failed_startup = 0;
-                self.has_started = true;
+                self.starts.on_ready();
             }
             if worker.in_flight() > 0 {
                 polled.busy += 1;

@@ -24,11 +24,79 @@ pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
+/// The starts of workers: what runs, and what has become of the last ones.
+#[derive(Default)]
+pub(super) struct Starts {
+    phase: SpawnPhase,
+    /// Since when the kernel has refused new workers, and its error.
+    refused: Option<(Instant, Error)>,
+    /// At least one worker has become ready.
+    had_success: bool,
+    /// Consecutive workers that died before they were ready.
+    failures: u32,
+    /// Consecutive workers that died soon after their start without running anything.
+    early_exits: u32,
+}
+
+/// Workers start one at a time.
+#[derive(Default)]
+enum SpawnPhase {
+    #[default]
+    Idle,
+    /// No worker is started before this instant.
+    Paused(Instant),
+    /// A worker is being started. The next one is not started before the instant, if any.
+    Spawning(Option<Instant>),
+}
+
+impl Starts {
+    fn may_begin(&self) -> bool {
+        match self.phase {
+            SpawnPhase::Idle => true,
+            SpawnPhase::Paused(until) => until <= Instant::now(),
+            SpawnPhase::Spawning(_) => false,
+        }
+    }
+
+    fn is_spawning(&self) -> bool {
+        matches!(self.phase, SpawnPhase::Spawning(_))
+    }
+
+    /// When the next start may begin, if there is a pause.
+    fn paused_until(&self) -> Option<Instant> {
+        match self.phase {
+            SpawnPhase::Idle => None,
+            SpawnPhase::Paused(until) => Some(until),
+            SpawnPhase::Spawning(until) => until,
+        }
+    }
+
+    fn pause(&mut self) {
+        let until = Instant::now() + RETRY;
+        self.phase = match self.phase {
+            SpawnPhase::Spawning(_) => SpawnPhase::Spawning(Some(until)),
+            _ => SpawnPhase::Paused(until),
+        };
+    }
+
+    fn begin(&mut self) {
+        self.phase = SpawnPhase::Spawning(None);
+    }
+
+    fn end(&mut self) {
+        self.phase = self.paused_until().map_or(SpawnPhase::Idle, SpawnPhase::Paused);
+    }
+
+    pub(super) fn on_ready(&mut self) {
+        (self.had_success, self.failures) = (true, 0);
+    }
+}
+
 /// What the pool's thread does:
 impl Scheduler {
-    /// Whether to start a worker. Workers start one at a time.
+    /// Whether to start a worker.
     pub(crate) fn needs_worker(&self) -> bool {
-        if self.spawning || self.paused_until.is_some_and(|end| end > Instant::now()) {
+        if !self.starts.may_begin() {
             return false;
         }
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
@@ -46,18 +114,19 @@ impl Scheduler {
 
     /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
     pub(crate) fn next_worker(&mut self) -> WorkerConfig {
-        self.spawning = true;
+        self.starts.begin();
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
-        let Policy { initializer, memory_limit, .. } = &self.policy;
-        WorkerConfig { index, initializer: initializer.clone(), memory_limit: *memory_limit }
+        let Policy { initializer, initializer_timeout, memory_limit, shutdown_timeout, .. } =
+            self.policy.clone();
+        WorkerConfig { index, initializer, initializer_timeout, memory_limit, shutdown_timeout }
     }
 
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
-        self.spawning = false;
-        self.spawn_refused = None;
+        self.starts.end();
+        self.starts.refused = None;
         if matches!(self.phase, Phase::Ended) {
             return worker.shut_down_now();
         }
@@ -84,7 +153,7 @@ impl Scheduler {
         // A worker still being started is killed by `add`.
         let is_past = |time: Instant| time <= Instant::now();
         let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_past(kill));
-        let is_over = may_end && self.workers.is_empty() && (!self.spawning || is_time);
+        let is_over = may_end && self.workers.is_empty() && (!self.starts.is_spawning() || is_time);
         if is_over {
             self.policy.initializer = None;
             self.phase = Phase::Ended;
@@ -109,13 +178,12 @@ impl Scheduler {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
         for worker in &mut self.workers {
-            worker.check_lifeline();
-            if is_over(worker.set_kill_deadline(self.policy.shutdown_timeout)) {
-                worker.end();
-            }
-            worker.end_initializer(self.policy.initializer_timeout);
-            if let Phase::Ending { ask, kill } = self.phase {
-                worker.escalate(is_over(ask), is_over(kill));
+            worker.end_if_due();
+            worker.end_initializer();
+            match self.phase {
+                Phase::Ending { kill, .. } if is_over(kill) => worker.kill(),
+                Phase::Ending { ask, .. } if is_over(ask) => worker.terminate(),
+                _ => {}
             }
         }
     }
@@ -127,12 +195,10 @@ impl Scheduler {
             _ => (None, None),
         };
         let now = Instant::now();
-        let kill_deadlines =
-            self.workers.iter().filter_map(|worker| worker.set_kill_deadline(self.policy.shutdown_timeout));
+        let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
         let timeouts = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
-        let limit = self.policy.initializer_timeout;
-        let initialized = self.workers.iter().filter_map(|worker| worker.initialized_by(limit));
-        let times = [ask, kill, self.paused_until].into_iter().flatten().filter(|&time| time > now);
+        let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
+        let times = [ask, kill, self.starts.paused_until()].into_iter().flatten().filter(|&time| time > now);
         let watch = self.is_busy().then(|| now + CHECK_INTERVAL);
         kill_deadlines
             .chain(timeouts)
@@ -178,18 +244,19 @@ impl Scheduler {
         let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest } =
             worker.reap(may_retry);
         self.backlog.put_back(rest);
-        self.exited_early = if exited_early { self.exited_early + 1 } else { 0 };
-        if self.exited_early >= MAX_EARLY_EXITS {
-            self.paused_until = Some(Instant::now() + RETRY);
+        self.starts.early_exits = if exited_early { self.starts.early_exits + 1 } else { 0 };
+        if self.starts.early_exits >= MAX_EARLY_EXITS {
+            self.starts.pause();
         }
         if failed_startup {
-            self.failed_startup += 1;
+            self.starts.failures += 1;
             let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
-            let cannot_live = initializer_failed && has_conditions || error.is_start() && !self.has_started;
-            if cannot_live || self.failed_startup >= MAX_STARTUP_FAILURES {
+            let cannot_live =
+                initializer_failed && has_conditions || error.is_start() && !self.starts.had_success;
+            if cannot_live || self.starts.failures >= MAX_STARTUP_FAILURES {
                 self.fail(&error);
-            } else if self.failed_startup > 1 {
-                self.paused_until = Some(Instant::now() + RETRY);
+            } else if self.starts.failures > 1 {
+                self.starts.pause();
             }
         }
         if self.broken.is_some() || matches!(self.phase, Phase::Ending { .. }) {
@@ -201,10 +268,9 @@ impl Scheduler {
     /// Records that the kernel refused a new worker. The pool continues with the others. Without any for a
     /// while, waiting and new work fails with this error until a worker starts. Retries continue.
     pub(crate) fn spawn_failed(&mut self, error: Error) {
-        self.spawning = false;
-        let now = Instant::now();
-        let since = self.spawn_refused.take().map_or(now, |(since, _)| since);
-        self.spawn_refused = Some((since, error));
+        self.starts.end();
+        let since = self.starts.refused.take().map_or_else(Instant::now, |(since, _)| since);
+        self.starts.refused = Some((since, error));
         if let Some(error) = self.lasting_refusal().cloned() {
             if error.os_error().is_some() {
                 self.fail_waiting(&error);
@@ -212,11 +278,11 @@ impl Scheduler {
                 self.fail(&error); // a retry helps only against a shortage
             }
         }
-        self.paused_until = Some(now + RETRY);
+        self.starts.pause();
     }
 
     pub(super) fn lasting_refusal(&self) -> Option<&Error> {
-        let (since, error) = self.spawn_refused.as_ref()?;
+        let (since, error) = self.starts.refused.as_ref()?;
         (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }
 

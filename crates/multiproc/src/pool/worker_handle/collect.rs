@@ -35,7 +35,7 @@ impl WorkerHandle {
     /// the last check, wakes the worker again, in case an overwritten word keeps it asleep, and takes all
     /// completed results. Returns whether there were results.
     pub(crate) fn check(&mut self) -> bool {
-        if self.broken.is_some() {
+        if self.phase.failure().is_some() {
             return false;
         }
         if let Err(error) = self.rings.check() {
@@ -85,7 +85,7 @@ impl WorkerHandle {
             self.deliver(finished.results, count);
         }
         self.full = false;
-        (self.may_be_stopped, self.no_progress, self.paused) = (false, false, false);
+        self.progress.on_results();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         true
     }

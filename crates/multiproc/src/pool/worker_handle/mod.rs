@@ -2,6 +2,8 @@
 
 mod collect;
 mod in_flight;
+mod phase;
+mod progress;
 mod shortage;
 mod shutdown;
 
@@ -9,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::in_flight::InFlight;
+use self::phase::WorkerPhase;
+use self::progress::{Pace, Progress};
 use self::shortage::Shortage;
-use self::shutdown::StopSignal;
 use super::worker_main::{Initializer, WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
@@ -24,14 +27,14 @@ use crate::spawn::options::SpawnOptions;
 
 pub(crate) use self::shutdown::WorkerExit;
 
-#[allow(clippy::struct_excessive_bools)] // each is a fact by itself
 pub(crate) struct WorkerHandle {
     /// Counted from 0.
     index: usize,
     spawned: SpawnedChild,
     started_at: Instant,
     rings: PoolSide,
-    has_initializer: bool,
+    /// When its initializer, if any, must have returned.
+    initialize_by: Option<Instant>,
     /// Its initializer, if any, has returned.
     ready: bool,
     in_flight: InFlight,
@@ -45,27 +48,16 @@ pub(crate) struct WorkerHandle {
     /// first.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
-    /// All items in flight were claimed at the last check.
-    all_claimed: bool,
-    /// It has claimed nothing for a while, and no results have arrived since.
-    may_be_stopped: bool,
-    /// No results have arrived since the last [`make_way`](WorkerHandle::make_way).
-    no_progress: bool,
-    /// It had to give way: it gets nothing more until it shows a result, or has been empty for a while.
-    paused: bool,
+    progress: Progress,
     /// The number of results at which an item was seen running, and since when.
     seen_running: Option<(u32, Instant)>,
     /// The number of results taken at the last [`check`](WorkerHandle::check).
     checked_at: u32,
     /// A dispatch has woken it.
     woken: bool,
-    /// Why the pool has killed it.
-    broken: Option<Error>,
-    /// When its liveness socket hung up.
-    hung_up_at: Option<Instant>,
-    /// When it was told to exit, by closing the rings or by a signal.
-    leaving_since: Option<Instant>,
-    stop_signal: StopSignal,
+    phase: WorkerPhase,
+    /// How long it may live after it was told to exit.
+    shutdown_timeout: Duration,
     /// The memory limit in bytes.
     memory_limit: Option<u64>,
 }
@@ -75,8 +67,10 @@ pub(crate) struct WorkerConfig {
     /// The lowest free index among the pool's workers.
     pub(crate) index: usize,
     pub(crate) initializer: Option<Initializer>,
+    pub(crate) initializer_timeout: Duration,
     /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
+    pub(crate) shutdown_timeout: Duration,
 }
 
 /// The result of a dispatch.
@@ -100,8 +94,7 @@ impl WorkerHandle {
         options: SpawnOptions,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializer, memory_limit } = config;
-        let has_initializer = initializer.is_some();
+        let WorkerConfig { index, initializer, initializer_timeout, memory_limit, shutdown_timeout } = config;
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let context = WorkerContext {
@@ -112,14 +105,17 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
+        let has_initializer = initializer.is_some();
         let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializer))?;
         spawned.child.watch(Arc::new(on_exit));
+        let started_at = Instant::now();
+        let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| has_initializer);
         Ok(Self {
             index,
             spawned,
-            started_at: Instant::now(),
+            started_at,
             rings: PoolSide::new(rings, ours),
-            has_initializer,
+            initialize_by,
             ready: false,
             in_flight: InFlight::default(),
             completed: 0,
@@ -127,17 +123,12 @@ impl WorkerHandle {
             full: false,
             unreceived: None,
             shortage: Shortage::default(),
-            all_claimed: false,
-            may_be_stopped: false,
-            no_progress: false,
-            paused: false,
+            progress: Progress::default(),
             seen_running: None,
             checked_at: 0,
             woken: false,
-            broken: None,
-            hung_up_at: None,
-            leaving_since: None,
-            stop_signal: StopSignal::No,
+            phase: WorkerPhase::Running,
+            shutdown_timeout,
             memory_limit,
         })
     }
@@ -165,17 +156,21 @@ impl WorkerHandle {
 
     /// Whether it still runs work.
     pub(crate) fn accepts_work(&self) -> bool {
-        self.leaving_since.is_none() && self.broken.is_none() && self.hung_up_at.is_none()
+        self.phase.is_running()
     }
 
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready && self.accepts_work() && !self.full && !self.paused && self.in_flight.count() < most
+        self.ready
+            && self.accepts_work()
+            && !self.full
+            && !self.progress.is_paused()
+            && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.accepts_work() && !self.paused && self.in_flight.count() == 0
+        self.ready && self.accepts_work() && !self.progress.is_paused() && self.in_flight.count() == 0
     }
 
     /// Moves up to `most` items of a chunk to the worker.
@@ -247,9 +242,8 @@ impl WorkerHandle {
                 return Dispatched::Full;
             }
         }
-        self.no_progress &= self.in_flight.count() > 0;
+        self.progress.on_submit(self.in_flight.count() == 0);
         self.in_flight.add(chunk, count, start);
-        self.all_claimed = false;
         Dispatched::Accepted
     }
 
@@ -269,14 +263,15 @@ impl WorkerHandle {
     /// of submission, however long one of them takes, and none stays with a stopped worker. The only worker
     /// of a pool keeps its items.
     pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
-        let was_quiet = std::mem::replace(&mut self.no_progress, true);
-        self.paused &= has_others && self.in_flight.count() > 0;
-        if !has_others || !was_quiet || self.all_claimed || self.pending(true) == 0 {
+        let was_quiet = self.progress.check(has_others && self.in_flight.count() > 0);
+        if !has_others || !was_quiet || self.progress.all_claimed || self.pending(true) == 0 {
             return Vec::new();
         }
         let chunks = self.revoke(u32::MAX);
-        self.paused |= !chunks.is_empty();
-        self.may_be_stopped |= self.in_flight.count() == 0;
+        if !chunks.is_empty() {
+            self.progress.pace = Pace::Paused;
+        }
+        self.progress.may_be_stopped |= self.in_flight.count() == 0;
         chunks
     }
 
@@ -290,19 +285,23 @@ impl WorkerHandle {
             self.fail_worker(error);
             0
         });
-        self.all_claimed |= pending == 0;
+        self.progress.all_claimed |= pending == 0;
         pending.min(self.in_flight.count())
     }
 
     /// Whether it may be stopped. It then gets work only when the others have enough, and can show that it
     /// runs.
     pub(crate) fn may_be_stopped(&self) -> bool {
-        self.may_be_stopped
+        self.progress.may_be_stopped
     }
 
     /// Whether items may stay unclaimed there, or it is paused because some did.
     pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
-        if has_others && self.in_flight.count() > 0 { !self.all_claimed } else { self.paused }
+        if has_others && self.in_flight.count() > 0 {
+            !self.progress.all_claimed
+        } else {
+            self.progress.is_paused()
+        }
     }
 
     /// The time for its last `count` items, by their cost so far.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::WorkerHandle;
-use crate::error::{Cause, Error, Origin, Result};
+use super::phase::WorkerPhase;
+use crate::error::{Cause, Error, ErrorKind, Origin, Result};
 use crate::ipc::wire;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
@@ -12,19 +13,8 @@ use crate::pool::worker_rings::Scope;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 
-/// How long a worker may live after its liveness socket has hung up.
-const EXIT_GRACE: Duration = Duration::from_secs(1);
-
 /// A worker that exits within this time, without running anything, may be unable to live.
 const EARLY_EXIT: Duration = Duration::from_secs(1);
-
-/// The strongest signal that the worker was sent.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-pub(super) enum StopSignal {
-    No,
-    Asked,
-    Killed,
-}
 
 /// What the exit of a worker leaves to settle.
 pub(crate) struct WorkerExit {
@@ -51,7 +41,7 @@ impl WorkerHandle {
     /// Call [`revoke`](WorkerHandle::revoke) before. (An out-of-line item cannot be revoked, and counts as
     /// claimed.)
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
-        if self.broken.is_some() || !self.has_work_of(call) {
+        if self.phase.failure().is_some() || !self.has_work_of(call) {
             return false;
         }
         self.take_results(Scope::Completed);
@@ -63,12 +53,12 @@ impl WorkerHandle {
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.broken.as_ref().is_some_and(Error::is_cancelled)
+        self.phase.failure().is_some_and(Error::is_cancelled)
     }
 
     /// Kills the worker if its item exceeds its time limit; returns what it had not claimed.
     pub(crate) fn end_overtime(&mut self) -> Vec<Chunk> {
-        let Some(least) = self.in_flight.least_timeout().filter(|_| self.broken.is_none()) else {
+        let Some(least) = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none()) else {
             return Vec::new();
         };
         if self.running_for().is_none_or(|time| time < least) {
@@ -112,7 +102,7 @@ impl WorkerHandle {
 
     /// When to check the time limit of the running item next.
     pub(crate) fn next_overtime_check(&self, now: Instant) -> Option<Instant> {
-        let least = self.in_flight.least_timeout().filter(|_| self.broken.is_none())?;
+        let least = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none())?;
         let Some(time) = self.rings.running_for() else {
             return now.checked_add(least); // no later item can exceed its limit sooner
         };
@@ -126,76 +116,64 @@ impl WorkerHandle {
 /// Ends the worker.
 impl WorkerHandle {
     /// When its initializer must have returned, if that is pending.
-    pub(crate) fn initialized_by(&self, limit: Duration) -> Option<Instant> {
-        let may_wait = self.has_initializer && !self.ready && self.broken.is_none();
-        self.started_at.checked_add(limit).filter(|_| may_wait)
+    pub(crate) fn initialize_by(&self) -> Option<Instant> {
+        self.initialize_by.filter(|_| !self.ready && self.phase.failure().is_none())
     }
 
-    /// Kills it if its initializer has exceeded `limit`.
-    pub(crate) fn end_initializer(&mut self, limit: Duration) {
-        if self.initialized_by(limit).is_some_and(|time| time <= Instant::now()) {
-            let why = format!("its initializer did not return within {} s", limit.as_secs_f32());
+    /// Kills it if its initializer has exceeded its time limit.
+    pub(crate) fn end_initializer(&mut self) {
+        if let Some(time) = self.initialize_by().filter(|&time| time <= Instant::now()) {
+            let limit = time.duration_since(self.started_at).as_secs_f32();
+            let why = format!("its initializer did not return within {limit} s");
             self.fail_worker(Error::new(Cause::Start(why)));
         }
     }
 
     /// Kills it for this reason.
     pub(super) fn fail_worker(&mut self, why: Error) {
-        self.broken.get_or_insert(why);
-        self.escalate(false, true);
+        if self.phase.kill(Some(why)) {
+            self.spawned.child.kill();
+        }
     }
 
     /// When to kill it, because it was told to exit, or has hung up, and still lives.
-    pub(crate) fn set_kill_deadline(&self, timeout: Duration) -> Option<Instant> {
-        if self.stop_signal == StopSignal::Killed {
-            return None;
-        }
-        let leaving_since = self.leaving_since.and_then(|since| since.checked_add(timeout));
-        self.hung_up_at.map(|since| since + EXIT_GRACE).into_iter().chain(leaving_since).min()
+    pub(crate) fn kill_at(&self) -> Option<Instant> {
+        self.phase.kill_at()
     }
 
-    /// Kills a worker whose deadline has passed.
-    pub(crate) fn end(&mut self) {
-        if self.hung_up_at.is_some() && self.leaving_since.is_none() {
-            self.broken.get_or_insert_with(|| Error::new(Cause::LinkLost));
+    /// Checks its liveness socket, and kills it if it should have exited.
+    pub(crate) fn end_if_due(&mut self) {
+        if matches!(self.phase, WorkerPhase::Running | WorkerPhase::Leaving { .. })
+            && self.spawned.child.has_hung_up()
+        {
+            self.phase.hang_up();
         }
-        self.escalate(false, true);
-    }
-
-    /// Checks the liveness socket. A hang-up usually means that the worker is dying, but a task can also have
-    /// executed another program, or closed descriptors that are not its own.
-    pub(crate) fn check_lifeline(&mut self) {
-        if self.hung_up_at.is_none() && self.spawned.child.has_hung_up() {
-            self.hung_up_at = Some(Instant::now());
+        if self.kill_at().is_some_and(|time| time <= Instant::now()) && self.phase.expire() {
+            self.spawned.child.kill();
         }
     }
 
     /// Tells it to exit if it has nothing in flight; returns whether that is new.
     pub(crate) fn shut_down(&mut self) -> bool {
-        let is_new = self.in_flight.count() == 0 && self.leaving_since.is_none();
+        let is_new = self.in_flight.count() == 0 && self.phase.leave(self.shutdown_timeout);
         if is_new {
-            self.leave_pool();
             self.rings.close();
         }
         is_new
     }
 
-    fn leave_pool(&mut self) {
-        self.leaving_since.get_or_insert_with(Instant::now);
+    /// Sends SIGTERM, once.
+    pub(crate) fn terminate(&mut self) {
+        if self.phase.terminate(self.shutdown_timeout) {
+            let _ = self.spawned.child.terminate(); // if the kernel refuses, SIGKILL follows
+        }
     }
 
-    /// Sends SIGTERM or SIGKILL, unless already sent.
-    pub(crate) fn escalate(&mut self, ask: bool, kill: bool) {
-        if ask {
-            self.leave_pool();
-        }
-        // A signal that the kernel refuses is followed by the next one anyway.
-        if kill && self.stop_signal < StopSignal::Killed {
-            self.stop_signal = StopSignal::Killed;
+    /// Sends SIGKILL, once.
+    pub(crate) fn kill(&mut self) {
+        self.phase.leave(self.shutdown_timeout);
+        if self.phase.kill(None) {
             self.spawned.child.kill();
-        } else if ask && self.stop_signal < StopSignal::Asked {
-            self.stop_signal = StopSignal::Asked;
-            let _ = self.spawned.child.terminate();
         }
     }
 
@@ -217,7 +195,7 @@ impl WorkerHandle {
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let mut rest = self.reclaim(pending);
-        if may_retry && error.is_death() && self.in_flight.may_front_run_again() {
+        if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
             for chunk in &mut again {
                 chunk.deaths += 1;
@@ -225,7 +203,7 @@ impl WorkerHandle {
             rest.splice(0..0, again);
         }
         self.fail(self.in_flight.count(), &error);
-        let unasked = self.leaving_since.is_none();
+        let unasked = !self.phase.was_told_to_exit();
         WorkerExit {
             error,
             failed_startup: !self.ready && unasked,
@@ -238,7 +216,7 @@ impl WorkerHandle {
     /// Why it exited, and whether its initializer failed.
     fn exit_cause(&mut self) -> (Error, bool) {
         let origin = || Origin::Worker { pid: self.pid() };
-        if let Some(why) = &self.broken {
+        if let Some(why) = self.phase.failure() {
             return (why.clone().with_origin(origin()), why.is_start());
         }
         let ended = self.spawned.result(&origin);

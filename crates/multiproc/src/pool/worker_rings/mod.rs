@@ -148,7 +148,7 @@ impl WakeupPage {
     }
 
     pub(crate) fn wakeups(&self) -> PoolWakeups<'_> {
-        PoolWakeups { callers: self.callers(), thread: self.thread(), has_callers: self.0.word32(8) }
+        PoolWakeups { callers: self.callers(), thread: self.thread(), waiting: self.0.word32(8) }
     }
 
     /// For callers, which drive the pool while they wait.

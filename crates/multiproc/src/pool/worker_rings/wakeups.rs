@@ -8,23 +8,40 @@ pub(crate) struct PoolWakeups<'a> {
     /// Of callers, and of the pool's thread.
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
-    /// Whether there are callers.
-    pub(crate) has_callers: &'a AtomicU32,
+    /// [`Waiting`], as a number.
+    pub(crate) waiting: &'a AtomicU32,
+}
+
+/// Which callers wait for results.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    /// None: the pool's thread handles what happens.
+    None = 0,
+    /// One or several, of which each may need the next result.
+    Callers = 1,
+    /// A single one, which needs all results of its call. A wake-up for each of them would cost more than short
+    /// items do.
+    PatientCaller = 2,
 }
 
 impl PoolWakeups<'_> {
     /// Call after a change that a driver must handle.
     pub(crate) fn notify(&self) {
         self.callers.notify_all(); // with a fence between the change and both loads
-        if self.has_callers.load(Relaxed) == 0 {
+        if self.waiting.load(Relaxed) == Waiting::None as u32 {
             self.thread.notify_all();
         }
     }
 
-    /// Call when the first caller comes or the last one goes. The latter must then poll once more: a later
-    /// change wakes the thread.
-    pub(crate) fn set_has_callers(&self, has_callers: bool) {
-        self.has_callers.store(has_callers.into(), SeqCst);
+    /// Whether callers may learn of results a little later.
+    pub(crate) fn are_patient(&self) -> bool {
+        self.waiting.load(Relaxed) == Waiting::PatientCaller as u32
+    }
+
+    /// Call when a caller comes or goes. The last one must then poll once more: a later change wakes the
+    /// thread. One that comes must poll before it waits.
+    pub(crate) fn set_waiting(&self, waiting: Waiting) {
+        self.waiting.store(waiting as u32, SeqCst);
         fence(SeqCst);
     }
 }

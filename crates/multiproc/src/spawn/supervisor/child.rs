@@ -134,7 +134,7 @@ impl Child {
         if self.supervisor().is_some() {
             return Ok(());
         }
-        Err(Error::invalid("a child belongs to the process that has started it, of which this is a copy"))
+        Err(Error::invalid("only the process that started a child can use it; this is a forked copy"))
     }
 
     /// The one that watches it: none in a copy of this process, for which it is no child.

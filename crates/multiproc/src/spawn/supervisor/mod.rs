@@ -48,7 +48,7 @@ pub(crate) fn start(order: SpawnRequest) -> Result<Arc<Child>> {
     let supervisor = Supervisor::get()?;
     let (reply, started) = mpsc::sync_channel(1);
     let deadline = order.deadline;
-    let gone = || Error::invalid("the thread that starts children has ended");
+    let gone = || Error::internal("the supervisor thread has ended");
     supervisor.orders.send((order, reply)).map_err(|_| gone())?;
     supervisor.bell.write(1).map_err(|errno| Error::system("wake the supervisor", errno))?;
     let delivered = match deadline.left() {
@@ -123,7 +123,7 @@ struct ReplySlot(Option<Result<Arc<Child>>>);
 
 impl ReplySlot {
     fn take(mut self) -> Result<Arc<Child>> {
-        self.0.take().unwrap_or_else(|| Err(Error::invalid("nothing was delivered")))
+        self.0.take().unwrap_or_else(|| Err(Error::internal("the supervisor thread gave no answer")))
     }
 }
 

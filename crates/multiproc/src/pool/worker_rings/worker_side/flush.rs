@@ -17,6 +17,8 @@ pub(super) struct Clock {
     /// When the clock was read last, and its value when results became visible last.
     pub(super) read_at: Instant,
     published_at: Instant,
+    /// When callers were notified last.
+    notified_at: Instant,
     /// The total time of all items.
     busy: Duration,
     /// `busy` at the last flush of output.
@@ -39,7 +41,15 @@ impl Clock {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         let zero = Duration::ZERO;
-        Self { interval: 1, left: 1, read_at: now, published_at: now, busy: zero, flushed: zero }
+        Self {
+            interval: 1,
+            left: 1,
+            read_at: now,
+            published_at: now,
+            notified_at: now,
+            busy: zero,
+            flushed: zero,
+        }
     }
 
     /// Whether output is flushed after each item.
@@ -50,9 +60,17 @@ impl Clock {
 }
 
 impl WorkerSide {
+    /// Makes the results visible. A caller that needs all results of its call is woken no more often than every
+    /// [`PUBLISH_AFTER`], and when this worker has no item left.
     fn publish(&mut self) {
-        if self.visible != self.completed {
-            self.update_visible();
+        if self.visible == self.completed {
+            return;
+        }
+        self.update_visible();
+        let clock = &mut self.clock;
+        let is_time = clock.read_at - clock.notified_at >= PUBLISH_AFTER;
+        if is_time || !self.wakeup_page.wakeups().are_patient() {
+            clock.notified_at = clock.read_at;
             self.wakeup_page.notify_callers();
         }
     }

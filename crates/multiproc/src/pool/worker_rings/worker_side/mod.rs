@@ -168,10 +168,14 @@ impl WorkerSide {
         let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
         let mut count = 0;
         while count < most && self.flush_requested().load(Relaxed) == 0 && self.claim() {
-            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, &mut run) else {
+            let claimed = &mut self.claimed;
+            let run = |bytes: &[u8]| {
+                *claimed = false;
+                run(bytes)
+            };
+            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, run) else {
                 break;
             };
-            self.claimed = false;
             self.exit_if_forked();
             match ran {
                 Ok(value) => {
@@ -185,9 +189,9 @@ impl WorkerSide {
                     return count + 1;
                 }
             }
+            self.clock.left -= 1;
             count += 1;
         }
-        self.clock.left -= count;
         if self.clock.left == 0 || (count > 0 && self.flush_requested().load(Relaxed) != 0) {
             self.end_interval();
         } else if is_flushed_singly && count > 0 {

@@ -1,0 +1,155 @@
+//! The texts of errors.
+
+use std::fmt;
+
+use nix::sys::signal::Signal;
+
+use super::{Cause, Error, Failure, Inner, Origin};
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { cause, origin, items, at_birth, memory_limit } = &*self.0;
+        let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
+        let at_birth = *at_birth;
+        let doing = Activity { origin: origin.as_ref(), items: *items, at_birth };
+        let item = Activity { origin: None, items: *items, at_birth };
+        let limit = Limit(*memory_limit);
+        match cause {
+            Cause::System { operation, errno } => {
+                write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
+                if let Some(origin) = origin { write!(f, " (in {origin})") } else { Ok(()) }
+            }
+            Cause::NotInitialised => f.write_str(
+                "cannot start a child process: call multiproc::init() as the first line of main, \
+                 so that a child runs its task there and not the whole program again",
+            ),
+            Cause::Start(why) => write!(f, "{who} did not start: {why}"),
+            Cause::Signal(signal) => write!(f, "{who} was killed by {}{doing}{limit}", signal_name(*signal)),
+            Cause::Exit(code) => write!(f, "{who} exited with code {code}{doing}{limit}"),
+            Cause::StatusLost => {
+                write!(f, "{who} ended{doing}, and its status was collected outside this library")
+            }
+            Cause::Panic { message, location } => {
+                match origin {
+                    Some(origin) => write!(f, "{origin} panicked")?,
+                    None => f.write_str("the function panicked")?,
+                }
+                if let Some(location) = location {
+                    write!(f, " at {location}")?;
+                }
+                write!(f, "{item}: {message}")
+            }
+            Cause::LinkLost => write!(
+                f,
+                "{who} has lost its link to the pool{doing} (does a task execute another program, or close \
+                 descriptors that are not its own?)"
+            ),
+            Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
+            Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),
+            Cause::Timeout(operation) => write!(f, "timed out waiting to {operation}"),
+            Cause::Full(channel) => write!(f, "the {channel} is full"),
+            Cause::Empty(channel) => write!(f, "the {channel} is empty"),
+            Cause::Disconnected(which) => write!(f, "every {which} is gone"),
+            Cause::Closed => f.write_str("the pool is closed"),
+            Cause::Cancelled if origin.is_some() => {
+                write!(f, "the task was cancelled, and {who} killed{doing}")
+            }
+            Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Cause::Overtime(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
+            Cause::Task(error) => write!(f, "{error}"),
+            Cause::Poisoned { lock, failure } => {
+                write!(f, "the {lock} is poisoned: {who} {failure} while it held the {lock}")
+            }
+            Cause::Broken(failure @ (Failure::Aborted | Failure::Reset)) => {
+                write!(f, "the barrier is broken: {who} {failure} it")
+            }
+            Cause::Broken(failure) => {
+                write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
+            }
+            Cause::Invalid(what) => f.write_str(what),
+            Cause::Internal(what) => write!(f, "internal error: {what}"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f) // what a `main` that returns it prints
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Worker { pid } => write!(f, "worker {pid}"),
+            Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
+            Self::Pid(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died => f.write_str("died"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::Exit(code) => write!(f, "exited with code {code}"),
+            Self::Panicked => f.write_str("panicked"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Reset => f.write_str("reset"),
+        }
+    }
+}
+
+/// The end of a sentence: what the child was doing.
+struct Activity<'a> {
+    origin: Option<&'a Origin>,
+    items: Option<(u64, u64)>,
+    at_birth: bool,
+}
+
+impl fmt::Display for Activity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.items, self.origin) {
+            _ if self.at_birth => f.write_str(" before it was ready for work"),
+            (Some((index, 1)), _) => write!(f, " while running task {index}"),
+            (Some((first, count)), _) => {
+                write!(f, " while running tasks {first} to {}", first.saturating_add(count.saturating_sub(1)))
+            }
+            (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
+            (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
+            (None, Some(Origin::Pid(_)) | None) => Ok(()),
+        }
+    }
+}
+
+/// The end of a sentence: how much memory the child could have.
+struct Limit(Option<u64>);
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, "; its memory was limited to {}", Bytes(bytes)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// An amount of memory, in the largest unit of which it is a whole number.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match units.into_iter().find(|(unit, _)| self.0 != 0 && self.0.is_multiple_of(*unit)) {
+            Some((unit, name)) => write!(f, "{} {name}", self.0 / unit),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
+/// `SIGKILL` for 9; real-time signals have numbers only.
+fn signal_name(signal: i32) -> String {
+    Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
+}

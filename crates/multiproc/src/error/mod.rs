@@ -1,0 +1,396 @@
+//! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own errors.
+
+mod display;
+mod task_error;
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use display::Bytes;
+pub use task_error::TaskError;
+
+/// The result of this library's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation failed, or what became of a task.
+///
+/// Its message says what happened, to which child, and while doing what. A program decides by its
+/// [`kind`](Self::kind), the predicates and the accessors. It can be cloned and serialised, so a task may
+/// return a `Result<T, Error>`.
+///
+/// ```
+/// use multiproc::{ErrorKind, Process};
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+///     match error.kind() {
+///         ErrorKind::Died => assert_eq!(error.signal(), Some(6)),
+///         ErrorKind::Panic => println!("a bug in the task: {error}"),
+///         _ => return Err(error),
+///     }
+///     assert!(error.to_string().contains("was killed by SIGABRT"));
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Error(Box<Inner>);
+
+/// What an [`Error`] is about: one kind for each thing that a program can decide on.
+#[non_exhaustive]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The operating system refused an operation; [`Error::os_error`] is its number.
+    Os,
+    /// [`init`](crate::init) was not called.
+    NotInitialised,
+    /// A child did not start: not in time, or not at all.
+    Start,
+    /// A child died before its function returned; [`Error::signal`] or [`Error::exit_code`] says how, if that
+    /// is known.
+    Died,
+    /// The function panicked.
+    Panic,
+    /// The function returned an error: a [`TaskError`] that became an [`Error`] by `?`.
+    Task,
+    /// A value could not be encoded, or decoded.
+    Codec,
+    /// A time limit passed first: that of the call, or that of a task, which was then killed.
+    Timeout,
+    /// A queue or pipe is full.
+    Full,
+    /// A queue or pipe is empty, while a sender is left.
+    Empty,
+    /// All other ends of a queue or pipe are gone.
+    Disconnected,
+    /// The pool was closed and takes no more work.
+    Closed,
+    /// The task was cancelled.
+    Cancelled,
+    /// The holder of a [lock](crate::sync) died, or panicked; [`Error::pid`] says which process.
+    Poisoned,
+    /// A [`Barrier`](crate::sync::Barrier) is broken: a party died or gave up; [`Error::pid`] says which process.
+    Broken,
+    /// The caller asked for something that makes no sense, such as a pool with 0 workers.
+    Invalid,
+    /// The library failed by itself: a bug of it, or overwritten memory.
+    Internal,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Inner {
+    cause: Cause,
+    origin: Option<Origin>,
+    /// The first item of the input that it is about, and how many they are.
+    items: Option<(u64, u64)>,
+    /// It failed before any task, so that it is no task's failure.
+    at_birth: bool,
+    /// How many bytes of memory the child could have, if that was limited.
+    memory_limit: Option<u64>,
+}
+
+/// Who failed.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Origin {
+    Worker {
+        pid: u32,
+    },
+    Process {
+        name: String,
+        pid: u32,
+    },
+    /// A process of which this one knows no name.
+    Pid(u32),
+}
+
+/// How a process let down those that share something with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Died,
+    Signal(i32),
+    Exit(i32),
+    Panicked,
+    TimedOut,
+    Aborted,
+    Reset,
+}
+
+/// What happened.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Cause {
+    /// The operating system refused an operation.
+    System { operation: String, errno: i32 },
+    /// `multiproc::init()` was not called in this program.
+    NotInitialised,
+    /// A child did not come up.
+    Start(String),
+    /// A child was ended by a signal.
+    Signal(i32),
+    /// A child ended with this exit code before its function had returned.
+    Exit(i32),
+    /// A child ended, and its status was collected outside this library.
+    StatusLost,
+    /// A worker has closed its end of the link to its pool, and lives.
+    LinkLost,
+    /// A function panicked.
+    Panic { message: String, location: Option<String> },
+    /// A value could not be turned into bytes.
+    Encode { what: String, why: String },
+    /// Bytes could not be turned into a value.
+    Decode { what: String, why: String },
+    /// The time given was over first.
+    Timeout(String),
+    /// The queue or pipe, whichever the text names, has no room.
+    Full(String),
+    /// The queue or pipe, whichever the text names, holds no message.
+    Empty(String),
+    /// All other ends of a queue or pipe are gone.
+    Disconnected(String),
+    /// The pool takes no more work.
+    Closed,
+    /// The task was withdrawn before it ran, or ended while it did.
+    Cancelled,
+    /// The task has run for longer than it may, and was ended.
+    Overtime(Duration),
+    /// The task's function returned an error.
+    Task(TaskError),
+    /// The holder of a lock died or panicked.
+    Poisoned { lock: String, failure: Failure },
+    /// A party of a barrier died or gave up.
+    Broken(Failure),
+    /// The caller asked for something that makes no sense.
+    Invalid(String),
+    /// A state that only a bug of this library, or overwritten memory, can cause.
+    Internal(String),
+}
+
+impl Error {
+    /// What the error is about.
+    pub fn kind(&self) -> ErrorKind {
+        match self.0.cause {
+            Cause::System { .. } => ErrorKind::Os,
+            Cause::NotInitialised => ErrorKind::NotInitialised,
+            Cause::Start(_) => ErrorKind::Start,
+            Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::LinkLost => ErrorKind::Died,
+            Cause::Panic { .. } => ErrorKind::Panic,
+            Cause::Task(_) => ErrorKind::Task,
+            Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
+            Cause::Timeout(_) | Cause::Overtime(_) => ErrorKind::Timeout,
+            Cause::Full(_) => ErrorKind::Full,
+            Cause::Empty(_) => ErrorKind::Empty,
+            Cause::Disconnected(_) => ErrorKind::Disconnected,
+            Cause::Closed => ErrorKind::Closed,
+            Cause::Cancelled => ErrorKind::Cancelled,
+            Cause::Poisoned { .. } => ErrorKind::Poisoned,
+            Cause::Broken(_) => ErrorKind::Broken,
+            Cause::Invalid(_) => ErrorKind::Invalid,
+            Cause::Internal(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The signal that killed the child, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.0.cause {
+            Cause::Signal(signal)
+            | Cause::Poisoned { failure: Failure::Signal(signal), .. }
+            | Cause::Broken(Failure::Signal(signal)) => Some(signal),
+            _ => None,
+        }
+    }
+
+    /// The code with which the child exited before its function returned, if it did.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.0.cause {
+            Cause::Exit(code)
+            | Cause::Poisoned { failure: Failure::Exit(code), .. }
+            | Cause::Broken(Failure::Exit(code)) => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The operating system's error number, if it refused an operation.
+    pub fn os_error(&self) -> Option<i32> {
+        if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
+    }
+
+    /// The process id of the child that failed.
+    pub fn pid(&self) -> Option<u32> {
+        match self.0.origin {
+            Some(Origin::Worker { pid } | Origin::Process { pid, .. } | Origin::Pid(pid)) => Some(pid),
+            None => None,
+        }
+    }
+
+    /// Which item of the input this is about, counted from 0.
+    pub fn index(&self) -> Option<u64> {
+        self.0.items.and_then(|(first, count)| (count == 1).then_some(first))
+    }
+
+    /// Which items of the input this is about, counted from 0: one, but for a worker that died in a
+    /// [`map_reduce`](crate::Pool::map_reduce).
+    pub fn items(&self) -> Option<Range<u64>> {
+        self.0.items.map(|(first, count)| first..first.saturating_add(count))
+    }
+
+    /// Did the function panic? The message then holds the panic's own, with file and line.
+    pub fn is_panic(&self) -> bool {
+        self.kind() == ErrorKind::Panic
+    }
+
+    /// Did a child not start: not in time, or not at all?
+    pub fn is_start(&self) -> bool {
+        self.kind() == ErrorKind::Start
+    }
+
+    /// Did a time limit pass first?
+    pub fn is_timeout(&self) -> bool {
+        self.kind() == ErrorKind::Timeout
+    }
+
+    /// Was a queue or pipe full?
+    pub fn is_full(&self) -> bool {
+        self.kind() == ErrorKind::Full
+    }
+
+    /// Was a queue or pipe empty, while a sender was left?
+    ///
+    /// ```
+    /// # fn main() -> multiproc::Result<()> {
+    /// let (sender, receiver) = multiproc::queue::bounded::<u32>(1)?;
+    /// assert!(receiver.try_recv().unwrap_err().is_empty());
+    /// drop(sender);
+    /// assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.kind() == ErrorKind::Empty
+    }
+
+    /// Are all other ends of the queue or pipe gone?
+    pub fn is_disconnected(&self) -> bool {
+        self.kind() == ErrorKind::Disconnected
+    }
+
+    /// Had the pool been closed?
+    pub fn is_closed(&self) -> bool {
+        self.kind() == ErrorKind::Closed
+    }
+
+    /// Was the task cancelled: withdrawn before it ran, or ended while it did?
+    pub fn is_cancelled(&self) -> bool {
+        self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Did a process die, or a thread panic, while it held a [lock](crate::sync)?
+    ///
+    /// [`pid`](Self::pid) says which process; [`signal`](Self::signal) and [`exit_code`](Self::exit_code) how it
+    /// ended, if it is a child of this process.
+    pub fn is_poisoned(&self) -> bool {
+        self.kind() == ErrorKind::Poisoned
+    }
+
+    /// Was a [`Barrier`](crate::sync::Barrier) broken: did a party of it die or give up while it waited?
+    ///
+    /// [`pid`](Self::pid) says which process did.
+    pub fn is_broken(&self) -> bool {
+        self.kind() == ErrorKind::Broken
+    }
+
+    /// Could a value not be encoded, or decoded?
+    pub fn is_codec(&self) -> bool {
+        self.kind() == ErrorKind::Codec
+    }
+
+    /// Whether the kernel had no descriptor to give.
+    pub(crate) fn is_shortage_of_descriptors(&self) -> bool {
+        let shortages = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
+        shortages.contains(&self.os_error())
+    }
+
+    pub(crate) fn new(cause: Cause) -> Self {
+        Self(Box::new(Inner { cause, origin: None, items: None, at_birth: false, memory_limit: None }))
+    }
+
+    /// The kernel refused `operation`, which is a verb with its object: `"open the door"`.
+    pub(crate) fn system(operation: &str, errno: Errno) -> Self {
+        Self::new(Cause::System { operation: operation.to_owned(), errno: errno as i32 })
+    }
+
+    /// As [`Error::system`], from the standard library's error.
+    pub(crate) fn io(operation: &str, error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno) => Self::system(operation, Errno::from_raw(errno)),
+            None => Self::internal(format!("cannot {operation}: {error}")),
+        }
+    }
+
+    pub(crate) fn disconnected(which: &str) -> Self {
+        Self::new(Cause::Disconnected(which.to_owned()))
+    }
+
+    pub(crate) fn timeout(operation: &str) -> Self {
+        Self::new(Cause::Timeout(operation.to_owned()))
+    }
+
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Self::new(Cause::Invalid(what.into()))
+    }
+
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        Self::new(Cause::Internal(what.into()))
+    }
+
+    pub(crate) fn decode(what: &str, why: impl fmt::Display) -> Self {
+        Self::new(Cause::Decode { what: what.to_owned(), why: why.to_string() })
+    }
+
+    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
+        self.0.origin = Some(origin);
+        self
+    }
+
+    /// Says which item of the input it is about, unless it is about none.
+    pub(crate) fn at(self, index: Option<u64>) -> Self {
+        self.at_items(index.map(|index| (index, 1)))
+    }
+
+    /// As [`at`](Self::at), for several items: the first, and how many.
+    pub(crate) fn at_items(mut self, items: Option<(u64, u64)>) -> Self {
+        self.0.items = items.filter(|_| !self.0.at_birth);
+        self
+    }
+
+    /// Says that it happened before any task.
+    pub(crate) fn during_startup(mut self) -> Self {
+        self.0.at_birth = true;
+        self.at(None)
+    }
+
+    /// Says how many bytes of memory the child could have, if that was limited.
+    pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
+        self.0.memory_limit = bytes;
+        self
+    }
+
+    /// Names the child that failed, where none is named yet.
+    pub(crate) fn or_with_origin(self, origin: impl FnOnce() -> Origin) -> Self {
+        if self.0.origin.is_some() { self } else { self.with_origin(origin()) }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        if let Cause::Task(error) = &self.0.cause { error.source() } else { None }
+    }
+}
+
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        Self::new(Cause::Task(error))
+    }
+}

@@ -1,0 +1,136 @@
+//! The state machine of a worker's end.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Cause, Error};
+
+/// How long a worker may live after its liveness socket has hung up.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+/// ```text
+/// Running ─▶ HungUp ─▶ Leaving ─▶ Killed ─▶ reaped
+/// ```
+/// Each step may be skipped, none is taken back, and a worker can exit in any phase.
+pub(super) enum WorkerPhase {
+    /// It runs items, once it is ready.
+    Running,
+    /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed another
+    /// program, or closed descriptors that are not its own.
+    HungUp { kill_at: Instant },
+    /// It was told to exit: by closed rings, and by SIGTERM if it `was_terminated`. No instant is one beyond
+    /// the range of the clock.
+    Leaving { kill_at: Option<Instant>, was_terminated: bool },
+    /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it.
+    Killed { cause: Option<Error>, was_leaving: bool },
+}
+
+impl WorkerPhase {
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self, Self::Running)
+    }
+
+    pub(super) fn was_told_to_exit(&self) -> bool {
+        matches!(self, Self::Leaving { .. } | Self::Killed { was_leaving: true, .. })
+    }
+
+    /// Why the pool has killed it.
+    pub(super) fn failure(&self) -> Option<&Error> {
+        if let Self::Killed { cause, .. } = self { cause.as_ref() } else { None }
+    }
+
+    /// When to kill it, because it was told to exit, or has hung up, and still lives.
+    pub(super) fn kill_at(&self) -> Option<Instant> {
+        match self {
+            Self::HungUp { kill_at } => Some(*kill_at),
+            Self::Leaving { kill_at, .. } => *kill_at,
+            Self::Running | Self::Killed { .. } => None,
+        }
+    }
+
+    pub(super) fn hang_up(&mut self) {
+        let latest = Instant::now() + EXIT_GRACE;
+        match self {
+            Self::Running => *self = Self::HungUp { kill_at: latest },
+            Self::Leaving { kill_at, .. } => {
+                *kill_at = kill_at.take().into_iter().chain([latest]).min();
+            }
+            Self::HungUp { .. } | Self::Killed { .. } => {}
+        }
+    }
+
+    /// Gives the worker this time to exit; returns whether that is new.
+    pub(super) fn leave(&mut self, timeout: Duration) -> bool {
+        let is_new = matches!(self, Self::Running | Self::HungUp { .. });
+        if is_new {
+            let latest = Instant::now().checked_add(timeout);
+            let kill_at = self.kill_at().into_iter().chain(latest).min();
+            *self = Self::Leaving { kill_at, was_terminated: false };
+        }
+        is_new
+    }
+
+    /// Returns whether to send SIGTERM now.
+    pub(super) fn terminate(&mut self, timeout: Duration) -> bool {
+        self.leave(timeout);
+        match self {
+            Self::Leaving { was_terminated, .. } => !std::mem::replace(was_terminated, true),
+            _ => false,
+        }
+    }
+
+    /// Records why the worker is killed, unless a cause is known. Returns whether to send SIGKILL now.
+    pub(super) fn kill(&mut self, why: Option<Error>) -> bool {
+        let was_leaving = self.was_told_to_exit();
+        if let Self::Killed { cause, .. } = self {
+            *cause = cause.take().or(why);
+            return false;
+        }
+        *self = Self::Killed { cause: why, was_leaving };
+        true
+    }
+
+    /// As [`kill`](Self::kill), at the [time to do so](Self::kill_at).
+    pub(super) fn expire(&mut self) -> bool {
+        let is_lost = matches!(self, Self::HungUp { .. });
+        self.kill(is_lost.then(|| Error::new(Cause::LinkLost)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn each_signal_is_sent_once_and_no_step_is_taken_back() {
+        let mut phase = WorkerPhase::Running;
+        phase.hang_up();
+        assert!(!phase.is_running() && phase.kill_at().is_some() && !phase.was_told_to_exit());
+        assert!(phase.leave(TIMEOUT) && !phase.leave(TIMEOUT));
+        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "leaving has put the end off");
+        assert!(phase.terminate(TIMEOUT) && !phase.terminate(TIMEOUT));
+        assert!(phase.kill(None) && !phase.kill(None) && !phase.leave(TIMEOUT) && !phase.terminate(TIMEOUT));
+        phase.hang_up();
+        assert!(phase.was_told_to_exit() && phase.kill_at().is_none() && phase.failure().is_none());
+    }
+
+    #[test]
+    fn the_first_cause_counts() {
+        let mut phase = WorkerPhase::Running;
+        assert!(phase.kill(Some(Error::new(Cause::Cancelled))));
+        assert!(!phase.expire() && !phase.kill(Some(Error::new(Cause::LinkLost))));
+        assert!(phase.failure().unwrap().is_cancelled() && !phase.was_told_to_exit());
+    }
+
+    #[test]
+    fn a_worker_that_hangs_up_and_lives_has_lost_its_link() {
+        let mut phase = WorkerPhase::Running;
+        phase.hang_up();
+        assert!(phase.expire() && phase.failure().unwrap().kind() == crate::error::ErrorKind::Died);
+        let mut phase = WorkerPhase::Running;
+        assert!(phase.leave(Duration::MAX) && phase.kill_at().is_none());
+        phase.hang_up();
+        assert!(phase.kill_at().is_some() && phase.expire() && phase.failure().is_none());
+    }
+}
