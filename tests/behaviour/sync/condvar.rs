@@ -94,7 +94,9 @@ fn a_wait_without_a_notification_ends_on_time() -> Outcome {
 fn a_notification_of_a_killed_waiter_goes_to_another() -> Outcome {
     let handles = handles()?;
     let mut children = waiting(3, &handles)?;
-    children.iter().for_each(|(child, _)| wait_for_state(child.pid(), 'S'));
+    for (child, _) in &children {
+        wait_for_state(child.pid(), 'S');
+    }
     // The first two will be notified, and cannot take the mutex before they are killed.
     let guard = handles.0.lock()?;
     killed(children.remove(0).0);

@@ -151,7 +151,9 @@ fn a_waiter_that_is_killed_harms_no_other() -> Outcome {
         Ok(*mutex.lock()?)
     };
     let mut waiters = (0..3).map(|_| started(wait, &mutex)).collect::<Result<Vec<_>>>()?;
-    waiters.iter().for_each(|(waiter, _)| wait_for_state(waiter.pid(), 'S'));
+    for (waiter, _) in &waiters {
+        wait_for_state(waiter.pid(), 'S');
+    }
     killed(waiters.remove(0).0);
     drop(stage);
     holder.join()??;

@@ -35,10 +35,10 @@ fn readers_share_it_and_writers_do_not() -> Outcome {
     let children: Vec<_> = (0..3).map(|_| Process::spawn(write, (lock.clone(),))).collect::<Result<_>>()?;
     children.into_iter().try_for_each(|child| child.join()?)?;
     assert_eq!(*lock.read()?, [1_500; 2]);
-    let (reader, _stage) = started(read, &lock)?;
+    let (reader, stage) = started(read, &lock)?;
     assert_eq!(*lock.try_read()?, [1_500; 2]);
     assert!(lock.try_write().unwrap_err().error().is_timeout());
-    drop(_stage);
+    drop(stage);
     reader.join()??;
     assert!(lock.try_write().is_ok());
     Ok(())

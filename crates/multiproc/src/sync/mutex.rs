@@ -271,6 +271,7 @@ impl<'a> Held<'a> {
             let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
             shared.word(Word::Culprit).store(culprit(pid, Failure::Died), Relaxed);
         };
+        shared.check_not_held(MUTEX)?;
         shared.mutex().lock_noting(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
     }
 

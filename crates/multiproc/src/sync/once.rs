@@ -80,6 +80,7 @@ impl<T: Pod> OnceCell<T> {
             return Ok(Ok(value));
         }
         // Whatever a holder that died has left: only the state says that there is a value.
+        self.shared.check_not_held("cell")?;
         let _guard = self.shared.lock_slots(Deadline::Never)?;
         Ok(self.get().map_or_else(|| make().inspect(|value| self.put(value)), Ok))
     }
@@ -89,6 +90,7 @@ impl<T: Pod> OnceCell<T> {
     /// # Errors
     /// Those of [`get_or_init`](Self::get_or_init).
     pub fn set(&self, value: T) -> Result<bool> {
+        self.shared.check_not_held("cell")?;
         let _guard = self.shared.lock_slots(Deadline::Never)?;
         let is_empty = self.get().is_none();
         if is_empty {

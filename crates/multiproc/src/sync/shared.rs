@@ -111,6 +111,14 @@ impl Shared {
         Mutex::at(&self.memory, Word::Lock as usize, self.namespace)
     }
 
+    /// An error if this thread holds the mutex: it would wait for itself.
+    pub(super) fn check_not_held(&self, lock: &str) -> Result<()> {
+        if !self.mutex().is_own() {
+            return Ok(());
+        }
+        Err(Error::system(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
+    }
+
     /// Takes the lock that guards the slots; gives `None` when that takes longer than the deadline.
     pub(super) fn lock_slots(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
         match self.mutex().try_lock() {

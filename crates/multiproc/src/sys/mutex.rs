@@ -67,6 +67,11 @@ impl<'a> Mutex<'a> {
         self.replace(0, own.bits()).then(|| self.guard(own))
     }
 
+    /// Whether this thread holds the mutex.
+    pub(crate) fn is_own(self) -> bool {
+        self.word.load(Relaxed) & !WAITERS == ThreadId::current().bits()
+    }
+
     /// Takes the mutex; blocks while another thread that lives holds it, until the deadline, then gives `None`.
     ///
     /// # Errors
@@ -141,7 +146,7 @@ impl MutexGuard<'_> {
             act();
             self.release();
         }
-        self.holder = ThreadId::NONE;
+        self.holder = ThreadId::from_bits(0); // for `drop`
     }
 
     #[inline]
@@ -162,7 +167,7 @@ impl MutexGuard<'_> {
 impl Drop for MutexGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.holder != ThreadId::NONE && self.holder == ThreadId::current() {
+        if self.holder.bits() != 0 && self.holder == ThreadId::current() {
             self.release();
         }
     }

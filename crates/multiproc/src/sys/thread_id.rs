@@ -38,9 +38,6 @@ pub(crate) fn namespace() -> u64 {
 }
 
 impl ThreadId {
-    /// No thread's.
-    pub(crate) const NONE: Self = Self(0);
-
     /// The identity of the calling thread. The first call of a thread reads a file of /proc.
     #[inline]
     pub(crate) fn current() -> Self {

@@ -1,14 +1,12 @@
 //! A stand-in for `multiproc::error`: in a model no call fails.
 
-use nix::errno::Errno;
-
 #[derive(Debug)]
 pub(crate) struct Error;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    pub(crate) fn system(operation: &str, errno: Errno) -> Self {
-        panic!("{operation}: {errno}")
+    pub(crate) fn internal(what: &str) -> Self {
+        panic!("{what}")
     }
 }
