@@ -68,7 +68,7 @@ fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 {
     pid
 }
 
-/// Asserts that `act` takes so long at least, and ends.
+/// Asserts that `act` does not end before `time`.
 fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
     let result = act();

@@ -85,7 +85,7 @@ fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Erro
 }
 
 impl Barrier {
-    /// Makes a barrier for so many parties, from 1 to 65,536.
+    /// Makes a barrier for a number of parties from 1 to 65,536.
     ///
     /// # Errors
     /// When `parties` is 0 or more than 65,536, or when the kernel refuses a descriptor or the memory.

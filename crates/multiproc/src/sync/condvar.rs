@@ -136,7 +136,7 @@ impl Condvar {
         self.notify(1)
     }
 
-    /// Notifies so many threads that wait, or all if they are fewer.
+    /// Notifies `count` threads that wait, or all if they are fewer.
     ///
     /// # Errors
     /// Those of [`notify_one`](Self::notify_one).

@@ -175,7 +175,7 @@ impl<T: Pod> Mutex<[T]> {
         Ok(mutex)
     }
 
-    /// Makes a mutex that guards so many elements, which are zero.
+    /// Makes a mutex that guards `length` elements, which are zero.
     ///
     /// # Errors
     /// When the kernel refuses a descriptor or the memory.

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
-/// A number of permits, for as many threads of any processes as may do something at the same time: Python's `Semaphore`
+/// A number of permits, which bounds how many threads of any processes do something at the same time: Python's `Semaphore`
 /// and `BoundedSemaphore`.
 ///
 /// A permit is a value that gives itself back when it is dropped, so more permits than there are cannot be given back.
@@ -44,7 +44,7 @@ pub struct Semaphore {
     shared: Shared,
 }
 
-/// The most permits of a semaphore. Each that is given out on its own is an entry that the next one who asks looks at.
+/// The most permits of a semaphore. Each permit that is given out is an entry, and each call reads all entries.
 const MAX_PERMITS: u32 = 65_536;
 /// How many threads can wait in their order; more of them wait until one of these has its permits.
 const WAITERS: usize = 256;
@@ -54,7 +54,7 @@ fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Erro
 }
 
 impl Semaphore {
-    /// Makes a semaphore with so many permits, from 1 to 65,536.
+    /// Makes a semaphore with a number of permits from 1 to 65,536.
     ///
     /// # Errors
     /// When `permits` is 0 or more than 65,536, or when the kernel refuses a descriptor or the memory.
@@ -73,7 +73,7 @@ impl Semaphore {
         self.take(1, Deadline::Never)
     }
 
-    /// As [`acquire`](Self::acquire), but takes so many permits, all at once.
+    /// As [`acquire`](Self::acquire), but takes `count` permits, all at once.
     ///
     /// # Errors
     /// When `count` is 0, or more than there are.

@@ -66,7 +66,7 @@ const RECHECK: Duration = Duration::from_millis(500);
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Zeroed memory with so many slots, and data of `length` elements of type `T`.
+    /// Zeroed memory with `slots` slots, and data of `length` elements of type `T`.
     pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
         let element = size_of::<T>();
         let size = size(slots, element, length)

@@ -114,7 +114,7 @@ impl fmt::Debug for SharedBool {
 }
 
 impl SharedMapping {
-    /// So many atomics from a byte offset on, a multiple of 8; they must be inside the mapping.
+    /// `count` atomics from a byte offset on, a multiple of 8; they must be inside the mapping.
     #[inline]
     pub(crate) fn atomics<A: SharedAtomic>(&self, offset: usize, count: usize) -> &[A] {
         assert!(offset.is_multiple_of(8), "unaligned atomics");

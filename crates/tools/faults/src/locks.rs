@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const PARTIES: u32 = 3;
 const ROUNDS: u32 = 60;
 const PERMITS: u32 = 2;
-/// So long does a party wait at the barrier for those that may be dead.
+/// How long a party waits at the barrier for those that may be dead.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// A notification may have come before the wait.
 const MOMENT: Duration = Duration::from_millis(1);
