@@ -169,6 +169,6 @@ mod tests {
         assert_eq!(ids(&["w5"]), ["W5-hot", "W5-sleep"]);
         assert_eq!(ids(&["W4-8B"]), ["W4-8B", "W4-8B-batch", "W4-8B-2x2"]);
         assert_eq!(ids(&["W4-1MiB", "W3-hot"]), ["W3-hot", "W4-1MiB"]);
-        assert!(selected(&["W8".to_owned()]).is_err());
+        assert!(selected(&["W9".to_owned()]).is_err());
     }
 }
