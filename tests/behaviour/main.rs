@@ -20,6 +20,7 @@ mod regressions;
 mod resource_limits;
 mod scribble;
 mod security;
+mod shared_array;
 mod start;
 mod support;
 mod sync;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         resource_limits::trials(),
         scribble::trials(),
         security::trials(),
+        shared_array::trials(),
         bad_values::trials(),
         output::trials(),
         sync::trials(),

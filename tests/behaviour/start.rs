@@ -560,7 +560,7 @@ fn a_copy_that_joins_a_child_takes_nothing_away() -> Outcome {
             // SAFETY: as above.
             match unsafe { fork() }.unwrap() {
                 ForkResult::Child => {
-                    let refused = |error: Error| error.to_string().contains("a copy");
+                    let refused = |error: Error| error.to_string().contains("a forked copy");
                     let right =
                         child.join_timeout(PATIENCE).is_err_and(refused) && child.join().is_err_and(refused);
                     // SAFETY: ends the copy, whatever its state.

@@ -12,7 +12,8 @@ use std::path::Path;
 /// The modules at the root from the top to the bottom. Each may use those below it, and nothing else.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
-    &["init", "process", "queue", "pipe", "shared_slice"],
+    &["init", "process", "queue", "pipe", "shared_array"],
+    &["shared_slice"],
     &["mapping_cache"],
     &["pool"],
     &["sync"],

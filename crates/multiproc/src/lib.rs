@@ -13,7 +13,7 @@
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large data that many processes read and nobody copies.
 //! - [`sync`] has locks, events, barriers and counters that survive the process which holds them.
-//! - [`Error`] says what failed, who died, and at what.
+//! - [`Error`] says what failed, who died, and at what; [`TaskError`] carries a task's own error.
 //!
 //! ```
 //! use multiproc::{Pool, Process};
@@ -98,6 +98,8 @@ compile_error!(
 mod pipe;
 mod process;
 pub mod queue;
+mod shared_array;
+
 mod shared_slice;
 
 mod mapping_cache;
@@ -136,6 +138,7 @@ pub use error::{Error, ErrorKind, Result, TaskError};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
 pub use process::{Process, ProcessBuilder, ProcessInfo, active_children, current, parent};
+pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use spawn::child_main::{at_start, init};
 pub use spawn::fork_server::stop_fork_server;

@@ -110,7 +110,7 @@ impl<T: Pod> SharedSlice<T> {
         if bytes.is_empty() {
             return Ok(Self::empty());
         }
-        Self::new(Sealed::copy(bytes)?)
+        Self::from_sealed(Sealed::copy(bytes)?)
     }
 
     /// Makes a slice of `length` elements, which `fill` writes in place; they are zeroed before. Blocks while
@@ -148,7 +148,7 @@ impl<T: Pod> SharedSlice<T> {
             fill(&mut []);
             return Ok(Self::empty());
         };
-        Self::new(Sealed::build(size, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?)
+        Self::from_sealed(Sealed::build(size, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?)
     }
 
     /// A mapping begins with a page, and its size is a multiple of the element's.
@@ -169,7 +169,7 @@ impl<T: Pod> SharedSlice<T> {
         Self { memory: None, element: PhantomData }
     }
 
-    fn new((sealed, fd): (Sealed, OwnedFd)) -> Result<Self> {
+    pub(crate) fn from_sealed((sealed, fd): (Sealed, OwnedFd)) -> Result<Self> {
         let (identity, _) = identify(fd.as_fd())?;
         let memory = MappingCache::lock().insert(identity, Memory { fd: fd.into(), sealed });
         Ok(Self { memory: Some(memory), element: PhantomData })

@@ -394,3 +394,19 @@ impl From<TaskError> for Error {
         Self::new(Cause::Task(error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn an_error_without_a_number_gets_none() {
+        let error = Error::io("write", &io::Error::from(io::ErrorKind::WriteZero));
+        assert_eq!((error.kind(), error.os_error()), (ErrorKind::Internal, None));
+        assert!(error.to_string().starts_with("internal error: cannot write: "), "{error}");
+        let error = Error::io("write", &io::Error::from_raw_os_error(28));
+        assert_eq!((error.kind(), error.os_error()), (ErrorKind::Os, Some(28)));
+    }
+}

@@ -39,7 +39,6 @@ use serde::{Deserialize, Serialize};
 /// A `Box<dyn Error + Send + Sync>` needs `.map_err(|error| error as Box<dyn Error>)?`. A task whose caller
 /// decides by the error's *type* returns an error type of its own that derives `Serialize` and `Deserialize`.
 #[derive(Clone, Serialize, Deserialize)]
-#[serde(from = "Chain", into = "Chain")]
 pub struct TaskError {
     message: String,
     source: Option<Box<TaskError>>,
@@ -49,7 +48,7 @@ pub struct TaskError {
 /// `?` must convert every error, also into a type that is an error itself. But the standard library converts
 /// each type into itself, and two conversions of one type may not overlap. So a `TaskError` lacks a trait that
 /// every other error has, and that matters to no caller: `Unpin`.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct NotUnpin<T>(PhantomData<T>);
 
 impl<T: Never> Unpin for NotUnpin<T> {}
@@ -57,39 +56,20 @@ impl<T: Never> Unpin for NotUnpin<T> {}
 /// No type implements it. (The compiler relies on that only for a trait of the crate: so not `PhantomPinned`.)
 trait Never {}
 
-/// A [`TaskError`] on its way.
-#[derive(Serialize, Deserialize)]
-struct Chain {
-    message: String,
-    sources: Vec<String>,
-}
-
-/// No chain is longer, so that neither an error that is its own source nor another process makes one endless.
+/// An error may be its own source; and a value that travels may be 128 levels deep, two of them for each source.
 const MAX_SOURCES: usize = 32;
 
 impl<E: Into<Box<dyn StdError>> + Unpin> From<E> for TaskError {
     fn from(error: E) -> Self {
-        let error = error.into();
-        let sources = std::iter::successors(error.source(), |error| (*error).source());
-        let sources = sources.take(MAX_SOURCES).map(ToString::to_string).collect();
-        Chain { message: error.to_string(), sources }.into()
+        Self::new(&*error.into(), MAX_SOURCES)
     }
 }
 
-impl From<Chain> for TaskError {
-    fn from(Chain { message, mut sources }: Chain) -> Self {
-        sources.truncate(MAX_SOURCES);
-        let link =
-            |source, message| Some(Box::new(Self { message, source, _not_unpin: NotUnpin(PhantomData) }));
-        let source = sources.into_iter().rev().fold(None, link);
-        Self { message, source, _not_unpin: NotUnpin(PhantomData) }
-    }
-}
-
-impl From<TaskError> for Chain {
-    fn from(error: TaskError) -> Self {
-        let sources = std::iter::successors(error.source.as_deref(), |error| error.source.as_deref());
-        Self { sources: sources.map(|source| source.message.clone()).collect(), message: error.message }
+impl TaskError {
+    fn new(error: &dyn StdError, max_sources: usize) -> Self {
+        let source = error.source().zip(max_sources.checked_sub(1));
+        let source = source.map(|(source, max_sources)| Box::new(Self::new(source, max_sources)));
+        Self { message: error.to_string(), source, _not_unpin: NotUnpin(PhantomData) }
     }
 }
 

@@ -202,6 +202,11 @@ impl PacketSocket {
         ready(self.as_fd(), PollFlags::empty(), Deadline::now()).unwrap_or(false)
     }
 
+    /// Blocks until no process holds the other end, or until the deadline; returns whether that is so.
+    pub(crate) fn wait_for_hang_up(&self, deadline: Deadline) -> Result<bool> {
+        ready(self.as_fd(), PollFlags::empty(), deadline)
+    }
+
     /// The descriptor, for who has to hold it.
     pub(crate) fn handle(&self) -> SharedFd {
         self.0.clone()

@@ -137,7 +137,7 @@ fn announced(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
 }
 
 /// The size in bytes of memory that somebody has handed to us, and that will not be less, for which there is a seal.
-fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
+pub(super) fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
     let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
     if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
         return Err(Error::decode("shared memory", "it could be made shorter"));

@@ -30,3 +30,4 @@ pub(crate) mod shared_words;
 pub(crate) mod socket;
 pub(crate) mod thread_id;
 mod weak;
+pub(crate) mod writable;

@@ -75,7 +75,7 @@ impl Sealed {
     }
 
     /// Nobody has a writable mapping of it, or knows the descriptor.
-    fn seal(fd: OwnedFd, length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
+    pub(crate) fn seal(fd: OwnedFd, length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
         failpoint::hit(Failpoint::Filled);
         add_seals(fd.as_fd())?;
         failpoint::hit(Failpoint::Sealed);
@@ -106,7 +106,7 @@ pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(Identity, u64)> {
 }
 
 /// Zeroed memory of which every page is there, so that a lack of it shows here, and not when a page is touched.
-fn allocate(length: NonZeroUsize) -> Result<OwnedFd> {
+pub(crate) fn allocate(length: NonZeroUsize) -> Result<OwnedFd> {
     let refused = |errno| Error::system(&format!("find {length} bytes of memory to seal"), errno);
     // The kernel's own judgement of what is obviously too much is not asked for files, and without it the file would
     // grow until something is killed. So it is asked for a vector.

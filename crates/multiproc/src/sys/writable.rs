@@ -1,0 +1,66 @@
+//! A writable mapping of a part of a file in memory.
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::slice;
+
+use nix::errno::Errno;
+use nix::libc::off_t;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::mapping::size_of_sealed;
+use crate::error::{Error, Result};
+
+/// Bytes that only this process may write while it has them, which is for the caller to know.
+#[derive(Debug)]
+pub(crate) struct WritableRange {
+    /// Begins at a page; the range does so `before` bytes later.
+    start: NonNull<c_void>,
+    before: usize,
+    length: NonZeroUsize,
+}
+
+// SAFETY: the mapping belongs to no thread.
+unsafe impl Send for WritableRange {}
+// SAFETY: a shared reference gives access to nothing.
+unsafe impl Sync for WritableRange {}
+
+impl WritableRange {
+    /// Maps the pages in which the bytes lie. They must be some, and inside of a file that cannot shrink.
+    pub(crate) fn map(fd: BorrowedFd<'_>, first: usize, length: usize) -> Result<Self> {
+        let refused = |errno| Error::system("map a chunk of an array", errno);
+        let end = first.checked_add(length).ok_or_else(|| refused(Errno::EOVERFLOW))?;
+        if (end as u64) > size_of_sealed(fd)? {
+            return Err(Error::decode("a chunk of an array", "it reaches beyond the memory"));
+        }
+        let page =
+            sysconf(SysconfVar::PAGE_SIZE).map_err(refused)?.and_then(|size| usize::try_from(size).ok());
+        let before = first % page.unwrap_or(4096);
+        let length = NonZeroUsize::new(length).ok_or_else(|| refused(Errno::EINVAL))?;
+        let offset = off_t::try_from(first - before).map_err(|_| refused(Errno::EOVERFLOW))?;
+        let mapped = length.saturating_add(before);
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
+        let start =
+            unsafe { mmap(None, mapped, protection, MapFlags::MAP_SHARED, fd, offset) }.map_err(refused)?;
+        Ok(Self { start, before, length })
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the range begins inside of the mapping.
+        let first = unsafe { self.start.byte_add(self.before) };
+        // SAFETY: the range lies in the mapping, which lives as long as `self`; this process has no other reference to
+        // these bytes, since it has them for itself.
+        unsafe { slice::from_raw_parts_mut(first.cast().as_ptr(), self.length.get()) }
+    }
+}
+
+impl Drop for WritableRange {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its references end with it. A failure could only leave it mapped.
+        let _ = unsafe { munmap(self.start, self.length.get() + self.before) };
+    }
+}
