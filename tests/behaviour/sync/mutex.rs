@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
 use multiproc::sync::{LockError, Mutex};
-use multiproc::{Process, Result};
+use multiproc::{Process, Result, TaskError};
 
 use super::{Stage, ends_soon, killed, scribble, started, takes_at_least};
 use crate::support::{Outcome, alone, descriptors, trials, wait_for_state};
@@ -21,6 +21,7 @@ trials![
     a_thread_that_takes_it_twice_is_told,
     a_slice_is_changed_element_by_element,
     it_travels_through_a_pipe_and_back,
+    a_task_can_return_that_a_lock_is_poisoned,
     values_of_any_size_arrive_whole,
     any_bytes_in_its_memory_are_a_mutex,
     a_copy_of_the_process_neither_writes_nor_releases,
@@ -215,6 +216,16 @@ fn it_travels_through_a_pipe_and_back() -> Outcome {
     ours.send(Mutex::zeroed(2)?)?;
     assert_eq!(ours.recv()?.lock()?.to_vec(), [8, 0]);
     Ok(child.join()??)
+}
+
+fn a_task_can_return_that_a_lock_is_poisoned() -> Outcome {
+    let mutex = Mutex::new(5)?;
+    let (child, _stage) = started(hold, &mutex)?;
+    killed(child);
+    let task = |mutex: Mutex<u64>| -> Result<u64, TaskError> { Ok(*mutex.lock()?) };
+    let error = Process::spawn(task, (mutex,))?.join()?.unwrap_err();
+    assert!(error.to_string().contains("the mutex is poisoned"), "{error}");
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]

@@ -11,7 +11,8 @@ pub type LockResult<G> = Result<G, LockError<G>>;
 
 /// Why a lock was not taken, or was taken with its data in doubt.
 ///
-/// The operator `?` turns it into an [`Error`], and so gives a poisoned lock up.
+/// The operator `?` turns it into an [`Error`] or a [`TaskError`](crate::TaskError), and so gives a poisoned lock up. In a
+/// function that returns another error, say `.map_err(multiproc::Error::from)?`.
 pub enum LockError<G> {
     /// The lock is taken, and an earlier holder died or panicked while it held the lock.
     Poisoned(Poisoned<G>),
@@ -82,7 +83,13 @@ impl<G> From<Error> for LockError<G> {
     }
 }
 
-impl<G> std::error::Error for LockError<G> {}
+/// So `?` also gives a [`TaskError`](crate::TaskError). (A `LockError` cannot be a [`std::error::Error`] that outlives its
+/// lock, since it may hold a guard.)
+impl<G> From<LockError<G>> for Box<dyn std::error::Error> {
+    fn from(error: LockError<G>) -> Self {
+        Error::from(error).into()
+    }
+}
 
 impl<G> fmt::Display for LockError<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
