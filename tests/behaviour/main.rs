@@ -25,6 +25,7 @@ mod shared_array;
 mod shared_slice;
 mod start;
 mod support;
+mod sync;
 mod task_errors;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         bad_tasks::trials(),
         encoding::trials(),
         output::trials(),
+        sync::trials(),
         task_errors::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()

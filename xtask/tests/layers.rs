@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],
+    &["sync"],
     &["channel"],
     &["spawn"],
     &["start_method"],

@@ -2,8 +2,8 @@
 //!
 //! # The tour
 //!
-//! `main` begins with [`init()`]. A child process is the same program, executed again (or forked from a process
-//! that was, see [`StartMethod`]); in it, `init` runs the task and does not return.
+//! `main` begins with [`init()`]. A child process is the same program, executed again (or forked from a
+//! process that was, see [`StartMethod`]); in it, `init` runs the task and does not return.
 //!
 //! - [`Process`] starts a child that calls one function. Joining it gives the function's result, or the error
 //!   of which the child died.
@@ -15,6 +15,7 @@
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large read-only data that many processes read without a copy; [`SharedArray`] is data
 //!   that they write in exclusive chunks.
+//! - [`sync`] has locks, events, barriers and counters that survive the process that holds them.
 //! - [`Error`] says what failed, which process died, and while doing what; [`TaskError`] carries a task's own
 //!   error.
 //!
@@ -111,6 +112,8 @@ mod shared_slice;
 mod mapping_cache;
 
 pub mod pool;
+
+pub mod sync;
 
 mod channel;
 

@@ -2,10 +2,11 @@
 //!
 //! Two things make a chunk exclusive and bring it back:
 //!
-//! - A word for each chunk, in a ledger that all processes share. An even number: no process has the chunk; a handle
-//!   that knows the number may take it, by a compare-and-exchange to the next one. To send a taken chunk is to store
-//!   the number after that. So of all handles of a chunk, however they came about, one at most has it.
-//! - A lease, one end of a pair of sockets that each handle holds, in whatever process and in transit. When the last
+//! - A word for each chunk, in a ledger that all processes share. An even number: no process has the chunk; a
+//!   handle that knows the number may take it, by a compare-and-exchange to the next one. To send a taken chunk
+//!   is to store the number after that. So of all handles of a chunk, however they came about, at most one has
+//!   it.
+//! - A lease, one end of a pair of sockets that each handle holds, in any process and in transit. When the last
 //!   of them is gone, dropped or killed, the kernel hangs up the other end, which the array has.
 
 use std::fmt;
@@ -31,8 +32,8 @@ use crate::sys::writable::WritableRange;
 
 /// Plain data in shared memory that several processes fill, each an exclusive [chunk](ArrayChunk) of it.
 ///
-/// A chunk travels to one task, which writes it in place, and comes back when the task ends, in whatever way. Nothing
-/// is copied.
+/// A chunk travels to one task, which writes it in place, and comes back when the task ends, in whatever way.
+/// Nothing is copied.
 ///
 /// ```
 /// use multiproc::{ArrayChunk, Pool, SharedArray};
@@ -56,14 +57,14 @@ use crate::sys::writable::WritableRange;
 ///
 /// # On what the exclusive access rests
 ///
-/// Safe code cannot have two references to an element at a time, in the same process or in two: a chunk is taken by
-/// one atomic exchange, whoever else may have a copy of its encoding. A chunk of a task that is killed is nowhere
-/// any more; its elements have the values that the task wrote so far. A chunk is not sent a second time when a call
-/// [retries](crate::pool::CallOptions::retries).
+/// Safe code cannot have two references to an element at a time, in the same process or in two: a chunk is
+/// taken by one atomic exchange, whoever else may have a copy of its encoding. A chunk of a task that is
+/// killed is nowhere any more; its elements have the values that the task wrote so far. A chunk is not sent a
+/// second time when a call [retries](crate::pool::CallOptions::retries).
 ///
-/// Other processes have no reference, but they have the memory: one that writes where it has nothing to write (by
-/// `unsafe` code, or a C library) can change elements of a chunk in another process, as it can change its own heap.
-/// Every such element is a valid `T`. A [`SharedSlice`] is safe from that as well.
+/// Other processes have no reference, but they have the memory: one that writes where it has nothing to write
+/// (by `unsafe` code, or a C library) can change elements of a chunk in another process, as it can change its
+/// own heap. Every such element is a valid `T`. A [`SharedSlice`] is safe from that as well.
 ///
 /// # Elements
 ///
@@ -77,7 +78,8 @@ pub struct SharedArray<T> {
     element: PhantomData<T>,
 }
 
-/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, and through a pipe.
+/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, and through a
+/// pipe.
 ///
 /// Dropping it, or the end of the process that holds it, gives it back.
 pub struct ArrayChunk<T> {
@@ -97,7 +99,8 @@ struct Parcel {
     length: usize,
     memory: SharedFd,
     ledger: SharedMemory,
-    /// The chunk's word in the ledger, and the number at which it may be taken, or has been taken by this handle.
+    /// The chunk's word in the ledger, and the number at which it may be taken, or has been taken by this
+    /// handle.
     word: usize,
     number: Number,
     lease: PacketSocket,
@@ -140,8 +143,8 @@ impl<T: Pod> SharedArray<T> {
     /// Splits the array into exclusive chunks of `size` elements; the last one may have fewer.
     ///
     /// # Errors
-    /// When chunks of an earlier call are not back ([`join`](Self::join) waits for them), when `size` is 0, and when
-    /// the kernel refuses a descriptor or memory.
+    /// When chunks of an earlier call are not back ([`join`](Self::join) waits for them), when `size` is 0,
+    /// and when the kernel refuses a descriptor or memory.
     pub fn chunks_mut(&mut self, size: usize) -> Result<impl Iterator<Item = ArrayChunk<T>> + use<T>> {
         if size == 0 {
             return Err(Error::invalid("the size of a chunk must be at least 1"));
@@ -181,12 +184,12 @@ impl<T: Pod> SharedArray<T> {
         self.wait(Deadline::after(time))
     }
 
-    /// Waits until all chunks are back, and returns the elements as a slice that any process can read and none can
-    /// change. Copies nothing.
+    /// Waits until all chunks are back, and returns the elements as a slice that any process can read and
+    /// none can change. Copies nothing.
     ///
     /// # Errors
-    /// When the kernel refuses a descriptor or memory; and after 10 s, when a process that was forked from the holder
-    /// of a chunk still has it.
+    /// When the kernel refuses a descriptor or memory; and after 10 s, when a process that was forked from
+    /// the holder of a chunk still has it.
     pub fn into_shared(self) -> Result<SharedSlice<T>> {
         self.join()?;
         let Some(memory) = self.memory else { return SharedSlice::from_slice(&[]) };
@@ -218,7 +221,8 @@ fn too_large<T>(length: usize) -> Error {
     Error::system(&operation, Errno::ENOMEM)
 }
 
-/// Makes the chunks of one call. It has a lease itself, so that chunks which it has not made yet are not back.
+/// Makes the chunks of one call. It has a lease itself, so that chunks which it has not made yet are not
+/// back.
 #[derive(Clone)]
 struct Lender<T> {
     memory: SharedFd,
@@ -255,8 +259,8 @@ impl<T: Pod> ArrayChunk<T> {
     /// The elements.
     ///
     /// # Panics
-    /// When another handle has the chunk, which takes a second copy of its encoding; and when the kernel has no
-    /// memory to map it.
+    /// When another handle has the chunk, which takes a second copy of its encoding; and when the kernel has
+    /// no memory to map it.
     #[allow(clippy::should_implement_trait, reason = "it does, but `AsMut` alone would leave the type open")]
     pub fn as_mut(&mut self) -> &mut [T] {
         match self.take() {

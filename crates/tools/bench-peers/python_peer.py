@@ -230,6 +230,19 @@ def memory(_):
         return statistics.median(proportional(child.pid) for child in mp.active_children()), None
 
 
+def lock(scale):
+    lock = mp.Lock()
+
+    def thousand():
+        start = time.perf_counter()
+        for _ in range(1000):
+            with lock:
+                pass
+        return (time.perf_counter() - start) * 1e6  # ns each
+
+    return series(scale, scale.times(2000), thousand)
+
+
 FORK = "Python mp (fork)"
 ENTRIES = {
     (FORK, "W1-start"): lambda e: repeated(e, 300, start(mp)),
@@ -250,6 +263,7 @@ ENTRIES = {
     (FORK, "W6-sum"): sums,
     (FORK, "W7-cold"): cold,
     (FORK, "W7-PSS"): memory,
+    (FORK, "W8-lock"): lock,
 }
 UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s"}
 
@@ -260,7 +274,7 @@ def gigabytes(measured):
 
 
 def unit(case):
-    return {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB"}.get(case) or UNITS[case[:2]]
+    return {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns"}.get(case) or UNITS[case[:2]]
 
 
 def main(arguments, entries):

@@ -4,7 +4,7 @@ use std::fmt;
 
 use nix::sys::signal::Signal;
 
-use super::{Cause, Error, Inner, Origin};
+use super::{Cause, Error, Failure, Inner, Origin};
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,6 +57,15 @@ impl fmt::Display for Error {
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
             Cause::Overtime(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
             Cause::Task(error) => write!(f, "{error}"),
+            Cause::Poisoned { lock, failure } => {
+                write!(f, "the {lock} is poisoned: {who} {failure} while it held the {lock}")
+            }
+            Cause::Broken(failure @ (Failure::Aborted | Failure::Reset)) => {
+                write!(f, "the barrier is broken: {who} {failure} it")
+            }
+            Cause::Broken(failure) => {
+                write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
+            }
             Cause::Invalid(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
         }
@@ -74,6 +83,21 @@ impl fmt::Display for Origin {
         match self {
             Self::Worker { pid } => write!(f, "worker {pid}"),
             Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
+            Self::Pid(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died => f.write_str("died"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::Exit(code) => write!(f, "exited with code {code}"),
+            Self::Panicked => f.write_str("panicked"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Reset => f.write_str("reset"),
         }
     }
 }
@@ -95,7 +119,7 @@ impl fmt::Display for Activity<'_> {
             }
             (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
-            (None, None) => Ok(()),
+            (None, Some(Origin::Pid(_)) | None) => Ok(()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own errors.
+//! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own
+//! errors.
 
 mod display;
 mod task_error;
@@ -71,6 +72,11 @@ pub enum ErrorKind {
     Closed,
     /// The task was cancelled.
     Cancelled,
+    /// The holder of a [lock](crate::sync) died, or panicked; [`Error::pid`] says which process.
+    Poisoned,
+    /// A [`Barrier`](crate::sync::Barrier) is broken: a party died or gave up; [`Error::pid`] says which
+    /// process.
+    Broken,
     /// The caller asked for something that makes no sense, such as a pool with 0 workers.
     Invalid,
     /// The library failed by itself: a bug of it, or overwritten memory.
@@ -92,8 +98,27 @@ struct Inner {
 /// Who failed.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Origin {
-    Worker { pid: u32 },
-    Process { name: String, pid: u32 },
+    Worker {
+        pid: u32,
+    },
+    Process {
+        name: String,
+        pid: u32,
+    },
+    /// A process of which this one knows no name.
+    Pid(u32),
+}
+
+/// How a process let down those that share something with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Died,
+    Signal(i32),
+    Exit(i32),
+    Panicked,
+    TimedOut,
+    Aborted,
+    Reset,
 }
 
 /// What happened, in more detail than [`ErrorKind`].
@@ -136,6 +161,13 @@ pub(crate) enum Cause {
     Disconnected(String),
     Closed,
     Cancelled,
+    /// The holder of a lock died or panicked.
+    Poisoned {
+        lock: String,
+        failure: Failure,
+    },
+    /// A party of a barrier died or gave up.
+    Broken(Failure),
     Invalid(String),
     Internal(String),
 }
@@ -157,6 +189,8 @@ impl Error {
             Cause::Disconnected(_) => ErrorKind::Disconnected,
             Cause::Closed => ErrorKind::Closed,
             Cause::Cancelled => ErrorKind::Cancelled,
+            Cause::Poisoned { .. } => ErrorKind::Poisoned,
+            Cause::Broken(_) => ErrorKind::Broken,
             Cause::Invalid(_) => ErrorKind::Invalid,
             Cause::Internal(_) => ErrorKind::Internal,
         }
@@ -164,12 +198,22 @@ impl Error {
 
     /// The signal that killed the child, if one did.
     pub fn signal(&self) -> Option<i32> {
-        if let Cause::Signal(signal) = self.0.cause { Some(signal) } else { None }
+        match self.0.cause {
+            Cause::Signal(signal)
+            | Cause::Poisoned { failure: Failure::Signal(signal), .. }
+            | Cause::Broken(Failure::Signal(signal)) => Some(signal),
+            _ => None,
+        }
     }
 
     /// The code with which the child exited before its function returned, if it did.
     pub fn exit_code(&self) -> Option<i32> {
-        if let Cause::Exit(code) = self.0.cause { Some(code) } else { None }
+        match self.0.cause {
+            Cause::Exit(code)
+            | Cause::Poisoned { failure: Failure::Exit(code), .. }
+            | Cause::Broken(Failure::Exit(code)) => Some(code),
+            _ => None,
+        }
     }
 
     /// The operating system's error number, if it refused an operation.
@@ -180,7 +224,7 @@ impl Error {
     /// The process id of the child that failed.
     pub fn pid(&self) -> Option<u32> {
         match self.0.origin {
-            Some(Origin::Worker { pid } | Origin::Process { pid, .. }) => Some(pid),
+            Some(Origin::Worker { pid } | Origin::Process { pid, .. } | Origin::Pid(pid)) => Some(pid),
             None => None,
         }
     }
@@ -244,6 +288,21 @@ impl Error {
     /// Was the task cancelled: withdrawn before it ran, or ended while it did?
     pub fn is_cancelled(&self) -> bool {
         self.kind() == ErrorKind::Cancelled
+    }
+
+    /// Did a process die, or a thread panic, while it held a [lock](crate::sync)?
+    ///
+    /// [`pid`](Self::pid) says which process; [`signal`](Self::signal) and [`exit_code`](Self::exit_code) how
+    /// it ended, if it is a child of this process.
+    pub fn is_poisoned(&self) -> bool {
+        self.kind() == ErrorKind::Poisoned
+    }
+
+    /// Was a [`Barrier`](crate::sync::Barrier) broken: did a party of it die or give up while it waited?
+    ///
+    /// [`pid`](Self::pid) says which process did.
+    pub fn is_broken(&self) -> bool {
+        self.kind() == ErrorKind::Broken
     }
 
     /// Could a value not be encoded, or decoded?

@@ -46,17 +46,19 @@ pub struct TaskError {
 }
 
 /// `?` must convert every error, also into a type that is an error itself. But the standard library converts
-/// each type into itself, and two conversions of one type may not overlap. So a `TaskError` lacks a trait that
-/// every other error has, and that matters to no caller: `Unpin`.
+/// each type into itself, and two conversions of one type may not overlap. So a `TaskError` lacks a trait
+/// that every other error has, and that matters to no caller: `Unpin`.
 #[derive(Clone, Serialize, Deserialize)]
 struct NotUnpin<T>(PhantomData<T>);
 
 impl<T: Never> Unpin for NotUnpin<T> {}
 
-/// No type implements it. (The compiler relies on that only for a trait of the crate: so not `PhantomPinned`.)
+/// No type implements it. (The compiler relies on that only for a trait of the crate: so not
+/// `PhantomPinned`.)
 trait Never {}
 
-/// An error may be its own source; and a value that travels may be 128 levels deep, two of them for each source.
+/// An error may be its own source; and a value that travels may be 128 levels deep, two of them for each
+/// source.
 const MAX_SOURCES: usize = 32;
 
 impl<E: Into<Box<dyn StdError>> + Unpin> From<E> for TaskError {

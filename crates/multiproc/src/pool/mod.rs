@@ -109,8 +109,8 @@ impl Pool {
     /// each, and 1 to 2 ms for the first child of this process.
     ///
     /// # Errors
-    /// When `workers` is 0, when [`init`](crate::init()) was not called, or when the kernel refuses a process,
-    /// a thread, a descriptor or memory. No worker is left running then.
+    /// When `workers` is 0, when [`init`](crate::init()) was not called, or when the kernel refuses a
+    /// process, a thread, a descriptor or memory. No worker is left running then.
     pub fn new(workers: usize) -> Result<Self> {
         Self::builder().workers(workers).build()
     }

@@ -107,6 +107,20 @@ points! {
     EventCountChanged = "event-count:changed",
     /// Its waiters are woken, and the event count still says that threads wait.
     AllWoken = "event-count:all-woken",
+    /// A thread is to fall asleep until a lock, an event or the like changes.
+    SyncSleeps = "sync:sleeps",
+    /// An event is set, and its waiters are not notified.
+    EventSet = "sync:event-set",
+    /// Permits of a semaphore or a `RwLock` are given to a waiter, which is not notified.
+    PermitsGiven = "sync:permits-given",
+    /// A thread has its permits.
+    PermitsTaken = "sync:permits-taken",
+    /// Permits are given back, and the waiters are not notified.
+    PermitsReleased = "sync:permits-released",
+    /// A waiter of a condition variable is marked as notified, and not woken.
+    WaiterNotified = "sync:waiter-notified",
+    /// All parties have come to a barrier, and are not notified.
+    BarrierPassed = "sync:barrier-passed",
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.

@@ -126,7 +126,7 @@ impl SharedMapping {
     }
 
     #[inline(always)]
-    fn address(&self, offset: usize, length: usize) -> NonNull<c_void> {
+    pub(super) fn address(&self, offset: usize, length: usize) -> NonNull<c_void> {
         let end = offset.checked_add(length);
         assert!(end.is_some_and(|end| end <= self.length.get()), "outside of shared memory");
         // SAFETY: the offset is inside the mapping.

@@ -11,6 +11,7 @@ pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
+pub(crate) mod exits;
 pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]
 pub(crate) mod failpoint_control;
@@ -29,6 +30,7 @@ pub(crate) mod process;
 mod program;
 mod rights;
 pub(crate) mod sealed;
+pub(crate) mod shared_words;
 pub(crate) mod signals;
 pub(crate) mod socket;
 pub(crate) mod start_socket;

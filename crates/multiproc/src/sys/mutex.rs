@@ -2,7 +2,8 @@
 //! word is the identity of the thread that holds it.
 //!
 //! A waiting thread asks the kernel from time to time whether the holder still lives, and takes the mutex
-//! over from a dead one. The new holder does not learn of that, so the data must be consistent at any time.
+//! over from a dead one. [`Mutex::lock_noting`] tells the new holder; data that the library itself guards is
+//! consistent at any time.
 //!
 //! The shared memory holds only that one number. A process that overwrites it can let two threads hold the
 //! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust
@@ -57,8 +58,18 @@ impl<'a> Mutex<'a> {
     /// Takes the mutex if it is free.
     #[inline]
     pub(crate) fn try_lock(self) -> Option<MutexGuard<'a>> {
-        let own = ThreadId::current();
+        self.try_lock_as(ThreadId::current())
+    }
+
+    /// As [`try_lock`](Self::try_lock), by a thread that knows its identity.
+    #[inline]
+    pub(crate) fn try_lock_as(self, own: ThreadId) -> Option<MutexGuard<'a>> {
         self.replace(0, own.bits()).then(|| self.guard(own))
+    }
+
+    /// Whether this thread holds the mutex.
+    pub(crate) fn is_own(self) -> bool {
+        self.word.load(Relaxed) & !WAITERS == ThreadId::current().bits()
     }
 
     /// Takes the mutex; blocks while another living thread holds it. Returns `None` at the deadline.
@@ -73,6 +84,18 @@ impl<'a> Mutex<'a> {
                 return Ok(Some(guard));
             }
         }
+        self.lock_noting(deadline, |_| {})
+    }
+
+    /// As [`lock`](Self::lock), and calls `on_death` with the thread from which the mutex is taken over, if
+    /// it is. Sleeps at once: where threads hold the mutex most of the time, those that spin take it from
+    /// each other's caches at each turn, which halves the throughput.
+    #[cold]
+    pub(crate) fn lock_noting(
+        self,
+        deadline: Deadline,
+        on_death: impl FnOnce(ThreadId),
+    ) -> Result<Option<MutexGuard<'a>>> {
         let own = ThreadId::current();
         let mut checks = Checks::begin();
         loop {
@@ -87,7 +110,11 @@ impl<'a> Mutex<'a> {
             {
                 // Other threads may be asleep, though the word no longer says so.
                 if self.replace(word, own.bits() | WAITERS) {
-                    return Ok(Some(self.guard(own)));
+                    let guard = self.guard(own);
+                    if word & !WAITERS != 0 {
+                        on_death(holder);
+                    }
+                    return Ok(Some(guard));
                 }
             } else if is_over {
                 return Ok(None);
@@ -110,13 +137,20 @@ impl<'a> Mutex<'a> {
     }
 }
 
-impl Drop for MutexGuard<'_> {
+impl MutexGuard<'_> {
+    /// Calls `act` and releases the mutex; does neither in a copy of the process that was forked meanwhile,
+    /// which does not hold it.
     #[inline]
-    fn drop(&mut self) {
-        // A forked copy of the process does not hold it.
-        if self.holder != ThreadId::current() {
-            return;
+    pub(crate) fn finish(&mut self, act: impl FnOnce()) {
+        if self.holder == ThreadId::current() {
+            act();
+            self.release();
         }
+        self.holder = ThreadId::from_bits(0); // for `drop`
+    }
+
+    #[inline]
+    fn release(&self) {
         let mut word = self.holder.bits();
         while let Err(now) = self.word.compare_exchange(word, 0, Release, Relaxed) {
             if now & !WAITERS != word & !WAITERS {
@@ -126,6 +160,15 @@ impl Drop for MutexGuard<'_> {
         }
         if word & WAITERS != 0 {
             futex::wake_one_at_low_half(self.word);
+        }
+    }
+}
+
+impl Drop for MutexGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.holder.bits() != 0 && self.holder == ThreadId::current() {
+            self.release();
         }
     }
 }

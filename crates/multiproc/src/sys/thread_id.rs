@@ -23,8 +23,8 @@ const UNKNOWN: u32 = u32::MAX;
 const END_OF_NUMBERS: u32 = 1 << 22;
 
 thread_local! {
-    /// This thread's identity, and the fork generation of the process in which it was looked up.
-    static CURRENT: Cell<(u32, ThreadId)> = const { Cell::new((0, ThreadId(0))) };
+    /// The generation of the process in which the others were looked up, this thread and this process.
+    static CURRENT: Cell<(u32, ThreadId, ThreadId)> = const { Cell::new((0, ThreadId(0), ThreadId(0))) };
 }
 
 /// In a forked copy of the process, a thread has another number.
@@ -41,21 +41,30 @@ impl ThreadId {
     /// The identity of the calling thread. The first call of a thread reads a file of /proc.
     #[inline]
     pub(crate) fn current() -> Self {
+        Self::current_and_process().0
+    }
+
+    /// The identities of the calling thread and of its process, which is that of the first thread.
+    #[inline]
+    pub(crate) fn current_and_process() -> (Self, Self) {
         let generation = PROCESS.as_ref().map_or(0, ForkDetector::generation);
         match CURRENT.get() {
-            (known, id) if known == generation && generation != 0 => id,
+            (known, thread, process) if known == generation && generation != 0 => (thread, process),
             _ => Self::look_up(generation),
         }
     }
 
     #[cold]
-    fn look_up(generation: u32) -> Self {
-        let number = gettid().as_raw().cast_unsigned();
+    fn look_up(generation: u32) -> (Self, Self) {
         // A file system that shows the threads of another PID namespace gives this thread another number.
-        let stat = Stat::of("thread-self").filter(|stat| stat.number == number);
-        let id = Self(u64::from(number) | u64::from(stat.map_or(UNKNOWN, |stat| stat.start)) << 32);
-        CURRENT.set((generation, id));
-        id
+        let id = |number: u32, name| {
+            let stat = Stat::of(name).filter(|stat| stat.number == number);
+            Self(u64::from(number) | u64::from(stat.map_or(UNKNOWN, |stat| stat.start)) << 32)
+        };
+        let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
+        let process = id(std::process::id(), "self");
+        CURRENT.set((generation, thread, process));
+        (thread, process)
     }
 
     /// The identity from [`bits`](Self::bits), or from whatever else a process has written.
@@ -83,8 +92,9 @@ impl ThreadId {
         }
     }
 
+    /// `gettid` of the thread; of a process, its id.
     #[allow(clippy::cast_possible_truncation)] // its two halves
-    fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.0 as u32
     }
 

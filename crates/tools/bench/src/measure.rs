@@ -49,6 +49,12 @@ pub fn back_to_back(scale: Scale, mut call: impl FnMut() -> Result<()>) -> Resul
     micros(&series(scale, scale.times(2_000), ten)?)
 }
 
+/// The median of batches of a thousand calls that take too short a time for the clock. In nanoseconds.
+pub fn nanoseconds(scale: Scale, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {
+    let batch = || Ok(timed(|| (0..1_000).try_for_each(|_| call()))?.0);
+    micros(&series(scale, scale.times(2_000), batch)?) // of a thousand
+}
+
 /// The median of some hundred calls with a pause before each, in which caller and called fall asleep. In
 /// microseconds.
 pub fn from_sleep(scale: Scale, mut call: impl FnMut() -> Result<()>) -> Result<Measured> {

@@ -12,6 +12,9 @@ pub const MIB: usize = 1 << 20;
 pub const SUMS: usize = 200;
 pub const BLOCK: usize = 8 * MIB;
 
+/// How often each process takes the lock of W8, or adds to the counter.
+pub const LOCKS: usize = 200_000;
+
 /// All of it together, in thousands of bytes: a thousand a microsecond are a gigabyte a second.
 pub const SUMS_AMOUNT: f64 = real(SUMS * BLOCK) / 1e3;
 

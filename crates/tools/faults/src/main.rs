@@ -13,6 +13,7 @@ mod corruption;
 #[cfg(multiproc_faults)]
 mod failpoints;
 mod large;
+mod locks;
 mod random_kills;
 mod soak;
 

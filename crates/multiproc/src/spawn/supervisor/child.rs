@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::{HUNG_UP, Supervisor, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
+use crate::sys::exits;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::{process, socket};
@@ -175,6 +176,7 @@ impl Child {
             Life::Running { on_change, .. } => on_change.take(),
         };
         let exit = self.pidfd.reap();
+        exits::record(self.pid, &self.name, exit);
         state.life = Life::Exited(exit);
         drop(state);
         if let Some(on_change) = on_change {

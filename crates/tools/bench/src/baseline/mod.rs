@@ -10,6 +10,7 @@ mod counter;
 mod memory;
 mod ping_pong;
 mod ring;
+mod robust_mutex;
 
 use std::hint::black_box;
 use std::thread;
@@ -59,6 +60,8 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(BASELINE, &case::PING_SLEEP, turns_from_sleep),
         entry("baseline (sum alone)", &case::SUM, sums),
         entry("baseline (sum alone)", &case::SUM_SHARED, sums),
+        entry("robust pthread mutex", &case::LOCK, robust_mutex::lock),
+        entry("robust pthread mutex", &case::LOCK_X2, robust_mutex::lock_by_two),
         entry(BASELINE, &case::PSS, |_| {
             let child = fork(|| thread::sleep(Duration::from_secs(60)))?;
             thread::sleep(Duration::from_millis(100));

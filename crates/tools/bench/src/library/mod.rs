@@ -2,6 +2,7 @@
 
 mod growth;
 mod idle;
+mod locks;
 mod pipe;
 mod pool;
 mod queue;
@@ -43,6 +44,13 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::COLD_RUNNING, start::cold_running),
         entry(OURS, &case::PSS, idle::memory),
         entry(OURS, &case::IDLE, idle::processor),
+        entry(OURS, &case::LOCK, locks::lock),
+        entry("std::sync::Mutex, threads", &case::LOCK, locks::lock_of_threads),
+        entry(OURS, &case::LOCK_X2, locks::lock_by_two),
+        entry("std::sync::Mutex, threads", &case::LOCK_X2, locks::lock_of_threads_by_two),
+        entry(OURS, &case::SEMAPHORE, locks::semaphore),
+        entry(OURS, &case::EVENT, locks::event),
+        entry(OURS, &case::ATOMIC_X4, locks::atomic_by_four),
         entry(OURS, &case::GROWTH_MAP, growth::map),
         entry(OURS, &case::GROWTH_IMAP, growth::imap),
         entry(OURS, &case::GROWTH_WORKERS, growth::workers),

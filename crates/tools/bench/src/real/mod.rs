@@ -1,5 +1,5 @@
-//! The real workloads: their inputs, which are made from seeds, the functions that every contestant calls, and
-//! what must come of them.
+//! The real workloads: their inputs, which are made from seeds, the functions that every contestant calls,
+//! and what must come of them.
 
 mod image;
 mod number;

@@ -1,6 +1,7 @@
 //! Scenarios: workloads that pass many failpoints, and check their results whichever process dies.
 
 mod channels;
+mod locks;
 mod pools;
 mod processes;
 
@@ -28,6 +29,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
+    Scenario { name: "locks", run: locks::all },
 ];
 
 /// The failures that a scenario accepts.

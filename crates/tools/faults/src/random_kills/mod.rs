@@ -6,6 +6,7 @@
 
 mod channels;
 mod kill_round;
+mod locks;
 mod pools;
 mod processes;
 
@@ -65,6 +66,7 @@ const KINDS: &[Kind] = &[
     kind("a producer of a queue", 3, channels::producers),
     kind("a consumer of a queue", 3, channels::consumers),
     kind("an end of a pipe", 2, channels::pipe),
+    kind("a process that works under locks", 2, locks::all),
 ];
 
 /// How often each kind of work runs before the first kill, to measure its time.

@@ -1,0 +1,245 @@
+//! A place where processes wait for each other.
+
+use std::cell::Cell;
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::poison::{culprit, culprit_here, error};
+use super::shared::{Shared, Word};
+use super::slots::Entry;
+use crate::error::{Cause, Error, Failure, Result};
+use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::poll::Deadline;
+use crate::sys::thread_id::ThreadId;
+
+/// A place where a number of threads, of any processes, wait until all have come; again and again, as
+/// Python's `Barrier`.
+///
+/// **A party that dies while it waits breaks the barrier**: within half a second all others get an error that
+/// says which process died ([`Error::is_broken`], [`Error::pid`]). So does a party that gives up after its
+/// time. A broken barrier lets no thread wait until [`reset`](Self::reset). A party that dies before it has
+/// come is not known here; others give up on it by [`wait_timeout`](Self::wait_timeout).
+///
+/// Clones are handles of the same barrier; a clone travels as an argument of a process or task, and through a
+/// pipe.
+///
+/// ```
+/// use multiproc::{Process, sync::Barrier};
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let barrier = Barrier::new(2)?;
+///     let meet = |barrier: Barrier| barrier.wait();
+///     let child = Process::spawn(meet, (barrier.clone(),))?;
+///     let (ours, theirs) = (barrier.wait()?, child.join()??);
+///     assert!(ours != theirs); // exactly one is the leader
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Barrier {
+    #[serde(deserialize_with = "receive")]
+    shared: Shared,
+}
+
+const MAX_PARTIES: u32 = 65_536;
+
+/// The state: in the high half the number of the round; then whether that is broken; and in the rest, the
+/// last round first, whether earlier rounds were broken. So a thread that wakes up late knows what became of
+/// its round.
+#[derive(Clone, Copy)]
+struct State(u64);
+
+const BROKEN: u64 = 1 << 31;
+const HISTORY: u64 = BROKEN - 1;
+const ROUNDS_KNOWN: u32 = 31;
+
+impl State {
+    #[allow(clippy::cast_possible_truncation)] // its high half
+    fn round(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn is_broken(self) -> bool {
+        self.0 & BROKEN != 0
+    }
+
+    fn next(self, was_broken: bool) -> Self {
+        let history = (self.0 << 1 | u64::from(was_broken)) & HISTORY;
+        Self(u64::from(self.round().wrapping_add(1)) << 32 | history)
+    }
+
+    /// Whether a round was passed, or else broken; `None` while it lasts.
+    fn was_passed(self, round: u32) -> Option<bool> {
+        match self.round().wrapping_sub(round) {
+            0 => self.is_broken().then_some(false),
+            ago @ 1..=ROUNDS_KNOWN => Some(self.0 >> (ago - 1) & 1 == 0),
+            _ => Some(false),
+        }
+    }
+}
+
+fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
+    Shared::receive(deserializer, 0, Some(0))
+}
+
+impl Barrier {
+    /// Makes a barrier for a number of parties from 1 to 65,536.
+    ///
+    /// # Errors
+    /// When `parties` is 0 or more than 65,536, or when the kernel refuses a descriptor or the memory.
+    pub fn new(parties: u32) -> Result<Self> {
+        if !(1..=MAX_PARTIES).contains(&parties) {
+            return Err(Error::invalid(format!("a barrier has from 1 to {MAX_PARTIES} parties")));
+        }
+        Ok(Self { shared: Shared::create::<()>(parties as usize, 0)? })
+    }
+
+    /// Blocks until all parties have come. Returns `true` in exactly one of them, the leader.
+    ///
+    /// # Errors
+    /// [`Error::is_broken`] when the barrier is broken, or breaks meanwhile.
+    pub fn wait(&self) -> Result<bool> {
+        self.wait_until(Deadline::Never)
+    }
+
+    /// As [`wait`](Self::wait), but breaks the barrier after `time`.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait); and [`Error::is_timeout`] when this thread has broken it for that.
+    pub fn wait_timeout(&self, time: Duration) -> Result<bool> {
+        self.wait_until(Deadline::after(time))
+    }
+
+    /// Breaks the barrier: all that wait get an error, and so does each later [`wait`](Self::wait).
+    pub fn abort(&self) {
+        self.break_round(self.state().round(), culprit_here(Failure::Aborted));
+    }
+
+    /// Mends a broken barrier. Threads that wait get an error, as of [`abort`](Self::abort).
+    pub fn reset(&self) {
+        self.break_round(self.state().round(), culprit_here(Failure::Reset));
+        let next = |state| State(state).is_broken().then(|| State(state).next(true).0);
+        let _ = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, next);
+        self.shared.events().notify_all();
+    }
+
+    /// Whether the barrier is broken.
+    pub fn is_broken(&self) -> bool {
+        self.state().is_broken()
+    }
+
+    /// The number of parties.
+    pub fn parties(&self) -> usize {
+        self.shared.slots
+    }
+
+    /// How many threads wait.
+    pub fn waiting(&self) -> usize {
+        let state = self.state();
+        if state.is_broken() { 0 } else { self.in_round(state.round()).count() }
+    }
+
+    fn wait_until(&self, deadline: Deadline) -> Result<bool> {
+        let own = Cell::new(None);
+        let outcome = || own.get().and_then(|own: Entry| self.outcome(&own));
+        let waited = self.shared.wait(
+            deadline,
+            || outcome().is_some(),
+            |checks| {
+                let Some(entry) = own.get() else { return self.come(&own, deadline) };
+                if checks && outcome().is_none() {
+                    self.check_next(&entry);
+                }
+                outcome().transpose()
+            },
+        )?;
+        match (waited, own.get()) {
+            (Some(is_leader), _) => Ok(is_leader),
+            (None, None) => Err(Error::timeout("come to a barrier")),
+            (None, Some(entry)) => {
+                let is_broken = self.break_round(round_of(&entry), culprit_here(Failure::TimedOut));
+                let timeout = || Err(Error::timeout("pass a barrier"));
+                if is_broken { timeout() } else { outcome().unwrap_or_else(timeout) }
+            }
+        }
+    }
+
+    /// Counts this thread in; as the last one, it opens the barrier.
+    fn come(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
+        let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
+        let state = self.state();
+        if state.is_broken() {
+            return Err(self.broken());
+        }
+        let is_stale = |entry: &Entry| round_of(entry) != state.round();
+        let entry = self.shared.insert(ThreadId::current(), 0, state.round().into(), is_stale);
+        own.set(entry);
+        if entry.is_none() || self.in_round(state.round()).count() < self.parties() {
+            return Ok(None);
+        }
+        // It may be broken just now, since that takes no lock.
+        let opened =
+            self.shared.word(Word::State).compare_exchange(state.0, state.next(false).0, AcqRel, Acquire);
+        drop(guard);
+        failpoint::hit(Failpoint::BarrierPassed);
+        self.shared.events().notify_all();
+        Ok(opened.is_ok().then_some(true))
+    }
+
+    /// What became of a round, for a party that is not its leader.
+    fn outcome(&self, own: &Entry) -> Option<Result<bool>> {
+        self.state()
+            .was_passed(round_of(own))
+            .map(|passed| if passed { Ok(false) } else { Err(self.broken()) })
+    }
+
+    /// Breaks the round if the party behind this one in the table has ended. So each party is looked at by
+    /// one other, and of those that have ended, one has a living party before it.
+    fn check_next(&self, own: &Entry) {
+        let round = round_of(own);
+        let behind = self.in_round(round).find(|entry| entry.index > own.index);
+        let next = behind.or_else(|| self.in_round(round).next());
+        if let Some(next) = next.filter(|next| self.shared.has_ended(next)) {
+            self.break_round(round, culprit(next.pid, Failure::Died));
+        }
+    }
+
+    /// Breaks a round, unless it is over or broken; says whether this call did.
+    fn break_round(&self, round: u32, culprit: u64) -> bool {
+        if self.state().was_passed(round).is_some() {
+            return false;
+        }
+        self.shared.word(Word::Culprit).store(culprit, Relaxed);
+        let broken = |state| State(state).was_passed(round).is_none().then_some(state | BROKEN);
+        let result = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, broken);
+        self.shared.events().notify_all();
+        result.is_ok()
+    }
+
+    fn in_round(&self, round: u32) -> impl Iterator<Item = Entry> {
+        self.shared.entries().filter(move |entry| round_of(entry) == round)
+    }
+
+    fn state(&self) -> State {
+        State(self.shared.word(Word::State).load(Acquire))
+    }
+
+    fn broken(&self) -> Error {
+        error(self.shared.word(Word::Culprit).load(Relaxed), Cause::Broken)
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // `come` has put no more there
+fn round_of(entry: &Entry) -> u32 {
+    entry.ticket as u32
+}
+
+impl fmt::Debug for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Barrier").field("parties", &self.parties()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,257 @@
+//! Waiting until what a mutex guards has changed.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytemuck::Pod;
+use nix::errno::Errno;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::mutex::MutexGuard;
+use super::poison::LockResult;
+use super::shared::{Shared, Word};
+use super::slots::Entry;
+use crate::error::{Error, Result};
+use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::poll::Deadline;
+use crate::sys::thread_id::ThreadId;
+
+/// Lets threads of any processes wait until the value of a [`Mutex`](super::Mutex) has changed: Python's
+/// `Condition`.
+///
+/// A notification that a killed waiter had been given goes to the next waiter, and a notifier that is killed
+/// in the middle has notified its waiters or has not; they notice both within half a second. As in the
+/// standard library, a wait may end without a notification, so it stands in a loop, which
+/// [`wait_while`](Self::wait_while) is. Up to 1024 threads can wait at a time. Clones are handles of the same
+/// condition variable; a clone travels as an argument of a process or task, and through a pipe.
+///
+/// ```
+/// use multiproc::{Process, sync::{Condvar, Mutex}};
+///
+/// fn finish(steps: Mutex<u32>, changed: Condvar) -> multiproc::Result<()> {
+///     *steps.lock()? += 1;
+///     changed.notify_one()
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let (steps, changed) = (Mutex::new(0)?, Condvar::new()?);
+///     let child = Process::spawn(finish, (steps.clone(), changed.clone()))?;
+///     let steps = changed.wait_while(steps.lock()?, |steps| *steps < 1)?;
+///     assert_eq!(*steps, 1);
+///     child.join()?
+/// }
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Condvar {
+    #[serde(deserialize_with = "receive")]
+    shared: Shared,
+}
+
+const WAITERS: usize = 1024;
+/// The kinds of entries.
+const WAITS: u32 = 0;
+const NOTIFIED: u32 = 1;
+
+fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
+    Shared::receive(deserializer, 0, Some(0))
+}
+
+impl Condvar {
+    /// Makes a condition variable.
+    ///
+    /// # Errors
+    /// When the kernel refuses a descriptor or the memory.
+    pub fn new() -> Result<Self> {
+        Ok(Self { shared: Shared::create::<()>(WAITERS, 0)? })
+    }
+
+    /// Releases the mutex, blocks until a notification, and takes the mutex again.
+    ///
+    /// # Errors
+    /// Those of [`Mutex::lock`](super::Mutex::lock); and when 1024 threads wait already.
+    pub fn wait<'a, T: Pod>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        self.wait_until(guard, Deadline::Never, &mut false)
+    }
+
+    /// Blocks as [`wait`](Self::wait) while `condition` holds of the value; returns at once if it does not.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait).
+    pub fn wait_while<'a, T: Pod>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> LockResult<MutexGuard<'a, T>> {
+        while condition(&mut guard) {
+            guard = self.wait(guard)?;
+        }
+        Ok(guard)
+    }
+
+    /// As [`wait`](Self::wait), but waits for a notification for `time` at most. Returns also whether that
+    /// was over first. To take the mutex again may block for longer.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait).
+    pub fn wait_timeout<'a, T: Pod>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        time: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, bool)> {
+        let mut has_timed_out = false;
+        let guard = self.wait_until(guard, Deadline::after(time), &mut has_timed_out);
+        with_flag(guard, has_timed_out)
+    }
+
+    /// As [`wait_while`](Self::wait_while), but waits for notifications for `time` at most. Returns also
+    /// whether `condition` still holds.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait).
+    pub fn wait_timeout_while<'a, T: Pod>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        time: Duration,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> LockResult<(MutexGuard<'a, T>, bool)> {
+        let deadline = Deadline::after(time);
+        while condition(&mut guard) {
+            if deadline.is_over() {
+                return Ok((guard, true));
+            }
+            guard = match self.wait_until(guard, deadline, &mut false) {
+                Ok(guard) => guard,
+                poisoned => return with_flag(poisoned, false),
+            };
+        }
+        Ok((guard, false))
+    }
+
+    /// Notifies a thread that waits, if any does.
+    ///
+    /// # Errors
+    /// None, unless another process has written over the memory.
+    pub fn notify_one(&self) -> Result<()> {
+        self.notify(1)
+    }
+
+    /// Notifies `count` threads that wait, or all if they are fewer.
+    ///
+    /// # Errors
+    /// Those of [`notify_one`](Self::notify_one).
+    pub fn notify(&self, count: usize) -> Result<()> {
+        let guard = self.shared.lock_slots(Deadline::Never)?;
+        for _ in 0..count.min(WAITERS) {
+            let Some(next) = self.next_waiter() else { break };
+            self.shared.set_kind(&next, NOTIFIED);
+            failpoint::hit(Failpoint::WaiterNotified);
+        }
+        drop(guard);
+        self.shared.events().notify_all();
+        Ok(())
+    }
+
+    /// Notifies all threads that wait.
+    pub fn notify_all(&self) {
+        let last = self.shared.word(Word::Ticket).load(Acquire);
+        self.shared.word(Word::State).fetch_max(last, Release);
+        failpoint::hit(Failpoint::WaiterNotified);
+        self.shared.events().notify_all();
+    }
+
+    fn wait_until<'a, T: Pod>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        deadline: Deadline,
+        has_timed_out: &mut bool,
+    ) -> LockResult<MutexGuard<'a, T>> {
+        let entry = self.enter()?;
+        let mutex = guard.shared();
+        drop(guard);
+        let is_notified = || self.is_notified(&entry);
+        let waited = self.shared.wait(deadline, is_notified, |checks| {
+            if checks && !is_notified() {
+                self.pass_on(deadline)?;
+            }
+            Ok(is_notified().then_some(()))
+        });
+        // Its entry stays until then: the notification of a thread that is killed before goes to the next
+        // one.
+        let guard = MutexGuard::take(mutex, Deadline::Never);
+        *has_timed_out = !self.leave(&entry)?;
+        waited?;
+        guard
+    }
+
+    fn enter(&self) -> Result<Entry> {
+        let mut is_full = false;
+        loop {
+            let guard = self.shared.lock_slots(Deadline::Never)?;
+            let ticket = self.shared.next_ticket();
+            let is_stale = |entry: &Entry| is_full && self.shared.has_ended(entry);
+            match self.shared.insert(ThreadId::current(), WAITS, ticket, is_stale) {
+                Some(entry) => return Ok(entry),
+                None if is_full => return Err(Error::system("wait with more threads", Errno::ENOSPC)),
+                None => is_full = true,
+            }
+            drop(guard);
+        }
+    }
+
+    /// Removes the entry of this thread; returns whether it was notified.
+    fn leave(&self, entry: &Entry) -> Result<bool> {
+        let _guard = self.shared.lock_slots(Deadline::Never)?;
+        let is_notified = self.is_notified(entry);
+        self.shared.free(entry);
+        Ok(is_notified)
+    }
+
+    fn is_notified(&self, entry: &Entry) -> bool {
+        let all = self.shared.word(Word::State).load(Acquire);
+        entry.ticket <= all || self.shared.kind(entry) != Some(WAITS)
+    }
+
+    /// The thread that waits longest and is not notified.
+    fn next_waiter(&self) -> Option<Entry> {
+        let all = self.shared.word(Word::State).load(Relaxed);
+        let waiting = self.shared.entries().filter(|entry| entry.kind == WAITS && entry.ticket > all);
+        waiting.min_by_key(|entry| entry.ticket)
+    }
+
+    /// Notifies other threads instead of those that were killed before they could wake up.
+    fn pass_on(&self, deadline: Deadline) -> Result<()> {
+        let is_notified = |entry: &Entry| entry.kind == NOTIFIED;
+        let notified = self.shared.entries().filter(is_notified);
+        let dead: Vec<_> = notified.filter(|entry| self.shared.has_ended(entry)).collect();
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(()) };
+        for entry in dead.iter().filter(|entry| self.shared.kind(entry) == Some(NOTIFIED)) {
+            while let Some(next) = self.next_waiter() {
+                if self.shared.has_ended(&next) {
+                    self.shared.free(&next);
+                } else {
+                    self.shared.set_kind(&next, NOTIFIED);
+                    break;
+                }
+            }
+            self.shared.free(entry); // last: a notification may be given twice, and is not lost
+        }
+        drop(guard);
+        self.shared.events().notify_all();
+        Ok(())
+    }
+}
+
+fn with_flag<G>(guard: LockResult<G>, flag: bool) -> LockResult<(G, bool)> {
+    guard.map(|guard| (guard, flag)).map_err(|error| error.map(|guard| (guard, flag)))
+}
+
+impl fmt::Debug for Condvar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Condvar").finish_non_exhaustive()
+    }
+}

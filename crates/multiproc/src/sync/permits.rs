@@ -1,0 +1,161 @@
+//! Permits that are given out in the order in which they were asked for: a semaphore, and a lock of which a
+//! reader takes one permit and a writer takes all.
+//!
+//! There is no count of free permits: it follows from the entries of those that hold some. So the permits of
+//! a process come back as soon as its entry is removed, by whatever thread notices that the process has
+//! ended.
+
+use std::cell::Cell;
+
+use super::shared::{Shared, Word};
+use super::slots::Entry;
+use crate::error::Result;
+use crate::sys::atomic::{Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::poll::Deadline;
+use crate::sys::thread_id::ThreadId;
+
+/// In the kind of an entry: it holds its permits; else it waits for them.
+pub(super) const HOLDS: u32 = 1 << 31;
+/// In the kind of an entry: its thread knows that it holds them.
+const KNOWS: u32 = 1 << 30;
+/// The rest of the kind: how many they are.
+const COUNT: u32 = KNOWS - 1;
+
+impl Entry {
+    fn waits(&self) -> bool {
+        self.kind & HOLDS == 0
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.kind & COUNT
+    }
+}
+
+/// What a user of permits asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) count: u32,
+    pub(super) holder: ThreadId,
+    /// Is given permits ahead of those that wait.
+    pub(super) is_urgent: bool,
+}
+
+impl Shared {
+    /// Takes permits, of which there are `total`. Blocks until those before have had theirs and enough are
+    /// free; gives `None` when the deadline comes first. `on_death` is called, under the lock, for each
+    /// holder that has ended, unless it had not noticed that it held any.
+    pub(super) fn acquire(
+        &self,
+        total: u32,
+        request: Request,
+        deadline: Deadline,
+        on_death: impl Fn(&Entry),
+    ) -> Result<Option<Entry>> {
+        let entry = Cell::new(None);
+        let kind = || entry.get().and_then(|entry| self.kind(&entry));
+        let holds = || kind().is_some_and(|kind| kind & HOLDS != 0);
+        let releases = self.word(Word::Releases).load(Relaxed);
+        let may_hold = || holds() || self.word(Word::Releases).load(Relaxed) != releases;
+        let acquired = self.wait(deadline, may_hold, |checks| {
+            if holds() {
+                return Ok(entry.get());
+            }
+            if checks {
+                self.remove_dead(entry.get(), deadline, &on_death)?;
+            }
+            let Some(guard) = self.lock_slots(deadline)? else { return Ok(None) };
+            if kind().is_none() {
+                let kind = request.count | if request.is_urgent { HOLDS } else { 0 };
+                entry.set(self.insert(request.holder, kind, self.next_ticket(), |_| false));
+            }
+            let has_given = self.give_out(total);
+            drop(guard);
+            if has_given {
+                self.events().notify_all();
+            }
+            Ok(entry.get().filter(|_| holds()))
+        });
+        match entry.get() {
+            Some(taken) if matches!(acquired, Ok(Some(_))) => {
+                self.set_kind(&taken, request.count | HOLDS | KNOWS);
+                failpoint::hit(Failpoint::PermitsTaken);
+            }
+            Some(unused) => self.release(&unused), // it may have been given permits just now
+            None => {}
+        }
+        acquired
+    }
+
+    /// Gives back what an entry holds, or waits for.
+    pub(super) fn release(&self, entry: &Entry) {
+        self.free(entry);
+        failpoint::hit(Failpoint::PermitsReleased);
+        self.word(Word::Releases).fetch_add(1, Release);
+        self.events().notify_all();
+    }
+
+    /// How many permits are free, as far as is known.
+    pub(super) fn free_permits(&self, total: u32) -> u32 {
+        let holders = self.entries().filter(|entry| !entry.waits());
+        holders.fold(total, |free, entry| free.saturating_sub(entry.count()))
+    }
+
+    /// Gives permits to those that wait, in their order; says whether there were any. To be called under the
+    /// lock.
+    fn give_out(&self, total: u32) -> bool {
+        let mut free = self.free_permits(total);
+        let mut given = 0;
+        // A process that overwrites entries cannot keep this thread here.
+        while given < self.slots
+            && let Some(next) = self.first_waiter().filter(|next| next.count() <= free)
+        {
+            free -= next.count();
+            self.set_kind(&next, next.kind | HOLDS);
+            failpoint::hit(Failpoint::PermitsGiven);
+            given += 1;
+        }
+        given > 0
+    }
+
+    fn first_waiter(&self) -> Option<Entry> {
+        self.entries().filter(Entry::waits).min_by_key(|entry| entry.ticket)
+    }
+
+    /// Removes entries of processes that have ended. The first waiter looks at those that hold permits, and
+    /// the other waiters at the first: however many wait, each holder is looked at by one.
+    fn remove_dead(&self, own: Option<Entry>, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
+        for _ in 0..self.slots {
+            match self.first_waiter() {
+                Some(first) if own.is_some_and(|own| own.ticket == first.ticket) => break,
+                Some(first) if self.has_ended(&first) => self.remove(&first, deadline, on_death)?,
+                Some(_) => return Ok(()),
+                None => break,
+            }
+        }
+        let mut last = None;
+        for entry in self.entries().filter(|entry| !entry.waits()) {
+            let ended = match last {
+                Some((holder, ended)) if holder == entry.holder => ended,
+                _ => self.has_ended(&entry),
+            };
+            last = Some((entry.holder, ended));
+            if ended {
+                self.remove(&entry, deadline, on_death)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&self, entry: &Entry, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
+        if let Some(_guard) = self.lock_slots(deadline)?
+            && let Some(kind) = self.kind(entry)
+        {
+            if kind & KNOWS != 0 {
+                on_death(&Entry { kind, ..*entry });
+            }
+            self.free(entry);
+        }
+        Ok(())
+    }
+}

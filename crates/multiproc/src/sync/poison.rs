@@ -1,0 +1,165 @@
+//! What is said of a process that died while others relied on it.
+
+use std::fmt;
+
+use crate::error::{Cause, Error, Failure, Origin};
+use crate::sys::pidfd::Exit;
+use crate::sys::{exits, thread_id::ThreadId};
+
+/// What a call that takes a lock gives: a guard, or why there is none, or none without a doubt.
+pub type LockResult<G> = Result<G, LockError<G>>;
+
+/// Why a lock was not taken, or was taken with its data in doubt.
+///
+/// The operator `?` turns it into an [`Error`] or a [`TaskError`](crate::TaskError), and so gives a poisoned
+/// lock up. In a function that returns another error, say `.map_err(multiproc::Error::from)?`.
+pub enum LockError<G> {
+    /// The lock is taken, and an earlier holder died or panicked while it held the lock.
+    Poisoned(Poisoned<G>),
+    /// The lock is not taken: [`Error::is_timeout`], or the calling thread holds the lock already
+    /// ([`Error::os_error`] is `EDEADLK`).
+    Failed(Error),
+}
+
+/// The guard of a lock whose data may be in an unexpected state, and who left it so.
+pub struct Poisoned<G>(Box<(G, Error)>); // small, so that a guard that is not poisoned is moved as it is
+
+impl<G> LockError<G> {
+    /// The guard of a poisoned lock: to be used where the data is sound whatever state it is in.
+    ///
+    /// # Errors
+    /// Why the lock was not taken.
+    pub fn into_guard(self) -> Result<G, Error> {
+        match self {
+            Self::Poisoned(poisoned) => Ok(poisoned.into_guard()),
+            Self::Failed(error) => Err(error),
+        }
+    }
+
+    pub(super) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            Self::Poisoned(poisoned) => {
+                let (guard, error) = *poisoned.0;
+                LockError::Poisoned(Poisoned(Box::new((with(guard), error))))
+            }
+            Self::Failed(error) => LockError::Failed(error),
+        }
+    }
+
+    /// What is wrong.
+    pub fn error(&self) -> &Error {
+        match self {
+            Self::Poisoned(poisoned) => poisoned.error(),
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+impl<G> Poisoned<G> {
+    /// The guard, with which the data can be repaired.
+    pub fn into_guard(self) -> G {
+        self.0.0
+    }
+
+    /// Who died or panicked: [`Error::pid`], and for a child of this process its name, [`Error::signal`] and
+    /// [`Error::exit_code`].
+    pub fn error(&self) -> &Error {
+        &self.0.1
+    }
+}
+
+impl<G> From<LockError<G>> for Error {
+    fn from(error: LockError<G>) -> Self {
+        match error {
+            LockError::Poisoned(poisoned) => poisoned.0.1,
+            LockError::Failed(error) => error,
+        }
+    }
+}
+
+impl<G> From<Error> for LockError<G> {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// So `?` also gives a [`TaskError`](crate::TaskError). (A `LockError` cannot be a [`std::error::Error`] that
+/// outlives its lock, since it may hold a guard.)
+impl<G> From<LockError<G>> for Box<dyn std::error::Error> {
+    fn from(error: LockError<G>) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl<G> fmt::Display for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error().fmt(f)
+    }
+}
+
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error().fmt(f)
+    }
+}
+
+impl<G> fmt::Debug for Poisoned<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error().fmt(f)
+    }
+}
+
+/// `Ok` with the guard, unless the word of the lock names a culprit.
+#[inline]
+pub(super) fn judge<G>(guard: G, lock: &str, culprit: u64) -> LockResult<G> {
+    if culprit == 0 { Ok(guard) } else { Err(blame(guard, lock, culprit)) }
+}
+
+#[cold]
+fn blame<G>(guard: G, lock: &str, culprit: u64) -> LockError<G> {
+    let error = error(culprit, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
+    LockError::Poisoned(Poisoned(Box::new((guard, error))))
+}
+
+/// The error that a word means which [`culprit`] gave, or that anything else has written.
+pub(super) fn error(culprit: u64, cause: impl FnOnce(Failure) -> Cause) -> Error {
+    #[allow(clippy::cast_possible_truncation)] // its low half
+    let pid = culprit as u32;
+    let (name, exit) = exits::find(pid).unzip();
+    let failure = match (culprit >> 32, exit) {
+        (PANICKED, _) => Failure::Panicked,
+        (TIMED_OUT, _) => Failure::TimedOut,
+        (ABORTED, _) => Failure::Aborted,
+        (RESET, _) => Failure::Reset,
+        (_, Some(Exit::Signal(signal))) => Failure::Signal(signal),
+        (_, Some(Exit::Code(code))) => Failure::Exit(code),
+        (_, Some(Exit::Lost) | None) => Failure::Died,
+    };
+    Error::new(cause(failure)).with_origin(match name {
+        Some(name) if !name.is_empty() => Origin::Process { name, pid },
+        _ => Origin::Pid(pid),
+    })
+}
+
+/// The word that names a process, and what it did; it is not 0.
+pub(super) fn culprit(pid: u32, failure: Failure) -> u64 {
+    let failure = match failure {
+        Failure::Died | Failure::Signal(_) | Failure::Exit(_) => DIED,
+        Failure::Panicked => PANICKED,
+        Failure::TimedOut => TIMED_OUT,
+        Failure::Aborted => ABORTED,
+        Failure::Reset => RESET,
+    };
+    failure << 32 | u64::from(pid)
+}
+
+/// The word that names this process.
+pub(super) fn culprit_here(failure: Failure) -> u64 {
+    culprit(ThreadId::current_and_process().1.number(), failure)
+}
+
+const DIED: u64 = 1;
+const PANICKED: u64 = 2;
+const TIMED_OUT: u64 = 3;
+const ABORTED: u64 = 4;
+const RESET: u64 = 5;

@@ -1,0 +1,217 @@
+//! The memory that all handles of a lock share, and how a thread waits for a change in it.
+//!
+//! A header of words, then the data, then [slots](super::slots). Every layout is the same formula, so a
+//! handle from another process is checked in one place: what the formula gives is the size of its memory.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+use nix::errno::Errno;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ipc::event_count::EventCount;
+use crate::ipc::wire::SharedMemory;
+use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::sys::cpus::{YIELD_AFTER, is_smp, spin};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::mutex::{Mutex, MutexGuard};
+use crate::sys::poll::Deadline;
+use crate::sys::shared_words::SharedAtomic;
+use crate::sys::thread_id;
+
+/// Handles of the same memory, in any processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Shared {
+    memory: SharedMemory,
+    /// The [namespace](thread_id::namespace) of the process that made the memory.
+    pub(super) namespace: u64,
+    pub(super) slots: usize,
+    /// The size of an element of the data (bytes), and their number.
+    element: usize,
+    pub(super) length: usize,
+}
+
+/// The words of the header, by their offset.
+#[derive(Clone, Copy)]
+pub(super) enum Word {
+    /// Which thread holds the mutex: the user's, or the one that guards the slots.
+    Lock = 0,
+    /// Behind a thread's number in the low half, its process, for the error when it dies.
+    Owner = 8,
+    /// Who has left the data in an unknown state, or has broken the barrier.
+    Culprit = 16,
+    State = 24,
+    /// The number of releases, for waiters that spin.
+    Releases = 32,
+    /// The last ticket given out.
+    Ticket = 40,
+    /// Up to where slots have been used.
+    UsedSlots = 48,
+}
+/// The event count's word.
+const EVENTS: usize = 56;
+const HEADER: usize = 64;
+pub(super) const SLOT: usize = 24;
+
+/// How long to spin before sleeping: about as long as a futex takes to wake a thread.
+const SPIN: Duration = Duration::from_micros(20);
+const SPINS_PER_CHECK: u32 = 64;
+/// How long to wait before the first check whether holders live; the time doubles with each check, up to the
+/// second.
+const FIRST_CHECK: Duration = Duration::from_millis(1);
+const RECHECK: Duration = Duration::from_millis(500);
+/// How long a call that must not block waits for a thread that changes the slots at that moment.
+const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
+
+impl Shared {
+    /// Zeroed memory with `slots` slots, and data of `length` elements of type `T`.
+    pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
+        let element = size_of::<T>();
+        let size = size(slots, element, length)
+            .ok_or_else(|| Error::system("find memory for shared data", Errno::ENOMEM))?;
+        let memory = SharedMemory::create(size)?;
+        Ok(Self { memory, namespace: thread_id::namespace(), slots, element, length })
+    }
+
+    /// Decodes and checks it: elements of that size, and their number if it is given.
+    pub(super) fn receive<'de, D: Deserializer<'de>>(
+        deserializer: D,
+        element: usize,
+        length: Option<usize>,
+    ) -> Result<Self, D::Error> {
+        let shared = Self::deserialize(deserializer)?;
+        let fits = size(shared.slots, shared.element, shared.length) == Some(shared.memory.size())
+            && shared.element == element
+            && length.is_none_or(|length| length == shared.length);
+        fits.then_some(shared).ok_or_else(|| D::Error::custom("its memory has another layout"))
+    }
+
+    #[inline]
+    pub(super) fn word(&self, word: Word) -> &AtomicU64 {
+        self.memory.word64(word as usize)
+    }
+
+    #[inline]
+    pub(super) fn slot_word(&self, index: usize, offset: usize) -> &AtomicU64 {
+        self.memory.word64(self.first_slot() + SLOT * index + offset)
+    }
+
+    pub(super) fn events(&self) -> EventCount<'_> {
+        EventCount(self.event_word())
+    }
+
+    fn event_word(&self) -> &AtomicU32 {
+        self.memory.word32(EVENTS)
+    }
+
+    #[inline]
+    pub(super) fn mutex(&self) -> Mutex<'_> {
+        Mutex::at(&self.memory, Word::Lock as usize, self.namespace)
+    }
+
+    /// An error if this thread holds the mutex: it would wait for itself.
+    pub(super) fn check_not_held(&self, lock: &str) -> Result<()> {
+        if !self.mutex().is_own() {
+            return Ok(());
+        }
+        Err(Error::system(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
+    }
+
+    /// Takes the lock that guards the slots; gives `None` when that takes longer than the deadline.
+    pub(super) fn lock_slots(&self, deadline: Deadline) -> Result<Option<MutexGuard<'_>>> {
+        match self.mutex().try_lock() {
+            Some(guard) => Ok(Some(guard)),
+            None if deadline.is_over() => self.mutex().lock(Deadline::after(TRY_LOCK_GRACE)),
+            None => self.mutex().lock(deadline),
+        }
+    }
+
+    /// The element at an index. To be called with the type for which the memory was made; an index behind the
+    /// end, or another type, is a panic.
+    #[inline]
+    pub(super) fn load<T: Pod>(&self, index: usize) -> T {
+        self.memory.load(self.offset::<T>(index, 1))
+    }
+
+    #[inline]
+    pub(super) fn store<T: Pod>(&self, index: usize, value: &T) {
+        self.memory.store(self.offset::<T>(index, 1), value);
+    }
+
+    pub(super) fn load_slice<T: Pod>(&self, index: usize, to: &mut [T]) {
+        let offset = self.offset::<T>(index, to.len());
+        self.memory.load_bytes(offset, bytemuck::cast_slice_mut(to));
+    }
+
+    pub(super) fn store_slice<T: Pod>(&self, index: usize, from: &[T]) {
+        self.memory.store_bytes(self.offset::<T>(index, from.len()), bytemuck::cast_slice(from));
+    }
+
+    /// The first elements, of a type with the size for which the memory was made.
+    #[inline]
+    pub(super) fn atomics<A: SharedAtomic>(&self, count: usize) -> &[A] {
+        self.memory.atomics(self.offset::<A>(0, count), count)
+    }
+
+    #[inline]
+    fn offset<T>(&self, index: usize, count: usize) -> usize {
+        let end = index.checked_add(count);
+        assert!(end.is_some_and(|end| end <= self.length), "no such element");
+        HEADER + index * size_of::<T>()
+    }
+
+    #[inline]
+    fn first_slot(&self) -> usize {
+        HEADER + (self.element * self.length).next_multiple_of(8)
+    }
+
+    /// Blocks until `attempt` gives something; gives `None` when the deadline comes first.
+    ///
+    /// `attempt` is told whether to look for holders that have died, which takes some microseconds for each
+    /// holder. It is called when `is_ready`, which a short spin asks; after each notification; and at bounded
+    /// intervals, since a process that dies notifies no thread.
+    pub(super) fn wait<R>(
+        &self,
+        deadline: Deadline,
+        is_ready: impl Fn() -> bool,
+        mut attempt: impl FnMut(bool) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        if let Some(done) = attempt(false)? {
+            return Ok(Some(done));
+        }
+        if is_smp()
+            && !deadline.is_over()
+            && spin(SPIN, SPINS_PER_CHECK, YIELD_AFTER, is_ready)
+            && let Some(done) = attempt(false)?
+        {
+            return Ok(Some(done));
+        }
+        let (mut last_check, mut interval) = (Instant::now(), FIRST_CHECK);
+        loop {
+            let ticket = self.events().prepare_wait();
+            let is_over = deadline.is_over();
+            let checks = is_over || last_check.elapsed() >= interval;
+            if let Some(done) = attempt(checks)? {
+                return Ok(Some(done));
+            }
+            if is_over {
+                return Ok(None);
+            }
+            if checks {
+                (last_check, interval) = (Instant::now(), (2 * interval).min(RECHECK));
+            }
+            let time = deadline.left().map_or(interval, |left| left.min(interval));
+            failpoint::hit(Failpoint::SyncSleeps);
+            self.events().wait(ticket, Some(time));
+        }
+    }
+}
+
+fn size(slots: usize, element: usize, length: usize) -> Option<NonZeroUsize> {
+    let data = element.checked_mul(length)?.checked_next_multiple_of(8)?;
+    let size = slots.checked_mul(SLOT)?.checked_add(data)?.checked_add(HEADER)?;
+    NonZeroUsize::new(size).filter(|size| isize::try_from(size.get()).is_ok())
+}

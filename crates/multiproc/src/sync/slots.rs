@@ -1,0 +1,105 @@
+//! A table of holders and waiters in shared memory: the whole state of a semaphore, and the waiters of a
+//! condition variable and a barrier.
+//!
+//! Each entry names its thread (or process), so that others can check whether it lives. Entries are written
+//! under the lock of the [`Shared`] memory; the word that makes an entry valid is written last, and a change
+//! of state is one store. So the table is whole at every instruction at which a process can be killed. A
+//! thread frees its own entry without the lock.
+
+use super::shared::{SLOT, Shared, Word};
+use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::thread_id::{self, ThreadId};
+
+/// The words of a slot: the holder (0 if the slot is free), the kind of entry with the process, and the
+/// ticket.
+const HOLDER: usize = 0;
+const KIND: usize = 8;
+const TICKET: usize = 16;
+const _: () = assert!(TICKET + 8 == SLOT);
+
+/// What an entry says. Every number in it may be anything that another process has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) index: usize,
+    pub(super) holder: ThreadId,
+    pub(super) pid: u32,
+    pub(super) kind: u32,
+    pub(super) ticket: u64,
+}
+
+impl Shared {
+    /// The entries in use, the free slots left out.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
+        (0..self.used_slots()).filter_map(|index| self.entry(index))
+    }
+
+    fn used_slots(&self) -> usize {
+        let used = self.word(Word::UsedSlots).load(Relaxed);
+        usize::try_from(used).map_or(self.slots, |used| used.min(self.slots))
+    }
+
+    #[inline]
+    fn entry(&self, index: usize) -> Option<Entry> {
+        let holder = self.slot_word(index, HOLDER).load(Acquire);
+        if holder == 0 {
+            return None;
+        }
+        let kind = self.slot_word(index, KIND).load(Acquire);
+        let ticket = self.slot_word(index, TICKET).load(Relaxed);
+        #[allow(clippy::cast_possible_truncation)] // its two halves
+        let (pid, kind) = ((kind >> 32) as u32, kind as u32);
+        Some(Entry { index, holder: ThreadId::from_bits(holder), pid, kind, ticket })
+    }
+
+    /// Puts an entry of this process into the first slot that is free, or whose entry counts as such. Gives
+    /// `None` if no slot is. To be called under the lock.
+    pub(super) fn insert(
+        &self,
+        holder: ThreadId,
+        kind: u32,
+        ticket: u64,
+        is_stale: impl Fn(&Entry) -> bool,
+    ) -> Option<Entry> {
+        let is_free = |index: &usize| self.entry(*index).is_none_or(|entry| is_stale(&entry));
+        let index = (0..self.slots).find(is_free)?;
+        let pid = ThreadId::current_and_process().1.number();
+        self.slot_word(index, HOLDER).store(0, Relaxed);
+        self.slot_word(index, TICKET).store(ticket, Relaxed);
+        self.slot_word(index, KIND).store(u64::from(pid) << 32 | u64::from(kind), Relaxed);
+        if index >= self.used_slots() {
+            self.word(Word::UsedSlots).store(index as u64 + 1, Relaxed);
+        }
+        self.slot_word(index, HOLDER).store(holder.bits(), Release);
+        Some(Entry { index, holder, pid, kind, ticket })
+    }
+
+    /// The kind of an entry by now; `None` if the slot has another entry or none.
+    pub(super) fn kind(&self, of: &Entry) -> Option<u32> {
+        let entry = self.entry(of.index)?;
+        ((entry.holder, entry.ticket) == (of.holder, of.ticket)).then_some(entry.kind)
+    }
+
+    /// Changes the kind of an entry. To be called under the lock.
+    pub(super) fn set_kind(&self, of: &Entry, kind: u32) {
+        self.slot_word(of.index, KIND).store(u64::from(of.pid) << 32 | u64::from(kind), Release);
+    }
+
+    /// Frees the slot of an entry, if it has it still.
+    pub(super) fn free(&self, entry: &Entry) {
+        if self.kind(entry).is_some() {
+            let holder = self.slot_word(entry.index, HOLDER);
+            let _ = holder.compare_exchange(entry.holder.bits(), 0, AcqRel, Relaxed);
+        }
+    }
+
+    /// The next ticket. To be called under the lock.
+    pub(super) fn next_ticket(&self) -> u64 {
+        self.word(Word::Ticket).fetch_add(1, Relaxed).wrapping_add(1)
+    }
+
+    /// Whether the holder of an entry has ended. Takes some microseconds.
+    pub(super) fn has_ended(&self, entry: &Entry) -> bool {
+        // In another namespace, threads have other numbers.
+        entry.holder.has_ended() && thread_id::namespace() == self.namespace
+    }
+}

@@ -1,0 +1,71 @@
+//! Handles as another process may have sent them.
+
+use std::os::fd::AsFd;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Result;
+use crate::ipc::wire::{Travels, decode, encode_with_descriptors};
+use crate::testing::{any_bytes, cases, descriptors};
+
+/// Encodes `value` and decodes it as something else.
+fn transfer<T: serde::de::DeserializeOwned>(value: &impl Travels) -> Result<T> {
+    let mut bytes = Vec::new();
+    let fds = encode_with_descriptors(value, &mut bytes, "it")?;
+    let copies = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap());
+    decode(&bytes, copies.collect(), "it")
+}
+
+#[test]
+fn a_handle_is_taken_only_for_what_it_is() {
+    let number = Mutex::new(7_u32).unwrap();
+    assert_eq!(*transfer::<Mutex<u32>>(&number).unwrap().lock().unwrap(), 7);
+    assert_eq!(transfer::<Mutex<[u32]>>(&number).unwrap().lock().unwrap().to_vec(), [7]);
+    for error in [
+        transfer::<Mutex<u64>>(&number).unwrap_err(),
+        transfer::<Mutex<u32>>(&Mutex::from_slice(&[1_u32, 2]).unwrap()).unwrap_err(),
+        transfer::<Event>(&number).unwrap_err(),
+        transfer::<Semaphore>(&number).unwrap_err(),
+        transfer::<Atomic<u64>>(&number).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("its memory has another layout"), "{error}");
+    }
+}
+
+#[test]
+fn a_handle_travels_only_where_a_descriptor_can() {
+    let mut bytes = Vec::new();
+    let event = Event::new().unwrap();
+    assert!(crate::ipc::wire::encode(&(1_u8, event), &mut bytes, "an item").unwrap_err().is_codec());
+}
+
+/// Handles of other processes: their words can be anything, but their memory is as large as they say.
+#[test]
+fn handles_that_lack_words_do_not_panic() {
+    let small = Event::new().unwrap();
+    // An event has no slots, so it is a barrier without parties, which has nothing to wait for.
+    let barrier = transfer::<Barrier>(&small).unwrap();
+    assert_eq!((barrier.parties(), barrier.waiting()), (0, 0));
+    let _ = barrier.wait_timeout(std::time::Duration::from_millis(1));
+    let condvar = transfer::<Condvar>(&small).unwrap();
+    let mutex = Mutex::new(()).unwrap();
+    assert!(condvar.wait(mutex.lock().unwrap()).is_err());
+    assert!(transfer::<Semaphore>(&small).unwrap().try_acquire().is_err());
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    #[test]
+    fn any_bytes_and_descriptors_are_handles_or_an_error(bytes in any_bytes(60), choice in vec(any::<u8>(), 0..4)) {
+        let sent = || descriptors(&choice);
+        let _ = decode::<(Mutex<u64>, u8)>(&bytes, sent(), "it");
+        let _ = decode::<(Mutex<[u16]>, u8)>(&bytes, sent(), "it");
+        let _ = decode::<(Event, u8)>(&bytes, sent(), "it");
+        let _ = decode::<(Semaphore, RwLock<u8>)>(&bytes, sent(), "it");
+        let _ = decode::<(Barrier, Condvar)>(&bytes, sent(), "it");
+        let _ = decode::<(OnceCell<u8>, Atomic<[bool]>)>(&bytes, sent(), "it");
+    }
+}

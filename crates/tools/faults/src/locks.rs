@@ -1,0 +1,136 @@
+//! Work under all that `multiproc::sync` has, and what must be left of it whichever process is killed.
+//!
+//! What is not as it must be is a panic.
+
+use std::time::Duration;
+
+use multiproc::Result;
+use multiproc::sync::{
+    Barrier, Condvar, Event, LockError, LockResult, Mutex, MutexGuard, OnceCell, RwLock, Semaphore,
+};
+use serde::{Deserialize, Serialize};
+
+/// How many processes work.
+pub(crate) const PARTIES: u32 = 3;
+const ROUNDS: u32 = 60;
+const PERMITS: u32 = 2;
+/// How long a party waits at the barrier for those that may be dead.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// A notification may have come before the wait.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Two numbers, which are equal whenever nothing holds the lock.
+type Pair = [u64; 2];
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Locks {
+    mutex: Mutex<Pair>,
+    lock: RwLock<Pair>,
+    semaphore: Semaphore,
+    event: Event,
+    condvar: Condvar,
+    barrier: Barrier,
+    cell: OnceCell<u64>,
+}
+
+impl Locks {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            mutex: Mutex::new([0; 2])?,
+            lock: RwLock::new([0; 2])?,
+            semaphore: Semaphore::new(PERMITS)?,
+            event: Event::new()?,
+            condvar: Condvar::new()?,
+            barrier: Barrier::new(PARTIES)?,
+            cell: OnceCell::new()?,
+        })
+    }
+
+    /// What each of the processes does. One that is killed keeps none of the others from it.
+    pub(crate) fn work(self) -> Result<()> {
+        let mut meets = true;
+        for round in 0..ROUNDS {
+            self.count()?;
+            drop(self.semaphore.acquire_many(1 + round % PERMITS)?);
+            self.read_or_write(round)?;
+            self.notify_or_wait(round)?;
+            self.event.set();
+            self.event.wait_timeout(MOMENT);
+            self.event.clear();
+            assert_eq!(self.cell.get_or_init(|| 7)?, 7, "a cell has another value");
+            // Once it is broken it stays so.
+            meets = meets && self.barrier.wait_timeout(PATIENCE).is_ok();
+        }
+        Ok(())
+    }
+
+    /// What must be possible when no process works any more.
+    pub(crate) fn use_all(&self) -> Result<()> {
+        self.count()?;
+        drop(self.semaphore.acquire_many(PERMITS)?);
+        assert_eq!(self.semaphore.available(), PERMITS, "permits are missing");
+        self.read_or_write(0)?;
+        self.condvar.notify_all();
+        self.event.set();
+        self.event.wait();
+        self.barrier.reset();
+        assert_eq!(self.barrier.waiting(), 0, "parties wait that are no more");
+        assert_eq!(self.cell.get_or_init(|| 7)?, 7, "a cell has another value");
+        Ok(())
+    }
+
+    fn count(&self) -> Result<()> {
+        let mut pair = self.guard(self.mutex.lock())?;
+        assert_eq!(pair[0], pair[1], "a mutex guards half a change");
+        *pair = [pair[0] + 1; 2];
+        Ok(())
+    }
+
+    /// The guard; what a process has left that was killed while it wrote is repaired.
+    fn guard<'a>(&self, locked: LockResult<MutexGuard<'a, Pair>>) -> Result<MutexGuard<'a, Pair>> {
+        match locked {
+            Err(LockError::Poisoned(poisoned)) => {
+                let mut guard = poisoned.into_guard();
+                *guard = [guard[0].max(guard[1]); 2];
+                self.mutex.clear_poison();
+                Ok(guard)
+            }
+            locked => Ok(locked?),
+        }
+    }
+
+    fn read_or_write(&self, round: u32) -> Result<()> {
+        if round % 2 == 1 {
+            let pair = match self.lock.read() {
+                Err(LockError::Poisoned(_)) => return Ok(()), // a writer will repair it
+                locked => locked?,
+            };
+            assert_eq!(pair[0], pair[1], "a lock guards half a change");
+            return Ok(());
+        }
+        let mut pair = match self.lock.write() {
+            Err(LockError::Poisoned(poisoned)) => {
+                self.lock.clear_poison();
+                poisoned.into_guard()
+            }
+            locked => locked?,
+        };
+        *pair = [pair[0].max(pair[1]) + 1; 2];
+        Ok(())
+    }
+
+    fn notify_or_wait(&self, round: u32) -> Result<()> {
+        let guard = self.guard(self.mutex.lock())?;
+        match round % 4 {
+            0 => self.condvar.notify_one(),
+            1 => {
+                self.condvar.notify_all();
+                Ok(())
+            }
+            _ => {
+                let waited = self.condvar.wait_timeout(guard, MOMENT);
+                waited.or_else(LockError::into_guard).map(drop)
+            }
+        }
+    }
+}

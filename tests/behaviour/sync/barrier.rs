@@ -1,0 +1,112 @@
+use std::time::Duration;
+
+use multiproc::sync::Barrier;
+use multiproc::{Process, Result};
+
+use super::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
+use crate::support::{Outcome, eventually, trials, wait_for_state};
+
+trials![
+    each_of_1000_rounds_of_10_parties_has_exactly_one_leader,
+    a_party_killed_while_it_waits_breaks_it_for_all,
+    a_timeout_breaks_it_and_a_reset_mends_it,
+    an_abort_breaks_it_for_those_that_wait,
+    a_reset_ends_the_wait_of_others,
+    impossible_numbers_are_refused,
+    any_bytes_in_its_memory_are_a_barrier,
+];
+
+fn each_of_1000_rounds_of_10_parties_has_exactly_one_leader() -> Outcome {
+    let barrier = Barrier::new(10)?;
+    let pass = |barrier: Barrier| -> Result<Vec<bool>> { (0..1_000).map(|_| barrier.wait()).collect() };
+    let children: Vec<_> =
+        (0..10).map(|_| Process::spawn(pass, (barrier.clone(),))).collect::<Result<_>>()?;
+    let parties: Vec<_> = children.into_iter().map(|child| child.join()?).collect::<Result<_>>()?;
+    for round in 0..1_000 {
+        assert_eq!(parties.iter().filter(|party| party[round]).count(), 1, "round {round}");
+    }
+    Ok(())
+}
+
+fn wait(barrier: Barrier, stage: Stage) -> Result<bool> {
+    stage.send(())?;
+    barrier.wait()
+}
+
+fn a_party_killed_while_it_waits_breaks_it_for_all() -> Outcome {
+    let barrier = Barrier::new(4)?;
+    let mut children = (0..3).map(|_| started(wait, &barrier)).collect::<Result<Vec<_>>>()?;
+    eventually("all have come", || barrier.waiting() == 3);
+    let victim = children.remove(1).0;
+    let name = victim.name().to_owned();
+    let pid = killed(victim);
+    for (child, _) in children {
+        let error = ends_soon(|| child.join())?.unwrap_err();
+        assert!(error.is_broken(), "{error}");
+        assert_eq!(error.pid(), Some(pid));
+    }
+    let error = barrier.wait().unwrap_err();
+    let expected = format!(
+        "the barrier is broken: process {name:?} ({pid}) was killed by SIGKILL while it waited for the others"
+    );
+    assert_eq!((error.to_string(), error.signal()), (expected, Some(9)));
+    Ok(())
+}
+
+fn a_timeout_breaks_it_and_a_reset_mends_it() -> Outcome {
+    let barrier = Barrier::new(3)?;
+    let (child, _) = started(wait, &barrier)?;
+    eventually("it has come", || barrier.waiting() == 1);
+    let time = Duration::from_millis(30);
+    assert!(takes_at_least(time, || barrier.wait_timeout(time)).unwrap_err().is_timeout());
+    let error = child.join()?.unwrap_err();
+    assert!(error.is_broken() && error.to_string().contains("timed out"), "{error}");
+    assert_eq!(error.pid(), Some(std::process::id()));
+    assert!(barrier.is_broken() && barrier.wait().unwrap_err().is_broken());
+    barrier.reset();
+    assert!(!barrier.is_broken());
+    let children = (0..2).map(|_| started(wait, &barrier)).collect::<Result<Vec<_>>>()?;
+    let mut leaders = vec![barrier.wait()?];
+    for (child, _) in children {
+        leaders.push(child.join()??);
+    }
+    leaders.sort_unstable();
+    assert_eq!(leaders, [false, false, true]);
+    Ok(())
+}
+
+fn an_abort_breaks_it_for_those_that_wait() -> Outcome {
+    let barrier = Barrier::new(2)?;
+    let (child, _) = started(wait, &barrier)?;
+    wait_for_state(child.pid(), 'S');
+    barrier.abort();
+    let error = child.join()?.unwrap_err();
+    let expected = format!("the barrier is broken: process {} aborted it", std::process::id());
+    assert_eq!(error.to_string(), expected);
+    assert!(barrier.wait().unwrap_err().is_broken());
+    Ok(())
+}
+
+fn a_reset_ends_the_wait_of_others() -> Outcome {
+    let barrier = Barrier::new(2)?;
+    let (child, _) = started(wait, &barrier)?;
+    eventually("it has come", || barrier.waiting() == 1);
+    barrier.reset();
+    assert!(child.join()?.unwrap_err().is_broken());
+    assert!(!barrier.is_broken());
+    assert_eq!(barrier.waiting(), 0);
+    Ok(())
+}
+
+fn impossible_numbers_are_refused() -> Outcome {
+    assert!(Barrier::new(0).is_err() && Barrier::new(65_537).is_err());
+    assert!(Barrier::new(1)?.wait()?);
+    Ok(())
+}
+
+fn any_bytes_in_its_memory_are_a_barrier() -> Outcome {
+    corrupt(&Barrier::new(2)?, |barrier: Barrier| {
+        let _ = barrier.wait_timeout(Duration::from_millis(1));
+        barrier.reset();
+    })
+}

@@ -1,0 +1,99 @@
+//! **Locks and friends**: whatever dies while it holds something, no other process waits for it.
+
+mod atomic;
+mod barrier;
+mod condvar;
+mod event;
+mod mutex;
+mod once;
+mod rw_lock;
+mod semaphore;
+
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use multiproc::{Connection, Process, RemoteFn, Result, pipe};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use tests::corruption::{Corrupter, Where, mappings};
+
+use crate::support::{Outcome, PATIENCE};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let trials = [
+        atomic::trials(),
+        barrier::trials(),
+        condvar::trials(),
+        event::trials(),
+        mutex::trials(),
+        once::trials(),
+        rw_lock::trials(),
+        semaphore::trials(),
+    ];
+    trials.into_iter().flatten().collect()
+}
+
+/// Within this time a thread is told of a death for which it waits. Twice the promise, for a busy machine,
+/// and the watchdog's business beyond.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// The other end of a child's pipe: it tells that it has come so far, and waits for a message.
+type Stage = Connection<(), ()>;
+
+/// Runs `act` with a handle in a child, until it has sent its message.
+fn started<H, F, R>(act: F, handle: &H) -> Result<(Process<R>, Stage)>
+where
+    H: Clone + Serialize + DeserializeOwned,
+    F: RemoteFn<(H, Stage), Output = R>,
+    R: Serialize + DeserializeOwned,
+{
+    let (ours, theirs) = pipe()?;
+    let child = Process::spawn(act, (handle.clone(), theirs))?;
+    reached(&ours)?;
+    Ok((child, ours))
+}
+
+/// Waits until the child has come so far.
+fn reached(stage: &Stage) -> Result<()> {
+    assert!(stage.poll(PATIENCE)?, "the child does not come so far");
+    stage.recv()
+}
+
+/// Kills a child, and waits until it is reaped.
+fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 {
+    let pid = child.pid();
+    child.kill().unwrap();
+    assert_eq!(child.join().err().and_then(|error| error.signal()), Some(9));
+    pid
+}
+
+/// Asserts that `act` does not end before `time`.
+fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
+    let begun = Instant::now();
+    let result = act();
+    assert!(begun.elapsed() >= time, "over after {:?}", begun.elapsed());
+    result
+}
+
+/// Asserts that `act` ends before a death would stay unnoticed.
+fn ends_soon<R>(act: impl FnOnce() -> R) -> R {
+    let begun = Instant::now();
+    let result = act();
+    assert!(begun.elapsed() < NOTICED, "over after {:?}", begun.elapsed());
+    result
+}
+
+/// Has a child write over the memory of a handle, while `act` is called again and again: it ends, with
+/// whatever.
+fn corrupt<H: Clone + Serialize + DeserializeOwned>(handle: &H, act: impl Fn(H)) -> Outcome {
+    let write = |_handle: H, stage: Stage| {
+        let _ = stage.send(());
+        Corrupter::new(mappings(), 7).write_for(Where::Heads(512), Duration::from_millis(300));
+    };
+    let (child, _stage) = started(write, handle)?;
+    while child.is_alive() {
+        ends_soon(|| act(handle.clone()));
+    }
+    Ok(child.join()?)
+}
