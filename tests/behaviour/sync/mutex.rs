@@ -254,7 +254,7 @@ fn any_bytes_in_its_memory_are_a_mutex() -> Outcome {
     corrupt(&Mutex::new(1_u64)?, |mutex: Mutex<u64>| {
         let guard = mutex.lock_timeout(Duration::from_millis(1)).or_else(LockError::into_guard);
         if let Ok(mut guard) = guard {
-            *guard += 1;
+            *guard = guard.wrapping_add(1);
         }
         mutex.clear_poison();
     })?;

@@ -184,7 +184,7 @@ fn any_bytes_in_its_memory_are_a_lock() -> Outcome {
     corrupt(&RwLock::new([1, 2])?, |lock: Lock| {
         let time = Duration::from_millis(1);
         if let Ok(mut guard) = lock.write_timeout(time).or_else(LockError::into_guard) {
-            guard[1] += 1;
+            guard[1] = guard[1].wrapping_add(1);
         }
         drop(lock.read_timeout(time));
         lock.clear_poison();
