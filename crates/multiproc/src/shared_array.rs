@@ -107,7 +107,7 @@ struct Parcel {
 }
 
 impl<T: Pod> SharedArray<T> {
-    /// An array of so many elements, which are zero.
+    /// An array of `length` elements, which are zero.
     ///
     /// # Errors
     /// When the kernel refuses a descriptor or the memory, all of which is allocated here.
@@ -117,7 +117,7 @@ impl<T: Pod> SharedArray<T> {
         Ok(Self { memory: memory.map(SharedFd::from), length, watch: None, element: PhantomData })
     }
 
-    /// An array of so many elements, which `fill` writes in place; they are zero before.
+    /// An array of `length` elements, which `fill` writes in place; they are zero before.
     ///
     /// # Errors
     /// As [`zeroed`](Self::zeroed).
@@ -202,7 +202,7 @@ impl<T: Pod> SharedArray<T> {
         self.watch.as_ref().map_or(Ok(true), |watch| watch.wait_for_hang_up(deadline))
     }
 
-    /// Prepares to hand out so many chunks. `None` for an empty array.
+    /// Prepares to hand out `chunks` chunks. `None` for an empty array.
     fn lend(&mut self, chunks: usize) -> Result<Option<Lender<T>>> {
         if !self.join_timeout(Duration::ZERO)? {
             return Err(Error::invalid("chunks of the array are not back yet; `join` waits for them"));

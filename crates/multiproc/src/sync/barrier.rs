@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::poison::{culprit, culprit_here, error};
+use super::poison::{error, failure_word, own_failure_word};
 use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Failure, Result};
@@ -116,12 +116,12 @@ impl Barrier {
 
     /// Breaks the barrier: all that wait get an error, and so does each later [`wait`](Self::wait).
     pub fn abort(&self) {
-        self.break_round(self.state().round(), culprit_here(Failure::Aborted));
+        self.break_round(self.state().round(), own_failure_word(Failure::Aborted));
     }
 
     /// Mends a broken barrier. Threads that wait get an error, as of [`abort`](Self::abort).
     pub fn reset(&self) {
-        self.break_round(self.state().round(), culprit_here(Failure::Reset));
+        self.break_round(self.state().round(), own_failure_word(Failure::Reset));
         let next = |state| State(state).is_broken().then(|| State(state).next(true).0);
         let _ = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, next);
         self.shared.events().notify_all();
@@ -161,7 +161,7 @@ impl Barrier {
             (Some(is_leader), _) => Ok(is_leader),
             (None, None) => Err(Error::timeout("come to a barrier")),
             (None, Some(entry)) => {
-                let is_broken = self.break_round(round_of(&entry), culprit_here(Failure::TimedOut));
+                let is_broken = self.break_round(round_of(&entry), own_failure_word(Failure::TimedOut));
                 let timeout = || Err(Error::timeout("pass a barrier"));
                 if is_broken { timeout() } else { outcome().unwrap_or_else(timeout) }
             }
@@ -204,16 +204,16 @@ impl Barrier {
         let behind = self.in_round(round).find(|entry| entry.index > own.index);
         let next = behind.or_else(|| self.in_round(round).next());
         if let Some(next) = next.filter(|next| self.shared.has_ended(next)) {
-            self.break_round(round, culprit(next.pid, Failure::Died));
+            self.break_round(round, failure_word(next.pid, Failure::Died));
         }
     }
 
     /// Breaks a round, unless it is over or broken; says whether this call did.
-    fn break_round(&self, round: u32, culprit: u64) -> bool {
+    fn break_round(&self, round: u32, failure_word: u64) -> bool {
         if self.state().was_passed(round).is_some() {
             return false;
         }
-        self.shared.word(Word::Culprit).store(culprit, Relaxed);
+        self.shared.word(Word::Failure).store(failure_word, Relaxed);
         let broken = |state| State(state).was_passed(round).is_none().then_some(state | BROKEN);
         let result = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, broken);
         self.shared.events().notify_all();
@@ -229,7 +229,7 @@ impl Barrier {
     }
 
     fn broken(&self) -> Error {
-        error(self.shared.word(Word::Culprit).load(Relaxed), Cause::Broken)
+        error(self.shared.word(Word::Failure).load(Relaxed), Cause::Broken)
     }
 }
 

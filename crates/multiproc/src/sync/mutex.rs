@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::poison::{LockResult, culprit, culprit_here, judge};
+use super::poison::{LockResult, failure_word, judge, own_failure_word};
 use super::shared::{Shared, Word};
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::{Acquire, Relaxed};
@@ -213,8 +213,8 @@ impl<T: Pod> Mutex<[T]> {
 
     fn take(&self, deadline: Deadline) -> LockResult<SliceGuard<'_, T>> {
         let held = Held::take(&self.shared, deadline)?;
-        let culprit = held.culprit();
-        judge(SliceGuard { held, element: PhantomData }, MUTEX, culprit)
+        let failure_word = held.failure_word();
+        judge(SliceGuard { held, element: PhantomData }, MUTEX, failure_word)
     }
 }
 
@@ -222,12 +222,12 @@ impl<T: Contents + ?Sized> Mutex<T> {
     /// Whether a holder died or panicked, as far as is known; a death is noticed when another thread takes
     /// the mutex.
     pub fn is_poisoned(&self) -> bool {
-        self.shared.word(Word::Culprit).load(Acquire) != 0
+        self.shared.word(Word::Failure).load(Acquire) != 0
     }
 
     /// Says that the value is sound again: later calls get the guard without an error.
     pub fn clear_poison(&self) {
-        self.shared.word(Word::Culprit).store(0, Relaxed);
+        self.shared.word(Word::Failure).store(0, Relaxed);
     }
 }
 
@@ -273,15 +273,15 @@ impl<'a> Held<'a> {
             // A thread killed before it could write its process there most likely was the only one of it.
             #[allow(clippy::cast_possible_truncation)] // its two halves
             let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
-            shared.word(Word::Culprit).store(culprit(pid, Failure::Died), Relaxed);
+            shared.word(Word::Failure).store(failure_word(pid, Failure::Died), Relaxed);
         };
         shared.check_not_held(MUTEX)?;
         shared.mutex().lock_noting(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
     }
 
     #[inline]
-    fn culprit(&self) -> u64 {
-        self.shared.word(Word::Culprit).load(Relaxed)
+    fn failure_word(&self) -> u64 {
+        self.shared.word(Word::Failure).load(Relaxed)
     }
 
     /// Releases the mutex, after `write`, or poisoned where the thread panics.
@@ -290,7 +290,7 @@ impl<'a> Held<'a> {
         let (shared, is_panicking) = (self.shared, thread::panicking() && self.was_panicking == 0);
         self.guard.finish(|| {
             if is_panicking {
-                shared.word(Word::Culprit).store(culprit_here(Failure::Panicked), Relaxed);
+                shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
             } else {
                 write(shared);
             }
@@ -310,8 +310,8 @@ impl<'a, T: Pod> MutexGuard<'a, T> {
     #[inline]
     pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
         let held = Held::take(shared, deadline)?;
-        let (value, culprit) = (shared.load(0), held.culprit());
-        judge(Self { held, value, is_changed: 0 }, MUTEX, culprit)
+        let (value, failure_word) = (shared.load(0), held.failure_word());
+        judge(Self { held, value, is_changed: 0 }, MUTEX, failure_word)
     }
 
     pub(super) fn shared(&self) -> &'a Shared {

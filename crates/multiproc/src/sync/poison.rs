@@ -109,24 +109,24 @@ impl<G> fmt::Debug for Poisoned<G> {
     }
 }
 
-/// `Ok` with the guard, unless the word of the lock names a culprit.
+/// `Ok` with the guard, unless the word of the lock names a failure.
 #[inline]
-pub(super) fn judge<G>(guard: G, lock: &str, culprit: u64) -> LockResult<G> {
-    if culprit == 0 { Ok(guard) } else { Err(blame(guard, lock, culprit)) }
+pub(super) fn judge<G>(guard: G, lock: &str, failure_word: u64) -> LockResult<G> {
+    if failure_word == 0 { Ok(guard) } else { Err(blame(guard, lock, failure_word)) }
 }
 
 #[cold]
-fn blame<G>(guard: G, lock: &str, culprit: u64) -> LockError<G> {
-    let error = error(culprit, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
+fn blame<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
+    let error = error(failure_word, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
     LockError::Poisoned(Poisoned(Box::new((guard, error))))
 }
 
-/// The error that a word means which [`culprit`] gave, or that anything else has written.
-pub(super) fn error(culprit: u64, cause: impl FnOnce(Failure) -> Cause) -> Error {
+/// The error that a word means which [`failure_word`] gave, or that anything else has written.
+pub(super) fn error(failure_word: u64, cause: impl FnOnce(Failure) -> Cause) -> Error {
     #[allow(clippy::cast_possible_truncation)] // its low half
-    let pid = culprit as u32;
+    let pid = failure_word as u32;
     let (name, exit) = exits::find(pid).unzip();
-    let failure = match (culprit >> 32, exit) {
+    let failure = match (failure_word >> 32, exit) {
         (PANICKED, _) => Failure::Panicked,
         (TIMED_OUT, _) => Failure::TimedOut,
         (ABORTED, _) => Failure::Aborted,
@@ -142,7 +142,7 @@ pub(super) fn error(culprit: u64, cause: impl FnOnce(Failure) -> Cause) -> Error
 }
 
 /// The word that names a process, and what it did; it is not 0.
-pub(super) fn culprit(pid: u32, failure: Failure) -> u64 {
+pub(super) fn failure_word(pid: u32, failure: Failure) -> u64 {
     let failure = match failure {
         Failure::Died | Failure::Signal(_) | Failure::Exit(_) => DIED,
         Failure::Panicked => PANICKED,
@@ -154,8 +154,8 @@ pub(super) fn culprit(pid: u32, failure: Failure) -> u64 {
 }
 
 /// The word that names this process.
-pub(super) fn culprit_here(failure: Failure) -> u64 {
-    culprit(ThreadId::current_and_process().1.number(), failure)
+pub(super) fn own_failure_word(failure: Failure) -> u64 {
+    failure_word(ThreadId::current_and_process().1.number(), failure)
 }
 
 const DIED: u64 = 1;

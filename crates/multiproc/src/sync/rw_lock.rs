@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::permits::{HOLDS, Request};
-use super::poison::{LockResult, culprit, culprit_here, judge};
+use super::poison::{LockResult, failure_word, judge, own_failure_word};
 use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
@@ -126,26 +126,26 @@ impl<T: Pod> RwLock<T> {
     /// Whether a writer died or panicked, as far as is known; a death is noticed when another thread asks for
     /// the lock.
     pub fn is_poisoned(&self) -> bool {
-        self.shared.word(Word::Culprit).load(Acquire) != 0
+        self.shared.word(Word::Failure).load(Acquire) != 0
     }
 
     /// Says that the value is sound again: later calls get the guard without an error.
     pub fn clear_poison(&self) {
-        self.shared.word(Word::Culprit).store(0, Relaxed);
+        self.shared.word(Word::Failure).store(0, Relaxed);
     }
 
     fn take_to_read(&self, deadline: Deadline) -> LockResult<ReadGuard<'_, T>> {
         let held = self.hold(1, deadline)?;
-        let culprit = held.culprit();
-        judge(ReadGuard { value: self.shared.load(0), _held: held }, LOCK, culprit)
+        let failure_word = held.failure_word();
+        judge(ReadGuard { value: self.shared.load(0), _held: held }, LOCK, failure_word)
     }
 
     fn take_to_write(&self, deadline: Deadline) -> LockResult<WriteGuard<'_, T>> {
         let held = self.hold(ALL, deadline)?;
-        let culprit = held.culprit();
+        let failure_word = held.failure_word();
         let was_panicking = thread::panicking();
         let value = self.shared.load(0);
-        judge(WriteGuard { value, is_changed: false, was_panicking, held }, LOCK, culprit)
+        judge(WriteGuard { value, is_changed: false, was_panicking, held }, LOCK, failure_word)
     }
 
     fn hold(&self, count: u32, deadline: Deadline) -> Result<Held<'_>> {
@@ -157,7 +157,7 @@ impl<T: Pod> RwLock<T> {
         let request = Request { count, holder, is_urgent: own.is_some() };
         let on_death = |entry: &Entry| {
             if is_writer(entry) {
-                self.shared.word(Word::Culprit).store(culprit(entry.pid, Failure::Died), Relaxed);
+                self.shared.word(Word::Failure).store(failure_word(entry.pid, Failure::Died), Relaxed);
             }
         };
         let entry = self.shared.acquire(ALL, request, deadline, on_death)?;
@@ -190,8 +190,8 @@ struct Held<'a> {
 }
 
 impl Held<'_> {
-    fn culprit(&self) -> u64 {
-        self.shared.word(Word::Culprit).load(Relaxed)
+    fn failure_word(&self) -> u64 {
+        self.shared.word(Word::Failure).load(Relaxed)
     }
 
     /// Whether this is no copy in a forked process.
@@ -259,7 +259,7 @@ impl<T: Pod> Drop for WriteGuard<'_, T> {
             return;
         }
         if thread::panicking() && !self.was_panicking {
-            self.held.shared.word(Word::Culprit).store(culprit_here(Failure::Panicked), Relaxed);
+            self.held.shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
         } else if self.is_changed {
             self.held.shared.store(0, &self.value);
         }

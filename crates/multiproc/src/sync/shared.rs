@@ -42,7 +42,7 @@ pub(super) enum Word {
     /// Behind a thread's number in the low half, its process, for the error when it dies.
     Owner = 8,
     /// Who has left the data in an unknown state, or has broken the barrier.
-    Culprit = 16,
+    Failure = 16,
     State = 24,
     /// The number of releases, for waiters that spin.
     Releases = 32,

@@ -322,12 +322,12 @@ impl EventFd {
 pub(crate) mod eventfd {
     use super::EventFd;
 
-    pub(crate) fn notify(bell: &EventFd) {
-        bell.notify();
+    pub(crate) fn notify(event: &EventFd) {
+        event.notify();
     }
 
-    pub(crate) fn clear(bell: &EventFd) {
-        bell.clear();
+    pub(crate) fn clear(event: &EventFd) {
+        event.clear();
     }
 }
 
@@ -379,12 +379,12 @@ pub(crate) mod poll {
     /// The other end stays open while the model runs.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn poll_event_or_hangup(
-        bell: &EventFd,
+        event: &EventFd,
         _socket: &EventFd,
         time: Option<Duration>,
     ) -> Result<PollEvents> {
         if time.is_none() {
-            bell.poll();
+            event.poll();
         }
         Ok(PollEvents { readable: time.is_none(), hung_up: false })
     }

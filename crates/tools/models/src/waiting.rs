@@ -15,10 +15,10 @@ use crate::sys::mapping::SharedMapping;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
 
-model!(a_notification_wakes_a_waiter, bell, 3, detects [NoWake, NoFence]);
+model!(a_notification_wakes_a_waiter, event, 3, detects [NoWake, NoFence]);
 
 /// One thread counts, another waits for each number.
-fn bell() {
+fn event() {
     let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
     let counter = {
         let words = Arc::clone(&words);
@@ -29,12 +29,12 @@ fn bell() {
             }
         })
     };
-    let [count, bell] = &*words;
+    let [count, event] = &*words;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
-            let armed = EventCount(bell).prepare_wait();
+            let armed = EventCount(event).prepare_wait();
             if count.load(Relaxed) < number {
-                EventCount(bell).wait(armed, None);
+                EventCount(event).wait(armed, None);
             }
         }
     }
@@ -91,11 +91,11 @@ fn change(words: &Arc<[AtomicU32; 2]>) -> thread::JoinHandle<()> {
     })
 }
 
-fn wait_for_change([number, bell]: &[AtomicU32; 2]) {
+fn wait_for_change([number, event]: &[AtomicU32; 2]) {
     while number.load(Relaxed) == 0 {
-        let armed = EventCount(bell).prepare_wait();
+        let armed = EventCount(event).prepare_wait();
         if number.load(Relaxed) == 0 {
-            EventCount(bell).wait(armed, None);
+            EventCount(event).wait(armed, None);
         }
     }
 }
@@ -133,28 +133,28 @@ fn overwritten() {
 
 model!(a_flagged_eventfd_wakes_a_waiter, alarm, 3, detects [NoWake, NoFence]);
 
-/// As [`bell`], where the waiter polls an eventfd.
+/// As [`event`], where the waiter polls an eventfd.
 fn alarm() {
     let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), EventFd::new()));
     let counter = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let (count, alarm, bell) = &*shared;
+            let (count, alarm, event) = &*shared;
             for number in 1..=2 {
                 count.store(number, Relaxed);
                 if let Some(armed) = WakeupFlag(alarm).should_notify() {
-                    bell.notify();
+                    event.notify();
                     WakeupFlag(alarm).clear(armed);
                 }
             }
         })
     };
-    let (count, alarm, bell) = &*shared;
+    let (count, alarm, event) = &*shared;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
             let armed = WakeupFlag(alarm).set();
             if count.load(Relaxed) < number {
-                bell.poll_and_clear();
+                event.poll_and_clear();
             }
             WakeupFlag(alarm).clear(armed);
         }
