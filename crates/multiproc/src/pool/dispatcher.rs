@@ -17,7 +17,7 @@ use crate::ipc::event_count::{Calls, Sleeper, Ticket};
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
 use crate::spawn::options::SpawnOptions;
-use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
+use crate::sys::cpus::{YIELD_AFTER, cpus, is_smp, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::signals::with_signals_blocked;
@@ -31,8 +31,6 @@ pub(crate) struct Config {
 
 pub(crate) struct Dispatcher {
     workers: usize,
-    /// The number of CPUs.
-    processors: usize,
     chunk_size: Option<u32>,
     options: SpawnOptions,
     shutdown_timeout: Duration,
@@ -112,7 +110,6 @@ impl Dispatcher {
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
             workers: policy.workers,
-            processors: cpus(),
             chunk_size: policy.chunk_size,
             options,
             shutdown_timeout: policy.shutdown_timeout,
@@ -298,7 +295,7 @@ impl DriverGuard<'_> {
                 is_done()
             };
             // With all CPUs busy, this thread should yield its CPU to a worker.
-            if may_yield && polled.busy < core.processors && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
+            if may_yield && polled.busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
                 return true;
             }
             let ticket = core.wakeup_page.callers().prepare_wait();
@@ -386,7 +383,7 @@ impl Dispatcher {
 
     /// Starts a worker. Does not hold the lock while it does.
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
-        let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
+        let spin = if self.workers <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
             WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());
