@@ -54,6 +54,9 @@ impl fmt::Display for Error {
             Cause::Empty(channel) => write!(f, "the {channel} is empty"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
+            Cause::ReplyLost => {
+                write!(f, "{who} was made again, and the reply of its earlier process is lost")
+            }
             Cause::Stopped => write!(f, "{who} was stopped{doing}"),
             Cause::StatePoisoned(method) => {
                 write!(f, "the state of {who} is poisoned: {method} has panicked")

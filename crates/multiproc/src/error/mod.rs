@@ -168,6 +168,8 @@ pub(crate) enum Cause {
     /// Which ends are gone.
     Disconnected(String),
     Closed,
+    /// A server was made again, and a reply of its earlier process did not come.
+    ReplyLost,
     /// A server was stopped, or its last handle had gone.
     Stopped,
     Cancelled,
@@ -191,7 +193,9 @@ impl Error {
             Cause::System { .. } => ErrorKind::Os,
             Cause::NotInitialised => ErrorKind::NotInitialised,
             Cause::Start(_) => ErrorKind::Start,
-            Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::LinkLost => ErrorKind::Died,
+            Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::LinkLost | Cause::ReplyLost => {
+                ErrorKind::Died
+            }
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
             Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
@@ -399,10 +403,21 @@ impl Error {
         self
     }
 
-    /// Says which call of the server it is about, unless the server was running that one.
-    pub(crate) fn waiting_for(mut self, method: &str) -> Self {
+    /// Says that the server was not running the call that it is about. [`with_method`](Self::with_method) says
+    /// which one that is.
+    pub(crate) fn while_waiting(mut self) -> Self {
         if let Some(Origin::Server { waiting, .. }) = &mut self.0.origin {
-            *waiting = Some(method.to_owned());
+            *waiting = Some(String::new());
+        }
+        self
+    }
+
+    /// Names the method of the call, unless the server was running it.
+    pub(crate) fn with_method(mut self, method: &str) -> Self {
+        if let Some(Origin::Server { waiting: Some(waiting), .. }) = &mut self.0.origin
+            && waiting.is_empty()
+        {
+            method.clone_into(waiting);
         }
         self
     }

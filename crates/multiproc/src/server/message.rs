@@ -1,12 +1,14 @@
 //! The messages between callers and a server: their headers, before the encoded values.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
 use super::page::CallId;
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiverCore, SenderCore, sockets};
 use crate::error::{Error, Result};
-use crate::ipc::wire::{self, SharedFd, SharedMemory};
+use crate::ipc::wire::{self, SharedMemory};
 use crate::task::TaskId;
 
 /// What a caller asks of a server.
@@ -16,6 +18,8 @@ pub(super) enum Request {
     Call(TaskId),
     /// End, and reply with the state, which this function encodes.
     Stop(TaskId),
+    /// Run calls again after a panic.
+    ClearPoison,
     /// Send replies over another channel; an encoded [`Connect`] follows.
     Connect,
 }
@@ -33,6 +37,7 @@ pub(super) struct Connect {
 const CALL: u64 = 0;
 const STOP: u64 = 1;
 const CONNECT: u64 = 2;
+const CLEAR_POISON: u64 = 3;
 
 /// A request's header: its kind, the caller, the call, and the task's two words.
 const REQUEST_HEADER: usize = 40;
@@ -50,6 +55,7 @@ impl Request {
             Self::Call(task) => (CALL, task.words()),
             Self::Stop(task) => (STOP, task.words()),
             Self::Connect => (CONNECT, [0; 2]),
+            Self::ClearPoison => (CLEAR_POISON, [0; 2]),
         };
         for word in [kind, id.caller, id.call, task[0], task[1]] {
             out.extend_from_slice(&word.to_ne_bytes());
@@ -66,9 +72,17 @@ impl Request {
             CALL => Self::Call(task),
             STOP => Self::Stop(task),
             CONNECT => Self::Connect,
+            CLEAR_POISON => Self::ClearPoison,
             _ => return None,
         };
         Some((request, CallId { caller: word(1)?, call: word(2)? }, rest))
+    }
+}
+
+/// Numbers the call of a request that is written already.
+pub(super) fn set_call(request: &mut [u8], call: u64) {
+    if let Some(place) = request.get_mut(16..24) {
+        place.copy_from_slice(&call.to_ne_bytes());
     }
 }
 
@@ -105,7 +119,7 @@ pub(super) fn result(reply: &[u8]) -> Result<&[u8]> {
 
 /// Makes a channel for replies: the receiving end, and the parts of the sending end.
 pub(super) fn reply_channel() -> Result<(ReceiverCore, (SharedMemory, EndpointFds))> {
-    let size = std::num::NonZeroUsize::new(REPLIES.end()).unwrap_or(std::num::NonZeroUsize::MIN);
+    let size = NonZeroUsize::new(REPLIES.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
     let (sender, receiver) = REPLIES.create(&SharedMemory::create(size)?, from, to)?;
     let parts = (sender.end().memory().clone(), sender.end().fds().clone());
@@ -115,11 +129,6 @@ pub(super) fn reply_channel() -> Result<(ReceiverCore, (SharedMemory, EndpointFd
 /// Opens the sending end of a channel for replies.
 pub(super) fn open_replies((memory, fds): (SharedMemory, EndpointFds)) -> Result<SenderCore> {
     SenderCore::open(REPLIES, memory, fds)
-}
-
-/// The descriptors of a message, as values.
-pub(super) fn shared(descriptors: Vec<std::os::fd::OwnedFd>) -> Vec<SharedFd> {
-    descriptors.into_iter().map(SharedFd::from).collect()
 }
 
 #[cfg(test)]
@@ -147,9 +156,10 @@ mod tests {
     fn messages_arrive_as_they_were_sent() {
         let task = TaskId::from_words([7, 8]);
         let id = CallId { caller: 1, call: 2 };
-        for request in [Request::Call(task), Request::Stop(task), Request::Connect] {
+        for request in [Request::Call(task), Request::Stop(task), Request::Connect, Request::ClearPoison] {
             let mut out = Vec::new();
-            request.write(id, &mut out);
+            request.write(CallId { call: 0, ..id }, &mut out);
+            set_call(&mut out, id.call);
             out.push(9);
             assert_eq!(Request::read(&out), Some((request, id, &[9][..])));
         }

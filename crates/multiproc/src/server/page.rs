@@ -138,12 +138,11 @@ impl Page<'_> {
 
     /// The server, with the method that it was running when it ended.
     pub(super) fn origin(self, name: &str) -> Origin {
-        Origin::Server {
-            name: name.to_owned(),
-            pid: self.pid(),
-            running: self.running_method(),
-            waiting: None,
-        }
+        self.origin_of(name, self.pid())
+    }
+
+    pub(super) fn origin_of(self, name: &str, pid: u32) -> Origin {
+        Origin::Server { name: name.to_owned(), pid, running: self.running_method(), waiting: None }
     }
 
     /// To be called before the last check of the status.
