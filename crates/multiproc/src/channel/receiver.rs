@@ -26,12 +26,7 @@ impl ReceiverCore {
     /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each
     /// message under the lock; a message that comes [whole](Received::Whole) comes alone.
     #[inline]
-    pub(crate) fn receive(
-        &self,
-        max: u32,
-        deadline: Deadline,
-        take: impl FnMut(&[u8]),
-    ) -> Result<Received> {
+    pub(crate) fn receive(&self, max: u32, deadline: Deadline, take: impl FnMut(&[u8])) -> Result<Received> {
         self.receive_noting(max, deadline, take, |_| ())
     }
 

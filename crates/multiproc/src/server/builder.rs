@@ -30,12 +30,7 @@ const DEFAULT_CAPACITY: u32 = 1000;
 
 impl ServerBuilder {
     pub(super) fn new() -> Self {
-        Self {
-            name: None,
-            capacity: DEFAULT_CAPACITY,
-            restart: None,
-            options: SpawnOptions::default(),
-        }
+        Self { name: None, capacity: DEFAULT_CAPACITY, restart: None, options: SpawnOptions::default() }
     }
 
     /// The server's name in errors and in `ps`, as that of a [`Process`](crate::Process). The default is

@@ -192,16 +192,10 @@ impl Connection {
         }
     }
 
-    fn wait_for_change<'a>(
-        &self,
-        inbox: MutexGuard<'a, Inbox>,
-        deadline: Deadline,
-    ) -> MutexGuard<'a, Inbox> {
+    fn wait_for_change<'a>(&self, inbox: MutexGuard<'a, Inbox>, deadline: Deadline) -> MutexGuard<'a, Inbox> {
         match deadline.left() {
             None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-            Some(left) => {
-                self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0
-            }
+            Some(left) => self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
         }
     }
 
@@ -290,9 +284,7 @@ impl Connection {
     fn end_error(&self) -> Error {
         match self.learn(self.page().status(), Deadline::Never) {
             Learned::Ended => Self::about(self.page().error(&self.name), false),
-            Learned::Restarted | Learned::Nothing | Learned::TimedOut => {
-                self.page().unknown_end(&self.name)
-            }
+            Learned::Restarted | Learned::Nothing | Learned::TimedOut => self.page().unknown_end(&self.name),
         }
     }
 

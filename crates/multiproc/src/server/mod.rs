@@ -225,7 +225,7 @@ impl<S: 'static> Server<S> {
     ///     multiproc::init();
     ///     let list = Server::spawn(Vec::<u32>::new, ())?;
     ///     assert!(list.call(|list: &mut Vec<u32>| list[7], ()).unwrap_err().is_panic());
-    ///     assert!(list.call(Vec::len, ()).unwrap_err().is_poisoned());
+    ///     assert!(list.call(Vec::clear, ()).unwrap_err().is_poisoned());
     ///     list.clear_poison()?;
     ///     assert_eq!(list.call(|list: &mut Vec<u32>| list.len(), ())?, 0);
     ///     Ok(())
@@ -315,9 +315,10 @@ impl<S> Server<S> {
     /// # Errors
     /// In a process that has not spawned the server: only that one knows for sure which process it is.
     pub fn kill(&self) -> Result<()> {
-        let keeper = self.keeper.as_ref().ok_or_else(|| {
-            Error::invalid("only the process that has spawned a server can kill it")
-        })?;
+        let keeper = self
+            .keeper
+            .as_ref()
+            .ok_or_else(|| Error::invalid("only the process that has spawned a server can kill it"))?;
         let child = keeper.child();
         child.check_here()?;
         child.kill();
@@ -354,9 +355,6 @@ impl<'de, S> Deserialize<'de> for Server<S> {
 
 impl<S> fmt::Debug for Server<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("name", &self.name())
-            .field("pid", &self.pid())
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("name", &self.name()).field("pid", &self.pid()).finish_non_exhaustive()
     }
 }

@@ -167,13 +167,7 @@ impl Server {
         }
     }
 
-    fn call(
-        &mut self,
-        id: CallId,
-        method: TaskId,
-        args: &[u8],
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Next> {
+    fn call(&mut self, id: CallId, method: TaskId, args: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
         failpoint::hit(Failpoint::CallTaken);
         let mut reply = std::mem::take(&mut self.reply);
         reply.clear();

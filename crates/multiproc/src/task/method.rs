@@ -146,8 +146,12 @@ impl CallMethod {
         Args: DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let run = const { Self { run: call::<F, S, Args, R>, name: type_name::<F> } };
-        TaskId::of_entry(const { &Entry::new(type_name::<(F, S, Args, R)>, run) })
+        TaskId::of_entry(
+            const {
+                let run = Self { run: call::<F, S, Args, R>, name: type_name::<F> };
+                &Entry::new(type_name::<(F, S, Args, R)>, run)
+            },
+        )
     }
 
     /// Calls the method with encoded arguments and their descriptors; appends the encoded result, and returns
@@ -225,7 +229,10 @@ fn encode(
 ) -> Result<Vec<SharedFd>> {
     let before = out.len();
     let encoded = catch_panic(|| encode(out)).unwrap_or_else(|panic| {
-        Err(Error::new(Cause::Encode { what: what.to_owned(), why: format!("its type has panicked: {panic}") }))
+        Err(Error::new(Cause::Encode {
+            what: what.to_owned(),
+            why: format!("its type has panicked: {panic}"),
+        }))
     });
     if encoded.is_err() {
         out.truncate(before);
