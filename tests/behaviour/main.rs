@@ -21,6 +21,7 @@ mod queue;
 mod regressions;
 mod resource_limits;
 mod security;
+mod server;
 mod shared_array;
 mod shared_slice;
 mod start;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         resource_limits::trials(),
         corrupted_memory::trials(),
         security::trials(),
+        server::trials(),
         shared_array::trials(),
         bad_values::trials(),
         bad_tasks::trials(),
