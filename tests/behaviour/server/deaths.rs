@@ -42,7 +42,8 @@ fn the_calls_behind_it_say_which_one_was_running() -> Outcome {
     let behind = counter.submit(Counter::add, (1,))?;
     drop(latch);
     let text = behind.get().unwrap_err().to_string();
-    let [running, before] = ["while running ", ", before it ran "].map(|part| text.find(part).unwrap());
+    let [running, before] =
+        ["while running ", ", before it replied to "].map(|part| text.find(part).unwrap());
     assert!(running < before && text.ends_with("Counter::add"), "{text}");
     assert!(text[..before].ends_with("Counter::die"), "{text}");
     assert!(dies.get().unwrap_err().to_string().ends_with("Counter::die"));
@@ -92,7 +93,7 @@ fn an_unrelated_process_learns_of_the_death() -> Outcome {
     assert!(killed.elapsed() < NOTICED, "after {:?}", killed.elapsed());
     assert_eq!(blocked.get().unwrap_err().signal(), Some(9));
     let error = counter.call(Counter::total, ()).unwrap_err().to_string();
-    assert!(error.contains("Counter::block, before it ran"), "{error}");
+    assert!(error.contains("Counter::block, before it replied to "), "{error}");
     Ok(())
 }
 

@@ -100,7 +100,7 @@ fn calls_behind_a_stop_are_errors() -> Outcome {
         let error = behind.get().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Closed);
         assert!(error.to_string().starts_with("server \"stopped\" ("), "{error}");
-        assert!(error.to_string().contains("was stopped before it ran "), "{error}");
+        assert!(error.to_string().contains("was stopped before it replied to "), "{error}");
         assert!(other.call(get, ()).unwrap_err().is_closed());
         assert!(!other.is_alive());
         Ok(())
@@ -109,7 +109,7 @@ fn calls_behind_a_stop_are_errors() -> Outcome {
 
 fn nothing_is_left_of_a_server() -> Outcome {
     alone(|| {
-        let use_one = || {
+        let use_one = || -> multiproc::Result<()> {
             let counter = Server::spawn(Counter::new, (0,))?;
             counter.call(Counter::add, (1,))?;
             let (blocked, latch) = block(&counter)?;
@@ -118,7 +118,7 @@ fn nothing_is_left_of_a_server() -> Outcome {
             let pid = counter.pid();
             drop(counter);
             eventually("the server is reaped", || children().iter().all(|(child, _)| *child != pid));
-            multiproc::Result::Ok(())
+            Ok(())
         };
         use_one()?;
         let before = open_without_children();

@@ -137,7 +137,7 @@ impl fmt::Display for Activity<'_> {
                 }
                 if let Some(method) = waiting {
                     let comma = if running.is_some() { "," } else { "" };
-                    write!(f, "{comma} before it ran {method}")?;
+                    write!(f, "{comma} before it replied to {method}")?;
                 }
                 Ok(())
             }

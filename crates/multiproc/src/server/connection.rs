@@ -183,7 +183,11 @@ impl Connection {
                 if error.is_timeout() || error.is_full() {
                     return None;
                 }
-                fail_all(&mut inbox, &error);
+                if self.page().has_ended() {
+                    self.end_all(&mut inbox);
+                } else {
+                    fail_all(&mut inbox, &error);
+                }
                 self.changed.notify_all();
             }
             if deadline.is_over() && !matches!(inbox.calls.get(&call), Some(Call::Done(_))) {
@@ -234,14 +238,7 @@ impl Connection {
         match self.learn(inbox.status, deadline) {
             Learned::Ended => {
                 inbox.channel = None;
-                let error = self.page().error(&self.name);
-                let running = self.page().running();
-                for (&call, state) in &mut inbox.calls {
-                    if matches!(state, Call::Sent | Call::Sending) {
-                        let id = CallId { caller: self.caller, call };
-                        *state = Call::Done(Err(Self::about(error.clone(), running == Some(id))));
-                    }
-                }
+                self.end_all(inbox);
             }
             Learned::Restarted => inbox.channel = None,
             Learned::Nothing => {
@@ -253,9 +250,15 @@ impl Connection {
         self.changed.notify_all();
     }
 
-    /// The error of a call: whether the server ran it when it ended. The caller adds the method's name.
-    fn about(error: Error, is_running: bool) -> Error {
-        if is_running { error } else { error.while_waiting() }
+    /// Gives all calls without a reply the error of a server that has ended.
+    fn end_all(&self, inbox: &mut Inbox) {
+        let (end, running) = (self.page().read_end(&self.name), self.page().running());
+        for (&call, state) in &mut inbox.calls {
+            if matches!(state, Call::Sent | Call::Sending) {
+                let id = CallId { caller: self.caller, call };
+                *state = Call::Done(Err(end.error_of(id, running)));
+            }
+        }
     }
 
     /// Waits until the page says what became of a server that had this status.
@@ -283,7 +286,7 @@ impl Connection {
     /// The error of a request that finds no server.
     fn end_error(&self) -> Error {
         match self.learn(self.page().status(), Deadline::Never) {
-            Learned::Ended => Self::about(self.page().error(&self.name), false),
+            Learned::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Learned::Restarted | Learned::Nothing | Learned::TimedOut => self.page().unknown_end(&self.name),
         }
     }

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::page::Page;
+use super::page::{End, Page};
 use super::server_main::{Start, serve};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
@@ -101,35 +101,41 @@ impl Keeper {
             failpoint::hit(Failpoint::ServerReaped);
             let error = end_of(&started, page, name);
             let next = match &mut restarts {
-                Some(restarts) if error.kind() != crate::ErrorKind::Closed => restarts.next(page, &error),
-                _ => Ok(None),
+                Some(restarts) if error.kind() != ErrorKind::Closed => restarts.next(page, error),
+                _ => Err(error),
             };
             match next {
-                Ok(Some(next)) => {
+                Ok(next) => {
                     page.set_pid(next.child.pid());
                     *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next.child);
                     started = next;
                 }
-                Ok(None) => return page.end(&error),
-                Err(error) => return page.end(&error),
+                Err(error) => {
+                    let failed = restarts.and_then(|restarts| restarts.start.failed);
+                    return page.end(&End { error, failed });
+                }
             }
         }
     }
 }
 
 impl Restarts {
-    /// Starts the next process; `None` if it is too many.
-    fn next(&mut self, page: Page<'_>, error: &Error) -> Result<Option<SpawnedChild>> {
+    /// Starts the next process, after the last one has ended with this error; an error if that is one too many.
+    fn next(&mut self, page: Page<'_>, error: Error) -> Result<SpawnedChild> {
         let Limit { restarts, within } = self.limit;
         let now = Instant::now();
         self.latest.retain(|then| now.duration_since(*then) < within);
         if self.latest.len() >= restarts {
-            return Ok(None);
+            return Err(error);
         }
         self.latest.push_back(now);
-        self.start.failed = page.running().map(|id| (id, error.clone()));
+        // A process that dies while it makes the state has told no caller of an earlier failure. To tell one
+        // twice does no harm.
+        if let Some(running) = page.running() {
+            self.start.failed = Some((running, error));
+        }
         page.restart();
-        spawn(&self.start, self.options).map(Some)
+        spawn(&self.start, self.options)
     }
 }
 

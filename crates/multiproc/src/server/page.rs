@@ -3,6 +3,10 @@
 //! The spawning process writes how the server ended. A server that dies cannot say what it was doing, so it
 //! notes each call before it takes it.
 
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::event_count::{EventCount, Ticket};
 use crate::ipc::wire::{self, SharedMemory};
@@ -19,10 +23,29 @@ pub(super) const SIZE: usize = ERROR + MAX_ERROR;
 pub(super) struct Page<'a>(pub(super) &'a SharedMemory);
 
 /// A call among all of a server: its caller's number, and its number at the caller, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CallId {
     pub(super) caller: u64,
     pub(super) call: u64,
+}
+
+/// How a server ended for good.
+#[derive(Serialize, Deserialize)]
+pub(super) struct End {
+    pub(super) error: Error,
+    /// The call during which an earlier process of the server died, if its caller was not told.
+    pub(super) failed: Option<(CallId, Error)>,
+}
+
+impl End {
+    /// The error of a call that has no reply; `running` is the call that was running at the end.
+    pub(super) fn error_of(&self, id: CallId, running: Option<CallId>) -> Error {
+        match &self.failed {
+            Some((failed, error)) if *failed == id => error.clone(),
+            _ if running == Some(id) => self.error.clone(),
+            _ => self.error.clone().while_waiting(),
+        }
+    }
 }
 
 /// The offsets of the words. The status is the number of restarts times 2, plus 1 if the server has ended.
@@ -108,9 +131,9 @@ impl Page<'_> {
     }
 
     /// Says how the server ended.
-    pub(super) fn end(self, error: &Error) {
+    pub(super) fn end(self, end: &End) {
         let mut bytes = Vec::new();
-        let encoded = wire::encode_own(error, &mut bytes, "an error");
+        let encoded = wire::encode_own(end, &mut bytes, "a server's end");
         if encoded.is_ok() && bytes.len() <= MAX_ERROR {
             self.0.store_bytes(ERROR, &bytes);
             self.0.word64(ERROR_LENGTH).store(bytes.len() as u64, Relaxed);
@@ -120,15 +143,15 @@ impl Page<'_> {
     }
 
     /// How the server ended, as the spawning process wrote it.
-    pub(super) fn error(self, name: &str) -> Error {
+    pub(super) fn read_end(self, name: &str) -> End {
         let length = usize::try_from(self.0.word64(ERROR_LENGTH).load(Relaxed)).unwrap_or(0);
         if length == 0 || length > MAX_ERROR {
-            return self.unknown_end(name);
+            return End { error: self.unknown_end(name), failed: None };
         }
         let mut bytes = vec![0; length];
         self.0.load_bytes(ERROR, &mut bytes);
-        let decoded: Result<Error> = wire::decode_own(&bytes, Vec::new(), "a server's error");
-        decoded.unwrap_or_else(|_| self.unknown_end(name))
+        let decoded: Result<End> = wire::decode_own(&bytes, Vec::new(), "a server's end");
+        decoded.unwrap_or_else(|_| End { error: self.unknown_end(name), failed: None })
     }
 
     /// The error of a server of whose end nothing is known.
@@ -151,7 +174,7 @@ impl Page<'_> {
     }
 
     /// Sleeps until the status changes, for `time` at most.
-    pub(super) fn wait(self, ticket: Ticket, time: std::time::Duration) {
+    pub(super) fn wait(self, ticket: Ticket, time: Duration) {
         self.events().wait(ticket, Some(time));
     }
 
