@@ -75,13 +75,11 @@ impl<T: DeserializeOwned> Future for ProcessFuture<T> {
             self.wake_at_end(&process, context.waker());
             result = process.join_timeout(Duration::ZERO);
         }
-        match result.transpose() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                self.process = Some(process);
-                Poll::Pending
-            }
-        }
+        let Some(result) = result.transpose() else {
+            self.process = Some(process);
+            return Poll::Pending;
+        };
+        Poll::Ready(result)
     }
 }
 

@@ -15,7 +15,8 @@ use crate::sys::poll::Deadline;
 
 /// A task submitted with [`Pool::submit`](super::Pool::submit). Dropping the handle does not cancel the task.
 ///
-/// Every task gets a result, also when its worker dies or the pool is dropped.
+/// Every task gets a result, also when its worker dies or the pool is dropped. A handle can be awaited, too:
+/// see [`TaskFuture`](super::TaskFuture).
 ///
 /// ```
 /// fn main() -> multiproc::Result<()> {
