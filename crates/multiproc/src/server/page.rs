@@ -57,8 +57,9 @@ const METHOD: [usize; 2] = [32, 40];
 const CALLERS: usize = 48;
 const KEEPER: usize = 56;
 const PID: usize = 64;
-const ERROR_LENGTH: usize = 72;
-const ERROR: usize = 80;
+const REFUSED: usize = 72;
+const ERROR_LENGTH: usize = 80;
+const ERROR: usize = 88;
 /// Memory that is not written takes no room.
 const MAX_ERROR: usize = 64 * 1024 - ERROR;
 
@@ -121,6 +122,17 @@ impl Page<'_> {
         self.running()?;
         let task = TaskId::from_words(METHOD.map(|offset| self.0.word64(offset).load(Relaxed)));
         task.find::<CallMethod>().ok().map(|method| method.name().to_owned())
+    }
+
+    /// Says that the server lacks memory for a caller's channel, which it has closed.
+    pub(super) fn refuse(self, caller: u64) {
+        self.0.word64(REFUSED).store(caller, Release);
+        self.events().notify_all();
+    }
+
+    /// Whether the server has refused this caller since the last call.
+    pub(super) fn take_refusal(self, caller: u64) -> bool {
+        self.0.word64(REFUSED).compare_exchange(caller, 0, Acquire, Relaxed).is_ok()
     }
 
     /// Says that the state is being made again: callers connect again.

@@ -163,7 +163,13 @@ impl Server {
             Request::Call(method) => self.call(id, method, rest, descriptors),
             Request::Stop(encode) => self.stop(id, encode),
             Request::ClearPoison => self.clear_poison(id),
-            Request::Connect => self.connect(id.caller, wire::decode_own(rest, descriptors, "a caller")?),
+            Request::Connect => match self.connect(id.caller, rest, descriptors) {
+                Ok(connect) => self.tell(id.caller, connect),
+                Err(_) => {
+                    Page(&self.memory).refuse(id.caller);
+                    Ok(Next::Continue)
+                }
+            },
         }
     }
 
@@ -224,11 +230,18 @@ impl Server {
         self.reply(id, &reply, &[]).map(|()| Next::Continue)
     }
 
-    fn connect(&mut self, caller: u64, connect: Connect) -> Result<Next> {
-        if let Some(channel) = connect.channel {
+    /// Opens a caller's channel.
+    fn connect(&mut self, caller: u64, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Connect> {
+        let mut connect: Connect = wire::decode_own(bytes, descriptors, "a caller")?;
+        if let Some(channel) = connect.channel.take() {
             self.drop_lost_callers();
             self.callers.insert(caller, Replies::new(message::open_replies(channel)?));
         }
+        Ok(connect)
+    }
+
+    /// Tells a caller that has connected what it has missed.
+    fn tell(&mut self, caller: u64, connect: Connect) -> Result<Next> {
         failpoint::hit(Failpoint::CallerConnected);
         for (call, reply, descriptors) in self.undelivered.remove(&caller).unwrap_or_default() {
             self.reply(CallId { caller, call }, &reply, &descriptors)?;
