@@ -9,6 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::message::{self, Connect, Request};
 use super::page::{CallId, Page};
 use crate::channel::{Message, Received, ReceiverCore, SenderCore};
@@ -241,6 +243,10 @@ impl Connection {
                 self.end_all(inbox);
             }
             Learned::Restarted => inbox.channel = None,
+            Learned::Refused => {
+                inbox.channel = None;
+                fail_all(inbox, &Error::system("connect to a server", Errno::ENOMEM));
+            }
             Learned::Nothing => {
                 inbox.channel = None;
                 fail_all(inbox, &self.page().unknown_end(&self.name));
@@ -273,6 +279,9 @@ impl Connection {
             if page.status() != status {
                 return Learned::Restarted;
             }
+            if page.take_refusal(self.caller) {
+                return Learned::Refused;
+            }
             if begun.elapsed() >= LEARN_LIMIT || page.keeper().has_ended() {
                 return if page.has_ended() { Learned::Ended } else { Learned::Nothing };
             }
@@ -287,7 +296,9 @@ impl Connection {
     fn end_error(&self) -> Error {
         match self.learn(self.page().status(), Deadline::Never) {
             Learned::Ended => self.page().read_end(&self.name).error.while_waiting(),
-            Learned::Restarted | Learned::Nothing | Learned::TimedOut => self.page().unknown_end(&self.name),
+            Learned::Restarted | Learned::Refused | Learned::Nothing | Learned::TimedOut => {
+                self.page().unknown_end(&self.name)
+            }
         }
     }
 
@@ -305,6 +316,8 @@ impl Connection {
 enum Learned {
     Ended,
     Restarted,
+    /// The server lives, and had no memory for the channel.
+    Refused,
     /// The process that would say so has ended, or is stopped.
     Nothing,
     TimedOut,
