@@ -20,12 +20,15 @@ use crate::ipc::wire::{self, SharedFd};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
+use crate::sys::thread_id::ThreadId;
 
 pub(super) struct Connection {
     pub(super) name: String,
     pub(super) requests: SenderCore,
     /// Its number among the server's callers.
     caller: u64,
+    /// A forked copy of it would take this one's replies.
+    process: ThreadId,
     inbox: Mutex<Inbox>,
     /// Notified when replies have come, or the thread that receives has left.
     changed: Condvar,
@@ -61,7 +64,15 @@ const RECHECK: Duration = Duration::from_millis(100);
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
         let caller = Page(requests.end().memory()).new_caller();
-        Self { name, requests, caller, inbox: Mutex::default(), changed: Condvar::new() }
+        let process = ThreadId::current_and_process().1;
+        Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn check_here(&self) -> Result<()> {
+        if ThreadId::current_and_process().1 == self.process {
+            return Ok(());
+        }
+        Err(Error::invalid("a server's handle cannot be used in a forked copy of its process"))
     }
 
     pub(super) fn page(&self) -> Page<'_> {
@@ -75,6 +86,7 @@ impl Connection {
         deadline: Deadline,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
     ) -> Result<u64> {
+        self.check_here()?;
         // Encoding runs user code, so no lock is held. The number of the call is filled in afterwards.
         let mut buffer = Scratch::borrow();
         request.write(CallId { caller: self.caller, call: 0 }, &mut buffer.0);
@@ -161,6 +173,9 @@ impl Connection {
 
     /// Waits for the reply to a call. `None` when the deadline comes first.
     pub(super) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
+        if let Err(error) = self.check_here() {
+            return Some(Err(error));
+        }
         let mut inbox = self.lock();
         loop {
             match inbox.calls.get(&call) {

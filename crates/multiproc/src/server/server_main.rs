@@ -72,6 +72,9 @@ enum Next {
     Fail(Error),
 }
 
+/// A call, its reply, and the descriptors of that.
+type Undelivered = (u64, Vec<u8>, Vec<SharedFd>);
+
 struct Server {
     requests: ReceiverCore,
     memory: SharedMemory,
@@ -82,7 +85,7 @@ struct Server {
     poisoned: Option<&'static str>,
     callers: HashMap<u64, Replies>,
     /// Replies to callers that are not connected again after a restart.
-    undelivered: HashMap<u64, Vec<(u64, Vec<u8>, Vec<SharedFd>)>>,
+    undelivered: HashMap<u64, Vec<Undelivered>>,
     failed: Option<(CallId, Error)>,
     /// How often receiving has failed in a row.
     failures: u32,
@@ -163,13 +166,13 @@ impl Server {
             Request::Call(method) => self.call(id, method, rest, descriptors),
             Request::Stop(encode) => self.stop(id, encode),
             Request::ClearPoison => self.clear_poison(id),
-            Request::Connect => match self.connect(id.caller, rest, descriptors) {
-                Ok(connect) => self.tell(id.caller, connect),
-                Err(_) => {
+            Request::Connect => {
+                let Ok(connect) = self.connect(id.caller, rest, descriptors) else {
                     Page(&self.memory).refuse(id.caller);
-                    Ok(Next::Continue)
-                }
-            },
+                    return Ok(Next::Continue);
+                };
+                self.tell(id.caller, connect)
+            }
         }
     }
 
@@ -255,17 +258,13 @@ impl Server {
 
     fn reply(&mut self, id: CallId, reply: &[u8], descriptors: &[SharedFd]) -> Result<()> {
         let CallId { caller, call } = id;
-        match self.callers.get_mut(&caller) {
-            Some(replies) => {
-                if replies.send(call, reply, descriptors)? == Delivery::CallerGone {
-                    self.callers.remove(&caller);
-                }
+        if let Some(replies) = self.callers.get_mut(&caller) {
+            if replies.send(call, reply, descriptors)? == Delivery::CallerGone {
+                self.callers.remove(&caller);
             }
-            None if self.restarts => {
-                let waiting = self.undelivered.entry(caller).or_default();
-                waiting.push((call, reply.to_vec(), descriptors.to_vec()));
-            }
-            None => {}
+        } else if self.restarts {
+            let waiting = self.undelivered.entry(caller).or_default();
+            waiting.push((call, reply.to_vec(), descriptors.to_vec()));
         }
         Ok(())
     }

@@ -114,14 +114,18 @@ callable!(A B C D E G H I);
 
 /// Makes a state from encoded arguments and their descriptors. A panic is an error.
 #[derive(Clone, Copy)]
-pub(crate) struct MakeState(fn(&[u8], Vec<OwnedFd>) -> Result<Box<dyn Any>>);
+pub(crate) struct MakeState(Make);
+
+type Make = fn(&[u8], Vec<OwnedFd>) -> Result<Box<dyn Any>>;
 
 /// Calls a method; see [`CallMethod::run`].
 #[derive(Clone, Copy)]
 pub(crate) struct CallMethod {
-    run: fn(&mut dyn Any, &[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>,
+    run: Run,
     name: fn() -> &'static str,
 }
+
+type Run = fn(&mut dyn Any, &[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
 
 /// Encodes a state; returns its descriptors.
 #[derive(Clone, Copy)]
