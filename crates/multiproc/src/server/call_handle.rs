@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::connection::{Connection, Reply};
+use super::connection::Connection;
+use super::inbox::Reply;
 use super::message;
 use crate::error::{Error, Result};
 use crate::ipc::panic;

@@ -4,16 +4,15 @@
 //! a reply receives for all of them. When the server dies, the channel hangs up; the page says whether the
 //! server has ended, or its state is made again and the caller connects again.
 
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use super::death::{Learned, learn};
+use super::inbox::{Call, Inbox, Incoming, Reply, receive};
 use super::message::{self, Connect, Request};
 use super::page::{CallId, Page};
-use crate::channel::{Message, Received, ReceiverCore, SenderCore};
+use crate::channel::{Message, SenderCore};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire::{self, SharedFd};
@@ -33,33 +32,6 @@ pub(super) struct Connection {
     /// Notified when replies have come, or the thread that receives has left.
     changed: Condvar,
 }
-
-#[derive(Default)]
-struct Inbox {
-    last_call: u64,
-    channel: Option<Arc<ReceiverCore>>,
-    /// How often a channel was sent, and the page's status when the last one was known to be good.
-    connects: u64,
-    status: u64,
-    is_receiving: bool,
-    /// The calls without a reply that was taken.
-    calls: HashMap<u64, Call>,
-}
-
-enum Call {
-    /// It is being sent, by a thread that will see whether the server died meanwhile.
-    Sending,
-    Sent,
-    Done(Reply),
-}
-
-/// A reply and its descriptors.
-pub(super) type Reply = Result<(Vec<u8>, Vec<OwnedFd>)>;
-
-/// How long a caller that has lost its channel waits to learn how the server ended.
-const LEARN_LIMIT: Duration = Duration::from_secs(2);
-/// How often it asks meanwhile whether the process lives that would say so.
-const RECHECK: Duration = Duration::from_millis(100);
 
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
@@ -203,7 +175,7 @@ impl Connection {
                 if self.page().has_ended() {
                     self.end_all(&mut inbox);
                 } else {
-                    fail_all(&mut inbox, &error);
+                    inbox.fail_all(|_| error.clone());
                 }
                 self.changed.notify_all();
             }
@@ -240,19 +212,19 @@ impl Connection {
     fn enter(&self, inbox: &mut Inbox, received: Result<Incoming>, deadline: Deadline) {
         match received {
             Ok(Incoming::Reply(bytes, descriptors)) => match message::call_of(&bytes) {
-                Ok(call) => enter_reply(inbox, call, (bytes, descriptors)),
-                Err(error) => fail_all(inbox, &error),
+                Ok(call) => inbox.enter(call, (bytes, descriptors)),
+                Err(error) => inbox.fail_all(|_| error.clone()),
             },
             Ok(Incoming::Nothing) => {}
             Ok(Incoming::HungUp) => self.lose_channel(inbox, deadline),
             // Whose reply it was is not known: overwritten memory, or no descriptor is left to receive it.
-            Err(error) => fail_all(inbox, &error),
+            Err(error) => inbox.fail_all(|_| error.clone()),
         }
     }
 
     /// The channel has hung up: the server has died or ended. Finds out which.
     fn lose_channel(&self, inbox: &mut Inbox, deadline: Deadline) {
-        match self.learn(inbox.status, deadline) {
+        match learn(self.page(), self.caller, inbox.status, deadline) {
             Learned::Ended => {
                 inbox.channel = None;
                 self.end_all(inbox);
@@ -260,11 +232,11 @@ impl Connection {
             Learned::Restarted => inbox.channel = None,
             Learned::Refused => {
                 inbox.channel = None;
-                fail_all(inbox, &Error::system("connect to a server", Errno::ENOMEM));
+                inbox.fail_all(|_| Error::system("connect to a server", Errno::ENOMEM));
             }
             Learned::Nothing => {
                 inbox.channel = None;
-                fail_all(inbox, &self.page().unknown_end(&self.name));
+                inbox.fail_all(|_| self.page().unknown_end(&self.name));
             }
             Learned::TimedOut => {}
         }
@@ -274,42 +246,12 @@ impl Connection {
     /// Gives all calls without a reply the error of a server that has ended.
     fn end_all(&self, inbox: &mut Inbox) {
         let (end, running) = (self.page().read_end(&self.name), self.page().running());
-        for (&call, state) in &mut inbox.calls {
-            if matches!(state, Call::Sent | Call::Sending) {
-                let id = CallId { caller: self.caller, call };
-                *state = Call::Done(Err(end.error_of(id, running)));
-            }
-        }
-    }
-
-    /// Waits until the page says what became of a server that had this status.
-    fn learn(&self, status: u64, deadline: Deadline) -> Learned {
-        let page = self.page();
-        let begun = Instant::now();
-        loop {
-            let ticket = page.prepare_wait();
-            if page.has_ended() {
-                return Learned::Ended;
-            }
-            if page.status() != status {
-                return Learned::Restarted;
-            }
-            if page.take_refusal(self.caller) {
-                return Learned::Refused;
-            }
-            if begun.elapsed() >= LEARN_LIMIT || page.keeper().has_ended() {
-                return if page.has_ended() { Learned::Ended } else { Learned::Nothing };
-            }
-            if deadline.is_over() {
-                return Learned::TimedOut;
-            }
-            page.wait(ticket, deadline.or_within(RECHECK).left().unwrap_or(RECHECK));
-        }
+        inbox.fail_all(|call| end.error_of(CallId { caller: self.caller, call }, running));
     }
 
     /// The error of a request that finds no server.
     fn end_error(&self) -> Error {
-        match self.learn(self.page().status(), Deadline::Never) {
+        match learn(self.page(), self.caller, self.page().status(), Deadline::Never) {
             Learned::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Learned::Restarted | Learned::Refused | Learned::Nothing | Learned::TimedOut => {
                 self.page().unknown_end(&self.name)
@@ -324,47 +266,5 @@ impl Connection {
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What became of a server.
-enum Learned {
-    Ended,
-    Restarted,
-    /// The server lives, and had no memory for the channel.
-    Refused,
-    /// The process that would say so has ended, or is stopped.
-    Nothing,
-    TimedOut,
-}
-
-enum Incoming {
-    Reply(Vec<u8>, Vec<OwnedFd>),
-    Nothing,
-    HungUp,
-}
-
-fn receive(channel: &ReceiverCore, deadline: Deadline) -> Result<Incoming> {
-    let mut bytes = Vec::new();
-    Ok(match channel.receive(1, deadline, |frame| bytes = frame.to_vec())? {
-        Received::InPlace => Incoming::Reply(bytes, Vec::new()),
-        Received::Whole(bytes, descriptors) => Incoming::Reply(bytes, descriptors),
-        Received::TimedOut => Incoming::Nothing,
-        Received::Disconnected => Incoming::HungUp,
-    })
-}
-
-/// A reply to a call that was answered, or that no handle waits for, is dropped.
-fn enter_reply(inbox: &mut Inbox, call: u64, reply: (Vec<u8>, Vec<OwnedFd>)) {
-    if let Some(state @ (Call::Sending | Call::Sent)) = inbox.calls.get_mut(&call) {
-        *state = Call::Done(Ok(reply));
-    }
-}
-
-fn fail_all(inbox: &mut Inbox, error: &Error) {
-    for state in inbox.calls.values_mut() {
-        if matches!(state, Call::Sending | Call::Sent) {
-            *state = Call::Done(Err(error.clone()));
-        }
     }
 }

@@ -68,11 +68,14 @@
 mod builder;
 mod call_handle;
 mod connection;
+mod death;
+mod inbox;
 mod keeper;
 mod message;
 mod page;
 mod replies;
 mod server_main;
+mod transfer;
 
 use std::any::type_name;
 use std::fmt;
@@ -80,16 +83,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use self::connection::Connection;
 use self::keeper::Keeper;
 use self::message::Request;
 use crate::channel::SenderCore;
-use crate::channel::endpoint::EndpointFds;
 use crate::error::{Error, Result};
-use crate::ipc::wire::{self, SharedMemory};
+use crate::ipc::wire;
 use crate::sys::poll::Deadline;
 use crate::task::method::{CallMethod, EncodeState, RemoteInit, RemoteMethod};
 
@@ -331,25 +333,6 @@ impl<S> Server<S> {
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
         Self { connection: Arc::clone(&self.connection), keeper: self.keeper.clone(), state: PhantomData }
-    }
-}
-
-/// The encoding of a handle: the name, and the requests' sending end.
-type Parts = (String, SharedMemory, EndpointFds, u32);
-
-impl<S> Serialize for Server<S> {
-    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
-        let end = self.connection.requests.end();
-        (&self.connection.name, end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
-    }
-}
-
-impl<'de, S> Deserialize<'de> for Server<S> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (name, memory, fds, capacity) = Parts::deserialize(deserializer)?;
-        let layout = server_main::requests(capacity);
-        let requests = SenderCore::open(layout, memory, fds).map_err(D::Error::custom)?;
-        Ok(Self::new(name, requests, None))
     }
 }
 

@@ -93,10 +93,15 @@ pub(super) fn restarted(allowed: AllowedFailures) -> Result<Observed> {
     let server = Server::builder().restart(limit).spawn(Echo::default, ());
     let Some(server) = observed.tolerate(server, allowed)? else { return Ok(observed) };
     let errors = errors_of_all(&server, &mut observed, allowed)?;
+    let last = echo(&server, 1);
     let deaths = errors.iter().filter(|error| error.kind() == ErrorKind::Died).count();
     ensure!(deaths <= 1, "{deaths} calls fail: {errors:?}");
-    if !allowed.refusal {
-        echo(&server, 1)?;
+    match last {
+        Err(error) if error.kind() == ErrorKind::Died && deaths < allowed.deaths as usize => {
+            echo(&server, 1)?
+        }
+        Err(error) if !allowed.is_refusal(&error) => bail!("no server goes on: {error}"),
+        _ => {}
     }
     Ok(observed)
 }
