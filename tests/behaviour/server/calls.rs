@@ -79,7 +79,7 @@ fn no_call_of_several_processes_is_lost_or_run_twice() -> Outcome {
 
 fn threads_of_a_process_get_their_own_results() -> Outcome {
     let server = Server::spawn(|| (), ())?;
-    let echo = |_: &mut (), number: u64| number;
+    let echo = |(): &mut (), number: u64| number;
     thread::scope(|scope| {
         let ask = |first: u64| {
             let server = &server;
@@ -149,7 +149,7 @@ mod pipe_end {
 
 fn values_of_any_size_come_and_go() -> Outcome {
     let server = Server::spawn(|| (), ())?;
-    let echo = |_: &mut (), bytes: Vec<u8>| bytes;
+    let echo = |(): &mut (), bytes: Vec<u8>| bytes;
     for size in [0, 1, 7, 32_000, 33_000, 300_000, 3_000_000, 20_000_000] {
         let bytes: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
         assert!(server.call(echo, (bytes.clone(),))? == bytes, "{size} bytes are others");

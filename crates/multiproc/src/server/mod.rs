@@ -170,7 +170,7 @@ impl<S: 'static> Server<S> {
     /// fn main() -> multiproc::Result<()> {
     ///     multiproc::init();
     ///     let server = Server::spawn(|| (), ())?;
-    ///     let sleep = |_: &mut ()| std::thread::sleep(Duration::from_secs(3600));
+    ///     let sleep = |(): &mut ()| std::thread::sleep(Duration::from_secs(3600));
     ///     assert!(server.call_timeout(sleep, (), Duration::from_millis(1)).unwrap_err().is_timeout());
     ///     server.kill()?;
     ///     Ok(())

@@ -7,12 +7,12 @@ use multiproc::Server;
 
 pub(super) fn hot(scale: Scale) -> Result<Measured> {
     let server = Server::spawn(|| (), ())?;
-    let method = |_: &mut (), number: u64| cube(number);
+    let method = |(): &mut (), number: u64| cube(number);
     back_to_back(scale, || check("result", 27, server.call(method, (3,))?))
 }
 
 pub(super) fn from_sleep(scale: Scale) -> Result<Measured> {
     let server = Server::spawn(|| (), ())?;
-    let method = |_: &mut (), number: u64| cube(number);
+    let method = |(): &mut (), number: u64| cube(number);
     measure::from_sleep(scale, || check("result", 27, server.call(method, (3,))?))
 }
