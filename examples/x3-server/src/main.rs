@@ -24,6 +24,7 @@ impl Bank {
     }
 
     fn crash(&mut self) {
+        self.0.clear();
         std::process::abort();
     }
 }

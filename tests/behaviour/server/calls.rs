@@ -151,7 +151,7 @@ fn values_of_any_size_come_and_go() -> Outcome {
     let server = Server::spawn(|| (), ())?;
     let echo = |(): &mut (), bytes: Vec<u8>| bytes;
     for size in [0, 1, 7, 32_000, 33_000, 300_000, 3_000_000, 20_000_000] {
-        let bytes: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..size).map(|index| u8::try_from(index % 251).unwrap_or(0)).collect();
         assert!(server.call(echo, (bytes.clone(),))? == bytes, "{size} bytes are others");
     }
     Ok(())

@@ -114,10 +114,11 @@ fn a_sender_that_waits_for_room_learns_of_the_death() -> Outcome {
     Ok(())
 }
 
-/// A child that has called a method which runs, and waits for it.
-fn waiting_child(
-    counter: &Server<Counter>,
-) -> Result<(Process<Option<i32>>, multiproc::server::CallHandle<()>, multiproc::Connection<(), ()>)> {
+/// A child with a call behind one that runs, that one, and its latch.
+type Waiting = (Process<Option<i32>>, multiproc::server::CallHandle<()>, multiproc::Connection<(), ()>);
+
+/// A child that has called a method, and waits for it behind another one.
+fn waiting_child(counter: &Server<Counter>) -> Result<Waiting> {
     let (blocked, latch) = block(counter)?;
     let (ours, theirs) = pipe::<(), ()>()?;
     let child = Process::spawn(call, (counter.clone(), theirs))?;

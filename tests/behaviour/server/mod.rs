@@ -24,6 +24,7 @@ struct Counter {
     _of_this_process: std::sync::mpsc::Receiver<()>,
 }
 
+#[allow(clippy::unused_self, reason = "methods of a state have it")]
 impl Counter {
     fn new(total: u64) -> Self {
         Self { total, _of_this_process: std::sync::mpsc::channel().1 }
@@ -67,8 +68,11 @@ fn block(server: &Server<Counter>) -> Result<(multiproc::server::CallHandle<()>,
     Ok((blocked, latch))
 }
 
+/// The process that has spawned a server, its latch, and a handle.
+type Elsewhere = (Process<()>, Connection<(), ()>, Server<Counter>);
+
 /// A server of a child of this process, which this process did not spawn.
-fn of_another_process() -> Result<(Process<()>, Connection<(), ()>, Server<Counter>)> {
+fn of_another_process() -> Result<Elsewhere> {
     let spawn = |handles: Connection<Server<Counter>, ()>, latch: Connection<(), ()>| {
         let server = Server::spawn(Counter::new, (0,)).unwrap();
         handles.send(server).unwrap();
