@@ -98,7 +98,8 @@ impl PoolBuilder {
     ///     assert_eq!(refused.into_item(), (2, 10));
     /// }
     /// assert_eq!(pool.submit(u64::pow, (2, 10))?.get()?, 1024); // waits until the first task is done
-    /// # task.get()
+    /// task.get()?;
+    /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn max_pending(mut self, tasks: usize) -> Self {
         self.config.max_pending = Some(tasks);

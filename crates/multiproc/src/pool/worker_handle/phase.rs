@@ -128,6 +128,16 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_retires_only_while_it_runs() {
+        let mut phase = WorkerPhase::Running;
+        phase.retire();
+        assert!(phase.is_retired() && !phase.is_running() && !phase.was_told_to_exit());
+        assert!(phase.leave(TIMEOUT) && !phase.is_retired());
+        phase.retire();
+        assert!(phase.was_told_to_exit());
+    }
+
+    #[test]
     fn the_first_cause_counts() {
         let mut phase = WorkerPhase::Running;
         assert!(phase.kill(Some(Error::new(Cause::Cancelled))));
