@@ -142,6 +142,8 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+#[doc(hidden)]
+pub use init::init_before_main;
 pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
 pub use pool::Pool;
