@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod encoding;
+mod inline;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         shared_slice::trials(),
         programs::trials(),
         regressions::trials(),
+        inline::trials(),
         interrupt::trials(),
         resource_limits::trials(),
         corrupted_memory::trials(),

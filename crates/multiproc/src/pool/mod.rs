@@ -13,6 +13,7 @@ mod results;
 
 mod dispatcher;
 
+mod inline;
 mod scheduler;
 
 mod worker_handle;
@@ -196,6 +197,6 @@ impl PoolBuilder {
     /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool> {
         let (core, thread) = self.start()?;
-        Ok(Pool { core, thread: Some(thread), pid: own_pid() })
+        Ok(Pool { core, thread, pid: own_pid() })
     }
 }

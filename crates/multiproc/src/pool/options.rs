@@ -17,6 +17,7 @@ use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
 use crate::error::{Error, Result};
+use crate::spawn::inline;
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
 
@@ -236,6 +237,9 @@ impl<'pool> CallOptions<'pool> {
     {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
+        }
+        if self.options.timeout.is_some() && self.core.is_inline() {
+            return Err(inline::unsupported("cannot limit a task's time"));
         }
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));

@@ -117,7 +117,8 @@ where
         let is_slow = self.input_time >= SLOW_INPUT;
         let is_given_soon =
             self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        is_given_soon && (is_slow || self.pending >= self.core.workers() as u64)
+        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
+        is_given_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for

@@ -84,7 +84,7 @@ pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) ->
 }
 
 impl Initializer {
-    fn run(self) -> Result<()> {
+    pub(crate) fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
         self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())

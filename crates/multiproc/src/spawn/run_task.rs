@@ -57,9 +57,14 @@ fn call_start_functions() -> Result<()> {
 
 /// Reports an error; returns the exit code that goes with it.
 fn report_failure(link: &PacketSocket, error: &Error) -> i32 {
-    let code = if error.is_panic() { 101 } else { 1 }; // 101 as for a panic in `main`
+    let code = failure_code(error);
     let message = outcome::failed(error).and_then(|outcome| Message::new(outcome, Vec::new()));
     message.map_or(code, |outcome| send_outcome(link, &outcome, code))
+}
+
+/// The exit code of a child whose task has failed: 101 as for a panic in `main`.
+pub(super) fn failure_code(error: &Error) -> i32 {
+    if error.is_panic() { 101 } else { 1 }
 }
 
 /// Sends the outcome. That the parent has dropped the socket is no error: it has detached the child. If a
