@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["spawn"],
     &["start_method"],
     &["task"],
+    &["logs"],
     &["ipc"],
     &["codec"],
     &["sys"],

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
+use crate::logs;
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::started::Started;
 use crate::start_method::StartMethod;
@@ -206,6 +207,7 @@ impl<T: DeserializeOwned> Process<T> {
     }
 
     fn wait_for_result(&mut self) -> Result<T> {
+        logs::deliver();
         if self.joined {
             return Err(Error::invalid("the process was joined already"));
         }

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use self::dispatcher::Dispatcher;
 use crate::error::Result;
+use crate::logs;
 use crate::sys::process::own_pid;
 
 pub use self::builder::PoolBuilder;
@@ -169,6 +170,7 @@ impl Pool {
             && self.pid == own_pid()
         {
             let _ = thread.join(); // if it has panicked, every call has failed
+            logs::deliver();
         }
     }
 }

@@ -206,7 +206,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
     {
         let core = self.core;
-        let call = self.begin(function)?;
+        let call = self.begin(function, true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
@@ -223,14 +223,14 @@ impl<'pool> CallOptions<'pool> {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let call = self.begin(function)?;
+        let call = self.begin(function, true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         self.core.submit(builder.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(self.core), call))
     }
 
-    fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
+    fn begin<F, Args>(self, function: F, is_single: bool) -> Result<Arc<Call>>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
@@ -244,7 +244,7 @@ impl<'pool> CallOptions<'pool> {
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
+        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options, is_single))
     }
 
     fn results<F, Args, I>(
@@ -259,7 +259,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
+        Results::begin(self.core, self.begin(function, false)?, items.into_iter(), order, look_ahead)
     }
 
     fn iterate<F, T, I>(
