@@ -25,6 +25,7 @@ trials![
     a_process_talks_with_its_parent,
     a_process_that_runs_cannot_be_killed,
     a_panic_of_a_process_is_its_error,
+    tasks_and_processes_can_be_awaited,
     the_environment_asks_for_it,
     an_exit_in_a_task_says_why_the_program_ends,
 ];
@@ -219,6 +220,20 @@ fn a_panic_of_a_process_is_its_error() -> Outcome {
     assert!(error.is_panic() && text.contains("on purpose") && text.contains("Anna"), "{text}");
     assert_eq!(child.exit_code(), Some(101));
     Ok(())
+}
+
+fn tasks_and_processes_can_be_awaited() -> Outcome {
+    let pool = inline_pool()?;
+    let (latch, theirs): (Latch, Latch) = pipe()?;
+    let child = inline_process().spawn(block, (theirs,))?;
+    latch.recv()?;
+    smol::block_on(async {
+        assert_eq!(pool.submit(u64::pow, (2, 5))?.await?, 32);
+        let end = thread::spawn(move || drop(latch));
+        child.await?;
+        end.join().unwrap();
+        Ok(())
+    })
 }
 
 fn program(value: &str) -> Command {

@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod encoding;
+mod futures;
 mod inline;
 mod interrupt;
 mod kill_stress;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         bad_values::trials(),
         bad_tasks::trials(),
         encoding::trials(),
+        futures::trials(),
         output::trials(),
         sync::trials(),
         task_errors::trials(),

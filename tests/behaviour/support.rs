@@ -81,7 +81,7 @@ pub(crate) fn descriptors() -> Vec<u32> {
 /// The children of this process and their names, zombies included, pre-forked children not.
 pub(crate) fn children() -> Vec<(u32, String)> {
     let all = tests::children_of(std::process::id());
-    all.into_iter().filter(|(pid, name)| !tests::is_spare(*pid, name)).collect()
+    all.into_iter().filter(|(pid, name)| !tests::is_preforked(*pid, name)).collect()
 }
 
 /// The fork server of this process.
@@ -107,13 +107,13 @@ pub(crate) fn open_without_children() -> usize {
     if let Some(server) = fork_server() {
         wait_for_state(server, 'S'); // it has forked all that was ordered
     }
-    let spares = || {
+    let preforked = || {
         let mut all = tests::children_of(std::process::id());
-        all.retain(|(pid, name)| tests::is_spare(*pid, name));
+        all.retain(|(pid, name)| tests::is_preforked(*pid, name));
         all
     };
-    eventually("none of them is about to end", || spares().iter().all(|&(pid, _)| is_in_state(pid, 'S')));
-    descriptors().len() - spares().len() // each pre-forked child has a socket
+    eventually("none of them is about to end", || preforked().iter().all(|&(pid, _)| is_in_state(pid, 'S')));
+    descriptors().len() - preforked().len() // each pre-forked child has a socket
 }
 
 pub(crate) fn send_signal(pid: u32, signal: Signal) {

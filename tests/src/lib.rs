@@ -71,7 +71,7 @@ pub fn children_of(pid: u32) -> Vec<(u32, String)> {
 
 /// Whether that child lives and waits for something to do: the fork server has forked it before it is needed.
 /// Until such a one knows its own name it has the fork server's; but it has not been executed.
-pub fn is_spare(pid: u32, name: &str) -> bool {
+pub fn is_preforked(pid: u32, name: &str) -> bool {
     let lives = stat_of(pid).first().is_some_and(|state| state != "Z");
     lives && (name == "mp-preforked" || name == "fork-server" && !was_executed(pid))
 }

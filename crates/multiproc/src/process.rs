@@ -14,6 +14,7 @@ use crate::ipc::panic;
 use crate::logs;
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::started::Started;
+use crate::spawn::supervisor::OnChange;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
@@ -281,6 +282,11 @@ impl<T> Process<T> {
     /// In [inline mode](ProcessBuilder::inline), when the task runs.
     pub fn kill(&self) -> Result<()> {
         self.started.kill()
+    }
+
+    /// Has `on_change` called when the child has ended, and now, since it may have already.
+    pub(crate) fn watch(&self, on_change: OnChange) {
+        self.started.watch(on_change);
     }
 
     fn origin(&self) -> Origin {

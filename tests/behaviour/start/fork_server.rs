@@ -87,7 +87,7 @@ fn a_child_that_had_children_leaves_no_orphans_to_the_subreaper() -> Outcome {
                 eventually("there is no orphan", || {
                     let own = fork_server();
                     let family = tests::children_of(std::process::id());
-                    family.iter().all(|(pid, name)| Some(*pid) == own || tests::is_spare(*pid, name))
+                    family.iter().all(|(pid, name)| Some(*pid) == own || tests::is_preforked(*pid, name))
                 });
             }
         }

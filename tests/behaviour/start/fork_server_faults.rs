@@ -118,11 +118,11 @@ fn start_many(first: u32, runs: &Sender<u32>, killed: &Mutex<BTreeSet<u32>>, joi
 }
 
 /// The pre-forked children, once there are two.
-fn spares() -> Vec<u32> {
+fn preforked_children() -> Vec<u32> {
     let all = || -> Vec<u32> {
         let children = tests::children_of(std::process::id()).into_iter();
         children
-            .filter(|(pid, name)| name == "mp-preforked" && tests::is_spare(*pid, name))
+            .filter(|(pid, name)| name == "mp-preforked" && tests::is_preforked(*pid, name))
             .map(|(pid, _)| pid)
             .collect()
     };
@@ -135,7 +135,7 @@ fn spares() -> Vec<u32> {
 fn what_a_fork_server_has_ready_is_reaped_when_it_is_killed_and_not_missed() -> Outcome {
     alone(|| {
         for signal in [Signal::SIGKILL, Signal::SIGTERM] {
-            let [first, second] = spares()[..] else { panic!("there are others") };
+            let [first, second] = preforked_children()[..] else { panic!("there are others") };
             send_signal(second, signal);
             eventually("it is reaped", || !lives(second));
             assert!(lives(first));
@@ -149,13 +149,13 @@ fn what_a_fork_server_has_ready_is_reaped_when_it_is_killed_and_not_missed() -> 
 fn all_that_a_fork_server_has_ready_can_die_and_the_next_start_works() -> Outcome {
     alone(|| {
         let server = {
-            spares();
+            preforked_children();
             fork_server().unwrap()
         };
         for turn in 0..20 {
-            for pid in spares() {
+            for pid in preforked_children() {
                 send_signal(pid, Signal::SIGKILL);
-                eventually("it is dead", || !tests::is_spare(pid, "mp-preforked"));
+                eventually("it is dead", || !tests::is_preforked(pid, "mp-preforked"));
             }
             assert_eq!(with(StartMethod::ForkServer).spawn(|turn: u32| turn, (turn,))?.join()?, turn);
         }
@@ -169,7 +169,7 @@ fn a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none(
         return Ok(()); // then it cannot
     }
     alone(|| {
-        let old: Vec<u32> = spares().into_iter().chain(fork_server()).collect();
+        let old: Vec<u32> = preforked_children().into_iter().chain(fork_server()).collect();
         setuid(Uid::from_raw(65_534)).unwrap();
         let user = || getuid().as_raw();
         assert_eq!(with(StartMethod::ForkServer).spawn(user, ())?.join()?, 65_534);

@@ -15,7 +15,7 @@ fn main() {
             Ok(child) => {
                 ours.recv().unwrap(); // from now on it is called so
                 let mut children = tests::children_of(std::process::id());
-                children.retain(|(pid, name)| !tests::is_spare(*pid, name));
+                children.retain(|(pid, name)| !tests::is_preforked(*pid, name));
                 let has_server = children.iter().any(|(_, name)| name == "fork-server");
                 println!("{} children, {has_server}", children.len());
                 drop(ours); // that is what the child waits for

@@ -25,6 +25,8 @@ use crate::task::{RemoteFn, RunOnce, TaskId};
 /// [`build`](Self::build).
 #[must_use]
 pub struct PoolBuilder {
+    /// Without a number, `start` asks how many CPUs there are: reading that takes as long as a fork.
+    workers: Option<usize>,
     config: Config,
     initializer: Result<()>,
 }
@@ -35,9 +37,8 @@ const INITIALIZER: Duration = Duration::from_secs(600);
 
 impl PoolBuilder {
     pub(super) fn new() -> Self {
-        let workers = cpus();
         let policy = Policy {
-            workers,
+            workers: 0,
             chunk_size: None,
             max_tasks: None,
             shutdown_timeout: SHUTDOWN,
@@ -46,12 +47,12 @@ impl PoolBuilder {
             initializer: None,
         };
         let config = Config { options: SpawnOptions::default(), policy };
-        Self { config, initializer: Ok(()) }
+        Self { workers: None, config, initializer: Ok(()) }
     }
 
     /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
-        self.config.policy.workers = workers;
+        self.workers = Some(workers);
         self
     }
 
@@ -206,6 +207,7 @@ impl PoolBuilder {
     pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
+        *workers = self.workers.unwrap_or_else(cpus);
         *memory_limit = memory_limit.map(memory_in_force);
         for (option, is_zero) in [
             ("workers", *workers == 0),
@@ -238,6 +240,6 @@ impl PoolBuilder {
 
 impl fmt::Debug for PoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PoolBuilder").field("workers", &self.config.policy.workers).finish_non_exhaustive()
+        f.debug_struct("PoolBuilder").field("workers", &self.workers).finish_non_exhaustive()
     }
 }

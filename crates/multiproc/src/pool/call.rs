@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -16,6 +17,7 @@ use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
+use crate::pool::completions::Completions;
 use crate::pool::worker_rings::{ERROR, VALUE};
 use crate::task::TaskId;
 
@@ -58,6 +60,8 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
+    /// Told of the next batch.
+    waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
 }
@@ -117,8 +121,24 @@ impl Call {
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
         let mut inbox = self.lock();
-        if !inbox.abandoned {
-            inbox.batches.push_back(batch);
+        if inbox.abandoned {
+            return;
+        }
+        inbox.batches.push_back(batch);
+        if let Some((waker, completions)) = inbox.waker.take() {
+            completions.add(waker);
+        }
+    }
+
+    /// Has `waker` called at the next batch; not if there is one. The latest waker counts.
+    pub(crate) fn wake_at_arrival(&self, waker: &Waker, completions: &Arc<Completions>) {
+        let mut inbox = self.lock();
+        if !inbox.batches.is_empty() {
+            return;
+        }
+        match &mut inbox.waker {
+            Some((known, _)) => known.clone_from(waker),
+            none => *none = Some((waker.clone(), Arc::clone(completions))),
         }
     }
 
@@ -153,6 +173,7 @@ impl Call {
         let mut inbox = self.lock();
         inbox.abandoned = true;
         inbox.batches.clear();
+        inbox.waker = None;
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

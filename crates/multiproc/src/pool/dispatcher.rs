@@ -4,12 +4,15 @@
 //! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::call::Call;
 use super::chunk::Chunk;
+use super::completions::Completions;
 use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
@@ -19,7 +22,7 @@ use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
-use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
+use crate::sys::cpus::{YIELD_AFTER, cpus, is_smp, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::signals::with_signals_blocked;
@@ -33,8 +36,6 @@ pub(crate) struct Config {
 
 pub(crate) struct Dispatcher {
     workers: usize,
-    /// The number of CPUs.
-    processors: usize,
     chunk_size: Option<u32>,
     options: SpawnOptions,
     /// Each item runs in the thread that submits it, and there is no worker.
@@ -44,6 +45,7 @@ pub(crate) struct Dispatcher {
     /// A forked copy of this process must not use the pool.
     fork_detector: ForkDetector,
     callers: Mutex<Callers>,
+    completions: Arc<Completions>,
     wakeup_page: WakeupPage,
     thread: Arc<DriverThread>,
 }
@@ -53,13 +55,15 @@ pub(crate) struct Dispatcher {
 struct Callers {
     count: usize,
     patient: usize,
+    /// Futures that wait for results, and drive nothing.
+    futures: usize,
 }
 
 impl Callers {
     fn waiting(&self) -> Waiting {
-        match (self.count, self.patient) {
-            (0, _) => Waiting::None,
-            (1, 1) => Waiting::PatientCaller,
+        match (self.count, self.patient, self.futures) {
+            (0, ..) => Waiting::None,
+            (1, 1, 0) => Waiting::PatientCaller,
             _ => Waiting::Callers,
         }
     }
@@ -128,7 +132,6 @@ impl Dispatcher {
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
             workers: policy.workers,
-            processors: cpus(),
             chunk_size: policy.chunk_size,
             options,
             is_inline,
@@ -136,6 +139,7 @@ impl Dispatcher {
             state: Mutex::new(Scheduler::new(policy)),
             fork_detector: ForkDetector::new()?,
             callers: Mutex::default(),
+            completions: Arc::default(),
             wakeup_page,
             thread,
         }))
@@ -205,6 +209,11 @@ impl Dispatcher {
             self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
+    }
+
+    /// Whether a worker has claimed the one item of this call.
+    pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
+        self.fork_detector.in_original_process() && self.lock().is_running(call)
     }
 
     /// Changes the state, and wakes the threads whose sleep would last too long after it.
@@ -295,8 +304,71 @@ impl Dispatcher {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> StateGuard<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        StateGuard { state, _completions: WakeOnDrop(&self.completions) }
+    }
+}
+
+/// For futures.
+impl Dispatcher {
+    /// Polls for as long as a caller spins before it sleeps; returns whether `is_done`. At once if other
+    /// futures wait: the thread that polls them all should not spin for each.
+    pub(crate) fn spin_until(&self, is_done: impl Fn() -> bool) -> bool {
+        self.check();
+        if is_done() {
+            return true;
+        }
+        if self.callers().futures > 0 {
+            return false;
+        }
+        let driver = self.become_driver(false);
+        let mut poll = || {
+            driver.core.poll(1);
+            is_done()
+        };
+        driver.core.poll(1).busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
+    }
+
+    /// Has `waker` called when a result of the call arrives.
+    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: &Waker) {
+        call.wake_at_arrival(waker, &self.completions);
+    }
+
+    /// Counts a future that begins to wait, or no longer does.
+    pub(crate) fn count_future(&self, waits: bool) {
+        self.update_callers(|callers| {
+            callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
+        });
+    }
+}
+
+/// The locked state. When it drops, the lock is released first, and then the wakers of arrived results are
+/// called.
+struct StateGuard<'a> {
+    state: MutexGuard<'a, Scheduler>,
+    _completions: WakeOnDrop<'a>,
+}
+
+struct WakeOnDrop<'a>(&'a Completions);
+
+impl Deref for StateGuard<'_> {
+    type Target = Scheduler;
+
+    fn deref(&self) -> &Scheduler {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Scheduler {
+        &mut self.state
+    }
+}
+
+impl Drop for WakeOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
     }
 }
 
@@ -324,7 +396,7 @@ impl DriverGuard<'_> {
                 is_done()
             };
             // With all CPUs busy, this thread should yield its CPU to a worker.
-            if may_yield && polled.busy < core.processors && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
+            if may_yield && polled.busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
                 return true;
             }
             let ticket = core.wakeup_page.callers().prepare_wait();
@@ -412,7 +484,7 @@ impl Dispatcher {
 
     /// Starts a worker. Does not hold the lock while it does.
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
-        let spin = if self.workers <= self.processors && self.processors > 1 { SPIN } else { Duration::ZERO };
+        let spin = if self.workers <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
             WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());

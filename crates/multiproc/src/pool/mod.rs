@@ -4,7 +4,13 @@
 mod builder;
 mod calls;
 mod options;
+
+mod as_completed;
+mod task_future;
+
 mod task_handle;
+
+mod callbacks;
 
 mod map_reduce;
 
@@ -23,6 +29,7 @@ mod item_loop;
 
 mod call;
 mod chunk;
+mod completions;
 pub(crate) mod worker_rings;
 
 use std::fmt;
@@ -35,8 +42,10 @@ use crate::error::Result;
 use crate::logs;
 use crate::sys::process::own_pid;
 
+pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::options::CallOptions;
+pub use self::task_future::TaskFuture;
 pub use self::task_handle::TaskHandle;
 
 /// Worker processes that run tasks.

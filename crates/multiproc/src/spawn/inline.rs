@@ -15,7 +15,7 @@ use crate::ipc::panic::install_panic_hook;
 use crate::ipc::wire::{self, SharedFd};
 use crate::spawn::bootstrap;
 use crate::spawn::run_task::failure_code;
-use crate::spawn::supervisor::lock;
+use crate::spawn::supervisor::{OnChange, lock};
 use crate::sys::eventfd;
 use crate::sys::exit_notice::with_exit_notice;
 use crate::sys::poll::Deadline;
@@ -69,6 +69,7 @@ struct State {
     /// The exit code of a child that would have run the task.
     code: OnceLock<i32>,
     ended: Condvar,
+    on_end: Mutex<Option<OnChange>>,
     /// Readable when the task has ended.
     event: OwnedFd,
 }
@@ -88,6 +89,7 @@ impl InlineChild {
             outcome: Mutex::default(),
             code: OnceLock::new(),
             ended: Condvar::new(),
+            on_end: Mutex::default(),
             event: eventfd::create()?,
         });
         let runner = Arc::clone(&state);
@@ -141,6 +143,11 @@ impl InlineChild {
         if self.exit_code().is_some() { Ok(()) } else { Err(unsupported("cannot end a process")) }
     }
 
+    pub(crate) fn watch(&self, on_change: OnChange) {
+        *lock(&self.state.on_end) = Some(Arc::clone(&on_change));
+        on_change();
+    }
+
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.state.event.as_fd()
     }
@@ -158,6 +165,10 @@ impl State {
         drop(place);
         self.ended.notify_all();
         eventfd::notify(self.event.as_fd());
+        let on_end = lock(&self.on_end).take();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
     }
 }
 

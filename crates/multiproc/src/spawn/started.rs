@@ -9,6 +9,7 @@ use crate::error::{Origin, Result};
 use crate::spawn::exec::SpawnedChild;
 use crate::spawn::inline::InlineChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::supervisor::OnChange;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
@@ -94,6 +95,14 @@ impl Started {
         match self {
             Self::Child(started) => started.result(origin),
             Self::Thread(thread) => thread.result(origin),
+        }
+    }
+
+    /// Has `on_change` called when it has ended, and now, since it may have already.
+    pub(crate) fn watch(&self, on_change: OnChange) {
+        match self {
+            Self::Child(started) => started.child.watch(on_change),
+            Self::Thread(thread) => thread.watch(on_change),
         }
     }
 

@@ -6,7 +6,6 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::slice;
 
-use nix::errno::Errno;
 use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
@@ -32,15 +31,16 @@ impl WritableRange {
     /// Maps the pages of the bytes, of which there must be some, inside of a memfd that cannot shrink.
     pub(crate) fn map(fd: BorrowedFd<'_>, first: usize, length: usize) -> Result<Self> {
         let refused = |errno| Error::system("map a chunk of an array", errno);
-        let end = first.checked_add(length).ok_or_else(|| refused(Errno::EOVERFLOW))?;
+        let outside = || Error::decode("a chunk of an array", "it is empty or reaches beyond the memory");
+        let length = NonZeroUsize::new(length).ok_or_else(outside)?;
+        let end = first.checked_add(length.get()).ok_or_else(outside)?;
         if (end as u64) > size_of_sealed(fd)? {
-            return Err(Error::decode("a chunk of an array", "it reaches beyond the memory"));
+            return Err(outside());
         }
         let page =
             sysconf(SysconfVar::PAGE_SIZE).map_err(refused)?.and_then(|size| usize::try_from(size).ok());
         let before = first % page.unwrap_or(4096);
-        let length = NonZeroUsize::new(length).ok_or_else(|| refused(Errno::EINVAL))?;
-        let offset = off_t::try_from(first - before).map_err(|_| refused(Errno::EOVERFLOW))?;
+        let offset = off_t::try_from(first - before).map_err(|_| outside())?;
         let mapped = length.saturating_add(before);
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.

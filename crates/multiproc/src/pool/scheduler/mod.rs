@@ -167,6 +167,10 @@ impl Scheduler {
         is_cancelled
     }
 
+    pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
+        self.workers.iter().any(|worker| worker.is_running(call))
+    }
+
     /// Fails the unclaimed items of a call; returns whether there were any. A call with several items has no
     /// reader any more.
     fn fail_pending(&mut self, call: &Arc<Call>) -> bool {

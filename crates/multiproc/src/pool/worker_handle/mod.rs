@@ -315,6 +315,12 @@ impl WorkerHandle {
         self.in_flight.are_of(call)
     }
 
+    /// Whether it has claimed the first item without a collected result, and that is one of this call.
+    pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
+        self.in_flight.front().is_some_and(|first| Arc::ptr_eq(first, call))
+            && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
+    }
+
     /// Turns the last `count` items in the rings back into chunks.
     fn reclaim(&mut self, count: u32) -> Vec<Chunk> {
         let (chunks, position) = self.in_flight.reclaim(count, &self.rings);

@@ -62,7 +62,7 @@ const KINDS: &[Kind] = &[
     kind("a child with a pool", 1, processes::with_a_pool),
     kind("a child's worker or fork server", 2, processes::of_a_child),
     kind("the fork server", 2, processes::fork_server),
-    kind("what the fork server has ready", 3, processes::spares),
+    kind("what the fork server has ready", 3, processes::preforked),
     kind("a producer of a queue", 3, channels::producers),
     kind("a consumer of a queue", 3, channels::consumers),
     kind("an end of a pipe", 2, channels::pipe),

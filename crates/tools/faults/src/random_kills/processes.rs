@@ -80,7 +80,7 @@ fn nested(round: &mut KillRound, candidates: fn(u32) -> Vec<u32>) -> Result<()> 
 }
 
 /// Pre-forked children: an idle one is replaced; one with its bootstrap message is a killed child.
-pub(super) fn spares(round: &mut KillRound) -> Result<()> {
+pub(super) fn preforked(round: &mut KillRound) -> Result<()> {
     let count = round.rng.random_range(4..10);
     let work = |number: u64| Process::spawn(|number: u64| number * number, (number,)).and_then(Process::join);
     let outcomes: Vec<_> = round.run(target::preforked, || (0..count).map(work).collect());
