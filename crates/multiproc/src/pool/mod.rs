@@ -14,6 +14,7 @@ mod callbacks;
 
 mod map_reduce;
 
+mod lazy_results;
 mod reorder;
 mod results;
 
@@ -44,6 +45,7 @@ use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
+pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::TaskHandle;

@@ -12,6 +12,7 @@ use super::call::{Call, Options};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
 use super::item_loop::ItemLoop;
+use super::lazy_results::{LazyResults, Singly};
 use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
@@ -158,11 +159,7 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap`](super::Pool::imap).
-    pub fn imap<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap<F, T, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
@@ -172,11 +169,7 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
-    pub fn imap_unordered<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap_unordered<F, T, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
@@ -267,18 +260,13 @@ impl<'pool> CallOptions<'pool> {
         function: F,
         items: I,
         order: ResultOrder,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    ) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let items = items.into_iter().map(|item| (item,));
-        let (results, error) = match self.results(function, items, order, Some(DEFAULT_BUFFER)) {
-            Ok(results) => (Some(results), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        results.into_iter().flatten().chain(error)
+        LazyResults::new(self.results(function, Singly(items.into_iter()), order, Some(DEFAULT_BUFFER)))
     }
 }
 

@@ -336,7 +336,8 @@ where
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
-        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
+        let waiting = waiting.saturating_add(self.refusal.is_some().into());
+        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
     }
 }
 
