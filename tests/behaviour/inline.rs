@@ -143,10 +143,13 @@ fn what_a_pool_cannot_do_is_an_error() -> Outcome {
 
 fn a_closed_pool_takes_no_more_work() -> Outcome {
     let pool = inline_pool()?;
+    pool.resize(3)?;
+    assert_eq!(pool.worker_pids(), [0; 0]);
     let task = pool.submit(|| 1, ())?;
     pool.close();
     assert!(pool.apply(|| 1, ()).unwrap_err().is_closed());
     assert_eq!(task.get()?, 1);
+    assert!(pool.join_timeout(Duration::ZERO));
     pool.terminate();
     Ok(())
 }

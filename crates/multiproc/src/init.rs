@@ -23,9 +23,22 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// copies of itself without end. The standard test harness does not call it: see
 /// [`init_for_tests`](crate::init_for_tests).
 ///
-/// `main` itself is a plain function. Under `#[tokio::main]` this call is inside a runtime, so a task that
-/// makes one panics ("Cannot start a runtime from within a runtime"), and each child is executed, since there
-/// are threads. Call this first, and then `tokio::runtime::Runtime::new()?.block_on(…)`.
+/// `main` itself is a plain function, and the runtime of an asynchronous program begins behind this call:
+///
+/// ```ignore
+/// fn main() -> anyhow::Result<()> {
+///     multiproc::init();
+///     tokio::runtime::Runtime::new()?.block_on(async {
+///         let pool = multiproc::Pool::new(4)?;
+///         println!("{}", pool.submit(u64::pow, (2, 10))?.await?);
+///         Ok(())
+///     })
+/// }
+/// ```
+///
+/// Under `#[tokio::main]` this call would be inside a runtime, in every child, too: a task that makes a runtime
+/// fails there with tokio's message ("Cannot start a runtime from within a runtime"), and each child is
+/// executed, since a process with threads cannot be forked.
 ///
 /// With `panic = "abort"` in `Cargo.toml`, a task that panics aborts its process: the error is that of a
 /// child killed by SIGABRT, [`Error::is_panic`] is false, and only standard error has the panic's message.
