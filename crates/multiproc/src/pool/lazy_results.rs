@@ -18,6 +18,8 @@ use crate::error::{Error, Result};
 /// use indicatif::ProgressIterator;
 ///
 /// for result in pool.imap_unordered(convert, files).progress() {
+///     // …
+/// }
 /// ```
 ///
 /// It ends earlier than its length says if the pool is closed, or cannot keep its workers, while input is
