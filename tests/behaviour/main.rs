@@ -11,6 +11,7 @@ mod bad_values;
 mod corrupted_memory;
 mod encoding;
 mod futures;
+mod inline;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         shared_slice::trials(),
         programs::trials(),
         regressions::trials(),
+        inline::trials(),
         interrupt::trials(),
         resource_limits::trials(),
         corrupted_memory::trials(),

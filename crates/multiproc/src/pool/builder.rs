@@ -13,6 +13,7 @@ use super::scheduler::Policy;
 use super::worker_main::Initializer;
 use crate::error::{Error, Result};
 use crate::ipc::wire;
+use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
@@ -218,14 +219,43 @@ impl PoolBuilder {
         self
     }
 
+    /// Whether tasks run in this process, so that a debugger or a profiler that watches this process sees
+    /// them. By default, if the environment variable `MULTIPROC_INLINE` is `1`; it concerns the whole program.
+    ///
+    /// A task runs in the thread that submits it, below the call in its stack, and one after the other:
+    /// [`submit`](super::Pool::submit) returns when it has run, and a lazy call runs items in `next`. Several
+    /// threads that use one pool run their tasks at the same time. There is no worker, and
+    /// [`workers`](Self::workers) has no effect. Arguments and results are encoded and decoded as for a
+    /// worker, and a panic is an error of its task. Different are:
+    ///
+    /// - [`current`](crate::current) and statics are this process's; the initializer runs once, in
+    ///   [`build`](Self::build). [`at_start`](crate::at_start) has no effect;
+    /// - a [time limit](super::CallOptions::timeout) is an error of the call, and a
+    ///   [memory limit](Self::memory_limit) one of [`build`](Self::build). There is nothing to
+    ///   [cancel](super::TaskHandle::cancel), to [retry](super::CallOptions::retries) or to replace;
+    /// - a crash or an `exit` in a task ends the whole program. Before an exit, a message on standard error
+    ///   says so;
+    /// - a task that waits for its caller, or for another task of the same thread, waits without end.
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().inline(true).build()?;
+    /// assert_eq!(pool.apply(std::process::id, ())?, std::process::id());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn inline(mut self, inline: bool) -> Self {
+        self.config.options.inline = Some(inline);
+        self
+    }
+
     /// Limits the time that dropping or terminating the pool takes. The default is 2 seconds.
     pub fn shutdown_timeout(mut self, time: Duration) -> Self {
         self.config.policy.shutdown_timeout = time;
         self
     }
 
-    /// Starts the workers and the pool's thread.
-    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, JoinHandle<()>)> {
+    /// Starts the workers and the pool's thread; in inline mode there is neither.
+    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
@@ -241,11 +271,17 @@ impl PoolBuilder {
                 return Err(Error::invalid(format!("`{option}` must be at least 1")));
             }
         }
+        if self.config.options.is_inline()? {
+            if memory_limit.is_some() {
+                return Err(inline::unsupported("cannot limit a worker's memory"));
+            }
+            return Ok((Dispatcher::start_inline(self.config)?, None));
+        }
         let core = Dispatcher::start(self.config)?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("mp-pool".to_owned());
         match with_signals_blocked(|| thread.spawn(move || runner.run())) {
-            Ok(thread) => Ok((core, thread)),
+            Ok(thread) => Ok((core, Some(thread))),
             Err(error) => {
                 core.abort();
                 Err(Error::io("start a pool's thread", &error))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Pool, TaskHandle};
+use super::{LazyResults, Pool, TaskHandle};
 use crate::channel::errors::SendError;
 use crate::error::Result;
 use crate::task::RemoteFn;
@@ -117,11 +117,7 @@ impl Pool {
     /// # Panics
     /// `next` panics when the input's iterator does, after the results of the items before it. The pool stays
     /// usable.
-    pub fn imap<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    pub fn imap<F, T, I>(&self, function: F, items: I) -> LazyResults<'_, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
@@ -142,11 +138,7 @@ impl Pool {
     /// assert_eq!(sum, 338_350);
     /// # Ok::<(), multiproc::Error>(())
     /// ```
-    pub fn imap_unordered<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    pub fn imap_unordered<F, T, I>(&self, function: F, items: I) -> LazyResults<'_, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,

@@ -14,11 +14,13 @@ mod callbacks;
 
 mod map_reduce;
 
+mod lazy_results;
 mod reorder;
 mod results;
 
 mod dispatcher;
 
+mod inline;
 mod scheduler;
 
 mod worker_handle;
@@ -38,11 +40,13 @@ use std::time::Duration;
 
 use self::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
+use crate::logs;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
+pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::{Canceller, TaskHandle};
@@ -222,6 +226,7 @@ impl Pool {
             && self.pid == own_pid()
         {
             let _ = thread.join(); // if it has panicked, every call has failed
+            logs::deliver();
         }
     }
 }
@@ -250,6 +255,6 @@ impl PoolBuilder {
     /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool> {
         let (core, thread) = self.start()?;
-        Ok(Pool { core, thread: Some(thread), pid: own_pid() })
+        Ok(Pool { core, thread, pid: own_pid() })
     }
 }

@@ -12,12 +12,14 @@ use super::call::{Call, Options, Slot};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
 use super::item_loop::ItemLoop;
+use super::lazy_results::{LazyResults, Singly};
 use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
 use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
+use crate::spawn::inline;
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
 
@@ -158,11 +160,7 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap`](super::Pool::imap).
-    pub fn imap<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap<F, T, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
@@ -172,11 +170,7 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
-    pub fn imap_unordered<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap_unordered<F, T, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
@@ -206,7 +200,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
     {
         let core = self.core;
-        let call = self.begin(function)?;
+        let call = self.begin(function, true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
@@ -279,7 +273,7 @@ impl<'pool> CallOptions<'pool> {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let call = self.begin(function)?;
+        let call = self.begin(function, true)?;
         call.occupy(slot);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
@@ -287,7 +281,7 @@ impl<'pool> CallOptions<'pool> {
         Ok(TaskHandle::new(Arc::clone(self.core), call))
     }
 
-    fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
+    fn begin<F, Args>(self, function: F, is_single: bool) -> Result<Arc<Call>>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
@@ -295,10 +289,13 @@ impl<'pool> CallOptions<'pool> {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
         }
+        if self.options.timeout.is_some() && self.core.is_inline() {
+            return Err(inline::unsupported("cannot limit a task's time"));
+        }
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
+        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options, is_single))
     }
 
     fn results<F, Args, I>(
@@ -313,7 +310,7 @@ impl<'pool> CallOptions<'pool> {
         Args: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
+        Results::begin(self.core, self.begin(function, false)?, items.into_iter(), order, look_ahead)
     }
 
     fn iterate<F, T, I>(
@@ -321,18 +318,13 @@ impl<'pool> CallOptions<'pool> {
         function: F,
         items: I,
         order: ResultOrder,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    ) -> LazyResults<'pool, I::IntoIter, F::Output>
     where
         F: RemoteFn<(T,)>,
         T: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let items = items.into_iter().map(|item| (item,));
-        let (results, error) = match self.results(function, items, order, Some(DEFAULT_BUFFER)) {
-            Ok(results) => (Some(results), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        results.into_iter().flatten().chain(error)
+        LazyResults::new(self.results(function, Singly(items.into_iter()), order, Some(DEFAULT_BUFFER)))
     }
 }
 

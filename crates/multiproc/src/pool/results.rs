@@ -117,7 +117,8 @@ where
         let is_slow = self.input_time >= SLOW_INPUT;
         let is_given_soon =
             self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        is_given_soon && (is_slow || self.pending >= self.core.workers() as u64)
+        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
+        is_given_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
@@ -335,7 +336,8 @@ where
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
-        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
+        let waiting = waiting.saturating_add(self.refusal.is_some().into());
+        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
     }
 }
 

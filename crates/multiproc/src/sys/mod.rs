@@ -11,6 +11,7 @@ pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
+pub(crate) mod exit_notice;
 pub(crate) mod exits;
 pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]

@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 11] = [
+pub const WORKLOADS: [(&str, &str); 12] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -36,6 +36,7 @@ pub const WORKLOADS: [(&str, &str); 11] = [
     ("W7", "A pool from nothing, and what it costs when idle"),
     ("W8", "Locks, an event and a counter in shared memory"),
     ("W9", "One call of a process that owns a state, and its answer"),
+    ("W10", "A log record of a child"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
@@ -74,6 +75,8 @@ pub const PSS: Case = less("W7-PSS", "W7", "memory of an idle worker (PSS)", "kB
 pub const IDLE: Case =
     Case { most_rounds: 2, ..less("W7-idle", "W7", "CPU of an idle pool of 8", "% of a core") };
 
+pub const LOG: Case = less("W10-log", "W10", "a record, in the child", "ns");
+
 pub const LOCK: Case = less("W8-lock", "W8", "lock and unlock, one process", "ns");
 pub const LOCK_X2: Case = more("W8-lock-x2", "W8", "lock and unlock, two processes at once", "M/s");
 pub const SEMAPHORE: Case = less("W8-semaphore", "W8", "take a permit and give it back", "ns");
@@ -110,7 +113,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 48] = [
+pub const ALL: [&Case; 49] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -134,6 +137,7 @@ pub const ALL: [&Case; 48] = [
     &COLD_RUNNING,
     &PSS,
     &IDLE,
+    &LOG,
     &LOCK,
     &LOCK_X2,
     &SEMAPHORE,

@@ -199,14 +199,14 @@ impl WorkerHandle {
     /// Moves up to `most` items of a chunk to the worker.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
-        if self.header != Some(chunk.call.header) {
-            let mut header = Vec::new();
-            let _ = wire::encode_own(&chunk.call.header, &mut header, "a header"); // of numbers: cannot fail
-            if !self.rings.write_header(TASK_HEADER, &header) {
+        let header = chunk.header();
+        if self.header != Some(header) {
+            let mut bytes = Vec::new();
+            let _ = wire::encode_own(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.full = true;
                 return Dispatched::Full;
             }
-            self.header = Some(chunk.call.header);
         }
         let outcome = match &mut chunk.body {
             Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
@@ -215,7 +215,9 @@ impl WorkerHandle {
                 self.dispatch_message(sent, chunk, start)
             }
         };
-        if !matches!(outcome, Dispatched::Accepted) {
+        if matches!(outcome, Dispatched::Accepted) {
+            self.header = Some(chunk.header()); // that of an item that follows without a gap
+        } else {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
             self.header = None;
         }
