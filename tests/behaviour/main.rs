@@ -22,6 +22,7 @@ mod queue;
 mod regressions;
 mod resource_limits;
 mod security;
+mod server;
 mod shared_array;
 mod shared_slice;
 mod start;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         resource_limits::trials(),
         corrupted_memory::trials(),
         security::trials(),
+        server::trials(),
         shared_array::trials(),
         bad_values::trials(),
         bad_tasks::trials(),

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],
+    &["server"],
     &["sync"],
     &["channel"],
     &["spawn"],

@@ -11,6 +11,7 @@
 //!   [`apply`](Pool::apply), [`submit`](Pool::submit). A [call](Pool::options) may have a time limit and be
 //!   tried again; a task can be [cancelled](pool::TaskHandle::cancel); a worker's memory can be
 //!   [limited](pool::PoolBuilder::memory_limit).
+//! - [`Server`] is a process that owns a state, on which any process calls methods.
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large read-only data that many processes read without a copy; [`SharedArray`] is data
@@ -115,6 +116,8 @@ mod mapping_cache;
 
 pub mod pool;
 
+pub mod server;
+
 pub mod sync;
 
 mod channel;
@@ -150,7 +153,9 @@ pub use pool::{Pool, as_completed};
 pub use process::{Process, ProcessBuilder};
 pub use process_future::ProcessFuture;
 pub use process_info::{ProcessInfo, active_children, current, parent};
+pub use server::Server;
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::StartMethod;
 pub use task::RemoteFn;
+pub use task::method::{RemoteInit, RemoteMethod};

@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 10] = [
+pub const WORKLOADS: [(&str, &str); 11] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -35,6 +35,7 @@ pub const WORKLOADS: [(&str, &str); 10] = [
     ("W6", "200 tasks: 8 MiB in, their sum out, two workers"),
     ("W7", "A pool from nothing, and what it costs when idle"),
     ("W8", "Locks, an event and a counter in shared memory"),
+    ("W9", "One call of a process that owns a state, and its answer"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
@@ -80,6 +81,10 @@ pub const EVENT: Case =
     less("W8-event", "W8", "set an event, and wait for another that the waiter sets", "µs");
 pub const ATOMIC_X4: Case = more("W8-atomic-x4", "W8", "add 1 to a counter, four processes at once", "M/s");
 
+pub const SERVER_CALL: Case = less("W9-server-call", "W9", "back to back", "µs");
+pub const SERVER_CALL_SLEEP: Case =
+    less("W9-server-call-sleep", "W9", "from sleep (2 ms between calls)", "µs");
+
 pub const GROWTH_MAP: Case = heavy("growth-map", "a further item of `map` at 10⁸ against one at 10⁶", "×");
 pub const GROWTH_IMAP: Case = heavy("growth-imap", "a further item of `imap` at 10⁸ against one at 10⁶", "×");
 pub const GROWTH_WORKERS: Case =
@@ -105,7 +110,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 46] = [
+pub const ALL: [&Case; 48] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -134,6 +139,8 @@ pub const ALL: [&Case; 46] = [
     &SEMAPHORE,
     &EVENT,
     &ATOMIC_X4,
+    &SERVER_CALL,
+    &SERVER_CALL_SLEEP,
     &GROWTH_MAP,
     &GROWTH_IMAP,
     &GROWTH_WORKERS,
