@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
+use crate::ipc::frame::as_u32;
 use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::Position;
 use crate::ipc::wire;
@@ -170,24 +171,26 @@ impl WorkerSide {
         let seen = self.rings.requests().load(Relaxed);
         let room = COMPLETIONS.free_frames(self.completed, self.taken, result);
         let claimed = self.claim_run(seen, room.min(SUBMISSIONS.frames_to_end(self.cursor, item)));
+        // In registers; what a panic of an item leaves behind is in `self`.
+        let (mut cursor, mut completed) = (self.cursor, self.completed);
         let mut count = 0;
         while count < claimed {
-            let is_unread = &mut self.claimed;
+            self.claimed = true;
+            let (is_unread, behind) = (&mut self.claimed, &mut self.cursor);
+            let next = cursor.after(as_u32(item));
             let run = |bytes: &[u8]| {
-                *is_unread = false;
+                (*is_unread, *behind) = (false, next);
                 run(bytes)
             };
-            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, run) else {
-                self.claimed = true;
-                break;
-            };
+            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut cursor, VALUE, item, run) else { break };
             self.exit_if_forked();
             match ran {
                 Ok(value) => {
                     let bytes = raw::as_bytes(&value).unwrap_or_default();
                     failpoint::hit(Failpoint::ResultEncoded);
-                    COMPLETIONS.push_unchecked(&self.rings.0, &mut self.completed, VALUE, bytes);
-                    progress::finish(self.rings.0.word64(COMPLETED), self.completed);
+                    COMPLETIONS.push_unchecked(&self.rings.0, &mut completed, VALUE, bytes);
+                    self.completed = completed;
+                    progress::finish(self.rings.0.word64(COMPLETED), completed);
                 }
                 Err(error) => {
                     self.clock.left -= count;
