@@ -108,10 +108,11 @@ impl Dispatcher {
     /// A pool without workers, whose tasks run in the threads that submit them.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
         inline::check_initialised()?;
-        let initializer = config.policy.initializer.clone();
+        let initializers = config.policy.initializers.clone();
         let policy = Policy { workers: 1, ..config.policy };
         let core = Self::new(Config { policy, ..config }, true)?;
-        if let Some(Err(error)) = initializer.map(|initializer| inline::run(|| initializer.run())) {
+        let initialize = || initializers.into_iter().try_for_each(|first| inline::run(|| first.run()));
+        if let Err(error) = initialize() {
             core.lock().give_up(&error.during_startup());
         }
         Ok(core)

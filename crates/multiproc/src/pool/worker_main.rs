@@ -41,12 +41,12 @@ pub(crate) struct WorkerContext {
 }
 
 /// The main function of a worker process. Returns when the pool closes the rings.
-pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
+pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
-    if let Some(initializer) = initializer {
+    for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;
         initializer.run()?;
@@ -91,7 +91,9 @@ impl Initializer {
     pub(crate) fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())
+        let mut outcome = Vec::new();
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
+        wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?
     }
 }
 
