@@ -306,9 +306,17 @@ impl Parcel {
     fn release(&self) {
         let number = self.number.get();
         if number % 2 == 1 {
-            self.number.set(number.wrapping_add(1));
-            self.ledger.word64(self.word * size_of::<u64>()).store(number.wrapping_add(1), Release);
+            self.release_from(number);
         }
+    }
+
+    /// Two threads may encode a handle at a time. The later one must not release the chunk from the handle
+    /// that has taken it meanwhile.
+    fn release_from(&self, number: u64) {
+        let next = number.wrapping_add(1);
+        let word = self.ledger.word64(self.word * size_of::<u64>());
+        let _ = word.compare_exchange(number, next, Release, Relaxed);
+        self.number.set(next);
     }
 
     fn map(&self) -> Result<WritableRange> {

@@ -98,6 +98,7 @@ impl<'a> Mutex<'a> {
     ) -> Result<Option<MutexGuard<'a>>> {
         let own = ThreadId::current();
         let mut checks = Checks::begin();
+        let mut has_slept = false;
         loop {
             let word = self.word.load(Relaxed);
             let holder = ThreadId::from_bits(word & !WAITERS);
@@ -117,10 +118,14 @@ impl<'a> Mutex<'a> {
                     return Ok(Some(guard));
                 }
             } else if is_over {
-                return Ok(None);
+                // This thread may have been woken in place of another, which the holder is to wake now.
+                if !has_slept || word & WAITERS != 0 || self.replace(word, word | WAITERS) {
+                    return Ok(None);
+                }
             } else if word & WAITERS != 0 || self.replace(word, word | WAITERS) {
                 let time = deadline.left().map_or(checks.next, |left| left.min(checks.next));
                 futex::wait_low_half(self.word, word | WAITERS, Some(time));
+                has_slept = true;
             }
         }
     }
