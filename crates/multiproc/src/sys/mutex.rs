@@ -11,9 +11,8 @@
 
 use std::hint;
 use std::marker::PhantomData;
-use std::time::{Duration, Instant};
-
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
+use super::checks::Checks;
 use super::cpus::is_smp;
 use super::failpoint::{self, Failpoint};
 use super::futex;
@@ -24,16 +23,13 @@ use crate::error::{Error, Result};
 
 /// How often to try before sleeping.
 const TRIES: u32 = 50;
-/// The time before the first check whether the holder lives. It doubles with each check.
-const FIRST_CHECK: Duration = Duration::from_millis(1);
-/// The longest time between two checks. A release wakes one waiter; if that is killed before it runs, the
-/// others try again after this time.
-const RECHECK: Duration = Duration::from_millis(500);
 
 /// The bit beside the holder's identity that says that threads may be asleep.
 const WAITERS: u64 = 1 << 31;
 
 /// A mutex in shared memory. Zeroed memory is a free one.
+///
+/// A release wakes one waiter. If that is killed before it runs, the others try again when they check.
 #[derive(Clone, Copy)]
 pub(crate) struct Mutex<'a> {
     word: &'a AtomicU64,
@@ -107,7 +103,7 @@ impl<'a> Mutex<'a> {
             }
             let is_over = deadline.is_over();
             if word & !WAITERS == 0
-                || ((is_over || checks.are_due()) && checks.has_ended(holder, self.namespace))
+                || ((is_over || checks.are_due()) && self.check(holder, &mut checks))
             {
                 // Other threads may be asleep, though the word no longer says so.
                 if self.replace(word, own.bits() | WAITERS) {
@@ -123,11 +119,16 @@ impl<'a> Mutex<'a> {
                     return Ok(None);
                 }
             } else if word & WAITERS != 0 || self.replace(word, word | WAITERS) {
-                let time = deadline.left().map_or(checks.next, |left| left.min(checks.next));
-                futex::wait_low_half(self.word, word | WAITERS, Some(time));
+                futex::wait_low_half(self.word, word | WAITERS, Some(checks.time(deadline)));
                 has_slept = true;
             }
         }
+    }
+
+    /// Whether the holder has ended.
+    fn check(self, holder: ThreadId, checks: &mut Checks) -> bool {
+        checks.done();
+        holder.has_ended() && namespace() == self.namespace
     }
 
     #[inline]
@@ -175,27 +176,6 @@ impl Drop for MutexGuard<'_> {
         if self.holder.bits() != 0 && self.holder == ThreadId::current() {
             self.release();
         }
-    }
-}
-
-/// When to check next whether the holder lives.
-struct Checks {
-    last: Instant,
-    next: Duration,
-}
-
-impl Checks {
-    fn begin() -> Self {
-        Self { last: Instant::now(), next: FIRST_CHECK }
-    }
-
-    fn are_due(&self) -> bool {
-        self.last.elapsed() >= self.next
-    }
-
-    fn has_ended(&mut self, holder: ThreadId, its_namespace: u64) -> bool {
-        *self = Self { last: Instant::now(), next: (2 * self.next).min(RECHECK) };
-        holder.has_ended() && namespace() == its_namespace
     }
 }
 

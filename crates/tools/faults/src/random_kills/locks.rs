@@ -32,7 +32,7 @@ pub(super) fn workers(round: &mut KillRound) -> Result<()> {
     let work = || (pool.starmap_results(fill, items), locks.use_all());
     let (ends, used) = round.run(|| pool.worker_pids(), work);
     used?;
-    pool.join()?;
+    pool.join();
     check(round, array, ends?)
 }
 
