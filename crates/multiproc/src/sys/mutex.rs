@@ -9,8 +9,6 @@
 //! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust
 //! mutexes are linked by pointers in the shared memory.)
 
-use std::hint;
-use std::marker::PhantomData;
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
 use super::checks::Checks;
 use super::cpus::is_smp;
@@ -20,6 +18,8 @@ use super::mapping::SharedMapping;
 use super::poll::Deadline;
 use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
+use std::hint;
+use std::marker::PhantomData;
 
 /// How often to try before sleeping.
 const TRIES: u32 = 50;
@@ -102,9 +102,7 @@ impl<'a> Mutex<'a> {
                 return Err(Error::internal("a thread takes a mutex in shared memory that it holds"));
             }
             let is_over = deadline.is_over();
-            if word & !WAITERS == 0
-                || ((is_over || checks.are_due()) && self.check(holder, &mut checks))
-            {
+            if word & !WAITERS == 0 || ((is_over || checks.are_due()) && self.check(holder, &mut checks)) {
                 // Other threads may be asleep, though the word no longer says so.
                 if self.replace(word, own.bits() | WAITERS) {
                     let guard = self.guard(own);

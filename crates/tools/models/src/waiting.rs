@@ -185,3 +185,21 @@ fn exclusion() {
     }
     assert_eq!(shared.1.get(), 3);
 }
+
+model!(a_waiter_that_gives_up_passes_its_wake_up_on, gives_up, 3, detects[NoWake]);
+
+/// A mutex is released and taken again. The release may wake a thread that gives up then; the other waiter is
+/// for the next release to wake.
+fn gives_up() {
+    let shared = Arc::new(SharedMapping::new());
+    let waiters = [Deadline::AfterSleep, Deadline::Never].map(|deadline| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || drop(Mutex::at(&shared, 0, 0).lock_noting(deadline, |_| {}).unwrap()))
+    });
+    for _ in 0..2 {
+        drop(Mutex::at(&shared, 0, 0).lock(Deadline::Never).unwrap());
+    }
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+}
