@@ -46,8 +46,8 @@ impl Shared {
         }
         let kind = self.slot_word(index, KIND).load(Acquire);
         let ticket = self.slot_word(index, TICKET).load(Acquire);
-        if self.slot_word(index, HOLDER).load(Relaxed) != holder {
-            return None; // the rest may be another entry's
+        if self.slot_word(index, HOLDER).load(Acquire) != holder {
+            return None; // its holder has freed it; the rest may be another entry's
         }
         #[allow(clippy::cast_possible_truncation)] // its two halves
         let (pid, kind) = ((kind >> 32) as u32, kind as u32);

@@ -186,7 +186,7 @@ fn exclusion() {
     assert_eq!(shared.1.get(), 3);
 }
 
-model!(a_waiter_that_gives_up_passes_its_wake_up_on, gives_up, 3, detects[NoWake]);
+model!(a_waiter_that_gives_up_passes_its_wake_up_on, gives_up, 2, detects[NoWake]);
 
 /// A mutex is released and taken again. The release may wake a thread that gives up then; the other waiter is
 /// for the next release to wake.
