@@ -16,10 +16,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
 /// Runs a function with a handle in a thread.
-fn spawn<H: Clone + 'static, R: 'static>(
-    handle: &H,
-    act: impl FnOnce(&H) -> R + 'static,
-) -> JoinHandle<R> {
+fn spawn<H: Clone + 'static, R: 'static>(handle: &H, act: impl FnOnce(&H) -> R + 'static) -> JoinHandle<R> {
     let handle = handle.clone();
     thread::spawn(move || act(&handle))
 }
@@ -38,10 +35,13 @@ fn reuse() {
     };
     insert(&shared, known[0]);
     let writer = spawn(&shared, move |shared| insert(shared, known[1]));
-    for entry in shared.entries() {
-        assert!(known.contains(&(entry.holder, entry.kind, entry.ticket)), "{entry:?}");
-    }
+    let reader = spawn(&shared, move |shared| {
+        for entry in shared.entries() {
+            assert!(known.contains(&(entry.holder, entry.kind, entry.ticket)), "{entry:?}");
+        }
+    });
     writer.join().unwrap();
+    reader.join().unwrap();
 }
 
 model!(
