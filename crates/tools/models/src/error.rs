@@ -8,7 +8,7 @@ pub(crate) struct Error;
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) enum Cause {
-    Broken(Failure),
+    Broken(#[allow(dead_code)] Failure),
 }
 
 #[derive(Clone, Copy)]

@@ -243,6 +243,11 @@ pub(crate) mod futex {
         woken.len()
     }
 
+    /// How many threads sleep.
+    pub(crate) fn sleepers() -> usize {
+        SLEEPERS.0.lock().unwrap().queue.len()
+    }
+
     pub(crate) fn pause() {
         loom::thread::yield_now();
     }
