@@ -1,5 +1,6 @@
 //! The library, through its public face.
 
+mod fill;
 mod growth;
 mod idle;
 mod locks;
@@ -51,6 +52,8 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::SEMAPHORE, locks::semaphore),
         entry(OURS, &case::EVENT, locks::event),
         entry(OURS, &case::ATOMIC_X4, locks::atomic_by_four),
+        entry(OURS, &case::FILL, fill::chunks),
+        entry("threads", &case::FILL, fill::threads),
         entry(OURS, &case::GROWTH_MAP, growth::map),
         entry(OURS, &case::GROWTH_IMAP, growth::imap),
         entry(OURS, &case::GROWTH_WORKERS, growth::workers),
