@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod encoding;
+mod futures;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         bad_values::trials(),
         bad_tasks::trials(),
         encoding::trials(),
+        futures::trials(),
         output::trials(),
         sync::trials(),
         task_errors::trials(),

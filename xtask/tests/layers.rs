@@ -13,6 +13,7 @@ use std::path::Path;
 /// The modules at the root from the top to the bottom. Each may use those below it, and nothing else.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
+    &["process_future"],
     &["init", "process", "process_info", "queue", "pipe", "shared_array"],
     &["shared_slice"],
     &["mapping_cache"],

@@ -100,6 +100,8 @@ compile_error!(
 );
 
 // Highest first: a module uses only those below it.
+mod process_future;
+
 mod init;
 mod pipe;
 mod process;
@@ -144,8 +146,9 @@ pub mod failpoints {
 pub use error::{Error, ErrorKind, Result, TaskError};
 pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
-pub use pool::Pool;
+pub use pool::{Pool, as_completed};
 pub use process::{Process, ProcessBuilder};
+pub use process_future::ProcessFuture;
 pub use process_info::{ProcessInfo, active_children, current, parent};
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};

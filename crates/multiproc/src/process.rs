@@ -13,6 +13,7 @@ use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
 use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::supervisor::Child;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
@@ -247,6 +248,10 @@ impl<T> Process<T> {
     pub fn kill(&self) -> Result<()> {
         self.started.child.kill();
         Ok(())
+    }
+
+    pub(crate) fn child(&self) -> &Child {
+        &self.started.child
     }
 
     fn origin(&self) -> Origin {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use crate::ipc::frame::Frames;
 use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
+use crate::pool::completions::Completions;
 use crate::pool::worker_rings::{ERROR, VALUE};
 use crate::task::TaskId;
 
@@ -55,8 +57,33 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
+    /// Given back with the first batch.
+    slot: Option<Slot>,
+    /// Told of the next batch.
+    waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
+}
+
+/// Counts the submitted tasks of a pool that have no result.
+#[derive(Default)]
+pub(crate) struct Slots(Arc<AtomicUsize>);
+
+/// Counts one of them until it drops.
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slots {
+    /// `None` if there are `max` of them.
+    pub(crate) fn take(&self, max: usize) -> Option<Slot> {
+        let add = |count| (count < max).then_some(count + 1);
+        self.0.fetch_update(Relaxed, Relaxed, add).ok().map(|_| Slot(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Results of consecutive items.
@@ -90,6 +117,11 @@ impl Call {
         })
     }
 
+    /// Counts it until its first result.
+    pub(crate) fn occupy(&self, slot: Option<Slot>) {
+        self.lock().slot = slot;
+    }
+
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.withdrawn.load(Relaxed)
     }
@@ -113,8 +145,25 @@ impl Call {
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
         let mut inbox = self.lock();
-        if !inbox.abandoned {
-            inbox.batches.push_back(batch);
+        inbox.slot = None;
+        if inbox.abandoned {
+            return;
+        }
+        inbox.batches.push_back(batch);
+        if let Some((waker, completions)) = inbox.waker.take() {
+            completions.add(waker);
+        }
+    }
+
+    /// Has `waker` called at the next batch; not if there is one. The latest waker counts.
+    pub(crate) fn wake_at_arrival(&self, waker: &Waker, completions: &Arc<Completions>) {
+        let mut inbox = self.lock();
+        if !inbox.batches.is_empty() {
+            return;
+        }
+        match &mut inbox.waker {
+            Some((known, _)) => known.clone_from(waker),
+            none => *none = Some((waker.clone(), Arc::clone(completions))),
         }
     }
 
@@ -149,6 +198,7 @@ impl Call {
         let mut inbox = self.lock();
         inbox.abandoned = true;
         inbox.batches.clear();
+        inbox.waker = None;
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -4,15 +4,20 @@
 //! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::call::Call;
+use super::call::{Call, Slot, Slots};
 use super::chunk::Chunk;
+use super::completions::Completions;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Calls, Sleeper, Ticket};
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
@@ -27,17 +32,22 @@ use crate::sys::signals::with_signals_blocked;
 pub(crate) struct Config {
     pub(crate) options: SpawnOptions,
     pub(crate) policy: Policy,
+    /// The maximum of submitted tasks without a result.
+    pub(crate) max_pending: Option<usize>,
 }
 
 pub(crate) struct Dispatcher {
-    workers: usize,
+    workers: AtomicUsize,
     chunk_size: Option<u32>,
+    max_pending: Option<usize>,
+    slots: Slots,
     options: SpawnOptions,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
     fork_detector: ForkDetector,
     callers: Mutex<Callers>,
+    completions: Arc<Completions>,
     wakeup_page: WakeupPage,
     thread: Arc<DriverThread>,
 }
@@ -47,13 +57,15 @@ pub(crate) struct Dispatcher {
 struct Callers {
     count: usize,
     patient: usize,
+    /// Futures that wait for results, and drive nothing.
+    futures: usize,
 }
 
 impl Callers {
     fn waiting(&self) -> Waiting {
-        match (self.count, self.patient) {
-            (0, _) => Waiting::None,
-            (1, 1) => Waiting::PatientCaller,
+        match (self.count, self.patient, self.futures) {
+            (0, ..) => Waiting::None,
+            (1, 1, 0) => Waiting::PatientCaller,
             _ => Waiting::Callers,
         }
     }
@@ -105,17 +117,20 @@ impl Dispatcher {
         Ok(core)
     }
 
-    fn new(Config { options, policy }: Config) -> Result<Arc<Self>> {
+    fn new(Config { options, policy, max_pending }: Config) -> Result<Arc<Self>> {
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
-            workers: policy.workers,
+            workers: AtomicUsize::new(policy.workers),
             chunk_size: policy.chunk_size,
+            max_pending,
+            slots: Slots::default(),
             options,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
             fork_detector: ForkDetector::new()?,
             callers: Mutex::default(),
+            completions: Arc::default(),
             wakeup_page,
             thread,
         }))
@@ -127,7 +142,41 @@ impl Dispatcher {
     }
 
     pub(crate) fn workers(&self) -> usize {
-        self.workers
+        self.workers.load(Relaxed)
+    }
+
+    /// Keeps this many workers from now on.
+    pub(crate) fn resize(&self, workers: usize) -> Result<()> {
+        self.check_here()?;
+        let missing = workers.saturating_sub(self.workers.load(Relaxed));
+        self.change(|state| state.resize(workers))?;
+        self.workers.store(workers, Relaxed);
+        self.options.prefork(missing);
+        Ok(())
+    }
+
+    /// Room for one more submitted task without a result; waits for it until the deadline.
+    pub(crate) fn wait_for_slot(&self, deadline: Deadline) -> Result<Option<Slot>> {
+        let Some(max) = self.max_pending else { return Ok(None) };
+        self.check_open()?;
+        let slot = Mutex::new(None);
+        let is_done = || {
+            let taken = self.slots.take(max);
+            let has_room = taken.is_some() || self.check_open().is_err();
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            has_room
+        };
+        if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
+            self.check_here()?;
+            return Err(Error::new(Cause::Full("pool".to_owned())));
+        }
+        self.check_open()?;
+        Ok(slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until the pool has ended; returns whether it has.
+    pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
+        self.become_driver(false).wait_until(deadline, || self.lock().has_ended())
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u32> {
@@ -176,6 +225,11 @@ impl Dispatcher {
             self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));
         self.wakeup_page.callers().notify_all(); // results of other calls may have arrived
         is_cancelled
+    }
+
+    /// Whether a worker has claimed the one item of this call.
+    pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
+        self.fork_detector.in_original_process() && self.lock().is_running(call)
     }
 
     /// Changes the state, and wakes the threads whose sleep would last too long after it.
@@ -266,8 +320,71 @@ impl Dispatcher {
         self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Scheduler> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> StateGuard<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        StateGuard { state, _completions: WakeOnDrop(&self.completions) }
+    }
+}
+
+/// For futures.
+impl Dispatcher {
+    /// Polls for as long as a caller spins before it sleeps; returns whether `is_done`. At once if other
+    /// futures wait: the thread that polls them all should not spin for each.
+    pub(crate) fn spin_until(&self, is_done: impl Fn() -> bool) -> bool {
+        self.check();
+        if is_done() {
+            return true;
+        }
+        if self.callers().futures > 0 {
+            return false;
+        }
+        let driver = self.become_driver(false);
+        let mut poll = || {
+            driver.core.poll(1);
+            is_done()
+        };
+        driver.core.poll(1).busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
+    }
+
+    /// Has `waker` called when a result of the call arrives.
+    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: &Waker) {
+        call.wake_at_arrival(waker, &self.completions);
+    }
+
+    /// Counts a future that begins to wait, or no longer does.
+    pub(crate) fn count_future(&self, waits: bool) {
+        self.update_callers(|callers| {
+            callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
+        });
+    }
+}
+
+/// The locked state. When it drops, the lock is released first, and then the wakers of arrived results are
+/// called.
+struct StateGuard<'a> {
+    state: MutexGuard<'a, Scheduler>,
+    _completions: WakeOnDrop<'a>,
+}
+
+struct WakeOnDrop<'a>(&'a Completions);
+
+impl Deref for StateGuard<'_> {
+    type Target = Scheduler;
+
+    fn deref(&self) -> &Scheduler {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Scheduler {
+        &mut self.state
+    }
+}
+
+impl Drop for WakeOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.wake();
     }
 }
 
@@ -383,7 +500,7 @@ impl Dispatcher {
 
     /// Starts a worker. Does not hold the lock while it does.
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
-        let spin = if self.workers <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
+        let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
             WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());

@@ -8,13 +8,15 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::call::Call;
+use super::callbacks;
 use super::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
 /// A task submitted with [`Pool::submit`](super::Pool::submit). Dropping the handle does not cancel the task.
 ///
-/// Every task gets a result, also when its worker dies or the pool is dropped.
+/// Every task gets a result, also when its worker dies or the pool is dropped. A handle can be awaited, too:
+/// see [`TaskFuture`](super::TaskFuture).
 ///
 /// ```
 /// fn main() -> multiproc::Result<()> {
@@ -28,8 +30,8 @@ use crate::sys::poll::Deadline;
 /// ```
 #[must_use = "dropping a `TaskHandle` loses the task's result: call `get`"]
 pub struct TaskHandle<R> {
-    core: Arc<Dispatcher>,
-    call: Arc<Call>,
+    pub(super) core: Arc<Dispatcher>,
+    pub(super) call: Arc<Call>,
     taken: bool,
     result: PhantomData<fn() -> R>,
 }
@@ -46,6 +48,11 @@ impl<R> TaskHandle<R> {
             self.call.has_arrived()
         };
         self.taken || self.call.has_arrived() || poll()
+    }
+
+    /// Whether a worker has begun the task and it has no result yet. Does not block.
+    pub fn is_running(&self) -> bool {
+        !self.is_ready() && self.core.is_running(&self.call)
     }
 
     /// Withdraws the task if no worker has begun it; otherwise kills its worker (SIGKILL), which the pool
@@ -68,6 +75,36 @@ impl<R> TaskHandle<R> {
     /// ```
     pub fn cancel(&self) -> bool {
         self.core.cancel(&self.call)
+    }
+
+    /// What can [`cancel`](Self::cancel) this task while another thread waits for its result, or after this
+    /// handle was dropped.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { core: Arc::clone(&self.core), call: Arc::clone(&self.call) }
+    }
+}
+
+impl<R: DeserializeOwned + 'static> TaskHandle<R> {
+    /// Has `function` called with the result once it is there, in a thread that this program uses for all
+    /// such calls, one after the other. Does not block. A panic of the function has no other effect. Calls
+    /// that have not begun when the program ends are lost.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(1)?;
+    /// let (sender, results) = mpsc::channel();
+    /// pool.submit(u64::pow, (2, 10))?.on_done(move |result| sender.send(result).unwrap())?;
+    /// assert_eq!(results.recv().unwrap()?, 1024);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When the kernel refuses the thread. The task runs then, and its result is dropped.
+    pub fn on_done(self, function: impl FnOnce(Result<R>) + Send + 'static) -> Result<()> {
+        let (core, call) = (Arc::clone(&self.core), Arc::clone(&self.call));
+        callbacks::when_arrived(&core, &call, move || function(self.get()))
     }
 }
 
@@ -98,9 +135,55 @@ impl<R: DeserializeOwned> TaskHandle<R> {
             self.core.check_here()?;
             self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
-        let result = self.call.only_result();
+        self.take_arrived().transpose()
+    }
+
+    /// Whether [`take_arrived`](Self::take_arrived) gives something.
+    pub(super) fn is_settled(&self) -> bool {
+        self.taken || self.call.has_arrived() || self.core.check_here().is_err()
+    }
+
+    /// The result if it has arrived, or why it never will.
+    pub(super) fn take_arrived(&mut self) -> Option<Result<R>> {
+        if self.taken {
+            return Some(Err(Error::invalid("the task's result was already taken")));
+        }
+        let result = self.call.only_result().or_else(|| self.core.check_here().err().map(Err));
         self.taken = result.is_some();
-        result.transpose()
+        result
+    }
+}
+
+/// Cancels a task from any thread. Made by [`TaskHandle::canceller`].
+///
+/// ```
+/// use multiproc::Pool;
+/// use std::time::Duration;
+///
+/// multiproc::init();
+/// let pool = Pool::new(1)?;
+/// let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+/// let canceller = task.canceller();
+/// std::thread::spawn(move || canceller.cancel());
+/// assert!(task.get().unwrap_err().is_cancelled());
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Canceller {
+    core: Arc<Dispatcher>,
+    call: Arc<Call>,
+}
+
+impl Canceller {
+    /// As [`TaskHandle::cancel`].
+    pub fn cancel(&self) -> bool {
+        self.core.cancel(&self.call)
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,111 @@
+//! `ProcessFuture`: awaits a child's end and result.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+use crate::process::Process;
+
+/// Awaits the end of a child and the result of its function. Any executor will do: a thread of this library
+/// wakes it. No `poll` blocks.
+///
+/// Dropping it detaches the child, as dropping the [`Process`] does, unless
+/// [`kill_on_drop`](Self::kill_on_drop) was set.
+///
+/// ```
+/// use multiproc::Process;
+///
+/// async fn cubes() -> multiproc::Result<u64> {
+///     let (first, second) = (Process::spawn(u64::pow, (3, 3))?, Process::spawn(u64::pow, (4, 3))?);
+///     Ok(first.await? + second.await?)
+/// }
+/// # fn main() {}
+/// ```
+///
+/// # Errors
+/// Those of [`Process::join`].
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct ProcessFuture<T> {
+    /// `None` once its result was returned.
+    process: Option<Process<T>>,
+    /// Of the latest `poll`; shared with the thread that learns of the child's end.
+    waker: Option<Arc<Mutex<Waker>>>,
+    kill_on_drop: bool,
+}
+
+impl<T> ProcessFuture<T> {
+    /// Has a drop before the result kill the child (SIGKILL).
+    pub fn kill_on_drop(mut self) -> Self {
+        self.kill_on_drop = true;
+        self
+    }
+
+    /// Has the child's end wake the task.
+    fn wake_at_end(&mut self, process: &Process<T>, waker: &Waker) {
+        if let Some(known) = &self.waker {
+            known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(waker);
+            return;
+        }
+        let shared = Arc::new(Mutex::new(waker.clone()));
+        self.waker = Some(Arc::clone(&shared));
+        process.child().watch(Arc::new(move || {
+            let waker = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
+        }));
+    }
+}
+
+impl<T: DeserializeOwned> Future for ProcessFuture<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let Some(mut process) = self.process.take() else {
+            return Poll::Ready(Err(Error::invalid("the process was joined already")));
+        };
+        // The child may end between a look and the registration, so there is a look after it, too.
+        let mut result = process.join_timeout(Duration::ZERO);
+        if matches!(result, Ok(None)) {
+            self.wake_at_end(&process, context.waker());
+            result = process.join_timeout(Duration::ZERO);
+        }
+        let Some(result) = result.transpose() else {
+            self.process = Some(process);
+            return Poll::Pending;
+        };
+        Poll::Ready(result)
+    }
+}
+
+/// Nothing of it is borrowed from itself.
+impl<T> Unpin for ProcessFuture<T> {}
+
+impl<T: DeserializeOwned> IntoFuture for Process<T> {
+    type Output = Result<T>;
+    type IntoFuture = ProcessFuture<T>;
+
+    /// The future that `.await` polls.
+    fn into_future(self) -> ProcessFuture<T> {
+        ProcessFuture { process: Some(self), waker: None, kill_on_drop: false }
+    }
+}
+
+impl<T> Drop for ProcessFuture<T> {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take().filter(|_| self.kill_on_drop) {
+            process.child().kill();
+        }
+    }
+}
+
+impl<T> fmt::Debug for ProcessFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessFuture").field("process", &self.process).finish_non_exhaustive()
+    }
+}

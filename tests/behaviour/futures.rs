@@ -1,0 +1,303 @@
+//! **Futures**: tasks and processes awaited, under tokio and smol.
+
+use std::future::{Future, IntoFuture};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use multiproc::pool::{TaskFuture, TaskHandle};
+use multiproc::{Pool, Process, Result, as_completed, pipe};
+
+use crate::support::{Latch, Outcome, PATIENCE, block, blocked_child, eventually, trials};
+
+trials![
+    tasks_are_awaited_under_every_executor,
+    a_future_is_woken_while_another_thread_drives_the_pool,
+    a_task_that_dies_is_the_error_of_its_future,
+    every_future_of_a_pool_that_ends_resolves,
+    a_dropped_future_withdraws_a_task_that_has_not_begun,
+    a_dropped_future_lets_a_running_task_go_on_or_kills_it,
+    a_waker_may_use_the_pool_and_drop_its_futures,
+    a_waker_that_panics_harms_only_itself,
+    the_latest_waker_is_woken,
+    a_process_is_awaited_under_every_executor,
+    a_killed_process_is_the_error_of_its_future,
+    a_dropped_process_future_detaches_the_child_or_kills_it,
+    as_completed_returns_results_as_they_arrive,
+    as_completed_of_a_used_handle_ends,
+    callbacks_run_once_each_and_may_panic,
+    a_handle_tells_whether_its_task_runs,
+];
+
+/// Runs the future to its end under every executor that the tests know.
+fn under_every_executor<F: Future>(future: impl Fn() -> F) -> Vec<F::Output> {
+    let one_thread = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    vec![one_thread.block_on(future()), threads.block_on(future()), smol::block_on(future())]
+}
+
+fn square(number: u64) -> u64 {
+    number * number
+}
+
+fn die() {
+    std::process::abort();
+}
+
+/// A task that has begun, and blocks its worker until the latch is dropped.
+fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
+    let (latch, theirs) = pipe()?;
+    let task = pool.submit(block, (theirs,))?;
+    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    latch.recv()?;
+    Ok((task, latch))
+}
+
+/// Polls once with a waker that does nothing.
+fn poll_once<R: serde::de::DeserializeOwned>(future: &mut TaskFuture<R>) -> Poll<Result<R>> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn tasks_are_awaited_under_every_executor() -> Outcome {
+    let pool = Pool::new(2)?;
+    let sums = under_every_executor(|| async {
+        let slow = pool.submit(thread::sleep, (Duration::from_millis(20),))?;
+        let tasks: Vec<_> = (0..100).map(|n| pool.submit(square, (n,))).collect::<Result<_>>()?;
+        let mut sum = 0;
+        for task in tasks {
+            sum += task.await?;
+        }
+        slow.await?;
+        Ok::<u64, multiproc::Error>(sum)
+    });
+    for sum in sums {
+        assert_eq!(sum?, (0..100).map(square).sum::<u64>());
+    }
+    Ok(())
+}
+
+fn a_future_is_woken_while_another_thread_drives_the_pool() -> Outcome {
+    let pool = Pool::new(2)?;
+    let (busy, latch) = blocked_task(&pool)?;
+    thread::scope(|scope| {
+        scope.spawn(|| busy.get()); // drives the pool
+        for _ in 0..20 {
+            let rest = pool.submit(thread::sleep, (Duration::from_millis(2),))?;
+            smol::block_on(rest.into_future())?;
+        }
+        drop(latch);
+        Ok(())
+    })
+}
+
+fn a_task_that_dies_is_the_error_of_its_future() -> Outcome {
+    let pool = Pool::new(2)?;
+    for outcome in under_every_executor(|| pool.submit(die, ()).unwrap().into_future()) {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.signal(), Some(6), "{error}");
+    }
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
+}
+
+fn every_future_of_a_pool_that_ends_resolves() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, latch) = blocked_task(&pool)?;
+    let waiting = pool.submit(square, (3,))?;
+    let threads = [
+        thread::spawn(|| smol::block_on(running.into_future()).map(drop)),
+        thread::spawn(|| smol::block_on(waiting.into_future()).map(drop)),
+    ];
+    thread::sleep(Duration::from_millis(20)); // they may wait by now; the outcome is the same if not
+    pool.terminate();
+    for thread in threads {
+        assert!(thread.join().unwrap().is_err());
+    }
+    drop(latch);
+    Ok(())
+}
+
+fn a_dropped_future_withdraws_a_task_that_has_not_begun() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, latch) = blocked_task(&pool)?;
+    let (report, theirs) = pipe::<(), ()>()?;
+    let mut future = pool.submit(block, (theirs,))?.into_future();
+    assert!(poll_once(&mut future).is_pending());
+    drop(future);
+    drop(latch);
+    running.get()?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    assert!(report.recv().is_err(), "the withdrawn task has run");
+    Ok(())
+}
+
+fn a_dropped_future_lets_a_running_task_go_on_or_kills_it() -> Outcome {
+    let pool = Pool::new(1)?;
+    let pids = pool.worker_pids();
+    let (running, latch) = blocked_task(&pool)?;
+    drop(running.into_future());
+    drop(latch);
+    assert_eq!(pool.apply(std::process::id, ())?, pids[0], "the worker was killed");
+
+    let (running, latch) = blocked_task(&pool)?;
+    let mut future = running.into_future().kill_on_drop();
+    assert!(poll_once(&mut future).is_pending());
+    drop(future);
+    assert!(latch.recv().is_err()); // its end is closed
+    assert_ne!(pool.apply(std::process::id, ())?, pids[0]);
+    Ok(())
+}
+
+/// A waker that runs any function.
+struct Call<F: Fn() + Send + Sync>(F);
+
+impl<F: Fn() + Send + Sync> Wake for Call<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+fn waker(function: impl Fn() + Send + Sync + 'static) -> Waker {
+    Waker::from(Arc::new(Call(function)))
+}
+
+fn a_waker_may_use_the_pool_and_drop_its_futures() -> Outcome {
+    let pool = Arc::new(Pool::new(1)?);
+    let (running, latch) = blocked_task(&pool)?;
+    let other = std::sync::Mutex::new(Some(pool.submit(square, (3,))?.into_future()));
+    let (sender, woken) = mpsc::channel();
+    let user = Arc::clone(&pool);
+    let waker = waker(move || {
+        drop(other.lock().unwrap().take());
+        let _ = sender.send(user.apply(square, (4,)));
+    });
+    let mut future = running.into_future();
+    assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(latch);
+    assert_eq!(woken.recv_timeout(PATIENCE).unwrap()?, 16);
+    Ok(())
+}
+
+fn a_waker_that_panics_harms_only_itself() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, latch) = blocked_task(&pool)?;
+    let mut future = running.into_future();
+    let (sender, woken) = mpsc::channel();
+    let waker = waker(move || {
+        let _ = sender.send(());
+        panic!("a waker that panics, on purpose");
+    });
+    assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(latch);
+    woken.recv_timeout(PATIENCE)?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    smol::block_on(future)?;
+    Ok(())
+}
+
+fn the_latest_waker_is_woken() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, latch) = blocked_task(&pool)?;
+    let mut future = running.into_future();
+    assert!(poll_once(&mut future).is_pending());
+    drop(thread::spawn(move || {
+        thread::sleep(Duration::from_millis(10));
+        drop(latch);
+    }));
+    smol::block_on(future)?;
+    Ok(())
+}
+
+fn a_process_is_awaited_under_every_executor() -> Outcome {
+    let results = under_every_executor(|| async {
+        let (first, second) = (Process::spawn(square, (3,))?, Process::spawn(square, (4,))?);
+        Ok::<u64, multiproc::Error>(first.await? + second.await?)
+    });
+    for result in results {
+        assert_eq!(result?, 25);
+    }
+    Ok(())
+}
+
+fn a_killed_process_is_the_error_of_its_future() -> Outcome {
+    let (child, _latch) = blocked_child()?;
+    child.kill()?;
+    assert_eq!(smol::block_on(child.into_future()).unwrap_err().signal(), Some(9));
+    Ok(())
+}
+
+fn a_dropped_process_future_detaches_the_child_or_kills_it() -> Outcome {
+    let (child, latch) = blocked_child()?;
+    drop(child.into_future());
+    drop(latch); // it ends by itself
+    let (child, latch) = blocked_child()?;
+    drop(child.into_future().kill_on_drop());
+    assert!(latch.recv().is_err()); // its end is closed
+    Ok(())
+}
+
+fn as_completed_returns_results_as_they_arrive() -> Outcome {
+    let pools = [Pool::new(1)?, Pool::new(1)?];
+    let (slow, latch) = blocked_task(&pools[0])?;
+    let quick = pools[1].submit(drop, ((),))?;
+    let mut results = as_completed([slow, quick]);
+    let (index, result) = results.next().unwrap();
+    assert_eq!((index, results.len()), (1, 1));
+    result?;
+    assert!(results.next_timeout(Duration::from_millis(10)).is_none());
+    drop(latch);
+    let (index, result) = results.next_timeout(PATIENCE).unwrap();
+    assert_eq!(index, 0);
+    result?;
+    assert!(results.next().is_none());
+
+    let (slow, latch) = blocked_task(&pools[0])?;
+    let (index, left) = as_completed([slow]).into_pending().next().unwrap();
+    drop(latch);
+    left.get()?;
+    assert_eq!(index, 0);
+    Ok(())
+}
+
+fn as_completed_of_a_used_handle_ends() -> Outcome {
+    let pool = Pool::new(1)?;
+    let mut used = pool.submit(square, (3,))?;
+    assert_eq!(used.get_timeout(PATIENCE)?, Some(9));
+    let mut results = as_completed([used]);
+    assert!(results.next().unwrap().1.is_err());
+    assert!(results.next().is_none());
+    Ok(())
+}
+
+fn callbacks_run_once_each_and_may_panic() -> Outcome {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let pool = Pool::new(2)?;
+    pool.submit(square, (3,))?.on_done(|_| panic!("a callback that panics, on purpose"))?;
+    let (sender, squares) = mpsc::channel();
+    for number in 0..50 {
+        let sender = sender.clone();
+        pool.submit(square, (number,))?.on_done(move |result| {
+            CALLS.fetch_add(1, Ordering::Relaxed);
+            let _ = sender.send(result);
+        })?;
+    }
+    drop(sender);
+    let squares: Vec<_> = squares.into_iter().collect::<Result<_>>()?; // until the last callback has run
+    assert_eq!(squares.iter().sum::<u64>(), (0..50).map(square).sum::<u64>());
+    assert_eq!(CALLS.load(Ordering::Relaxed), 50);
+    Ok(())
+}
+
+fn a_handle_tells_whether_its_task_runs() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (running, latch) = blocked_task(&pool)?;
+    let waiting = pool.submit(square, (3,))?;
+    assert!(running.is_running() && !waiting.is_running());
+    drop(latch);
+    eventually("it has ended", || running.is_ready());
+    assert!(!running.is_running());
+    assert_eq!(waiting.get()?, 9);
+    Ok(())
+}
