@@ -16,8 +16,8 @@ use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::writable::WritableRange;
 
-/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, and through a
-/// pipe.
+/// An exclusive part of a [`SharedArray`](super::SharedArray). It travels as an argument of a process or task,
+/// and through a pipe.
 ///
 /// Dropping it, or the end of the process that holds it, gives it back.
 pub struct ArrayChunk<T> {
