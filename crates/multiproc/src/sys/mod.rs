@@ -5,6 +5,7 @@
 //! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
 pub(crate) mod atomic;
+pub(crate) mod checks;
 pub(crate) mod clock;
 pub(crate) mod coverage;
 pub(crate) mod cpus;

@@ -34,7 +34,7 @@ pub const WORKLOADS: [(&str, &str); 12] = [
     ("W5", "8 bytes to another process and back"),
     ("W6", "200 tasks: 8 MiB in, their sum out, two workers"),
     ("W7", "A pool from nothing, and what it costs when idle"),
-    ("W8", "Locks, an event and a counter in shared memory"),
+    ("W8", "Locks, an event, a counter and an array in shared memory"),
     ("W9", "One call of a process that owns a state, and its answer"),
     ("W10", "A log record of a child"),
     ("growth", "What grows with items and workers"),
@@ -83,6 +83,8 @@ pub const SEMAPHORE: Case = less("W8-semaphore", "W8", "take a permit and give i
 pub const EVENT: Case =
     less("W8-event", "W8", "set an event, and wait for another that the waiter sets", "µs");
 pub const ATOMIC_X4: Case = more("W8-atomic-x4", "W8", "add 1 to a counter, four processes at once", "M/s");
+pub const FILL: Case =
+    more("W8-fill", "W8", "fill an array of 64 MiB in chunks of 1 MiB, two workers", "GB/s");
 
 pub const SERVER_CALL: Case = less("W9-server-call", "W9", "back to back", "µs");
 pub const SERVER_CALL_SLEEP: Case =
@@ -113,7 +115,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 49] = [
+pub const ALL: [&Case; 50] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -145,6 +147,7 @@ pub const ALL: [&Case; 49] = [
     &ATOMIC_X4,
     &SERVER_CALL,
     &SERVER_CALL_SLEEP,
+    &FILL,
     &GROWTH_MAP,
     &GROWTH_IMAP,
     &GROWTH_WORKERS,
