@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod encoding;
+mod fd;
 mod futures;
 mod interrupt;
 mod kill_stress;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         bad_values::trials(),
         bad_tasks::trials(),
         encoding::trials(),
+        fd::trials(),
         futures::trials(),
         output::trials(),
         sync::trials(),

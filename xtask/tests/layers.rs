@@ -14,7 +14,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["lib"],
     &["process_future"],
-    &["init", "process", "process_info", "queue", "pipe", "shared_array"],
+    &["init", "process", "process_info", "fd", "queue", "pipe", "shared_array"],
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],

@@ -102,6 +102,7 @@ compile_error!(
 // Highest first: a module uses only those below it.
 mod process_future;
 
+mod fd;
 mod init;
 mod pipe;
 mod process;
@@ -144,6 +145,7 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+pub use fd::Fd;
 pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
 pub use pool::{Pool, as_completed};

@@ -78,8 +78,8 @@ pub struct SharedArray<T> {
     element: PhantomData<T>,
 }
 
-/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, and through a
-/// pipe.
+/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, as the
+/// result of a process, and through a queue or pipe.
 ///
 /// Dropping it, or the end of the process that holds it, gives it back.
 pub struct ArrayChunk<T> {

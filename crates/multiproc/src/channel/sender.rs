@@ -69,7 +69,7 @@ impl SenderCore {
             frames = rest;
             Some(bytes)
         });
-        self.put_all(tail, rest.chain([last]).map(Message::without_fds), deadline, sent)
+        self.put_all(tail, rest.map(Message::without_fds).chain([last]), deadline, sent)
     }
 
     /// Puts messages into the ring behind those that end at `tail`, and publishes all of them.

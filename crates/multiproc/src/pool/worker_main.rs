@@ -87,7 +87,7 @@ impl Initializer {
     fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new()).map(drop)
     }
 }
 
@@ -106,7 +106,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     } else {
         rings.read(|args| task?.once.run(args, Vec::new(), &mut result))
     };
-    let run = run.and_then(|()| rings.write(VALUE, &result));
+    let run = run.and_then(|descriptors| match descriptors.len() {
+        0 => rings.write(VALUE, &result),
+        _ => Err(wire::no_descriptors("the result")),
+    });
     if is_timed {
         rings.flush_running();
         rings.stop_clock();

@@ -31,9 +31,9 @@
 //! senders.
 //!
 //! An item may be any value that [serde](https://serde.rs) can write and read (but see
-//! [Limits](crate#limits)) and that holds no end of a queue or pipe and no
-//! [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those travel as arguments of a
-//! process or task, or through a [pipe](crate::pipe()).
+//! [Limits](crate#limits)), also one with a descriptor in it: a [`SharedSlice`](crate::SharedSlice), an
+//! [`Fd`](crate::Fd), an end of a queue or pipe. It is closed if the item is never received. An end of the
+//! queue that lies in that queue itself keeps it open until it is received.
 //!
 //! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
 //! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
@@ -185,10 +185,14 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
-        let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item)
-            .and_then(|bytes| self.core.send([Message::without_fds(bytes)], deadline, &mut 0))
-            .and_then(|outcome| WORDS.sent(outcome, deadline));
+        let sent = self.put_encoded(&item, &mut buffer.0, deadline);
         sent.map_err(|error| SendError { error, item })
+    }
+
+    fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, WORDS.item)?;
+        let message = Message { bytes, descriptors: &descriptors };
+        WORDS.sent(self.core.send([message], deadline, &mut 0)?, deadline)
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -277,8 +281,8 @@ impl<T: DeserializeOwned> Receiver<T> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.core.receive(max, Deadline::Never, take)? {
             Received::InPlace if raw::is_raw::<T>() => Ok(decoded),
-            Received::InPlace => Ok(batch.map(decode)),
-            Received::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
+            Received::InPlace => Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), WORDS.item))),
+            Received::Whole(bytes, descriptors) => Ok(vec![panic::decode(&bytes, descriptors, WORDS.item)]),
             Received::Disconnected => Err(WORDS.disconnected()),
             Received::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
         }
@@ -295,15 +299,11 @@ impl<T: DeserializeOwned> Receiver<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
             Received::InPlace => item.decode(WORDS.item),
-            Received::Whole(bytes, _) => decode(&bytes),
+            Received::Whole(bytes, descriptors) => panic::decode(&bytes, descriptors, WORDS.item),
             Received::TimedOut => Err(WORDS.timed_out(deadline)),
             Received::Disconnected => Err(WORDS.disconnected()),
         }
     }
-}
-
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    panic::decode(bytes, Vec::new(), WORDS.item)
 }
 
 impl<T> Sender<T> {
