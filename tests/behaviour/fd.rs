@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use multiproc::queue::{Receiver, bounded};
 use multiproc::{Fd, Pool, Process, Result, TaskError, pipe};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
 use crate::support::{
@@ -65,7 +66,7 @@ fn a_server_accepts_in_the_parent_and_serves_in_children() -> Outcome {
 
 /// A file without a name that holds a text.
 fn file(text: &str) -> Fd<File> {
-    let mut file = tempfile::tempfile().unwrap();
+    let mut file = File::from(memfd_create(c"text", MFdFlags::empty()).unwrap());
     file.write_all(text.as_bytes()).unwrap();
     file.into()
 }
@@ -80,8 +81,8 @@ fn text(mut file: Fd<File>) -> String {
 fn a_child_opens_a_file_and_returns_it() -> Outcome {
     alone(|| {
         let mut child = Process::spawn(|| (file("from a child"), 7), ())?;
-        let (file, number) = child.join_timeout(PATIENCE)?.unwrap();
-        assert_eq!((text(file), number), ("from a child".to_owned(), 7));
+        let (returned, number) = child.join_timeout(PATIENCE)?.unwrap();
+        assert_eq!((text(returned), number), ("from a child".to_owned(), 7));
         drop(child);
         let before = crate::support::open_without_children();
         for _ in 0..10 {

@@ -74,6 +74,7 @@ impl ReceiverCore {
             }
         }
         endpoint.publish(head);
+        self.0.release(head);
         Ok(Received::InPlace)
     }
 
@@ -82,6 +83,7 @@ impl ReceiverCore {
     #[cold]
     fn skip_to(&self, tail: Position) -> Error {
         self.0.endpoint.publish(tail);
+        self.0.release(tail);
         Error::decode("a message", "there is no frame where it should be")
     }
 
@@ -96,6 +98,7 @@ impl ReceiverCore {
             return message;
         }
         self.0.endpoint.publish(next);
+        self.0.release(next);
         failpoint::hit(Failpoint::AncillaryLeft);
         if message.is_ok() {
             socket::discard(self.socket());

@@ -60,6 +60,7 @@ use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
+use crate::sys::socket::Sent;
 
 pub use crate::channel::errors::SendError;
 
@@ -79,6 +80,44 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     if capacity == 0 {
         return Err(Error::invalid("queue capacity must be at least 1"));
     }
+    create(capacity)
+}
+
+/// Makes a queue in which items never wait for room: it can be filled before anything reads from it.
+///
+/// Its items lie in shared memory, not in their sender: once [`send`](Sender::send) has returned, the item
+/// arrives even if its sender exits or is killed. The queue has memory for the items in it, and gives it back
+/// in steps of 4 MiB as they are received. It holds up to 2 GiB of items, each counted with 8 bytes more; when
+/// it is full, or the kernel has no memory, sending is an error, and does not wait either. The same holds for
+/// items with descriptors, of which the kernel limits how many are sent and not received (`RLIMIT_NOFILE`, and
+/// a few hundred packets).
+///
+/// [`bounded`] is faster, since its memory stays in the processor's cache; and it keeps a fast producer from
+/// filling memory.
+///
+/// ```
+/// use multiproc::{Process, Result, queue};
+///
+/// fn main() -> Result<()> {
+///     multiproc::init();
+///     let (sender, receiver) = queue::unbounded()?;
+///     for number in 0..100_000_u64 {
+///         sender.send(number)?;
+///     }
+///     drop(sender);
+///     let sum = |receiver: queue::Receiver<u64>| receiver.into_iter().sum::<Result<u64>>();
+///     assert_eq!(Process::spawn(sum, (receiver,))?.join()??, 4_999_950_000);
+///     Ok(())
+/// }
+/// ```
+///
+/// # Errors
+/// When the kernel refuses a descriptor, or 2 GiB of address space or of file size (`RLIMIT_FSIZE`).
+pub fn unbounded<T>() -> Result<(Sender<T>, Receiver<T>)> {
+    create(0)
+}
+
+fn create<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     let layout = transfer::layout(capacity);
     let size = NonZeroUsize::new(layout.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
@@ -192,7 +231,12 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
         let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, WORDS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
-        WORDS.sent(self.core.send([message], deadline, &mut 0)?, deadline)
+        Self::sent(self.core.send([message], deadline, &mut 0)?, deadline)
+    }
+
+    /// A call without a time limit times out only where it does not wait: the queue is unbounded and full.
+    fn sent(outcome: Sent, deadline: Deadline) -> Result<()> {
+        WORDS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -201,7 +245,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         batch.clear();
         let unsent = items.drain(..).skip(sent);
         outcome
-            .and_then(|outcome| WORDS.sent(outcome, Deadline::Never))
+            .and_then(|outcome| Self::sent(outcome, Deadline::Never))
             .map_err(|error| SendError { error, item: unsent.collect() })
     }
 }
@@ -307,6 +351,29 @@ impl<T: DeserializeOwned> Receiver<T> {
 }
 
 impl<T> Sender<T> {
+    /// Ends the queue for all its ends in all processes, whoever else holds one. Later sends are errors, and so
+    /// are those that wait for room; receivers take the items that are left and then meet the end. Does not
+    /// block; a queue that is closed already stays so.
+    ///
+    /// ```
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// let other = sender.clone();
+    /// sender.send(1)?;
+    /// sender.close();
+    /// assert!(other.send(2).unwrap_err().error().is_disconnected());
+    /// assert_eq!(receiver.recv()?, 1);
+    /// assert!(receiver.recv().unwrap_err().is_disconnected());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.core.end().close();
+    }
+
+    /// The most items that the queue holds; `None` if it is [unbounded].
+    pub fn capacity(&self) -> Option<usize> {
+        self.core.end().layout().limit()
+    }
+
     /// The number of items in the queue. It may be off by what other processes send and receive during the
     /// call.
     pub fn len(&self) -> usize {
@@ -320,6 +387,23 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    /// As [`Sender::close`]: nothing can be sent any more, and what was sent can still be received.
+    ///
+    /// ```
+    /// let (sender, receiver) = multiproc::queue::bounded::<u32>(10)?;
+    /// receiver.close();
+    /// assert!(sender.send(1).unwrap_err().error().is_disconnected());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.core.end().close();
+    }
+
+    /// The most items that the queue holds; `None` if it is [unbounded].
+    pub fn capacity(&self) -> Option<usize> {
+        self.core.end().layout().limit()
+    }
+
     /// The number of items in the queue. It may be off by what other processes send and receive during the
     /// call.
     ///
