@@ -29,6 +29,7 @@ mod start;
 mod support;
 mod sync;
 mod task_errors;
+mod wait_any;
 
 use std::process::ExitCode;
 
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         output::trials(),
         sync::trials(),
         task_errors::trials(),
+        wait_any::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -101,6 +101,7 @@ compile_error!(
 
 // Highest first: a module uses only those below it.
 mod process_future;
+mod wait;
 
 mod fd;
 mod init;
@@ -156,3 +157,4 @@ pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::StartMethod;
 pub use task::RemoteFn;
+pub use wait::{Waitable, wait_any, wait_any_timeout};

@@ -258,6 +258,10 @@ impl<S, R> Connection<S, R> {
         self.len() == 0
     }
 
+    pub(crate) fn incoming(&self) -> &ReceiverCore {
+        &self.incoming
+    }
+
     fn new(outgoing: SenderCore, incoming: ReceiverCore) -> Self {
         Self { outgoing, incoming, readiness: ReadinessFd::default(), messages: PhantomData }
     }

@@ -62,7 +62,7 @@ fn nothing_is_lost_with_its_sender() -> Outcome {
 fn memory() -> u64 {
     let files =
         fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.unwrap().path().metadata().ok());
-    files.filter(std::fs::Metadata::is_file).map(|file| file.blocks() * 512).sum()
+    files.filter(fs::Metadata::is_file).map(|file| file.blocks() * 512).sum()
 }
 
 fn memory_is_given_back_as_items_are_received() -> Outcome {

@@ -154,6 +154,12 @@ impl ReceiverCore {
         Ok(endpoint.peer_position() != head || endpoint.wait(head, deadline, || ())? != WaitOutcome::TimedOut)
     }
 
+    /// The eventfd that [`update_readiness`](Self::update_readiness) makes readable, and the socket that is hung
+    /// up when no sender is left.
+    pub(crate) fn poll_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.0.endpoint.eventfd().as_fd(), self.socket()]
+    }
+
     /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another
     /// thread is receiving, which calls this afterwards.
     pub(crate) fn update_readiness(&self) -> Result<()> {

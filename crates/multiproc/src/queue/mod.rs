@@ -387,6 +387,10 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    pub(crate) fn core(&self) -> &ReceiverCore {
+        &self.core
+    }
+
     /// As [`Sender::close`]: nothing can be sent any more, and what was sent can still be received.
     ///
     /// ```
