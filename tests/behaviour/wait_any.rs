@@ -1,6 +1,6 @@
 //! **`wait_any`**: the first of several receivers, pipes, processes, tasks and sockets.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -58,7 +58,7 @@ fn each_kind_is_seen_when_it_is_ready() -> Outcome {
 
     client.write_all(b"x").unwrap();
     assert_eq!(wait()?, [2]);
-    std::io::Read::read_exact(&mut &**served, &mut [0]).unwrap();
+    (&*served).read_exact(&mut [0]).unwrap();
 
     let _client = TcpStream::connect(address).unwrap();
     assert_eq!(wait()?, [3]);
@@ -71,7 +71,7 @@ fn each_kind_is_seen_when_it_is_ready() -> Outcome {
     drop(go.0);
     assert_eq!(wait_any_timeout(&[&items, &here, &served, &listener, &idle], PATIENCE)?, [4]);
     assert!(idle.join()?);
-    child.kill()
+    Ok(child.kill()?)
 }
 
 fn a_wait_ends_on_time_and_nothing_is_no_wait() -> Outcome {
@@ -126,10 +126,10 @@ fn items_of_several_producers_all_arrive() -> Outcome {
             match receivers[index].try_recv() {
                 Ok(number) => assert_eq!(number, next[index]),
                 Err(error) if error.is_disconnected() => continue,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
             next[index] += 1;
         }
     }
-    children.into_iter().try_for_each(|child| child.join()?)
+    Ok(children.into_iter().try_for_each(|child| child.join()?)?)
 }
