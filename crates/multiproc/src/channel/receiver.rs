@@ -82,6 +82,7 @@ impl ReceiverCore {
             }
         }
         endpoint.publish(head);
+        self.0.release(head);
         Ok(Received::InPlace)
     }
 
@@ -90,6 +91,7 @@ impl ReceiverCore {
     #[cold]
     fn skip_to(&self, tail: Position) -> Error {
         self.0.endpoint.publish(tail);
+        self.0.release(tail);
         Error::decode("a message", "there is no frame where it should be")
     }
 
@@ -113,6 +115,7 @@ impl ReceiverCore {
             return message;
         }
         self.0.endpoint.publish(next);
+        self.0.release(next);
         failpoint::hit(Failpoint::AncillaryLeft);
         if message.is_ok() {
             socket::discard(self.socket());
@@ -166,6 +169,12 @@ impl ReceiverCore {
         let Some(_guard) = endpoint.lock(deadline)? else { return Ok(false) };
         let head = endpoint.position();
         Ok(endpoint.peer_position() != head || endpoint.wait(head, deadline, || ())? != WaitOutcome::TimedOut)
+    }
+
+    /// The eventfd that [`update_readiness`](Self::update_readiness) makes readable, and the socket that is hung
+    /// up when no sender is left.
+    pub(crate) fn poll_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.0.endpoint.eventfd().as_fd(), self.socket()]
     }
 
     /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another
