@@ -40,6 +40,8 @@
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
 //! looks.
 
+mod delivery;
+mod joinable;
 mod transfer;
 
 use std::fmt;
@@ -62,6 +64,8 @@ use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 
+pub use self::delivery::Delivery;
+pub use self::joinable::{JoinableIntoIter, JoinableReceiver, JoinableSender, Unfinished, joinable};
 pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.

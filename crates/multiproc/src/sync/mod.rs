@@ -35,6 +35,7 @@
 //! numbers that are checked before use, and no reference to the memory is ever given out but to atomics:
 //! guards are copies of the value.
 
+pub(crate) mod deliveries;
 mod permits;
 mod poison;
 mod shared;
