@@ -58,7 +58,7 @@ fn keep_two(receiver: JoinableReceiver<u32>, stage: Stage) -> Result<()> {
     let deliveries = [receiver.recv()?, receiver.recv()?];
     stage.send(())?;
     let _ = stage.recv();
-    deliveries.map(drop);
+    drop(deliveries);
     Ok(())
 }
 
@@ -232,7 +232,7 @@ fn a_bad_item_is_refused_or_done() -> Outcome {
     assert_eq!(receiver.recv()?.done()?, BadValue::Fine(1));
     sender.join()?;
     let (sender, _receiver) = joinable(4, Unfinished::Redeliver)?;
-    let slice = multiproc::SharedSlice::new(&[1_u8])?;
+    let slice = multiproc::SharedSlice::from_slice(&[1_u8])?;
     assert!(sender.send(slice).unwrap_err().error().is_codec(), "it holds a descriptor");
     Ok(())
 }

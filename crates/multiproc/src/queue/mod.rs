@@ -1,4 +1,4 @@
-//! Bounded queues: items from any number of processes to any number of processes.
+//! Queues: items from any number of processes to any number of processes.
 //!
 //! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as
 //! arguments. **The ends are the protocol**: passing an end to a child closes this process's copy. When the
@@ -23,6 +23,9 @@
 //!     Ok(())
 //! }
 //! ```
+//!
+//! [`unbounded`] makes a queue that can be filled before anything reads from it; [`joinable`] one whose items are
+//! acknowledged, so that a sender can wait until all is done. The rest of this page is about the other two.
 //!
 //! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
 //! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
