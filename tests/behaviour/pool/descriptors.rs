@@ -39,7 +39,7 @@ fn text(file: Text) -> String {
 fn a_file_shared_memory_and_an_end_of_a_queue_are_results() -> Outcome {
     let pool = Pool::new(1)?;
     assert_eq!(text(pool.apply(|| file("result"), ())??), "result");
-    let slice = pool.apply(|| SharedSlice::from_slice(&[7_u64; 100_000]), ())??;
+    let slice = pool.apply(|| SharedSlice::from_slice(&vec![7_u64; 100_000]), ())??;
     assert_eq!(slice.iter().sum::<u64>(), 700_000);
     let event = pool.submit(sync::Event::new, ())?.get()??;
     assert!(!event.is_set());

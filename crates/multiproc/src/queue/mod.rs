@@ -44,7 +44,7 @@
 //! looks.
 
 mod delivery;
-mod joinable;
+mod joinable_ends;
 mod transfer;
 
 use std::fmt;
@@ -68,7 +68,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 
 pub use self::delivery::Delivery;
-pub use self::joinable::{JoinableIntoIter, JoinableReceiver, JoinableSender, Unfinished, joinable};
+pub use self::joinable_ends::{JoinableIntoIter, JoinableReceiver, JoinableSender, Unfinished, joinable};
 pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.
