@@ -230,6 +230,13 @@ impl<T: DeserializeOwned> JoinableReceiver<T> {
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
+    /// As [`iter`](Self::iter), but waits for each item at most for `time`: a timeout is the last item of this
+    /// iterator.
+    pub fn iter_timeout(&self, time: Duration) -> impl Iterator<Item = Result<Delivery<T>>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv_timeout(time)))
+    }
+
     fn take(&self, deadline: Deadline) -> Result<Delivery<T>> {
         let end = &self.end;
         match end.items.0.receive(deadline, || end.peer_is_gone())? {

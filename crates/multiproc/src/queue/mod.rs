@@ -346,6 +346,27 @@ impl<T: DeserializeOwned> Receiver<T> {
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
+    /// As [`iter`](Self::iter), but waits for each item at most for `time`: a timeout is the last item of this
+    /// iterator.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// sender.send_all([1, 2])?;
+    /// for item in receiver.iter_timeout(Duration::from_millis(10)) {
+    ///     match item {
+    ///         Err(error) if error.is_timeout() => println!("nothing came for 10 ms"),
+    ///         item => println!("{}", item?),
+    ///     }
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn iter_timeout(&self, time: Duration) -> impl Iterator<Item = Result<T>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv_timeout(time)))
+    }
+
     fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
