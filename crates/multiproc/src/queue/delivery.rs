@@ -14,7 +14,7 @@ use crate::sys::poll::{self, Deadline, PollFlags};
 /// An item that was received and is not done. It gives access to the item by `Deref`.
 ///
 /// Dropping it is not an acknowledgement: a `?` or a panic must not pass for work done. The item then goes back
-/// or is reported, see [`Unfinished`].
+/// or is reported, see [`Unfinished`](super::Unfinished).
 #[must_use = "an item that is not `done` goes back to the queue, or is reported as lost"]
 pub struct Delivery<T> {
     pub(super) item: T,
