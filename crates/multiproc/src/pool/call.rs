@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::Frames;
+use crate::ipc::frame::{FRAME_HEAD, Frames, as_u32, frame_size};
 use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
@@ -271,18 +271,19 @@ impl ResultCursor {
         count
     }
 
-    /// Appends up to `most` raw results of the run to `results`; returns how many.
+    /// Appends up to `most` results of the run to `results` if they are numbers; returns how many.
     #[inline]
-    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
+    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        results.reserve(most as usize);
-        let count = frames.next_like(VALUE, length, most, |bytes| {
-            let Some(Ok(value)) = raw::from_bytes(bytes) else { return false };
-            results.push(value);
-            true
-        });
+        if raw::append_numbers(results, &[], 1, 0).is_none() {
+            return 0;
+        }
+        let before = results.len();
+        let span = frame_size(as_u32(length)) as usize;
+        raw::append_numbers(results, frames.next_like(VALUE, length, most), span, FRAME_HEAD);
+        let count = as_u32(results.len() - before);
         self.next += u64::from(count);
         count
     }
