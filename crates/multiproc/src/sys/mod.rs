@@ -21,6 +21,7 @@ pub(crate) mod futex;
 pub(crate) mod inherited;
 pub(crate) mod limit;
 pub(crate) mod mapping;
+pub(crate) mod membarrier;
 pub(crate) mod memfd;
 pub(crate) mod mutex;
 pub(crate) mod output;

@@ -87,11 +87,19 @@ pub(crate) mod atomic {
     use super::Mutation;
 
     fn store_order(order: Ordering) -> Ordering {
-        if order == Release && Mutation::ReleaseToRelaxed.is_active() { Relaxed } else { order }
+        match order {
+            Release if Mutation::ReleaseToRelaxed.is_active() => Relaxed,
+            AcqRel if Mutation::ReleaseToRelaxed.is_active() => Acquire,
+            order => order,
+        }
     }
 
     fn load_order(order: Ordering) -> Ordering {
-        if order == Acquire && Mutation::AcquireToRelaxed.is_active() { Relaxed } else { order }
+        match order {
+            Acquire if Mutation::AcquireToRelaxed.is_active() => Relaxed,
+            AcqRel if Mutation::AcquireToRelaxed.is_active() => Release,
+            order => order,
+        }
     }
 
     /// Under [`Mutation::NoFence`], only the memory orders of the operations around it remain.
@@ -99,6 +107,11 @@ pub(crate) mod atomic {
         if !Mutation::NoFence.is_active() {
             loom::sync::atomic::fence(order);
         }
+    }
+
+    /// Loom has no asymmetric barrier: both of its sides are full fences here.
+    pub(crate) fn light_fence() {
+        fence(SeqCst);
     }
 
     macro_rules! atomic {

@@ -298,13 +298,19 @@ impl WorkerHandle {
         chunks
     }
 
-    /// The number of unclaimed items. A single one will be claimed soon; the shared word is then read only if
-    /// it `is_late`.
+    /// The number of items that it has not begun. A single one will be claimed soon; the shared word is then
+    /// read only if it `is_late`. Likewise the rest of a run of claimed items counts only if it is late, or
+    /// nothing else is left.
     pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
         if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
             return 0;
         }
-        let pending = self.rings.pending().unwrap_or_else(|error| {
+        let unclaimed = if is_late { Ok(0) } else { self.rings.unclaimed() };
+        let pending = match unclaimed {
+            Ok(0) => self.rings.pending(),
+            unclaimed => unclaimed,
+        };
+        let pending = pending.unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
