@@ -13,6 +13,7 @@ mod order;
 mod resize;
 mod respawn;
 mod retries;
+mod runs;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -43,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         respawn::trials(),
         order::trials(),
         stuck::trials(),
+        runs::trials(),
     ];
     groups.into_iter().flatten().collect()
 }
