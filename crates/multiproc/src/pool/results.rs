@@ -245,7 +245,7 @@ where
         let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
         let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
         while self.await_run() {
-            self.buffer.take_numbers(&mut results);
+            self.buffer.take_raw(&mut results);
             while let Some(result) = self.decode_next() {
                 results.push(result?);
             }
