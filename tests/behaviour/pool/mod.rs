@@ -14,6 +14,7 @@ mod resize;
 mod respawn;
 mod retries;
 mod runs;
+mod state;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -43,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         resize::trials(),
         respawn::trials(),
         order::trials(),
+        state::trials(),
         stuck::trials(),
         runs::trials(),
     ];

@@ -26,11 +26,19 @@ impl ReceiverCore {
     /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each
     /// message under the lock; a message that comes [whole](Received::Whole) comes alone.
     #[inline]
-    pub(crate) fn receive(
+    pub(crate) fn receive(&self, max: u32, deadline: Deadline, take: impl FnMut(&[u8])) -> Result<Received> {
+        self.receive_noting(max, deadline, take, |_| ())
+    }
+
+    /// As [`receive`](Self::receive); gives a message that comes [whole](Received::Whole) to `note`, before it
+    /// is taken: if this process is killed in between, another one takes the message.
+    #[inline]
+    pub(crate) fn receive_noting(
         &self,
         max: u32,
         deadline: Deadline,
         mut take: impl FnMut(&[u8]),
+        note: impl FnOnce(&[u8]),
     ) -> Result<Received> {
         let End { endpoint, ring, layout, .. } = &*self.0;
         endpoint.yield_to_woken(deadline);
@@ -69,7 +77,7 @@ impl ReceiverCore {
             match taken {
                 Some(None) => head = next,
                 Some(Some(_)) if head != first => break, // the next call takes it
-                Some(Some((kind, frame))) => return self.take_with_ancillary(next, kind, &frame),
+                Some(Some((kind, frame))) => return self.take_with_ancillary(next, kind, &frame, note),
                 None => return Err(self.skip_to(tail)),
             }
         }
@@ -88,8 +96,17 @@ impl ReceiverCore {
     /// Takes a frame that has an ancillary packet and ends at `next`. When the kernel refuses to receive the
     /// packet, the frame stays.
     #[cold]
-    fn take_with_ancillary(&self, next: Position, kind: u32, frame: &[u8]) -> Result<Received> {
+    fn take_with_ancillary(
+        &self,
+        next: Position,
+        kind: u32,
+        frame: &[u8],
+        note: impl FnOnce(&[u8]),
+    ) -> Result<Received> {
         let message = self.find(kind, frame);
+        if let Ok(Received::Whole(bytes, _)) = &message {
+            note(bytes);
+        }
         if let Err(error) = &message
             && !error.is_codec()
         {

@@ -120,7 +120,8 @@ where
         let is_slow = self.input_time >= SLOW_INPUT;
         let is_given_soon =
             self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        is_given_soon && (is_slow || self.pending >= self.core.workers() as u64)
+        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
+        is_given_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
@@ -245,7 +246,7 @@ where
         let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
         let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
         while self.await_run() {
-            self.buffer.take_raw(&mut results);
+            self.buffer.take_numbers(&mut results);
             while let Some(result) = self.decode_next() {
                 results.push(result?);
             }
@@ -344,7 +345,8 @@ where
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
-        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
+        let waiting = waiting.saturating_add(self.refusal.is_some().into());
+        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
     }
 }
 

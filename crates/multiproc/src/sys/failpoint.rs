@@ -121,6 +121,22 @@ points! {
     WaiterNotified = "sync:waiter-notified",
     /// All parties have come to a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
+    /// A server has noted which call it is about to take.
+    CallNoted = "server:call-noted",
+    /// It has taken the call, and not run it.
+    CallTaken = "server:call-taken",
+    /// It has run the call, and not replied.
+    CallRan = "server:call-ran",
+    /// It has replied, and the call is still noted.
+    ReplySent = "server:reply-sent",
+    /// It has a caller's channel for replies, and has sent none of those that wait for it.
+    CallerConnected = "server:caller-connected",
+    /// A caller has sent its channel for replies.
+    ConnectSent = "server:connect-sent",
+    /// A caller has sent its call.
+    CallSent = "server:call-sent",
+    /// The spawning process knows how the server ended, and has not written it down.
+    ServerReaped = "server:reaped",
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.
@@ -129,6 +145,7 @@ points! {
     CreateSockets = "system:socketpair",
     CreateEvent = "system:eventfd",
     SendPacket = "system:sendmsg",
+    Membarrier = "system:membarrier",
     Execute = "system:exec",
     Fork = "system:clone",
 }

@@ -5,12 +5,14 @@
 //! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
 pub(crate) mod atomic;
+pub(crate) mod checks;
 pub(crate) mod clock;
 pub(crate) mod coverage;
 pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
+pub(crate) mod exit_notice;
 pub(crate) mod exits;
 pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]

@@ -111,6 +111,20 @@ impl WorkerSide {
         self.wakeup_page.notify();
     }
 
+    /// The number of the next item, or of the running one.
+    pub(crate) fn item_number(&self) -> u32 {
+        self.completed.frames
+    }
+
+    /// Loads the number of the running item, from any thread; `None` if none runs.
+    pub(crate) fn running_item(&self) -> impl Fn() -> Option<u32> + use<> {
+        let rings = self.rings.clone();
+        move || {
+            let completed = Position::load(rings.0.word64(COMPLETED));
+            (!progress::runs_none(rings.claim_word(), completed)).then_some(completed.frames)
+        }
+    }
+
     /// Claims the next item; returns its kind. [`read`](WorkerSide::read) it next, then
     /// [`finish`](WorkerSide::finish) it with a result.
     #[inline(always)]
