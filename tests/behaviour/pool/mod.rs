@@ -13,6 +13,7 @@ mod order;
 mod resize;
 mod respawn;
 mod retries;
+mod runs;
 mod state;
 mod stuck;
 mod timeouts;
@@ -45,6 +46,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         order::trials(),
         state::trials(),
         stuck::trials(),
+        runs::trials(),
     ];
     groups.into_iter().flatten().collect()
 }

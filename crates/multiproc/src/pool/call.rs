@@ -281,15 +281,17 @@ impl ResultCursor {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        if raw::append_numbers(results, &[], 1, 0).is_none() {
-            return 0;
-        }
-        let before = results.len();
+        let (before, start) = (results.len(), frames.consumed());
         let span = frame_size(as_u32(length)) as usize;
-        raw::append_numbers(results, frames.next_like(VALUE, length, most), span, FRAME_HEAD);
-        let count = as_u32(results.len() - before);
-        self.next += u64::from(count);
-        count
+        let like = frames.next_like(VALUE, length, most);
+        if raw::append_numbers(results, like, span, FRAME_HEAD).is_none() {
+            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEAD..FRAME_HEAD + length])?.ok();
+            results.extend(like.chunks_exact(span).map_while(value));
+        }
+        let count = results.len() - before;
+        frames.back_to(start + count * span); // an invalid one is decoded again, for its error
+        self.next += count as u64;
+        as_u32(count)
     }
 
     /// The next result of the run.

@@ -84,8 +84,6 @@ points! {
     ItemsWritten = "pool:items-written",
     /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",
-    /// The pool has asked a worker to leave a run of claimed items, and revoked none of them.
-    RunStopped = "pool:run-stopped",
     /// The pool has revoked items that the worker has not begun.
     ItemsRevoked = "pool:items-revoked",
     /// The pool has copied results, and not released their place in the ring.

@@ -45,7 +45,8 @@ impl WorkerHandle {
             return false;
         }
         self.take_results(Scope::Completed);
-        let is_running = self.has_work_of(call);
+        // If the kernel has refused a barrier, the worker keeps a run of items, of which any may be running.
+        let is_running = self.in_flight.count() == 1 && self.has_work_of(call);
         if is_running {
             self.fail_worker(Error::new(Cause::Cancelled));
         }

@@ -158,7 +158,6 @@ impl PoolSide {
             return Some(0);
         }
         self.request(1);
-        failpoint::hit(Failpoint::RunStopped);
         let completed = || Position::load(self.rings.0.word64(COMPLETED)).frames;
         // If the kernel refuses the barrier, the worker keeps its run, which takes some microseconds for items
         // like those before it.
