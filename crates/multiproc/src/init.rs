@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
-use crate::spawn::bootstrap::{self, Identity, MAGIC};
+use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
 use crate::sys::start_socket::take_bootstrap_socket;
@@ -34,11 +34,11 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// descriptor is closed (before the program begins, so code before this call may open files). No signal is
 /// blocked, and [`std::env::args`] are the parent's. When the parent ends in any way, the child is killed.
 ///
-/// A child has no more rights than its parent has at its start. It runs under `no_new_privs`, as does all
+/// A child has no more privileges than its parent has at its start. It runs under `no_new_privs`, as does all
 /// that it executes (`sudo` does not work there), if executing the program would give it more: the file is
-/// set-uid or set-gid or has capabilities, and the program has given these rights up; a security module
-/// decides so; root has given up capabilities. A program that has gained rights when it was executed takes no
-/// task from the process that executed it.
+/// set-uid or set-gid or has capabilities, and the program has given these privileges up; a security module
+/// decides so; root has given up capabilities. A program that has gained privileges when it was executed
+/// takes no task from the process that executed it.
 ///
 /// A program that was not started by this library, and has another socket as standard input, keeps that.
 ///
@@ -67,7 +67,7 @@ pub fn init() {
     if let Some((socket, owner)) = take_bootstrap_socket(|packet| packet::prefix(packet).starts_with(MAGIC)) {
         run_child(PacketSocket::from_socket(socket), owner);
     }
-    bootstrap::set_identity(Identity { name: "main".to_owned(), parent: None, worker_index: None });
+    bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
 }
 
 /// Has `function` called in every child process, before anything else that runs there: before the task of a

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::spawned_child::SpawnedChild;
 use crate::spawn::supervisor::Child;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
@@ -158,7 +158,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// When the function panicked, when the child was killed or exited before the function returned, when it
     /// did not start in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
-        self.started.child.check_here()?;
+        self.started.child.check_not_forked()?;
         self.started.wait(Deadline::Never);
         self.wait_for_result()
     }
@@ -169,7 +169,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// Those of [`join`](Self::join), and when an earlier call has returned the result. If this process lacks
     /// descriptors for a result, a later call can return it.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
-        self.started.child.check_here()?;
+        self.started.child.check_not_forked()?;
         if self.started.wait(Deadline::after(time)) { self.wait_for_result().map(Some) } else { Ok(None) }
     }
 

@@ -55,7 +55,7 @@ impl<T> ProcessFuture<T> {
         }
         let shared = Arc::new(Mutex::new(waker.clone()));
         self.waker = Some(Arc::clone(&shared));
-        process.child().watch(Arc::new(move || {
+        process.child().set_on_change(Arc::new(move || {
             let waker = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
         }));

@@ -218,7 +218,7 @@ impl<T: Pod> SharedArray<T> {
 
 fn too_large<T>(length: usize) -> Error {
     let operation = format!("find memory for {length} elements of {} bytes", size_of::<T>());
-    Error::system(&operation, Errno::ENOMEM)
+    Error::os(&operation, Errno::ENOMEM)
 }
 
 /// Makes the chunks of one call. It has a lease itself, so that chunks which it has not made yet are not

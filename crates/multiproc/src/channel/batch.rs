@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::codec::raw;
 use crate::error::Result;
-use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
 use crate::ipc::wire::{self, Travels};
 
 /// Messages without descriptors, encoded as frames, so that they are copied into a ring at once.
@@ -37,7 +37,7 @@ impl Batch {
     /// Adds a message.
     #[inline]
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let start = self.frames.len() + FRAME_HEAD;
+        let start = self.frames.len() + FRAME_HEADER;
         add_frame(&mut self.frames, PLAIN, bytes);
         self.last = start..start + bytes.len();
         self.count += 1;
@@ -49,7 +49,7 @@ impl Batch {
             self.frames.truncate(frame);
             return Err(error);
         }
-        self.last = frame + FRAME_HEAD..self.frames.len();
+        self.last = frame + FRAME_HEADER..self.frames.len();
         end_frame(&mut self.frames, frame, PLAIN);
         self.count += 1;
         Ok(())
@@ -64,7 +64,7 @@ impl Batch {
     /// The frames of all messages but the last, their number, and the last message.
     pub(crate) fn split_last(&self) -> Option<(&[u8], u32, &[u8])> {
         let before = self.count.checked_sub(1)?;
-        Some((&self.frames[..self.last.start - FRAME_HEAD], before, &self.frames[self.last.clone()]))
+        Some((&self.frames[..self.last.start - FRAME_HEADER], before, &self.frames[self.last.clone()]))
     }
 
     pub(crate) fn clear(&mut self) {

@@ -178,7 +178,9 @@ impl Call {
 
     /// The result of a call of one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().pop_front().map(|batch| batch.open().next().map_err(|error: Error| error.at(None)))
+        self.take()
+            .pop_front()
+            .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -249,7 +251,7 @@ impl ResultCursor {
             return 0;
         };
         results.reserve(most as usize);
-        let count = frames.next_like(VALUE, length, most, |bytes| {
+        let count = frames.next_if_same(VALUE, length, most, |bytes| {
             let Some(Ok(value)) = raw::from_bytes(bytes) else { return false };
             results.push(value);
             true
@@ -272,7 +274,7 @@ impl ResultCursor {
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        result.map_err(|error| error.at(Some(index)))
+        result.map_err(|error| error.with_index(Some(index)))
     }
 }
 
@@ -280,7 +282,7 @@ impl ResultCursor {
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
         VALUE => panic::decode(frame, Vec::new(), "the result"),
-        ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
+        ERROR => Err(wire::decode_internal(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
     }
 }

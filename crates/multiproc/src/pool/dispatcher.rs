@@ -16,7 +16,7 @@ use super::completions::Completions;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Error, Result};
-use crate::ipc::event_count::{Calls, Sleeper, Ticket};
+use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
 use crate::spawn::options::SpawnOptions;
@@ -78,12 +78,12 @@ impl DriverThread {
     }
 
     /// Call before checking for work; then pass the ticket to `wait`.
-    fn prepare_wait(&self) -> (Ticket, Calls) {
-        let seen = self.sleeper.calls();
+    fn prepare_wait(&self) -> (Ticket, WakeCount) {
+        let seen = self.sleeper.wakes();
         (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (ticket, seen): (Ticket, Calls), time: Option<Duration>) {
+    fn wait(&self, (ticket, seen): (Ticket, WakeCount), time: Option<Duration>) {
         self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
     }
 }
@@ -151,12 +151,12 @@ impl Dispatcher {
 
     /// Returns the reason if the pool refuses new work.
     pub(crate) fn check_open(&self) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         self.lock().check_open()
     }
 
     /// Fails in a forked copy of the process that created the pool.
-    pub(crate) fn check_here(&self) -> Result<()> {
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.fork_detector.in_original_process() {
             return Ok(());
         }
@@ -165,7 +165,7 @@ impl Dispatcher {
 
     /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         self.change(|state| state.submit(chunks))
     }
 

@@ -61,7 +61,7 @@ pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) ->
         match rings.next() {
             Some(TASK_HEADER) => {
                 task = rings.read(|header| {
-                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
+                    let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     header.task.find()
                 });

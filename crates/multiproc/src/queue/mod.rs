@@ -52,8 +52,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::channel::batch::Batch;
-use crate::channel::errors::{self, Words};
-use crate::channel::{Message, Received, ReceiverCore, SenderCore, sockets};
+use crate::channel::errors::{self, ErrorTerms};
+use crate::channel::{Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
@@ -103,7 +103,7 @@ pub struct Receiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-const WORDS: Words = Words {
+const WORDS: ErrorTerms = ErrorTerms {
     channel: "queue",
     item: "an item",
     sender: "sender of the queue",
@@ -276,11 +276,11 @@ impl<T: DeserializeOwned> Receiver<T> {
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.core.receive(max, Deadline::Never, take)? {
-            Received::InPlace if raw::is_raw::<T>() => Ok(decoded),
-            Received::InPlace => Ok(batch.map(decode)),
-            Received::Whole(bytes, _) => Ok(vec![decode(&bytes)]),
-            Received::Disconnected => Err(WORDS.disconnected()),
-            Received::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
+            ReceiveOutcome::PassedToClosure if raw::is_raw::<T>() => Ok(decoded),
+            ReceiveOutcome::PassedToClosure => Ok(batch.map(decode)),
+            ReceiveOutcome::Owned(bytes, _) => Ok(vec![decode(&bytes)]),
+            ReceiveOutcome::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
         }
     }
 
@@ -294,10 +294,10 @@ impl<T: DeserializeOwned> Receiver<T> {
     fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
-            Received::InPlace => item.decode(WORDS.item),
-            Received::Whole(bytes, _) => decode(&bytes),
-            Received::TimedOut => Err(WORDS.timed_out(deadline)),
-            Received::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::PassedToClosure => item.decode(WORDS.item),
+            ReceiveOutcome::Owned(bytes, _) => decode(&bytes),
+            ReceiveOutcome::TimedOut => Err(WORDS.timed_out(deadline)),
+            ReceiveOutcome::Disconnected => Err(WORDS.disconnected()),
         }
     }
 }

@@ -2,10 +2,10 @@
 //! `README.md` beside this file explains the mechanisms.
 
 // In the parent: choose a method, prepare the bootstrap message, execute or fork, watch.
-pub(crate) mod exec;
 pub(crate) mod fork_server;
 pub(crate) mod options;
 mod prefork;
+pub(crate) mod spawned_child;
 pub(crate) mod supervisor;
 
 // Between the two processes.

@@ -124,13 +124,13 @@ points! {
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.
-    CreateMemory = "system:memfd",
-    MapMemory = "system:mmap",
-    CreateSockets = "system:socketpair",
-    CreateEvent = "system:eventfd",
-    SendPacket = "system:sendmsg",
-    Execute = "system:exec",
-    Fork = "system:clone",
+    CreateMemory = "syscall:memfd",
+    MapMemory = "syscall:mmap",
+    CreateSockets = "syscall:socketpair",
+    CreateEvent = "syscall:eventfd",
+    SendPacket = "syscall:sendmsg",
+    Execute = "syscall:exec",
+    Fork = "syscall:clone",
 }
 
 /// What happens at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.

@@ -394,7 +394,7 @@ pub(crate) mod poll {
 pub(crate) mod socket {
     use super::EventFd;
 
-    pub(crate) fn is_held(_socket: &EventFd) -> bool {
+    pub(crate) fn is_surely_connected(_socket: &EventFd) -> bool {
         true
     }
 

@@ -120,7 +120,7 @@ fn overwritten() {
     };
     let (change, word, sleeper) = &*shared;
     loop {
-        let seen = sleeper.calls();
+        let seen = sleeper.wakes();
         let armed = EventCount(word).prepare_wait();
         if change.load(Relaxed) != 0 {
             break;

@@ -22,8 +22,8 @@ use crate::ipc::wire;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::spawned_child::SpawnedChild;
 
 pub(crate) use self::shutdown::WorkerExit;
 
@@ -106,8 +106,8 @@ impl WorkerHandle {
             memory_limit,
         };
         let has_initializer = initializer.is_some();
-        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializer))?;
-        spawned.child.watch(Arc::new(on_exit));
+        let spawned = options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializer))?;
+        spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
         let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| has_initializer);
         Ok(Self {
@@ -178,7 +178,7 @@ impl WorkerHandle {
         let (start, written) = (self.rings.position(), self.rings.written());
         if self.header != Some(chunk.call.header) {
             let mut header = Vec::new();
-            let _ = wire::encode_own(&chunk.call.header, &mut header, "a header"); // of numbers: cannot fail
+            let _ = wire::encode_internal(&chunk.call.header, &mut header, "a header"); // of numbers
             if !self.rings.write_header(TASK_HEADER, &header) {
                 self.full = true;
                 return Dispatched::Full;
@@ -207,7 +207,7 @@ impl WorkerHandle {
             }
             Ok(Sent::TimedOut) => Dispatched::WouldBlock,
             Ok(Sent::Disconnected) => {
-                self.fail_worker(Error::new(Cause::LinkLost));
+                self.fail_worker(Error::new(Cause::SocketClosed));
                 Dispatched::Full
             }
             Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => {

@@ -224,7 +224,7 @@ fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
 }
 
 fn can_be_refused(point: Failpoint) -> bool {
-    point.name().starts_with("system:")
+    point.name().starts_with("syscall:")
 }
 
 /// Some of the passes of a failpoint: the first, the last, and some between.
