@@ -1,4 +1,4 @@
-//! What a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`.
+//! The functions that a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`.
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};

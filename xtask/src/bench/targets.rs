@@ -32,7 +32,7 @@ const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
 /// The baselines are those of a run of this benchmark on that machine, on 2026-11-26. There is none where the
-/// baseline does not pass memory between processors, or is too unsteady.
+/// baseline does not pass memory between CPUs, or is too unsteady.
 const TARGETS: &[Target] = &[
     target(&case::START, MostTimes(1.35, BASELINE, &case::START)),
     // "No more than 1.2 × that": than the same start from a small parent.

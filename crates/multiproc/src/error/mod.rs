@@ -41,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Error(Box<Inner>);
 
-/// What an [`Error`] is about: one kind for each thing that a program can decide on.
+/// The kind of an [`Error`]: one for each thing that a program can decide on.
 #[non_exhaustive]
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -121,7 +121,7 @@ pub(crate) enum Failure {
     Reset,
 }
 
-/// What happened, in more detail than [`ErrorKind`].
+/// The cause of an error, in more detail than [`ErrorKind`].
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Cause {
     Os {
@@ -173,7 +173,7 @@ pub(crate) enum Cause {
 }
 
 impl Error {
-    /// What the error is about.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self.0.cause {
             Cause::Os { .. } => ErrorKind::Os,

@@ -1,4 +1,4 @@
-//! What a child sends back over its start socket: that it is ready, and the outcome of its task.
+//! The messages of a child over its start socket: that it is ready, and the outcome of its task.
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::wire;

@@ -81,7 +81,7 @@ fn check(result: c_int) -> nix::Result<()> {
     if result == 0 { Ok(()) } else { Err(Errno::from_raw(result)) }
 }
 
-/// What the new process does with descriptors before it executes the file.
+/// The changes to descriptors that the new process makes before it executes the file.
 struct FileActions(Box<libc::posix_spawn_file_actions_t>);
 
 type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;

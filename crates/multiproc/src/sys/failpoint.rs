@@ -133,7 +133,7 @@ points! {
     Fork = "syscall:clone",
 }
 
-/// What happens at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.
+/// The actions at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.
 #[cfg(multiproc_faults)]
 pub(crate) struct Hooks {
     pub(crate) hit: fn(Failpoint),

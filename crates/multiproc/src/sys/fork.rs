@@ -27,7 +27,7 @@ pub(crate) enum Fork {
     Zygote(u32),
 }
 
-/// What it takes to fork this process.
+/// The state that forks of this process need.
 pub(crate) struct ZygoteForker {
     parent: i32,
     /// Where the C library keeps this thread's number, by which robust mutexes know their owner. In the child

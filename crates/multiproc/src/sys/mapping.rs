@@ -112,7 +112,7 @@ impl SharedMapping {
         read(unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), length) })
     }
 
-    /// Has the processor fetch the cache line at an offset. Does not wait.
+    /// Has the CPU fetch the cache line at an offset. Does not wait.
     #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize) {
         let address = self.address(offset, 1);

@@ -79,7 +79,7 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     }
 }
 
-/// What [`poll_event_or_hangup`] found.
+/// The result of [`poll_event_or_hangup`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PollEvents {
     pub(crate) readable: bool,

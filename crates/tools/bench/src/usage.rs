@@ -1,4 +1,4 @@
-//! What a real workload uses: processor time and memory of all its processes, and lines of user code.
+//! What a real workload uses: CPU time and memory of all its processes, and lines of user code.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -39,7 +39,7 @@ pub fn measure<C, T>(
     Ok(Measured { usage: Some(Usage { cpu, memory, lines }), ..Measured::new(time.as_secs_f64()) })
 }
 
-/// The processor time of this process and of all its descendants, those that have ended included.
+/// The CPU time of this process and of all its descendants, those that have ended included.
 fn processor_time() -> Result<Duration> {
     let ended = used(UsageWho::RUSAGE_SELF)? + used(UsageWho::RUSAGE_CHILDREN)?;
     // One that has just ended counts among the children.
@@ -56,7 +56,7 @@ fn used(who: UsageWho) -> Result<Duration> {
     Ok(duration(usage.user_time()) + duration(usage.system_time()))
 }
 
-/// Sampling takes no more than a twentieth of a processor.
+/// Sampling takes no more than a twentieth of a CPU.
 const SHARE: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -84,7 +84,7 @@ impl Sampler {
         Self { stop, thread }
     }
 
-    /// The peak in MB, and the processor time that sampling has taken.
+    /// The peak in MB, and the CPU time that sampling has taken.
     fn stop(self) -> Result<(f64, Duration)> {
         drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the sampler panicked"))?

@@ -1,6 +1,6 @@
 //! An adaptive coalescing delay, like the interrupt moderation of a network card, for one side of a ring.
 //!
-//! Each load of the peer's position fetches its cache line from the processor that is writing it, and that
+//! Each load of the peer's position fetches its cache line from the CPU that is writing it, and that
 //! one has to fetch it back; for both this takes longer than a small frame does. A side that is as fast as
 //! its peer loads it for each frame, and the stream flows at the pace of the loads. So a side delays before
 //! it loads, as long as the delay brings several frames at once. Where frames come singly, as replies do, it

@@ -66,7 +66,7 @@ pub(crate) enum WaitOutcome {
 
 /// The size of the two areas (bytes).
 pub(crate) const AREAS: usize = 2 * AREA;
-/// An area has two pairs of 64-byte cache lines; a processor fetches a pair together.
+/// An area has two pairs of 64-byte cache lines; a CPU fetches a pair together.
 const AREA: usize = 256;
 /// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the
 /// last ancillary packet sent (by producers) or consumed; and the state of the waiting policies.

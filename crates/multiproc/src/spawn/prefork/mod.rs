@@ -40,7 +40,7 @@ enum PendingFork {
     Disconnected,
 }
 
-/// What comes of the next request.
+/// The outcome of taking the next child.
 pub(crate) enum TakeOutcome {
     Forked {
         child: ForkedChild,

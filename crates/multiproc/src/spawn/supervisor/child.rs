@@ -31,7 +31,7 @@ pub(crate) struct Child {
     state: Mutex<State>,
 }
 
-/// What is known of a child when it begins.
+/// The data of a child at its start.
 pub(super) struct NewChild {
     pub(super) pid: u32,
     pub(super) pidfd: PidFd,

@@ -137,13 +137,13 @@ impl Drop for ReplySlot {
     }
 }
 
-/// What the supervisor thread shares with the others.
+/// The state that the supervisor thread shares with the others.
 struct Supervisor {
     /// The process that the thread is in. A forked copy of that process has no thread, and starts its own.
     pid: u32,
     requests: mpsc::Sender<(SpawnRequest, SpawnReply)>,
     wakeup: EventFd,
-    /// What the thread waits for: `wakeup`, and every child's end.
+    /// The events of the thread: `wakeup`, and every child's exit.
     epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
     next_id: AtomicU64,

@@ -66,7 +66,7 @@ fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
     run_forked_child(&start_socket, pids, number)
 }
 
-/// What a forked child begins with: its end of its start socket, and the request that it was forked for.
+/// The data of a forked child: its end of its start socket, and the request that it was forked for.
 struct ForkedChildStart {
     start_socket: PacketSocket,
     number: u64,

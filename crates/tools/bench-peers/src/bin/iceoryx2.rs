@@ -311,7 +311,7 @@ fn busy<T, E: Debug>(mut receive: impl FnMut() -> Result<Option<T>, E>) -> Resul
             return Ok(sample);
         }
         rounds += 1;
-        // The other one may have no processor.
+        // The other one may have no CPU.
         if rounds.is_multiple_of(1_000) { thread::yield_now() } else { hint::spin_loop() }
     }
 }

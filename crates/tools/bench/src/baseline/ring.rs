@@ -145,7 +145,7 @@ impl Ring {
                 return;
             }
             rounds += 1;
-            // The other one may have no processor.
+            // The other one may have no CPU.
             if rounds.is_multiple_of(10_000) { thread::yield_now() } else { hint::spin_loop() }
         }
     }

@@ -22,7 +22,7 @@ pub(super) fn memory(_: Scale) -> Result<Measured> {
 }
 
 /// The CPU time of the program, its workers and its helper processes together.
-pub(super) fn processor(scale: Scale) -> Result<Measured> {
+pub(super) fn cpu_time(scale: Scale) -> Result<Measured> {
     let pool = busy_once(8, 10_000)?;
     let time = Duration::from_secs(if scale.quick { 2 } else { 10 });
     let family = proc::family()?;

@@ -43,7 +43,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::COLD, start::cold),
         entry(OURS, &case::COLD_RUNNING, start::cold_running),
         entry(OURS, &case::PSS, idle::memory),
-        entry(OURS, &case::IDLE, idle::processor),
+        entry(OURS, &case::IDLE, idle::cpu_time),
         entry(OURS, &case::LOCK, locks::lock),
         entry("std::sync::Mutex, threads", &case::LOCK, locks::lock_of_threads),
         entry(OURS, &case::LOCK_X2, locks::lock_by_two),
