@@ -99,7 +99,7 @@ fn draw_row(area: &Area, row: &Row, top: u32, axis: &Axis) -> Result<()> {
     let median = row.median.unwrap_or_default();
     let [left, right] = [axis.place(axis.from), axis.place(median)];
     let (top, bottom) = (pixel(top) + 3, pixel(top + BAR) - 3);
-    text(area, &row.contestant, (MARGIN, top + 1), 13, INK)?;
+    text(area, &row.entrant, (MARGIN, top + 1), 13, INK)?;
     let bar = Rectangle::new([(left, top), (right, bottom)], colour(row.kind).filled());
     area.draw(&bar).map_err(described)?;
     let (least, most) = row.spread();
@@ -118,7 +118,7 @@ fn colour(kind: Kind) -> RGBColor {
         Kind::Ours => RGBColor(0xd5, 0x5e, 0x00),
         Kind::Processes => RGBColor(0x56, 0xb4, 0xe9),
         Kind::Threads => RGBColor(0x00, 0x9e, 0x73),
-        Kind::Floor => RGBColor(0xaa, 0xaa, 0xaa),
+        Kind::Baseline => RGBColor(0xaa, 0xaa, 0xaa),
     }
 }
 
@@ -186,7 +186,7 @@ mod tests {
     use crate::bench::results::{BASELINE, OURS, tests::sample};
 
     #[test]
-    fn the_picture_has_every_contestant_with_its_figure() {
+    fn the_picture_has_every_entrant_with_its_figure() {
         let results = sample(&[
             (OURS, &case::START, &[120.0, 130.0, 125.0]),
             (BASELINE, &case::START, &[98.0]),

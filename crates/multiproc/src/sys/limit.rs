@@ -5,7 +5,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::fork::forking_thread_stack_size;
 use crate::error::{Bytes, Error, Result};
 
-/// The memory (bytes) that a worker needs at least beyond its use at the start, so that it can report an error.
+/// The memory (bytes) that a worker needs at least beyond its use at the start, so that it can report an
+/// error.
 const ROOM: u64 = 1024 * 1024;
 
 /// Limits this process's private writable memory: its heap, its threads' stacks, private mappings. Its

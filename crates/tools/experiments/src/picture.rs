@@ -102,7 +102,7 @@ impl<'a> Panel<'a> {
         if self.series.len() > 1 { TITLE + LEGEND } else { TITLE }
     }
 
-    /// Places for bars: for each label as many as there are series, and half a bar of air.
+    /// Places for bars: for each label as many as there are series, and half a bar of padding.
     fn slots(&self) -> u32 {
         let slots = self.labels.len() * self.series.len();
         u32::try_from(slots + self.labels.len().div_ceil(2)).unwrap_or(1)

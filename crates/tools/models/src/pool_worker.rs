@@ -102,11 +102,11 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
     assert_eq!(taken, [1, 2][..finished]);
 }
 
-model!(a_finished_result_wakes_a_caller_or_the_driver, attendance, 3, detects [NoWake, NoFence]);
+model!(a_finished_result_wakes_a_caller_or_the_driver, pool_wakeups, 3, detects [NoWake, NoFence]);
 
 /// A worker finishes an item while a caller that waits for another item leaves and the driver thread sleeps:
 /// the caller or the driver thread sees the result.
-fn attendance() {
+fn pool_wakeups() {
     let words = Arc::new([0, 0, 1, 0].map(AtomicU32::new));
     let thread = {
         let words = Arc::clone(&words);

@@ -1,4 +1,4 @@
-//! iceoryx2: samples in shared memory, received by looking again and again; and events, which can be slept
+//! iceoryx2: samples in shared memory, received by busy polling; and events, which can be slept
 //! for.
 
 use std::fmt::Debug;
@@ -60,7 +60,7 @@ fn entries() -> Vec<Entry> {
             let ends = Ends::new(&place, "questions", "answers")?;
             let _child = place.play("echo", &[])?;
             ends.meet()?;
-            Ok(back_to_back(scale, || ends.call())?.with("both sides look all the time"))
+            Ok(back_to_back(scale, || ends.call())?.with("both sides poll all the time"))
         }),
         entry(ICEORYX, &case::PING_SLEEP, |scale| {
             let place = Place::new()?;

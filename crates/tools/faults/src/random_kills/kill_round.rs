@@ -65,7 +65,7 @@ impl KillRound {
                         break;
                     }
                     let target = candidates().choose(&mut rng).copied().and_then(TargetProcess::open);
-                    killed.extend(target.and_then(Killed::strike));
+                    killed.extend(target.and_then(Killed::inject));
                 }
                 killed
             });
@@ -122,7 +122,7 @@ impl KillRound {
 }
 
 impl Killed {
-    fn strike(target: TargetProcess) -> Option<Self> {
+    fn inject(target: TargetProcess) -> Option<Self> {
         let descendants = target.descendants();
         let at = Instant::now();
         target.signal(Signal::KILL).then_some(Self { target, descendants, at })

@@ -63,7 +63,7 @@ fn entries() -> Vec<Entry> {
             let _pool = two()?;
             thread::sleep(Duration::from_millis(300));
             let workers: Result<Vec<f64>> =
-                proc::family()?.into_iter().skip(1).map(proc::proportional).collect();
+                proc::process_tree()?.into_iter().skip(1).map(proc::proportional).collect();
             Ok(Measured::new(median(workers?)?))
         }),
     ];
