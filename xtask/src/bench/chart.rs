@@ -102,14 +102,14 @@ fn draw_row(area: &Area, row: &Row, top: u32, axis: &Axis) -> Result<()> {
     text(area, &row.entrant, (MARGIN, top + 1), 13, INK)?;
     let bar = Rectangle::new([(left, top), (right, bottom)], colour(row.kind).filled());
     area.draw(&bar).map_err(described)?;
-    let (least, most) = row.spread();
-    let [least, most] = [least, most].map(|value| axis.place(value));
+    let (min, max) = row.spread();
+    let [min, max] = [min, max].map(|value| axis.place(value));
     let middle = i32::midpoint(top, bottom);
-    line(area, (least, middle), (most, middle), INK)?;
-    for end in [least, most] {
+    line(area, (min, middle), (max, middle), INK)?;
+    for end in [min, max] {
         line(area, (end, middle - 3), (end, middle + 3), INK)?;
     }
-    text(area, &three_digits(median), (right.max(most) + 6, top + 1), 13, INK)
+    text(area, &three_digits(median), (right.max(max) + 6, top + 1), 13, INK)
 }
 
 /// Colours that also a reader who cannot tell red from green tells apart.
@@ -131,11 +131,11 @@ struct Axis {
 impl Axis {
     fn of(rows: &[&Row]) -> Self {
         let spreads = || rows.iter().map(|row| row.spread());
-        let least = spreads().map(|(least, _)| least).filter(|least| *least > 0.0).fold(f64::MAX, f64::min);
-        let most = spreads().map(|(_, most)| most).fold(f64::MIN_POSITIVE, f64::max);
+        let min = spreads().map(|(min, _)| min).filter(|min| *min > 0.0).fold(f64::MAX, f64::min);
+        let max = spreads().map(|(_, max)| max).fold(f64::MIN_POSITIVE, f64::max);
         // Strictly below, for a bar of no length would look like nothing.
-        let from = 10_f64.powf((least.min(most) * 0.9).log10().floor());
-        Self { from, to: most.max(from * 10.0) }
+        let from = 10_f64.powf((min.min(max) * 0.9).log10().floor());
+        Self { from, to: max.max(from * 10.0) }
     }
 
     #[allow(clippy::cast_possible_truncation)] // pixels

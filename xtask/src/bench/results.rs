@@ -133,9 +133,7 @@ impl Row {
 
     /// The least and the most of all rounds.
     pub(super) fn spread(&self) -> (f64, f64) {
-        self.values
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(least, most), &value| (least.min(value), most.max(value)))
+        self.values.iter().fold((f64::MAX, f64::MIN), |(min, max), &value| (min.min(value), max.max(value)))
     }
 }
 

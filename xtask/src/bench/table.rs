@@ -80,8 +80,8 @@ pub(super) fn columns(is_real: bool) -> &'static [&'static str] {
 /// Name, median, spread, usage (of real workloads), comparison with the library, and notes.
 pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     let spread = || {
-        let (least, most) = row.spread();
-        format!("{} to {}", three_digits(least), three_digits(most))
+        let (min, max) = row.spread();
+        format!("{} to {}", three_digits(min), three_digits(max))
     };
     let mut cells = vec![
         row.entrant.clone(),

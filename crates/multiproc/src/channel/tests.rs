@@ -40,8 +40,8 @@ fn batches_arrive_whole_and_in_order() {
         for _ in 0..2_000 {
             let (mut batch, mut lengths) = (Batch::default(), Vec::new());
             while !batch.is_complete() && random(50) > 0 {
-                let most = if random(20) == 0 { 100_000 } else { 300 };
-                let mut bytes = vec![1; usize::try_from(8 + random(most)).unwrap()];
+                let max = if random(20) == 0 { 100_000 } else { 300 };
+                let mut bytes = vec![1; usize::try_from(8 + random(max)).unwrap()];
                 bytes[..8].copy_from_slice(&(next + lengths.len() as u64).to_ne_bytes());
                 batch.add(&bytes);
                 lengths.push(bytes.len());

@@ -59,21 +59,21 @@ impl<B: Deref<Target = [u8]>> Frames<B> {
         Some((kind, frame))
     }
 
-    /// Calls `take` with each of the next frames, `most` at most, while they have this kind and length and
+    /// Calls `take` with each of the next frames, `max` at most, while they have this kind and length and
     /// `take` returns `true`. Returns the number of frames taken.
     #[inline]
     pub(crate) fn next_if_same(
         &mut self,
         kind: u32,
         length: usize,
-        most: u32,
+        max: u32,
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> u32 {
         let end = if self.consumed < self.wrapped_at { self.wrapped_at } else { self.bytes.len() };
         let span = frame_size(as_u32(length)) as usize;
         let expected = encode_header(as_u32(length), kind);
         let mut count = 0;
-        for frame in self.bytes[self.consumed..end].chunks_exact(span).take(most as usize) {
+        for frame in self.bytes[self.consumed..end].chunks_exact(span).take(max as usize) {
             if frame[..FRAME_HEADER] != expected || !take(&frame[FRAME_HEADER..FRAME_HEADER + length]) {
                 break;
             }

@@ -38,7 +38,7 @@
 //! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
 //! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
-//! looks.
+//! reads.
 
 mod transfer;
 

@@ -203,7 +203,7 @@ fn flush_c_streams() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// What is known of this process's threads: only what the C library says; that it was forked with one, and no
+/// The knowledge of this process's threads: only what the C library says; that it was forked with one, and no
 /// other was seen since; or that there were several.
 static THREADS: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;

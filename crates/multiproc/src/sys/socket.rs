@@ -45,7 +45,7 @@ pub(crate) enum Received {
     Disconnected,
 }
 
-/// What happens to a packet if this process has no room for its descriptors.
+/// The treatment of a packet if this process has no room for its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnShortage {
     Lose,

@@ -25,10 +25,10 @@ impl CoalescingDelay<'_> {
     pub(super) fn wait(&self, enough: u32, arrived: impl Fn() -> u32) {
         let word = self.0.load(Relaxed);
         let (calls, last) = (word >> 16, word & 0xffff);
-        let most = enough.saturating_mul(PAUSES_PER_FRAME).max(TRIAL);
+        let max = enough.saturating_mul(PAUSES_PER_FRAME).max(TRIAL);
         let pauses = match last {
             0 if calls.is_multiple_of(TRY_EVERY) => TRIAL,
-            _ => last.min(most), // the word is in shared memory, and may hold anything
+            _ => last.min(max), // the word is in shared memory, and may hold anything
         };
         let mut next = 0;
         if pauses > 0 && enough > 1 {

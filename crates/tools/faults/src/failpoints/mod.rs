@@ -188,8 +188,8 @@ fn inject(
     });
     let observed = done?;
     let Some(Hit { at, .. }) = hit else { return Ok(None) };
-    if let Some(least) = must_cost(point, act)
-        && observed.tasks < least
+    if let Some(min) = must_cost(point, act)
+        && observed.tasks < min
     {
         bail!("the running task has not failed, though its worker was killed");
     }
@@ -228,10 +228,10 @@ fn can_be_refused(point: Failpoint) -> bool {
 }
 
 /// Some of the passes of a failpoint: the first, the last, and some between.
-fn passes(count: u32, most: u32) -> Vec<u32> {
-    let most = most.max(1).min(count);
+fn passes(count: u32, max: u32) -> Vec<u32> {
+    let max = max.max(1).min(count);
     let mut passes: Vec<u32> =
-        (0..most).map(|index| if most == 1 { 1 } else { 1 + (count - 1) * index / (most - 1) }).collect();
+        (0..max).map(|index| if max == 1 { 1 } else { 1 + (count - 1) * index / (max - 1) }).collect();
     passes.dedup();
     passes
 }

@@ -36,9 +36,9 @@ struct Killed {
 
 impl KillRound {
     /// Strikes up to `most` times while work is done that takes about this long.
-    pub(super) fn new(seed: u64, most: u32, length: Duration) -> Self {
+    pub(super) fn new(seed: u64, max: u32, length: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let count = rng.random_range(1..=most);
+        let count = rng.random_range(1..=max);
         let mut instants: Vec<_> = (0..count).map(|_| length.mul_f64(rng.random_range(0.0..1.0))).collect();
         instants.sort_unstable();
         Self { rng, instants, killed: Vec::new(), unexplained: BTreeMap::new(), worst: None }

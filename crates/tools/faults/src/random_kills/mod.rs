@@ -41,11 +41,11 @@ struct Kind {
     target: &'static str,
     round: fn(&mut KillRound) -> Result<()>,
     /// How many may be killed in one round.
-    most: u32,
+    max: u32,
 }
 
-const fn kind(target: &'static str, most: u32, round: fn(&mut KillRound) -> Result<()>) -> Kind {
-    Kind { target, round, most }
+const fn kind(target: &'static str, max: u32, round: fn(&mut KillRound) -> Result<()>) -> Kind {
+    Kind { target, round, max }
 }
 
 const KINDS: &[Kind] = &[
@@ -162,7 +162,7 @@ impl Runner {
     /// Returns the number of kills, and the longest time until everything was settled.
     fn round(&self, index: usize, number: u64) -> (u64, Result<Option<Duration>>) {
         let kind = self.kinds[index];
-        let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[index]);
+        let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.max, self.lengths[index]);
         let came = (kind.round)(&mut round).and_then(|()| round.settle());
         let killed = round.count();
         drop(round);

@@ -137,9 +137,9 @@ fn expect_mixed(queue_model: &mut QueueModel, items: Vec<Item>, first: u64, coun
 }
 
 pub(super) fn others_take(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
-    let most = rng.random_range(0..30);
+    let max = rng.random_range(0..30);
     let queue_model = any(state, rng)?;
-    let count = most.min(queue_model.inside.len());
+    let count = max.min(queue_model.inside.len());
     let child = Process::spawn(perform, (Job::Take(queue_model.receiver.clone(), count as u64),))?;
     let sum = queue_model.inside.drain(..count).map(|(_, number)| number).sum();
     Expected::Value(sum).check(&child.join())

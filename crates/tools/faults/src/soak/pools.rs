@@ -264,8 +264,8 @@ fn index_of_any(state: &mut SoakState, rng: &mut StdRng) -> Result<usize> {
     Ok(rng.random_range(0..state.pools.len()))
 }
 
-fn jobs(rng: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Expected>)> {
-    let count = rng.random_range(1..=most);
+fn jobs(rng: &mut StdRng, max: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Expected>)> {
+    let count = rng.random_range(1..=max);
     let simple = rng.random_bool(0.5);
     let job = |number: u64| {
         if simple { Ok((Job::Value(0, number), Expected::Value(number))) } else { job::any(rng, may_fail) }
@@ -289,8 +289,8 @@ impl PoolModel {
         if let Some(&size) = [None, None, Some(1), Some(3)].choose(rng).and_then(Option::as_ref) {
             pool = pool.chunk_size(size);
         }
-        if let Some(&most) = [None, None, Some(5), Some(50)].choose(rng).and_then(Option::as_ref) {
-            pool = pool.max_tasks_per_worker(most);
+        if let Some(&max) = [None, None, Some(5), Some(50)].choose(rng).and_then(Option::as_ref) {
+            pool = pool.max_tasks_per_worker(max);
         }
         Ok(Self { pool: pool.build()?, ledger: PoolLedger::default() })
     }

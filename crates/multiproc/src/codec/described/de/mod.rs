@@ -163,18 +163,18 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    pub(super) fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
+    pub(super) fn fields<'de, V: Visitor<'de>>(mut self, max: usize, visitor: V) -> Result<V::Value> {
         if self.input.prober.is_none() {
             return self.skip_some()?.map_or_sequence(visitor);
         }
         self.is_unnamed = false;
         // The list of names includes aliases, so the number of fields is known when the type has read them.
-        self.input.ask_for(Kind::Tuple, most);
+        self.input.ask_for(Kind::Tuple, max);
         self.input.kind()?;
         let start = self.input.at;
         let mut parts = self.parts(false)?;
         let value = visitor.visit_seq(&mut parts)?;
-        let count = (most - parts.left) as u64;
+        let count = (max - parts.left) as u64;
         parts.of.input.bytes[start..start + 8].copy_from_slice(&count.to_ne_bytes());
         Ok(value)
     }
