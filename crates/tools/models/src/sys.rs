@@ -427,15 +427,15 @@ pub(crate) mod mapping {
         }
 
         pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
-            &self.0.0[place(offset, &WORDS32)]
+            &self.0.0[index(offset, &WORDS32)]
         }
 
         pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
-            &self.0.1[place(offset, &WORDS64)]
+            &self.0.1[index(offset, &WORDS64)]
         }
     }
 
-    fn place(offset: usize, words: &[usize]) -> usize {
+    fn index(offset: usize, words: &[usize]) -> usize {
         let within = words.iter().position(|&word| word == offset % AREA);
         offset / AREA * words.len() + within.expect("a word that this model does not have")
     }
