@@ -78,7 +78,7 @@ pub(super) fn shared_slice(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let ends = pipe::<(), SharedSlice<u64>>();
     let Some((ours, theirs)) = observed.tolerate(ends, allowed)? else { return Ok(observed) };
-    let child = Process::spawn(shared_slice, (theirs, 5_000));
+    let child = Process::spawn(make_shared_slice, (theirs, 5_000));
     let came = match ours.recv() {
         Err(error) if error.is_disconnected() => None,
         came => observed.tolerate(came, allowed)?,
@@ -105,7 +105,7 @@ pub(super) fn shared_slice(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
-fn shared_slice(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
+fn make_shared_slice(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
     Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
 }
