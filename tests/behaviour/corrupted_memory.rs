@@ -48,7 +48,8 @@ fn overwrite_wakeup_page(word: u32) {
 }
 
 fn a_pool_whose_wakeup_page_is_overwritten_can_be_dropped() -> Outcome {
-    for (word, end) in [(0, drop as fn(Pool)), (1, drop), (0, Pool::join), (u32::MAX, Pool::terminate)] {
+    let terminate = |pool: Pool| pool.terminate();
+    for (word, end) in [(0, drop as fn(Pool)), (1, drop), (0, Pool::join), (u32::MAX, terminate)] {
         let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(200)).build()?;
         pool.apply(overwrite_wakeup_page, (word,))?;
         thread::sleep(Duration::from_millis(20)); // the pool's thread sleeps

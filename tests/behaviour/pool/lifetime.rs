@@ -187,7 +187,7 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outco
         raise(Signal::SIGSTOP).unwrap();
         sleep_long();
     };
-    for terminate in [Pool::terminate, drop] {
+    for end in [|pool: Pool| pool.terminate(), drop] {
         let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(300)).build()?;
         let pids = pool.worker_pids();
         let (latch, theirs) = pipe()?;
@@ -196,7 +196,7 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outco
         let (pid, theirs) = pipe()?;
         let stopped = pool.submit(stop, (theirs,))?;
         wait_for_state(pid.recv()?, 'T');
-        terminate(pool);
+        end(pool);
         assert!(!has_a_child_of(&pids));
         all_were_ended(vec![blocking, stopped]);
     }
@@ -205,7 +205,7 @@ fn a_worker_that_ignores_sigterm_or_is_stopped_is_ended_with_its_pool() -> Outco
 
 fn pools_come_and_go() -> Outcome {
     for workers in [1, 2, 3, 8] {
-        for end in [Pool::join, Pool::terminate, drop] {
+        for end in [Pool::join, |pool: Pool| pool.terminate(), drop] {
             let pool = Pool::new(workers)?;
             let pids = pool.worker_pids();
             assert_eq!(pids.len(), workers);

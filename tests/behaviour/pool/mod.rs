@@ -10,6 +10,7 @@ mod map;
 mod map_reduce;
 mod memory_limit;
 mod order;
+mod resize;
 mod respawn;
 mod retries;
 mod stuck;
@@ -38,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         cancellation::trials(),
         memory_limit::trials(),
         retries::trials(),
+        resize::trials(),
         respawn::trials(),
         order::trials(),
         stuck::trials(),

@@ -219,7 +219,7 @@ fn a_copy_of_the_process_can_do_nothing_with_its_pool() -> Outcome {
 #[allow(unsafe_code)]
 fn a_copy_that_ends_the_pool_takes_nothing_away() -> Outcome {
     alone(|| {
-        for end in [Pool::terminate, Pool::join] {
+        for end in [|pool: Pool| pool.terminate(), Pool::join] {
             let pool = Pool::builder().workers(1).chunk_size(20).build()?;
             let mut results = pool.imap(slowly, 0..60);
             assert_eq!(results.next().transpose()?, Some(0));

@@ -276,8 +276,8 @@ fn a_copy_of_the_process_neither_writes_nor_releases() -> Outcome {
             tests::exit_at_once();
         }
         let other = mutex.clone();
-        let is_held = thread::spawn(move || other.try_lock().is_err());
-        assert!(is_held.join().unwrap());
+        let is_surely_connected = thread::spawn(move || other.try_lock().is_err());
+        assert!(is_surely_connected.join().unwrap());
         drop(guard);
         assert_eq!(*mutex.lock()?, 1);
         Ok(())

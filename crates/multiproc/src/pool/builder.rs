@@ -38,6 +38,8 @@ impl PoolBuilder {
     pub(super) fn new() -> Self {
         let policy = Policy {
             workers: 0,
+            idle_timeout: None,
+            min_workers: 0,
             chunk_size: None,
             max_tasks: None,
             shutdown_timeout: SHUTDOWN,
@@ -45,13 +47,62 @@ impl PoolBuilder {
             initializer_timeout: INITIALIZER,
             initializer: None,
         };
-        let config = Config { options: SpawnOptions::default(), policy };
+        let config = Config { options: SpawnOptions::default(), policy, max_pending: None };
         Self { workers: None, config, initializer: Ok(()) }
     }
 
     /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Shuts a worker down that has had nothing to do for this long, which gives its memory back, if more
+    /// than [`min_workers`](Self::min_workers) are left. A worker is started again for the next work that
+    /// finds none idle. By default idle workers stay.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).idle_timeout(Duration::from_millis(20)).build()?;
+    /// while !pool.worker_pids().is_empty() {
+    ///     std::thread::sleep(Duration::from_millis(20));
+    /// }
+    /// assert_eq!(pool.map(u64::count_ones, [1, 3, 7])?, [1, 2, 3]);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.config.policy.idle_timeout = Some(time);
+        self
+    }
+
+    /// Sets how many workers stay although they are idle, if there is an
+    /// [`idle_timeout`](Self::idle_timeout). By default none does.
+    pub fn min_workers(mut self, workers: usize) -> Self {
+        self.config.policy.min_workers = workers;
+        self
+    }
+
+    /// Limits the number of submitted tasks that have no result. At the limit
+    /// [`submit`](super::Pool::submit) blocks until one has, and [`try_submit`](super::Pool::try_submit)
+    /// gives the arguments back. Other calls are not counted, since they take their input as they need it.
+    /// Unlimited by default.
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(1).max_pending(1).build()?;
+    /// let task = pool.submit(std::thread::sleep, (std::time::Duration::from_millis(50),))?;
+    /// if let Err(refused) = pool.try_submit(u64::pow, (2, 10)) {
+    ///     assert!(refused.error().is_full());
+    ///     assert_eq!(refused.into_item(), (2, 10));
+    /// }
+    /// assert_eq!(pool.submit(u64::pow, (2, 10))?.get()?, 1024); // waits until the first task is done
+    /// task.get()?;
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn max_pending(mut self, tasks: usize) -> Self {
+        self.config.max_pending = Some(tasks);
         self
     }
 
@@ -184,6 +235,7 @@ impl PoolBuilder {
             ("chunk_size", *chunk_size == Some(0)),
             ("max_tasks_per_worker", *max_tasks == Some(0)),
             ("memory_limit", *memory_limit == Some(0)),
+            ("max_pending", self.config.max_pending == Some(0)),
         ] {
             if is_zero {
                 return Err(Error::invalid(format!("`{option}` must be at least 1")));

@@ -57,10 +57,33 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
+    /// Given back with the first batch.
+    slot: Option<Slot>,
     /// Told of the next batch.
     waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
+}
+
+/// Counts the submitted tasks of a pool that have no result.
+#[derive(Default)]
+pub(crate) struct Slots(Arc<AtomicUsize>);
+
+/// Counts one of them until it drops.
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Slots {
+    /// `None` if there are `max` of them.
+    pub(crate) fn take(&self, max: usize) -> Option<Slot> {
+        let add = |count| (count < max).then_some(count + 1);
+        self.0.fetch_update(Relaxed, Relaxed, add).ok().map(|_| Slot(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Results of consecutive items.
@@ -94,6 +117,11 @@ impl Call {
         })
     }
 
+    /// Counts it until its first result.
+    pub(crate) fn occupy(&self, slot: Option<Slot>) {
+        self.lock().slot = slot;
+    }
+
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.withdrawn.load(Relaxed)
     }
@@ -117,6 +145,7 @@ impl Call {
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
         let mut inbox = self.lock();
+        inbox.slot = None;
         if inbox.abandoned {
             return;
         }

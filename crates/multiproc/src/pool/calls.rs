@@ -1,9 +1,12 @@
 //! The calls of a pool with default options: `map` and its variants, `apply` and `submit`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Pool, TaskHandle};
+use crate::channel::errors::SendError;
 use crate::error::Result;
 use crate::task::RemoteFn;
 
@@ -227,7 +230,8 @@ impl Pool {
         self.options().apply(function, args)
     }
 
-    /// Submits a task and returns a handle for its result. Does not block.
+    /// Submits a task and returns a handle for its result. Does not block, unless the pool has a
+    /// [`max_pending`](super::PoolBuilder::max_pending) of tasks.
     ///
     /// ```
     /// multiproc::init();
@@ -246,5 +250,39 @@ impl Pool {
         Args: Serialize + DeserializeOwned,
     {
         self.options().submit(function, args)
+    }
+
+    /// As [`submit`](Self::submit), but does not block: gives the arguments back where `submit` would.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Self::submit), and [`Error::is_full`](crate::Error::is_full). Each holds the
+    /// arguments.
+    pub fn try_submit<F, Args>(
+        &self,
+        function: F,
+        args: Args,
+    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.options().try_submit(function, args)
+    }
+
+    /// As [`try_submit`](Self::try_submit), but waits for room for at most `time`.
+    ///
+    /// # Errors
+    /// Those of [`try_submit`](Self::try_submit).
+    pub fn submit_timeout<F, Args>(
+        &self,
+        function: F,
+        args: Args,
+        time: Duration,
+    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.options().submit_timeout(function, args, time)
     }
 }

@@ -5,17 +5,19 @@
 //! replaces them.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::call::Call;
+use super::call::{Call, Slot, Slots};
 use super::chunk::Chunk;
 use super::completions::Completions;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
@@ -30,11 +32,15 @@ use crate::sys::signals::with_signals_blocked;
 pub(crate) struct Config {
     pub(crate) options: SpawnOptions,
     pub(crate) policy: Policy,
+    /// The maximum of submitted tasks without a result.
+    pub(crate) max_pending: Option<usize>,
 }
 
 pub(crate) struct Dispatcher {
-    workers: usize,
+    workers: AtomicUsize,
     chunk_size: Option<u32>,
+    max_pending: Option<usize>,
+    slots: Slots,
     options: SpawnOptions,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
@@ -111,12 +117,14 @@ impl Dispatcher {
         Ok(core)
     }
 
-    fn new(Config { options, policy }: Config) -> Result<Arc<Self>> {
+    fn new(Config { options, policy, max_pending }: Config) -> Result<Arc<Self>> {
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
-            workers: policy.workers,
+            workers: AtomicUsize::new(policy.workers),
             chunk_size: policy.chunk_size,
+            max_pending,
+            slots: Slots::default(),
             options,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
@@ -134,7 +142,41 @@ impl Dispatcher {
     }
 
     pub(crate) fn workers(&self) -> usize {
-        self.workers
+        self.workers.load(Relaxed)
+    }
+
+    /// Keeps this many workers from now on.
+    pub(crate) fn resize(&self, workers: usize) -> Result<()> {
+        self.check_not_forked()?;
+        let missing = workers.saturating_sub(self.workers.load(Relaxed));
+        self.change(|state| state.resize(workers))?;
+        self.workers.store(workers, Relaxed);
+        self.options.prefork(missing);
+        Ok(())
+    }
+
+    /// Room for one more submitted task without a result; waits for it until the deadline.
+    pub(crate) fn wait_for_slot(&self, deadline: Deadline) -> Result<Option<Slot>> {
+        let Some(max) = self.max_pending else { return Ok(None) };
+        self.check_open()?;
+        let slot = Mutex::new(None);
+        let is_done = || {
+            let taken = self.slots.take(max);
+            let has_room = taken.is_some() || self.check_open().is_err();
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            has_room
+        };
+        if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
+            self.check_not_forked()?;
+            return Err(Error::new(Cause::Full("pool".to_owned())));
+        }
+        self.check_open()?;
+        Ok(slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until the pool has ended; returns whether it has.
+    pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
+        self.become_driver(false).wait_until(deadline, || self.lock().has_ended())
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u32> {
@@ -458,7 +500,7 @@ impl Dispatcher {
 
     /// Starts a worker. Does not hold the lock while it does.
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
-        let spin = if self.workers <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
+        let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
         let started =
             WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());

@@ -37,14 +37,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::dispatcher::Dispatcher;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::options::CallOptions;
 pub use self::task_future::TaskFuture;
-pub use self::task_handle::TaskHandle;
+pub use self::task_handle::{Canceller, TaskHandle};
 
 /// Worker processes that run tasks.
 ///
@@ -134,6 +135,30 @@ impl Pool {
         CallOptions::new(&self.core)
     }
 
+    /// Keeps `workers` workers from now on. Does not block: missing ones are started, and surplus ones are
+    /// shut down when they have finished what they run.
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(1)?;
+    /// pool.resize(3)?;
+    /// while pool.worker_pids().len() < 3 {
+    ///     std::thread::yield_now();
+    /// }
+    /// pool.resize(1)?;
+    /// assert_eq!(pool.worker_pids().len(), 1);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// When `workers` is 0, or the pool is closed or cannot keep its workers.
+    pub fn resize(&self, workers: usize) -> Result<()> {
+        if workers == 0 {
+            return Err(Error::invalid("`workers` must be at least 1"));
+        }
+        self.core.resize(workers)
+    }
+
     /// The process ids of the current workers.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.core.worker_pids()
@@ -165,11 +190,31 @@ impl Pool {
         self.wait_for_end();
     }
 
+    /// As [`join`](Self::join), but blocks for at most `time`; returns whether all workers have exited. If
+    /// not, submitted work goes on.
+    pub fn join_timeout(&self, time: Duration) -> bool {
+        self.core.close();
+        self.core.wait_for_end(Deadline::after(time))
+    }
+
     /// Ends the pool now: withdraws what no worker has begun, and ends running tasks with SIGTERM, and with
-    /// SIGKILL after the shutdown timeout. Blocks until the workers have exited.
-    pub fn terminate(mut self) {
+    /// SIGKILL after the shutdown timeout. Blocks until the workers have exited. Calls in other threads return
+    /// errors.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+    /// assert!(!pool.join_timeout(Duration::from_millis(10)));
+    /// pool.terminate();
+    /// assert!(task.get().is_err());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn terminate(&self) {
         self.core.end(Duration::ZERO, self.core.shutdown_timeout());
-        self.wait_for_end();
+        self.core.wait_for_end(Deadline::Never);
     }
 
     fn wait_for_end(&mut self) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::{Call, Options};
+use super::call::{Call, Options, Slot};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
 use super::item_loop::ItemLoop;
@@ -16,6 +16,7 @@ use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
 use super::task_handle::TaskHandle;
+use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
@@ -222,9 +223,66 @@ impl<'pool> CallOptions<'pool> {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
+        let slot = self.core.wait_for_slot(Deadline::Never)?;
+        self.submit_with(slot, function, &args)
+    }
+
+    /// As [`Pool::try_submit`](super::Pool::try_submit).
+    pub fn try_submit<F, Args>(
+        self,
+        function: F,
+        args: Args,
+    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.submit_within(function, args, Deadline::now())
+    }
+
+    /// As [`Pool::submit_timeout`](super::Pool::submit_timeout).
+    pub fn submit_timeout<F, Args>(
+        self,
+        function: F,
+        args: Args,
+        time: Duration,
+    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.submit_within(function, args, Deadline::after(time))
+    }
+
+    fn submit_within<F, Args>(
+        self,
+        function: F,
+        args: Args,
+        deadline: Deadline,
+    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        let slot = self.core.wait_for_slot(deadline);
+        let submitted = slot.and_then(|slot| self.submit_with(slot, function, &args));
+        submitted.map_err(|error| SendError { error, item: args })
+    }
+
+    fn submit_with<F, Args>(
+        self,
+        slot: Option<Slot>,
+        function: F,
+        args: &Args,
+    ) -> Result<TaskHandle<F::Output>>
+    where
+        F: RemoteFn<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
         let call = self.begin(function)?;
+        call.occupy(slot);
         let mut builder = ChunkBuilder::new(0);
-        builder.add(&args)?;
+        builder.add(args)?;
         self.core.submit(builder.pack(&call, 0))?;
         Ok(TaskHandle::new(Arc::clone(self.core), call))
     }

@@ -76,6 +76,12 @@ impl<R> TaskHandle<R> {
     pub fn cancel(&self) -> bool {
         self.core.cancel(&self.call)
     }
+
+    /// What can [`cancel`](Self::cancel) this task while another thread waits for its result, or after this
+    /// handle was dropped.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { core: Arc::clone(&self.core), call: Arc::clone(&self.call) }
+    }
 }
 
 impl<R: DeserializeOwned + 'static> TaskHandle<R> {
@@ -145,6 +151,39 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         let result = self.call.only_result().or_else(|| self.core.check_not_forked().err().map(Err));
         self.taken = result.is_some();
         result
+    }
+}
+
+/// Cancels a task from any thread. Made by [`TaskHandle::canceller`].
+///
+/// ```
+/// use multiproc::Pool;
+/// use std::time::Duration;
+///
+/// multiproc::init();
+/// let pool = Pool::new(1)?;
+/// let task = pool.submit(std::thread::sleep, (Duration::from_secs(3600),))?;
+/// let canceller = task.canceller();
+/// std::thread::spawn(move || canceller.cancel());
+/// assert!(task.get().unwrap_err().is_cancelled());
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Canceller {
+    core: Arc<Dispatcher>,
+    call: Arc<Call>,
+}
+
+impl Canceller {
+    /// As [`TaskHandle::cancel`].
+    pub fn cancel(&self) -> bool {
+        self.core.cancel(&self.call)
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").finish_non_exhaustive()
     }
 }
 

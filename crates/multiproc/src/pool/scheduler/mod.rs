@@ -44,8 +44,11 @@ pub(crate) struct Scheduler {
 /// The options of a pool that concern its workers.
 #[derive(Clone)]
 pub(crate) struct Policy {
-    /// How many workers the pool keeps.
+    /// How many workers the pool keeps, at most.
     pub(crate) workers: usize,
+    /// After how long an idle worker is shut down, and how many stay.
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) min_workers: usize,
     /// Items per chunk; by default [`Call::target_len`].
     pub(crate) chunk_size: Option<u32>,
     /// Tasks after which a worker is replaced.
@@ -146,6 +149,7 @@ impl Scheduler {
         self.ignore_stopped_time(now);
         self.backlog.extend(chunks);
         self.dispatch();
+        self.sleep.must_end |= self.policy.idle_timeout.is_some() && self.needs_worker();
         if self.rebalance_at.is_none() && self.may_be_stuck() {
             self.rebalance_at = Some(now + REBALANCE_AFTER);
         }
@@ -201,6 +205,10 @@ impl Scheduler {
         self.fail_waiting(&Error::new(Cause::Cancelled));
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         self.workers.iter().filter(|worker| worker.accepts_work()).map(WorkerHandle::pid).collect()
     }
@@ -227,7 +235,9 @@ impl Scheduler {
             }
             if worker.in_flight() > 0 {
                 polled.busy += 1;
-            } else if self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most) {
+            } else if worker.is_retired()
+                || self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most)
+            {
                 self.sleep.must_end |= worker.shut_down(); // the pool's thread starts its successor
             }
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Phase, Policy, Scheduler, Sleep};
-use crate::error::{Cause, Error};
+use crate::error::{Cause, Error, Result};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
 
@@ -100,14 +100,16 @@ impl Scheduler {
             return false;
         }
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
+        let with_work = || {
+            let busy = accepting().filter(|worker| worker.in_flight() > 0).count();
+            busy + self.backlog.items(self.policy.workers)
+        };
         let wanted = match self.phase {
             Phase::Ending { .. } | Phase::Ended => 0,
             _ if self.broken.is_some() => 0,
-            Phase::Open => self.policy.workers,
-            Phase::Closed => {
-                let busy = accepting().filter(|worker| worker.in_flight() > 0).count();
-                self.policy.workers.min(busy + self.backlog.items(self.policy.workers))
-            }
+            Phase::Open if self.policy.idle_timeout.is_none() => self.policy.workers,
+            Phase::Open => self.policy.workers.min(self.policy.min_workers.max(with_work())),
+            Phase::Closed => self.policy.workers.min(with_work()),
         };
         accepting().count() < wanted
     }
@@ -131,6 +133,58 @@ impl Scheduler {
             return worker.shut_down_now();
         }
         self.workers.push(worker);
+        self.retire_surplus(); // the pool may have been resized meanwhile
+    }
+
+    /// Keeps this many workers from now on. The pool's thread starts those that are missing; surplus ones
+    /// finish what they run.
+    pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
+        self.check_open()?;
+        self.policy.workers = workers;
+        self.policy.min_workers = self.policy.min_workers.min(workers);
+        self.retire_surplus();
+        self.dispatch();
+        self.sleep.must_end = true;
+        Ok(())
+    }
+
+    /// Gives the workers beyond the wanted number nothing more to do, those with the least work first.
+    fn retire_surplus(&mut self) {
+        let mut accepting: Vec<_> = self.workers.iter_mut().filter(|worker| worker.accepts_work()).collect();
+        accepting.sort_by_key(|worker| worker.in_flight());
+        let surplus = accepting.len().saturating_sub(self.policy.workers);
+        for worker in accepting.into_iter().take(surplus) {
+            self.backlog.put_back(worker.retire());
+            if worker.in_flight() == 0 {
+                self.sleep.must_end |= worker.shut_down();
+            }
+        }
+    }
+
+    /// Shuts down workers that have been idle for longer than the pool's options permit.
+    fn shut_down_idle_for_long(&mut self) {
+        let Some(timeout) = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open)) else {
+            return;
+        };
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        let surplus = accepting.saturating_sub(self.policy.min_workers);
+        let idle =
+            self.workers.iter_mut().filter(|worker| worker.idle_time().is_some_and(|idle| idle >= timeout));
+        for worker in idle.take(surplus) {
+            worker.shut_down();
+        }
+    }
+
+    /// When the next worker has been idle for that long.
+    fn next_idle_end(&self) -> Option<Instant> {
+        let timeout = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open))?;
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        if accepting <= self.policy.min_workers {
+            return None;
+        }
+        let left =
+            self.workers.iter().filter_map(WorkerHandle::idle_time).map(|idle| timeout.saturating_sub(idle));
+        Instant::now().checked_add(left.min()?)
     }
 
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
@@ -144,6 +198,7 @@ impl Scheduler {
             self.backlog.put_back(worker.end_overtime());
         }
         self.poll();
+        self.shut_down_idle_for_long();
         self.end_workers();
         let may_end = match self.phase {
             Phase::Open => false,
@@ -204,6 +259,7 @@ impl Scheduler {
             .chain(timeouts)
             .chain(initialized)
             .chain(times)
+            .chain(self.next_idle_end())
             .chain(self.next_check())
             .chain(watch)
             .min()
@@ -301,6 +357,7 @@ impl Scheduler {
         for worker in std::mem::take(&mut self.workers) {
             worker.fail_all(error);
         }
+        self.phase = Phase::Ended;
     }
 
     pub(crate) fn kill_all(&mut self) {

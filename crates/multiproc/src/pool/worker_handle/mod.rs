@@ -7,6 +7,7 @@ mod progress;
 mod shortage;
 mod shutdown;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub(crate) struct WorkerHandle {
     checked_at: u32,
     /// A dispatch has woken it.
     woken: bool,
+    /// Since when it has had no items, if that was asked for.
+    idle_since: Cell<Option<(u64, Instant)>>,
     phase: WorkerPhase,
     /// How long it may live after it was told to exit.
     shutdown_timeout: Duration,
@@ -127,6 +130,7 @@ impl WorkerHandle {
             seen_running: None,
             checked_at: 0,
             woken: false,
+            idle_since: Cell::new(None),
             phase: WorkerPhase::Running,
             shutdown_timeout,
             memory_limit,
@@ -154,9 +158,28 @@ impl WorkerHandle {
         self.spawned.child.has_ended()
     }
 
-    /// Whether it still runs work.
+    /// Whether it takes work, or will once it is ready.
     pub(crate) fn accepts_work(&self) -> bool {
         self.phase.is_running()
+    }
+
+    /// Takes no more work; returns what it has not claimed.
+    pub(crate) fn retire(&mut self) -> Vec<Chunk> {
+        self.phase.retire();
+        self.revoke(u32::MAX)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.phase.is_retired()
+    }
+
+    /// For how long it has had nothing to do, since that was first asked for.
+    pub(crate) fn idle_time(&self) -> Option<Duration> {
+        let idle = self.is_idle().then_some(self.completed);
+        let before = self.idle_since.get().filter(|&(completed, _)| Some(completed) == idle);
+        let since = idle.map(|completed| before.unwrap_or_else(|| (completed, Instant::now())));
+        self.idle_since.set(since);
+        since.map(|(_, since)| since.elapsed())
     }
 
     /// Whether it can take a chunk, with at most `most` items in flight.

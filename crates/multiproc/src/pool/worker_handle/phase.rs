@@ -8,12 +8,14 @@ use crate::error::{Cause, Error};
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// ```text
-/// Running ─▶ HungUp ─▶ Leaving ─▶ Killed ─▶ reaped
+/// Running ─▶ Retired ─▶ HungUp ─▶ Leaving ─▶ Killed ─▶ reaped
 /// ```
 /// Each step may be skipped, none is taken back, and a worker can exit in any phase.
 pub(super) enum WorkerPhase {
     /// It runs items, once it is ready.
     Running,
+    /// It gets no more items, and is told to exit when it has none.
+    Retired,
     /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed
     /// another program, or closed descriptors that are not its own.
     HungUp { kill_at: Instant },
@@ -27,6 +29,16 @@ pub(super) enum WorkerPhase {
 impl WorkerPhase {
     pub(super) fn is_running(&self) -> bool {
         matches!(self, Self::Running)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        matches!(self, Self::Retired)
+    }
+
+    pub(super) fn retire(&mut self) {
+        if self.is_running() {
+            *self = Self::Retired;
+        }
     }
 
     pub(super) fn was_told_to_exit(&self) -> bool {
@@ -43,14 +55,14 @@ impl WorkerPhase {
         match self {
             Self::HungUp { kill_at } => Some(*kill_at),
             Self::Leaving { kill_at, .. } => *kill_at,
-            Self::Running | Self::Killed { .. } => None,
+            Self::Running | Self::Retired | Self::Killed { .. } => None,
         }
     }
 
     pub(super) fn hang_up(&mut self) {
         let latest = Instant::now() + EXIT_GRACE;
         match self {
-            Self::Running => *self = Self::HungUp { kill_at: latest },
+            Self::Running | Self::Retired => *self = Self::HungUp { kill_at: latest },
             Self::Leaving { kill_at, .. } => {
                 *kill_at = kill_at.take().into_iter().chain([latest]).min();
             }
@@ -60,7 +72,7 @@ impl WorkerPhase {
 
     /// Gives the worker this time to exit; returns whether that is new.
     pub(super) fn leave(&mut self, timeout: Duration) -> bool {
-        let is_new = matches!(self, Self::Running | Self::HungUp { .. });
+        let is_new = matches!(self, Self::Running | Self::Retired | Self::HungUp { .. });
         if is_new {
             let latest = Instant::now().checked_add(timeout);
             let kill_at = self.kill_at().into_iter().chain(latest).min();
@@ -113,6 +125,16 @@ mod tests {
         assert!(phase.kill(None) && !phase.kill(None) && !phase.leave(TIMEOUT) && !phase.terminate(TIMEOUT));
         phase.hang_up();
         assert!(phase.was_told_to_exit() && phase.kill_at().is_none() && phase.failure().is_none());
+    }
+
+    #[test]
+    fn a_worker_retires_only_while_it_runs() {
+        let mut phase = WorkerPhase::Running;
+        phase.retire();
+        assert!(phase.is_retired() && !phase.is_running() && !phase.was_told_to_exit());
+        assert!(phase.leave(TIMEOUT) && !phase.is_retired());
+        phase.retire();
+        assert!(phase.was_told_to_exit());
     }
 
     #[test]

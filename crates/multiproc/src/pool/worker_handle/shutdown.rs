@@ -143,7 +143,7 @@ impl WorkerHandle {
 
     /// Checks its liveness socket, and kills it if it should have exited.
     pub(crate) fn end_if_due(&mut self) {
-        if matches!(self.phase, WorkerPhase::Running | WorkerPhase::Leaving { .. })
+        if matches!(self.phase, WorkerPhase::Running | WorkerPhase::Retired | WorkerPhase::Leaving { .. })
             && self.spawned.child.has_hung_up()
         {
             self.phase.hang_up();

@@ -239,7 +239,7 @@ pub(super) fn close(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 }
 
 pub(super) fn terminate(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
-    take_any(state, rng)?.end(Pool::terminate)
+    take_any(state, rng)?.end(|pool| pool.terminate())
 }
 
 pub(super) fn drop_pool(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {

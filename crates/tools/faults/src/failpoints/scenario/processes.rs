@@ -84,13 +84,13 @@ pub(super) fn shared_slice(allowed: AllowedFailures) -> Result<Observed> {
         came => observed.tolerate(came, allowed)?,
     };
     drop(ours);
-    let shared_slice = observed.tolerate(child.and_then(Process::join), allowed)?;
-    let refused = match shared_slice {
+    let made = observed.tolerate(child.and_then(Process::join), allowed)?;
+    let refused = match made {
         Some(Err(error)) => {
             ensure!(allowed.is_refusal(&error), "the child fails: {error}");
             true
         }
-        Some(Ok(())) | None => shared_slice.is_none(),
+        Some(Ok(())) | None => made.is_none(),
     };
     let Some(came) = came else {
         observed.settled = Some(now());
