@@ -69,7 +69,7 @@ impl<T: DeserializeOwned> Future for ProcessFuture<T> {
         let Some(mut process) = self.process.take() else {
             return Poll::Ready(Err(Error::invalid("the process was joined already")));
         };
-        // The child may end between a look and the registration, so there is a look after it, too.
+        // The child may end between a check and the registration, so there is a check after it, too.
         let mut result = process.join_timeout(Duration::ZERO);
         if matches!(result, Ok(None)) {
             self.wake_at_end(&process, context.waker());

@@ -1,4 +1,4 @@
-//! Programs with more rights than the user who executes them, and rights that were given up.
+//! Programs with more privileges than the user who executes them, and privileges that were given up.
 
 use std::env;
 use std::ffi::CString;

@@ -235,7 +235,7 @@ fn font(size: u32, colour: RGBColor) -> TextStyle<'static> {
     TextStyle { color: colour.to_backend_color(), ..("sans-serif", size).into() }
 }
 
-/// Roughly: who draws the picture knows the font, we do not.
+/// Roughly: only the program that draws the picture knows the font.
 fn width_of(text: &str, size: i32) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(0) * size / 2
 }
