@@ -11,6 +11,7 @@ mod bad_values;
 mod corrupted_memory;
 mod encoding;
 mod futures;
+mod inline;
 mod interrupt;
 mod kill_stress;
 mod output;
@@ -22,6 +23,7 @@ mod queue;
 mod regressions;
 mod resource_limits;
 mod security;
+mod server;
 mod shared_array;
 mod shared_slice;
 mod start;
@@ -46,10 +48,12 @@ fn main() -> ExitCode {
         shared_slice::trials(),
         programs::trials(),
         regressions::trials(),
+        inline::trials(),
         interrupt::trials(),
         resource_limits::trials(),
         corrupted_memory::trials(),
         security::trials(),
+        server::trials(),
         shared_array::trials(),
         bad_values::trials(),
         bad_tasks::trials(),

@@ -213,3 +213,25 @@ pub fn end_at_interrupts() {
     // SAFETY: the default is no code of ours.
     unsafe { sigaction(Signal::SIGINT, &default) }.unwrap();
 }
+
+#[cfg(test)]
+multiproc::init_for_tests!();
+
+/// The unit tests of a library, by the standard harness.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_test_can_start_a_process() {
+        let child = Process::spawn(std::process::id, ()).unwrap();
+        let pid = child.pid();
+        assert_eq!(child.join().unwrap(), pid);
+    }
+
+    #[test]
+    fn a_unit_test_can_start_a_pool() {
+        let pool = multiproc::Pool::new(2).unwrap();
+        assert_eq!(pool.map(|n: u32| n * n, 0..4).unwrap(), [0, 1, 4, 9]);
+    }
+}

@@ -18,11 +18,13 @@ const LAYERS: &[&[&str]] = &[
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],
+    &["server"],
     &["sync"],
     &["channel"],
     &["spawn"],
     &["start_method"],
     &["task"],
+    &["logs"],
     &["ipc"],
     &["codec"],
     &["sys"],
@@ -138,7 +140,8 @@ fn paths(module: &[String], text: &str) -> Vec<Vec<String>> {
     let code: String =
         text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + " ").collect();
     let mut paths = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
+    // `$crate` is in an exported macro, which expands in another crate.
+    for (at, _) in code.match_indices("crate::").filter(|(at, _)| !code[..*at].ends_with('$')) {
         expand(&code[at + "crate::".len()..], &[], &mut paths);
     }
     for (at, _) in code.match_indices("use super::") {

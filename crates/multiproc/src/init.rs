@@ -1,10 +1,12 @@
-//! The functions that a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`.
+//! The functions that a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`; and
+//! `init_for_tests`, which runs before `main`.
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
 use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
+use crate::sys::signals::ignore_sigpipe;
 use crate::sys::start_socket::take_bootstrap_socket;
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
@@ -18,12 +20,25 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// that are drawn or seeded there see [`at_start`].
 ///
 /// Without this call, starting a child is an error that says so: a program that forgets it does not start
-/// copies of itself without end. A test that starts processes needs its own `main`, with `harness = false` in
-/// `Cargo.toml`, since the standard test harness does not call this.
+/// copies of itself without end. The standard test harness does not call it: see
+/// [`init_for_tests`](crate::init_for_tests).
 ///
-/// `main` itself is a plain function. Under `#[tokio::main]` this call is inside a runtime, so a task that
-/// makes one panics ("Cannot start a runtime from within a runtime"), and each child is executed, since there
-/// are threads. Call this first, and then `tokio::runtime::Runtime::new()?.block_on(…)`.
+/// `main` itself is a plain function, and the runtime of an asynchronous program begins behind this call:
+///
+/// ```ignore
+/// fn main() -> anyhow::Result<()> {
+///     multiproc::init();
+///     tokio::runtime::Runtime::new()?.block_on(async {
+///         let pool = multiproc::Pool::new(4)?;
+///         println!("{}", pool.submit(u64::pow, (2, 10))?.await?);
+///         Ok(())
+///     })
+/// }
+/// ```
+///
+/// Under `#[tokio::main]` this call would be inside a runtime, in every child, too: a task that makes a runtime
+/// fails there with tokio's message ("Cannot start a runtime from within a runtime"), and each child is
+/// executed, since a process with threads cannot be forked.
 ///
 /// With `panic = "abort"` in `Cargo.toml`, a task that panics aborts its process: the error is that of a
 /// child killed by SIGABRT, [`Error::is_panic`] is false, and only standard error has the panic's message.
@@ -59,15 +74,80 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// }
 /// ```
 pub fn init() {
+    init_process(|| ());
+}
+
+/// Initialises this process. A child calls `prepare` first.
+fn init_process(prepare: fn()) {
     #[cfg(multiproc_faults)]
     crate::sys::failpoint_control::install();
     if bootstrap::identity().is_some() {
         return;
     }
     if let Some((socket, owner)) = take_bootstrap_socket(|packet| packet::prefix(packet).starts_with(MAGIC)) {
+        prepare();
         run_child(PacketSocket::from_socket(socket), owner);
     }
     bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
+}
+
+/// What [`init_for_tests`](crate::init_for_tests) has called before `main`.
+#[doc(hidden)]
+pub extern "C" fn init_before_main() {
+    // A child does not reach what the standard library sets up before `main`.
+    init_process(ignore_sigpipe);
+}
+
+/// Lets plain `#[test]` functions start processes: calls [`init`] before the test harness begins. Write it
+/// once in each test program, at the level of items.
+///
+/// | tests | where |
+/// |---|---|
+/// | of a library or a program (`src/`) | `#[cfg(test)] multiproc::init_for_tests!();` in `lib.rs` or `main.rs` |
+/// | in `tests/` | in each file `tests/NAME.rs`, and in `tests/NAME/main.rs` |
+/// | in the documentation | nowhere: each of them is a program, which begins with [`init`] |
+///
+/// Tests run in threads of one process as usual, or with `cargo nextest` each in a process of its own. They
+/// may start processes and pools at the same time.
+///
+/// ```
+/// multiproc::init_for_tests!();
+///
+/// #[test]
+/// fn a_pool_maps() -> multiproc::Result<()> {
+///     let pool = multiproc::Pool::new(2)?;
+///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2])?, [2, 3]);
+///     Ok(())
+/// }
+/// # fn main() -> multiproc::Result<()> { multiproc::Process::spawn(|| (), ())?.join() }
+/// ```
+///
+/// # What is different in a child
+///
+/// It runs before `main`, from an entry of the executable's `.init_array` section. The standard library
+/// promises little about that moment, and the tests of this crate check what a task needs: arguments,
+/// environment, standard streams, thread-local values, threads, panics. Missing are:
+///
+/// - the message of a stack overflow in a task's first thread: it is a death by SIGSEGV, not by SIGABRT;
+/// - with [`Spawn`](crate::StartMethod::Spawn), the name `main` in a panic's message;
+/// - [`std::env::args`] with a C library other than GNU's: it is empty;
+/// - what other entries of `.init_array` do that come later, of the program or of a crate such as `ctor` or
+///   `inventory`; and an [`at_start`] function, which would have to be added before.
+///
+/// The harness captures the output of tests in its own process. That of children is printed at once, as it is
+/// for any program that a test executes.
+///
+/// A program that people run should call [`init`] in its `main`.
+#[allow(clippy::test_attr_in_doctest, reason = "it shows how a test is written")]
+#[macro_export]
+macro_rules! init_for_tests {
+    () => {
+        const _: () = {
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static INIT_BEFORE_MAIN: extern "C" fn() = $crate::init_before_main;
+        };
+    };
 }
 
 /// Has `function` called in every child process, before anything else that runs there: before the task of a

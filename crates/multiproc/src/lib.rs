@@ -11,6 +11,7 @@
 //!   [`apply`](Pool::apply), [`submit`](Pool::submit). A [call](Pool::options) may have a time limit and be
 //!   tried again; a task can be [cancelled](pool::TaskHandle::cancel); a worker's memory can be
 //!   [limited](pool::PoolBuilder::memory_limit).
+//! - [`Server`] is a process that owns a state, on which any process calls methods.
 //! - [`queue::bounded`] carries items from any processes to any processes.
 //! - [`pipe()`] connects two ends, each of which sends and receives.
 //! - [`SharedSlice`] is large read-only data that many processes read without a copy; [`SharedArray`] is data
@@ -56,6 +57,41 @@
 //! - **A refused system call is an error** that names the operation. Nothing is left half made, and the
 //!   library recovers when resources return, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
+//!
+//! # Log records
+//!
+//! With the feature `log` (`multiproc = { …, features = ["log"] }`), what children log with the
+//! [`log`](https://docs.rs/log) crate arrives in the logger of the program's first process: records of
+//! processes, of workers, of their threads and of their own children; also events of `tracing` with its
+//! feature `log`. Set the logger behind [`init()`] and before the first child is started:
+//!
+//! ```ignore
+//! fn main() -> anyhow::Result<()> {
+//!     multiproc::init();
+//!     env_logger::init(); // only in the first process
+//!     Pool::new(2)?.map(|n: u32| log::info!("{n} is odd"), [1, 3])?;
+//!     Ok(()) // [INFO app] pool-worker[4242] item 0: 1 is odd
+//! }
+//! ```
+//!
+//! - The text begins with the process's name and pid, and in a worker with the index of the item in its call
+//!   (with [`map_reduce`](Pool::map_reduce), of the group of items), so every logger shows them. Loggers of
+//!   key-values find them as `process`, `pid` and `item`.
+//! - A record is in shared memory when the macro returns, so it arrives also if its process is killed then.
+//!   Records of one process keep their order.
+//! - A thread of the first process (`mp-log`) calls the logger. [`Process::join`] and
+//!   [`Pool::join`], and dropping or terminating a pool, return when the logger has got all that the ended
+//!   processes had logged; so they take as long as the logger. Records of children that are not joined may be
+//!   lost at the end of the program.
+//! - A child has the [`max_level`](https://docs.rs/log/latest/log/fn.max_level.html) that the first process
+//!   has when it starts the child; if that is `Off`, the child's records go nowhere. If the logger does what
+//!   `RUST_LOG` says, as `env_logger` does, so does the child: what is not wanted is not sent.
+//! - A record takes less than a microsecond in the child and never blocks on the logger. If the logger is too
+//!   slow, up to 1 MiB waits for it; the number of lost records is a warning with the target `multiproc`. A
+//!   text is cut at 64 KiB.
+//! - A logger that the program sets before [`init()`], or by [`at_start`], is the child's own, and stays. One
+//!   that an [initializer](pool::PoolBuilder::initializer) sets is refused: there is one already.
+//! - The arguments of a child may hold one descriptor less than without the feature (see below).
 //!
 //! # Limits
 //!
@@ -115,6 +151,8 @@ mod mapping_cache;
 
 pub mod pool;
 
+pub mod server;
+
 pub mod sync;
 
 mod channel;
@@ -123,6 +161,9 @@ mod spawn;
 mod start_method;
 
 mod task;
+
+#[cfg_attr(not(feature = "log"), path = "logs/off.rs")]
+mod logs;
 
 mod ipc;
 
@@ -144,13 +185,17 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+#[doc(hidden)]
+pub use init::init_before_main;
 pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
 pub use pool::{Pool, as_completed};
 pub use process::{Process, ProcessBuilder};
 pub use process_future::ProcessFuture;
 pub use process_info::{ProcessInfo, active_children, current, parent};
+pub use server::Server;
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::StartMethod;
 pub use task::RemoteFn;
+pub use task::method::{RemoteInit, RemoteMethod};

@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
+use crate::logs;
 use crate::spawn::options::SpawnOptions;
-use crate::spawn::spawned_child::SpawnedChild;
-use crate::spawn::supervisor::Child;
+use crate::spawn::started::Started;
+use crate::spawn::supervisor::OnChange;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
@@ -40,7 +41,7 @@ use crate::task::RemoteFn;
 /// ```
 #[must_use = "dropping a `Process` detaches the child, and its result is lost: call `join`"]
 pub struct Process<T> {
-    started: SpawnedChild,
+    started: Started,
     joined: bool,
     result: PhantomData<fn() -> T>,
 }
@@ -130,6 +131,41 @@ impl ProcessBuilder {
         self
     }
 
+    /// Whether the function runs in this process, in a thread with the child's name, so that a debugger or a
+    /// profiler that watches this process sees it. By default, if the environment variable `MULTIPROC_INLINE`
+    /// is `1`; it concerns the whole program.
+    ///
+    /// It begins at once, and runs beside its caller, with which it may exchange messages as a child would.
+    /// Arguments and result are encoded and decoded as for a child, and a panic is an error of
+    /// [`join`](Process::join). Different are:
+    ///
+    /// - [`pid`](Process::pid) is this process's, [`current`](crate::current) and statics are this process's;
+    ///   [`active_children`](crate::active_children) does not list it. [`at_start`](crate::at_start) has no
+    ///   effect;
+    /// - [`kill`](Process::kill) and [`terminate`](Process::terminate) are errors while it runs;
+    /// - a crash or an `exit` in it ends the whole program. Before an exit, a message on standard error says
+    ///   so;
+    /// - the end of the program ends it, as it does a child.
+    ///
+    /// A pool in inline mode runs its tasks one after the other:
+    /// [`PoolBuilder::inline`](crate::pool::PoolBuilder::inline).
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let child = Process::builder().inline(true).spawn(std::process::id, ())?;
+    ///     assert_eq!(child.join()?, std::process::id());
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn inline(mut self, inline: bool) -> Self {
+        self.options.inline = Some(inline);
+        self
+    }
+
     /// Starts the child. See [`Process::spawn`].
     ///
     /// # Errors
@@ -142,7 +178,7 @@ impl ProcessBuilder {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let started = self.options.spawn(name, function, &args)?;
+        let started = Started::new(self.options, name, function, &args)?;
         Ok(Process { started, joined: false, result: PhantomData })
     }
 }
@@ -158,8 +194,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// When the function panicked, when the child was killed or exited before the function returned, when it
     /// did not start in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
-        self.started.child.check_not_forked()?;
-        self.started.wait(Deadline::Never);
+        self.started.wait(Deadline::Never)?;
         self.wait_for_result()
     }
 
@@ -169,11 +204,11 @@ impl<T: DeserializeOwned> Process<T> {
     /// Those of [`join`](Self::join), and when an earlier call has returned the result. If this process lacks
     /// descriptors for a result, a later call can return it.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
-        self.started.child.check_not_forked()?;
-        if self.started.wait(Deadline::after(time)) { self.wait_for_result().map(Some) } else { Ok(None) }
+        if self.started.wait(Deadline::after(time))? { self.wait_for_result().map(Some) } else { Ok(None) }
     }
 
     fn wait_for_result(&mut self) -> Result<T> {
+        logs::deliver();
         if self.joined {
             return Err(Error::invalid("the process was joined already"));
         }
@@ -188,23 +223,23 @@ impl<T: DeserializeOwned> Process<T> {
 impl<T> Process<T> {
     /// The child's process id. (The kernel may reuse it once the child has ended.)
     pub fn pid(&self) -> u32 {
-        self.started.child.pid()
+        self.started.pid()
     }
 
     /// The child's name.
     pub fn name(&self) -> &str {
-        self.started.child.name()
+        self.started.name()
     }
 
     /// Whether the child lives. Does not block.
     pub fn is_alive(&self) -> bool {
-        self.started.child.is_alive()
+        self.started.is_alive()
     }
 
     /// The child's exit code: 0 if its function returned, 101 if it panicked. `None` while it lives, and when
     /// a signal killed it. Does not block.
     pub fn exit_code(&self) -> Option<i32> {
-        match self.started.child.exit() {
+        match self.started.exit() {
             Some(Exit::Code(code)) => Some(code),
             _ => None,
         }
@@ -226,7 +261,7 @@ impl<T> Process<T> {
     /// }
     /// ```
     pub fn signal(&self) -> Option<i32> {
-        match self.started.child.exit() {
+        match self.started.exit() {
             Some(Exit::Signal(signal)) => Some(signal),
             _ => None,
         }
@@ -238,20 +273,20 @@ impl<T> Process<T> {
     /// # Errors
     /// When the kernel refuses the signal, for example because the child has become another user's.
     pub fn terminate(&self) -> Result<()> {
-        self.started.child.terminate()
+        self.started.terminate()
     }
 
     /// Sends the child SIGKILL, also when it is another user's. Does not wait. No error if it has ended.
     ///
     /// # Errors
-    /// None today; a `Result` as that of [`terminate`](Self::terminate), beside which it is used.
+    /// In [inline mode](ProcessBuilder::inline), when the task runs.
     pub fn kill(&self) -> Result<()> {
-        self.started.child.kill();
-        Ok(())
+        self.started.kill()
     }
 
-    pub(crate) fn child(&self) -> &Child {
-        &self.started.child
+    /// Has `on_change` called when the child has ended, and now, since it may have already.
+    pub(crate) fn set_on_change(&self, on_change: OnChange) {
+        self.started.set_on_change(on_change);
     }
 
     fn origin(&self) -> Origin {
@@ -262,7 +297,7 @@ impl<T> Process<T> {
 /// The child's pidfd (`pidfd_open(2)`), for `poll`: it is readable once the child has ended.
 impl<T> AsFd for Process<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.started.child.as_fd()
+        self.started.as_fd()
     }
 }
 

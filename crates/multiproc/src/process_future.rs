@@ -55,7 +55,7 @@ impl<T> ProcessFuture<T> {
         }
         let shared = Arc::new(Mutex::new(waker.clone()));
         self.waker = Some(Arc::clone(&shared));
-        process.child().set_on_change(Arc::new(move || {
+        process.set_on_change(Arc::new(move || {
             let waker = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
         }));
@@ -99,7 +99,7 @@ impl<T: DeserializeOwned> IntoFuture for Process<T> {
 impl<T> Drop for ProcessFuture<T> {
     fn drop(&mut self) {
         if let Some(process) = self.process.take().filter(|_| self.kill_on_drop) {
-            process.child().kill();
+            let _ = process.kill(); // refused in inline mode alone
         }
     }
 }

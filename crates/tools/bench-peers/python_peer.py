@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zlib
+from multiprocessing.managers import BaseManager
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -243,6 +244,24 @@ def lock(scale):
     return series(scale, scale.times(2000), thousand)
 
 
+class Cubes:
+    def cube(self, n):
+        return cube(n)
+
+
+class Manager(BaseManager):
+    pass
+
+
+Manager.register("Cubes", Cubes)
+
+
+def with_manager(scale, measure):
+    with Manager() as manager:
+        cubes = manager.Cubes()
+        return measure(scale, lambda: check("result", 27, cubes.cube(3)))
+
+
 FORK = "Python mp (fork)"
 ENTRIES = {
     (FORK, "W1-start"): lambda e: repeated(e, 300, start(mp)),
@@ -264,8 +283,10 @@ ENTRIES = {
     (FORK, "W7-cold"): cold,
     (FORK, "W7-PSS"): memory,
     (FORK, "W8-lock"): lock,
+    (FORK, "W9-server-call"): lambda e: with_manager(e, back_to_back),
+    (FORK, "W9-server-call-sleep"): lambda e: with_manager(e, from_sleep),
 }
-UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s"}
+UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s", "W9": "µs"}
 
 
 def gigabytes(measured):

@@ -23,6 +23,7 @@ trials![
     a_result_comes_before_more_of_a_slow_input_is_taken,
     an_input_may_wait_for_the_result_before_it,
     no_more_of_the_input_is_taken_than_the_buffer_holds,
+    the_number_of_results_left_is_known_if_that_of_the_input_is,
     an_imap_dropped_midway_leaves_the_pool_usable,
     an_input_iterator_that_panics_at_the_start,
     an_input_iterator_that_panics_midway,
@@ -53,6 +54,27 @@ fn imap_unordered_gives_each_result_once_and_as_soon_as_it_is_there() -> Outcome
     drop(latch);
     assert_eq!(results.next().transpose()?, Some(0));
     assert!(results.next().is_none());
+    Ok(())
+}
+
+fn the_number_of_results_left_is_known_if_that_of_the_input_is() -> Outcome {
+    let pool = Pool::new(2)?;
+    let mut lists = [pool.imap(square, vec![7; 100]), pool.imap_unordered(square, vec![7; 100])];
+    for results in &mut lists {
+        for left in (0..100).rev() {
+            assert_eq!(results.len(), left + 1);
+            results.next().unwrap()?;
+        }
+        assert!(results.len() == 0 && results.next().is_none());
+    }
+    assert_eq!(pool.imap(square, 0..).size_hint().0, usize::MAX);
+    let filtered = pool.imap(square, (0..10).filter(|number| *number > 5));
+    assert_eq!(filtered.size_hint(), (0, Some(10)));
+    pool.close();
+    let mut refused = pool.imap(square, vec![1, 2]);
+    assert_eq!(refused.len(), 1, "the error");
+    assert!(refused.next().unwrap().unwrap_err().is_closed());
+    assert!(refused.len() == 0 && refused.next().is_none());
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod order;
 mod resize;
 mod respawn;
 mod retries;
+mod state;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -42,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         resize::trials(),
         respawn::trials(),
         order::trials(),
+        state::trials(),
         stuck::trials(),
     ];
     groups.into_iter().flatten().collect()

@@ -13,6 +13,7 @@ trials![
     a_killed_writer_poisons_the_lock_for_the_next,
     a_writer_that_panics_poisons_it,
     writers_do_not_starve_among_readers,
+    a_reader_does_not_overtake_a_writer,
     a_killed_waiter_holds_no_other_up,
     timed_calls_end_on_time,
     a_thread_that_would_wait_for_itself_is_told,
@@ -120,6 +121,23 @@ fn writers_do_not_starve_among_readers() -> Outcome {
     children.into_iter().try_for_each(|(child, _)| child.join()?)?;
     assert_eq!(lock.read()?[0], 20);
     Ok(())
+}
+
+fn a_reader_does_not_overtake_a_writer() -> Outcome {
+    let lock = RwLock::new([1, 2])?;
+    let (reader, reading) = started(read, &lock)?;
+    let wait = |lock: Lock, stage: Stage| -> Result<()> {
+        stage.send(())?;
+        lock.write()?[0] = 7;
+        Ok(())
+    };
+    let (writer, _stage) = started(wait, &lock)?;
+    wait_for_state(writer.pid(), 'S');
+    assert!(lock.try_read().unwrap_err().error().is_timeout(), "overtaken");
+    drop(reading);
+    assert_eq!(*lock.read()?, [7, 2], "overtaken");
+    reader.join()??;
+    Ok(writer.join()??)
 }
 
 fn a_killed_waiter_holds_no_other_up() -> Outcome {

@@ -4,7 +4,7 @@ use std::time::Duration;
 use multiproc::sync::{Atomic, Semaphore};
 use multiproc::{Process, Result};
 
-use super::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
+use super::{Stage, corrupt, ends_soon, killed, reached, started, takes_at_least};
 use crate::support::{Outcome, alone, trials, wait_for_state};
 
 trials![
@@ -13,6 +13,7 @@ trials![
     a_killed_waiter_is_passed_over,
     a_permit_goes_back_with_its_guard_and_never_twice,
     many_are_taken_at_once_and_in_order,
+    permits_are_given_in_the_order_of_the_calls,
     a_timed_acquire_ends_on_time,
     impossible_numbers_are_refused,
     a_permit_belongs_to_its_process_whatever_thread_has_it,
@@ -107,6 +108,39 @@ fn many_are_taken_at_once_and_in_order() -> Outcome {
     crate::support::eventually("both are taken", || semaphore.available() == 0);
     stage.send(())?;
     both.join()??;
+    Ok(())
+}
+
+/// Each waiter takes the next place in the list as soon as it has the only permit.
+fn permits_are_given_in_the_order_of_the_calls() -> Outcome {
+    type Handles = (Semaphore, Atomic<u32>);
+    let pass = |(semaphore, places): Handles, stage: Stage| -> Result<u32> {
+        stage.send(())?;
+        let _permit = semaphore.acquire()?;
+        let place = places.fetch_add(1, SeqCst);
+        stage.send(())?;
+        stage.recv()?;
+        Ok(place)
+    };
+    let handles = (Semaphore::new(1)?, Atomic::new(0)?);
+    let wait = || -> Result<_> {
+        let waiter = started(pass, &handles)?;
+        wait_for_state(waiter.0.pid(), 'S');
+        Ok(waiter)
+    };
+    let permit = handles.0.acquire()?;
+    let mut waiters = vec![wait()?, wait()?];
+    drop(permit);
+    reached(&waiters[0].1)?;
+    // This one waits last, where the first permit's entry was.
+    waiters.push(wait()?);
+    for (expected, (waiter, stage)) in (0..).zip(waiters) {
+        if expected > 0 {
+            reached(&stage)?;
+        }
+        stage.send(())?;
+        assert_eq!(waiter.join()??, expected);
+    }
     Ok(())
 }
 

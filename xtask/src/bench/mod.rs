@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a word on the command line
 pub struct Options {
-    /// Only these workloads (W1 to W8, growth, real) or cases (such as W4-8B or real-words)
+    /// Only these workloads (W1 to W9, growth, real) or cases (such as W4-8B or real-words)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// Also measure other libraries and Python's multiprocessing; compiling them takes minutes
@@ -170,6 +170,6 @@ mod tests {
         assert_eq!(ids(&["real-hash"]), ["real-hash", "real-hash-shared"]);
         assert_eq!(ids(&["real"]).len(), case::ALL.into_iter().filter(|case| case.is_real()).count());
         assert_eq!(ids(&["W4-1MiB", "W3-hot"]), ["W3-hot", "W4-1MiB"]);
-        assert!(selected(&["W9".to_owned()]).is_err());
+        assert!(selected(&["W10".to_owned()]).is_err());
     }
 }

@@ -56,7 +56,11 @@ impl Programs {
     pub(super) fn entrants(&self, peers: bool) -> Result<Entrants> {
         let mut built = build(&self.root, &["--package", "bench", "--bin", "bench"])?;
         let own = built.remove("bench").context("cargo did not build `bench`")?;
+        let mut with_logs =
+            build(&self.root, &["--package", "bench", "--bin", "bench-log", "--features", "log"])?;
+        let logs = with_logs.remove("bench-log").context("cargo did not build `bench-log`")?;
         let mut all = Entrants { entries: list(&own, vec![])?, versions: vec![], notes: vec![] };
+        all.entries.extend(list(&logs, vec![])?);
         if peers {
             self.add_peers(&mut all)?;
             self.add_python(&mut all)?;

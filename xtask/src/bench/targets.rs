@@ -59,6 +59,8 @@ const TARGETS: &[Target] = &[
     target(&case::COLD_RUNNING, Most(0.7)),
     target(&case::PSS, Most(400.0)),
     target(&case::IDLE, Most(0.1)),
+    target(&case::SERVER_CALL, MostTimes(1.3, OURS, &case::APPLY_HOT)),
+    target(&case::SERVER_CALL_SLEEP, MostTimes(1.3, OURS, &case::APPLY_SLEEP)),
     // "Flat within 25 %": no further item may cost more than that above what it costs at first.
     target(&case::GROWTH_MAP, Most(1.25)),
     target(&case::GROWTH_IMAP, Most(1.25)),

@@ -176,6 +176,11 @@ impl ChannelEnd {
         self.endpoint.len() as usize
     }
 
+    /// Whether all processes of the other side are gone; `false` if the kernel does not tell.
+    pub(crate) fn peer_hung_up(&self) -> bool {
+        self.endpoint.peer_hung_up().unwrap_or(false)
+    }
+
     fn receivers(&self) -> &AtomicU32 {
         self.memory().word32(self.layout.start + RECEIVERS)
     }

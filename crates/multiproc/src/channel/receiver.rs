@@ -30,7 +30,20 @@ impl ReceiverCore {
         &self,
         max: u32,
         deadline: Deadline,
+        take: impl FnMut(&[u8]),
+    ) -> Result<ReceiveOutcome> {
+        self.receive_noting(max, deadline, take, |_| ())
+    }
+
+    /// As [`receive`](Self::receive); gives a message that comes [whole](ReceiveOutcome::Owned) to `note`, before it
+    /// is taken: if this process is killed in between, another one takes the message.
+    #[inline]
+    pub(crate) fn receive_noting(
+        &self,
+        max: u32,
+        deadline: Deadline,
         mut take: impl FnMut(&[u8]),
+        note: impl FnOnce(&[u8]),
     ) -> Result<ReceiveOutcome> {
         let ChannelEnd { endpoint, ring, layout, .. } = &*self.0;
         endpoint.yield_to_woken(deadline);
@@ -69,7 +82,7 @@ impl ReceiverCore {
             match taken {
                 Some(None) => head = next,
                 Some(Some(_)) if head != first => break, // the next call takes it
-                Some(Some((kind, frame))) => return self.take_with_ancillary(next, kind, &frame),
+                Some(Some((kind, frame))) => return self.take_with_ancillary(next, kind, &frame, note),
                 None => return Err(self.skip_to(tail)),
             }
         }
@@ -88,8 +101,17 @@ impl ReceiverCore {
     /// Takes a frame that has an ancillary packet and ends at `next`. When the kernel refuses to receive the
     /// packet, the frame stays.
     #[cold]
-    fn take_with_ancillary(&self, next: Position, kind: u32, frame: &[u8]) -> Result<ReceiveOutcome> {
+    fn take_with_ancillary(
+        &self,
+        next: Position,
+        kind: u32,
+        frame: &[u8],
+        note: impl FnOnce(&[u8]),
+    ) -> Result<ReceiveOutcome> {
         let message = self.read_message(kind, frame);
+        if let Ok(ReceiveOutcome::Owned(bytes, _)) = &message {
+            note(bytes);
+        }
         if let Err(error) = &message
             && !error.is_codec()
         {

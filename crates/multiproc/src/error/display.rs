@@ -37,7 +37,10 @@ impl fmt::Display for Error {
                 if let Some(location) = location {
                     write!(f, " at {location}")?;
                 }
-                write!(f, "{item}: {message}")
+                match origin {
+                    Some(Origin::Server { .. }) => write!(f, "{doing}: {message}"),
+                    _ => write!(f, "{item}: {message}"),
+                }
             }
             Cause::SocketClosed => write!(
                 f,
@@ -51,6 +54,13 @@ impl fmt::Display for Error {
             Cause::Empty(channel) => write!(f, "the {channel} is empty"),
             Cause::Disconnected(which) => write!(f, "every {which} is gone"),
             Cause::Closed => f.write_str("the pool is closed"),
+            Cause::ReplyLost => {
+                write!(f, "{who} was made again, and the reply of its earlier process is lost")
+            }
+            Cause::Stopped => write!(f, "{who} was stopped{doing}"),
+            Cause::StatePoisoned(method) => {
+                write!(f, "the state of {who} is poisoned: {method} has panicked")
+            }
             Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
@@ -84,6 +94,7 @@ impl fmt::Display for Origin {
             Self::Worker { pid } => write!(f, "worker {pid}"),
             Self::Process { name, pid } => write!(f, "process {name:?} ({pid})"),
             Self::Pid(pid) => write!(f, "process {pid}"),
+            Self::Server { name, pid, .. } => write!(f, "server {name:?} ({pid})"),
         }
     }
 }
@@ -120,6 +131,16 @@ impl fmt::Display for Activity<'_> {
             (None, Some(Origin::Worker { .. })) => f.write_str(" while running its task"),
             (None, Some(Origin::Process { .. })) => f.write_str(" before its function returned"),
             (None, Some(Origin::Pid(_)) | None) => Ok(()),
+            (None, Some(Origin::Server { running, waiting, .. })) => {
+                if let Some(method) = running {
+                    write!(f, " while running {method}")?;
+                }
+                if let Some(method) = waiting {
+                    let comma = if running.is_some() { "," } else { "" };
+                    write!(f, "{comma} before it replied to {method}")?;
+                }
+                Ok(())
+            }
         }
     }
 }

@@ -68,11 +68,12 @@ pub enum ErrorKind {
     Empty,
     /// All other ends of a queue or pipe are gone.
     Disconnected,
-    /// The pool was closed and takes no more work.
+    /// The pool was closed, or the server stopped: it takes no more work.
     Closed,
     /// The task was cancelled.
     Cancelled,
-    /// The holder of a [lock](crate::sync) died, or panicked; [`Error::pid`] says which process.
+    /// The holder of a [lock](crate::sync) died, or panicked; or a method of a [server](crate::server)
+    /// panicked. [`Error::pid`] says which process.
     Poisoned,
     /// A [`Barrier`](crate::sync::Barrier) is broken: a party died or gave up; [`Error::pid`] says which
     /// process.
@@ -107,6 +108,13 @@ pub(crate) enum Origin {
     },
     /// A process of which this one knows no name.
     Pid(u32),
+    /// A process that owns a state; the method that it was running, and the one that waited behind that.
+    Server {
+        name: String,
+        pid: u32,
+        running: Option<String>,
+        waiting: Option<String>,
+    },
 }
 
 /// How the holder of a lock, or a party of a barrier, failed.
@@ -160,7 +168,13 @@ pub(crate) enum Cause {
     /// Which ends are gone.
     Disconnected(String),
     Closed,
+    /// A server was made again, and a reply of its earlier process did not come.
+    ReplyLost,
+    /// A server was stopped, or its last handle had gone.
+    Stopped,
     Cancelled,
+    /// This method of a server panicked.
+    StatePoisoned(String),
     /// The holder of a lock died or panicked.
     Poisoned {
         lock: String,
@@ -179,7 +193,11 @@ impl Error {
             Cause::Os { .. } => ErrorKind::Os,
             Cause::NotInitialised => ErrorKind::NotInitialised,
             Cause::Start(_) => ErrorKind::Start,
-            Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::SocketClosed => ErrorKind::Died,
+            Cause::Signal(_)
+            | Cause::Exit(_)
+            | Cause::StatusLost
+            | Cause::SocketClosed
+            | Cause::ReplyLost => ErrorKind::Died,
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
             Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
@@ -187,9 +205,9 @@ impl Error {
             Cause::Full(_) => ErrorKind::Full,
             Cause::Empty(_) => ErrorKind::Empty,
             Cause::Disconnected(_) => ErrorKind::Disconnected,
-            Cause::Closed => ErrorKind::Closed,
+            Cause::Closed | Cause::Stopped => ErrorKind::Closed,
             Cause::Cancelled => ErrorKind::Cancelled,
-            Cause::Poisoned { .. } => ErrorKind::Poisoned,
+            Cause::Poisoned { .. } | Cause::StatePoisoned(_) => ErrorKind::Poisoned,
             Cause::Broken(_) => ErrorKind::Broken,
             Cause::Invalid(_) => ErrorKind::Invalid,
             Cause::Internal(_) => ErrorKind::Internal,
@@ -224,7 +242,12 @@ impl Error {
     /// The process id of the child that failed.
     pub fn pid(&self) -> Option<u32> {
         match self.0.origin {
-            Some(Origin::Worker { pid } | Origin::Process { pid, .. } | Origin::Pid(pid)) => Some(pid),
+            Some(
+                Origin::Worker { pid }
+                | Origin::Process { pid, .. }
+                | Origin::Pid(pid)
+                | Origin::Server { pid, .. },
+            ) => Some(pid),
             None => None,
         }
     }
@@ -280,7 +303,7 @@ impl Error {
         self.kind() == ErrorKind::Disconnected
     }
 
-    /// Had the pool been closed?
+    /// Had the pool been closed, or the [server](crate::server) stopped?
     pub fn is_closed(&self) -> bool {
         self.kind() == ErrorKind::Closed
     }
@@ -290,7 +313,8 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
-    /// Did a process die, or a thread panic, while it held a [lock](crate::sync)?
+    /// Did a process die, or a thread panic, while it held a [lock](crate::sync)? Or has an earlier call of a
+    /// [server](crate::server) panicked?
     ///
     /// [`pid`](Self::pid) says which process; [`signal`](Self::signal) and [`exit_code`](Self::exit_code) how
     /// it ended, if it is a child of this process.
@@ -378,6 +402,25 @@ impl Error {
     /// Says how many bytes of memory the child could have, if that was limited.
     pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
         self.0.memory_limit = bytes;
+        self
+    }
+
+    /// Says that the server was not running the call that it is about. [`with_method`](Self::with_method) says
+    /// which one that is.
+    pub(crate) fn while_waiting(mut self) -> Self {
+        if let Some(Origin::Server { waiting, .. }) = &mut self.0.origin {
+            *waiting = Some(String::new());
+        }
+        self
+    }
+
+    /// Names the method of the call, unless the server was running it.
+    pub(crate) fn with_method(mut self, method: &str) -> Self {
+        if let Some(Origin::Server { waiting: Some(waiting), .. }) = &mut self.0.origin
+            && waiting.is_empty()
+        {
+            method.clone_into(waiting);
+        }
         self
     }
 

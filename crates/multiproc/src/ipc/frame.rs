@@ -59,28 +59,19 @@ impl<B: Deref<Target = [u8]>> Frames<B> {
         Some((kind, frame))
     }
 
-    /// Calls `take` with each of the next frames, `max` at most, while they have this kind and length and
-    /// `take` returns `true`. Returns the number of frames taken.
+    /// The next frames, `max` at most, while they have this kind and length and lie in one piece: their
+    /// bytes, with their headers. They count as read.
     #[inline]
-    pub(crate) fn next_if_same(
-        &mut self,
-        kind: u32,
-        length: usize,
-        max: u32,
-        mut take: impl FnMut(&[u8]) -> bool,
-    ) -> u32 {
+    pub(crate) fn next_if_same(&mut self, kind: u32, length: usize, max: u32) -> &[u8] {
         let end = if self.consumed < self.wrapped_at { self.wrapped_at } else { self.bytes.len() };
         let span = frame_size(as_u32(length)) as usize;
         let expected = encode_header(as_u32(length), kind);
-        let mut count = 0;
-        for frame in self.bytes[self.consumed..end].chunks_exact(span).take(max as usize) {
-            if frame[..FRAME_HEADER] != expected || !take(&frame[FRAME_HEADER..FRAME_HEADER + length]) {
-                break;
-            }
-            count += 1;
-        }
-        self.consumed += count as usize * span;
-        count
+        let rest = &self.bytes[self.consumed..end];
+        let max = (rest.len() / span).min(max as usize);
+        let is_other = |frame: &[u8]| frame[..FRAME_HEADER] != expected;
+        let count = rest.chunks_exact(span).take(max).position(is_other).unwrap_or(max);
+        self.consumed += count * span;
+        &rest[..count * span]
     }
 }
 

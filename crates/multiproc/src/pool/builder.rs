@@ -1,6 +1,7 @@
 //! `PoolBuilder`: the options of a pool.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,25 +10,30 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher};
+use super::initializers::{Make, Run, TryMake};
 use super::scheduler::Policy;
+use super::state::{NoState, State};
 use super::worker_main::Initializer;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire;
+use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
 use crate::sys::limit::effective_memory_limit;
 use crate::sys::signals::with_signals_blocked;
+use crate::task::method::RemoteInit;
 use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
 /// [`build`](Self::build).
 #[must_use]
-pub struct PoolBuilder {
+pub struct PoolBuilder<M = NoState> {
     /// Without a number, `start` asks how many CPUs there are: reading that takes as long as a fork.
     workers: Option<usize>,
     config: Config,
     initializer: Result<()>,
+    kind: PhantomData<fn(M)>,
 }
 
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -45,12 +51,93 @@ impl PoolBuilder {
             shutdown_timeout: SHUTDOWN,
             memory_limit: None,
             initializer_timeout: INITIALIZER,
-            initializer: None,
+            initializers: Vec::new(),
         };
         let config = Config { options: SpawnOptions::default(), policy, max_pending: None };
-        Self { workers: None, config, initializer: Ok(()) }
+        Self { workers: None, config, initializer: Ok(()), kind: PhantomData }
     }
 
+    /// Gives each worker a state, which `make` returns before any task. The pool then runs functions whose
+    /// first parameter is a `&mut` of it. The state stays in its worker, so it need not be
+    /// [`Serialize`](serde::Serialize); a replaced worker makes its own. A task that panics leaves the state
+    /// as it is at that moment.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// struct Model {
+    ///     factor: u32,
+    ///     predictions: u32,
+    /// }
+    ///
+    /// impl Model {
+    ///     fn load(factor: u32) -> Self {
+    ///         Self { factor, predictions: 0 }
+    ///     }
+    ///
+    ///     fn predict(&mut self, input: u32) -> u32 {
+    ///         self.predictions += 1;
+    ///         self.factor * input
+    ///     }
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::builder().workers(2).state(Model::load, (10,)).build()?;
+    ///     assert_eq!(pool.map(Model::predict, [1, 2, 3])?, [10, 20, 30]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// A panic of `make` is the error of every call of the pool.
+    pub fn state<F, Args>(self, make: F, args: Args) -> PoolBuilder<State<F::State>>
+    where
+        F: RemoteInit<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        self.run_first(Make::new(make), &args).with_kind()
+    }
+
+    /// As [`state`](Self::state), for a function that may fail: its error is that of every call.
+    ///
+    /// ```
+    /// use multiproc::{Pool, TaskError};
+    /// use std::path::PathBuf;
+    ///
+    /// fn load(path: PathBuf) -> Result<String, TaskError> {
+    ///     Ok(std::fs::read_to_string(path)?)
+    /// }
+    ///
+    /// fn length(text: &mut String) -> usize {
+    ///     text.len()
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::builder().workers(2).try_state(load, (PathBuf::from("/missing"),)).build()?;
+    ///     let error = pool.apply(length, ()).unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn try_state<F, Args, S, E>(self, make: F, args: Args) -> PoolBuilder<State<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: 'static,
+        TaskError: From<E>,
+    {
+        self.run_first(TryMake::new(make), &args).with_kind()
+    }
+
+    fn with_kind<S>(self) -> PoolBuilder<State<S>> {
+        let Self { workers, config, initializer, .. } = self;
+        PoolBuilder { workers, config, initializer, kind: PhantomData }
+    }
+}
+
+impl<M> PoolBuilder<M> {
     /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
@@ -165,19 +252,26 @@ impl PoolBuilder {
     /// assert_eq!(pool.map(scale, [1, 2, 3])?, [10, 20, 30]);
     /// # Ok::<(), multiproc::Error>(())
     /// ```
-    pub fn initializer<F, Args>(mut self, function: F, args: Args) -> Self
+    pub fn initializer<F, Args>(self, function: F, args: Args) -> Self
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
+        self.run_first(Run::new(function), &args)
+    }
+
+    fn run_first<F, Args>(mut self, function: F, args: &Args) -> Self
+    where
+        F: RemoteFn<Args, Output = Result<()>>,
+        Args: Serialize + DeserializeOwned,
+    {
         let mut bytes = Vec::new();
         let encoded = TaskId::of::<RunOnce, _, _>(function).and_then(|task| {
-            let descriptors =
-                wire::encode_with_descriptors(&args, &mut bytes, "the initializer's arguments")?;
+            let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the initializer's arguments")?;
             Ok(Initializer { task, args: bytes, descriptors })
         });
         match encoded {
-            Ok(initializer) => self.config.policy.initializer = Some(initializer),
+            Ok(initializer) => self.config.policy.initializers.push(initializer),
             Err(error) => self.initializer = Err(error),
         }
         self
@@ -218,14 +312,43 @@ impl PoolBuilder {
         self
     }
 
+    /// Whether tasks run in this process, so that a debugger or a profiler that watches this process sees
+    /// them. By default, if the environment variable `MULTIPROC_INLINE` is `1`; it concerns the whole program.
+    ///
+    /// A task runs in the thread that submits it, below the call in its stack, and one after the other:
+    /// [`submit`](super::Pool::submit) returns when it has run, and a lazy call runs items in `next`. Several
+    /// threads that use one pool run their tasks at the same time. There is no worker, and
+    /// [`workers`](Self::workers) has no effect. Arguments and results are encoded and decoded as for a
+    /// worker, and a panic is an error of its task. Different are:
+    ///
+    /// - [`current`](crate::current) and statics are this process's; the initializer runs once, in
+    ///   [`build`](Self::build). [`at_start`](crate::at_start) has no effect;
+    /// - a [time limit](super::CallOptions::timeout) is an error of the call, and a
+    ///   [memory limit](Self::memory_limit) one of [`build`](Self::build). There is nothing to
+    ///   [cancel](super::TaskHandle::cancel), to [retry](super::CallOptions::retries) or to replace;
+    /// - a crash or an `exit` in a task ends the whole program. Before an exit, a message on standard error
+    ///   says so;
+    /// - a task that waits for its caller, or for another task of the same thread, waits without end.
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().inline(true).build()?;
+    /// assert_eq!(pool.apply(std::process::id, ())?, std::process::id());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn inline(mut self, inline: bool) -> Self {
+        self.config.options.inline = Some(inline);
+        self
+    }
+
     /// Limits the time that dropping or terminating the pool takes. The default is 2 seconds.
     pub fn shutdown_timeout(mut self, time: Duration) -> Self {
         self.config.policy.shutdown_timeout = time;
         self
     }
 
-    /// Starts the workers and the pool's thread.
-    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, JoinHandle<()>)> {
+    /// Starts the workers and the pool's thread; in inline mode there is neither.
+    pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
@@ -241,11 +364,17 @@ impl PoolBuilder {
                 return Err(Error::invalid(format!("`{option}` must be at least 1")));
             }
         }
+        if self.config.options.is_inline()? {
+            if memory_limit.is_some() {
+                return Err(inline::unsupported("cannot limit a worker's memory"));
+            }
+            return Ok((Dispatcher::start_inline(self.config)?, None));
+        }
         let core = Dispatcher::start(self.config)?;
         let runner = Arc::clone(&core);
         let thread = thread::Builder::new().name("mp-pool".to_owned());
         match with_signals_blocked(|| thread.spawn(move || runner.run())) {
-            Ok(thread) => Ok((core, thread)),
+            Ok(thread) => Ok((core, Some(thread))),
             Err(error) => {
                 core.abort();
                 Err(Error::io("start a pool's thread", &error))
@@ -254,7 +383,7 @@ impl PoolBuilder {
     }
 }
 
-impl fmt::Debug for PoolBuilder {
+impl<M> fmt::Debug for PoolBuilder<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PoolBuilder").field("workers", &self.workers).finish_non_exhaustive()
     }

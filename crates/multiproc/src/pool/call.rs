@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::Frames;
+use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
 use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
+use crate::logs::FirstItem;
 use crate::pool::completions::Completions;
 use crate::pool::worker_rings::{ERROR, VALUE};
 use crate::task::TaskId;
@@ -52,6 +53,8 @@ pub(crate) struct TaskHeader {
     pub(crate) task: TaskId,
     /// Whether the worker publishes when it begins an item.
     pub(crate) is_timed: bool,
+    /// The input index of the first of them, for log records.
+    pub(crate) first: FirstItem,
 }
 
 #[derive(Default)]
@@ -105,8 +108,9 @@ const MAX_CHUNK_LEN: u64 = 32 * 1024;
 const MAX_GROWTH: u64 = 64;
 
 impl Call {
-    pub(crate) fn new(task: TaskId, options: Options) -> Arc<Self> {
-        let header = TaskHeader { task, is_timed: options.timeout.is_some() };
+    pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
+        let (is_timed, first) = (options.timeout.is_some(), FirstItem::of_call(is_single));
+        let header = TaskHeader { task, is_timed, first };
         Arc::new(Self {
             header,
             options,
@@ -273,18 +277,19 @@ impl ResultCursor {
         count
     }
 
-    /// Appends up to `most` raw results of the run to `results`; returns how many.
+    /// Appends up to `most` results of the run to `results` if they are numbers; returns how many.
     #[inline]
-    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
+    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        results.reserve(most as usize);
-        let count = frames.next_if_same(VALUE, length, most, |bytes| {
-            let Some(Ok(value)) = raw::from_bytes(bytes) else { return false };
-            results.push(value);
-            true
-        });
+        if raw::append_numbers(results, &[], 1, 0).is_none() {
+            return 0;
+        }
+        let before = results.len();
+        let span = frame_size(as_u32(length)) as usize;
+        raw::append_numbers(results, frames.next_if_same(VALUE, length, most), span, FRAME_HEADER);
+        let count = as_u32(results.len() - before);
         self.next += u64::from(count);
         count
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Pool, TaskHandle};
+use super::state::PoolFn;
+use super::{LazyResults, Pool, TaskHandle};
 use crate::channel::errors::SendError;
 use crate::error::Result;
 use crate::task::RemoteFn;
 
-impl Pool {
+impl<M> Pool<M> {
     /// Calls `function` with every item and returns all results in the order of the items. Blocks until then.
     ///
     /// ```
@@ -26,10 +27,11 @@ impl Pool {
     ///
     /// # Panics
     /// When the input's iterator panics: the panic reaches the caller, and the pool stays usable.
-    pub fn map<F, T, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
+    pub fn map<F, T, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().map(function, items)
@@ -49,10 +51,11 @@ impl Pool {
     ///
     /// # Errors
     /// When the pool is closed or cannot keep its workers before all of the input is submitted.
-    pub fn map_results<F, T, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn map_results<F, T, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().map_results(function, items)
@@ -69,10 +72,11 @@ impl Pool {
     ///
     /// # Errors
     /// As [`map`](Self::map).
-    pub fn starmap<F, Args, I>(&self, function: F, items: I) -> Result<Vec<F::Output>>
+    pub fn starmap<F, Args, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
         self.options().starmap(function, items)
@@ -83,10 +87,11 @@ impl Pool {
     ///
     /// # Errors
     /// As [`map_results`](Self::map_results).
-    pub fn starmap_results<F, Args, I>(&self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn starmap_results<F, Args, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
         self.options().starmap_results(function, items)
@@ -117,14 +122,11 @@ impl Pool {
     /// # Panics
     /// `next` panics when the input's iterator does, after the results of the items before it. The pool stays
     /// usable.
-    pub fn imap<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    pub fn imap<F, T, R, I>(&self, function: F, items: I) -> LazyResults<'_, I::IntoIter, R>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().imap(function, items)
@@ -142,14 +144,11 @@ impl Pool {
     /// assert_eq!(sum, 338_350);
     /// # Ok::<(), multiproc::Error>(())
     /// ```
-    pub fn imap_unordered<F, T, I>(
-        &self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'_, F, T, I>
+    pub fn imap_unordered<F, T, R, I>(&self, function: F, items: I) -> LazyResults<'_, I::IntoIter, R>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().imap_unordered(function, items)
@@ -200,11 +199,12 @@ impl Pool {
     ///
     /// # Panics
     /// As [`map`](Self::map).
-    pub fn map_reduce<F, M, T, I>(&self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
+    pub fn map_reduce<F, G, T, R, I>(&self, map: F, merge: G, items: I) -> Result<Option<R>>
     where
-        F: RemoteFn<(T,)>,
-        M: RemoteFn<(F::Output, F::Output), Output = F::Output>,
+        F: PoolFn<M, (T,), R>,
+        G: RemoteFn<(R, R), Output = R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.options().map_reduce(map, merge, items)
@@ -222,10 +222,11 @@ impl Pool {
     /// # Errors
     /// When the arguments cannot be encoded, when the task fails, or when the pool is closed or cannot keep
     /// its workers.
-    pub fn apply<F, Args>(&self, function: F, args: Args) -> Result<F::Output>
+    pub fn apply<F, Args, R>(&self, function: F, args: Args) -> Result<R>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.options().apply(function, args)
     }
@@ -244,10 +245,11 @@ impl Pool {
     ///
     /// # Errors
     /// When the arguments cannot be encoded, or when the pool is closed or cannot keep its workers.
-    pub fn submit<F, Args>(&self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
+    pub fn submit<F, Args, R>(&self, function: F, args: Args) -> Result<TaskHandle<R>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.options().submit(function, args)
     }
@@ -257,14 +259,11 @@ impl Pool {
     /// # Errors
     /// Those of [`submit`](Self::submit), and [`Error::is_full`](crate::Error::is_full). Each holds the
     /// arguments.
-    pub fn try_submit<F, Args>(
-        &self,
-        function: F,
-        args: Args,
-    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    pub fn try_submit<F, Args, R>(&self, function: F, args: Args) -> Result<TaskHandle<R>, SendError<Args>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.options().try_submit(function, args)
     }
@@ -273,15 +272,16 @@ impl Pool {
     ///
     /// # Errors
     /// Those of [`try_submit`](Self::try_submit).
-    pub fn submit_timeout<F, Args>(
+    pub fn submit_timeout<F, Args, R>(
         &self,
         function: F,
         args: Args,
         time: Duration,
-    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    ) -> Result<TaskHandle<R>, SendError<Args>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.options().submit_timeout(function, args, time)
     }

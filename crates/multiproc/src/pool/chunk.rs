@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, ResultBatch};
+use super::call::{Call, ResultBatch, TaskHeader};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
@@ -32,6 +32,11 @@ pub(crate) enum Body {
 pub(crate) const MAX_CHUNK_BYTES: usize = 64 * 1024;
 
 impl Chunk {
+    /// The header for its items.
+    pub(crate) fn header(&self) -> TaskHeader {
+        TaskHeader { first: self.call.header.first.at(self.first), ..self.call.header }
+    }
+
     /// Fails every item with `error`.
     pub(crate) fn fail(&self, error: &Error) {
         self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error: error.clone() });

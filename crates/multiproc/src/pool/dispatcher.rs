@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use super::call::{Call, Slot, Slots};
 use super::chunk::Chunk;
 use super::completions::Completions;
+use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
+use crate::logs;
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
+use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::sys::cpus::{YIELD_AFTER, cpus, is_smp, spin};
 use crate::sys::fork_detect::ForkDetector;
@@ -42,6 +45,8 @@ pub(crate) struct Dispatcher {
     max_pending: Option<usize>,
     slots: Slots,
     options: SpawnOptions,
+    /// Each item runs in the thread that submits it, and there is no worker.
+    is_inline: bool,
     shutdown_timeout: Duration,
     state: Mutex<Scheduler>,
     /// A forked copy of this process must not use the pool.
@@ -100,11 +105,24 @@ const SPIN: Duration = Duration::from_micros(30);
 
 /// For callers.
 impl Dispatcher {
+    /// A pool without workers, whose tasks run in the threads that submit them.
+    pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
+        inline::check_initialised()?;
+        let initializers = config.policy.initializers.clone();
+        let policy = Policy { workers: 1, ..config.policy };
+        let core = Self::new(Config { policy, ..config }, true)?;
+        let initialize = || initializers.into_iter().try_for_each(|first| inline::run(|| first.run()));
+        if let Err(error) = initialize() {
+            core.lock().give_up(&error.during_startup());
+        }
+        Ok(core)
+    }
+
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
         let (options, workers) = (config.options, config.policy.workers);
         options.prefork(workers);
-        let core = Self::new(config).inspect_err(|_| options.cancel_prefork())?;
+        let core = Self::new(config, false).inspect_err(|_| options.cancel_prefork())?;
         for spawned in 1.. {
             let Some(config) = core.spawn_request() else { break };
             if let Err(error) = core.spawn_worker(config) {
@@ -117,7 +135,7 @@ impl Dispatcher {
         Ok(core)
     }
 
-    fn new(Config { options, policy, max_pending }: Config) -> Result<Arc<Self>> {
+    fn new(Config { options, policy, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
@@ -126,6 +144,7 @@ impl Dispatcher {
             max_pending,
             slots: Slots::default(),
             options,
+            is_inline,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
             fork_detector: ForkDetector::new()?,
@@ -141,6 +160,10 @@ impl Dispatcher {
         self.lock().kill_all();
     }
 
+    pub(crate) fn is_inline(&self) -> bool {
+        self.is_inline
+    }
+
     pub(crate) fn workers(&self) -> usize {
         self.workers.load(Relaxed)
     }
@@ -148,6 +171,9 @@ impl Dispatcher {
     /// Keeps this many workers from now on.
     pub(crate) fn resize(&self, workers: usize) -> Result<()> {
         self.check_not_forked()?;
+        if self.is_inline {
+            return Ok(()); // it has no workers
+        }
         let missing = workers.saturating_sub(self.workers.load(Relaxed));
         self.change(|state| state.resize(workers))?;
         self.workers.store(workers, Relaxed);
@@ -176,7 +202,10 @@ impl Dispatcher {
 
     /// Waits until the pool has ended; returns whether it has.
     pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
-        self.become_driver(false).wait_until(deadline, || self.lock().has_ended())
+        let has_ended =
+            self.is_inline || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
+        logs::deliver();
+        has_ended
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u32> {
@@ -208,6 +237,11 @@ impl Dispatcher {
     /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
         self.check_not_forked()?;
+        if self.is_inline {
+            self.lock().check_open()?;
+            chunks.for_each(run_chunk);
+            return Ok(());
+        }
         self.change(|state| state.submit(chunks))
     }
 

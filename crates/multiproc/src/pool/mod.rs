@@ -14,11 +14,17 @@ mod callbacks;
 
 mod map_reduce;
 
+mod lazy_results;
+
+mod initializers;
+
 mod reorder;
 mod results;
+mod state;
 
 mod dispatcher;
 
+mod inline;
 mod scheduler;
 
 mod worker_handle;
@@ -32,18 +38,22 @@ mod completions;
 pub(crate) mod worker_rings;
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
+use crate::logs;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
+pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
+pub use self::state::{NoState, PoolFn, State};
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::{Canceller, TaskHandle};
 
@@ -107,8 +117,9 @@ pub use self::task_handle::{Canceller, TaskHandle};
 ///     Ok(())
 /// }
 /// ```
-pub struct Pool {
+pub struct Pool<M = NoState> {
     core: Arc<Dispatcher>,
+    kind: PhantomData<fn(M)>,
     thread: Option<JoinHandle<()>>,
     /// The process that created the pool. A forked copy has neither this thread nor the workers.
     pid: u32,
@@ -129,9 +140,11 @@ impl Pool {
     pub fn builder() -> PoolBuilder {
         PoolBuilder::new()
     }
+}
 
+impl<M> Pool<M> {
     /// Options for one call: a time limit, retries, a buffer size.
-    pub fn options(&self) -> CallOptions<'_> {
+    pub fn options(&self) -> CallOptions<'_, M> {
         CallOptions::new(&self.core)
     }
 
@@ -222,11 +235,12 @@ impl Pool {
             && self.pid == own_pid()
         {
             let _ = thread.join(); // if it has panicked, every call has failed
+            logs::deliver();
         }
     }
 }
 
-impl Drop for Pool {
+impl<M> Drop for Pool<M> {
     fn drop(&mut self) {
         if self.thread.is_some() {
             let bound = self.core.shutdown_timeout();
@@ -236,20 +250,20 @@ impl Drop for Pool {
     }
 }
 
-impl fmt::Debug for Pool {
+impl<M> fmt::Debug for Pool<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("worker_pids", &self.worker_pids()).finish_non_exhaustive()
     }
 }
 
-impl PoolBuilder {
+impl<M> PoolBuilder<M> {
     /// Starts the pool. See [`Pool::new`].
     ///
     /// # Errors
     /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or when the
     /// initializer's arguments cannot be encoded.
-    pub fn build(self) -> Result<Pool> {
+    pub fn build(self) -> Result<Pool<M>> {
         let (core, thread) = self.start()?;
-        Ok(Pool { core, thread: Some(thread), pid: own_pid() })
+        Ok(Pool { core, kind: PhantomData, thread, pid: own_pid() })
     }
 }

@@ -1,6 +1,7 @@
 //! `CallOptions`: the options of one call of a pool, and the calls.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,15 @@ use super::call::{Call, Options, Slot};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
 use super::item_loop::ItemLoop;
+use super::lazy_results::{LazyResults, Singly};
 use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
+use super::state::{NoState, PoolFn};
 use super::task_handle::TaskHandle;
 use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
+use crate::spawn::inline;
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
 
@@ -42,19 +46,19 @@ use crate::task::{RemoteFn, TaskId};
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Copy)]
 #[must_use]
-pub struct CallOptions<'pool> {
+pub struct CallOptions<'pool, M = NoState> {
     core: &'pool Arc<Dispatcher>,
     options: Options,
+    kind: PhantomData<fn(M)>,
 }
 
 /// The maximum distance between input and results of `imap`, in chunks per worker.
 const DEFAULT_BUFFER: u64 = 4;
 
-impl<'pool> CallOptions<'pool> {
+impl<'pool, M> CallOptions<'pool, M> {
     pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
-        Self { core, options: Options::default() }
+        Self { core, options: Options::default(), kind: PhantomData }
     }
 
     /// Limits how long each item may run, from when a worker begins it until its result is visible; time in
@@ -116,97 +120,97 @@ impl<'pool> CallOptions<'pool> {
 
 /// The calls. Results, errors and panics are those of the same method of [`Pool`](super::Pool).
 #[allow(clippy::missing_errors_doc)]
-impl<'pool> CallOptions<'pool> {
+impl<'pool, M> CallOptions<'pool, M> {
     /// As [`Pool::map`](super::Pool::map).
-    pub fn map<F, T, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    pub fn map<F, T, R, I>(self, function: F, items: I) -> Result<Vec<R>>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.starmap(function, items.into_iter().map(|item| (item,)))
     }
 
     /// As [`Pool::map_results`](super::Pool::map_results).
-    pub fn map_results<F, T, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn map_results<F, T, R, I>(self, function: F, items: I) -> Result<Vec<Result<R>>>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.starmap_results(function, items.into_iter().map(|item| (item,)))
     }
 
     /// As [`Pool::starmap`](super::Pool::starmap).
-    pub fn starmap<F, Args, I>(self, function: F, items: I) -> Result<Vec<F::Output>>
+    pub fn starmap<F, Args, R, I>(self, function: F, items: I) -> Result<Vec<R>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, ResultOrder::Input, None)?.into_vec()
+        self.results(function.remote(), items, ResultOrder::Input, None)?.into_vec()
     }
 
     /// As [`Pool::starmap_results`](super::Pool::starmap_results).
-    pub fn starmap_results<F, Args, I>(self, function: F, items: I) -> Result<Vec<Result<F::Output>>>
+    pub fn starmap_results<F, Args, R, I>(self, function: F, items: I) -> Result<Vec<Result<R>>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        self.results(function, items, ResultOrder::Input, None)?.into_results()
+        self.results(function.remote(), items, ResultOrder::Input, None)?.into_results()
     }
 
     /// As [`Pool::imap`](super::Pool::imap).
-    pub fn imap<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap<F, T, R, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, R>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.iterate(function, items, ResultOrder::Input)
     }
 
     /// As [`Pool::imap_unordered`](super::Pool::imap_unordered).
-    pub fn imap_unordered<F, T, I>(
-        self,
-        function: F,
-        items: I,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    pub fn imap_unordered<F, T, R, I>(self, function: F, items: I) -> LazyResults<'pool, I::IntoIter, R>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         self.iterate(function, items, ResultOrder::Arrival)
     }
 
     /// As [`Pool::map_reduce`](super::Pool::map_reduce).
-    pub fn map_reduce<F, M, T, I>(self, map: F, merge: M, items: I) -> Result<Option<F::Output>>
+    pub fn map_reduce<F, G, T, R, I>(self, map: F, merge: G, items: I) -> Result<Option<R>>
     where
-        F: RemoteFn<(T,)>,
-        M: RemoteFn<(F::Output, F::Output), Output = F::Output>,
+        F: PoolFn<M, (T,), R>,
+        G: RemoteFn<(R, R), Output = R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
         let plan = Plan::new(self.options.timeout.is_some());
         let batches = Batches::new(items.into_iter(), self.core.workers(), Rc::clone(&plan));
-        let results = self.results(MapReduce::new(map, merge), batches, ResultOrder::Input, None)?;
+        let results = self.results(MapReduce::new(map.remote(), merge), batches, ResultOrder::Input, None)?;
         merge_batches(results, &plan, merge)
     }
 
     /// As [`Pool::apply`](super::Pool::apply).
-    pub fn apply<F, Args>(self, function: F, args: Args) -> Result<F::Output>
+    pub fn apply<F, Args, R>(self, function: F, args: Args) -> Result<R>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         let core = self.core;
-        let call = self.begin(function)?;
+        let call = self.begin(function.remote(), true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
@@ -218,68 +222,64 @@ impl<'pool> CallOptions<'pool> {
     }
 
     /// As [`Pool::submit`](super::Pool::submit).
-    pub fn submit<F, Args>(self, function: F, args: Args) -> Result<TaskHandle<F::Output>>
+    pub fn submit<F, Args, R>(self, function: F, args: Args) -> Result<TaskHandle<R>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         let slot = self.core.wait_for_slot(Deadline::Never)?;
-        self.submit_with(slot, function, &args)
+        self.submit_with(slot, function.remote(), &args)
     }
 
     /// As [`Pool::try_submit`](super::Pool::try_submit).
-    pub fn try_submit<F, Args>(
-        self,
-        function: F,
-        args: Args,
-    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    pub fn try_submit<F, Args, R>(self, function: F, args: Args) -> Result<TaskHandle<R>, SendError<Args>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.submit_within(function, args, Deadline::now())
     }
 
     /// As [`Pool::submit_timeout`](super::Pool::submit_timeout).
-    pub fn submit_timeout<F, Args>(
+    pub fn submit_timeout<F, Args, R>(
         self,
         function: F,
         args: Args,
         time: Duration,
-    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    ) -> Result<TaskHandle<R>, SendError<Args>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         self.submit_within(function, args, Deadline::after(time))
     }
 
-    fn submit_within<F, Args>(
+    fn submit_within<F, Args, R>(
         self,
         function: F,
         args: Args,
         deadline: Deadline,
-    ) -> Result<TaskHandle<F::Output>, SendError<Args>>
+    ) -> Result<TaskHandle<R>, SendError<Args>>
     where
-        F: RemoteFn<Args>,
+        F: PoolFn<M, Args, R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         let slot = self.core.wait_for_slot(deadline);
-        let submitted = slot.and_then(|slot| self.submit_with(slot, function, &args));
+        let submitted = slot.and_then(|slot| self.submit_with(slot, function.remote(), &args));
         submitted.map_err(|error| SendError { error, item: args })
     }
 
-    fn submit_with<F, Args>(
-        self,
-        slot: Option<Slot>,
-        function: F,
-        args: &Args,
-    ) -> Result<TaskHandle<F::Output>>
+    fn submit_with<F, Args, R>(self, slot: Option<Slot>, function: F, args: &Args) -> Result<TaskHandle<R>>
     where
-        F: RemoteFn<Args>,
+        F: RemoteFn<Args, Output = R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
-        let call = self.begin(function)?;
+        let call = self.begin(function, true)?;
         call.occupy(slot);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
@@ -287,56 +287,70 @@ impl<'pool> CallOptions<'pool> {
         Ok(TaskHandle::new(Arc::clone(self.core), call))
     }
 
-    fn begin<F, Args>(self, function: F) -> Result<Arc<Call>>
+    fn begin<F, Args, R>(self, function: F, is_single: bool) -> Result<Arc<Call>>
     where
-        F: RemoteFn<Args>,
+        F: RemoteFn<Args, Output = R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
     {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
         }
+        if self.options.timeout.is_some() && self.core.is_inline() {
+            return Err(inline::unsupported("cannot limit a task's time"));
+        }
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options))
+        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options, is_single))
     }
 
-    fn results<F, Args, I>(
+    fn results<F, Args, R, I>(
         self,
         function: F,
         items: I,
         order: ResultOrder,
         look_ahead: Option<u64>,
-    ) -> Result<Results<'pool, I::IntoIter, F::Output>>
+    ) -> Result<Results<'pool, I::IntoIter, R>>
     where
-        F: RemoteFn<Args>,
+        F: RemoteFn<Args, Output = R>,
         Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        Results::begin(self.core, self.begin(function)?, items.into_iter(), order, look_ahead)
+        Results::begin(self.core, self.begin(function, false)?, items.into_iter(), order, look_ahead)
     }
 
-    fn iterate<F, T, I>(
+    fn iterate<F, T, R, I>(
         self,
         function: F,
         items: I,
         order: ResultOrder,
-    ) -> impl Iterator<Item = Result<F::Output>> + use<'pool, F, T, I>
+    ) -> LazyResults<'pool, I::IntoIter, R>
     where
-        F: RemoteFn<(T,)>,
+        F: PoolFn<M, (T,), R>,
         T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = T>,
     {
-        let items = items.into_iter().map(|item| (item,));
-        let (results, error) = match self.results(function, items, order, Some(DEFAULT_BUFFER)) {
-            Ok(results) => (Some(results), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        results.into_iter().flatten().chain(error)
+        LazyResults::new(self.results(
+            function.remote(),
+            Singly(items.into_iter()),
+            order,
+            Some(DEFAULT_BUFFER),
+        ))
     }
 }
 
-impl fmt::Debug for CallOptions<'_> {
+impl<M> Clone for CallOptions<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for CallOptions<'_, M> {}
+
+impl<M> fmt::Debug for CallOptions<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallOptions").field("options", &self.options).finish_non_exhaustive()
     }

@@ -70,9 +70,9 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Appends the next raw results of the current run.
-    pub(crate) fn take_raw<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
-        let count = self.current.take_raw(self.run, results);
+    /// Appends the next results of the current run if they are numbers.
+    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
+        let count = self.current.take_numbers(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
     }

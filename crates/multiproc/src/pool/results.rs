@@ -56,6 +56,9 @@ const TIMED_EVERY: u64 = 4;
 const SLOW_DECODE: u64 = 10_000_000;
 /// An input that takes this long for an item may be blocking on something.
 const SLOW_INPUT: Duration = Duration::from_millis(1);
+/// The most bytes that are reserved for the results at the beginning. A vector that grows moves between the
+/// batches of results, and has its pages mapped again each time.
+const RESERVED: usize = 8 << 20;
 
 impl<'pool, Args, I, R> Results<'pool, I, R>
 where
@@ -117,7 +120,8 @@ where
         let is_slow = self.input_time >= SLOW_INPUT;
         let is_given_soon =
             self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        is_given_soon && (is_slow || self.pending >= self.core.workers() as u64)
+        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
+        is_given_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
@@ -177,14 +181,17 @@ where
         // Reading the clock takes longer than packing a small item, so the intervals between reads double.
         let mut next_clock_read = 1;
         while u64::from(builder.count()) < chunk_len && !builder.is_full() {
-            let Some(args) = input.next() else {
-                self.input = None;
-                return None;
-            };
-            let added = builder.add(&args);
-            self.taken += 1;
-            if added.is_err() {
-                return added.err();
+            let until = chunk_len.min(next_clock_read.into());
+            while u64::from(builder.count()) < until && !builder.is_full() {
+                let Some(args) = input.next() else {
+                    self.input = None;
+                    return None;
+                };
+                let added = builder.add(&args);
+                self.taken += 1;
+                if added.is_err() {
+                    return added.err();
+                }
             }
             if builder.count() >= next_clock_read {
                 next_clock_read += next_clock_read.min(256);
@@ -234,9 +241,12 @@ where
 
     /// All results, or the first error in input order.
     pub(crate) fn into_vec(mut self) -> Result<Vec<R>> {
-        let mut results = Vec::new(); // not by the size hint, which for an endless input exceeds memory
+        let mut results = Vec::new();
+        let hint = self.input.as_ref().map_or(0, |input| input.size_hint().0);
+        let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
+        let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
         while self.await_run() {
-            self.buffer.take_raw(&mut results);
+            self.buffer.take_numbers(&mut results);
             while let Some(result) = self.decode_next() {
                 results.push(result?);
             }
@@ -335,7 +345,8 @@ where
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
         let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
-        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting + 1)))
+        let waiting = waiting.saturating_add(self.refusal.is_some().into());
+        (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
     }
 }
 

@@ -9,6 +9,7 @@ use super::item_loop::ItemLoop;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{self, SharedFd};
+use crate::logs;
 use crate::pool::worker_rings::{OUT_OF_LINE, TASK_HEADER, VALUE, WakeupPage, WorkerRings, WorkerSide};
 use crate::spawn::bootstrap;
 use crate::sys::failpoint::{self, Failpoint};
@@ -40,12 +41,12 @@ pub(crate) struct WorkerContext {
 }
 
 /// The main function of a worker process. Returns when the pool closes the rings.
-pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) -> Result<()> {
+pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
-    if let Some(initializer) = initializer {
+    for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;
         initializer.run()?;
@@ -55,14 +56,17 @@ pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) ->
     }
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
     rings.signal_ready();
+    logs::set_running_item(rings.running_item());
     let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
     let mut is_timed = false;
     loop {
         match rings.next() {
             Some(TASK_HEADER) => {
+                let number = rings.item_number();
                 task = rings.read(|header| {
                     let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
+                    logs::begin_items(header.first, number);
                     header.task.find()
                 });
                 if rings.next() == Some(TASK_HEADER) {
@@ -84,10 +88,12 @@ pub(crate) fn serve(context: WorkerContext, initializer: Option<Initializer>) ->
 }
 
 impl Initializer {
-    fn run(self) -> Result<()> {
+    pub(crate) fn run(self) -> Result<()> {
         let descriptors =
             self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut Vec::new())
+        let mut outcome = Vec::new();
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
+        wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?
     }
 }
 

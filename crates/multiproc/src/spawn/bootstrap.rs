@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet;
 use crate::ipc::wire::{self, SharedFd};
+use crate::logs::{self, LogLink};
 use crate::sys::entry;
 use crate::task::{RunOnce, TaskId};
 
@@ -37,7 +38,9 @@ pub(crate) fn encode(
         Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
     wire::encode_internal(&bootstrap, &mut body, "a child's start")?;
-    let descriptors = encode_args(&mut body)?;
+    let log_memory = logs::encode_link(task.is_some(), own.parent.is_none(), &mut body)?;
+    let mut descriptors = encode_args(&mut body)?;
+    descriptors.extend(log_memory);
     Ok((body, descriptors))
 }
 
@@ -48,6 +51,8 @@ pub(crate) struct ChildStart {
     pub(crate) task: Option<Result<RunOnce>>,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Where to send log records.
+    pub(crate) logs: Option<LogLink>,
 }
 
 /// Decodes a bootstrap message, and sets this process's identity by it.
@@ -60,7 +65,7 @@ pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildS
 
 /// Returns the parent's name, too.
 fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStart)> {
-    let (bytes, descriptors) = packet::unpack(packet, descriptors)?;
+    let (bytes, mut descriptors) = packet::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
     let (bootstrap, args): (Bootstrap, _) = wire::decode_internal_front(body, Vec::new(), "a child's start")?;
     if bootstrap.build != entry::build() {
@@ -68,8 +73,9 @@ fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStar
             "parent and child are different builds of the program".to_owned(),
         )));
     }
-    let task = bootstrap.task.map(TaskId::find);
-    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args: args.to_vec(), descriptors }))
+    let (logs, args) = logs::decode_link(args, &mut descriptors)?;
+    let (task, args) = (bootstrap.task.map(TaskId::find), args.to_vec());
+    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args, descriptors, logs }))
 }
 
 /// This process among the library's processes.
@@ -113,6 +119,7 @@ mod tests {
         let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
         let mut packet = [&[0][..], MAGIC].concat();
         wire::encode_internal(&bootstrap, &mut packet, "a bootstrap message").unwrap();
+        logs::encode_link(false, false, &mut packet).unwrap();
         packet.extend_from_slice(b"arguments");
         packet
     }

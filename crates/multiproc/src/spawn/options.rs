@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Result;
 use crate::ipc::wire;
 use crate::spawn::fork_server;
+use crate::spawn::inline;
 use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
@@ -21,6 +22,8 @@ pub(crate) struct SpawnOptions {
     pub(crate) method: Option<StartMethod>,
     /// The time within which the child must reach `init`.
     pub(crate) timeout: Duration,
+    /// Whether tasks run in this process. If `None`, as the environment says.
+    pub(crate) inline: Option<bool>,
 }
 
 /// The time within which a child must reach [`init`](crate::init()), unless the caller sets another.
@@ -28,11 +31,16 @@ const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Default for SpawnOptions {
     fn default() -> Self {
-        Self { method: None, timeout: DEFAULT_START_TIMEOUT }
+        Self { method: None, timeout: DEFAULT_START_TIMEOUT, inline: None }
     }
 }
 
 impl SpawnOptions {
+    /// Whether tasks run in this process, without a child.
+    pub(crate) fn is_inline(self) -> Result<bool> {
+        self.inline.map_or_else(inline::is_wanted, Ok)
+    }
+
     /// Starts a child that calls `function` with these arguments.
     pub(crate) fn spawn<F, Args>(self, name: String, function: F, args: &Args) -> Result<SpawnedChild>
     where

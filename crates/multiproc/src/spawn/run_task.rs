@@ -5,6 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use crate::error::{Error, Result};
 use crate::ipc::packet::{Message, PacketSocket, Sent};
 use crate::ipc::panic::catch_panic;
+use crate::logs;
 use crate::spawn::bootstrap::ChildStart;
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::{fork_server, supervisor::lock};
@@ -17,12 +18,17 @@ use crate::sys::process::{exit_immediately, own_pid};
 /// The outcome goes first, so output that cannot be written does not hold it up. The caller flushes after
 /// that, and the parent waits for the child's end before it takes the outcome.
 pub(super) fn run_task(start_socket: &PacketSocket, start: ChildStart) -> i32 {
-    let ChildStart { task, args, descriptors, .. } = start;
+    let ChildStart { name, task, args, descriptors, logs } = start;
     let pid = own_pid();
     let mut outcome = outcome::returned();
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     failpoint::hit(Failpoint::BootstrapDecoded);
-    let result = call_start_functions().and(task).and_then(|task| task.run(&args, descriptors, &mut outcome));
+    let started = call_start_functions();
+    // Behind the program's own functions, which may set a logger.
+    if let Some(link) = logs {
+        logs::install(link, &name);
+    }
+    let result = started.and(task).and_then(|task| task.run(&args, descriptors, &mut outcome));
     if own_pid() != pid {
         exit_immediately(0); // a copy that the task has forked and let return
     }
@@ -57,9 +63,14 @@ fn call_start_functions() -> Result<()> {
 
 /// Reports an error; returns the exit code that goes with it.
 fn report_failure(start_socket: &PacketSocket, error: &Error) -> i32 {
-    let code = if error.is_panic() { 101 } else { 1 }; // 101 as for a panic in `main`
+    let code = failure_code(error);
     let message = outcome::failed(error).and_then(|outcome| Message::new(outcome, Vec::new()));
     message.map_or(code, |outcome| send_outcome(start_socket, &outcome, code))
+}
+
+/// The exit code of a child whose task has failed: 101 as for a panic in `main`.
+pub(super) fn failure_code(error: &Error) -> i32 {
+    if error.is_panic() { 101 } else { 1 }
 }
 
 /// Sends the outcome. That the parent has dropped the socket is no error: it has detached the child. If a

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::mutex::MutexGuard;
+use super::mutex_guard::MutexGuard;
 use super::poison::LockResult;
 use super::shared::{Shared, Word};
 use super::slots::Entry;

@@ -2,20 +2,17 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
-use std::thread;
 use std::time::Duration;
 
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::poison::{LockResult, failure_word, judge, own_failure_word};
+use super::mutex_guard::{MutexGuard, SliceGuard};
+use super::poison::LockResult;
 use super::shared::{Shared, Word};
-use crate::error::{Error, Failure, Result};
+use crate::error::Result;
 use crate::sys::atomic::{Acquire, Relaxed};
-use crate::sys::mutex::MutexGuard as WordGuard;
 use crate::sys::poll::Deadline;
-use crate::sys::thread_id::ThreadId;
 
 /// A value, or a slice of values, that one thread at a time may change, in whatever process: Python's `Lock`,
 /// `Value` and `Array`.
@@ -124,7 +121,7 @@ impl<T: Pod> Mutex<T> {
     /// As [`lock`](Self::lock), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`] when another thread held the mutex all that
+    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held the mutex all that
     /// time.
     pub fn lock_timeout(&self, time: Duration) -> LockResult<MutexGuard<'_, T>> {
         self.take(Deadline::after(time))
@@ -197,7 +194,7 @@ impl<T: Pod> Mutex<[T]> {
     /// As [`lock`](Self::lock), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`] when another thread held the mutex all that
+    /// Those of [`lock`](Self::lock); and [`Error::is_timeout`](crate::Error::is_timeout) when another thread held the mutex all that
     /// time.
     pub fn lock_timeout(&self, time: Duration) -> LockResult<SliceGuard<'_, T>> {
         self.take(Deadline::after(time))
@@ -212,9 +209,7 @@ impl<T: Pod> Mutex<[T]> {
     }
 
     fn take(&self, deadline: Deadline) -> LockResult<SliceGuard<'_, T>> {
-        let held = Held::take(&self.shared, deadline)?;
-        let failure_word = held.failure_word();
-        judge(SliceGuard { held, element: PhantomData }, MUTEX, failure_word)
+        SliceGuard::take(&self.shared, deadline)
     }
 }
 
@@ -231,8 +226,6 @@ impl<T: Contents + ?Sized> Mutex<T> {
     }
 }
 
-const MUTEX: &str = "mutex";
-
 impl<T: Contents + ?Sized> Clone for Mutex<T> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), value: PhantomData }
@@ -242,182 +235,5 @@ impl<T: Contents + ?Sized> Clone for Mutex<T> {
 impl<T: Contents + ?Sized> fmt::Debug for Mutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mutex").field("is_poisoned", &self.is_poisoned()).finish_non_exhaustive()
-    }
-}
-
-/// Holds the mutex until it is dropped.
-struct Held<'a> {
-    guard: WordGuard<'a>,
-    shared: &'a Shared,
-    /// 0 or 1; a `bool` would make the guard slower to move, see [`Poisoned`](super::Poisoned).
-    was_panicking: usize,
-}
-
-impl<'a> Held<'a> {
-    #[inline]
-    fn take(shared: &'a Shared, deadline: Deadline) -> Result<Self> {
-        let (thread, process) = ThreadId::current_and_process();
-        let guard = match shared.mutex().try_lock_as(thread) {
-            Some(guard) => guard,
-            None => Self::wait(shared, deadline)?,
-        };
-        let owner = u64::from(thread.number()) | u64::from(process.number()) << 32;
-        shared.word(Word::Owner).store(owner, Relaxed);
-        Ok(Self { guard, shared, was_panicking: thread::panicking().into() })
-    }
-
-    #[cold]
-    fn wait(shared: &'a Shared, deadline: Deadline) -> Result<WordGuard<'a>> {
-        let on_death = |dead: ThreadId| {
-            let owner = shared.word(Word::Owner).load(Relaxed);
-            // A thread killed before it could write its process there most likely was the only one of it.
-            #[allow(clippy::cast_possible_truncation)] // its two halves
-            let pid = if owner as u32 == dead.number() { (owner >> 32) as u32 } else { dead.number() };
-            shared.word(Word::Failure).store(failure_word(pid, Failure::Died), Relaxed);
-        };
-        shared.check_not_held(MUTEX)?;
-        shared.mutex().lock_noting(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
-    }
-
-    #[inline]
-    fn failure_word(&self) -> u64 {
-        self.shared.word(Word::Failure).load(Relaxed)
-    }
-
-    /// Releases the mutex, after `write`, or poisoned where the thread panics.
-    #[inline]
-    fn finish(&mut self, write: impl FnOnce(&Shared)) {
-        let (shared, is_panicking) = (self.shared, thread::panicking() && self.was_panicking == 0);
-        self.guard.finish(|| {
-            if is_panicking {
-                shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
-            } else {
-                write(shared);
-            }
-        });
-    }
-}
-
-/// Holds a [`Mutex`] until it is dropped, and is the value: a copy, which goes back then if it was borrowed
-/// mutably.
-pub struct MutexGuard<'a, T: Pod> {
-    held: Held<'a>,
-    value: T,
-    is_changed: usize,
-}
-
-impl<'a, T: Pod> MutexGuard<'a, T> {
-    #[inline]
-    pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
-        let held = Held::take(shared, deadline)?;
-        let (value, failure_word) = (shared.load(0), held.failure_word());
-        judge(Self { held, value, is_changed: 0 }, MUTEX, failure_word)
-    }
-
-    pub(super) fn shared(&self) -> &'a Shared {
-        self.held.shared
-    }
-}
-
-impl<T: Pod> Deref for MutexGuard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<T: Pod> DerefMut for MutexGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        self.is_changed = 1;
-        &mut self.value
-    }
-}
-
-impl<T: Pod> Drop for MutexGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        let changed = (self.is_changed != 0).then_some(&self.value);
-        self.held.finish(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));
-    }
-}
-
-impl<T: Pod + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value.fmt(f)
-    }
-}
-
-/// Holds a [`Mutex`] of a slice until it is dropped, and gives access to the elements. What is set is there
-/// at once, also when the holder dies.
-pub struct SliceGuard<'a, T> {
-    held: Held<'a>,
-    element: PhantomData<T>,
-}
-
-impl<T> Drop for SliceGuard<'_, T> {
-    fn drop(&mut self) {
-        self.held.finish(|_| {});
-    }
-}
-
-impl<T: Pod> SliceGuard<'_, T> {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.held.shared.length
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The element at an index, or `None` behind the end.
-    pub fn get(&self, index: usize) -> Option<T> {
-        (index < self.len()).then(|| self.held.shared.load(index))
-    }
-
-    /// Overwrites an element.
-    ///
-    /// # Panics
-    /// When the index is behind the end.
-    pub fn set(&mut self, index: usize, value: T) {
-        self.held.shared.store(index, &value);
-    }
-
-    /// Copies the elements from an index on.
-    ///
-    /// # Panics
-    /// When `to` is longer than what is there.
-    pub fn copy_to_slice(&self, from: usize, to: &mut [T]) {
-        self.held.shared.load_slice(from, to);
-    }
-
-    /// Overwrites the elements from an index on.
-    ///
-    /// # Panics
-    /// When `elements` are more than are there.
-    pub fn copy_from_slice(&mut self, to: usize, elements: &[T]) {
-        self.held.shared.store_slice(to, elements);
-    }
-
-    /// All elements.
-    pub fn to_vec(&self) -> Vec<T> {
-        let mut elements = vec![T::zeroed(); self.len()];
-        self.copy_to_slice(0, &mut elements);
-        elements
-    }
-
-    /// The elements, one after another.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = T> {
-        (0..self.len()).map(|index| self.held.shared.load(index))
-    }
-}
-
-impl<T: Pod + fmt::Debug> fmt::Debug for SliceGuard<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
     }
 }

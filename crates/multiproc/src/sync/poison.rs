@@ -11,8 +11,21 @@ pub type LockResult<G> = Result<G, LockError<G>>;
 
 /// Why a lock was not taken, or was taken with its data in doubt.
 ///
-/// The operator `?` turns it into an [`Error`] or a [`TaskError`](crate::TaskError), and so gives a poisoned
-/// lock up. In a function that returns another error, say `.map_err(multiproc::Error::from)?`.
+/// In a function that returns an [`Error`], a [`TaskError`](crate::TaskError) or a boxed error, `?` gives a
+/// poisoned lock up. `anyhow::Error` takes no error that borrows, and this one may hold a guard: there, say
+/// which of the two is meant.
+///
+/// ```
+/// use multiproc::sync::{LockError, Mutex};
+///
+/// # type Result = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>; // as of `anyhow`
+/// fn deposit(account: &Mutex<u64>) -> Result {
+///     *account.lock().map_err(LockError::into_error)? += 1; // a poisoned lock is an error
+///     *account.lock().or_else(LockError::into_guard)? += 1; // the guard, poisoned or not
+///     Ok(())
+/// }
+/// # fn main() -> Result { deposit(&Mutex::new(0)?) }
+/// ```
 pub enum LockError<G> {
     /// The lock is taken, and an earlier holder died or panicked while it held the lock.
     Poisoned(Poisoned<G>),
@@ -34,6 +47,11 @@ impl<G> LockError<G> {
             Self::Poisoned(poisoned) => Ok(poisoned.into_guard()),
             Self::Failed(error) => Err(error),
         }
+    }
+
+    /// What is wrong. The guard of a poisoned lock is dropped.
+    pub fn into_error(self) -> Error {
+        self.into()
     }
 
     pub(super) fn map<H>(self, with: impl FnOnce(G) -> H) -> LockError<H> {
@@ -83,11 +101,16 @@ impl<G> From<Error> for LockError<G> {
     }
 }
 
-/// So `?` also gives a [`TaskError`](crate::TaskError). (A `LockError` cannot be a [`std::error::Error`] that
-/// outlives its lock, since it may hold a guard.)
+/// So `?` also gives a [`TaskError`](crate::TaskError).
 impl<G> From<LockError<G>> for Box<dyn std::error::Error> {
     fn from(error: LockError<G>) -> Self {
-        Error::from(error).into()
+        error.into_error().into()
+    }
+}
+
+impl<G> From<LockError<G>> for Box<dyn std::error::Error + Send + Sync> {
+    fn from(error: LockError<G>) -> Self {
+        error.into_error().into()
     }
 }
 

@@ -4,7 +4,7 @@
 //! handle from another process is checked in one place: what the formula gives is the size of its memory.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytemuck::Pod;
 use nix::errno::Errno;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::sys::checks::Checks;
 use crate::sys::cpus::{YIELD_AFTER, is_smp, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::mutex::{Mutex, MutexGuard};
@@ -59,10 +60,6 @@ pub(super) const SLOT: usize = 24;
 /// How long to spin before sleeping: about as long as a futex takes to wake a thread.
 const SPIN: Duration = Duration::from_micros(20);
 const SPINS_PER_CHECK: u32 = 64;
-/// How long to wait before the first check whether holders live; the time doubles with each check, up to the
-/// second.
-const FIRST_CHECK: Duration = Duration::from_millis(1);
-const RECHECK: Duration = Duration::from_millis(500);
 /// How long a call that must not block waits for a thread that changes the slots at that moment.
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
@@ -189,11 +186,11 @@ impl Shared {
         {
             return Ok(Some(done));
         }
-        let (mut last_check, mut interval) = (Instant::now(), FIRST_CHECK);
+        let mut intervals = Checks::begin();
         loop {
             let ticket = self.events().prepare_wait();
             let is_over = deadline.is_over();
-            let checks = is_over || last_check.elapsed() >= interval;
+            let checks = is_over || intervals.are_due();
             if let Some(done) = attempt(checks)? {
                 return Ok(Some(done));
             }
@@ -201,11 +198,10 @@ impl Shared {
                 return Ok(None);
             }
             if checks {
-                (last_check, interval) = (Instant::now(), (2 * interval).min(RECHECK));
+                intervals.done();
             }
-            let time = deadline.left().map_or(interval, |left| left.min(interval));
             failpoint::hit(Failpoint::SyncSleeps);
-            self.events().wait(ticket, Some(time));
+            self.events().wait(ticket, Some(intervals.time(deadline)));
         }
     }
 }

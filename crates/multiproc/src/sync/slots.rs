@@ -45,7 +45,10 @@ impl Shared {
             return None;
         }
         let kind = self.slot_word(index, KIND).load(Acquire);
-        let ticket = self.slot_word(index, TICKET).load(Relaxed);
+        let ticket = self.slot_word(index, TICKET).load(Acquire);
+        if self.slot_word(index, HOLDER).load(Acquire) != holder {
+            return None; // its holder has freed it; the rest may be another entry's
+        }
         #[allow(clippy::cast_possible_truncation)] // its two halves
         let (pid, kind) = ((kind >> 32) as u32, kind as u32);
         Some(Entry { index, holder: ThreadId::from_bits(holder), pid, kind, ticket })
@@ -63,9 +66,10 @@ impl Shared {
         let is_free = |index: &usize| self.entry(*index).is_none_or(|entry| is_stale(&entry));
         let index = (0..self.slots).find(is_free)?;
         let pid = ThreadId::current_and_process().1.number();
+        // With each of the two, a thread that reads without the lock sees that the former entry is gone.
         self.slot_word(index, HOLDER).store(0, Relaxed);
-        self.slot_word(index, TICKET).store(ticket, Relaxed);
-        self.slot_word(index, KIND).store(u64::from(pid) << 32 | u64::from(kind), Relaxed);
+        self.slot_word(index, TICKET).store(ticket, Release);
+        self.slot_word(index, KIND).store(u64::from(pid) << 32 | u64::from(kind), Release);
         if index >= self.used_slots() {
             self.word(Word::UsedSlots).store(index as u64 + 1, Relaxed);
         }

@@ -4,6 +4,13 @@
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
 
+/// The cheap side of an asymmetric barrier: stores before it and loads behind it keep their order for a
+/// process that calls [`membarrier`](super::membarrier::barrier).
+#[inline]
+pub(crate) fn light_fence() {
+    std::sync::atomic::compiler_fence(SeqCst);
+}
+
 /// As [`std::sync::atomic::fence`]. On x86-64 any locked instruction is a full fence, and takes a tenth of
 /// the time of the `mfence` that the compiler emits.
 #[inline]

@@ -84,7 +84,9 @@ points! {
     ItemsWritten = "pool:items-written",
     /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",
-    /// The pool has revoked items that the worker has not claimed.
+    /// The pool has asked a worker to leave a run of claimed items, and revoked none of them.
+    RunStopped = "pool:run-stopped",
+    /// The pool has revoked items that the worker has not begun.
     ItemsRevoked = "pool:items-revoked",
     /// The pool has copied results, and not released their place in the ring.
     ResultsCopied = "pool:results-copied",
@@ -121,6 +123,22 @@ points! {
     WaiterNotified = "sync:waiter-notified",
     /// All parties have come to a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
+    /// A server has noted which call it is about to take.
+    CallNoted = "server:call-noted",
+    /// It has taken the call, and not run it.
+    CallTaken = "server:call-taken",
+    /// It has run the call, and not replied.
+    CallRan = "server:call-ran",
+    /// It has replied, and the call is still noted.
+    ReplySent = "server:reply-sent",
+    /// It has a caller's channel for replies, and has sent none of those that wait for it.
+    CallerConnected = "server:caller-connected",
+    /// A caller has sent its channel for replies.
+    ConnectSent = "server:connect-sent",
+    /// A caller has sent its call.
+    CallSent = "server:call-sent",
+    /// The spawning process knows how the server ended, and has not written it down.
+    ServerReaped = "server:reaped",
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.
@@ -129,6 +147,7 @@ points! {
     CreateSockets = "syscall:socketpair",
     CreateEvent = "syscall:eventfd",
     SendPacket = "syscall:sendmsg",
+    Membarrier = "syscall:membarrier",
     Execute = "syscall:exec",
     Fork = "syscall:clone",
 }

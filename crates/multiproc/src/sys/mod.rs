@@ -5,12 +5,14 @@
 //! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
 pub(crate) mod atomic;
+pub(crate) mod checks;
 pub(crate) mod clock;
 pub(crate) mod coverage;
 pub(crate) mod cpus;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
+pub(crate) mod exit_notice;
 pub(crate) mod exits;
 pub(crate) mod failpoint;
 #[cfg(multiproc_faults)]
@@ -21,6 +23,7 @@ pub(crate) mod futex;
 pub(crate) mod inherited;
 pub(crate) mod limit;
 pub(crate) mod mapping;
+pub(crate) mod membarrier;
 pub(crate) mod memfd;
 pub(crate) mod mutex;
 pub(crate) mod output;

@@ -9,11 +9,8 @@
 //! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust
 //! mutexes are linked by pointers in the shared memory.)
 
-use std::hint;
-use std::marker::PhantomData;
-use std::time::{Duration, Instant};
-
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
+use super::checks::Checks;
 use super::cpus::is_smp;
 use super::failpoint::{self, Failpoint};
 use super::futex;
@@ -21,19 +18,18 @@ use super::mapping::SharedMapping;
 use super::poll::Deadline;
 use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
+use std::hint;
+use std::marker::PhantomData;
 
 /// How often to try before sleeping.
 const TRIES: u32 = 50;
-/// The time before the first check whether the holder lives. It doubles with each check.
-const FIRST_CHECK: Duration = Duration::from_millis(1);
-/// The longest time between two checks. A release wakes one waiter; if that is killed before it runs, the
-/// others try again after this time.
-const RECHECK: Duration = Duration::from_millis(500);
 
 /// The bit beside the holder's identity that says that threads may be asleep.
 const WAITERS: u64 = 1 << 31;
 
 /// A mutex in shared memory. Zeroed memory is a free one.
+///
+/// A release wakes one waiter. If that is killed before it runs, the others try again when they check.
 #[derive(Clone, Copy)]
 pub(crate) struct Mutex<'a> {
     word: &'a AtomicU64,
@@ -98,6 +94,7 @@ impl<'a> Mutex<'a> {
     ) -> Result<Option<MutexGuard<'a>>> {
         let own = ThreadId::current();
         let mut checks = Checks::begin();
+        let mut has_slept = false;
         loop {
             let word = self.word.load(Relaxed);
             let holder = ThreadId::from_bits(word & !WAITERS);
@@ -105,9 +102,7 @@ impl<'a> Mutex<'a> {
                 return Err(Error::internal("a thread takes a mutex in shared memory that it holds"));
             }
             let is_over = deadline.is_over();
-            if word & !WAITERS == 0
-                || ((is_over || checks.are_due()) && checks.has_ended(holder, self.namespace))
-            {
+            if word & !WAITERS == 0 || ((is_over || checks.are_due()) && self.check(holder, &mut checks)) {
                 // Other threads may be asleep, though the word no longer says so.
                 if self.replace(word, own.bits() | WAITERS) {
                     let guard = self.guard(own);
@@ -117,12 +112,21 @@ impl<'a> Mutex<'a> {
                     return Ok(Some(guard));
                 }
             } else if is_over {
-                return Ok(None);
+                // This thread may have been woken in place of another, which the holder is to wake now.
+                if !has_slept || word & WAITERS != 0 || self.replace(word, word | WAITERS) {
+                    return Ok(None);
+                }
             } else if word & WAITERS != 0 || self.replace(word, word | WAITERS) {
-                let time = deadline.left().map_or(checks.next, |left| left.min(checks.next));
-                futex::wait_low_half(self.word, word | WAITERS, Some(time));
+                futex::wait_low_half(self.word, word | WAITERS, Some(checks.time(deadline)));
+                has_slept = true;
             }
         }
+    }
+
+    /// Whether the holder has ended.
+    fn check(self, holder: ThreadId, checks: &mut Checks) -> bool {
+        checks.done();
+        holder.has_ended() && namespace() == self.namespace
     }
 
     #[inline]
@@ -170,27 +174,6 @@ impl Drop for MutexGuard<'_> {
         if self.holder.bits() != 0 && self.holder == ThreadId::current() {
             self.release();
         }
-    }
-}
-
-/// When to check next whether the holder lives.
-struct Checks {
-    last: Instant,
-    next: Duration,
-}
-
-impl Checks {
-    fn begin() -> Self {
-        Self { last: Instant::now(), next: FIRST_CHECK }
-    }
-
-    fn are_due(&self) -> bool {
-        self.last.elapsed() >= self.next
-    }
-
-    fn has_ended(&mut self, holder: ThreadId, its_namespace: u64) -> bool {
-        *self = Self { last: Instant::now(), next: (2 * self.next).min(RECHECK) };
-        holder.has_ended() && namespace() == its_namespace
     }
 }
 

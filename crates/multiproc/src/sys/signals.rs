@@ -1,6 +1,6 @@
 //! Signals: internal threads take none, and a child leaves SIGINT to the program's first process.
 
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, signal};
 
 /// Calls `start`, which starts an internal thread, with all signals blocked. The thread inherits that, so it
 /// never takes a signal that the program waits for with `sigwait`.
@@ -27,4 +27,10 @@ pub(super) fn ignore_sigint() -> nix::Result<()> {
         unsafe { sigaction(Signal::SIGINT, &before) }?;
     }
     Ok(())
+}
+
+/// Has a write to a broken pipe be an error, as the standard library does before `main`.
+pub(crate) fn ignore_sigpipe() {
+    // SAFETY: an ignored signal calls no code.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
 }

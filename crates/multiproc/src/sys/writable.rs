@@ -43,9 +43,10 @@ impl WritableRange {
         let offset = off_t::try_from(first - before).map_err(|_| outside())?;
         let mapped = length.saturating_add(before);
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // The memory is allocated, and will be written: one call now costs less than a fault for each page.
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
-        let start =
-            unsafe { mmap(None, mapped, protection, MapFlags::MAP_SHARED, fd, offset) }.map_err(refused)?;
+        let start = unsafe { mmap(None, mapped, protection, flags, fd, offset) }.map_err(refused)?;
         Ok(Self { start, before, length })
     }
 

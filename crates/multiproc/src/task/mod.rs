@@ -1,4 +1,6 @@
-//! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`).
+//! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`, `RemoteMethod`).
+
+pub(crate) mod method;
 
 use std::any::type_name;
 use std::hash::{DefaultHasher, Hasher};
@@ -149,6 +151,16 @@ impl TaskId {
 
     fn of_entry<V: 'static>(entry: &'static Entry<V>) -> Result<Self> {
         Ok(Self { offset: entry.offset()?, signature: hash(entry.signature()) })
+    }
+
+    /// The name as two numbers.
+    pub(crate) fn words(self) -> [u64; 2] {
+        [self.offset, self.signature]
+    }
+
+    /// The name from [`words`](Self::words), or from whatever else a process has written.
+    pub(crate) fn from_words([offset, signature]: [u64; 2]) -> Self {
+        Self { offset, signature }
     }
 
     /// Finds the function in this process, if it was named to be run as a `V`.

@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 10] = [
+pub const WORKLOADS: [(&str, &str); 12] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -34,7 +34,9 @@ pub const WORKLOADS: [(&str, &str); 10] = [
     ("W5", "8 bytes to another process and back"),
     ("W6", "200 tasks: 8 MiB in, their sum out, two workers"),
     ("W7", "A pool from nothing, and what it costs when idle"),
-    ("W8", "Locks, an event and a counter in shared memory"),
+    ("W8", "Locks, an event, a counter and an array in shared memory"),
+    ("W9", "One call of a process that owns a state, and its answer"),
+    ("W10", "A log record of a child"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
@@ -74,12 +76,20 @@ pub const PSS: Case = less("W7-PSS", "W7", "memory of an idle worker (PSS)", "kB
 pub const IDLE: Case =
     Case { most_rounds: 2, ..less("W7-idle", "W7", "CPU of an idle pool of 8", "% of a core") };
 
+pub const LOG: Case = less("W10-log", "W10", "a record, in the child", "ns");
+
 pub const LOCK: Case = less("W8-lock", "W8", "lock and unlock, one process", "ns");
 pub const LOCK_X2: Case = more("W8-lock-x2", "W8", "lock and unlock, two processes at once", "M/s");
 pub const SEMAPHORE: Case = less("W8-semaphore", "W8", "take a permit and give it back", "ns");
 pub const EVENT: Case =
     less("W8-event", "W8", "set an event, and wait for another that the waiter sets", "µs");
 pub const ATOMIC_X4: Case = more("W8-atomic-x4", "W8", "add 1 to a counter, four processes at once", "M/s");
+pub const FILL: Case =
+    more("W8-fill", "W8", "fill an array of 64 MiB in chunks of 1 MiB, two workers", "GB/s");
+
+pub const SERVER_CALL: Case = less("W9-server-call", "W9", "back to back", "µs");
+pub const SERVER_CALL_SLEEP: Case =
+    less("W9-server-call-sleep", "W9", "from sleep (2 ms between calls)", "µs");
 
 pub const GROWTH_MAP: Case = heavy("growth-map", "a further item of `map` at 10⁸ against one at 10⁶", "×");
 pub const GROWTH_IMAP: Case = heavy("growth-imap", "a further item of `imap` at 10⁸ against one at 10⁶", "×");
@@ -106,7 +116,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 46] = [
+pub const ALL: [&Case; 50] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -130,11 +140,15 @@ pub const ALL: [&Case; 46] = [
     &COLD_RUNNING,
     &PSS,
     &IDLE,
+    &LOG,
     &LOCK,
     &LOCK_X2,
     &SEMAPHORE,
     &EVENT,
     &ATOMIC_X4,
+    &SERVER_CALL,
+    &SERVER_CALL_SLEEP,
+    &FILL,
     &GROWTH_MAP,
     &GROWTH_IMAP,
     &GROWTH_WORKERS,

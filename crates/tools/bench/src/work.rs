@@ -18,6 +18,32 @@ pub const LOCKS: usize = 200_000;
 /// All of it together, in thousands of bytes: a thousand a microsecond are a gigabyte a second.
 pub const SUMS_AMOUNT: f64 = real(SUMS * BLOCK) / 1e3;
 
+/// The elements of the array of W8 that is filled, and of a chunk of it.
+pub const FILL: usize = 64 * MIB / size_of::<u64>();
+pub const FILL_CHUNK: usize = MIB / size_of::<u64>();
+
+/// All of it, in thousands of bytes.
+pub const FILL_AMOUNT: f64 = real(64 * MIB) / 1e3;
+
+/// Fills the elements of a chunk that begins at `first`.
+#[inline(never)] // in every program the same code
+pub fn fill(first: usize, elements: &mut [u64]) {
+    for (number, element) in (first as u64..).zip(elements) {
+        *element = cube(number ^ number >> 7);
+    }
+}
+
+/// Whether all elements are what [`fill`] makes them.
+pub fn check_filled(elements: &[u64]) -> Result<()> {
+    let mut expected = vec![0; FILL_CHUNK];
+    for (first, chunk) in (0..).step_by(FILL_CHUNK).zip(elements.chunks(FILL_CHUNK)) {
+        fill(first, &mut expected);
+        let is_filled = u64::from(chunk == expected);
+        check(&format!("filled chunk at {first}"), 1, is_filled)?;
+    }
+    check("number of elements", FILL as u64, elements.len() as u64)
+}
+
 pub fn cube(number: u64) -> u64 {
     number.wrapping_mul(number).wrapping_mul(number)
 }

@@ -2,17 +2,21 @@
 //!
 //! What is not as it must be is a panic.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use multiproc::Result;
 use multiproc::sync::{
-    Barrier, Condvar, Event, LockError, LockResult, Mutex, MutexGuard, OnceCell, RwLock, Semaphore,
+    Atomic, Barrier, Condvar, Event, LockError, LockResult, Mutex, MutexGuard, Once, OnceCell, RwLock,
+    Semaphore,
 };
+use multiproc::{ArrayChunk, Result};
 use serde::{Deserialize, Serialize};
 
 /// How many processes work.
 pub(crate) const PARTIES: u32 = 3;
 const ROUNDS: u32 = 60;
+pub(crate) const BEGUN: u64 = 1;
+pub(crate) const FILLED: u64 = 2;
 const PERMITS: u32 = 2;
 /// How long a party waits at the barrier for those that may be dead.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -31,7 +35,23 @@ pub(crate) struct Locks {
     condvar: Condvar,
     barrier: Barrier,
     cell: OnceCell<u64>,
+    once: Once,
+    /// How often `count` and what `once` runs have begun.
+    begun: Atomic<[u64]>,
 }
+
+/// What a round does. Another kind of shared object is a field of [`Locks`], and a step here.
+const STEPS: [fn(&Locks, u32) -> Result<()>; 6] = [
+    |locks, _| locks.count(),
+    |locks, round| locks.semaphore.acquire_many(1 + round % PERMITS).map(drop),
+    Locks::read_or_write,
+    Locks::notify_or_wait,
+    |locks, _| {
+        locks.signal();
+        Ok(())
+    },
+    |locks, _| locks.make(),
+];
 
 impl Locks {
     pub(crate) fn new() -> Result<Self> {
@@ -43,6 +63,8 @@ impl Locks {
             condvar: Condvar::new()?,
             barrier: Barrier::new(PARTIES)?,
             cell: OnceCell::new()?,
+            once: Once::new()?,
+            begun: Atomic::from_slice(&[0; 2])?,
         })
     }
 
@@ -50,17 +72,18 @@ impl Locks {
     pub(crate) fn work(self) -> Result<()> {
         let mut meets = true;
         for round in 0..ROUNDS {
-            self.count()?;
-            drop(self.semaphore.acquire_many(1 + round % PERMITS)?);
-            self.read_or_write(round)?;
-            self.notify_or_wait(round)?;
-            self.event.set();
-            self.event.wait_timeout(MOMENT);
-            self.event.clear();
-            assert_eq!(self.cell.get_or_init(|| 7)?, 7, "a cell has another value");
+            STEPS.iter().try_for_each(|step| step(&self, round))?;
             // Once it is broken it stays so.
             meets = meets && self.barrier.wait_timeout(PATIENCE).is_ok();
         }
+        Ok(())
+    }
+
+    /// As [`work`](Self::work), with a chunk of an array that is [`BEGUN`] before, and [`FILLED`] afterwards.
+    pub(crate) fn work_and_fill(self, mut chunk: ArrayChunk<u64>) -> Result<()> {
+        chunk.take()?.fill(BEGUN);
+        self.work()?;
+        chunk.take()?.fill(FILLED);
         Ok(())
     }
 
@@ -75,14 +98,30 @@ impl Locks {
         self.event.wait();
         self.barrier.reset();
         assert_eq!(self.barrier.waiting(), 0, "parties wait that are no more");
-        assert_eq!(self.cell.get_or_init(|| 7)?, 7, "a cell has another value");
-        Ok(())
+        self.make()
     }
 
     fn count(&self) -> Result<()> {
+        self.begun[0].fetch_add(1, SeqCst);
         let mut pair = self.guard(self.mutex.lock())?;
         assert_eq!(pair[0], pair[1], "a mutex guards half a change");
         *pair = [pair[0] + 1; 2];
+        assert!(pair[0] <= self.begun[0].load(SeqCst), "more was counted than was begun");
+        Ok(())
+    }
+
+    fn signal(&self) {
+        self.event.set();
+        self.event.wait_timeout(MOMENT);
+        self.event.clear();
+    }
+
+    fn make(&self) -> Result<()> {
+        assert_eq!(self.cell.get_or_init(|| 7)?, 7, "a cell has another value");
+        self.once.call_once(|| {
+            self.begun[1].fetch_add(1, SeqCst);
+        })?;
+        assert!(self.once.is_completed() && self.begun[1].load(SeqCst) > 0, "it is done, and was not begun");
         Ok(())
     }
 

@@ -39,6 +39,22 @@ mod pool {
     }
 }
 
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../../../multiproc/src/sync"]
+mod sync {
+    mod barrier;
+    mod event;
+    #[path = "../../../tools/models/src/locks.rs"]
+    mod models;
+    mod once;
+    mod permits;
+    #[path = "../../../tools/models/src/poison.rs"]
+    mod poison;
+    mod rw_lock;
+    mod shared;
+    mod slots;
+}
+
 mod error;
 mod sys;
 

@@ -11,7 +11,7 @@ use crate::pool::worker_rings::claim_word;
 use crate::pool::worker_rings::progress::{self, Scope};
 use crate::pool::worker_rings::wakeups::{PoolWakeups, Waiting};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
-use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
 
 model!(an_item_runs_once_or_is_revoked, items, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
@@ -26,7 +26,8 @@ fn items() {
             let (word, bytes) = &*shared;
             let mut cursor = Position::START;
             let mut begin = || {
-                claim_word::try_claim(word).then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap())
+                let is_any = claim_word::try_claim(word, 1) == 1;
+                is_any.then(|| RING.take(bytes, &mut cursor, |_, item| item[0]).unwrap())
             };
             [begin(), begin()]
         })
@@ -48,6 +49,45 @@ fn items() {
     let left = claim_word::pending(word) as usize;
     assert!([1, 2].starts_with(&ran) && taken_back == 0 || [1, 3].starts_with(&ran) && taken_back == 1);
     assert_eq!(ran.len() + left, 2);
+}
+
+model!(an_item_of_a_run_is_begun_or_revoked, runs, 2, detects [NoFence, ReleaseToRelaxed, AcquireToRelaxed]);
+
+/// A worker claims a run of two items, and what it can of a third, while the pool revokes what it can of them.
+/// No item is both begun and revoked, and none is neither. (Loom has no `membarrier`: a full fence on both
+/// sides stands for it.)
+fn runs() {
+    let shared = Arc::new(([0, 0].map(AtomicU64::new), AtomicU32::new(0)));
+    let known = |submitted| claim_word::Known { finished: 0, submitted };
+    assert!(claim_word::submit(&shared.0[0], known(0), 3));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let ([claims, finished], requests) = &*shared;
+            let mut position = Position::START;
+            for most in [2, 1] {
+                let seen = requests.load(Relaxed);
+                let claimed = claim_word::try_claim(claims, if seen == 1 { 1 } else { most });
+                for count in 1..=claimed {
+                    position = position.after(0);
+                    progress::finish(finished, position);
+                    if count == claimed || !claim_word::goes_on(requests, seen) {
+                        break;
+                    }
+                }
+                claim_word::give_back(claims, position.frames);
+            }
+            position.frames
+        })
+    };
+    let ([claims, finished], requests) = &*shared;
+    requests.store(1, Relaxed);
+    fence(SeqCst);
+    let completed = || Position::load(finished).frames;
+    let revoked = claim_word::revoke_run(claims, known(3), 3, completed).unwrap();
+    let begun = worker.join().unwrap();
+    assert_eq!(begun + revoked + claim_word::pending(claims), 3);
+    assert!(begun > 0 || revoked == 3);
 }
 
 model!(each_finished_item_has_one_result, all_finish, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
@@ -75,7 +115,7 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
             let ([claims, finished, published], bytes) = &*shared;
             killed_at.into_iter().for_each(die_at);
             let mut position = Position::START;
-            while !is_dead() && claim_word::try_claim(claims) {
+            while !is_dead() && claim_word::try_claim(claims, 1) == 1 {
                 let result = 1 + position.frames.to_le_bytes()[0];
                 assert!(RING.put(bytes, &mut position, 0, 1, &[&[result]]));
                 progress::finish(finished, position);

@@ -87,11 +87,19 @@ pub(crate) mod atomic {
     use super::Mutation;
 
     fn store_order(order: Ordering) -> Ordering {
-        if order == Release && Mutation::ReleaseToRelaxed.is_active() { Relaxed } else { order }
+        match order {
+            Release if Mutation::ReleaseToRelaxed.is_active() => Relaxed,
+            AcqRel if Mutation::ReleaseToRelaxed.is_active() => Acquire,
+            order => order,
+        }
     }
 
     fn load_order(order: Ordering) -> Ordering {
-        if order == Acquire && Mutation::AcquireToRelaxed.is_active() { Relaxed } else { order }
+        match order {
+            Acquire if Mutation::AcquireToRelaxed.is_active() => Relaxed,
+            AcqRel if Mutation::AcquireToRelaxed.is_active() => Release,
+            order => order,
+        }
     }
 
     /// Under [`Mutation::NoFence`], only the memory orders of the operations around it remain.
@@ -99,6 +107,11 @@ pub(crate) mod atomic {
         if !Mutation::NoFence.is_active() {
             loom::sync::atomic::fence(order);
         }
+    }
+
+    /// Loom has no asymmetric barrier: both of its sides are full fences here.
+    pub(crate) fn light_fence() {
+        fence(SeqCst);
     }
 
     macro_rules! atomic {
@@ -123,6 +136,10 @@ pub(crate) mod atomic {
                     self.0.store(value, store_order(order));
                 }
 
+                pub(crate) fn fetch_and(&self, value: $number, order: Ordering) -> $number {
+                    self.0.fetch_and(value, store_order(order))
+                }
+
                 pub(crate) fn fetch_or(&self, value: $number, order: Ordering) -> $number {
                     self.0.fetch_or(value, order)
                 }
@@ -131,7 +148,7 @@ pub(crate) mod atomic {
                     if super::failpoint::is_dead() {
                         return value;
                     }
-                    self.0.fetch_add(value, order)
+                    self.0.fetch_add(value, store_order(order))
                 }
 
                 pub(crate) fn fetch_update(
@@ -169,6 +186,7 @@ pub(crate) mod atomic {
 
 /// The kernel's guarantee: comparing the word and going to sleep are one atomic step with regard to wake-ups.
 pub(crate) mod futex {
+    use std::ptr;
     use std::time::Duration;
 
     use loom::sync::{Condvar, Mutex};
@@ -176,45 +194,63 @@ pub(crate) mod futex {
     use super::Mutation;
     use super::atomic::{AtomicU32, AtomicU64, SeqCst};
 
+    /// Which words threads wait for, in the order in which they fell asleep.
+    #[derive(Default)]
+    struct Sleepers {
+        last: u32,
+        queue: Vec<(u32, usize)>,
+    }
+
     loom::lazy_static! {
-        static ref SLEEPERS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+        static ref SLEEPERS: (Mutex<Sleepers>, Condvar) = (Mutex::new(Sleepers::default()), Condvar::new());
     }
 
     pub(crate) fn wait(word: &AtomicU32, expected: u32, _time: Option<Duration>) {
-        wait_while(|| word.load(SeqCst) == expected);
+        wait_while(ptr::from_ref(word).addr(), || word.load(SeqCst) == expected);
     }
 
     /// The kernel compares the low half alone.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn wait_low_half(word: &AtomicU64, expected: u64, _time: Option<Duration>) {
-        wait_while(|| word.load(SeqCst) as u32 == expected as u32);
+        wait_while(ptr::from_ref(word).addr(), || word.load(SeqCst) as u32 == expected as u32);
     }
 
-    pub(crate) fn wake_all(_word: &AtomicU32) -> usize {
-        wake()
+    pub(crate) fn wake_all(word: &AtomicU32) -> usize {
+        wake(ptr::from_ref(word).addr(), usize::MAX)
     }
 
-    /// Wakes more threads than the kernel would; each of them re-checks its condition.
-    pub(crate) fn wake_one_at_low_half(_word: &AtomicU64) {
-        wake();
+    pub(crate) fn wake_one_at_low_half(word: &AtomicU64) {
+        wake(ptr::from_ref(word).addr(), 1);
     }
 
-    fn wait_while(is_as_expected: impl Fn() -> bool) {
+    fn wait_while(word: usize, is_as_expected: impl Fn() -> bool) {
         let mut sleepers = SLEEPERS.0.lock().unwrap();
         if is_as_expected() {
-            *sleepers += 1;
-            drop(SLEEPERS.1.wait(sleepers).unwrap());
+            sleepers.last += 1;
+            let own = (sleepers.last, word);
+            sleepers.queue.push(own);
+            while sleepers.queue.contains(&own) {
+                sleepers = SLEEPERS.1.wait(sleepers).unwrap();
+            }
         }
+        drop(sleepers);
+        super::poll::slept();
     }
 
-    fn wake() -> usize {
+    fn wake(word: usize, most: usize) -> usize {
         let mut sleepers = SLEEPERS.0.lock().unwrap();
-        let woken = *sleepers;
+        let asleep = |(_, its_word): &(u32, usize)| *its_word == word;
+        let woken = sleepers.queue.iter().copied().filter(asleep).take(most).collect::<Vec<_>>();
         if !Mutation::NoWake.is_active() && !super::failpoint::is_dead() {
-            *sleepers = 0;
+            sleepers.queue.retain(|sleeper| !woken.contains(sleeper));
             SLEEPERS.1.notify_all();
         }
-        woken
+        woken.len()
+    }
+
+    /// How many threads sleep.
+    pub(crate) fn sleepers() -> usize {
+        SLEEPERS.0.lock().unwrap().queue.len()
     }
 
     pub(crate) fn pause() {
@@ -232,7 +268,7 @@ pub(crate) mod thread_id {
         0
     }
 
-    #[derive(Clone, Copy, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct ThreadId(u64);
 
     loom::lazy_static! {
@@ -246,6 +282,15 @@ pub(crate) mod thread_id {
     impl ThreadId {
         pub(crate) fn current() -> Self {
             CURRENT.with(|&number| Self(number.into()))
+        }
+
+        /// Each thread is a process.
+        pub(crate) fn current_and_process() -> (Self, Self) {
+            (Self::current(), Self::current())
+        }
+
+        pub(crate) fn number(self) -> u32 {
+            u32::try_from(self.0).unwrap()
         }
 
         pub(crate) fn from_bits(bits: u64) -> Self {
@@ -263,7 +308,35 @@ pub(crate) mod thread_id {
     }
 }
 
+pub(crate) mod checks {
+    use std::time::Duration;
+
+    use super::poll::Deadline;
+
+    /// No check is due in a model, so a wake-up that is lost is a deadlock.
+    pub(crate) struct Checks;
+
+    #[allow(clippy::unused_self)] // as the library has it
+    impl Checks {
+        pub(crate) fn begin() -> Self {
+            Self
+        }
+
+        pub(crate) fn are_due(&self) -> bool {
+            false
+        }
+
+        pub(crate) fn done(&mut self) {}
+
+        pub(crate) fn time(&self, _deadline: Deadline) -> Duration {
+            Duration::MAX
+        }
+    }
+}
+
 pub(crate) mod cpus {
+    pub(crate) const YIELD_AFTER: std::time::Duration = std::time::Duration::ZERO;
+
     /// A model does not spin: loom already lets each load return every value that it may return.
     pub(crate) fn is_smp() -> bool {
         false
@@ -332,16 +405,28 @@ pub(crate) mod eventfd {
 }
 
 pub(crate) mod poll {
+    use std::cell::Cell;
     use std::time::Duration;
 
     use super::EventFd;
     use crate::error::Result;
+
+    loom::thread_local! {
+        static HAS_SLEPT: Cell<bool> = Cell::new(false);
+    }
+
+    /// This thread has slept on a futex.
+    pub(super) fn slept() {
+        HAS_SLEPT.with(|slept| slept.set(true));
+    }
 
     /// No time passes in a model.
     #[derive(Clone, Copy)]
     pub(crate) enum Deadline {
         Never,
         Over,
+        /// Over as soon as this thread has slept.
+        AfterSleep,
     }
 
     impl Deadline {
@@ -366,7 +451,11 @@ pub(crate) mod poll {
         }
 
         pub(crate) fn is_over(self) -> bool {
-            matches!(self, Self::Over)
+            match self {
+                Self::Never => false,
+                Self::Over => true,
+                Self::AfterSleep => HAS_SLEPT.with(Cell::get),
+            }
         }
     }
 
@@ -405,38 +494,9 @@ pub(crate) mod socket {
     pub(crate) fn discard(_socket: &EventFd) {}
 }
 
-pub(crate) mod mapping {
-    use loom::sync::Arc;
-
-    use super::atomic::{AtomicU32, AtomicU64};
-
-    /// The words of two [areas](crate::channel::endpoint::AREAS) and no others: each adds to the states that
-    /// loom explores.
-    #[derive(Clone, Debug)]
-    pub(crate) struct SharedMapping(Arc<(Vec<AtomicU32>, Vec<AtomicU64>)>);
-
-    const AREA: usize = crate::channel::endpoint::AREAS / 2;
-    const WORDS32: [usize; 4] = [64, 68, 72, 136];
-    const WORDS64: [usize; 4] = [0, 48, 56, 128];
-
-    impl SharedMapping {
-        pub(crate) fn new() -> Self {
-            let zeros = 0..2 * WORDS32.len();
-            let words = zeros.clone().map(|_| AtomicU32::new(0)).collect();
-            Self(Arc::new((words, zeros.map(|_| AtomicU64::new(0)).collect())))
-        }
-
-        pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
-            &self.0.0[index(offset, &WORDS32)]
-        }
-
-        pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
-            &self.0.1[index(offset, &WORDS64)]
-        }
-    }
-
-    fn index(offset: usize, words: &[usize]) -> usize {
-        let within = words.iter().position(|&word| word == offset % AREA);
-        offset / AREA * words.len() + within.expect("a word that this model does not have")
-    }
+pub(crate) mod shared_words {
+    /// No model has any.
+    pub(crate) trait SharedAtomic {}
 }
+
+pub(crate) mod mapping;

@@ -11,6 +11,7 @@ use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::failpoint::{Failpoint, die_at};
+use crate::sys::futex;
 use crate::sys::mapping::SharedMapping;
 use crate::sys::mutex::Mutex;
 use crate::sys::poll::Deadline;
@@ -184,4 +185,27 @@ fn exclusion() {
         other.join().unwrap();
     }
     assert_eq!(shared.1.get(), 3);
+}
+
+model!(a_waiter_that_gives_up_passes_its_wake_up_on, gives_up, 1, detects[NoWake]);
+
+/// Two threads sleep on a mutex, which is released and taken again at once. The thread that the release wakes
+/// may give up then; the other one is for the next release to wake.
+fn gives_up() {
+    let shared = Arc::new(SharedMapping::new());
+    let guard = Mutex::at(&shared, 0, 0).try_lock();
+    let waiters = [Deadline::AfterSleep, Deadline::Never].map(|deadline| {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || drop(Mutex::at(&shared, 0, 0).lock_noting(deadline, |_| {}).unwrap()))
+    });
+    while futex::sleepers() < waiters.len() {
+        thread::yield_now();
+    }
+    drop(guard);
+    let again = Mutex::at(&shared, 0, 0).try_lock();
+    thread::yield_now();
+    drop(again);
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
 }

@@ -28,3 +28,15 @@ impl<'de> Deserialize<'de> for SharedFd {
         unreachable!("a model serializes no descriptor")
     }
 }
+
+impl Serialize for SharedMemory {
+    fn serialize<S: Serializer>(&self, _serializer: S) -> Result<S::Ok, S::Error> {
+        unreachable!("a model serializes no memory")
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedMemory {
+    fn deserialize<D: Deserializer<'de>>(_deserializer: D) -> Result<Self, D::Error> {
+        unreachable!("a model serializes no memory")
+    }
+}

@@ -8,7 +8,7 @@
 mod tests;
 
 use bytemuck::checked::{CheckedCastError, try_pod_read_unaligned};
-use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec, try_cast_slice};
+use bytemuck::{bytes_of, cast_slice, pod_collect_to_vec, pod_read_unaligned, try_cast_slice};
 use castaway::{LifetimeFree, cast};
 
 use crate::codec::Error;
@@ -44,6 +44,26 @@ pub(crate) fn as_bytes<T>(value: &T) -> Option<&[u8]> {
 #[inline]
 pub(crate) fn from_bytes<T>(bytes: &[u8]) -> Option<Result<T, Error>> {
     find_type!(make_as::<T>(bytes))
+}
+
+/// Appends a value for each `span` bytes, which begins at byte `offset` of them. Does nothing, and returns
+/// `None`, unless the type is a number, of which every bit pattern is valid.
+#[inline]
+pub(crate) fn append_numbers<T>(values: &mut Vec<T>, bytes: &[u8], span: usize, offset: usize) -> Option<()> {
+    macro_rules! append {
+        ($($number:ty)*) => {$(
+            if const { size_of::<T>() == size_of::<$number>() }
+                && let Ok(values) = cast!(&mut *values, &mut Vec<$number>)
+            {
+                let number = |bytes: &[u8]| -> $number { pod_read_unaligned(bytes) };
+                let length = size_of::<$number>();
+                values.extend(bytes.chunks_exact(span).map(|piece| number(&piece[offset..offset + length])));
+                return Some(());
+            }
+        )*};
+    }
+    append!(u8 u16 u32 u64 u128 usize i8 i16 i32 i64 i128 isize f32 f64);
+    None
 }
 
 /// Whether [`as_bytes`] and [`from_bytes`] know the type.

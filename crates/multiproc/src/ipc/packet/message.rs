@@ -1,5 +1,6 @@
 //! A message to send: its bytes, inline or spilled to a memfd, and its descriptors.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{MAX_INLINE, WORTH_MAPPING};
@@ -96,6 +97,19 @@ impl Message {
             self.payload = Payload::Memfd(SpilledMemory::now(bytes)?);
         }
         Ok(())
+    }
+
+    /// The bytes and the descriptors, as a receiver in this process would have them.
+    pub(crate) fn into_parts(self) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let bytes = match self.payload {
+            Payload::Inline(bytes) => bytes,
+            Payload::Memfd(SpilledMemory { memory, length, .. }) => {
+                memfd::read(&memory.into_descriptor()?, usize::try_from(length).unwrap_or(usize::MAX), &[])?
+            }
+        };
+        let descriptors =
+            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
+        Ok((bytes, descriptors))
     }
 
     /// Recycles the memory of a message that was received and whose receiver has finished reading it.

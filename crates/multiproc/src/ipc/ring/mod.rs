@@ -318,7 +318,7 @@ impl Position {
 
     /// The position behind a frame of `length` bytes that begins here.
     #[inline]
-    fn after(self, length: u32) -> Self {
+    pub(crate) fn after(self, length: u32) -> Self {
         Self { frames: self.frames.wrapping_add(1), bytes: self.bytes.wrapping_add(frame_size(length)) }
     }
 

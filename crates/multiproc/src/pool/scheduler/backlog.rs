@@ -106,7 +106,7 @@ mod tests {
 
     fn calls(count: usize) -> Vec<Arc<Call>> {
         let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
-        (0..count).map(|_| Call::new(task, Options::default())).collect()
+        (0..count).map(|_| Call::new(task, Options::default(), false)).collect()
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub(crate) struct Policy {
     pub(crate) memory_limit: Option<u64>,
     /// Limit from a worker's start until its initializer has returned.
     pub(crate) initializer_timeout: Duration,
-    /// What each worker runs first. It may hold ends of queues, so it is dropped with the pool.
-    pub(crate) initializer: Option<Initializer>,
+    /// What each worker runs first. They may hold ends of queues, so they are dropped with the pool.
+    pub(crate) initializers: Vec<Initializer>,
 }
 
 enum Phase {

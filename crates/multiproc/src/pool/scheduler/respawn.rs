@@ -121,9 +121,9 @@ impl Scheduler {
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
-        let Policy { initializer, initializer_timeout, memory_limit, shutdown_timeout, .. } =
+        let Policy { initializers, initializer_timeout, memory_limit, shutdown_timeout, .. } =
             self.policy.clone();
-        WorkerConfig { index, initializer, initializer_timeout, memory_limit, shutdown_timeout }
+        WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout }
     }
 
     pub(crate) fn add(&mut self, worker: WorkerHandle) {
@@ -210,7 +210,7 @@ impl Scheduler {
         let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_past(kill));
         let is_over = may_end && self.workers.is_empty() && (!self.starts.is_spawning() || is_time);
         if is_over {
-            self.policy.initializer = None;
+            self.policy.initializers.clear();
             self.phase = Phase::Ended;
         }
         !is_over
@@ -306,7 +306,7 @@ impl Scheduler {
         }
         if failed_startup {
             self.starts.failures += 1;
-            let has_conditions = self.policy.initializer.is_some() || self.policy.memory_limit.is_some();
+            let has_conditions = !self.policy.initializers.is_empty() || self.policy.memory_limit.is_some();
             let cannot_live =
                 initializer_failed && has_conditions || error.is_start() && !self.starts.had_success;
             if cannot_live || self.starts.failures >= MAX_STARTUP_FAILURES {

@@ -69,7 +69,7 @@ pub(crate) struct WorkerHandle {
 pub(crate) struct WorkerConfig {
     /// The lowest free index among the pool's workers.
     pub(crate) index: usize,
-    pub(crate) initializer: Option<Initializer>,
+    pub(crate) initializers: Vec<Initializer>,
     pub(crate) initializer_timeout: Duration,
     /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
@@ -97,7 +97,8 @@ impl WorkerHandle {
         options: SpawnOptions,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializer, initializer_timeout, memory_limit, shutdown_timeout } = config;
+        let WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout } =
+            config;
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let context = WorkerContext {
@@ -108,8 +109,8 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
-        let has_initializer = initializer.is_some();
-        let spawned = options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializer))?;
+        let has_initializer = !initializers.is_empty();
+        let spawned = options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializers))?;
         spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
         let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| has_initializer);
@@ -199,14 +200,14 @@ impl WorkerHandle {
     /// Moves up to `most` items of a chunk to the worker.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
-        if self.header != Some(chunk.call.header) {
-            let mut header = Vec::new();
-            let _ = wire::encode_internal(&chunk.call.header, &mut header, "a header"); // of numbers
-            if !self.rings.write_header(TASK_HEADER, &header) {
+        let header = chunk.header();
+        if self.header != Some(header) {
+            let mut bytes = Vec::new();
+            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.full = true;
                 return Dispatched::Full;
             }
-            self.header = Some(chunk.call.header);
         }
         let outcome = match &mut chunk.body {
             Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
@@ -215,7 +216,9 @@ impl WorkerHandle {
                 self.dispatch_message(sent, chunk, start)
             }
         };
-        if !matches!(outcome, Dispatched::Accepted) {
+        if matches!(outcome, Dispatched::Accepted) {
+            self.header = Some(chunk.header()); // that of an item that follows without a gap
+        } else {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
             self.header = None;
         }
@@ -298,13 +301,19 @@ impl WorkerHandle {
         chunks
     }
 
-    /// The number of unclaimed items. A single one will be claimed soon; the shared word is then read only if
-    /// it `is_late`.
+    /// The number of items that it has not begun. A single one will be claimed soon; the shared word is then
+    /// read only if it `is_late`. Likewise the rest of a run of claimed items counts only if it is late, or
+    /// nothing else is left.
     pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
         if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
             return 0;
         }
-        let pending = self.rings.pending().unwrap_or_else(|error| {
+        let unclaimed = if is_late { Ok(0) } else { self.rings.unclaimed() };
+        let pending = match unclaimed {
+            Ok(0) => self.rings.pending(),
+            unclaimed => unclaimed,
+        };
+        let pending = pending.unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });

@@ -3,8 +3,14 @@
 //! One word holds the number of submitted and of claimed items; both wrap around. Pool and worker change it
 //! by compare-and-exchange, so an item is never both claimed and revoked, and at every instruction it is
 //! clear which.
+//!
+//! A worker may claim several items at once, a *run*. It begins the first of them with the claim, and each
+//! further one by a store and a load: *completed* says that the item before it is done, and *requests* that
+//! the pool wants nothing ([`goes_on`]). The pool revokes the rest of a run in the opposite order: it stores
+//! a request, executes a barrier for both, and loads *completed*. So either the worker sees the request, or
+//! the pool sees how far the worker is.
 
-use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release};
+use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Ordering, Relaxed, Release, light_fence};
 
 /// The pool's own counts, with which the word must agree.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +34,39 @@ impl Known {
 /// between two of them.
 const TRIES: u32 = 10_000;
 
-/// The worker claims the next item; returns whether there is one.
+/// The worker claims up to `most` of the next items, and begins the first of them; returns how many.
 #[inline]
-pub(crate) fn try_claim(word: &AtomicU64) -> bool {
-    // Acquires the item that `submit` has released.
-    word.fetch_update(Acquire, Relaxed, |word| {
+pub(crate) fn try_claim(word: &AtomicU64, most: u32) -> u32 {
+    let mut count = 0;
+    // Acquires the items that `submit` has released. Releases *completed*, for `revoke`.
+    let claim = word.fetch_update(AcqRel, Relaxed, |word| {
         let (claimed, submitted) = split_u64(word);
-        (claimed != submitted).then(|| join_u64(claimed.wrapping_add(1), submitted))
-    })
-    .is_ok()
+        count = submitted.wrapping_sub(claimed).min(most);
+        (count > 0).then(|| join_u64(claimed.wrapping_add(count), submitted))
+    });
+    claim.map_or(0, |_| count)
 }
+
+/// Whether the worker may begin the next item of a run. The item before it must be completed. `requests` is
+/// the pool's word, and `seen` its value before the run was claimed.
+#[inline]
+pub(crate) fn goes_on(requests: &AtomicU32, seen: u32) -> bool {
+    light_fence();
+    requests.load(Relaxed) == seen
+}
+
+/// The worker gives back what it has claimed beyond the first `begun` items, and has not begun.
+#[cold]
+pub(crate) fn give_back(word: &AtomicU64, begun: u32) {
+    let _ = word.fetch_update(AcqRel, Relaxed, |word| {
+        let (claimed, submitted) = split_u64(word);
+        let is_ahead = matches!(claimed.wrapping_sub(begun), 1..=MAX_RUN);
+        is_ahead.then(|| join_u64(begun, submitted))
+    });
+}
+
+/// The most items of a run.
+pub(crate) const MAX_RUN: u32 = 1 << 16;
 
 /// The pool submits `count` more items, which have been written. Returns false, and submits nothing, if the
 /// worker has overwritten the word.
@@ -50,20 +79,50 @@ pub(crate) fn submit(word: &AtomicU64, known: Known, count: u32) -> bool {
 /// The pool revokes up to `most` unclaimed items, the last ones first; returns how many. Returns `None`, and
 /// revokes nothing, if the worker has overwritten the word.
 pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
-    let count = |claimed| known.submitted.wrapping_sub(claimed).min(most);
-    let claimed = exchange(word, known, AcqRel, |claimed| {
-        join_u64(claimed, known.submitted.wrapping_sub(count(claimed)))
-    });
-    claimed.map(count)
+    revoke_beyond(word, known, most, |claimed| claimed)
 }
 
-/// Changes the word; returns the number of claimed items.
+/// As [`revoke`], but also revokes claimed items. The worker must have been requested to leave its run, with a
+/// barrier for both since then. `completed` loads how many items the worker has completed.
+pub(crate) fn revoke_run(
+    word: &AtomicU64,
+    known: Known,
+    most: u32,
+    completed: impl Fn() -> u32,
+) -> Option<u32> {
+    revoke_beyond(word, known, most, |claimed| begun(claimed, known.finished, completed()))
+}
+
+/// The number of items that the worker may have begun, of those that it has claimed: it claims a further one
+/// only when it has completed all before.
+pub(crate) fn begun(claimed: u32, finished: u32, completed: u32) -> u32 {
+    let is_ahead = claimed.wrapping_sub(finished) > completed.wrapping_sub(finished);
+    if is_ahead { completed.wrapping_add(1) } else { claimed }
+}
+
+fn revoke_beyond(word: &AtomicU64, known: Known, most: u32, begun: impl Fn(u32) -> u32) -> Option<u32> {
+    let mut count = 0;
+    exchange(word, known, AcqRel, |claimed| {
+        count = known.submitted.wrapping_sub(begun(claimed)).min(most);
+        let submitted = known.submitted.wrapping_sub(count);
+        let left = claimed.wrapping_sub(known.finished).min(submitted.wrapping_sub(known.finished));
+        join_u64(known.finished.wrapping_add(left), submitted)
+    })?;
+    Some(count)
+}
+
+/// Changes the word; returns the number of claimed items before.
 #[inline]
-fn exchange(word: &AtomicU64, known: Known, order: Ordering, change: impl Fn(u32) -> u64) -> Option<u32> {
-    let mut now = word.load(Relaxed);
+fn exchange(
+    word: &AtomicU64,
+    known: Known,
+    order: Ordering,
+    mut change: impl FnMut(u32) -> u64,
+) -> Option<u32> {
+    let mut now = word.load(Acquire);
     for _ in 0..TRIES {
         let claimed = known.claimed(now)?;
-        match word.compare_exchange(now, change(claimed), order, Relaxed) {
+        match word.compare_exchange(now, change(claimed), order, Acquire) {
             Ok(_) => return Some(claimed),
             Err(other) => now = other,
         }

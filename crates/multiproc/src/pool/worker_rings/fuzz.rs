@@ -15,17 +15,8 @@ use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
 /// The words that the other side reads, but for the claim word.
-const WORDS: [usize; 9] = [
-    COMPLETED,
-    VISIBLE,
-    BUSY,
-    CLOCK_INTERVAL,
-    OUT_OF_LINE_COUNT,
-    TAKEN,
-    FLUSH_REQUESTED,
-    ITEMS_EVENT,
-    ROOM_EVENT,
-];
+const WORDS: [usize; 9] =
+    [COMPLETED, VISIBLE, BUSY, CLOCK_INTERVAL, OUT_OF_LINE_COUNT, TAKEN, REQUESTS, ITEMS_EVENT, ROOM_EVENT];
 
 fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
     for (index, word) in words {

@@ -4,16 +4,17 @@
 //! Three words make the state of a dead worker exact. One store or one exchange changes each of them, so each
 //! is valid at every instruction:
 //!
-//! - *claims* holds the number of submitted and of claimed items. The worker claims an item and the pool
-//!   revokes items by compare-and-exchange on this word, so no item is both. A claimed item never runs again;
-//!   any other item may go to another worker.
+//! - *claims* holds the number of submitted and of claimed items. The worker claims items and the pool revokes
+//!   items by compare-and-exchange on this word, so no item is both. Of several claimed items ([a
+//!   run](claim_word)) the worker begins one when it has completed the one before. An item that it has begun
+//!   never runs again; any other item may go to another worker.
 //! - *completed* is the end of the worker's results. It moves with each item, and the pool does not read it
 //!   in normal operation.
 //! - *visible* is the part that the pool polls. It moves once in a while, since each poll costs a transfer of
 //!   its cache line between the CPUs.
 //!
-//! When a worker has died, its results up to *completed* are valid, the one item claimed and not completed
-//! has failed, and all others can run elsewhere.
+//! When a worker has died, its results up to *completed* are valid, the next item has failed if it is
+//! claimed, and all others can run elsewhere.
 
 // See `ring`.
 #![allow(clippy::inline_always)]
@@ -79,8 +80,9 @@ const RUNNING: usize = 288;
 /// The end of the results that the pool has taken, in bytes.
 const TAKEN: usize = 384;
 const CLOSED: usize = 388;
-/// The pool has taken invisible results: the worker is to read the clock.
-const FLUSH_REQUESTED: usize = 392;
+/// What the pool requests of the worker. Any change: leave the run of claimed items, and read the clock, so
+/// that results become visible. While it is odd: claim items singly.
+const REQUESTS: usize = 392;
 /// Event counts: for items or the closing of the rings; and for room for results.
 const ITEMS_EVENT: usize = 396;
 const ROOM_EVENT: usize = 400;
@@ -98,6 +100,7 @@ impl WorkerRings {
             rings.0.word32(event).store(just_before_overflow(16), Relaxed);
         }
         rings.0.word32(OUT_OF_LINE_COUNT).store(just_before_overflow(4), Relaxed);
+        rings.requests().store(just_before_overflow(16), Relaxed);
         Ok(rings)
     }
 
@@ -112,6 +115,11 @@ impl WorkerRings {
 
     fn room_event(&self) -> EventCount<'_> {
         EventCount(self.0.word32(ROOM_EVENT))
+    }
+
+    #[inline]
+    fn requests(&self) -> &AtomicU32 {
+        self.0.word32(REQUESTS)
     }
 
     fn taken(&self) -> &AtomicU32 {

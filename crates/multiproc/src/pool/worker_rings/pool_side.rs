@@ -10,13 +10,14 @@ use crate::pool::worker_rings::claim_word::{self, Known};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::membarrier;
 use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::progress::{self, Scope};
 use super::{
-    BUSY, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
+    BUSY, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
+    PREFIX, READY, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
 };
 
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct PoolSide {
     /// The end of the results taken.
     head: Position,
     busy: u64,
+    /// What it has requested of the worker.
+    requests: u32,
     /// The number of out-of-line messages sent, and received.
     sent_count: u32,
     received_count: u32,
@@ -58,6 +61,7 @@ impl PoolSide {
             freed: Position::START.bytes,
             head: Position::START,
             busy: 0,
+            requests: just_before_overflow(16),
             sent_count: just_before_overflow(4),
             received_count: just_before_overflow(4),
             unflushed: None,
@@ -133,23 +137,60 @@ impl PoolSide {
         Ok(self.rings.items_event().notify_all())
     }
 
-    /// Revokes up to `most` unclaimed items, the last ones first; returns how many. [`PoolSide::copy_items`]
-    /// can read them until [`PoolSide::truncate`].
+    /// Revokes up to `most` items that the worker has not begun, the last ones first; returns how many.
+    /// [`PoolSide::copy_items`] can read them until [`PoolSide::truncate`].
     ///
     /// # Errors
     /// When the worker has overwritten the claim word.
-    pub(crate) fn revoke(&self, most: u32) -> Result<u32> {
-        let taken = claim_word::revoke(self.rings.claim_word(), self.known(), most);
+    pub(crate) fn revoke(&mut self, most: u32) -> Result<u32> {
+        let known = self.known();
+        let unclaimed = claim_word::revoke(self.rings.claim_word(), known, most).ok_or_else(overwritten)?;
+        let known = Known { submitted: known.submitted.wrapping_sub(unclaimed), ..known };
+        let of_run = if unclaimed < most { self.revoke_run(known, most - unclaimed) } else { Some(0) };
         failpoint::hit(Failpoint::ItemsRevoked);
-        taken.ok_or_else(overwritten)
+        of_run.map(|count| unclaimed + count).ok_or_else(overwritten)
     }
 
-    /// The number of unclaimed items.
+    /// Revokes items that the worker has claimed and not begun, if there are any.
+    fn revoke_run(&mut self, known: Known, most: u32) -> Option<u32> {
+        let claimed = claim_word::checked_claimed(self.rings.claim_word(), known)?;
+        if self.begun(claimed) == claimed {
+            return Some(0);
+        }
+        self.request(1);
+        failpoint::hit(Failpoint::RunStopped);
+        let completed = || Position::load(self.rings.0.word64(COMPLETED)).frames;
+        // If the kernel refuses the barrier, the worker keeps its run, which takes some microseconds for items
+        // like those before it.
+        let count = if membarrier::barrier() {
+            claim_word::revoke_run(self.rings.claim_word(), known, most, completed)
+        } else {
+            Some(0)
+        };
+        self.request(1);
+        count
+    }
+
+    /// The number of unclaimed items: some or all of those that the worker has not begun.
+    ///
+    /// # Errors
+    /// As for [`revoke`](PoolSide::revoke).
+    pub(crate) fn unclaimed(&self) -> Result<u32> {
+        self.claimed().map(|claimed| self.tail.frames.wrapping_sub(claimed))
+    }
+
+    /// The number of items that the worker has not begun.
     ///
     /// # Errors
     /// As for [`revoke`](PoolSide::revoke).
     pub(crate) fn pending(&self) -> Result<u32> {
-        self.claimed().map(|claimed| self.tail.frames.wrapping_sub(claimed))
+        self.claimed().map(|claimed| self.tail.frames.wrapping_sub(self.begun(claimed)))
+    }
+
+    /// The number of items that the worker may have begun.
+    fn begun(&self, claimed: u32) -> u32 {
+        let completed = Position::load(self.rings.0.word64(COMPLETED)).frames;
+        claim_word::begun(claimed, self.head.frames, completed)
     }
 
     fn claimed(&self) -> Result<u32> {
@@ -179,6 +220,7 @@ impl PoolSide {
     /// Repeats what the worker may have missed because it was overwritten, and wakes it reliably.
     pub(crate) fn notify_again(&self) {
         self.rings.taken().store(self.head.bytes, Release);
+        self.rings.requests().store(self.requests, Relaxed);
         if self.closed {
             self.rings.0.word32(CLOSED).store(1, Release);
         }
@@ -246,8 +288,13 @@ impl PoolSide {
     }
 
     /// Makes the worker read the clock after the running item.
-    pub(crate) fn request_flush(&self) {
-        self.rings.0.word32(FLUSH_REQUESTED).store(1, Relaxed);
+    pub(crate) fn request_flush(&mut self) {
+        self.request(2);
+    }
+
+    fn request(&mut self, change: u32) {
+        self.requests = self.requests.wrapping_add(change);
+        self.rings.requests().store(self.requests, Relaxed);
     }
 
     /// The running time of the claimed item, if it is timed and has begun.

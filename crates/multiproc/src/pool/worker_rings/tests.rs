@@ -140,14 +140,35 @@ fn every_item_is_either_run_or_revoked() {
 #[test]
 fn the_claim_word_wraps_around() {
     let word = AtomicU64::new(u64::MAX);
-    assert!(!claim_word::try_claim(&word));
+    assert_eq!(claim_word::try_claim(&word, 9), 0);
     let known = |submitted: u32| Known { finished: u32::MAX, submitted: submitted.wrapping_sub(1) };
     assert!(claim_word::submit(&word, known(0), 5));
-    assert!(claim_word::try_claim(&word) && claim_word::try_claim(&word));
+    assert_eq!(claim_word::try_claim(&word, 2), 2);
     assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
     assert_eq!(claim_word::pending(&word), 1);
-    assert!(claim_word::try_claim(&word) && !claim_word::try_claim(&word));
+    assert_eq!([claim_word::try_claim(&word, 2), claim_word::try_claim(&word, 2)], [1, 0]);
     assert_eq!(claim_word::revoke(&word, known(3), 9), Some(0));
+}
+
+/// Of a run of claimed items, the pool revokes all but those completed and the next, and the worker gives back
+/// what it has not begun.
+#[test]
+fn a_run_ends_where_either_side_wants() {
+    let start = 0_u32.wrapping_sub(3);
+    let word = AtomicU64::new(u64::from(start) << 32 | u64::from(start));
+    let known = |submitted| Known { finished: start, submitted: start.wrapping_add(submitted) };
+    assert!(claim_word::submit(&word, known(0), 9));
+    assert_eq!(claim_word::try_claim(&word, 6), 6);
+    let completed = |count: u32| move || start.wrapping_add(count);
+    assert_eq!(claim_word::revoke(&word, known(9), 9), Some(3), "not claimed");
+    assert_eq!(claim_word::revoke_run(&word, known(6), 1, completed(2)), Some(1), "no more than asked for");
+    assert_eq!(claim_word::revoke_run(&word, known(5), 9, completed(2)), Some(2), "two done, one may run");
+    assert_eq!(claim_word::revoke_run(&word, known(3), 9, completed(7)), Some(0), "an impossible number");
+    claim_word::give_back(&word, start.wrapping_add(2));
+    assert_eq!(claim_word::claimed(&word), start.wrapping_add(2));
+    claim_word::give_back(&word, start.wrapping_add(3));
+    assert_eq!(claim_word::claimed(&word), start.wrapping_add(2), "nothing beyond that is claimed");
+    assert_eq!(claim_word::try_claim(&word, 6), 1);
 }
 
 /// More claimed than submitted, fewer claimed than completed, or another number of submitted items.

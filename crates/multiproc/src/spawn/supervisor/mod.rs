@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
 
-pub(crate) use self::child::Child;
+pub(crate) use self::child::{Child, OnChange};
 use self::child::{NewChild, SpawnPhase};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire::SharedFd;

@@ -1,6 +1,7 @@
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::sys::atomic::SeqCst;

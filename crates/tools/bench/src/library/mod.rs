@@ -1,5 +1,6 @@
 //! The library, through its public face.
 
+mod fill;
 mod growth;
 mod idle;
 mod locks;
@@ -7,6 +8,7 @@ mod pipe;
 mod pool;
 mod queue;
 mod real;
+mod server;
 mod start;
 
 use std::env;
@@ -51,6 +53,12 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::SEMAPHORE, locks::semaphore),
         entry(OURS, &case::EVENT, locks::event),
         entry(OURS, &case::ATOMIC_X4, locks::atomic_by_four),
+        entry(OURS, &case::SERVER_CALL, server::hot),
+        entry("multiproc, a pool's `apply`", &case::SERVER_CALL, pool::apply_hot),
+        entry(OURS, &case::SERVER_CALL_SLEEP, server::from_sleep),
+        entry("multiproc, a pool's `apply`", &case::SERVER_CALL_SLEEP, pool::apply_from_sleep),
+        entry(OURS, &case::FILL, fill::chunks),
+        entry("threads", &case::FILL, fill::threads),
         entry(OURS, &case::GROWTH_MAP, growth::map),
         entry(OURS, &case::GROWTH_IMAP, growth::imap),
         entry(OURS, &case::GROWTH_WORKERS, growth::workers),

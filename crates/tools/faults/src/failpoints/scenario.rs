@@ -4,6 +4,7 @@ mod channels;
 mod locks;
 mod pools;
 mod processes;
+mod servers;
 
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
     Scenario { name: "locks", run: locks::all },
+    Scenario { name: "server", run: servers::plain },
+    Scenario { name: "restarted server", run: servers::restarted },
+    Scenario { name: "server of a child", run: servers::nested },
 ];
 
 /// The failures that a scenario accepts.

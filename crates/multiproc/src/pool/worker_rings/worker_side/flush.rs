@@ -27,7 +27,7 @@ pub(super) struct Clock {
 /// The least and the most time of an interval, and its most items.
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
-const MAX_INTERVAL_LEN: u32 = 256;
+const MAX_INTERVAL_LEN: u32 = 2048;
 /// The lengths of intervals in which output is flushed after each item. (The end of an interval of one item
 /// flushes anyway.) Items of longer ones are so small (150 ns) that the flush would take over a twentieth of
 /// their time, so it happens once per interval. An item with output is not that small: its system call alone
@@ -132,7 +132,7 @@ impl WorkerSide {
         clock.left = clock.interval;
         let is_time = clock.read_at - clock.published_at >= PUBLISH_AFTER;
         self.rings.0.word32(CLOCK_INTERVAL).store(clock.interval, Relaxed);
-        self.flush_requested().store(0, Relaxed);
+        self.seen_requests = self.rings.requests().load(Relaxed);
         if before == 1 || self.clock.interval == 1 || is_time {
             // Always before the interval grows: the pool then knows that results may be invisible.
             self.publish();

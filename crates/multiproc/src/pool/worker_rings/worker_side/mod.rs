@@ -11,15 +11,17 @@ use std::time::{Duration, Instant};
 use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
+use crate::ipc::frame::as_u32;
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::Position;
 use crate::ipc::wire;
 use crate::pool::worker_rings::claim_word;
-use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
+use crate::sys::membarrier;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
@@ -27,8 +29,8 @@ use crate::sys::process::{exit_immediately, own_pid};
 use self::flush::Clock;
 use super::progress;
 use super::{
-    CLOSED, COMPLETED, COMPLETIONS, ERROR, FLUSH_REQUESTED, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
+    CLOSED, COMPLETED, COMPLETIONS, ERROR, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY,
+    RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
 #[derive(Debug)]
@@ -45,6 +47,10 @@ pub(crate) struct WorkerSide {
     cursor: Position,
     /// An item is claimed and not read yet.
     claimed: bool,
+    /// Whether it may claim several items at once: the kernel has the barrier with which the pool revokes them.
+    claims_runs: bool,
+    /// What the pool had requested when the clock was read last.
+    seen_requests: u32,
     /// The end of the completed results; and with the result of the running item.
     completed: Position,
     written: Position,
@@ -67,6 +73,7 @@ impl WorkerSide {
         wakeup_page: WakeupPage,
         spin: Duration,
     ) -> Result<Self> {
+        let seen_requests = rings.requests().load(Relaxed);
         Ok(Self {
             rings,
             link,
@@ -76,6 +83,8 @@ impl WorkerSide {
             fork_detector: ForkDetector::new()?,
             cursor: Position::START,
             claimed: false,
+            claims_runs: membarrier::register(),
+            seen_requests,
             completed: Position::START,
             written: Position::START,
             visible: Position::START,
@@ -95,6 +104,20 @@ impl WorkerSide {
         self.rings.0.word32(READY).store(1, Release);
         failpoint::hit(Failpoint::WorkerReady);
         self.wakeup_page.notify();
+    }
+
+    /// The number of the next item, or of the running one.
+    pub(crate) fn item_number(&self) -> u32 {
+        self.completed.frames
+    }
+
+    /// Loads the number of the running item, from any thread; `None` if none runs.
+    pub(crate) fn running_item(&self) -> impl Fn() -> Option<u32> + use<> {
+        let rings = self.rings.clone();
+        move || {
+            let completed = Position::load(rings.0.word64(COMPLETED));
+            (!progress::runs_none(rings.claim_word(), completed)).then_some(completed.frames)
+        }
     }
 
     /// Claims the next item; returns its kind. [`read`](WorkerSide::read) it next, then
@@ -152,54 +175,82 @@ impl WorkerSide {
     /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
     /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
     /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`finish`](WorkerSide::finish), with one
-    /// check per batch where those check each time.
+    /// claim and one check per run of items where those have one each time.
     #[inline(always)]
     pub(crate) fn run_fixed_size<T>(
         &mut self,
         (item, result): (usize, usize),
         mut run: impl FnMut(&[u8]) -> Result<T>,
     ) -> u32 {
+        let seen = self.rings.requests().load(Relaxed);
         let room = COMPLETIONS.free_frames(self.completed, self.taken, result);
-        let is_flushed_singly = self.clock.flushes_singly();
-        let at_once = if is_flushed_singly { 1 } else { self.clock.left };
-        let most = at_once.min(room).min(SUBMISSIONS.frames_to_end(self.cursor, item));
+        let claimed = self.claim_run(seen, room.min(SUBMISSIONS.frames_to_end(self.cursor, item)));
+        // In registers; what a panic of an item leaves behind is in `self`.
+        let (mut cursor, mut completed) = (self.cursor, self.completed);
         let mut count = 0;
-        while count < most && self.flush_requested().load(Relaxed) == 0 && self.claim() {
-            let claimed = &mut self.claimed;
+        while count < claimed {
+            self.claimed = true;
+            let (is_unread, behind) = (&mut self.claimed, &mut self.cursor);
+            let next = cursor.after(as_u32(item));
             let run = |bytes: &[u8]| {
-                *claimed = false;
+                (*is_unread, *behind) = (false, next);
                 run(bytes)
             };
-            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut self.cursor, VALUE, item, run) else {
-                break;
-            };
+            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut cursor, VALUE, item, run) else { break };
             self.exit_if_forked();
             match ran {
                 Ok(value) => {
                     let bytes = raw::as_bytes(&value).unwrap_or_default();
                     failpoint::hit(Failpoint::ResultEncoded);
-                    COMPLETIONS.push_unchecked(&self.rings.0, &mut self.completed, VALUE, bytes);
-                    progress::finish(self.rings.0.word64(COMPLETED), self.completed);
+                    COMPLETIONS.push_unchecked(&self.rings.0, &mut completed, VALUE, bytes);
+                    self.completed = completed;
+                    progress::finish(self.rings.0.word64(COMPLETED), completed);
                 }
                 Err(error) => {
+                    self.clock.left -= count;
                     self.fail(error);
                     return count + 1;
                 }
             }
-            self.clock.left -= 1;
             count += 1;
+            if count == claimed || !claim_word::goes_on(self.rings.requests(), seen) {
+                break;
+            }
+            failpoint::hit(Failpoint::ItemBegun);
         }
-        if self.clock.left == 0 || (count > 0 && self.flush_requested().load(Relaxed) != 0) {
+        if count < claimed {
+            let begun = self.completed.frames.wrapping_add(u32::from(self.claimed));
+            claim_word::give_back(self.rings.claim_word(), begun);
+        }
+        self.end_run(count);
+        count
+    }
+
+    /// Claims further items, up to the next clock read and `most` in all. Returns the number of claimed items.
+    #[inline(always)]
+    fn claim_run(&mut self, seen_requests: u32, most: u32) -> u32 {
+        let is_run = self.claims_runs && seen_requests.is_multiple_of(2) && !self.clock.flushes_singly();
+        let most = if is_run { most.min(self.clock.left) } else { most.min(1) };
+        let first = u32::from(self.claimed).min(most);
+        if first == most || self.broken.is_some() {
+            return first;
+        }
+        first + claim_word::try_claim(self.rings.claim_word(), most - first)
+    }
+
+    #[inline(always)]
+    fn end_run(&mut self, count: u32) {
+        self.clock.left -= count;
+        if self.clock.left == 0 || (count > 0 && self.has_request()) {
             self.end_interval();
-        } else if is_flushed_singly && count > 0 {
+        } else if count > 0 && self.clock.flushes_singly() {
             self.flush_between();
         }
-        count
     }
 
     #[inline(always)]
     fn claim(&mut self) -> bool {
-        if !self.claimed && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word()) {
+        if !self.claimed && self.broken.is_none() && claim_word::try_claim(self.rings.claim_word(), 1) == 1 {
             self.claimed = true;
             failpoint::hit(Failpoint::ItemBegun);
         }
@@ -228,7 +279,7 @@ impl WorkerSide {
         self.completed = self.written;
         progress::finish(self.rings.0.word64(COMPLETED), self.completed);
         self.clock.left -= 1;
-        if self.clock.left == 0 || self.flush_requested().load(Relaxed) != 0 {
+        if self.clock.left == 0 || self.has_request() {
             self.end_interval();
         } else if self.clock.flushes_singly() {
             self.flush_between();
@@ -238,6 +289,7 @@ impl WorkerSide {
     /// Completes the item with an error.
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
+        claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
         let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
         let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
@@ -362,8 +414,9 @@ impl WorkerSide {
         self.wakeup_page.notify();
     }
 
+    /// Whether the pool has requested something since the clock was read last.
     #[inline]
-    fn flush_requested(&self) -> &AtomicU32 {
-        self.rings.0.word32(FLUSH_REQUESTED)
+    fn has_request(&self) -> bool {
+        self.rings.requests().load(Relaxed) != self.seen_requests
     }
 }

@@ -4,31 +4,31 @@
 //!
 //! - A word for each chunk, in a ledger that all processes share. An even number: no process has the chunk; a
 //!   handle that knows the number may take it, by a compare-and-exchange to the next one. To send a taken chunk
-//!   is to store the number after that. So of all handles of a chunk, however they came about, at most one has
+//!   is to change the word to the number after that. So of all handles of a chunk, however they came about, at most one has
 //!   it.
 //! - A lease, one end of a pair of sockets that each handle holds, in any process and in transit. When the last
 //!   of them is gone, dropped or killed, the kernel hangs up the other end, which the array has.
 
+mod chunk;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytemuck::Pod;
 use nix::errno::Errno;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::shared_slice::SharedSlice;
-use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::poll::Deadline;
 use crate::sys::sealed::{self, Sealed};
-use crate::sys::writable::WritableRange;
+
+pub use chunk::ArrayChunk;
+
+use chunk::Parcel;
 
 /// Plain data in shared memory that several processes fill, each an exclusive [chunk](ArrayChunk) of it.
 ///
@@ -76,34 +76,6 @@ pub struct SharedArray<T> {
     /// Hangs up when the last handle of a chunk is gone.
     watch: Option<PacketSocket>,
     element: PhantomData<T>,
-}
-
-/// An exclusive part of a [`SharedArray`]. It travels as an argument of a process or task, and through a
-/// pipe.
-///
-/// Dropping it, or the end of the process that holds it, gives it back.
-pub struct ArrayChunk<T> {
-    /// Taken and mapped. It must be unmapped before the lease ends.
-    range: Option<WritableRange>,
-    parcel: Parcel,
-    element: PhantomData<T>,
-}
-
-/// A chunk's encoding.
-#[derive(Serialize, Deserialize)]
-struct Parcel {
-    /// The size of an element (bytes).
-    element: usize,
-    /// Where the chunk begins in the array, and its length, in elements.
-    first: usize,
-    length: usize,
-    memory: SharedFd,
-    ledger: SharedMemory,
-    /// The chunk's word in the ledger, and the number at which it may be taken, or has been taken by this
-    /// handle.
-    word: usize,
-    number: Number,
-    lease: PacketSocket,
 }
 
 impl<T: Pod> SharedArray<T> {
@@ -234,155 +206,12 @@ struct Lender<T> {
 impl<T: Pod> Lender<T> {
     fn chunk(&self, word: usize, first: usize, length: usize) -> ArrayChunk<T> {
         let Self { memory, ledger, lease, .. } = self.clone();
-        let (element, number) = (size_of::<T>(), Number::default());
-        let parcel = Parcel { element, first, length, memory, ledger, word, number, lease };
-        ArrayChunk { range: None, parcel, element: PhantomData }
-    }
-}
-
-impl<T: Pod> ArrayChunk<T> {
-    /// Where the chunk begins in the array.
-    pub fn first(&self) -> usize {
-        self.parcel.first
-    }
-
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.parcel.length
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.parcel.length == 0
-    }
-
-    /// The elements.
-    ///
-    /// # Panics
-    /// When another handle has the chunk, which takes a second copy of its encoding; and when the kernel has
-    /// no memory to map it.
-    #[allow(clippy::should_implement_trait, reason = "it does, but `AsMut` alone would leave the type open")]
-    pub fn as_mut(&mut self) -> &mut [T] {
-        match self.take() {
-            Ok(elements) => elements,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// As [`as_mut`](Self::as_mut).
-    ///
-    /// # Errors
-    /// Where `as_mut` panics.
-    pub fn take(&mut self) -> Result<&mut [T]> {
-        if self.parcel.length == 0 {
-            return Ok(&mut []);
-        }
-        if !self.parcel.take() {
-            return Err(Error::invalid("another handle has this chunk of an array"));
-        }
-        let range = match self.range.take() {
-            Some(range) => range,
-            None => self.parcel.map()?,
-        };
-        Ok(bytemuck::cast_slice_mut(self.range.insert(range).bytes_mut()))
-    }
-}
-
-impl Parcel {
-    /// Takes the chunk, unless this handle has it; returns whether it has it then.
-    fn take(&self) -> bool {
-        let (word, number) = (self.ledger.word64(self.word * size_of::<u64>()), self.number.get());
-        if number % 2 == 1 {
-            return word.load(Relaxed) == number;
-        }
-        let is_taken = word.compare_exchange(number, number + 1, AcqRel, Relaxed).is_ok();
-        if is_taken {
-            self.number.set(number + 1);
-        }
-        is_taken
-    }
-
-    /// Lets another handle take the chunk, if this one has it.
-    fn release(&self) {
-        let number = self.number.get();
-        if number % 2 == 1 {
-            self.number.set(number.wrapping_add(1));
-            self.ledger.word64(self.word * size_of::<u64>()).store(number.wrapping_add(1), Release);
-        }
-    }
-
-    fn map(&self) -> Result<WritableRange> {
-        WritableRange::map(self.memory.as_fd(), self.first * self.element, self.length * self.element)
-    }
-
-    /// Whether a received parcel is about elements of type `T`, and its numbers make sense.
-    fn fits<T>(&self) -> bool {
-        let end = self.first.checked_add(self.length).and_then(|end| end.checked_mul(self.element));
-        let words = self.ledger.size().get() / size_of::<u64>();
-        self.element == size_of::<T>()
-            && end.is_some_and(|end| isize::try_from(end).is_ok())
-            && self.word < words
-    }
-}
-
-impl<T> Drop for ArrayChunk<T> {
-    fn drop(&mut self) {
-        self.range = None; // before the lease ends
-    }
-}
-
-impl<T: Pod> Serialize for ArrayChunk<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.parcel.release();
-        self.parcel.serialize(serializer)
-    }
-}
-
-impl<'de, T: Pod> Deserialize<'de> for ArrayChunk<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let parcel = Parcel::deserialize(deserializer)?;
-        if !parcel.fits::<T>() {
-            return Err(D::Error::custom("a chunk of an array of another type"));
-        }
-        Ok(Self { range: None, parcel, element: PhantomData })
-    }
-}
-
-/// A number that changes behind a shared reference.
-#[derive(Default)]
-struct Number(AtomicU64);
-
-impl Number {
-    fn get(&self) -> u64 {
-        self.0.load(Acquire)
-    }
-
-    fn set(&self, number: u64) {
-        self.0.store(number, Release);
-    }
-}
-
-impl Serialize for Number {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.get().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        u64::deserialize(deserializer).map(|number| Self(AtomicU64::new(number & !1)))
+        ArrayChunk::new(Parcel::new::<T>(memory, ledger, lease, word, first..first + length))
     }
 }
 
 impl<T> fmt::Debug for SharedArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedArray").field("len", &self.length).finish_non_exhaustive()
-    }
-}
-
-impl<T> fmt::Debug for ArrayChunk<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parcel { first, length, .. } = &self.parcel;
-        write!(f, "ArrayChunk({first}..{})", first + length)
     }
 }

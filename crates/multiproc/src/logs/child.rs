@@ -1,0 +1,85 @@
+//! A child's logger.
+
+use std::sync::{Mutex, OnceLock};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use serde::{Deserialize, Serialize};
+
+use super::record::SentRecord;
+use super::{LogLink, lock};
+use crate::sys::process::own_pid;
+
+struct ChildLogger {
+    link: LogLink,
+    process: String,
+}
+
+static LOGGER: OnceLock<ChildLogger> = OnceLock::new();
+
+/// What this process's own children get.
+pub(super) fn link() -> Option<LogLink> {
+    LOGGER.get().map(|logger| logger.link.clone())
+}
+
+/// Sets the logger of this process, unless the program has set one before.
+pub(crate) fn install(link: LogLink, process: &str) {
+    let level = link.filter.max_level();
+    let logger = LOGGER.get_or_init(|| ChildLogger { link, process: process.to_owned() });
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+impl Log for ChildLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.link.filter.wants(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let record = SentRecord::new(record, &self.process, own_pid(), running_item());
+            record.encode(|bytes| self.link.ring.put(bytes));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The number of the item that this worker runs, counted from its start.
+type RunningItem = Box<dyn Fn() -> Option<u32> + Send + Sync>;
+
+static RUNNING_ITEM: OnceLock<RunningItem> = OnceLock::new();
+
+/// The index of an item, if its call has several items and records are wanted at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstItem(Option<u64>);
+
+impl FirstItem {
+    /// For a call: of one item, or of several.
+    pub(crate) fn of_call(is_single: bool) -> Self {
+        Self((!is_single && log::max_level() > LevelFilter::Off).then_some(0))
+    }
+
+    pub(crate) fn at(self, index: u64) -> Self {
+        Self(self.0.map(|_| index))
+    }
+}
+
+/// The index of the item with this number.
+static ITEMS: Mutex<(FirstItem, u32)> = Mutex::new((FirstItem(None), 0));
+
+/// Says where this worker's number of the running item can be loaded.
+pub(crate) fn set_running_item(number: impl Fn() -> Option<u32> + Send + Sync + 'static) {
+    let _ = RUNNING_ITEM.set(Box::new(number));
+}
+
+/// Says that the items from this number on have the indices from `first` on.
+pub(crate) fn begin_items(first: FirstItem, number: u32) {
+    *lock(&ITEMS) = (first, number);
+}
+
+fn running_item() -> Option<u64> {
+    let number = RUNNING_ITEM.get()?()?;
+    let (FirstItem(first), at) = *lock(&ITEMS);
+    Some(first?.wrapping_add(number.wrapping_sub(at).into()))
+}

@@ -1,0 +1,63 @@
+//! Feature `log`: the `log` records of children, in the logger of the program's first process.
+//!
+//! A child's logger writes each record into a ring in shared memory, which all processes of the program have,
+//! so a record outlives its child from the moment that the logger returns. A thread of the first process
+//! passes the records to its logger; so does a thread that joins a child, before it returns.
+
+mod child;
+mod filter;
+mod first_process;
+mod record;
+mod ring;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use self::filter::Filter;
+use self::ring::LogRing;
+use crate::error::{Error, Result};
+use crate::ipc::wire::{self, SharedFd};
+
+pub(crate) use self::child::{FirstItem, begin_items, install, set_running_item};
+pub(crate) use self::first_process::deliver;
+
+/// What a child needs to send its records.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LogLink {
+    ring: LogRing,
+    filter: Filter,
+}
+
+/// Appends what a child needs to its bootstrap message; returns the descriptor, if it is to send records. A
+/// zygote has no task, and sends none.
+pub(crate) fn encode_link(has_task: bool, is_first: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
+    let link = match (has_task, is_first) {
+        (false, _) => None,
+        (true, true) => first_process::link(),
+        (true, false) => child::link(),
+    };
+    body.push(link.is_some().into());
+    link.map_or(Ok(Vec::new()), |link| wire::encode_internal_with_descriptors(&link, body, "a child's start"))
+}
+
+/// Takes that from the front of the bytes, and from the end of the descriptors.
+pub(crate) fn decode_link<'a>(
+    bytes: &'a [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<(Option<LogLink>, &'a [u8])> {
+    match bytes.split_first() {
+        Some((0, rest)) => Ok((None, rest)),
+        Some((_, link)) => {
+            let memory = descriptors.pop().into_iter().collect();
+            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
+            Ok((Some(link), rest))
+        }
+        None => Err(Error::decode("a child's start", "it is too short")),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,48 @@
+//! Without the feature `log`: nothing.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ipc::wire::SharedFd;
+
+pub(crate) struct LogLink(Infallible);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstItem;
+
+impl FirstItem {
+    pub(crate) fn of_call(_is_single: bool) -> Self {
+        Self
+    }
+
+    #[allow(clippy::unused_self, reason = "as with the feature")]
+    pub(crate) fn at(self, _index: u64) -> Self {
+        Self
+    }
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "as with the feature")]
+pub(crate) fn encode_link(_has_task: bool, _is_first: bool, _body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
+    Ok(Vec::new())
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "as with the feature")]
+pub(crate) fn decode_link<'a>(
+    bytes: &'a [u8],
+    _descriptors: &mut Vec<OwnedFd>,
+) -> Result<(Option<LogLink>, &'a [u8])> {
+    Ok((None, bytes))
+}
+
+pub(crate) fn install(link: LogLink, _process: &str) {
+    match link.0 {}
+}
+
+pub(crate) fn set_running_item(_number: impl Fn() -> Option<u32> + Send + Sync + 'static) {}
+
+pub(crate) fn begin_items(_first: FirstItem, _number: u32) {}
+
+pub(crate) fn deliver() {}

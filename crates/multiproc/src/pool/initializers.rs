@@ -1,0 +1,75 @@
+//! What a worker runs before any task. Each is a function of its own type, which the pool names like a task.
+
+use std::marker::PhantomData;
+
+use super::state::set_state;
+use crate::error::{Error, TaskError};
+use crate::sys::entry::zst_instance;
+use crate::task::method::RemoteInit;
+use crate::task::{RemoteFn, sealed};
+
+/// Calls a function for its effect.
+pub(super) struct Run<F>(PhantomData<fn() -> F>);
+
+/// Makes the state.
+pub(super) struct Make<F>(PhantomData<fn() -> F>);
+
+/// Makes the state, or fails.
+pub(super) struct TryMake<F>(PhantomData<fn() -> F>);
+
+macro_rules! functions {
+    ($($name:ident)*) => {
+        $(
+            impl<F> $name<F> {
+                pub(super) fn new(_function: F) -> Self {
+                    Self(PhantomData)
+                }
+            }
+
+            impl<F> Clone for $name<F> {
+                fn clone(&self) -> Self {
+                    *self
+                }
+            }
+
+            impl<F> Copy for $name<F> {}
+
+            impl<F, Args> sealed::Function<Args> for $name<F> {}
+        )*
+    };
+}
+
+functions!(Run Make TryMake);
+
+impl<F: RemoteFn<Args>, Args> RemoteFn<Args> for Run<F> {
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        zst_instance::<F>().call(args);
+        Ok(())
+    }
+}
+
+impl<F: RemoteInit<Args>, Args> RemoteFn<Args> for Make<F> {
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        set_state(zst_instance::<F>().make(args));
+        Ok(())
+    }
+}
+
+impl<F, Args, S, E> RemoteFn<Args> for TryMake<F>
+where
+    F: RemoteInit<Args, State = Result<S, E>>,
+    S: 'static,
+    TaskError: From<E>,
+{
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        let state = zst_instance::<F>().make(args).map_err(TaskError::from)?;
+        set_state(state);
+        Ok(())
+    }
+}

@@ -1,0 +1,270 @@
+//! A caller's side of a server: one channel for replies, shared by the handles that a process has cloned.
+//!
+//! The channel is made with the first call, and sent to the server before it. One of the threads that wait for
+//! a reply receives for all of them. When the server dies, the channel hangs up; the page says whether the
+//! server has ended, or its state is made again and the caller connects again.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+
+use super::death::{Learned, learn};
+use super::inbox::{Call, Inbox, Incoming, Reply, receive};
+use super::message::{self, Connect, Request};
+use super::page::{CallId, Page};
+use crate::channel::{Message, SenderCore};
+use crate::error::{Cause, Error, Result};
+use crate::ipc::scratch::Scratch;
+use crate::ipc::wire::{self, SharedFd};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::poll::Deadline;
+use crate::sys::socket::Sent;
+use crate::sys::thread_id::ThreadId;
+
+pub(super) struct Connection {
+    pub(super) name: String,
+    pub(super) requests: SenderCore,
+    /// Its number among the server's callers.
+    caller: u64,
+    /// A forked copy of it would take this one's replies.
+    process: ThreadId,
+    inbox: Mutex<Inbox>,
+    /// Notified when replies have come, or the thread that receives has left.
+    changed: Condvar,
+}
+
+impl Connection {
+    pub(super) fn new(name: String, requests: SenderCore) -> Self {
+        let caller = Page(requests.end().memory()).new_caller();
+        let process = ThreadId::current_and_process().1;
+        Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn check_not_forked(&self) -> Result<()> {
+        if ThreadId::current_and_process().1 == self.process {
+            return Ok(());
+        }
+        Err(Error::invalid("a server's handle cannot be used in a forked copy of its process"))
+    }
+
+    pub(super) fn page(&self) -> Page<'_> {
+        Page(self.requests.end().memory())
+    }
+
+    /// Sends a request whose header `encode` completes; returns the call's number.
+    pub(super) fn send(
+        &self,
+        request: Request,
+        deadline: Deadline,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
+    ) -> Result<u64> {
+        self.check_not_forked()?;
+        // Encoding runs user code, so no lock is held. The number of the call is filled in afterwards.
+        let mut buffer = Scratch::borrow();
+        request.write(CallId { caller: self.caller, call: 0 }, &mut buffer.0);
+        let descriptors = encode(&mut buffer.0)?;
+        let (call, connects) = self.open_call(deadline)?;
+        message::set_call(&mut buffer.0, call);
+        let sent = self.send_bytes(&buffer.0, &descriptors, deadline);
+        failpoint::hit(Failpoint::CallSent);
+        match sent {
+            Ok(()) => {
+                self.mark_sent(call, connects);
+                Ok(call)
+            }
+            Err(error) => {
+                self.forget(call);
+                Err(error)
+            }
+        }
+    }
+
+    fn send_bytes(&self, bytes: &[u8], descriptors: &[SharedFd], deadline: Deadline) -> Result<()> {
+        match self.requests.send([Message { bytes, descriptors }], deadline, &mut 0)? {
+            Sent::Done => Ok(()),
+            Sent::Disconnected => Err(self.end_error()),
+            Sent::TimedOut if matches!(deadline, Deadline::Immediate) => {
+                Err(Error::new(Cause::Full("server's queue".to_owned())))
+            }
+            Sent::TimedOut => Err(Error::timeout("send a call")),
+        }
+    }
+
+    /// Numbers a call, which is to be sent over a channel that is connected.
+    fn open_call(&self, deadline: Deadline) -> Result<(u64, u64)> {
+        let mut inbox = self.lock();
+        self.take_replies_that_are_there(&mut inbox);
+        if inbox.channel.is_none() {
+            self.connect(&mut inbox, deadline)?;
+        }
+        inbox.last_call += 1;
+        let call = inbox.last_call;
+        inbox.calls.insert(call, Call::Sending);
+        Ok((call, inbox.connects))
+    }
+
+    /// Notes that a call is sent. If this process has connected to another server process meanwhile, asks that
+    /// one about the call.
+    fn mark_sent(&self, call: u64, connects: u64) {
+        let mut inbox = self.lock();
+        if let Some(sent @ Call::Sending) = inbox.calls.get_mut(&call) {
+            *sent = Call::Sent;
+        }
+        if inbox.connects != connects && inbox.channel.is_some() {
+            let _ = self.send_connect(Connect { channel: None, open_calls: vec![call] }, Deadline::Never);
+        }
+    }
+
+    /// Makes a channel, and sends it to the server.
+    fn connect(&self, inbox: &mut Inbox, deadline: Deadline) -> Result<()> {
+        let status = self.page().status();
+        let (receiver, parts) = message::reply_channel()?;
+        let sent = inbox.calls.iter().filter(|(_, call)| matches!(call, Call::Sent));
+        let open_calls = sent.map(|(call, _)| *call).collect();
+        self.send_connect(Connect { channel: Some(parts), open_calls }, deadline)?;
+        failpoint::hit(Failpoint::ConnectSent);
+        inbox.channel = Some(Arc::new(receiver));
+        inbox.connects += 1;
+        inbox.status = status;
+        Ok(())
+    }
+
+    fn send_connect(&self, connect: Connect, deadline: Deadline) -> Result<()> {
+        let mut bytes = Vec::new();
+        Request::Connect.write(CallId { caller: self.caller, call: 0 }, &mut bytes);
+        let descriptors = wire::encode_internal_with_descriptors(&connect, &mut bytes, "a caller")?;
+        self.send_bytes(&bytes, &descriptors, deadline)
+    }
+
+    /// Whether the reply to a call is there, without waiting.
+    pub(super) fn is_ready(&self, call: u64) -> bool {
+        let mut inbox = self.lock();
+        self.take_replies_that_are_there(&mut inbox);
+        !matches!(inbox.calls.get(&call), Some(Call::Sending | Call::Sent))
+    }
+
+    /// Waits for the reply to a call. `None` when the deadline comes first.
+    pub(super) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
+        if let Err(error) = self.check_not_forked() {
+            return Some(Err(error));
+        }
+        let mut inbox = self.lock();
+        loop {
+            match inbox.calls.get(&call) {
+                Some(Call::Sending | Call::Sent) => {}
+                Some(Call::Done(_)) => match inbox.calls.remove(&call) {
+                    Some(Call::Done(reply)) => return Some(reply),
+                    _ => return None,
+                },
+                None => return Some(Err(Error::invalid("the call's result was already taken"))),
+            }
+            if inbox.is_receiving {
+                inbox = self.wait_for_change(inbox, deadline);
+            } else if let Some(channel) = inbox.channel.clone() {
+                inbox.is_receiving = true;
+                drop(inbox);
+                let received = receive(&channel, deadline);
+                inbox = self.lock();
+                inbox.is_receiving = false;
+                self.changed.notify_all();
+                self.enter(&mut inbox, received, deadline);
+            } else if let Err(error) = self.connect(&mut inbox, deadline) {
+                if error.is_timeout() || error.is_full() {
+                    return None;
+                }
+                if self.page().has_ended() {
+                    self.end_all(&mut inbox);
+                } else {
+                    inbox.fail_all(|_| error.clone());
+                }
+                self.changed.notify_all();
+            }
+            if deadline.is_over() && !matches!(inbox.calls.get(&call), Some(Call::Done(_))) {
+                return None;
+            }
+        }
+    }
+
+    fn wait_for_change<'a>(&self, inbox: MutexGuard<'a, Inbox>, deadline: Deadline) -> MutexGuard<'a, Inbox> {
+        match deadline.left() {
+            None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+            Some(left) => self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
+        }
+    }
+
+    /// Takes the replies that have come, so that calls whose result no handle takes fill no channel. After a
+    /// restart also finds out whether the channel has hung up.
+    fn take_replies_that_are_there(&self, inbox: &mut Inbox) {
+        let Some(channel) = inbox.channel.clone().filter(|_| !inbox.is_receiving) else { return };
+        let status = self.page().status();
+        while inbox.channel.is_some() && (channel.end().len() > 0 || status != inbox.status) {
+            match receive(&channel, Deadline::now()) {
+                Ok(Incoming::Nothing) => {
+                    inbox.status = status;
+                    return;
+                }
+                received => self.enter(inbox, received, Deadline::now()),
+            }
+        }
+    }
+
+    /// Enters what was received.
+    fn enter(&self, inbox: &mut Inbox, received: Result<Incoming>, deadline: Deadline) {
+        match received {
+            Ok(Incoming::Reply(bytes, descriptors)) => match message::call_of(&bytes) {
+                Ok(call) => inbox.enter(call, (bytes, descriptors)),
+                Err(error) => inbox.fail_all(|_| error.clone()),
+            },
+            Ok(Incoming::Nothing) => {}
+            Ok(Incoming::HungUp) => self.lose_channel(inbox, deadline),
+            // Whose reply it was is not known: overwritten memory, or no descriptor is left to receive it.
+            Err(error) => inbox.fail_all(|_| error.clone()),
+        }
+    }
+
+    /// The channel has hung up: the server has died or ended. Finds out which.
+    fn lose_channel(&self, inbox: &mut Inbox, deadline: Deadline) {
+        match learn(self.page(), self.caller, inbox.status, deadline) {
+            Learned::Ended => {
+                inbox.channel = None;
+                self.end_all(inbox);
+            }
+            Learned::Restarted => inbox.channel = None,
+            Learned::Refused => {
+                inbox.channel = None;
+                inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM));
+            }
+            Learned::Nothing => {
+                inbox.channel = None;
+                inbox.fail_all(|_| self.page().unknown_end(&self.name));
+            }
+            Learned::TimedOut => {}
+        }
+        self.changed.notify_all();
+    }
+
+    /// Gives all calls without a reply the error of a server that has ended.
+    fn end_all(&self, inbox: &mut Inbox) {
+        let (end, running) = (self.page().read_end(&self.name), self.page().running());
+        inbox.fail_all(|call| end.error_of(CallId { caller: self.caller, call }, running));
+    }
+
+    /// The error of a request that finds no server.
+    fn end_error(&self) -> Error {
+        match learn(self.page(), self.caller, self.page().status(), Deadline::Never) {
+            Learned::Ended => self.page().read_end(&self.name).error.while_waiting(),
+            Learned::Restarted | Learned::Refused | Learned::Nothing | Learned::TimedOut => {
+                self.page().unknown_end(&self.name)
+            }
+        }
+    }
+
+    /// Drops the result of a call, which may not have come.
+    pub(super) fn forget(&self, call: u64) {
+        self.lock().calls.remove(&call);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,46 @@
+//! How a caller that has lost its channel learns what became of the server.
+
+use std::time::{Duration, Instant};
+
+use super::page::Page;
+use crate::sys::poll::Deadline;
+
+/// What became of a server.
+pub(super) enum Learned {
+    Ended,
+    Restarted,
+    /// The server lives, and had no memory for the channel.
+    Refused,
+    /// The process that would say so has ended, or is stopped.
+    Nothing,
+    TimedOut,
+}
+
+/// How long a caller that has lost its channel waits to learn how the server ended.
+const LEARN_LIMIT: Duration = Duration::from_secs(2);
+/// How often it asks meanwhile whether the process lives that would say so.
+const RECHECK: Duration = Duration::from_millis(100);
+
+/// Waits until the page says what became of a server that had this status.
+pub(super) fn learn(page: Page<'_>, caller: u64, status: u64, deadline: Deadline) -> Learned {
+    let begun = Instant::now();
+    loop {
+        let ticket = page.prepare_wait();
+        if page.has_ended() {
+            return Learned::Ended;
+        }
+        if page.status() != status {
+            return Learned::Restarted;
+        }
+        if page.take_refusal(caller) {
+            return Learned::Refused;
+        }
+        if begun.elapsed() >= LEARN_LIMIT || page.keeper().has_ended() {
+            return if page.has_ended() { Learned::Ended } else { Learned::Nothing };
+        }
+        if deadline.is_over() {
+            return Learned::TimedOut;
+        }
+        page.wait(ticket, deadline.or_within(RECHECK).left().unwrap_or(RECHECK));
+    }
+}

@@ -1,0 +1,65 @@
+//! What a caller knows of its calls: those without a reply, and the replies that no thread has taken.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::channel::{ReceiveOutcome, ReceiverCore};
+use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
+
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub(super) last_call: u64,
+    pub(super) channel: Option<Arc<ReceiverCore>>,
+    /// How often a channel was sent, and the page's status when the last one was known to be good.
+    pub(super) connects: u64,
+    pub(super) status: u64,
+    pub(super) is_receiving: bool,
+    /// The calls without a reply that was taken.
+    pub(super) calls: HashMap<u64, Call>,
+}
+
+pub(super) enum Call {
+    /// It is being sent, by a thread that will see whether the server died meanwhile.
+    Sending,
+    Sent,
+    Done(Reply),
+}
+
+/// A reply and its descriptors.
+pub(super) type Reply = Result<(Vec<u8>, Vec<OwnedFd>)>;
+
+impl Inbox {
+    /// Enters a reply, unless the call was answered already or no handle waits for it.
+    pub(super) fn enter(&mut self, call: u64, reply: (Vec<u8>, Vec<OwnedFd>)) {
+        if let Some(state @ (Call::Sending | Call::Sent)) = self.calls.get_mut(&call) {
+            *state = Call::Done(Ok(reply));
+        }
+    }
+
+    /// Gives each call without a reply the error that is made for it.
+    pub(super) fn fail_all(&mut self, error: impl Fn(u64) -> Error) {
+        for (&call, state) in &mut self.calls {
+            if matches!(state, Call::Sending | Call::Sent) {
+                *state = Call::Done(Err(error(call)));
+            }
+        }
+    }
+}
+
+pub(super) enum Incoming {
+    Reply(Vec<u8>, Vec<OwnedFd>),
+    Nothing,
+    HungUp,
+}
+
+pub(super) fn receive(channel: &ReceiverCore, deadline: Deadline) -> Result<Incoming> {
+    let mut bytes = Vec::new();
+    Ok(match channel.receive(1, deadline, |frame| bytes = frame.to_vec())? {
+        ReceiveOutcome::PassedToClosure => Incoming::Reply(bytes, Vec::new()),
+        ReceiveOutcome::Owned(bytes, descriptors) => Incoming::Reply(bytes, descriptors),
+        ReceiveOutcome::TimedOut => Incoming::Nothing,
+        ReceiveOutcome::Disconnected => Incoming::HungUp,
+    })
+}

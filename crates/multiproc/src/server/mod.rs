@@ -1,0 +1,343 @@
+//! Servers: a process that owns a state, on which any process calls methods.
+//!
+//! A [`Server`] is what Python calls a manager's object, Ray an actor and Elixir a `GenServer`. The state is made in
+//! the server's process and stays there, so it need not be [`Serialize`]: a connection to a database, a cache,
+//! a model. Handles travel to any process.
+//!
+//! ```
+//! use multiproc::{Process, Result, Server};
+//!
+//! struct Counter(u64);
+//!
+//! impl Counter {
+//!     fn new(start: u64) -> Self {
+//!         Self(start)
+//!     }
+//!
+//!     fn add(&mut self, number: u64) -> u64 {
+//!         self.0 += number;
+//!         self.0
+//!     }
+//! }
+//!
+//! fn count(counter: Server<Counter>) -> Result<u64> {
+//!     counter.call(Counter::add, (10,))
+//! }
+//!
+//! fn main() -> Result<()> {
+//!     multiproc::init();
+//!     let counter = Server::spawn(Counter::new, (0,))?;
+//!     assert_eq!(counter.call(Counter::add, (3,))?, 3);
+//!     let later = counter.submit(Counter::add, (4,))?;
+//!     let child = Process::spawn(count, (counter.clone(),))?;
+//!     assert_eq!(child.join()??, 17);
+//!     assert_eq!(later.get()?, 7);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Order
+//!
+//! Calls run one at a time. Those of one thread run in its order; those of several interleave.
+//!
+//! # Death
+//!
+//! The server is a child of the process that spawned it, and ends with that. When it dies, the running call and
+//! all that wait are errors that say of what it died and in which method; with
+//! [`restart`](ServerBuilder::restart), only the running call is. A call runs at most once. A caller that dies
+//! disturbs no other; its calls that the server has received still run.
+//!
+//! # Panics
+//!
+//! A panic in a method is the error of that call. The state may be half changed, so it is *poisoned*, as by a
+//! panic of a thread that holds a [`std::sync::Mutex`]: later calls are [`Error::is_poisoned`] errors that name the
+//! method, until [`Server::clear_poison`]. With [`restart`](ServerBuilder::restart) the state is made again
+//! instead.
+//!
+//! # The end
+//!
+//! When the last handle is gone, in whatever process and whether it was dropped or killed with its process, the
+//! server runs the calls that wait, drops the state and ends. [`Server::stop`] ends it earlier and returns the
+//! state. A handle within the server's own state keeps the server alive until it is stopped.
+//!
+//! # Cost
+//!
+//! A server is a process, and a sleeping thread in the one that spawned it. Each process that calls it holds
+//! nine descriptors, and the server four for each.
+
+mod builder;
+mod call_handle;
+mod connection;
+mod death;
+mod inbox;
+mod keeper;
+mod message;
+mod page;
+mod replies;
+mod server_main;
+mod transfer;
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use self::connection::Connection;
+use self::keeper::Keeper;
+use self::message::Request;
+use crate::channel::SenderCore;
+use crate::error::{Error, Result};
+use crate::ipc::wire;
+use crate::sys::poll::Deadline;
+use crate::task::method::{CallMethod, EncodeState, RemoteInit, RemoteMethod};
+
+pub use self::builder::ServerBuilder;
+pub use self::call_handle::CallHandle;
+pub use self::keeper::Limit;
+
+/// A handle of a process that owns an `S`. Can be cloned, and passed to any process as an argument or through
+/// a pipe. The [module](self) says more.
+pub struct Server<S> {
+    connection: Arc<Connection>,
+    /// In the process that has spawned the server.
+    keeper: Option<Arc<Keeper>>,
+    state: PhantomData<fn(S) -> S>,
+}
+
+impl Server<()> {
+    /// Starts a process that makes a state and then runs calls on it.
+    ///
+    /// Returns when the process is started; see [`Process::spawn`](crate::Process::spawn). The first calls wait
+    /// until the state is made. If `make` panics, that is the error of every call.
+    ///
+    /// # Errors
+    /// Those of [`Process::spawn`](crate::Process::spawn).
+    pub fn spawn<F, Args>(make: F, args: Args) -> Result<Server<F::State>>
+    where
+        F: RemoteInit<Args>,
+        Args: Serialize + DeserializeOwned,
+    {
+        Self::builder().spawn(make, args)
+    }
+
+    /// Sets a name, a capacity, restarts or a start method before starting.
+    ///
+    /// ```
+    /// use multiproc::Server;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let server = Server::builder().name("names").capacity(10).spawn(Vec::<String>::new, ())?;
+    ///     assert_eq!(server.name(), "names");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+}
+
+impl<S: 'static> Server<S> {
+    /// Calls a method and returns its result. Blocks until it is there: while the calls before it run, and
+    /// while more calls wait than the server's [capacity](ServerBuilder::capacity).
+    ///
+    /// Arguments and result may hold ends of queues and pipes, and handles of servers.
+    ///
+    /// # Errors
+    /// When the method panics ([`Error::is_panic`]); when an earlier one did ([`Error::is_poisoned`]); when the
+    /// server dies ([`ErrorKind::Died`](crate::ErrorKind::Died)) or was stopped ([`Error::is_closed`]); when
+    /// the arguments or the result cannot be encoded or decoded; and when the kernel refuses memory or a
+    /// descriptor.
+    pub fn call<F, Args, R>(&self, method: F, args: Args) -> Result<R>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.submit(method, args)?.get()
+    }
+
+    /// As [`call`](Self::call), but waits at most for `time`. The method may still run after that.
+    ///
+    /// ```
+    /// use multiproc::Server;
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let server = Server::spawn(|| (), ())?;
+    ///     let sleep = |(): &mut ()| std::thread::sleep(Duration::from_secs(3600));
+    ///     assert!(server.call_timeout(sleep, (), Duration::from_millis(1)).unwrap_err().is_timeout());
+    ///     server.kill()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call); and [`Error::is_timeout`].
+    pub fn call_timeout<F, Args, R>(&self, method: F, args: Args, time: Duration) -> Result<R>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let deadline = Deadline::after(time);
+        let result = self.send(method, &args, deadline)?.take(deadline)?;
+        result.ok_or_else(|| Error::timeout("get a call's result"))
+    }
+
+    /// Has a method called, and returns a handle for its result. Blocks only while more calls wait than the
+    /// server's [capacity](ServerBuilder::capacity).
+    ///
+    /// # Errors
+    /// When the server has ended, when the arguments cannot be encoded, and when the kernel refuses memory or a
+    /// descriptor.
+    pub fn submit<F, Args, R>(&self, method: F, args: Args) -> Result<CallHandle<R>>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.send(method, &args, Deadline::Never)
+    }
+
+    /// As [`submit`](Self::submit), but does not wait for room.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Self::submit); and [`Error::is_full`].
+    pub fn try_submit<F, Args, R>(&self, method: F, args: Args) -> Result<CallHandle<R>>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.send(method, &args, Deadline::now())
+    }
+
+    /// Lets calls go on after a panic, on the state as it is. It takes its turn among the calls.
+    ///
+    /// ```
+    /// use multiproc::Server;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let list = Server::spawn(Vec::<u32>::new, ())?;
+    ///     assert!(list.call(|list: &mut Vec<u32>| list[7], ()).unwrap_err().is_panic());
+    ///     assert!(list.call(Vec::clear, ()).unwrap_err().is_poisoned());
+    ///     list.clear_poison()?;
+    ///     assert_eq!(list.call(|list: &mut Vec<u32>| list.len(), ())?, 0);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the server has ended.
+    pub fn clear_poison(&self) -> Result<()> {
+        let call = self.connection.send(Request::ClearPoison, Deadline::Never, |_| Ok(Vec::new()));
+        let call = call.map_err(|error| error.with_method("clear_poison"))?;
+        CallHandle::new(Arc::clone(&self.connection), call, "clear_poison").get()
+    }
+
+    /// Ends the server when it has run the calls before this one, and returns its state. Calls behind this one
+    /// are errors ([`Error::is_closed`]).
+    ///
+    /// ```
+    /// use multiproc::Server;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let list = Server::spawn(Vec::new, ())?;
+    ///     list.call(Vec::push, ("item".to_owned(),))?;
+    ///     assert_eq!(list.stop()?, ["item"]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`call`](Self::call). The server has ended nevertheless.
+    pub fn stop(self) -> Result<S>
+    where
+        S: Serialize + DeserializeOwned,
+    {
+        let request = Request::Stop(EncodeState::id::<S>()?);
+        let call = self.connection.send(request, Deadline::Never, |_| Ok(Vec::new()));
+        let call = call.map_err(|error| error.with_method("stop"))?;
+        CallHandle::new(Arc::clone(&self.connection), call, "stop").get()
+    }
+
+    fn send<F, Args, R>(&self, method: F, args: &Args, deadline: Deadline) -> Result<CallHandle<R>>
+    where
+        F: RemoteMethod<S, Args, R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let request = Request::Call(CallMethod::id(method)?);
+        let encode = |out: &mut Vec<u8>| wire::encode_with_descriptors(args, out, "the arguments");
+        let name = type_name::<F>();
+        let call =
+            self.connection.send(request, deadline, encode).map_err(|error| error.with_method(name))?;
+        Ok(CallHandle::new(Arc::clone(&self.connection), call, name))
+    }
+}
+
+impl<S> Server<S> {
+    fn new(name: String, requests: SenderCore, keeper: Option<Arc<Keeper>>) -> Self {
+        let connection = Arc::new(Connection::new(name, requests));
+        Self { connection, keeper, state: PhantomData }
+    }
+
+    /// The server's name.
+    pub fn name(&self) -> &str {
+        &self.connection.name
+    }
+
+    /// The process id of the server, or of its latest process.
+    pub fn pid(&self) -> u32 {
+        self.connection.page().pid()
+    }
+
+    /// Whether calls can still succeed: the server was not stopped, and has not died for good. It may take a
+    /// moment until a death is known. Does not block.
+    pub fn is_alive(&self) -> bool {
+        !self.connection.page().has_ended()
+    }
+
+    /// How many calls wait, from all callers.
+    pub fn waiting(&self) -> usize {
+        self.connection.requests.end().len()
+    }
+
+    /// Sends the server SIGKILL, for example because a method does not return. Does not wait. With
+    /// [`restart`](ServerBuilder::restart), its state is made again.
+    ///
+    /// # Errors
+    /// In a process that has not spawned the server: only that one knows for sure which process it is.
+    pub fn kill(&self) -> Result<()> {
+        let keeper = self
+            .keeper
+            .as_ref()
+            .ok_or_else(|| Error::invalid("only the process that has spawned a server can kill it"))?;
+        let child = keeper.child();
+        child.check_not_forked()?;
+        child.kill();
+        Ok(())
+    }
+}
+
+/// Shares the connection: calls of all clones in a process go to the server in the order in which they are
+/// made.
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Self { connection: Arc::clone(&self.connection), keeper: self.keeper.clone(), state: PhantomData }
+    }
+}
+
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("name", &self.name()).field("pid", &self.pid()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,293 @@
+//! The server process: makes the state, and runs one call after the other on it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::{self, Connect, Request};
+use super::page::{self, CallId, Page};
+use super::replies::{Delivery, Replies};
+use crate::channel::endpoint::EndpointFds;
+use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
+use crate::error::{Cause, Error, Origin, Result};
+use crate::ipc::wire::{self, SharedFd, SharedMemory};
+use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::poll::Deadline;
+use crate::sys::process::own_pid;
+use crate::task::TaskId;
+use crate::task::method::{CallMethod, EncodeState, MakeState};
+
+/// What a server process is started with.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Start {
+    pub(super) name: String,
+    pub(super) memory: SharedMemory,
+    /// Of the requests' receiving end.
+    pub(super) fds: EndpointFds,
+    pub(super) capacity: u32,
+    pub(super) make: TaskId,
+    pub(super) args: Vec<u8>,
+    pub(super) descriptors: Vec<SharedFd>,
+    /// A state that a panic leaves half changed is made again by the spawning process.
+    pub(super) restarts: bool,
+    /// The call during which an earlier process of this server died.
+    pub(super) failed: Option<(CallId, Error)>,
+}
+
+/// The channel of requests, behind the page.
+pub(super) const fn requests(capacity: u32) -> Layout {
+    Layout::new(page::SIZE, 1024 * 1024, capacity)
+}
+
+/// How long a stopped server waits for its callers to take their replies.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How often, and at what intervals, a server tries to receive that lacks descriptors or memory.
+const TRIES: u32 = 500;
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
+/// Serves until the last handle is gone or the server is stopped. Returns why it cannot go on.
+pub(super) fn serve(start: Start) -> Option<Error> {
+    let mut server = match Server::new(start) {
+        Ok(server) => server,
+        Err(error) => return Some(error),
+    };
+    loop {
+        match server.serve_next() {
+            Ok(Next::Continue) => {}
+            Ok(Next::End) => return None,
+            Err(error) if error.is_codec() => {} // what was received is no request
+            Ok(Next::Fail(error)) | Err(error) => return Some(error),
+        }
+    }
+}
+
+/// What to do after a request.
+enum Next {
+    Continue,
+    End,
+    Fail(Error),
+}
+
+/// A call, its reply, and the descriptors of that.
+type Undelivered = (u64, Vec<u8>, Vec<SharedFd>);
+
+struct Server {
+    requests: ReceiverCore,
+    memory: SharedMemory,
+    name: String,
+    state: Box<dyn Any>,
+    restarts: bool,
+    /// The method that panicked, after which the state is in doubt.
+    poisoned: Option<&'static str>,
+    callers: HashMap<u64, Replies>,
+    /// Replies to callers that are not connected again after a restart.
+    undelivered: HashMap<u64, Vec<Undelivered>>,
+    failed: Option<(CallId, Error)>,
+    /// How often receiving has failed in a row.
+    failures: u32,
+    request: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+impl Server {
+    fn new(start: Start) -> Result<Self> {
+        let requests = ReceiverCore::open(requests(start.capacity), start.memory.clone(), start.fds)?;
+        let descriptors = descriptors(start.descriptors)?;
+        let state = start.make.find::<MakeState>()?.run(&start.args, descriptors)?;
+        Ok(Self {
+            requests,
+            memory: start.memory,
+            name: start.name,
+            state,
+            restarts: start.restarts,
+            poisoned: None,
+            callers: HashMap::new(),
+            undelivered: HashMap::new(),
+            failed: start.failed,
+            failures: 0,
+            request: Vec::new(),
+            reply: Vec::new(),
+        })
+    }
+
+    /// Receives one request and does it.
+    fn serve_next(&mut self) -> Result<Next> {
+        if self.failed.is_some() && self.requests.end().len() == 0 {
+            self.report_failed();
+        }
+        let mut bytes = std::mem::take(&mut self.request);
+        bytes.clear();
+        let page = Page(&self.memory);
+        let note = |bytes: &[u8]| {
+            if let Some((Request::Call(method), id, _)) = Request::read(bytes) {
+                page.begin(id, method);
+                failpoint::hit(Failpoint::CallNoted);
+            }
+        };
+        let take = |frame: &[u8]| {
+            note(frame);
+            bytes.extend_from_slice(frame);
+        };
+        let received = self.requests.receive_noting(1, Deadline::Never, take, note);
+        if !received.as_ref().is_err_and(|error| !error.is_codec()) {
+            self.failures = 0;
+        }
+        let next = match received {
+            Ok(ReceiveOutcome::PassedToClosure) => self.serve_request(&bytes, Vec::new()),
+            Ok(ReceiveOutcome::Owned(bytes, descriptors)) => self.serve_request(&bytes, descriptors),
+            Ok(ReceiveOutcome::TimedOut) => Ok(Next::Continue),
+            Ok(ReceiveOutcome::Disconnected) => Ok(Next::End),
+            Err(error) if error.is_codec() || self.failures == TRIES => Err(error),
+            Err(_) => {
+                self.failures += 1;
+                self.drop_lost_callers();
+                thread::sleep(RETRY_AFTER);
+                Ok(Next::Continue)
+            }
+        };
+        self.request = bytes;
+        next
+    }
+
+    fn serve_request(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
+        let Some((request, id, rest)) = Request::read(bytes) else {
+            return Err(Error::decode("a call", "it is none"));
+        };
+        // If the call that failed is still here, its server had only noted it.
+        match self.failed.take_if(|(failed, _)| *failed == id) {
+            Some(_) => {}
+            None => self.report_failed(),
+        }
+        match request {
+            Request::Call(method) => self.call(id, method, rest, descriptors),
+            Request::Stop(encode) => self.stop(id, encode),
+            Request::ClearPoison => self.clear_poison(id),
+            Request::Connect => {
+                let Ok(connect) = self.connect(id.caller, rest, descriptors) else {
+                    Page(&self.memory).refuse(id.caller);
+                    return Ok(Next::Continue);
+                };
+                self.tell(id.caller, connect)
+            }
+        }
+    }
+
+    fn call(&mut self, id: CallId, method: TaskId, args: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
+        failpoint::hit(Failpoint::CallTaken);
+        let mut reply = std::mem::take(&mut self.reply);
+        reply.clear();
+        message::begin_reply(id.call, &mut reply);
+        let result = match (self.poisoned, method.find::<CallMethod>()) {
+            (Some(panicked), _) => Err(Error::new(Cause::StatePoisoned(panicked.to_owned()))),
+            (None, Err(error)) => Err(error),
+            (None, Ok(method)) => method
+                .run(&mut *self.state, args, descriptors, &mut reply)
+                .inspect_err(|error| self.poisoned = error.is_panic().then(|| method.name())),
+        };
+        failpoint::hit(Failpoint::CallRan);
+        let next = match result {
+            Ok(descriptors) => self.reply(id, &reply, &descriptors).map(|()| Next::Continue),
+            Err(error) => self.fail(id, error),
+        };
+        failpoint::hit(Failpoint::ReplySent);
+        Page(&self.memory).finish();
+        self.reply = reply;
+        next
+    }
+
+    /// Replies with an error. After a panic that is the end of a server whose state is made again.
+    fn fail(&mut self, id: CallId, error: Error) -> Result<Next> {
+        let error = error.or_with_origin(|| self.origin());
+        self.reply(id, &message::failure(id.call, &error), &[])?;
+        Ok(if self.restarts && error.is_panic() { Next::Fail(error) } else { Next::Continue })
+    }
+
+    fn stop(&mut self, id: CallId, encode: TaskId) -> Result<Next> {
+        let mut reply = Vec::new();
+        message::begin_reply(id.call, &mut reply);
+        let encoded = match self.poisoned {
+            Some(panicked) => Err(Error::new(Cause::StatePoisoned(panicked.to_owned()))),
+            None => encode.find::<EncodeState>().and_then(|encode| encode.run(&*self.state, &mut reply)),
+        };
+        match encoded {
+            Ok(descriptors) => self.reply(id, &reply, &descriptors)?,
+            Err(error) => {
+                let error = error.or_with_origin(|| self.origin());
+                self.reply(id, &message::failure(id.call, &error), &[])?;
+            }
+        }
+        let deadline = Deadline::after(FLUSH_LIMIT);
+        self.callers.drain().for_each(|(_, replies)| replies.flush(deadline));
+        Ok(Next::End)
+    }
+
+    fn clear_poison(&mut self, id: CallId) -> Result<Next> {
+        self.poisoned = None;
+        let mut reply = Vec::new();
+        message::begin_reply(id.call, &mut reply);
+        wire::encode(&(), &mut reply, "nothing")?;
+        self.reply(id, &reply, &[]).map(|()| Next::Continue)
+    }
+
+    /// Opens a caller's channel.
+    fn connect(&mut self, caller: u64, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Connect> {
+        let mut connect: Connect = wire::decode_internal(bytes, descriptors, "a caller")?;
+        if let Some(channel) = connect.channel.take() {
+            self.drop_lost_callers();
+            self.callers.insert(caller, Replies::new(message::open_replies(channel)?));
+        }
+        Ok(connect)
+    }
+
+    /// Tells a caller that has connected what it has missed.
+    fn tell(&mut self, caller: u64, connect: Connect) -> Result<Next> {
+        failpoint::hit(Failpoint::CallerConnected);
+        for (call, reply, descriptors) in self.undelivered.remove(&caller).unwrap_or_default() {
+            self.reply(CallId { caller, call }, &reply, &descriptors)?;
+        }
+        let lost = Error::new(Cause::ReplyLost).with_origin(self.origin());
+        for call in connect.open_calls {
+            self.reply(CallId { caller, call }, &message::failure(call, &lost), &[])?;
+        }
+        Ok(Next::Continue)
+    }
+
+    fn reply(&mut self, id: CallId, reply: &[u8], descriptors: &[SharedFd]) -> Result<()> {
+        let CallId { caller, call } = id;
+        if let Some(replies) = self.callers.get_mut(&caller) {
+            if replies.send(call, reply, descriptors)? == Delivery::CallerGone {
+                self.callers.remove(&caller);
+            }
+        } else if self.restarts {
+            let waiting = self.undelivered.entry(caller).or_default();
+            waiting.push((call, reply.to_vec(), descriptors.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Tells the caller of the failed call how it failed.
+    fn report_failed(&mut self) {
+        if let Some((id, error)) = self.failed.take() {
+            let reply = message::failure(id.call, &error);
+            self.undelivered.entry(id.caller).or_default().push((id.call, reply, Vec::new()));
+        }
+    }
+
+    /// Frees the descriptors of callers that are gone.
+    fn drop_lost_callers(&mut self) {
+        self.callers.retain(|_, replies| !replies.caller_is_gone());
+    }
+
+    fn origin(&self) -> Origin {
+        Page(&self.memory).origin_of(&self.name, own_pid())
+    }
+}
+
+/// The descriptors of the state's arguments.
+fn descriptors(shared: Vec<SharedFd>) -> Result<Vec<OwnedFd>> {
+    shared.into_iter().map(SharedFd::into_descriptor).collect()
+}

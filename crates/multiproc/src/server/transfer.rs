@@ -1,0 +1,30 @@
+//! The transfer of a server's handle to another process.
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Server;
+use super::server_main::requests;
+use crate::channel::SenderCore;
+use crate::channel::endpoint::EndpointFds;
+use crate::error::Result;
+use crate::ipc::wire::SharedMemory;
+
+/// The encoding of a handle: the name, and the requests' sending end.
+type Parts = (String, SharedMemory, EndpointFds, u32);
+
+impl<S> Serialize for Server<S> {
+    fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
+        let end = self.connection.requests.end();
+        (&self.connection.name, end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+    }
+}
+
+impl<'de, S> Deserialize<'de> for Server<S> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (name, memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let layout = requests(capacity);
+        let requests = SenderCore::open(layout, memory, fds).map_err(D::Error::custom)?;
+        Ok(Self::new(name, requests, None))
+    }
+}

@@ -1,0 +1,36 @@
+//! A notice on standard error if a task that runs in the program's own process calls `exit`: it ends the
+//! whole program, which would otherwise end without a word.
+
+use std::cell::Cell;
+use std::io::{Write, stderr};
+use std::sync::Once;
+
+use nix::libc;
+
+thread_local! {
+    /// How many such tasks this thread runs, one within the other.
+    static RUNNING: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Calls `task`, and prints the notice if that calls `exit`.
+pub(crate) fn with_exit_notice<T>(task: impl FnOnce() -> T) -> T {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        // SAFETY: a function that lives as long as the program. A refusal costs the notice.
+        let _ = unsafe { libc::atexit(notice) };
+    });
+    RUNNING.set(RUNNING.get() + 1);
+    let result = task();
+    RUNNING.set(RUNNING.get() - 1);
+    result
+}
+
+/// Exit handlers run on the thread that calls `exit`.
+extern "C" fn notice() {
+    if RUNNING.get() > 0 {
+        let _ = writeln!(
+            stderr(),
+            "multiproc: a task called exit in inline mode (MULTIPROC_INLINE), where it ends the whole program"
+        );
+    }
+}

@@ -1,0 +1,54 @@
+use std::collections::HashMap;
+use std::time::Duration;
+
+use multiproc::server::Limit;
+use multiproc::{Process, Result, Server};
+
+/// The state: it lives in the server's process, and only there.
+struct Bank(HashMap<String, i64>);
+
+impl Bank {
+    fn open(names: Vec<String>) -> Self {
+        Self(names.into_iter().map(|name| (name, 100)).collect())
+    }
+
+    fn transfer(&mut self, from: String, to: String, amount: i64) -> Option<i64> {
+        let left = self.0.get(&from)? - amount;
+        *self.0.get_mut(&to)? += amount;
+        self.0.insert(from, left);
+        Some(left)
+    }
+
+    fn balance(&mut self, name: String) -> Option<i64> {
+        self.0.get(&name).copied()
+    }
+
+    fn crash(&mut self) {
+        self.0.clear();
+        std::process::abort();
+    }
+}
+
+/// Runs in a child, with a handle of its own.
+fn pay_often(bank: Server<Bank>) -> Result<()> {
+    (0..50).try_for_each(|_| bank.call(Bank::transfer, ("Anna".into(), "Ben".into(), 1)).map(drop))
+}
+
+fn main() -> Result<()> {
+    multiproc::init();
+    let names = vec!["Anna".to_owned(), "Ben".to_owned()];
+    let limit = Limit::new(3, Duration::from_secs(60));
+    let bank = Server::builder().name("bank").restart(limit).spawn(Bank::open, (names,))?;
+
+    let children = [bank.clone(), bank.clone()].map(|bank| Process::spawn(pay_often, (bank,)));
+    children.into_iter().try_for_each(|child| child?.join()?)?;
+    println!("after 100 payments Anna has {:?}", bank.call(Bank::balance, ("Anna".into(),))?);
+
+    let crash = bank.submit(Bank::crash, ())?;
+    let behind = bank.submit(Bank::balance, ("Anna".into(),))?;
+    if let Err(error) = crash.get() {
+        println!("the running call fails: {error}");
+    }
+    println!("the call behind it sees a new bank: {:?}", behind.get()?);
+    Ok(())
+}

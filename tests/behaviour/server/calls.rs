@@ -1,0 +1,247 @@
+use std::collections::HashMap;
+use std::thread;
+use std::time::Duration;
+
+use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
+
+use super::{Counter, block};
+use crate::support::{BadValue, METHODS, Outcome, trials};
+
+trials![
+    methods_change_a_state_that_stays_in_its_process,
+    a_server_starts_by_every_method,
+    calls_of_a_caller_run_in_its_order,
+    no_call_of_several_processes_is_lost_or_run_twice,
+    threads_of_a_process_get_their_own_results,
+    handles_can_be_waited_for_in_any_order,
+    a_handle_is_ready_when_its_result_is_there,
+    a_result_is_given_once,
+    arguments_and_results_may_be_handles,
+    values_of_any_size_come_and_go,
+    values_that_do_not_travel_are_errors_of_their_call,
+    calls_beyond_the_capacity_wait,
+    a_call_with_a_time_limit_ends_on_time,
+    a_caller_that_takes_no_results_delays_no_other,
+    a_dictionary_a_list_and_a_namespace_are_states,
+];
+
+fn methods_change_a_state_that_stays_in_its_process() -> Outcome {
+    let counter = Server::builder().name("counter").spawn(Counter::new, (5,))?;
+    assert_eq!(counter.call(Counter::add, (3,))?, 8);
+    assert_eq!(counter.call(|counter: &mut Counter, a: u64, b: u64| counter.add(a * b), (2, 4))?, 16);
+    assert_eq!(counter.call(Counter::total, ())?, 16);
+    assert_eq!(counter.call(Counter::pid, ())?, counter.pid());
+    assert_ne!(counter.pid(), std::process::id());
+    let name = |_: &mut Counter| multiproc::current().name().to_owned();
+    assert_eq!((counter.call(name, ())?.as_str(), counter.name()), ("counter", "counter"));
+    Ok(())
+}
+
+fn a_server_starts_by_every_method() -> Outcome {
+    for method in METHODS {
+        let counter = Server::builder().start_method(method).spawn(Counter::new, (1,))?;
+        assert_eq!(counter.call(Counter::add, (1,))?, 2);
+    }
+    assert!(Server::builder().capacity(0).spawn(Counter::new, (1,)).is_err());
+    Ok(())
+}
+
+fn calls_of_a_caller_run_in_its_order() -> Outcome {
+    let list = Server::spawn(Vec::<u32>::new, ())?;
+    let clone = list.clone();
+    for number in (0..3000).step_by(2) {
+        drop(list.submit(Vec::push, (number,))?);
+        drop(clone.submit(Vec::push, (number + 1,))?);
+    }
+    assert_eq!(list.stop()?, (0..3000).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn add_often(counter: Server<Counter>) -> Result<u64> {
+    (0..500).map(|_| counter.call(Counter::add, (1,))).try_fold(0, |last, total| {
+        let total = total?;
+        assert!(total > last, "a later call sees an earlier state");
+        Ok(total)
+    })
+}
+
+fn no_call_of_several_processes_is_lost_or_run_twice() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let children: Vec<_> =
+        (0..3).map(|_| Process::spawn(add_often, (counter.clone(),))).collect::<Result<_>>()?;
+    add_often(counter.clone())?;
+    for child in children {
+        child.join()??;
+    }
+    assert_eq!(counter.call(Counter::total, ())?, 2000);
+    Ok(())
+}
+
+fn threads_of_a_process_get_their_own_results() -> Outcome {
+    let server = Server::spawn(|| (), ())?;
+    let echo = |(): &mut (), number: u64| number;
+    thread::scope(|scope| {
+        let ask = |first: u64| {
+            let server = &server;
+            move || (first..first + 300).all(|number| server.call(echo, (number,)).unwrap() == number)
+        };
+        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(ask(1000 * thread))).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    });
+    Ok(())
+}
+
+fn handles_can_be_waited_for_in_any_order() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let mut handles = (0..100).map(|_| counter.submit(Counter::add, (1,))).collect::<Result<Vec<_>>>()?;
+    let dropped = handles.split_off(90);
+    drop(dropped);
+    for (index, handle) in handles.into_iter().enumerate().rev() {
+        assert_eq!(handle.get()?, index as u64 + 1);
+    }
+    assert_eq!(counter.call(Counter::total, ())?, 100, "a dropped handle withdraws nothing");
+    Ok(())
+}
+
+fn a_handle_is_ready_when_its_result_is_there() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let (blocked, latch) = block(&counter)?;
+    let mut behind = counter.submit(Counter::add, (1,))?;
+    assert!(!blocked.is_ready() && !behind.is_ready());
+    assert_eq!(behind.get_timeout(Duration::from_millis(5))?, None);
+    drop(latch);
+    assert_eq!(behind.get()?, 1);
+    assert!(blocked.is_ready());
+    blocked.get()?;
+    Ok(())
+}
+
+fn a_result_is_given_once() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let mut handle = counter.submit(Counter::add, (1,))?;
+    assert_eq!(handle.get_timeout(Duration::from_secs(60))?, Some(1));
+    assert!(handle.is_ready());
+    assert!(handle.get().unwrap_err().to_string().contains("already taken"));
+    Ok(())
+}
+
+fn arguments_and_results_may_be_handles() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let keeper = Server::spawn(|counter: Server<Counter>| counter, (counter.clone(),))?;
+    let add = |counter: &mut Server<Counter>, number: u64| counter.call(Counter::add, (number,));
+    assert_eq!(keeper.call(add, (7,))??, 7);
+    let back = keeper.call(|counter: &mut Server<Counter>| counter.clone(), ())?;
+    assert_eq!(back.call(Counter::add, (1,))?, 8);
+    let (ours, theirs) = pipe::<(), Server<Counter>>()?;
+    let send = |ours: pipe_end::Sender, counter: Server<Counter>| ours.send(counter).map_err(Error::from);
+    Process::spawn(send, (theirs, counter))?.join()??;
+    assert_eq!(ours.recv()?.call(Counter::add, (1,))?, 9);
+    let numbers = SharedSlice::from_slice(&[1_u64, 2, 3])?;
+    let slices = Server::spawn(|numbers: SharedSlice<u64>| numbers, (numbers,))?;
+    let taken = slices.call(|numbers: &mut SharedSlice<u64>| numbers.clone(), ())?;
+    assert_eq!(taken[..], [1, 2, 3]);
+    Ok(())
+}
+
+mod pipe_end {
+    pub(super) type Sender = multiproc::Connection<multiproc::Server<super::Counter>, ()>;
+}
+
+fn values_of_any_size_come_and_go() -> Outcome {
+    let server = Server::spawn(|| (), ())?;
+    let echo = |(): &mut (), bytes: Vec<u8>| bytes;
+    for size in [0, 1, 7, 32_000, 33_000, 300_000, 3_000_000, 20_000_000] {
+        let bytes: Vec<u8> = (0..size).map(|index| u8::try_from(index % 251).unwrap_or(0)).collect();
+        assert!(server.call(echo, (bytes.clone(),))? == bytes, "{size} bytes are others");
+    }
+    Ok(())
+}
+
+fn values_that_do_not_travel_are_errors_of_their_call() -> Outcome {
+    let server = Server::spawn(|| 0_u32, ())?;
+    let put = |state: &mut u32, value: BadValue| {
+        *state += 1;
+        matches!(value, BadValue::Fine(_))
+    };
+    assert!(server.call(put, (BadValue::Fine(1),))?);
+    assert!(server.call(put, (BadValue::Unencodable,)).unwrap_err().is_codec());
+    assert!(server.call(put, (BadValue::Undecodable,)).unwrap_err().is_codec());
+    let take = |state: &mut u32, value: u32| {
+        *state += 1;
+        if value == 0 { BadValue::Unencodable } else { BadValue::Undecodable }
+    };
+    assert!(server.call(take, (0,)).unwrap_err().is_codec());
+    assert!(server.call(take, (1,)).unwrap_err().is_codec());
+    assert_eq!(server.call(|state: &mut u32| *state, ())?, 3, "the state is not poisoned");
+    Ok(())
+}
+
+fn calls_beyond_the_capacity_wait() -> Outcome {
+    let counter = Server::builder().capacity(3).spawn(Counter::new, (0,))?;
+    let (blocked, latch) = block(&counter)?;
+    let waiting = (0..3).map(|_| counter.try_submit(Counter::add, (1,))).collect::<Result<Vec<_>>>()?;
+    assert_eq!(counter.waiting(), 3);
+    assert!(counter.try_submit(Counter::add, (1,)).unwrap_err().is_full());
+    let late = counter.call_timeout(Counter::add, (1,), Duration::from_millis(10));
+    assert!(late.unwrap_err().is_timeout());
+    thread::scope(|scope| {
+        let fourth = scope.spawn(|| counter.call(Counter::add, (1,)));
+        drop(latch);
+        assert_eq!(fourth.join().unwrap()?, 4, "those that were refused did not run");
+        Ok::<_, Error>(())
+    })?;
+    blocked.get()?;
+    waiting.into_iter().try_for_each(|handle| handle.get().map(drop))?;
+    Ok(())
+}
+
+fn a_call_with_a_time_limit_ends_on_time() -> Outcome {
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let (blocked, latch) = block(&counter)?;
+    let late = counter.call_timeout(Counter::add, (1,), Duration::from_millis(10));
+    assert!(late.unwrap_err().is_timeout());
+    drop(latch);
+    blocked.get()?;
+    assert_eq!(counter.call(Counter::total, ())?, 1, "it has run nevertheless");
+    Ok(())
+}
+
+/// Results that no one takes wait in the server's memory, and not in the server.
+fn a_caller_that_takes_no_results_delays_no_other() -> Outcome {
+    const CALLS: u32 = 60;
+    let fill = |_: &mut u32, size: usize| vec![7_u8; size];
+    let server = Server::spawn(|| 0_u32, ())?;
+    let submit = move |server: Server<u32>, latch: multiproc::Connection<(), ()>| -> Result<usize> {
+        let handles: Vec<_> = (0..CALLS).map(|_| server.submit(fill, (30_000,))).collect::<Result<_>>()?;
+        latch.send(())?;
+        latch.recv()?;
+        handles.into_iter().map(|handle| Ok(handle.get()?.len())).sum()
+    };
+    let (latch, theirs) = pipe::<(), ()>()?;
+    let child = Process::spawn(submit, (server.clone(), theirs))?;
+    latch.recv()?;
+    for number in 1..=10 {
+        let count = |count: &mut u32| {
+            *count += 1;
+            *count
+        };
+        assert_eq!(server.call(count, ())?, number);
+    }
+    latch.send(())?;
+    assert_eq!(child.join()??, CALLS as usize * 30_000);
+    Ok(())
+}
+
+fn a_dictionary_a_list_and_a_namespace_are_states() -> Outcome {
+    let dict = Server::spawn(HashMap::<String, u32>::new, ())?;
+    assert_eq!(dict.call(HashMap::insert, ("a".to_owned(), 1))?, None);
+    let get = |dict: &mut HashMap<String, u32>, key: String| dict.get(&key).copied();
+    assert_eq!(dict.call(get, ("a".to_owned(),))?, Some(1));
+    assert_eq!(dict.stop()?, HashMap::from([("a".to_owned(), 1)]));
+    let list = Server::spawn(Vec::<u32>::new, ())?;
+    list.call(Vec::push, (7,))?;
+    list.call(|list: &mut Vec<u32>, more: Vec<u32>| list.extend(more), (vec![8, 9],))?;
+    assert_eq!(list.call(Vec::pop, ())?, Some(9));
+    assert_eq!(list.stop()?, [7, 8]);
+    Ok(())
+}

@@ -1,0 +1,160 @@
+use std::time::Duration;
+
+use multiproc::server::{CallHandle, Limit};
+use multiproc::{Connection, ErrorKind, Process, Result, Server, pipe};
+
+use super::{Counter, block};
+use crate::support::{Outcome, trials, wait_for_state};
+
+trials![
+    the_running_call_fails_and_the_others_go_on,
+    a_panic_makes_the_state_again,
+    calls_of_other_processes_go_on,
+    calls_whose_handle_is_dropped_run_after_a_restart,
+    an_idle_server_that_is_killed_is_made_again,
+    a_call_runs_at_most_once,
+    too_many_restarts_are_the_end,
+    a_server_that_cannot_be_made_again_ends,
+    the_last_handle_is_the_end_of_a_restarted_server,
+];
+
+fn restarting(times: usize) -> Result<Server<Counter>> {
+    Server::builder().restart(Limit::new(times, Duration::from_secs(3600))).spawn(Counter::new, (100,))
+}
+
+fn the_running_call_fails_and_the_others_go_on() -> Outcome {
+    let counter = restarting(5)?;
+    let first = counter.pid();
+    let (blocked, _latch) = block(&counter)?;
+    let behind: Vec<CallHandle<u64>> =
+        (0..10).map(|_| counter.submit(Counter::add, (1,))).collect::<Result<_>>()?;
+    counter.kill()?;
+    let error = blocked.get().unwrap_err();
+    assert_eq!((error.signal(), error.pid()), (Some(9), Some(first)));
+    assert!(error.to_string().ends_with("Counter::block"), "{error}");
+    let results = behind.into_iter().map(CallHandle::get).collect::<Result<Vec<_>>>()?;
+    assert_eq!(results, (101..=110).collect::<Vec<_>>(), "on a new state");
+    assert_ne!(counter.call(Counter::pid, ())?, first);
+    assert!(counter.is_alive());
+    Ok(())
+}
+
+fn a_panic_makes_the_state_again() -> Outcome {
+    let counter = restarting(5)?;
+    counter.call(Counter::add, (1,))?;
+    let panics = counter.submit(Counter::panic, ())?;
+    let behind = counter.submit(Counter::total, ())?;
+    let error = panics.get().unwrap_err();
+    assert!(error.is_panic(), "{error}");
+    assert_eq!(behind.get()?, 100);
+    Ok(())
+}
+
+fn total(counter: Server<Counter>, started: Connection<(), ()>) -> Result<(u64, u64)> {
+    let handle = counter.submit(Counter::add, (1,))?;
+    let _ = started.send(());
+    Ok((handle.get()?, counter.call(Counter::add, (10,))?))
+}
+
+fn calls_of_other_processes_go_on() -> Outcome {
+    let counter = restarting(5)?;
+    counter.call(Counter::add, (1000,))?;
+    let (blocked, _latch) = block(&counter)?;
+    let (ours, theirs) = pipe::<(), ()>()?;
+    let child = Process::spawn(total, (counter.clone(), theirs))?;
+    ours.recv()?;
+    wait_for_state(child.pid(), 'S');
+    counter.kill()?;
+    assert_eq!(child.join()??, (101, 111));
+    assert_eq!(blocked.get().unwrap_err().signal(), Some(9));
+    Ok(())
+}
+
+fn calls_whose_handle_is_dropped_run_after_a_restart() -> Outcome {
+    let counter = restarting(5)?;
+    let (blocked, _latch) = block(&counter)?;
+    for _ in 0..50 {
+        drop(counter.submit(Counter::add, (1,))?);
+    }
+    counter.kill()?;
+    drop(blocked);
+    assert_eq!(counter.call(Counter::total, ())?, 150);
+    Ok(())
+}
+
+fn an_idle_server_that_is_killed_is_made_again() -> Outcome {
+    let counter = restarting(5)?;
+    let pid = counter.call(Counter::pid, ())?;
+    wait_for_state(pid, 'S');
+    counter.kill()?;
+    // The call may still be taken by the dying process; then it is that call's error.
+    let total = counter.call(Counter::total, ());
+    assert!(total.as_ref().is_ok_and(|total| *total == 100) || total.is_err(), "{total:?}");
+    assert_eq!(counter.call(Counter::total, ())?, 100);
+    Ok(())
+}
+
+/// Kills at random moments: each call has a result or an error, and ran at most once.
+fn a_call_runs_at_most_once() -> Outcome {
+    let (log, lines) = multiproc::queue::bounded::<u64>(100_000)?;
+    let record = |log: &mut multiproc::queue::Sender<u64>, number: u64| log.send(number).is_ok();
+    let limit = Limit::new(1000, Duration::from_secs(1));
+    let server = Server::builder().restart(limit).spawn(|log: multiproc::queue::Sender<u64>| log, (log,))?;
+    let (mut lost, mut handles) = (0, std::collections::VecDeque::new());
+    for number in 0..3000_u64 {
+        handles.push_back(server.submit(record, (number,))?);
+        if number % 150 == 149 {
+            server.kill()?;
+        }
+        if handles.len() > 50 {
+            lost += u32::from(handles.pop_front().is_some_and(|handle| handle.get().is_err()));
+        }
+    }
+    lost += u32::try_from(handles.into_iter().filter_map(|handle| handle.get().err()).count())?;
+    drop(server);
+    let mut ran = lines.into_iter().collect::<Result<Vec<_>>>()?;
+    let count = ran.len();
+    assert!(ran.is_sorted(), "out of order");
+    ran.dedup();
+    assert_eq!(ran.len(), count, "a call ran twice");
+    assert!(count + lost as usize >= 3000, "{lost} calls are errors, and only {count} ran");
+    Ok(())
+}
+
+fn too_many_restarts_are_the_end() -> Outcome {
+    let counter = restarting(2)?;
+    for _ in 0..2 {
+        assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
+        assert_eq!(counter.call(Counter::total, ())?, 100);
+    }
+    assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
+    let error = counter.call(Counter::total, ()).unwrap_err();
+    assert_eq!((error.kind(), error.signal()), (ErrorKind::Died, Some(6)));
+    assert!(!counter.is_alive());
+    Ok(())
+}
+
+fn a_server_that_cannot_be_made_again_ends() -> Outcome {
+    let once = |path: String| {
+        assert!(std::fs::remove_file(&path).is_ok(), "it was made before");
+        Counter::new(1)
+    };
+    let folder = std::env::temp_dir().join(format!("multiproc-restarts-{}", std::process::id()));
+    std::fs::write(&folder, "")?;
+    let limit = Limit::new(3, Duration::from_secs(3600));
+    let counter = Server::builder().restart(limit).spawn(once, (folder.display().to_string(),))?;
+    assert_eq!(counter.call(Counter::add, (1,))?, 2);
+    assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
+    let error = counter.call(Counter::total, ()).unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("it was made before"), "{error}");
+    Ok(())
+}
+
+fn the_last_handle_is_the_end_of_a_restarted_server() -> Outcome {
+    let counter = restarting(5)?;
+    assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
+    let pid = counter.call(Counter::pid, ())?;
+    drop(counter);
+    crate::support::eventually("the server ends", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    Ok(())
+}
