@@ -35,8 +35,8 @@ impl ReceiverCore {
         self.receive_noting(max, deadline, take, |_| ())
     }
 
-    /// As [`receive`](Self::receive); gives a message that comes [whole](ReceiveOutcome::Owned) to `note`, before it
-    /// is taken: if this process is killed in between, another one takes the message.
+    /// As [`receive`](Self::receive); gives a message that comes [whole](ReceiveOutcome::Owned) to `note`,
+    /// before it is taken: if this process is killed in between, another one takes the message.
     #[inline]
     pub(crate) fn receive_noting(
         &self,

@@ -75,7 +75,7 @@ const ANCILLARY: usize = 56;
 const FAILED_SPINS: usize = 64;
 const NOTIFIED: usize = 68;
 const COALESCING: usize = 72;
-/// ErrorTerms for the user of the endpoint.
+/// Words for the user of the endpoint.
 pub(crate) const SCRATCH: [usize; 3] = [80, 84, 88];
 /// In the second pair: this side's position, and the wakeup flag of the *other* side, which is loaded
 /// whenever the position changes.
