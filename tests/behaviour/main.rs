@@ -10,6 +10,7 @@ mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
 mod encoding;
+mod fd;
 mod futures;
 mod inline;
 mod interrupt;
@@ -30,6 +31,7 @@ mod start;
 mod support;
 mod sync;
 mod task_errors;
+mod wait_any;
 
 use std::process::ExitCode;
 
@@ -58,10 +60,12 @@ fn main() -> ExitCode {
         bad_values::trials(),
         bad_tasks::trials(),
         encoding::trials(),
+        fd::trials(),
         futures::trials(),
         output::trials(),
         sync::trials(),
         task_errors::trials(),
+        wait_any::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

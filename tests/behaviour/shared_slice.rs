@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytemuck::{Pod, Zeroable};
+use multiproc::queue::Receiver;
 use multiproc::{Connection, Pool, Process, Result, SharedSlice, pipe, queue};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
@@ -22,7 +23,7 @@ trials![
     a_thousand_tasks_map_it_once,
     one_too_large_to_be_kept_is_given_back,
     one_that_comes_back_is_still_the_same,
-    it_travels_neither_in_a_queue_nor_as_a_result,
+    it_travels_in_a_queue_and_as_a_result,
     a_receiver_cannot_write,
     a_killed_receiver_harms_no_other,
     a_copy_of_a_receiver_receives_it_again,
@@ -170,15 +171,18 @@ fn one_that_comes_back_is_still_the_same() -> Outcome {
     Ok(())
 }
 
-fn it_travels_neither_in_a_queue_nor_as_a_result() -> Outcome {
-    let (sender, _receiver) = queue::bounded(1)?;
-    let refused = sender.send(numbers(10)?).unwrap_err();
-    assert!(refused.error().to_string().contains("a `SharedSlice`, travels as an argument"), "{refused}");
-    assert_eq!(sum(refused.into_item()), 45);
-    let error = Process::spawn(|| numbers(10).unwrap(), ())?.join().unwrap_err();
-    assert!(error.to_string().contains("not inside a queue's items or a result"), "{error}");
-    let error = Pool::new(1)?.apply(|| numbers(10).unwrap(), ()).unwrap_err();
-    assert!(error.to_string().contains("not inside a queue's items or a result"), "{error}");
+fn it_travels_in_a_queue_and_as_a_result() -> Outcome {
+    let (sender, receiver) = queue::bounded(100)?;
+    let sums = |receiver: Receiver<SharedSlice<u64>>| -> Result<u64> {
+        receiver.iter().map(|numbers| Ok(sum(numbers?))).sum()
+    };
+    let child = Process::spawn(sums, (receiver,))?;
+    let ten = numbers(10)?;
+    sender.send_all((0..50).map(|_| ten.clone()))?;
+    drop(sender);
+    assert_eq!(child.join()??, 50 * 45);
+    let returned = Process::spawn(|| numbers(11).unwrap(), ())?.join()?;
+    assert_eq!(sum(returned), 55);
     Ok(())
 }
 

@@ -13,8 +13,8 @@ use std::path::Path;
 /// The modules at the root from the top to the bottom. Each may use those below it, and nothing else.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
-    &["process_future"],
-    &["init", "process", "process_info", "queue", "pipe", "shared_array"],
+    &["process_future", "wait"],
+    &["init", "process", "process_info", "fd", "queue", "pipe", "shared_array"],
     &["shared_slice"],
     &["mapping_cache"],
     &["pool"],

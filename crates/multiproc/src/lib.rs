@@ -137,7 +137,9 @@ compile_error!(
 
 // Highest first: a module uses only those below it.
 mod process_future;
+mod wait;
 
+mod fd;
 mod init;
 mod pipe;
 mod process;
@@ -185,6 +187,7 @@ pub mod failpoints {
 }
 
 pub use error::{Error, ErrorKind, Result, TaskError};
+pub use fd::Fd;
 #[doc(hidden)]
 pub use init::init_before_main;
 pub use init::{at_start, init, stop_fork_server};
@@ -199,3 +202,4 @@ pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::StartMethod;
 pub use task::RemoteFn;
 pub use task::method::{RemoteInit, RemoteMethod};
+pub use wait::{Waitable, wait_any, wait_any_timeout};

@@ -35,7 +35,6 @@ use crate::channel::endpoint::EndpointFds;
 use crate::channel::errors::{self, ErrorTerms, SendError};
 use crate::channel::readiness::ReadinessFd;
 use crate::channel::{Layout, Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
-use crate::codec::raw;
 use crate::error::Result;
 use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
@@ -222,13 +221,7 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     }
 
     fn put_encoded(&self, message: &S, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
-        let mut descriptors = Vec::new();
-        let bytes = if let Some(bytes) = raw::as_bytes(message) {
-            bytes
-        } else {
-            descriptors = wire::encode_with_descriptors(message, buffer, TERMS.item)?;
-            buffer
-        };
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(message, buffer, TERMS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
         TERMS.sent(self.outgoing.send([message], deadline, &mut 0)?, deadline)
     }
@@ -263,6 +256,10 @@ impl<S, R> Connection<S, R> {
     /// Whether no message has arrived at this end that was not received yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub(crate) fn incoming(&self) -> &ReceiverCore {
+        &self.incoming
     }
 
     fn new(outgoing: SenderCore, incoming: ReceiverCore) -> Self {

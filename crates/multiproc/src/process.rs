@@ -216,7 +216,8 @@ impl<T: DeserializeOwned> Process<T> {
         let outcome = self.started.result(&origin);
         // After a shortage of descriptors the result can still be received.
         self.joined = !outcome.as_ref().is_err_and(Error::is_shortage_of_descriptors);
-        panic::decode(&outcome?, Vec::new(), "the result").map_err(|error| error.with_origin(self.origin()))
+        let (result, descriptors) = outcome?;
+        panic::decode(&result, descriptors, "the result").map_err(|error| error.with_origin(self.origin()))
     }
 }
 

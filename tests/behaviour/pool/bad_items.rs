@@ -17,10 +17,7 @@ trials![
 fn an_end_of_a_queue_is_not_a_result() -> Outcome {
     let pool = Pool::new(1)?;
     let error = pool.apply(|| bounded::<u32>(1).unwrap().0, ()).unwrap_err();
-    assert!(
-        error.is_codec() && error.to_string().contains("not inside a queue's items or a result"),
-        "{error}"
-    );
+    assert!(error.is_codec() && error.to_string().contains("not as the result of a pool's task"), "{error}");
     Ok(())
 }
 

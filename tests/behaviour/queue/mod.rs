@@ -3,18 +3,26 @@
 mod bad_items;
 mod batches;
 mod capacity;
+mod close;
 mod disconnect;
 mod order;
+mod unbounded;
 
 use libtest_mimic::Trial;
 use multiproc::Result;
 use multiproc::queue::Sender;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [bad_items::trials(), batches::trials(), capacity::trials(), disconnect::trials(), order::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [
+        bad_items::trials(),
+        batches::trials(),
+        capacity::trials(),
+        close::trials(),
+        disconnect::trials(),
+        order::trials(),
+        unbounded::trials(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 /// Puts the numbers below `end` into the queue.

@@ -1,19 +1,24 @@
 //! A batch: messages that are sent together, or were received together, as one run of frames.
+//!
+//! Only its last message can have descriptors: such a message completes the batch.
 
 use std::ops::Range;
 
+use crate::channel::Message;
 use crate::codec::raw;
 use crate::error::Result;
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
-use crate::ipc::wire::{self, Travels};
+use crate::ipc::wire::{self, SharedFd, Travels};
 
-/// Messages without descriptors, encoded as frames, so that they are copied into a ring at once.
+/// Messages, encoded as frames, so that they are copied into a ring at once.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     frames: Vec<u8>,
     count: u32,
     /// The bytes of the last message in `frames`. Only the last message can be too long for a frame.
     last: Range<usize>,
+    /// The descriptors of the last message.
+    descriptors: Vec<SharedFd>,
 }
 
 /// The kind of a frame that is a message and nothing else.
@@ -45,9 +50,12 @@ impl Batch {
 
     fn encode<T: Travels>(&mut self, item: &T) -> Result<()> {
         let frame = begin_frame(&mut self.frames);
-        if let Err(error) = wire::encode(item, &mut self.frames, "an item") {
-            self.frames.truncate(frame);
-            return Err(error);
+        match wire::encode_with_descriptors(item, &mut self.frames, "an item") {
+            Ok(descriptors) => self.descriptors = descriptors,
+            Err(error) => {
+                self.frames.truncate(frame);
+                return Err(error);
+            }
         }
         self.last = frame + FRAME_HEADER..self.frames.len();
         end_frame(&mut self.frames, frame, PLAIN);
@@ -58,18 +66,20 @@ impl Batch {
     /// Whether the batch must be sent before more is added.
     #[inline]
     pub(crate) fn is_complete(&self) -> bool {
-        self.count >= MAX_ITEMS || self.frames.len() >= MAX_BYTES
+        self.count >= MAX_ITEMS || self.frames.len() >= MAX_BYTES || !self.descriptors.is_empty()
     }
 
     /// The frames of all messages but the last, their number, and the last message.
-    pub(crate) fn split_last(&self) -> Option<(&[u8], u32, &[u8])> {
+    pub(crate) fn split_last(&self) -> Option<(&[u8], u32, Message<'_>)> {
         let before = self.count.checked_sub(1)?;
-        Some((&self.frames[..self.last.start - FRAME_HEADER], before, &self.frames[self.last.clone()]))
+        let last = Message { bytes: &self.frames[self.last.clone()], descriptors: &self.descriptors };
+        Some((&self.frames[..self.last.start - FRAME_HEADER], before, last))
     }
 
     pub(crate) fn clear(&mut self) {
         self.frames.clear();
         self.count = 0;
+        self.descriptors.clear();
     }
 
     /// Maps the messages, in the order in which they were [added](Self::add).
@@ -94,11 +104,12 @@ mod tests {
         assert_eq!((crate::ipc::frame::all(Frames::new(before)).len(), count), (2, 2));
         let mut alone = Vec::new();
         wire::encode(&Some("three".to_owned()), &mut alone, "an item").unwrap();
-        assert_eq!(last, alone);
+        assert_eq!(last.bytes, alone);
         assert_eq!(batch.map(<[u8]>::len).len(), 3);
         batch.clear();
         batch.push(&7_u64).unwrap();
-        assert_eq!(batch.split_last().unwrap(), (&[][..], 0, &7_u64.to_ne_bytes()[..]));
+        let (before, count, last) = batch.split_last().unwrap();
+        assert_eq!((before, count, last.bytes), (&[][..], 0, &7_u64.to_ne_bytes()[..]));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) mod readiness;
 mod receiver;
 mod receiver_liveness;
 mod sender;
+mod sparse;
 mod wakeup_flag;
 
 use std::fmt;
@@ -88,9 +89,11 @@ const WITH_FDS: u32 = 1;
 /// length.
 const SPILLED: u32 = 2;
 
-/// Behind the endpoint's areas: how many receiving ends were opened and not dropped. The ends of a killed
-/// process stay counted; ends in transit are not counted.
+/// Behind the endpoint's areas: how many receiving ends were opened and not dropped, and whether the channel
+/// is [`CLOSED`]. The ends of a killed process stay counted; ends in transit are not counted.
 const RECEIVERS: usize = AREAS;
+/// Makes the count of receivers negative, so senders ask the kernel, which has shut down the sockets.
+const CLOSED: u32 = 1 << 31;
 const HEADER: usize = AREAS + 128;
 
 /// A pair of sockets for a channel, or for two in opposite directions.
@@ -108,6 +111,11 @@ impl Layout {
         Self { start, size, capacity }
     }
 
+    /// In messages.
+    pub(crate) fn capacity(self) -> u32 {
+        self.capacity
+    }
+
     /// The first byte behind the channel.
     pub(crate) const fn end(self) -> usize {
         self.start + HEADER + self.size as usize
@@ -121,6 +129,7 @@ impl Layout {
         to: SharedFd,
     ) -> Result<(SenderCore, ReceiverCore)> {
         Endpoint::create(memory, self.start);
+        sparse::create(self, memory);
         let eventfds = [eventfd::create()?.into(), eventfd::create()?.into()];
         let sender_fds = EndpointFds { socket: from, eventfds, namespace: thread_id::namespace() };
         let receiver_fds = EndpointFds { socket: to, ..sender_fds.clone() };
@@ -129,8 +138,9 @@ impl Layout {
         Ok((sender, ReceiverCore::open(self, memory.clone(), receiver_fds)?))
     }
 
-    pub(crate) fn capacity(self) -> u32 {
-        self.capacity
+    /// The number of messages that the channel holds, if that is limited.
+    pub(crate) fn limit(self) -> Option<usize> {
+        (!self.is_sparse()).then_some(self.capacity as usize)
     }
 
     fn open(self, memory: SharedMemory, side: Side, fds: EndpointFds) -> Result<Arc<ChannelEnd>> {
@@ -138,6 +148,7 @@ impl Layout {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
+        let ring = if self.is_sparse() { ring.without_restart() } else { ring };
         Ok(Arc::new(ChannelEnd {
             endpoint: Endpoint::new(memory, self.start, side, fds),
             ring,
@@ -179,6 +190,18 @@ impl ChannelEnd {
     /// Whether all processes of the other side are gone; `false` if the kernel does not tell.
     pub(crate) fn peer_hung_up(&self) -> bool {
         self.endpoint.peer_hung_up().unwrap_or(false)
+    }
+
+    /// Ends the channel for all its ends in all processes: nothing can be sent any more, and receivers meet the
+    /// end behind what was sent. The kernel keeps this state, so it holds if this process is killed meanwhile.
+    pub(crate) fn close(&self) {
+        socket::hang_up(self.fds().socket.as_fd());
+        self.receivers().fetch_or(CLOSED, Relaxed);
+    }
+
+    /// Whether a receiver is counted, and the channel is not closed.
+    fn has_receivers(&self) -> bool {
+        self.receivers().load(Relaxed).cast_signed() > 0
     }
 
     fn receivers(&self) -> &AtomicU32 {

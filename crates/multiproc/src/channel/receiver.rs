@@ -87,6 +87,7 @@ impl ReceiverCore {
             }
         }
         endpoint.publish(head);
+        self.0.release(head);
         Ok(ReceiveOutcome::PassedToClosure)
     }
 
@@ -95,6 +96,7 @@ impl ReceiverCore {
     #[cold]
     fn skip_to(&self, tail: Position) -> Error {
         self.0.endpoint.publish(tail);
+        self.0.release(tail);
         Error::decode("a message", "there is no frame where it should be")
     }
 
@@ -118,6 +120,7 @@ impl ReceiverCore {
             return message;
         }
         self.0.endpoint.publish(next);
+        self.0.release(next);
         failpoint::hit(Failpoint::AncillaryLeft);
         if message.is_ok() {
             socket::discard(self.socket());
@@ -171,6 +174,12 @@ impl ReceiverCore {
         let Some(_guard) = endpoint.lock(deadline)? else { return Ok(false) };
         let head = endpoint.position();
         Ok(endpoint.peer_position() != head || endpoint.wait(head, deadline, || ())? != WaitOutcome::TimedOut)
+    }
+
+    /// The eventfd that [`update_readiness`](Self::update_readiness) makes readable, and the socket that is hung
+    /// up when no sender is left.
+    pub(crate) fn poll_fds(&self) -> [BorrowedFd<'_>; 2] {
+        [self.0.endpoint.eventfd().as_fd(), self.socket()]
     }
 
     /// Makes the receivers' eventfd readable exactly while there are messages. Does nothing while another

@@ -43,7 +43,7 @@ impl SenderCore {
     #[inline]
     pub(super) fn peer_hung_up(&self, tail: Position) -> Result<bool> {
         let left = self.0.endpoint.scratch(NEXT_CHECK).load(Relaxed).wrapping_sub(tail.frames);
-        if (1..=CHECK_EVERY).contains(&left) && self.0.receivers().load(Relaxed) > 0 {
+        if (1..=CHECK_EVERY).contains(&left) && self.0.has_receivers() {
             return Ok(false);
         }
         self.check(tail)
@@ -57,7 +57,7 @@ impl SenderCore {
         endpoint.scratch(TAKEN_AT_CHECK).store(taken, Relaxed);
         let next_check = tail.frames.wrapping_add(newly_taken.saturating_mul(2).min(CHECK_EVERY));
         endpoint.scratch(NEXT_CHECK).store(next_check, Relaxed);
-        if self.0.receivers().load(Relaxed) == 0 {
+        if !self.0.has_receivers() {
             return endpoint.peer_hung_up();
         }
         // Adding the two is safe: two ticks differ by far more nanoseconds than the exits seen in between.

@@ -61,15 +61,16 @@ impl SenderCore {
             return Ok(Sent::Disconnected);
         }
         let head = endpoint.refresh_peer();
-        if tail.frames_since(head).saturating_add(count) <= layout.capacity {
-            frames = ring.put_frames(endpoint.memory(), &mut tail, head.bytes, frames, count);
+        let is_allocated = self.0.is_allocated(tail, frames.len());
+        if is_allocated && tail.frames_since(head).saturating_add(count) <= layout.capacity {
+            frames = ring.put_frames(endpoint.memory(), &mut tail, self.0.taken(head), frames, count);
         }
         let rest = std::iter::from_fn(|| {
             let (_, bytes, rest) = split_frame(frames)?;
             frames = rest;
             Some(bytes)
         });
-        self.put_all(tail, rest.chain([last]).map(Message::without_fds), deadline, sent)
+        self.put_all(tail, rest.map(Message::without_fds).chain([last]), deadline, sent)
     }
 
     /// Puts messages into the ring behind those that end at `tail`, and publishes all of them.
@@ -101,9 +102,12 @@ impl SenderCore {
     pub(super) fn put(&self, tail: &mut Position, kind: u32, parts: &[&[u8]]) -> bool {
         let ChannelEnd { endpoint, ring, layout, .. } = &*self.0;
         let before = *tail;
+        if !self.0.is_allocated(before, parts.iter().map(|part| part.len()).sum()) {
+            return false;
+        }
         let mut put = |head: Position| {
             tail.frames_since(head) < layout.capacity
-                && ring.put(endpoint.memory(), tail, head.bytes, kind, parts)
+                && ring.put(endpoint.memory(), tail, self.0.taken(head), kind, parts)
         };
         if !put(endpoint.cached_peer()) && !put(endpoint.refresh_peer()) {
             return false;
@@ -130,6 +134,9 @@ impl SenderCore {
     #[cold]
     fn put_slow(&self, tail: &mut Position, message: Message<'_>, deadline: Deadline) -> Result<Sent> {
         let endpoint = &self.0.endpoint;
+        if self.0.layout.is_sparse() {
+            return self.put_unbounded(tail, message);
+        }
         loop {
             let head = endpoint.refresh_peer();
             if !self.0.ring.can_hold(head, *tail) {
@@ -159,6 +166,17 @@ impl SenderCore {
                 WaitOutcome::TimedOut => return Ok(Sent::TimedOut),
             }
         }
+    }
+
+    /// As [`put_slow`](Self::put_slow), but does not wait for room.
+    fn put_unbounded(&self, tail: &mut Position, message: Message<'_>) -> Result<Sent> {
+        self.0.allocate(*tail, message.bytes.len() + size_of::<u64>())?;
+        let before = *tail;
+        let outcome = self.put_or_spill(tail, message, false, Deadline::now());
+        if !matches!(outcome, Ok(Some(Sent::Done))) {
+            *tail = before;
+        }
+        outcome.map(|sent| sent.unwrap_or(Sent::TimedOut))
     }
 
     /// Puts a message into the ring; or into a memfd, if it `spills` or is too large for the ring. `None`

@@ -18,7 +18,10 @@ pub(crate) fn run_chunk(chunk: Chunk) {
     let task = call.header.task.find::<ItemLoop>();
     let run = |args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>| {
         let task = task.clone()?;
-        inline::run(|| task.once.run(args, descriptors, out))
+        match inline::run(|| task.once.run(args, descriptors, out))?.len() {
+            0 => Ok(()),
+            _ => Err(wire::no_descriptors("the result")),
+        }
     };
     let mut results = Vec::new();
     match body {

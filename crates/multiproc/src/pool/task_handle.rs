@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -39,6 +40,11 @@ pub struct TaskHandle<R> {
 impl<R> TaskHandle<R> {
     pub(crate) fn new(core: Arc<Dispatcher>, call: Arc<Call>) -> Self {
         Self { core, call, taken: false, result: PhantomData }
+    }
+
+    /// Has `waker` called once, when the result arrives.
+    pub(crate) fn wake_at_arrival(&self, waker: &Waker) {
+        self.core.wake_at_arrival(&self.call, waker);
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.

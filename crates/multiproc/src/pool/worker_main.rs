@@ -112,7 +112,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     } else {
         rings.read(|args| task?.once.run(args, Vec::new(), &mut result))
     };
-    let run = run.and_then(|()| rings.write(VALUE, &result));
+    let run = run.and_then(|descriptors| match descriptors.len() {
+        0 => rings.write(VALUE, &result),
+        _ => Err(wire::no_descriptors("the result")),
+    });
     if is_timed {
         rings.flush_running();
         rings.stop_clock();

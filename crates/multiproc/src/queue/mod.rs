@@ -31,9 +31,9 @@
 //! senders.
 //!
 //! An item may be any value that [serde](https://serde.rs) can write and read (but see
-//! [Limits](crate#limits)) and that holds no end of a queue or pipe and no
-//! [`SharedSlice`](crate::SharedSlice): sending one that does is an error. Those travel as arguments of a
-//! process or task, or through a [pipe](crate::pipe()).
+//! [Limits](crate#limits)), also one with a descriptor in it: a [`SharedSlice`](crate::SharedSlice), an
+//! [`Fd`](crate::Fd), an end of a queue or pipe. It is closed if the item is never received. An end of the
+//! queue that lies in that queue itself keeps it open until it is received.
 //!
 //! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
 //! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
@@ -60,6 +60,7 @@ use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
+use crate::sys::socket::Sent;
 
 pub use crate::channel::errors::SendError;
 
@@ -79,6 +80,44 @@ pub fn bounded<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     if capacity == 0 {
         return Err(Error::invalid("queue capacity must be at least 1"));
     }
+    create(capacity)
+}
+
+/// Makes a queue in which items never wait for room: it can be filled before anything reads from it.
+///
+/// Its items lie in shared memory, not in their sender: once [`send`](Sender::send) has returned, the item
+/// arrives even if its sender exits or is killed. The queue has memory for the items in it, and gives it back
+/// in steps of 4 MiB as they are received. It holds up to 2 GiB of items, each counted with 8 bytes more; when
+/// it is full, or the kernel has no memory, sending is an error, and does not wait either. The same holds for
+/// items with descriptors, of which the kernel limits how many are sent and not received (`RLIMIT_NOFILE`, and
+/// a few hundred packets).
+///
+/// [`bounded`] is faster, since its memory stays in the processor's cache; and it keeps a fast producer from
+/// filling memory.
+///
+/// ```
+/// use multiproc::{Process, Result, queue};
+///
+/// fn main() -> Result<()> {
+///     multiproc::init();
+///     let (sender, receiver) = queue::unbounded()?;
+///     for number in 0..100_000_u64 {
+///         sender.send(number)?;
+///     }
+///     drop(sender);
+///     let sum = |receiver: queue::Receiver<u64>| receiver.into_iter().sum::<Result<u64>>();
+///     assert_eq!(Process::spawn(sum, (receiver,))?.join()??, 4_999_950_000);
+///     Ok(())
+/// }
+/// ```
+///
+/// # Errors
+/// When the kernel refuses a descriptor, or 2 GiB of address space or of file size (`RLIMIT_FSIZE`).
+pub fn unbounded<T>() -> Result<(Sender<T>, Receiver<T>)> {
+    create(0)
+}
+
+fn create<T>(capacity: u32) -> Result<(Sender<T>, Receiver<T>)> {
     let layout = transfer::layout(capacity);
     let size = NonZeroUsize::new(layout.end()).unwrap_or(NonZeroUsize::MIN);
     let (from, to) = sockets()?;
@@ -103,7 +142,7 @@ pub struct Receiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-const WORDS: ErrorTerms = ErrorTerms {
+const TERMS: ErrorTerms = ErrorTerms {
     channel: "queue",
     item: "an item",
     sender: "sender of the queue",
@@ -185,10 +224,19 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
-        let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item)
-            .and_then(|bytes| self.core.send([Message::without_fds(bytes)], deadline, &mut 0))
-            .and_then(|outcome| WORDS.sent(outcome, deadline));
+        let sent = self.put_encoded(&item, &mut buffer.0, deadline);
         sent.map_err(|error| SendError { error, item })
+    }
+
+    fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, TERMS.item)?;
+        let message = Message { bytes, descriptors: &descriptors };
+        Self::sent(self.core.send([message], deadline, &mut 0)?, deadline)
+    }
+
+    /// A call without a time limit times out only where it does not wait: the queue is unbounded and full.
+    fn sent(outcome: Sent, deadline: Deadline) -> Result<()> {
+        TERMS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -197,7 +245,7 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
         batch.clear();
         let unsent = items.drain(..).skip(sent);
         outcome
-            .and_then(|outcome| WORDS.sent(outcome, Deadline::Never))
+            .and_then(|outcome| Self::sent(outcome, Deadline::Never))
             .map_err(|error| SendError { error, item: unsent.collect() })
     }
 }
@@ -271,16 +319,20 @@ impl<T: DeserializeOwned> Receiver<T> {
         let mut batch = Batch::default();
         let mut decoded = Vec::new();
         let take = |bytes: &[u8]| match raw::from_bytes(bytes) {
-            Some(item) => decoded.push(item.map_err(|why| Error::decode(WORDS.item, why))),
+            Some(item) => decoded.push(item.map_err(|why| Error::decode(TERMS.item, why))),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.core.receive(max, Deadline::Never, take)? {
             ReceiveOutcome::PassedToClosure if raw::is_raw::<T>() => Ok(decoded),
-            ReceiveOutcome::PassedToClosure => Ok(batch.map(decode)),
-            ReceiveOutcome::Owned(bytes, _) => Ok(vec![decode(&bytes)]),
-            ReceiveOutcome::Disconnected => Err(WORDS.disconnected()),
-            ReceiveOutcome::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
+            ReceiveOutcome::PassedToClosure => {
+                Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), TERMS.item)))
+            }
+            ReceiveOutcome::Owned(bytes, descriptors) => {
+                Ok(vec![panic::decode(&bytes, descriptors, TERMS.item)])
+            }
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(Deadline::Never)),
         }
     }
 
@@ -294,19 +346,38 @@ impl<T: DeserializeOwned> Receiver<T> {
     fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
-            ReceiveOutcome::PassedToClosure => item.decode(WORDS.item),
-            ReceiveOutcome::Owned(bytes, _) => decode(&bytes),
-            ReceiveOutcome::TimedOut => Err(WORDS.timed_out(deadline)),
-            ReceiveOutcome::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::PassedToClosure => item.decode(TERMS.item),
+            ReceiveOutcome::Owned(bytes, descriptors) => panic::decode(&bytes, descriptors, TERMS.item),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(deadline)),
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
         }
     }
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    panic::decode(bytes, Vec::new(), WORDS.item)
-}
-
 impl<T> Sender<T> {
+    /// Ends the queue for all its ends in all processes, whoever else holds one. Later sends are errors, and so
+    /// are those that wait for room; receivers take the items that are left and then meet the end. Does not
+    /// block; a queue that is closed already stays so.
+    ///
+    /// ```
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// let other = sender.clone();
+    /// sender.send(1)?;
+    /// sender.close();
+    /// assert!(other.send(2).unwrap_err().error().is_disconnected());
+    /// assert_eq!(receiver.recv()?, 1);
+    /// assert!(receiver.recv().unwrap_err().is_disconnected());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.core.end().close();
+    }
+
+    /// The most items that the queue holds; `None` if it is [unbounded].
+    pub fn capacity(&self) -> Option<usize> {
+        self.core.end().layout().limit()
+    }
+
     /// The number of items in the queue. It may be off by what other processes send and receive during the
     /// call.
     pub fn len(&self) -> usize {
@@ -320,6 +391,27 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
+    pub(crate) fn core(&self) -> &ReceiverCore {
+        &self.core
+    }
+
+    /// As [`Sender::close`]: nothing can be sent any more, and what was sent can still be received.
+    ///
+    /// ```
+    /// let (sender, receiver) = multiproc::queue::bounded::<u32>(10)?;
+    /// receiver.close();
+    /// assert!(sender.send(1).unwrap_err().error().is_disconnected());
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn close(&self) {
+        self.core.end().close();
+    }
+
+    /// The most items that the queue holds; `None` if it is [unbounded].
+    pub fn capacity(&self) -> Option<usize> {
+        self.core.end().layout().limit()
+    }
+
     /// The number of items in the queue. It may be off by what other processes send and receive during the
     /// call.
     ///

@@ -11,24 +11,31 @@ use crate::channel::{Layout, ReceiverCore, SenderCore};
 use crate::error::Result;
 use crate::ipc::wire::SharedMemory;
 
-/// The encoding of an end: its memory, its descriptors and the queue's capacity.
+/// The encoding of an end: its memory, its descriptors, and the queue's capacity, 0 if it is unbounded.
 type Parts = (SharedMemory, EndpointFds, u32);
 
 pub(super) const fn layout(capacity: u32) -> Layout {
-    Layout::new(0, 4 * 1024 * 1024, capacity)
+    match capacity {
+        0 => Layout::sparse(0),
+        _ => Layout::new(0, 4 * 1024 * 1024, capacity),
+    }
+}
+
+fn capacity(layout: Layout) -> u32 {
+    layout.limit().and_then(|limit| u32::try_from(limit).ok()).unwrap_or(0)
 }
 
 impl<T> Serialize for Sender<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let end = self.core.end();
-        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+        (end.memory(), end.fds(), capacity(end.layout())).serialize(serializer)
     }
 }
 
 impl<T> Serialize for Receiver<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let end = self.core.end();
-        (end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+        (end.memory(), end.fds(), capacity(end.layout())).serialize(serializer)
     }
 }
 

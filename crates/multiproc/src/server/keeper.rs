@@ -148,7 +148,7 @@ fn end_of(started: &SpawnedChild, page: Page<'_>, name: &str) -> Error {
     let origin = || page.origin(name);
     let outcome = started
         .result(&origin)
-        .and_then(|bytes| wire::decode_internal::<Option<Error>>(&bytes, Vec::new(), "a server's end"));
+        .and_then(|(bytes, _)| wire::decode_internal::<Option<Error>>(&bytes, Vec::new(), "a server's end"));
     match outcome {
         Ok(None) => Error::new(Cause::Stopped).with_origin(origin()),
         Ok(Some(error)) | Err(error) => error.or_with_origin(origin),

@@ -63,9 +63,16 @@ pub(crate) struct InlineChild {
     state: Arc<State>,
 }
 
+/// An encoded result, and its descriptors.
+type Outcome = (Vec<u8>, Vec<OwnedFd>);
+
+fn own(descriptors: Vec<SharedFd>) -> Result<Vec<OwnedFd>> {
+    descriptors.into_iter().map(SharedFd::into_descriptor).collect()
+}
+
 struct State {
     /// The encoded result, until it is taken.
-    outcome: Mutex<Option<Result<Vec<u8>>>>,
+    outcome: Mutex<Option<Result<Outcome>>>,
     /// The exit code of a child that would have run the task.
     code: OnceLock<i32>,
     ended: Condvar,
@@ -95,11 +102,10 @@ impl InlineChild {
         let runner = Arc::clone(&state);
         let run_task = move || {
             let mut result = Vec::new();
-            let descriptors = descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>();
-            let outcome = descriptors.and_then(|descriptors| {
+            let outcome = own(descriptors).and_then(|descriptors| {
                 run(|| RunOnce::new::<F, Args>().run(&bytes, descriptors, &mut result))
             });
-            runner.end(outcome.map(|()| result));
+            runner.end(outcome.and_then(own).map(|descriptors| (result, descriptors)));
         };
         let thread = thread::Builder::new().name(name.clone()).spawn(run_task);
         thread.map(drop).map_err(|error| Error::io("start a thread", &error))?;
@@ -126,7 +132,7 @@ impl InlineChild {
     }
 
     /// The encoded result of a task that has ended.
-    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
+    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
         let outcome = lock(&self.state.outcome).take();
         outcome
             .unwrap_or_else(|| Err(Error::internal("an inline task has no result")))
@@ -154,7 +160,7 @@ impl InlineChild {
 }
 
 impl State {
-    fn end(&self, outcome: Result<Vec<u8>>) {
+    fn end(&self, outcome: Result<Outcome>) {
         let code = match &outcome {
             Ok(_) => 0,
             Err(error) => failure_code(error),

@@ -33,7 +33,7 @@ pub(super) fn run_task(start_socket: &PacketSocket, start: ChildStart) -> i32 {
         exit_immediately(0); // a copy that the task has forked and let return
     }
     failpoint::hit(Failpoint::Returned);
-    let code = match result.and_then(|()| Message::new(outcome, Vec::new())) {
+    let code = match result.and_then(|descriptors| Message::new(outcome, descriptors)) {
         Ok(outcome) => send_outcome(start_socket, &outcome, 0),
         Err(error) => report_failure(start_socket, &error),
     };

@@ -3,6 +3,7 @@
 //! The parent makes a pair of sockets. It sends the message over one end, and the child gets the other as
 //! standard input or from the zygote. Nothing of this has a name in the file system or the environment.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -67,8 +68,11 @@ pub(crate) struct SpawnedChild {
     pub(crate) child: Arc<Child>,
     start_socket: PacketSocket,
     /// The outcome, if it was received before the child's end, and when.
-    outcome: Mutex<Option<(Vec<u8>, Instant)>>,
+    outcome: Mutex<Option<(Outcome, Instant)>>,
 }
+
+/// An encoded outcome, and its descriptors.
+pub(crate) type Outcome = (Vec<u8>, Vec<OwnedFd>);
 
 /// How long [`SpawnedChild::wait`] waits for the end of a child that has sent its outcome: it flushes its
 /// output, and with `Spawn` runs exit handlers.
@@ -97,21 +101,24 @@ impl SpawnedChild {
         outcome.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGER_LIMIT)
     }
 
-    /// The encoded result of a child that has ended, or why there is none.
-    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
+    /// The encoded result of a child that has ended, and its descriptors; or why there is none.
+    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
         let received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
         match received.or_else(|| self.receive()) {
-            Some(outcome) => outcome::decode(outcome?, origin),
+            Some(received) => {
+                let (outcome, descriptors) = received?;
+                Ok((outcome::decode(outcome, origin)?, descriptors))
+            }
             None => Err(self.child.exit_error(origin())),
         }
     }
 
     /// Receives the outcome, if it is there.
-    fn receive(&self) -> Option<Result<Vec<u8>>> {
+    fn receive(&self) -> Option<Result<Outcome>> {
         loop {
             match self.start_socket.receive_or(OnShortage::Leave, Deadline::now()) {
                 Ok(Incoming::Message(bytes, _)) if bytes == READY => self.child.mark_started(),
-                Ok(Incoming::Message(bytes, _)) => return Some(Ok(bytes)),
+                Ok(Incoming::Message(bytes, descriptors)) => return Some(Ok((bytes, descriptors))),
                 Ok(Incoming::TimedOut | Incoming::Disconnected) => return None,
                 Err(error) => return Some(Err(error)),
             }

@@ -1,6 +1,6 @@
 //! What a `Process` is: a child, or in inline mode a thread.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -90,8 +90,8 @@ impl Started {
         }
     }
 
-    /// The encoded result, once it has ended.
-    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Vec<u8>> {
+    /// The encoded result and its descriptors, once it has ended.
+    pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<(Vec<u8>, Vec<OwnedFd>)> {
         match self {
             Self::Child(started) => started.result(origin),
             Self::Thread(thread) => thread.result(origin),

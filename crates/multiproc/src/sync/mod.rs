@@ -25,7 +25,7 @@
 //! # Handles
 //!
 //! Each value here is a handle of memory without a name. It can be cloned, is `Send` and `Sync`, and travels
-//! as an argument of a process or task, and through a pipe; not inside a queue's items or a result. It costs
+//! as an argument of a process or task, as the result of a process, and through a queue or pipe. It costs
 //! a process a descriptor and a page or more of memory. The kernel frees the memory with the last handle.
 //!
 //! # Bytes of other processes

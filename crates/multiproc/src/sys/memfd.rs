@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit};
@@ -74,9 +74,37 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Allocates pages for a range that other processes may map: a lack of memory is an error here, not a signal
+/// at a later access.
+pub(crate) fn allocate(fd: impl AsFd, offset: usize, length: usize) -> Result<()> {
+    change_pages(fd, FallocateFlags::empty(), offset, length)
+        .map_err(|errno| Error::os(&format!("find {length} bytes of memory to share"), errno))
+}
+
+/// Gives the pages of a range back, which then reads as zeros. They stay where the kernel refuses it.
+pub(crate) fn release(fd: impl AsFd, offset: usize, length: usize) {
+    let _ = change_pages(
+        fd,
+        FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+        offset,
+        length,
+    );
+}
+
+fn change_pages(fd: impl AsFd, how: FallocateFlags, offset: usize, length: usize) -> nix::Result<()> {
+    let number = |bytes| i64::try_from(bytes).map_err(|_| Errno::EFBIG);
+    loop {
+        match fallocate(&fd, how, number(offset)?, number(length)?) {
+            Err(Errno::EINTR) => {}
+            _ if length == 0 => return Ok(()),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Checks that another process's memfd holds `length` bytes, more than 0.
 pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
-    let size = size_of_sealed(std::os::fd::AsFd::as_fd(fd))?;
+    let size = size_of_sealed(fd.as_fd())?;
     NonZeroUsize::new(length)
         .filter(|length| size >= length.get() as u64)
         .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))

@@ -68,6 +68,13 @@ pub(crate) fn poll_any(one: BorrowedFd<'_>, other: BorrowedFd<'_>, deadline: Dea
     wait(&mut [one, other].map(|fd| PollFd::new(fd, PollFlags::POLLIN)), deadline)
 }
 
+/// Waits until one of these descriptors is ready for its events, or hung up; returns whether that was before
+/// the deadline.
+pub(crate) fn poll_all(these: Vec<(BorrowedFd<'_>, PollFlags)>, deadline: Deadline) -> Result<bool> {
+    let mut polled: Vec<_> = these.into_iter().map(|(fd, events)| PollFd::new(fd, events)).collect();
+    wait(&mut polled, deadline)
+}
+
 fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
     loop {
         match poll(polled, timeout(deadline)) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ipc::panic::catch_panic;
-use crate::ipc::wire;
+use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -181,7 +181,7 @@ pub(crate) trait Vtable<F, Args>: Copy + 'static {
 #[derive(Clone, Copy)]
 pub(crate) struct RunOnce(RunEncoded);
 
-type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<()>;
+type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
 
 impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
     const ENTRY: &'static Entry<Self> =
@@ -193,9 +193,14 @@ impl RunOnce {
         Self(run_once::<F, Args>)
     }
 
-    /// Runs the function and appends its encoded result. A panic becomes an error with its message and
-    /// location.
-    pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>) -> Result<()> {
+    /// Runs the function and appends its encoded result; returns the result's descriptors. A panic becomes an
+    /// error with its message and location.
+    pub(crate) fn run(
+        self,
+        args: &[u8],
+        descriptors: Vec<OwnedFd>,
+        out: &mut Vec<u8>,
+    ) -> Result<Vec<SharedFd>> {
         let before = out.len();
         let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);
         if result.is_err() {
@@ -209,24 +214,24 @@ fn run_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
-) -> Result<()> {
+) -> Result<Vec<SharedFd>> {
     let args: Args = wire::decode_internal(args, descriptors, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
-    wire::encode_internal(&result, out, "the result")
+    wire::encode_internal_with_descriptors(&result, out, "the result")
 }
 
 fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
-) -> Result<()> {
+) -> Result<Vec<SharedFd>> {
     let args: Args = wire::decode(args, descriptors, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
-    wire::encode(&result, out, "the result")
+    wire::encode_with_descriptors(&result, out, "the result")
 }
 
 fn hash(text: &str) -> u64 {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::coalesce::CoalescingDelay;
-use super::{COALESCING, Endpoint, FAILED_SPINS, NOTIFIED, WaitOutcome};
+use super::{COALESCING, Endpoint, FAILED_SPINS, NOTIFIED, Side, WaitOutcome};
 use crate::error::Result;
 use crate::ipc::ring::Position;
 use crate::sys::atomic::Relaxed;
@@ -51,13 +51,11 @@ impl Endpoint {
         if deadline.is_over() {
             self.discard_orphans();
             let hung_up = self.peer_hung_up()?; // first, so that frames published before the hang-up count
-            return Ok(if is_ready() {
-                WaitOutcome::Ready
-            } else if hung_up {
-                WaitOutcome::Disconnected
-            } else {
-                WaitOutcome::TimedOut
-            });
+            return match is_ready() {
+                true => Ok(WaitOutcome::Ready),
+                false if hung_up => self.after_hang_up(deadline, is_ready),
+                false => Ok(WaitOutcome::TimedOut),
+            };
         }
         if self.spin(&is_ready) {
             return Ok(WaitOutcome::Ready);
@@ -73,7 +71,7 @@ impl Endpoint {
                 return Ok(WaitOutcome::Ready);
             }
             if events.hung_up {
-                return Ok(WaitOutcome::Disconnected);
+                return self.after_hang_up(deadline, is_ready);
             }
             if events.readable {
                 self.clear_eventfd();
@@ -82,6 +80,19 @@ impl Endpoint {
                 return Ok(if is_ready() { WaitOutcome::Ready } else { WaitOutcome::TimedOut });
             }
         }
+    }
+
+    /// The outcome of a wait after the peer's end. If the channel was closed, a producer that began before may
+    /// be about to publish; the lock tells.
+    #[cold]
+    fn after_hang_up(&self, deadline: Deadline, is_ready: impl Fn() -> bool) -> Result<WaitOutcome> {
+        let is_settled =
+            self.side == Side::Producers || self.mutex(Side::Producers).lock(deadline)?.is_some();
+        Ok(match is_settled {
+            _ if is_ready() => WaitOutcome::Ready,
+            true => WaitOutcome::Disconnected,
+            false => WaitOutcome::TimedOut,
+        })
     }
 
     /// Sleeps until the eventfd is written, the peer hangs up or the deadline passes; does not sleep if

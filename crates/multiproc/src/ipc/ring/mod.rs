@@ -65,6 +65,24 @@ impl Ring {
         Self { restart_after: if half < CACHE_WINDOW { half } else { CACHE_WINDOW }, ..self }
     }
 
+    /// The same ring, but it never restarts before its end.
+    pub(crate) const fn without_restart(self) -> Self {
+        Self { restart_after: u32::MAX, ..self }
+    }
+
+    /// The bytes behind `tail` that a frame of `length` bytes may touch, where the end of the ring's memory may
+    /// be in its way.
+    pub(crate) fn reach(length: usize) -> u32 {
+        u32::try_from(length).map_or(u32::MAX, |length| frame_size(length).saturating_mul(2))
+    }
+
+    /// The ranges of memory between two positions in bytes: up to the end of the ring's memory, and the rest.
+    pub(crate) fn ranges(&self, from: u32, to: u32) -> [(usize, usize); 2] {
+        let length = to.wrapping_sub(from).min(self.size);
+        let to_end = length.min(self.size - self.within(from));
+        [(self.offset(from), to_end as usize), (self.start, (length - to_end) as usize)]
+    }
+
     /// The length of the largest frame that always fits into an empty ring.
     pub(crate) const fn largest(&self) -> usize {
         (self.size / 2 - HEADER_SIZE) as usize

@@ -16,6 +16,10 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
+/// Why a descriptor cannot be encoded.
+pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
+     as an argument, as the result of a process, and through a pipe or queue; not as the result of a pool's task";
+
 thread_local! {
     /// The descriptors of the value that is being encoded; `None` if its transport carries none.
     pub(super) static OUTGOING: List<Option<Vec<SharedFd>>> = const { RefCell::new(ManuallyDrop::new(None)) };
@@ -118,10 +122,7 @@ impl Serialize for SharedFd {
         });
         match index {
             Some(index) => serializer.serialize_u32(index),
-            None => Err(S::Error::custom(
-                "an end of a queue or pipe, or a `SharedSlice`, travels as an argument of a process or task, \
-                 or through a pipe, not inside a queue's items or a result",
-            )),
+            None => Err(S::Error::custom(NO_TRANSPORT)),
         }
     }
 }

@@ -58,6 +58,20 @@ pub(crate) fn encode_value<'a, T: Travels>(
     Ok(scratch)
 }
 
+/// As [`encode_value`], for values that may hold descriptors.
+#[inline]
+pub(crate) fn encode_value_with_descriptors<'a, T: Travels>(
+    value: &'a T,
+    scratch: &'a mut Vec<u8>,
+    what: &str,
+) -> Result<(&'a [u8], Vec<SharedFd>)> {
+    if let Some(bytes) = raw::as_bytes(value) {
+        return Ok((bytes, Vec::new()));
+    }
+    let descriptors = encode_with_descriptors(value, scratch, what)?;
+    Ok((scratch, descriptors))
+}
+
 /// As [`encode`], for values that may hold descriptors.
 pub(crate) fn encode_with_descriptors<T: Travels>(
     value: &T,
@@ -84,6 +98,11 @@ pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     what: &str,
 ) -> Result<Vec<SharedFd>> {
     fd::collect(|| encode_internal(value, out, what))
+}
+
+/// The error of a value with descriptors, where they cannot travel.
+pub(crate) fn no_descriptors(what: &str) -> Error {
+    Error::new(Cause::Encode { what: what.to_owned(), why: fd::NO_TRANSPORT.to_owned() })
 }
 
 /// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.

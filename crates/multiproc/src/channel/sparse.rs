@@ -1,0 +1,104 @@
+//! An unbounded channel: its ring is 2 GiB of address space, and has memory only for the messages in it.
+//!
+//! Senders have the kernel allocate memory ahead of what they write, so that a lack of memory is an error and
+//! no signal. Receivers give back what they have read. Two more positions, counted as those of the ring, say
+//! how far that is: memory is *allocated* up to one, and *released* up to the other. Senders may write where
+//! memory was released, not where messages were merely taken: so a receiver that is killed between the two
+//! leaves the release to the next one.
+
+use super::{AREAS, ChannelEnd, Layout};
+use crate::error::Result;
+use crate::ipc::ring::{Position, Ring};
+use crate::ipc::wire::SharedMemory;
+use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::memfd;
+
+/// The size of the ring, the largest possible.
+const SIZE: u32 = 1 << 31;
+/// Memory is allocated and released in steps of this many bytes.
+const STEP: u32 = 4 * 1024 * 1024;
+
+/// Written by receivers, under their lock.
+const RELEASED: usize = AREAS + 64;
+/// Written by senders, under theirs.
+const ALLOCATED: usize = AREAS + 72;
+
+impl Layout {
+    /// An unbounded channel from the byte `start` on.
+    pub(crate) const fn sparse(start: usize) -> Self {
+        Self::new(start, SIZE, u32::MAX)
+    }
+
+    pub(crate) fn is_sparse(self) -> bool {
+        self.size == SIZE
+    }
+}
+
+/// Initialises the two positions.
+pub(super) fn create(layout: Layout, memory: &SharedMemory) {
+    if layout.is_sparse() {
+        for position in [RELEASED, ALLOCATED] {
+            memory.word32(layout.start + position).store(step(Position::START.bytes), Relaxed);
+        }
+    }
+}
+
+impl ChannelEnd {
+    /// Up to where senders may write, where receivers are at `head`.
+    #[inline]
+    pub(super) fn taken(&self, head: Position) -> u32 {
+        if self.layout.is_sparse() { self.word(RELEASED).load(Acquire) } else { head.bytes }
+    }
+
+    /// Whether there is memory for a message of `length` bytes behind `tail`.
+    #[inline]
+    pub(super) fn is_allocated(&self, tail: Position, length: usize) -> bool {
+        !self.layout.is_sparse() || self.ahead(tail) >= Ring::reach(length)
+    }
+
+    /// Allocates memory for a message of `length` bytes behind `tail`, if the ring has room for it.
+    pub(super) fn allocate(&self, tail: Position, length: usize) -> Result<()> {
+        let (allocated, reach) = (tail.bytes.wrapping_add(self.ahead(tail)), Ring::reach(length));
+        let free = SIZE.saturating_sub(tail.bytes.wrapping_sub(self.word(RELEASED).load(Acquire)));
+        if self.is_allocated(tail, length) || reach > free {
+            return Ok(());
+        }
+        let end = tail.bytes.wrapping_add(reach.saturating_add(STEP).min(free));
+        for (offset, length) in self.ring.ranges(allocated, end) {
+            memfd::allocate(self.memory(), offset, length)?;
+        }
+        self.word(ALLOCATED).store(end, Relaxed);
+        Ok(())
+    }
+
+    /// Gives back the memory of messages that end before `head`, which is published.
+    #[inline]
+    pub(super) fn release(&self, head: Position) {
+        if self.layout.is_sparse() && self.word(RELEASED).load(Relaxed) != step(head.bytes) {
+            self.release_slow(step(head.bytes));
+        }
+    }
+
+    #[cold]
+    fn release_slow(&self, end: u32) {
+        let released = self.word(RELEASED);
+        for (offset, length) in self.ring.ranges(released.load(Relaxed), end) {
+            memfd::release(self.memory(), offset, length);
+        }
+        released.store(end, Release);
+    }
+
+    /// The allocated bytes behind `tail`.
+    fn ahead(&self, tail: Position) -> u32 {
+        let ahead = self.word(ALLOCATED).load(Relaxed).wrapping_sub(tail.bytes);
+        if ahead <= SIZE { ahead } else { 0 }
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        self.memory().word32(self.layout.start + offset)
+    }
+}
+
+fn step(position: u32) -> u32 {
+    position & !(STEP - 1)
+}

@@ -1,0 +1,221 @@
+//! `wait_any`: waits until one of several things is ready: receivers, pipes, processes, tasks, sockets.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use nix::poll::PollFlags;
+
+use self::sealed::Wait;
+use crate::channel::ReceiverCore;
+use crate::error::Result;
+use crate::fd::Fd;
+use crate::pipe::Connection;
+use crate::pool::TaskHandle;
+use crate::process::Process;
+use crate::queue::Receiver;
+use crate::sys::eventfd;
+use crate::sys::poll::{self, Deadline};
+
+/// What [`wait_any`] can wait for, and what it means to be ready:
+///
+/// | type | is ready when |
+/// |---|---|
+/// | [`queue::Receiver`](Receiver) | `recv` would not block: an item is there, or the last sender is gone |
+/// | [`Connection`] | `recv` would not block |
+/// | [`Process`] | it has ended |
+/// | [`TaskHandle`] | `get` would not block |
+/// | [`Fd`], `OwnedFd`, sockets of the standard library | it is readable, or hung up |
+pub trait Waitable: Wait {}
+
+impl<W: Wait> Waitable for W {}
+
+mod sealed {
+    /// Has no name outside of the library.
+    pub trait Wait {
+        /// Whether it is ready.
+        fn is_ready(&self) -> super::Result<bool>;
+        /// Adds the descriptors that become ready when it does.
+        fn watch<'a>(&'a self, watch: &mut super::Watch<'a>) -> super::Result<()>;
+    }
+}
+
+/// Waits until at least one of these is ready, and returns the indices of all that are. Blocks until then; it
+/// returns at once when there are none to wait for.
+///
+/// ```
+/// use multiproc::{Process, Result, pipe, queue, wait_any};
+///
+/// fn main() -> Result<()> {
+///     multiproc::init();
+///     let (sender, items) = queue::bounded::<u32>(10)?;
+///     let (here, _there) = pipe::<(), u32>()?;
+///     let child = Process::spawn(|sender: queue::Sender<u32>| sender.send(7).is_ok(), (sender,))?;
+///     let ready = wait_any(&[&items, &here])?;
+///     assert_eq!(ready, [0]);
+///     assert_eq!(items.recv()?, 7);
+///     assert_eq!(wait_any(&[&child])?, [0]);
+///     assert!(child.join()?);
+///     Ok(())
+/// }
+/// ```
+///
+/// Another thread or process may take a message first: to be sure not to block, receive with `try_recv`. A
+/// receiver of which others wait for the same queue may notice an item up to 50 ms late.
+///
+/// # Errors
+/// When the kernel refuses to wait, or a descriptor for it.
+pub fn wait_any(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
+    wait(these, Deadline::Never)
+}
+
+/// As [`wait_any`], but blocks for `time` at most; then no index is returned.
+///
+/// ```
+/// let (_sender, receiver) = multiproc::queue::bounded::<u32>(1)?;
+/// let ready = multiproc::wait_any_timeout(&[&receiver], std::time::Duration::from_millis(1))?;
+/// assert!(ready.is_empty());
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`wait_any`].
+pub fn wait_any_timeout(these: &[&dyn Waitable], time: Duration) -> Result<Vec<usize>> {
+    wait(these, Deadline::after(time))
+}
+
+/// The time after which the conditions are checked again: another receiver may have cleared an eventfd.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+fn wait(these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
+    let task_event = TaskEvent::default();
+    loop {
+        let mut watch = Watch { polled: Vec::new(), task_event: &task_event, may_miss: false };
+        let mut ready = ready(these)?;
+        if ready.is_empty() && !these.is_empty() && !deadline.is_over() {
+            these.iter().try_for_each(|waitable| waitable.watch(&mut watch))?;
+            ready = self::ready(these)?; // what became ready before it was watched
+            if ready.is_empty() {
+                watch.sleep(deadline)?;
+                continue;
+            }
+        }
+        return Ok(ready);
+    }
+}
+
+fn ready(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
+    let ready = these.iter().enumerate().map(|(index, waitable)| Ok(waitable.is_ready()?.then_some(index)));
+    ready.filter_map(Result::transpose).collect()
+}
+
+/// The descriptors of one sleep.
+pub struct Watch<'a> {
+    polled: Vec<(BorrowedFd<'a>, PollFlags)>,
+    task_event: &'a TaskEvent,
+    /// Whether a descriptor may stay as it is although something is ready.
+    may_miss: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn sleep(self, deadline: Deadline) -> Result<()> {
+        let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
+        poll::poll_all(self.polled, until).map(drop)
+    }
+
+    fn receiver(&mut self, receiver: &'a ReceiverCore) -> Result<()> {
+        receiver.update_readiness()?;
+        let [event, socket] = receiver.poll_fds();
+        self.polled.extend([(event, PollFlags::POLLIN), (socket, PollFlags::empty())]);
+        self.may_miss = true;
+        Ok(())
+    }
+}
+
+/// Wakes the waiting thread when a task's result arrives; made for the first task.
+#[derive(Default)]
+struct TaskEvent(std::sync::OnceLock<Arc<Event>>);
+
+struct Event(OwnedFd);
+
+impl Wake for Event {
+    fn wake(self: Arc<Self>) {
+        eventfd::notify(self.0.as_fd());
+    }
+}
+
+impl TaskEvent {
+    fn get_or_create(&self) -> Result<&Arc<Event>> {
+        if let Some(event) = self.0.get() {
+            return Ok(event);
+        }
+        let event = Arc::new(Event(eventfd::create()?));
+        Ok(self.0.get_or_init(|| event))
+    }
+}
+
+impl<T> Wait for Receiver<T> {
+    fn is_ready(&self) -> Result<bool> {
+        self.core().wait(Deadline::now())
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
+        watch.receiver(self.core())
+    }
+}
+
+impl<S, R> Wait for Connection<S, R> {
+    fn is_ready(&self) -> Result<bool> {
+        self.incoming().wait(Deadline::now())
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
+        watch.receiver(self.incoming())
+    }
+}
+
+impl<R> Wait for TaskHandle<R> {
+    fn is_ready(&self) -> Result<bool> {
+        Ok(self.is_ready())
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
+        let event = watch.task_event.get_or_create()?;
+        eventfd::clear(event.0.as_fd());
+        self.wake_at_arrival(&Waker::from(Arc::clone(event)));
+        watch.polled.push((event.0.as_fd(), PollFlags::POLLIN));
+        Ok(())
+    }
+}
+
+/// For types whose descriptor says whether they are ready.
+macro_rules! by_descriptor {
+    ($([$($generic:ident $(: $bound:ident)?)?] $type:ty;)*) => {$(
+        impl<$($generic $(: $bound)?)?> Wait for $type {
+            fn is_ready(&self) -> Result<bool> {
+                poll::ready(self.as_fd(), PollFlags::POLLIN, Deadline::now())
+            }
+
+            fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
+                watch.polled.push((self.as_fd(), PollFlags::POLLIN));
+                Ok(())
+            }
+        }
+    )*};
+}
+
+by_descriptor! {
+    [T] Process<T>;
+    [T: AsFd] Fd<T>;
+    [] OwnedFd;
+    [] BorrowedFd<'_>;
+    [] TcpListener;
+    [] TcpStream;
+    [] UdpSocket;
+    [] UnixDatagram;
+    [] UnixListener;
+    [] UnixStream;
+}

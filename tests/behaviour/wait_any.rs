@@ -1,0 +1,135 @@
+//! **`wait_any`**: the first of several receivers, pipes, processes, tasks and sockets.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Connection, Fd, Pool, Process, Result, pipe, wait_any, wait_any_timeout};
+
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
+
+trials![
+    each_kind_is_seen_when_it_is_ready,
+    a_wait_ends_on_time_and_nothing_is_no_wait,
+    what_is_ready_at_once_is_returned_together,
+    the_end_of_the_other_side_is_ready,
+    items_of_several_producers_all_arrive,
+];
+
+/// Waits a moment, so that the parent waits already.
+fn pause() {
+    thread::sleep(Duration::from_millis(30));
+}
+
+fn each_kind_is_seen_when_it_is_ready() -> Outcome {
+    let (sender, items) = bounded::<u32>(10)?;
+    let (here, there) = pipe::<(), u32>()?;
+    let (mut client, served) = UnixStream::pair().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pool = Pool::new(1)?;
+    let served = Fd::from(served);
+    let go = bounded::<()>(1)?;
+    let idle = Process::spawn(|go: Receiver<()>| go.recv().is_err(), (go.1,))?;
+    let gate = bounded::<u32>(1)?;
+    let task = pool.submit(|gate: Receiver<u32>| gate.recv().unwrap(), (gate.1,))?;
+
+    let wait = || wait_any_timeout(&[&items, &here, &served, &listener, &idle, &task], TEST_TIMEOUT);
+    let send = |sender: Sender<u32>| {
+        pause();
+        sender.send(1).unwrap();
+    };
+    let child = Process::spawn(send, (sender.clone(),))?;
+    assert_eq!(wait()?, [0]);
+    assert_eq!(items.try_recv()?, 1);
+    child.join()?;
+
+    let send = |there: Connection<u32, ()>| {
+        pause();
+        there.send(2).unwrap();
+        thread::park();
+    };
+    let child = Process::spawn(send, (there,))?;
+    assert_eq!(wait()?, [1]);
+    assert_eq!(here.try_recv()?, 2);
+
+    client.write_all(b"x").unwrap();
+    assert_eq!(wait()?, [2]);
+    (&*served).read_exact(&mut [0]).unwrap();
+
+    let _client = TcpStream::connect(address).unwrap();
+    assert_eq!(wait()?, [3]);
+    listener.accept().unwrap();
+
+    gate.0.send(7)?;
+    assert_eq!(wait()?, [5]);
+    assert_eq!(task.get()?, 7);
+
+    drop(go.0);
+    assert_eq!(wait_any_timeout(&[&items, &here, &served, &listener, &idle], TEST_TIMEOUT)?, [4]);
+    assert!(idle.join()?);
+    Ok(child.kill()?)
+}
+
+fn a_wait_ends_on_time_and_nothing_is_no_wait() -> Outcome {
+    let (_sender, items) = bounded::<u32>(1)?;
+    let (here, _there) = pipe::<(), u32>()?;
+    let start = Instant::now();
+    assert!(wait_any_timeout(&[&items, &here], Duration::from_millis(120))?.is_empty());
+    assert!(start.elapsed() >= Duration::from_millis(120));
+    assert!(wait_any_timeout(&[&items], Duration::ZERO)?.is_empty());
+    assert!(wait_any(&[])?.is_empty());
+    Ok(())
+}
+
+fn what_is_ready_at_once_is_returned_together() -> Outcome {
+    let queues = [bounded(1)?, bounded(1)?, bounded(1)?];
+    queues[0].0.send(1)?;
+    queues[2].0.send(2)?;
+    assert_eq!(wait_any(&[&queues[0].1, &queues[1].1, &queues[2].1])?, [0, 2]);
+    queues[0].1.recv()?;
+    assert_eq!(wait_any(&[&queues[0].1, &queues[1].1, &queues[2].1])?, [2]);
+    Ok(())
+}
+
+fn the_end_of_the_other_side_is_ready() -> Outcome {
+    let (sender, items) = bounded::<u32>(1)?;
+    let (here, there) = pipe::<(), u32>()?;
+    let hold = |_sender: Sender<u32>, _there: Connection<u32, ()>| thread::park();
+    let child = Process::spawn(hold, (sender, there))?;
+    let killer = thread::spawn(move || {
+        pause();
+        child.kill().unwrap();
+        child
+    });
+    let ready = wait_any_timeout(&[&items, &here], TEST_TIMEOUT)?;
+    assert!(!ready.is_empty());
+    assert!(killer.join().unwrap().join().is_err());
+    assert_eq!(wait_any_timeout(&[&items, &here], TEST_TIMEOUT)?, [0, 1]);
+    assert!(items.try_recv().unwrap_err().is_disconnected());
+    assert!(here.try_recv().unwrap_err().is_disconnected());
+    Ok(())
+}
+
+fn items_of_several_producers_all_arrive() -> Outcome {
+    let queues = [bounded::<u32>(3)?, bounded(3)?];
+    let send = |sender: Sender<u32>| (0..500).try_for_each(|number| Ok(sender.send(number)?));
+    let [(first, one), (second, other)] = queues;
+    let children: [Process<Result<()>>; 2] =
+        [Process::spawn(send, (first,))?, Process::spawn(send, (second,))?];
+    let (receivers, mut next) = ([one, other], [0; 2]);
+    while next != [500; 2] {
+        for index in wait_any_timeout(&[&receivers[0], &receivers[1]], TEST_TIMEOUT)? {
+            match receivers[index].try_recv() {
+                Ok(number) => assert_eq!(number, next[index]),
+                Err(error) if error.is_disconnected() => continue,
+                Err(error) => return Err(error.into()),
+            }
+            next[index] += 1;
+        }
+    }
+    Ok(children.into_iter().try_for_each(|child| child.join()?)?)
+}
