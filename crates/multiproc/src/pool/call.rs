@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEAD, Frames, as_u32, frame_size};
+use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
 use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
@@ -211,7 +211,9 @@ impl Call {
 
     /// The result of a call of one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().pop_front().map(|batch| batch.open().next().map_err(|error: Error| error.at(None)))
+        self.take()
+            .pop_front()
+            .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -283,9 +285,9 @@ impl ResultCursor {
         };
         let (before, start) = (results.len(), frames.consumed());
         let span = frame_size(as_u32(length)) as usize;
-        let like = frames.next_like(VALUE, length, most);
-        if raw::append_numbers(results, like, span, FRAME_HEAD).is_none() {
-            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEAD..FRAME_HEAD + length])?.ok();
+        let like = frames.next_if_same(VALUE, length, most);
+        if raw::append_numbers(results, like, span, FRAME_HEADER).is_none() {
+            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
             results.extend(like.chunks_exact(span).map_while(value));
         }
         let count = results.len() - before;
@@ -308,7 +310,7 @@ impl ResultCursor {
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        result.map_err(|error| error.at(Some(index)))
+        result.map_err(|error| error.with_index(Some(index)))
     }
 }
 
@@ -316,7 +318,7 @@ impl ResultCursor {
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
         VALUE => panic::decode(frame, Vec::new(), "the result"),
-        ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
+        ERROR => Err(wire::decode_internal(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
     }
 }

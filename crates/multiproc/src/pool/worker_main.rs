@@ -70,7 +70,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             Some(TASK_HEADER) => {
                 let number = rings.item_number();
                 task = rings.read(|header| {
-                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
+                    let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     logs::begin_items(header.first, number);
                     header.task.find()

@@ -221,9 +221,9 @@ impl WorkerHandle {
             return (why.clone().with_origin(origin()), why.is_start());
         }
         let ended = self.spawned.result(&origin);
-        match ended
-            .and_then(|(outcome, _)| wire::decode_own::<Result<()>>(&outcome, Vec::new(), "a worker's end"))
-        {
+        match ended.and_then(|(outcome, _)| {
+            wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
+        }) {
             Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
             Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
             Err(error) => (error, false),

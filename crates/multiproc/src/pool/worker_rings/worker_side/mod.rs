@@ -12,7 +12,7 @@ use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::frame::as_u32;
-use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::Position;
 use crate::ipc::wire;
 use crate::pool::worker_rings::claim_word;
@@ -161,7 +161,7 @@ impl WorkerSide {
     #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.exit_if_forked();
-        if result.len() > INLINE {
+        if result.len() > MAX_INLINE {
             return self.send_out_of_line(kind, result);
         }
         self.write_frame(kind, result)
@@ -298,7 +298,7 @@ impl WorkerSide {
         claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
         let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
-        let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
+        let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
             self.finish();
