@@ -54,7 +54,7 @@ fn panic_if_unlucky(number: u64) -> u64 {
 
 /// Each item begins once; the unlucky ones alone fail.
 fn run_all(function: fn(&Pool) -> Result<Vec<Result<u64>>>) -> Result<(Vec<multiproc::Error>, bool)> {
-    let begun = Atomic::from_slice(&[0_u32; ITEMS])?;
+    let begun = Atomic::from_slice(&vec![0_u32; ITEMS])?;
     let pool = Pool::builder().workers(2).initializer(count_in, (begun.clone(),)).build()?;
     let before = pool.worker_pids();
     let outcomes = function(&pool)?;
@@ -140,7 +140,7 @@ fn stop_at_0(number: u64) -> u64 {
 }
 
 fn a_small_item_behind_a_stopped_one_can_be_cancelled() -> Outcome {
-    let begun = Atomic::from_slice(&[0_u32; 100_000])?;
+    let begun = Atomic::from_slice(&vec![0_u32; 100_000])?;
     let pool = Pool::builder().workers(1).initializer(count_in, (begun.clone(),)).build()?;
     pool.map(stop_at_0, 1..100_000)?; // they are small, so the next ones are claimed together
     let worker = pool.worker_pids()[0];

@@ -59,7 +59,7 @@ impl PoolBuilder {
 
     /// Gives each worker a state, which `make` returns before any task. The pool then runs functions whose
     /// first parameter is a `&mut` of it. The state stays in its worker, so it need not be
-    /// [`Serialize`](serde::Serialize); a replaced worker makes its own. A task that panics leaves the state
+    /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
     /// ```
