@@ -62,7 +62,7 @@ impl Finished {
             Err(error) => {
                 let error: Error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
                 self.frames.truncate(value);
-                let _ = wire::encode_own(&error, &mut self.frames, "an error"); // of strings: cannot fail
+                let _ = wire::encode_internal(&error, &mut self.frames, "an error"); // of strings: cannot fail
                 ERROR
             }
         };

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::delivery::{Delivery, End, Items, Receipt};
-use super::{SendError, WORDS};
+use super::{SendError, TERMS};
 use crate::channel::errors;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
@@ -139,9 +139,9 @@ impl<T: Serialize + DeserializeOwned> JoinableSender<T> {
 
     fn put(&self, item: T, deadline: Deadline) -> Result<(), SendError<T>> {
         let mut buffer = Scratch::borrow();
-        let sent = wire::encode_value(&item, &mut buffer.0, WORDS.item).and_then(|bytes| {
+        let sent = wire::encode_value(&item, &mut buffer.0, TERMS.item).and_then(|bytes| {
             let sent = self.end.items.0.send(bytes, deadline, || self.end.peer_is_gone());
-            WORDS.sent(sent?, deadline)
+            TERMS.sent(sent?, deadline)
         });
         sent.map_err(|error| SendError { error, item })
     }
@@ -242,13 +242,13 @@ impl<T: DeserializeOwned> JoinableReceiver<T> {
         match end.items.0.receive(deadline, || end.peer_is_gone())? {
             Next::Item(taken, bytes) => {
                 let receipt = Receipt::new(taken, end.clone());
-                match panic::decode(&bytes, Vec::new(), WORDS.item) {
+                match panic::decode(&bytes, Vec::new(), TERMS.item) {
                     Ok(item) => Ok(Delivery { item, receipt }),
                     Err(error) => receipt.acknowledge().and(Err(error)),
                 }
             }
-            Next::TimedOut => Err(WORDS.timed_out(deadline)),
-            Next::Disconnected => Err(WORDS.disconnected()),
+            Next::TimedOut => Err(TERMS.timed_out(deadline)),
+            Next::Disconnected => Err(TERMS.disconnected()),
         }
     }
 }
