@@ -9,7 +9,7 @@ use multiproc::{Fd, Pool, Result, SharedSlice, TaskError, sync};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::support::{Outcome, PATIENCE, alone, descriptors, eventually, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, descriptors, eventually, trials};
 
 trials![
     a_file_shared_memory_and_an_end_of_a_queue_are_results,
@@ -96,11 +96,11 @@ fn a_result_counts_whose_worker_is_killed_right_after() -> Outcome {
 
 fn a_result_with_descriptors_has_a_time_limit() -> Outcome {
     let pool = Pool::new(1)?;
-    let options = pool.options().timeout(PATIENCE);
+    let options = pool.options().timeout(TEST_TIMEOUT);
     assert_eq!(text(options.apply(|| file("in time"), ())??), "in time");
     let options = pool.options().timeout(Duration::from_millis(20));
     let late = || {
-        std::thread::sleep(PATIENCE);
+        std::thread::sleep(TEST_TIMEOUT);
         file("late")
     };
     assert!(options.apply(late, ()).unwrap_err().is_timeout());

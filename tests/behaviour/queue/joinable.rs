@@ -7,7 +7,7 @@ use multiproc::queue::{Delivery, JoinableReceiver, JoinableSender, Unfinished, j
 use multiproc::sync::Atomic;
 use multiproc::{ErrorKind, Process, Result};
 
-use crate::support::{BadValue, Outcome, PATIENCE, alone, trials, wait_for_state};
+use crate::support::{BadValue, Outcome, TEST_TIMEOUT, alone, trials, wait_for_state};
 use crate::sync::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
 
 trials![
@@ -267,12 +267,12 @@ fn nothing_is_lost_however_many_receivers_are_killed() -> Outcome {
     let start = || Process::spawn(note, (receiver.clone(), done.clone()));
     let feeder = std::thread::spawn(move || -> Result<()> {
         (0..ITEMS).try_for_each(|number| sender.send(number))?;
-        sender.join_timeout(PATIENCE)
+        sender.join_timeout(TEST_TIMEOUT)
     });
     let mut servers = vec![start()?, start()?];
     let begun = Instant::now();
     for round in 0_u64.. {
-        if feeder.is_finished() || begun.elapsed() > PATIENCE {
+        if feeder.is_finished() || begun.elapsed() > TEST_TIMEOUT {
             break;
         }
         std::thread::sleep(Duration::from_micros(500 * (round * 7 % 13)));

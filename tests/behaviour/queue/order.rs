@@ -8,7 +8,7 @@ use multiproc::{Process, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::count;
-use crate::support::{Outcome, PATIENCE, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, trials, wait_for_state};
 
 trials![
     a_timeout_ends_a_timed_iteration_and_takes_nothing,
@@ -160,7 +160,7 @@ fn a_timeout_ends_a_timed_iteration_and_takes_nothing() -> Outcome {
     sender.send(3)?;
     assert!(items.next().is_none(), "it has ended");
     drop((items, sender));
-    let rest: Result<Vec<u32>> = receiver.iter_timeout(PATIENCE).collect();
+    let rest: Result<Vec<u32>> = receiver.iter_timeout(TEST_TIMEOUT).collect();
     assert_eq!(rest?, [3]);
     Ok(())
 }
