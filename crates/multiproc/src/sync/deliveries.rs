@@ -12,6 +12,7 @@ use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Origin, Result};
 use crate::sys::atomic::{Relaxed, Release};
+use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 use crate::sys::thread_id::ThreadId;
@@ -155,7 +156,8 @@ impl Deliveries {
             && let Some(_guard) = self.shared.lock_slots(Deadline::Never)?
             && self.shared.is_free(index)
         {
-            self.shared.release_memory(index * self.place(), self.place());
+            let (memory, start) = self.shared.range(index * self.place(), self.place());
+            memfd::release(memory, start, self.place());
         }
         self.notify();
         Ok(())
@@ -181,7 +183,8 @@ impl Deliveries {
     fn insert(&self, item: &[u8]) -> Result<bool> {
         let Some(index) = self.shared.free_slot(|_| false) else { return Ok(false) };
         let start = index * self.place();
-        self.shared.allocate_memory(start, LENGTH + item.len())?;
+        let (memory, offset) = self.shared.range(start, LENGTH + item.len());
+        memfd::allocate(memory, offset, LENGTH + item.len())?; // so that a lack of it is an error and no signal
         self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
         self.shared.store_slice(start + LENGTH, item);
         let sender = ThreadId::current_and_process().1;

@@ -18,7 +18,6 @@ use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::checks::Checks;
 use crate::sys::cpus::{YIELD_AFTER, is_smp, spin};
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::memfd;
 use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::Deadline;
 use crate::sys::shared_words::SharedAtomic;
@@ -154,14 +153,9 @@ impl Shared {
         self.memory.atomics(self.offset::<A>(0, count), count)
     }
 
-    /// Allocates the memory of bytes of the data, so that a lack of it is an error and no signal.
-    pub(super) fn allocate_memory(&self, start: usize, length: usize) -> Result<()> {
-        memfd::allocate(&self.memory, self.offset::<u8>(start, length), length)
-    }
-
-    /// Gives the memory of bytes of the data back.
-    pub(super) fn release_memory(&self, start: usize, length: usize) {
-        memfd::release(&self.memory, self.offset::<u8>(start, length), length);
+    /// The memory, and where a range of bytes of the data begins in it.
+    pub(super) fn range(&self, start: usize, length: usize) -> (&SharedMemory, usize) {
+        (&self.memory, self.offset::<u8>(start, length))
     }
 
     #[inline]
