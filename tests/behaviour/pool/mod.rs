@@ -2,6 +2,7 @@
 
 mod bad_items;
 mod cancellation;
+mod descriptors;
 mod failures;
 mod handles;
 mod imap;
@@ -33,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         imap::trials(),
         bad_items::trials(),
         handles::trials(),
+        descriptors::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),

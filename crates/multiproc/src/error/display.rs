@@ -76,6 +76,10 @@ impl fmt::Display for Error {
             Cause::Broken(failure) => {
                 write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
             }
+            Cause::Unacknowledged(1) => write!(f, "{who} took an item and did not acknowledge it"),
+            Cause::Unacknowledged(count) => {
+                write!(f, "{count} items were taken and not acknowledged, the first by {who}")
+            }
             Cause::Invalid(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
         }

@@ -78,6 +78,9 @@ pub enum ErrorKind {
     /// A [`Barrier`](crate::sync::Barrier) is broken: a party died or gave up; [`Error::pid`] says which
     /// process.
     Broken,
+    /// Receivers of a [joinable queue](crate::queue::joinable) died or gave up before they acknowledged items;
+    /// [`Error::pid`] says which process did first.
+    Unacknowledged,
     /// The caller asked for something that makes no sense, such as a pool with 0 workers.
     Invalid,
     /// The library failed by itself: a bug of it, or overwritten memory.
@@ -182,6 +185,8 @@ pub(crate) enum Cause {
     },
     /// A party of a barrier died or gave up.
     Broken(Failure),
+    /// How many items of a joinable queue were taken and not acknowledged.
+    Unacknowledged(u32),
     Invalid(String),
     Internal(String),
 }
@@ -209,6 +214,7 @@ impl Error {
             Cause::Cancelled => ErrorKind::Cancelled,
             Cause::Poisoned { .. } | Cause::StatePoisoned(_) => ErrorKind::Poisoned,
             Cause::Broken(_) => ErrorKind::Broken,
+            Cause::Unacknowledged(_) => ErrorKind::Unacknowledged,
             Cause::Invalid(_) => ErrorKind::Invalid,
             Cause::Internal(_) => ErrorKind::Internal,
         }

@@ -120,7 +120,7 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     };
     let run = run.and_then(|descriptors| match descriptors.len() {
         0 => rings.write(VALUE, &result),
-        _ => Err(wire::no_descriptors("the result")),
+        _ => rings.write_with_descriptors(&result, descriptors),
     });
     if is_timed {
         rings.flush_running();

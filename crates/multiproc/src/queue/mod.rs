@@ -1,4 +1,4 @@
-//! Bounded queues: items from any number of processes to any number of processes.
+//! Queues: items from any number of processes to any number of processes.
 //!
 //! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as
 //! arguments. **The ends are the protocol**: passing an end to a child closes this process's copy. When the
@@ -24,6 +24,9 @@
 //! }
 //! ```
 //!
+//! [`unbounded`] makes a queue that can be filled before anything reads from it; [`joinable`] one whose items are
+//! acknowledged, so that a sender can wait until all is done. The rest of this page is about the other two.
+//!
 //! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
 //! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
 //! finished taking goes to another receiver. A receiver that is *stopped* (SIGSTOP) while it takes or waits
@@ -40,6 +43,8 @@
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
 //! reads.
 
+mod delivery;
+mod joinable_ends;
 mod transfer;
 
 use std::fmt;
@@ -62,6 +67,8 @@ use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 
+pub use self::delivery::Delivery;
+pub use self::joinable_ends::{JoinableIntoIter, JoinableReceiver, JoinableSender, Unfinished, joinable};
 pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.
@@ -341,6 +348,27 @@ impl<T: DeserializeOwned> Receiver<T> {
     pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
         let mut has_ended = false;
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
+    }
+
+    /// As [`iter`](Self::iter), but waits for each item at most for `time`: a timeout is the last item of this
+    /// iterator.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// sender.send_all([1, 2])?;
+    /// for item in receiver.iter_timeout(Duration::from_millis(10)) {
+    ///     match item {
+    ///         Err(error) if error.is_timeout() => println!("nothing came for 10 ms"),
+    ///         item => println!("{}", item?),
+    ///     }
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn iter_timeout(&self, time: Duration) -> impl Iterator<Item = Result<T>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv_timeout(time)))
     }
 
     fn take(&self, deadline: Deadline) -> Result<T> {

@@ -153,6 +153,11 @@ impl Shared {
         self.memory.atomics(self.offset::<A>(0, count), count)
     }
 
+    /// The memory, and where a range of bytes of the data begins in it.
+    pub(super) fn range(&self, start: usize, length: usize) -> (&SharedMemory, usize) {
+        (&self.memory, self.offset::<u8>(start, length))
+    }
+
     #[inline]
     fn offset<T>(&self, index: usize, count: usize) -> usize {
         let end = index.checked_add(count);

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
 /// Why a descriptor cannot be encoded.
-pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
-     as an argument, as the result of a process, and through a pipe or queue; not as the result of a pool's task";
+const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
+     as an argument, as a result, and through a pipe or queue; not through a joinable queue";
 
 thread_local! {
     /// The descriptors of the value that is being encoded; `None` if its transport carries none.

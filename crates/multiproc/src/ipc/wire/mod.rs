@@ -100,11 +100,6 @@ pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     fd::collect(|| encode_internal(value, out, what))
 }
 
-/// The error of a value with descriptors, where they cannot travel.
-pub(crate) fn no_descriptors(what: &str) -> Error {
-    Error::new(Cause::Encode { what: what.to_owned(), why: fd::NO_TRANSPORT.to_owned() })
-}
-
 /// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>, what: &str) -> Result<T> {

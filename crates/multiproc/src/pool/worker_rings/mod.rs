@@ -39,7 +39,7 @@ use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 
-pub(crate) use self::pool_side::PoolSide;
+pub(crate) use self::pool_side::{OneResult, PoolSide};
 pub(crate) use self::progress::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 

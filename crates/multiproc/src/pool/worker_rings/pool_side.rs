@@ -1,5 +1,6 @@
 //! The pool's side of a worker's rings: submits items, takes results.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
@@ -50,6 +51,20 @@ pub(crate) struct Completed {
     /// Some of them may be out of line.
     pub(crate) may_be_out_of_line: bool,
     pub(crate) nanos: u64,
+}
+
+/// A result by itself.
+#[derive(Debug)]
+pub(crate) struct OneResult {
+    pub(crate) kind: u32,
+    pub(crate) content: Content,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl OneResult {
+    pub(crate) fn of(kind: u32, bytes: Vec<u8>) -> Self {
+        Self { kind, content: Content::Inline(bytes, 0), descriptors: Vec::new() }
+    }
 }
 
 impl PoolSide {
@@ -110,16 +125,17 @@ impl PoolSide {
         Ok(sent)
     }
 
-    /// Receives the out-of-line result of item `number`: its kind and its bytes. A message left for lack of
-    /// descriptors can be received later.
-    pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<(u32, Content)> {
+    /// Receives the out-of-line result of item `number`. A message left for lack of descriptors can be received
+    /// later.
+    pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<OneResult> {
         let received = MessageHeader::receive(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
             self.received_count = self.received_count.wrapping_add(1);
         }
         let (kind, packet, mut descriptors) = received?;
-        Ok((kind, Content::to_keep(packet, PREFIX, &mut descriptors)?))
+        let content = Content::to_keep(packet, PREFIX, &mut descriptors)?;
+        Ok(OneResult { kind, content, descriptors })
     }
 
     /// Submits the last `count` written items; returns whether the worker was asleep.

@@ -14,7 +14,7 @@ use crate::ipc::event_count::EventCount;
 use crate::ipc::frame::as_u32;
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::Position;
-use crate::ipc::wire;
+use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
@@ -162,9 +162,16 @@ impl WorkerSide {
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.exit_if_forked();
         if result.len() > MAX_INLINE {
-            return self.send_out_of_line(kind, result);
+            return self.send_out_of_line(kind, &Message::spilled(result)?);
         }
         self.write_frame(kind, result)
+    }
+
+    /// As [`write`](Self::write), for a result with descriptors.
+    #[cold]
+    pub(crate) fn write_with_descriptors(&mut self, result: &[u8], descriptors: Vec<SharedFd>) -> Result<()> {
+        self.exit_if_forked();
+        self.send_out_of_line(VALUE, &Message::new(result.to_vec(), descriptors)?)
     }
 
     #[inline(always)]
@@ -263,15 +270,14 @@ impl WorkerSide {
         self.claimed
     }
 
-    /// Sends a large result out of line; a frame in the ring refers to it.
-    fn send_out_of_line(&mut self, kind: u32, result: &[u8]) -> Result<()> {
+    /// Sends a result out of line; a frame in the ring refers to it.
+    fn send_out_of_line(&mut self, kind: u32, message: &Message) -> Result<()> {
         let prefix = MessageHeader { number: self.completed.frames, kind }.bytes();
-        let message = Message::spilled(result)?;
         failpoint::hit(Failpoint::ResultSpilled);
-        if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::TimedOut {
+        if self.link.send_with_prefix(&prefix, message, Deadline::now())? == Sent::TimedOut {
             self.update_visible(); // the pool receives messages only with their results
             self.wakeup_page.notify();
-            self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
+            self.link.send_with_prefix(&prefix, message, Deadline::Never)?;
         }
         failpoint::hit(Failpoint::ResultSent);
         self.write_frame(OUT_OF_LINE, &[])?;
