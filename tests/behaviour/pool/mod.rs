@@ -1,6 +1,7 @@
 //! **Pool**: workers that run tasks.
 
 mod bad_items;
+mod broadcast;
 mod cancellation;
 mod failures;
 mod handles;
@@ -37,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         lifetime::trials(),
         map_reduce::trials(),
         timeouts::trials(),
+        broadcast::trials(),
         cancellation::trials(),
         memory_limit::trials(),
         retries::trials(),

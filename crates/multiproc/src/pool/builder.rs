@@ -10,20 +10,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher};
-use super::initializers::{Make, Run, TryMake};
+use super::initializers::{Make, Run, TryMake, encode_initializer};
 use super::scheduler::Policy;
 use super::state::{NoState, State};
-use super::worker_main::Initializer;
 use crate::error::{Error, Result, TaskError};
-use crate::ipc::wire;
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
 use crate::sys::limit::memory_in_force;
 use crate::sys::signals::with_signals_blocked;
+use crate::task::RemoteFn;
 use crate::task::method::RemoteInit;
-use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
 /// [`build`](Self::build).
@@ -265,12 +263,7 @@ impl<M> PoolBuilder<M> {
         F: RemoteFn<Args, Output = Result<()>>,
         Args: Serialize + DeserializeOwned,
     {
-        let mut bytes = Vec::new();
-        let encoded = TaskId::of::<RunOnce, _, _>(function).and_then(|task| {
-            let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the initializer's arguments")?;
-            Ok(Initializer { task, args: bytes, descriptors })
-        });
-        match encoded {
+        match encode_initializer(function, args) {
             Ok(initializer) => self.config.policy.initializers.push(initializer),
             Err(error) => self.initializer = Err(error),
         }

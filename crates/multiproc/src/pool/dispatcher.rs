@@ -18,6 +18,7 @@ use super::completions::Completions;
 use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
+use super::worker_main::Initializer;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Calls, Sleeper, Ticket};
 use crate::logs;
@@ -243,6 +244,21 @@ impl Dispatcher {
             return Ok(());
         }
         self.change(|state| state.submit(chunks))
+    }
+
+    /// Gives each worker an item that `make_chunk` makes; later ones run the initializer. Returns the number
+    /// of items.
+    pub(crate) fn broadcast(
+        &self,
+        initializer: Initializer,
+        make_chunk: impl Fn(u64) -> Result<Chunk>,
+    ) -> Result<u64> {
+        self.check_here()?;
+        if self.is_inline {
+            self.submit([make_chunk(0)?].into_iter())?;
+            return Ok(1);
+        }
+        self.change(|state| state.broadcast(initializer, make_chunk))
     }
 
     /// Withdraws the items of a call that no worker has claimed.

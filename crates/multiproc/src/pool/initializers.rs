@@ -2,11 +2,28 @@
 
 use std::marker::PhantomData;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::state::set_state;
+use super::worker_main::Initializer;
 use crate::error::{Error, TaskError};
+use crate::ipc::wire;
 use crate::sys::entry::zst_instance;
 use crate::task::method::RemoteInit;
-use crate::task::{RemoteFn, sealed};
+use crate::task::{RemoteFn, RunOnce, TaskId, sealed};
+
+/// What a worker needs to run a function first.
+pub(super) fn encode_initializer<F, Args>(function: F, args: &Args) -> Result<Initializer, Error>
+where
+    F: RemoteFn<Args, Output = Result<(), Error>>,
+    Args: Serialize + DeserializeOwned,
+{
+    let task = TaskId::of::<RunOnce, _, _>(function)?;
+    let mut bytes = Vec::new();
+    let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
+    Ok(Initializer { task, args: bytes, descriptors })
+}
 
 /// Calls a function for its effect.
 pub(super) struct Run<F>(PhantomData<fn() -> F>);

@@ -1,6 +1,7 @@
 //! A pool of worker processes: [`Pool`], its options, and the handle of a task.
 
 // Highest first: a module uses only those below it.
+mod broadcast;
 mod builder;
 mod calls;
 mod options;
