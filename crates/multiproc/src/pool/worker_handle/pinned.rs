@@ -71,7 +71,9 @@ impl WorkerHandle {
     pub(super) fn settle_pinned(&mut self, rest: Vec<Chunk>, error: &Error) -> Vec<Chunk> {
         self.fail_pinned(error);
         let (pinned, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|chunk| self.pinned.is_of(chunk));
-        pinned.iter().for_each(|chunk| chunk.fail(error));
+        for chunk in pinned {
+            chunk.fail(error);
+        }
         rest
     }
 }
