@@ -11,6 +11,7 @@ mod map;
 mod map_reduce;
 mod memory_limit;
 mod order;
+mod preload;
 mod resize;
 mod respawn;
 mod retries;
@@ -45,6 +46,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         resize::trials(),
         respawn::trials(),
         order::trials(),
+        preload::trials(),
         state::trials(),
         stuck::trials(),
     ];

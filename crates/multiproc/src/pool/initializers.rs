@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::state::set_state;
-use super::worker_main::Initializer;
+use super::state::{preload_state, set_state};
 use crate::error::{Error, TaskError};
 use crate::ipc::wire;
 use crate::sys::entry::zst_instance;
+use crate::task::initializer::Initializer;
 use crate::task::method::RemoteInit;
 use crate::task::{RemoteFn, RunOnce, TaskId, sealed};
 
@@ -34,6 +34,9 @@ pub(super) struct Make<F>(PhantomData<fn() -> F>);
 /// Makes the state, or fails.
 pub(super) struct TryMake<F>(PhantomData<fn() -> F>);
 
+/// Makes the state for workers that will be forked.
+pub(super) struct Preload<F>(PhantomData<fn() -> F>);
+
 macro_rules! functions {
     ($($name:ident)*) => {
         $(
@@ -56,7 +59,7 @@ macro_rules! functions {
     };
 }
 
-functions!(Run Make TryMake);
+functions!(Run Make TryMake Preload);
 
 impl<F: RemoteFn<Args>, Args> RemoteFn<Args> for Run<F> {
     type Output = Result<(), Error>;
@@ -87,6 +90,19 @@ where
     fn call(self, args: Args) -> Result<(), Error> {
         let state = zst_instance::<F>().make(args).map_err(TaskError::from)?;
         set_state(state);
+        Ok(())
+    }
+}
+
+impl<F, Args> RemoteFn<Args> for Preload<F>
+where
+    F: RemoteInit<Args>,
+    F::State: Send,
+{
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        preload_state(zst_instance::<F>().make(args));
         Ok(())
     }
 }

@@ -21,7 +21,6 @@ mod initializers;
 
 mod reorder;
 mod results;
-mod state;
 
 mod dispatcher;
 
@@ -32,6 +31,7 @@ mod worker_handle;
 mod worker_main;
 
 mod item_loop;
+mod state;
 
 mod call;
 mod chunk;

@@ -16,6 +16,7 @@ use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::inherited::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
+use crate::task::initializer::Initializer;
 
 /// Kills the fork server and its stock, and waits until they have ended. See [`crate::stop_fork_server`].
 pub(crate) fn stop() -> Result<()> {
@@ -24,7 +25,7 @@ pub(crate) fn stop() -> Result<()> {
     }
     SlotGuard::take(Deadline::after(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::after(EXIT_GRACE);
-    let mut processes = supervisor::internal_processes().into_iter();
+    let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
     match processes.find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
         Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),
@@ -77,7 +78,7 @@ const ATTEMPTS: u32 = 3;
 /// A zygote that is silent for this time, or for half of what a start may take, is not only busy.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct ForkServer {
+pub(super) struct ForkServer {
     zygote: Zygote,
     stock: Stock,
     /// The [fingerprint] of what the zygote has inherited. `None` if that changed while it was executed.
@@ -128,70 +129,74 @@ impl SlotGuard {
         timeout: Duration,
         deadline: Deadline,
     ) -> Result<Option<ForkedChild>> {
-        let begun = Instant::now();
-        let mut deaths = 0;
-        let mut first_fresh = None;
-        while deaths < ATTEMPTS {
-            let server = self.server(deadline)?;
-            let first = *first_fresh.get_or_insert(server.stock.requested());
-            match server.stock.next(&server.zygote, first, deadline)? {
-                Next::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
-                    Ok(Sent::Done) => {
-                        server.zygote.pids.release(number);
-                        return Ok(Some(child));
-                    }
-                    Ok(Sent::Disconnected) => {
-                        deaths += u32::from(is_fresh);
-                        child.end();
-                    }
-                    unsent => {
-                        child.end();
-                        return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
-                    }
-                },
-                Next::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
-                    self.shut_down();
-                    return Ok(None);
-                }
-                Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
-                Next::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => return Err(busy()),
-                lost => {
-                    deaths += 1;
-                    first_fresh = None;
-                    let Some(ForkServer { zygote, stock, .. }) = self.0.take() else { break };
-                    let ended = zygote.end(!matches!(lost, Next::Exited), timeout);
-                    stock.end_all(&zygote);
-                    if let Next::Failed(error) = lost {
-                        return Err(error);
-                    }
-                    ended?;
-                }
-            }
-        }
-        Err(Error::new(Cause::Start(format!(
-            "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
-        ))))
+        let ensure = |slot: &mut Option<ForkServer>| ForkServer::renew(slot, deadline).map(|()| deadline);
+        start_with(&mut self.0, ensure, bootstrap, timeout)
     }
 
     /// The fork server, if it has inherited what this process has now; otherwise a new one.
     fn server(&mut self, deadline: Deadline) -> Result<&mut ForkServer> {
-        let inherited = fingerprint();
-        if self.0.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
-            self.shut_down();
-        }
-        match &mut self.0 {
-            Some(server) => Ok(server),
-            none => Ok(none.insert(ForkServer::exec(inherited, deadline)?)),
-        }
+        ForkServer::renew(&mut self.0, deadline)?;
+        self.0.as_mut().ok_or_else(|| Error::internal("there is no fork server"))
     }
 
     /// Kills a fork server that is not needed. The supervisor reaps it.
     fn shut_down(&mut self) {
-        if let Some(ForkServer { zygote, stock, .. }) = self.0.take() {
-            zygote.kill(stock.has_pending());
-            stock.end_all(&zygote);
+        self.0.take().into_iter().for_each(ForkServer::shut_down);
+    }
+}
+
+/// Forks a child and sends it the bootstrap message. `ensure` makes the fork server if there is none, and
+/// returns until when the rest may take. Returns `None` if this system cannot fork a zygote.
+pub(super) fn start_with(
+    slot: &mut Option<ForkServer>,
+    ensure: impl Fn(&mut Option<ForkServer>) -> Result<Deadline>,
+    bootstrap: &Message,
+    timeout: Duration,
+) -> Result<Option<ForkedChild>> {
+    let begun = Instant::now();
+    let mut deaths = 0;
+    let mut first_fresh = None;
+    while deaths < ATTEMPTS {
+        let deadline = ensure(slot)?;
+        let Some(server) = slot else { break };
+        let first = *first_fresh.get_or_insert(server.stock.requested());
+        match server.stock.next(&server.zygote, first, deadline)? {
+            Next::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
+                Ok(Sent::Done) => {
+                    server.zygote.pids.release(number);
+                    return Ok(Some(child));
+                }
+                Ok(Sent::Disconnected) => {
+                    deaths += u32::from(is_fresh);
+                    child.end();
+                }
+                unsent => {
+                    child.end();
+                    return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
+                }
+            },
+            Next::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+                slot.take().into_iter().for_each(ForkServer::shut_down);
+                return Ok(None);
+            }
+            Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
+            Next::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => return Err(busy()),
+            lost => {
+                deaths += 1;
+                first_fresh = None;
+                let Some(ForkServer { zygote, stock, .. }) = slot.take() else { break };
+                let ended = zygote.end(!matches!(lost, Next::Exited), timeout);
+                stock.end_all(&zygote);
+                if let Next::Failed(error) = lost {
+                    return Err(error);
+                }
+                ended?;
+            }
         }
     }
+    Err(Error::new(Cause::Start(format!(
+        "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
+    ))))
 }
 
 impl Drop for SlotGuard {
@@ -211,9 +216,39 @@ impl Drop for SlotGuard {
 }
 
 impl ForkServer {
+    /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
+    fn renew(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
+        let inherited = fingerprint();
+        if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
+            slot.take().into_iter().for_each(Self::shut_down);
+        }
+        if slot.is_none() {
+            *slot = Some(Self::exec(inherited, deadline)?);
+        }
+        Ok(())
+    }
+
+    /// Kills it, and its stock. The supervisor reaps them.
+    pub(super) fn shut_down(self) {
+        self.zygote.kill(self.stock.has_pending());
+        self.stock.end_all(&self.zygote);
+    }
+
+    /// One whose zygote has run these functions. Blocks until then, for `preload_timeout` at most.
+    pub(super) fn preload(
+        preload: &[Initializer],
+        timeout: Duration,
+        preload_timeout: Duration,
+    ) -> Result<Self> {
+        IS_USED.store(true, Ordering::Relaxed);
+        let zygote = Zygote::exec(preload, Deadline::after(timeout))?;
+        zygote.wait_until_preloaded(preload_timeout)?;
+        Ok(Self { zygote, stock: Stock::without_idle(reap_dead), inherited: None })
+    }
+
     fn exec(inherited: u64, deadline: Deadline) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
-        let zygote = Zygote::exec(deadline)?;
+        let zygote = Zygote::exec(&[], deadline)?;
         let inherited = Some(inherited).filter(|before| fingerprint() == *before);
         Ok(Self { zygote, stock: Stock::new(reap_dead), inherited })
     }

@@ -6,7 +6,7 @@ use super::{RETRY_AFTER, Scheduler};
 use crate::error::Result;
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
-use crate::pool::worker_main::Initializer;
+use crate::task::initializer::Initializer;
 
 impl Scheduler {
     /// Gives each present worker an item, which `make_chunk` makes by its number, and has each later one run

@@ -13,8 +13,8 @@ use crate::error::{Cause, Error, Result};
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
-use crate::pool::worker_main::Initializer;
 use crate::sys::clock;
+use crate::task::initializer::Initializer;
 
 use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;

@@ -17,7 +17,7 @@ use self::phase::WorkerPhase;
 use self::pinned::Pinned;
 use self::progress::{Pace, Progress};
 use self::shortage::Shortage;
-use super::worker_main::{Initializer, WorkerContext, serve};
+use super::worker_main::{WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::{PacketSocket, Sent};
@@ -27,6 +27,8 @@ use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
 use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::preload_server::PreloadServer;
+use crate::task::initializer::Initializer;
 
 pub(crate) use self::shutdown::WorkerExit;
 
@@ -94,12 +96,14 @@ pub(crate) enum Dispatched {
 }
 
 impl WorkerHandle {
-    /// Starts a worker. `on_exit` is called, by any thread, when it has exited.
+    /// Starts a worker, by `server` if the pool has one. `on_exit` is called, by any thread, when it has
+    /// exited.
     pub(crate) fn start(
         wakeup_page: &WakeupPage,
         spin: Duration,
         config: WorkerConfig,
         options: SpawnOptions,
+        server: Option<&PreloadServer>,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout } =
@@ -115,7 +119,7 @@ impl WorkerHandle {
             memory_limit,
         };
         let initializer_count = initializers.len();
-        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializers))?;
+        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializers), server)?;
         spawned.child.watch(Arc::new(on_exit));
         let started_at = Instant::now();
         let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| initializer_count > 0);
