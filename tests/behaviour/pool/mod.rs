@@ -15,6 +15,7 @@ mod preload;
 mod resize;
 mod respawn;
 mod retries;
+mod runs;
 mod state;
 mod stuck;
 mod timeouts;
@@ -26,7 +27,7 @@ use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Pool, Result, pipe};
 
-use crate::support::{Latch, PATIENCE, block};
+use crate::support::{Latch, TEST_TIMEOUT, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
@@ -49,6 +50,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         preload::trials(),
         state::trials(),
         stuck::trials(),
+        runs::trials(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -61,7 +63,7 @@ fn square(number: u64) -> u64 {
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the task did not begin");
     latch.recv()?;
     Ok((task, latch))
 }

@@ -73,12 +73,12 @@ impl<M> Pool<M> {
         let mut buffer = ReorderBuffer::new(ResultOrder::Input);
         let mut results = Vec::new();
         while buffer.given() < count {
-            self.core.check_here()?;
+            self.core.check_not_forked()?;
             self.core.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
             call.take().into_iter().for_each(|batch| buffer.add(batch));
             while buffer.begin_run() {
                 let run = std::iter::from_fn(|| buffer.next::<R>());
-                results.extend(run.map(|result| result.map_err(|error| error.at(None))));
+                results.extend(run.map(|result| result.map_err(|error| error.with_index(None))));
             }
         }
         Ok(results)

@@ -224,7 +224,7 @@ where
 
     /// Collects arrived results; blocks until there are any.
     fn collect(&mut self) {
-        if let Err(error) = self.core.check_here() {
+        if let Err(error) = self.core.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return;
         }

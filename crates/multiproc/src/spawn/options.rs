@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::ipc::wire;
-use crate::spawn::exec::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::fork_server;
 use crate::spawn::inline;
 use crate::spawn::preload_server::PreloadServer;
+use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
 use crate::sys::poll::Deadline;
@@ -55,7 +55,7 @@ impl SpawnOptions {
     }
 
     /// As [`spawn`](Self::spawn), for a function of this library. The child is forked by `server`, if any.
-    pub(crate) fn spawn_own<F, Args>(
+    pub(crate) fn spawn_internal<F, Args>(
         self,
         name: String,
         function: F,
@@ -67,13 +67,13 @@ impl SpawnOptions {
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.timeout);
-        let task = TaskId::of_own(function)?;
-        let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(args, body, "the arguments");
+        let task = TaskId::of_internal(function)?;
+        let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
         let prepared = prepare(name, Some(task), encode)?;
         let Some(server) = server else { return self.start(prepared, deadline) };
         let bootstrap = prepared.packet().ok_or_else(|| Error::invalid("there are too many descriptors"))?;
-        let ForkedChild { pid, pidfd, link } = server.start(bootstrap, self.timeout)?;
-        prepared.adopt(pid, pidfd, link)
+        let ForkedChild { pid, pidfd, start_socket } = server.start(bootstrap, self.timeout)?;
+        prepared.adopt(pid, pidfd, start_socket)
     }
 
     /// An error unless children are forked.
@@ -87,13 +87,21 @@ impl SpawnOptions {
     }
 
     fn start(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
-        let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
-        if method == StartMethod::ForkServer
-            && !CANNOT_FORK.load(Ordering::Relaxed)
+        match self.method.map_or_else(StartMethod::from_environment, Ok)? {
+            StartMethod::ForkServer => self.fork(prepared, deadline),
+            StartMethod::Spawn => prepared.exec(Some(self.timeout), deadline),
+        }
+    }
+
+    /// Has a zygote fork the child; executes it where that cannot be.
+    fn fork(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
+        if !CANNOT_FORK.load(Ordering::Relaxed)
             && let Some(bootstrap) = prepared.packet()
         {
             match fork_server::start(bootstrap, self.timeout, deadline)? {
-                Some(ForkedChild { pid, pidfd, link }) => return prepared.adopt(pid, pidfd, link),
+                Some(ForkedChild { pid, pidfd, start_socket }) => {
+                    return prepared.adopt(pid, pidfd, start_socket);
+                }
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }
