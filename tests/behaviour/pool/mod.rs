@@ -1,6 +1,7 @@
 //! **Pool**: workers that run tasks.
 
 mod bad_items;
+mod broadcast;
 mod cancellation;
 mod descriptors;
 mod failures;
@@ -11,6 +12,7 @@ mod map;
 mod map_reduce;
 mod memory_limit;
 mod order;
+mod preload;
 mod resize;
 mod respawn;
 mod retries;
@@ -40,12 +42,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         lifetime::trials(),
         map_reduce::trials(),
         timeouts::trials(),
+        broadcast::trials(),
         cancellation::trials(),
         memory_limit::trials(),
         retries::trials(),
         resize::trials(),
         respawn::trials(),
         order::trials(),
+        preload::trials(),
         state::trials(),
         stuck::trials(),
         runs::trials(),

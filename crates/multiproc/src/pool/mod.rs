@@ -1,6 +1,7 @@
 //! A pool of worker processes: [`Pool`], its options, and the handle of a task.
 
 // Highest first: a module uses only those below it.
+mod broadcast;
 mod builder;
 mod calls;
 mod options;
@@ -20,7 +21,6 @@ mod initializers;
 
 mod reorder;
 mod results;
-mod state;
 
 mod dispatcher;
 
@@ -31,6 +31,7 @@ mod worker_handle;
 mod worker_main;
 
 mod item_loop;
+mod state;
 
 mod call;
 mod chunk;

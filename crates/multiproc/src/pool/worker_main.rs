@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::call::TaskHeader;
 use super::item_loop::ItemLoop;
+use super::state::adopt_preloaded;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::wire;
 use crate::logs;
 use crate::pool::worker_rings::{OUT_OF_LINE, TASK_HEADER, VALUE, WakeupPage, WorkerRings, WorkerSide};
 use crate::spawn::bootstrap;
@@ -17,15 +18,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::limit::limit_memory;
 use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
-use crate::task::{RunOnce, TaskId};
-
-/// The function that each worker runs before any task.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Initializer {
-    pub(crate) task: TaskId,
-    pub(crate) args: Vec<u8>,
-    pub(crate) descriptors: Vec<SharedFd>,
-}
+use crate::task::initializer::Initializer;
 
 /// The arguments of a worker process.
 #[derive(Serialize, Deserialize)]
@@ -49,6 +42,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
+    adopt_preloaded();
     for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;
@@ -90,16 +84,6 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
                 return Ok(());
             }
         }
-    }
-}
-
-impl Initializer {
-    pub(crate) fn run(self) -> Result<()> {
-        let descriptors =
-            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        let mut outcome = Vec::new();
-        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
-        wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?
     }
 }
 

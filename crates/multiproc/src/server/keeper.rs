@@ -140,7 +140,7 @@ impl Restarts {
 }
 
 fn spawn(start: &Start, options: SpawnOptions) -> Result<SpawnedChild> {
-    options.spawn_internal(start.name.clone(), |start: Start| serve(start), &(start.clone(),))
+    options.spawn_internal(start.name.clone(), |start: Start| serve(start), &(start.clone(),), None)
 }
 
 /// Why a server process has ended.

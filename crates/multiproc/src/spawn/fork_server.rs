@@ -16,6 +16,7 @@ use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::inherited::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
+use crate::task::initializer::Initializer;
 
 /// Kills the fork server and its pre-forked children, and waits until they have ended. See
 /// [`crate::stop_fork_server`].
@@ -25,7 +26,7 @@ pub(crate) fn stop() -> Result<()> {
     }
     SlotGuard::take(Deadline::after(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::after(EXIT_GRACE);
-    let mut processes = supervisor::internal_processes().into_iter();
+    let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
     match processes.find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
         Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),
@@ -78,7 +79,7 @@ const ATTEMPTS: u32 = 3;
 /// A zygote that is silent for this time, or for half of what a start may take, is not only busy.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct ForkServer {
+pub(super) struct ForkServer {
     zygote: Zygote,
     queue: PreforkQueue,
     /// The [fingerprint] of what the zygote has inherited. `None` if that changed while it was executed.
@@ -129,72 +130,76 @@ impl SlotGuard {
         timeout: Duration,
         deadline: Deadline,
     ) -> Result<Option<ForkedChild>> {
-        let begun = Instant::now();
-        let mut deaths = 0;
-        let mut first_of_this_start = None;
-        while deaths < ATTEMPTS {
-            let server = self.server(deadline)?;
-            let first = *first_of_this_start.get_or_insert(server.queue.requested());
-            match server.queue.take(&server.zygote, first, deadline)? {
-                TakeOutcome::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
-                    Ok(Sent::Done) => {
-                        server.zygote.pids.release(number);
-                        return Ok(Some(child));
-                    }
-                    Ok(Sent::Disconnected) => {
-                        deaths += u32::from(is_fresh);
-                        child.end();
-                    }
-                    unsent => {
-                        child.end();
-                        return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
-                    }
-                },
-                TakeOutcome::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
-                    self.shut_down();
-                    return Ok(None);
-                }
-                TakeOutcome::Refused(errno) => return Err(Error::os("start a child process", errno)),
-                TakeOutcome::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => {
-                    return Err(busy());
-                }
-                lost => {
-                    deaths += 1;
-                    first_of_this_start = None;
-                    let Some(ForkServer { zygote, queue, .. }) = self.0.take() else { break };
-                    let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
-                    queue.end_all(&zygote);
-                    if let TakeOutcome::Failed(error) = lost {
-                        return Err(error);
-                    }
-                    ended?;
-                }
-            }
-        }
-        Err(Error::new(Cause::Start(format!(
-            "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
-        ))))
+        let ensure = |slot: &mut Option<ForkServer>| ForkServer::renew(slot, deadline).map(|()| deadline);
+        start_with(&mut self.0, ensure, bootstrap, timeout)
     }
 
     /// The fork server, if it has inherited what this process has now; otherwise a new one.
     fn server(&mut self, deadline: Deadline) -> Result<&mut ForkServer> {
-        let inherited = fingerprint();
-        if self.0.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
-            self.shut_down();
-        }
-        match &mut self.0 {
-            Some(server) => Ok(server),
-            none => Ok(none.insert(ForkServer::exec(inherited, deadline)?)),
-        }
+        ForkServer::renew(&mut self.0, deadline)?;
+        self.0.as_mut().ok_or_else(|| Error::internal("there is no fork server"))
     }
 
     /// Kills a fork server that is not needed. The supervisor reaps it.
     fn shut_down(&mut self) {
-        if let Some(ForkServer { zygote, queue, .. }) = self.0.take() {
-            zygote.kill(queue.has_pending());
-            queue.end_all(&zygote);
+        self.0.take().into_iter().for_each(ForkServer::shut_down);
+    }
+}
+
+/// Forks a child and sends it the bootstrap message. `ensure` makes the fork server if there is none, and
+/// returns until when the rest may take. Returns `None` if this system cannot fork a zygote.
+pub(super) fn start_with(
+    slot: &mut Option<ForkServer>,
+    ensure: impl Fn(&mut Option<ForkServer>) -> Result<Deadline>,
+    bootstrap: &Message,
+    timeout: Duration,
+) -> Result<Option<ForkedChild>> {
+    let begun = Instant::now();
+    let mut deaths = 0;
+    let mut first_of_this_start = None;
+    while deaths < ATTEMPTS {
+        let deadline = ensure(slot)?;
+        let Some(server) = slot else { break };
+        let first = *first_of_this_start.get_or_insert(server.queue.requested());
+        match server.queue.take(&server.zygote, first, deadline)? {
+            TakeOutcome::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
+                Ok(Sent::Done) => {
+                    server.zygote.pids.release(number);
+                    return Ok(Some(child));
+                }
+                Ok(Sent::Disconnected) => {
+                    deaths += u32::from(is_fresh);
+                    child.end();
+                }
+                unsent => {
+                    child.end();
+                    return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
+                }
+            },
+            TakeOutcome::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+                slot.take().into_iter().for_each(ForkServer::shut_down);
+                return Ok(None);
+            }
+            TakeOutcome::Refused(errno) => return Err(Error::os("start a child process", errno)),
+            TakeOutcome::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => {
+                return Err(busy());
+            }
+            lost => {
+                deaths += 1;
+                first_of_this_start = None;
+                let Some(ForkServer { zygote, queue, .. }) = slot.take() else { break };
+                let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
+                queue.end_all(&zygote);
+                if let TakeOutcome::Failed(error) = lost {
+                    return Err(error);
+                }
+                ended?;
+            }
         }
     }
+    Err(Error::new(Cause::Start(format!(
+        "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
+    ))))
 }
 
 impl Drop for SlotGuard {
@@ -214,9 +219,39 @@ impl Drop for SlotGuard {
 }
 
 impl ForkServer {
+    /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
+    fn renew(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
+        let inherited = fingerprint();
+        if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
+            slot.take().into_iter().for_each(Self::shut_down);
+        }
+        if slot.is_none() {
+            *slot = Some(Self::exec(inherited, deadline)?);
+        }
+        Ok(())
+    }
+
+    /// Kills it, and its pre-forked children. The supervisor reaps them.
+    pub(super) fn shut_down(self) {
+        self.zygote.kill(self.queue.has_pending());
+        self.queue.end_all(&self.zygote);
+    }
+
+    /// One whose zygote has run these functions. Blocks until then, for `preload_timeout` at most.
+    pub(super) fn preload(
+        preload: &[Initializer],
+        timeout: Duration,
+        preload_timeout: Duration,
+    ) -> Result<Self> {
+        IS_USED.store(true, Ordering::Relaxed);
+        let zygote = Zygote::exec(preload, Deadline::after(timeout))?;
+        zygote.wait_until_preloaded(preload_timeout)?;
+        Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited: None })
+    }
+
     fn exec(inherited: u64, deadline: Deadline) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
-        let zygote = Zygote::exec(deadline)?;
+        let zygote = Zygote::exec(&[], deadline)?;
         let inherited = Some(inherited).filter(|before| fingerprint() == *before);
         Ok(Self { zygote, queue: PreforkQueue::new(reap_dead), inherited })
     }

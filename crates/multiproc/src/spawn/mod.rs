@@ -6,6 +6,7 @@ pub(crate) mod fork_server;
 pub(crate) mod inline;
 pub(crate) mod options;
 mod prefork;
+pub(crate) mod preload_server;
 pub(crate) mod spawned_child;
 pub(crate) mod started;
 pub(crate) mod supervisor;

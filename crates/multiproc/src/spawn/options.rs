@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ipc::wire;
 use crate::spawn::fork_server;
 use crate::spawn::inline;
+use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
@@ -53,12 +54,13 @@ impl SpawnOptions {
         self.start(prepare(name, Some(task), encode)?, deadline)
     }
 
-    /// As [`spawn`](Self::spawn), for a function of this library.
+    /// As [`spawn`](Self::spawn), for a function of this library. The child is forked by `server`, if any.
     pub(crate) fn spawn_internal<F, Args>(
         self,
         name: String,
         function: F,
         args: &Args,
+        server: Option<&PreloadServer>,
     ) -> Result<SpawnedChild>
     where
         F: RemoteFn<Args>,
@@ -67,7 +69,21 @@ impl SpawnOptions {
         let deadline = Deadline::after(self.timeout);
         let task = TaskId::of_internal(function)?;
         let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
-        self.start(prepare(name, Some(task), encode)?, deadline)
+        let prepared = prepare(name, Some(task), encode)?;
+        let Some(server) = server else { return self.start(prepared, deadline) };
+        let bootstrap = prepared.packet().ok_or_else(|| Error::invalid("there are too many descriptors"))?;
+        let ForkedChild { pid, pidfd, start_socket } = server.start(bootstrap, self.timeout)?;
+        prepared.adopt(pid, pidfd, start_socket)
+    }
+
+    /// An error unless children are forked.
+    pub(crate) fn check_can_preload(self) -> Result<()> {
+        match self.method.map_or_else(StartMethod::from_environment, Ok)? {
+            StartMethod::ForkServer => Ok(()),
+            StartMethod::Spawn => Err(Error::invalid(
+                "`preload` needs the start method `ForkServer`: an executed child shares no memory",
+            )),
+        }
     }
 
     fn start(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {

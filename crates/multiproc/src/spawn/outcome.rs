@@ -6,6 +6,9 @@ use crate::ipc::wire;
 /// The first message of a process that was executed: it has reached `init`.
 pub(crate) const READY: &[u8] = b"ready";
 
+/// The second message of a zygote that runs functions first: they have returned.
+pub(crate) const PRELOADED: &[u8] = b"preloaded";
+
 /// The first byte of an outcome.
 const RETURNED: u8 = 0;
 const FAILED: u8 = 1;

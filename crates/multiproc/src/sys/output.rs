@@ -232,7 +232,7 @@ fn has_one_thread(may_be_old: bool) -> bool {
     has_one
 }
 
-fn has_one_thread_now() -> bool {
+pub(crate) fn has_one_thread_now() -> bool {
     // This does nothing with one thread, and is an error with several: a tenth of the time of reading /proc.
     match unshare(CloneFlags::CLONE_THREAD) {
         Ok(()) => true,

@@ -1,5 +1,6 @@
 //! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`, `RemoteMethod`).
 
+pub(crate) mod initializer;
 pub(crate) mod method;
 
 use std::any::type_name;

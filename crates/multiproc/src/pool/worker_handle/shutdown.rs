@@ -154,9 +154,10 @@ impl WorkerHandle {
         }
     }
 
-    /// Tells it to exit if it has nothing in flight; returns whether that is new.
+    /// Tells it to exit if it has nothing in flight and nothing pinned; returns whether that is new.
     pub(crate) fn shut_down(&mut self) -> bool {
-        let is_new = self.in_flight.count() == 0 && self.phase.leave(self.shutdown_timeout);
+        let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
+        let is_new = has_nothing && self.phase.leave(self.shutdown_timeout);
         if is_new {
             self.rings.close();
         }
@@ -195,7 +196,8 @@ impl WorkerHandle {
         // which ones those are, all have.
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
-        let mut rest = self.reclaim(pending);
+        let rest = self.reclaim(pending);
+        let mut rest = self.settle_pinned(rest, &error);
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
             for chunk in &mut again {
@@ -234,5 +236,6 @@ impl WorkerHandle {
         self.spawned.child.kill();
         self.spawned.child.wait(Deadline::Never); // before the memory of its items is reused
         self.fail(self.in_flight.count(), error);
+        self.fail_pinned(error);
     }
 }

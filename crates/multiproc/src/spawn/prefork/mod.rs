@@ -29,6 +29,7 @@ pub(crate) struct PreforkQueue {
     pending: VecDeque<PendingFork>,
     /// How many children to keep between two starts. 0 until a second start has had to wait.
     target_idle: usize,
+    most_idle: usize,
     /// Called by the supervisor thread when a pending child hangs up.
     on_hangup: fn(),
 }
@@ -61,7 +62,12 @@ pub(crate) enum TakeOutcome {
 
 impl PreforkQueue {
     pub(crate) fn new(on_hangup: fn()) -> Self {
-        Self { answered: 0, pending: VecDeque::new(), target_idle: 0, on_hangup }
+        Self { answered: 0, pending: VecDeque::new(), target_idle: 0, most_idle: TARGET_IDLE, on_hangup }
+    }
+
+    /// Keeps no children between two starts.
+    pub(crate) fn without_idle(on_hangup: fn()) -> Self {
+        Self { most_idle: 0, ..Self::new(on_hangup) }
     }
 
     /// How many children were requested: the number of the next request.
@@ -84,7 +90,7 @@ impl PreforkQueue {
     ) -> Result<TakeOutcome> {
         loop {
             if self.pending.is_empty() {
-                self.target_idle = if self.answered == 0 { 0 } else { TARGET_IDLE };
+                self.target_idle = if self.answered == 0 { 0 } else { self.most_idle };
                 // Requests nothing if the zygote is gone. Its last message, the next response, may say why.
                 self.ensure_pending(zygote, 1, Priority::Immediate, deadline)?;
             }

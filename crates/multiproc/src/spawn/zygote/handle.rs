@@ -16,12 +16,13 @@ use super::{COMM, Priority, Response, decode_response};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::packet::{Incoming, Message, PacketSocket, Sent};
 use crate::ipc::wire::{self, SharedMemory};
-use crate::spawn::outcome::{READY, decode_failure};
+use crate::spawn::outcome::{PRELOADED, READY, decode_failure};
 use crate::spawn::spawned_child::prepare;
 use crate::spawn::supervisor::{self, Child};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, poll_any};
+use crate::task::initializer::Initializer;
 
 /// The longest time that a process that must end may take for it.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -43,11 +44,13 @@ pub(crate) struct ForkedChild {
 }
 
 impl Zygote {
-    /// Executes the program again to be a zygote. Does not wait until it is ready.
-    pub(crate) fn exec(deadline: Deadline) -> Result<Self> {
+    /// Executes the program again to be a zygote that first runs these functions. Does not wait until it is
+    /// ready.
+    pub(crate) fn exec(preload: &[Initializer], deadline: Deadline) -> Result<Self> {
         let page = SharedMemory::create(PidPage::SIZE)?;
+        let start = (page.clone(), preload.to_vec());
         let encode =
-            |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(&page, body, "a zygote's start");
+            |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(&start, body, "a zygote's start");
         let spawned = prepare(COMM.to_owned(), None, encode)?.exec(None, deadline)?;
         let (process, start_socket) = spawned.into_parts();
         Ok(Self { process, start_socket, pids: PidPage(page.into_mapping()) })
@@ -91,6 +94,40 @@ impl Zygote {
                 Incoming::TimedOut => {
                     poll_any(self.start_socket.as_fd(), self.process.as_fd(), deadline)?;
                     has_waited = true;
+                }
+            }
+        }
+    }
+
+    /// Blocks until it has run its functions, for `timeout` at most. Otherwise it is killed.
+    pub(crate) fn wait_until_preloaded(&self, timeout: Duration) -> Result<()> {
+        let deadline = Deadline::after(timeout);
+        let waited = self.receive_preloaded(deadline, timeout);
+        if waited.is_err() {
+            self.process.kill();
+        }
+        waited
+    }
+
+    fn receive_preloaded(&self, deadline: Deadline, timeout: Duration) -> Result<()> {
+        loop {
+            let has_ended = !self.process.is_alive(); // before the last message is received
+            match self.start_socket.receive(Deadline::now())? {
+                Incoming::Message(bytes, _) if bytes == READY => self.process.mark_started(),
+                Incoming::Message(bytes, _) if bytes == PRELOADED => return Ok(()),
+                Incoming::Message(bytes, _) => {
+                    return Err(decode_failure(&bytes).or_with_origin(|| self.origin()));
+                }
+                Incoming::TimedOut if !has_ended && deadline.is_over() => {
+                    let why = format!("its state was not preloaded within {} s", timeout.as_secs_f32());
+                    return Err(Error::new(Cause::Start(why)).with_origin(self.origin()));
+                }
+                Incoming::TimedOut if !has_ended => {
+                    poll_any(self.start_socket.as_fd(), self.process.as_fd(), deadline)?;
+                }
+                Incoming::TimedOut | Incoming::Disconnected => {
+                    self.process.wait(Deadline::after(EXIT_GRACE));
+                    return Err(self.process.exit_error(self.origin()));
                 }
             }
         }

@@ -2,40 +2,47 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::pid_page::PidPage;
 use super::{COMM, Priority, encode_response};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::{Incoming, Message, PacketSocket};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::bootstrap::{self, ChildStart};
+use crate::spawn::outcome::PRELOADED;
 use crate::spawn::prefork::prefault::Prefault;
 use crate::spawn::run_task::{fail_start, report_ready, run_task};
 use crate::spawn::supervisor::lock;
 use crate::sys::coverage;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork::{Fork, ZygoteForker, serve_on_fresh_thread};
-use crate::sys::output::{expect_one_thread_in_children, flush_all};
+use crate::sys::output::{expect_one_thread_in_children, flush_all, has_one_thread_now};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, set_comm};
 use crate::sys::start_socket::kill_on_hangup;
 use crate::sys::stdio::{close_stdio, dup_above_stdio, dup_onto, redirect_stdio_to_null};
+use crate::task::initializer::Initializer;
 
 /// A forked child's name in `ps` until it has its bootstrap message.
 const FORKED_COMM: &str = "mp-preforked";
 
 /// Serves requests, in another thread, until the program closes its end of `start_socket`.
 pub(crate) fn run_zygote(start_socket: PacketSocket, start: ChildStart) -> ! {
-    let pids = wire::decode_internal(&start.args, start.descriptors, "a zygote's start")
-        .map(|page: SharedMemory| PidPage(page.into_mapping()));
-    let pids = pids.unwrap_or_else(|error| fail_start(&start_socket, &error));
+    let decoded = wire::decode_internal(&start.args, start.descriptors, "a zygote's start")
+        .map(|(page, preload): (SharedMemory, Vec<Initializer>)| (PidPage(page.into_mapping()), preload));
+    let (pids, preload) = decoded.unwrap_or_else(|error| fail_start(&start_socket, &error));
     failpoint::hit(Failpoint::ZygoteStarted);
     report_ready(&start_socket);
     // Before the first flush: what `main` has printed before `init`, and is still buffered, the program
     // prints itself. The zygote and its children must not print it again, nor may a full pipe block them.
     redirect_stdio_to_null();
+    if !preload.is_empty() {
+        run_all(preload, &start_socket).unwrap_or_else(|error| fail_start(&start_socket, &error));
+    }
     // Shared, not moved into the thread: if there can be no thread, this one reports that.
     let state = Arc::new(Mutex::new(Some((start_socket, pids))));
     let take = |state: &Mutex<Option<_>>| lock(state).take();
@@ -50,6 +57,28 @@ pub(crate) fn run_zygote(start_socket: PacketSocket, start: ChildStart) -> ! {
     }
     exit_immediately(1)
 }
+
+/// Runs functions whose results all children begin with. They run in the thread that is parked later, so the
+/// children's thread-local state stays fresh.
+fn run_all(preload: Vec<Initializer>, start_socket: &PacketSocket) -> Result<()> {
+    preload.into_iter().try_for_each(Initializer::run)?;
+    // The kernel may still be about to end a thread that was joined.
+    let deadline = Deadline::after(THREAD_EXIT);
+    while !has_one_thread_now() {
+        if deadline.is_over() {
+            return Err(Error::new(Cause::Start(
+                "the function that preloads the state has left a thread running, or `main` has started one \
+                 before `init`: a forked worker would not have it"
+                    .to_owned(),
+            )));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    start_socket.send(&Message::inline(PRELOADED.to_vec()), Deadline::Never).map(drop)
+}
+
+/// How long a thread that has been joined may take to end.
+const THREAD_EXIT: Duration = Duration::from_secs(1);
 
 /// Forks children. Each of them goes on here as [`run_forked_child`].
 fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
