@@ -110,7 +110,7 @@ pub extern "C" fn init_before_main() {
 /// Tests run in threads of one process as usual, or with `cargo nextest` each in a process of its own. They
 /// may start processes and pools at the same time.
 ///
-/// ```
+/// ```standalone_crate
 /// multiproc::init_for_tests!();
 ///
 /// #[test]
