@@ -1,9 +1,9 @@
-//! What a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`; and
+//! The functions that a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`; and
 //! `init_for_tests`, which runs before `main`.
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
-use crate::spawn::bootstrap::{self, Identity, MAGIC};
+use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
 use crate::sys::signals::ignore_sigpipe;
@@ -49,11 +49,11 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// descriptor is closed (before the program begins, so code before this call may open files). No signal is
 /// blocked, and [`std::env::args`] are the parent's. When the parent ends in any way, the child is killed.
 ///
-/// A child has no more rights than its parent has at its start. It runs under `no_new_privs`, as does all
+/// A child has no more privileges than its parent has at its start. It runs under `no_new_privs`, as does all
 /// that it executes (`sudo` does not work there), if executing the program would give it more: the file is
-/// set-uid or set-gid or has capabilities, and the program has given these rights up; a security module
-/// decides so; root has given up capabilities. A program that has gained rights when it was executed takes no
-/// task from the process that executed it.
+/// set-uid or set-gid or has capabilities, and the program has given these privileges up; a security module
+/// decides so; root has given up capabilities. A program that has gained privileges when it was executed
+/// takes no task from the process that executed it.
 ///
 /// A program that was not started by this library, and has another socket as standard input, keeps that.
 ///
@@ -88,7 +88,7 @@ fn init_process(prepare: fn()) {
         prepare();
         run_child(PacketSocket::from_socket(socket), owner);
     }
-    bootstrap::set_identity(Identity { name: "main".to_owned(), parent: None, worker_index: None });
+    bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
 }
 
 /// What [`init_for_tests`](crate::init_for_tests) has called before `main`.

@@ -140,7 +140,7 @@ impl<T: Pod> SharedSlice<T> {
         const { Self::CHECKED };
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| {
             let operation = format!("find memory for {length} elements of {} bytes", size_of::<T>());
-            Error::system(&operation, Errno::ENOMEM)
+            Error::os(&operation, Errno::ENOMEM)
         })?;
         let Some(size) = NonZeroUsize::new(size) else {
             fill(&mut []);

@@ -13,6 +13,7 @@ mod order;
 mod resize;
 mod respawn;
 mod retries;
+mod runs;
 mod state;
 mod stuck;
 mod timeouts;
@@ -24,7 +25,7 @@ use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Pool, Result, pipe};
 
-use crate::support::{Latch, PATIENCE, block};
+use crate::support::{Latch, TEST_TIMEOUT, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
@@ -45,6 +46,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         order::trials(),
         state::trials(),
         stuck::trials(),
+        runs::trials(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -57,7 +59,7 @@ fn square(number: u64) -> u64 {
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the task did not begin");
     latch.recv()?;
     Ok((task, latch))
 }

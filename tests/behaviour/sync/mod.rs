@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use tests::corruption::{Corrupter, Where, mappings};
 
-use crate::support::{Outcome, PATIENCE};
+use crate::support::{Outcome, TEST_TIMEOUT};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let trials = [
@@ -56,7 +56,7 @@ where
 
 /// Waits until the child has come so far.
 fn reached(stage: &Stage) -> Result<()> {
-    assert!(stage.poll(PATIENCE)?, "the child does not come so far");
+    assert!(stage.poll(TEST_TIMEOUT)?, "the child does not come so far");
     stage.recv()
 }
 

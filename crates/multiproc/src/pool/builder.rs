@@ -20,7 +20,7 @@ use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
-use crate::sys::limit::memory_in_force;
+use crate::sys::limit::effective_memory_limit;
 use crate::sys::signals::with_signals_blocked;
 use crate::task::method::RemoteInit;
 use crate::task::{RemoteFn, RunOnce, TaskId};
@@ -59,7 +59,7 @@ impl PoolBuilder {
 
     /// Gives each worker a state, which `make` returns before any task. The pool then runs functions whose
     /// first parameter is a `&mut` of it. The state stays in its worker, so it need not be
-    /// [`Serialize`](serde::Serialize); a replaced worker makes its own. A task that panics leaves the state
+    /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
     /// ```
@@ -352,7 +352,7 @@ impl<M> PoolBuilder<M> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
-        *memory_limit = memory_limit.map(memory_in_force);
+        *memory_limit = memory_limit.map(effective_memory_limit);
         for (option, is_zero) in [
             ("workers", *workers == 0),
             ("chunk_size", *chunk_size == Some(0)),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEAD, Frames, as_u32, frame_size};
+use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
 use crate::ipc::packet::Content;
 use crate::ipc::panic;
 use crate::ipc::wire;
@@ -211,7 +211,9 @@ impl Call {
 
     /// The result of a call of one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().pop_front().map(|batch| batch.open().next().map_err(|error: Error| error.at(None)))
+        self.take()
+            .pop_front()
+            .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -281,15 +283,17 @@ impl ResultCursor {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        if raw::append_numbers(results, &[], 1, 0).is_none() {
-            return 0;
-        }
-        let before = results.len();
+        let (before, start) = (results.len(), frames.consumed());
         let span = frame_size(as_u32(length)) as usize;
-        raw::append_numbers(results, frames.next_like(VALUE, length, most), span, FRAME_HEAD);
-        let count = as_u32(results.len() - before);
-        self.next += u64::from(count);
-        count
+        let like = frames.next_if_same(VALUE, length, most);
+        if raw::append_numbers(results, like, span, FRAME_HEADER).is_none() {
+            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
+            results.extend(like.chunks_exact(span).map_while(value));
+        }
+        let count = results.len() - before;
+        frames.back_to(start + count * span); // an invalid one is decoded again, for its error
+        self.next += count as u64;
+        as_u32(count)
     }
 
     /// The next result of the run.
@@ -306,7 +310,7 @@ impl ResultCursor {
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        result.map_err(|error| error.at(Some(index)))
+        result.map_err(|error| error.with_index(Some(index)))
     }
 }
 
@@ -314,7 +318,7 @@ impl ResultCursor {
 fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
     match kind {
         VALUE => panic::decode(frame, Vec::new(), "the result"),
-        ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
+        ERROR => Err(wire::decode_internal(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
     }
 }

@@ -19,7 +19,7 @@ use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
-use crate::ipc::event_count::{Calls, Sleeper, Ticket};
+use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::logs;
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
@@ -89,12 +89,12 @@ impl DriverThread {
     }
 
     /// Call before checking for work; then pass the ticket to `wait`.
-    fn prepare_wait(&self) -> (Ticket, Calls) {
-        let seen = self.sleeper.calls();
+    fn prepare_wait(&self) -> (Ticket, WakeCount) {
+        let seen = self.sleeper.wakes();
         (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (ticket, seen): (Ticket, Calls), time: Option<Duration>) {
+    fn wait(&self, (ticket, seen): (Ticket, WakeCount), time: Option<Duration>) {
         self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
     }
 }
@@ -170,7 +170,7 @@ impl Dispatcher {
 
     /// Keeps this many workers from now on.
     pub(crate) fn resize(&self, workers: usize) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         if self.is_inline {
             return Ok(()); // it has no workers
         }
@@ -193,7 +193,7 @@ impl Dispatcher {
             has_room
         };
         if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
-            self.check_here()?;
+            self.check_not_forked()?;
             return Err(Error::new(Cause::Full("pool".to_owned())));
         }
         self.check_open()?;
@@ -222,12 +222,12 @@ impl Dispatcher {
 
     /// Returns the reason if the pool refuses new work.
     pub(crate) fn check_open(&self) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         self.lock().check_open()
     }
 
     /// Fails in a forked copy of the process that created the pool.
-    pub(crate) fn check_here(&self) -> Result<()> {
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.fork_detector.in_original_process() {
             return Ok(());
         }
@@ -236,7 +236,7 @@ impl Dispatcher {
 
     /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         if self.is_inline {
             self.lock().check_open()?;
             chunks.for_each(run_chunk);

@@ -46,7 +46,7 @@ fn add_result(results: &mut Vec<u8>, run: impl FnOnce(&mut Vec<u8>) -> Result<()
         Ok(()) => VALUE,
         Err(error) => {
             let error: Error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
-            let _ = wire::encode_own(&error, results, "an error"); // of strings and numbers: cannot fail
+            let _ = wire::encode_internal(&error, results, "an error"); // of strings and numbers: cannot fail
             ERROR
         }
     };

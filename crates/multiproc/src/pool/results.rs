@@ -238,7 +238,7 @@ where
 
     /// Collects arrived results; blocks until there are any.
     fn collect(&mut self) {
-        if let Err(error) = self.core.check_here() {
+        if let Err(error) = self.core.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return;
         }
@@ -344,7 +344,7 @@ where
     fn will_wake(&self, waker: &Waker) -> bool {
         self.core.check();
         self.core.wake_at_arrival(&self.call, waker);
-        !self.call.has_arrived() && self.core.check_here().is_ok()
+        !self.call.has_arrived() && self.core.check_not_forked().is_ok()
     }
 
     /// The next result of the current run. Decoding may run user code.

@@ -21,7 +21,7 @@ pub struct NoState;
 pub struct State<S>(PhantomData<fn(S)>);
 
 /// A function that a pool of kind `M` can run: a [`RemoteFn`] with [`NoState`], a
-/// [`RemoteMethod`](crate::server::RemoteMethod) with [`State`].
+/// [`RemoteMethod`] with [`State`].
 ///
 /// ```compile_fail
 /// use multiproc::Pool;

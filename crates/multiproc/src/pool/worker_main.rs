@@ -15,6 +15,7 @@ use crate::spawn::bootstrap;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::limit::limit_memory;
+use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
 use crate::task::{RunOnce, TaskId};
 
@@ -43,6 +44,8 @@ pub(crate) struct WorkerContext {
 /// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
+    // Before the initializer: it may start threads, with which the call takes milliseconds.
+    let has_barrier = membarrier::register();
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
@@ -55,6 +58,9 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
         }
     }
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
+    if has_barrier {
+        rings.claim_runs();
+    }
     rings.signal_ready();
     logs::set_running_item(rings.running_item());
     let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
@@ -64,7 +70,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             Some(TASK_HEADER) => {
                 let number = rings.item_number();
                 task = rings.read(|header| {
-                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
+                    let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     logs::begin_items(header.first, number);
                     header.task.find()

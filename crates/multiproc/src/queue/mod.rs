@@ -38,7 +38,7 @@
 //! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
 //! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
-//! looks.
+//! reads.
 
 mod transfer;
 
@@ -52,8 +52,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::channel::batch::Batch;
-use crate::channel::errors::{self, Words};
-use crate::channel::{Message, Received, ReceiverCore, SenderCore, sockets};
+use crate::channel::errors::{self, ErrorTerms};
+use crate::channel::{Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
@@ -142,7 +142,7 @@ pub struct Receiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-const WORDS: Words = Words {
+const TERMS: ErrorTerms = ErrorTerms {
     channel: "queue",
     item: "an item",
     sender: "sender of the queue",
@@ -229,14 +229,14 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     }
 
     fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
-        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, WORDS.item)?;
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, TERMS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
         Self::sent(self.core.send([message], deadline, &mut 0)?, deadline)
     }
 
     /// A call without a time limit times out only where it does not wait: the queue is unbounded and full.
     fn sent(outcome: Sent, deadline: Deadline) -> Result<()> {
-        WORDS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
+        TERMS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -319,16 +319,20 @@ impl<T: DeserializeOwned> Receiver<T> {
         let mut batch = Batch::default();
         let mut decoded = Vec::new();
         let take = |bytes: &[u8]| match raw::from_bytes(bytes) {
-            Some(item) => decoded.push(item.map_err(|why| Error::decode(WORDS.item, why))),
+            Some(item) => decoded.push(item.map_err(|why| Error::decode(TERMS.item, why))),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.core.receive(max, Deadline::Never, take)? {
-            Received::InPlace if raw::is_raw::<T>() => Ok(decoded),
-            Received::InPlace => Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), WORDS.item))),
-            Received::Whole(bytes, descriptors) => Ok(vec![panic::decode(&bytes, descriptors, WORDS.item)]),
-            Received::Disconnected => Err(WORDS.disconnected()),
-            Received::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
+            ReceiveOutcome::PassedToClosure if raw::is_raw::<T>() => Ok(decoded),
+            ReceiveOutcome::PassedToClosure => {
+                Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), TERMS.item)))
+            }
+            ReceiveOutcome::Owned(bytes, descriptors) => {
+                Ok(vec![panic::decode(&bytes, descriptors, TERMS.item)])
+            }
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(Deadline::Never)),
         }
     }
 
@@ -342,10 +346,10 @@ impl<T: DeserializeOwned> Receiver<T> {
     fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
-            Received::InPlace => item.decode(WORDS.item),
-            Received::Whole(bytes, descriptors) => panic::decode(&bytes, descriptors, WORDS.item),
-            Received::TimedOut => Err(WORDS.timed_out(deadline)),
-            Received::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::PassedToClosure => item.decode(TERMS.item),
+            ReceiveOutcome::Owned(bytes, descriptors) => panic::decode(&bytes, descriptors, TERMS.item),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(deadline)),
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! This process's fork server: one zygote with its stock of pre-forked children, used by one start at a time.
+//! This process's fork server: one zygote with its queue of pre-forked children, used by one start at a time.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::{Message, Sent};
-use crate::spawn::prefork::{Next, Stock};
+use crate::spawn::prefork::{PreforkQueue, TakeOutcome};
 use crate::spawn::supervisor::{self, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
@@ -17,7 +17,8 @@ use crate::sys::inherited::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 
-/// Kills the fork server and its stock, and waits until they have ended. See [`crate::stop_fork_server`].
+/// Kills the fork server and its pre-forked children, and waits until they have ended. See
+/// [`crate::stop_fork_server`].
 pub(crate) fn stop() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
         return Ok(());
@@ -51,14 +52,14 @@ pub(crate) fn prefork(starts: usize, deadline: Deadline) {
         && let Ok(mut slot) = SlotGuard::take(Deadline::now())
         && let Ok(server) = slot.server(deadline)
     {
-        let _ = server.stock.ensure_pending(&server.zygote, starts, Priority::Immediate, Deadline::now());
+        let _ = server.queue.ensure_pending(&server.zygote, starts, Priority::Immediate, Deadline::now());
     }
 }
 
 /// Ends unneeded children that [`prefork`] has requested. Waits for their forks until the deadline.
 pub(crate) fn cancel_prefork(deadline: Deadline) {
     if let Ok(SlotGuard(Some(server))) = SlotGuard::take(deadline).as_mut() {
-        server.stock.cancel(&server.zygote, deadline);
+        server.queue.cancel(&server.zygote, deadline);
     }
 }
 
@@ -71,7 +72,7 @@ fn reap_dead() {
 
 static NEEDS_REAPING: AtomicBool = AtomicBool::new(false);
 
-/// How many zygotes, or children that were forked for it, may die during one start.
+/// A start fails after this many deaths, of zygotes or of children forked for this start.
 const ATTEMPTS: u32 = 3;
 
 /// A zygote that is silent for this time, or for half of what a start may take, is not only busy.
@@ -79,7 +80,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct ForkServer {
     zygote: Zygote,
-    stock: Stock,
+    queue: PreforkQueue,
     /// The [fingerprint] of what the zygote has inherited. `None` if that changed while it was executed.
     inherited: Option<u64>,
 }
@@ -130,12 +131,12 @@ impl SlotGuard {
     ) -> Result<Option<ForkedChild>> {
         let begun = Instant::now();
         let mut deaths = 0;
-        let mut first_fresh = None;
+        let mut first_of_this_start = None;
         while deaths < ATTEMPTS {
             let server = self.server(deadline)?;
-            let first = *first_fresh.get_or_insert(server.stock.requested());
-            match server.stock.next(&server.zygote, first, deadline)? {
-                Next::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
+            let first = *first_of_this_start.get_or_insert(server.queue.requested());
+            match server.queue.take(&server.zygote, first, deadline)? {
+                TakeOutcome::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
                     Ok(Sent::Done) => {
                         server.zygote.pids.release(number);
                         return Ok(Some(child));
@@ -149,19 +150,21 @@ impl SlotGuard {
                         return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
                     }
                 },
-                Next::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+                TakeOutcome::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
                     self.shut_down();
                     return Ok(None);
                 }
-                Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
-                Next::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => return Err(busy()),
+                TakeOutcome::Refused(errno) => return Err(Error::os("start a child process", errno)),
+                TakeOutcome::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => {
+                    return Err(busy());
+                }
                 lost => {
                     deaths += 1;
-                    first_fresh = None;
-                    let Some(ForkServer { zygote, stock, .. }) = self.0.take() else { break };
-                    let ended = zygote.end(!matches!(lost, Next::Exited), timeout);
-                    stock.end_all(&zygote);
-                    if let Next::Failed(error) = lost {
+                    first_of_this_start = None;
+                    let Some(ForkServer { zygote, queue, .. }) = self.0.take() else { break };
+                    let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
+                    queue.end_all(&zygote);
+                    if let TakeOutcome::Failed(error) = lost {
                         return Err(error);
                     }
                     ended?;
@@ -187,9 +190,9 @@ impl SlotGuard {
 
     /// Kills a fork server that is not needed. The supervisor reaps it.
     fn shut_down(&mut self) {
-        if let Some(ForkServer { zygote, stock, .. }) = self.0.take() {
-            zygote.kill(stock.has_pending());
-            stock.end_all(&zygote);
+        if let Some(ForkServer { zygote, queue, .. }) = self.0.take() {
+            zygote.kill(queue.has_pending());
+            queue.end_all(&zygote);
         }
     }
 }
@@ -201,7 +204,7 @@ impl Drop for SlotGuard {
         while NEEDS_REAPING.swap(false, Ordering::Relaxed) {
             drop(slot);
             if let Some(server) = &mut self.0 {
-                server.stock.reap_dead(&server.zygote);
+                server.queue.reap_dead(&server.zygote);
             }
             slot = lock(&SLOT);
         }
@@ -215,7 +218,7 @@ impl ForkServer {
         IS_USED.store(true, Ordering::Relaxed);
         let zygote = Zygote::exec(deadline)?;
         let inherited = Some(inherited).filter(|before| fingerprint() == *before);
-        Ok(Self { zygote, stock: Stock::new(reap_dead), inherited })
+        Ok(Self { zygote, queue: PreforkQueue::new(reap_dead), inherited })
     }
 }
 

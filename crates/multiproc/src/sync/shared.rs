@@ -68,7 +68,7 @@ impl Shared {
     pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
         let element = size_of::<T>();
         let size = size(slots, element, length)
-            .ok_or_else(|| Error::system("find memory for shared data", Errno::ENOMEM))?;
+            .ok_or_else(|| Error::os("find memory for shared data", Errno::ENOMEM))?;
         let memory = SharedMemory::create(size)?;
         Ok(Self { memory, namespace: thread_id::namespace(), slots, element, length })
     }
@@ -114,7 +114,7 @@ impl Shared {
         if !self.mutex().is_own() {
             return Ok(());
         }
-        Err(Error::system(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
+        Err(Error::os(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
     }
 
     /// Takes the lock that guards the slots; gives `None` when that takes longer than the deadline.

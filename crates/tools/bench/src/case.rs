@@ -1,6 +1,6 @@
 //! The cases of the benchmark: each is one row of figures.
 
-/// One thing that every contestant that can does.
+/// One thing that every entrant that can does.
 #[derive(Debug)]
 pub struct Case {
     pub id: &'static str,
@@ -61,7 +61,8 @@ pub const QUEUE_8B_2X2: Case = more("W4-8B-2x2", "W4", "8 B, two producers and t
 pub const QUEUE_64B: Case = more("W4-64B", "W4", "64 B", "M/s");
 pub const QUEUE_1KIB: Case = more("W4-1KiB", "W4", "1 KiB", "M/s");
 pub const QUEUE_1MIB: Case = more("W4-1MiB", "W4", "1 MiB", "GB/s");
-pub const QUEUE_FROZEN: Case = more("W4-frozen", "W4", "the same 1 MiB again and again, not copied", "GB/s");
+pub const QUEUE_SHARED_SLICE: Case =
+    more("W4-shared-slice", "W4", "the same 1 MiB again and again, not copied", "GB/s");
 
 pub const PING_HOT: Case = less("W5-hot", "W5", "back to back", "µs");
 pub const PING_SLEEP: Case = less("W5-sleep", "W5", "from sleep (2 ms between)", "µs");
@@ -130,7 +131,7 @@ pub const ALL: [&Case; 50] = [
     &QUEUE_64B,
     &QUEUE_1KIB,
     &QUEUE_1MIB,
-    &QUEUE_FROZEN,
+    &QUEUE_SHARED_SLICE,
     &PING_HOT,
     &PING_SLEEP,
     &SUM,

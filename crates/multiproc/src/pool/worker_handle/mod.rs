@@ -23,8 +23,8 @@ use crate::ipc::wire;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::spawned_child::SpawnedChild;
 
 pub(crate) use self::shutdown::WorkerExit;
 
@@ -110,8 +110,8 @@ impl WorkerHandle {
             memory_limit,
         };
         let has_initializer = !initializers.is_empty();
-        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializers))?;
-        spawned.child.watch(Arc::new(on_exit));
+        let spawned = options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializers))?;
+        spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
         let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| has_initializer);
         Ok(Self {
@@ -203,7 +203,7 @@ impl WorkerHandle {
         let header = chunk.header();
         if self.header != Some(header) {
             let mut bytes = Vec::new();
-            let _ = wire::encode_own(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
             if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.full = true;
                 return Dispatched::Full;
@@ -233,7 +233,7 @@ impl WorkerHandle {
             }
             Ok(Sent::TimedOut) => Dispatched::WouldBlock,
             Ok(Sent::Disconnected) => {
-                self.fail_worker(Error::new(Cause::LinkLost));
+                self.fail_worker(Error::new(Cause::SocketClosed));
                 Dispatched::Full
             }
             Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => {

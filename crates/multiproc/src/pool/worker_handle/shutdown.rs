@@ -45,7 +45,8 @@ impl WorkerHandle {
             return false;
         }
         self.take_results(Scope::Completed);
-        let is_running = self.has_work_of(call);
+        // If the kernel has refused a barrier, the worker keeps a run of items, of which any may be running.
+        let is_running = self.in_flight.count() == 1 && self.has_work_of(call);
         if is_running {
             self.fail_worker(Error::new(Cause::Cancelled));
         }
@@ -220,9 +221,9 @@ impl WorkerHandle {
             return (why.clone().with_origin(origin()), why.is_start());
         }
         let ended = self.spawned.result(&origin);
-        match ended
-            .and_then(|(outcome, _)| wire::decode_own::<Result<()>>(&outcome, Vec::new(), "a worker's end"))
-        {
+        match ended.and_then(|(outcome, _)| {
+            wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
+        }) {
             Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
             Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
             Err(error) => (error, false),

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, add_frame};
-use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::{Position, just_before_overflow};
 use crate::pool::worker_rings::claim_word::{self, Known};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::membarrier;
-use crate::sys::output::BOUND;
+use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::progress::{self, Scope};
@@ -158,7 +158,6 @@ impl PoolSide {
             return Some(0);
         }
         self.request(1);
-        failpoint::hit(Failpoint::RunStopped);
         let completed = || Position::load(self.rings.0.word64(COMPLETED)).frames;
         // If the kernel refuses the barrier, the worker keeps its run, which takes some microseconds for items
         // like those before it.
@@ -224,8 +223,8 @@ impl PoolSide {
         if self.closed {
             self.rings.0.word32(CLOSED).store(1, Release);
         }
-        self.rings.items_event().wake_retrying();
-        self.rings.room_event().wake_retrying();
+        self.rings.items_event().wake_unconditionally();
+        self.rings.room_event().wake_unconditionally();
     }
 
     pub(crate) fn written(&self) -> u32 {
@@ -246,7 +245,7 @@ impl PoolSide {
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
                 if kind != TASK_HEADER && passed >= skipped {
-                    add_frame(frames, VALUE, if bytes.len() > INLINE { &[] } else { bytes });
+                    add_frame(frames, VALUE, if bytes.len() > MAX_INLINE { &[] } else { bytes });
                 }
                 kind
             };
@@ -363,7 +362,7 @@ fn is_overdue(unflushed: &mut Option<(Position, Instant)>, tail: Position) -> bo
     if seen != tail {
         *unflushed = Some((tail, Instant::now()));
     }
-    seen == tail && since.elapsed() >= BOUND
+    seen == tail && since.elapsed() >= FLUSH_TIMEOUT
 }
 
 /// Only a task that writes to memory that is not its own causes this.
