@@ -23,22 +23,22 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// copies of itself without end. The standard test harness does not call it: see
 /// [`init_for_tests`](crate::init_for_tests).
 ///
-/// `main` itself is a plain function, and the runtime of an asynchronous program begins behind this call:
+/// In an asynchronous program, the runtime starts after this call, and `main` is a plain function:
 ///
-/// ```ignore
-/// fn main() -> anyhow::Result<()> {
-///     multiproc::init();
+/// ```
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiproc::init(); // before the runtime starts its threads
 ///     tokio::runtime::Runtime::new()?.block_on(async {
 ///         let pool = multiproc::Pool::new(4)?;
-///         println!("{}", pool.submit(u64::pow, (2, 10))?.await?);
+///         assert_eq!(pool.submit(u64::pow, (2, 10))?.await?, 1024);
 ///         Ok(())
 ///     })
 /// }
 /// ```
 ///
-/// Under `#[tokio::main]` this call would be inside a runtime, in every child, too: a task that makes a runtime
-/// fails there with tokio's message ("Cannot start a runtime from within a runtime"), and each child is
-/// executed, since a process with threads cannot be forked.
+/// Under `#[tokio::main]` this call is inside a runtime, which every child then starts, too. Tasks run, but
+/// each child is executed, since a process with threads cannot be forked; and a task that starts a runtime of
+/// its own panics with tokio's message ("Cannot start a runtime from within a runtime").
 ///
 /// With `panic = "abort"` in `Cargo.toml`, a task that panics aborts its process: the error is that of a
 /// child killed by SIGABRT, [`Error::is_panic`] is false, and only standard error has the panic's message.
@@ -110,7 +110,7 @@ pub extern "C" fn init_before_main() {
 /// Tests run in threads of one process as usual, or with `cargo nextest` each in a process of its own. They
 /// may start processes and pools at the same time.
 ///
-/// ```
+/// ```standalone_crate
 /// multiproc::init_for_tests!();
 ///
 /// #[test]

@@ -28,6 +28,7 @@ enum Bound {
 
 use Bound::{Least, LeastTimes, Most, MostTimes};
 
+const GET: &str = "multiproc, by `get`";
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
@@ -61,6 +62,8 @@ const TARGETS: &[Target] = &[
     target(&case::IDLE, Most(0.1)),
     target(&case::SERVER_CALL, MostTimes(1.3, OURS, &case::APPLY_HOT)),
     target(&case::SERVER_CALL_SLEEP, MostTimes(1.3, OURS, &case::APPLY_SLEEP)),
+    target(&case::AWAIT, MostTimes(1.3, GET, &case::AWAIT)),
+    target(&case::AWAIT_300, MostTimes(1.3, GET, &case::AWAIT_300)),
     // "Flat within 25 %": no further item may cost more than that above what it costs at first.
     target(&case::GROWTH_MAP, Most(1.25)),
     target(&case::GROWTH_IMAP, Most(1.25)),

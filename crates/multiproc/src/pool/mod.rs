@@ -16,6 +16,8 @@ mod callbacks;
 mod map_reduce;
 
 mod lazy_results;
+#[cfg(feature = "async")]
+mod result_stream;
 
 mod initializers;
 
@@ -54,6 +56,8 @@ pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
+#[cfg(feature = "async")]
+pub use self::result_stream::ResultStream;
 pub use self::state::{NoState, PoolFn, State};
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::{Canceller, TaskHandle};

@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 12] = [
+pub const WORKLOADS: [(&str, &str); 13] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -37,6 +37,7 @@ pub const WORKLOADS: [(&str, &str); 12] = [
     ("W8", "Locks, an event, a counter and an array in shared memory"),
     ("W9", "One call of a process that owns a state, and its answer"),
     ("W10", "A log record of a child"),
+    ("W11", "One task submitted, and its result awaited"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
@@ -78,6 +79,9 @@ pub const IDLE: Case =
 
 pub const LOG: Case = less("W10-log", "W10", "a record, in the child", "ns");
 
+pub const AWAIT: Case = less("W11-await", "W11", "back to back", "µs");
+pub const AWAIT_300: Case = less("W11-await-300", "W11", "a task of 300 µs", "µs");
+
 pub const LOCK: Case = less("W8-lock", "W8", "lock and unlock, one process", "ns");
 pub const LOCK_X2: Case = more("W8-lock-x2", "W8", "lock and unlock, two processes at once", "M/s");
 pub const SEMAPHORE: Case = less("W8-semaphore", "W8", "take a permit and give it back", "ns");
@@ -116,7 +120,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 50] = [
+pub const ALL: [&Case; 52] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -141,6 +145,8 @@ pub const ALL: [&Case; 50] = [
     &PSS,
     &IDLE,
     &LOG,
+    &AWAIT,
+    &AWAIT_300,
     &LOCK,
     &LOCK_X2,
     &SEMAPHORE,

@@ -1,5 +1,6 @@
 //! The library, through its public face.
 
+mod awaited;
 mod fill;
 mod growth;
 mod idle;
@@ -18,6 +19,7 @@ use bench::case;
 use bench::program::{Entry, entry};
 
 const OURS: &str = "multiproc";
+const GET: &str = "multiproc, by `get`";
 
 pub(crate) fn entries() -> Vec<Entry> {
     let mut entries = vec![
@@ -46,6 +48,10 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::COLD_RUNNING, start::cold_running),
         entry(OURS, &case::PSS, idle::memory),
         entry(OURS, &case::IDLE, idle::cpu_time),
+        entry(OURS, &case::AWAIT, awaited::hot),
+        entry(GET, &case::AWAIT, awaited::hot_by_get),
+        entry(OURS, &case::AWAIT_300, awaited::longer),
+        entry(GET, &case::AWAIT_300, awaited::longer_by_get),
         entry(OURS, &case::LOCK, locks::lock),
         entry("std::sync::Mutex, threads", &case::LOCK, locks::lock_of_threads),
         entry(OURS, &case::LOCK_X2, locks::lock_by_two),
