@@ -55,7 +55,7 @@ impl<T> Delivery<T> {
     ///
     /// ```
     /// let (sender, receiver) = multiproc::queue::joinable(16, multiproc::queue::Unfinished::Redeliver)?;
-    /// sender.send("work")?;
+    /// sender.send(7)?;
     /// drop(receiver.recv()?);
     /// assert_eq!(receiver.recv()?.attempt(), 2);
     /// # Ok::<(), multiproc::Error>(())
