@@ -1,5 +1,5 @@
 import time
-from multiprocessing import Barrier, Pool
+from multiprocessing import Barrier, Pool, get_context
 
 SIZE = 1 << 19
 TASKS = 8
@@ -24,10 +24,10 @@ def count_primes_alone(below):
     return count_primes(below)
 
 
-def private_memory(_):
+def memory(_):
     everyone.wait()  # a pool cannot be told that each worker runs one of these
     with open("/proc/self/smaps_rollup") as usage:
-        return sum(int(line.split()[1]) for line in usage if line.startswith("Private_")) // 1024
+        return sum(int(line.split()[1]) for line in usage if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":
@@ -41,6 +41,13 @@ if __name__ == "__main__":
     start = time.monotonic()
     with Pool(2, initializer=make_table, initargs=(SIZE, Barrier(2))) as pool:
         assert pool.map(count_primes, limits) == counts
-        print(f"2 tables, one for each worker: {time.monotonic() - start:.3f} seconds")
-        print(f"memory of the workers: {sum(pool.map(private_memory, range(2), 1))} MiB")
+        size = sum(pool.map(memory, range(2), 1))
+    print(f"2 tables, one for each worker: {time.monotonic() - start:.3f} seconds, {size} KiB")
+
+    start = time.monotonic()
+    make_table(SIZE, Barrier(2))
+    with get_context("fork").Pool(2) as pool:  # deadlocks if a thread held a lock
+        assert pool.map(count_primes, limits) == counts
+        size = sum(pool.map(memory, range(2), 1))
+    print(f"1 table, for both workers: {time.monotonic() - start:.3f} seconds, {size} KiB")
     print(counts[-1], "primes")

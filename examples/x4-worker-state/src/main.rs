@@ -1,7 +1,7 @@
 use std::fs;
 use std::time::Instant;
 
-use multiproc::{Pool, Result};
+use multiproc::{Pool, Result, StartMethod};
 
 const SIZE: u32 = 1 << 19;
 const TASKS: u32 = 8;
@@ -25,11 +25,11 @@ impl Factors {
     }
 }
 
-/// In MiB, without what other processes share.
-fn private_memory() -> usize {
+/// In KiB, with its share of what several processes have (PSS).
+fn memory(_: &mut Factors) -> usize {
     let usage = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-    let private = usage.lines().filter(|line| line.starts_with("Private_"));
-    private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok()).sum::<usize>() / 1024
+    let size = usage.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next());
+    size.and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
 fn main() -> Result<()> {
@@ -41,13 +41,18 @@ fn main() -> Result<()> {
     let counts = pool.map(|below: u32| Factors::make(SIZE).count_primes(below), limits())?;
     println!("{TASKS} tables, one for each task: {:.3} seconds", start.elapsed().as_secs_f64());
 
-    let start = Instant::now();
-    let pool = Pool::builder().workers(2).state(Factors::make, (SIZE,)).build()?;
-    assert_eq!(pool.map(Factors::count_primes, limits())?, counts);
-    println!("2 tables, one for each worker: {:.3} seconds", start.elapsed().as_secs_f64());
-
-    let memory = pool.broadcast(|_: &mut Factors| private_memory(), ())?;
-    println!("memory of the workers: {} MiB", memory.into_iter().sum::<Result<usize>>()?);
+    let builder = || Pool::builder().workers(2).start_method(StartMethod::ForkServer);
+    let ways = [
+        ("2 tables, one for each worker", builder().state(Factors::make, (SIZE,))),
+        ("1 table, for both workers", builder().preload(Factors::make, (SIZE,))),
+    ];
+    for (way, builder) in ways {
+        let start = Instant::now();
+        let pool = builder.build()?;
+        assert_eq!(pool.map(Factors::count_primes, limits())?, counts);
+        let memory: usize = pool.broadcast(memory, ())?.into_iter().sum::<Result<_>>()?;
+        println!("{way}: {:.3} seconds, {memory} KiB", start.elapsed().as_secs_f64());
+    }
     println!("{} primes", counts.iter().max().unwrap_or(&0));
     Ok(())
 }
