@@ -8,7 +8,7 @@ use super::{Cause, Error, Failure, Inner, Origin};
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, at_birth, memory_limit } = &*self.0;
+        let Inner { cause, origin, items, at_birth, memory_limit, attempts: _ } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let at_birth = *at_birth;
         let doing = Activity { origin: origin.as_ref(), items: *items, at_birth };

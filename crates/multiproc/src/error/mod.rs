@@ -94,6 +94,8 @@ struct Inner {
     at_birth: bool,
     /// How many bytes of memory the child could have, if that was limited.
     memory_limit: Option<u64>,
+    /// The deaths of workers that ran the item before, oldest first.
+    attempts: Vec<Error>,
 }
 
 /// Who failed.
@@ -261,6 +263,29 @@ impl Error {
         self.0.items.map(|(first, count)| first..first.saturating_add(count))
     }
 
+    /// The earlier deaths of an item that was [run again](crate::pool::CallOptions::retries), oldest first:
+    /// each with the pid and the signal or exit code of its worker. Empty if the item ran once.
+    ///
+    /// ```
+    /// use multiproc::{Pool, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let crash = |_: u64| -> u64 { std::process::abort() };
+    ///     let error = pool.options().retries(2).apply(crash, (7,)).unwrap_err();
+    ///     assert_eq!(error.attempts().len(), 2);
+    ///     for death in error.attempts() {
+    ///         assert_eq!(death.signal(), Some(6));
+    ///         assert_ne!(death.pid(), error.pid());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn attempts(&self) -> &[Error] {
+        &self.0.attempts
+    }
+
     /// Did the function panic? The message then holds the panic's own, with file and line.
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
@@ -339,7 +364,8 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, origin: None, items: None, at_birth: false, memory_limit: None }))
+        let (origin, items, memory_limit, attempts) = (None, None, None, Vec::new());
+        Self(Box::new(Inner { cause, origin, items, at_birth: false, memory_limit, attempts }))
     }
 
     /// The kernel refused `operation`, which is a verb with its object: `"open the door"`.
@@ -388,6 +414,8 @@ impl Error {
     /// As [`at`](Self::at), for several items: the first, and how many.
     pub(crate) fn at_items(mut self, items: Option<(u64, u64)>) -> Self {
         self.0.items = items.filter(|_| !self.0.at_birth);
+        self.0.attempts =
+            std::mem::take(&mut self.0.attempts).into_iter().map(|e| e.at_items(items)).collect();
         self
     }
 
@@ -400,6 +428,12 @@ impl Error {
     /// Says how many bytes of memory the child could have, if that was limited.
     pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
         self.0.memory_limit = bytes;
+        self
+    }
+
+    /// Adds the earlier deaths of the item that it is about.
+    pub(crate) fn with_attempts(mut self, deaths: &[Self]) -> Self {
+        self.0.attempts = deaths.to_vec();
         self
     }
 
