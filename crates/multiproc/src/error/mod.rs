@@ -1,6 +1,8 @@
 //! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own
 //! errors.
 
+mod backtrace;
+pub(crate) mod crash;
 mod display;
 mod task_error;
 
@@ -11,6 +13,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use backtrace::{Backtrace, Frame};
+pub(crate) use crash::Crash;
 pub(crate) use display::Bytes;
 pub use task_error::TaskError;
 
@@ -96,6 +100,8 @@ struct Inner {
     memory_limit: Option<u64>,
     /// The deaths of workers that ran the item before, oldest first.
     attempts: Vec<Error>,
+    /// What the child has left behind if it crashed.
+    crash: Option<Crash>,
 }
 
 /// Who failed.
@@ -150,6 +156,7 @@ pub(crate) enum Cause {
     Panic {
         message: String,
         location: Option<String>,
+        backtrace: Option<String>,
     },
     Task(TaskError),
     Encode {
@@ -286,6 +293,33 @@ impl Error {
         &self.0.attempts
     }
 
+    /// Where the child crashed: of SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGABRT, a stack overflow among them.
+    /// Or where it panicked, if the environment asks for backtraces (`RUST_BACKTRACE`).
+    ///
+    /// The child leaves the registers and the top of its stack, and dies of the signal as it would otherwise.
+    /// This function makes functions, files and lines of them, and reads the executable for that: so it takes
+    /// milliseconds up to seconds. Files and lines need debug information (`debug = 1` in the profile).
+    ///
+    /// `None` if the child ended in another way, if the program handles the signal itself, and in a process
+    /// other than the child's parent. `{error:#}` has the backtrace behind the message.
+    ///
+    /// ```
+    /// use multiproc::{Process, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     multiproc::init();
+    ///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+    ///     println!("{}", error.backtrace().expect("it has crashed"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn backtrace(&self) -> Option<Backtrace> {
+        match &self.0.cause {
+            Cause::Panic { backtrace, .. } => backtrace.as_deref().map(Backtrace::of_panic),
+            _ => self.0.crash.as_ref().map(|crash| Backtrace::of_crash(crash)),
+        }
+    }
+
     /// Did the function panic? The message then holds the panic's own, with file and line.
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
@@ -365,7 +399,7 @@ impl Error {
 
     pub(crate) fn new(cause: Cause) -> Self {
         let (origin, items, memory_limit, attempts) = (None, None, None, Vec::new());
-        Self(Box::new(Inner { cause, origin, items, at_birth: false, memory_limit, attempts }))
+        Self(Box::new(Inner { cause, origin, items, at_birth: false, memory_limit, attempts, crash: None }))
     }
 
     /// The kernel refused `operation`, which is a verb with its object: `"open the door"`.
@@ -428,6 +462,12 @@ impl Error {
     /// Says how many bytes of memory the child could have, if that was limited.
     pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
         self.0.memory_limit = bytes;
+        self
+    }
+
+    /// Adds what a child has left, if it was killed by a signal.
+    pub(crate) fn with_crash(mut self, crash: Option<Crash>) -> Self {
+        self.0.crash = crash.filter(|_| matches!(self.0.cause, Cause::Signal(_)));
         self
     }
 

@@ -9,6 +9,7 @@ use crate::ipc::panic::install_panic_hook;
 use crate::spawn::bootstrap::{self, ChildStart};
 use crate::spawn::run_task::{fail_start, fix_start_functions, report_ready, run_task};
 use crate::spawn::zygote::main::run_zygote;
+use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{set_comm, setup_child};
@@ -18,6 +19,7 @@ use crate::sys::start_socket::{SocketOwner, check_rights, kill_on_hangup};
 pub(crate) fn run_child(link: PacketSocket, owner: SocketOwner) -> ! {
     failpoint::hit(Failpoint::ChildStarted);
     install_panic_hook();
+    crash::install_handlers();
     fix_start_functions();
     let start = check_rights(owner).and_then(|()| setup_child()).and_then(|()| receive_bootstrap(&link));
     let start = start.unwrap_or_else(|error| fail_start(&link, &error));
