@@ -163,10 +163,11 @@ fn a_panic_has_a_backtrace_where_the_environment_asks_for_it() -> Outcome {
 
 fn many_crashes_are_all_reported() -> Outcome {
     let pool = Pool::new(2)?;
-    let crash = |number: usize| -> u8 { if number % 2 == 0 { first_level(number) } else { abort() } };
+    let crash =
+        |number: usize| -> u8 { if number.is_multiple_of(2) { first_level(number) } else { abort() } };
     for (index, result) in pool.map_results(crash, 0..16)?.into_iter().enumerate() {
         let error = result.unwrap_err();
-        let signal = if index % 2 == 0 { 11 } else { 6 };
+        let signal = if index.is_multiple_of(2) { 11 } else { 6 };
         assert_eq!(error.signal(), Some(signal), "{error}");
         let backtrace = error.backtrace().unwrap();
         assert_eq!(backtrace.fault_address(), (signal == 11).then_some(index as u64), "{backtrace}");
