@@ -11,7 +11,7 @@ use multiproc::{Error, Pool, Process, RemoteFn, Result, pipe};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Uid, setuid};
 
-use crate::support::{Latch, Outcome, PATIENCE, alone, children, eventually, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, children, eventually, trials};
 
 trials![
     tasks_that_spoil_their_process_return_all_the_same,
@@ -189,7 +189,7 @@ fn a_pool_that_a_task_leaks_ends_with_its_worker() -> Outcome {
         latch.recv()?;
         assert_eq!(pool.map(|number: u32| number, 0..3)?, [0, 1, 2]);
         pool.join();
-        assert!(latch.poll(PATIENCE)?, "the inner pool lives on");
+        assert!(latch.poll(TEST_TIMEOUT)?, "the inner pool lives on");
         assert!(latch.recv().unwrap_err().is_disconnected());
         Ok(())
     })

@@ -9,7 +9,7 @@ use multiproc::queue::Receiver;
 use multiproc::{Error, Pool, Process, RemoteFn, Result, pipe, queue};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::support::{Outcome, PATIENCE, eventually, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
 
 trials![
     a_bad_value_is_an_error_of_its_item_as_a_result_of_every_call,
@@ -208,7 +208,7 @@ fn bad_values_in_a_queue_are_errors_of_their_own() -> Outcome {
     send()?;
     check(sent.iter().map(|_| receiver.recv()).collect());
     send()?;
-    check(sent.iter().map(|_| receiver.recv_timeout(PATIENCE)).collect());
+    check(sent.iter().map(|_| receiver.recv_timeout(TEST_TIMEOUT)).collect());
     send()?;
     check(receiver.recv_many(10)?);
     send()?;

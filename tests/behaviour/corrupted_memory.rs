@@ -9,49 +9,49 @@ use multiproc::Pool;
 use nix::sys::signal::Signal;
 use tests::corruption::{Corrupter, Mapping, mappings};
 
-use crate::support::{Outcome, PATIENCE, eventually, send_signal, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials};
 
 trials![
-    a_pool_whose_lobby_is_overwritten_can_be_dropped,
-    a_pool_whose_lobby_is_overwritten_replaces_a_worker_that_dies,
+    a_pool_whose_wakeup_page_is_overwritten_can_be_dropped,
+    a_pool_whose_wakeup_page_is_overwritten_replaces_a_worker_that_dies,
     results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors,
-    a_word_of_a_mailbox_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting,
+    a_word_of_worker_rings_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting,
     a_pool_survives_memory_that_its_tasks_corrupt_1,
     a_pool_survives_memory_that_its_tasks_corrupt_2,
     a_pool_survives_memory_that_its_tasks_corrupt_3,
     a_pool_survives_memory_that_its_tasks_corrupt_4,
 ];
 
-/// The mappings of worker rings: the wake-up page is one page, and rings are larger.
-fn is_lobby(mapping: &Mapping) -> bool {
+/// Whether this is the wake-up page (one page; worker rings are larger).
+fn is_wakeup_page(mapping: &Mapping) -> bool {
     mapping.length == 4096
 }
 
 /// Overwrites some words of this worker's shared memory, again and again, from a thread that goes on when the
 /// task is over.
-fn keep_overwriting(is_wanted: fn(&Mapping) -> bool, places: Vec<u64>, word: u32, time: Duration) {
+fn keep_overwriting(is_wanted: fn(&Mapping) -> bool, offsets: Vec<u64>, word: u32, time: Duration) {
     let mappings: Vec<_> = mappings().into_iter().filter(is_wanted).collect();
     assert!(!mappings.is_empty());
     let corrupter = Corrupter::new(mappings, 0);
     thread::spawn(move || {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            for &place in &places {
-                corrupter.overwrite(place, word);
+            for &offset in &offsets {
+                corrupter.overwrite(offset, word);
             }
         }
     });
 }
 
-fn overwrite_lobby(word: u32) {
-    keep_overwriting(is_lobby, vec![0, 4, 8], word, Duration::from_secs(20));
+fn overwrite_wakeup_page(word: u32) {
+    keep_overwriting(is_wakeup_page, vec![0, 4, 8], word, Duration::from_secs(20));
 }
 
-fn a_pool_whose_lobby_is_overwritten_can_be_dropped() -> Outcome {
+fn a_pool_whose_wakeup_page_is_overwritten_can_be_dropped() -> Outcome {
     let terminate = |pool: Pool| pool.terminate();
     for (word, end) in [(0, drop as fn(Pool)), (1, drop), (0, Pool::join), (u32::MAX, terminate)] {
         let pool = Pool::builder().workers(2).shutdown_timeout(Duration::from_millis(200)).build()?;
-        pool.apply(overwrite_lobby, (word,))?;
+        pool.apply(overwrite_wakeup_page, (word,))?;
         thread::sleep(Duration::from_millis(20)); // the pool's thread sleeps
         let start = Instant::now();
         end(pool);
@@ -60,9 +60,9 @@ fn a_pool_whose_lobby_is_overwritten_can_be_dropped() -> Outcome {
     Ok(())
 }
 
-fn a_pool_whose_lobby_is_overwritten_replaces_a_worker_that_dies() -> Outcome {
+fn a_pool_whose_wakeup_page_is_overwritten_replaces_a_worker_that_dies() -> Outcome {
     let pool = Pool::new(2)?;
-    pool.apply(overwrite_lobby, (0,))?;
+    pool.apply(overwrite_wakeup_page, (0,))?;
     thread::sleep(Duration::from_millis(20));
     let pids = pool.worker_pids();
     send_signal(pids[1], Signal::SIGKILL);
@@ -77,9 +77,9 @@ fn a_pool_whose_lobby_is_overwritten_replaces_a_worker_that_dies() -> Outcome {
 const RESULTS: u64 = 4096 + 1024 * 1024;
 
 fn overwrite_results(millis: u64) {
-    let heads = (1..64).map(|number| RESULTS + 8 * number).collect();
-    keep_overwriting(|mapping| !is_lobby(mapping), heads, u32::MAX, Duration::from_millis(millis));
-    thread::sleep(Duration::from_millis(2)); // those behind it are handed in by then
+    let offsets = (1..64).map(|number| RESULTS + 8 * number).collect();
+    keep_overwriting(|mapping| !is_wakeup_page(mapping), offsets, u32::MAX, Duration::from_millis(millis));
+    thread::sleep(Duration::from_millis(2)); // those behind it are submitted by then
 }
 
 fn echo(text: String) -> String {
@@ -92,9 +92,9 @@ fn results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors()
         let mut first = pool.submit(overwrite_results, (20,))?;
         let tasks = (0..20).map(|number| pool.submit(echo, (number.to_string(),)));
         let mut tasks = tasks.collect::<multiproc::Result<Vec<_>>>()?;
-        assert!(!matches!(first.get_timeout(PATIENCE), Ok(None)));
+        assert!(!matches!(first.get_timeout(TEST_TIMEOUT), Ok(None)));
         for task in &mut tasks {
-            assert!(!matches!(task.get_timeout(PATIENCE), Ok(None)), "it never comes to a result");
+            assert!(!matches!(task.get_timeout(TEST_TIMEOUT), Ok(None)), "it never comes to a result");
         }
         let text = "this is healthy".to_owned();
         let is_healthy = || pool.apply(echo, (text.clone(),)).is_ok_and(|echoed| echoed == text);
@@ -104,22 +104,22 @@ fn results_of_several_calls_of_which_some_are_overwritten_are_values_or_errors()
 }
 
 /// Overwrites one word as soon as this worker has nothing to do, or a moment later.
-fn overwrite_once(place: u64, word: u32) {
-    let mailboxes: Vec<_> = mappings().into_iter().filter(|mapping| !is_lobby(mapping)).collect();
-    let corrupter = Corrupter::new(mailboxes, 0);
+fn overwrite_once(offset: u64, word: u32) {
+    let worker_rings: Vec<_> = mappings().into_iter().filter(|mapping| !is_wakeup_page(mapping)).collect();
+    let corrupter = Corrupter::new(worker_rings, 0);
     thread::spawn(move || {
         thread::sleep(Duration::from_micros(300));
-        corrupter.overwrite(place, word);
+        corrupter.overwrite(offset, word);
     });
 }
 
-fn a_word_of_a_mailbox_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting() -> Outcome {
+fn a_word_of_worker_rings_that_is_overwritten_when_nothing_runs_keeps_no_call_waiting() -> Outcome {
     let sweep = |word: u32| -> multiproc::Result<()> {
-        for place in (0..408).step_by(4).filter(|place| place % 128 < 36) {
+        for offset in (0..408).step_by(4).filter(|offset| offset % 128 < 36) {
             let pool = Pool::builder().workers(1).shutdown_timeout(Duration::from_millis(200)).build()?;
-            let name = format!("{word:#x} at {place}");
+            let name = format!("{word:#x} at {offset}");
             tests::watched(&name, || {
-                let _ = pool.apply(overwrite_once, (place, word));
+                let _ = pool.apply(overwrite_once, (offset, word));
                 for _ in 0..40 {
                     let _ = pool.map(echo, ["a", "b", "c"].map(str::to_owned));
                 }

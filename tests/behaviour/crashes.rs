@@ -8,7 +8,7 @@ use multiproc::{Error, Pool, Process, RemoteFn};
 use nix::sys::signal::{Signal, raise};
 use tests::{crash_on, dereference};
 
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     a_segfault_three_functions_deep_is_shown,
@@ -132,7 +132,7 @@ fn a_signal_that_was_sent_kills() -> Outcome {
             |number: i32| raise(Signal::try_from(number).unwrap()).unwrap(),
             (signal as i32,),
         )?;
-        let error = child.join_timeout(PATIENCE).unwrap_err();
+        let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
         assert_eq!(error.signal(), Some(signal as i32), "{error}");
     }
     Ok(())

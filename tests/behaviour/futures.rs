@@ -10,7 +10,7 @@ use std::time::Duration;
 use multiproc::pool::{TaskFuture, TaskHandle};
 use multiproc::{Pool, Process, Result, as_completed, pipe};
 
-use crate::support::{Latch, Outcome, PATIENCE, block, blocked_child, eventually, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, eventually, trials};
 
 trials![
     tasks_are_awaited_under_every_executor,
@@ -50,7 +50,7 @@ fn die() {
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the task did not begin");
     latch.recv()?;
     Ok((task, latch))
 }
@@ -176,7 +176,7 @@ fn a_waker_may_use_the_pool_and_drop_its_futures() -> Outcome {
     let mut future = running.into_future();
     assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(latch);
-    assert_eq!(woken.recv_timeout(PATIENCE).unwrap()?, 16);
+    assert_eq!(woken.recv_timeout(TEST_TIMEOUT).unwrap()?, 16);
     Ok(())
 }
 
@@ -191,7 +191,7 @@ fn a_waker_that_panics_harms_only_itself() -> Outcome {
     });
     assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(latch);
-    woken.recv_timeout(PATIENCE)?;
+    woken.recv_timeout(TEST_TIMEOUT)?;
     assert_eq!(pool.apply(square, (3,))?, 9);
     smol::block_on(future)?;
     Ok(())
@@ -248,7 +248,7 @@ fn as_completed_returns_results_as_they_arrive() -> Outcome {
     result?;
     assert!(results.next_timeout(Duration::from_millis(10)).is_none());
     drop(latch);
-    let (index, result) = results.next_timeout(PATIENCE).unwrap();
+    let (index, result) = results.next_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(index, 0);
     result?;
     assert!(results.next().is_none());
@@ -264,7 +264,7 @@ fn as_completed_returns_results_as_they_arrive() -> Outcome {
 fn as_completed_of_a_used_handle_ends() -> Outcome {
     let pool = Pool::new(1)?;
     let mut used = pool.submit(square, (3,))?;
-    assert_eq!(used.get_timeout(PATIENCE)?, Some(9));
+    assert_eq!(used.get_timeout(TEST_TIMEOUT)?, Some(9));
     let mut results = as_completed([used]);
     assert!(results.next().unwrap().1.is_err());
     assert!(results.next().is_none());

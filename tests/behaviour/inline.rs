@@ -9,7 +9,7 @@ use std::time::Duration;
 use multiproc::{Pool, Process, ProcessBuilder, Result, SharedSlice, TaskError, pipe, queue};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::support::{Latch, Outcome, PATIENCE, block, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 
 trials![
     a_task_runs_in_the_calling_thread,
@@ -172,7 +172,7 @@ fn a_process_is_a_thread() -> Outcome {
     let child = inline_process().name("Anna").spawn(task, (1,))?;
     assert_eq!((child.pid(), child.name()), (id(), "Anna"));
     let mut ended = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut ended, PollTimeout::try_from(PATIENCE)?)?, 1);
+    assert_eq!(poll(&mut ended, PollTimeout::try_from(TEST_TIMEOUT)?)?, 1);
     assert_eq!((child.exit_code(), child.signal(), child.is_alive()), (Some(0), None, false));
     child.kill()?; // no error once it has ended
     assert_eq!(child.join()?, (id(), Some("Anna".to_owned()), 2));
@@ -211,14 +211,14 @@ fn a_process_that_runs_cannot_be_killed() -> Outcome {
     assert_eq!(child.join_timeout(Duration::from_millis(10))?, None);
     assert!(child.is_alive() && child.exit_code().is_none());
     drop(latch);
-    assert_eq!(child.join_timeout(PATIENCE)?, Some(()));
-    assert!(child.join_timeout(PATIENCE).unwrap_err().to_string().contains("joined already"));
+    assert_eq!(child.join_timeout(TEST_TIMEOUT)?, Some(()));
+    assert!(child.join_timeout(TEST_TIMEOUT).unwrap_err().to_string().contains("joined already"));
     Ok(())
 }
 
 fn a_panic_of_a_process_is_its_error() -> Outcome {
     let mut child = inline_process().name("Anna").spawn(|| -> () { panic!("on purpose") }, ())?;
-    let error = child.join_timeout(PATIENCE).unwrap_err();
+    let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     let text = error.to_string();
     assert!(error.is_panic() && text.contains("on purpose") && text.contains("Anna"), "{text}");
     assert_eq!(child.exit_code(), Some(101));

@@ -132,7 +132,7 @@ fn a_child_leaves_it_to_its_parent() -> Outcome {
 
 /// Whether a process of which this is the status ignores SIGINT, whether it handles it, and whether it blocks
 /// it.
-fn understand(status: &str) -> [bool; 3] {
+fn parse_signal_masks(status: &str) -> [bool; 3] {
     ["SigIgn:\t", "SigCgt:\t", "SigBlk:\t"].map(|name| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         u64::from_str_radix(line, 16).unwrap() & 1 << (Signal::SIGINT as i32 - 1) != 0
@@ -146,11 +146,11 @@ fn own_status() -> String {
 /// To ignore a signal is passed on to programs, and so to children.
 #[allow(unsafe_code)]
 fn what_the_program_has_said_about_it_holds_in_children() -> Outcome {
-    assert_eq!(understand(&Process::spawn(own_status, ())?.join()?), [false, true, false]);
+    assert_eq!(parse_signal_masks(&Process::spawn(own_status, ())?.join()?), [false, true, false]);
     alone(|| {
         // SAFETY: to ignore a signal runs no code of ours.
         unsafe { nix::sys::signal::signal(Signal::SIGINT, nix::sys::signal::SigHandler::SigIgn) }.unwrap();
-        assert_eq!(understand(&Process::spawn(own_status, ())?.join()?), [true, false, false]);
+        assert_eq!(parse_signal_masks(&Process::spawn(own_status, ())?.join()?), [true, false, false]);
         Ok(())
     })
 }
@@ -160,8 +160,8 @@ fn programs_that_a_child_executes_know_nothing_of_it() -> Outcome {
         let output = Command::new("cat").arg("/proc/self/status").output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(understand(&Process::spawn(execute, ())?.join()?), [false; 3]);
-    assert_eq!(understand(&Pool::new(1)?.apply(execute, ())?), [false; 3]);
+    assert_eq!(parse_signal_masks(&Process::spawn(execute, ())?.join()?), [false; 3]);
+    assert_eq!(parse_signal_masks(&Pool::new(1)?.apply(execute, ())?), [false; 3]);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! **Queue**, when its senders and receivers are killed or stopped at any instruction.
 //!
-//! `KILLS=5000 cargo test -p tests -- kill_stress::` strikes more often than usual.
+//! `KILLS=5000 cargo test -p tests -- kill_stress::` kills more often than usual.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, read_dir};
@@ -14,7 +14,7 @@ use multiproc::{Process, Result, pipe};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::Signal;
 
-use crate::support::{Latch, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, send_signal, trials, wait_for_state};
 
 trials![
     every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed,
@@ -34,14 +34,14 @@ const BATCH: u32 = 4;
 
 fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outcome {
     let kills = env::var("KILLS").map_or(Ok(150), |kills| kills.parse())?;
-    let mut dice = Random(0x5eed);
+    let mut rng = Random(0x5eed);
     for capacity in [1, 6, 100_000] {
-        let mut fight = KillStress::new(capacity)?;
+        let mut stress = KillStress::new(capacity)?;
         for _ in 0..kills / 3 {
-            thread::sleep(Duration::from_micros(dice.throw(2_000)));
-            fight.strike(usize::try_from(dice.throw(6))?)?;
+            thread::sleep(Duration::from_micros(rng.below(2_000)));
+            stress.kill_one(usize::try_from(rng.below(6))?)?;
         }
-        fight.settle()?;
+        stress.finish()?;
     }
     Ok(())
 }
@@ -49,7 +49,7 @@ fn every_item_goes_to_exactly_one_receiver_in_order_whatever_is_killed() -> Outc
 /// Three senders and three receivers, and the log of each: an entry after each operation.
 struct KillStress {
     ends: (Sender<Item>, Receiver<Item>),
-    fighters: Vec<(Process<()>, u32)>,
+    workers: Vec<(Process<()>, u32)>,
     sent: Vec<EventLog>,
     received: Vec<EventLog>,
     dead_receivers: u32,
@@ -57,24 +57,24 @@ struct KillStress {
 
 impl KillStress {
     fn new(capacity: u32) -> Result<Self> {
-        let mut fight = Self {
+        let mut stress = Self {
             ends: bounded(capacity)?,
-            fighters: Vec::new(),
+            workers: Vec::new(),
             sent: Vec::new(),
             received: Vec::new(),
             dead_receivers: 0,
         };
-        for place in 0..6 {
-            let fighter = fight.fighter(place)?;
-            fight.fighters.push(fighter);
+        for index in 0..6 {
+            let worker = stress.worker(index)?;
+            stress.workers.push(worker);
         }
-        Ok(fight)
+        Ok(stress)
     }
 
-    fn fighter(&mut self, place: usize) -> Result<(Process<()>, u32)> {
+    fn worker(&mut self, index: usize) -> Result<(Process<()>, u32)> {
         let log = EventLog::new();
         let name = log.name();
-        if place < 3 {
+        if index < 3 {
             let number = u32::try_from(self.sent.len()).unwrap();
             self.sent.push(log);
             let send = Process::spawn(send_endlessly, (self.ends.0.clone(), number, name))?;
@@ -86,20 +86,20 @@ impl KillStress {
         }
     }
 
-    /// Kills one, and puts another in its place.
-    fn strike(&mut self, place: usize) -> Result<()> {
-        let fresh = self.fighter(place)?;
-        let (fighter, _) = std::mem::replace(&mut self.fighters[place], fresh);
-        fighter.kill()?;
-        assert_eq!(fighter.join().unwrap_err().signal(), Some(9));
-        self.dead_receivers += u32::from(place >= 3);
+    /// Kills one, and starts another in its stead.
+    fn kill_one(&mut self, index: usize) -> Result<()> {
+        let fresh = self.worker(index)?;
+        let (worker, _) = std::mem::replace(&mut self.workers[index], fresh);
+        worker.kill()?;
+        assert_eq!(worker.join().unwrap_err().signal(), Some(9));
+        self.dead_receivers += u32::from(index >= 3);
         Ok(())
     }
 
     /// Kills all senders; then the receivers reach the end, and all logs must agree.
-    fn settle(mut self) -> Result<()> {
-        let receivers = self.fighters.split_off(3);
-        for (sender, _) in self.fighters {
+    fn finish(mut self) -> Result<()> {
+        let receivers = self.workers.split_off(3);
+        for (sender, _) in self.workers {
             sender.kill()?;
             assert!(sender.join().is_err());
         }
@@ -222,9 +222,9 @@ impl EventLog {
 struct Random(u64);
 
 impl Random {
-    fn throw(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+        (self.0 >> 33) % limit
     }
 }
 
@@ -343,7 +343,7 @@ fn large_items_of_the_killed_are_taken_by_others() -> Outcome {
     };
     let (latch, theirs) = pipe()?;
     let child = Process::spawn(put, (sender, theirs))?;
-    assert!(latch.poll(PATIENCE)?);
+    assert!(latch.poll(TEST_TIMEOUT)?);
     child.kill()?;
     assert!(child.join().is_err());
     for (number, item) in (0..).zip(&mut receiver.into_iter()) {
@@ -357,7 +357,7 @@ fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
     alone(|| {
         let (kept, theirs) = pipe::<u32, u32>()?; // lazily created objects exist now
         drop((kept, theirs, thread::spawn(|| ()).join()));
-        let before = possessions();
+        let before = resources();
         for _ in 0..10 {
             let (sender, receiver) = bounded::<Vec<u8>>(100)?;
             for size in [1, 100_000, 3_000_000] {
@@ -370,13 +370,13 @@ fn queues_and_pipes_leave_no_descriptor_and_no_mapping_behind() -> Outcome {
             ours.send(receiver)?;
             drop(theirs.recv()?);
         }
-        assert_eq!(possessions(), before);
+        assert_eq!(resources(), before);
         Ok(())
     })
 }
 
 /// The number of descriptors of this process, and of its mappings of shared memory.
-fn possessions() -> (usize, usize) {
+fn resources() -> (usize, usize) {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     (read_dir("/proc/self/fd").unwrap().count(), maps.lines().filter(|line| line.contains("memfd:")).count())
 }

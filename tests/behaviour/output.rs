@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     a_result_does_not_wait_for_the_lock_of_standard_output,
@@ -58,7 +58,7 @@ fn a_result_does_not_wait_for_a_full_pipe() -> Outcome {
     let (mut printed, mut part) = (String::new(), [0; 4096]);
     let begun = Instant::now();
     while !["[2]", "[3]", "[by C]", "[5]"].iter().all(|text| printed.contains(text)) {
-        assert!(begun.elapsed() < PATIENCE, "{}", printed.trim_start_matches('.'));
+        assert!(begun.elapsed() < TEST_TIMEOUT, "{}", printed.trim_start_matches('.'));
         let count = reader.read(&mut part)?;
         printed.push_str(std::str::from_utf8(&part[..count])?);
     }

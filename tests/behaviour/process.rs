@@ -15,12 +15,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::support::{
-    BadValue, Latch, Outcome, PATIENCE, alone, block, blocked_child, descriptors, send_signal, trials,
+    BadValue, Latch, Outcome, TEST_TIMEOUT, alone, block, blocked_child, descriptors, send_signal, trials,
     wait_for_state,
 };
 
 trials![
-    the_current_process_has_the_systems_pid,
+    the_current_process_has_the_kernels_pid,
     the_first_process_has_no_parent,
     a_child_sees_its_own_and_its_parents_pid_and_name,
     arguments_arrive_equal,
@@ -53,7 +53,7 @@ trials![
     a_task_that_forks_answers_once,
 ];
 
-fn the_current_process_has_the_systems_pid() -> Outcome {
+fn the_current_process_has_the_kernels_pid() -> Outcome {
     assert_eq!(current().pid(), std::process::id());
     assert_eq!(current().name(), "main");
     Ok(())
@@ -102,12 +102,12 @@ fn large_arguments_and_results_arrive_equal() -> Outcome {
 }
 
 /// The state that a process has inherited.
-fn surroundings() -> (Vec<(OsString, OsString)>, Vec<OsString>, PathBuf) {
+fn inherited_state() -> (Vec<(OsString, OsString)>, Vec<OsString>, PathBuf) {
     (env::vars_os().collect(), env::args_os().collect(), env::current_dir().unwrap())
 }
 
 fn a_child_has_its_parents_environment_arguments_and_folder() -> Outcome {
-    assert_eq!(Process::spawn(surroundings, ())?.join()?, surroundings());
+    assert_eq!(Process::spawn(inherited_state, ())?.join()?, inherited_state());
     Ok(())
 }
 
@@ -116,7 +116,7 @@ fn a_child_is_alive_until_it_exits_with_0() -> Outcome {
     assert!(child.is_alive());
     assert_eq!(child.exit_code(), None);
     drop(latch);
-    assert_eq!(child.join_timeout(PATIENCE)?, Some(()));
+    assert_eq!(child.join_timeout(TEST_TIMEOUT)?, Some(()));
     assert!(!child.is_alive());
     assert_eq!(child.exit_code(), Some(0));
     Ok(())
@@ -172,8 +172,8 @@ fn a_join_with_a_timeout_ends_on_time() -> Outcome {
 
 fn a_result_is_given_once() -> Outcome {
     let mut child = Process::spawn(|| "once".to_owned(), ())?;
-    assert_eq!(child.join_timeout(PATIENCE)?.as_deref(), Some("once"));
-    assert!(child.join_timeout(PATIENCE).is_err());
+    assert_eq!(child.join_timeout(TEST_TIMEOUT)?.as_deref(), Some("once"));
+    assert!(child.join_timeout(TEST_TIMEOUT).is_err());
     assert!(child.join().is_err());
     Ok(())
 }
@@ -181,7 +181,7 @@ fn a_result_is_given_once() -> Outcome {
 fn terminate_ends_a_child_with_signal_15() -> Outcome {
     let (mut child, _latch) = blocked_child()?;
     child.terminate()?;
-    let error = child.join_timeout(PATIENCE).unwrap_err();
+    let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(15), Some(child.pid())));
     assert_eq!((error.exit_code(), child.exit_code()), (None, None));
     assert!(error.to_string().contains("was killed by SIGTERM"), "{error}");
@@ -191,7 +191,7 @@ fn terminate_ends_a_child_with_signal_15() -> Outcome {
 fn kill_ends_a_child_with_signal_9() -> Outcome {
     let (mut child, _latch) = blocked_child()?;
     child.kill()?;
-    let error = child.join_timeout(PATIENCE).unwrap_err();
+    let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     assert_eq!((error.signal(), error.pid()), (Some(9), Some(child.pid())));
     assert!(error.to_string().contains("was killed by SIGKILL"), "{error}");
     assert!(!child.is_alive());
@@ -220,7 +220,7 @@ fn terminate_ends_a_child_of_a_thread_that_blocks_the_signal() -> Outcome {
 
 fn a_child_that_has_ended_can_be_terminated_and_killed() -> Outcome {
     let mut child = Process::spawn(|| (), ())?;
-    child.join_timeout(PATIENCE)?;
+    child.join_timeout(TEST_TIMEOUT)?;
     child.terminate()?;
     child.kill()?;
     assert_eq!(child.exit_code(), Some(0));
@@ -230,7 +230,7 @@ fn a_child_that_has_ended_can_be_terminated_and_killed() -> Outcome {
 fn exit_codes_come_through() -> Outcome {
     for code in [0, 1, 42, 101, 255] {
         let mut child = Process::spawn(|code| -> () { std::process::exit(code) }, (code,))?;
-        let error = child.join_timeout(PATIENCE).unwrap_err();
+        let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
         assert_eq!((error.exit_code(), error.signal()), (Some(code), None), "{error}");
         assert_eq!(child.exit_code(), Some(code));
     }
@@ -242,7 +242,7 @@ fn exit_codes_come_through() -> Outcome {
 fn a_panics_place_and_message_come_through() -> Outcome {
     let mut child = Process::spawn(|shelf: u32| -> () { panic!("shelf {shelf} fell") }, (3,))?;
     let place = format!("{}:{}:", file!(), line!() - 1);
-    let error = child.join_timeout(PATIENCE).unwrap_err();
+    let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
     assert!(error.is_panic());
     assert_eq!(error.pid(), Some(child.pid()));
     assert_eq!(child.exit_code(), Some(101));
@@ -302,7 +302,7 @@ fn the_sentinel_becomes_readable_at_exit() -> Outcome {
         |time: PollTimeout| poll(&mut [PollFd::new(child.as_fd(), PollFlags::POLLIN)], time).unwrap() == 1;
     assert!(!is_readable(PollTimeout::ZERO));
     drop(latch);
-    assert!(is_readable(PollTimeout::try_from(PATIENCE)?));
+    assert!(is_readable(PollTimeout::try_from(TEST_TIMEOUT)?));
     assert!(!child.is_alive());
     Ok(child.join()?)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     a_program_without_init_starts_no_second_process,
@@ -97,7 +97,7 @@ fn a_killed_parent_leaves_no_child_behind() -> Outcome {
 
     // All of them hold the program's standard output, which ends when the last of them is gone.
     let mut ended = [PollFd::new(output.get_ref().as_fd(), PollFlags::POLLIN)];
-    assert_eq!(poll(&mut ended, PollTimeout::try_from(PATIENCE)?)?, 1, "some child lives on");
+    assert_eq!(poll(&mut ended, PollTimeout::try_from(TEST_TIMEOUT)?)?, 1, "some child lives on");
     assert_eq!(output.read_to_end(&mut Vec::new())?, 0);
     Ok(())
 }

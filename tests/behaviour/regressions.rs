@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setuid};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::support::{Latch, Outcome, PATIENCE, alone, block, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, block, trials};
 
 trials![
     an_answer_is_received_though_its_sender_left_questions_unread,
@@ -24,7 +24,7 @@ trials![
     a_child_that_has_become_another_user_can_be_killed,
     a_grandchild_that_has_become_another_user_dies_with_its_parent,
     a_child_that_has_ended_has_an_exit_code,
-    frozen_data_can_be_made_after_a_large_item,
+    a_shared_slice_can_be_made_after_a_large_item,
     an_item_beyond_the_limit_on_file_sizes_is_an_error,
 ];
 
@@ -79,8 +79,8 @@ fn a_pool_keeps_no_copy_of_what_it_hands_over() -> Outcome {
         },
         (sender, theirs),
     )?;
-    assert_eq!(receiver.recv_timeout(PATIENCE)?, 1);
-    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    assert_eq!(receiver.recv_timeout(TEST_TIMEOUT)?, 1);
+    assert!(receiver.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
     drop(latch);
     assert!(task.get()?);
     Ok(())
@@ -92,8 +92,8 @@ fn a_pool_that_was_joined_keeps_nothing_of_its_initializer() -> Outcome {
     let pool = Pool::builder().workers(1).initializer(greet, (sender,)).build()?;
     let task = pool.submit(|| 3, ())?;
     pool.join();
-    assert_eq!(receiver.recv_timeout(PATIENCE)?, 1);
-    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    assert_eq!(receiver.recv_timeout(TEST_TIMEOUT)?, 1);
+    assert!(receiver.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
     assert_eq!(task.get()?, 3);
     Ok(())
 }
@@ -134,7 +134,7 @@ fn block_unprivileged(latch: Latch) {
 fn a_child_that_has_become_another_user_can_be_killed() -> Outcome {
     let (latch, theirs) = pipe()?;
     let child = Process::spawn(block_unprivileged, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?);
+    assert!(latch.poll(TEST_TIMEOUT)?);
     child.kill()?;
     assert_eq!(child.join().unwrap_err().signal(), Some(Signal::SIGKILL as i32));
     Ok(())
@@ -145,13 +145,13 @@ fn a_grandchild_that_has_become_another_user_dies_with_its_parent() -> Outcome {
     let (latch, theirs) = pipe()?;
     let start = |latch: Latch| {
         let _grandchild = Process::spawn(block_unprivileged, (latch,)).unwrap();
-        std::thread::sleep(PATIENCE);
+        std::thread::sleep(TEST_TIMEOUT);
     };
     let child = Process::spawn(start, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the grandchild did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the grandchild did not begin");
     latch.recv()?;
     child.kill()?;
-    assert!(latch.poll(PATIENCE)?, "the grandchild lives on");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the grandchild lives on");
     assert!(latch.recv().unwrap_err().is_disconnected());
     Ok(())
 }
@@ -168,13 +168,13 @@ fn a_child_that_has_ended_has_an_exit_code() -> Outcome {
 }
 
 /// An empty value, after the pool has cached memory.
-fn frozen_data_can_be_made_after_a_large_item() -> Outcome {
+fn a_shared_slice_can_be_made_after_a_large_item() -> Outcome {
     alone(|| {
         let pool = Pool::new(1)?;
         assert_eq!(pool.apply(|item: Vec<u8>| item, (vec![1; 1024 * 1024],))?.len(), 1024 * 1024);
-        let frozen = SharedSlice::from_slice(&vec![7_u8; 512 * 1024])?;
+        let slice = SharedSlice::from_slice(&vec![7_u8; 512 * 1024])?;
         let sum = |bytes: SharedSlice<u8>| bytes.iter().map(|&byte| u64::from(byte)).sum::<u64>();
-        assert_eq!(pool.apply(sum, (frozen,))?, 7 * 512 * 1024);
+        assert_eq!(pool.apply(sum, (slice,))?, 7 * 512 * 1024);
         Ok(())
     })
 }

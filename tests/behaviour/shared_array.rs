@@ -8,7 +8,7 @@ use std::time::Duration;
 use multiproc::{ArrayChunk, Connection, Pool, Process, Result, SharedArray, pipe};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::support::{Latch, Outcome, PATIENCE, block, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 
 trials![
     chunks_that_workers_have_filled_are_the_array,
@@ -107,7 +107,7 @@ fn a_killed_holder_gives_its_chunk_back() -> Outcome {
     drop(left);
     assert!(!array.join_timeout(Duration::from_millis(20))?);
     holder.kill()?;
-    assert!(array.join_timeout(PATIENCE)?);
+    assert!(array.join_timeout(TEST_TIMEOUT)?);
     assert_eq!(array.into_shared()?[..], [0, 0, 0, 0, 0, 7, 0, 0, 0, 0]);
     Ok(())
 }
@@ -121,7 +121,7 @@ fn a_chunk_that_no_task_received_is_back() -> Outcome {
     let tasks: Result<Vec<_>> = array.chunks_mut(10)?.map(|chunk| pool.submit(number, (chunk,))).collect();
     drop((tasks?, busy));
     pool.terminate();
-    assert!(array.join_timeout(PATIENCE)?);
+    assert!(array.join_timeout(TEST_TIMEOUT)?);
     Ok(())
 }
 

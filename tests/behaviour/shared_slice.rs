@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tests::fork_and_wait;
 
-use crate::support::{Outcome, PATIENCE, alone, descriptors, send_signal, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, descriptors, send_signal, trials, wait_for_state};
 
 trials![
     another_process_reads_it,
@@ -55,8 +55,8 @@ struct Holdings {
     descriptors: usize,
 }
 
-fn holdings<T: Pod>(frozen: &SharedSlice<T>) -> Holdings {
-    let address = frozen.as_ptr().addr();
+fn holdings<T: Pod>(slice: &SharedSlice<T>) -> Holdings {
+    let address = slice.as_ptr().addr();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let inside = |line: &&str| {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
@@ -215,7 +215,7 @@ fn a_killed_receiver_harms_no_other() -> Outcome {
             peer.recv()
         };
         let child = Process::spawn(stay, (numbers.clone(), theirs))?;
-        assert!(ours.poll(PATIENCE)?);
+        assert!(ours.poll(TEST_TIMEOUT)?);
         assert_eq!(ours.recv()?, 499_500);
         wait_for_state(child.pid(), 'S');
         send_signal(child.pid(), Signal::SIGKILL);
@@ -254,10 +254,10 @@ fn nothing_is_left_of_it() -> Outcome {
         let memory = || fs::read_to_string("/proc/self/maps").unwrap().matches("/memfd:").count();
         let before = (descriptors(), memory());
         for make in [|| numbers(100_000), || SharedSlice::build(100_000, |slots| slots.fill(7))] {
-            let frozen = make()?;
-            let clone = frozen.clone();
+            let slice = make()?;
+            let clone = slice.clone();
             assert_eq!((descriptors().len(), memory()), (before.0.len() + 1, before.1 + 1));
-            drop(frozen);
+            drop(slice);
             assert!(sum(clone) > 0);
             assert_eq!((descriptors(), memory()), before);
         }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 pub(crate) type Outcome = Result<(), Failed>;
 
 /// How long a test waits for an event before it fails. Generous: it measures nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Every way to start a process.
 pub(crate) const METHODS: [StartMethod; 2] = [StartMethod::ForkServer, StartMethod::Spawn];
@@ -62,7 +62,7 @@ pub(crate) fn blocked_child() -> Result<(Process<()>, Latch)> {
 pub(crate) fn blocked_child_by(builder: ProcessBuilder) -> Result<(Process<()>, Latch)> {
     let (latch, theirs) = pipe()?;
     let child = builder.spawn(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the child did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the child did not begin");
     latch.recv()?;
     Ok((child, latch))
 }
@@ -124,7 +124,7 @@ pub(crate) fn send_signal(pid: u32, signal: Signal) {
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "it never comes that {what}");
+        assert!(start.elapsed() < TEST_TIMEOUT, "it never comes that {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -14,7 +14,7 @@ trials![
     an_error_travels_through_a_queue,
     an_error_passes_through_several_processes,
     an_error_of_a_task_is_one_of_the_library,
-    a_chain_without_end_is_cut,
+    a_cyclic_chain_is_truncated,
 ];
 
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl std::fmt::Display for Endless {
     }
 }
 
-fn a_chain_without_end_is_cut() -> Outcome {
+fn a_cyclic_chain_is_truncated() -> Outcome {
     let error = Process::spawn(|| -> Result<(), TaskError> { Err(Endless)? }, ())?.join()?.unwrap_err();
     assert_eq!(chain(&error), ["again"; 33]);
     Ok(())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Fd, Pool, Process, Result, pipe, wait_any, wait_any_timeout};
 
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     each_kind_is_seen_when_it_is_ready,
@@ -37,7 +37,7 @@ fn each_kind_is_seen_when_it_is_ready() -> Outcome {
     let gate = bounded::<u32>(1)?;
     let task = pool.submit(|gate: Receiver<u32>| gate.recv().unwrap(), (gate.1,))?;
 
-    let wait = || wait_any_timeout(&[&items, &here, &served, &listener, &idle, &task], PATIENCE);
+    let wait = || wait_any_timeout(&[&items, &here, &served, &listener, &idle, &task], TEST_TIMEOUT);
     let send = |sender: Sender<u32>| {
         pause();
         sender.send(1).unwrap();
@@ -69,7 +69,7 @@ fn each_kind_is_seen_when_it_is_ready() -> Outcome {
     assert_eq!(task.get()?, 7);
 
     drop(go.0);
-    assert_eq!(wait_any_timeout(&[&items, &here, &served, &listener, &idle], PATIENCE)?, [4]);
+    assert_eq!(wait_any_timeout(&[&items, &here, &served, &listener, &idle], TEST_TIMEOUT)?, [4]);
     assert!(idle.join()?);
     Ok(child.kill()?)
 }
@@ -105,10 +105,10 @@ fn the_end_of_the_other_side_is_ready() -> Outcome {
         child.kill().unwrap();
         child
     });
-    let ready = wait_any_timeout(&[&items, &here], PATIENCE)?;
+    let ready = wait_any_timeout(&[&items, &here], TEST_TIMEOUT)?;
     assert!(!ready.is_empty());
     assert!(killer.join().unwrap().join().is_err());
-    assert_eq!(wait_any_timeout(&[&items, &here], PATIENCE)?, [0, 1]);
+    assert_eq!(wait_any_timeout(&[&items, &here], TEST_TIMEOUT)?, [0, 1]);
     assert!(items.try_recv().unwrap_err().is_disconnected());
     assert!(here.try_recv().unwrap_err().is_disconnected());
     Ok(())
@@ -122,7 +122,7 @@ fn items_of_several_producers_all_arrive() -> Outcome {
         [Process::spawn(send, (first,))?, Process::spawn(send, (second,))?];
     let (receivers, mut next) = ([one, other], [0; 2]);
     while next != [500; 2] {
-        for index in wait_any_timeout(&[&receivers[0], &receivers[1]], PATIENCE)? {
+        for index in wait_any_timeout(&[&receivers[0], &receivers[1]], TEST_TIMEOUT)? {
             match receivers[index].try_recv() {
                 Ok(number) => assert_eq!(number, next[index]),
                 Err(error) if error.is_disconnected() => continue,

@@ -56,7 +56,7 @@ pub enum Where {
     Anywhere,
 }
 
-/// Writes random words at random places of some mappings.
+/// Writes random words at random offsets of some mappings.
 #[derive(Debug)]
 pub struct Corrupter {
     memory: File,
@@ -71,19 +71,19 @@ impl Corrupter {
     }
 
     /// Overwrites the word at this byte of each mapping.
-    pub fn overwrite(&self, place: u64, word: u32) {
-        for mapping in self.mappings.iter().filter(|mapping| place + 4 <= mapping.length) {
-            let _ = self.memory.write_all_at(&word.to_ne_bytes(), mapping.start + place);
+    pub fn overwrite(&self, offset: u64, word: u32) {
+        for mapping in self.mappings.iter().filter(|mapping| offset + 4 <= mapping.length) {
+            let _ = self.memory.write_all_at(&word.to_ne_bytes(), mapping.start + offset);
         }
     }
 
     /// Overwrites a word, if there is any.
-    pub fn write(&mut self, place: Where) {
+    pub fn write(&mut self, offset: Where) {
         if self.mappings.is_empty() {
             return;
         }
         let mapping = self.mappings[usize::try_from(self.random.below(self.mappings.len() as u64)).unwrap()];
-        let within = match place {
+        let within = match offset {
             Where::Heads(bytes) => bytes.min(mapping.length),
             Where::Anywhere => mapping.length,
         };
@@ -96,10 +96,10 @@ impl Corrupter {
     }
 
     /// Overwrites words for this time.
-    pub fn write_for(&mut self, place: Where, time: Duration) {
+    pub fn write_for(&mut self, offset: Where, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            (0..20).for_each(|_| self.write(place));
+            (0..20).for_each(|_| self.write(offset));
             if self.random.below(4) == 0 {
                 thread::yield_now();
             }

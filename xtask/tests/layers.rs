@@ -13,6 +13,7 @@ use std::path::Path;
 /// The modules at the root from the top to the bottom. Each may use those below it, and nothing else.
 const LAYERS: &[&[&str]] = &[
     &["lib"],
+    &["receiver_stream"],
     &["process_future", "wait"],
     &["init", "process", "process_info", "fd", "queue", "pipe", "shared_array"],
     &["shared_slice"],

@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ipc::wire::SharedFd;
 
 /// A `File`, `TcpListener`, `TcpStream`, `UnixStream`, `OwnedFd` or other type with a descriptor, that travels
-/// to another process: as an argument or a result of a process, and inside of a queue's items or a pipe's
-/// messages.
+/// to another process: as an argument or a result of a process or task, and inside of a queue's items or a
+/// pipe's messages.
 ///
 /// It dereferences to what it holds. Here the parent accepts, and workers serve:
 ///
@@ -45,6 +45,10 @@ use crate::ipc::wire::SharedFd;
 /// status flags, such as `O_NONBLOCK`. It is closed there when it is dropped, and here when the value that was
 /// sent is dropped; a call that sends a value drops it, unless it fails. A descriptor in a message that is
 /// never received is closed when the last receiving end is.
+///
+/// A pool receives the results of a `map` before they are asked for, and holds their descriptors until then: of
+/// more results than the process may have descriptors (`RLIMIT_NOFILE`), the rest are errors. An `imap` with a
+/// [buffer size](crate::pool::CallOptions::buffer_size) bounds them.
 ///
 /// # Errors
 ///

@@ -1,9 +1,9 @@
-//! What a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`; and
+//! The functions that a program calls first in `main`, and last: `init`, `at_start`, `stop_fork_server`; and
 //! `init_for_tests`, which runs before `main`.
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
-use crate::spawn::bootstrap::{self, Identity, MAGIC};
+use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
 use crate::sys::signals::ignore_sigpipe;
@@ -23,22 +23,22 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// copies of itself without end. The standard test harness does not call it: see
 /// [`init_for_tests`](crate::init_for_tests).
 ///
-/// `main` itself is a plain function, and the runtime of an asynchronous program begins behind this call:
+/// In an asynchronous program, the runtime starts after this call, and `main` is a plain function:
 ///
-/// ```ignore
-/// fn main() -> anyhow::Result<()> {
-///     multiproc::init();
+/// ```
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiproc::init(); // before the runtime starts its threads
 ///     tokio::runtime::Runtime::new()?.block_on(async {
 ///         let pool = multiproc::Pool::new(4)?;
-///         println!("{}", pool.submit(u64::pow, (2, 10))?.await?);
+///         assert_eq!(pool.submit(u64::pow, (2, 10))?.await?, 1024);
 ///         Ok(())
 ///     })
 /// }
 /// ```
 ///
-/// Under `#[tokio::main]` this call would be inside a runtime, in every child, too: a task that makes a runtime
-/// fails there with tokio's message ("Cannot start a runtime from within a runtime"), and each child is
-/// executed, since a process with threads cannot be forked.
+/// Under `#[tokio::main]` this call is inside a runtime, which every child then starts, too. Tasks run, but
+/// each child is executed, since a process with threads cannot be forked; and a task that starts a runtime of
+/// its own panics with tokio's message ("Cannot start a runtime from within a runtime").
 ///
 /// With `panic = "abort"` in `Cargo.toml`, a task that panics aborts its process: the error is that of a
 /// child killed by SIGABRT, [`Error::is_panic`] is false, and only standard error has the panic's message.
@@ -49,11 +49,11 @@ use crate::sys::start_socket::take_bootstrap_socket;
 /// descriptor is closed (before the program begins, so code before this call may open files). No signal is
 /// blocked, and [`std::env::args`] are the parent's. When the parent ends in any way, the child is killed.
 ///
-/// A child has no more rights than its parent has at its start. It runs under `no_new_privs`, as does all
+/// A child has no more privileges than its parent has at its start. It runs under `no_new_privs`, as does all
 /// that it executes (`sudo` does not work there), if executing the program would give it more: the file is
-/// set-uid or set-gid or has capabilities, and the program has given these rights up; a security module
-/// decides so; root has given up capabilities. A program that has gained rights when it was executed takes no
-/// task from the process that executed it.
+/// set-uid or set-gid or has capabilities, and the program has given these privileges up; a security module
+/// decides so; root has given up capabilities. A program that has gained privileges when it was executed
+/// takes no task from the process that executed it.
 ///
 /// A program that was not started by this library, and has another socket as standard input, keeps that.
 ///
@@ -88,7 +88,7 @@ fn init_process(prepare: fn()) {
         prepare();
         run_child(PacketSocket::from_socket(socket), owner);
     }
-    bootstrap::set_identity(Identity { name: "main".to_owned(), parent: None, worker_index: None });
+    bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
 }
 
 /// What [`init_for_tests`](crate::init_for_tests) has called before `main`.
@@ -110,7 +110,7 @@ pub extern "C" fn init_before_main() {
 /// Tests run in threads of one process as usual, or with `cargo nextest` each in a process of its own. They
 /// may start processes and pools at the same time.
 ///
-/// ```
+/// ```standalone_crate
 /// multiproc::init_for_tests!();
 ///
 /// #[test]

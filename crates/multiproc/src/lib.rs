@@ -136,6 +136,9 @@ compile_error!(
 );
 
 // Highest first: a module uses only those below it.
+#[cfg(feature = "async")]
+mod receiver_stream;
+
 mod process_future;
 mod wait;
 
@@ -196,6 +199,8 @@ pub use pool::{Pool, as_completed};
 pub use process::{Process, ProcessBuilder};
 pub use process_future::ProcessFuture;
 pub use process_info::{ProcessInfo, active_children, current, parent};
+#[cfg(feature = "async")]
+pub use receiver_stream::ReceiverStream;
 pub use server::Server;
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
-use crate::sys::sealed::{Identity, Sealed, identify};
+use crate::sys::sealed::{MemfdId, Sealed, identify};
 
 /// Sealed memory, its mapping in this process, and its descriptor; shared by all slices of it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// The mappings of this process. They stay valid in a process that it forks, which inherits the mappings, the
 /// descriptors and this cache.
 pub(crate) struct MappingCache {
-    mapped: BTreeMap<Identity, Weak<Memory>>,
+    mapped: BTreeMap<MemfdId, Weak<Memory>>,
     /// At this number of entries, those without a mapping are removed.
     bound: usize,
     /// The mappings received last, the latest at the end, so that the next task finds them mapped.
@@ -62,7 +62,7 @@ impl MappingCache {
         Ok(memory)
     }
 
-    pub(crate) fn insert(&mut self, identity: Identity, memory: Memory) -> Arc<Memory> {
+    pub(crate) fn insert(&mut self, identity: MemfdId, memory: Memory) -> Arc<Memory> {
         if self.mapped.len() >= self.bound {
             self.mapped.retain(|_, memory| memory.strong_count() > 0);
             self.bound = 2 * self.mapped.len().max(MAX_MAPPINGS); // keeps the cost per insertion constant

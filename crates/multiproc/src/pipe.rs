@@ -32,9 +32,9 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::endpoint::EndpointFds;
-use crate::channel::errors::{self, SendError, Words};
+use crate::channel::errors::{self, ErrorTerms, SendError};
 use crate::channel::readiness::ReadinessFd;
-use crate::channel::{Layout, Message, Received, ReceiverCore, SenderCore, sockets};
+use crate::channel::{Layout, Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
 use crate::error::Result;
 use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
@@ -71,7 +71,7 @@ pub struct Connection<S, R> {
     messages: PhantomData<fn(S) -> R>,
 }
 
-const WORDS: Words = Words {
+const TERMS: ErrorTerms = ErrorTerms {
     channel: "pipe",
     item: "a message",
     sender: "other end of the pipe",
@@ -221,9 +221,9 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
     }
 
     fn put_encoded(&self, message: &S, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
-        let (bytes, descriptors) = wire::encode_value_with_descriptors(message, buffer, WORDS.item)?;
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(message, buffer, TERMS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
-        WORDS.sent(self.outgoing.send([message], deadline, &mut 0)?, deadline)
+        TERMS.sent(self.outgoing.send([message], deadline, &mut 0)?, deadline)
     }
 
     fn take(&self, deadline: Deadline) -> Result<R> {
@@ -231,10 +231,10 @@ impl<S: Serialize + DeserializeOwned, R: DeserializeOwned> Connection<S, R> {
         let received = self.incoming.receive(1, deadline, |bytes| message.keep(bytes));
         self.readiness.update(&self.incoming);
         match received? {
-            Received::InPlace => message.decode(WORDS.item),
-            Received::Whole(bytes, descriptors) => panic::decode(&bytes, descriptors, WORDS.item),
-            Received::TimedOut => Err(WORDS.timed_out(deadline)),
-            Received::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::PassedToClosure => message.decode(TERMS.item),
+            ReceiveOutcome::Owned(bytes, descriptors) => panic::decode(&bytes, descriptors, TERMS.item),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(deadline)),
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
         }
     }
 }

@@ -286,8 +286,8 @@ impl<T> Process<T> {
     }
 
     /// Has `on_change` called when the child has ended, and now, since it may have already.
-    pub(crate) fn watch(&self, on_change: OnChange) {
-        self.started.watch(on_change);
+    pub(crate) fn set_on_change(&self, on_change: OnChange) {
+        self.started.set_on_change(on_change);
     }
 
     fn origin(&self) -> Origin {

@@ -55,7 +55,7 @@ impl<T> ProcessFuture<T> {
         }
         let shared = Arc::new(Mutex::new(waker.clone()));
         self.waker = Some(Arc::clone(&shared));
-        process.watch(Arc::new(move || {
+        process.set_on_change(Arc::new(move || {
             let waker = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
         }));
@@ -69,7 +69,7 @@ impl<T: DeserializeOwned> Future for ProcessFuture<T> {
         let Some(mut process) = self.process.take() else {
             return Poll::Ready(Err(Error::invalid("the process was joined already")));
         };
-        // The child may end between a look and the registration, so there is a look after it, too.
+        // The child may end between a check and the registration, so there is a check after it, too.
         let mut result = process.join_timeout(Duration::ZERO);
         if matches!(result, Ok(None)) {
             self.wake_at_end(&process, context.waker());

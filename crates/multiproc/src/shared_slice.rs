@@ -77,10 +77,10 @@ pub use bytemuck::Pod;
 ///
 /// # Transfer
 ///
-/// A slice travels as an argument of a process or task, as the result of a process, and through a queue or
-/// pipe; not as the result of a pool's task. Only a descriptor travels. A process holds one descriptor and one mapping for each slice, however
-/// often it receives the slice and however many clones it has. The kernel frees the memory when the last
-/// process has dropped it, or has ended.
+/// A slice travels as an argument and as the result of a process or task, and through a queue or pipe. Only a
+/// descriptor travels. A process holds one descriptor and one mapping for each slice, however often it receives
+/// the slice and however many clones it has. The kernel frees the memory when the last process has dropped it,
+/// or has ended.
 ///
 /// # Cost
 ///
@@ -140,7 +140,7 @@ impl<T: Pod> SharedSlice<T> {
         const { Self::CHECKED };
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| {
             let operation = format!("find memory for {length} elements of {} bytes", size_of::<T>());
-            Error::system(&operation, Errno::ENOMEM)
+            Error::os(&operation, Errno::ENOMEM)
         })?;
         let Some(size) = NonZeroUsize::new(size) else {
             fill(&mut []);

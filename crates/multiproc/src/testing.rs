@@ -18,8 +18,8 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
 }
 
 /// Any bytes; mostly small numbers, of which lengths, kinds and variants consist.
-pub(crate) fn any_bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
-    vec(prop_oneof![3 => 0..9_u8, 1 => any::<u8>()], 0..=most)
+pub(crate) fn any_bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
+    vec(prop_oneof![3 => 0..9_u8, 1 => any::<u8>()], 0..=max)
 }
 
 /// Any number; mostly close to where sums overflow and rings end.

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 ITEMS = 20
-VICTIM = 10
+FAULTY_ITEM = 10
 BUSY = 3
 
 
@@ -24,15 +24,15 @@ def cube(item):
 
 
 def killed(item):
-    if item == VICTIM:
-        strike()
+    if item == FAULTY_ITEM:
+        inject()
         kill_self()
     return cube(item)
 
 
 def exits(item):
-    if item == VICTIM:
-        strike()
+    if item == FAULTY_ITEM:
+        inject()
         # The system's exit. What `sys.exit` does is to raise an exception.
         os._exit(5)
     return cube(item)
@@ -50,8 +50,8 @@ class NotACube:
 
 
 def undecodable(item):
-    if item == VICTIM:
-        strike()
+    if item == FAULTY_ITEM:
+        inject()
         return NotACube()
     return cube(item)
 
@@ -75,9 +75,9 @@ def note(name):
     return os.path.join(tempfile.gettempdir(), name)
 
 
-def strike():
-    with open(note("struck"), "w") as struck:
-        struck.write(str(time.time()))
+def inject():
+    with open(note("hit"), "w") as hit:
+        hit.write(str(time.time()))
 
 
 def be_present():
@@ -96,8 +96,8 @@ def say(**what):
 
 def say_settled(saw):
     now = time.time()
-    with open(note("struck")) as struck:
-        say(saw=saw, seconds=now - float(struck.read()))
+    with open(note("hit")) as hit:
+        say(saw=saw, seconds=now - float(hit.read()))
 
 
 def words(error):
@@ -191,7 +191,7 @@ def lock_holder_killed(_):
     holder = mp.Process(target=hold, args=(lock,))
     holder.start()
     await_presence(1)
-    strike()
+    inject()
     holder.kill()
     holder.join()
     lock.acquire()
@@ -201,7 +201,7 @@ def lock_holder_killed(_):
 
 
 def death_at_start(make):
-    strike()
+    inject()
     pool = make(die_at_start)
     say_settled(pool.tell(cube))
     pool.end()

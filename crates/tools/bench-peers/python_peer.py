@@ -1,6 +1,6 @@
-"""Python's multiprocessing as a contestant of `cargo xtask bench`.
+"""Python's multiprocessing as an entrant of `cargo xtask bench`.
 
-The command line is that of all contestants: `list`, or `round CONTESTANT CASE [--quick]`. What a round does and how
+The command line is that of all entrants: `list`, or `round ENTRANT CASE [--quick]`. What a round does and how
 time is taken is as in crates/bench/src/measure.rs and stream.rs; standard library only.
 """
 
@@ -300,19 +300,19 @@ def unit(case):
 
 def main(arguments, entries):
     if arguments == ["list"]:
-        for (contestant, case), run in entries.items():
+        for (entrant, case), run in entries.items():
             left_out = run if isinstance(run, str) else None
-            print(json.dumps({"contestant": contestant, "case": case, "left_out": left_out}))
+            print(json.dumps({"entrant": entrant, "case": case, "left_out": left_out}))
     elif arguments == ["fresh"]:
         fresh()
     else:
-        _, contestant, case, *options = arguments
+        _, entrant, case, *options = arguments
         try:
-            value, detail, *usage = entries[contestant, case](Scale("--quick" in options))
+            value, detail, *usage = entries[entrant, case](Scale("--quick" in options))
         except Wrong as wrong:
             print(f"error: {wrong}", file=sys.stderr)
             return 3
-        figure = {"contestant": contestant, "workload": case.split("-")[0], "case": case, "value": value}
+        figure = {"entrant": entrant, "workload": case.split("-")[0], "case": case, "value": value}
         figure |= {"unit": unit(case), "checked": True, "detail": detail}
         print(json.dumps(figure | {"usage": usage[0] if usage else None}))
     return 0

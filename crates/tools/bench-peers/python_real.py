@@ -39,18 +39,18 @@ except ImportError:
 # What a round uses, as in crates/tools/bench/src/usage.rs.
 
 
-class Family:
+class ProcessTree:
     """This process, its children, and so on. What each process is, is read once."""
 
     def __init__(self):
-        self.members, self.strangers = [os.getpid()], set()
+        self.members, self.others = [os.getpid()], set()
 
     def refresh(self):
         running = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         self.members = [pid for pid in self.members if pid in running]
-        self.strangers &= running
+        self.others &= running
         parents = {}
-        for pid in running - self.strangers - set(self.members):
+        for pid in running - self.others - set(self.members):
             try:
                 with open(f"/proc/{pid}/stat") as stat:
                     parents[pid] = int(stat.read().rpartition(")")[2].split()[1])
@@ -60,7 +60,7 @@ class Family:
             self.members += mine
             for pid in mine:
                 del parents[pid]
-        self.strangers |= parents.keys()
+        self.others |= parents.keys()
         return self.members
 
 
@@ -74,16 +74,16 @@ def of_all(pids, measure):
     return total
 
 
-def processor_time():
+def cpu_time():
     ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     clock = lambda pid: time.clock_gettime(~pid << 3 | 2)
-    return sum(used.ru_utime + used.ru_stime for used in ended) + of_all(Family().refresh()[1:], clock)
+    return sum(used.ru_utime + used.ru_stime for used in ended) + of_all(ProcessTree().refresh()[1:], clock)
 
 
 class Sampler(threading.Thread):
     def __init__(self):
         super().__init__()
-        self.peak, self.used, self.stopped, self.family = 0, 0, threading.Event(), Family()
+        self.peak, self.used, self.stopped, self.process_tree = 0, 0, threading.Event(), ProcessTree()
 
     def run(self):
         pause = 0
@@ -95,7 +95,7 @@ class Sampler(threading.Thread):
         self.used = time.thread_time()
 
     def sample(self):
-        self.peak = max(self.peak, of_all(self.family.refresh(), proportional) / 1e3)
+        self.peak = max(self.peak, of_all(self.process_tree.refresh(), proportional) / 1e3)
 
 
 def user_lines(name):
@@ -114,14 +114,14 @@ def user_lines(name):
 def measure(name, context, work, verify):
     """Enters the context, does the work with it, leaves it, and says what that took."""
     with context as pool:
-        before, sampler = processor_time(), Sampler()
+        before, sampler = cpu_time(), Sampler()
         sampler.start()
         start = time.perf_counter()
         result = work(pool)
         seconds = time.perf_counter() - start
         sampler.stopped.set()
         sampler.join()
-    cpu = processor_time() - before - sampler.used
+    cpu = cpu_time() - before - sampler.used
     verify(result)
     return seconds, None, {"cpu": cpu, "memory": sampler.peak, "lines": user_lines(name)}
 

@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     }
     report("Multiprocessing method took :", start, &multi);
 
-    // To decode is work for the processor, so it is no part of the times above.
+    // To decode is work for the CPU, so it is no part of the times above.
     for checked in Pool::new(2)?.map(check_image, [normal, multi].concat())? {
         checked.map_err(Error::msg)?;
     }

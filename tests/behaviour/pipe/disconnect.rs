@@ -5,7 +5,7 @@ use std::time::Duration;
 use multiproc::{Connection, Process, Result, pipe};
 
 use super::echo;
-use crate::support::{Outcome, PATIENCE, alone, blocked_child, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, blocked_child, trials, wait_for_state};
 
 trials![
     the_stream_ends_after_the_peer_has_closed,
@@ -22,7 +22,7 @@ fn the_stream_ends_after_the_peer_has_closed() -> Outcome {
     };
     Process::spawn(send_two, (theirs,))?.join()??;
     assert_eq!((ours.recv()?, ours.try_recv()?), (1, 2));
-    for ended in [ours.recv(), ours.recv(), ours.try_recv(), ours.recv_timeout(PATIENCE)] {
+    for ended in [ours.recv(), ours.recv(), ours.try_recv(), ours.recv_timeout(TEST_TIMEOUT)] {
         assert!(ended.unwrap_err().is_disconnected());
     }
     Ok(())
@@ -41,7 +41,7 @@ fn a_send_to_a_peer_that_is_gone_is_an_error() -> Outcome {
         let (child, latch) = blocked_child()?;
         child.kill()?;
         assert!(child.join().is_err());
-        for refused in [latch.send(()), latch.try_send(()), latch.send_timeout((), PATIENCE)] {
+        for refused in [latch.send(()), latch.try_send(()), latch.send_timeout((), TEST_TIMEOUT)] {
             assert!(refused.unwrap_err().error().is_disconnected());
         }
         Ok(())

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tests::{accept_interruptions, interruptions};
 
-use crate::support::{Latch, Outcome, PATIENCE, alone, send_signal, trials, wait_for_state};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, alone, send_signal, trials, wait_for_state};
 
 trials![
     poll_waits_no_longer_than_its_timeout,
@@ -22,7 +22,7 @@ trials![
     each_end_counts_the_messages_that_wait_for_it,
     a_call_that_is_interrupted_is_retried,
     its_descriptor_is_readable_exactly_while_a_message_is_there,
-    its_descriptor_wakes_who_polls_it,
+    its_descriptor_wakes_a_poller,
 ];
 
 fn poll_waits_no_longer_than_its_timeout() -> Outcome {
@@ -33,7 +33,7 @@ fn poll_waits_no_longer_than_its_timeout() -> Outcome {
     assert!(!ours.poll(time)?);
     assert!(start.elapsed() >= time);
     let child = Process::spawn(|peer: Connection<u32, u32>| peer.send(1), (theirs,))?;
-    assert!(ours.poll(PATIENCE)?, "the message");
+    assert!(ours.poll(TEST_TIMEOUT)?, "the message");
     assert_eq!(ours.recv()?, 1);
     child.join()??;
     assert!(ours.poll(Duration::MAX)?, "the end");
@@ -198,7 +198,7 @@ fn its_descriptor_is_readable_exactly_while_a_message_is_there() -> Outcome {
     })
 }
 
-fn its_descriptor_wakes_who_polls_it() -> Outcome {
+fn its_descriptor_wakes_a_poller() -> Outcome {
     let (ours, theirs) = pipe::<u32, u32>()?;
     let echo_by_poll = |peer: Connection<u32, u32>| -> Result<()> {
         while is_readable(&peer, PollTimeout::NONE) {

@@ -1,25 +1,16 @@
 //! Arguments and results that cannot be encoded or decoded.
 
 use multiproc::pool::TaskHandle;
-use multiproc::queue::bounded;
 use multiproc::{Pool, Result};
 
 use crate::support::{BadValue, Outcome, trials};
 
 trials![
-    an_end_of_a_queue_is_not_a_result,
     an_argument_that_does_not_encode_is_the_error_of_its_item,
     an_argument_that_does_not_decode_is_the_error_of_its_item,
     a_result_that_does_not_encode_is_the_error_of_its_item_and_no_worker_is_lost,
     a_result_that_does_not_decode_is_the_error_of_its_item,
 ];
-
-fn an_end_of_a_queue_is_not_a_result() -> Outcome {
-    let pool = Pool::new(1)?;
-    let error = pool.apply(|| bounded::<u32>(1).unwrap().0, ()).unwrap_err();
-    assert!(error.is_codec() && error.to_string().contains("not as the result of a pool's task"), "{error}");
-    Ok(())
-}
 
 /// Five items, the one in the middle bad.
 fn with_bad_value(bad_value: BadValue) -> [BadValue; 5] {

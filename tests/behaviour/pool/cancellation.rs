@@ -11,7 +11,7 @@ use crate::support::{Outcome, send_signal, trials, wait_for_state};
 trials![
     a_cancelled_task_ends_and_those_behind_it_run,
     a_stopped_task_can_be_cancelled,
-    a_large_task_in_a_stopped_workers_hands_can_be_cancelled,
+    a_large_task_of_a_stopped_worker_can_be_cancelled,
     a_task_that_is_cancelled_as_it_ends_is_either,
 ];
 
@@ -49,7 +49,7 @@ fn a_stopped_task_can_be_cancelled() -> Outcome {
 }
 
 /// It cannot be had back, and it is not known whether it has begun.
-fn a_large_task_in_a_stopped_workers_hands_can_be_cancelled() -> Outcome {
+fn a_large_task_of_a_stopped_worker_can_be_cancelled() -> Outcome {
     let pool = Pool::new(1)?;
     let length = |bytes: Vec<u8>| bytes.len();
     assert_eq!(pool.apply(length, (vec![0; 100_000],))?, 100_000);

@@ -7,7 +7,7 @@ use multiproc::{Pool, Result, pipe};
 use nix::sys::signal::Signal;
 
 use super::{blocked_task, square, zero_waits};
-use crate::support::{Latch, Outcome, PATIENCE, eventually, send_signal, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, eventually, send_signal, trials};
 
 trials![
     results_can_be_taken_in_any_order,
@@ -52,8 +52,8 @@ fn a_get_with_timeout_ends_on_time() -> Outcome {
 fn a_result_is_given_once() -> Outcome {
     let pool = Pool::new(1)?;
     let mut task = pool.submit(square, (3,))?;
-    assert_eq!(task.get_timeout(PATIENCE)?, Some(9));
-    assert!(task.get_timeout(PATIENCE).is_err());
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(9));
+    assert!(task.get_timeout(TEST_TIMEOUT).is_err());
     assert!(task.get().is_err());
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use multiproc::{Pool, Result, pipe};
 
 use super::{square, zero_waits};
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     imap_keeps_order_and_ends,
@@ -140,7 +140,7 @@ fn an_input_may_wait_for_the_result_before_it() -> Outcome {
     let (answers, input) = channel();
     let questions = || {
         answers.send(0).unwrap();
-        std::iter::from_fn(|| Some(input.recv_timeout(PATIENCE).unwrap())) // sent after the previous result
+        std::iter::from_fn(|| Some(input.recv_timeout(TEST_TIMEOUT).unwrap())) // sent after the previous result
     };
     let call = pool.options().buffer_size(1);
     for (number, result) in (0..200).zip(call.imap(square, questions())) {

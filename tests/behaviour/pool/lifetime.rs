@@ -8,7 +8,7 @@ use multiproc::{Connection, Pool, Result, active_children, pipe};
 use nix::sys::signal::{SigSet, Signal, raise};
 
 use super::{blocked_task, square};
-use crate::support::{Latch, Outcome, PATIENCE, block, trials, wait_for_state};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials, wait_for_state};
 
 trials![
     zero_workers_are_refused,
@@ -109,7 +109,7 @@ fn join_ends_when_another_thread_takes_the_last_result() -> Outcome {
         let pool = Pool::new(2)?;
         let (mut running, latch) = blocked_task(&pool)?;
         let join = thread::spawn(move || pool.join());
-        let get = thread::spawn(move || running.get_timeout(PATIENCE));
+        let get = thread::spawn(move || running.get_timeout(TEST_TIMEOUT));
         thread::sleep(Duration::from_millis(5)); // mostly both wait by then; if not, that is well, too
         drop(latch);
         assert_eq!(get.join().unwrap()?, Some(()));
@@ -165,7 +165,7 @@ fn dropping_a_pool_with_work_pending_ends_it() -> Outcome {
 }
 
 fn dropping_a_pool_lets_a_running_task_finish() -> Outcome {
-    let pool = Pool::builder().workers(1).shutdown_timeout(2 * PATIENCE).build()?;
+    let pool = Pool::builder().workers(1).shutdown_timeout(2 * TEST_TIMEOUT).build()?;
     let (running, latch) = blocked_task(&pool)?;
     let waiting = pool.submit(square, (1,))?;
     let dropping = thread::spawn(move || drop(pool));

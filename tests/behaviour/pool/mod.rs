@@ -1,7 +1,9 @@
 //! **Pool**: workers that run tasks.
 
 mod bad_items;
+mod broadcast;
 mod cancellation;
+mod descriptors;
 mod failures;
 mod handles;
 mod imap;
@@ -10,9 +12,11 @@ mod map;
 mod map_reduce;
 mod memory_limit;
 mod order;
+mod preload;
 mod resize;
 mod respawn;
 mod retries;
+mod runs;
 mod state;
 mod stuck;
 mod timeouts;
@@ -24,7 +28,7 @@ use libtest_mimic::Trial;
 use multiproc::pool::TaskHandle;
 use multiproc::{Pool, Result, pipe};
 
-use crate::support::{Latch, PATIENCE, block};
+use crate::support::{Latch, TEST_TIMEOUT, block};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let groups = [
@@ -32,19 +36,23 @@ pub(crate) fn trials() -> Vec<Trial> {
         imap::trials(),
         bad_items::trials(),
         handles::trials(),
+        descriptors::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),
         map_reduce::trials(),
         timeouts::trials(),
+        broadcast::trials(),
         cancellation::trials(),
         memory_limit::trials(),
         retries::trials(),
         resize::trials(),
         respawn::trials(),
         order::trials(),
+        preload::trials(),
         state::trials(),
         stuck::trials(),
+        runs::trials(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -57,7 +65,7 @@ fn square(number: u64) -> u64 {
 fn blocked_task(pool: &Pool) -> Result<(TaskHandle<()>, Latch)> {
     let (latch, theirs) = pipe()?;
     let task = pool.submit(block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the task did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the task did not begin");
     latch.recv()?;
     Ok((task, latch))
 }

@@ -1,4 +1,4 @@
-//! Tasks begin in the order in which they were handed in, whatever one of them takes; and withdrawing them
+//! Tasks begin in the order in which they were submitted, whatever one of them takes; and withdrawing them
 //! costs little.
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use multiproc::{Pool, Result};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{blocked_task, square};
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     a_submitted_task_behind_a_slow_one_is_not_overtaken_by_all_that_come_later,
@@ -45,7 +45,7 @@ fn nap(millis: u64) {
 
 /// Submits tasks of which the first is slow, while other calls keep the pool busy. All but the first must
 /// end.
-fn under_steady_load(hand_in: fn(&Pool) -> Result<()>) -> Outcome {
+fn under_steady_load(submit: fn(&Pool) -> Result<()>) -> Outcome {
     let (open, latch) = bounded(1)?;
     let (done, ended) = bounded(100)?;
     let pool = Pool::builder().workers(2).initializer(hold, (latch, done)).build()?;
@@ -61,8 +61,8 @@ fn under_steady_load(hand_in: fn(&Pool) -> Result<()>) -> Outcome {
                     flow.pop_front().map_or(Ok(()), TaskHandle::get).unwrap();
                 }
             });
-            let tasks = scope.spawn(|| hand_in(&pool));
-            let came = (0..3).map_while(|_| ended.recv_timeout(PATIENCE).ok()).count();
+            let tasks = scope.spawn(|| submit(&pool));
+            let came = (0..3).map_while(|_| ended.recv_timeout(TEST_TIMEOUT).ok()).count();
             open.send(()).unwrap();
             tasks.join().unwrap().unwrap();
             is_over.store(true, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use multiproc::{Pool, Result, pipe};
 use nix::sys::signal::Signal;
 
 use super::{blocked_task, square};
-use crate::support::{Outcome, PATIENCE, block, eventually, send_signal, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, block, eventually, send_signal, trials};
 
 trials![
     a_pool_grows_while_its_workers_are_busy,
@@ -139,7 +139,7 @@ fn a_refused_task_gives_its_arguments_back() -> Outcome {
     assert!(begun.elapsed() >= time && refused.into_item() == (3,));
     drop(latch);
     assert_eq!(
-        pool.submit_timeout(square, (3,), PATIENCE).map_err(|refused| refused.error().clone())?.get()?,
+        pool.submit_timeout(square, (3,), TEST_TIMEOUT).map_err(|refused| refused.error().clone())?.get()?,
         9
     );
     first.get()?;
@@ -180,7 +180,7 @@ fn terminate_ends_a_pool_that_other_threads_use() -> Outcome {
         assert!(get.join().unwrap().is_err());
         assert!(map.join().unwrap().is_err());
         assert!(pool.apply(square, (3,)).unwrap_err().is_closed());
-        assert!(pool.join_timeout(PATIENCE));
+        assert!(pool.join_timeout(TEST_TIMEOUT));
         Ok(())
     })
 }
@@ -193,7 +193,7 @@ fn join_timeout_tells_whether_the_workers_have_exited() -> Outcome {
     assert!(begun.elapsed() >= Duration::from_millis(20));
     assert!(pool.submit(square, (3,)).unwrap_err().is_closed());
     drop(latch);
-    assert!(pool.join_timeout(PATIENCE));
+    assert!(pool.join_timeout(TEST_TIMEOUT));
     assert!(pool.worker_pids().is_empty());
     running.get()?;
     Ok(())

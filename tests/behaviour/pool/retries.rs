@@ -11,11 +11,11 @@ use multiproc::{Error, Pool, Result, pipe};
 use nix::sys::signal::{Signal, raise};
 
 use super::{HOUR, SHORT, square};
-use crate::support::{Latch, Outcome, PATIENCE, block, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 
 trials![
     an_item_is_run_again_when_its_worker_dies,
-    an_item_that_always_kills_is_run_so_often_and_no_more,
+    an_item_that_always_kills_runs_once_more_per_retry,
     an_item_that_always_kills_is_given_back_with_all_its_deaths,
     the_deaths_of_an_item_are_no_others,
     a_large_item_is_run_again,
@@ -84,7 +84,7 @@ fn an_item_is_run_again_when_its_worker_dies() -> Outcome {
     Ok(())
 }
 
-fn an_item_that_always_kills_is_run_so_often_and_no_more() -> Outcome {
+fn an_item_that_always_kills_runs_once_more_per_retry() -> Outcome {
     fn die_at_13(number: u64) -> u64 {
         append(number);
         if number == 13 {
@@ -188,7 +188,7 @@ fn only_a_death_is_a_reason_to_run_an_item_again() -> Outcome {
     let asleep = call.submit(sleep, (3,))?;
     let mut begun = Vec::new();
     while begun.last() != Some(&3) {
-        begun.push(books.entries.recv_timeout(PATIENCE)?);
+        begun.push(books.entries.recv_timeout(TEST_TIMEOUT)?);
     }
     assert!(asleep.cancel());
     assert!(asleep.get().unwrap_err().is_cancelled());

@@ -13,12 +13,12 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, fork};
 
 use super::square;
-use crate::support::{Outcome, PATIENCE, alone, eventually, send_signal, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, eventually, send_signal, trials, wait_for_state};
 
 trials![
-    a_small_task_behind_a_queues_keeps_no_end_of_it_open,
+    a_small_task_behind_a_queue_end_keeps_no_end_open,
     a_worker_that_should_be_gone_and_is_not_is_replaced,
-    a_mailbox_that_was_full_and_is_empty_has_room,
+    worker_rings_that_were_full_and_are_empty_have_room,
     a_single_item_with_a_stopped_worker_goes_to_another,
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
@@ -26,8 +26,8 @@ trials![
     a_copy_that_ends_the_pool_takes_nothing_away,
     a_copy_that_waits_for_a_task_is_told_that_it_is_one,
     a_copy_of_the_process_can_do_nothing_with_its_pool,
-    a_call_in_fork_of_the_process_does_not_slow_down_its_pool,
-    an_item_that_the_system_does_not_take_is_an_error_once,
+    a_call_in_a_forked_copy_does_not_slow_down_the_pool,
+    an_item_that_the_kernel_does_not_take_is_an_error_once,
     a_closed_pool_ends_though_a_worker_is_stopped_that_has_nothing_to_do,
 ];
 
@@ -37,19 +37,19 @@ fn drain(sender: Sender<u64>, receiver: Receiver<u64>) -> usize {
     receiver.into_iter().count()
 }
 
-fn a_small_task_behind_a_queues_keeps_no_end_of_it_open() -> Outcome {
+fn a_small_task_behind_a_queue_end_keeps_no_end_open() -> Outcome {
     let pool = Pool::new(1)?;
     let (sender, receiver) = bounded(8)?;
     let mut draining = pool.submit(drain, (sender, receiver))?;
     let small = pool.submit(square, (7,))?;
-    assert_eq!(draining.get_timeout(PATIENCE)?, Some(0));
+    assert_eq!(draining.get_timeout(TEST_TIMEOUT)?, Some(0));
     assert_eq!(small.get()?, 49);
     Ok(())
 }
 
 extern "C" fn block_exit() {
     loop {
-        thread::sleep(PATIENCE);
+        thread::sleep(TEST_TIMEOUT);
     }
 }
 
@@ -66,11 +66,11 @@ fn a_worker_that_should_be_gone_and_is_not_is_replaced() -> Outcome {
     let first = pool.submit(stay_at_exit, (0,))?;
     let mut second = pool.submit(stay_at_exit, (1,))?;
     assert_eq!(first.get()?, 0);
-    assert_eq!(second.get_timeout(PATIENCE)?, Some(1));
+    assert_eq!(second.get_timeout(TEST_TIMEOUT)?, Some(1));
     Ok(())
 }
 
-fn a_mailbox_that_was_full_and_is_empty_has_room() -> Outcome {
+fn worker_rings_that_were_full_and_are_empty_have_room() -> Outcome {
     fn number_of(_ballast: Vec<u8>, number: u32) -> u32 {
         number
     }
@@ -84,7 +84,7 @@ fn a_mailbox_that_was_full_and_is_empty_has_room() -> Outcome {
     assert!(tasks[0].cancel(), "the worker is stopped");
     send_signal(worker, Signal::SIGCONT);
     for (number, mut task) in (0..).zip(tasks).skip(1) {
-        assert_eq!(task.get_timeout(PATIENCE)?, Some(number));
+        assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(number));
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ fn a_single_item_with_a_stopped_worker_goes_to_another() -> Outcome {
     wait_for_state(worker, 'T');
     for number in 0..4 {
         let mut task = pool.submit(square, (number,))?;
-        assert_eq!(task.get_timeout(PATIENCE)?, Some(number * number));
+        assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(number * number));
     }
     send_signal(worker, Signal::SIGCONT);
     Ok(())
@@ -153,7 +153,7 @@ fn a_replacement_that_comes_up_too_late_breaks_no_pool() -> Outcome {
         if let Some(new) = pool.worker_pids().into_iter().find(|pid| !old.contains(pid)) {
             break new;
         }
-        assert!(start.elapsed() < PATIENCE, "it is not replaced");
+        assert!(start.elapsed() < TEST_TIMEOUT, "it is not replaced");
     };
     send_signal(new, Signal::SIGSTOP); // mostly before it is up
     eventually("another one has come, or this one was up", || {
@@ -239,7 +239,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
         let pool = Pool::new(1)?;
         let mut task = pool.submit(slowly, (3,))?;
         assert!(in_fork(|| {
-            let time_up = task.get_timeout(PATIENCE);
+            let time_up = task.get_timeout(TEST_TIMEOUT);
             time_up.is_err_and(|error| error.to_string().contains("forked copy"))
         }));
         assert_eq!(task.get()?, 3);
@@ -248,7 +248,7 @@ fn a_copy_that_waits_for_a_task_is_told_that_it_is_one() -> Outcome {
 }
 
 /// No caller waits for these tasks, so each completion must wake the pool's own thread.
-fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
+fn a_call_in_a_forked_copy_does_not_slow_down_the_pool() -> Outcome {
     fn time_of_tasks(pool: Pool) -> Result<Duration> {
         let start = Instant::now();
         for number in 0..30 {
@@ -268,7 +268,7 @@ fn a_call_in_fork_of_the_process_does_not_slow_down_its_pool() -> Outcome {
 }
 
 /// A socket whose buffer is as small as can be takes no packet of this size.
-fn an_item_that_the_system_does_not_take_is_an_error_once() -> Outcome {
+fn an_item_that_the_kernel_does_not_take_is_an_error_once() -> Outcome {
     fn length(bytes: Vec<u8>, _sender: Sender<u64>) -> usize {
         bytes.len()
     }
@@ -289,7 +289,7 @@ fn an_item_that_the_system_does_not_take_is_an_error_once() -> Outcome {
         shrink_all_sockets();
         let (sender, _receiver) = bounded(8)?;
         let mut task = pool.submit(length, (vec![1; 15_000], sender))?; // with names: twice as many bytes
-        let error = task.get_timeout(PATIENCE).unwrap_err();
+        let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
         assert_eq!(error.os_error(), Some(libc::EMSGSIZE), "{error}");
         assert_eq!(pool.map(square, 0..3)?, [0, 1, 4]);
         Ok(())

@@ -17,11 +17,11 @@ use crate::support::{Outcome, eventually, trials};
 trials![
     an_item_that_takes_too_long_fails_alone,
     the_time_of_an_item_counts_from_its_beginning,
-    a_timeout_needs_no_caller_who_waits,
+    a_timeout_needs_no_waiting_caller,
     a_stopped_worker_is_timed_out,
     an_item_without_a_timeout_runs_on_among_those_that_have_one,
     items_that_end_as_their_time_does_come_to_one_result_each,
-    a_kill_never_meets_the_item_behind,
+    a_kill_never_hits_the_next_item,
     a_long_timeout_changes_nothing_and_none_at_all_is_refused,
     renewed_workers_with_deaths_and_timeouts_lose_nothing,
 ];
@@ -84,7 +84,7 @@ fn the_time_of_an_item_counts_from_its_beginning() -> Outcome {
     Ok(before.get()?)
 }
 
-fn a_timeout_needs_no_caller_who_waits() -> Outcome {
+fn a_timeout_needs_no_waiting_caller() -> Outcome {
     let pool = Pool::new(1)?;
     let task = pool.options().timeout(SHORT).submit(thread::sleep, (HOUR,))?;
     let pids = pool.worker_pids();
@@ -147,7 +147,7 @@ fn items_that_end_as_their_time_does_come_to_one_result_each() -> Outcome {
 }
 
 /// Behind each item whose time limit ends as it does there is one without a time limit.
-fn a_kill_never_meets_the_item_behind() -> Outcome {
+fn a_kill_never_hits_the_next_item() -> Outcome {
     let nap = |micros: u64| thread::sleep(Duration::from_micros(micros));
     let pool = Pool::new(1)?;
     let timed = pool.options().timeout(Duration::from_millis(1));

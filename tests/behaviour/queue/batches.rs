@@ -7,7 +7,7 @@ use crate::support::{BadValue, Outcome, alone, trials};
 
 trials![
     many_items_go_in_and_come_out_in_order,
-    a_batch_that_cannot_go_off_is_given_back,
+    a_batch_that_cannot_be_sent_is_given_back,
     a_batch_ends_before_an_item_that_does_not_encode,
     an_item_that_does_not_decode_harms_no_other_of_its_batch,
 ];
@@ -33,7 +33,7 @@ fn many_items_go_in_and_come_out_in_order() -> Outcome {
     Ok(())
 }
 
-fn a_batch_that_cannot_go_off_is_given_back() -> Outcome {
+fn a_batch_that_cannot_be_sent_is_given_back() -> Outcome {
     alone(|| {
         let (sender, receiver) = bounded(10)?;
         let take_three = |receiver: Receiver<u32>| receiver.recv_many(3).map(|items| items.len());

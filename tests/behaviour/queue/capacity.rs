@@ -6,13 +6,13 @@ use multiproc::queue::{Receiver, bounded};
 use multiproc::{Process, Result};
 
 use super::count;
-use crate::support::{Outcome, PATIENCE, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
     a_full_queue_refuses_at_once_and_gives_the_item_back,
     a_timed_put_into_a_full_queue_ends_on_time,
     a_put_waits_until_there_is_room,
-    the_systems_own_limit_is_back_pressure_too,
+    the_kernels_own_limit_is_back_pressure_too,
     an_empty_queue_has_nothing_at_once,
     a_timed_get_from_an_empty_queue_ends_on_time,
     the_length_is_right_when_quiet,
@@ -52,12 +52,12 @@ fn a_put_waits_until_there_is_room() -> Outcome {
     let producer = Process::spawn(count, (sender.clone(), 50))?;
     for expected in 0..50 {
         assert!(sender.len() <= 3);
-        assert_eq!(receiver.recv_timeout(PATIENCE)?, expected);
+        assert_eq!(receiver.recv_timeout(TEST_TIMEOUT)?, expected);
     }
     Ok(producer.join()??)
 }
 
-fn the_systems_own_limit_is_back_pressure_too() -> Outcome {
+fn the_kernels_own_limit_is_back_pressure_too() -> Outcome {
     let (sender, receiver) = bounded(u32::MAX)?;
     for _ in 0..2 {
         let mut sent = 0;

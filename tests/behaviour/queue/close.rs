@@ -6,7 +6,7 @@ use multiproc::Process;
 use multiproc::queue::{Receiver, Sender, bounded};
 
 use super::count;
-use crate::support::{Outcome, PATIENCE, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, trials, wait_for_state};
 
 trials![a_close_ends_the_queue_for_all, a_close_wakes_all_that_wait, what_was_sent_is_received_after_a_close,];
 
@@ -39,7 +39,7 @@ fn a_close_wakes_all_that_wait() -> Outcome {
     full.close();
     other.close();
     for mut child in [sends].into_iter().chain(receives) {
-        let outcome = child.join_timeout(PATIENCE)?.unwrap();
+        let outcome = child.join_timeout(TEST_TIMEOUT)?.unwrap();
         assert!(outcome.unwrap_err().is_disconnected());
     }
     assert_eq!(kept.recv()?, 0);

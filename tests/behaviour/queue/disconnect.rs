@@ -4,7 +4,7 @@ use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Connection, Error, Process, Result, pipe};
 
 use super::count;
-use crate::support::{Outcome, PATIENCE, alone, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, trials};
 
 trials![
     put_after_the_last_receiver_has_gone_is_an_error,
@@ -24,7 +24,7 @@ fn put_after_the_last_receiver_has_gone_is_an_error() -> Outcome {
         sender.send(1)?;
         let take_one = |receiver: Receiver<u32>| receiver.recv();
         assert_eq!(Process::spawn(take_one, (other,))?.join()??, 1);
-        for refused in [sender.send(2), sender.try_send(2), sender.send_timeout(2, PATIENCE)] {
+        for refused in [sender.send(2), sender.try_send(2), sender.send_timeout(2, TEST_TIMEOUT)] {
             let refused = refused.unwrap_err();
             assert!(refused.error().is_disconnected(), "{refused}");
             assert_eq!(refused.into_item(), 2);
@@ -39,7 +39,7 @@ fn get_after_the_last_sender_has_gone_takes_what_is_left_then_is_an_error() -> O
     assert_eq!(receiver.iter().collect::<Result<Vec<_>>>()?, [0, 1, 2]);
     assert!(receiver.recv().unwrap_err().is_disconnected());
     assert!(receiver.try_recv().unwrap_err().is_disconnected());
-    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    assert!(receiver.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod batches;
 mod capacity;
 mod close;
 mod disconnect;
+mod joinable;
 mod order;
 mod unbounded;
 
@@ -19,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         capacity::trials(),
         close::trials(),
         disconnect::trials(),
+        joinable::trials(),
         order::trials(),
         unbounded::trials(),
     ];

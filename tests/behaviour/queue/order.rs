@@ -8,9 +8,10 @@ use multiproc::{Process, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::count;
-use crate::support::{Outcome, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, trials, wait_for_state};
 
 trials![
+    a_timeout_ends_a_timed_iteration_and_takes_nothing,
     first_in_first_out_across_processes,
     each_item_goes_to_exactly_one_receiver,
     items_of_every_size_keep_their_order,
@@ -144,5 +145,22 @@ fn an_item_that_uses_its_own_queue_does_not_deadlock() -> Outcome {
     let (sender, receiver) = OWN_QUEUE.get_or_init(|| bounded(10).unwrap());
     sender.send(Reentrant(3))?;
     assert_eq!(receiver.recv()?, Reentrant(3));
+    Ok(())
+}
+
+fn a_timeout_ends_a_timed_iteration_and_takes_nothing() -> Outcome {
+    let time = Duration::from_millis(20);
+    let (sender, receiver) = bounded(4)?;
+    sender.send_all([1, 2])?;
+    let mut items = receiver.iter_timeout(time);
+    assert_eq!((items.next().unwrap()?, items.next().unwrap()?), (1, 2));
+    let begun = Instant::now();
+    assert!(items.next().unwrap().unwrap_err().is_timeout());
+    assert!(begun.elapsed() >= time);
+    sender.send(3)?;
+    assert!(items.next().is_none(), "it has ended");
+    drop((items, sender));
+    let rest: Result<Vec<u32>> = receiver.iter_timeout(TEST_TIMEOUT).collect();
+    assert_eq!(rest?, [3]);
     Ok(())
 }

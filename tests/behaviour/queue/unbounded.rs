@@ -8,7 +8,7 @@ use multiproc::queue::{Receiver, Sender, unbounded};
 use multiproc::{Fd, Process, Result};
 use nix::sys::signal::Signal;
 
-use crate::support::{Outcome, PATIENCE, alone, eventually, send_signal, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, eventually, send_signal, trials};
 
 trials![
     it_is_filled_before_anything_reads,
@@ -47,14 +47,14 @@ fn nothing_is_lost_with_its_sender() -> Outcome {
         Ok(())
     };
     let child = Process::spawn(fill, (sender, tell))?;
-    told.recv_timeout(PATIENCE)?;
+    told.recv_timeout(TEST_TIMEOUT)?;
     child.kill()?;
     eventually("the sender is gone", || !child.is_alive());
     for expected in 0..2_000 {
-        let (number, text) = receiver.recv_timeout(PATIENCE)?;
+        let (number, text) = receiver.recv_timeout(TEST_TIMEOUT)?;
         assert_eq!((number, text.len()), (expected, 20_000));
     }
-    assert!(receiver.recv_timeout(PATIENCE).unwrap_err().is_disconnected());
+    assert!(receiver.recv_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
     Ok(())
 }
 
@@ -113,7 +113,7 @@ fn killed_receivers_leave_what_they_have_not_taken() -> Outcome {
         let (tell, told) = unbounded()?;
         let child = Process::spawn(take_all, (receiver.clone(), tell))?;
         for _ in 0..100 {
-            told.recv_timeout(PATIENCE)?;
+            told.recv_timeout(TEST_TIMEOUT)?;
         }
         send_signal(child.pid(), Signal::SIGKILL);
         eventually("the receiver is gone", || !child.is_alive());

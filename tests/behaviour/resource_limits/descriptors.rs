@@ -11,7 +11,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::{LARGE, limited, open_when_all_is_well};
-use crate::support::{METHODS, Outcome, PATIENCE, alone, descriptors, eventually, send_signal, trials, with};
+use crate::support::{
+    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, with,
+};
 
 trials![
     a_pool_without_workers_goes_on_when_it_can_have_some,
@@ -215,10 +217,10 @@ fn a_childs_result_can_be_had_when_there_is_a_descriptor() -> Outcome {
         for method in METHODS {
             let mut child = with(method).spawn(|| LARGE.to_vec(), ())?;
             eventually("it has ended", || !child.is_alive());
-            let outcome = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(PATIENCE));
+            let outcome = limited(Resource::RLIMIT_NOFILE, 3, || child.join_timeout(TEST_TIMEOUT));
             assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
-            assert!(child.join_timeout(PATIENCE)?.unwrap() == LARGE);
-            assert!(child.join_timeout(PATIENCE).is_err(), "only once");
+            assert!(child.join_timeout(TEST_TIMEOUT)?.unwrap() == LARGE);
+            assert!(child.join_timeout(TEST_TIMEOUT).is_err(), "only once");
         }
         Ok(())
     })

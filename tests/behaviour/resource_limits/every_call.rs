@@ -81,7 +81,7 @@ const ACTIONS: [Action; 8] = [
         assert_eq!(answer?, 2);
         Ok(())
     }),
-    ("frozen data", |method| {
+    ("a shared slice", |method| {
         let numbers = SharedSlice::from_slice(&[3_u64; 10_000])?;
         let sum = |numbers: SharedSlice<u64>| numbers.iter().sum();
         let sum: u64 = with(method).spawn(sum, (numbers,))?.join()?;

@@ -11,7 +11,7 @@ use crate::support::{Outcome, trials};
 
 trials![
     a_bootstrap_message_from_another_build_is_refused,
-    a_bootstrap_message_from_anybody_but_the_parent_is_refused,
+    a_bootstrap_message_from_another_process_is_refused,
     whatever_stands_in_standard_input_nothing_runs_but_main,
 ];
 
@@ -38,7 +38,7 @@ fn a_bootstrap_message_from_another_build_is_refused() -> Outcome {
 }
 
 /// A shell is the parent, and did not create the socket.
-fn a_bootstrap_message_from_anybody_but_the_parent_is_refused() -> Outcome {
+fn a_bootstrap_message_from_another_process_is_refused() -> Outcome {
     let (ours, theirs) = start_sockets();
     send(ours.as_raw_fd(), &bootstrap("no-parent"), MsgFlags::empty())?;
     let output =

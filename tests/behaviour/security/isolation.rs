@@ -30,7 +30,7 @@ trials![
 fn among_everything<R>(look: impl FnOnce() -> Result<R>) -> Result<R> {
     let _queue = bounded::<u32>(4)?;
     let _pipe = pipe::<u32, u32>()?;
-    let _frozen = SharedSlice::from_slice(&[1_u64; 100])?;
+    let _slice = SharedSlice::from_slice(&[1_u64; 100])?;
     let pool = Pool::new(2)?;
     assert_eq!(pool.map(|bytes: Vec<u8>| bytes.len(), [vec![7; 1 << 20]])?, [1 << 20]); // its memory is kept
     let _child = blocked_child()?;

@@ -1,4 +1,4 @@
-//! Programs with more rights than the user who executes them, and rights that were given up.
+//! Programs with more privileges than the user who executes them, and privileges that were given up.
 
 use std::env;
 use std::ffi::CString;
@@ -24,7 +24,7 @@ use super::{
 use crate::support::{METHODS, Outcome, trials, with};
 
 trials![
-    a_program_with_more_rights_than_its_user_obeys_no_stranger,
+    a_program_with_more_privileges_than_its_user_takes_no_task_from_an_unrelated_process,
     rights_that_a_program_has_given_up_do_not_come_back_in_its_children,
     capabilities_that_root_has_given_up_do_not_come_back_in_its_children,
     children_have_the_rights_that_a_program_has_kept,
@@ -90,7 +90,7 @@ fn with_each_right(program: &str, purpose: &str, test: impl Fn(More, PathBuf)) {
     }
 }
 
-fn a_program_with_more_rights_than_its_user_obeys_no_stranger() -> Outcome {
+fn a_program_with_more_privileges_than_its_user_takes_no_task_from_an_unrelated_process() -> Outcome {
     let bootstrap = bootstrap("stranger");
     with_each_right(BOOTSTRAP_MESSAGES, "obeys-no-stranger", |more, program| {
         let obeyed = Process::spawn(command, (program, bootstrap.clone())).unwrap().join().unwrap();

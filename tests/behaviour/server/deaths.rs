@@ -4,7 +4,7 @@ use multiproc::{ErrorKind, Process, Result, Server, pipe};
 use tests::corruption::{Corrupter, Where, mappings};
 
 use super::{Counter, NOTICED, block, of_another_process};
-use crate::support::{Outcome, PATIENCE, eventually, send_signal, trials, wait_for_state};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials, wait_for_state};
 use nix::sys::signal::Signal;
 
 trials![
@@ -197,7 +197,7 @@ fn any_bytes_in_its_memory_hang_no_caller() -> Outcome {
     while child.is_alive() {
         let begun = Instant::now();
         let _ = counter.call_timeout(Counter::add, (1,), std::time::Duration::from_millis(20));
-        assert!(begun.elapsed() < PATIENCE, "over after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TEST_TIMEOUT, "over after {:?}", begun.elapsed());
     }
     counter.kill()?;
     child.join()?;

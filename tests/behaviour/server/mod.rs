@@ -11,7 +11,7 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use multiproc::{Connection, Process, Result, Server, pipe};
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let trials = [calls::trials(), deaths::trials(), ends::trials(), panics::trials(), restarts::trials()];
@@ -63,7 +63,7 @@ impl Counter {
 fn block(server: &Server<Counter>) -> Result<(multiproc::server::CallHandle<()>, Connection<(), ()>)> {
     let (latch, theirs) = pipe()?;
     let blocked = server.submit(Counter::block, (theirs,))?;
-    assert!(latch.poll(PATIENCE)?, "the method did not begin");
+    assert!(latch.poll(TEST_TIMEOUT)?, "the method did not begin");
     latch.recv()?;
     Ok((blocked, latch))
 }

@@ -14,12 +14,12 @@ use nix::unistd::{ForkResult, fork};
 
 use super::blocked_child;
 use crate::support::{
-    METHODS, Outcome, PATIENCE, alone, children, eventually, fork_server, send_signal, trials, with,
+    METHODS, Outcome, TEST_TIMEOUT, alone, children, eventually, fork_server, send_signal, trials, with,
 };
 
 trials![
     children_come_from_one_fork_server_that_is_no_active_child,
-    a_fork_server_minds_no_signal_of_the_terminal,
+    a_fork_server_ignores_terminal_signals,
     a_killed_parent_takes_its_fork_server_along,
     a_child_that_had_children_leaves_no_orphans_to_the_subreaper,
     a_copy_of_a_process_has_a_fork_server_of_its_own,
@@ -38,7 +38,7 @@ fn children_come_from_one_fork_server_that_is_no_active_child() -> Outcome {
     })
 }
 
-fn a_fork_server_minds_no_signal_of_the_terminal() -> Outcome {
+fn a_fork_server_ignores_terminal_signals() -> Outcome {
     alone(|| {
         let first = blocked_child()?;
         let server = fork_server().unwrap();
@@ -128,8 +128,8 @@ fn a_copy_that_joins_a_child_takes_nothing_away() -> Outcome {
             match unsafe { fork() }.unwrap() {
                 ForkResult::Child => {
                     let refused = |error: Error| error.to_string().contains("forked copy");
-                    let right =
-                        child.join_timeout(PATIENCE).is_err_and(refused) && child.join().is_err_and(refused);
+                    let right = child.join_timeout(TEST_TIMEOUT).is_err_and(refused)
+                        && child.join().is_err_and(refused);
                     // SAFETY: ends the copy, whatever its state.
                     unsafe { libc::_exit((!right).into()) }
                 }

@@ -82,7 +82,7 @@ fn a_child_writes_where_its_parent_does_at_that_moment() -> Outcome {
 }
 
 /// The state that a child inherits.
-fn surroundings() -> (Option<String>, (u64, u64), u64, bool) {
+fn inherited_state() -> (Option<String>, (u64, u64), u64, bool) {
     let here = fs::metadata(".").unwrap();
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let ignored = fs::read_to_string("/proc/self/status").unwrap();
@@ -95,20 +95,20 @@ fn surroundings() -> (Option<String>, (u64, u64), u64, bool) {
 fn a_child_sees_what_its_parent_has_changed() -> Outcome {
     alone(|| {
         for method in METHODS {
-            let seen = || with(method).spawn(surroundings, ())?.join();
-            assert_eq!(seen()?, surroundings());
+            let seen = || with(method).spawn(inherited_state, ())?.join();
+            assert_eq!(seen()?, inherited_state());
             // SAFETY: no other thread reads the environment.
             unsafe { env::set_var("A_NEW_ONE", format!("{method:?}")) };
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
             assert_eq!(seen()?.0, Some(format!("{method:?}")));
             env::set_current_dir(if method == StartMethod::Spawn { "/" } else { "/proc" }).unwrap();
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
             setrlimit(Resource::RLIMIT_NOFILE, 100 + method as u64, hard).unwrap();
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
             // SAFETY: to ignore a signal runs no code of ours.
             unsafe { libc::signal(libc::SIGUSR1, libc::SIG_IGN) };
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
             assert!(seen()?.3);
             // SAFETY: as above.
             unsafe { libc::signal(libc::SIGUSR1, libc::SIG_DFL) };
@@ -137,7 +137,7 @@ fn a_child_sees_its_parents_groups_however_many_they_are() -> Outcome {
 
 fn a_child_sees_what_has_changed_while_the_fork_server_was_made() -> Outcome {
     alone(|| {
-        let seen = || with(StartMethod::ForkServer).spawn(surroundings, ())?.join();
+        let seen = || with(StartMethod::ForkServer).spawn(inherited_state, ())?.join();
         for round in 0..80 {
             env::set_current_dir("/").unwrap();
             if let Some(pid) = fork_server() {
@@ -151,9 +151,9 @@ fn a_child_sees_what_has_changed_while_the_fork_server_was_made() -> Outcome {
                 starting.join().unwrap()
             })?;
             env::set_current_dir("/").unwrap();
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
             env::set_current_dir("/proc").unwrap();
-            assert_eq!(seen()?, surroundings());
+            assert_eq!(seen()?, inherited_state());
         }
         Ok(())
     })

@@ -13,7 +13,8 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Latch, METHODS, Outcome, PATIENCE, alone, block, blocked_child_by, descriptors, send_signal, trials, with,
+    Latch, METHODS, Outcome, TEST_TIMEOUT, alone, block, blocked_child_by, descriptors, send_signal, trials,
+    with,
 };
 
 trials![
@@ -190,11 +191,11 @@ fn a_process_tells_by_which_signal_its_child_was_killed() -> Outcome {
         let (mut child, latch) = blocked_child_by(with(method))?;
         assert_eq!((child.signal(), child.exit_code()), (None, None));
         send_signal(child.pid(), Signal::SIGUSR1);
-        assert!(child.join_timeout(PATIENCE).is_err());
+        assert!(child.join_timeout(TEST_TIMEOUT).is_err());
         assert_eq!((child.signal(), child.exit_code()), (Some(Signal::SIGUSR1 as i32), None), "{method:?}");
         drop(latch);
         let mut child = with(method).spawn(|| (), ())?;
-        child.join_timeout(PATIENCE)?;
+        child.join_timeout(TEST_TIMEOUT)?;
         assert_eq!((child.signal(), child.exit_code()), (None, Some(0)), "{method:?}");
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::support::{Outcome, eventually, trials, wait_for_state};
 trials![
     each_of_1000_rounds_of_10_parties_has_exactly_one_leader,
     a_party_killed_while_it_waits_breaks_it_for_all,
-    a_timeout_breaks_it_and_a_reset_mends_it,
+    a_timeout_breaks_it_and_a_reset_repairs_it,
     an_abort_breaks_it_for_those_that_wait,
     a_reset_ends_the_wait_of_others,
     impossible_numbers_are_refused,
@@ -53,7 +53,7 @@ fn a_party_killed_while_it_waits_breaks_it_for_all() -> Outcome {
     Ok(())
 }
 
-fn a_timeout_breaks_it_and_a_reset_mends_it() -> Outcome {
+fn a_timeout_breaks_it_and_a_reset_repairs_it() -> Outcome {
     let barrier = Barrier::new(3)?;
     let (child, _) = started(wait, &barrier)?;
     eventually("it has come", || barrier.waiting() == 1);

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use tests::corruption::{Corrupter, Where, mappings};
 
-use crate::support::{Outcome, PATIENCE};
+use crate::support::{Outcome, TEST_TIMEOUT};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let trials = [
@@ -39,10 +39,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 const NOTICED: Duration = Duration::from_secs(10);
 
 /// The other end of a child's pipe: it tells that it has come so far, and waits for a message.
-type Stage = Connection<(), ()>;
+pub(crate) type Stage = Connection<(), ()>;
 
 /// Runs `act` with a handle in a child, until it has sent its message.
-fn started<H, F, R>(act: F, handle: &H) -> Result<(Process<R>, Stage)>
+pub(crate) fn started<H, F, R>(act: F, handle: &H) -> Result<(Process<R>, Stage)>
 where
     H: Clone + Serialize + DeserializeOwned,
     F: RemoteFn<(H, Stage), Output = R>,
@@ -56,12 +56,12 @@ where
 
 /// Waits until the child has come so far.
 fn reached(stage: &Stage) -> Result<()> {
-    assert!(stage.poll(PATIENCE)?, "the child does not come so far");
+    assert!(stage.poll(TEST_TIMEOUT)?, "the child does not come so far");
     stage.recv()
 }
 
 /// Kills a child, and waits until it is reaped.
-fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 {
+pub(crate) fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 {
     let pid = child.pid();
     child.kill().unwrap();
     assert_eq!(child.join().err().and_then(|error| error.signal()), Some(9));
@@ -69,7 +69,7 @@ fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 {
 }
 
 /// Asserts that `act` does not end before `time`.
-fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
+pub(crate) fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
     let result = act();
     assert!(begun.elapsed() >= time, "over after {:?}", begun.elapsed());
@@ -77,7 +77,7 @@ fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
 }
 
 /// Asserts that `act` ends before a death would stay unnoticed.
-fn ends_soon<R>(act: impl FnOnce() -> R) -> R {
+pub(crate) fn ends_soon<R>(act: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
     let result = act();
     assert!(begun.elapsed() < NOTICED, "over after {:?}", begun.elapsed());
@@ -86,7 +86,7 @@ fn ends_soon<R>(act: impl FnOnce() -> R) -> R {
 
 /// Has a child write over the memory of a handle, while `act` is called again and again: it ends, with
 /// whatever.
-fn corrupt<H: Clone + Serialize + DeserializeOwned>(handle: &H, act: impl Fn(H)) -> Outcome {
+pub(crate) fn corrupt<H: Clone + Serialize + DeserializeOwned>(handle: &H, act: impl Fn(H)) -> Outcome {
     let write = |_handle: H, stage: Stage| {
         let _ = stage.send(());
         Corrupter::new(mappings(), 7).write_for(Where::Heads(512), Duration::from_millis(300));

@@ -10,7 +10,7 @@ use crate::support::{Outcome, alone, descriptors, trials, wait_for_state};
 
 trials![
     one_thread_at_a_time_holds_it,
-    a_killed_holder_leaves_it_to_the_next_who_is_told,
+    a_killed_holder_poisons_the_lock_for_the_next,
     a_holder_killed_while_others_wait_leaves_it_to_them,
     a_killed_holder_leaves_the_old_value,
     a_holder_that_exits_poisons_it,
@@ -51,7 +51,7 @@ fn hold(mutex: Mutex<u64>, stage: Stage) -> Result<()> {
     Ok(())
 }
 
-fn a_killed_holder_leaves_it_to_the_next_who_is_told() -> Outcome {
+fn a_killed_holder_poisons_the_lock_for_the_next() -> Outcome {
     let mutex = Mutex::new(5)?;
     let (child, _stage) = started(hold, &mutex)?;
     let name = child.name().to_owned();
@@ -276,8 +276,8 @@ fn a_copy_of_the_process_neither_writes_nor_releases() -> Outcome {
             tests::exit_at_once();
         }
         let other = mutex.clone();
-        let is_held = thread::spawn(move || other.try_lock().is_err());
-        assert!(is_held.join().unwrap());
+        let is_surely_connected = thread::spawn(move || other.try_lock().is_err());
+        assert!(is_surely_connected.join().unwrap());
         drop(guard);
         assert_eq!(*mutex.lock()?, 1);
         Ok(())

@@ -10,7 +10,7 @@ use crate::support::{Outcome, trials, wait_for_state};
 trials![
     readers_share_it_and_writers_do_not,
     a_killed_reader_leaves_it_to_a_writer_unpoisoned,
-    a_killed_writer_leaves_it_to_the_next_who_is_told,
+    a_killed_writer_poisons_the_lock_for_the_next,
     a_writer_that_panics_poisons_it,
     writers_do_not_starve_among_readers,
     a_reader_does_not_overtake_a_writer,
@@ -71,7 +71,7 @@ fn a_killed_reader_leaves_it_to_a_writer_unpoisoned() -> Outcome {
     Ok(())
 }
 
-fn a_killed_writer_leaves_it_to_the_next_who_is_told() -> Outcome {
+fn a_killed_writer_poisons_the_lock_for_the_next() -> Outcome {
     let lock = RwLock::new([1, 2])?;
     let (writer, _stage) = started(write, &lock)?;
     let pid = killed(writer);

@@ -99,17 +99,17 @@ fn draw_row(area: &Area, row: &Row, top: u32, axis: &Axis) -> Result<()> {
     let median = row.median.unwrap_or_default();
     let [left, right] = [axis.place(axis.from), axis.place(median)];
     let (top, bottom) = (pixel(top) + 3, pixel(top + BAR) - 3);
-    text(area, &row.contestant, (MARGIN, top + 1), 13, INK)?;
+    text(area, &row.entrant, (MARGIN, top + 1), 13, INK)?;
     let bar = Rectangle::new([(left, top), (right, bottom)], colour(row.kind).filled());
     area.draw(&bar).map_err(described)?;
-    let (least, most) = row.spread();
-    let [least, most] = [least, most].map(|value| axis.place(value));
+    let (min, max) = row.spread();
+    let [min, max] = [min, max].map(|value| axis.place(value));
     let middle = i32::midpoint(top, bottom);
-    line(area, (least, middle), (most, middle), INK)?;
-    for end in [least, most] {
+    line(area, (min, middle), (max, middle), INK)?;
+    for end in [min, max] {
         line(area, (end, middle - 3), (end, middle + 3), INK)?;
     }
-    text(area, &three_digits(median), (right.max(most) + 6, top + 1), 13, INK)
+    text(area, &three_digits(median), (right.max(max) + 6, top + 1), 13, INK)
 }
 
 /// Colours that also a reader who cannot tell red from green tells apart.
@@ -118,7 +118,7 @@ fn colour(kind: Kind) -> RGBColor {
         Kind::Ours => RGBColor(0xd5, 0x5e, 0x00),
         Kind::Processes => RGBColor(0x56, 0xb4, 0xe9),
         Kind::Threads => RGBColor(0x00, 0x9e, 0x73),
-        Kind::Floor => RGBColor(0xaa, 0xaa, 0xaa),
+        Kind::Baseline => RGBColor(0xaa, 0xaa, 0xaa),
     }
 }
 
@@ -131,11 +131,11 @@ struct Axis {
 impl Axis {
     fn of(rows: &[&Row]) -> Self {
         let spreads = || rows.iter().map(|row| row.spread());
-        let least = spreads().map(|(least, _)| least).filter(|least| *least > 0.0).fold(f64::MAX, f64::min);
-        let most = spreads().map(|(_, most)| most).fold(f64::MIN_POSITIVE, f64::max);
+        let min = spreads().map(|(min, _)| min).filter(|min| *min > 0.0).fold(f64::MAX, f64::min);
+        let max = spreads().map(|(_, max)| max).fold(f64::MIN_POSITIVE, f64::max);
         // Strictly below, for a bar of no length would look like nothing.
-        let from = 10_f64.powf((least.min(most) * 0.9).log10().floor());
-        Self { from, to: most.max(from * 10.0) }
+        let from = 10_f64.powf((min.min(max) * 0.9).log10().floor());
+        Self { from, to: max.max(from * 10.0) }
     }
 
     #[allow(clippy::cast_possible_truncation)] // pixels
@@ -186,7 +186,7 @@ mod tests {
     use crate::bench::results::{BASELINE, OURS, tests::sample};
 
     #[test]
-    fn the_picture_has_every_contestant_with_its_figure() {
+    fn the_picture_has_every_entrant_with_its_figure() {
         let results = sample(&[
             (OURS, &case::START, &[120.0, 130.0, 125.0]),
             (BASELINE, &case::START, &[98.0]),

@@ -2,7 +2,7 @@
 //! run, and says which targets it meets.
 //!
 //! A round is a process that checks its own work and prints one figure (see the package `bench`). The rounds
-//! of a case are interleaved: each contestant one, then each the next. A wrong result fails the command, and
+//! of a case are interleaved: each entrant one, then each the next. A wrong result fails the command, and
 //! so does a round of this library that fails or leaves something behind; another library's failure is a row.
 
 mod chart;
@@ -47,7 +47,7 @@ pub struct Options {
     /// Also measure other libraries and Python's multiprocessing; compiling them takes minutes
     #[arg(long)]
     peers: bool,
-    /// The number of rounds of each contestant
+    /// The number of rounds of each entrant
     #[arg(long, value_name = "N", default_value = "5")]
     rounds: NonZeroUsize,
     /// A short, rough benchmark: fewer repetitions in each round, and growth to 10⁷ items only
@@ -170,6 +170,6 @@ mod tests {
         assert_eq!(ids(&["real-hash"]), ["real-hash", "real-hash-shared"]);
         assert_eq!(ids(&["real"]).len(), case::ALL.into_iter().filter(|case| case.is_real()).count());
         assert_eq!(ids(&["W4-1MiB", "W3-hot"]), ["W3-hot", "W4-1MiB"]);
-        assert!(selected(&["W10".to_owned()]).is_err());
+        assert!(selected(&["W99".to_owned()]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The programs of the contestants: builds them, and asks each for its entries.
+//! The programs of the entrants: builds them, and asks each for its entries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use cargo_metadata::MetadataCommand;
 use super::results::Kind;
 use crate::programs::{PEERS as FOLDER, build, build_peer, pinned, python};
 
-/// One contestant's entry for one case.
+/// One entrant's entry for one case.
 pub(super) struct Entry {
-    pub(super) contestant: String,
+    pub(super) entrant: String,
     pub(super) kind: Kind,
     pub(super) case: &'static Case,
     pub(super) launch: Launch,
@@ -25,7 +25,7 @@ pub(super) struct Entry {
 pub(super) enum Launch {
     /// A program, and the arguments that come before those of a round.
     Program(PathBuf, Vec<String>),
-    /// The contestant does not do this case, for a reason.
+    /// The entrant does not do this case, for a reason.
     LeftOut(String),
     /// The program could not even be built.
     NotBuildable,
@@ -35,7 +35,7 @@ pub(super) struct Entrants {
     pub(super) entries: Vec<Entry>,
     /// What they are, with their versions.
     pub(super) versions: Vec<(String, String)>,
-    /// The missing contestants, and why.
+    /// The missing entrants, and why.
     pub(super) notes: Vec<String>,
 }
 
@@ -146,28 +146,27 @@ fn list(program: &Path, arguments: Vec<String>) -> Result<Vec<Entry>> {
     let answer = answer.with_context(|| format!("cannot run {}", program.display()))?;
     ensure!(answer.status.success(), "{} does not say what it has", program.display());
     let entry = |line: &str| {
-        let Listed { contestant, case, left_out } = serde_json::from_str(line)?;
-        let case =
-            case::find(&case).with_context(|| format!("`{contestant}` has an unknown case `{case}`"))?;
+        let Listed { entrant, case, left_out } = serde_json::from_str(line)?;
+        let case = case::find(&case).with_context(|| format!("`{entrant}` has an unknown case `{case}`"))?;
         let launch = match left_out {
             None => Launch::Program(program.to_owned(), arguments.clone()),
             Some(reason) => Launch::LeftOut(reason),
         };
-        Ok(Entry { kind: Kind::of(&contestant), contestant, case, launch })
+        Ok(Entry { kind: Kind::of(&entrant), entrant, case, launch })
     };
     String::from_utf8(answer.stdout)?.lines().map(entry).collect()
 }
 
-/// A row for a missing contestant, at the cases that it is known for, so that its absence shows.
+/// A row for a missing entrant, at the cases that it is known for, so that its absence shows.
 fn not_buildable(peer: &str) -> impl Iterator<Item = Entry> {
     let cases = match peer {
         "procspawn" | "rayon" => vec![&case::MAP, &case::APPLY_HOT, &case::SUM, &case::COLD],
         _ => vec![&case::QUEUE_8B, &case::PING_HOT, &case::COLD],
     };
-    let contestant = if peer == "std-threads" { "std threads" } else { peer }.to_owned();
+    let entrant = if peer == "std-threads" { "std threads" } else { peer }.to_owned();
     cases.into_iter().map(move |case| Entry {
-        contestant: contestant.clone(),
-        kind: Kind::of(&contestant),
+        entrant: entrant.clone(),
+        kind: Kind::of(&entrant),
         case,
         launch: Launch::NotBuildable,
     })

@@ -14,7 +14,7 @@ use super::{chart, table};
 
 const ABOUT_REAL: &str = "Two workers that are up already, and the natural call of each library, except where it says *by hand*. CPU is \
 user and system time of all processes, until all have ended. MB is the peak of the memory of all processes together \
-(PSS). Lines are those that a user writes, without the start of the pool and the functions that all contestants call.";
+(PSS). Lines are those that a user writes, without the start of the pool and the functions that all entrants call.";
 
 /// Writes the page, and a chart beside it for each workload.
 pub(super) fn write(report: &Report, folder: &Path) -> Result<()> {
@@ -49,14 +49,14 @@ fn head(page: &mut String, report: &Report) -> Result<()> {
     let Report { machine, rounds, quick, versions, notes, .. } = report;
     let versions: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let repetitions =
-        if *quick { "a quick run, which is a look and no measurement" } else { "all in one run" };
+        if *quick { "a quick run: indicative only, not a measurement" } else { "all in one run" };
     writeln!(page, "# Performance\n")?;
     writeln!(page, "Written by `cargo xtask bench --peers --write`; do not edit.\n")?;
     writeln!(page, "- **Machine**: {machine}.")?;
     writeln!(page, "- **Beside it**: {}.", versions.join(", "))?;
     writeln!(
         page,
-        "- **How**: {rounds} {} of each contestant in turn, {repetitions}. A figure is the median of the \
+        "- **How**: {rounds} {} of each entrant in turn, {repetitions}. A figure is the median of the \
          rounds, with the least and the most of them behind it. Every round is a program of its own that \
          checks its work: every item accounted for, every sum right.",
         if *rounds == 1 { "round" } else { "rounds" }
@@ -133,9 +133,8 @@ fn section(page: &mut String, results: &Results, workload: &str, title: &str) ->
 fn in_a_sentence(results: &Results, cases: &[&'static Case]) -> String {
     let figure = |case: &&Case| {
         let ours = three_digits(results.median(OURS, case)?);
-        let peer = results
-            .best_peer(case)
-            .and_then(|row| Some((row.contestant.as_str(), three_digits(row.median?))));
+        let peer =
+            results.best_peer(case).and_then(|row| Some((row.entrant.as_str(), three_digits(row.median?))));
         let peer = peer.map(|(name, figure)| format!(", {name} {figure}")).unwrap_or_default();
         Some(format!("{}: this library {ours} {}{peer}", case.title, case.unit))
     };

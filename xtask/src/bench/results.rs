@@ -15,10 +15,10 @@ pub(super) struct Results {
     pub(super) rows: Vec<Row>,
 }
 
-/// A contestant's results in a case.
+/// An entrant's results in a case.
 #[derive(Clone, Serialize)]
 pub(super) struct Row {
-    pub(super) contestant: String,
+    pub(super) entrant: String,
     pub(super) kind: Kind,
     #[serde(flatten, serialize_with = "in_words")]
     pub(super) case: &'static Case,
@@ -38,7 +38,7 @@ pub(super) struct Row {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Failure {
-    /// The contestant does not do the case, for this reason.
+    /// The entrant does not do the case, for this reason.
     LeftOut(String),
     NotBuildable,
     /// Its work had a wrong result.
@@ -51,18 +51,18 @@ pub(super) enum Failure {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Kind {
     Ours,
-    Floor,
+    Baseline,
     Processes,
     Threads,
 }
 
 impl Kind {
-    pub(super) fn of(contestant: &str) -> Self {
-        let is = |names: &[&str]| names.iter().any(|name| contestant.starts_with(name));
+    pub(super) fn of(entrant: &str) -> Self {
+        let is = |names: &[&str]| names.iter().any(|name| entrant.starts_with(name));
         if is(&[OURS]) {
             Self::Ours
         } else if is(&[BASELINE, "bare futex", "memcpy"]) {
-            Self::Floor
+            Self::Baseline
         } else if is(&["rayon", "std threads"]) {
             Self::Threads
         } else {
@@ -79,13 +79,13 @@ impl Results {
         rows
     }
 
-    pub(super) fn median(&self, contestant: &str, case: &Case) -> Option<f64> {
-        self.of(case).iter().find(|row| row.contestant == contestant)?.median
+    pub(super) fn median(&self, entrant: &str, case: &Case) -> Option<f64> {
+        self.of(case).iter().find(|row| row.entrant == entrant)?.median
     }
 
     /// The best of the other libraries that use processes and, where a megabyte is to be copied, do that.
     pub(super) fn best_peer(&self, case: &Case) -> Option<&Row> {
-        let copies = |row: &Row| (case.id, row.contestant.as_str()) != (QUEUE_1MIB.id, "iceoryx2");
+        let copies = |row: &Row| (case.id, row.entrant.as_str()) != (QUEUE_1MIB.id, "iceoryx2");
         let is_peer = |row: &&Row| row.kind == Kind::Processes && row.median.is_some() && copies(row);
         let peers = self.of(case).into_iter().filter(is_peer);
         peers.min_by(|a, b| {
@@ -97,9 +97,10 @@ impl Results {
     /// The failures, each in a sentence.
     pub(super) fn failures(&self) -> Vec<String> {
         let failure = |row: &Row| {
-            let whose = format!("{} at {}", row.contestant, row.case.id);
+            let whose = format!("{} at {}", row.entrant, row.case.id);
             match (&row.failure, row.kind) {
-                (Some(Failure::Wrong(what)), _) | (Some(Failure::Failed(what)), Kind::Ours | Kind::Floor) => {
+                (Some(Failure::Wrong(what)), _)
+                | (Some(Failure::Failed(what)), Kind::Ours | Kind::Baseline) => {
                     Some(format!("{whose}: {what}"))
                 }
                 _ => None,
@@ -110,20 +111,10 @@ impl Results {
 }
 
 impl Row {
-    pub(super) fn new(contestant: &str, kind: Kind, case: &'static Case) -> Self {
-        let contestant = contestant.to_owned();
+    pub(super) fn new(entrant: &str, kind: Kind, case: &'static Case) -> Self {
+        let entrant = entrant.to_owned();
         let (values, usages) = (vec![], vec![]);
-        Self {
-            contestant,
-            kind,
-            case,
-            values,
-            median: None,
-            detail: None,
-            usages,
-            usage: None,
-            failure: None,
-        }
+        Self { entrant, kind, case, values, median: None, detail: None, usages, usage: None, failure: None }
     }
 
     pub(super) fn add(&mut self, value: f64, detail: Option<String>, usage: Option<Usage>) {
@@ -142,9 +133,7 @@ impl Row {
 
     /// The least and the most of all rounds.
     pub(super) fn spread(&self) -> (f64, f64) {
-        self.values
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(least, most), &value| (least.min(value), most.max(value)))
+        self.values.iter().fold((f64::MAX, f64::MIN), |(min, max), &value| (min.min(value), max.max(value)))
     }
 }
 
@@ -176,10 +165,10 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Rows of a contestant, a case and the values of its rounds.
+    /// Rows of an entrant, a case and the values of its rounds.
     pub(in super::super) fn sample(rows: &[(&str, &'static Case, &[f64])]) -> Results {
-        let row = |&(contestant, case, values): &(&str, &'static Case, &[f64])| {
-            let mut row = Row::new(contestant, Kind::of(contestant), case);
+        let row = |&(entrant, case, values): &(&str, &'static Case, &[f64])| {
+            let mut row = Row::new(entrant, Kind::of(entrant), case);
             for &value in values {
                 row.add(value, None, None);
             }
@@ -226,7 +215,7 @@ pub(super) mod tests {
             ("procspawn", &case::START, &[7.0]),
             ("Python mp (fork)", &case::START, &[1.0]),
         ]);
-        let best = |case| results.best_peer(case).map(|row| row.contestant.as_str());
+        let best = |case| results.best_peer(case).map(|row| row.entrant.as_str());
         assert_eq!(best(&case::MAP), Some("procspawn"));
         assert_eq!(best(&case::START), Some("Python mp (fork)"));
         assert_eq!(best(&case::PSS), None);

@@ -1,4 +1,4 @@
-//! Runs the rounds, each contestant's in turn.
+//! Runs the rounds, each entrant's in turn.
 
 use std::fs;
 use std::path::Path;
@@ -35,10 +35,10 @@ impl Rounds<'_> {
         let mut results = Results::default();
         for &case in cases {
             let mut rows: Vec<_> =
-                of(case).iter().map(|entry| Row::new(&entry.contestant, entry.kind, case)).collect();
+                of(case).iter().map(|entry| Row::new(&entry.entrant, entry.kind, case)).collect();
             for _ in 0..rounds(case) {
                 for (entry, row) in of(case).iter().zip(&mut rows) {
-                    bar.set_message(format!("{}: {}", case.id, entry.contestant));
+                    bar.set_message(format!("{}: {}", case.id, entry.entrant));
                     // An entry that has failed once is not run again.
                     if row.failure.is_none() {
                         self.add_round(entry, row);
@@ -68,7 +68,7 @@ impl Rounds<'_> {
 
     fn round(&self, program: &Path, arguments: &[String], entry: &Entry) -> Result<Result<Figure, Failure>> {
         let mut arguments = arguments.to_vec();
-        arguments.extend(["round", &entry.contestant, entry.case.id].map(str::to_owned));
+        arguments.extend(["round", &entry.entrant, entry.case.id].map(str::to_owned));
         arguments.extend(self.quick.then(|| "--quick".to_owned()));
         let seen = self.runner.run(program, &arguments, LIMIT)?;
         cleanup();

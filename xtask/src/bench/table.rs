@@ -20,7 +20,7 @@ pub(super) fn list(cases: &[&Case], entrants: &Entrants) {
                 Launch::LeftOut(reason) => format!(" (left out: {reason})"),
                 Launch::NotBuildable => " (cannot be built here)".to_owned(),
             };
-            say!("    {}{missing}", entry.contestant);
+            say!("    {}{missing}", entry.entrant);
         }
     }
     show_notes(&entrants.notes);
@@ -29,7 +29,7 @@ pub(super) fn list(cases: &[&Case], entrants: &Entrants) {
 pub(super) fn show_head(machine: &Machine, quick: bool, notes: &[String]) {
     say!("{machine}");
     if quick {
-        say!("Quick: few repetitions, so these figures are a look and not a measurement.");
+        say!("Quick: few repetitions, so these figures are indicative only, not a measurement.");
     }
     show_notes(notes);
 }
@@ -61,7 +61,7 @@ pub(super) fn show_case(results: &Results, case: &Case) {
         };
         match (column, row.kind) {
             (0, Kind::Ours) => style(text).bold().to_string(),
-            (0, Kind::Floor) => style(text).dim().to_string(),
+            (0, Kind::Baseline) => style(text).dim().to_string(),
             _ if row.failure.is_some() => style(text).yellow().to_string(),
             _ => text,
         }
@@ -80,11 +80,11 @@ pub(super) fn columns(is_real: bool) -> &'static [&'static str] {
 /// Name, median, spread, usage (of real workloads), comparison with the library, and notes.
 pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     let spread = || {
-        let (least, most) = row.spread();
-        format!("{} to {}", three_digits(least), three_digits(most))
+        let (min, max) = row.spread();
+        format!("{} to {}", three_digits(min), three_digits(max))
     };
     let mut cells = vec![
-        row.contestant.clone(),
+        row.entrant.clone(),
         row.median.map(three_digits).unwrap_or_default(),
         if row.values.len() > 1 { spread() } else { String::new() },
     ];
@@ -100,9 +100,9 @@ pub(super) fn cells(results: &Results, row: &Row) -> Vec<String> {
     cells
 }
 
-/// The comparison of the library with the contestant of this row.
+/// The comparison of the library with the entrant of this row.
 fn compared(results: &Results, row: &Row) -> Option<String> {
-    if row.contestant == OURS {
+    if row.entrant == OURS {
         return None;
     }
     let ahead = speedup(row.case, results.median(OURS, row.case)?, row.median?);

@@ -28,11 +28,12 @@ enum Bound {
 
 use Bound::{Least, LeastTimes, Most, MostTimes};
 
+const GET: &str = "multiproc, by `get`";
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
 /// The baselines are those of a run of this benchmark on that machine, on 2026-11-26. There is none where the
-/// baseline does not pass memory between processors, or is too unsteady.
+/// baseline does not pass memory between CPUs, or is too unsteady.
 const TARGETS: &[Target] = &[
     target(&case::START, MostTimes(1.35, BASELINE, &case::START)),
     // "No more than 1.2 × that": than the same start from a small parent.
@@ -50,7 +51,7 @@ const TARGETS: &[Target] = &[
     target(&case::QUEUE_8B_2X2, Least(4.0)),
     target(&case::QUEUE_1KIB, Least(5.0)).where_baseline_is(6.40),
     target(&case::QUEUE_1MIB, Least(10.0)).where_baseline_is(38.5),
-    target(&case::QUEUE_FROZEN, Least(30.0)),
+    target(&case::QUEUE_SHARED_SLICE, Least(30.0)),
     target(&case::PING_HOT, Most(0.8)).where_baseline_is(0.068),
     target(&case::PING_SLEEP, MostTimes(1.5, BASELINE, &case::PING_SLEEP)),
     target(&case::SUM, Least(4.0)),
@@ -61,6 +62,8 @@ const TARGETS: &[Target] = &[
     target(&case::IDLE, Most(0.1)),
     target(&case::SERVER_CALL, MostTimes(1.3, OURS, &case::APPLY_HOT)),
     target(&case::SERVER_CALL_SLEEP, MostTimes(1.3, OURS, &case::APPLY_SLEEP)),
+    target(&case::AWAIT, MostTimes(1.3, GET, &case::AWAIT)),
+    target(&case::AWAIT_300, MostTimes(1.3, GET, &case::AWAIT_300)),
     // "Flat within 25 %": no further item may cost more than that above what it costs at first.
     target(&case::GROWTH_MAP, Most(1.25)),
     target(&case::GROWTH_IMAP, Most(1.25)),
@@ -180,7 +183,7 @@ fn against_peers(results: &Results, case: &'static Case) -> Option<Verdict> {
         workload: case.workload,
         what: case.title.to_owned(),
         figure: ahead.map(|ahead| format!("{} ×", three_digits(ahead))),
-        target: format!("ahead of {}, {} {}", best.contestant, three_digits(theirs), case.unit),
+        target: format!("ahead of {}, {} {}", best.entrant, three_digits(theirs), case.unit),
         met: ahead.map(|ahead| ahead > 1.0),
     })
 }

@@ -18,7 +18,7 @@ use crate::programs::{PEERS, build_peer, pinned, python};
 use crate::runner::Runner;
 use crate::runner::processes;
 
-/// The name of this library among the contestants.
+/// The name of this library among the entrants.
 pub(super) const OURS: &str = "multiproc";
 
 /// The faults: the programs' name, and a description.
@@ -47,17 +47,17 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
     pub(super) rows: Vec<Row>,
-    /// The versions of the other contestants.
+    /// The versions of the other entrants.
     pub(super) versions: Vec<(String, String)>,
-    /// The missing contestants, and why.
+    /// The missing entrants, and why.
     pub(super) notes: Vec<String>,
 }
 
-/// One contestant's result of one fault.
+/// One entrant's result of one fault.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     pub(super) fault: String,
-    pub(super) contestant: String,
+    pub(super) entrant: String,
     /// What the caller saw.
     pub(super) saw: String,
     /// The time from the fault until everything was settled; `None` if it never was.
@@ -68,7 +68,7 @@ pub(super) struct Row {
     pub(super) left: Option<u32>,
 }
 
-struct Contestant {
+struct Entrant {
     name: &'static str,
     program: PathBuf,
     /// The arguments before the name of the fault.
@@ -77,11 +77,10 @@ struct Contestant {
     locks: bool,
 }
 
-/// Runs all faults on all contestants. `own` is the program `faults`.
+/// Runs all faults on all entrants. `own` is the program `faults`.
 pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -> Result<Comparison> {
-    let ours =
-        Contestant { name: OURS, program: own.to_owned(), arguments: vec!["peers".into()], locks: true };
-    let mut contestants = vec![ours];
+    let ours = Entrant { name: OURS, program: own.to_owned(), arguments: vec!["peers".into()], locks: true };
+    let mut entrants = vec![ours];
     let (mut versions, mut notes) = (Vec::new(), Vec::new());
     match python() {
         Some((python, version)) => {
@@ -90,7 +89,7 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
                 [("Python Pool", "Pool", true), ("Python ProcessPoolExecutor", "Executor", false)]
             {
                 let arguments = vec![script.clone(), kind.to_owned()];
-                contestants.push(Contestant { name, program: python.clone(), arguments, locks });
+                entrants.push(Entrant { name, program: python.clone(), arguments, locks });
             }
             versions.push(("CPython".to_owned(), version));
         }
@@ -98,7 +97,7 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
     }
     match build_peer(root, target, "procspawn-faults") {
         Ok(program) => {
-            contestants.push(Contestant { name: "procspawn", program, arguments: vec![], locks: false });
+            entrants.push(Entrant { name: "procspawn", program, arguments: vec![], locks: false });
             let manifest = fs::read_to_string(root.join(PEERS).join("Cargo.toml"))?;
             versions.extend(pinned(&manifest, "procspawn").map(|version| ("procspawn".to_owned(), version)));
         }
@@ -106,9 +105,9 @@ pub(super) fn compare(runner: &Runner, root: &Path, target: &Path, own: &Path) -
     }
     let mut rows = Vec::new();
     for (fault, _) in FAULTS {
-        for contestant in contestants.iter().filter(|one| one.locks || fault != LOCK_HOLDER_KILLED) {
-            let row = run_one(runner, contestant, fault);
-            rows.push(row.with_context(|| format!("{}: {fault}", contestant.name))?);
+        for entrant in entrants.iter().filter(|one| one.locks || fault != LOCK_HOLDER_KILLED) {
+            let row = run_one(runner, entrant, fault);
+            rows.push(row.with_context(|| format!("{}: {fault}", entrant.name))?);
         }
     }
     Ok(Comparison { rows, versions, notes })
@@ -118,29 +117,28 @@ impl Comparison {
     /// The rows in which this library breaks a promise.
     pub(super) fn failures(&self) -> Vec<String> {
         let failed = |row: &&Row| {
-            row.contestant == OURS
-                && (row.seconds.is_none() || row.usable == Some(false) || row.left != Some(0))
+            row.entrant == OURS && (row.seconds.is_none() || row.usable == Some(false) || row.left != Some(0))
         };
         self.rows.iter().filter(failed).map(|row| format!("{}: {}", row.fault, cell(row))).collect()
     }
 
-    /// A table in Markdown: a row for each fault, a column for each contestant.
+    /// A table in Markdown: a row for each fault, a column for each entrant.
     pub(super) fn markdown(&self) -> Result<String> {
-        let mut contestants: Vec<&str> = Vec::new();
+        let mut entrants: Vec<&str> = Vec::new();
         for row in &self.rows {
-            if !contestants.contains(&row.contestant.as_str()) {
-                contestants.push(&row.contestant);
+            if !entrants.contains(&row.entrant.as_str()) {
+                entrants.push(&row.entrant);
             }
         }
         let mut table = String::new();
-        writeln!(table, "| | {} |", contestants.join(" | "))?;
-        writeln!(table, "|---|{}", "---|".repeat(contestants.len()))?;
+        writeln!(table, "| | {} |", entrants.join(" | "))?;
+        writeln!(table, "|---|{}", "---|".repeat(entrants.len()))?;
         for (fault, words) in FAULTS {
-            let of = |contestant: &&str| {
-                let row = self.rows.iter().find(|row| row.fault == fault && row.contestant == **contestant);
+            let of = |entrant: &&str| {
+                let row = self.rows.iter().find(|row| row.fault == fault && row.entrant == **entrant);
                 row.map_or_else(|| "–".to_owned(), cell)
             };
-            let cells: Vec<_> = contestants.iter().map(of).collect();
+            let cells: Vec<_> = entrants.iter().map(of).collect();
             writeln!(table, "| {words} | {} |", cells.join(" | "))?;
         }
         Ok(table)
@@ -183,11 +181,11 @@ struct Observed {
     lived_on: Duration,
 }
 
-fn run_one(runner: &Runner, contestant: &Contestant, fault: &str) -> Result<Row> {
+fn run_one(runner: &Runner, entrant: &Entrant, fault: &str) -> Result<Row> {
     let folder = runner.new_run()?;
     let [said, complaints] = ["said", "complaints"].map(|name| folder.join(name));
-    let mut command = Command::new(&contestant.program);
-    command.args(&contestant.arguments).arg(fault).env("TMPDIR", &folder).env_remove("RUST_BACKTRACE");
+    let mut command = Command::new(&entrant.program);
+    command.args(&entrant.arguments).arg(fault).env("TMPDIR", &folder).env_remove("RUST_BACKTRACE");
     // Files, since a process that lives on would hold a pipe open.
     command.stdin(Stdio::null()).stdout(File::create(&said)?).stderr(File::create(&complaints)?);
 
@@ -212,7 +210,7 @@ fn run_one(runner: &Runner, contestant: &Contestant, fault: &str) -> Result<Row>
         lived_on,
     };
     fs::remove_dir_all(&folder)?;
-    Ok(row(contestant.name, fault, seen))
+    Ok(row(entrant.name, fault, seen))
 }
 
 /// Merges the lines that a program printed.
@@ -230,7 +228,7 @@ fn all_said(lines: &str) -> Result<Observation> {
     Ok(all)
 }
 
-fn row(contestant: &str, fault: &str, seen: Observed) -> Row {
+fn row(entrant: &str, fault: &str, seen: Observed) -> Row {
     let Observed {
         said: Observation { saw, seconds, usable },
         complaint,
@@ -242,7 +240,7 @@ fn row(contestant: &str, fault: &str, seen: Observed) -> Row {
     let [left, late] = outliving;
     let mut row = Row {
         fault: fault.to_owned(),
-        contestant: contestant.to_owned(),
+        entrant: entrant.to_owned(),
         saw: String::new(),
         seconds,
         usable,
@@ -340,10 +338,10 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_row_for_each_fault_and_a_column_for_each_contestant() {
-        let row = |fault: &str, contestant: &str, saw: &str, usable| Row {
+    fn the_table_has_a_row_for_each_fault_and_a_column_for_each_entrant() {
+        let row = |fault: &str, entrant: &str, saw: &str, usable| Row {
             fault: fault.to_owned(),
-            contestant: contestant.to_owned(),
+            entrant: entrant.to_owned(),
             saw: saw.to_owned(),
             seconds: Some(0.5),
             usable,

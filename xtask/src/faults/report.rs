@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn the_page_has_every_line_and_every_failure() {
         let mut line = Row::new("failpoints", "child:started killed");
-        line.places = 2;
+        line.points = 2;
         line.passed(Some(1.5));
         line.passed(Some(0.5));
         let mut other = Row::new("random-kills", "a worker");

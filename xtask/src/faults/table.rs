@@ -9,7 +9,7 @@ use super::{METHODS, Report};
 use crate::output::say;
 
 /// The heading of each column.
-pub(super) const HEADINGS: [&str; 5] = ["fault", "places", "times", "survived", "worst"];
+pub(super) const HEADINGS: [&str; 5] = ["fault", "points", "times", "survived", "worst"];
 
 pub(super) fn show(report: &Report) {
     for (method, lines) in METHODS.iter().zip(&report.lines).filter(|(_, lines)| !lines.is_empty()) {
@@ -54,7 +54,7 @@ fn show_comparison(comparison: &Comparison) {
             say!("\n  {}", style(&row.fault).bold());
             last = &row.fault;
         }
-        say!("    {:<22} {}", row.contestant, row.in_words());
+        say!("    {:<22} {}", row.entrant, row.in_words());
     }
     for failure in comparison.failures() {
         say!("{} {failure}", style("failed:").red());
@@ -65,7 +65,7 @@ fn show_comparison(comparison: &Comparison) {
 pub(super) fn cells(line: &Row) -> [String; HEADINGS.len()] {
     [
         line.fault.clone(),
-        line.places.to_string(),
+        line.points.to_string(),
         line.times.to_string(),
         line.survived.to_string(),
         line.worst.map(|worst| format!("{} ms", three_digits(worst))).unwrap_or_default(),

@@ -149,12 +149,12 @@ fn kill_living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> boo
 /// All count as dead only after a second poll: during the first, a process may end before its turn and
 /// leave another behind that was not on the list yet.
 fn living(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
-    let found = look(started, &mine);
-    if found.is_empty() { look(started, &mine) } else { found }
+    let found = scan(started, &mine);
+    if found.is_empty() { scan(started, &mine) } else { found }
 }
 
 /// Lists every process once, and reaps dead orphans.
-fn look(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
+fn scan(started: &BTreeSet<i32>, mine: impl Fn(i32, Option<&Path>) -> bool) -> Vec<Process> {
     let own_pid = std::process::id().cast_signed();
     let mut found = Vec::new();
     for process in procfs::process::all_processes().into_iter().flatten().flatten() {

@@ -83,7 +83,7 @@ fn lines(expected: &Expectation, output: &[&str]) -> Vec<Failure> {
             let repeated = repeated_number(expected, output, &partners);
             repeated.into_iter().chain(ratio(expected, output, &partners)).collect()
         }
-        None => misfits(expected, output),
+        None => mismatches(expected, output),
     }
 }
 
@@ -107,7 +107,7 @@ fn ratio(expected: &Expectation, output: &[&str], partners: &[usize]) -> Option<
 }
 
 /// What is wrong with lines that cannot be arranged as expected.
-fn misfits(expected: &Expectation, output: &[&str]) -> Vec<Failure> {
+fn mismatches(expected: &Expectation, output: &[&str]) -> Vec<Failure> {
     let partners = order::pair(&expected.lines.iter().collect::<Vec<_>>(), output);
     let missing: Vec<_> = expected
         .lines

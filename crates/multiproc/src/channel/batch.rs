@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::channel::Message;
 use crate::codec::raw;
 use crate::error::Result;
-use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
 use crate::ipc::wire::{self, SharedFd, Travels};
 
 /// Messages, encoded as frames, so that they are copied into a ring at once.
@@ -42,7 +42,7 @@ impl Batch {
     /// Adds a message.
     #[inline]
     pub(crate) fn add(&mut self, bytes: &[u8]) {
-        let start = self.frames.len() + FRAME_HEAD;
+        let start = self.frames.len() + FRAME_HEADER;
         add_frame(&mut self.frames, PLAIN, bytes);
         self.last = start..start + bytes.len();
         self.count += 1;
@@ -57,7 +57,7 @@ impl Batch {
                 return Err(error);
             }
         }
-        self.last = frame + FRAME_HEAD..self.frames.len();
+        self.last = frame + FRAME_HEADER..self.frames.len();
         end_frame(&mut self.frames, frame, PLAIN);
         self.count += 1;
         Ok(())
@@ -73,7 +73,7 @@ impl Batch {
     pub(crate) fn split_last(&self) -> Option<(&[u8], u32, Message<'_>)> {
         let before = self.count.checked_sub(1)?;
         let last = Message { bytes: &self.frames[self.last.clone()], descriptors: &self.descriptors };
-        Some((&self.frames[..self.last.start - FRAME_HEAD], before, last))
+        Some((&self.frames[..self.last.start - FRAME_HEADER], before, last))
     }
 
     pub(crate) fn clear(&mut self) {

@@ -25,7 +25,7 @@ pub struct SendError<T> {
 }
 
 /// The words by which the errors of a queue or pipe name it and its parts.
-pub(crate) struct Words {
+pub(crate) struct ErrorTerms {
     pub(crate) channel: &'static str,
     pub(crate) item: &'static str,
     pub(crate) sender: &'static str,
@@ -44,7 +44,7 @@ impl<T> SendError<T> {
     }
 }
 
-impl Words {
+impl ErrorTerms {
     pub(crate) fn sent(&self, outcome: Sent, deadline: Deadline) -> Result<()> {
         match (outcome, deadline) {
             (Sent::Done, _) => Ok(()),

@@ -50,7 +50,7 @@ proptest! {
         for round in 0..=64 * 1024 / 8 + 2 {
             assert!(round <= 64 * 1024 / 8, "there is always more");
             let received = receiver.receive(max, Deadline::now(), |bytes| received_bytes += bytes.len());
-            if let Ok(Received::TimedOut) = received {
+            if let Ok(ReceiveOutcome::TimedOut) = received {
                 break;
             }
         }
@@ -94,7 +94,7 @@ proptest! {
         let borrowed: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
         let sequence = frame.first_chunk().copied().map_or(7, u64::from_ne_bytes);
         sender.send_ancillary(sequence, &borrowed, Deadline::now()).unwrap();
-        if let Ok(Received::Whole(bytes, _)) = receiver.find(kind, &frame) {
+        if let Ok(ReceiveOutcome::Owned(bytes, _)) = receiver.read_message(kind, &frame) {
             prop_assert!(bytes.len() <= 5000, "the largest that was sent");
         }
     }
@@ -108,7 +108,7 @@ fn frames_beyond_what_the_ring_can_hold_are_not_counted() {
     let mut count = 0;
     let received = receiver.receive(u32::MAX, Deadline::now(), |_| count += 1);
     assert!(received.unwrap_err().is_codec() && count == 0);
-    assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
+    assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(ReceiveOutcome::TimedOut)));
 }
 
 /// Otherwise it would be received again and again.
@@ -117,7 +117,7 @@ fn bytes_without_a_frame_are_skipped() {
     let (_sending, receiver) = channel();
     overwrite(receiver.end().memory(), POSITIONS[0], 64);
     assert!(receiver.receive(1, Deadline::now(), |_| panic!("there is nothing")).unwrap_err().is_codec());
-    assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(Received::TimedOut)));
+    assert!(matches!(receiver.receive(1, Deadline::now(), |_| ()), Ok(ReceiveOutcome::TimedOut)));
 }
 
 #[test]

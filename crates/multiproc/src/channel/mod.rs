@@ -13,9 +13,9 @@
 pub(crate) mod batch;
 pub(crate) mod endpoint;
 pub(crate) mod errors;
-mod liveness;
 pub(crate) mod readiness;
 mod receiver;
+mod receiver_liveness;
 mod sender;
 mod sparse;
 mod wakeup_flag;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use crate::channel::batch::PLAIN;
 use crate::channel::endpoint::{AREAS, Endpoint, EndpointFds, Side};
-use crate::channel::liveness::LivenessCache;
+use crate::channel::receiver_liveness::LivenessCache;
 use crate::error::{Error, Result};
 use crate::ipc::ring::Ring;
 use crate::ipc::wire::{SharedFd, SharedMemory};
@@ -49,14 +49,14 @@ pub(crate) struct Layout {
 
 /// The sending end. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct SenderCore(Arc<End>);
+pub(crate) struct SenderCore(Arc<ChannelEnd>);
 
 /// The receiving end. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct ReceiverCore(Arc<End>);
+pub(crate) struct ReceiverCore(Arc<ChannelEnd>);
 
 /// One end of a channel in this process.
-pub(crate) struct End {
+pub(crate) struct ChannelEnd {
     endpoint: Endpoint,
     ring: Ring,
     layout: Layout,
@@ -72,11 +72,11 @@ pub(crate) struct Message<'a> {
 
 /// The outcome of receiving.
 #[derive(Debug)]
-pub(crate) enum Received {
+pub(crate) enum ReceiveOutcome {
     /// The caller's closure was given the messages.
-    InPlace,
+    PassedToClosure,
     /// A message that did not lie in the ring, or came with descriptors.
-    Whole(Vec<u8>, Vec<OwnedFd>),
+    Owned(Vec<u8>, Vec<OwnedFd>),
     TimedOut,
     /// The last sender is gone, and everything that it sent has been received.
     Disconnected,
@@ -143,13 +143,13 @@ impl Layout {
         (!self.is_sparse()).then_some(self.capacity as usize)
     }
 
-    fn open(self, memory: SharedMemory, side: Side, fds: EndpointFds) -> Result<Arc<End>> {
+    fn open(self, memory: SharedMemory, side: Side, fds: EndpointFds) -> Result<Arc<ChannelEnd>> {
         if memory.size().get() < self.end() {
             return Err(Error::decode("shared memory", "it is smaller than agreed"));
         }
         let ring = Ring::new(self.start + HEADER, self.size);
         let ring = if self.is_sparse() { ring.without_restart() } else { ring };
-        Ok(Arc::new(End {
+        Ok(Arc::new(ChannelEnd {
             endpoint: Endpoint::new(memory, self.start, side, fds),
             ring,
             layout: self,
@@ -159,18 +159,18 @@ impl Layout {
 }
 
 impl SenderCore {
-    pub(crate) fn end(&self) -> &End {
+    pub(crate) fn end(&self) -> &ChannelEnd {
         &self.0
     }
 }
 
 impl ReceiverCore {
-    pub(crate) fn end(&self) -> &End {
+    pub(crate) fn end(&self) -> &ChannelEnd {
         &self.0
     }
 }
 
-impl End {
+impl ChannelEnd {
     pub(crate) fn memory(&self) -> &SharedMemory {
         self.endpoint.memory()
     }
@@ -209,7 +209,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for ChannelEnd {
     fn drop(&mut self) {
         if self.endpoint.side() == Side::Consumers {
             self.receivers().fetch_sub(1, Relaxed);
@@ -217,9 +217,9 @@ impl Drop for End {
     }
 }
 
-impl fmt::Debug for End {
+impl fmt::Debug for ChannelEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "End({:?})", self.endpoint.side())
+        write!(f, "ChannelEnd({:?})", self.endpoint.side())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::{End, Layout, PLAIN, Received, ReceiverCore, SPILLED};
-use crate::channel::endpoint::{EndpointFds, MAX_PACKETS, Side, WaitOutcome};
+use super::{ChannelEnd, Layout, PLAIN, ReceiveOutcome, ReceiverCore, SPILLED};
+use crate::channel::endpoint::{EndpointFds, MAX_ANCILLARY_PACKETS, Side, WaitOutcome};
 use crate::error::{Error, Result};
 use crate::ipc::ring::Position;
 use crate::ipc::wire::SharedMemory;
@@ -24,14 +24,19 @@ impl ReceiverCore {
     }
 
     /// Receives up to `max` messages. Blocks while there is none, until the deadline. `take` is given each
-    /// message under the lock; a message that comes [whole](Received::Whole) comes alone.
+    /// message under the lock; a message that is [returned](ReceiveOutcome::Owned) comes alone.
     #[inline]
-    pub(crate) fn receive(&self, max: u32, deadline: Deadline, take: impl FnMut(&[u8])) -> Result<Received> {
+    pub(crate) fn receive(
+        &self,
+        max: u32,
+        deadline: Deadline,
+        take: impl FnMut(&[u8]),
+    ) -> Result<ReceiveOutcome> {
         self.receive_noting(max, deadline, take, |_| ())
     }
 
-    /// As [`receive`](Self::receive); gives a message that comes [whole](Received::Whole) to `note`, before it
-    /// is taken: if this process is killed in between, another one takes the message.
+    /// As [`receive`](Self::receive); gives a message that comes [whole](ReceiveOutcome::Owned) to `note`,
+    /// before it is taken: if this process is killed in between, another one takes the message.
     #[inline]
     pub(crate) fn receive_noting(
         &self,
@@ -39,10 +44,10 @@ impl ReceiverCore {
         deadline: Deadline,
         mut take: impl FnMut(&[u8]),
         note: impl FnOnce(&[u8]),
-    ) -> Result<Received> {
-        let End { endpoint, ring, layout, .. } = &*self.0;
+    ) -> Result<ReceiveOutcome> {
+        let ChannelEnd { endpoint, ring, layout, .. } = &*self.0;
         endpoint.yield_to_woken(deadline);
-        let Some(_guard) = endpoint.lock(deadline)? else { return Ok(Received::TimedOut) };
+        let Some(_guard) = endpoint.lock(deadline)? else { return Ok(ReceiveOutcome::TimedOut) };
         let mut head = endpoint.position();
         let first = head;
         let tail = match endpoint.cached_peer() {
@@ -55,8 +60,8 @@ impl ReceiverCore {
         let tail = if tail == head {
             match endpoint.wait(head, deadline, || ring.prefetch(endpoint.memory(), head))? {
                 WaitOutcome::Ready => endpoint.refresh_peer(),
-                WaitOutcome::TimedOut => return Ok(Received::TimedOut),
-                WaitOutcome::Disconnected => return Ok(Received::Disconnected),
+                WaitOutcome::TimedOut => return Ok(ReceiveOutcome::TimedOut),
+                WaitOutcome::Disconnected => return Ok(ReceiveOutcome::Disconnected),
             }
         } else {
             tail
@@ -83,7 +88,7 @@ impl ReceiverCore {
         }
         endpoint.publish(head);
         self.0.release(head);
-        Ok(Received::InPlace)
+        Ok(ReceiveOutcome::PassedToClosure)
     }
 
     /// Skips all bytes up to `tail`, which hold no frame where one should be; else each later call would
@@ -104,9 +109,9 @@ impl ReceiverCore {
         kind: u32,
         frame: &[u8],
         note: impl FnOnce(&[u8]),
-    ) -> Result<Received> {
-        let message = self.find(kind, frame);
-        if let Ok(Received::Whole(bytes, _)) = &message {
+    ) -> Result<ReceiveOutcome> {
+        let message = self.read_message(kind, frame);
+        if let Ok(ReceiveOutcome::Owned(bytes, _)) = &message {
             note(bytes);
         }
         if let Err(error) = &message
@@ -128,25 +133,25 @@ impl ReceiverCore {
 
     /// The message of this frame. Its packet stays in the socket, in case this process dies before the frame
     /// is taken.
-    pub(super) fn find(&self, kind: u32, frame: &[u8]) -> Result<Received> {
+    pub(super) fn read_message(&self, kind: u32, frame: &[u8]) -> Result<ReceiveOutcome> {
         let (sequence, rest) =
             frame.split_first_chunk().ok_or_else(|| Error::decode("a message", "its frame is too short"))?;
         let mut descriptors = self.peek_ancillary(u64::from_ne_bytes(*sequence))?;
         if kind != SPILLED {
-            return Ok(Received::Whole(rest.to_vec(), descriptors));
+            return Ok(ReceiveOutcome::Owned(rest.to_vec(), descriptors));
         }
         let length = rest.first_chunk().and_then(|bytes| usize::try_from(u64::from_ne_bytes(*bytes)).ok());
         let (Some(length), Some(memfd)) = (length, descriptors.pop()) else {
             return Err(Error::decode("a message", "its memory did not come with it"));
         };
-        Ok(Received::Whole(memfd::read(&memfd, length, &[])?, descriptors))
+        Ok(ReceiveOutcome::Owned(memfd::read(&memfd, length, &[])?, descriptors))
     }
 
     /// Duplicates of the descriptors of the packet with this number, which then is the next one in the
     /// socket.
     fn peek_ancillary(&self, sequence: u64) -> Result<Vec<OwnedFd>> {
         let mut packet = [0; size_of::<u64>()];
-        for _ in 0..MAX_PACKETS {
+        for _ in 0..MAX_ANCILLARY_PACKETS {
             let Some((length, descriptors)) = socket::peek(self.socket(), &mut packet)? else { break };
             match u64::from_ne_bytes(packet) {
                 _ if length != packet.len() => socket::discard(self.socket()), // not from this library

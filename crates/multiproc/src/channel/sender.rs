@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{End, Layout, Message, PLAIN, SPILL_THRESHOLD, SPILLED, SenderCore, WITH_FDS};
+use super::{ChannelEnd, Layout, Message, PLAIN, SPILL_THRESHOLD, SPILLED, SenderCore, WITH_FDS};
 use crate::channel::batch::Batch;
 use crate::channel::endpoint::{EndpointFds, SCRATCH, Side, WaitOutcome};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl SenderCore {
         let Some((mut frames, count, last)) = batch.split_last() else {
             return self.send(None, deadline, sent);
         };
-        let End { endpoint, ring, layout, .. } = &*self.0;
+        let ChannelEnd { endpoint, ring, layout, .. } = &*self.0;
         let Some(_guard) = endpoint.lock(deadline)? else { return Ok(Sent::TimedOut) };
         let mut tail = endpoint.position();
         if self.peer_hung_up(tail)? {
@@ -100,7 +100,7 @@ impl SenderCore {
     /// Puts a frame into the ring if there is room for it.
     #[inline]
     pub(super) fn put(&self, tail: &mut Position, kind: u32, parts: &[&[u8]]) -> bool {
-        let End { endpoint, ring, layout, .. } = &*self.0;
+        let ChannelEnd { endpoint, ring, layout, .. } = &*self.0;
         let before = *tail;
         if !self.0.is_allocated(before, parts.iter().map(|part| part.len()).sum()) {
             return false;
@@ -146,14 +146,14 @@ impl SenderCore {
             let has_waited = endpoint.scratch(WAITED_AT).load(Relaxed) == head.bytes | 1;
             let spills = message.bytes.len() > SPILL_THRESHOLD && (has_waited || deadline.is_over());
             let before = *tail;
-            let placed = if is_full { Ok(None) } else { self.place(tail, message, spills, deadline) };
-            if !matches!(placed, Ok(Some(Sent::Done))) {
+            let outcome = if is_full { Ok(None) } else { self.put_or_spill(tail, message, spills, deadline) };
+            if !matches!(outcome, Ok(Some(Sent::Done))) {
                 *tail = before;
             }
-            if let Some(sent) = placed? {
+            if let Some(sent) = outcome? {
                 return Ok(sent);
             }
-            // A message that is to be spilled, and was not placed, found no room even for its small frame.
+            // A message that is to be spilled, and was not put, found no room even for its small frame.
             let spills_next = !is_full && !spills && message.bytes.len() > SPILL_THRESHOLD;
             let until = if spills_next { deadline.or_within(SPILL_DELAY) } else { deadline };
             endpoint.coalesce(head, COALESCE_FRAMES.min(tail.frames_since(head) / 4));
@@ -172,16 +172,16 @@ impl SenderCore {
     fn put_unbounded(&self, tail: &mut Position, message: Message<'_>) -> Result<Sent> {
         self.0.allocate(*tail, message.bytes.len() + size_of::<u64>())?;
         let before = *tail;
-        let placed = self.place(tail, message, false, Deadline::now());
-        if !matches!(placed, Ok(Some(Sent::Done))) {
+        let outcome = self.put_or_spill(tail, message, false, Deadline::now());
+        if !matches!(outcome, Ok(Some(Sent::Done))) {
             *tail = before;
         }
-        placed.map(|placed| placed.unwrap_or(Sent::TimedOut))
+        outcome.map(|sent| sent.unwrap_or(Sent::TimedOut))
     }
 
     /// Puts a message into the ring; or into a memfd, if it `spills` or is too large for the ring. `None`
     /// when it has to wait for room.
-    fn place(
+    fn put_or_spill(
         &self,
         tail: &mut Position,
         message: Message<'_>,

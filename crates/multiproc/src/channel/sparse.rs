@@ -6,7 +6,7 @@
 //! memory was released, not where messages were merely taken: so a receiver that is killed between the two
 //! leaves the release to the next one.
 
-use super::{AREAS, End, Layout};
+use super::{AREAS, ChannelEnd, Layout};
 use crate::error::Result;
 use crate::ipc::ring::{Position, Ring};
 use crate::ipc::wire::SharedMemory;
@@ -43,7 +43,7 @@ pub(super) fn create(layout: Layout, memory: &SharedMemory) {
     }
 }
 
-impl End {
+impl ChannelEnd {
     /// Up to where senders may write, where receivers are at `head`.
     #[inline]
     pub(super) fn taken(&self, head: Position) -> u32 {

@@ -40,8 +40,8 @@ fn batches_arrive_whole_and_in_order() {
         for _ in 0..2_000 {
             let (mut batch, mut lengths) = (Batch::default(), Vec::new());
             while !batch.is_complete() && random(50) > 0 {
-                let most = if random(20) == 0 { 100_000 } else { 300 };
-                let mut bytes = vec![1; usize::try_from(8 + random(most)).unwrap()];
+                let max = if random(20) == 0 { 100_000 } else { 300 };
+                let mut bytes = vec![1; usize::try_from(8 + random(max)).unwrap()];
                 bytes[..8].copy_from_slice(&(next + lengths.len() as u64).to_ne_bytes());
                 batch.add(&bytes);
                 lengths.push(bytes.len());
@@ -64,8 +64,8 @@ fn batches_arrive_whole_and_in_order() {
 fn receive(receiver: &ReceiverCore) -> Result<Vec<u8>> {
     let mut shown = Vec::new();
     match receiver.receive(1, Deadline::now(), |bytes| shown.extend_from_slice(bytes))? {
-        Received::InPlace => Ok(shown),
-        Received::Whole(bytes, _) => Ok(bytes),
+        ReceiveOutcome::PassedToClosure => Ok(shown),
+        ReceiveOutcome::Owned(bytes, _) => Ok(bytes),
         other => panic!("{other:?}"),
     }
 }
@@ -83,7 +83,9 @@ fn orphaned_packets_are_skipped() {
         send(&sender, &vec![round; 100_000]);
         let mut head = receiver.0.endpoint.position();
         let frame = receiver.0.ring.take(receiver.end().memory(), &mut head, |_, bytes| bytes.to_vec());
-        let Received::Whole(bytes, _) = receiver.find(SPILLED, &frame.unwrap()).unwrap() else { panic!() };
+        let ReceiveOutcome::Owned(bytes, _) = receiver.read_message(SPILLED, &frame.unwrap()).unwrap() else {
+            panic!()
+        };
         assert!(bytes == vec![round; 100_000]);
         receiver.0.endpoint.publish(head);
         send(&sender, &vec![round + 1; 200_000]);
@@ -99,7 +101,7 @@ fn send_orphan(sender: &SenderCore) -> Sent {
 }
 
 fn is_empty(receiver: &ReceiverCore) -> bool {
-    matches!(receiver.receive(1, Deadline::now(), |_| ()).unwrap(), Received::TimedOut)
+    matches!(receiver.receive(1, Deadline::now(), |_| ()).unwrap(), ReceiveOutcome::TimedOut)
 }
 
 fn packet_is_waiting(receiver: &ReceiverCore) -> bool {
@@ -133,7 +135,7 @@ fn a_packet_of_a_live_sender_stays() {
         let mut tail = sender.0.endpoint.position();
         assert!(sender.put(&mut tail, WITH_FDS, &[&sequence.to_ne_bytes(), &[round]]));
         sender.0.endpoint.publish(tail);
-        let Received::Whole(bytes, descriptors) = receiver.receive(1, Deadline::now(), |_| ()).unwrap()
+        let ReceiveOutcome::Owned(bytes, descriptors) = receiver.receive(1, Deadline::now(), |_| ()).unwrap()
         else {
             panic!()
         };
@@ -151,7 +153,7 @@ fn orphaned_packets_do_not_fill_the_socket() {
         while send_orphan(&sender) == Sent::Done {} // until there is no room
         let large = vec![7; 100_000];
         assert_eq!(sender.send([Message::without_fds(&large)], Deadline::Never, &mut 0).unwrap(), Sent::Done);
-        assert!(matches!(received.join().unwrap(), Received::Whole(bytes, _) if bytes == large));
+        assert!(matches!(received.join().unwrap(), ReceiveOutcome::Owned(bytes, _) if bytes == large));
     });
 }
 

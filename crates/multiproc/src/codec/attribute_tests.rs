@@ -309,7 +309,7 @@ types! {
     struct Through(u32);
     of |_a, _b, n| [Through(n.into()) => Through(n.into())] Arrive
 
-    struct Remote { #[serde(with = "Foreign")] elsewhere: elsewhere::Failpoint, n: u8 }
+    struct Remote { #[serde(with = "Foreign")] elsewhere: elsewhere::Point, n: u8 }
     of |_a, _b, n| [
         Remote { elsewhere: elsewhere::point(1, n), n } => Remote { elsewhere: elsewhere::point(1, n), n },
     ] Arrive
@@ -377,16 +377,16 @@ mod as_text {
 
 mod elsewhere {
     #[derive(Clone, Debug, PartialEq)]
-    pub(super) struct Failpoint {
+    pub(super) struct Point {
         pub(super) x: u8,
         y: u8,
     }
 
-    pub(super) fn point(x: u8, y: u8) -> Failpoint {
-        Failpoint { x, y }
+    pub(super) fn point(x: u8, y: u8) -> Point {
+        Point { x, y }
     }
 
-    impl Failpoint {
+    impl Point {
         pub(super) fn y(&self) -> u8 {
             self.y
         }
@@ -394,14 +394,14 @@ mod elsewhere {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "elsewhere::Failpoint")]
+#[serde(remote = "elsewhere::Point")]
 struct Foreign {
     x: u8,
-    #[serde(getter = "elsewhere::Failpoint::y")]
+    #[serde(getter = "elsewhere::Point::y")]
     y: u8,
 }
 
-impl From<Foreign> for elsewhere::Failpoint {
+impl From<Foreign> for elsewhere::Point {
     fn from(foreign: Foreign) -> Self {
         elsewhere::point(foreign.x, foreign.y)
     }

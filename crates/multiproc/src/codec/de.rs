@@ -166,9 +166,7 @@ impl<'de> Deserializer<'de> for Decoder<'_, 'de> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value> {
-        Err(Error::new(
-            "its type looks at the data to find out what they are, and this encoding does not say",
-        ))
+        Err(Error::new("its type inspects the data, but this encoding is not self-describing"))
     }
 
     forward_to_deserialize_any! { ignored_any identifier }

@@ -8,7 +8,8 @@
 //! leave one out, and nothing else shows that.
 //!
 //! It fits a type whose `Deserialize` reads what its `Serialize` writes, in the same order. Some of serde's
-//! attributes make types that differ. [`finding`] detects them, and [`described`] is the encoding for them.
+//! attributes make types that differ. [`encoding_choice`] detects them, and [`described`] is the encoding for
+//! them.
 //!
 //! Invalid bytes are an error: decoding does not panic, read beyond the end, or allocate more than the bytes
 //! justify. For that, **each element of a sequence takes up at least one byte**, so that a length can be
@@ -19,8 +20,8 @@
 mod attribute_tests;
 mod de;
 mod described;
+mod encoding_cache;
 mod error;
-mod known;
 pub(crate) mod raw;
 mod ser;
 #[cfg(test)]
@@ -48,7 +49,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), Er
 }
 
 /// As [`encode`], in the self-describing encoding.
-pub(crate) fn describe(value: &dyn Subject, out: &mut Vec<u8>) -> Result<(), Error> {
+pub(crate) fn describe(value: &dyn ErasedValue, out: &mut Vec<u8>) -> Result<(), Error> {
     value.describe(described::ser::Describer::new(out))
 }
 
@@ -60,9 +61,9 @@ pub(crate) fn decode_described<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, 
 }
 
 pub(crate) use self::error::Error;
-pub(crate) use described::arrives;
-pub(crate) use described::search::{Finding, Subject};
-pub(crate) use known::{finding, fits, is_trying_out};
+pub(crate) use described::search::{EncodingChoice, ErasedValue};
+pub(crate) use described::survives_round_trip;
+pub(crate) use encoding_cache::{encoding_choice, fits, is_probing};
 
 /// A name of a type, field or variant, as serde passes it.
 type Str = &'static str;

@@ -194,7 +194,7 @@ fn types_that_need_names_are_an_error() {
         #[serde(skip_serializing_if = "Option::is_none")]
         maybe: Option<u8>,
     }
-    assert!(refused::<Any>(&bytes(&Any::Number(1))).contains("its type looks at the data"));
+    assert!(refused::<Any>(&bytes(&Any::Number(1))).contains("its type inspects the data"));
     bytes(&Partial { maybe: Some(1) });
     let error = encode(&Partial { maybe: None }, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("field `maybe` is left out"), "{error}");

@@ -19,14 +19,14 @@ impl fmt::Display for Error {
 
 impl Error {
     fn fmt_message(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, at_birth, memory_limit, attempts: _, crash: _ } = &*self.0;
+        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _ } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
-        let at_birth = *at_birth;
-        let doing = Activity { origin: origin.as_ref(), items: *items, at_birth };
-        let item = Activity { origin: None, items: *items, at_birth };
+        let during_startup = *during_startup;
+        let doing = Activity { origin: origin.as_ref(), items: *items, during_startup };
+        let item = Activity { origin: None, items: *items, during_startup };
         let limit = Limit(*memory_limit);
         match cause {
-            Cause::System { operation, errno } => {
+            Cause::Os { operation, errno } => {
                 write!(f, "cannot {operation}: {}", std::io::Error::from_raw_os_error(*errno))?;
                 if let Some(origin) = origin { write!(f, " (in {origin})") } else { Ok(()) }
             }
@@ -53,10 +53,10 @@ impl Error {
                     _ => write!(f, "{item}: {message}"),
                 }
             }
-            Cause::LinkLost => write!(
+            Cause::SocketClosed => write!(
                 f,
-                "{who} has lost its link to the pool{doing} (does a task execute another program, or close \
-                 descriptors that are not its own?)"
+                "{who} has closed its socket to the pool{doing} (does a task execute another program, or \
+                 close descriptors that are not its own?)"
             ),
             Cause::Encode { what, why } => write!(f, "cannot encode {what}{item}: {why}"),
             Cause::Decode { what, why } => write!(f, "cannot decode {what}{item}: {why}"),
@@ -86,6 +86,10 @@ impl Error {
             }
             Cause::Broken(failure) => {
                 write!(f, "the barrier is broken: {who} {failure} while it waited for the others")
+            }
+            Cause::Unacknowledged(1) => write!(f, "{who} took an item and did not acknowledge it"),
+            Cause::Unacknowledged(count) => {
+                write!(f, "{count} items were taken and not acknowledged, the first by {who}")
             }
             Cause::Invalid(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
@@ -128,13 +132,13 @@ impl fmt::Display for Failure {
 struct Activity<'a> {
     origin: Option<&'a Origin>,
     items: Option<(u64, u64)>,
-    at_birth: bool,
+    during_startup: bool,
 }
 
 impl fmt::Display for Activity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.items, self.origin) {
-            _ if self.at_birth => f.write_str(" before it was ready for work"),
+            _ if self.during_startup => f.write_str(" before it was ready for work"),
             (Some((index, 1)), _) => write!(f, " while running task {index}"),
             (Some((first, count)), _) => {
                 write!(f, " while running tasks {first} to {}", first.saturating_add(count.saturating_sub(1)))

@@ -45,7 +45,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Error(Box<Inner>);
 
-/// What an [`Error`] is about: one kind for each thing that a program can decide on.
+/// The kind of an [`Error`]: one for each thing that a program can decide on.
 #[non_exhaustive]
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -82,6 +82,9 @@ pub enum ErrorKind {
     /// A [`Barrier`](crate::sync::Barrier) is broken: a party died or gave up; [`Error::pid`] says which
     /// process.
     Broken,
+    /// Receivers of a [joinable queue](crate::queue::joinable) died or gave up before they acknowledged items;
+    /// [`Error::pid`] says which process did first.
+    Unacknowledged,
     /// The caller asked for something that makes no sense, such as a pool with 0 workers.
     Invalid,
     /// The library failed by itself: a bug of it, or overwritten memory.
@@ -95,7 +98,7 @@ struct Inner {
     /// The first item of the input that it is about, and how many they are.
     items: Option<(u64, u64)>,
     /// It failed before any task, so that it is no task's failure.
-    at_birth: bool,
+    during_startup: bool,
     /// How many bytes of memory the child could have, if that was limited.
     memory_limit: Option<u64>,
     /// The deaths of workers that ran the item before, oldest first.
@@ -125,7 +128,7 @@ pub(crate) enum Origin {
     },
 }
 
-/// How a process let down those that share something with it.
+/// How the holder of a lock, or a party of a barrier, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Failure {
     Died,
@@ -137,10 +140,10 @@ pub(crate) enum Failure {
     Reset,
 }
 
-/// What happened, in more detail than [`ErrorKind`].
+/// The cause of an error, in more detail than [`ErrorKind`].
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Cause {
-    System {
+    Os {
         operation: String,
         errno: i32,
     },
@@ -151,8 +154,8 @@ pub(crate) enum Cause {
     Exit(i32),
     /// A child ended, and its status was collected outside this library.
     StatusLost,
-    /// A worker has closed its end of the link to its pool, and lives.
-    LinkLost,
+    /// A worker has closed its socket to the pool, and lives.
+    SocketClosed,
     Panic {
         message: String,
         location: Option<String>,
@@ -191,20 +194,24 @@ pub(crate) enum Cause {
     },
     /// A party of a barrier died or gave up.
     Broken(Failure),
+    /// How many items of a joinable queue were taken and not acknowledged.
+    Unacknowledged(u32),
     Invalid(String),
     Internal(String),
 }
 
 impl Error {
-    /// What the error is about.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         match self.0.cause {
-            Cause::System { .. } => ErrorKind::Os,
+            Cause::Os { .. } => ErrorKind::Os,
             Cause::NotInitialised => ErrorKind::NotInitialised,
             Cause::Start(_) => ErrorKind::Start,
-            Cause::Signal(_) | Cause::Exit(_) | Cause::StatusLost | Cause::LinkLost | Cause::ReplyLost => {
-                ErrorKind::Died
-            }
+            Cause::Signal(_)
+            | Cause::Exit(_)
+            | Cause::StatusLost
+            | Cause::SocketClosed
+            | Cause::ReplyLost => ErrorKind::Died,
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
             Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
@@ -216,6 +223,7 @@ impl Error {
             Cause::Cancelled => ErrorKind::Cancelled,
             Cause::Poisoned { .. } | Cause::StatePoisoned(_) => ErrorKind::Poisoned,
             Cause::Broken(_) => ErrorKind::Broken,
+            Cause::Unacknowledged(_) => ErrorKind::Unacknowledged,
             Cause::Invalid(_) => ErrorKind::Invalid,
             Cause::Internal(_) => ErrorKind::Internal,
         }
@@ -243,7 +251,7 @@ impl Error {
 
     /// The operating system's error number, if it refused an operation.
     pub fn os_error(&self) -> Option<i32> {
-        if let Cause::System { errno, .. } = self.0.cause { Some(errno) } else { None }
+        if let Cause::Os { errno, .. } = self.0.cause { Some(errno) } else { None }
     }
 
     /// The process id of the child that failed.
@@ -399,18 +407,26 @@ impl Error {
 
     pub(crate) fn new(cause: Cause) -> Self {
         let (origin, items, memory_limit, attempts) = (None, None, None, Vec::new());
-        Self(Box::new(Inner { cause, origin, items, at_birth: false, memory_limit, attempts, crash: None }))
+        Self(Box::new(Inner {
+            cause,
+            origin,
+            items,
+            during_startup: false,
+            memory_limit,
+            attempts,
+            crash: None,
+        }))
     }
 
-    /// The kernel refused `operation`, which is a verb with its object: `"open the door"`.
-    pub(crate) fn system(operation: &str, errno: Errno) -> Self {
-        Self::new(Cause::System { operation: operation.to_owned(), errno: errno as i32 })
+    /// The kernel refused `operation`, which is a verb with its object: `"open /dev/null"`.
+    pub(crate) fn os(operation: &str, errno: Errno) -> Self {
+        Self::new(Cause::Os { operation: operation.to_owned(), errno: errno as i32 })
     }
 
-    /// As [`Error::system`], from the standard library's error.
+    /// As [`Error::os`], from the standard library's error.
     pub(crate) fn io(operation: &str, error: &std::io::Error) -> Self {
         match error.raw_os_error() {
-            Some(errno) => Self::system(operation, Errno::from_raw(errno)),
+            Some(errno) => Self::os(operation, Errno::from_raw(errno)),
             None => Self::internal(format!("cannot {operation}: {error}")),
         }
     }
@@ -441,22 +457,22 @@ impl Error {
     }
 
     /// Says which item of the input it is about, unless it is about none.
-    pub(crate) fn at(self, index: Option<u64>) -> Self {
-        self.at_items(index.map(|index| (index, 1)))
+    pub(crate) fn with_index(self, index: Option<u64>) -> Self {
+        self.with_items(index.map(|index| (index, 1)))
     }
 
-    /// As [`at`](Self::at), for several items: the first, and how many.
-    pub(crate) fn at_items(mut self, items: Option<(u64, u64)>) -> Self {
-        self.0.items = items.filter(|_| !self.0.at_birth);
+    /// As [`with_index`](Self::with_index), for several items: the first, and how many.
+    pub(crate) fn with_items(mut self, items: Option<(u64, u64)>) -> Self {
+        self.0.items = items.filter(|_| !self.0.during_startup);
         self.0.attempts =
-            std::mem::take(&mut self.0.attempts).into_iter().map(|e| e.at_items(items)).collect();
+            std::mem::take(&mut self.0.attempts).into_iter().map(|death| death.with_items(items)).collect();
         self
     }
 
     /// Says that it happened before any task.
     pub(crate) fn during_startup(mut self) -> Self {
-        self.0.at_birth = true;
-        self.at(None)
+        self.0.during_startup = true;
+        self.with_index(None)
     }
 
     /// Says how many bytes of memory the child could have, if that was limited.

@@ -91,7 +91,7 @@ impl EventCount<'_> {
                 Err(now) => word = now,
             }
         }
-        self.wake_retrying();
+        self.wake_unconditionally();
     }
 
     /// Changes the counter and wakes all sleepers, whatever the bits are. Returns whether there was one.
@@ -99,7 +99,7 @@ impl EventCount<'_> {
     /// A faulty process can overwrite the word, so [`notify_all`](EventCount::notify_all) may find no
     /// `WAITING` although a thread sleeps.
     #[cold]
-    pub(crate) fn wake_retrying(&self) -> bool {
+    pub(crate) fn wake_unconditionally(&self) -> bool {
         self.0.fetch_add(ONE, SeqCst);
         futex::wake_all(self.0) > 0
     }
@@ -112,31 +112,37 @@ impl EventCount<'_> {
 #[derive(Debug)]
 pub(crate) struct Sleeper {
     /// The number of wake-ups.
-    calls: AtomicU32,
-    /// 1 from before the thread's last load of `calls` until it is awake.
+    wakes: AtomicU32,
+    /// 1 from before the thread's last load of `wakes` until it is awake.
     asleep: AtomicU32,
 }
 
 /// An earlier value of a [`Sleeper`]'s number of wake-ups.
 #[derive(Clone, Copy)]
-pub(crate) struct Calls(u32);
+pub(crate) struct WakeCount(u32);
 
 impl Sleeper {
     pub(crate) fn new() -> Self {
-        Self { calls: AtomicU32::new(0), asleep: AtomicU32::new(0) }
+        Self { wakes: AtomicU32::new(0), asleep: AtomicU32::new(0) }
     }
 
     /// Called before the thread checks for changes by other threads of its process.
-    pub(crate) fn calls(&self) -> Calls {
-        Calls(self.calls.load(SeqCst))
+    pub(crate) fn wakes(&self) -> WakeCount {
+        WakeCount(self.wakes.load(SeqCst))
     }
 
     /// Sleeps as [`EventCount::wait`] does, unless the thread was woken since it loaded `seen`.
-    pub(crate) fn wait(&self, event: &EventCount<'_>, ticket: Ticket, seen: Calls, time: Option<Duration>) {
+    pub(crate) fn wait(
+        &self,
+        event: &EventCount<'_>,
+        ticket: Ticket,
+        seen: WakeCount,
+        time: Option<Duration>,
+    ) {
         self.asleep.store(1, SeqCst);
         // Pairs with the fence in `wake`: either this load sees the call, or the waker sees `asleep`.
         fence(SeqCst);
-        if self.calls.load(SeqCst) == seen.0 {
+        if self.wakes.load(SeqCst) == seen.0 {
             event.wait(ticket, time);
         }
         self.asleep.store(0, SeqCst);
@@ -145,9 +151,9 @@ impl Sleeper {
     /// Called by another thread of the process after a change. Spins while the thread is between setting
     /// `asleep` and sleeping, some microseconds.
     pub(crate) fn wake(&self, event: &EventCount<'_>) {
-        self.calls.fetch_add(1, SeqCst);
+        self.wakes.fetch_add(1, SeqCst);
         fence(SeqCst);
-        while self.asleep.load(SeqCst) != 0 && !event.wake_retrying() {
+        while self.asleep.load(SeqCst) != 0 && !event.wake_unconditionally() {
             futex::pause();
         }
     }

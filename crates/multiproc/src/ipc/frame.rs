@@ -5,8 +5,8 @@
 use std::ops::Deref;
 
 /// The size of a frame's header.
-pub(crate) const HEAD: u32 = 8;
-pub(crate) const FRAME_HEAD: usize = HEAD as usize;
+pub(crate) const HEADER_SIZE: u32 = 8;
+pub(crate) const FRAME_HEADER: usize = HEADER_SIZE as usize;
 /// The kind of a header without a frame: the next frame lies at the ring's first byte.
 pub(crate) const SKIP: u32 = u32::MAX;
 
@@ -59,17 +59,17 @@ impl<B: Deref<Target = [u8]>> Frames<B> {
         Some((kind, frame))
     }
 
-    /// The next frames, `most` at most, while they have this kind and length and lie in one piece: their
+    /// The next frames, `max` at most, while they have this kind and length and lie in one piece: their
     /// bytes, with their headers. They count as read.
     #[inline]
-    pub(crate) fn next_like(&mut self, kind: u32, length: usize, most: u32) -> &[u8] {
+    pub(crate) fn next_if_same(&mut self, kind: u32, length: usize, max: u32) -> &[u8] {
         let end = if self.consumed < self.wrapped_at { self.wrapped_at } else { self.bytes.len() };
         let span = frame_size(as_u32(length)) as usize;
-        let expected = head(as_u32(length), kind);
+        let expected = encode_header(as_u32(length), kind);
         let rest = &self.bytes[self.consumed..end];
-        let most = (rest.len() / span).min(most as usize);
-        let is_other = |frame: &[u8]| frame[..FRAME_HEAD] != expected;
-        let count = rest.chunks_exact(span).take(most).position(is_other).unwrap_or(most);
+        let max = (rest.len() / span).min(max as usize);
+        let is_other = |frame: &[u8]| frame[..FRAME_HEADER] != expected;
+        let count = rest.chunks_exact(span).take(max).position(is_other).unwrap_or(max);
         self.consumed += count * span;
         &rest[..count * span]
     }
@@ -80,7 +80,7 @@ impl<B: Deref<Target = [u8]>> Frames<B> {
 pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
     if let Ok(bytes) = <[u8; 8]>::try_from(bytes) {
         let mut frame = [0; 16]; // the frequent case, in one piece
-        frame[..8].copy_from_slice(&head(8, kind));
+        frame[..8].copy_from_slice(&encode_header(8, kind));
         frame[8..].copy_from_slice(&bytes);
         return frames.extend_from_slice(&frame);
     }
@@ -94,17 +94,17 @@ pub(crate) fn add_frame(frames: &mut Vec<u8>, kind: u32, bytes: &[u8]) {
 #[inline]
 pub(crate) fn begin_frame(frames: &mut Vec<u8>) -> usize {
     let start = frames.len();
-    frames.extend_from_slice(&[0; FRAME_HEAD]);
+    frames.extend_from_slice(&[0; FRAME_HEADER]);
     start
 }
 
 /// Completes the frame at `start`. A length beyond `u32` becomes `u32::MAX`, for which no ring has room.
 #[inline]
 pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
-    let length = frames.len() - start - FRAME_HEAD;
-    let head = head(u32::try_from(length).unwrap_or(u32::MAX), kind);
-    if let Some(place) = frames[start..].first_chunk_mut() {
-        *place = head;
+    let length = frames.len() - start - FRAME_HEADER;
+    let header = encode_header(u32::try_from(length).unwrap_or(u32::MAX), kind);
+    if let Some(bytes) = frames[start..].first_chunk_mut() {
+        *bytes = header;
     }
     frames.resize(frames.len().next_multiple_of(8), 0);
 }
@@ -112,8 +112,8 @@ pub(crate) fn end_frame(frames: &mut Vec<u8>, start: usize, kind: u32) {
 /// The first frame (kind and bytes) and the bytes behind it.
 #[inline]
 pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
-    let (head, rest) = frames.split_first_chunk()?;
-    let (length, kind) = split_u64(u64::from_ne_bytes(*head));
+    let (header, rest) = frames.split_first_chunk()?;
+    let (length, kind) = split_u64(u64::from_ne_bytes(*header));
     let length = length as usize;
     let frame = rest.get(..length)?;
     Some((kind, frame, rest.get(length.next_multiple_of(8)..)?))
@@ -122,11 +122,11 @@ pub(crate) fn split_frame(frames: &[u8]) -> Option<(u32, &[u8], &[u8])> {
 /// The bytes that a frame of this length occupies.
 #[inline]
 pub(crate) const fn frame_size(length: u32) -> u32 {
-    HEAD + length.next_multiple_of(8)
+    HEADER_SIZE + length.next_multiple_of(8)
 }
 
 #[inline]
-pub(crate) fn head(length: u32, kind: u32) -> [u8; FRAME_HEAD] {
+pub(crate) fn encode_header(length: u32, kind: u32) -> [u8; FRAME_HEADER] {
     (u64::from(kind) << 32 | u64::from(length)).to_ne_bytes()
 }
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::ipc::frame::{SKIP, add_frame, all, head};
+use crate::ipc::frame::{SKIP, add_frame, all, encode_header};
 use crate::ipc::ring::{Memory, Position, Ring};
 use crate::sys::atomic::AtomicU64;
 use crate::testing::{any_bytes, any_words, cases};
@@ -26,7 +26,7 @@ proptest! {
         memory.write(0, &bytes);
         for (slot, kind, length) in kinds {
             let kind = if kind == 0 { SKIP } else { kind };
-            memory.write(slot.index(127) * 8, &head(length, kind));
+            memory.write(slot.index(127) * 8, &encode_header(length, kind));
         }
         let [first, tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
         prop_assert!(all(ring.copy_frames(&memory, first, tail)).concat().len() <= 1024);
@@ -34,8 +34,8 @@ proptest! {
         if ring.can_hold(first, tail) {
             for _ in 0..tail.frames_since(first) {
                 ring.kind(&memory, position);
-                let look = |_, bytes: &[u8]| shown += bytes.len();
-                if ring.take_before(&memory, &mut position, tail.bytes, look).is_none() {
+                let read = |_, bytes: &[u8]| shown += bytes.len();
+                if ring.take_before(&memory, &mut position, tail.bytes, read).is_none() {
                     break;
                 }
             }

@@ -39,7 +39,7 @@ pub(crate) fn encode_link(has_task: bool, is_first: bool, body: &mut Vec<u8>) ->
         (true, false) => child::link(),
     };
     body.push(link.is_some().into());
-    link.map_or(Ok(Vec::new()), |link| wire::encode_own_with_descriptors(&link, body, "a child's start"))
+    link.map_or(Ok(Vec::new()), |link| wire::encode_internal_with_descriptors(&link, body, "a child's start"))
 }
 
 /// Takes that from the front of the bytes, and from the end of the descriptors.
@@ -51,7 +51,7 @@ pub(crate) fn decode_link<'a>(
         Some((0, rest)) => Ok((None, rest)),
         Some((_, link)) => {
             let memory = descriptors.pop().into_iter().collect();
-            let (link, rest) = wire::decode_own_front(link, memory, "a child's start")?;
+            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
             Ok((Some(link), rest))
         }
         None => Err(Error::decode("a child's start", "it is too short")),

@@ -63,13 +63,13 @@ impl<'a> SentRecord<'a> {
     /// Passes the encoded record to `send`.
     pub(super) fn encode(&self, send: impl FnOnce(&[u8])) {
         let mut buffer = Scratch::borrow();
-        if wire::encode_own(self, &mut buffer.0, "a log record").is_ok() {
+        if wire::encode_internal(self, &mut buffer.0, "a log record").is_ok() {
             send(&buffer.0);
         }
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        wire::decode_own(bytes, Vec::new(), "a log record")
+        wire::decode_internal(bytes, Vec::new(), "a log record")
     }
 
     /// Passes it to this process's logger.

@@ -10,20 +10,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher};
-use super::initializers::{Make, Run, TryMake};
+use super::initializers::{Make, Preload, Run, TryMake, encode_initializer};
 use super::scheduler::Policy;
 use super::state::{NoState, State};
-use super::worker_main::Initializer;
 use crate::error::{Error, Result, TaskError};
-use crate::ipc::wire;
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
 use crate::sys::cpus::cpus;
-use crate::sys::limit::memory_in_force;
+use crate::sys::limit::effective_memory_limit;
 use crate::sys::signals::with_signals_blocked;
+use crate::task::RemoteFn;
 use crate::task::method::RemoteInit;
-use crate::task::{RemoteFn, RunOnce, TaskId};
 
 /// Options for a pool. Made by [`Pool::builder`](super::Pool::builder). A value of 0 is an error of
 /// [`build`](Self::build).
@@ -53,13 +51,14 @@ impl PoolBuilder {
             initializer_timeout: INITIALIZER,
             initializers: Vec::new(),
         };
-        let config = Config { options: SpawnOptions::default(), policy, max_pending: None };
+        let config =
+            Config { options: SpawnOptions::default(), policy, preload: Vec::new(), max_pending: None };
         Self { workers: None, config, initializer: Ok(()), kind: PhantomData }
     }
 
     /// Gives each worker a state, which `make` returns before any task. The pool then runs functions whose
     /// first parameter is a `&mut` of it. The state stays in its worker, so it need not be
-    /// [`Serialize`](serde::Serialize); a replaced worker makes its own. A task that panics leaves the state
+    /// [`Serialize`]; a replaced worker makes its own. A task that panics leaves the state
     /// as it is at that moment.
     ///
     /// ```
@@ -129,6 +128,56 @@ impl PoolBuilder {
         TaskError: From<E>,
     {
         self.run_first(TryMake::new(make), &args).with_kind()
+    }
+
+    /// As [`state`](Self::state), but `make` is called once, and every worker begins with a copy of its state
+    /// that shares the memory until it is written (copy-on-write). So a large state takes its memory once,
+    /// and a replacement has it as soon as it is forked. What a worker changes stays in that worker.
+    ///
+    /// The function runs in a process of this pool from which its workers are forked
+    /// ([`StartMethod::ForkServer`]), in its first thread, which the workers do not have. Therefore the state
+    /// must be `Send`, and no other thread may be left when the function returns. What it prints is lost.
+    /// Should that process be killed, the next start of a worker makes another, which calls the function
+    /// again. Workers have the environment and the current directory of the pool's first start.
+    ///
+    /// Statics keep what the function leaves in them: a random number generator there gives all workers the
+    /// same numbers. Thread-local ones are fresh.
+    ///
+    /// ```
+    /// use multiproc::{Pool, StartMethod};
+    ///
+    /// fn load(size: usize) -> Vec<u64> {
+    ///     (0..size as u64).map(|number| number * number).collect()
+    /// }
+    ///
+    /// fn square(table: &mut Vec<u64>, number: usize) -> u64 {
+    ///     table[number]
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let builder = Pool::builder().workers(2).start_method(StartMethod::ForkServer);
+    ///     let pool = builder.preload(load, (1000,)).build()?;
+    ///     assert_eq!(pool.map(square, [1, 2, 30])?, [1, 4, 900]);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`build`](Self::build) fails when `make` panics, crashes, leaves a thread, or takes longer than the
+    /// [`initializer_timeout`](Self::initializer_timeout); and when the pool has another start method, or the
+    /// system lacks what the fork server needs.
+    pub fn preload<F, Args>(mut self, make: F, args: Args) -> PoolBuilder<State<F::State>>
+    where
+        F: RemoteInit<Args>,
+        F::State: Send,
+        Args: Serialize + DeserializeOwned,
+    {
+        match encode_initializer(Preload::new(make), &args) {
+            Ok(preload) => self.config.preload.push(preload),
+            Err(error) => self.initializer = Err(error),
+        }
+        self.with_kind()
     }
 
     fn with_kind<S>(self) -> PoolBuilder<State<S>> {
@@ -265,12 +314,7 @@ impl<M> PoolBuilder<M> {
         F: RemoteFn<Args, Output = Result<()>>,
         Args: Serialize + DeserializeOwned,
     {
-        let mut bytes = Vec::new();
-        let encoded = TaskId::of::<RunOnce, _, _>(function).and_then(|task| {
-            let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the initializer's arguments")?;
-            Ok(Initializer { task, args: bytes, descriptors })
-        });
-        match encoded {
+        match encode_initializer(function, args) {
             Ok(initializer) => self.config.policy.initializers.push(initializer),
             Err(error) => self.initializer = Err(error),
         }
@@ -352,7 +396,7 @@ impl<M> PoolBuilder<M> {
         self.initializer?;
         let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
-        *memory_limit = memory_limit.map(memory_in_force);
+        *memory_limit = memory_limit.map(effective_memory_limit);
         for (option, is_zero) in [
             ("workers", *workers == 0),
             ("chunk_size", *chunk_size == Some(0)),
@@ -369,6 +413,9 @@ impl<M> PoolBuilder<M> {
                 return Err(inline::unsupported("cannot limit a worker's memory"));
             }
             return Ok((Dispatcher::start_inline(self.config)?, None));
+        }
+        if !self.config.preload.is_empty() {
+            self.config.options.check_can_preload()?;
         }
         let core = Dispatcher::start(self.config)?;
         let runner = Arc::clone(&core);

@@ -1,6 +1,7 @@
 //! One call of a pool: its options, its cost estimate, and the inbox for its results.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEAD, Frames, as_u32, frame_size};
-use crate::ipc::packet::Content;
+use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
 use crate::pool::completions::Completions;
-use crate::pool::worker_rings::{ERROR, VALUE};
+use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::task::TaskId;
 
 /// The state that a call shares with the pool's dispatcher.
@@ -95,7 +95,7 @@ pub(crate) enum ResultBatch {
     /// count.
     Results { runs: Vec<(u64, u32)>, results: Frames },
     /// A single result.
-    Result { index: u64, kind: u32, content: Content },
+    Result { index: u64, result: OneResult },
     /// One error for all of them.
     Lost { first: u64, count: u32, error: Error },
 }
@@ -211,7 +211,9 @@ impl Call {
 
     /// The result of a call of one task, if it has arrived.
     pub(crate) fn only_result<R: DeserializeOwned>(&self) -> Option<Result<R>> {
-        self.take().pop_front().map(|batch| batch.open().next().map_err(|error: Error| error.at(None)))
+        self.take()
+            .pop_front()
+            .map(|batch| batch.open().next().map_err(|error: Error| error.with_index(None)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -232,7 +234,7 @@ impl ResultBatch {
     pub(crate) fn open(self) -> ResultCursor {
         let (mut runs, content) = match self {
             Self::Results { runs, results } => (runs, Contents::Frames(results)),
-            Self::Result { index, kind, content } => (vec![(index, 1)], Contents::Single { kind, content }),
+            Self::Result { index, result } => (vec![(index, 1)], Contents::Single(result)),
             Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
         };
         runs.reverse();
@@ -253,10 +255,7 @@ pub(crate) struct ResultCursor {
 #[derive(Default)]
 enum Contents {
     Frames(Frames),
-    Single {
-        kind: u32,
-        content: Content,
-    },
+    Single(OneResult),
     Lost(Error),
     #[default]
     Nothing,
@@ -281,15 +280,17 @@ impl ResultCursor {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        if raw::append_numbers(results, &[], 1, 0).is_none() {
-            return 0;
-        }
-        let before = results.len();
+        let (before, start) = (results.len(), frames.consumed());
         let span = frame_size(as_u32(length)) as usize;
-        raw::append_numbers(results, frames.next_like(VALUE, length, most), span, FRAME_HEAD);
-        let count = as_u32(results.len() - before);
-        self.next += u64::from(count);
-        count
+        let like = frames.next_if_same(VALUE, length, most);
+        if raw::append_numbers(results, like, span, FRAME_HEADER).is_none() {
+            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
+            results.extend(like.chunks_exact(span).map_while(value));
+        }
+        let count = results.len() - before;
+        frames.back_to(start + count * span); // an invalid one is decoded again, for its error
+        self.next += count as u64;
+        as_u32(count)
     }
 
     /// The next result of the run.
@@ -299,22 +300,25 @@ impl ResultCursor {
         self.next += 1;
         let result = match &mut self.content {
             Contents::Frames(frames) => match frames.next() {
-                Some((kind, frame)) => decode_result(kind, frame),
+                Some((kind, frame)) => decode_result(kind, frame, Vec::new()),
                 None => Err(Error::decode("a result", "the ring has no frame for it")),
             },
-            Contents::Single { kind, content } => content.with_bytes(|bytes| decode_result(*kind, bytes)),
+            Contents::Single(OneResult { kind, content, descriptors }) => {
+                let descriptors = std::mem::take(descriptors);
+                content.with_bytes(|bytes| decode_result(*kind, bytes, descriptors))
+            }
             Contents::Lost(error) => Err(error.clone()),
             Contents::Nothing => Err(Error::decode("a result", "there is none")),
         };
-        result.map_err(|error| error.at(Some(index)))
+        result.map_err(|error| error.with_index(Some(index)))
     }
 }
 
 #[inline]
-fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8]) -> Result<R> {
+fn decode_result<R: DeserializeOwned>(kind: u32, frame: &[u8], descriptors: Vec<OwnedFd>) -> Result<R> {
     match kind {
-        VALUE => panic::decode(frame, Vec::new(), "the result"),
-        ERROR => Err(wire::decode_own(frame, Vec::new(), "a task's error")?),
+        VALUE => panic::decode(frame, descriptors, "the result"),
+        ERROR => Err(wire::decode_internal(frame, Vec::new(), "a task's error")?),
         _ => Err(Error::decode("a result", format!("unknown frame kind {kind}"))),
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn when_arrived(
     let queue = callback_thread()?;
     let waker = Waker::from(Arc::new(Pending { queue, callback: Mutex::new(Some(Box::new(callback))) }));
     core.wake_at_arrival(call, &waker);
-    if call.has_arrived() || core.check_here().is_err() {
+    if call.has_arrived() || core.check_not_forked().is_err() {
         waker.wake(); // the pool has not called it
     }
     Ok(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::call::{Call, ResultBatch, TaskHeader};
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEAD, Frames, add_frame, begin_frame, end_frame};
-use crate::ipc::packet::{INLINE, Message};
+use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::packet::{MAX_INLINE, Message};
 use crate::ipc::wire::{self, SharedFd, Travels};
 use crate::pool::worker_rings::VALUE;
 
@@ -98,7 +98,7 @@ impl ChunkBuilder {
     #[inline]
     pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
-            Some(bytes) if bytes.len() <= INLINE => {
+            Some(bytes) if bytes.len() <= MAX_INLINE => {
                 add_frame(&mut self.frames, VALUE, bytes);
                 self.end = self.frames.len();
                 self.count += 1;
@@ -115,14 +115,14 @@ impl ChunkBuilder {
     fn add_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>) -> Result<()> {
         let start = begin_frame(&mut self.frames);
         match encode(&mut self.frames) {
-            Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= INLINE => {
+            Ok(descriptors) if descriptors.is_empty() && self.frames.len() - start <= MAX_INLINE => {
                 end_frame(&mut self.frames, start, VALUE);
                 self.end = self.frames.len();
                 self.count += 1;
                 Ok(())
             }
             encoded => {
-                let bytes = self.frames.split_off(start + FRAME_HEAD);
+                let bytes = self.frames.split_off(start + FRAME_HEADER);
                 self.frames.truncate(start);
                 self.alone = Some(Message::new(bytes, encoded?)?);
                 Ok(())

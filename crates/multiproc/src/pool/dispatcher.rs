@@ -17,24 +17,29 @@ use super::chunk::Chunk;
 use super::completions::Completions;
 use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
+use super::state::adopt_preloaded;
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
-use crate::ipc::event_count::{Calls, Sleeper, Ticket};
+use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::logs;
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::preload_server::PreloadServer;
 use crate::sys::cpus::{YIELD_AFTER, cpus, is_smp, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::signals::with_signals_blocked;
+use crate::task::initializer::Initializer;
 
 /// The configuration of a pool.
 #[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) options: SpawnOptions,
     pub(crate) policy: Policy,
+    /// Makes the state that workers are forked with.
+    pub(crate) preload: Vec<Initializer>,
     /// The maximum of submitted tasks without a result.
     pub(crate) max_pending: Option<usize>,
 }
@@ -45,6 +50,8 @@ pub(crate) struct Dispatcher {
     max_pending: Option<usize>,
     slots: Slots,
     options: SpawnOptions,
+    /// Forks the workers, if they have a preloaded state.
+    preload_server: Option<PreloadServer>,
     /// Each item runs in the thread that submits it, and there is no worker.
     is_inline: bool,
     shutdown_timeout: Duration,
@@ -89,12 +96,12 @@ impl DriverThread {
     }
 
     /// Call before checking for work; then pass the ticket to `wait`.
-    fn prepare_wait(&self) -> (Ticket, Calls) {
-        let seen = self.sleeper.calls();
+    fn prepare_wait(&self) -> (Ticket, WakeCount) {
+        let seen = self.sleeper.wakes();
         (self.wakeup_page.thread().prepare_wait(), seen)
     }
 
-    fn wait(&self, (ticket, seen): (Ticket, Calls), time: Option<Duration>) {
+    fn wait(&self, (ticket, seen): (Ticket, WakeCount), time: Option<Duration>) {
         self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
     }
 }
@@ -108,10 +115,16 @@ impl Dispatcher {
     /// A pool without workers, whose tasks run in the threads that submit them.
     pub(crate) fn start_inline(config: Config) -> Result<Arc<Self>> {
         inline::check_initialised()?;
-        let initializers = config.policy.initializers.clone();
+        let (preload, initializers) = (config.preload.clone(), config.policy.initializers.clone());
         let policy = Policy { workers: 1, ..config.policy };
         let core = Self::new(Config { policy, ..config }, true)?;
-        let initialize = || initializers.into_iter().try_for_each(|first| inline::run(|| first.run()));
+        let run_all =
+            |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
+        let initialize = || {
+            run_all(preload)?;
+            adopt_preloaded();
+            run_all(initializers)
+        };
         if let Err(error) = initialize() {
             core.lock().give_up(&error.during_startup());
         }
@@ -121,7 +134,9 @@ impl Dispatcher {
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
         let (options, workers) = (config.options, config.policy.workers);
-        options.prefork(workers);
+        if config.preload.is_empty() {
+            options.prefork(workers);
+        }
         let core = Self::new(config, false).inspect_err(|_| options.cancel_prefork())?;
         for spawned in 1.. {
             let Some(config) = core.spawn_request() else { break };
@@ -130,12 +145,16 @@ impl Dispatcher {
                 options.cancel_prefork();
                 return Err(error);
             }
-            options.prefork(workers.saturating_sub(spawned));
+            if core.preload_server.is_none() {
+                options.prefork(workers.saturating_sub(spawned));
+            }
         }
         Ok(core)
     }
 
-    fn new(Config { options, policy, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
+    fn new(Config { options, policy, preload, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
+        let preload_server =
+            (!preload.is_empty()).then(|| PreloadServer::new(preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
@@ -144,6 +163,7 @@ impl Dispatcher {
             max_pending,
             slots: Slots::default(),
             options,
+            preload_server,
             is_inline,
             shutdown_timeout: policy.shutdown_timeout,
             state: Mutex::new(Scheduler::new(policy)),
@@ -170,14 +190,16 @@ impl Dispatcher {
 
     /// Keeps this many workers from now on.
     pub(crate) fn resize(&self, workers: usize) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         if self.is_inline {
             return Ok(()); // it has no workers
         }
         let missing = workers.saturating_sub(self.workers.load(Relaxed));
         self.change(|state| state.resize(workers))?;
         self.workers.store(workers, Relaxed);
-        self.options.prefork(missing);
+        if self.preload_server.is_none() {
+            self.options.prefork(missing);
+        }
         Ok(())
     }
 
@@ -193,7 +215,7 @@ impl Dispatcher {
             has_room
         };
         if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
-            self.check_here()?;
+            self.check_not_forked()?;
             return Err(Error::new(Cause::Full("pool".to_owned())));
         }
         self.check_open()?;
@@ -222,12 +244,12 @@ impl Dispatcher {
 
     /// Returns the reason if the pool refuses new work.
     pub(crate) fn check_open(&self) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         self.lock().check_open()
     }
 
     /// Fails in a forked copy of the process that created the pool.
-    pub(crate) fn check_here(&self) -> Result<()> {
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.fork_detector.in_original_process() {
             return Ok(());
         }
@@ -236,13 +258,28 @@ impl Dispatcher {
 
     /// Dispatches chunks to workers that have room, and queues the rest.
     pub(crate) fn submit(&self, chunks: impl Iterator<Item = Chunk>) -> Result<()> {
-        self.check_here()?;
+        self.check_not_forked()?;
         if self.is_inline {
             self.lock().check_open()?;
             chunks.for_each(run_chunk);
             return Ok(());
         }
         self.change(|state| state.submit(chunks))
+    }
+
+    /// Gives each worker an item that `make_chunk` makes; later ones run the initializer. Returns the number
+    /// of items.
+    pub(crate) fn broadcast(
+        &self,
+        initializer: Initializer,
+        make_chunk: impl Fn(u64) -> Result<Chunk>,
+    ) -> Result<u64> {
+        self.check_not_forked()?;
+        if self.is_inline {
+            self.submit([make_chunk(0)?].into_iter())?;
+            return Ok(1);
+        }
+        self.change(|state| state.broadcast(initializer, make_chunk))
     }
 
     /// Withdraws the items of a call that no worker has claimed.
@@ -505,6 +542,7 @@ impl Dispatcher {
             let left = until.map(|time| time.saturating_duration_since(Instant::now()));
             self.thread.wait(ticket, left);
         }
+        self.preload_server.iter().for_each(PreloadServer::stop);
         std::mem::forget(guard);
     }
 
@@ -536,8 +574,9 @@ impl Dispatcher {
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
+        let server = self.preload_server.as_ref();
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, server, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

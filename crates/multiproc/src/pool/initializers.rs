@@ -2,11 +2,28 @@
 
 use std::marker::PhantomData;
 
-use super::state::set_state;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::state::{preload_state, set_state};
 use crate::error::{Error, TaskError};
+use crate::ipc::wire;
 use crate::sys::entry::zst_instance;
+use crate::task::initializer::Initializer;
 use crate::task::method::RemoteInit;
-use crate::task::{RemoteFn, sealed};
+use crate::task::{RemoteFn, RunOnce, TaskId, sealed};
+
+/// What a worker needs to run a function first.
+pub(super) fn encode_initializer<F, Args>(function: F, args: &Args) -> Result<Initializer, Error>
+where
+    F: RemoteFn<Args, Output = Result<(), Error>>,
+    Args: Serialize + DeserializeOwned,
+{
+    let task = TaskId::of::<RunOnce, _, _>(function)?;
+    let mut bytes = Vec::new();
+    let descriptors = wire::encode_with_descriptors(args, &mut bytes, "the arguments")?;
+    Ok(Initializer { task, args: bytes, descriptors })
+}
 
 /// Calls a function for its effect.
 pub(super) struct Run<F>(PhantomData<fn() -> F>);
@@ -16,6 +33,9 @@ pub(super) struct Make<F>(PhantomData<fn() -> F>);
 
 /// Makes the state, or fails.
 pub(super) struct TryMake<F>(PhantomData<fn() -> F>);
+
+/// Makes the state for workers that will be forked.
+pub(super) struct Preload<F>(PhantomData<fn() -> F>);
 
 macro_rules! functions {
     ($($name:ident)*) => {
@@ -39,7 +59,7 @@ macro_rules! functions {
     };
 }
 
-functions!(Run Make TryMake);
+functions!(Run Make TryMake Preload);
 
 impl<F: RemoteFn<Args>, Args> RemoteFn<Args> for Run<F> {
     type Output = Result<(), Error>;
@@ -70,6 +90,19 @@ where
     fn call(self, args: Args) -> Result<(), Error> {
         let state = zst_instance::<F>().make(args).map_err(TaskError::from)?;
         set_state(state);
+        Ok(())
+    }
+}
+
+impl<F, Args> RemoteFn<Args> for Preload<F>
+where
+    F: RemoteInit<Args>,
+    F::State: Send,
+{
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        preload_state(zst_instance::<F>().make(args));
         Ok(())
     }
 }

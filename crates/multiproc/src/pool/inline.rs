@@ -1,54 +1,86 @@
 //! A pool in inline mode: runs the items of a chunk in the thread that submits them.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use super::call::ResultBatch;
+use super::call::{Call, ResultBatch};
 use super::chunk::{Body, Chunk};
 use super::item_loop::ItemLoop;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, begin_frame, end_frame};
-use crate::ipc::wire;
-use crate::pool::worker_rings::{ERROR, VALUE};
+use crate::ipc::wire::{self, SharedFd};
+use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::spawn::inline;
 use crate::sys::process::own_pid;
 
 /// Runs every item, and delivers the results.
 pub(crate) fn run_chunk(chunk: Chunk) {
-    let Chunk { call, first, count, body, .. } = chunk;
+    let Chunk { call, first, body, .. } = chunk;
     let task = call.header.task.find::<ItemLoop>();
     let run = |args: &[u8], descriptors: Vec<OwnedFd>, out: &mut Vec<u8>| {
-        let task = task.clone()?;
-        match inline::run(|| task.once.run(args, descriptors, out))?.len() {
-            0 => Ok(()),
-            _ => Err(wire::no_descriptors("the result")),
-        }
+        inline::run(|| task.clone()?.once.run(args, descriptors, out))?
+            .into_iter()
+            .map(SharedFd::into_descriptor)
+            .collect::<Result<Vec<_>>>()
     };
-    let mut results = Vec::new();
+    let mut results = Finished { call, first, count: 0, frames: Vec::new() };
     match body {
         Body::Frames { bytes, start } => {
             let mut items = Frames::new(bytes.get(start..).unwrap_or_default());
             while let Some((_, args)) = items.next() {
-                add_result(&mut results, |out| run(args, Vec::new(), out));
+                results.add(|out| run(args, Vec::new(), out));
             }
         }
-        Body::Message(message) => add_result(&mut results, |out| {
+        Body::Message(message) => results.add(|out| {
             let (args, descriptors) = message.into_parts()?;
             run(&args, descriptors, out)
         }),
     }
-    call.deliver(ResultBatch::Results { runs: vec![(first, count)], results: Frames::new(results) });
+    results.deliver();
 }
 
-/// Appends the frame of a result, or of an error.
-fn add_result(results: &mut Vec<u8>, run: impl FnOnce(&mut Vec<u8>) -> Result<()>) {
-    let start = begin_frame(results);
-    let kind = match run(results) {
-        Ok(()) => VALUE,
-        Err(error) => {
-            let error: Error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
-            let _ = wire::encode_own(&error, results, "an error"); // of strings and numbers: cannot fail
-            ERROR
+/// Results to deliver together: those of `count` items from `first` on.
+struct Finished {
+    call: Arc<Call>,
+    first: u64,
+    count: u32,
+    frames: Vec<u8>,
+}
+
+impl Finished {
+    /// Appends the frame of a result, or of an error. A result with descriptors is delivered by itself.
+    fn add(&mut self, run: impl FnOnce(&mut Vec<u8>) -> Result<Vec<OwnedFd>>) {
+        let start = begin_frame(&mut self.frames);
+        let value = self.frames.len();
+        let kind = match run(&mut self.frames) {
+            Ok(descriptors) if !descriptors.is_empty() => {
+                let bytes = self.frames.split_off(value);
+                self.frames.truncate(start);
+                return self.deliver_alone(OneResult { descriptors, ..OneResult::of(VALUE, bytes) });
+            }
+            Ok(_) => VALUE,
+            Err(error) => {
+                let error: Error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
+                self.frames.truncate(value);
+                let _ = wire::encode_internal(&error, &mut self.frames, "an error"); // of strings: cannot fail
+                ERROR
+            }
+        };
+        end_frame(&mut self.frames, start, kind);
+        self.count += 1;
+    }
+
+    fn deliver_alone(&mut self, result: OneResult) {
+        self.deliver();
+        self.call.deliver(ResultBatch::Result { index: self.first, result });
+        self.first += 1;
+    }
+
+    fn deliver(&mut self) {
+        if self.count > 0 {
+            let results = Frames::new(std::mem::take(&mut self.frames));
+            self.call.deliver(ResultBatch::Results { runs: vec![(self.first, self.count)], results });
         }
-    };
-    end_frame(results, start, kind);
+        self.first += u64::from(std::mem::take(&mut self.count));
+    }
 }

@@ -57,8 +57,12 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) 
             let result = function.call(args);
             failpoint::hit(Failpoint::ItemRan);
             bytes.clear();
-            let result = wire::encode_value(&result, &mut bytes, "the result")?;
-            rings.write(VALUE, result)
+            let (result, descriptors) =
+                wire::encode_value_with_descriptors(&result, &mut bytes, "the result")?;
+            match descriptors.len() {
+                0 => rings.write(VALUE, result),
+                _ => rings.write_with_descriptors(result, descriptors),
+            }
         });
         match run.and_then(|run| run) {
             Ok(()) => rings.finish(),

@@ -37,9 +37,9 @@ use crate::error::{Error, Result};
 #[must_use = "it takes its input and runs tasks only as its results are asked for"]
 pub struct LazyResults<'pool, I, R> {
     /// `None` if the call could not begin.
-    results: Option<Results<'pool, Singly<I>, R>>,
+    pub(super) results: Option<Results<'pool, Singly<I>, R>>,
     /// Why it could not, until `next` has said it.
-    error: Option<Error>,
+    pub(super) error: Option<Error>,
 }
 
 impl<'pool, I, R> LazyResults<'pool, I, R> {

@@ -152,8 +152,8 @@ where
     results.for_each(|outcome| {
         let (first, count) = plan.pending.borrow_mut().pop_front().unwrap_or_default();
         let (result, nanos) = outcome
-            .map_err(|error| error.at_items(Some((first, count))))?
-            .map_err(|(number, error)| error.at(Some(first + number)))?;
+            .map_err(|error| error.with_items(Some((first, count))))?
+            .map_err(|(number, error)| error.with_index(Some(first + number)))?;
         plan.learn(count, nanos);
         merged = Some(match merged.take() {
             Some(before) => catch_panic(|| merge.call((before, result)))?,

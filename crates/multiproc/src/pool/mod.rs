@@ -1,6 +1,7 @@
 //! A pool of worker processes: [`Pool`], its options, and the handle of a task.
 
 // Highest first: a module uses only those below it.
+mod broadcast;
 mod builder;
 mod calls;
 mod options;
@@ -15,12 +16,13 @@ mod callbacks;
 mod map_reduce;
 
 mod lazy_results;
+#[cfg(feature = "async")]
+mod result_stream;
 
 mod initializers;
 
 mod reorder;
 mod results;
-mod state;
 
 mod dispatcher;
 
@@ -31,6 +33,7 @@ mod worker_handle;
 mod worker_main;
 
 mod item_loop;
+mod state;
 
 mod call;
 mod chunk;
@@ -53,6 +56,8 @@ pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
+#[cfg(feature = "async")]
+pub use self::result_stream::ResultStream;
 pub use self::state::{NoState, PoolFn, State};
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::{Canceller, TaskHandle};

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+#[cfg(feature = "async")]
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -45,9 +47,20 @@ pub(crate) struct Results<'pool, I, R> {
     /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this run.
     decodes_slowly: bool,
     polled_at: Option<u64>,
+    /// Whether it may wait for a result before it takes more input.
+    may_block: bool,
     /// Set if this thread drives the pool for the whole call, of which it needs all results.
     driver: Option<DriverGuard<'pool>>,
     result: PhantomData<fn() -> R>,
+}
+
+/// What a caller meets next.
+enum Next {
+    /// Results.
+    Run,
+    /// It has to wait for the workers.
+    Arrival,
+    End,
 }
 
 /// Time one result in this many, the first included; a decode that takes longer than this (nanoseconds) is
@@ -91,6 +104,7 @@ where
             buffer: ReorderBuffer::new(order),
             decodes_slowly: false,
             polled_at: None,
+            may_block: true,
             driver: look_ahead.is_none().then(|| core.become_driver(true)),
             result: PhantomData,
         })
@@ -129,7 +143,7 @@ where
     /// interactive input, and an input that is merely slow is delayed by no more than that.
     fn await_arrival(&self) -> bool {
         let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
-        let time = if is_sure { Duration::ZERO } else { self.input_time / 4 };
+        let time = if is_sure || !self.may_block { Duration::ZERO } else { self.input_time / 4 };
         let has_arrived = || self.call.has_arrived();
         self.pending > 0 && self.core.become_driver(false).wait_until(Deadline::after(time), has_arrived)
     }
@@ -224,7 +238,7 @@ where
 
     /// Collects arrived results; blocks until there are any.
     fn collect(&mut self) {
-        if let Err(error) = self.core.check_here() {
+        if let Err(error) = self.core.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return;
         }
@@ -277,22 +291,60 @@ where
     /// `refusal` tells whether input was left.
     fn await_run(&mut self) -> bool {
         loop {
+            match self.advance() {
+                Next::Run => return true,
+                Next::Arrival => self.collect(),
+                Next::End => return false,
+            }
+        }
+    }
+
+    /// Submits more input, and tells what comes next.
+    fn advance(&mut self) -> Next {
+        loop {
             if self.input.is_some() {
                 self.feed();
             }
             if self.buffer.begin_run() {
                 self.polled_at = None;
-                return true;
+                return Next::Run;
             }
             if self.pending > 0 {
-                self.collect();
-            } else if self.input.is_none() {
+                return Next::Arrival;
+            }
+            if self.input.is_none() {
                 if let Some(panic) = self.panic.take() {
                     resume_unwind(panic);
                 }
-                return false;
+                return Next::End;
             }
         }
+    }
+
+    /// The next result, without blocking; `waker` is called when another poll may have more. The input is
+    /// asked for items here.
+    #[cfg(feature = "async")]
+    pub(super) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<R>>> {
+        self.may_block = false;
+        loop {
+            if let Some(result) = self.buffer.next() {
+                return Poll::Ready(Some(result));
+            }
+            match self.advance() {
+                Next::Run => {}
+                Next::Arrival if self.will_wake(waker) => return Poll::Pending,
+                Next::Arrival => self.collect(), // at once
+                Next::End => return Poll::Ready(self.refusal.take().map(Err)),
+            }
+        }
+    }
+
+    /// Has `waker` called at the next arrival; `false` if there is something to collect.
+    #[cfg(feature = "async")]
+    fn will_wake(&self, waker: &Waker) -> bool {
+        self.core.check();
+        self.core.wake_at_arrival(&self.call, waker);
+        !self.call.has_arrived() && self.core.check_not_forked().is_ok()
     }
 
     /// The next result of the current run. Decoding may run user code.
@@ -347,6 +399,14 @@ where
         let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
         let waiting = waiting.saturating_add(self.refusal.is_some().into());
         (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
+    }
+}
+
+#[cfg(feature = "async")]
+impl<I, R> Results<'_, I, R> {
+    /// Counts a stream that begins to wait for this call, or no longer does.
+    pub(super) fn count_future(&self, waits: bool) {
+        self.core.count_future(waits);
     }
 }
 

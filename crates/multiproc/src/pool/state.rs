@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::Mutex;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::spawn::supervisor::lock;
 use crate::sys::entry::zst_instance;
 use crate::task::method::RemoteMethod;
 use crate::task::{RemoteFn, sealed};
@@ -21,7 +23,7 @@ pub struct NoState;
 pub struct State<S>(PhantomData<fn(S)>);
 
 /// A function that a pool of kind `M` can run: a [`RemoteFn`] with [`NoState`], a
-/// [`RemoteMethod`](crate::server::RemoteMethod) with [`State`].
+/// [`RemoteMethod`] with [`State`].
 ///
 /// ```compile_fail
 /// use multiproc::Pool;
@@ -86,6 +88,22 @@ thread_local! {
     /// Of the thread that runs a worker's tasks: one. Inline pools of one thread may have several, of
     /// different types.
     static STATES: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The state that this process's zygote has preloaded, in each of its children.
+static PRELOADED: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
+
+/// Keeps a state for the workers that will be forked.
+pub(super) fn preload_state<S: Send + 'static>(state: S) {
+    *lock(&PRELOADED) = Some(Box::new(|| set_state(state)));
+}
+
+/// Gives this worker the preloaded state, if there is one.
+pub(super) fn adopt_preloaded() {
+    let preloaded = lock(&PRELOADED).take();
+    if let Some(adopt) = preloaded {
+        adopt();
+    }
 }
 
 /// Calls a method on the worker's state.

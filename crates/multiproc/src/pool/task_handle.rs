@@ -138,7 +138,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
             return Err(Error::invalid("the task's result was already taken"));
         }
         if !self.call.has_arrived() {
-            self.core.check_here()?;
+            self.core.check_not_forked()?;
             self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
         self.take_arrived().transpose()
@@ -146,7 +146,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
 
     /// Whether [`take_arrived`](Self::take_arrived) gives something.
     pub(super) fn is_settled(&self) -> bool {
-        self.taken || self.call.has_arrived() || self.core.check_here().is_err()
+        self.taken || self.call.has_arrived() || self.core.check_not_forked().is_err()
     }
 
     /// The result if it has arrived, or why it never will.
@@ -154,7 +154,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Some(Err(Error::invalid("the task's result was already taken")));
         }
-        let result = self.call.only_result().or_else(|| self.core.check_here().err().map(Err));
+        let result = self.call.only_result().or_else(|| self.core.check_not_forked().err().map(Err));
         self.taken = result.is_some();
         result
     }

@@ -6,25 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::call::TaskHeader;
 use super::item_loop::ItemLoop;
+use super::state::adopt_preloaded;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::wire;
 use crate::logs;
 use crate::pool::worker_rings::{OUT_OF_LINE, TASK_HEADER, VALUE, WakeupPage, WorkerRings, WorkerSide};
 use crate::spawn::bootstrap;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::limit::limit_memory;
+use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
-use crate::task::{RunOnce, TaskId};
-
-/// The function that each worker runs before any task.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Initializer {
-    pub(crate) task: TaskId,
-    pub(crate) args: Vec<u8>,
-    pub(crate) descriptors: Vec<SharedFd>,
-}
+use crate::task::initializer::Initializer;
 
 /// The arguments of a worker process.
 #[derive(Serialize, Deserialize)]
@@ -43,9 +37,12 @@ pub(crate) struct WorkerContext {
 /// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
+    // Before the initializer: it may start threads, with which the call takes milliseconds.
+    let has_barrier = membarrier::register();
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
+    adopt_preloaded();
     for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;
@@ -55,6 +52,9 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
         }
     }
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
+    if has_barrier {
+        rings.claim_runs();
+    }
     rings.signal_ready();
     logs::set_running_item(rings.running_item());
     let mut task: Result<ItemLoop> = Err(Error::decode("an item", "no header precedes it"));
@@ -64,7 +64,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             Some(TASK_HEADER) => {
                 let number = rings.item_number();
                 task = rings.read(|header| {
-                    let header: TaskHeader = wire::decode_own(header, Vec::new(), "a header")?;
+                    let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     logs::begin_items(header.first, number);
                     header.task.find()
@@ -87,16 +87,6 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     }
 }
 
-impl Initializer {
-    pub(crate) fn run(self) -> Result<()> {
-        let descriptors =
-            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
-        let mut outcome = Vec::new();
-        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
-        wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?
-    }
-}
-
 /// Runs an item outside the loop: it is out of line, has a time limit, or its function is unknown.
 fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     if is_timed {
@@ -114,7 +104,7 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     };
     let run = run.and_then(|descriptors| match descriptors.len() {
         0 => rings.write(VALUE, &result),
-        _ => Err(wire::no_descriptors("the result")),
+        _ => rings.write_with_descriptors(&result, descriptors),
     });
     if is_timed {
         rings.flush_running();

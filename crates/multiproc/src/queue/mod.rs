@@ -1,4 +1,4 @@
-//! Bounded queues: items from any number of processes to any number of processes.
+//! Queues: items from any number of processes to any number of processes.
 //!
 //! [`bounded`] makes a queue and returns its two ends. Both can be cloned, and passed to a child as
 //! arguments. **The ends are the protocol**: passing an end to a child closes this process's copy. When the
@@ -24,6 +24,9 @@
 //! }
 //! ```
 //!
+//! [`unbounded`] makes a queue that can be filled before anything reads from it; [`joinable`] one whose items are
+//! acknowledged, so that a sender can wait until all is done. The rest of this page is about the other two.
+//!
 //! Each item goes to exactly one receiver, and the items of one sender arrive in its order. A process killed
 //! at any instruction leaves an item in the queue whole or not at all; an item that a killed receiver had not
 //! finished taking goes to another receiver. A receiver that is *stopped* (SIGSTOP) while it takes or waits
@@ -38,8 +41,10 @@
 //! Items travel through 4 MiB of shared memory; a queue that is usually empty uses half of it. An item larger
 //! than 32 KiB that finds no room there, and any item larger than 2 MiB, is spilled to anonymous memory of
 //! its own, so a large item does not block its sender: a child may send 20 MB and exit before any receiver
-//! looks.
+//! reads.
 
+mod delivery;
+mod joinable_ends;
 mod transfer;
 
 use std::fmt;
@@ -52,8 +57,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::channel::batch::Batch;
-use crate::channel::errors::{self, Words};
-use crate::channel::{Message, Received, ReceiverCore, SenderCore, sockets};
+use crate::channel::errors::{self, ErrorTerms};
+use crate::channel::{Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
 use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
@@ -62,6 +67,8 @@ use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
 
+pub use self::delivery::Delivery;
+pub use self::joinable_ends::{JoinableIntoIter, JoinableReceiver, JoinableSender, Unfinished, joinable};
 pub use crate::channel::errors::SendError;
 
 /// Makes a queue that holds at most `capacity` items at a time.
@@ -142,7 +149,7 @@ pub struct Receiver<T> {
     item: PhantomData<fn() -> T>,
 }
 
-const WORDS: Words = Words {
+const TERMS: ErrorTerms = ErrorTerms {
     channel: "queue",
     item: "an item",
     sender: "sender of the queue",
@@ -229,14 +236,14 @@ impl<T: Serialize + DeserializeOwned> Sender<T> {
     }
 
     fn put_encoded(&self, item: &T, buffer: &mut Vec<u8>, deadline: Deadline) -> Result<()> {
-        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, WORDS.item)?;
+        let (bytes, descriptors) = wire::encode_value_with_descriptors(item, buffer, TERMS.item)?;
         let message = Message { bytes, descriptors: &descriptors };
         Self::sent(self.core.send([message], deadline, &mut 0)?, deadline)
     }
 
     /// A call without a time limit times out only where it does not wait: the queue is unbounded and full.
     fn sent(outcome: Sent, deadline: Deadline) -> Result<()> {
-        WORDS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
+        TERMS.sent(outcome, if matches!(deadline, Deadline::Never) { Deadline::now() } else { deadline })
     }
 
     fn put_batch(&self, batch: &mut Batch, items: &mut Vec<T>) -> Result<(), SendError<Vec<T>>> {
@@ -319,16 +326,20 @@ impl<T: DeserializeOwned> Receiver<T> {
         let mut batch = Batch::default();
         let mut decoded = Vec::new();
         let take = |bytes: &[u8]| match raw::from_bytes(bytes) {
-            Some(item) => decoded.push(item.map_err(|why| Error::decode(WORDS.item, why))),
+            Some(item) => decoded.push(item.map_err(|why| Error::decode(TERMS.item, why))),
             None => batch.add(bytes),
         };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         match self.core.receive(max, Deadline::Never, take)? {
-            Received::InPlace if raw::is_raw::<T>() => Ok(decoded),
-            Received::InPlace => Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), WORDS.item))),
-            Received::Whole(bytes, descriptors) => Ok(vec![panic::decode(&bytes, descriptors, WORDS.item)]),
-            Received::Disconnected => Err(WORDS.disconnected()),
-            Received::TimedOut => Err(WORDS.timed_out(Deadline::Never)),
+            ReceiveOutcome::PassedToClosure if raw::is_raw::<T>() => Ok(decoded),
+            ReceiveOutcome::PassedToClosure => {
+                Ok(batch.map(|bytes| panic::decode(bytes, Vec::new(), TERMS.item)))
+            }
+            ReceiveOutcome::Owned(bytes, descriptors) => {
+                Ok(vec![panic::decode(&bytes, descriptors, TERMS.item)])
+            }
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(Deadline::Never)),
         }
     }
 
@@ -339,13 +350,34 @@ impl<T: DeserializeOwned> Receiver<T> {
         std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv()))
     }
 
+    /// As [`iter`](Self::iter), but waits for each item at most for `time`: a timeout is the last item of this
+    /// iterator.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let (sender, receiver) = multiproc::queue::bounded(10)?;
+    /// sender.send_all([1, 2])?;
+    /// for item in receiver.iter_timeout(Duration::from_millis(10)) {
+    ///     match item {
+    ///         Err(error) if error.is_timeout() => println!("nothing came for 10 ms"),
+    ///         item => println!("{}", item?),
+    ///     }
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn iter_timeout(&self, time: Duration) -> impl Iterator<Item = Result<T>> {
+        let mut has_ended = false;
+        std::iter::from_fn(move || errors::next(&mut has_ended, || self.recv_timeout(time)))
+    }
+
     fn take(&self, deadline: Deadline) -> Result<T> {
         let mut item = Undecoded::new();
         match self.core.receive(1, deadline, |bytes| item.keep(bytes))? {
-            Received::InPlace => item.decode(WORDS.item),
-            Received::Whole(bytes, descriptors) => panic::decode(&bytes, descriptors, WORDS.item),
-            Received::TimedOut => Err(WORDS.timed_out(deadline)),
-            Received::Disconnected => Err(WORDS.disconnected()),
+            ReceiveOutcome::PassedToClosure => item.decode(TERMS.item),
+            ReceiveOutcome::Owned(bytes, descriptors) => panic::decode(&bytes, descriptors, TERMS.item),
+            ReceiveOutcome::TimedOut => Err(TERMS.timed_out(deadline)),
+            ReceiveOutcome::Disconnected => Err(TERMS.disconnected()),
         }
     }
 }

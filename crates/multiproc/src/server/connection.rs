@@ -40,7 +40,7 @@ impl Connection {
         Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn check_here(&self) -> Result<()> {
+    fn check_not_forked(&self) -> Result<()> {
         if ThreadId::current_and_process().1 == self.process {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl Connection {
         deadline: Deadline,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
     ) -> Result<u64> {
-        self.check_here()?;
+        self.check_not_forked()?;
         // Encoding runs user code, so no lock is held. The number of the call is filled in afterwards.
         let mut buffer = Scratch::borrow();
         request.write(CallId { caller: self.caller, call: 0 }, &mut buffer.0);
@@ -132,7 +132,7 @@ impl Connection {
     fn send_connect(&self, connect: Connect, deadline: Deadline) -> Result<()> {
         let mut bytes = Vec::new();
         Request::Connect.write(CallId { caller: self.caller, call: 0 }, &mut bytes);
-        let descriptors = wire::encode_own_with_descriptors(&connect, &mut bytes, "a caller")?;
+        let descriptors = wire::encode_internal_with_descriptors(&connect, &mut bytes, "a caller")?;
         self.send_bytes(&bytes, &descriptors, deadline)
     }
 
@@ -145,7 +145,7 @@ impl Connection {
 
     /// Waits for the reply to a call. `None` when the deadline comes first.
     pub(super) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
-        if let Err(error) = self.check_here() {
+        if let Err(error) = self.check_not_forked() {
             return Some(Err(error));
         }
         let mut inbox = self.lock();
@@ -232,7 +232,7 @@ impl Connection {
             Learned::Restarted => inbox.channel = None,
             Learned::Refused => {
                 inbox.channel = None;
-                inbox.fail_all(|_| Error::system("connect to a server", Errno::ENOMEM));
+                inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM));
             }
             Learned::Nothing => {
                 inbox.channel = None;

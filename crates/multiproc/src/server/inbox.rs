@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::channel::{Received, ReceiverCore};
+use crate::channel::{ReceiveOutcome, ReceiverCore};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
 
@@ -57,9 +57,9 @@ pub(super) enum Incoming {
 pub(super) fn receive(channel: &ReceiverCore, deadline: Deadline) -> Result<Incoming> {
     let mut bytes = Vec::new();
     Ok(match channel.receive(1, deadline, |frame| bytes = frame.to_vec())? {
-        Received::InPlace => Incoming::Reply(bytes, Vec::new()),
-        Received::Whole(bytes, descriptors) => Incoming::Reply(bytes, descriptors),
-        Received::TimedOut => Incoming::Nothing,
-        Received::Disconnected => Incoming::HungUp,
+        ReceiveOutcome::PassedToClosure => Incoming::Reply(bytes, Vec::new()),
+        ReceiveOutcome::Owned(bytes, descriptors) => Incoming::Reply(bytes, descriptors),
+        ReceiveOutcome::TimedOut => Incoming::Nothing,
+        ReceiveOutcome::Disconnected => Incoming::HungUp,
     })
 }

@@ -9,8 +9,8 @@ use super::page::{End, Page};
 use super::server_main::{Start, serve};
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::ipc::wire::{self, SharedMemory};
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::spawned_child::SpawnedChild;
 use crate::spawn::supervisor::Child;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -140,7 +140,7 @@ impl Restarts {
 }
 
 fn spawn(start: &Start, options: SpawnOptions) -> Result<SpawnedChild> {
-    options.spawn_own(start.name.clone(), |start: Start| serve(start), &(start.clone(),))
+    options.spawn_internal(start.name.clone(), |start: Start| serve(start), &(start.clone(),), None)
 }
 
 /// Why a server process has ended.
@@ -148,7 +148,7 @@ fn end_of(started: &SpawnedChild, page: Page<'_>, name: &str) -> Error {
     let origin = || page.origin(name);
     let outcome = started
         .result(&origin)
-        .and_then(|(bytes, _)| wire::decode_own::<Option<Error>>(&bytes, Vec::new(), "a server's end"));
+        .and_then(|(bytes, _)| wire::decode_internal::<Option<Error>>(&bytes, Vec::new(), "a server's end"));
     match outcome {
         Ok(None) => Error::new(Cause::Stopped).with_origin(origin()),
         Ok(Some(error)) | Err(error) => error.or_with_origin(origin),

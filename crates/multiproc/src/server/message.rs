@@ -97,7 +97,7 @@ pub(super) fn failure(call: u64, error: &Error) -> Vec<u8> {
     let mut out = call.to_ne_bytes().to_vec();
     out.push(FAILED);
     // An error always encodes; if it did not, the caller could not decode the reply, which is an error, too.
-    let _ = wire::encode_own(error, &mut out, "an error");
+    let _ = wire::encode_internal(error, &mut out, "an error");
     out
 }
 
@@ -111,7 +111,7 @@ pub(super) fn call_of(reply: &[u8]) -> Result<u64> {
 pub(super) fn result(reply: &[u8]) -> Result<&[u8]> {
     match reply.get(REPLY_HEADER - 1..).and_then(<[u8]>::split_first) {
         Some((&RETURNED, result)) => Ok(result),
-        Some((&FAILED, error)) => Err(wire::decode_own(error, Vec::new(), "a server's error")?),
+        Some((&FAILED, error)) => Err(wire::decode_internal(error, Vec::new(), "a server's error")?),
         Some((other, _)) => Err(Error::decode("a reply", format!("unknown kind {other:#x}"))),
         None => Err(Error::decode("a reply", "invalid length")),
     }

@@ -322,7 +322,7 @@ impl<S> Server<S> {
             .as_ref()
             .ok_or_else(|| Error::invalid("only the process that has spawned a server can kill it"))?;
         let child = keeper.child();
-        child.check_here()?;
+        child.check_not_forked()?;
         child.kill();
         Ok(())
     }

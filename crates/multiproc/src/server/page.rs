@@ -145,7 +145,7 @@ impl Page<'_> {
     /// Says how the server ended.
     pub(super) fn end(self, end: &End) {
         let mut bytes = Vec::new();
-        let encoded = wire::encode_own(end, &mut bytes, "a server's end");
+        let encoded = wire::encode_internal(end, &mut bytes, "a server's end");
         if encoded.is_ok() && bytes.len() <= MAX_ERROR {
             self.0.store_bytes(ERROR, &bytes);
             self.0.word64(ERROR_LENGTH).store(bytes.len() as u64, Relaxed);
@@ -162,7 +162,7 @@ impl Page<'_> {
         }
         let mut bytes = vec![0; length];
         self.0.load_bytes(ERROR, &mut bytes);
-        let decoded: Result<End> = wire::decode_own(&bytes, Vec::new(), "a server's end");
+        let decoded: Result<End> = wire::decode_internal(&bytes, Vec::new(), "a server's end");
         decoded.unwrap_or_else(|_| End { error: self.unknown_end(name), failed: None })
     }
 

@@ -12,7 +12,7 @@ use super::message::{self, Connect, Request};
 use super::page::{self, CallId, Page};
 use super::replies::{Delivery, Replies};
 use crate::channel::endpoint::EndpointFds;
-use crate::channel::{Layout, Received, ReceiverCore};
+use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::failpoint::{self, Failpoint};
@@ -137,10 +137,10 @@ impl Server {
             self.failures = 0;
         }
         let next = match received {
-            Ok(Received::InPlace) => self.serve_request(&bytes, Vec::new()),
-            Ok(Received::Whole(bytes, descriptors)) => self.serve_request(&bytes, descriptors),
-            Ok(Received::TimedOut) => Ok(Next::Continue),
-            Ok(Received::Disconnected) => Ok(Next::End),
+            Ok(ReceiveOutcome::PassedToClosure) => self.serve_request(&bytes, Vec::new()),
+            Ok(ReceiveOutcome::Owned(bytes, descriptors)) => self.serve_request(&bytes, descriptors),
+            Ok(ReceiveOutcome::TimedOut) => Ok(Next::Continue),
+            Ok(ReceiveOutcome::Disconnected) => Ok(Next::End),
             Err(error) if error.is_codec() || self.failures == TRIES => Err(error),
             Err(_) => {
                 self.failures += 1;
@@ -235,7 +235,7 @@ impl Server {
 
     /// Opens a caller's channel.
     fn connect(&mut self, caller: u64, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Connect> {
-        let mut connect: Connect = wire::decode_own(bytes, descriptors, "a caller")?;
+        let mut connect: Connect = wire::decode_internal(bytes, descriptors, "a caller")?;
         if let Some(channel) = connect.channel.take() {
             self.drop_lost_callers();
             self.callers.insert(caller, Replies::new(message::open_replies(channel)?));

@@ -1,4 +1,4 @@
-//! An exclusive chunk of a [`SharedArray`](super::SharedArray): its word in the ledger, its mapping.
+//! An exclusive chunk of a [`SharedArray`](super::SharedArray): its generation, its mapping.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,47 +21,47 @@ use crate::sys::writable::WritableRange;
 ///
 /// Dropping it, or the end of the process that holds it, gives it back.
 pub struct ArrayChunk<T> {
-    /// Taken and mapped. It must be unmapped before the lease ends.
+    /// Taken and mapped. It must be unmapped before the liveness socket is closed.
     range: Option<WritableRange>,
-    parcel: Parcel,
+    handle: ChunkHandle,
     element: PhantomData<T>,
 }
 
-/// A chunk's encoding.
+/// A handle of a chunk, as it is encoded.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Parcel {
+pub(super) struct ChunkHandle {
     /// The size of an element (bytes).
     element: usize,
     /// Where the chunk begins in the array, and its length, in elements.
     first: usize,
     length: usize,
     memory: SharedFd,
-    ledger: SharedMemory,
-    /// The chunk's word in the ledger, and the number at which it may be taken, or has been taken by this
-    /// handle.
+    generations: SharedMemory,
+    /// The chunk's word in `generations`, and the generation at which this handle may take it or has taken
+    /// it.
     word: usize,
-    number: Number,
-    lease: PacketSocket,
+    generation: Generation,
+    liveness_socket: PacketSocket,
 }
 
 impl<T: Pod> ArrayChunk<T> {
-    pub(super) fn new(parcel: Parcel) -> Self {
-        Self { range: None, parcel, element: PhantomData }
+    pub(super) fn new(handle: ChunkHandle) -> Self {
+        Self { range: None, handle, element: PhantomData }
     }
 
     /// Where the chunk begins in the array.
     pub fn first(&self) -> usize {
-        self.parcel.first
+        self.handle.first
     }
 
     /// The number of elements.
     pub fn len(&self) -> usize {
-        self.parcel.length
+        self.handle.length
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.parcel.length == 0
+        self.handle.length == 0
     }
 
     /// The elements.
@@ -82,71 +82,72 @@ impl<T: Pod> ArrayChunk<T> {
     /// # Errors
     /// Where `as_mut` panics.
     pub fn take(&mut self) -> Result<&mut [T]> {
-        if self.parcel.length == 0 {
+        if self.handle.length == 0 {
             return Ok(&mut []);
         }
-        if !self.parcel.take() {
+        if !self.handle.take() {
             return Err(Error::invalid("another handle has this chunk of an array"));
         }
         let range = match self.range.take() {
             Some(range) => range,
-            None => self.parcel.map()?,
+            None => self.handle.map()?,
         };
         Ok(bytemuck::cast_slice_mut(self.range.insert(range).bytes_mut()))
     }
 }
 
-impl Parcel {
+impl ChunkHandle {
     pub(super) fn new<T>(
         memory: SharedFd,
-        ledger: SharedMemory,
-        lease: PacketSocket,
+        generations: SharedMemory,
+        liveness_socket: PacketSocket,
         word: usize,
         elements: Range<usize>,
     ) -> Self {
         let (first, length) = (elements.start, elements.len());
-        let (element, number) = (size_of::<T>(), Number::default());
-        Self { element, first, length, memory, ledger, word, number, lease }
+        let (element, generation) = (size_of::<T>(), Generation::default());
+        Self { element, first, length, memory, generations, word, generation, liveness_socket }
     }
 
     /// Takes the chunk, unless this handle has it; returns whether it has it then.
     fn take(&self) -> bool {
-        let (word, number) = (self.ledger.word64(self.word * size_of::<u64>()), self.number.get());
-        if number % 2 == 1 {
-            return word.load(Relaxed) == number;
+        let (word, generation) =
+            (self.generations.word64(self.word * size_of::<u64>()), self.generation.get());
+        if generation % 2 == 1 {
+            return word.load(Relaxed) == generation;
         }
-        let is_taken = word.compare_exchange(number, number + 1, AcqRel, Relaxed).is_ok();
+        let is_taken = word.compare_exchange(generation, generation + 1, AcqRel, Relaxed).is_ok();
         if is_taken {
-            self.number.set(number + 1);
+            self.generation.set(generation + 1);
         }
         is_taken
     }
 
     /// Lets another handle take the chunk, if this one has it.
     fn release(&self) {
-        let number = self.number.get();
-        if number % 2 == 1 {
-            self.release_from(number);
+        let generation = self.generation.get();
+        if generation % 2 == 1 {
+            self.release_from(generation);
         }
     }
 
     /// Two threads may encode a handle at a time. The later one must not release the chunk from the handle
     /// that has taken it meanwhile.
-    fn release_from(&self, number: u64) {
-        let next = number.wrapping_add(1);
-        let word = self.ledger.word64(self.word * size_of::<u64>());
-        let _ = word.compare_exchange(number, next, Release, Relaxed);
-        self.number.set(next);
+    fn release_from(&self, generation: u64) {
+        let next = generation.wrapping_add(1);
+        let word = self.generations.word64(self.word * size_of::<u64>());
+        let _ = word.compare_exchange(generation, next, Release, Relaxed);
+        self.generation.set(next);
     }
 
     fn map(&self) -> Result<WritableRange> {
         WritableRange::map(self.memory.as_fd(), self.first * self.element, self.length * self.element)
     }
 
-    /// Whether a received parcel is about elements of type `T`, and its numbers make sense.
+    /// Whether a received handle is for elements of type `T`, and its numbers make sense.
     fn fits<T>(&self) -> bool {
         let end = self.first.checked_add(self.length).and_then(|end| end.checked_mul(self.element));
-        let words = self.ledger.size().get() / size_of::<u64>();
+        let words = self.generations.size().get() / size_of::<u64>();
         self.element == size_of::<T>()
             && end.is_some_and(|end| isize::try_from(end).is_ok())
             && self.word < words
@@ -155,56 +156,57 @@ impl Parcel {
 
 impl<T> Drop for ArrayChunk<T> {
     fn drop(&mut self) {
-        self.range = None; // before the lease ends
+        self.range = None; // before the liveness socket is closed
     }
 }
 
 impl<T: Pod> Serialize for ArrayChunk<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.parcel.release();
-        self.parcel.serialize(serializer)
+        self.handle.release();
+        self.handle.serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for ArrayChunk<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let parcel = Parcel::deserialize(deserializer)?;
-        if !parcel.fits::<T>() {
+        let handle = ChunkHandle::deserialize(deserializer)?;
+        if !handle.fits::<T>() {
             return Err(D::Error::custom("a chunk of an array of another type"));
         }
-        Ok(Self::new(parcel))
+        Ok(Self::new(handle))
     }
 }
 
-/// A number that changes behind a shared reference.
+/// The generation at which a handle may take its chunk, or has taken it. It changes behind a shared
+/// reference.
 #[derive(Default)]
-struct Number(AtomicU64);
+struct Generation(AtomicU64);
 
-impl Number {
+impl Generation {
     fn get(&self) -> u64 {
         self.0.load(Acquire)
     }
 
-    fn set(&self, number: u64) {
-        self.0.store(number, Release);
+    fn set(&self, generation: u64) {
+        self.0.store(generation, Release);
     }
 }
 
-impl Serialize for Number {
+impl Serialize for Generation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.get().serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Number {
+impl<'de> Deserialize<'de> for Generation {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        u64::deserialize(deserializer).map(|number| Self(AtomicU64::new(number & !1)))
+        u64::deserialize(deserializer).map(|generation| Self(AtomicU64::new(generation & !1)))
     }
 }
 
 impl<T> fmt::Debug for ArrayChunk<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Parcel { first, length, .. } = &self.parcel;
+        let ChunkHandle { first, length, .. } = &self.handle;
         write!(f, "ArrayChunk({first}..{})", first + length)
     }
 }
@@ -215,23 +217,24 @@ mod tests {
     use super::*;
 
     /// Another handle of the same chunk, as from its encoding.
-    fn copy(of: &Parcel) -> Parcel {
-        let Parcel { element, first, length, word, .. } = *of;
-        let (memory, ledger, lease) = (of.memory.clone(), of.ledger.clone(), of.lease.clone());
-        let number = Number(AtomicU64::new(of.number.get() & !1));
-        Parcel { element, first, length, memory, ledger, word, number, lease }
+    fn copy(of: &ChunkHandle) -> ChunkHandle {
+        let ChunkHandle { element, first, length, word, .. } = *of;
+        let (memory, generations, liveness_socket) =
+            (of.memory.clone(), of.generations.clone(), of.liveness_socket.clone());
+        let generation = Generation(AtomicU64::new(of.generation.get() & !1));
+        ChunkHandle { element, first, length, memory, generations, word, generation, liveness_socket }
     }
 
     #[test]
     fn a_second_thread_that_encodes_a_chunk_does_not_release_it_from_its_new_holder() {
         let mut array = SharedArray::<u64>::zeroed(1).unwrap();
         let chunk = array.chunks_mut(1).unwrap().next().unwrap();
-        assert!(chunk.parcel.take());
-        let seen_by_both = chunk.parcel.number.get();
-        chunk.parcel.release_from(seen_by_both);
-        let (first, second) = (copy(&chunk.parcel), copy(&chunk.parcel));
+        assert!(chunk.handle.take());
+        let seen_by_both = chunk.handle.generation.get();
+        chunk.handle.release_from(seen_by_both);
+        let (first, second) = (copy(&chunk.handle), copy(&chunk.handle));
         assert!(first.take());
-        chunk.parcel.release_from(seen_by_both);
-        assert!(first.take() && !second.take() && !chunk.parcel.take());
+        chunk.handle.release_from(seen_by_both);
+        assert!(first.take() && !second.take() && !chunk.handle.take());
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! Two things make a chunk exclusive and bring it back:
 //!
-//! - A word for each chunk, in a ledger that all processes share. An even number: no process has the chunk; a
-//!   handle that knows the number may take it, by a compare-and-exchange to the next one. To send a taken chunk
-//!   is to change the word to the number after that. So of all handles of a chunk, however they came about, at most one has
-//!   it.
-//! - A lease, one end of a pair of sockets that each handle holds, in any process and in transit. When the last
-//!   of them is gone, dropped or killed, the kernel hangs up the other end, which the array has.
+//! - Each chunk has a generation number in shared memory: even = free, odd = taken. A handle takes the chunk
+//!   by compare-and-exchange from its generation to the next; sending the chunk changes it to the one after.
+//!   So at most one handle has it.
+//! - Each handle, in a process or in transit, holds one end of a socket pair. When the last one is closed,
+//!   the kernel reports a hang-up at the array's end.
 
 mod chunk;
 
@@ -28,7 +27,7 @@ use crate::sys::sealed::{self, Sealed};
 
 pub use chunk::ArrayChunk;
 
-use chunk::Parcel;
+use chunk::ChunkHandle;
 
 /// Plain data in shared memory that several processes fill, each an exclusive [chunk](ArrayChunk) of it.
 ///
@@ -55,10 +54,10 @@ use chunk::Parcel;
 /// }
 /// ```
 ///
-/// # On what the exclusive access rests
+/// # Exclusive access
 ///
 /// Safe code cannot have two references to an element at a time, in the same process or in two: a chunk is
-/// taken by one atomic exchange, whoever else may have a copy of its encoding. A chunk of a task that is
+/// taken by one atomic exchange, whatever other process has a copy of its encoding. A chunk of a task that is
 /// killed is nowhere any more; its elements have the values that the task wrote so far. A chunk is not sent a
 /// second time when a call [retries](crate::pool::CallOptions::retries).
 ///
@@ -74,7 +73,7 @@ pub struct SharedArray<T> {
     memory: Option<SharedFd>,
     length: usize,
     /// Hangs up when the last handle of a chunk is gone.
-    watch: Option<PacketSocket>,
+    hangup_socket: Option<PacketSocket>,
     element: PhantomData<T>,
 }
 
@@ -86,7 +85,7 @@ impl<T: Pod> SharedArray<T> {
     pub fn zeroed(length: usize) -> Result<Self> {
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| too_large::<T>(length))?;
         let memory = NonZeroUsize::new(size).map(sealed::allocate).transpose()?;
-        Ok(Self { memory: memory.map(SharedFd::from), length, watch: None, element: PhantomData })
+        Ok(Self { memory: memory.map(SharedFd::from), length, hangup_socket: None, element: PhantomData })
     }
 
     /// An array of `length` elements, which `fill` writes in place; they are zero before.
@@ -122,9 +121,9 @@ impl<T: Pod> SharedArray<T> {
             return Err(Error::invalid("the size of a chunk must be at least 1"));
         }
         let starts = (0..self.length).step_by(size);
-        let (lender, length) = (self.lend(starts.len())?, self.length);
+        let (source, length) = (self.begin_chunks(starts.len())?, self.length);
         Ok(starts.enumerate().filter_map(move |(word, first)| {
-            lender.as_ref().map(|lender| lender.chunk(word, first, size.min(length - first)))
+            source.as_ref().map(|source| source.chunk(word, first, size.min(length - first)))
         }))
     }
 
@@ -136,8 +135,8 @@ impl<T: Pod> SharedArray<T> {
         let rest = self.length.checked_sub(middle);
         let rest =
             rest.ok_or_else(|| Error::invalid(format!("element {middle} is beyond the end of the array")))?;
-        let lender = self.lend(2)?.ok_or_else(|| Error::invalid("an empty array has no chunks"))?;
-        Ok([lender.chunk(0, 0, middle), lender.chunk(1, middle, rest)])
+        let source = self.begin_chunks(2)?.ok_or_else(|| Error::invalid("an empty array has no chunks"))?;
+        Ok([source.chunk(0, 0, middle), source.chunk(1, middle, rest)])
     }
 
     /// Waits until all chunks are back. Blocks while any process holds one, or one is on its way.
@@ -171,42 +170,48 @@ impl<T: Pod> SharedArray<T> {
     }
 
     fn wait(&self, deadline: Deadline) -> Result<bool> {
-        self.watch.as_ref().map_or(Ok(true), |watch| watch.wait_for_hang_up(deadline))
+        self.hangup_socket.as_ref().map_or(Ok(true), |hangup_socket| hangup_socket.wait_for_hang_up(deadline))
     }
 
     /// Prepares to hand out `chunks` chunks. `None` for an empty array.
-    fn lend(&mut self, chunks: usize) -> Result<Option<Lender<T>>> {
+    fn begin_chunks(&mut self, chunks: usize) -> Result<Option<ChunkSource<T>>> {
         if !self.join_timeout(Duration::ZERO)? {
             return Err(Error::invalid("chunks of the array are not back yet; `join` waits for them"));
         }
         let Some(memory) = self.memory.clone() else { return Ok(None) };
         let words = chunks.checked_mul(size_of::<u64>()).and_then(NonZeroUsize::new);
-        let ledger = SharedMemory::create(words.ok_or_else(|| too_large::<T>(chunks))?)?;
-        let (watch, lease) = PacketSocket::pair()?;
-        self.watch = Some(watch);
-        Ok(Some(Lender { memory, ledger, lease, element: PhantomData }))
+        let generations = SharedMemory::create(words.ok_or_else(|| too_large::<T>(chunks))?)?;
+        let (hangup_socket, liveness_socket) = PacketSocket::pair()?;
+        self.hangup_socket = Some(hangup_socket);
+        Ok(Some(ChunkSource { memory, generations, liveness_socket, element: PhantomData }))
     }
 }
 
 fn too_large<T>(length: usize) -> Error {
     let operation = format!("find memory for {length} elements of {} bytes", size_of::<T>());
-    Error::system(&operation, Errno::ENOMEM)
+    Error::os(&operation, Errno::ENOMEM)
 }
 
-/// Makes the chunks of one call. It has a lease itself, so that chunks which it has not made yet are not
-/// back.
+/// Makes the chunks of one call. It has the liveness socket itself, so that chunks which it has not made yet
+/// are not back.
 #[derive(Clone)]
-struct Lender<T> {
+struct ChunkSource<T> {
     memory: SharedFd,
-    ledger: SharedMemory,
-    lease: PacketSocket,
+    generations: SharedMemory,
+    liveness_socket: PacketSocket,
     element: PhantomData<fn() -> T>,
 }
 
-impl<T: Pod> Lender<T> {
+impl<T: Pod> ChunkSource<T> {
     fn chunk(&self, word: usize, first: usize, length: usize) -> ArrayChunk<T> {
-        let Self { memory, ledger, lease, .. } = self.clone();
-        ArrayChunk::new(Parcel::new::<T>(memory, ledger, lease, word, first..first + length))
+        let Self { memory, generations, liveness_socket, .. } = self.clone();
+        ArrayChunk::new(ChunkHandle::new::<T>(
+            memory,
+            generations,
+            liveness_socket,
+            word,
+            first..first + length,
+        ))
     }
 }
 

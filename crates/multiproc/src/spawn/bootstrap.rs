@@ -37,7 +37,7 @@ pub(crate) fn encode(
     let bootstrap =
         Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
-    wire::encode_own(&bootstrap, &mut body, "a child's start")?;
+    wire::encode_internal(&bootstrap, &mut body, "a child's start")?;
     let log_memory = logs::encode_link(task.is_some(), own.parent.is_none(), &mut body)?;
     let mut descriptors = encode_args(&mut body)?;
     descriptors.extend(log_memory);
@@ -59,7 +59,7 @@ pub(crate) struct ChildStart {
 pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildStart> {
     let (parent, start) = decode(packet, descriptors)?;
     let parent = (parent, parent_id());
-    set_identity(Identity { name: start.name.clone(), parent: Some(parent), worker_index: None });
+    set_identity(ProcessIdentity { name: start.name.clone(), parent: Some(parent), worker_index: None });
     Ok(start)
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildS
 fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStart)> {
     let (bytes, mut descriptors) = packet::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
-    let (bootstrap, args): (Bootstrap, _) = wire::decode_own_front(body, Vec::new(), "a child's start")?;
+    let (bootstrap, args): (Bootstrap, _) = wire::decode_internal_front(body, Vec::new(), "a child's start")?;
     if bootstrap.build != entry::build() {
         return Err(Error::new(Cause::Start(
             "parent and child are different builds of the program".to_owned(),
@@ -80,21 +80,21 @@ fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStar
 
 /// This process among the library's processes.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct ProcessIdentity {
     pub(crate) name: String,
     pub(crate) parent: Option<(String, u32)>,
     /// A pool worker's index in its pool, counted from 0.
     pub(crate) worker_index: Option<usize>,
 }
 
-static IDENTITY: Mutex<Option<Arc<Identity>>> = Mutex::new(None);
+static IDENTITY: Mutex<Option<Arc<ProcessIdentity>>> = Mutex::new(None);
 
 /// This process's identity. `None` before [`init`](crate::init()) was called.
-pub(crate) fn identity() -> Option<Arc<Identity>> {
+pub(crate) fn identity() -> Option<Arc<ProcessIdentity>> {
     IDENTITY.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-pub(crate) fn set_identity(identity: Identity) {
+pub(crate) fn set_identity(identity: ProcessIdentity) {
     *IDENTITY.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(identity));
 }
 
@@ -102,7 +102,7 @@ pub(crate) fn set_identity(identity: Identity) {
 pub(crate) fn set_worker_index(index: usize) {
     if let Some(own) = identity() {
         let (name, parent) = (own.name.clone(), own.parent.clone());
-        set_identity(Identity { name, parent, worker_index: Some(index) });
+        set_identity(ProcessIdentity { name, parent, worker_index: Some(index) });
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
         let task = Some(TaskId::of::<RunOnce, _, ()>(|| ()).unwrap());
         let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
         let mut packet = [&[0][..], MAGIC].concat();
-        wire::encode_own(&bootstrap, &mut packet, "a bootstrap message").unwrap();
+        wire::encode_internal(&bootstrap, &mut packet, "a bootstrap message").unwrap();
         logs::encode_link(false, false, &mut packet).unwrap();
         packet.extend_from_slice(b"arguments");
         packet

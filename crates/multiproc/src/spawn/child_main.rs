@@ -7,33 +7,34 @@ use crate::error::{Error, Result};
 use crate::ipc::packet::{Incoming, PacketSocket};
 use crate::ipc::panic::install_panic_hook;
 use crate::spawn::bootstrap::{self, ChildStart};
-use crate::spawn::run_task::{fail_start, fix_start_functions, report_ready, run_task};
+use crate::spawn::run_task::{fail_start, freeze_start_functions, report_ready, run_task};
 use crate::spawn::zygote::main::run_zygote;
 use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{set_comm, setup_child};
-use crate::sys::start_socket::{SocketOwner, check_rights, kill_on_hangup};
+use crate::sys::start_socket::{SocketOwner, check_privileges, kill_on_hangup};
 
 /// Runs the child's task, or the zygote, and exits.
-pub(crate) fn run_child(link: PacketSocket, owner: SocketOwner) -> ! {
+pub(crate) fn run_child(start_socket: PacketSocket, owner: SocketOwner) -> ! {
     failpoint::hit(Failpoint::ChildStarted);
     install_panic_hook();
     crash::install_handlers();
-    fix_start_functions();
-    let start = check_rights(owner).and_then(|()| setup_child()).and_then(|()| receive_bootstrap(&link));
-    let start = start.unwrap_or_else(|error| fail_start(&link, &error));
+    freeze_start_functions();
+    let start =
+        check_privileges(owner).and_then(|()| setup_child()).and_then(|()| receive_bootstrap(&start_socket));
+    let start = start.unwrap_or_else(|error| fail_start(&start_socket, &error));
     set_comm(&start.name);
     if start.task.is_none() {
-        run_zygote(link, start);
+        run_zygote(start_socket, start);
     }
-    kill_on_hangup(link.as_fd()).unwrap_or_else(|error| fail_start(&link, &error));
-    report_ready(&link);
-    exit(run_task(&link, start))
+    kill_on_hangup(start_socket.as_fd()).unwrap_or_else(|error| fail_start(&start_socket, &error));
+    report_ready(&start_socket);
+    exit(run_task(&start_socket, start))
 }
 
-fn receive_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
-    match link.receive_packet(Deadline::now())? {
+fn receive_bootstrap(start_socket: &PacketSocket) -> Result<ChildStart> {
+    match start_socket.receive_packet(Deadline::now())? {
         Incoming::Message(packet, descriptors) => bootstrap::receive(&packet, descriptors),
         Incoming::TimedOut | Incoming::Disconnected => {
             Err(Error::decode("a child's start", "it is not there"))

@@ -1,4 +1,4 @@
-//! This process's fork server: one zygote with its stock of pre-forked children, used by one start at a time.
+//! This process's fork server: one zygote with its queue of pre-forked children, used by one start at a time.
 
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,22 +9,24 @@ use nix::errno::Errno;
 
 use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::{Message, Sent};
-use crate::spawn::prefork::{Next, Stock};
+use crate::spawn::prefork::{PreforkQueue, TakeOutcome};
 use crate::spawn::supervisor::{self, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::inherited::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
+use crate::task::initializer::Initializer;
 
-/// Kills the fork server and its stock, and waits until they have ended. See [`crate::stop_fork_server`].
+/// Kills the fork server and its pre-forked children, and waits until they have ended. See
+/// [`crate::stop_fork_server`].
 pub(crate) fn stop() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
         return Ok(());
     }
     SlotGuard::take(Deadline::after(EXIT_GRACE))?.shut_down();
     let deadline = Deadline::after(EXIT_GRACE);
-    let mut processes = supervisor::internal_processes().into_iter();
+    let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
     match processes.find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
         Some(process) => Err(Error::timeout(&format!("end the fork server's process {}", process.pid()))),
@@ -51,14 +53,14 @@ pub(crate) fn prefork(starts: usize, deadline: Deadline) {
         && let Ok(mut slot) = SlotGuard::take(Deadline::now())
         && let Ok(server) = slot.server(deadline)
     {
-        let _ = server.stock.ensure_pending(&server.zygote, starts, Priority::Immediate, Deadline::now());
+        let _ = server.queue.ensure_pending(&server.zygote, starts, Priority::Immediate, Deadline::now());
     }
 }
 
 /// Ends unneeded children that [`prefork`] has requested. Waits for their forks until the deadline.
 pub(crate) fn cancel_prefork(deadline: Deadline) {
     if let Ok(SlotGuard(Some(server))) = SlotGuard::take(deadline).as_mut() {
-        server.stock.cancel(&server.zygote, deadline);
+        server.queue.cancel(&server.zygote, deadline);
     }
 }
 
@@ -71,15 +73,15 @@ fn reap_dead() {
 
 static NEEDS_REAPING: AtomicBool = AtomicBool::new(false);
 
-/// How many zygotes, or children that were forked for it, may die during one start.
+/// A start fails after this many deaths, of zygotes or of children forked for this start.
 const ATTEMPTS: u32 = 3;
 
 /// A zygote that is silent for this time, or for half of what a start may take, is not only busy.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct ForkServer {
+pub(super) struct ForkServer {
     zygote: Zygote,
-    stock: Stock,
+    queue: PreforkQueue,
     /// The [fingerprint] of what the zygote has inherited. `None` if that changed while it was executed.
     inherited: Option<u64>,
 }
@@ -128,70 +130,76 @@ impl SlotGuard {
         timeout: Duration,
         deadline: Deadline,
     ) -> Result<Option<ForkedChild>> {
-        let begun = Instant::now();
-        let mut deaths = 0;
-        let mut first_fresh = None;
-        while deaths < ATTEMPTS {
-            let server = self.server(deadline)?;
-            let first = *first_fresh.get_or_insert(server.stock.requested());
-            match server.stock.next(&server.zygote, first, deadline)? {
-                Next::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
-                    Ok(Sent::Done) => {
-                        server.zygote.pids.release(number);
-                        return Ok(Some(child));
-                    }
-                    Ok(Sent::Disconnected) => {
-                        deaths += u32::from(is_fresh);
-                        child.end();
-                    }
-                    unsent => {
-                        child.end();
-                        return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
-                    }
-                },
-                Next::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
-                    self.shut_down();
-                    return Ok(None);
-                }
-                Next::Refused(errno) => return Err(Error::system("start a child process", errno)),
-                Next::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => return Err(busy()),
-                lost => {
-                    deaths += 1;
-                    first_fresh = None;
-                    let Some(ForkServer { zygote, stock, .. }) = self.0.take() else { break };
-                    let ended = zygote.end(!matches!(lost, Next::Exited), timeout);
-                    stock.end_all(&zygote);
-                    if let Next::Failed(error) = lost {
-                        return Err(error);
-                    }
-                    ended?;
-                }
-            }
-        }
-        Err(Error::new(Cause::Start(format!(
-            "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
-        ))))
+        let ensure = |slot: &mut Option<ForkServer>| ForkServer::renew(slot, deadline).map(|()| deadline);
+        start_with(&mut self.0, ensure, bootstrap, timeout)
     }
 
     /// The fork server, if it has inherited what this process has now; otherwise a new one.
     fn server(&mut self, deadline: Deadline) -> Result<&mut ForkServer> {
-        let inherited = fingerprint();
-        if self.0.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
-            self.shut_down();
-        }
-        match &mut self.0 {
-            Some(server) => Ok(server),
-            none => Ok(none.insert(ForkServer::exec(inherited, deadline)?)),
-        }
+        ForkServer::renew(&mut self.0, deadline)?;
+        self.0.as_mut().ok_or_else(|| Error::internal("there is no fork server"))
     }
 
     /// Kills a fork server that is not needed. The supervisor reaps it.
     fn shut_down(&mut self) {
-        if let Some(ForkServer { zygote, stock, .. }) = self.0.take() {
-            zygote.kill(stock.has_pending());
-            stock.end_all(&zygote);
+        self.0.take().into_iter().for_each(ForkServer::shut_down);
+    }
+}
+
+/// Forks a child and sends it the bootstrap message. `ensure` makes the fork server if there is none, and
+/// returns until when the rest may take. Returns `None` if this system cannot fork a zygote.
+pub(super) fn start_with(
+    slot: &mut Option<ForkServer>,
+    ensure: impl Fn(&mut Option<ForkServer>) -> Result<Deadline>,
+    bootstrap: &Message,
+    timeout: Duration,
+) -> Result<Option<ForkedChild>> {
+    let begun = Instant::now();
+    let mut deaths = 0;
+    let mut first_of_this_start = None;
+    while deaths < ATTEMPTS {
+        let deadline = ensure(slot)?;
+        let Some(server) = slot else { break };
+        let first = *first_of_this_start.get_or_insert(server.queue.requested());
+        match server.queue.take(&server.zygote, first, deadline)? {
+            TakeOutcome::Forked { child, number, is_fresh } => match child.send(bootstrap, deadline) {
+                Ok(Sent::Done) => {
+                    server.zygote.pids.release(number);
+                    return Ok(Some(child));
+                }
+                Ok(Sent::Disconnected) => {
+                    deaths += u32::from(is_fresh);
+                    child.end();
+                }
+                unsent => {
+                    child.end();
+                    return Err(unsent.err().unwrap_or_else(|| Error::timeout("hand a child its task")));
+                }
+            },
+            TakeOutcome::Refused(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+                slot.take().into_iter().for_each(ForkServer::shut_down);
+                return Ok(None);
+            }
+            TakeOutcome::Refused(errno) => return Err(Error::os("start a child process", errno)),
+            TakeOutcome::TimedOut if begun.elapsed() < RESPONSE_TIMEOUT.min(timeout / 2) => {
+                return Err(busy());
+            }
+            lost => {
+                deaths += 1;
+                first_of_this_start = None;
+                let Some(ForkServer { zygote, queue, .. }) = slot.take() else { break };
+                let ended = zygote.end(!matches!(lost, TakeOutcome::Exited), timeout);
+                queue.end_all(&zygote);
+                if let TakeOutcome::Failed(error) = lost {
+                    return Err(error);
+                }
+                ended?;
+            }
         }
     }
+    Err(Error::new(Cause::Start(format!(
+        "the fork server, or what it had forked, was killed {ATTEMPTS} times in a row"
+    ))))
 }
 
 impl Drop for SlotGuard {
@@ -201,7 +209,7 @@ impl Drop for SlotGuard {
         while NEEDS_REAPING.swap(false, Ordering::Relaxed) {
             drop(slot);
             if let Some(server) = &mut self.0 {
-                server.stock.reap_dead(&server.zygote);
+                server.queue.reap_dead(&server.zygote);
             }
             slot = lock(&SLOT);
         }
@@ -211,11 +219,41 @@ impl Drop for SlotGuard {
 }
 
 impl ForkServer {
+    /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
+    fn renew(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
+        let inherited = fingerprint();
+        if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
+            slot.take().into_iter().for_each(Self::shut_down);
+        }
+        if slot.is_none() {
+            *slot = Some(Self::exec(inherited, deadline)?);
+        }
+        Ok(())
+    }
+
+    /// Kills it, and its pre-forked children. The supervisor reaps them.
+    pub(super) fn shut_down(self) {
+        self.zygote.kill(self.queue.has_pending());
+        self.queue.end_all(&self.zygote);
+    }
+
+    /// One whose zygote has run these functions. Blocks until then, for `preload_timeout` at most.
+    pub(super) fn preload(
+        preload: &[Initializer],
+        timeout: Duration,
+        preload_timeout: Duration,
+    ) -> Result<Self> {
+        IS_USED.store(true, Ordering::Relaxed);
+        let zygote = Zygote::exec(preload, Deadline::after(timeout))?;
+        zygote.wait_until_preloaded(preload_timeout)?;
+        Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited: None })
+    }
+
     fn exec(inherited: u64, deadline: Deadline) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
-        let zygote = Zygote::exec(deadline)?;
+        let zygote = Zygote::exec(&[], deadline)?;
         let inherited = Some(inherited).filter(|before| fingerprint() == *before);
-        Ok(Self { zygote, stock: Stock::new(reap_dead), inherited })
+        Ok(Self { zygote, queue: PreforkQueue::new(reap_dead), inherited })
     }
 }
 

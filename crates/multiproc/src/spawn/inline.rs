@@ -149,7 +149,7 @@ impl InlineChild {
         if self.exit_code().is_some() { Ok(()) } else { Err(unsupported("cannot end a process")) }
     }
 
-    pub(crate) fn watch(&self, on_change: OnChange) {
+    pub(crate) fn set_on_change(&self, on_change: OnChange) {
         *lock(&self.state.on_end) = Some(Arc::clone(&on_change));
         on_change();
     }

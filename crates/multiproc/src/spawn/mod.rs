@@ -2,11 +2,12 @@
 //! `README.md` beside this file explains the mechanisms.
 
 // In the parent: choose a method, prepare the bootstrap message, execute or fork, watch.
-pub(crate) mod exec;
 pub(crate) mod fork_server;
 pub(crate) mod inline;
 pub(crate) mod options;
 mod prefork;
+pub(crate) mod preload_server;
+pub(crate) mod spawned_child;
 pub(crate) mod started;
 pub(crate) mod supervisor;
 

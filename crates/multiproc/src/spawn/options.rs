@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ipc::wire;
-use crate::spawn::exec::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::fork_server;
 use crate::spawn::inline;
+use crate::spawn::preload_server::PreloadServer;
+use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
 use crate::sys::poll::Deadline;
@@ -53,26 +54,54 @@ impl SpawnOptions {
         self.start(prepare(name, Some(task), encode)?, deadline)
     }
 
-    /// As [`spawn`](Self::spawn), for a function of this library.
-    pub(crate) fn spawn_own<F, Args>(self, name: String, function: F, args: &Args) -> Result<SpawnedChild>
+    /// As [`spawn`](Self::spawn), for a function of this library. The child is forked by `server`, if any.
+    pub(crate) fn spawn_internal<F, Args>(
+        self,
+        name: String,
+        function: F,
+        args: &Args,
+        server: Option<&PreloadServer>,
+    ) -> Result<SpawnedChild>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
         let deadline = Deadline::after(self.timeout);
-        let task = TaskId::of_own(function)?;
-        let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(args, body, "the arguments");
-        self.start(prepare(name, Some(task), encode)?, deadline)
+        let task = TaskId::of_internal(function)?;
+        let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
+        let prepared = prepare(name, Some(task), encode)?;
+        let Some(server) = server else { return self.start(prepared, deadline) };
+        let bootstrap = prepared.packet().ok_or_else(|| Error::invalid("there are too many descriptors"))?;
+        let ForkedChild { pid, pidfd, start_socket } = server.start(bootstrap, self.timeout)?;
+        prepared.adopt(pid, pidfd, start_socket)
+    }
+
+    /// An error unless children are forked.
+    pub(crate) fn check_can_preload(self) -> Result<()> {
+        match self.method.map_or_else(StartMethod::from_environment, Ok)? {
+            StartMethod::ForkServer => Ok(()),
+            StartMethod::Spawn => Err(Error::invalid(
+                "`preload` needs the start method `ForkServer`: an executed child shares no memory",
+            )),
+        }
     }
 
     fn start(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
-        let method = self.method.map_or_else(StartMethod::from_environment, Ok)?;
-        if method == StartMethod::ForkServer
-            && !CANNOT_FORK.load(Ordering::Relaxed)
+        match self.method.map_or_else(StartMethod::from_environment, Ok)? {
+            StartMethod::ForkServer => self.fork(prepared, deadline),
+            StartMethod::Spawn => prepared.exec(Some(self.timeout), deadline),
+        }
+    }
+
+    /// Has a zygote fork the child; executes it where that cannot be.
+    fn fork(self, prepared: PreparedChild, deadline: Deadline) -> Result<SpawnedChild> {
+        if !CANNOT_FORK.load(Ordering::Relaxed)
             && let Some(bootstrap) = prepared.packet()
         {
             match fork_server::start(bootstrap, self.timeout, deadline)? {
-                Some(ForkedChild { pid, pidfd, link }) => return prepared.adopt(pid, pidfd, link),
+                Some(ForkedChild { pid, pidfd, start_socket }) => {
+                    return prepared.adopt(pid, pidfd, start_socket);
+                }
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }
         }

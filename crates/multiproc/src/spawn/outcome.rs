@@ -1,10 +1,13 @@
-//! What a child sends back over its start socket: that it is ready, and the outcome of its task.
+//! The messages of a child over its start socket: that it is ready, and the outcome of its task.
 
 use crate::error::{Error, Origin, Result};
 use crate::ipc::wire;
 
 /// The first message of a process that was executed: it has reached `init`.
 pub(crate) const READY: &[u8] = b"ready";
+
+/// The second message of a zygote that runs functions first: they have returned.
+pub(crate) const PRELOADED: &[u8] = b"preloaded";
 
 /// The first byte of an outcome.
 const RETURNED: u8 = 0;
@@ -18,7 +21,7 @@ pub(crate) fn returned() -> Vec<u8> {
 /// The outcome of a task, or of a start, that has failed.
 pub(crate) fn failed(error: &Error) -> Result<Vec<u8>> {
     let mut outcome = vec![FAILED];
-    wire::encode_own(error, &mut outcome, "an error")?;
+    wire::encode_internal(error, &mut outcome, "an error")?;
     Ok(outcome)
 }
 
@@ -30,7 +33,7 @@ pub(crate) fn decode(mut outcome: Vec<u8>, origin: &dyn Fn() -> Origin) -> Resul
             Ok(outcome)
         }
         Some((_, error)) => {
-            let error: Error = wire::decode_own(error, Vec::new(), "a child's error")?;
+            let error: Error = wire::decode_internal(error, Vec::new(), "a child's error")?;
             Err(error.or_with_origin(origin))
         }
         None => Err(Error::decode("a child's outcome", "it is empty")),
@@ -40,7 +43,7 @@ pub(crate) fn decode(mut outcome: Vec<u8>, origin: &dyn Fn() -> Origin) -> Resul
 /// The error by which a zygote says why it cannot start.
 pub(crate) fn decode_failure(outcome: &[u8]) -> Error {
     let error = match outcome.split_first() {
-        Some((&FAILED, error)) => wire::decode_own(error, Vec::new(), "a fork server's error"),
+        Some((&FAILED, error)) => wire::decode_internal(error, Vec::new(), "a fork server's error"),
         _ => Err(Error::decode("a fork server's reply", "invalid length")),
     };
     error.unwrap_or_else(|error| error)

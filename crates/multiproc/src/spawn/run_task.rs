@@ -19,10 +19,10 @@ use crate::sys::process::{exit_immediately, own_pid};
 ///
 /// The outcome goes first, so output that cannot be written does not hold it up. The caller flushes after
 /// that, and the parent waits for the child's end before it takes the outcome.
-pub(super) fn run_task(link: &PacketSocket, start: ChildStart) -> i32 {
+pub(super) fn run_task(start_socket: &PacketSocket, start: ChildStart) -> i32 {
     let ChildStart { name, task, args, descriptors, logs } = start;
     let pid = own_pid();
-    crash::report_to(link.as_fd());
+    crash::report_to(start_socket.as_fd());
     let mut outcome = outcome::returned();
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     failpoint::hit(Failpoint::BootstrapDecoded);
@@ -37,8 +37,8 @@ pub(super) fn run_task(link: &PacketSocket, start: ChildStart) -> i32 {
     }
     failpoint::hit(Failpoint::Returned);
     let code = match result.and_then(|descriptors| Message::new(outcome, descriptors)) {
-        Ok(outcome) => send_outcome(link, &outcome, 0),
-        Err(error) => report_failure(link, &error),
+        Ok(outcome) => send_outcome(start_socket, &outcome, 0),
+        Err(error) => report_failure(start_socket, &error),
     };
     // Otherwise its processes would end a moment later, as orphans for another process to reap.
     let _ = fork_server::stop();
@@ -56,7 +56,7 @@ pub(crate) fn add_start_function(function: fn()) {
 }
 
 /// Called once, before any task: no function can be added any more.
-pub(super) fn fix_start_functions() {
+pub(super) fn freeze_start_functions() {
     let _ = START_FUNCTIONS.set(std::mem::take(&mut *lock(&ADDED)));
 }
 
@@ -65,10 +65,10 @@ fn call_start_functions() -> Result<()> {
 }
 
 /// Reports an error; returns the exit code that goes with it.
-fn report_failure(link: &PacketSocket, error: &Error) -> i32 {
+fn report_failure(start_socket: &PacketSocket, error: &Error) -> i32 {
     let code = failure_code(error);
     let message = outcome::failed(error).and_then(|outcome| Message::new(outcome, Vec::new()));
-    message.map_or(code, |outcome| send_outcome(link, &outcome, code))
+    message.map_or(code, |outcome| send_outcome(start_socket, &outcome, code))
 }
 
 /// The exit code of a child whose task has failed: 101 as for a panic in `main`.
@@ -78,26 +78,26 @@ pub(super) fn failure_code(error: &Error) -> i32 {
 
 /// Sends the outcome. That the parent has dropped the socket is no error: it has detached the child. If a
 /// result cannot be sent, reports that instead.
-fn send_outcome(link: &PacketSocket, outcome: &Message, code: i32) -> i32 {
-    let sent = link.send(outcome, Deadline::Never);
+fn send_outcome(start_socket: &PacketSocket, outcome: &Message, code: i32) -> i32 {
+    let sent = start_socket.send(outcome, Deadline::Never);
     failpoint::hit(Failpoint::ResultReported);
     match sent {
-        Err(error) if code == 0 => report_failure(link, &error),
+        Err(error) if code == 0 => report_failure(start_socket, &error),
         _ => code,
     }
 }
 
 /// Reports that this process has reached `init`. Exits if it cannot, usually since the parent is gone.
-pub(super) fn report_ready(link: &PacketSocket) {
-    match link.send(&Message::inline(READY.to_vec()), Deadline::Never) {
+pub(super) fn report_ready(start_socket: &PacketSocket) {
+    match start_socket.send(&Message::inline(READY.to_vec()), Deadline::Never) {
         Ok(Sent::Done) => {}
-        Ok(Sent::TimedOut | Sent::Disconnected) => fail_start(link, &Error::disconnected("parent")),
-        Err(error) => fail_start(link, &error),
+        Ok(Sent::TimedOut | Sent::Disconnected) => fail_start(start_socket, &Error::disconnected("parent")),
+        Err(error) => fail_start(start_socket, &error),
     }
 }
 
 /// Reports why this process cannot start, and exits.
-pub(super) fn fail_start(link: &PacketSocket, error: &Error) -> ! {
-    report_failure(link, error);
+pub(super) fn fail_start(start_socket: &PacketSocket, error: &Error) -> ! {
+    report_failure(start_socket, error);
     exit_immediately(1)
 }

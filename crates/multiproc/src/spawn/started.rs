@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Origin, Result};
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::inline::InlineChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::spawned_child::SpawnedChild;
 use crate::spawn::supervisor::OnChange;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
@@ -83,7 +83,7 @@ impl Started {
     pub(crate) fn wait(&self, deadline: Deadline) -> Result<bool> {
         match self {
             Self::Child(started) => {
-                started.child.check_here()?;
+                started.child.check_not_forked()?;
                 Ok(started.wait(deadline))
             }
             Self::Thread(thread) => Ok(thread.wait(deadline)),
@@ -99,10 +99,10 @@ impl Started {
     }
 
     /// Has `on_change` called when it has ended, and now, since it may have already.
-    pub(crate) fn watch(&self, on_change: OnChange) {
+    pub(crate) fn set_on_change(&self, on_change: OnChange) {
         match self {
-            Self::Child(started) => started.child.watch(on_change),
-            Self::Thread(thread) => thread.watch(on_change),
+            Self::Child(started) => started.child.set_on_change(on_change),
+            Self::Thread(thread) => thread.set_on_change(on_change),
         }
     }
 

@@ -193,7 +193,7 @@ impl Condvar {
             let is_stale = |entry: &Entry| is_full && self.shared.has_ended(entry);
             match self.shared.insert(ThreadId::current(), WAITS, ticket, is_stale) {
                 Some(entry) => return Ok(entry),
-                None if is_full => return Err(Error::system("wait with more threads", Errno::ENOSPC)),
+                None if is_full => return Err(Error::os("wait with more threads", Errno::ENOSPC)),
                 None => is_full = true,
             }
             drop(guard);

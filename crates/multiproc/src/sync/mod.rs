@@ -25,8 +25,8 @@
 //! # Handles
 //!
 //! Each value here is a handle of memory without a name. It can be cloned, is `Send` and `Sync`, and travels
-//! as an argument of a process or task, as the result of a process, and through a queue or pipe. It costs
-//! a process a descriptor and a page or more of memory. The kernel frees the memory with the last handle.
+//! as an argument and as the result of a process or task, and through a queue or pipe. It costs a
+//! process a descriptor and a page or more of memory. The kernel frees the memory with the last handle.
 //!
 //! # Bytes of other processes
 //!
@@ -35,6 +35,7 @@
 //! numbers that are checked before use, and no reference to the memory is ever given out but to atomics:
 //! guards are copies of the value.
 
+pub(crate) mod deliveries;
 mod permits;
 mod poison;
 mod shared;

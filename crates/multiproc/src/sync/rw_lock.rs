@@ -152,7 +152,7 @@ impl<T: Pod> RwLock<T> {
         let holder = ThreadId::current();
         let own = self.shared.entries().find(|entry| entry.holder == holder && entry.kind & HOLDS != 0);
         if own.is_some_and(|own| count == ALL || is_writer(&own)) {
-            return Err(Error::system("take a lock that this thread holds", Errno::EDEADLK));
+            return Err(Error::os("take a lock that this thread holds", Errno::EDEADLK));
         }
         let request = Request { count, holder, is_urgent: own.is_some() };
         let on_death = |entry: &Entry| {

@@ -68,7 +68,7 @@ impl Shared {
     pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
         let element = size_of::<T>();
         let size = size(slots, element, length)
-            .ok_or_else(|| Error::system("find memory for shared data", Errno::ENOMEM))?;
+            .ok_or_else(|| Error::os("find memory for shared data", Errno::ENOMEM))?;
         let memory = SharedMemory::create(size)?;
         Ok(Self { memory, namespace: thread_id::namespace(), slots, element, length })
     }
@@ -114,7 +114,7 @@ impl Shared {
         if !self.mutex().is_own() {
             return Ok(());
         }
-        Err(Error::system(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
+        Err(Error::os(&format!("take a {lock} that this thread holds"), Errno::EDEADLK))
     }
 
     /// Takes the lock that guards the slots; gives `None` when that takes longer than the deadline.
@@ -151,6 +151,11 @@ impl Shared {
     #[inline]
     pub(super) fn atomics<A: SharedAtomic>(&self, count: usize) -> &[A] {
         self.memory.atomics(self.offset::<A>(0, count), count)
+    }
+
+    /// The memory, and where a range of bytes of the data begins in it.
+    pub(super) fn range(&self, start: usize, length: usize) -> (&SharedMemory, usize) {
+        (&self.memory, self.offset::<u8>(start, length))
     }
 
     #[inline]

@@ -54,6 +54,15 @@ impl Shared {
         Some(Entry { index, holder: ThreadId::from_bits(holder), pid, kind, ticket })
     }
 
+    /// The first slot that is free, or whose entry counts as such. To be called under the lock.
+    pub(super) fn free_slot(&self, is_stale: impl Fn(&Entry) -> bool) -> Option<usize> {
+        (0..self.slots).find(|index| self.entry(*index).is_none_or(|entry| is_stale(&entry)))
+    }
+
+    pub(super) fn is_free(&self, index: usize) -> bool {
+        self.slot_word(index, HOLDER).load(Acquire) == 0
+    }
+
     /// Puts an entry of this process into the first slot that is free, or whose entry counts as such. Gives
     /// `None` if no slot is. To be called under the lock.
     pub(super) fn insert(
@@ -63,8 +72,11 @@ impl Shared {
         ticket: u64,
         is_stale: impl Fn(&Entry) -> bool,
     ) -> Option<Entry> {
-        let is_free = |index: &usize| self.entry(*index).is_none_or(|entry| is_stale(&entry));
-        let index = (0..self.slots).find(is_free)?;
+        Some(self.insert_at(self.free_slot(is_stale)?, holder, kind, ticket))
+    }
+
+    /// As [`insert`](Self::insert), into a [free slot](Self::free_slot).
+    pub(super) fn insert_at(&self, index: usize, holder: ThreadId, kind: u32, ticket: u64) -> Entry {
         let pid = ThreadId::current_and_process().1.number();
         // With each of the two, a thread that reads without the lock sees that the former entry is gone.
         self.slot_word(index, HOLDER).store(0, Relaxed);
@@ -74,7 +86,16 @@ impl Shared {
             self.word(Word::UsedSlots).store(index as u64 + 1, Relaxed);
         }
         self.slot_word(index, HOLDER).store(holder.bits(), Release);
-        Some(Entry { index, holder, pid, kind, ticket })
+        Entry { index, holder, pid, kind, ticket }
+    }
+
+    /// Gives an entry another holder and kind. A process that is killed between the two leaves the kind. To be
+    /// called under the lock.
+    pub(super) fn hand_over(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
+        let entry = Entry { holder, pid: holder.number(), kind, ..*entry };
+        self.slot_word(entry.index, HOLDER).store(holder.bits(), Release);
+        self.set_kind(&entry, kind);
+        entry
     }
 
     /// The kind of an entry by now; `None` if the slot has another entry or none.

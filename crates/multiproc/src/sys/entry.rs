@@ -16,11 +16,11 @@ use nix::libc::{self, dl_phdr_info};
 
 use crate::error::{Error, Result};
 
-/// The constant in the image for a function that may cross. `R` is a vtable: the ways to run it.
+/// The constant in the image for a function that may cross. `R` holds the ways to run it.
 #[repr(C)]
 pub(crate) struct Entry<R: 'static> {
     head: Head,
-    runs: R,
+    vtable: R,
 }
 
 /// The beginning of every entry, whatever its `R`.
@@ -28,7 +28,7 @@ pub(crate) struct Entry<R: 'static> {
 struct Head {
     magic: u64,
     signature: fn() -> &'static str,
-    /// The type of `runs`.
+    /// The type of `vtable`.
     kind: fn() -> TypeId,
 }
 
@@ -47,12 +47,12 @@ const fn magic(text: &[u8]) -> u64 {
 }
 
 impl<R> Entry<R> {
-    pub(crate) const fn new(signature: fn() -> &'static str, runs: R) -> Self {
-        Self { head: Head { magic: MAGIC, signature, kind: TypeId::of::<R> }, runs }
+    pub(crate) const fn new(signature: fn() -> &'static str, vtable: R) -> Self {
+        Self { head: Head { magic: MAGIC, signature, kind: TypeId::of::<R> }, vtable }
     }
 
-    pub(crate) fn runs(&self) -> &R {
-        &self.runs
+    pub(crate) fn vtable(&self) -> &R {
+        &self.vtable
     }
 
     /// The function's parameter and result types, as text.

@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 
 pub(crate) fn create() -> Result<OwnedFd> {
     if failpoint::should_fail(Failpoint::CreateEvent) {
-        return Err(Error::system("create a descriptor to wait for", Errno::EMFILE));
+        return Err(Error::os("create a descriptor to wait for", Errno::EMFILE));
     }
     EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map(OwnedFd::from)
-        .map_err(|errno| Error::system("create a descriptor to wait for", errno))
+        .map_err(|errno| Error::os("create a descriptor to wait for", errno))
 }
 
 /// Makes it readable until it is cleared. The write fails only when it has been readable for 2^64 writes.

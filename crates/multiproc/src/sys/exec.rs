@@ -15,8 +15,8 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::failpoint::{self, Failpoint};
 use super::pidfd::PidFd;
+use super::privileges::exec_gains_privileges;
 use super::program::{Program, errno_of, start_error};
-use super::rights::gives_rights;
 use super::start_socket;
 use crate::error::{Error, Result};
 
@@ -26,13 +26,13 @@ use crate::error::{Error, Result};
 /// could inherit it, and without code between fork and exec.
 pub(crate) fn exec_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
     if failpoint::should_fail(Failpoint::Execute) {
-        return Err(Error::system("start a child process", Errno::EAGAIN));
+        return Err(Error::os("start a child process", Errno::EAGAIN));
     }
-    start_socket::mark(socket.as_fd()).map_err(|errno| Error::system("mark a socket", errno))?;
+    start_socket::mark(socket.as_fd()).map_err(|errno| Error::os("mark a socket", errno))?;
     let program = Program::own()?;
-    if gives_rights(&program.path_here()) {
+    if exec_gains_privileges(&program.path_here()) {
         // For this thread, and all that it executes from now on.
-        set_no_new_privs().map_err(|errno| Error::system("forbid a child to gain rights", errno))?;
+        set_no_new_privs().map_err(|errno| Error::os("forbid a child to gain privileges", errno))?;
     }
     let environment = std::env::vars_os().map(|(mut variable, value)| {
         variable.push("=");
@@ -81,7 +81,7 @@ fn check(result: c_int) -> nix::Result<()> {
     if result == 0 { Ok(()) } else { Err(Errno::from_raw(result)) }
 }
 
-/// What the new process does with descriptors before it executes the file.
+/// The changes to descriptors that the new process makes before it executes the file.
 struct FileActions(Box<libc::posix_spawn_file_actions_t>);
 
 type CloseFrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;

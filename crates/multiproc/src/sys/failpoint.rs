@@ -84,8 +84,6 @@ points! {
     ItemsWritten = "pool:items-written",
     /// The pool has submitted items, and not woken the worker.
     ItemsSubmitted = "pool:items-submitted",
-    /// The pool has asked a worker to leave a run of claimed items, and revoked none of them.
-    RunStopped = "pool:run-stopped",
     /// The pool has revoked items that the worker has not begun.
     ItemsRevoked = "pool:items-revoked",
     /// The pool has copied results, and not released their place in the ring.
@@ -142,17 +140,17 @@ points! {
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.
-    CreateMemory = "system:memfd",
-    MapMemory = "system:mmap",
-    CreateSockets = "system:socketpair",
-    CreateEvent = "system:eventfd",
-    SendPacket = "system:sendmsg",
-    Membarrier = "system:membarrier",
-    Execute = "system:exec",
-    Fork = "system:clone",
+    CreateMemory = "syscall:memfd",
+    MapMemory = "syscall:mmap",
+    CreateSockets = "syscall:socketpair",
+    CreateEvent = "syscall:eventfd",
+    SendPacket = "syscall:sendmsg",
+    Membarrier = "syscall:membarrier",
+    Execute = "syscall:exec",
+    Fork = "syscall:clone",
 }
 
-/// What happens at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.
+/// The actions at failpoints: [`init`](crate::init()) installs the functions of `failpoint_control`.
 #[cfg(multiproc_faults)]
 pub(crate) struct Hooks {
     pub(crate) hit: fn(Failpoint),

@@ -1,4 +1,4 @@
-//! What is to happen at which failpoint, in memory that all processes of a program share.
+//! The action of each failpoint, in memory that all processes of a program share.
 //!
 //! The fault suite [creates](Controller::create) the memory and passes its [path](Controller::path) in the
 //! program's environment. One fault is armed at a time. The process that it hits records pid and time.
@@ -20,7 +20,7 @@ use crate::sys::mapping::SharedMapping;
 /// The environment variable that names the path of the memory.
 pub const ENV_VAR: &str = "MULTIPROC_FAULTS";
 
-/// What happens to the process at the failpoint.
+/// The action on the process at the failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Action {

@@ -27,7 +27,7 @@ pub(crate) enum Fork {
     Zygote(u32),
 }
 
-/// What it takes to fork this process.
+/// The state that forks of this process need.
 pub(crate) struct ZygoteForker {
     parent: i32,
     /// Where the C library keeps this thread's number, by which robust mutexes know their owner. In the child
@@ -76,9 +76,9 @@ pub(crate) fn serve_on_fresh_thread(serve: impl FnOnce() + Send + 'static) -> Er
 /// Whether the first thread of this process is parked.
 static IS_PARKED: AtomicU32 = AtomicU32::new(0);
 
-/// The size in bytes of the forking thread's stack, which is a child's. It counts as a process's data, other
-/// than a stack that the kernel makes; 0 in a process that has such a one.
-pub(crate) fn own_stack() -> u64 {
+/// The stack size in bytes of the forking thread, which becomes a child's first thread. It counts against
+/// `RLIMIT_DATA`, unlike a stack that the kernel makes. 0 in an executed process.
+pub(crate) fn forking_thread_stack_size() -> u64 {
     STACK.load(Ordering::Relaxed)
 }
 

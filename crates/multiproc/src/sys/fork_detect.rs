@@ -25,11 +25,11 @@ impl ForkDetector {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
         let page = unsafe { mmap_anonymous(None, PAGE, protection, MapFlags::MAP_PRIVATE) }
-            .map_err(|errno| Error::system("map a page of memory", errno))?;
+            .map_err(|errno| Error::os("map a page of memory", errno))?;
         let original = Self(page.cast());
         // SAFETY: the page is ours, and the advice changes only what forked copies see.
         unsafe { madvise(page, PAGE.get(), MmapAdvise::MADV_WIPEONFORK) }
-            .map_err(|errno| Error::system("mark a page of memory", errno))?;
+            .map_err(|errno| Error::os("mark a page of memory", errno))?;
         original.word().store(1, Relaxed);
         Ok(original)
     }

@@ -43,9 +43,9 @@ pub(crate) fn wake_one_at_low_half(word: &AtomicU64) {
     wake(word.as_ptr().cast(), 1);
 }
 
-fn wake(word: *mut u32, most: i32) -> usize {
+fn wake(word: *mut u32, max: i32) -> usize {
     // SAFETY: FUTEX_WAKE only uses the address as a key.
-    let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, most, ptr::null::<()>()) };
+    let woken = unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, max, ptr::null::<()>()) };
     usize::try_from(woken).unwrap_or(0)
 }
 

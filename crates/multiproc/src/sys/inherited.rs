@@ -1,4 +1,4 @@
-//! What an executed program inherits from the process that starts it, as a hash to compare.
+//! A hash of the state that an executed program inherits from the process that starts it.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

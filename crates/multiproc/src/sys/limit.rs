@@ -2,10 +2,11 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::fork::own_stack;
+use super::fork::forking_thread_stack_size;
 use crate::error::{Bytes, Error, Result};
 
-/// What a worker needs at least beyond what it uses at its start (bytes), so that it can report an error.
+/// The memory (bytes) that a worker needs at least beyond its use at the start, so that it can report an
+/// error.
 const ROOM: u64 = 1024 * 1024;
 
 /// Limits this process's private writable memory: its heap, its threads' stacks, private mappings. Its
@@ -15,7 +16,7 @@ const ROOM: u64 = 1024 * 1024;
 /// would count shared memory for each process.
 pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
     // The first thread's stack does not count, whether the kernel or the zygote made it.
-    let stack = own_stack();
+    let stack = forking_thread_stack_size();
     let own = own_memory()?.saturating_sub(stack);
     if bytes < own + ROOM {
         return Err(Error::invalid(format!(
@@ -28,11 +29,11 @@ pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
     let bytes = bytes.saturating_add(stack);
     let limited = getrlimit(Resource::RLIMIT_DATA)
         .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_DATA, bytes.min(soft), bytes.min(hard)));
-    limited.map_err(|errno| Error::system("limit a worker's memory", errno))
+    limited.map_err(|errno| Error::os("limit a worker's memory", errno))
 }
 
 /// The lower of `bytes` and the limit that this process and its children have.
-pub(crate) fn memory_in_force(bytes: u64) -> u64 {
+pub(crate) fn effective_memory_limit(bytes: u64) -> u64 {
     getrlimit(Resource::RLIMIT_DATA).map_or(bytes, |(soft, _)| bytes.min(soft))
 }
 

@@ -41,7 +41,7 @@ impl SharedMapping {
     pub(crate) fn create(length: NonZeroUsize) -> Result<(Self, OwnedFd)> {
         let fd = create(length.get())?;
         nix::unistd::ftruncate(&fd, i64::try_from(length.get()).unwrap_or(i64::MAX))
-            .map_err(|errno| Error::system("size shared memory", errno))?;
+            .map_err(|errno| Error::os("size shared memory", errno))?;
         add_seals(&fd, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL)?; // nor can it shrink, see `create`
         Ok((Self::map(fd.as_fd(), length)?, fd))
     }
@@ -56,7 +56,7 @@ impl SharedMapping {
 
     fn map(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
         if failpoint::should_fail(Failpoint::MapMemory) {
-            return Err(Error::system("map shared memory", Errno::ENOMEM));
+            return Err(Error::os("map shared memory", Errno::ENOMEM));
         }
         Self::map_file(fd, length)
     }
@@ -65,7 +65,7 @@ impl SharedMapping {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
         let start = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, fd, 0) }
-            .map_err(|errno| Error::system("map shared memory", errno))?;
+            .map_err(|errno| Error::os("map shared memory", errno))?;
         Ok(Self { start, length })
     }
 
@@ -112,7 +112,7 @@ impl SharedMapping {
         read(unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), length) })
     }
 
-    /// Has the processor fetch the cache line at an offset. Does not wait.
+    /// Has the CPU fetch the cache line at an offset. Does not wait.
     #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize) {
         let address = self.address(offset, 1);

@@ -49,7 +49,7 @@ pub(crate) fn try_with_capacity(length: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(length)
-        .map_err(|_| Error::system(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
+        .map_err(|_| Error::os(&format!("find {length} bytes for a message"), Errno::ENOMEM))?;
     Ok(bytes)
 }
 
@@ -65,7 +65,7 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
             Ok(0) => return Err(Error::decode("a message", "its memory ends before it does")),
             Ok(read) => read.cast_unsigned(),
             Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(Error::system("read anonymous memory", errno)),
+            Err(errno) => return Err(Error::os("read anonymous memory", errno)),
         };
         // SAFETY: the kernel has written that many bytes to the beginning of the room.
         unsafe { bytes.set_len(bytes.len() + read) };
@@ -78,7 +78,7 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
 /// at a later access.
 pub(crate) fn allocate(fd: impl AsFd, offset: usize, length: usize) -> Result<()> {
     change_pages(fd, FallocateFlags::empty(), offset, length)
-        .map_err(|errno| Error::system(&format!("find {length} bytes of memory to share"), errno))
+        .map_err(|errno| Error::os(&format!("find {length} bytes of memory to share"), errno))
 }
 
 /// Gives the pages of a range back, which then reads as zeros. They stay where the kernel refuses it.
@@ -112,11 +112,11 @@ pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> 
 
 /// The size in bytes of another process's memfd, which cannot shrink: a seal says so.
 pub(super) fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
-    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::os("see seals", errno))?;
     if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
         return Err(Error::decode("shared memory", "it could be made shorter"));
     }
-    let size = fstat(fd).map_err(|errno| Error::system("size shared memory", errno))?.st_size;
+    let size = fstat(fd).map_err(|errno| Error::os("size shared memory", errno))?.st_size;
     Ok(u64::try_from(size).unwrap_or(0))
 }
 
@@ -125,30 +125,29 @@ pub(super) fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
 pub(super) fn create(length: usize) -> Result<OwnedFd> {
     check_limit(length)?;
     if failpoint::should_fail(Failpoint::CreateMemory) {
-        return Err(Error::system("create anonymous memory", Errno::ENFILE));
+        return Err(Error::os("create anonymous memory", Errno::ENFILE));
     }
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     // Never to be executed: a kernel may be set to refuse any other. Linux before 6.3 does not know the flag.
     let never_executed = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let fd = memfd_create(c"multiproc", flags | never_executed)
         .or_else(|errno| if errno == Errno::EINVAL { memfd_create(c"multiproc", flags) } else { Err(errno) })
-        .map_err(|errno| Error::system("create anonymous memory", errno))?;
+        .map_err(|errno| Error::os("create anonymous memory", errno))?;
     add_seals(&fd, SealFlag::F_SEAL_SHRINK)?;
     Ok(fd)
 }
 
 pub(super) fn add_seals(fd: &OwnedFd, seals: SealFlag) -> Result<()> {
-    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::system("seal anonymous memory", errno))?;
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map_err(|errno| Error::os("seal anonymous memory", errno))?;
     Ok(())
 }
 
 /// Growing a file beyond `RLIMIT_FSIZE` does not just fail: it sends SIGXFSZ, which kills.
 fn check_limit(length: usize) -> Result<()> {
-    let (limit, _) =
-        getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::system("read a limit", errno))?;
+    let (limit, _) = getrlimit(Resource::RLIMIT_FSIZE).map_err(|errno| Error::os("read a limit", errno))?;
     if length as u64 > limit {
         let operation = format!("create {length} bytes of anonymous memory beyond the limit on file sizes");
-        return Err(Error::system(&operation, Errno::EFBIG));
+        return Err(Error::os(&operation, Errno::EFBIG));
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! Two things can block that without end: a lock that another thread holds (Rust's standard output has one,
 //! and each C stream), and a full pipe that no process reads. In a process that has never had a second
 //! thread, no other thread holds a lock, so the calling thread flushes. In any other, a helper thread
-//! flushes, and the caller waits for it at most for a [bound](BOUND). C's standard output tells whether it
-//! has pending bytes, and its lock can be tried, so it needs no helper thread.
+//! flushes, and the caller waits for it at most for a [bound](FLUSH_TIMEOUT). C's standard output tells
+//! whether it has pending bytes, and its lock can be tried, so it needs no helper thread.
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -26,9 +26,9 @@ use super::signals::with_signals_blocked;
 use super::weak::weak_address;
 
 /// The longest time that a result waits for the helper thread, or for its worker to flush.
-pub(crate) const BOUND: Duration = Duration::from_millis(250);
+pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 /// The longest time that an ending process waits for a lock.
-const LAST_BOUND: Duration = Duration::from_secs(1);
+const EXIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Flushes for a process that goes on afterwards.
 #[derive(Debug, Default)]
@@ -46,8 +46,8 @@ const QUICKEST_THREAD: Duration = Duration::from_micros(3);
 impl Output {
     /// Flushes standard output; `ran` is the run time of tasks since then. Returns whether it used a helper.
     ///
-    /// With a single thread, blocks while a pipe is full. With several, blocks for [`BOUND`] at most, and not
-    /// at all while an earlier call is still blocked; the helper thread writes the rest later.
+    /// With a single thread, blocks while a pipe is full. With several, blocks for [`FLUSH_TIMEOUT`] at most,
+    /// and not at all while an earlier call is still blocked; the helper thread writes the rest later.
     pub(crate) fn flush(&mut self, ran: Duration) -> bool {
         self.ran = self.ran.saturating_add(ran);
         let may_be_old = self.ran < QUICKEST_THREAD;
@@ -125,16 +125,16 @@ impl Helper {
             return;
         }
         let _ = self.requests.send(());
-        self.is_busy = self.done.recv_timeout(BOUND).is_err();
+        self.is_busy = self.done.recv_timeout(FLUSH_TIMEOUT).is_err();
     }
 }
 
 /// Flushes all streams, before a process ends without exit handlers. Blocks while standard output is a full
-/// pipe, so that nothing is lost; but for a lock that another thread holds only for [`LAST_BOUND`]. What that
-/// lock guards is then lost, as when a program exits.
+/// pipe, so that nothing is lost; but for a lock that another thread holds only for [`EXIT_FLUSH_TIMEOUT`].
+/// What that lock guards is then lost, as when a program exits.
 pub(crate) fn flush_all() {
     if has_one_thread(false) {
-        return flush_alone();
+        return flush_single_threaded();
     }
     let (has_lock, locked) = mpsc::channel();
     let flush_rust_stdout = move || {
@@ -143,7 +143,7 @@ pub(crate) fn flush_all() {
         let _ = out.flush();
     };
     start_thread(flush_rust_stdout);
-    if locked.recv_timeout(LAST_BOUND).is_ok() {
+    if locked.recv_timeout(EXIT_FLUSH_TIMEOUT).is_ok() {
         let _ = locked.recv(); // fails once the thread has ended, and so has flushed
     }
     flush_c_stdout();
@@ -152,11 +152,11 @@ pub(crate) fn flush_all() {
         flush_c_streams();
         drop(finish);
     });
-    let _ = finished.recv_timeout(LAST_BOUND);
+    let _ = finished.recv_timeout(EXIT_FLUSH_TIMEOUT);
 }
 
 /// Flushes all streams, in a process where no other thread can hold a lock.
-pub(crate) fn flush_alone() {
+pub(crate) fn flush_single_threaded() {
     flush_stdout();
     flush_c_streams();
 }
@@ -203,7 +203,7 @@ fn flush_c_streams() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// What is known of this process's threads: only what the C library says; that it was forked with one, and no
+/// The knowledge of this process's threads: only what the C library says; that it was forked with one, and no
 /// other was seen since; or that there were several.
 static THREADS: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
@@ -232,7 +232,7 @@ fn has_one_thread(may_be_old: bool) -> bool {
     has_one
 }
 
-fn has_one_thread_now() -> bool {
+pub(crate) fn has_one_thread_now() -> bool {
     // This does nothing with one thread, and is an error with several: a tenth of the time of reading /proc.
     match unshare(CloneFlags::CLONE_THREAD) {
         Ok(()) => true,

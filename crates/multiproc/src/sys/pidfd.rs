@@ -25,8 +25,8 @@ pub(crate) enum Exit {
     Lost,
 }
 
-/// How often [`PidFd::wait_unless`] asks whether to stop waiting.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often [`PidFd::wait_or_until`] asks whether to stop waiting.
+const EXIT_RECHECK: Duration = Duration::from_secs(1);
 
 static OBSERVED_EXITS: AtomicU32 = AtomicU32::new(0);
 
@@ -52,7 +52,7 @@ impl PidFd {
             if is_ours {
                 let _ = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
             }
-            Error::system("open a descriptor for a child process", errno)
+            Error::os("open a descriptor for a child process", errno)
         })
     }
 
@@ -81,7 +81,7 @@ impl PidFd {
         };
         match Errno::result(result) {
             Ok(_) | Err(Errno::ESRCH | Errno::EBADF) => Ok(()), // ended, or `already_dead`
-            Err(errno) => Err(Error::system(&format!("send {signal} to a child"), errno)),
+            Err(errno) => Err(Error::os(&format!("send {signal} to a child"), errno)),
         }
     }
 
@@ -91,14 +91,14 @@ impl PidFd {
 
     /// Waits until it has ended; returns whether that was before the deadline.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
-        self.wait_unless(deadline, || false)
+        self.wait_or_until(deadline, || false)
     }
 
     /// As [`wait`](Self::wait), but asks once a second whether that is enough; then returns false, too.
-    pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> bool {
+    pub(crate) fn wait_or_until(&self, deadline: Deadline, may_stop: impl Fn() -> bool) -> bool {
         loop {
-            match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(RECHECK_INTERVAL)) {
-                Ok(false) if deadline.is_over() || is_enough() => return false,
+            match ready(self.0.as_fd(), PollFlags::POLLIN, deadline.or_within(EXIT_RECHECK)) {
+                Ok(false) if deadline.is_over() || may_stop() => return false,
                 Ok(false) => {}
                 Ok(true) => {
                     OBSERVED_EXITS.fetch_add(1, Relaxed);
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn a_pid_that_is_no_childs_acts_as_an_ended_process() {
-        let stranger = PidFd::of_child(std::os::unix::process::parent_id()).unwrap();
-        assert!(stranger.has_ended());
-        assert_eq!(stranger.reap(), Exit::Lost);
-        assert!(stranger.signal(Signal::SIGCONT).is_ok());
+        let not_a_child = PidFd::of_child(std::os::unix::process::parent_id()).unwrap();
+        assert!(not_a_child.has_ended());
+        assert_eq!(not_a_child.reap(), Exit::Lost);
+        assert!(not_a_child.signal(Signal::SIGCONT).is_ok());
     }
 }

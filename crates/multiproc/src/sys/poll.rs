@@ -81,12 +81,12 @@ fn wait(polled: &mut [PollFd<'_>], deadline: Deadline) -> Result<bool> {
             Ok(0) if !deadline.is_over() => {} // the longest timeout of `poll` is 24 days
             Ok(count) => return Ok(count > 0),
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Error::system("wait for a descriptor", errno)),
+            Err(errno) => return Err(Error::os("wait for a descriptor", errno)),
         }
     }
 }
 
-/// What [`poll_event_or_hangup`] found.
+/// The result of [`poll_event_or_hangup`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PollEvents {
     pub(crate) readable: bool,
@@ -108,7 +108,7 @@ pub(crate) fn poll_event_or_hangup(
             Ok(PollEvents { readable: is(0, PollFlags::POLLIN), hung_up: is(1, PollFlags::POLLHUP) })
         }
         Err(Errno::EINTR) => Ok(PollEvents::default()),
-        Err(errno) => Err(Error::system("wait for a descriptor", errno)),
+        Err(errno) => Err(Error::os("wait for a descriptor", errno)),
     }
 }
 

@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 /// nothing. (It has inherited no descriptor above standard error.)
 pub(crate) fn setup_child() -> Result<()> {
     let null = std::fs::File::open("/dev/null").map_err(|error| Error::io("open /dev/null", &error))?;
-    nix::unistd::dup2_stdin(&null).map_err(|errno| Error::system("replace standard input", errno))?;
+    nix::unistd::dup2_stdin(&null).map_err(|errno| Error::os("replace standard input", errno))?;
     drop(null);
-    ignore_sigint().map_err(|errno| Error::system("handle SIGINT", errno))?; // first: one may be pending
-    SigSet::empty().thread_set_mask().map_err(|errno| Error::system("unblock signals", errno))
+    ignore_sigint().map_err(|errno| Error::os("handle SIGINT", errno))?; // first: one may be pending
+    SigSet::empty().thread_set_mask().map_err(|errno| Error::os("unblock signals", errno))
 }
 
 /// Sets the name that `ps` and `top` show. The kernel keeps 15 bytes of it.

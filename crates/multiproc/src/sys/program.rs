@@ -87,7 +87,7 @@ impl Program {
 pub(super) fn start_error(errno: Errno) -> Error {
     let is_without_proc = errno == Errno::ENOENT && !Path::new("/proc/self").exists();
     let why = if is_without_proc { ", since /proc is not mounted (mount -t proc proc /proc)" } else { "" };
-    Error::system(&format!("start a child process{why}"), errno)
+    Error::os(&format!("start a child process{why}"), errno)
 }
 
 pub(super) fn errno_of(error: &io::Error) -> Errno {

@@ -34,7 +34,7 @@ pub(crate) struct Sealed(Mapping);
 /// Identifies the memory behind a descriptor, while it is open or mapped in any process. The inode is not
 /// enough: on old kernels those of memfds repeat after 2^32. The time of the write tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Identity {
+pub(crate) struct MemfdId {
     device: u64,
     inode: u64,
     written: (i64, i64),
@@ -62,7 +62,7 @@ impl Sealed {
     /// Maps what another process has sealed, after a check of its seals and that its size is `length`.
     pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
         let (_, size) = identify(fd)?;
-        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::system("see seals", errno))?;
+        let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::os("see seals", errno))?;
         if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
             return Err(Error::decode("sealed memory", "it is not sealed"));
         }
@@ -95,16 +95,16 @@ pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
 }
 
 /// The identity of the memory, and its size in bytes.
-pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(Identity, u64)> {
-    let status = fstat(fd).map_err(|errno| Error::system("identify sealed memory", errno))?;
+pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(MemfdId, u64)> {
+    let status = fstat(fd).map_err(|errno| Error::os("identify sealed memory", errno))?;
     let written = (status.st_ctime, status.st_ctime_nsec);
-    let identity = Identity { device: status.st_dev, inode: status.st_ino, written };
+    let identity = MemfdId { device: status.st_dev, inode: status.st_ino, written };
     Ok((identity, status.st_size.cast_unsigned()))
 }
 
 /// Zeroed memory with all pages present: a lack of memory is an error here, not a signal at a later access.
 pub(crate) fn allocate(length: NonZeroUsize) -> Result<OwnedFd> {
-    let refused = |errno| Error::system(&format!("find {length} bytes of memory to seal"), errno);
+    let refused = |errno| Error::os(&format!("find {length} bytes of memory to seal"), errno);
     // The kernel's overcommit heuristic does not apply to files: one that is far too large would grow until
     // the OOM killer strikes. So the heuristic is asked by way of a vector.
     let mut vector = Vec::<u8>::new();
@@ -133,7 +133,7 @@ fn add_seals(fd: BorrowedFd<'_>) -> Result<()> {
             Err(Errno::EBUSY) if begun.elapsed() < SEAL_RETRY_LIMIT => {
                 thread::sleep(Duration::from_millis(1));
             }
-            Err(errno) => return Err(Error::system("seal memory", errno)),
+            Err(errno) => return Err(Error::os("seal memory", errno)),
         }
     }
 }
@@ -166,7 +166,7 @@ impl Mapping {
         };
         // SAFETY: a new mapping at an address of the kernel's choosing touches no memory in use.
         let start = unsafe { mmap(None, length, protection, flags, fd, 0) }
-            .map_err(|errno| Error::system(&format!("map {length} bytes of memory to seal"), errno))?;
+            .map_err(|errno| Error::os(&format!("map {length} bytes of memory to seal"), errno))?;
         Ok(Self { start, length })
     }
 

@@ -118,10 +118,10 @@ impl SharedMapping {
     #[inline]
     pub(crate) fn atomics<A: SharedAtomic>(&self, offset: usize, count: usize) -> &[A] {
         assert!(offset.is_multiple_of(8), "unaligned atomics");
-        let place = self.address(offset, count.saturating_mul(size_of::<A>()));
+        let address = self.address(offset, count.saturating_mul(size_of::<A>()));
         // SAFETY: inside the mapping and aligned (both asserted). Atomics of any bits are valid, and all that
         // refers to this memory in this process are atomics and copies by means of them.
-        unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), count) }
+        unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), count) }
     }
 
     /// The value at an offset, which must be inside the mapping. A value that is written meanwhile is torn.
@@ -168,9 +168,9 @@ impl SharedMapping {
 
     #[inline]
     fn bytes(&self, offset: usize, count: usize) -> &[AtomicU8] {
-        let place = self.address(offset, count);
+        let address = self.address(offset, count);
         // SAFETY: as in `atomics`; a byte is aligned everywhere.
-        unsafe { std::slice::from_raw_parts(place.cast().as_ptr(), count) }
+        unsafe { std::slice::from_raw_parts(address.cast().as_ptr(), count) }
     }
 }
 

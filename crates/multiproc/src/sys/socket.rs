@@ -45,7 +45,7 @@ pub(crate) enum Received {
     Disconnected,
 }
 
-/// What happens to a packet if this process has no room for its descriptors.
+/// The treatment of a packet if this process has no room for its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnShortage {
     Lose,
@@ -56,16 +56,15 @@ pub(crate) enum OnShortage {
 /// Two connected sockets, closed on exec.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd)> {
     if failpoint::should_fail(Failpoint::CreateSockets) {
-        return Err(Error::system("create a pair of sockets", Errno::EMFILE));
+        return Err(Error::os("create a pair of sockets", Errno::EMFILE));
     }
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-        .map_err(|errno| Error::system("create a pair of sockets", errno))
+        .map_err(|errno| Error::os("create a pair of sockets", errno))
 }
 
 /// Asks for room for `bytes` of unreceived packets. The kernel grants up to its own limit, silently.
 pub(crate) fn reserve(socket: BorrowedFd<'_>, bytes: usize) -> Result<()> {
-    setsockopt(&socket, sockopt::SndBuf, &bytes)
-        .map_err(|errno| Error::system("size a socket's buffer", errno))
+    setsockopt(&socket, sockopt::SndBuf, &bytes).map_err(|errno| Error::os("size a socket's buffer", errno))
 }
 
 /// Sends the parts as one packet, all or nothing. Blocks while the buffer is full, until the deadline.
@@ -81,7 +80,7 @@ pub(crate) fn send(
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     if failpoint::should_fail(Failpoint::SendPacket) {
-        return Err(Error::system("send a packet", Errno::ENOBUFS));
+        return Err(Error::os("send a packet", Errno::ENOBUFS));
     }
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &slices, control, flags, None) {
@@ -98,7 +97,7 @@ pub(crate) fn send(
                 left => thread::sleep(left.map_or(PAUSE, |left| left.min(PAUSE))),
             },
             Err(Errno::EPIPE) => return Ok(Sent::Disconnected),
-            Err(errno) => return Err(Error::system("send a packet", errno)),
+            Err(errno) => return Err(Error::os("send a packet", errno)),
         }
     }
 }
@@ -139,12 +138,12 @@ pub(crate) fn receive(
                     return Ok(Received::TimedOut);
                 }
             }
-            Err(Errno::EMFILE) => return Err(Error::system("receive a packet's descriptors", Errno::EMFILE)),
+            Err(Errno::EMFILE) => return Err(Error::os("receive a packet's descriptors", Errno::EMFILE)),
             Err(errno) => {
                 if leaves && errno == Errno::EMSGSIZE {
                     discard(socket); // else each later call would fail with it
                 }
-                return Err(Error::system("receive a packet", errno));
+                return Err(Error::os("receive a packet", errno));
             }
         }
     }
@@ -160,13 +159,13 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Option<(
             Ok((0, _)) | Err(Errno::EAGAIN) => return Ok(None),
             Ok(packet) => return Ok(Some(packet)),
             Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(errno) => return Err(Error::system("receive a packet's descriptors", errno)),
+            Err(errno) => return Err(Error::os("receive a packet's descriptors", errno)),
         }
     }
 }
 
 /// Whether a process certainly holds the other end. False if a packet waits here.
-pub(crate) fn is_held(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_surely_connected(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     recv(socket.as_raw_fd(), &mut [0], flags) == Err(Errno::EAGAIN)
 }

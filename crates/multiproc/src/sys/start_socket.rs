@@ -1,7 +1,7 @@
 //! The start socket: an executed child's standard input, and the other end of its parent's liveness socket.
 //!
-//! A process takes a task only from a start socket that its living parent has made with no more rights than
-//! it has itself. The kernel vouches for the maker (`SO_PEERCRED`).
+//! A process takes a task only from a start socket that its living parent has made with no more privileges
+//! than it has itself. The kernel vouches for the maker (`SO_PEERCRED`).
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,8 +15,8 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Gid, Uid, getppid};
 
 use super::poll::{Deadline, PollFlags, ready};
+use super::privileges;
 use super::process::exit_immediately;
-use super::rights;
 use super::socket::waiting_packet;
 use crate::error::{Cause, Error, Result};
 
@@ -32,8 +32,8 @@ pub(crate) struct SocketOwner {
 /// The start socket, if this process was started by [`exec_self`](super::exec::exec_self) and the packet that
 /// waits in it begins with the magic number.
 ///
-/// Ends this process if the socket's maker is not its living parent: then it is a stranger, or the parent has
-/// died and its orphan must not run the whole program instead.
+/// Ends this process if the socket's maker is not its living parent: then it is an unrelated process, or the
+/// parent has died and its orphan must not run the whole program instead.
 pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Option<(OwnedFd, SocketOwner)> {
     let stdin = io::stdin();
     let owner = owner(stdin.as_fd())?;
@@ -51,9 +51,10 @@ pub(crate) fn take_bootstrap_socket(has_magic: impl FnOnce(&[u8]) -> bool) -> Op
     }
 }
 
-/// Checks that the maker of the start socket had all rights that this process has. Otherwise any user could
-/// execute a program with more rights (set-uid, set-gid, capabilities) and have it run any of its tasks.
-pub(crate) fn check_rights(owner: SocketOwner) -> Result<()> {
+/// Checks that the maker of the start socket had all privileges that this process has. Otherwise any user
+/// could execute a program with more privileges (set-uid, set-gid, capabilities) and have it run any of its
+/// tasks.
+pub(crate) fn check_privileges(owner: SocketOwner) -> Result<()> {
     let (user, group) = (Uid::effective().as_raw(), Gid::effective().as_raw());
     if (user, group) != (owner.user, owner.group) {
         return Err(Error::new(Cause::Start(format!(
@@ -61,8 +62,10 @@ pub(crate) fn check_rights(owner: SocketOwner) -> Result<()> {
             owner.user, owner.group
         ))));
     }
-    if rights::may_have_gained_rights() {
-        return Err(Error::new(Cause::Start("it gained rights when the program was executed".to_owned())));
+    if privileges::may_have_gained_privileges() {
+        return Err(Error::new(Cause::Start(
+            "it gained privileges when the program was executed".to_owned(),
+        )));
     }
     Ok(())
 }
@@ -73,8 +76,8 @@ fn cannot_start(why: &str) -> ! {
     exit_immediately(1)
 }
 
-/// A program that has inherited another process's start socket goes on. If the parent made that socket, this
-/// is its child, and something has read the message, or another version of this library wrote it.
+/// Without the magic number: if the parent made the socket, this is its child and the message was lost, so it
+/// exits; otherwise the socket was inherited, so it goes on as an ordinary program.
 fn bad_magic<T>(owner: SocketOwner, is_waiting: bool) -> Option<T> {
     if owner.pid == getppid().as_raw() {
         cannot_start(if is_waiting {
@@ -89,7 +92,7 @@ fn bad_magic<T>(owner: SocketOwner, is_waiting: bool) -> Option<T> {
 /// Ties this process's life to the other end of the socket. The parent-death signal is not enough: the kernel
 /// clears it when the child changes its user, and withholds it when the parent has changed its own.
 pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
-    signal_on_hangup(socket).map_err(|errno| Error::system("tie a child to its parent", errno))?;
+    signal_on_hangup(socket).map_err(|errno| Error::os("tie a child to its parent", errno))?;
     if ready(socket, PollFlags::empty(), Deadline::now())? {
         exit_immediately(1); // it had hung up before the line above
     }

@@ -103,7 +103,7 @@ impl ThreadId {
     }
 }
 
-/// What /proc says about a thread.
+/// The fields of a thread in /proc.
 struct Stat {
     number: u32,
     has_ended: bool,

@@ -30,7 +30,7 @@ unsafe impl Sync for WritableRange {}
 impl WritableRange {
     /// Maps the pages of the bytes, of which there must be some, inside of a memfd that cannot shrink.
     pub(crate) fn map(fd: BorrowedFd<'_>, first: usize, length: usize) -> Result<Self> {
-        let refused = |errno| Error::system("map a chunk of an array", errno);
+        let refused = |errno| Error::os("map a chunk of an array", errno);
         let outside = || Error::decode("a chunk of an array", "it is empty or reaches beyond the memory");
         let length = NonZeroUsize::new(length).ok_or_else(outside)?;
         let end = first.checked_add(length.get()).ok_or_else(outside)?;

@@ -1,5 +1,6 @@
 //! Names a function across processes (`TaskId`) and runs it in the other one (`RemoteFn`, `RemoteMethod`).
 
+pub(crate) mod initializer;
 pub(crate) mod method;
 
 use std::any::type_name;
@@ -141,9 +142,12 @@ impl TaskId {
         Self::of_entry(V::ENTRY)
     }
 
-    /// The name of a function of the library's own, with arguments and a result for [`wire::encode_own`].
-    pub(crate) fn of_own<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
-        Self::of_entry(const { &Entry::new(type_name::<(F, Args, F::Output)>, RunOnce(run_own::<F, Args>)) })
+    /// The name of a function of the library's own, with arguments and a result for
+    /// [`wire::encode_internal`].
+    pub(crate) fn of_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
+        Self::of_entry(
+            const { &Entry::new(type_name::<(F, Args, F::Output)>, RunOnce(run_internal::<F, Args>)) },
+        )
     }
 
     fn of_entry<V: 'static>(entry: &'static Entry<V>) -> Result<Self> {
@@ -164,7 +168,7 @@ impl TaskId {
     pub(crate) fn find<V: Copy + 'static>(self) -> Result<V> {
         Entry::at(self.offset)
             .filter(|entry| hash(entry.signature()) == self.signature)
-            .map(|entry| *entry.runs())
+            .map(|entry| *entry.vtable())
             .ok_or_else(|| Error::decode("a task", "this program has no such function"))
     }
 }
@@ -207,16 +211,16 @@ impl RunOnce {
     }
 }
 
-fn run_own<F: RemoteFn<Args>, Args: DeserializeOwned>(
+fn run_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(
     args: &[u8],
     descriptors: Vec<OwnedFd>,
     out: &mut Vec<u8>,
 ) -> Result<Vec<SharedFd>> {
-    let args: Args = wire::decode_own(args, descriptors, "the arguments")?;
+    let args: Args = wire::decode_internal(args, descriptors, "the arguments")?;
     failpoint::hit(Failpoint::TaskDecoded);
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
-    wire::encode_own_with_descriptors(&result, out, "the result")
+    wire::encode_internal_with_descriptors(&result, out, "the result")
 }
 
 fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(

@@ -1,7 +1,7 @@
-//! Other libraries as contestants of `cargo xtask bench`, each used as well as its interface allows.
+//! Other libraries as entrants of `cargo xtask bench`, each used as well as its interface allows.
 //!
 //! Each has a program of its own, so that none carries the others' code with it. This is what these programs
-//! share: beside the command line of all contestants, each can be started in a role, as another's child.
+//! share: beside the command line of all entrants, each can be started in a role, as another's child.
 
 // A program either works or ends with the error's own words.
 #![allow(clippy::missing_errors_doc)]

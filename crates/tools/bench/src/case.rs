@@ -1,6 +1,6 @@
 //! The cases of the benchmark: each is one row of figures.
 
-/// One thing that every contestant that can does.
+/// One thing that every entrant that can does.
 #[derive(Debug)]
 pub struct Case {
     pub id: &'static str,
@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 12] = [
+pub const WORKLOADS: [(&str, &str); 13] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -37,6 +37,7 @@ pub const WORKLOADS: [(&str, &str); 12] = [
     ("W8", "Locks, an event, a counter and an array in shared memory"),
     ("W9", "One call of a process that owns a state, and its answer"),
     ("W10", "A log record of a child"),
+    ("W11", "One task submitted, and its result awaited"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
@@ -61,7 +62,8 @@ pub const QUEUE_8B_2X2: Case = more("W4-8B-2x2", "W4", "8 B, two producers and t
 pub const QUEUE_64B: Case = more("W4-64B", "W4", "64 B", "M/s");
 pub const QUEUE_1KIB: Case = more("W4-1KiB", "W4", "1 KiB", "M/s");
 pub const QUEUE_1MIB: Case = more("W4-1MiB", "W4", "1 MiB", "GB/s");
-pub const QUEUE_FROZEN: Case = more("W4-frozen", "W4", "the same 1 MiB again and again, not copied", "GB/s");
+pub const QUEUE_SHARED_SLICE: Case =
+    more("W4-shared-slice", "W4", "the same 1 MiB again and again, not copied", "GB/s");
 
 pub const PING_HOT: Case = less("W5-hot", "W5", "back to back", "µs");
 pub const PING_SLEEP: Case = less("W5-sleep", "W5", "from sleep (2 ms between)", "µs");
@@ -76,6 +78,9 @@ pub const IDLE: Case =
     Case { most_rounds: 2, ..less("W7-idle", "W7", "CPU of an idle pool of 8", "% of a core") };
 
 pub const LOG: Case = less("W10-log", "W10", "a record, in the child", "ns");
+
+pub const AWAIT: Case = less("W11-await", "W11", "back to back", "µs");
+pub const AWAIT_300: Case = less("W11-await-300", "W11", "a task of 300 µs", "µs");
 
 pub const LOCK: Case = less("W8-lock", "W8", "lock and unlock, one process", "ns");
 pub const LOCK_X2: Case = more("W8-lock-x2", "W8", "lock and unlock, two processes at once", "M/s");
@@ -115,7 +120,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 50] = [
+pub const ALL: [&Case; 52] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -130,7 +135,7 @@ pub const ALL: [&Case; 50] = [
     &QUEUE_64B,
     &QUEUE_1KIB,
     &QUEUE_1MIB,
-    &QUEUE_FROZEN,
+    &QUEUE_SHARED_SLICE,
     &PING_HOT,
     &PING_SLEEP,
     &SUM,
@@ -140,6 +145,8 @@ pub const ALL: [&Case; 50] = [
     &PSS,
     &IDLE,
     &LOG,
+    &AWAIT,
+    &AWAIT_300,
     &LOCK,
     &LOCK_X2,
     &SEMAPHORE,

@@ -2,7 +2,7 @@
 //! how [time is taken](measure).
 //!
 //! A round is a process of its own, which prints one [`Figure`](program::Figure) and checks all of its own
-//! work: every item accounted for, every sum right. The contestants are spread over several such programs,
+//! work: every item accounted for, every sum right. The entrants are spread over several such programs,
 //! which all have the same command line ([`program::run`]): the one of this package holds the library and the
 //! *baseline*, that is what can be had by hand without any safety; `crates/tools/bench-peers` holds other
 //! libraries, and a script Python's `multiprocessing`. `cargo xtask bench` asks each what it has and then

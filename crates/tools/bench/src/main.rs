@@ -1,4 +1,4 @@
-//! The library and the baseline under it, as contestants of `cargo xtask bench`.
+//! The library and the baseline under it, as entrants of `cargo xtask bench`.
 
 mod baseline;
 mod library;

@@ -28,37 +28,37 @@ pub fn forget_peak() -> Result<()> {
     fs::write("/proc/self/clear_refs", "5").context("cannot reset the peak of memory")
 }
 
-/// How long all processes of a family together have been on a processor.
-pub fn processor_time(family: &[u32]) -> Result<Duration> {
+/// How long all processes of a process tree together have been on a CPU.
+pub fn cpu_time(process_tree: &[u32]) -> Result<Duration> {
     let one = |pid: &u32| {
         let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
         Ok(Duration::from(nix::time::clock_gettime(clock)?))
     };
-    family.iter().map(one).sum()
+    process_tree.iter().map(one).sum()
 }
 
 /// This process, its children, their children, and so on.
-pub fn family() -> Result<Vec<u32>> {
-    Ok(Family::default().refresh()?.to_vec())
+pub fn process_tree() -> Result<Vec<u32>> {
+    Ok(ProcessTree::default().refresh()?.to_vec())
 }
 
 /// The same, asked for again and again: what each process is, is read once.
 #[derive(Default)]
-pub struct Family {
+pub struct ProcessTree {
     members: Vec<u32>,
-    strangers: HashSet<u32>,
+    others: HashSet<u32>,
 }
 
-impl Family {
+impl ProcessTree {
     /// This process first.
     pub fn refresh(&mut self) -> Result<&[u32]> {
         let running: HashSet<u32> = all_processes()?.collect();
         self.members.retain(|pid| running.contains(pid));
-        self.strangers.retain(|pid| running.contains(pid));
+        self.others.retain(|pid| running.contains(pid));
         if self.members.is_empty() {
             self.members.push(std::process::id());
         }
-        let is_new = |pid: &u32| !self.members.contains(pid) && !self.strangers.contains(pid);
+        let is_new = |pid: &u32| !self.members.contains(pid) && !self.others.contains(pid);
         let new = running.into_iter().filter(is_new);
         let mut new: Vec<(u32, u32)> = new.filter_map(|pid| Some((pid, parent(pid)?))).collect();
         loop {
@@ -70,7 +70,7 @@ impl Family {
                 break;
             }
         }
-        self.strangers.extend(new.iter().map(|(pid, _)| pid));
+        self.others.extend(new.iter().map(|(pid, _)| pid));
         Ok(&self.members)
     }
 }
@@ -100,23 +100,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_of_the_family_and_its_time_counts() {
+    fn a_child_is_in_the_process_tree_and_its_time_counts() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let family = family().unwrap();
+        let process_tree = process_tree().unwrap();
         let _ = (child.kill(), child.wait());
-        assert!(family.contains(&child.id()) && family.contains(&std::process::id()));
-        assert!(processor_time(&[std::process::id()]).unwrap() > Duration::ZERO);
+        assert!(process_tree.contains(&child.id()) && process_tree.contains(&std::process::id()));
+        assert!(cpu_time(&[std::process::id()]).unwrap() > Duration::ZERO);
     }
 
     #[test]
-    fn a_family_follows_births_and_deaths() {
-        let mut family = Family::default();
-        family.refresh().unwrap();
+    fn a_process_tree_follows_births_and_deaths() {
+        let mut process_tree = ProcessTree::default();
+        process_tree.refresh().unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let born = family.refresh().unwrap().contains(&child.id());
+        let is_new = process_tree.refresh().unwrap().contains(&child.id());
         let _ = (child.kill(), child.wait());
-        assert!(born);
-        let members = family.refresh().unwrap();
+        assert!(is_new);
+        let members = process_tree.refresh().unwrap();
         assert_eq!(members.first(), Some(&std::process::id()));
         assert!(!members.contains(&child.id()));
     }

@@ -1,4 +1,4 @@
-//! The command line that every program with contestants has: `list`, and `round CONTESTANT CASE [--quick]`.
+//! The command line that every program with entrants has: `list`, and `round ENTRANT CASE [--quick]`.
 
 use std::env;
 use std::fmt;
@@ -12,28 +12,28 @@ pub use crate::measure::Measured;
 use crate::measure::Scale;
 use crate::usage::Usage;
 
-/// A contestant's entry for a case.
+/// An entrant's entry for a case.
 pub struct Entry {
-    pub contestant: &'static str,
+    pub entrant: &'static str,
     pub case: &'static Case,
-    /// Or why the contestant leaves the case out.
+    /// Or why the entrant leaves the case out.
     pub run: std::result::Result<fn(Scale) -> Result<Measured>, &'static str>,
 }
 
 /// An entry that runs.
-pub fn entry(contestant: &'static str, case: &'static Case, run: fn(Scale) -> Result<Measured>) -> Entry {
-    Entry { contestant, case, run: Ok(run) }
+pub fn entry(entrant: &'static str, case: &'static Case, run: fn(Scale) -> Result<Measured>) -> Entry {
+    Entry { entrant, case, run: Ok(run) }
 }
 
-/// A case that a contestant cannot do, with the reason.
-pub fn left_out(contestant: &'static str, case: &'static Case, reason: &'static str) -> Entry {
-    Entry { contestant, case, run: Err(reason) }
+/// A case that an entrant cannot do, with the reason.
+pub fn left_out(entrant: &'static str, case: &'static Case, reason: &'static str) -> Entry {
+    Entry { entrant, case, run: Err(reason) }
 }
 
 /// The output of a round, as a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
-    pub contestant: String,
+    pub entrant: String,
     pub workload: String,
     pub case: String,
     pub value: f64,
@@ -48,7 +48,7 @@ pub struct Figure {
 /// The output of `list` for each entry, as a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listed {
-    pub contestant: String,
+    pub entrant: String,
     pub case: String,
     /// Why it leaves the case out, if it does.
     #[serde(default)]
@@ -86,26 +86,26 @@ fn execute(entries: &[Entry]) -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["list"] => entries.iter().try_for_each(|entry| {
-            let Entry { contestant, case, run } = entry;
+            let Entry { entrant, case, run } = entry;
             let left_out = run.err().map(str::to_owned);
-            print(&Listed { contestant: (*contestant).into(), case: case.id.into(), left_out })
+            print(&Listed { entrant: (*entrant).into(), case: case.id.into(), left_out })
         }),
-        ["round", contestant, case, options @ ..] => {
-            let found = |entry: &&Entry| entry.contestant == *contestant && entry.case.id == *case;
+        ["round", entrant, case, options @ ..] => {
+            let found = |entry: &&Entry| entry.entrant == *entrant && entry.case.id == *case;
             let entry = entries.iter().find(found);
-            let entry = entry.with_context(|| format!("`{contestant}` does nothing about `{case}`"))?;
+            let entry = entry.with_context(|| format!("`{entrant}` does nothing about `{case}`"))?;
             print(&round(entry, Scale { quick: options.contains(&"--quick") })?)
         }
-        _ => bail!("the command line is `list`, or `round CONTESTANT CASE [--quick]`"),
+        _ => bail!("the command line is `list`, or `round ENTRANT CASE [--quick]`"),
     }
 }
 
 fn round(entry: &Entry, scale: Scale) -> Result<Figure> {
-    let Entry { contestant, case, run } = entry;
-    let run = run.map_err(|reason| anyhow!("`{contestant}` leaves out `{}`: {reason}", case.id))?;
+    let Entry { entrant, case, run } = entry;
+    let run = run.map_err(|reason| anyhow!("`{entrant}` leaves out `{}`: {reason}", case.id))?;
     let Measured { value, detail, usage } = run(scale)?;
     Ok(Figure {
-        contestant: (*contestant).to_owned(),
+        entrant: (*entrant).to_owned(),
         workload: case.workload.to_owned(),
         case: case.id.to_owned(),
         value,

@@ -1,4 +1,4 @@
-//! What a real workload uses: processor time and memory of all its processes, and lines of user code.
+//! What a real workload uses: CPU time and memory of all its processes, and lines of user code.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -10,7 +10,7 @@ use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Measured, timed};
-use crate::proc::{self, Family};
+use crate::proc::{self, ProcessTree};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
@@ -29,21 +29,21 @@ pub fn measure<C, T>(
     work: impl FnOnce(&C) -> Result<T>,
     check: impl FnOnce(T) -> Result<()>,
 ) -> Result<Measured> {
-    let before = processor_time()?;
+    let before = cpu_time()?;
     let sampler = Sampler::start();
     let (time, result) = timed(|| work(&context))?;
     let (memory, sampling) = sampler.stop()?;
     drop(context);
-    let cpu = processor_time()?.saturating_sub(before).saturating_sub(sampling).as_secs_f64();
+    let cpu = cpu_time()?.saturating_sub(before).saturating_sub(sampling).as_secs_f64();
     check(result)?;
     Ok(Measured { usage: Some(Usage { cpu, memory, lines }), ..Measured::new(time.as_secs_f64()) })
 }
 
-/// The processor time of this process and of all its descendants, those that have ended included.
-fn processor_time() -> Result<Duration> {
+/// The CPU time of this process and of all its descendants, those that have ended included.
+fn cpu_time() -> Result<Duration> {
     let ended = used(UsageWho::RUSAGE_SELF)? + used(UsageWho::RUSAGE_CHILDREN)?;
     // One that has just ended counts among the children.
-    let running = proc::family()?.into_iter().skip(1).filter_map(|pid| proc::processor_time(&[pid]).ok());
+    let running = proc::process_tree()?.into_iter().skip(1).filter_map(|pid| proc::cpu_time(&[pid]).ok());
     Ok(ended + running.sum())
 }
 
@@ -56,7 +56,7 @@ fn used(who: UsageWho) -> Result<Duration> {
     Ok(duration(usage.user_time()) + duration(usage.system_time()))
 }
 
-/// Sampling takes no more than a twentieth of a processor.
+/// Sampling takes no more than a twentieth of a CPU.
 const SHARE: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -70,13 +70,13 @@ impl Sampler {
     fn start() -> Self {
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let (mut peak, mut family) = (0.0_f64, Family::default());
+            let (mut peak, mut process_tree) = (0.0_f64, ProcessTree::default());
             loop {
                 let start = Instant::now();
-                peak = peak.max(memory(family.refresh()?));
+                peak = peak.max(memory(process_tree.refresh()?));
                 let pause = PAUSE.max(start.elapsed() * SHARE);
                 if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                    peak = peak.max(memory(family.refresh()?));
+                    peak = peak.max(memory(process_tree.refresh()?));
                     return Ok((peak / 1e3, used(UsageWho::RUSAGE_THREAD)?));
                 }
             }
@@ -84,7 +84,7 @@ impl Sampler {
         Self { stop, thread }
     }
 
-    /// The peak in MB, and the processor time that sampling has taken.
+    /// The peak in MB, and the CPU time that sampling has taken.
     fn stop(self) -> Result<(f64, Duration)> {
         drop(self.stop);
         self.thread.join().map_err(|_| anyhow!("the sampler panicked"))?
@@ -92,8 +92,8 @@ impl Sampler {
 }
 
 /// Of all processes together, in kB. One that has just ended has none.
-fn memory(family: &[u32]) -> f64 {
-    family.iter().filter_map(|&pid| proc::proportional(pid).ok()).sum()
+fn memory(process_tree: &[u32]) -> f64 {
+    process_tree.iter().filter_map(|&pid| proc::proportional(pid).ok()).sum()
 }
 
 /// How many lines of `source` stand between `// user code: NAME` and `// end`, without blank lines and

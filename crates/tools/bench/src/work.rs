@@ -1,4 +1,4 @@
-//! The workload, the same for every contestant, and its expected results.
+//! The workload, the same for every entrant, and its expected results.
 
 use std::hint::black_box;
 

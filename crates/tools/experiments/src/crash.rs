@@ -31,7 +31,7 @@ pub fn segfault() {
         unsafe { mmap_anonymous(None, NonZeroUsize::MIN, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) };
     if let Ok(page) = page {
         // SAFETY: the address is aligned and mapped, and belongs to no Rust object. That the page may not be
-        // read makes the processor refuse, and the kernel send SIGSEGV, before there is a value.
+        // read makes the CPU refuse, and the kernel send SIGSEGV, before there is a value.
         let _ = unsafe { page.cast::<u8>().as_ptr().read_volatile() };
     }
 }

@@ -34,7 +34,7 @@ impl OtherLoad {
     }
 }
 
-/// Processor time used until now.
+/// CPU time used until now.
 #[derive(Clone, Copy)]
 struct Reading {
     /// By all programs.

@@ -102,7 +102,7 @@ impl<'a> Panel<'a> {
         if self.series.len() > 1 { TITLE + LEGEND } else { TITLE }
     }
 
-    /// Places for bars: for each label as many as there are series, and half a bar of air.
+    /// Room for bars: for each label as many as there are series, and half a bar of padding.
     fn slots(&self) -> u32 {
         let slots = self.labels.len() * self.series.len();
         u32::try_from(slots + self.labels.len().div_ceil(2)).unwrap_or(1)
@@ -138,11 +138,11 @@ impl<'a> Panel<'a> {
 
     fn bar(&self, point: &Point, values: &Axis) -> Option<Bar> {
         let Position::Label(label) = &point.at else { return None };
-        let label = place(self.labels.iter().position(|other| other == label)?);
+        let label = position(self.labels.iter().position(|other| other == label)?);
         let series = self.series.iter().position(|other| *other == point.series)?;
-        let height = 0.8 / place(self.series.len());
+        let height = 0.8 / position(self.series.len());
         Some(Bar {
-            top: label + 0.1 + place(series) * height,
+            top: label + 0.1 + position(series) * height,
             height,
             from: values.from,
             to: point.value,
@@ -158,9 +158,9 @@ impl<'a> Panel<'a> {
         let mut context = axes(area, 72, (numbers, self.chart.along), (values, &self.value_label()))?;
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             let points = self.points.iter().filter(|point| point.series == *series);
-            let places = points.filter_map(|point| Some((number(point)?, point.value)));
-            let dots = places.clone().map(|place| Circle::new(place, 4, colour.filled()));
-            context.draw_series(LineSeries::new(places, colour.stroke_width(2))).map_err(described)?;
+            let positions = points.filter_map(|point| Some((number(point)?, point.value)));
+            let dots = positions.clone().map(|position| Circle::new(position, 4, colour.filled()));
+            context.draw_series(LineSeries::new(positions, colour.stroke_width(2))).map_err(described)?;
             context.draw_series(dots).map_err(described)?;
         }
         Ok(())
@@ -227,7 +227,7 @@ fn number(point: &Point) -> Option<f64> {
 }
 
 #[allow(clippy::cast_precision_loss)] // no chart has 2⁵³ bars
-fn place(index: usize) -> f64 {
+fn position(index: usize) -> f64 {
     index as f64
 }
 
@@ -235,7 +235,7 @@ fn font(size: u32, colour: RGBColor) -> TextStyle<'static> {
     TextStyle { color: colour.to_backend_color(), ..("sans-serif", size).into() }
 }
 
-/// Roughly: who draws the picture knows the font, we do not.
+/// Roughly: only the program that draws the picture knows the font.
 fn width_of(text: &str, size: i32) -> i32 {
     i32::try_from(text.chars().count()).unwrap_or(0) * size / 2
 }

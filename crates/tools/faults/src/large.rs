@@ -30,7 +30,7 @@ pub(crate) fn run() -> Result<bool> {
     let mut good = true;
     for Case { name, length, fetch } in CASES {
         let mut line = Row::new("large", name);
-        line.places = 1;
+        line.points = 1;
         if available()? < COPIES * length {
             line.fault.push_str(" (not tried: there is not enough memory)");
         } else {
@@ -50,8 +50,8 @@ pub(crate) fn run() -> Result<bool> {
 }
 
 /// A pattern that does not repeat at any power of two.
-fn byte(place: usize) -> u8 {
-    (place % 251).to_le_bytes()[0]
+fn byte(index: usize) -> u8 {
+    (index % 251).to_le_bytes()[0]
 }
 
 fn make(length: u64) -> Vec<u8> {

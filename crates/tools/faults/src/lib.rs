@@ -17,9 +17,9 @@ pub struct Row {
     pub part: String,
     /// The fault and its target.
     pub fault: String,
-    /// The number of different places it struck.
-    pub places: u64,
-    /// The number of times it struck.
+    /// The number of different points it hit.
+    pub points: u64,
+    /// The number of times it hit.
     pub times: u64,
     /// The number of these after which all checks passed.
     pub survived: u64,
@@ -35,7 +35,7 @@ impl Row {
         Self {
             part: part.to_owned(),
             fault: fault.into(),
-            places: 0,
+            points: 0,
             times: 0,
             survived: 0,
             worst: None,
@@ -71,7 +71,7 @@ impl Row {
 
     /// Adds the results of the same fault in another run.
     pub fn add(&mut self, other: Self) {
-        self.places += other.places;
+        self.points += other.points;
         self.times += other.times;
         self.survived += other.survived;
         self.worst = self.worst.into_iter().chain(other.worst).reduce(f64::max);

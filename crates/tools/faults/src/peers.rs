@@ -56,28 +56,28 @@ fn parent_killed() -> Result<()> {
 
 /// A receiver that waits at an empty queue holds the lock of its side, and the next receiver waits for it.
 fn lock_holder_killed() -> Result<()> {
-    let (tickets, desk) = queue::bounded::<u64>(4)?;
-    let take = |desk: Receiver<u64>| {
+    let (sender, receiver) = queue::bounded::<u64>(4)?;
+    let take = |receiver: Receiver<u64>| {
         report::check_in();
-        desk.recv()
+        receiver.recv()
     };
-    let holder = Process::spawn(take, (desk.clone(),))?;
+    let holder = Process::spawn(take, (receiver.clone(),))?;
     await_sleep(&holder, 1)?;
-    let next = Process::spawn(take, (desk.clone(),))?;
+    let next = Process::spawn(take, (receiver.clone(),))?;
     await_sleep(&next, 2)?;
 
     report::mark_fault();
     holder.kill()?;
     ensure!(holder.join().is_err(), "a killed process has returned something");
-    tickets.send(4)?;
+    sender.send(4)?;
     let saw = match next.join()? {
         Ok(4) => "the next in line has the lock, and receives what is sent".to_owned(),
         Ok(other) => anyhow::bail!("{other} was received, and 4 was sent"),
         Err(error) => format!("the next in line has an error: {error}"),
     };
     report::report_outcome(saw)?;
-    tickets.send(5)?;
-    report::report_reusable(desk.recv()? == 5);
+    sender.send(5)?;
+    report::report_reusable(receiver.recv()? == 5);
     Ok(())
 }
 

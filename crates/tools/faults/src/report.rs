@@ -50,7 +50,7 @@ pub fn report_reusable(usable: bool) {
 /// The number of items of a map, from 0 on.
 pub const ITEMS: u64 = 20;
 /// The item at which the fault happens: in the middle.
-const VICTIM: u64 = 10;
+const FAULTY_ITEM: u64 = 10;
 /// How long a task of the killed parent takes.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -77,7 +77,7 @@ pub fn cube(item: u64) -> Cube {
 }
 
 pub fn killed(item: u64) -> Cube {
-    if item == VICTIM {
+    if item == FAULTY_ITEM {
         mark_fault();
         kill_self();
     }
@@ -85,7 +85,7 @@ pub fn killed(item: u64) -> Cube {
 }
 
 pub fn exits(item: u64) -> Cube {
-    if item == VICTIM {
+    if item == FAULTY_ITEM {
         mark_fault();
         process::exit(5);
     }
@@ -93,7 +93,7 @@ pub fn exits(item: u64) -> Cube {
 }
 
 pub fn undecodable(item: u64) -> Cube {
-    if item == VICTIM {
+    if item == FAULTY_ITEM {
         mark_fault();
         return Cube(NOT_A_CUBE);
     }
@@ -139,12 +139,12 @@ pub fn summarize<E: Display>(results: &[Result<Cube, E>]) -> Result<String> {
 /// Notes that the fault happens this moment.
 pub fn mark_fault() {
     // If this fails, reading the time fails and reports it.
-    let _ = fs::write(note("struck"), now().as_secs_f64().to_string());
+    let _ = fs::write(note("hit"), now().as_secs_f64().to_string());
 }
 
 fn since_fault() -> Result<f64> {
-    let struck: f64 = fs::read_to_string(note("struck"))?.parse()?;
-    Ok(now().as_secs_f64() - struck)
+    let hit: f64 = fs::read_to_string(note("hit"))?.parse()?;
+    Ok(now().as_secs_f64() - hit)
 }
 
 /// Notes that this process has started. `cargo xtask faults` counts these notes too.

@@ -25,7 +25,7 @@ impl Error {
         panic!("{what}")
     }
 
-    pub(crate) fn system(what: &str, errno: Errno) -> Self {
+    pub(crate) fn os(what: &str, errno: Errno) -> Self {
         panic!("{what}: {errno}")
     }
 

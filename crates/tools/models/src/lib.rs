@@ -82,7 +82,9 @@ use model;
 
 fn explore(test: &str, model: fn(), preemptions: usize, mutations: &[Mutation]) {
     let mutation = env::var(MUTATION).ok();
-    sys::set_mutation(mutations.iter().copied().find(|known| mutation == Some(format!("{known:?}"))));
+    sys::set_mutation(
+        mutations.iter().copied().find(|encoding_cache| mutation == Some(format!("{encoding_cache:?}"))),
+    );
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(preemptions);
     explorer.check(model);

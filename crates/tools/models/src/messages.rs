@@ -40,9 +40,9 @@ impl Memory for Bytes {
         }
     }
 
-    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
         let bytes: Vec<u8> = self.0[offset..offset + length].iter().map(Cell::get).collect();
-        look(&bytes)
+        read(&bytes)
     }
 }
 

@@ -37,13 +37,13 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    let known = |submitted| claim_word::Known { finished: 0, submitted };
-    assert!(claim_word::submit(word, known(0), 2));
-    let taken_back = claim_word::revoke(word, known(2), 1).unwrap();
+    let encoding_cache = |submitted| claim_word::Known { finished: 0, submitted };
+    assert!(claim_word::submit(word, encoding_cache(0), 2));
+    let taken_back = claim_word::revoke(word, encoding_cache(2), 1).unwrap();
     if taken_back == 1 {
         tail = behind_the_first;
         assert!(RING.put(bytes, &mut tail, 0, 1, &[&[3]]));
-        assert!(claim_word::submit(word, known(1), 1));
+        assert!(claim_word::submit(word, encoding_cache(1), 1));
     }
     let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
     let left = claim_word::pending(word) as usize;
@@ -142,11 +142,11 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
     assert_eq!(taken, [1, 2][..finished]);
 }
 
-model!(a_finished_result_wakes_a_caller_or_the_driver, attendance, 3, detects [NoWake, NoFence]);
+model!(a_finished_result_wakes_a_caller_or_the_driver, pool_wakeups, 3, detects [NoWake, NoFence]);
 
 /// A worker finishes an item while a caller that waits for another item leaves and the driver thread sleeps:
 /// the caller or the driver thread sees the result.
-fn attendance() {
+fn pool_wakeups() {
     let words = Arc::new([0, 0, 1, 0].map(AtomicU32::new));
     let thread = {
         let words = Arc::clone(&words);

@@ -43,41 +43,41 @@ pub(crate) mod failpoint {
     pub(crate) use super::points::Failpoint;
 
     #[derive(Clone, Copy, PartialEq)]
-    enum Fate {
+    enum ThreadState {
         Lives,
         Dies(Failpoint),
         IsDead,
     }
 
     loom::thread_local! {
-        static FATE: Cell<Fate> = Cell::new(Fate::Lives);
+        static STATE: Cell<ThreadState> = Cell::new(ThreadState::Lives);
     }
 
     thread_local! {
         /// Whether this model kills a thread. Without it, `at` would use loom's thread-locals outside of a
         /// model.
-        static ARE_MORTAL: Cell<bool> = const { Cell::new(false) };
+        static HAS_KILLS: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Kills this thread when it reaches the point.
     pub(crate) fn die_at(point: Failpoint) {
-        ARE_MORTAL.set(true);
-        FATE.with(|fate| fate.set(Fate::Dies(point)));
+        HAS_KILLS.set(true);
+        STATE.with(|state| state.set(ThreadState::Dies(point)));
     }
 
     pub(crate) fn hit(point: Failpoint) {
-        if !ARE_MORTAL.get() {
+        if !HAS_KILLS.get() {
             return;
         }
-        FATE.with(|fate| {
-            if fate.get() == Fate::Dies(point) {
-                fate.set(Fate::IsDead);
+        STATE.with(|state| {
+            if state.get() == ThreadState::Dies(point) {
+                state.set(ThreadState::IsDead);
             }
         });
     }
 
     pub(crate) fn is_dead() -> bool {
-        ARE_MORTAL.get() && FATE.with(Cell::get) == Fate::IsDead
+        HAS_KILLS.get() && STATE.with(Cell::get) == ThreadState::IsDead
     }
 }
 
@@ -483,7 +483,7 @@ pub(crate) mod poll {
 pub(crate) mod socket {
     use super::EventFd;
 
-    pub(crate) fn is_held(_socket: &EventFd) -> bool {
+    pub(crate) fn is_surely_connected(_socket: &EventFd) -> bool {
         true
     }
 

@@ -33,9 +33,9 @@ fn event() {
     let [count, event] = &*words;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
-            let armed = EventCount(event).prepare_wait();
+            let ticket = EventCount(event).prepare_wait();
             if count.load(Relaxed) < number {
-                EventCount(event).wait(armed, None);
+                EventCount(event).wait(ticket, None);
             }
         }
     }
@@ -94,9 +94,9 @@ fn change(words: &Arc<[AtomicU32; 2]>) -> thread::JoinHandle<()> {
 
 fn wait_for_change([number, event]: &[AtomicU32; 2]) {
     while number.load(Relaxed) == 0 {
-        let armed = EventCount(event).prepare_wait();
+        let ticket = EventCount(event).prepare_wait();
         if number.load(Relaxed) == 0 {
-            EventCount(event).wait(armed, None);
+            EventCount(event).wait(ticket, None);
         }
     }
 }
@@ -106,11 +106,11 @@ model!(a_sleeper_wakes_though_its_word_is_overwritten, overwritten, 3, detects [
 /// Another process overwrites the word with the value that the sleeper has set; a thread of the sleeper's own
 /// process wakes it.
 fn overwritten() {
-    const ARMED: u32 = 1;
+    const WAITING: u32 = 1;
     let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), Sleeper::new()));
     let overwriter = {
         let shared = Arc::clone(&shared);
-        thread::spawn(move || shared.1.store(ARMED, Relaxed))
+        thread::spawn(move || shared.1.store(WAITING, Relaxed))
     };
     let waker = {
         let shared = Arc::clone(&shared);
@@ -121,43 +121,43 @@ fn overwritten() {
     };
     let (change, word, sleeper) = &*shared;
     loop {
-        let seen = sleeper.calls();
-        let armed = EventCount(word).prepare_wait();
+        let seen = sleeper.wakes();
+        let ticket = EventCount(word).prepare_wait();
         if change.load(Relaxed) != 0 {
             break;
         }
-        sleeper.wait(&EventCount(word), armed, seen, None);
+        sleeper.wait(&EventCount(word), ticket, seen, None);
     }
     overwriter.join().unwrap();
     waker.join().unwrap();
 }
 
-model!(a_flagged_eventfd_wakes_a_waiter, alarm, 3, detects [NoWake, NoFence]);
+model!(a_flagged_eventfd_wakes_a_waiter, flagged_eventfd, 3, detects [NoWake, NoFence]);
 
 /// As [`event`], where the waiter polls an eventfd.
-fn alarm() {
+fn flagged_eventfd() {
     let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), EventFd::new()));
     let counter = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let (count, alarm, event) = &*shared;
+            let (count, flag, event) = &*shared;
             for number in 1..=2 {
                 count.store(number, Relaxed);
-                if let Some(armed) = WakeupFlag(alarm).should_notify() {
+                if let Some(ticket) = WakeupFlag(flag).should_notify() {
                     event.notify();
-                    WakeupFlag(alarm).clear(armed);
+                    WakeupFlag(flag).clear(ticket);
                 }
             }
         })
     };
-    let (count, alarm, event) = &*shared;
+    let (count, flag, event) = &*shared;
     for number in 1..=2 {
         while count.load(Relaxed) < number {
-            let armed = WakeupFlag(alarm).set();
+            let ticket = WakeupFlag(flag).set();
             if count.load(Relaxed) < number {
                 event.poll_and_clear();
             }
-            WakeupFlag(alarm).clear(armed);
+            WakeupFlag(flag).clear(ticket);
         }
     }
     counter.join().unwrap();

@@ -12,8 +12,8 @@ use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::poll::Deadline;
 use crate::sys::socket;
 
-/// More packets than a socket's buffer holds, which counts some hundred bytes for each.
-pub(crate) const MAX_PACKETS: u32 = 64 * 1024;
+/// More packets than a channel's socket holds: of its buffer, 4 MiB, each takes some hundred bytes.
+pub(crate) const MAX_ANCILLARY_PACKETS: u32 = 64 * 1024;
 
 impl Endpoint {
     /// The number of the next packet that belongs to a frame. To be called under the lock, when all frames of
@@ -59,7 +59,7 @@ impl Endpoint {
         let socket = self.fds.socket.as_fd();
         let next = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
         // Bounded, since a faulty process may send packets without end.
-        for _ in 0..MAX_PACKETS {
+        for _ in 0..MAX_ANCILLARY_PACKETS {
             if next().is_none_or(|sequence| sequence >= end) {
                 break;
             }

@@ -1,6 +1,6 @@
 //! An adaptive coalescing delay, like the interrupt moderation of a network card, for one side of a ring.
 //!
-//! Each load of the peer's position fetches its cache line from the processor that is writing it, and that
+//! Each load of the peer's position fetches its cache line from the CPU that is writing it, and that
 //! one has to fetch it back; for both this takes longer than a small frame does. A side that is as fast as
 //! its peer loads it for each frame, and the stream flows at the pace of the loads. So a side delays before
 //! it loads, as long as the delay brings several frames at once. Where frames come singly, as replies do, it
@@ -25,10 +25,10 @@ impl CoalescingDelay<'_> {
     pub(super) fn wait(&self, enough: u32, arrived: impl Fn() -> u32) {
         let word = self.0.load(Relaxed);
         let (calls, last) = (word >> 16, word & 0xffff);
-        let most = enough.saturating_mul(PAUSES_PER_FRAME).max(TRIAL);
+        let max = enough.saturating_mul(PAUSES_PER_FRAME).max(TRIAL);
         let pauses = match last {
             0 if calls.is_multiple_of(TRY_EVERY) => TRIAL,
-            _ => last.min(most), // the word is in shared memory, and may hold anything
+            _ => last.min(max), // the word is in shared memory, and may hold anything
         };
         let mut next = 0;
         if pauses > 0 && enough > 1 {

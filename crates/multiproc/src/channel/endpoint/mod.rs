@@ -28,7 +28,7 @@ use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::{Deadline, poll_event_or_hangup};
 use crate::sys::socket;
 
-pub(crate) use self::ancillary::MAX_PACKETS;
+pub(crate) use self::ancillary::MAX_ANCILLARY_PACKETS;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -66,7 +66,7 @@ pub(crate) enum WaitOutcome {
 
 /// The size of the two areas (bytes).
 pub(crate) const AREAS: usize = 2 * AREA;
-/// An area has two pairs of 64-byte cache lines; a processor fetches a pair together.
+/// An area has two pairs of 64-byte cache lines; a CPU fetches a pair together.
 const AREA: usize = 256;
 /// In the first pair, behind the lock that guards it: the peer's position when last loaded; the number of the
 /// last ancillary packet sent (by producers) or consumed; and the state of the waiting policies.
@@ -198,7 +198,7 @@ impl Endpoint {
     }
 
     pub(crate) fn peer_hung_up(&self) -> Result<bool> {
-        if socket::is_held(self.fds.socket.as_fd()) {
+        if socket::is_surely_connected(self.fds.socket.as_fd()) {
             return Ok(false); // the faster call, and usually the answer
         }
         Ok(poll_event_or_hangup(self.eventfd().as_fd(), self.fds.socket.as_fd(), Some(Duration::ZERO))?

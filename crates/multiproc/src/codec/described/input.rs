@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Kind;
-use super::learn::{Identity, Learner, Ways};
+use super::probe::{Branches, Prober, VisitorKey};
 use crate::codec::Error;
 use crate::codec::error::short;
 
@@ -16,28 +16,28 @@ pub(crate) struct Input {
     /// The bytes that the type has ignored.
     pub(super) ignored: Vec<Range<usize>>,
     /// If present, the bytes are made up as the type asks for them.
-    pub(super) learner: Option<Learner>,
+    pub(super) prober: Option<Prober>,
 }
 
 impl Input {
     #[cold]
     pub(crate) fn new(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), at: 0, ignored: Vec::new(), learner: None }
+        Self { bytes: bytes.to_vec(), at: 0, ignored: Vec::new(), prober: None }
     }
 
     #[cold]
-    pub(super) fn made_up(learner: Learner) -> Self {
-        Self { learner: Some(learner), ..Self::new(&[]) }
+    pub(super) fn made_up(prober: Prober) -> Self {
+        Self { prober: Some(prober), ..Self::new(&[]) }
     }
 
     #[cold]
     pub(super) fn is_made_up(&self) -> bool {
-        self.learner.is_some()
+        self.prober.is_some()
     }
 
     #[cold]
-    pub(super) fn into_learner(self) -> (Vec<u8>, Option<Learner>) {
-        (self.bytes, self.learner)
+    pub(super) fn into_prober(self) -> (Vec<u8>, Option<Prober>) {
+        (self.bytes, self.prober)
     }
 
     /// The number of bytes read.
@@ -82,7 +82,7 @@ impl Input {
         let length = u64::from_ne_bytes(self.array()?);
         let left = self.bytes.len() - self.at;
         match usize::try_from(length) {
-            Ok(length) if length <= left || self.learner.is_some() => Ok(length),
+            Ok(length) if length <= left || self.prober.is_some() => Ok(length),
             _ => Err(short(self.at, length, left)),
         }
     }
@@ -123,15 +123,15 @@ impl Input {
     /// The type asks for a value without parts.
     #[cold]
     pub(super) fn ask(&mut self, kind: Kind, who: &'static str, is_unnamed: bool) {
-        if let Some(learner) = &mut self.learner {
-            learner.leaf(kind, who, is_unnamed, &mut self.bytes);
+        if let Some(prober) = &mut self.prober {
+            prober.leaf(kind, who, is_unnamed, &mut self.bytes);
         }
     }
 
     /// The type asks for a value of `count` parts.
     #[cold]
     pub(super) fn ask_for(&mut self, kind: Kind, count: usize) {
-        if self.learner.is_some() {
+        if self.prober.is_some() {
             self.bytes.push(kind as u8);
             self.bytes.extend_from_slice(&(count as u64).to_ne_bytes());
         }
@@ -139,19 +139,19 @@ impl Input {
 
     /// The type asks for whatever the bytes hold.
     #[cold]
-    pub(super) fn ask_openly(&mut self) -> Result<()> {
-        self.learner.as_mut().map_or(Ok(()), |learner| Err(learner.looks()))
+    pub(super) fn ask_any(&mut self) -> Result<()> {
+        self.prober.as_mut().map_or(Ok(()), |prober| Err(prober.inspects_data()))
     }
 
-    /// Chooses one of the ways in which the type can go on.
+    /// Chooses one of the branches of the type.
     #[cold]
-    pub(super) fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize> {
-        self.learner.as_mut().map_or(Ok(0), |learner| learner.choose(visitor, ways))
+    pub(super) fn choose(&mut self, visitor: VisitorKey, branches: Branches) -> Result<usize> {
+        self.prober.as_mut().map_or(Ok(0), |prober| prober.choose(visitor, branches))
     }
 
     #[cold]
-    pub(super) fn tell(&mut self, what: impl FnOnce(&mut Learner)) {
-        self.learner.as_mut().map(what);
+    pub(super) fn with_prober(&mut self, what: impl FnOnce(&mut Prober)) {
+        self.prober.as_mut().map(what);
     }
 }
 

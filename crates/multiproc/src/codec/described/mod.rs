@@ -13,13 +13,13 @@
 
 pub(super) mod de;
 pub(super) mod input;
-mod learn;
+mod probe;
 pub(super) mod search;
 pub(super) mod ser;
 
 use std::hash::{DefaultHasher, Hasher};
 
-use self::search::Subject;
+use self::search::ErasedValue;
 use super::Error;
 
 /// The first byte of each value.
@@ -110,21 +110,21 @@ fn tokens(mut bytes: &[u8]) -> impl Iterator<Item = (Kind, &[u8])> {
 
 /// Whether these bytes decode to the value that was encoded: encoded again, it is the same, or differs only
 /// in parts that its type ignores (`skip_deserializing`).
-pub(crate) fn arrives(subject: &dyn Subject, sent: &[u8]) -> Result<bool, Error> {
-    let (again, taken) = pass(subject, sent)?;
-    Ok(are_alike(sent, &again) || are_alike(&taken, &pass(subject, &again)?.1))
+pub(crate) fn survives_round_trip(subject: &dyn ErasedValue, sent: &[u8]) -> Result<bool, Error> {
+    let (again, taken) = round_trip(subject, sent)?;
+    Ok(equal_unordered(sent, &again) || equal_unordered(&taken, &round_trip(subject, &again)?.1))
 }
 
 /// Decodes a value and encodes it again. Returns that, and the bytes that its type has not ignored.
-fn pass(subject: &dyn Subject, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
+fn round_trip(subject: &dyn ErasedValue, bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let mut input = input::Input::new(bytes);
     let mut again = Vec::new();
-    subject.pass(&mut input, ser::Describer::new(&mut again))??;
+    subject.round_trip(&mut input, ser::Describer::new(&mut again))??;
     Ok((again, input.taken()))
 }
 
 /// Whether two encodings are equal apart from the order of their tokens, which a hash map changes.
-fn are_alike(one: &[u8], other: &[u8]) -> bool {
+fn equal_unordered(one: &[u8], other: &[u8]) -> bool {
     let sum = |bytes| {
         tokens(bytes).fold(0_u64, |sum, (kind, token)| {
             let mut hasher = DefaultHasher::new();

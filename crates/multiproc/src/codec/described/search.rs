@@ -18,14 +18,14 @@ use serde::de::DeserializeOwned;
 
 use super::de::read;
 use super::input::Input;
-use super::learn::{Examples, Learner, State};
+use super::probe::{Examples, Prober, State};
 use super::ser::Describer;
 use super::tokens;
 use crate::codec::Error;
 
 /// The result for a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum EncodingChoice {
     /// The compact encoding fits.
     Fits,
     /// It does not: the type inspects the data, or its two sides differ.
@@ -44,30 +44,30 @@ const MOST_ROUNDS: u32 = 5_000;
 const EXAMPLES: usize = 8;
 
 /// A type and a value of it, behind `dyn`: so the code that uses it is compiled once, not once for each type.
-pub(crate) trait Subject {
+pub(crate) trait ErasedValue {
     /// See [`identity`].
     fn identity(&self) -> usize;
 
     /// Decodes a value of the type (outer result) and encodes it (inner result). Does not drop a made-up
     /// value.
-    fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error>;
+    fn round_trip(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error>;
 
     /// Encodes the value.
     fn describe(&self, out: Describer<'_>) -> Result<(), Error>;
 }
 
-/// Identifies a type by the address of its `pass`. Types whose code is the same may share one.
+/// Identifies a type by the address of its `round_trip`. Types whose code is the same may share one.
 #[inline]
 pub(crate) fn identity<T: Serialize + DeserializeOwned>() -> usize {
-    <T as Subject>::pass as *const () as usize
+    <T as ErasedValue>::round_trip as *const () as usize
 }
 
-impl<T: Serialize + DeserializeOwned> Subject for T {
+impl<T: Serialize + DeserializeOwned> ErasedValue for T {
     fn identity(&self) -> usize {
         identity::<T>()
     }
 
-    fn pass(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error> {
+    fn round_trip(&self, input: &mut Input, out: Describer<'_>) -> Result<Result<(), Error>, Error> {
         let value: T = read(input)?;
         let ended = value.serialize(out);
         if input.is_made_up() {
@@ -82,59 +82,60 @@ impl<T: Serialize + DeserializeOwned> Subject for T {
 }
 
 /// Decides which encoding fits a type. Catches panics of the type's code.
-pub(crate) fn find_out(subject: &dyn Subject) -> Finding {
+pub(crate) fn probe_type(subject: &dyn ErasedValue) -> EncodingChoice {
     let search = AssertUnwindSafe(|| search(subject));
     catch_unwind(search).unwrap_or_else(|payload| {
         std::mem::forget(payload); // dropping it may panic once more
-        Finding::Unknown
+        EncodingChoice::Unknown
     })
 }
 
-fn search(subject: &dyn Subject) -> Finding {
-    let mut learner = Learner::default();
+fn search(subject: &dyn ErasedValue) -> EncodingChoice {
+    let mut prober = Prober::default();
     for round in 0..MOST_ROUNDS {
-        learner.begin();
-        let mut input = Input::made_up(learner);
+        prober.begin();
+        let mut input = Input::made_up(prober);
         let mut given = Vec::new();
-        let made = subject.pass(&mut input, Describer::recorder(&mut given));
-        let (asked, Some(back)) = input.into_learner() else { return Finding::Unknown };
-        learner = back;
-        if learner.looks {
-            return Finding::NeedsNames;
+        let made = subject.round_trip(&mut input, Describer::recorder(&mut given));
+        let (asked, Some(back)) = input.into_prober() else { return EncodingChoice::Unknown };
+        prober = back;
+        if prober.inspects_data {
+            return EncodingChoice::NeedsNames;
         }
         match made {
             Ok(written) => {
                 match written {
-                    Err(error) if !error.is_left_out() => return Finding::Unknown,
-                    Err(_) if learner.extreme.is_some() => {} // a field of a struct, which encoding detects
+                    Err(error) if !error.is_left_out() => return EncodingChoice::Unknown,
+                    // A field of a struct, which encoding detects.
+                    Err(_) if prober.tuple_fields.is_some() => {}
                     Ok(()) if given == asked => {}
-                    _ => return Finding::NeedsNames,
+                    _ => return EncodingChoice::NeedsNames,
                 }
                 // At least two rounds, so that no `bool` matches by chance.
-                if (!learner.settle(State::Done) && round > 0) && learner.has_seen_all() {
-                    return Finding::Fits;
+                if (!prober.settle(State::Done) && round > 0) && prober.has_seen_all() {
+                    return EncodingChoice::Fits;
                 }
             }
-            Err(_) if learner.extreme.is_some() => {
-                if learner.has_seen_all() {
-                    return Finding::Fits;
+            Err(_) if prober.tuple_fields.is_some() => {
+                if prober.has_seen_all() {
+                    return EncodingChoice::Fits;
                 }
             }
             Err(error) => {
-                if !learner.goes_on_after(&error, || examples(subject)) {
-                    return Finding::Unclear;
+                if !prober.goes_on_after(&error, || examples(subject)) {
+                    return EncodingChoice::Unclear;
                 }
             }
         }
-        if learner.leaves > MOST_LEAVES {
-            return Finding::Unknown;
+        if prober.leaves > MOST_LEAVES {
+            return EncodingChoice::Unknown;
         }
     }
-    Finding::Unknown
+    EncodingChoice::Unknown
 }
 
 /// Values without parts that occur in the value.
-fn examples(subject: &dyn Subject) -> Examples {
+fn examples(subject: &dyn ErasedValue) -> Examples {
     let mut record = Vec::new();
     // The bytes before an error hold examples, too.
     let _ = subject.describe(Describer::recorder(&mut record));

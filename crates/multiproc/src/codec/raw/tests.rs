@@ -116,3 +116,14 @@ fn bytes_that_are_no_value_are_an_error() {
     );
     assert!(why(from_bytes::<String>(b"a\xff").map(|it| it.map(drop))).contains("utf-8"));
 }
+
+/// Of values of which not every bit pattern is valid, none is taken unchecked.
+#[test]
+fn numbers_are_appended_from_among_other_bytes() {
+    let mut numbers = vec![1_u16];
+    assert!(append_numbers(&mut numbers, &[9, 9, 2, 0, 9, 9, 9, 3, 1, 9, 7], 5, 2).is_some());
+    assert_eq!(numbers, [1, 2, 0x103]);
+    assert!(append_numbers(&mut vec![true], &[7; 8], 1, 0).is_none());
+    assert!(append_numbers(&mut vec!['a'], &[7; 8], 4, 0).is_none());
+    assert!(append_numbers(&mut vec![String::new()], &[7; 24], 24, 0).is_none());
+}

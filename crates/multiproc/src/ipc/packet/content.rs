@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::WORTH_MAPPING;
-use super::message::Permit;
+use super::message::SpillPermit;
 use crate::error::{Error, Result};
 use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::memfd;
@@ -24,7 +24,7 @@ pub(crate) enum Content {
     Mapped(SharedMapping),
     Sealed {
         memory: Sealed,
-        _permit: Permit,
+        _permit: SpillPermit,
     },
 }
 
@@ -48,7 +48,7 @@ impl Content {
         let (memory, length) = announced(&packet, descriptors)?;
         if length >= WORTH_MAPPING
             && let Some(length) = NonZeroUsize::new(length)
-            && let Some(permit) = Permit::for_mapping()
+            && let Some(permit) = SpillPermit::for_mapping()
             && let Ok(memory) = Sealed::open(memory.as_fd(), length)
         {
             return Ok(Self::Sealed { memory, _permit: permit });
@@ -56,11 +56,11 @@ impl Content {
         memfd::read(&memory, length, &[]).map(|bytes| Self::Inline(bytes, 0))
     }
 
-    pub(crate) fn with_bytes<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+    pub(crate) fn with_bytes<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         match self {
-            Self::Inline(bytes, start) => look(bytes.get(*start..).unwrap_or_default()),
-            Self::Mapped(memory) => memory.with_bytes(0, memory.size().get(), look),
-            Self::Sealed { memory, .. } => look(memory.bytes()),
+            Self::Inline(bytes, start) => read(bytes.get(*start..).unwrap_or_default()),
+            Self::Mapped(memory) => memory.with_bytes(0, memory.size().get(), read),
+            Self::Sealed { memory, .. } => read(memory.bytes()),
         }
     }
 }

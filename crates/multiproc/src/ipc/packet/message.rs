@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::{INLINE, WORTH_MAPPING};
+use super::{MAX_INLINE, WORTH_MAPPING};
 use crate::error::{Error, Result};
 use crate::ipc::memfd_cache;
 use crate::ipc::wire::SharedFd;
@@ -32,13 +32,13 @@ pub(super) struct SpilledMemory {
     pub(super) memory: SharedFd,
     pub(super) length: u64,
     /// Held by memory that was spilled before the message is sent.
-    _permit: Option<Permit>,
+    _permit: Option<SpillPermit>,
 }
 
 /// The right to hold a scarce descriptor or mapping while a message waits. Messages beyond the limit wait in
 /// the heap instead, at the cost of one copy.
 #[derive(Debug)]
-pub(crate) struct Permit(&'static AtomicUsize);
+pub(crate) struct SpillPermit(&'static AtomicUsize);
 
 /// The number of permits of each kind.
 pub(super) const PERMITS: usize = 64;
@@ -55,7 +55,7 @@ impl Message {
                 MAX_DESCRIPTORS - 1
             )));
         }
-        let spilled = if bytes.len() > INLINE { SpilledMemory::ahead(&bytes)? } else { None };
+        let spilled = if bytes.len() > MAX_INLINE { SpilledMemory::ahead(&bytes)? } else { None };
         let payload = spilled.map_or(Payload::Inline(bytes), Payload::Memfd);
         Ok(Self { payload, had_descriptors: !descriptors.is_empty(), descriptors })
     }
@@ -81,7 +81,7 @@ impl Message {
 
     /// A small message.
     pub(crate) fn inline(bytes: Vec<u8>) -> Self {
-        debug_assert!(bytes.len() <= INLINE, "a message of {} bytes is not small", bytes.len());
+        debug_assert!(bytes.len() <= MAX_INLINE, "a message of {} bytes is not small", bytes.len());
         Self::without_descriptors(Payload::Inline(bytes))
     }
 
@@ -92,7 +92,7 @@ impl Message {
     /// Spills large bytes that are still inline. Called when the message is about to be sent.
     pub(crate) fn spill(&mut self) -> Result<()> {
         if let Payload::Inline(bytes) = &self.payload
-            && bytes.len() > INLINE
+            && bytes.len() > MAX_INLINE
         {
             self.payload = Payload::Memfd(SpilledMemory::now(bytes)?);
         }
@@ -132,7 +132,7 @@ impl Message {
     }
 
     /// Whether there is room for two more descriptors.
-    pub(crate) fn can_take_more(&self) -> bool {
+    pub(crate) fn has_room_for_stdio(&self) -> bool {
         self.descriptors.len() + 2 < MAX_DESCRIPTORS
     }
 }
@@ -144,7 +144,7 @@ impl SpilledMemory {
 
     /// Spills before the message is sent. `None` without a permit or a free descriptor.
     fn ahead(bytes: &[u8]) -> Result<Option<Self>> {
-        let Some(permit) = Permit::take(&SPILLED_AHEAD) else { return Ok(None) };
+        let Some(permit) = SpillPermit::take(&SPILLED_AHEAD) else { return Ok(None) };
         match Self::now(bytes) {
             Ok(spilled) => Ok(Some(Self { _permit: Some(permit), ..spilled })),
             Err(error) if error.is_shortage_of_descriptors() => Ok(None),
@@ -153,7 +153,7 @@ impl SpilledMemory {
     }
 }
 
-impl Permit {
+impl SpillPermit {
     fn take(left: &'static AtomicUsize) -> Option<Self> {
         left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok().map(|_| Self(left))
     }
@@ -163,7 +163,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for SpillPermit {
     fn drop(&mut self) {
         self.0.fetch_add(1, Relaxed);
     }

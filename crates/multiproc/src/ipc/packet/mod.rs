@@ -22,7 +22,7 @@ pub(crate) use crate::sys::socket::{OnShortage, Sent};
 
 /// The largest message (bytes) that travels inside a packet. A socket's default buffer takes several packets
 /// of this size, and a larger message costs more for its copy than for the system calls of a memfd.
-pub(crate) const INLINE: usize = 32 * 1024;
+pub(crate) const MAX_INLINE: usize = 32 * 1024;
 
 /// From this size on (bytes), mapping and unmapping costs less than copying.
 const WORTH_MAPPING: usize = 64 * 1024;
@@ -56,8 +56,8 @@ impl PacketSocket {
     }
 
     /// Whether the other end is surely open and nothing has arrived from it.
-    pub(crate) fn is_held(&self) -> bool {
-        socket::is_held(self.as_fd())
+    pub(crate) fn is_surely_connected(&self) -> bool {
+        socket::is_surely_connected(self.as_fd())
     }
 
     /// Whether the other end is closed, even if messages from it are left.
@@ -110,7 +110,7 @@ impl PacketSocket {
         let own = message.descriptors.iter().map(AsFd::as_fd);
         let mut descriptors: Vec<_> = before.iter().copied().chain(own).collect();
         let SpilledMemory { memory, length, .. } = match &message.payload {
-            Payload::Inline(bytes) if bytes.len() <= INLINE => {
+            Payload::Inline(bytes) if bytes.len() <= MAX_INLINE => {
                 let parts = [&[IN_PACKET], prefix, bytes];
                 return socket::send(self.as_fd(), &parts, &descriptors, deadline);
             }
@@ -157,7 +157,7 @@ impl PacketSocket {
         unpack: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Incoming>,
     ) -> Result<Incoming> {
         let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default(); // a thread that ends has none
-        let received = socket::receive(self.as_fd(), &mut buffer, INLINE + 256, deadline, on_shortage);
+        let received = socket::receive(self.as_fd(), &mut buffer, MAX_INLINE + 256, deadline, on_shortage);
         let incoming = received.and_then(|received| match received {
             socket::Received::Packet(descriptors) => unpack(&buffer, descriptors),
             socket::Received::TimedOut => Ok(Incoming::TimedOut),

@@ -82,7 +82,7 @@ fn received(link: &PacketSocket) -> Vec<u8> {
 #[test]
 fn messages_of_every_size_arrive_whole() {
     let (a, b) = PacketSocket::pair().unwrap();
-    for size in [0, 1, INLINE - 1, INLINE, INLINE + 1, 20_000_000] {
+    for size in [0, 1, MAX_INLINE - 1, MAX_INLINE, MAX_INLINE + 1, 20_000_000] {
         let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
         let message = Message::new(bytes.clone(), Vec::new()).unwrap();
         assert_eq!(a.send_with_prefix(b"pre", &message, Deadline::now()).unwrap(), Sent::Done);

@@ -10,7 +10,9 @@
 // Inlined, a frame whose length is a constant compiles to two moves; otherwise to calls of `memcpy`.
 #![allow(clippy::inline_always)]
 
-use crate::ipc::frame::{FRAME_HEAD, Frames, HEAD, SKIP, as_u32, frame_size, head, split_frame, split_u64};
+use crate::ipc::frame::{
+    FRAME_HEADER, Frames, HEADER_SIZE, SKIP, as_u32, encode_header, frame_size, split_frame, split_u64,
+};
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -18,8 +20,8 @@ use crate::sys::failpoint::{self, Failpoint};
 pub(crate) trait Memory {
     /// Copies bytes to an offset that no process reads at the same time.
     fn write(&self, offset: usize, bytes: &[u8]);
-    /// Calls `look` with bytes that no process writes at the same time.
-    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R;
+    /// Calls `read` with bytes that no process writes at the same time.
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R;
     /// Prefetches the cache line at an offset.
     fn prefetch(&self, _offset: usize) {}
 }
@@ -41,7 +43,8 @@ pub(crate) struct Position {
     pub(crate) bytes: u32,
 }
 
-/// The bytes that a mostly empty [warm](Ring::warm) ring uses, few enough to stay in the CPU's cache.
+/// The bytes that a mostly empty ring uses which [restarts early](Ring::restarting_early): few enough to stay
+/// in the CPU's cache.
 const CACHE_WINDOW: u32 = 16 * 1024;
 
 impl Ring {
@@ -51,12 +54,13 @@ impl Ring {
     /// mostly empty ring uses half of its memory. The bytes that it skips count as occupied until the reader
     /// has passed them, so half of the ring has room for frames even if the reader never reads.
     pub(crate) const fn new(start: usize, size: u32) -> Self {
-        assert!(size.is_power_of_two() && size >= 2 * HEAD && start.is_multiple_of(8));
+        assert!(size.is_power_of_two() && size >= 2 * HEADER_SIZE && start.is_multiple_of(8));
         Self { start, size, restart_after: size / 2 }
     }
 
-    /// The same ring, but it restarts after [`CACHE_WINDOW`] bytes: for a reader that surely goes on reading.
-    pub(crate) const fn warm(self) -> Self {
+    /// The same ring, but it already restarts after [`CACHE_WINDOW`] bytes: for a reader that surely goes on
+    /// reading.
+    pub(crate) const fn restarting_early(self) -> Self {
         let half = self.restart_after;
         Self { restart_after: if half < CACHE_WINDOW { half } else { CACHE_WINDOW }, ..self }
     }
@@ -81,7 +85,7 @@ impl Ring {
 
     /// The length of the largest frame that always fits into an empty ring.
     pub(crate) const fn largest(&self) -> usize {
-        (self.size / 2 - HEAD) as usize
+        (self.size / 2 - HEADER_SIZE) as usize
     }
 
     /// Writes a frame at `tail` and advances `tail`; the caller publishes it. Returns `false` without room.
@@ -102,12 +106,12 @@ impl Ring {
         let length = as_u32(length);
         let Some(start) = self.find_slot(tail.bytes, taken, frame_size(length)) else { return false };
         if start != tail.bytes {
-            memory.write(self.offset(tail.bytes), &head(0, SKIP));
+            memory.write(self.offset(tail.bytes), &encode_header(0, SKIP));
         }
         let mut offset = self.offset(start);
-        memory.write(offset, &head(length, kind));
+        memory.write(offset, &encode_header(length, kind));
         failpoint::hit(Failpoint::MidFrame);
-        offset += HEAD as usize;
+        offset += HEADER_SIZE as usize;
         for part in parts {
             memory.write(offset, part);
             offset += part.len();
@@ -143,7 +147,7 @@ impl Ring {
 
     /// Copies all frames between two positions.
     pub(crate) fn copy_frames(&self, memory: &impl Memory, mut head: Position, tail: Position) -> Frames {
-        if head.bytes != tail.bytes && self.head(memory, head.bytes).1 == SKIP {
+        if head.bytes != tail.bytes && self.read_header(memory, head.bytes).1 == SKIP {
             head.bytes = self.next_start(head.bytes);
         }
         let length = tail.bytes.wrapping_sub(head.bytes).min(self.size) as usize;
@@ -158,10 +162,10 @@ impl Ring {
     #[inline]
     pub(crate) fn can_hold(&self, head: Position, tail: Position) -> bool {
         let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
-        bytes <= self.size && frames <= bytes / HEAD && (frames > 0 || bytes == 0)
+        bytes <= self.size && frames <= bytes / HEADER_SIZE && (frames > 0 || bytes == 0)
     }
 
-    /// Calls `look` with the published frame at `head` and advances `head`; the caller publishes that.
+    /// Calls `read` with the published frame at `head` and advances `head`; the caller publishes that.
     ///
     /// Returns `None` if there is no valid frame: another process has overwritten the ring.
     #[inline(always)]
@@ -169,10 +173,10 @@ impl Ring {
         &self,
         memory: &impl Memory,
         head: &mut Position,
-        look: impl FnOnce(u32, &[u8]) -> R,
+        read: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
         let end = head.bytes.wrapping_add(self.size);
-        self.take_before(memory, head, end, look)
+        self.take_before(memory, head, end, read)
     }
 
     /// As [`Ring::take`], but a frame that reaches beyond the byte `end` is invalid.
@@ -182,16 +186,18 @@ impl Ring {
         memory: &impl Memory,
         head: &mut Position,
         end: u32,
-        look: impl FnOnce(u32, &[u8]) -> R,
+        read: impl FnOnce(u32, &[u8]) -> R,
     ) -> Option<R> {
         let mut start = head.bytes;
-        let (mut length, mut kind) = self.head(memory, start);
+        let (mut length, mut kind) = self.read_header(memory, start);
         if kind == SKIP {
             start = self.next_start(start);
-            (length, kind) = self.head(memory, start);
+            (length, kind) = self.read_header(memory, start);
         }
         let offset = self.offset(start);
-        if length > self.size - HEAD || offset - self.start > (self.size - HEAD - length) as usize {
+        if length > self.size - HEADER_SIZE
+            || offset - self.start > (self.size - HEADER_SIZE - length) as usize
+        {
             return None;
         }
         let next = Position { bytes: start, ..*head }.after(length);
@@ -199,7 +205,7 @@ impl Ring {
             return None;
         }
         *head = next;
-        Some(memory.read(offset + HEAD as usize, length as usize, |bytes| look(kind, bytes)))
+        Some(memory.read(offset + HEADER_SIZE as usize, length as usize, |bytes| read(kind, bytes)))
     }
 
     /// Prefetches the frame at `head`. Called while the reader waits, so that the frame's first cache line
@@ -212,8 +218,8 @@ impl Ring {
     /// The kind of the published frame at `head`.
     #[inline(always)]
     pub(crate) fn kind(&self, memory: &impl Memory, head: Position) -> u32 {
-        match self.head(memory, head.bytes).1 {
-            SKIP => self.head(memory, self.next_start(head.bytes)).1,
+        match self.read_header(memory, head.bytes).1 {
+            SKIP => self.read_header(memory, self.next_start(head.bytes)).1,
             kind => kind,
         }
     }
@@ -241,13 +247,14 @@ impl Ring {
         position: &mut Position,
         kind: u32,
         length: usize,
-        look: impl FnOnce(&[u8]) -> R,
+        read: impl FnOnce(&[u8]) -> R,
     ) -> Option<R> {
         let offset = self.offset(position.bytes);
-        let is_like = memory.read(offset, FRAME_HEAD, |found| *found == head(as_u32(length), kind));
-        is_like.then(|| {
+        let matches =
+            memory.read(offset, FRAME_HEADER, |found| *found == encode_header(as_u32(length), kind));
+        matches.then(|| {
             *position = position.after(as_u32(length));
-            memory.read(offset + FRAME_HEAD, length, look)
+            memory.read(offset + FRAME_HEADER, length, read)
         })
     }
 
@@ -255,9 +262,9 @@ impl Ring {
     #[inline(always)]
     pub(crate) fn push_unchecked(&self, memory: &impl Memory, tail: &mut Position, kind: u32, bytes: &[u8]) {
         let offset = self.offset(tail.bytes);
-        memory.write(offset, &head(as_u32(bytes.len()), kind));
+        memory.write(offset, &encode_header(as_u32(bytes.len()), kind));
         failpoint::hit(Failpoint::MidFrame);
-        memory.write(offset + FRAME_HEAD, bytes);
+        memory.write(offset + FRAME_HEADER, bytes);
         *tail = tail.after(as_u32(bytes.len()));
     }
 
@@ -295,8 +302,8 @@ impl Ring {
     }
 
     #[inline(always)]
-    fn head(&self, memory: &impl Memory, position: u32) -> (u32, u32) {
-        memory.read(self.offset(position), HEAD as usize, |bytes| {
+    fn read_header(&self, memory: &impl Memory, position: u32) -> (u32, u32) {
+        memory.read(self.offset(position), HEADER_SIZE as usize, |bytes| {
             split_u64(bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
         })
     }

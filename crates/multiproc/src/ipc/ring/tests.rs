@@ -13,8 +13,8 @@ impl Memory for RefCell<Vec<u8>> {
         self.borrow_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
-        look(&self.borrow()[offset..offset + length])
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        read(&self.borrow()[offset..offset + length])
     }
 }
 
@@ -76,8 +76,8 @@ fn frames_can_go_in_and_come_out_by_the_batch() {
 }
 
 #[test]
-fn an_empty_warm_ring_stays_in_its_cache_window() {
-    let ring = Ring::new(0, 1024 * 1024).warm();
+fn an_empty_early_restarting_ring_stays_in_its_cache_window() {
+    let ring = Ring::new(0, 1024 * 1024).restarting_early();
     let memory = RefCell::new(vec![0; 1024 * 1024]);
     let (mut tail, mut head) = (Position::START, Position::START);
     for _ in 0..10_000 {
@@ -111,12 +111,12 @@ fn an_invalid_frame_is_not_read() {
     let ring = Ring::new(0, 1024);
     let memory = RefCell::new(vec![0; 1024]);
     for (length, kind) in [(1017, 1), (u32::MAX, 1), (1016, SKIP), (0, SKIP)] {
-        memory.write(0, &head(length, kind));
+        memory.write(0, &encode_header(length, kind));
         let mut position = Position { frames: 0, bytes: 0 };
         let seen = ring.take(&memory, &mut position, |_, bytes| bytes.len());
         assert!(seen.is_none_or(|length| length == 1016) || kind == SKIP, "{length} {kind}");
     }
     let mut position = Position { frames: 0, bytes: 512 };
-    memory.write(512, &head(600, 1));
+    memory.write(512, &encode_header(600, 1));
     assert!(ring.take(&memory, &mut position, |_, _| ()).is_none());
 }

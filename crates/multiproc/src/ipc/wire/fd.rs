@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
 /// Why a descriptor cannot be encoded.
-pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
-     as an argument, as the result of a process, and through a pipe or queue; not as the result of a pool's task";
+const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
+     as an argument, as a result, and through a pipe or queue; not through a joinable queue";
 
 thread_local! {
     /// The descriptors of the value that is being encoded; `None` if its transport carries none.
@@ -34,7 +34,7 @@ type List<T> = RefCell<ManuallyDrop<T>>;
 
 /// Replaces a list while a value is encoded or decoded. The outer list returns also when the user's code
 /// panics, or encodes another value meanwhile.
-struct Scope<'a, T: Default> {
+struct FdScope<'a, T: Default> {
     list: &'a List<T>,
     outer: T,
 }
@@ -42,7 +42,7 @@ struct Scope<'a, T: Default> {
 /// Calls `encode` and returns the descriptors of the values that it encodes.
 pub(super) fn collect(encode: impl FnOnce() -> Result<()>) -> Result<Vec<SharedFd>> {
     OUTGOING.with(|list| {
-        let scope = Scope::begin(list, Some(Vec::new()));
+        let scope = FdScope::begin(list, Some(Vec::new()));
         encode()?;
         Ok(scope.end().unwrap_or_default())
     })
@@ -51,7 +51,7 @@ pub(super) fn collect(encode: impl FnOnce() -> Result<()>) -> Result<Vec<SharedF
 /// Calls `decode`, whose values take their descriptors from these.
 pub(super) fn provide<R>(descriptors: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> R {
     INCOMING.with(|list| {
-        let _scope = Scope::begin(list, descriptors.into_iter().map(Some).collect());
+        let _scope = FdScope::begin(list, descriptors.into_iter().map(Some).collect());
         decode()
     })
 }
@@ -60,13 +60,13 @@ pub(super) fn provide<R>(descriptors: Vec<OwnedFd>, decode: impl FnOnce() -> R) 
 pub(super) fn isolate<R>(f: impl FnOnce() -> R) -> R {
     provide(Vec::new(), || {
         OUTGOING.with(|outgoing| {
-            let _scope = Scope::begin(outgoing, Some(Vec::new()));
+            let _scope = FdScope::begin(outgoing, Some(Vec::new()));
             f()
         })
     })
 }
 
-impl<'a, T: Default> Scope<'a, T> {
+impl<'a, T: Default> FdScope<'a, T> {
     fn begin(list: &'a List<T>, inner: T) -> Self {
         Self { list, outer: exchange(list, inner) }
     }
@@ -77,7 +77,7 @@ impl<'a, T: Default> Scope<'a, T> {
     }
 }
 
-impl<T: Default> Drop for Scope<'_, T> {
+impl<T: Default> Drop for FdScope<'_, T> {
     fn drop(&mut self) {
         exchange(self.list, std::mem::take(&mut self.outer));
     }

@@ -55,8 +55,8 @@ impl Memory for SharedMemory {
     }
 
     #[inline(always)]
-    fn read<R>(&self, offset: usize, length: usize, look: impl FnOnce(&[u8]) -> R) -> R {
-        self.mapping.with_bytes(offset, length, look)
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        self.mapping.with_bytes(offset, length, read)
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::codec::raw;
-use crate::codec::{Finding, Subject};
+use crate::codec::{EncodingChoice, ErasedValue};
 use crate::error::{Cause, Error, Result};
 
 pub(crate) use self::fd::SharedFd;
@@ -87,22 +87,17 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
 
 /// As [`encode`], for a type of the library itself, which always fits the compact encoding. It keeps the code
 /// of the other encoding out of programs that do not need it.
-pub(crate) fn encode_own<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+pub(crate) fn encode_internal<T: Serialize>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     or_undo(out, what, |out| codec::encode(value, out))
 }
 
-/// As [`encode_own`], for values that may hold descriptors.
-pub(crate) fn encode_own_with_descriptors<T: Serialize>(
+/// As [`encode_internal`], for values that may hold descriptors.
+pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     value: &T,
     out: &mut Vec<u8>,
     what: &str,
 ) -> Result<Vec<SharedFd>> {
-    fd::collect(|| encode_own(value, out, what))
-}
-
-/// The error of a value with descriptors, where they cannot travel.
-pub(crate) fn no_descriptors(what: &str) -> Error {
-    Error::new(Cause::Encode { what: what.to_owned(), why: fd::NO_TRANSPORT.to_owned() })
+    fd::collect(|| encode_internal(value, out, what))
 }
 
 /// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
@@ -127,17 +122,17 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     fd::provide(descriptors, || decode_marked(bytes)).map_err(|error| Error::decode(what, error))
 }
 
-/// As [`decode`], for a value of [`encode_own`].
-pub(crate) fn decode_own<T: DeserializeOwned>(
+/// As [`decode`], for a value of [`encode_internal`].
+pub(crate) fn decode_internal<T: DeserializeOwned>(
     bytes: &[u8],
     descriptors: Vec<OwnedFd>,
     what: &str,
 ) -> Result<T> {
-    whole(decode_own_front(bytes, descriptors, what)?, what)
+    whole(decode_internal_front(bytes, descriptors, what)?, what)
 }
 
-/// As [`decode_front`], for a value of [`encode_own`].
-pub(crate) fn decode_own_front<'a, T: DeserializeOwned>(
+/// As [`decode_front`], for a value of [`encode_internal`].
+pub(crate) fn decode_internal_front<'a, T: DeserializeOwned>(
     bytes: &'a [u8],
     descriptors: Vec<OwnedFd>,
     what: &str,
@@ -169,16 +164,20 @@ fn whole<T>((value, rest): (T, &[u8]), what: &str) -> Result<T> {
 }
 
 #[inline]
-fn encode_marked<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+fn encode_marked<T: Travels>(
+    value: &T,
+    out: &mut Vec<u8>,
+    carries_descriptors: bool,
+) -> Result<(), codec::Error> {
     if !codec::fits::<T>() {
-        return encode_unknown(value, out, has_list);
+        return encode_unknown(value, out, carries_descriptors);
     }
     let before = out.len();
     out.push(COMPACT);
     match codec::encode(value, out) {
         Err(error) if error.is_left_out() => {
             out.truncate(before);
-            describe(value, out, has_list, true)
+            describe(value, out, carries_descriptors, true)
         }
         encoded => encoded,
     }
@@ -195,31 +194,35 @@ fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec:
 }
 
 #[cold]
-fn encode_unknown<T: Travels>(value: &T, out: &mut Vec<u8>, has_list: bool) -> Result<(), codec::Error> {
+fn encode_unknown<T: Travels>(
+    value: &T,
+    out: &mut Vec<u8>,
+    carries_descriptors: bool,
+) -> Result<(), codec::Error> {
     // A `Serialize` that itself sends something must not send a probe's made-up value.
-    if codec::is_trying_out() {
+    if codec::is_probing() {
         return Err(codec::Error::new("it is sent by a value that is only made up"));
     }
-    let found = fd::isolate(|| codec::finding(value));
-    if found == Finding::Fits {
-        return encode_marked(value, out, has_list);
+    let found = fd::isolate(|| codec::encoding_choice(value));
+    if found == EncodingChoice::Fits {
+        return encode_marked(value, out, carries_descriptors);
     }
-    describe(value, out, has_list, found == Finding::NeedsNames)
+    describe(value, out, carries_descriptors, found == EncodingChoice::NeedsNames)
 }
 
 /// Encodes a value with the names of its parts, and checks by decoding that it will arrive.
 ///
-/// `has_list`: the list of descriptors belongs to this value. `must_decode`: a value that does not decode is
-/// refused here, not by the receiver.
+/// `carries_descriptors`: the list of descriptors belongs to this value. `must_decode`: a value that does not
+/// decode is refused here, not by the receiver.
 #[cold]
 fn describe(
-    value: &dyn Subject,
+    value: &dyn ErasedValue,
     out: &mut Vec<u8>,
-    has_list: bool,
+    carries_descriptors: bool,
     must_decode: bool,
 ) -> Result<(), codec::Error> {
     let list = |change: fn(&mut Vec<SharedFd>) -> usize| {
-        fd::OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| has_list).map_or(0, change))
+        fd::OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| carries_descriptors).map_or(0, change))
     };
     list(|descriptors| {
         descriptors.clear(); // those of the compact encoding, which has failed
@@ -231,7 +234,7 @@ fn describe(
     if list(|descriptors| descriptors.len()) > 0 {
         return Ok(()); // descriptors do not decode here
     }
-    match arrives(value, &out[before..]) {
+    match survives_round_trip(value, &out[before..]) {
         Ok(false) => Err(codec::Error::new(
             "another value would arrive, because of an attribute of its type: `untagged` takes the first \
              variant that fits, and `default` need not be what `skip_serializing_if` leaves out",
@@ -242,10 +245,10 @@ fn describe(
 }
 
 /// Whether a value decodes to itself; an error if it does not decode.
-fn arrives(value: &dyn Subject, bytes: &[u8]) -> Result<bool, String> {
-    let arrives = || fd::provide(Vec::new(), || codec::arrives(value, bytes));
-    match catch_unwind(AssertUnwindSafe(arrives)) {
-        Ok(arrives) => arrives.map_err(|error| error.to_string()),
+fn survives_round_trip(value: &dyn ErasedValue, bytes: &[u8]) -> Result<bool, String> {
+    let decode = || fd::provide(Vec::new(), || codec::survives_round_trip(value, bytes));
+    match catch_unwind(AssertUnwindSafe(decode)) {
+        Ok(survives) => survives.map_err(|error| error.to_string()),
         Err(payload) => {
             std::mem::forget(payload); // dropping it may panic once more
             Err("its type panics".to_owned())

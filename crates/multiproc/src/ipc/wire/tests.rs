@@ -90,7 +90,7 @@ fn a_descriptor_travels_only_where_it_can() {
     let handle = SharedFd::from(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
     let mut out = Vec::new();
     let error = encode(&handle, &mut out, "an item").unwrap_err();
-    assert!(error.to_string().contains("not as the result of a pool's task"), "{error}");
+    assert!(error.to_string().contains("not through a joinable queue"), "{error}");
     assert_eq!(encode_with_descriptors(&(1_u8, handle), &mut out, "a pair").unwrap().len(), 1);
     let error = decode::<(u8, SharedFd)>(&out, Vec::new(), "a pair").unwrap_err();
     assert!(error.to_string().contains("did not arrive"), "{error}");

@@ -3,6 +3,7 @@
 //! A single state behind one lock; whichever thread holds the lock advances it.
 
 mod backlog;
+mod broadcast;
 mod respawn;
 
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use crate::error::{Cause, Error, Result};
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
-use crate::pool::worker_main::Initializer;
 use crate::sys::clock;
+use crate::task::initializer::Initializer;
 
 use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
@@ -37,6 +38,8 @@ pub(crate) struct Scheduler {
     checked_at: u64,
     /// A call has received a result outside a poll.
     progressed: bool,
+    /// Workers have pinned items that wait.
+    has_pinned: bool,
     sleep: Sleep,
     starts: Starts,
 }
@@ -130,6 +133,7 @@ impl Scheduler {
             polled_at: 0,
             checked_at: 0,
             progressed: false,
+            has_pinned: false,
             sleep: Sleep::default(),
             starts: Starts::default(),
         }
@@ -288,6 +292,9 @@ impl Scheduler {
     /// Dispatches waiting chunks to workers with room, least loaded first.
     fn dispatch(&mut self) {
         self.retry_at = None;
+        if self.has_pinned {
+            self.dispatch_pinned();
+        }
         while let Some(chunk) = self.backlog.front_mut() {
             let target_len = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
             let size = self.policy.chunk_size.unwrap_or(target_len);

@@ -126,11 +126,14 @@ impl Scheduler {
         WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout }
     }
 
-    pub(crate) fn add(&mut self, worker: WorkerHandle) {
+    pub(crate) fn add(&mut self, mut worker: WorkerHandle) {
         self.starts.end();
         self.starts.refused = None;
         if matches!(self.phase, Phase::Ended) {
             return worker.shut_down_now();
+        }
+        if worker.initializers() < self.policy.initializers.len() {
+            worker.retire(); // it has missed a broadcast, and will be replaced
         }
         self.workers.push(worker);
         self.retire_surplus(); // the pool may have been resized meanwhile
@@ -268,7 +271,7 @@ impl Scheduler {
     /// Whether anything could be stuck.
     fn is_busy(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
-        !self.backlog.is_empty() || !self.workers.iter().all(is_idle)
+        !self.backlog.is_empty() || self.has_pinned || !self.workers.iter().all(is_idle)
     }
 
     /// Records and returns when the pool's thread must wake up.
@@ -349,6 +352,7 @@ impl Scheduler {
 
     pub(super) fn fail_waiting(&mut self, error: &Error) {
         self.backlog.fail(error);
+        self.workers.iter_mut().for_each(|worker| worker.fail_pinned(error));
     }
 
     /// Ends everything at once: all remaining items fail with `error`.

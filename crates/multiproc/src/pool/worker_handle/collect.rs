@@ -3,10 +3,10 @@
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
-use crate::ipc::packet::{Content, OnShortage};
+use crate::ipc::packet::OnShortage;
 use crate::pool::call::ResultBatch;
 use crate::pool::worker_handle::in_flight::Completed;
-use crate::pool::worker_rings::{OUT_OF_LINE, Scope};
+use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
@@ -123,17 +123,17 @@ impl WorkerHandle {
             let (passed, number) = (results.consumed(), number.wrapping_add(delivered));
             let received = match results.next() {
                 Some((OUT_OF_LINE, _)) => self.receive(number, scope),
-                Some((kind, frame)) => Some(Ok((kind, Content::Inline(frame.to_vec(), 0)))),
+                Some((kind, frame)) => Some(Ok(OneResult::of(kind, frame.to_vec()))),
                 None => Some(Err(Error::decode("a result", "the ring has no frame for it"))),
             };
-            let Some(content) = received else {
+            let Some(received) = received else {
                 results.back_to(passed);
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
             let Some((call, index, _)) = self.complete(1).pop() else { return };
-            call.deliver(match content {
-                Ok((kind, content)) => ResultBatch::Result { index, kind, content },
+            call.deliver(match received {
+                Ok(result) => ResultBatch::Result { index, result },
                 Err(error) => {
                     // A result that the kernel refuses to deliver is lost, but the worker is fine.
                     if error.os_error().is_none() {
@@ -148,7 +148,7 @@ impl WorkerHandle {
 
     /// Receives the out-of-line result of item `number`; `None` if it awaits a descriptor. After a shortage
     /// that is too long, and when all completed results must be taken, the result is lost instead.
-    fn receive(&mut self, number: u32, scope: Scope) -> Option<Result<(u32, Content)>> {
+    fn receive(&mut self, number: u32, scope: Scope) -> Option<Result<OneResult>> {
         if scope != Scope::Completed {
             match self.rings.receive(number, OnShortage::Leave) {
                 Err(error) if error.is_shortage_of_descriptors() => {

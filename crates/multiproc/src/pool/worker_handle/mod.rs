@@ -3,6 +3,7 @@
 mod collect;
 mod in_flight;
 mod phase;
+mod pinned;
 mod progress;
 mod shortage;
 mod shutdown;
@@ -13,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
+use self::pinned::Pinned;
 use self::progress::{Pace, Progress};
 use self::shortage::Shortage;
-use super::worker_main::{Initializer, WorkerContext, serve};
+use super::worker_main::{WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::{PacketSocket, Sent};
@@ -23,8 +25,10 @@ use crate::ipc::wire;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
-use crate::spawn::exec::SpawnedChild;
 use crate::spawn::options::SpawnOptions;
+use crate::spawn::preload_server::PreloadServer;
+use crate::spawn::spawned_child::SpawnedChild;
+use crate::task::initializer::Initializer;
 
 pub(crate) use self::shutdown::WorkerExit;
 
@@ -36,9 +40,12 @@ pub(crate) struct WorkerHandle {
     rings: PoolSide,
     /// When its initializer, if any, must have returned.
     initialize_by: Option<Instant>,
+    /// The number of its initializers.
+    initializers: usize,
     /// Its initializer, if any, has returned.
     ready: bool,
     in_flight: InFlight,
+    pinned: Pinned,
     /// Items that have a result.
     completed: u64,
     /// The header in force for the next item that is written.
@@ -89,12 +96,14 @@ pub(crate) enum Dispatched {
 }
 
 impl WorkerHandle {
-    /// Starts a worker. `on_exit` is called, by any thread, when it has exited.
+    /// Starts a worker, by `server` if the pool has one. `on_exit` is called, by any thread, when it has
+    /// exited.
     pub(crate) fn start(
         wakeup_page: &WakeupPage,
         spin: Duration,
         config: WorkerConfig,
         options: SpawnOptions,
+        server: Option<&PreloadServer>,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
         let WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout } =
@@ -109,19 +118,22 @@ impl WorkerHandle {
             spin,
             memory_limit,
         };
-        let has_initializer = !initializers.is_empty();
-        let spawned = options.spawn_own("pool-worker".to_owned(), serve, &(context, initializers))?;
-        spawned.child.watch(Arc::new(on_exit));
+        let initializer_count = initializers.len();
+        let spawned =
+            options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializers), server)?;
+        spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
-        let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| has_initializer);
+        let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| initializer_count > 0);
         Ok(Self {
             index,
             spawned,
             started_at,
             rings: PoolSide::new(rings, ours),
             initialize_by,
+            initializers: initializer_count,
             ready: false,
             in_flight: InFlight::default(),
+            pinned: Pinned::default(),
             completed: 0,
             header: None,
             full: false,
@@ -146,9 +158,14 @@ impl WorkerHandle {
         self.spawned.child.pid()
     }
 
-    /// Items that it has run, or has in flight.
+    /// The number of its initializers.
+    pub(crate) fn initializers(&self) -> usize {
+        self.initializers
+    }
+
+    /// Items that it has run, or has in flight, without those that were pinned.
     pub(crate) fn assigned(&self) -> u64 {
-        self.completed + u64::from(self.in_flight.count())
+        (self.completed + u64::from(self.in_flight.count())).saturating_sub(self.pinned.count)
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
@@ -188,13 +205,15 @@ impl WorkerHandle {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
         self.ready
             && self.accepts_work()
+            && self.pinned.is_empty()
             && !self.full
             && !self.progress.is_paused()
             && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready && self.accepts_work() && !self.progress.is_paused() && self.in_flight.count() == 0
+        let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
+        self.ready && self.accepts_work() && !self.progress.is_paused() && has_nothing
     }
 
     /// Moves up to `most` items of a chunk to the worker.
@@ -203,7 +222,7 @@ impl WorkerHandle {
         let header = chunk.header();
         if self.header != Some(header) {
             let mut bytes = Vec::new();
-            let _ = wire::encode_own(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
             if !self.rings.write_header(TASK_HEADER, &bytes) {
                 self.full = true;
                 return Dispatched::Full;
@@ -233,7 +252,7 @@ impl WorkerHandle {
             }
             Ok(Sent::TimedOut) => Dispatched::WouldBlock,
             Ok(Sent::Disconnected) => {
-                self.fail_worker(Error::new(Cause::LinkLost));
+                self.fail_worker(Error::new(Cause::SocketClosed));
                 Dispatched::Full
             }
             Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => {

@@ -104,7 +104,7 @@ impl WorkerPhase {
     /// As [`kill`](Self::kill), at the [time to do so](Self::kill_at).
     pub(super) fn expire(&mut self) -> bool {
         let is_lost = matches!(self, Self::HungUp { .. });
-        self.kill(is_lost.then(|| Error::new(Cause::LinkLost)))
+        self.kill(is_lost.then(|| Error::new(Cause::SocketClosed)))
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
     fn the_first_cause_counts() {
         let mut phase = WorkerPhase::Running;
         assert!(phase.kill(Some(Error::new(Cause::Cancelled))));
-        assert!(!phase.expire() && !phase.kill(Some(Error::new(Cause::LinkLost))));
+        assert!(!phase.expire() && !phase.kill(Some(Error::new(Cause::SocketClosed))));
         assert!(phase.failure().unwrap().is_cancelled() && !phase.was_told_to_exit());
     }
 

@@ -45,7 +45,8 @@ impl WorkerHandle {
             return false;
         }
         self.take_results(Scope::Completed);
-        let is_running = self.has_work_of(call);
+        // If the kernel has refused a barrier, the worker keeps a run of items, of which any may be running.
+        let is_running = self.in_flight.count() == 1 && self.has_work_of(call);
         if is_running {
             self.fail_worker(Error::new(Cause::Cancelled));
         }
@@ -153,9 +154,10 @@ impl WorkerHandle {
         }
     }
 
-    /// Tells it to exit if it has nothing in flight; returns whether that is new.
+    /// Tells it to exit if it has nothing in flight and nothing pinned; returns whether that is new.
     pub(crate) fn shut_down(&mut self) -> bool {
-        let is_new = self.in_flight.count() == 0 && self.phase.leave(self.shutdown_timeout);
+        let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
+        let is_new = has_nothing && self.phase.leave(self.shutdown_timeout);
         if is_new {
             self.rings.close();
         }
@@ -194,7 +196,8 @@ impl WorkerHandle {
         // which ones those are, all have.
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
-        let mut rest = self.reclaim(pending);
+        let rest = self.reclaim(pending);
+        let mut rest = self.settle_pinned(rest, &error);
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
             for chunk in &mut again {
@@ -220,9 +223,9 @@ impl WorkerHandle {
             return (why.clone().with_origin(origin()), why.is_start());
         }
         let ended = self.spawned.result(&origin);
-        match ended
-            .and_then(|(outcome, _)| wire::decode_own::<Result<()>>(&outcome, Vec::new(), "a worker's end"))
-        {
+        match ended.and_then(|(outcome, _)| {
+            wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
+        }) {
             Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
             Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
             Err(error) => (error, false),
@@ -233,5 +236,6 @@ impl WorkerHandle {
         self.spawned.child.kill();
         self.spawned.child.wait(Deadline::Never); // before the memory of its items is reused
         self.fail(self.in_flight.count(), error);
+        self.fail_pinned(error);
     }
 }

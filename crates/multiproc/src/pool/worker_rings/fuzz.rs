@@ -86,7 +86,7 @@ proptest! {
         let mut copied = Vec::new();
         let position = pool.copy_items(start, 50 - back, back, &mut copied);
         prop_assert_eq!(all(Frames::new(&copied[..])).len(), back as usize, "each item is copied, as it is");
-        prop_assert!(all(Frames::new(&copied[..])).iter().all(|item| item.len() <= packet::INLINE));
+        prop_assert!(all(Frames::new(&copied[..])).iter().all(|item| item.len() <= packet::MAX_INLINE));
         pool.truncate(position, back);
         pool.write(&copied, back);
         let _ = pool.receive(number, OnShortage::Leave);

@@ -39,7 +39,7 @@ use crate::pool::worker_rings::wakeups::PoolWakeups;
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 
-pub(crate) use self::pool_side::PoolSide;
+pub(crate) use self::pool_side::{OneResult, PoolSide};
 pub(crate) use self::progress::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 
@@ -59,8 +59,8 @@ pub(crate) const TASK_HEADER: u32 = 4;
 const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
-const SUBMISSIONS: Ring = Ring::new(4096, RING).warm();
-const COMPLETIONS: Ring = Ring::new(4096 + RING as usize, RING).warm();
+const SUBMISSIONS: Ring = Ring::new(4096, RING).restarting_early();
+const COMPLETIONS: Ring = Ring::new(4096 + RING as usize, RING).restarting_early();
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
 
 /// The offsets of words. Words with different writers have different cache lines.
@@ -209,11 +209,11 @@ impl MessageHeader {
         number: u32,
         on_shortage: OnShortage,
     ) -> Result<(u32, Vec<u8>, Vec<OwnedFd>)> {
-        for _ in 0..MAX_PACKETS {
+        for _ in 0..MAX_LINK_PACKETS {
             let Incoming::Message(packet, descriptors) =
                 link.receive_packet_or(on_shortage, Deadline::now())?
             else {
-                return Err(Error::new(Cause::LinkLost));
+                return Err(Error::new(Cause::SocketClosed));
             };
             let prefix = packet::prefix(&packet).first_chunk().copied().map_or(u64::MAX, u64::from_le_bytes);
             #[allow(clippy::cast_possible_truncation)] // taking halves is the purpose
@@ -225,8 +225,8 @@ impl MessageHeader {
     }
 }
 
-/// A socket cannot hold more packets than this.
-const MAX_PACKETS: u32 = 4096;
+/// More packets than a worker's socket holds, whose buffer has the default size.
+const MAX_LINK_PACKETS: u32 = 4096;
 
 #[cfg(test)]
 mod fuzz;

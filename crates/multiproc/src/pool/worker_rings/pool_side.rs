@@ -1,17 +1,18 @@
 //! The pool's side of a worker's rings: submits items, takes results.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, add_frame};
-use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::{Position, just_before_overflow};
 use crate::pool::worker_rings::claim_word::{self, Known};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::membarrier;
-use crate::sys::output::BOUND;
+use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::progress::{self, Scope};
@@ -50,6 +51,20 @@ pub(crate) struct Completed {
     /// Some of them may be out of line.
     pub(crate) may_be_out_of_line: bool,
     pub(crate) nanos: u64,
+}
+
+/// A result by itself.
+#[derive(Debug)]
+pub(crate) struct OneResult {
+    pub(crate) kind: u32,
+    pub(crate) content: Content,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl OneResult {
+    pub(crate) fn of(kind: u32, bytes: Vec<u8>) -> Self {
+        Self { kind, content: Content::Inline(bytes, 0), descriptors: Vec::new() }
+    }
 }
 
 impl PoolSide {
@@ -110,16 +125,17 @@ impl PoolSide {
         Ok(sent)
     }
 
-    /// Receives the out-of-line result of item `number`: its kind and its bytes. A message left for lack of
-    /// descriptors can be received later.
-    pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<(u32, Content)> {
+    /// Receives the out-of-line result of item `number`. A message left for lack of descriptors can be received
+    /// later.
+    pub(crate) fn receive(&mut self, number: u32, on_shortage: OnShortage) -> Result<OneResult> {
         let received = MessageHeader::receive(&self.link, number, on_shortage);
         let is_left = received.as_ref().is_err_and(Error::is_shortage_of_descriptors);
         if on_shortage == OnShortage::Lose || !is_left {
             self.received_count = self.received_count.wrapping_add(1);
         }
         let (kind, packet, mut descriptors) = received?;
-        Ok((kind, Content::to_keep(packet, PREFIX, &mut descriptors)?))
+        let content = Content::to_keep(packet, PREFIX, &mut descriptors)?;
+        Ok(OneResult { kind, content, descriptors })
     }
 
     /// Submits the last `count` written items; returns whether the worker was asleep.
@@ -158,7 +174,6 @@ impl PoolSide {
             return Some(0);
         }
         self.request(1);
-        failpoint::hit(Failpoint::RunStopped);
         let completed = || Position::load(self.rings.0.word64(COMPLETED)).frames;
         // If the kernel refuses the barrier, the worker keeps its run, which takes some microseconds for items
         // like those before it.
@@ -224,8 +239,8 @@ impl PoolSide {
         if self.closed {
             self.rings.0.word32(CLOSED).store(1, Release);
         }
-        self.rings.items_event().wake_retrying();
-        self.rings.room_event().wake_retrying();
+        self.rings.items_event().wake_unconditionally();
+        self.rings.room_event().wake_unconditionally();
     }
 
     pub(crate) fn written(&self) -> u32 {
@@ -246,7 +261,7 @@ impl PoolSide {
         while passed < skipped + count {
             let copy = |kind: u32, bytes: &[u8]| {
                 if kind != TASK_HEADER && passed >= skipped {
-                    add_frame(frames, VALUE, if bytes.len() > INLINE { &[] } else { bytes });
+                    add_frame(frames, VALUE, if bytes.len() > MAX_INLINE { &[] } else { bytes });
                 }
                 kind
             };
@@ -363,7 +378,7 @@ fn is_overdue(unflushed: &mut Option<(Position, Instant)>, tail: Position) -> bo
     if seen != tail {
         *unflushed = Some((tail, Instant::now()));
     }
-    seen == tail && since.elapsed() >= BOUND
+    seen == tail && since.elapsed() >= FLUSH_TIMEOUT
 }
 
 /// Only a task that writes to memory that is not its own causes this.

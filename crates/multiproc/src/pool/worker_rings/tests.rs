@@ -11,7 +11,7 @@ use super::*;
 use crate::ipc::frame::{Frames, add_frame, all};
 use crate::ipc::packet::{Message, Sent};
 use crate::pool::worker_rings::claim_word::{self, Known};
-use crate::sys::output::BOUND;
+use crate::sys::output::FLUSH_TIMEOUT;
 
 pub(super) fn sides() -> (PoolSide, WorkerSide) {
     let (ours, theirs) = PacketSocket::pair().unwrap();
@@ -267,7 +267,7 @@ fn overdue_results_are_taken_without_a_flush() {
     worker.write(VALUE, &[]).unwrap();
     worker.finish();
     assert!(pool.take_results(Scope::Unflushed).unwrap().is_none(), "seen for the first time");
-    thread::sleep(BOUND);
+    thread::sleep(FLUSH_TIMEOUT);
     assert_eq!(pool.take_results(Scope::Unflushed).unwrap().unwrap().count, 1);
 }
 

@@ -1,6 +1,6 @@
-//! Pre-forking (as Apache's MPM prefork): a stock of children that were forked before a start needs them.
+//! Pre-forking (as Apache's MPM prefork): a queue of children that were forked before a start needs them.
 //!
-//! Requests and responses keep their order, so the stock is a queue of pending requests. A start takes the
+//! Requests and responses keep their order, so the pending ones are a queue. A start takes the
 //! next response, and requests a replacement.
 
 pub(crate) mod prefault;
@@ -22,13 +22,14 @@ use crate::sys::poll::Deadline;
 const TARGET_IDLE: usize = 2;
 
 /// The requests of one zygote whose responses were not taken.
-pub(crate) struct Stock {
+pub(crate) struct PreforkQueue {
     /// How many responses were taken: the number of the next request to be answered.
     answered: u64,
     /// The oldest first.
     pending: VecDeque<PendingFork>,
     /// How many children to keep between two starts. 0 until a second start has had to wait.
     target_idle: usize,
+    most_idle: usize,
     /// Called by the supervisor thread when a pending child hangs up.
     on_hangup: fn(),
 }
@@ -40,8 +41,8 @@ enum PendingFork {
     Disconnected,
 }
 
-/// What comes of the next request.
-pub(crate) enum Next {
+/// The outcome of taking the next child.
+pub(crate) enum TakeOutcome {
     Forked {
         child: ForkedChild,
         /// The number of its request.
@@ -59,9 +60,14 @@ pub(crate) enum Next {
     Failed(Error),
 }
 
-impl Stock {
+impl PreforkQueue {
     pub(crate) fn new(on_hangup: fn()) -> Self {
-        Self { answered: 0, pending: VecDeque::new(), target_idle: 0, on_hangup }
+        Self { answered: 0, pending: VecDeque::new(), target_idle: 0, most_idle: TARGET_IDLE, on_hangup }
+    }
+
+    /// Keeps no children between two starts.
+    pub(crate) fn without_idle(on_hangup: fn()) -> Self {
+        Self { most_idle: 0, ..Self::new(on_hangup) }
     }
 
     /// How many children were requested: the number of the next request.
@@ -74,35 +80,48 @@ impl Stock {
     }
 
     /// Takes the next child, and requests one first if none is pending. It is fresh if its number is at least
-    /// `first_fresh`. An error is not the zygote's.
-    pub(crate) fn next(&mut self, zygote: &Zygote, first_fresh: u64, deadline: Deadline) -> Result<Next> {
+    /// `first_of_this_start`. Returns `Err` only for failures in this process; the zygote's are in the
+    /// outcome.
+    pub(crate) fn take(
+        &mut self,
+        zygote: &Zygote,
+        first_of_this_start: u64,
+        deadline: Deadline,
+    ) -> Result<TakeOutcome> {
         loop {
             if self.pending.is_empty() {
-                self.target_idle = if self.answered == 0 { 0 } else { TARGET_IDLE };
+                self.target_idle = if self.answered == 0 { 0 } else { self.most_idle };
                 // Requests nothing if the zygote is gone. Its last message, the next response, may say why.
                 self.ensure_pending(zygote, 1, Priority::Immediate, deadline)?;
             }
             let number = self.answered;
-            let is_fresh = number >= first_fresh;
+            let is_fresh = number >= first_of_this_start;
             let pid = match zygote.response(deadline) {
                 Ok(Response::Forked(pid)) => Ok(pid),
                 Ok(Response::Failed(errno)) => Err(errno),
-                Ok(Response::TimedOut) => return Ok(Next::TimedOut),
-                Ok(Response::Exited) => return Ok(Next::Exited),
-                Err(error) => return Ok(Next::Failed(error)),
+                Ok(Response::TimedOut) => return Ok(TakeOutcome::TimedOut),
+                Ok(Response::Exited) => return Ok(TakeOutcome::Exited),
+                Err(error) => return Ok(TakeOutcome::Failed(error)),
             };
             let Some(pending) = self.take_response() else {
-                return Ok(Next::Failed(Error::decode("a fork server's reply", "there was no request")));
+                return Ok(TakeOutcome::Failed(Error::decode(
+                    "a fork server's reply",
+                    "there was no request",
+                )));
             };
             match (pid, pending) {
-                (Ok(pid), PendingFork::Waits(link)) => {
+                (Ok(pid), PendingFork::Waits(start_socket)) => {
                     let pidfd = PidFd::of_child(pid)?;
                     // The replacement, before the bootstrap message is sent, so that zygote and child wake up
                     // on different CPUs. The next start reports an error.
                     let _ = self.ensure_pending(zygote, self.target_idle, Priority::Ahead, Deadline::now());
-                    return Ok(Next::Forked { child: ForkedChild { pid, pidfd, link }, number, is_fresh });
+                    return Ok(TakeOutcome::Forked {
+                        child: ForkedChild { pid, pidfd, start_socket },
+                        number,
+                        is_fresh,
+                    });
                 }
-                (Err(errno), _) if is_fresh => return Ok(Next::Refused(errno)),
+                (Err(errno), _) if is_fresh => return Ok(TakeOutcome::Refused(errno)),
                 // It was reaped, or refused some time ago: the next may be forked.
                 _ => {}
             }
@@ -111,8 +130,8 @@ impl Stock {
 
     fn take_response(&mut self) -> Option<PendingFork> {
         let pending = self.pending.pop_front()?;
-        if let PendingFork::Waits(link) = &pending {
-            supervisor::forget_preforked(link.as_fd());
+        if let PendingFork::Waits(start_socket) = &pending {
+            supervisor::forget_preforked(start_socket.as_fd());
         }
         self.answered += 1;
         Some(pending)
@@ -127,11 +146,11 @@ impl Stock {
         deadline: Deadline,
     ) -> Result<()> {
         while self.pending.len() < count.min(MAX_REQUESTS)
-            && let Some(link) = zygote.request(self.requested(), priority, deadline)?
+            && let Some(start_socket) = zygote.request(self.requested(), priority, deadline)?
         {
             // If this fails, a dead child is reaped when a start comes across it.
-            let _ = supervisor::watch_preforked(link.as_fd(), self.on_hangup);
-            self.pending.push_back(PendingFork::Waits(link));
+            let _ = supervisor::watch_preforked(start_socket.as_fd(), self.on_hangup);
+            self.pending.push_back(PendingFork::Waits(start_socket));
         }
         Ok(())
     }
@@ -139,10 +158,12 @@ impl Stock {
     /// Ends pending children beyond those to keep.
     pub(crate) fn cancel(&mut self, zygote: &Zygote, deadline: Deadline) {
         while self.pending.len() > self.target_idle {
-            match self.next(zygote, 0, deadline) {
-                Ok(Next::Forked { child, .. }) => child.end(),
-                Ok(Next::Refused(_)) | Err(_) => {}
-                Ok(Next::TimedOut | Next::Exited | Next::Failed(_)) => break, // the next start handles that
+            match self.take(zygote, 0, deadline) {
+                Ok(TakeOutcome::Forked { child, .. }) => child.end(),
+                Ok(TakeOutcome::Refused(_)) | Err(_) => {}
+                Ok(TakeOutcome::TimedOut | TakeOutcome::Exited | TakeOutcome::Failed(_)) => {
+                    break; // the next start handles that
+                }
             }
         }
     }
@@ -150,10 +171,10 @@ impl Stock {
     /// Reaps pending children that were killed.
     pub(crate) fn reap_dead(&mut self, zygote: &Zygote) {
         for (number, pending) in (self.answered..).zip(&mut self.pending) {
-            if let PendingFork::Waits(link) = pending
-                && link.is_hung_up()
+            if let PendingFork::Waits(start_socket) = pending
+                && start_socket.is_hung_up()
             {
-                end_unclaimed(zygote, number, link.clone());
+                end_unclaimed(zygote, number, start_socket.clone());
                 *pending = PendingFork::Disconnected;
             }
         }
@@ -162,15 +183,15 @@ impl Stock {
     /// Ends all pending children. For a zygote that has ended.
     pub(crate) fn end_all(self, zygote: &Zygote) {
         for (number, pending) in (self.answered..).zip(self.pending) {
-            if let PendingFork::Waits(link) = pending {
-                end_unclaimed(zygote, number, link);
+            if let PendingFork::Waits(start_socket) = pending {
+                end_unclaimed(zygote, number, start_socket);
             }
         }
     }
 }
 
-fn end_unclaimed(zygote: &Zygote, number: u64, link: PacketSocket) {
+fn end_unclaimed(zygote: &Zygote, number: u64, start_socket: PacketSocket) {
     if let Some((pid, pidfd)) = zygote.pids.unclaimed(number) {
-        ForkedChild { pid, pidfd, link }.end();
+        ForkedChild { pid, pidfd, start_socket }.end();
     }
 }

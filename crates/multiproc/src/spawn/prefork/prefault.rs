@@ -4,7 +4,7 @@
 use crate::ipc::packet;
 use crate::ipc::wire;
 use crate::spawn::bootstrap;
-use crate::sys::output::flush_alone;
+use crate::sys::output::flush_single_threaded;
 use crate::task::{RunOnce, TaskId};
 
 /// A bootstrap message for a task that does nothing.
@@ -26,6 +26,6 @@ impl Prefault {
         if let Some(Ok(task)) = start.ok().and_then(|start| start.task) {
             let _ = task.run(&[], Vec::new(), &mut Vec::new());
         }
-        flush_alone();
+        flush_single_threaded();
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Child {
     state: Mutex<State>,
 }
 
-/// What is known of a child when it begins.
+/// The data of a child at its start.
 pub(super) struct NewChild {
     pub(super) pid: u32,
     pub(super) pidfd: PidFd,
@@ -43,7 +43,7 @@ pub(super) struct NewChild {
 
 struct State {
     phase: SpawnPhase,
-    life: Life,
+    run_state: RunState,
 }
 
 /// How far the child's start has come. It stays as it was when the child ends.
@@ -69,7 +69,7 @@ impl StartDeadline {
     }
 }
 
-enum Life {
+enum RunState {
     Running {
         /// The child has closed its end of the liveness socket: it has executed another program, or closed
         /// what is not its own, or it is dying.
@@ -85,8 +85,8 @@ pub(crate) type OnChange = Arc<dyn Fn() + Send + Sync>;
 impl Child {
     pub(super) fn new(id: u64, supervisor: Weak<Supervisor>, new: NewChild) -> Self {
         let NewChild { pid, pidfd, name, liveness_socket, is_internal, phase } = new;
-        let life = Life::Running { has_hung_up: false, on_change: None };
-        let state = Mutex::new(State { phase, life });
+        let run_state = RunState::Running { has_hung_up: false, on_change: None };
+        let state = Mutex::new(State { phase, run_state });
         Self { id, supervisor, pid, name, liveness_socket, pidfd, is_internal, state }
     }
 
@@ -122,11 +122,11 @@ impl Child {
 
     /// Waits until the child has ended, and reaps it. Returns `None` at the deadline.
     pub(crate) fn wait(&self, deadline: Deadline) -> Option<Exit> {
-        self.wait_unless(deadline, || false)
+        self.wait_or_until(deadline, || false)
     }
 
     /// As [`wait`](Self::wait), but asks once a second whether that is enough; then returns `None`, too.
-    pub(crate) fn wait_unless(&self, deadline: Deadline, is_enough: impl Fn() -> bool) -> Option<Exit> {
+    pub(crate) fn wait_or_until(&self, deadline: Deadline, may_stop: impl Fn() -> bool) -> Option<Exit> {
         if let Some(exit) = self.known_exit() {
             return Some(exit);
         }
@@ -135,7 +135,7 @@ impl Child {
         if let Some(supervisor) = &supervisor {
             let _ = supervisor.epoll.delete(&self.pidfd); // if that fails, it wakes up
         }
-        let exit = self.pidfd.wait_unless(deadline, is_enough).then(|| self.collect());
+        let exit = self.pidfd.wait_or_until(deadline, may_stop).then(|| self.reap());
         if let Some(supervisor) = &supervisor
             && exit.is_none()
         {
@@ -149,7 +149,7 @@ impl Child {
     }
 
     /// An error in a forked copy of the process that has started this child.
-    pub(crate) fn check_here(&self) -> Result<()> {
+    pub(crate) fn check_not_forked(&self) -> Result<()> {
         if self.supervisor().is_some() {
             return Ok(());
         }
@@ -162,22 +162,22 @@ impl Child {
     }
 
     fn known_exit(&self) -> Option<Exit> {
-        match lock(&self.state).life {
-            Life::Exited(exit) => Some(exit),
-            Life::Running { .. } => None,
+        match lock(&self.state).run_state {
+            RunState::Exited(exit) => Some(exit),
+            RunState::Running { .. } => None,
         }
     }
 
     /// The exit of a child that has ended. The first call reaps it.
-    pub(super) fn collect(&self) -> Exit {
+    pub(super) fn reap(&self) -> Exit {
         let mut state = lock(&self.state);
-        let on_change = match &mut state.life {
-            Life::Exited(exit) => return *exit,
-            Life::Running { on_change, .. } => on_change.take(),
+        let on_change = match &mut state.run_state {
+            RunState::Exited(exit) => return *exit,
+            RunState::Running { on_change, .. } => on_change.take(),
         };
         let exit = self.pidfd.reap();
         exits::record(self.pid, &self.name, exit);
-        state.life = Life::Exited(exit);
+        state.run_state = RunState::Exited(exit);
         drop(state);
         if let Some(on_change) = on_change {
             on_change();
@@ -207,8 +207,8 @@ impl Child {
     /// Its start deadline, while it lives and has not reached `init`.
     pub(super) fn start_deadline(&self) -> Option<StartDeadline> {
         let state = lock(&self.state);
-        match (state.phase, &state.life) {
-            (SpawnPhase::Starting(deadline), Life::Running { .. }) => deadline,
+        match (state.phase, &state.run_state) {
+            (SpawnPhase::Starting(deadline), RunState::Running { .. }) => deadline,
             _ => None,
         }
     }
@@ -236,25 +236,25 @@ impl Child {
     /// The error of an operation that needed this child, which has ended.
     pub(crate) fn exit_error(&self, origin: Origin) -> Error {
         let state = lock(&self.state);
-        let cause = match (state.phase, &state.life) {
+        let cause = match (state.phase, &state.run_state) {
             (SpawnPhase::TimedOut(timeout), _) => Cause::Start(format!(
                 "it did not reach multiproc::init() within {} s (is that the first line of main?)",
                 timeout.as_secs_f32()
             )),
-            (_, Life::Exited(Exit::Signal(signal))) => Cause::Signal(*signal),
-            (SpawnPhase::Starting(_), Life::Exited(Exit::Code(code))) => Cause::Start(format!(
+            (_, RunState::Exited(Exit::Signal(signal))) => Cause::Signal(*signal),
+            (SpawnPhase::Starting(_), RunState::Exited(Exit::Code(code))) => Cause::Start(format!(
                 "it exited with code {code} before it reached multiproc::init() (is that the first line of \
                  main?)"
             )),
-            (SpawnPhase::Ready, Life::Exited(Exit::Code(code))) => Cause::Exit(*code),
-            (_, Life::Exited(Exit::Lost) | Life::Running { .. }) => Cause::StatusLost,
+            (SpawnPhase::Ready, RunState::Exited(Exit::Code(code))) => Cause::Exit(*code),
+            (_, RunState::Exited(Exit::Lost) | RunState::Running { .. }) => Cause::StatusLost,
         };
         Error::new(cause).with_origin(origin)
     }
 
     /// Has `on_change` called when the child has ended or hung up, and now, since it may have already.
-    pub(crate) fn watch(&self, on_change: OnChange) {
-        if let Life::Running { on_change: slot, .. } = &mut lock(&self.state).life {
+    pub(crate) fn set_on_change(&self, on_change: OnChange) {
+        if let RunState::Running { on_change: slot, .. } = &mut lock(&self.state).run_state {
             *slot = Some(Arc::clone(&on_change));
         }
         if let Some(supervisor) = self.supervisor() {
@@ -271,12 +271,12 @@ impl Child {
 
     /// Notes that its end of the liveness socket is closed.
     pub(super) fn mark_hung_up(&self) {
-        let on_change = match &mut lock(&self.state).life {
-            Life::Running { has_hung_up, on_change } => {
+        let on_change = match &mut lock(&self.state).run_state {
+            RunState::Running { has_hung_up, on_change } => {
                 *has_hung_up = true;
                 on_change.clone()
             }
-            Life::Exited(_) => None,
+            RunState::Exited(_) => None,
         };
         if let Some(on_change) = on_change {
             on_change();
@@ -285,7 +285,7 @@ impl Child {
 
     /// Whether it has hung up, and was not reaped.
     pub(crate) fn has_hung_up(&self) -> bool {
-        matches!(lock(&self.state).life, Life::Running { has_hung_up: true, .. })
+        matches!(lock(&self.state).run_state, RunState::Running { has_hung_up: true, .. })
     }
 
     /// Whether it was reaped.

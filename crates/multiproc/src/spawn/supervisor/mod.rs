@@ -49,7 +49,7 @@ pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
     let deadline = request.deadline;
     let has_ended = || Error::internal("the supervisor thread has ended");
     supervisor.requests.send((request, reply)).map_err(|_| has_ended())?;
-    supervisor.wakeup.write(1).map_err(|errno| Error::system("wake the supervisor", errno))?;
+    supervisor.wakeup.write(1).map_err(|errno| Error::os("wake the supervisor", errno))?;
     let reply = match deadline.left() {
         None => replied.recv().map_err(|_| has_ended())?,
         Some(left) => replied.recv_timeout(left).map_err(|error| match error {
@@ -65,18 +65,18 @@ pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
 /// Watches a child that a zygote has forked.
 pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, liveness_socket: SharedFd) -> Result<Arc<Child>> {
     let phase = SpawnPhase::Ready;
-    watch(NewChild { pid, pidfd, name, liveness_socket, is_internal: false, phase })
+    register(NewChild { pid, pidfd, name, liveness_socket, is_internal: false, phase })
 }
 
 /// Watches a forked child without a task until it has ended, to reap it.
-pub(crate) fn reap(pid: u32, pidfd: PidFd, liveness_socket: SharedFd) -> Result<Arc<Child>> {
+pub(crate) fn watch_internal(pid: u32, pidfd: PidFd, liveness_socket: SharedFd) -> Result<Arc<Child>> {
     let phase = SpawnPhase::Ready;
-    watch(NewChild { pid, pidfd, name: String::new(), liveness_socket, is_internal: true, phase })
+    register(NewChild { pid, pidfd, name: String::new(), liveness_socket, is_internal: true, phase })
 }
 
-fn watch(new: NewChild) -> Result<Arc<Child>> {
+fn register(new: NewChild) -> Result<Arc<Child>> {
     match Supervisor::get() {
-        Ok(supervisor) => supervisor.watch(new),
+        Ok(supervisor) => supervisor.register(new),
         Err(error) => {
             new.pidfd.signal(Signal::SIGKILL)?;
             new.pidfd.reap();
@@ -90,7 +90,7 @@ pub(crate) fn watch_preforked(socket: BorrowedFd<'_>, on_hangup: fn()) -> Result
     let _ = ON_PREFORKED_HANGUP.set(on_hangup);
     let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT, PREFORKED);
     let watched = Supervisor::get()?.epoll.add(socket, event);
-    watched.map_err(|errno| Error::system("watch a child process", errno))
+    watched.map_err(|errno| Error::os("watch a child process", errno))
 }
 
 /// Undoes [`watch_preforked`]: the child is taken.
@@ -137,13 +137,13 @@ impl Drop for ReplySlot {
     }
 }
 
-/// What the supervisor thread shares with the others.
+/// The state that the supervisor thread shares with the others.
 struct Supervisor {
     /// The process that the thread is in. A forked copy of that process has no thread, and starts its own.
     pid: u32,
     requests: mpsc::Sender<(SpawnRequest, SpawnReply)>,
     wakeup: EventFd,
-    /// What the thread waits for: `wakeup`, and every child's end.
+    /// The events of the thread: `wakeup`, and every child's exit.
     epoll: Epoll,
     children: Mutex<HashMap<u64, Arc<Child>>>,
     next_id: AtomicU64,
@@ -169,29 +169,29 @@ impl Supervisor {
     }
 
     fn begin() -> Result<Arc<Self>> {
-        let (requests, inbox) = mpsc::channel();
+        let (requests, received) = mpsc::channel();
         let wakeup = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
+            .map_err(|errno| Error::os("create a descriptor for the supervisor", errno))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .and_then(|epoll| {
                 epoll.add(&wakeup, EpollEvent::new(EpollFlags::EPOLLIN, WAKEUP)).map(|()| epoll)
             })
-            .map_err(|errno| Error::system("create a descriptor for the supervisor", errno))?;
+            .map_err(|errno| Error::os("create a descriptor for the supervisor", errno))?;
         let (children, next_id) = (Mutex::default(), AtomicU64::new(FIRST_CHILD));
         let shared = Arc::new(Self { pid: own_pid(), requests, wakeup, epoll, children, next_id });
-        thread::start(Arc::clone(&shared), inbox)?;
+        thread::start(Arc::clone(&shared), received)?;
         Ok(shared)
     }
 
-    /// Registers a child, so that the thread learns of its end. Kills a child that cannot be watched.
-    fn watch(self: &Arc<Self>, new: NewChild) -> Result<Arc<Child>> {
+    /// Registers a child, so that the thread learns of its end. Kills a child that cannot be registered.
+    fn register(self: &Arc<Self>, new: NewChild) -> Result<Arc<Child>> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let child = Arc::new(Child::new(id, Arc::downgrade(self), new));
         lock(&self.children).insert(id, Arc::clone(&child)); // first: it may end at once
         if let Err(errno) = self.epoll.add(&child, EpollEvent::new(EpollFlags::EPOLLIN, id)) {
             child.kill();
             child.wait(Deadline::Never);
-            return Err(Error::system("watch a child process", errno));
+            return Err(Error::os("watch a child process", errno));
         }
         Ok(child)
     }

@@ -27,7 +27,7 @@ fn child_in(phase: SpawnPhase) -> (Arc<Child>, OwnedFd) {
         is_internal: false,
         phase,
     };
-    (watch(new).unwrap(), copy)
+    (register(new).unwrap(), copy)
 }
 
 /// If it were, the supervisor would get the same event without end.
@@ -41,11 +41,11 @@ const KILLED: Option<Exit> = Some(Exit::Signal(Signal::SIGKILL as i32));
 #[test]
 fn the_liveness_socket_of_an_ended_child_is_not_watched() {
     let (child, _other) = child();
-    child.watch(Arc::new(|| ()));
+    child.set_on_change(Arc::new(|| ()));
     child.kill();
     assert_eq!(child.wait(Deadline::Never), KILLED);
     assert!(!is_watched(&child));
-    child.watch(Arc::new(|| ()));
+    child.set_on_change(Arc::new(|| ()));
     assert!(!is_watched(&child));
 }
 

@@ -18,25 +18,25 @@ use crate::sys::exec::exec_self;
 use crate::sys::poll::{Deadline, milliseconds};
 use crate::sys::signals::with_signals_blocked;
 
-type Inbox = mpsc::Receiver<(SpawnRequest, SpawnReply)>;
+type Requests = mpsc::Receiver<(SpawnRequest, SpawnReply)>;
 
-pub(super) fn start(shared: Arc<Supervisor>, inbox: Inbox) -> Result<()> {
-    let supervision = Supervision { shared, inbox, starting: Vec::new() };
+pub(super) fn start(shared: Arc<Supervisor>, requests: Requests) -> Result<()> {
+    let supervisor = SupervisorThread { shared, requests, starting: Vec::new() };
     let thread = Builder::new().name("mp-supervisor".to_owned()).stack_size(256 * 1024);
-    with_signals_blocked(|| thread.spawn(move || supervision.run()))
+    with_signals_blocked(|| thread.spawn(move || supervisor.run()))
         .map_err(|error| Error::io("start the supervisor thread", &error))?;
     Ok(())
 }
 
 /// The thread's own state.
-struct Supervision {
+struct SupervisorThread {
     shared: Arc<Supervisor>,
-    inbox: Inbox,
+    requests: Requests,
     /// Children that may still have a start deadline.
     starting: Vec<Weak<Child>>,
 }
 
-impl Supervision {
+impl SupervisorThread {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
@@ -56,7 +56,7 @@ impl Supervision {
 
     fn take_requests(&mut self) {
         let _ = self.shared.wakeup.read();
-        while let Ok((request, reply)) = self.inbox.try_recv() {
+        while let Ok((request, reply)) = self.requests.try_recv() {
             if !request.deadline.is_over() {
                 let _ = reply.send(ReplySlot(Some(self.execute(request))));
             }
@@ -69,7 +69,8 @@ impl Supervision {
         let is_internal = timeout.is_none();
         let deadline = timeout.and_then(StartDeadline::after);
         let phase = SpawnPhase::Starting(deadline);
-        let child = self.shared.watch(NewChild { pid, pidfd, name, liveness_socket, is_internal, phase })?;
+        let child =
+            self.shared.register(NewChild { pid, pidfd, name, liveness_socket, is_internal, phase })?;
         if deadline.is_some() {
             self.starting.push(Arc::downgrade(&child));
         }
@@ -84,7 +85,7 @@ impl Supervision {
 
     fn reap(&self, id: u64) {
         let Some(child) = lock(&self.shared.children).remove(&id) else { return };
-        child.collect();
+        child.reap();
         // If these fail, the events end with the descriptors.
         let _ = self.shared.epoll.delete(&child);
         let _ = self.shared.epoll.delete(child.liveness_socket.as_fd());

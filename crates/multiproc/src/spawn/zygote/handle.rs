@@ -16,12 +16,13 @@ use super::{COMM, Priority, Response, decode_response};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::packet::{Incoming, Message, PacketSocket, Sent};
 use crate::ipc::wire::{self, SharedMemory};
-use crate::spawn::exec::prepare;
-use crate::spawn::outcome::{READY, decode_failure};
+use crate::spawn::outcome::{PRELOADED, READY, decode_failure};
+use crate::spawn::spawned_child::prepare;
 use crate::spawn::supervisor::{self, Child};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, poll_any};
+use crate::task::initializer::Initializer;
 
 /// The longest time that a process that must end may take for it.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// A zygote of this process.
 pub(crate) struct Zygote {
     pub(super) process: Arc<Child>,
-    pub(super) control: PacketSocket,
+    pub(super) start_socket: PacketSocket,
     pub(crate) pids: PidPage,
 }
 
@@ -39,17 +40,20 @@ pub(crate) struct ForkedChild {
     /// This child's if the bootstrap message can be sent: then the child has lived since it was forked.
     pub(crate) pidfd: PidFd,
     /// The parent's end of its start socket.
-    pub(crate) link: PacketSocket,
+    pub(crate) start_socket: PacketSocket,
 }
 
 impl Zygote {
-    /// Executes the program again to be a zygote. Does not wait until it is ready.
-    pub(crate) fn exec(deadline: Deadline) -> Result<Self> {
+    /// Executes the program again to be a zygote that first runs these functions. Does not wait until it is
+    /// ready.
+    pub(crate) fn exec(preload: &[Initializer], deadline: Deadline) -> Result<Self> {
         let page = SharedMemory::create(PidPage::SIZE)?;
-        let encode = |body: &mut Vec<u8>| wire::encode_own_with_descriptors(&page, body, "a zygote's start");
+        let start = (page.clone(), preload.to_vec());
+        let encode =
+            |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(&start, body, "a zygote's start");
         let spawned = prepare(COMM.to_owned(), None, encode)?.exec(None, deadline)?;
-        let (process, control) = spawned.into_parts();
-        Ok(Self { process, control, pids: PidPage(page.into_mapping()) })
+        let (process, start_socket) = spawned.into_parts();
+        Ok(Self { process, start_socket, pids: PidPage(page.into_mapping()) })
     }
 
     /// Requests the fork with this number, counted from 0; returns the parent's end of the child's start
@@ -63,12 +67,12 @@ impl Zygote {
         let (ours, theirs) = PacketSocket::pair()?;
         self.pids.word(number).store(0, Ordering::Relaxed);
         let request = Message::inline(priority.encode().to_vec());
-        let sent = self.control.send_with_fds(&[theirs.as_fd()], &request, deadline)?;
+        let sent = self.start_socket.send_with_fds(&[theirs.as_fd()], &request, deadline)?;
         failpoint::hit(Failpoint::ForkRequested);
         match sent {
             Sent::Done => Ok(Some(ours)),
             Sent::Disconnected => Ok(None),
-            Sent::TimedOut => Err(Error::system("request a child process", Errno::ETOOMANYREFS)),
+            Sent::TimedOut => Err(Error::os("request a child process", Errno::ETOOMANYREFS)),
         }
     }
 
@@ -78,7 +82,7 @@ impl Zygote {
         loop {
             // A forked child may still hold a copy of the zygote's end, and so hide its hang-up.
             let has_ended = has_waited && !self.process.is_alive(); // before the last message is received
-            match self.control.receive(Deadline::now())? {
+            match self.start_socket.receive(Deadline::now())? {
                 Incoming::Message(bytes, _) if bytes == READY => self.process.mark_started(),
                 Incoming::Message(bytes, _) => match bytes.as_slice().try_into() {
                     Ok(bytes) => return Ok(decode_response(bytes)),
@@ -88,8 +92,42 @@ impl Zygote {
                 Incoming::TimedOut if has_ended => return Ok(Response::Exited),
                 Incoming::TimedOut if deadline.is_over() => return Ok(Response::TimedOut),
                 Incoming::TimedOut => {
-                    poll_any(self.control.as_fd(), self.process.as_fd(), deadline)?;
+                    poll_any(self.start_socket.as_fd(), self.process.as_fd(), deadline)?;
                     has_waited = true;
+                }
+            }
+        }
+    }
+
+    /// Blocks until it has run its functions, for `timeout` at most. Otherwise it is killed.
+    pub(crate) fn wait_until_preloaded(&self, timeout: Duration) -> Result<()> {
+        let deadline = Deadline::after(timeout);
+        let waited = self.receive_preloaded(deadline, timeout);
+        if waited.is_err() {
+            self.process.kill();
+        }
+        waited
+    }
+
+    fn receive_preloaded(&self, deadline: Deadline, timeout: Duration) -> Result<()> {
+        loop {
+            let has_ended = !self.process.is_alive(); // before the last message is received
+            match self.start_socket.receive(Deadline::now())? {
+                Incoming::Message(bytes, _) if bytes == READY => self.process.mark_started(),
+                Incoming::Message(bytes, _) if bytes == PRELOADED => return Ok(()),
+                Incoming::Message(bytes, _) => {
+                    return Err(decode_failure(&bytes).or_with_origin(|| self.origin()));
+                }
+                Incoming::TimedOut if !has_ended && deadline.is_over() => {
+                    let why = format!("its state was not preloaded within {} s", timeout.as_secs_f32());
+                    return Err(Error::new(Cause::Start(why)).with_origin(self.origin()));
+                }
+                Incoming::TimedOut if !has_ended => {
+                    poll_any(self.start_socket.as_fd(), self.process.as_fd(), deadline)?;
+                }
+                Incoming::TimedOut | Incoming::Disconnected => {
+                    self.process.wait(Deadline::after(EXIT_GRACE));
+                    return Err(self.process.exit_error(self.origin()));
                 }
             }
         }
@@ -145,7 +183,7 @@ impl ForkedChild {
             let null = null.as_ref().map_err(|error| Error::io("open /dev/null", error))?;
             streams = streams.map(|fd| if is_inherited(fd) { fd } else { null.as_fd() });
         }
-        let sent = self.link.send_with_fds(&streams, bootstrap, deadline);
+        let sent = self.start_socket.send_with_fds(&streams, bootstrap, deadline);
         failpoint::hit(Failpoint::BootstrapSent);
         sent
     }
@@ -153,9 +191,9 @@ impl ForkedChild {
     /// Ends a child that is not needed, or is dead, and has the supervisor reap it.
     pub(crate) fn end(self) {
         // A child that has hung up is dead. If other code has reaped it, its pid may be another child's.
-        let is_held = self.link.is_held();
-        if let Ok(child) = supervisor::reap(self.pid, self.pidfd, self.link.handle())
-            && is_held
+        let is_surely_connected = self.start_socket.is_surely_connected();
+        if let Ok(child) = supervisor::watch_internal(self.pid, self.pidfd, self.start_socket.handle())
+            && is_surely_connected
         {
             child.kill();
         }

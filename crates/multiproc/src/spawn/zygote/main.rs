@@ -2,15 +2,18 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::pid_page::PidPage;
 use super::{COMM, Priority, encode_response};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ipc::packet::{Incoming, Message, PacketSocket};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::bootstrap::{self, ChildStart};
+use crate::spawn::outcome::PRELOADED;
 use crate::spawn::prefork::prefault::Prefault;
 use crate::spawn::run_task::{fail_start, report_ready, run_task};
 use crate::spawn::supervisor::lock;
@@ -18,69 +21,95 @@ use crate::sys::coverage;
 use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork::{Fork, ZygoteForker, serve_on_fresh_thread};
-use crate::sys::output::{expect_one_thread_in_children, flush_all};
+use crate::sys::output::{expect_one_thread_in_children, flush_all, has_one_thread_now};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, set_comm};
 use crate::sys::start_socket::kill_on_hangup;
 use crate::sys::stdio::{close_stdio, dup_above_stdio, dup_onto, redirect_stdio_to_null};
+use crate::task::initializer::Initializer;
 
 /// A forked child's name in `ps` until it has its bootstrap message.
 const FORKED_COMM: &str = "mp-preforked";
 
-/// Serves requests, in another thread, until the program closes its end of `link`.
-pub(crate) fn run_zygote(link: PacketSocket, start: ChildStart) -> ! {
-    let pids = wire::decode_own(&start.args, start.descriptors, "a zygote's start")
-        .map(|page: SharedMemory| PidPage(page.into_mapping()));
-    let pids = pids.unwrap_or_else(|error| fail_start(&link, &error));
+/// Serves requests, in another thread, until the program closes its end of `start_socket`.
+pub(crate) fn run_zygote(start_socket: PacketSocket, start: ChildStart) -> ! {
+    let decoded = wire::decode_internal(&start.args, start.descriptors, "a zygote's start")
+        .map(|(page, preload): (SharedMemory, Vec<Initializer>)| (PidPage(page.into_mapping()), preload));
+    let (pids, preload) = decoded.unwrap_or_else(|error| fail_start(&start_socket, &error));
     failpoint::hit(Failpoint::ZygoteStarted);
-    report_ready(&link);
+    report_ready(&start_socket);
     // Before the first flush: what `main` has printed before `init`, and is still buffered, the program
     // prints itself. The zygote and its children must not print it again, nor may a full pipe block them.
     redirect_stdio_to_null();
+    if !preload.is_empty() {
+        run_all(preload, &start_socket).unwrap_or_else(|error| fail_start(&start_socket, &error));
+    }
     // Shared, not moved into the thread: if there can be no thread, this one reports that.
-    let control = Arc::new(Mutex::new(Some((link, pids))));
-    let take = |control: &Mutex<Option<_>>| lock(control).take();
-    let thread_control = Arc::clone(&control);
+    let state = Arc::new(Mutex::new(Some((start_socket, pids))));
+    let take = |state: &Mutex<Option<_>>| lock(state).take();
+    let thread_state = Arc::clone(&state);
     let errno = serve_on_fresh_thread(move || {
-        if let Some((link, pids)) = take(&thread_control) {
-            serve(link, pids)
+        if let Some((start_socket, pids)) = take(&thread_state) {
+            serve(start_socket, pids)
         }
     });
-    if let Some((link, _)) = take(&control) {
-        fail_start(&link, &Error::system("start a child process", errno));
+    if let Some((start_socket, _)) = take(&state) {
+        fail_start(&start_socket, &Error::os("start a child process", errno));
     }
     exit_immediately(1)
 }
 
+/// Runs functions whose results all children begin with. They run in the thread that is parked later, so the
+/// children's thread-local state stays fresh.
+fn run_all(preload: Vec<Initializer>, start_socket: &PacketSocket) -> Result<()> {
+    preload.into_iter().try_for_each(Initializer::run)?;
+    // The kernel may still be about to end a thread that was joined.
+    let deadline = Deadline::after(THREAD_EXIT);
+    while !has_one_thread_now() {
+        if deadline.is_over() {
+            return Err(Error::new(Cause::Start(
+                "the function that preloads the state has left a thread running, or `main` has started one \
+                 before `init`: a forked worker would not have it"
+                    .to_owned(),
+            )));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    start_socket.send(&Message::inline(PRELOADED.to_vec()), Deadline::Never).map(drop)
+}
+
+/// How long a thread that has been joined may take to end.
+const THREAD_EXIT: Duration = Duration::from_secs(1);
+
 /// Forks children. Each of them goes on here as [`run_forked_child`].
-fn serve(link: PacketSocket, pids: PidPage) -> ! {
+fn serve(start_socket: PacketSocket, pids: PidPage) -> ! {
     set_comm(COMM);
     expect_one_thread_in_children();
     crash::use_alternate_stack();
     let prefault = Prefault::new(FORKED_COMM);
     prefault.run();
-    let ForkedChildStart { link, number, priority } = serve_requests(link, &pids);
+    let ForkedChildStart { start_socket, number, priority } = serve_requests(start_socket, &pids);
     failpoint::hit(Failpoint::ChildStarted);
     set_comm(FORKED_COMM);
     if priority == Priority::Ahead {
         prefault.run();
     }
-    run_forked_child(&link, pids, number)
+    run_forked_child(&start_socket, pids, number)
 }
 
-/// What a forked child begins with: its end of its start socket, and the request that it was forked for.
+/// The data of a forked child: its end of its start socket, and the request that it was forked for.
 struct ForkedChildStart {
-    link: PacketSocket,
+    start_socket: PacketSocket,
     number: u64,
     priority: Priority,
 }
 
 /// **Returns in every child.** In the zygote it exits when the program has closed its end.
-fn serve_requests(control: PacketSocket, pids: &PidPage) -> ForkedChildStart {
-    let control = dup_above_stdio(control.as_fd()).map_or(control, PacketSocket::from_socket);
+fn serve_requests(start_socket: PacketSocket, pids: &PidPage) -> ForkedChildStart {
+    let start_socket = dup_above_stdio(start_socket.as_fd()).map_or(start_socket, PacketSocket::from_socket);
     let forker = ZygoteForker::new();
     for number in 0.. {
-        let (socket, priority) = match control.receive(Deadline::Never) {
+        let (socket, priority) = match start_socket.receive(Deadline::Never) {
             Ok(Incoming::Message(request, mut descriptors)) => {
                 let socket = descriptors.pop().unwrap_or_else(|| exit_immediately(0));
                 (Ok(socket), Priority::decode(&request))
@@ -97,7 +126,11 @@ fn serve_requests(control: PacketSocket, pids: &PidPage) -> ForkedChildStart {
         });
         let response = match forked {
             Ok((Fork::Child, socket)) => {
-                return ForkedChildStart { link: PacketSocket::from_socket(socket), number, priority };
+                return ForkedChildStart {
+                    start_socket: PacketSocket::from_socket(socket),
+                    number,
+                    priority,
+                };
             }
             Ok((Fork::Zygote(pid), socket)) => {
                 failpoint::hit(Failpoint::Forked);
@@ -106,7 +139,7 @@ fn serve_requests(control: PacketSocket, pids: &PidPage) -> ForkedChildStart {
             }
             Err(errno) => encode_response(0, errno as i32),
         };
-        if control.send(&Message::inline(response.to_vec()), Deadline::Never).is_err() {
+        if start_socket.send(&Message::inline(response.to_vec()), Deadline::Never).is_err() {
             break; // the program learns from the page of pids which children there are
         }
         failpoint::hit(Failpoint::ForkReported);
@@ -114,18 +147,19 @@ fn serve_requests(control: PacketSocket, pids: &PidPage) -> ForkedChildStart {
     exit_immediately(1)
 }
 
-fn run_forked_child(link: &PacketSocket, pids: PidPage, number: u64) -> ! {
+fn run_forked_child(start_socket: &PacketSocket, pids: PidPage, number: u64) -> ! {
     coverage::begin();
     close_stdio();
     failpoint::hit(Failpoint::PreforkedIdle);
-    let start = receive_stdio_and_bootstrap(link).unwrap_or_else(|error| fail_start(link, &error));
+    let start =
+        receive_stdio_and_bootstrap(start_socket).unwrap_or_else(|error| fail_start(start_socket, &error));
     set_comm(&start.name);
-    pids.wait_for_release(number, link);
-    if kill_on_hangup(link.as_fd()).is_err() {
+    pids.wait_for_release(number, start_socket);
+    if kill_on_hangup(start_socket.as_fd()).is_err() {
         exit_immediately(1);
     }
     drop(pids); // the task must not be able to write there
-    let code = run_task(link, start);
+    let code = run_task(start_socket, start);
     // No exit handlers: they are the zygote's, and running them costs as much as the fork.
     flush_all();
     coverage::write();
@@ -133,8 +167,8 @@ fn run_forked_child(link: &PacketSocket, pids: PidPage, number: u64) -> ! {
 }
 
 /// Waits for the bootstrap message. Exits if the parent closes its end.
-fn receive_stdio_and_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
-    let Incoming::Message(packet, descriptors) = link.receive_packet(Deadline::Never)? else {
+fn receive_stdio_and_bootstrap(start_socket: &PacketSocket) -> Result<ChildStart> {
+    let Incoming::Message(packet, descriptors) = start_socket.receive_packet(Deadline::Never)? else {
         exit_immediately(0)
     };
     failpoint::hit(Failpoint::BootstrapReceived);
@@ -143,7 +177,7 @@ fn receive_stdio_and_bootstrap(link: &PacketSocket) -> Result<ChildStart> {
     for number in [1, 2] {
         let stream =
             descriptors.next().ok_or_else(|| Error::decode("a child's start", "it has no streams"))?;
-        dup_onto(stream, number).map_err(|errno| Error::system("set up a standard stream", errno))?;
+        dup_onto(stream, number).map_err(|errno| Error::os("set up a standard stream", errno))?;
     }
     bootstrap::receive(&packet, descriptors.collect())
 }

@@ -41,7 +41,7 @@ impl Priority {
     }
 }
 
-/// What became of a request.
+/// The response to a request.
 pub(crate) enum Response {
     /// A child with this pid.
     Forked(u32),

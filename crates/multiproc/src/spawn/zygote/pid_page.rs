@@ -25,7 +25,7 @@ const WORDS: usize = 8;
 /// The bit beside a child's pid that says that it sleeps until it is [released](PidPage::release).
 pub(super) const WAITS: u32 = 1 << 31;
 /// How often a child that waits to be released checks that its parent lives.
-pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const RELEASE_RECHECK: Duration = Duration::from_millis(100);
 
 /// Requests are numbered from 0. Their words are reused in turn.
 pub(crate) struct PidPage(pub(super) Arc<SharedMapping>);
@@ -60,15 +60,15 @@ impl PidPage {
     /// Until then the kernel may still be about to announce that packet. After
     /// [`kill_on_hangup`](crate::sys::start_socket::kill_on_hangup), which asks for SIGKILL when the socket
     /// changes, that would kill this process.
-    pub(super) fn wait_for_release(&self, number: u64, link: &PacketSocket) {
+    pub(super) fn wait_for_release(&self, number: u64, start_socket: &PacketSocket) {
         let (word, pid) = (self.word(number), own_pid());
         loop {
             match word.compare_exchange(pid, pid | WAITS, Ordering::Relaxed, Ordering::Acquire) {
                 Err(now) if now & !WAITS != pid => return,
-                _ => futex::wait(word, pid | WAITS, Some(RECHECK_INTERVAL)),
+                _ => futex::wait(word, pid | WAITS, Some(RELEASE_RECHECK)),
             }
             // The parent may have been stopped and then killed just there.
-            if link.is_hung_up() {
+            if start_socket.is_hung_up() {
                 exit_immediately(1);
             }
         }

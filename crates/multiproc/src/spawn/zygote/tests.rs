@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::handle::Zygote;
-use super::pid_page::{PidPage, RECHECK_INTERVAL, WAITS};
+use super::pid_page::{PidPage, RELEASE_RECHECK, WAITS};
 use super::*;
 use crate::error::Error;
 use crate::ipc::packet::{Message, PacketSocket};
@@ -77,7 +77,7 @@ fn a_child_goes_on_when_it_is_released() {
         .elapsed()
     };
     let times = (0..20).map(wait_asleep);
-    assert!(times.min().unwrap() < RECHECK_INTERVAL / 2, "none was woken, each has checked by itself");
+    assert!(times.min().unwrap() < RELEASE_RECHECK / 2, "none was woken, each has checked by itself");
     page.word(1).store(own_pid(), Ordering::Relaxed);
     page.release(1);
     page.wait_for_release(1, &theirs);
@@ -85,14 +85,14 @@ fn a_child_goes_on_when_it_is_released() {
 
 fn zygote() -> (Zygote, PacketSocket, Arc<Child>, OwnedFd) {
     let (process, socket) = child();
-    let (control, theirs) = PacketSocket::pair().unwrap();
-    (Zygote { process: Arc::clone(&process), control, pids: page() }, theirs, process, socket)
+    let (start_socket, theirs) = PacketSocket::pair().unwrap();
+    (Zygote { process: Arc::clone(&process), start_socket, pids: page() }, theirs, process, socket)
 }
 
 #[test]
 fn a_zygote_that_cannot_start_reports_why() {
     let (zygote, theirs, process, _socket) = zygote();
-    let refusal = failed(&Error::system("do without", Errno::ENOMEM)).unwrap();
+    let refusal = failed(&Error::os("do without", Errno::ENOMEM)).unwrap();
     for message in [READY, &refusal] {
         theirs.send(&Message::inline(message.to_vec()), Deadline::now()).unwrap();
     }

@@ -1,4 +1,4 @@
-//! iceoryx2: samples in shared memory, received by looking again and again; and events, which can be slept
+//! iceoryx2: samples in shared memory, received by busy polling; and events, which can be slept
 //! for.
 
 use std::fmt::Debug;
@@ -39,10 +39,10 @@ fn main() -> ExitCode {
 fn entries() -> Vec<Entry> {
     vec![
         entry(ICEORYX, &case::QUEUE_8B, |scale| {
-            let place = Place::new()?;
+            let namespace = Namespace::new()?;
             let words =
-                place.service::<u64>("stream", CAPACITY)?.subscriber_builder().create().map_err(failed)?;
-            let producer = place.play("produce", &["8", scale_as_word(scale)])?;
+                namespace.service::<u64>("stream", CAPACITY)?.subscriber_builder().create().map_err(failed)?;
+            let producer = namespace.play("produce", &["8", scale_as_word(scale)])?;
             check("greeting", GREETING, *busy(|| words.receive())?)?;
             producer.go()?;
             let flow = consume(|| Ok(unmixed(*busy(|| words.receive())?)))?;
@@ -56,16 +56,16 @@ fn entries() -> Vec<Entry> {
             Ok(measured.with("written once, read where it is"))
         }),
         entry(ICEORYX, &case::PING_HOT, |scale| {
-            let place = Place::new()?;
-            let ends = Ends::new(&place, "questions", "answers")?;
-            let _child = place.play("echo", &[])?;
+            let namespace = Namespace::new()?;
+            let ends = Ends::new(&namespace, "questions", "answers")?;
+            let _child = namespace.play("echo", &[])?;
             ends.meet()?;
-            Ok(back_to_back(scale, || ends.call())?.with("both sides look all the time"))
+            Ok(back_to_back(scale, || ends.call())?.with("both sides poll all the time"))
         }),
         entry(ICEORYX, &case::PING_SLEEP, |scale| {
-            let place = Place::new()?;
-            let events = Events::new(&place, "questions", "answers")?;
-            let _child = place.play("event-echo", &[])?;
+            let namespace = Namespace::new()?;
+            let events = Events::new(&namespace, "questions", "answers")?;
+            let _child = namespace.play("event-echo", &[])?;
             events.hear()?;
             let call = || {
                 events.tell()?;
@@ -77,9 +77,9 @@ fn entries() -> Vec<Entry> {
             Ok(measure::cold(scale, &["fresh"])?.with("one child, and no pool"))
         }),
         entry(ICEORYX, &case::PSS, |_| {
-            let place = Place::new()?;
-            let events = Events::new(&place, "questions", "answers")?;
-            let child = place.play("event-echo", &[])?;
+            let namespace = Namespace::new()?;
+            let events = Events::new(&namespace, "questions", "answers")?;
+            let child = namespace.play("event-echo", &[])?;
             events.hear()?;
             thread::sleep(Duration::from_millis(100));
             Ok(Measured::new(proc::proportional(child.pid())?))
@@ -89,9 +89,9 @@ fn entries() -> Vec<Entry> {
 
 fn first_result() -> Result<Duration> {
     let start = Instant::now();
-    let place = Place::new()?;
-    let ends = Ends::new(&place, "questions", "answers")?;
-    let _child = place.play("echo", &[])?;
+    let namespace = Namespace::new()?;
+    let ends = Ends::new(&namespace, "questions", "answers")?;
+    let _child = namespace.play("echo", &[])?;
     ends.meet()?;
     ends.call()?;
     Ok(start.elapsed())
@@ -99,10 +99,10 @@ fn first_result() -> Result<Duration> {
 
 /// The child publishes; it waits as long as the subscriber's buffer is full.
 fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
-    let place = Place::new()?;
-    let service = place.service::<[u8]>("stream", capacity(length))?;
+    let namespace = Namespace::new()?;
+    let service = namespace.service::<[u8]>("stream", capacity(length))?;
     let messages = service.subscriber_builder().create().map_err(failed)?;
-    let producer = place.play("produce", &[&length.to_string(), scale_as_word(scale)])?;
+    let producer = namespace.play("produce", &[&length.to_string(), scale_as_word(scale)])?;
     check("greeting", GREETING, stamped(&busy(|| messages.receive())?, length)?)?;
     producer.go()?;
     let flow = consume(|| stamped(&busy(|| messages.receive())?, length))?;
@@ -112,9 +112,9 @@ fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
 
 fn play_producer(arguments: &[&str]) -> Result<()> {
     let &[prefix, length, scale] = arguments else { bail!("not what a producer is told: {arguments:?}") };
-    let (place, length, scale) = (Place::at(prefix)?, length.parse()?, scale_of_word(scale));
+    let (namespace, length, scale) = (Namespace::at(prefix)?, length.parse()?, scale_of_word(scale));
     if length == 8 {
-        let service = place.service::<u64>("stream", CAPACITY)?;
+        let service = namespace.service::<u64>("stream", CAPACITY)?;
         let publisher = service.publisher_builder().backpressure_strategy(WAIT).create().map_err(failed)?;
         let send = |message| publisher.send_copy(message).map(drop).map_err(failed);
         send(GREETING)?;
@@ -123,7 +123,7 @@ fn play_producer(arguments: &[&str]) -> Result<()> {
         until_joined(); // what a publisher has sent is gone with it
         sent
     } else {
-        let service = place.service::<[u8]>("stream", capacity(length))?;
+        let service = namespace.service::<[u8]>("stream", capacity(length))?;
         let publisher = service.publisher_builder().initial_max_slice_len(length).backpressure_strategy(WAIT);
         let publisher = publisher.create().map_err(failed)?;
         let mut message = work::bytes(length);
@@ -153,9 +153,9 @@ struct Ends {
 }
 
 impl Ends {
-    fn new(place: &Place, out: &str, back: &str) -> Result<Self> {
-        let back = place.service::<u64>(back, 4)?.subscriber_builder().create().map_err(failed)?;
-        let out = place.service::<u64>(out, 4)?.publisher_builder().create().map_err(failed)?;
+    fn new(namespace: &Namespace, out: &str, back: &str) -> Result<Self> {
+        let back = namespace.service::<u64>(back, 4)?.subscriber_builder().create().map_err(failed)?;
+        let out = namespace.service::<u64>(out, 4)?.publisher_builder().create().map_err(failed)?;
         Ok(Self { out, back })
     }
 
@@ -172,8 +172,8 @@ impl Ends {
 
 /// Until it is killed.
 fn play_echo(arguments: &[&str]) -> Result<()> {
-    let place = Place::at(arguments[0])?;
-    let ends = Ends::new(&place, "answers", "questions")?;
+    let namespace = Namespace::at(arguments[0])?;
+    let ends = Ends::new(&namespace, "answers", "questions")?;
     ends.out.send_copy(mixed(0)).map_err(failed)?;
     loop {
         let number = unmixed(*busy(|| ends.back.receive())?);
@@ -188,9 +188,9 @@ struct Events {
 }
 
 impl Events {
-    fn new(place: &Place, out: &str, back: &str) -> Result<Self> {
-        let back = place.events(back)?.listener_builder().create().map_err(failed)?;
-        let out = place.events(out)?.notifier_builder().create().map_err(failed)?;
+    fn new(namespace: &Namespace, out: &str, back: &str) -> Result<Self> {
+        let back = namespace.events(back)?.listener_builder().create().map_err(failed)?;
+        let out = namespace.events(out)?.notifier_builder().create().map_err(failed)?;
         Ok(Self { out, back })
     }
 
@@ -209,8 +209,8 @@ impl Events {
 
 /// Until it is killed.
 fn play_event_echo(arguments: &[&str]) -> Result<()> {
-    let place = Place::at(arguments[0])?;
-    let events = Events::new(&place, "answers", "questions")?;
+    let namespace = Namespace::at(arguments[0])?;
+    let events = Events::new(&namespace, "answers", "questions")?;
     events.tell()?;
     loop {
         events.hear()?;
@@ -219,13 +219,13 @@ fn play_event_echo(arguments: &[&str]) -> Result<()> {
 }
 
 /// Where the files and the shared memory of a round are: under a prefix of its own.
-struct Place {
+struct Namespace {
     node: Node<ipc::Service>,
     prefix: String,
     _sweeper: Option<Sweeper>, // behind the node, which must be gone first
 }
 
-impl Place {
+impl Namespace {
     fn new() -> Result<Self> {
         let prefix = format!("multiproc_bench_{}_", std::process::id());
         Ok(Self { _sweeper: Some(Sweeper(prefix.clone())), ..Self::at(&prefix)? })
@@ -311,7 +311,7 @@ fn busy<T, E: Debug>(mut receive: impl FnMut() -> Result<Option<T>, E>) -> Resul
             return Ok(sample);
         }
         rounds += 1;
-        // The other one may have no processor.
+        // The other one may have no CPU.
         if rounds.is_multiple_of(1_000) { thread::yield_now() } else { hint::spin_loop() }
     }
 }

@@ -65,7 +65,7 @@ fn wait(word: &AtomicU32, value: u32, waiting: Waiting) -> u32 {
         rounds += 1;
         match waiting {
             Waiting::Futex => sleep_while(word, value),
-            // The other one may have no processor.
+            // The other one may have no CPU.
             Waiting::Spin if rounds.is_multiple_of(10_000) => thread::yield_now(),
             Waiting::Spin => hint::spin_loop(),
         }

@@ -74,14 +74,14 @@ pub(super) fn bytes(scale: Scale, length: usize) -> Result<StreamResult> {
 #[repr(align(128))]
 struct Position(AtomicUsize);
 
-struct Places {
+struct Positions {
     written: Position,
     read: Position,
 }
 
 /// Each side's view of it. After the fork there are two of these.
 struct Ring {
-    places: &'static Places,
+    positions: &'static Positions,
     bytes: *mut u8,
     size: usize,
     /// The position of this side, published or not.
@@ -93,8 +93,8 @@ struct Ring {
 impl Ring {
     /// `size` is a power of two.
     fn create(size: usize) -> Result<Self> {
-        let (places, bytes) = (shared_value()?, shared(size)?);
-        Ok(Self { places, bytes, size, mine: Cell::new(0), other: Cell::new(0) })
+        let (positions, bytes) = (shared_value()?, shared(size)?);
+        Ok(Self { positions, bytes, size, mine: Cell::new(0), other: Cell::new(0) })
     }
 
     fn put(&self, message: &[u8]) {
@@ -102,7 +102,7 @@ impl Ring {
         let full = |read| at + message.len() - read > self.size;
         if full(self.other.get()) {
             self.publish(); // the consumer can only make room of what it sees
-            self.wait_while(&self.places.read, full);
+            self.wait_while(&self.positions.read, full);
         }
         let (first, rest) = message.split_at(message.len().min(self.size - at % self.size));
         // SAFETY: the room is within the ring, and the consumer is done with it.
@@ -113,7 +113,7 @@ impl Ring {
     }
 
     fn publish(&self) {
-        self.places.written.0.store(self.mine.get(), Release);
+        self.positions.written.0.store(self.mine.get(), Release);
     }
 
     fn take(&self, message: &mut [u8]) {
@@ -121,8 +121,8 @@ impl Ring {
         let length = message.len();
         let empty = |written: usize| written < at + length;
         if empty(self.other.get()) {
-            self.places.read.0.store(at, Release);
-            self.wait_while(&self.places.written, empty);
+            self.positions.read.0.store(at, Release);
+            self.wait_while(&self.positions.written, empty);
         }
         let (first, rest) = message.split_at_mut(length.min(self.size - at % self.size));
         // SAFETY: these bytes are published, and the producer leaves them alone until they are read.
@@ -132,7 +132,7 @@ impl Ring {
         self.mine.set(at + length);
         // A large message is room that the producer may be waiting for.
         if length > self.size / 8 || (at ^ (at + length)) & (self.size / 4) != 0 {
-            self.places.read.0.store(at + length, Release);
+            self.positions.read.0.store(at + length, Release);
         }
     }
 
@@ -145,7 +145,7 @@ impl Ring {
                 return;
             }
             rounds += 1;
-            // The other one may have no processor.
+            // The other one may have no CPU.
             if rounds.is_multiple_of(10_000) { thread::yield_now() } else { hint::spin_loop() }
         }
     }

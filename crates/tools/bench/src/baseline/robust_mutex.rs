@@ -21,16 +21,16 @@ struct Locked {
 
 impl Locked {
     fn create() -> Result<&'static Self> {
-        let place = shared(size_of::<Self>())?.cast::<Self>();
+        let memory = shared(size_of::<Self>())?.cast::<Self>();
         // SAFETY: memory of our own, never unmapped, and zeroed; the mutex is made before it is used.
         unsafe {
             let mut attributes: libc::pthread_mutexattr_t = mem::zeroed();
             libc::pthread_mutexattr_init(&raw mut attributes);
             libc::pthread_mutexattr_setpshared(&raw mut attributes, libc::PTHREAD_PROCESS_SHARED);
             libc::pthread_mutexattr_setrobust(&raw mut attributes, libc::PTHREAD_MUTEX_ROBUST);
-            let mutex = ptr::addr_of_mut!((*place).mutex).cast();
+            let mutex = ptr::addr_of_mut!((*memory).mutex).cast();
             ensure!(libc::pthread_mutex_init(mutex, &raw const attributes) == 0, "there is no robust mutex");
-            Ok(&*place)
+            Ok(&*memory)
         }
     }
 

@@ -12,7 +12,7 @@ use multiproc::Pool;
 const MILLION: u64 = 1_000_000;
 
 /// The largest number of items.
-fn most(scale: Scale) -> u64 {
+fn max_items(scale: Scale) -> u64 {
     if scale.quick { 10 * MILLION } else { 100 * MILLION }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn workers(scale: Scale) -> Result<Measured> {
 /// bytes.
 pub(super) fn map_memory(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    let items = most(scale) / 10;
+    let items = max_items(scale) / 10;
     let each = |items: u64| -> Result<f64> {
         let before = proc::resident()?;
         proc::forget_peak()?;
@@ -61,7 +61,7 @@ pub(super) fn map_memory(scale: Scale) -> Result<Measured> {
 /// last.
 pub(super) fn imap_memory(scale: Scale) -> Result<Measured> {
     let pool = Pool::new(2)?;
-    let (items, mut early) = (most(scale), 0.0);
+    let (items, mut early) = (max_items(scale), 0.0);
     sum_up(&pool, items, |count| {
         if count == MILLION {
             proc::forget_peak()?;
@@ -77,7 +77,7 @@ pub(super) fn imap_memory(scale: Scale) -> Result<Measured> {
 
 /// The ratio of a further item's cost at the largest count to its cost at a million.
 fn over_items(scale: Scale, time: impl Fn(u64) -> Result<Duration>) -> Result<Measured> {
-    let counts = [MILLION / 10, MILLION, most(scale) / 10, most(scale)];
+    let counts = [MILLION / 10, MILLION, max_items(scale) / 10, max_items(scale)];
     time(MILLION)?; // all are up, and know what an item costs
     let times: Vec<Duration> = counts.iter().map(|&items| time(items)).collect::<Result<_>>()?;
     let between = |a: usize, b: usize| further(times[a], counts[a], times[b], counts[b]);

@@ -1,5 +1,6 @@
 //! The library, through its public face.
 
+mod awaited;
 mod fill;
 mod growth;
 mod idle;
@@ -18,6 +19,7 @@ use bench::case;
 use bench::program::{Entry, entry};
 
 const OURS: &str = "multiproc";
+const GET: &str = "multiproc, by `get`";
 
 pub(crate) fn entries() -> Vec<Entry> {
     let mut entries = vec![
@@ -37,15 +39,19 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(OURS, &case::QUEUE_1KIB, |scale| Ok(queue::bytes(scale, 1024)?.millions())),
         entry(OURS, &case::QUEUE_1MIB, queue::mebibytes),
         entry("multiproc, lent", &case::QUEUE_1MIB, queue::mebibytes_lent),
-        entry(OURS, &case::QUEUE_FROZEN, pipe::frozen),
+        entry(OURS, &case::QUEUE_SHARED_SLICE, pipe::shared_slice),
         entry(OURS, &case::PING_HOT, pipe::hot),
         entry(OURS, &case::PING_SLEEP, pipe::from_sleep),
         entry(OURS, &case::SUM, pool::sums),
-        entry(OURS, &case::SUM_SHARED, pool::sums_of_frozen),
+        entry(OURS, &case::SUM_SHARED, pool::sums_of_shared_slice),
         entry(OURS, &case::COLD, start::cold),
         entry(OURS, &case::COLD_RUNNING, start::cold_running),
         entry(OURS, &case::PSS, idle::memory),
-        entry(OURS, &case::IDLE, idle::processor),
+        entry(OURS, &case::IDLE, idle::cpu_time),
+        entry(OURS, &case::AWAIT, awaited::hot),
+        entry(GET, &case::AWAIT, awaited::hot_by_get),
+        entry(OURS, &case::AWAIT_300, awaited::longer),
+        entry(GET, &case::AWAIT_300, awaited::longer_by_get),
         entry(OURS, &case::LOCK, locks::lock),
         entry("std::sync::Mutex, threads", &case::LOCK, locks::lock_of_threads),
         entry(OURS, &case::LOCK_X2, locks::lock_by_two),

@@ -40,7 +40,7 @@ fn echo(connection: Connection<u64, u64>) -> Result<(), Error> {
 
 /// The bytes a second that a copy would have moved.
 #[allow(clippy::cast_precision_loss)] // of bytes, far fewer than 2^52
-pub(super) fn frozen(scale: Scale) -> Result<Measured> {
+pub(super) fn shared_slice(scale: Scale) -> Result<Measured> {
     use std::time::Instant;
 
     use bench::stream::flow;
@@ -51,7 +51,7 @@ pub(super) fn frozen(scale: Scale) -> Result<Measured> {
 
     /// Answers once after the first, and once at the end, with the number of objects and the sum of their
     /// last bytes.
-    fn look(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
+    fn show(objects: Connection<(u64, u64), Shown>) -> Result<(), Error> {
         let (mut count, mut sum) = (0, 0);
         while let Some(bytes) = objects.recv()? {
             count += 1;
@@ -64,18 +64,18 @@ pub(super) fn frozen(scale: Scale) -> Result<Measured> {
     }
 
     let (library, theirs) = pipe::<Shown, (u64, u64)>()?;
-    let child = Process::spawn(look, (theirs,))?;
+    let child = Process::spawn(show, (theirs,))?;
     let bytes = work::bytes(MIB);
     let last = u64::from(bytes[MIB - 1]);
     let start = Instant::now();
-    let frozen = SharedSlice::from_slice(&bytes)?;
+    let shared_slice = SharedSlice::from_slice(&bytes)?;
     let created = start.elapsed();
-    library.send(Some(frozen.clone()))?;
+    library.send(Some(shared_slice.clone()))?;
     library.recv().context("the child is gone")?;
     let mapped = start.elapsed().saturating_sub(created);
 
     let start = Instant::now();
-    let count = 1 + flow(scale, MIB, |_| Ok(library.send(Some(frozen.clone()))?))?;
+    let count = 1 + flow(scale, MIB, |_| Ok(library.send(Some(shared_slice.clone()))?))?;
     library.send(None)?;
     let (seen, sum) = library.recv().context("the child is gone")?;
     let time = start.elapsed();

@@ -52,15 +52,15 @@ pub(super) fn sums(scale: Scale) -> Result<Measured> {
     rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 
-pub(super) fn sums_of_frozen(scale: Scale) -> Result<Measured> {
+pub(super) fn sums_of_shared_slice(scale: Scale) -> Result<Measured> {
     use multiproc::SharedSlice;
 
     let block = work::bytes(BLOCK);
     let expected = work::sum(&block) * SUMS as u64;
-    let frozen = SharedSlice::from_slice(&block)?;
+    let shared_slice = SharedSlice::from_slice(&block)?;
     let pool = Pool::new(2)?;
     let add = |bytes: SharedSlice<u8>| work::sum(&bytes);
-    let work = || total(pool.imap_unordered(add, std::iter::repeat_n(frozen.clone(), SUMS)));
+    let work = || total(pool.imap_unordered(add, std::iter::repeat_n(shared_slice.clone(), SUMS)));
     rate(scale, SUMS_AMOUNT, work, |total| check("sum of all sums", expected, total))
 }
 

@@ -1,4 +1,4 @@
-//! The real workloads: their inputs, which are made from seeds, the functions that every contestant calls,
+//! The real workloads: their inputs, which are made from seeds, the functions that every entrant calls,
 //! and what must come of them.
 
 mod image;

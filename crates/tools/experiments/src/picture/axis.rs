@@ -18,20 +18,20 @@ pub(super) struct Axis {
 impl Axis {
     /// From zero, or from a power of ten below the least; with room for the figure behind the longest bar.
     pub(super) fn of_bars(values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
-        let (least, most) = bounds(values);
+        let (min, max) = bounds(values);
         if logarithmic {
             // Strictly below, for a bar of no length would look like nothing.
-            let from = 10_f64.powi(decade_of(least * 0.9));
-            Self::logarithmic(from, most * (most / from).powf(0.18))
+            let from = 10_f64.powi(decade_of(min * 0.9));
+            Self::logarithmic(from, max * (max / from).powf(0.18))
         } else {
-            Self::linear(most * 1.15)
+            Self::linear(max * 1.15)
         }
     }
 
     /// Just as long as the values need it; from zero if it is linear.
     pub(super) fn of_lines(values: impl Iterator<Item = f64>, logarithmic: bool) -> Self {
-        let (least, most) = bounds(values);
-        if logarithmic { Self::logarithmic(least / 1.25, most * 1.25) } else { Self::linear(most * 1.05) }
+        let (min, max) = bounds(values);
+        if logarithmic { Self::logarithmic(min / 1.25, max * 1.25) } else { Self::linear(max * 1.05) }
     }
 
     /// The first name's middle is at 0.5, the second one's at 1.5; the first one is on top.
@@ -116,7 +116,7 @@ fn decade_of(value: f64) -> i32 {
 fn bounds(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let drawable = values.filter(|value| value.is_finite()).map(|value| value.max(1e-9));
     let widen = |bounds: Option<(f64, f64)>, value: f64| {
-        Some(bounds.map_or((value, value), |(least, most)| (least.min(value), most.max(value))))
+        Some(bounds.map_or((value, value), |(min, max)| (min.min(value), max.max(value))))
     };
     drawable.fold(None, widen).unwrap_or((1.0, 10.0))
 }

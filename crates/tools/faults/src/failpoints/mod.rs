@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Only this scenario
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// At how many of its passes each failpoint is struck
+    /// At how many of its passes each failpoint is hit
     #[arg(long, value_name = "N", default_value = "3")]
     times: u32,
     /// Also kill the parent, in separate programs
@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         Some(control) if env::var_os(parent::VARIABLE).is_some() => parent::be(control),
         // Not in the main thread: SIGCHLD would wake that from any sleep, and hide a missing wake-up.
         Some(control) => thread::scope(|scope| {
-            scope.spawn(|| strike_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
+            scope.spawn(|| inject_all(control, options)).join().unwrap_or_else(|panic| resume_unwind(panic))
         }),
         None => {
             let control = Controller::create()?;
@@ -80,7 +80,7 @@ const WARM_UP: u32 = 10;
 /// The results, by failpoint and action.
 type Rows = BTreeMap<(&'static str, &'static str), Row>;
 
-fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
+fn inject_all(control: &'static Controller, options: &Options) -> Result<bool> {
     control.be_root();
     round::continue_stopped(control)?;
     let mut rows = Rows::new();
@@ -89,7 +89,7 @@ fn strike_all(control: &'static Controller, options: &Options) -> Result<bool> {
         if options.scenario.as_ref().is_some_and(|name| *name != scenario.name) {
             continue;
         }
-        reached.extend(strike_in(control, scenario, options, &mut rows)?);
+        reached.extend(inject_in(control, scenario, options, &mut rows)?);
     }
     let everything = options.only.is_none() && options.scenario.is_none();
     for point in Failpoint::ALL.iter().filter(|point| everything && !reached.contains(point)) {
@@ -112,7 +112,7 @@ fn is_for_this_method(point: Failpoint) -> bool {
 }
 
 /// Strikes at every failpoint that the scenario passes. Returns these failpoints.
-fn strike_in(
+fn inject_in(
     control: &Controller,
     scenario: &Scenario,
     options: &Options,
@@ -142,9 +142,9 @@ fn strike_in(
             let row = rows
                 .entry((point.name(), word(act)))
                 .or_insert_with(|| Row::new("failpoints", format!("{} {}", point.name(), word(act))));
-            row.places += 1;
-            for nth in places(count, options.times) {
-                let outcome = strike(control, scenario, &before, (point, nth, act, target));
+            row.points += 1;
+            for nth in passes(count, options.times) {
+                let outcome = inject(control, scenario, &before, (point, nth, act, target));
                 enter(row, outcome, scenario, (point, nth, act));
             }
         }
@@ -171,7 +171,7 @@ fn enter(
 }
 
 /// Runs the scenario with one fault. Returns the milliseconds from the fault until everything was settled.
-fn strike(
+fn inject(
     control: &Controller,
     scenario: &Scenario,
     before: &ResourceSnapshot,
@@ -181,15 +181,15 @@ fn strike(
     control.arm(point, nth, act, target);
     let done = (scenario.run)(AllowedFailures::by(point, act));
     let settled = now();
-    let struck = round::end(control, act);
-    let done = done.map_err(|error| match struck {
-        Some(Hit { pid, .. }) => error.context(format!("process {pid} was struck")),
-        None => error.context("no process was struck"),
+    let hit = round::end(control, act);
+    let done = done.map_err(|error| match hit {
+        Some(Hit { pid, .. }) => error.context(format!("process {pid} was hit")),
+        None => error.context("no process was hit"),
     });
     let observed = done?;
-    let Some(Hit { at, .. }) = struck else { return Ok(None) };
-    if let Some(least) = must_cost(point, act)
-        && observed.tasks < least
+    let Some(Hit { at, .. }) = hit else { return Ok(None) };
+    if let Some(min) = must_cost(point, act)
+        && observed.tasks < min
     {
         bail!("the running task has not failed, though its worker was killed");
     }
@@ -224,16 +224,16 @@ fn must_cost(point: Failpoint, act: Action) -> Option<u32> {
 }
 
 fn can_be_refused(point: Failpoint) -> bool {
-    point.name().starts_with("system:")
+    point.name().starts_with("syscall:")
 }
 
 /// Some of the passes of a failpoint: the first, the last, and some between.
-fn places(count: u32, most: u32) -> Vec<u32> {
-    let most = most.max(1).min(count);
-    let mut places: Vec<u32> =
-        (0..most).map(|place| if most == 1 { 1 } else { 1 + (count - 1) * place / (most - 1) }).collect();
-    places.dedup();
-    places
+fn passes(count: u32, max: u32) -> Vec<u32> {
+    let max = max.max(1).min(count);
+    let mut passes: Vec<u32> =
+        (0..max).map(|index| if max == 1 { 1 } else { 1 + (count - 1) * index / (max - 1) }).collect();
+    passes.dedup();
+    passes
 }
 
 fn word(act: Action) -> &'static str {

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::scenario::{self, AllowedFailures, Scenario};
-use super::{Options, places, round};
+use super::{Options, passes, round};
 
 /// The environment variable that names the scenario of the parent under test.
 pub(super) const VARIABLE: &str = "MULTIPROC_FAULTS_PARENT";
@@ -48,8 +48,8 @@ pub(super) fn kill_all(control: &Controller, options: &Options) -> Result<bool> 
             if options.only.as_ref().is_some_and(|name| point.name() != name) {
                 continue;
             }
-            line.places += 1;
-            for nth in places(count, options.times) {
+            line.points += 1;
+            for nth in passes(count, options.times) {
                 match kill(control, scenario, point, nth) {
                     Ok(Some(milliseconds)) => line.passed(Some(milliseconds)),
                     Ok(None) => {} // this run passed it less often

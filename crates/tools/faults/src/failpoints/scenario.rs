@@ -22,7 +22,7 @@ pub(super) struct Scenario {
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "processes", run: processes::few },
     Scenario { name: "nested", run: processes::nested },
-    Scenario { name: "frozen", run: processes::frozen },
+    Scenario { name: "shared_slice", run: processes::shared_slice },
     Scenario { name: "pool", run: pools::small },
     Scenario { name: "pool of large items", run: pools::large },
     Scenario { name: "recycled workers", run: pools::recycled },

@@ -36,9 +36,9 @@ struct Killed {
 
 impl KillRound {
     /// Strikes up to `most` times while work is done that takes about this long.
-    pub(super) fn new(seed: u64, most: u32, length: Duration) -> Self {
+    pub(super) fn new(seed: u64, max: u32, length: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let count = rng.random_range(1..=most);
+        let count = rng.random_range(1..=max);
         let mut instants: Vec<_> = (0..count).map(|_| length.mul_f64(rng.random_range(0.0..1.0))).collect();
         instants.sort_unstable();
         Self { rng, instants, killed: Vec::new(), unexplained: BTreeMap::new(), worst: None }
@@ -65,7 +65,7 @@ impl KillRound {
                         break;
                     }
                     let target = candidates().choose(&mut rng).copied().and_then(TargetProcess::open);
-                    killed.extend(target.and_then(Killed::strike));
+                    killed.extend(target.and_then(Killed::inject));
                 }
                 killed
             });
@@ -122,7 +122,7 @@ impl KillRound {
 }
 
 impl Killed {
-    fn strike(target: TargetProcess) -> Option<Self> {
+    fn inject(target: TargetProcess) -> Option<Self> {
         let descendants = target.descendants();
         let at = Instant::now();
         target.signal(Signal::KILL).then_some(Self { target, descendants, at })

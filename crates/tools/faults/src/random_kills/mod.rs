@@ -41,11 +41,11 @@ struct Kind {
     target: &'static str,
     round: fn(&mut KillRound) -> Result<()>,
     /// How many may be killed in one round.
-    most: u32,
+    max: u32,
 }
 
-const fn kind(target: &'static str, most: u32, round: fn(&mut KillRound) -> Result<()>) -> Kind {
-    Kind { target, round, most }
+const fn kind(target: &'static str, max: u32, round: fn(&mut KillRound) -> Result<()>) -> Kind {
+    Kind { target, round, max }
 }
 
 const KINDS: &[Kind] = &[
@@ -90,7 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let lengths = vec![Duration::ZERO; kinds.len()];
     let mut killer = Runner { seed, again, kinds, lengths, before: ResourceSnapshot::default(), watchdog };
     killer.warm_up()?;
-    killer.strike_all(options.count, &lines)?;
+    killer.inject_all(options.count, &lines)?;
     let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
     lines.iter().for_each(Row::print);
     Ok(lines.iter().all(|line| line.failures.is_empty()))
@@ -129,22 +129,22 @@ impl Runner {
         Ok(())
     }
 
-    fn strike_all(&self, count: u64, lines: &Mutex<Vec<Row>>) -> Result<()> {
+    fn inject_all(&self, count: u64, lines: &Mutex<Vec<Row>>) -> Result<()> {
         let bar = progress(count);
         for number in 0.. {
             if bar.position() >= count || interrupt::interrupted() {
                 break;
             }
-            let place = usize::try_from(number)? % self.kinds.len();
-            let target = self.kinds[place].target;
+            let index = usize::try_from(number)? % self.kinds.len();
+            let target = self.kinds[index].target;
             self.watchdog.note(0, Some(format!("{target}, round {number}")));
-            let (killed, came) = self.round(place, number);
+            let (killed, came) = self.round(index, number);
             self.watchdog.note(0, None);
             if came.is_err() && interrupt::interrupted_soon() {
                 break;
             }
-            let line = &mut lines.lock().unwrap_or_else(PoisonError::into_inner)[place];
-            line.places += 1;
+            let line = &mut lines.lock().unwrap_or_else(PoisonError::into_inner)[index];
+            line.points += 1;
             match came {
                 Ok(worst) => line.passed_all(killed, worst),
                 Err(error) => {
@@ -161,9 +161,9 @@ impl Runner {
     }
 
     /// Returns the number of kills, and the longest time until everything was settled.
-    fn round(&self, place: usize, number: u64) -> (u64, Result<Option<Duration>>) {
-        let kind = self.kinds[place];
-        let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.most, self.lengths[place]);
+    fn round(&self, index: usize, number: u64) -> (u64, Result<Option<Duration>>) {
+        let kind = self.kinds[index];
+        let mut round = KillRound::new(self.seed ^ number.rotate_left(32), kind.max, self.lengths[index]);
         let came = (kind.round)(&mut round).and_then(|()| round.settle());
         let killed = round.count();
         drop(round);

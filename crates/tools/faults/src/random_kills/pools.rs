@@ -38,7 +38,7 @@ fn check(
     outcomes: impl IntoIterator<Item = Outcome>,
 ) -> Result<()> {
     let runs = event_log.counts()?;
-    for (number, place, outcome) in outcomes {
+    for (number, index, outcome) in outcomes {
         let ran = runs.get(&number).copied().unwrap_or(0);
         ensure!(ran <= 1, "item {number} has run {ran} times");
         match outcome {
@@ -48,7 +48,7 @@ fn check(
             }
             Err(error) => {
                 round.expect_killed(&error)?;
-                ensure!(error.index() == place, "item {place:?}: {error}");
+                ensure!(error.index() == index, "item {index:?}: {error}");
             }
         }
     }

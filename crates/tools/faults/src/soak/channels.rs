@@ -87,12 +87,12 @@ pub(super) fn time_out(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 pub(super) fn others_put(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let counts = [rng.random_range(0..100), rng.random_range(0..100)];
     let workers = rng.random_bool(0.5);
-    let own = someone(rng);
+    let own = new_sender_id(rng);
     if workers {
         pools::any(state, rng)?;
     }
     let queue_model = any(state, rng)?;
-    let job = |place: usize| Job::Send(queue_model.sender.clone(), own + place as u64, counts[place]);
+    let job = |index: usize| Job::Send(queue_model.sender.clone(), own + index as u64, counts[index]);
     let jobs = [job(0), job(1)];
     let total = queue_model.inside.len() + usize::try_from(counts.iter().sum::<u64>())?;
     let receiver = queue_model.receiver.clone();
@@ -128,7 +128,7 @@ fn expect_mixed(queue_model: &mut QueueModel, items: Vec<Item>, first: u64, coun
     let mut next = [0; 2];
     for item in items {
         match item.0.wrapping_sub(first) {
-            place @ 0..2 => expect_from(&item, &mut next[usize::try_from(place)?])?,
+            index @ 0..2 => expect_from(&item, &mut next[usize::try_from(index)?])?,
             _ => queue_model.expect(item)?,
         }
     }
@@ -137,16 +137,16 @@ fn expect_mixed(queue_model: &mut QueueModel, items: Vec<Item>, first: u64, coun
 }
 
 pub(super) fn others_take(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
-    let most = rng.random_range(0..30);
+    let max = rng.random_range(0..30);
     let queue_model = any(state, rng)?;
-    let count = most.min(queue_model.inside.len());
+    let count = max.min(queue_model.inside.len());
     let child = Process::spawn(perform, (Job::Take(queue_model.receiver.clone(), count as u64),))?;
     let sum = queue_model.inside.drain(..count).map(|(_, number)| number).sum();
     Expected::Value(sum).check(&child.join())
 }
 
 pub(super) fn killed_producer(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
-    let (own, nap) = (someone(rng), Duration::from_micros(rng.random_range(0..5000)));
+    let (own, nap) = (new_sender_id(rng), Duration::from_micros(rng.random_range(0..5000)));
     let queue_model = any(state, rng)?;
     let child = Process::spawn(perform, (Job::Send(queue_model.sender.clone(), own, 1_000_000),))?;
     let mut next = 0;
@@ -231,10 +231,10 @@ pub(super) fn talk(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn freeze(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
+pub(super) fn shared_slice(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let length = rng.random_range(0..20_000);
     let (ours, theirs) = pipe::<(), SharedSlice<u64>>()?;
-    let maker = Process::spawn(make_frozen, (theirs, length))?;
+    let maker = Process::spawn(make_shared_slice, (theirs, length))?;
     let numbers = ours.recv().context("nothing comes")?;
     maker.join()??;
     ensure!(numbers.iter().copied().eq(0..length), "other numbers come");
@@ -245,7 +245,7 @@ pub(super) fn freeze(_: &mut SoakState, rng: &mut StdRng) -> Result<()> {
         .try_for_each(|reader| Expected::Value((0..length).sum()).check(&reader.and_then(Process::join)))
 }
 
-fn make_frozen(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
+fn make_shared_slice(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
     Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
 }
@@ -266,16 +266,16 @@ fn expect_from(came: &Item, next: &mut u64) -> Result<()> {
 }
 
 /// A new sender id, different from this thread's and from earlier ones.
-fn someone(rng: &mut StdRng) -> u64 {
+fn new_sender_id(rng: &mut StdRng) -> u64 {
     u64::from(rng.random::<u32>()) + 1
 }
 
 /// An existing queue or a new one, moved to the end of the list.
 fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut QueueModel> {
-    let place = rng.random_range(0..MOST);
+    let index = rng.random_range(0..MOST);
     let capacity = [1, 5, 300][rng.random_range(0..3)];
-    if place < state.queues.len() {
-        let queue_model = state.queues.remove(place);
+    if index < state.queues.len() {
+        let queue_model = state.queues.remove(index);
         state.queues.push(queue_model);
     } else {
         state.queues.push(QueueModel::new(capacity)?);

@@ -21,7 +21,7 @@ pub(super) struct Child {
     /// The child blocks until this is dropped.
     gate: Option<Connection<(), ()>>,
     /// The signals that the child may have died of.
-    struck: Vec<Signal>,
+    signals: Vec<Signal>,
     is_stopped: bool,
     /// The result was taken.
     is_joined: bool,
@@ -41,14 +41,14 @@ pub(super) fn start(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 pub(super) fn kill(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let child = any(state, rng)?;
     child.process.kill()?;
-    child.struck.push(Signal::KILL);
+    child.signals.push(Signal::KILL);
     Ok(())
 }
 
 pub(super) fn terminate(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     let child = any(state, rng)?;
     child.process.terminate()?;
-    child.struck.push(Signal::TERM);
+    child.signals.push(Signal::TERM);
     child.is_stopped = false;
     Ok(())
 }
@@ -73,8 +73,8 @@ pub(super) fn go_on(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 
 pub(super) fn join(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     any(state, rng)?;
-    let place = rng.random_range(0..state.children.len());
-    state.children.swap_remove(place).join()
+    let index = rng.random_range(0..state.children.len());
+    state.children.swap_remove(index).join()
 }
 
 pub(super) fn join_timeout(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -90,8 +90,8 @@ pub(super) fn join_timeout(state: &mut SoakState, rng: &mut StdRng) -> Result<()
 
 pub(super) fn detach(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
     any(state, rng)?;
-    let place = rng.random_range(0..state.children.len());
-    let mut child = state.children.swap_remove(place);
+    let index = rng.random_range(0..state.children.len());
+    let mut child = state.children.swap_remove(index);
     child.go_on();
     Ok(())
 }
@@ -101,8 +101,8 @@ fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut Child> 
     if state.children.is_empty() {
         state.children.push(Child::start(rng)?);
     }
-    let place = rng.random_range(0..state.children.len());
-    Ok(&mut state.children[place])
+    let index = rng.random_range(0..state.children.len());
+    Ok(&mut state.children[index])
 }
 
 impl Child {
@@ -115,7 +115,7 @@ impl Child {
             (None, job::any(rng, true)?)
         };
         let process = Process::spawn(perform, (job,))?;
-        Ok(Self { process, expected, gate, struck: Vec::new(), is_stopped: false, is_joined: false })
+        Ok(Self { process, expected, gate, signals: Vec::new(), is_stopped: false, is_joined: false })
     }
 
     /// Stops the child; returns whether it is stopped.
@@ -153,8 +153,8 @@ impl Child {
             ensure!(self.process.join().is_err(), "it has a result a second time");
             return Ok(());
         }
-        let Self { process, expected, struck, .. } = self;
-        check(expected, &struck, &process.join())
+        let Self { process, expected, signals, .. } = self;
+        check(expected, &signals, &process.join())
     }
 
     fn take(&mut self, result: &multiproc::Result<u64>) -> Result<()> {
@@ -162,13 +162,13 @@ impl Child {
             ensure!(result.is_err(), "it has a result a second time");
             return Ok(());
         }
-        check(self.expected, &self.struck, result)
+        check(self.expected, &self.signals, result)
     }
 }
 
-fn check(expected: Expected, struck: &[Signal], result: &multiproc::Result<u64>) -> Result<()> {
+fn check(expected: Expected, signals: &[Signal], result: &multiproc::Result<u64>) -> Result<()> {
     match result {
-        Err(error) if struck.iter().any(|signal| error.signal() == Some(signal.as_raw())) => Ok(()),
+        Err(error) if signals.iter().any(|signal| error.signal() == Some(signal.as_raw())) => Ok(()),
         result => expected.check(result),
     }
 }

@@ -90,13 +90,13 @@ impl Soak {
         let bar = progress(time);
         let before = ResourceSnapshot::after_warm_up()?;
         let mut memory = 0;
-        for look in 0.. {
+        for round in 0.. {
             thread::scope(|scope| {
                 for thread in 0..self.threads {
-                    scope.spawn(move || self.run_thread(thread, look));
+                    scope.spawn(move || self.run_thread(thread, round));
                 }
             });
-            if look < WARM_UP {
+            if round < WARM_UP {
                 memory = memory.max(memory_in_use()?);
             }
             self.take("what is left behind", || {
@@ -104,7 +104,7 @@ impl Soak {
                 let now = memory_in_use()?;
                 ensure!(
                     now <= memory + MOST_GROWTH,
-                    "{now} bytes of memory are in use, and it were {memory}"
+                    "{now} bytes of memory are in use, and {memory} were in use before"
                 );
                 Ok(())
             });
@@ -112,7 +112,7 @@ impl Soak {
                 break;
             }
             bar.set_position(time.as_secs().saturating_sub(self.left().as_secs()));
-            bar.set_message(format!("{} operations", (look + 1) * CHECK_INTERVAL));
+            bar.set_message(format!("{} operations", (round + 1) * CHECK_INTERVAL));
         }
         bar.finish_and_clear();
         Ok(())
@@ -126,23 +126,23 @@ impl Soak {
         self.left().is_zero() || self.failed.load(Ordering::Relaxed) || interrupt::interrupted()
     }
 
-    fn run_thread(&self, thread: usize, look: u64) {
+    fn run_thread(&self, thread: usize, round: u64) {
         let mut state = SoakState::default();
         for step in 0..CHECK_INTERVAL / self.threads as u64 {
             if self.is_over() {
                 break;
             }
             // Each step has its own random numbers: the outcome of an earlier step does not change them.
-            let mut rng = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | look << 24 | step));
+            let mut rng = StdRng::seed_from_u64(self.seed ^ ((thread as u64) << 56 | round << 24 | step));
             let operation = choose(&mut rng);
             self.watchdog.note(
                 thread,
-                Some(format!("{}, operation {step} of thread {thread}, after look {look}", operation.name)),
+                Some(format!("{}, operation {step} of thread {thread}, after round {round}", operation.name)),
             );
             self.take(operation.name, || (operation.run)(&mut state, &mut rng));
         }
         self.watchdog
-            .note(thread, Some(format!("bringing all to its end, in thread {thread} after look {look}")));
+            .note(thread, Some(format!("bringing all to its end, in thread {thread} after round {round}")));
         self.take("bring all to its end", || state.drain());
         self.watchdog.note(thread, None);
     }

@@ -98,7 +98,7 @@ pub(super) fn imap_unordered(state: &mut SoakState, rng: &mut StdRng) -> Result<
         numbers.push(match result {
             Ok(number) => number,
             Err(error) if pool_model.ledger.accounts_for(&error) => {
-                error.index().context("no place is said")?
+                error.index().context("it names no index")?
             }
             Err(error) => bail!("none must fail: {error}"),
         });
@@ -113,8 +113,8 @@ pub(super) fn imap_unordered(state: &mut SoakState, rng: &mut StdRng) -> Result<
 }
 
 pub(super) fn from_two_threads(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
-    let (ones, dues_of_ones) = jobs(rng, 40, true)?;
-    let (others, dues_of_others) = jobs(rng, 40, true)?;
+    let (ones, expected_of_ones) = jobs(rng, 40, true)?;
+    let (others, expected_of_others) = jobs(rng, 40, true)?;
     let pool_model = any(state, rng)?;
     let pool = &pool_model.pool;
     let (ones, others) = thread::scope(|scope| {
@@ -123,8 +123,8 @@ pub(super) fn from_two_threads(state: &mut SoakState, rng: &mut StdRng) -> Resul
         (ones.join(), others)
     });
     let Ok(ones) = ones else { bail!("a call has panicked") };
-    pool_model.ledger.check_all(&dues_of_ones, ones?)?;
-    pool_model.ledger.check_all(&dues_of_others, others)
+    pool_model.ledger.check_all(&expected_of_ones, ones?)?;
+    pool_model.ledger.check_all(&expected_of_others, others)
 }
 
 pub(super) fn map_while_killing(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
@@ -248,24 +248,24 @@ pub(super) fn drop_pool(state: &mut SoakState, rng: &mut StdRng) -> Result<()> {
 
 /// An existing one; a new one if there is none.
 pub(super) fn any<'a>(state: &'a mut SoakState, rng: &mut StdRng) -> Result<&'a mut PoolModel> {
-    let place = place_of_any(state, rng)?;
-    Ok(&mut state.pools[place])
+    let index = index_of_any(state, rng)?;
+    Ok(&mut state.pools[index])
 }
 
 fn take_any(state: &mut SoakState, rng: &mut StdRng) -> Result<PoolModel> {
-    let place = place_of_any(state, rng)?;
-    Ok(state.pools.swap_remove(place))
+    let index = index_of_any(state, rng)?;
+    Ok(state.pools.swap_remove(index))
 }
 
-fn place_of_any(state: &mut SoakState, rng: &mut StdRng) -> Result<usize> {
+fn index_of_any(state: &mut SoakState, rng: &mut StdRng) -> Result<usize> {
     if state.pools.is_empty() {
         state.pools.push(PoolModel::start(rng)?);
     }
     Ok(rng.random_range(0..state.pools.len()))
 }
 
-fn jobs(rng: &mut StdRng, most: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Expected>)> {
-    let count = rng.random_range(1..=most);
+fn jobs(rng: &mut StdRng, max: usize, may_fail: bool) -> Result<(Vec<Job>, Vec<Expected>)> {
+    let count = rng.random_range(1..=max);
     let simple = rng.random_bool(0.5);
     let job = |number: u64| {
         if simple { Ok((Job::Value(0, number), Expected::Value(number))) } else { job::any(rng, may_fail) }
@@ -289,8 +289,8 @@ impl PoolModel {
         if let Some(&size) = [None, None, Some(1), Some(3)].choose(rng).and_then(Option::as_ref) {
             pool = pool.chunk_size(size);
         }
-        if let Some(&most) = [None, None, Some(5), Some(50)].choose(rng).and_then(Option::as_ref) {
-            pool = pool.max_tasks_per_worker(most);
+        if let Some(&max) = [None, None, Some(5), Some(50)].choose(rng).and_then(Option::as_ref) {
+            pool = pool.max_tasks_per_worker(max);
         }
         Ok(Self { pool: pool.build()?, ledger: PoolLedger::default() })
     }
@@ -320,8 +320,8 @@ impl PoolLedger {
     /// Whether the error is that of the one item that a killed worker was running.
     pub(super) fn accounts_for(&mut self, error: &Error) -> bool {
         let is_kill = error.signal() == Some(Signal::KILL.as_raw());
-        let place = self.killed.iter().position(|&pid| is_kill && error.pid() == Some(pid));
-        place.map(|place| self.killed.swap_remove(place)).is_some()
+        let index = self.killed.iter().position(|&pid| is_kill && error.pid() == Some(pid));
+        index.map(|index| self.killed.swap_remove(index)).is_some()
     }
 
     fn check_all(&mut self, expectations: &[Expected], results: Vec<multiproc::Result<u64>>) -> Result<()> {

@@ -68,7 +68,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("from a child to a task", 3, channels::relay),
     operation("the last sender goes", 2, channels::hang_up),
     operation("talk through a pipe", 4, channels::talk),
-    operation("frozen data there and back", 3, channels::freeze),
+    operation("shared slice there and back", 3, channels::shared_slice),
 ];
 
 impl SoakState {

@@ -6,7 +6,7 @@ use serde::de::{
 
 use super::super::Kind;
 use super::super::input::unexpected;
-use super::super::learn::Learner;
+use super::super::probe::Prober;
 use super::Reader;
 use crate::codec::error::surplus;
 use crate::codec::{Error, Str};
@@ -138,7 +138,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
     #[cold]
     fn unit_variant(self) -> Result<()> {
         let input = self.content.input;
-        input.tell(Learner::variant_is_read);
+        input.with_prober(Prober::variant_is_read);
         input.ask(Kind::Nothing, "", false);
         match input.kind()? {
             Kind::Nothing | Kind::Unit => Ok(()),
@@ -148,19 +148,19 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 
     #[cold]
     fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value> {
-        self.content.input.tell(Learner::variant_is_read);
+        self.content.input.with_prober(Prober::variant_is_read);
         seed.deserialize(self.content.inside()?)
     }
 
     #[cold]
     fn tuple_variant<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value> {
-        self.content.input.tell(Learner::variant_is_read);
+        self.content.input.with_prober(Prober::variant_is_read);
         self.content.tuple(Kind::Content, length, visitor)
     }
 
     #[cold]
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [Str], visitor: V) -> Result<V::Value> {
-        self.content.input.tell(Learner::variant_is_read);
+        self.content.input.with_prober(Prober::variant_is_read);
         self.content.fields(fields.len(), visitor)
     }
 }

@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 use self::access::{Name, Parts, Variant};
 use super::Kind;
 use super::input::{Input, unexpected};
-use super::learn::{Learner, Ways};
+use super::probe::{Branches, Prober};
 use crate::codec::{Error, Levels, Str};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -48,7 +48,9 @@ impl<'a> Reader<'a> {
     #[cold]
     fn any<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         match self.input.peek() {
-            Some(Kind::Seq | Kind::Tuple | Kind::Content | Kind::Map | Kind::Fields) => self.several(visitor),
+            Some(Kind::Seq | Kind::Tuple | Kind::Content | Kind::Map | Kind::Fields) => {
+                self.map_or_sequence(visitor)
+            }
             Some(Kind::Variant) => {
                 self.input.kind()?;
                 self.variant()?.any(visitor)
@@ -113,7 +115,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a map or a struct, which may be encoded as a sequence.
     #[cold]
-    fn several<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
+    fn map_or_sequence<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
         let Some(kind @ (Kind::Map | Kind::Fields)) = self.input.peek() else {
             return self.sequence(visitor);
         };
@@ -131,7 +133,7 @@ impl<'a> Reader<'a> {
 
     /// Skips `Some`: a type that is not an option reads the content of one.
     #[cold]
-    fn certain(mut self) -> Result<Self> {
+    fn skip_some(mut self) -> Result<Self> {
         while self.input.peek() == Some(Kind::Some) {
             self.input.kind()?;
             self = self.inside()?;
@@ -148,7 +150,7 @@ impl<'a> Reader<'a> {
         visitor: V,
     ) -> Result<V::Value> {
         self.input.ask_for(kind, length);
-        let this = self.certain()?;
+        let this = self.skip_some()?;
         if let Some(Kind::Tuple | Kind::Content) = this.input.peek() {
             this.input.kind()?;
             let mut parts = this.parts(false)?;
@@ -161,18 +163,18 @@ impl<'a> Reader<'a> {
     }
 
     #[cold]
-    pub(super) fn fields<'de, V: Visitor<'de>>(mut self, most: usize, visitor: V) -> Result<V::Value> {
-        if self.input.learner.is_none() {
-            return self.certain()?.several(visitor);
+    pub(super) fn fields<'de, V: Visitor<'de>>(mut self, max: usize, visitor: V) -> Result<V::Value> {
+        if self.input.prober.is_none() {
+            return self.skip_some()?.map_or_sequence(visitor);
         }
         self.is_unnamed = false;
         // The list of names includes aliases, so the number of fields is known when the type has read them.
-        self.input.ask_for(Kind::Tuple, most);
+        self.input.ask_for(Kind::Tuple, max);
         self.input.kind()?;
         let start = self.input.at;
         let mut parts = self.parts(false)?;
         let value = visitor.visit_seq(&mut parts)?;
-        let count = (most - parts.left) as u64;
+        let count = (max - parts.left) as u64;
         parts.of.input.bytes[start..start + 8].copy_from_slice(&count.to_ne_bytes());
         Ok(value)
     }
@@ -181,7 +183,7 @@ impl<'a> Reader<'a> {
     #[cold]
     fn variant(self) -> Result<Variant<'a>> {
         let number = u32::from_ne_bytes(self.input.array()?);
-        let name = match self.input.learner {
+        let name = match self.input.prober {
             Some(_) => Name::Number(number),
             None => Name::Text(self.input.name()?),
         };
@@ -202,7 +204,7 @@ macro_rules! leaves {
         #[cold]
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
             self.input.ask(Kind::$kind, type_name::<V>(), self.is_unnamed);
-            self.certain()?.leaf(visitor)
+            self.skip_some()?.leaf(visitor)
         }
     )*};
 }
@@ -222,7 +224,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     #[cold]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.input.ask_openly()?;
+        self.input.ask_any()?;
         self.any(visitor)
     }
 
@@ -238,18 +240,18 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     #[cold]
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.input.ask_openly()?;
+        self.input.ask_any()?;
         self.leaf(visitor)
     }
 
     #[cold]
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
-        let way = self.input.choose(
+        let branch = self.input.choose(
             identity!(visit_some::<Reader<'static>>),
-            Ways::Optional { is_unnamed: self.is_unnamed },
+            Branches::Optional { is_unnamed: self.is_unnamed },
         )?;
-        if self.input.learner.is_some() {
-            self.input.bytes.push([Kind::None, Kind::Some][way] as u8);
+        if self.input.prober.is_some() {
+            self.input.bytes.push([Kind::None, Kind::Some][branch] as u8);
         }
         let value = match self.input.peek() {
             Some(Kind::None | Kind::Unit) => {
@@ -262,7 +264,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             }
             _ => visitor.visit_some(self.part())?,
         };
-        self.input.tell(Learner::chosen);
+        self.input.with_prober(Prober::chosen);
         Ok(value)
     }
 
@@ -280,11 +282,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_seq<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_seq::<&'static mut Parts<'static>>),
-            Ways::Optional { is_unnamed: self.is_unnamed },
+            Branches::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Seq, count);
-        let value = self.part().certain()?.sequence(visitor)?;
-        self.input.tell(Learner::chosen);
+        let value = self.part().skip_some()?.sequence(visitor)?;
+        self.input.with_prober(Prober::chosen);
         Ok(value)
     }
 
@@ -292,11 +294,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value> {
         let count = self.input.choose(
             identity!(visit_map::<&'static mut Parts<'static>>),
-            Ways::Optional { is_unnamed: self.is_unnamed },
+            Branches::Optional { is_unnamed: self.is_unnamed },
         )?;
         self.input.ask_for(Kind::Map, count);
-        let value = self.part().certain()?.several(visitor)?;
-        self.input.tell(Learner::chosen);
+        let value = self.part().skip_some()?.map_or_sequence(visitor)?;
+        self.input.with_prober(Prober::chosen);
         Ok(value)
     }
 
@@ -312,7 +314,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         length: usize,
         visitor: V,
     ) -> Result<V::Value> {
-        self.input.tell(|learner| learner.unnamed(length));
+        self.input.with_prober(|prober| prober.unnamed(length));
         Self { is_unnamed: true, ..self }.tuple(Kind::Tuple, length, visitor)
     }
 
@@ -333,13 +335,14 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         variants: &'static [Str],
         visitor: V,
     ) -> Result<V::Value> {
-        let way =
-            self.input.choose(identity!(visit_enum::<Variant<'static>>), Ways::Variants(variants.len()))?;
-        if self.input.learner.is_some() {
+        let branch = self
+            .input
+            .choose(identity!(visit_enum::<Variant<'static>>), Branches::Variants(variants.len()))?;
+        if self.input.prober.is_some() {
             self.input.bytes.push(Kind::Variant as u8);
-            self.input.bytes.extend_from_slice(&u32::try_from(way).unwrap_or(u32::MAX).to_ne_bytes());
+            self.input.bytes.extend_from_slice(&u32::try_from(branch).unwrap_or(u32::MAX).to_ne_bytes());
         }
-        let of = self.part().certain()?;
+        let of = self.part().skip_some()?;
         let variant = match of.input.kind()? {
             Kind::Variant => of.variant()?,
             Kind::Str => return visitor.visit_enum(of.input.text()?.into_deserializer()),
@@ -347,13 +350,13 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             other => return Err(unexpected(of.input.at, "a variant", other as u32)),
         };
         let value = visitor.visit_enum(variant)?;
-        self.input.tell(Learner::chosen);
+        self.input.with_prober(Prober::chosen);
         Ok(value)
     }
 
     #[cold]
     fn is_human_readable(&self) -> bool {
-        self.input.learner.is_none()
+        self.input.prober.is_none()
     }
 }
 

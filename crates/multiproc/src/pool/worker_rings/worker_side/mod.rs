@@ -12,16 +12,15 @@ use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::frame::as_u32;
-use crate::ipc::packet::{Content, INLINE, Message, OnShortage, PacketSocket, Sent};
+use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::Position;
-use crate::ipc::wire;
+use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::cpus::{YIELD_AFTER, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork_detect::ForkDetector;
-use crate::sys::membarrier;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
@@ -83,7 +82,7 @@ impl WorkerSide {
             fork_detector: ForkDetector::new()?,
             cursor: Position::START,
             claimed: false,
-            claims_runs: membarrier::register(),
+            claims_runs: false,
             seen_requests,
             completed: Position::START,
             written: Position::START,
@@ -94,6 +93,12 @@ impl WorkerSide {
             output: Output::default(),
             flushed: Position::START.frames,
         })
+    }
+
+    /// Lets it claim several items at once. Only in a process that has registered for the
+    /// [barrier](crate::sys::membarrier).
+    pub(crate) fn claim_runs(&mut self) {
+        self.claims_runs = true;
     }
 
     /// Signals that this worker is ready. The output of its initializer is flushed before, or, if that would
@@ -156,10 +161,17 @@ impl WorkerSide {
     #[inline(always)]
     pub(crate) fn write(&mut self, kind: u32, result: &[u8]) -> Result<()> {
         self.exit_if_forked();
-        if result.len() > INLINE {
-            return self.send_out_of_line(kind, result);
+        if result.len() > MAX_INLINE {
+            return self.send_out_of_line(kind, &Message::spilled(result)?);
         }
         self.write_frame(kind, result)
+    }
+
+    /// As [`write`](Self::write), for a result with descriptors.
+    #[cold]
+    pub(crate) fn write_with_descriptors(&mut self, result: &[u8], descriptors: Vec<SharedFd>) -> Result<()> {
+        self.exit_if_forked();
+        self.send_out_of_line(VALUE, &Message::new(result.to_vec(), descriptors)?)
     }
 
     #[inline(always)]
@@ -229,7 +241,8 @@ impl WorkerSide {
     /// Claims further items, up to the next clock read and `most` in all. Returns the number of claimed items.
     #[inline(always)]
     fn claim_run(&mut self, seen_requests: u32, most: u32) -> u32 {
-        let is_run = self.claims_runs && seen_requests.is_multiple_of(2) && !self.clock.flushes_singly();
+        let has_request = seen_requests != self.seen_requests || !seen_requests.is_multiple_of(2);
+        let is_run = self.claims_runs && !has_request && !self.clock.flushes_singly();
         let most = if is_run { most.min(self.clock.left) } else { most.min(1) };
         let first = u32::from(self.claimed).min(most);
         if first == most || self.broken.is_some() {
@@ -257,15 +270,14 @@ impl WorkerSide {
         self.claimed
     }
 
-    /// Sends a large result out of line; a frame in the ring refers to it.
-    fn send_out_of_line(&mut self, kind: u32, result: &[u8]) -> Result<()> {
+    /// Sends a result out of line; a frame in the ring refers to it.
+    fn send_out_of_line(&mut self, kind: u32, message: &Message) -> Result<()> {
         let prefix = MessageHeader { number: self.completed.frames, kind }.bytes();
-        let message = Message::spilled(result)?;
         failpoint::hit(Failpoint::ResultSpilled);
-        if self.link.send_with_prefix(&prefix, &message, Deadline::now())? == Sent::TimedOut {
+        if self.link.send_with_prefix(&prefix, message, Deadline::now())? == Sent::TimedOut {
             self.update_visible(); // the pool receives messages only with their results
             self.wakeup_page.notify();
-            self.link.send_with_prefix(&prefix, &message, Deadline::Never)?;
+            self.link.send_with_prefix(&prefix, message, Deadline::Never)?;
         }
         failpoint::hit(Failpoint::ResultSent);
         self.write_frame(OUT_OF_LINE, &[])?;
@@ -292,7 +304,7 @@ impl WorkerSide {
         claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
         let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
-        let _ = wire::encode_own(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
+        let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
             self.finish();

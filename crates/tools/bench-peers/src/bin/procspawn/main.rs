@@ -63,7 +63,7 @@ fn entries() -> Vec<Entry> {
             let _pool = two()?;
             thread::sleep(Duration::from_millis(300));
             let workers: Result<Vec<f64>> =
-                proc::family()?.into_iter().skip(1).map(proc::proportional).collect();
+                proc::process_tree()?.into_iter().skip(1).map(proc::proportional).collect();
             Ok(Measured::new(median(workers?)?))
         }),
     ];
@@ -127,7 +127,7 @@ fn sums(scale: Scale) -> Result<Measured> {
 fn in_turn<A, R>(
     pool: &Pool,
     items: impl Iterator<Item = A>,
-    most: usize,
+    max: usize,
     function: fn(A) -> R,
 ) -> Result<Vec<R>>
 where
@@ -136,7 +136,7 @@ where
 {
     let (mut calls, mut results) = (VecDeque::new(), Vec::new());
     for item in items {
-        if calls.len() == most {
+        if calls.len() == max {
             results.extend(calls.pop_front().map(JoinHandle::join).transpose()?);
         }
         calls.push_back(pool.spawn(item, function));

@@ -109,7 +109,7 @@ pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
         if found.is_some() {
             observed.settled = Some(now());
         }
-        drop(sender); // who sleeps now is to go
+        drop(sender); // ends a receiver that still sleeps
         let came = match &found {
             Some(came) => came,
             None => &brought.recv()?,

@@ -74,23 +74,23 @@ fn use_pool() -> multiproc::Result<(u32, u32)> {
 }
 
 /// A `SharedSlice` that a child makes and the parent reads, and one in the other direction.
-pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
+pub(super) fn shared_slice(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
     let ends = pipe::<(), SharedSlice<u64>>();
     let Some((ours, theirs)) = observed.tolerate(ends, allowed)? else { return Ok(observed) };
-    let child = Process::spawn(freeze, (theirs, 5_000));
+    let child = Process::spawn(make_shared_slice, (theirs, 5_000));
     let came = match ours.recv() {
         Err(error) if error.is_disconnected() => None,
         came => observed.tolerate(came, allowed)?,
     };
     drop(ours);
-    let frozen = observed.tolerate(child.and_then(Process::join), allowed)?;
-    let refused = match frozen {
+    let made = observed.tolerate(child.and_then(Process::join), allowed)?;
+    let refused = match made {
         Some(Err(error)) => {
             ensure!(allowed.is_refusal(&error), "the child fails: {error}");
             true
         }
-        Some(Ok(())) | None => frozen.is_none(),
+        Some(Ok(())) | None => made.is_none(),
     };
     let Some(came) = came else {
         observed.settled = Some(now());
@@ -105,7 +105,7 @@ pub(super) fn frozen(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
-fn freeze(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
+fn make_shared_slice(end: Connection<SharedSlice<u64>, ()>, length: u64) -> multiproc::Result<()> {
     let numbers: Vec<u64> = (0..length).collect();
     Ok(end.send(SharedSlice::from_slice(&numbers)?)?)
 }

@@ -99,7 +99,7 @@ pub(super) fn restarted(allowed: AllowedFailures) -> Result<Observed> {
     ensure!(deaths <= 1, "{deaths} calls fail: {errors:?}");
     match last {
         Err(error) if error.kind() == ErrorKind::Died && deaths < allowed.deaths as usize => {
-            echo(&server, 1)?
+            echo(&server, 1)?;
         }
         Err(error) if !allowed.is_refusal(&error) => bail!("no server goes on: {error}"),
         _ => {}

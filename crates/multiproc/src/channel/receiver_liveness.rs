@@ -24,19 +24,19 @@ const CHECK_EVERY: u32 = 64;
 /// Independently of this cache, a sender asks before it waits for room and before it wakes a receiver.
 #[derive(Default)]
 pub(super) struct LivenessCache {
-    /// The tick and the number of ends seen, added, when the kernel last said that a receiver is left.
+    /// The tick and the number of exits seen, added, when the kernel last said that a receiver is left.
     asked_at: AtomicU64,
 }
 
 /// The number of the frame before which the next check is due.
 const NEXT_CHECK: usize = SCRATCH[1];
 /// The receivers' position at the last check.
-const TAKEN: usize = SCRATCH[2];
+const TAKEN_AT_CHECK: usize = SCRATCH[2];
 
 impl SenderCore {
     /// Notes that a new channel's receivers have taken nothing.
     pub(super) fn init_liveness(&self) {
-        self.0.endpoint.scratch(TAKEN).store(Position::START.frames, Relaxed);
+        self.0.endpoint.scratch(TAKEN_AT_CHECK).store(Position::START.frames, Relaxed);
     }
 
     /// Whether no receiver is left, as far as is known before the frame at `tail` is sent.
@@ -53,14 +53,14 @@ impl SenderCore {
     fn check(&self, tail: Position) -> Result<bool> {
         let endpoint = &self.0.endpoint;
         let taken = endpoint.refresh_peer().frames;
-        let newly_taken = taken.wrapping_sub(endpoint.scratch(TAKEN).load(Relaxed));
-        endpoint.scratch(TAKEN).store(taken, Relaxed);
+        let newly_taken = taken.wrapping_sub(endpoint.scratch(TAKEN_AT_CHECK).load(Relaxed));
+        endpoint.scratch(TAKEN_AT_CHECK).store(taken, Relaxed);
         let next_check = tail.frames.wrapping_add(newly_taken.saturating_mul(2).min(CHECK_EVERY));
         endpoint.scratch(NEXT_CHECK).store(next_check, Relaxed);
         if !self.0.has_receivers() {
             return endpoint.peer_hung_up();
         }
-        // Ticks are far more nanoseconds apart than a process sees others end in between.
+        // Adding the two is safe: two ticks differ by far more nanoseconds than the exits seen in between.
         let now = clock::ticks().wrapping_add(observed_exits().into());
         if newly_taken > 0 || self.0.liveness.asked_at.load(Relaxed) == now {
             return Ok(false);

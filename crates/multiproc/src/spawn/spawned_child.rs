@@ -53,20 +53,20 @@ impl PreparedChild {
 
     /// The bootstrap message for a forked child. `None` if a packet cannot hold the standard streams, too.
     pub(crate) fn packet(&self) -> Option<&Message> {
-        self.bootstrap.can_take_more().then_some(&self.bootstrap)
+        self.bootstrap.has_room_for_stdio().then_some(&self.bootstrap)
     }
 
     /// Has the supervisor watch a forked child that has received the message.
-    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd, link: PacketSocket) -> Result<SpawnedChild> {
-        let child = supervisor::adopt(pid, pidfd, self.name, link.handle())?;
-        Ok(SpawnedChild::new(child, link))
+    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd, start_socket: PacketSocket) -> Result<SpawnedChild> {
+        let child = supervisor::adopt(pid, pidfd, self.name, start_socket.handle())?;
+        Ok(SpawnedChild::new(child, start_socket))
     }
 }
 
 /// A child that was started, and the socket over which it sends its outcome.
 pub(crate) struct SpawnedChild {
     pub(crate) child: Arc<Child>,
-    link: PacketSocket,
+    start_socket: PacketSocket,
     /// The outcome, if it was received before the child's end, and when.
     outcome: Mutex<Option<(Outcome, Instant)>>,
 }
@@ -79,18 +79,18 @@ pub(crate) type Outcome = (Vec<u8>, Vec<OwnedFd>);
 const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 impl SpawnedChild {
-    fn new(child: Arc<Child>, link: PacketSocket) -> Self {
-        Self { child, link, outcome: Mutex::default() }
+    fn new(child: Arc<Child>, start_socket: PacketSocket) -> Self {
+        Self { child, start_socket, outcome: Mutex::default() }
     }
 
     pub(super) fn into_parts(self) -> (Arc<Child>, PacketSocket) {
-        (self.child, self.link)
+        (self.child, self.start_socket)
     }
 
     /// Waits until the child has ended; returns whether that was before the deadline. A child whose outcome
     /// came 5 s ago counts as ended, too: it cannot write its output, and may never be able to.
     pub(crate) fn wait(&self, deadline: Deadline) -> bool {
-        self.child.wait_unless(deadline, || self.is_lingering()).is_some() || self.is_lingering()
+        self.child.wait_or_until(deadline, || self.is_lingering()).is_some() || self.is_lingering()
     }
 
     fn is_lingering(&self) -> bool {
@@ -120,7 +120,7 @@ impl SpawnedChild {
     /// Receives the outcome, if it is there.
     fn receive(&self) -> Option<Result<Outcome>> {
         loop {
-            match self.link.receive_or(OnShortage::Leave, Deadline::now()) {
+            match self.start_socket.receive_or(OnShortage::Leave, Deadline::now()) {
                 Ok(Incoming::Message(bytes, _)) if bytes == READY => self.child.mark_started(),
                 Ok(Incoming::Message(bytes, descriptors)) => return Some(Ok((bytes, descriptors))),
                 Ok(Incoming::TimedOut | Incoming::Disconnected) => return None,

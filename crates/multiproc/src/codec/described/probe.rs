@@ -12,27 +12,27 @@ const LARGE: u32 = 2_000;
 pub(super) type Examples = HashMap<Kind, Vec<Vec<u8>>>;
 
 /// A visitor: the address of one of its functions, and the name of its type.
-pub(super) type Identity = (usize, &'static str);
+pub(super) type VisitorKey = (usize, &'static str);
 
 /// The state of the search.
 #[derive(Default)]
-pub(super) struct Learner {
-    /// The points at which the type can go on in different ways, by visitor.
-    forks: HashMap<Identity, Fork>,
-    /// The forks from which an untried way can be reached.
-    open: HashSet<Identity>,
-    /// The ways from the root to the current part of the value.
-    stack: Vec<(Identity, usize)>,
-    /// All ways taken in this value.
-    taken: Vec<(Identity, usize)>,
+pub(super) struct Prober {
+    /// The points at which the type branches, by visitor.
+    points: HashMap<VisitorKey, ChoicePoint>,
+    /// The points from which an untried branch can be reached.
+    open: HashSet<VisitorKey>,
+    /// The branches from the root to the current part of the value.
+    stack: Vec<(VisitorKey, usize)>,
+    /// All branches taken in this value.
+    taken: Vec<(VisitorKey, usize)>,
     /// A variant that was named and whose content was not asked for yet.
-    variant: Option<(Identity, usize)>,
+    variant: Option<(VisitorKey, usize)>,
     /// Whether the type inspects the data.
-    pub(super) looks: bool,
+    pub(super) inspects_data: bool,
     /// Whether there was a tuple struct, of whose fields a value can leave some out.
     has_unnamed: bool,
     /// In the last rounds, whether all fields of tuple structs are empty (`false`) or minimal (`true`).
-    pub(super) extreme: Option<bool>,
+    pub(super) tuple_fields: Option<bool>,
     round: u32,
     /// The number of parts made up, in all values.
     pub(super) leaves: u32,
@@ -43,9 +43,9 @@ pub(super) struct Learner {
     examples: Option<Examples>,
 }
 
-/// The ways in which a type can go on.
+/// The branches of a type at one point.
 #[derive(Clone, Copy)]
-pub(super) enum Ways {
+pub(super) enum Branches {
     /// An option, sequence or map: empty or with one element. `is_unnamed`: it is a field of a tuple struct.
     Optional {
         is_unnamed: bool,
@@ -53,17 +53,17 @@ pub(super) enum Ways {
     Variants(usize),
 }
 
-struct Fork {
-    /// Whether way 0 is the empty one, which need not be tried.
+struct ChoicePoint {
+    /// Whether branch 0 is the empty one, which need not be tried.
     is_optional: bool,
-    ways: Vec<Way>,
+    branches: Vec<Branch>,
 }
 
 #[derive(Clone, Default)]
-struct Way {
+struct Branch {
     state: State,
-    /// The forks that follow it.
-    next: HashSet<Identity>,
+    /// The points that follow it.
+    next: HashSet<VisitorKey>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(super) enum State {
     Refused,
 }
 
-impl Learner {
+impl Prober {
     pub(super) fn begin(&mut self) {
         self.round += 1;
         self.stack.clear();
@@ -85,13 +85,13 @@ impl Learner {
         self.variant = None;
         self.last_leaf = None;
         self.leaves_before = self.leaves;
-        // The forks with an untried way, and all from which one of them can be reached.
+        // The points with an untried branch, and all from which one of them can be reached.
         self.open =
-            self.forks.iter().filter(|(_, fork)| fork.is_untried()).map(|(&visitor, _)| visitor).collect();
+            self.points.iter().filter(|(_, point)| point.is_untried()).map(|(&visitor, _)| visitor).collect();
         loop {
             let known = self.open.len();
-            for (&visitor, fork) in &self.forks {
-                if fork.ways.iter().any(|way| !way.next.is_disjoint(&self.open)) {
+            for (&visitor, point) in &self.points {
+                if point.branches.iter().any(|branch| !branch.next.is_disjoint(&self.open)) {
                     self.open.insert(visitor);
                 }
             }
@@ -101,30 +101,31 @@ impl Learner {
         }
     }
 
-    /// Gives all ways of this value a state. Returns whether an untried way is left.
+    /// Gives all branches of this value a state. Returns whether an untried branch is left.
     pub(super) fn settle(&mut self, state: State) -> bool {
-        for (visitor, way) in std::mem::take(&mut self.taken) {
-            if let Some(way) = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way))
-                && way.state != State::Done
+        for (visitor, branch) in std::mem::take(&mut self.taken) {
+            if let Some(branch) =
+                self.points.get_mut(&visitor).and_then(|point| point.branches.get_mut(branch))
+                && branch.state != State::Done
             {
-                way.state = state;
+                branch.state = state;
             }
         }
-        self.forks.values().any(Fork::is_untried)
+        self.points.values().any(ChoicePoint::is_untried)
     }
 
     /// Whether another value can be tried after the type has refused one.
     pub(super) fn goes_on_after(&mut self, error: &Error, examples: impl FnOnce() -> Examples) -> bool {
-        if let Some((visitor, way)) = self.variant {
-            let way = self.forks.get_mut(&visitor).and_then(|fork| fork.ways.get_mut(way));
-            return way.map(|way| way.state = State::Refused).is_some();
+        if let Some((visitor, branch)) = self.variant {
+            let branch = self.points.get_mut(&visitor).and_then(|point| point.branches.get_mut(branch));
+            return branch.map(|branch| branch.state = State::Refused).is_some();
         }
         if error.is_too_deep() {
-            let is_news = self.taken.iter().any(|&(visitor, way)| {
-                self.forks.get(&visitor).is_some_and(|fork| fork.ways[way].state == State::Untried)
+            let is_new = self.taken.iter().any(|&(visitor, branch)| {
+                self.points.get(&visitor).is_some_and(|point| point.branches[branch].state == State::Untried)
             });
             self.settle(State::Postponed);
-            return is_news;
+            return is_new;
         }
         let Some((kind, who)) = self.last_leaf else { return false };
         let examples = self.examples.get_or_insert_with(examples);
@@ -138,8 +139,8 @@ impl Learner {
         self.leaves += 1;
         self.last_leaf = Some((kind, who));
         out.push(kind as u8);
-        if let Some(extreme) = self.extreme.filter(|_| is_unnamed) {
-            make_up_extreme(kind, extreme, out);
+        if let Some(tuple_fields) = self.tuple_fields.filter(|_| is_unnamed) {
+            make_up_tuple_field(kind, tuple_fields, out);
             return;
         }
         let choice = self.choices.get(who).copied().unwrap_or_default();
@@ -151,53 +152,59 @@ impl Learner {
     }
 
     /// Records that the type inspects the data. Returns an error that ends this value.
-    pub(super) fn looks(&mut self) -> Error {
-        self.looks = true;
+    pub(super) fn inspects_data(&mut self) -> Error {
+        self.inspects_data = true;
         Error::new("the type inspects the data")
     }
 
-    /// Chooses a way for this visitor: one that was not tried, or one that leads to an untried one.
-    pub(super) fn choose(&mut self, visitor: Identity, ways: Ways) -> Result<usize, Error> {
-        let (ways, is_optional, is_unnamed) = match ways {
-            Ways::Optional { is_unnamed } => (2, true, is_unnamed),
-            Ways::Variants(count) => (count, false, false),
+    /// Chooses a branch for this visitor: one that was not tried, or one that leads to an untried one.
+    pub(super) fn choose(&mut self, visitor: VisitorKey, branches: Branches) -> Result<usize, Error> {
+        let (branches, is_optional, is_unnamed) = match branches {
+            Branches::Optional { is_unnamed } => (2, true, is_unnamed),
+            Branches::Variants(count) => (count, false, false),
         };
         self.leaves += 1;
-        if let Some((above, way)) = self.stack.last()
-            && let Some(fork) = self.forks.get_mut(above)
+        if let Some((above, branch)) = self.stack.last()
+            && let Some(point) = self.points.get_mut(above)
         {
-            fork.ways[*way].next.insert(visitor);
+            point.branches[*branch].next.insert(visitor);
         }
-        let fork = self
-            .forks
+        let point = self
+            .points
             .entry(visitor)
-            .or_insert_with(|| Fork { is_optional, ways: vec![Way::default(); ways] });
-        let is_inside = |way: usize| self.stack.contains(&(visitor, way));
-        let is_within_itself = (0..ways).any(is_inside);
+            .or_insert_with(|| ChoicePoint { is_optional, branches: vec![Branch::default(); branches] });
+        let is_inside = |branch: usize| self.stack.contains(&(visitor, branch));
+        let is_within_itself = (0..branches).any(is_inside);
         let is_large = self.leaves - self.leaves_before > LARGE;
-        let find = |what: &dyn Fn(usize, &Way) -> bool| {
-            fork.ways.iter().enumerate().find(|(number, way)| what(*number, way)).map(|(number, _)| number)
+        let find = |what: &dyn Fn(usize, &Branch) -> bool| {
+            point
+                .branches
+                .iter()
+                .enumerate()
+                .find(|(number, branch)| what(*number, branch))
+                .map(|(number, _)| number)
         };
-        let done = find(&|number, way| way.state == State::Done && !is_inside(number));
-        let untried = find(&|number, way| way.state == State::Untried && !is_inside(number));
-        let postponed = find(&|number, way| way.state == State::Postponed && !is_inside(number));
-        let way = if fork.is_optional && is_unnamed && self.extreme == Some(false) {
+        let done = find(&|number, branch| branch.state == State::Done && !is_inside(number));
+        let untried = find(&|number, branch| branch.state == State::Untried && !is_inside(number));
+        let postponed = find(&|number, branch| branch.state == State::Postponed && !is_inside(number));
+        let branch = if point.is_optional && is_unnamed && self.tuple_fields == Some(false) {
             Some(0)
-        } else if fork.is_optional {
-            Some(usize::from(!is_within_itself && (!is_large || fork.is_untried())))
+        } else if point.is_optional {
+            Some(usize::from(!is_within_itself && (!is_large || point.is_untried())))
         } else if is_within_itself {
             done.or(untried).or(postponed)
         } else {
-            let leads_on = find(&|_, way| way.state != State::Refused && !way.next.is_disjoint(&self.open));
+            let leads_on =
+                find(&|_, branch| branch.state != State::Refused && !branch.next.is_disjoint(&self.open));
             untried.or(leads_on).or(postponed).or(done)
         };
-        let way = way.ok_or_else(|| Error::new("it has no end"))?;
-        self.stack.push((visitor, way));
-        self.taken.push((visitor, way));
-        if !fork.is_optional {
-            self.variant = Some((visitor, way));
+        let branch = branch.ok_or_else(|| Error::new("it has no end"))?;
+        self.stack.push((visitor, branch));
+        self.taken.push((visitor, branch));
+        if !point.is_optional {
+            self.variant = Some((visitor, branch));
         }
-        Ok(way)
+        Ok(branch)
     }
 
     pub(super) fn chosen(&mut self) {
@@ -208,12 +215,13 @@ impl Learner {
         self.has_unnamed |= length > 1;
     }
 
-    /// Whether no more values are needed; otherwise goes on to the next [`extreme`](Self::extreme).
+    /// Whether no more values are needed; otherwise goes on to the next kind of [tuple
+    /// fields](Self::tuple_fields).
     pub(super) fn has_seen_all(&mut self) -> bool {
-        if !self.has_unnamed || self.extreme == Some(true) {
+        if !self.has_unnamed || self.tuple_fields == Some(true) {
             return true;
         }
-        self.extreme = Some(self.extreme.is_some());
+        self.tuple_fields = Some(self.tuple_fields.is_some());
         false
     }
 
@@ -222,10 +230,13 @@ impl Learner {
     }
 }
 
-impl Fork {
+impl ChoicePoint {
     fn is_untried(&self) -> bool {
         let first = usize::from(self.is_optional);
-        self.ways.iter().skip(first).any(|way| matches!(way.state, State::Untried | State::Postponed))
+        self.branches
+            .iter()
+            .skip(first)
+            .any(|branch| matches!(branch.state, State::Untried | State::Postponed))
     }
 }
 
@@ -256,7 +267,7 @@ fn make_up(kind: Kind, count: u32, out: &mut Vec<u8>) {
 }
 
 /// An empty value (all bytes 0), or the smallest that is not empty.
-fn make_up_extreme(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
+fn make_up_tuple_field(kind: Kind, is_more: bool, out: &mut Vec<u8>) {
     let start = out.len();
     out.resize(start + kind.size(), 0);
     if let (true, Some(first)) = (is_more, out.get_mut(start)) {

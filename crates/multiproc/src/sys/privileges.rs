@@ -1,7 +1,7 @@
-//! Whether executing this program gives rights: set-uid, set-gid, file capabilities, a security module.
+//! Whether executing this program gives privileges: set-uid, set-gid, file capabilities, a security module.
 //!
-//! A child has no more rights than its parent. Where executing would give more, the parent sets
-//! `no_new_privs` first; a process that may have gained rights without that takes no task.
+//! A child has no more privileges than its parent. Where executing would give more, the parent sets
+//! `no_new_privs` first; a process that may have gained privileges without that takes no task.
 
 use std::ffi::CStr;
 use std::ptr;
@@ -14,31 +14,32 @@ use nix::unistd::{getresgid, getresuid};
 
 use super::program::EXECUTED;
 
-/// Whether executing the file at `path` may give rights that this thread does not have.
-pub(super) fn gives_rights(path: &CStr) -> bool {
+/// Whether executing the file at `path` may give privileges that this thread does not have.
+pub(super) fn exec_gains_privileges(path: &CStr) -> bool {
     let (Ok(user), Ok(group), Ok(file)) = (getresuid(), getresgid(), stat(path)) else { return true };
     let sets = |bit| file.st_mode & bit != 0;
     has_capabilities(path)
         || sets(libc::S_ISUID) && file.st_uid != user.effective.as_raw()
         || sets(libc::S_ISGID) && file.st_gid != group.effective.as_raw()
         || (user.real.is_root() || user.effective.is_root()) && lacks_capabilities()
-        || is_secure() && !has_two_identities()
+        || is_secure() && !is_setid()
 }
 
-/// Whether this process may have gained rights by being executed, beside those of a user or a group.
-pub(super) fn may_have_gained_rights() -> bool {
+/// Whether this process may have gained privileges by being executed, beside those of a user or a group.
+pub(super) fn may_have_gained_privileges() -> bool {
     let is_restricted = get_no_new_privs().unwrap_or(false);
-    is_secure() && !is_restricted && (has_capabilities(EXECUTED) || !has_two_identities())
+    is_secure() && !is_restricted && (has_capabilities(EXECUTED) || !is_setid())
 }
 
-/// Whether the kernel says that this process gained rights when it was executed, or ran under two identities.
+/// Whether the kernel says that this process gained privileges when it was executed, or ran under two
+/// identities.
 fn is_secure() -> bool {
     // SAFETY: takes a number.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Whether the effective user or group differs from the real one.
-fn has_two_identities() -> bool {
+fn is_setid() -> bool {
     let users = getresuid().is_ok_and(|user| user.real != user.effective);
     users || getresgid().is_ok_and(|group| group.real != group.effective)
 }

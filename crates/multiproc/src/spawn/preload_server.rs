@@ -1,0 +1,59 @@
+//! The fork server of one pool: its zygote has run functions whose results all children begin with.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::error::{Cause, Error, Result};
+use crate::ipc::packet::Message;
+use crate::spawn::fork_server::{ForkServer, start_with};
+use crate::spawn::supervisor::lock;
+use crate::spawn::zygote::handle::ForkedChild;
+use crate::sys::poll::Deadline;
+use crate::sys::process::own_pid;
+use crate::task::initializer::Initializer;
+
+/// It has no pre-forked children: each would hold copies of pages that nothing needs yet.
+pub(crate) struct PreloadServer {
+    preload: Vec<Initializer>,
+    /// How long the functions may take.
+    preload_timeout: Duration,
+    server: Mutex<Option<ForkServer>>,
+    /// A forked copy of this process must not end the zygote.
+    pid: u32,
+}
+
+impl PreloadServer {
+    /// The first start makes the zygote.
+    pub(crate) fn new(preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
+        Self { preload, preload_timeout, server: Mutex::new(None), pid: own_pid() }
+    }
+
+    /// Forks a child and sends it the bootstrap message. If there is no zygote, or it has died, makes one
+    /// first: then this blocks while the functions run. The fork may take `timeout`.
+    pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
+        let ensure = |slot: &mut Option<ForkServer>| {
+            if slot.is_none() {
+                let server = ForkServer::preload(&self.preload, timeout, self.preload_timeout)?;
+                *slot = Some(server);
+            }
+            Ok(Deadline::after(timeout))
+        };
+        let forked = start_with(&mut lock(&self.server), ensure, bootstrap, timeout)?;
+        forked.ok_or_else(|| Error::new(Cause::Start("this system cannot fork a preloaded state".to_owned())))
+    }
+
+    /// Ends the zygote.
+    pub(crate) fn stop(&self) {
+        if self.pid == own_pid()
+            && let Some(server) = lock(&self.server).take()
+        {
+            server.shut_down();
+        }
+    }
+}
+
+impl Drop for PreloadServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

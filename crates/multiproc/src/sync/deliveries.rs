@@ -1,0 +1,291 @@
+//! Items in shared memory until they are acknowledged: the state of a joinable queue.
+//!
+//! Each item has a slot, and its bytes a place of their own behind the header. A slot says whether the item is
+//! queued or which process has taken it. The item's bytes are written before its slot, and each change of state
+//! is one store; so a process that is killed leaves an item queued, taken, or gone. An item that an ended
+//! process has taken is found by the threads that wait.
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::shared::{Shared, Word};
+use super::slots::Entry;
+use crate::error::{Cause, Error, Origin, Result};
+use crate::sys::atomic::{Relaxed, Release};
+use crate::sys::memfd;
+use crate::sys::poll::Deadline;
+use crate::sys::socket::Sent;
+use crate::sys::thread_id::ThreadId;
+
+/// Handles of the same items, in any processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Deliveries {
+    #[serde(deserialize_with = "receive")]
+    shared: Shared,
+    /// Whether an item that was taken and not acknowledged is queued again; otherwise it is counted as lost.
+    pub(crate) redelivers: bool,
+}
+
+/// An item that this process has taken.
+#[derive(Debug)]
+pub(crate) struct Taken(Entry);
+
+/// The outcome of receiving.
+pub(crate) enum Next {
+    Item(Taken, Vec<u8>),
+    TimedOut,
+    Disconnected,
+}
+
+/// The memory for all items, allocated as they come.
+const MEMORY: usize = 1 << 31;
+pub(crate) const MAX_CAPACITY: u32 = 65_536;
+const PAGE: usize = 4096;
+/// The bytes before an item: its length.
+const LENGTH: usize = 8;
+/// The memory of an item above this size (bytes) is given back once the item is acknowledged.
+const KEPT: usize = 64 * 1024;
+
+/// The kind of an entry: queued or taken, and above that bit how often the item was taken.
+const TAKEN: u32 = 1;
+const ATTEMPT: u32 = 2;
+
+fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
+    let shared = Shared::receive(deserializer, 1, None)?;
+    let fits = shared.length.checked_rem(shared.slots) == Some(0) && shared.length / shared.slots > LENGTH;
+    fits.then_some(shared).ok_or_else(|| D::Error::custom("its memory has another layout"))
+}
+
+impl Deliveries {
+    /// For a `capacity` from 1 to [`MAX_CAPACITY`].
+    pub(crate) fn create(capacity: u32, redelivers: bool) -> Result<Self> {
+        let capacity = capacity.clamp(1, MAX_CAPACITY) as usize;
+        let place = MEMORY / capacity / PAGE * PAGE;
+        Ok(Self { shared: Shared::create::<u8>(capacity, capacity * place)?, redelivers })
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.shared.slots
+    }
+
+    /// How many items are queued or taken.
+    pub(crate) fn len(&self) -> usize {
+        self.shared.entries().count()
+    }
+
+    /// Wakes all threads that wait for a change.
+    pub(crate) fn notify(&self) {
+        self.shared.word(Word::Releases).fetch_add(1, Release);
+        self.shared.events().notify_all();
+    }
+
+    /// Queues an item. Blocks while there are as many as the capacity. `is_deserted` says whether all receivers
+    /// are gone.
+    pub(crate) fn send(
+        &self,
+        item: &[u8],
+        deadline: Deadline,
+        is_deserted: impl Fn() -> bool,
+    ) -> Result<Sent> {
+        if item.len() > self.place() - LENGTH {
+            let limit = self.place() - LENGTH;
+            let why = format!("{} bytes, and a joinable queue of this capacity takes {limit}", item.len());
+            return Err(Error::new(Cause::Encode { what: "an item".to_owned(), why }));
+        }
+        let sent = self.wait(deadline, |_| {
+            if is_deserted() {
+                return Ok(Some(Sent::Disconnected));
+            }
+            let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
+            Ok(self.insert(item)?.then_some(Sent::Done))
+        })?;
+        if matches!(sent, Some(Sent::Done)) {
+            self.notify();
+        }
+        Ok(sent.unwrap_or(Sent::TimedOut))
+    }
+
+    /// Takes the oldest item that is queued. Blocks while none is, until all senders are gone and all items
+    /// that may come back are acknowledged.
+    pub(crate) fn receive(&self, deadline: Deadline, is_deserted: impl Fn() -> bool) -> Result<Next> {
+        let next = self.wait(deadline, |_| {
+            // Under the lock, no sender adds an item and ends between the two questions.
+            let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
+            let queued = self.shared.entries().filter(|entry| !entry.is_taken());
+            if let Some(oldest) = queued.min_by_key(|entry| entry.ticket) {
+                let (taken, bytes) = self.take(oldest);
+                return Ok(Some(Next::Item(taken, bytes)));
+            }
+            let may_come_back = self.redelivers && self.len() > 0;
+            Ok((!may_come_back && is_deserted()).then_some(Next::Disconnected))
+        })?;
+        Ok(next.unwrap_or(Next::TimedOut))
+    }
+
+    /// Blocks until every item is acknowledged; returns whether that was before the deadline. `is_deserted` says
+    /// whether all receivers are gone.
+    pub(crate) fn join(&self, deadline: Deadline, is_deserted: impl Fn() -> bool) -> Result<bool> {
+        let joined = self.wait(deadline, |_| {
+            if self.len() == 0 {
+                return Ok(Some(()));
+            }
+            if !is_deserted() {
+                return Ok(None);
+            }
+            self.recover(deadline)?;
+            match self.len() {
+                0 => Ok(Some(())),
+                _ => Err(self
+                    .take_loss()
+                    .err()
+                    .unwrap_or_else(|| Error::disconnected("receiver of the queue"))),
+            }
+        })?;
+        if joined.is_some() {
+            self.take_loss()?;
+        }
+        Ok(joined.is_some())
+    }
+
+    /// Ends an item that is dealt with.
+    pub(crate) fn acknowledge(&self, taken: &Taken) -> Result<()> {
+        let index = taken.0.index;
+        let size = self.length(index);
+        self.shared.free(&taken.0);
+        if size > KEPT
+            && let Some(_guard) = self.shared.lock_slots(Deadline::Never)?
+            && self.shared.is_free(index)
+        {
+            let (memory, start) = self.shared.range(index * self.place(), self.place());
+            memfd::release(memory, start, self.place());
+        }
+        self.notify();
+        Ok(())
+    }
+
+    /// Gives up an item that was taken: it is queued again, or counted as lost.
+    pub(crate) fn give_up(&self, taken: &Taken) -> Result<()> {
+        self.give_up_entry(&taken.0, Deadline::Never)
+    }
+
+    fn place(&self) -> usize {
+        self.shared.length / self.shared.slots
+    }
+
+    /// How many bytes the item of a slot has, whatever stands in the memory.
+    fn length(&self, index: usize) -> usize {
+        let mut length = [0; LENGTH];
+        self.shared.load_slice(index * self.place(), &mut length);
+        usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX).min(self.place() - LENGTH)
+    }
+
+    /// To be called under the lock, as `take`.
+    fn insert(&self, item: &[u8]) -> Result<bool> {
+        let Some(index) = self.shared.free_slot(|_| false) else { return Ok(false) };
+        let start = index * self.place();
+        let (memory, offset) = self.shared.range(start, LENGTH + item.len());
+        memfd::allocate(memory, offset, LENGTH + item.len())?; // so that a lack of it is an error and no signal
+        self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
+        self.shared.store_slice(start + LENGTH, item);
+        let sender = ThreadId::current_and_process().1;
+        self.shared.insert_at(index, sender, 0, self.shared.next_ticket());
+        Ok(true)
+    }
+
+    fn take(&self, oldest: Entry) -> (Taken, Vec<u8>) {
+        let mut bytes = vec![0; self.length(oldest.index)];
+        self.shared.load_slice(oldest.index * self.place() + LENGTH, &mut bytes);
+        let kind = oldest.kind.wrapping_add(ATTEMPT) | TAKEN;
+        (Taken(self.shared.hand_over(&oldest, ThreadId::current_and_process().1, kind)), bytes)
+    }
+
+    /// As [`Shared::wait`], and gives up the items of processes that have ended.
+    fn wait<R>(
+        &self,
+        deadline: Deadline,
+        mut attempt: impl FnMut(bool) -> Result<Option<R>>,
+    ) -> Result<Option<R>> {
+        let changes = self.shared.word(Word::Releases);
+        let seen = changes.load(Relaxed);
+        self.shared.wait(
+            deadline,
+            || changes.load(Relaxed) != seen,
+            |checks| {
+                if checks {
+                    self.recover(deadline)?;
+                }
+                attempt(checks)
+            },
+        )
+    }
+
+    fn recover(&self, deadline: Deadline) -> Result<()> {
+        let mut last = None;
+        for entry in self.shared.entries().filter(Entry::is_taken) {
+            let has_ended = match last {
+                Some((holder, has_ended)) if holder == entry.holder => has_ended,
+                _ => self.shared.has_ended(&entry),
+            };
+            last = Some((entry.holder, has_ended));
+            if has_ended {
+                self.give_up_entry(&entry, deadline)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn give_up_entry(&self, entry: &Entry, deadline: Deadline) -> Result<()> {
+        let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(()) };
+        if self.shared.kind(entry) != Some(entry.kind) {
+            return Ok(()); // another process was first
+        }
+        if self.redelivers {
+            self.shared.set_kind(entry, entry.kind & !TAKEN);
+        } else {
+            // A process that is killed between the two has the item counted once more.
+            self.add_loss(entry.holder.number());
+            self.shared.free(entry);
+        }
+        drop(guard);
+        self.notify();
+        Ok(())
+    }
+
+    /// The word of losses: the first process that lost an item, and how many items all of them have lost.
+    #[allow(clippy::cast_possible_truncation)] // its low half
+    fn add_loss(&self, pid: u32) {
+        let losses = self.shared.word(Word::Failure);
+        let before = losses.load(Relaxed);
+        let first = if before == 0 { u64::from(pid) << 32 } else { before };
+        losses.store(first + u64::from(before as u32 != u32::MAX), Relaxed);
+    }
+
+    /// An error if items were lost that no call has reported yet.
+    #[allow(clippy::cast_possible_truncation)] // its two halves
+    fn take_loss(&self) -> Result<()> {
+        let losses = self.shared.word(Word::Failure).swap(0, Relaxed);
+        if losses == 0 {
+            return Ok(());
+        }
+        let (pid, count) = ((losses >> 32) as u32, losses as u32);
+        Err(Error::new(Cause::Unacknowledged(count)).with_origin(Origin::Pid(pid)))
+    }
+}
+
+impl Taken {
+    /// How often the item was taken, this time included.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.0.kind / ATTEMPT
+    }
+
+    /// Whether this process has it: not a copy of the process that was forked since.
+    pub(crate) fn is_own(&self) -> bool {
+        self.0.holder == ThreadId::current_and_process().1
+    }
+}
+
+impl Entry {
+    fn is_taken(&self) -> bool {
+        self.kind & TAKEN != 0
+    }
+}

@@ -1,0 +1,24 @@
+//! A function that a process runs before it does anything for its pool.
+
+use serde::{Deserialize, Serialize};
+
+use super::{RunOnce, TaskId};
+use crate::error::Result;
+use crate::ipc::wire::{self, SharedFd};
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Initializer {
+    pub(crate) task: TaskId,
+    pub(crate) args: Vec<u8>,
+    pub(crate) descriptors: Vec<SharedFd>,
+}
+
+impl Initializer {
+    pub(crate) fn run(self) -> Result<()> {
+        let descriptors =
+            self.descriptors.into_iter().map(SharedFd::into_descriptor).collect::<Result<_>>()?;
+        let mut outcome = Vec::new();
+        self.task.find::<RunOnce>()?.run(&self.args, descriptors, &mut outcome)?;
+        wire::decode::<Result<()>>(&outcome, Vec::new(), "an initializer's outcome")?
+    }
+}
