@@ -9,6 +9,7 @@
 mod bad_tasks;
 mod bad_values;
 mod corrupted_memory;
+mod crashes;
 mod encoding;
 mod fd;
 mod futures;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         interrupt::trials(),
         resource_limits::trials(),
         corrupted_memory::trials(),
+        crashes::trials(),
         security::trials(),
         server::trials(),
         shared_array::trials(),

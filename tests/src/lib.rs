@@ -235,3 +235,22 @@ mod tests {
         assert_eq!(pool.map(|n: u32| n * n, 0..4).unwrap(), [0, 1, 4, 9]);
     }
 }
+
+/// Reads a byte where there may be no memory.
+#[inline(never)]
+#[allow(unsafe_code)]
+pub fn dereference(address: usize) -> u8 {
+    // SAFETY: none. It is to crash.
+    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() }
+}
+
+/// From now on this signal crashes the process.
+#[allow(unsafe_code)]
+pub fn crash_on(signal: Signal) {
+    extern "C" fn crashing_handler(_signal: i32) {
+        std::hint::black_box(dereference(8));
+    }
+    let action = SigAction::new(SigHandler::Handler(crashing_handler), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler is to crash.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}

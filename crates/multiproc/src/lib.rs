@@ -189,7 +189,7 @@ pub mod failpoints {
     pub use crate::sys::failpoint_control::{Action, Controller, ENV_VAR, Hit, Target, now};
 }
 
-pub use error::{Error, ErrorKind, Result, TaskError};
+pub use error::{Backtrace, Error, ErrorKind, Frame, Result, TaskError};
 pub use fd::Fd;
 #[doc(hidden)]
 pub use init::init_before_main;

@@ -1,12 +1,13 @@
 //! Retries: items that are run again when their worker dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process;
 use std::sync::OnceLock;
 use std::thread;
 
 use multiproc::pool::PoolBuilder;
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Pool, Result, pipe};
+use multiproc::{Error, Pool, Result, pipe};
 use nix::sys::signal::{Signal, raise};
 
 use super::{HOUR, SHORT, square};
@@ -15,6 +16,8 @@ use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 trials![
     an_item_is_run_again_when_its_worker_dies,
     an_item_that_always_kills_runs_once_more_per_retry,
+    an_item_that_always_kills_is_given_back_with_all_its_deaths,
+    the_deaths_of_an_item_are_no_others,
     a_large_item_is_run_again,
     an_item_with_descriptors_is_not_run_again,
     only_a_death_is_a_reason_to_run_an_item_again,
@@ -103,6 +106,46 @@ fn an_item_that_always_kills_runs_once_more_per_retry() -> Outcome {
             );
         }
     }
+    Ok(())
+}
+
+fn an_item_that_always_kills_is_given_back_with_all_its_deaths() -> Outcome {
+    fn die(number: u64, _bytes: Vec<u8>) -> u64 {
+        let signals = [Signal::SIGKILL, Signal::SIGTERM];
+        let earlier = append(number).try_recv().is_ok();
+        raise(signals[usize::from(earlier)]).unwrap();
+        process::exit(3)
+    }
+    for bytes in [0, 100_000] {
+        let books = LoggedPool::new(Pool::builder().workers(2), 2)?;
+        let error = books.pool.options().retries(2).apply(die, (7, vec![1; bytes])).unwrap_err();
+        let deaths = error.attempts();
+        assert_eq!(deaths.iter().map(Error::signal).collect::<Vec<_>>(), [Some(15), Some(15)], "{deaths:?}");
+        assert_eq!((error.signal(), error.index()), (Some(9), deaths[0].index()), "{error}");
+        let pids: BTreeSet<_> = deaths.iter().chain([&error]).filter_map(Error::pid).collect();
+        assert_eq!(pids.len(), 3, "each death is that of another worker: {pids:?}");
+        assert!(deaths.iter().all(|death| death.attempts().is_empty()));
+        books.close()?;
+    }
+    Ok(())
+}
+
+fn the_deaths_of_an_item_are_no_others() -> Outcome {
+    fn die_at_13(number: u64) -> u64 {
+        append(number);
+        assert_ne!(number, 12, "on purpose");
+        if number == 13 {
+            raise(Signal::SIGKILL).unwrap();
+        }
+        square(number)
+    }
+    let books = LoggedPool::new(Pool::builder().workers(1).chunk_size(100), 0)?;
+    let outcomes = books.pool.options().retries(3).map_results(die_at_13, 0..30)?;
+    let attempts = |number: usize| outcomes[number].as_ref().unwrap_err().attempts();
+    assert_eq!((attempts(12).len(), attempts(13).len()), (0, 3));
+    assert!(attempts(13).iter().all(|death| (death.signal(), death.index()) == (Some(9), Some(13))));
+    assert_eq!(outcomes.iter().flatten().count(), 28);
+    books.close()?;
     Ok(())
 }
 

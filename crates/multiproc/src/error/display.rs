@@ -7,8 +7,19 @@ use nix::sys::signal::Signal;
 use super::{Cause, Error, Failure, Inner, Origin};
 
 impl fmt::Display for Error {
+    /// `{:#}` has the backtrace of a crash behind the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, during_startup, memory_limit } = &*self.0;
+        self.fmt_message(f)?;
+        match f.alternate().then(|| self.backtrace()).flatten() {
+            Some(backtrace) => write!(f, "\n{backtrace}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    fn fmt_message(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _ } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let during_startup = *during_startup;
         let doing = Activity { origin: origin.as_ref(), items: *items, during_startup };
@@ -29,7 +40,7 @@ impl fmt::Display for Error {
             Cause::StatusLost => {
                 write!(f, "{who} ended{doing}, and its status was collected outside this library")
             }
-            Cause::Panic { message, location } => {
+            Cause::Panic { message, location, backtrace: _ } => {
                 match origin {
                     Some(origin) => write!(f, "{origin} panicked")?,
                     None => f.write_str("the function panicked")?,
@@ -175,6 +186,6 @@ impl fmt::Display for Bytes {
 }
 
 /// `SIGKILL` for 9; real-time signals have numbers only.
-fn signal_name(signal: i32) -> String {
+pub(super) fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
 }

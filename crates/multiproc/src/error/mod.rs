@@ -1,6 +1,8 @@
 //! `Error`: what failed, who died, and of what; `ErrorKind`, to decide by; `TaskError`, for a task's own
 //! errors.
 
+mod backtrace;
+pub(crate) mod crash;
 mod display;
 mod task_error;
 
@@ -11,6 +13,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+pub use backtrace::{Backtrace, Frame};
+pub(crate) use crash::Crash;
 pub(crate) use display::Bytes;
 pub use task_error::TaskError;
 
@@ -97,6 +101,10 @@ struct Inner {
     during_startup: bool,
     /// How many bytes of memory the child could have, if that was limited.
     memory_limit: Option<u64>,
+    /// The deaths of workers that ran the item before, oldest first.
+    attempts: Vec<Error>,
+    /// What the child has left behind if it crashed.
+    crash: Option<Crash>,
 }
 
 /// Who failed.
@@ -151,6 +159,7 @@ pub(crate) enum Cause {
     Panic {
         message: String,
         location: Option<String>,
+        backtrace: Option<String>,
     },
     Task(TaskError),
     Encode {
@@ -269,6 +278,56 @@ impl Error {
         self.0.items.map(|(first, count)| first..first.saturating_add(count))
     }
 
+    /// The earlier deaths of an item that was [run again](crate::pool::CallOptions::retries), oldest first:
+    /// each with the pid and the signal or exit code of its worker. Empty if the item ran once.
+    ///
+    /// ```
+    /// use multiproc::{Pool, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let crash = |_: u64| -> u64 { std::process::abort() };
+    ///     let error = pool.options().retries(2).apply(crash, (7,)).unwrap_err();
+    ///     assert_eq!(error.attempts().len(), 2);
+    ///     for death in error.attempts() {
+    ///         assert_eq!(death.signal(), Some(6));
+    ///         assert_ne!(death.pid(), error.pid());
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn attempts(&self) -> &[Error] {
+        &self.0.attempts
+    }
+
+    /// Where the child crashed: of SIGSEGV, SIGBUS, SIGILL, SIGFPE or SIGABRT, a stack overflow among them.
+    /// Or where it panicked, if the environment asks for backtraces (`RUST_BACKTRACE`).
+    ///
+    /// The child leaves the registers and the top of its stack, and dies of the signal as it would otherwise.
+    /// This function makes functions, files and lines of them, and reads the executable for that: so it takes
+    /// milliseconds up to seconds. Files and lines need debug information (`debug = 1` in the profile).
+    ///
+    /// `None` if the child ended in another way, if the program handles the signal itself, and in a process
+    /// other than the child's parent. `{error:#}` has the backtrace behind the message.
+    ///
+    /// ```
+    /// use multiproc::{Process, Result};
+    ///
+    /// fn main() -> Result<()> {
+    ///     multiproc::init();
+    ///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+    ///     println!("{}", error.backtrace().expect("it has crashed"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn backtrace(&self) -> Option<Backtrace> {
+        match &self.0.cause {
+            Cause::Panic { backtrace, .. } => backtrace.as_deref().map(Backtrace::of_panic),
+            _ => self.0.crash.as_ref().map(|crash| Backtrace::of_crash(crash)),
+        }
+    }
+
     /// Did the function panic? The message then holds the panic's own, with file and line.
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
@@ -347,7 +406,16 @@ impl Error {
     }
 
     pub(crate) fn new(cause: Cause) -> Self {
-        Self(Box::new(Inner { cause, origin: None, items: None, during_startup: false, memory_limit: None }))
+        let (origin, items, memory_limit, attempts) = (None, None, None, Vec::new());
+        Self(Box::new(Inner {
+            cause,
+            origin,
+            items,
+            during_startup: false,
+            memory_limit,
+            attempts,
+            crash: None,
+        }))
     }
 
     /// The kernel refused `operation`, which is a verb with its object: `"open /dev/null"`.
@@ -396,6 +464,8 @@ impl Error {
     /// As [`with_index`](Self::with_index), for several items: the first, and how many.
     pub(crate) fn with_items(mut self, items: Option<(u64, u64)>) -> Self {
         self.0.items = items.filter(|_| !self.0.during_startup);
+        self.0.attempts =
+            std::mem::take(&mut self.0.attempts).into_iter().map(|death| death.with_items(items)).collect();
         self
     }
 
@@ -408,6 +478,18 @@ impl Error {
     /// Says how many bytes of memory the child could have, if that was limited.
     pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
         self.0.memory_limit = bytes;
+        self
+    }
+
+    /// Adds what a child has left, if it was killed by a signal.
+    pub(crate) fn with_crash(mut self, crash: Option<Crash>) -> Self {
+        self.0.crash = crash.filter(|_| matches!(self.0.cause, Cause::Signal(_)));
+        self
+    }
+
+    /// Adds the earlier deaths of the item that it is about.
+    pub(crate) fn with_attempts(mut self, deaths: &[Self]) -> Self {
+        self.0.attempts = deaths.to_vec();
         self
     }
 

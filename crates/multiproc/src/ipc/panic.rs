@@ -1,6 +1,7 @@
 //! Panics of the user's functions and types, as errors with their message and location.
 
 use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
@@ -18,9 +19,12 @@ pub(crate) fn catch_panic<T>(f: impl FnOnce() -> T) -> Result<T> {
         // The last recorded panic may be one that the function has caught, and this one may have bypassed the
         // hook.
         let last = LAST_PANIC.try_with(RefCell::take).ok().flatten();
-        let location = last.filter(|last| last.message == message).map(|last| last.location);
+        let last = last.filter(|last| last.message == message);
+        let (location, backtrace) = last.map(|last| (last.location, last.backtrace)).unzip();
+        let backtrace = backtrace.filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
+        let backtrace = backtrace.map(|backtrace| backtrace.to_string());
         std::mem::forget(payload); // dropping a user's payload may panic once more
-        Error::new(Cause::Panic { message, location })
+        Error::new(Cause::Panic { message, location, backtrace })
     })
 }
 
@@ -45,6 +49,7 @@ pub(crate) fn install_panic_hook() {
         let record = info.location().map(|place| PanicRecord {
             location: format!("{}:{}:{}", place.file(), place.line(), place.column()),
             message: panic_message(info.payload()),
+            backtrace: Backtrace::capture(),
         });
         let _ = LAST_PANIC.try_with(|last| last.replace(record));
         hook(info);
@@ -65,6 +70,7 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
 struct PanicRecord {
     location: String,
     message: String,
+    backtrace: Backtrace,
 }
 
 thread_local! {

@@ -16,8 +16,8 @@ pub(crate) struct Chunk {
     /// The input index of its first item.
     pub(crate) first: u64,
     pub(crate) count: u32,
-    /// The number of workers that died while running each of them.
-    pub(crate) deaths: u32,
+    /// The deaths of workers that ran them before.
+    pub(crate) deaths: Vec<Error>,
     pub(crate) body: Body,
 }
 
@@ -39,7 +39,8 @@ impl Chunk {
 
     /// Fails every item with `error`.
     pub(crate) fn fail(&self, error: &Error) {
-        self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error: error.clone() });
+        let error = error.clone().with_attempts(&self.deaths);
+        self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error });
     }
 
     /// The frames of up to `most` items, and their number.
@@ -139,7 +140,8 @@ impl ChunkBuilder {
     /// line.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
         self.frames.truncate(self.end);
-        let chunk = |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: 0, body };
+        let chunk =
+            |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: Vec::new(), body };
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
         let index = first + u64::from(self.count);

@@ -78,7 +78,8 @@ impl<'pool, M> CallOptions<'pool, M> {
     }
 
     /// Sets the number of further runs of an item whose worker dies while running it (crashes, is killed, or
-    /// exits). Default 0. After the last run the error is that of the last death.
+    /// exits). Default 0. After the last run the error is that of the last death,
+    /// and its [`attempts`](Error::attempts) are the earlier ones.
     ///
     /// Only a death causes a retry: not a task's own error or panic, a timeout, or a cancellation. A dead
     /// worker may have done part of the work, so a retried task must tolerate that. An item that holds

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Origin, Result};
+use crate::error::{Crash, Error, Origin, Result, crash};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::wire::SharedFd;
 use crate::spawn::bootstrap::{self, MAGIC};
@@ -98,18 +98,22 @@ impl SpawnedChild {
         if outcome.is_none() {
             *outcome = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
         }
-        outcome.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGER_LIMIT)
+        // A child that has reported a crash may write a core dump, and is about to die.
+        let is_over = |(bytes, _): &Outcome| !crash::is_report(bytes);
+        outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
     }
 
     /// The encoded result of a child that has ended, and its descriptors; or why there is none.
     pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
-        let received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
-        match received.or_else(|| self.receive()) {
-            Some(received) => {
-                let (outcome, descriptors) = received?;
-                Ok((outcome::decode(outcome, origin)?, descriptors))
+        let mut received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
+        let mut crash = None;
+        loop {
+            match received.take().or_else(|| self.receive()).transpose()? {
+                // A handler of the program may have saved the child afterwards.
+                Some((bytes, _)) if crash::is_report(&bytes) => crash = Crash::decode(&bytes),
+                Some((outcome, descriptors)) => return Ok((outcome::decode(outcome, origin)?, descriptors)),
+                None => return Err(self.child.exit_error(origin()).with_crash(crash)),
             }
-            None => Err(self.child.exit_error(origin())),
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod checks;
 pub(crate) mod clock;
 pub(crate) mod coverage;
 pub(crate) mod cpus;
+pub(crate) mod crash;
 pub(crate) mod entry;
 pub(crate) mod eventfd;
 pub(crate) mod exec;

@@ -174,8 +174,13 @@ impl WorkerHandle {
 
     /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
-        for (call, first, count) in self.complete(count) {
-            call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
+        let mut left = count;
+        while let Some((some, deaths)) = self.in_flight.front_deaths().filter(|_| left > 0) {
+            let (error, some) = (error.clone().with_attempts(deaths), some.min(left));
+            for (call, first, count) in self.complete(some) {
+                call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
+            }
+            left -= some;
         }
     }
 

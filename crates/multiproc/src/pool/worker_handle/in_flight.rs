@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::ipc::packet::Message;
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
@@ -26,8 +27,8 @@ struct Run {
     count: u32,
     /// The number of items with a result.
     done: u32,
-    /// The number of workers that died while running them.
-    deaths: u32,
+    /// The deaths of workers that ran them before.
+    deaths: Vec<Error>,
     /// The position of the first item in the ring.
     start: u32,
     /// The single item, if it is out of line.
@@ -94,10 +95,16 @@ impl InFlight {
     /// that.
     pub(crate) fn may_front_run_again(&self) -> bool {
         self.runs.front().is_some_and(|run| {
-            run.deaths < run.call.options.retries
+            run.deaths.len() < usize::try_from(run.call.options.retries).unwrap_or(usize::MAX)
                 && !run.call.is_abandoned()
                 && run.message.as_ref().is_none_or(|message| !message.had_descriptors())
         })
+    }
+
+    /// The number of consecutive items at the front with a common history, and the deaths of workers that ran
+    /// them before.
+    pub(crate) fn front_deaths(&self) -> Option<(u32, &[Error])> {
+        self.runs.front().map(|run| (run.left(), &run.deaths[..]))
     }
 
     /// Adds the first `count` items of a chunk, which begin at `start` in the ring. Takes the message of an
@@ -171,7 +178,7 @@ impl InFlight {
 
 impl Run {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
-        let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths);
+        let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
         let message = match &mut chunk.body {
             Body::Frames { .. } => None,
             body @ Body::Message(_) => {
@@ -194,7 +201,8 @@ impl Run {
     fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
-        let is_next = self.first + u64::from(self.count) == next.first && self.deaths == next.deaths;
+        let has_history = !self.deaths.is_empty() || !next.deaths.is_empty();
+        let is_next = self.first + u64::from(self.count) == next.first && !has_history;
         is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
     }
 
@@ -209,6 +217,6 @@ impl Run {
         };
         self.count = kept;
         let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
-        (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths, body }, start)
+        (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths.clone(), body }, start)
     }
 }

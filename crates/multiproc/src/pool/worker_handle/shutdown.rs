@@ -201,7 +201,7 @@ impl WorkerHandle {
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
             for chunk in &mut again {
-                chunk.deaths += 1;
+                chunk.deaths.push(error.clone());
             }
             rest.splice(0..0, again);
         }

@@ -1,0 +1,145 @@
+//! What a child that crashed has left: its registers, the top of its stack, and where its code was mapped.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of registers in a report, in DWARF's order, the program counter last.
+pub(crate) const REGISTERS: usize = if cfg!(target_arch = "x86_64") { 17 } else { 33 };
+/// DWARF's number of the stack pointer.
+pub(crate) const STACK_POINTER: usize = if cfg!(target_arch = "x86_64") { 7 } else { 31 };
+/// The first byte of the message, beside those of an outcome.
+pub(crate) const CRASHED: u8 = 2;
+/// The bytes of the message's first part: the kind, and words with the signal, the address, the start and
+/// length of the stack, and the registers.
+const HEAD: usize = 7 + 8 * (4 + REGISTERS);
+
+/// A report, shared by the copies of an error.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "Report", into = "Report")]
+pub(crate) struct Crash(Arc<Report>);
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// The signal of the fault itself. After a stack overflow the standard library aborts.
+    pub(crate) signal: i32,
+    /// Which address could not be read, written or executed; 0 if the signal was sent.
+    pub(crate) address: u64,
+    pub(crate) registers: Vec<u64>,
+    pub(crate) stack_start: u64,
+    pub(crate) stack: Vec<u8>,
+    mappings: Vec<Mapping>,
+}
+
+/// A part of a file that was mapped as code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Mapping {
+    start: u64,
+    end: u64,
+    offset: u64,
+    pub(crate) path: String,
+}
+
+impl From<Report> for Crash {
+    fn from(report: Report) -> Self {
+        Self(Arc::new(report))
+    }
+}
+
+impl From<Crash> for Report {
+    fn from(crash: Crash) -> Self {
+        Self::clone(&crash.0)
+    }
+}
+
+impl std::ops::Deref for Crash {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        &self.0
+    }
+}
+
+/// Whether a message of a child is a report rather than an outcome.
+pub(crate) fn is_report(message: &[u8]) -> bool {
+    message.first() == Some(&CRASHED)
+}
+
+impl Crash {
+    /// The report in a message, if it is one.
+    pub(crate) fn decode(message: &[u8]) -> Option<Self> {
+        let (head, rest) = message.split_at_checked(HEAD).filter(|_| is_report(message))?;
+        let words: Vec<u64> = head[7..].as_chunks().0.iter().copied().map(u64::from_ne_bytes).collect();
+        let [signal, address, stack_start, stack_len, ref registers @ ..] = words[..] else { return None };
+        let (stack, mappings) = rest.split_at_checked(usize::try_from(stack_len).ok()?)?;
+        let mappings = String::from_utf8_lossy(mappings);
+        Some(Self::from(Report {
+            signal: i32::try_from(signal).ok()?,
+            address,
+            registers: registers.to_vec(),
+            stack_start,
+            stack: stack.to_vec(),
+            mappings: mappings.lines().filter_map(Mapping::parse).collect(),
+        }))
+    }
+}
+
+impl Report {
+    /// The address of the instruction.
+    #[cfg(not(feature = "backtrace"))]
+    pub(crate) fn instruction(&self) -> u64 {
+        self.registers.last().copied().unwrap_or(0)
+    }
+
+    /// The file that holds the code at an address, and the offset in it.
+    pub(crate) fn place(&self, address: u64) -> Option<(&Mapping, u64)> {
+        let mapping = self.mappings.iter().find(|map| (map.start..map.end).contains(&address))?;
+        Some((mapping, (address - mapping.start).checked_add(mapping.offset)?))
+    }
+}
+
+impl Mapping {
+    /// A line of `/proc/PID/maps`.
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.splitn(6, ' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let offset = fields.nth(1)?;
+        let path = fields.nth(2)?.trim_start();
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some(Self {
+            start: number(start)?,
+            end: number(end)?,
+            offset: number(offset)?,
+            path: path.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_bytes, cases};
+
+    #[test]
+    fn a_line_of_the_mappings_is_understood() {
+        let line = "55d0a000-55d0b000 r-xp 00003000 fe:00 1234                       /bin/a program";
+        let mapping = Mapping::parse(line).unwrap();
+        assert_eq!((mapping.start, mapping.end, mapping.offset), (0x55d0_a000, 0x55d0_b000, 0x3000));
+        assert_eq!(mapping.path, "/bin/a program");
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_bytes_are_a_report_or_none(mut bytes in any_bytes(600)) {
+            bytes.splice(0..0, [CRASHED]);
+            if let Some(crash) = Crash::decode(&bytes) {
+                let frames = crate::error::backtrace::Backtrace::of_crash(&crash);
+                prop_assert!(!frames.to_string().is_empty());
+            }
+        }
+    }
+}
