@@ -217,25 +217,6 @@ pub fn end_at_interrupts() {
 #[cfg(test)]
 multiproc::init_for_tests!();
 
-/// The unit tests of a library, by the standard harness.
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_unit_test_can_start_a_process() {
-        let child = Process::spawn(std::process::id, ()).unwrap();
-        let pid = child.pid();
-        assert_eq!(child.join().unwrap(), pid);
-    }
-
-    #[test]
-    fn a_unit_test_can_start_a_pool() {
-        let pool = multiproc::Pool::new(2).unwrap();
-        assert_eq!(pool.map(|n: u32| n * n, 0..4).unwrap(), [0, 1, 4, 9]);
-    }
-}
-
 /// Reads a byte where there may be no memory.
 #[inline(never)]
 #[allow(unsafe_code)]
@@ -253,4 +234,23 @@ pub fn crash_on(signal: Signal) {
     let action = SigAction::new(SigHandler::Handler(crashing_handler), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler is to crash.
     unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+/// The unit tests of a library, by the standard harness.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_test_can_start_a_process() {
+        let child = Process::spawn(std::process::id, ()).unwrap();
+        let pid = child.pid();
+        assert_eq!(child.join().unwrap(), pid);
+    }
+
+    #[test]
+    fn a_unit_test_can_start_a_pool() {
+        let pool = multiproc::Pool::new(2).unwrap();
+        assert_eq!(pool.map(|n: u32| n * n, 0..4).unwrap(), [0, 1, 4, 9]);
+    }
 }
