@@ -65,7 +65,7 @@
 //! processes, of workers, of their threads and of their own children; also events of `tracing` with its
 //! feature `log`. Set the logger behind [`init()`] and before the first child is started:
 //!
-//! ```ignore
+//! ```text
 //! fn main() -> anyhow::Result<()> {
 //!     multiproc::init();
 //!     env_logger::init(); // only in the first process

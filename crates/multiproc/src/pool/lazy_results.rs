@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// It knows its length if the input does, so a progress bar such as that of
 /// [`indicatif`](https://docs.rs/indicatif) needs nothing more:
 ///
-/// ```ignore
+/// ```text
 /// use indicatif::ProgressIterator;
 ///
 /// for result in pool.imap_unordered(convert, files).progress() {
