@@ -1,4 +1,5 @@
 import os
+import shutil
 from multiprocessing import Process
 from multiprocessing.managers import BaseManager
 from threading import Lock
@@ -49,6 +50,7 @@ if __name__ == "__main__":
         bank.crash()
     except EOFError as error:
         print("the running call fails:", repr(error))  # with the manager all its objects are gone
+        shutil.rmtree(os.path.dirname(manager.address))  # but not its folder
     manager = Manager()
     manager.start()
     bank = manager.Bank(["Anna", "Ben"])
