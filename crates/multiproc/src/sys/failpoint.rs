@@ -145,7 +145,6 @@ points! {
     CreateSockets = "syscall:socketpair",
     CreateEvent = "syscall:eventfd",
     SendPacket = "syscall:sendmsg",
-    Membarrier = "syscall:membarrier",
     Execute = "syscall:exec",
     Fork = "syscall:clone",
 }

@@ -1,6 +1,8 @@
 //! Scenarios with pools.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use multiproc::Pool;
@@ -53,6 +55,29 @@ pub(super) fn small(allowed: AllowedFailures) -> Result<Observed> {
     for (number, result) in (0..).zip(again) {
         let value = observed.tolerate(result, allowed)?;
         ensure!(value.is_none_or(|value| value == number + 1), "afterwards, {number} + 1 is {value:?}");
+    }
+    Ok(observed)
+}
+
+fn square_slowly(number: u64) -> u64 {
+    if number % 10_000 == 5_000 {
+        thread::sleep(Duration::from_millis(30));
+    }
+    number * number
+}
+
+/// Items so small that workers claim them in runs, and some so slow that the rest of their run goes to another
+/// worker.
+pub(super) fn runs(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let pool = Pool::builder().workers(2).build();
+    let Some(pool) = observed.tolerate(pool, allowed)? else { return Ok(observed) };
+    let results = pool.map_results(square_slowly, 0..40_000);
+    observed.settled = Some(now());
+    let Some(results) = observed.tolerate(results, allowed)? else { return Ok(observed) };
+    for (number, result) in (0..).zip(results) {
+        let value = observed.tolerate(result, allowed)?;
+        ensure!(value.is_none_or(|value| value == number * number), "item {number} comes to {value:?}");
     }
     Ok(observed)
 }
