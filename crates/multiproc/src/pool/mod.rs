@@ -66,7 +66,8 @@ pub use self::task_handle::{Canceller, TaskHandle};
 ///
 /// A free worker takes the next task, and tasks begin in the order of submission; those already assigned to a
 /// worker may begin some milliseconds late. The death of a worker fails the one task that it was running,
-/// with an error that names the process, the cause and the item. The pool replaces the worker, and every
+/// with an error that names the process, the cause and the item. (If it is killed between two tasks of a few
+/// microseconds, that may be the next one, which has not begun.) The pool replaces the worker, and every
 /// other task still runs. A task runs at most once, unless [the call](Pool::options) allows retries. While
 /// the kernel refuses new workers, the pool continues with those it has. After 3 seconds without any, its
 /// work fails with the kernel's error until workers can start again. Several threads may share one pool, and
