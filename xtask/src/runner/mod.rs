@@ -1,6 +1,6 @@
 //! Runs one program with a time limit, and observes its output, its exit and its leftovers.
 //!
-//! `verify`, `compare`, `bench` and `faults` use it; it knows none of them.
+//! `verify`, `compare`, `bench`, `faults` and `report` use it; it knows none of them.
 
 mod observed;
 pub(crate) mod processes;
@@ -68,6 +68,17 @@ impl Runner {
     }
 
     pub fn run(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Observed> {
+        self.run_with(None, program, arguments, limit)
+    }
+
+    /// Like [`run`](Self::run), with one more variable in the environment.
+    pub fn run_with(
+        &self,
+        variable: Option<(&str, &Path)>,
+        program: &Path,
+        arguments: &[String],
+        limit: Duration,
+    ) -> Result<Observed> {
         let folder = self.new_run()?;
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
@@ -75,6 +86,7 @@ impl Runner {
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
         // With it, Python writes the end of a line apart from the line, and processes mix them up.
         command.env_remove("PYTHONUNBUFFERED");
+        command.envs(variable);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
         let start = Instant::now();
