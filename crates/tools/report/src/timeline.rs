@@ -223,7 +223,7 @@ impl Span {
     }
 
     fn shown(self) -> Slice {
-        let width = percent(self.length());
+        let width = percent(self.length().max(MERGED));
         Slice { state: self.state, from: percent(self.from), width, title: self.title }
     }
 }
