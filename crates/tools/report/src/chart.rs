@@ -98,7 +98,8 @@ impl Measured {
                 titles.push(&point.chart);
             }
         }
-        let of = |title: &str| points.iter().copied().filter(|point| point.chart == title).collect::<Vec<_>>();
+        let of =
+            |title: &str| points.iter().copied().filter(|point| point.chart == title).collect::<Vec<_>>();
         titles.into_iter().map(|title| chart(title, &of(title))).collect()
     }
 }
@@ -113,7 +114,13 @@ fn chart(title: &str, points: &[&Point]) -> Chart {
     let unit = points.first().map_or("", |point| &point.unit);
     if points.iter().any(|point| matches!(point.at, Position::Number(_))) {
         let lines = Some(lines(points, &names));
-        return Chart { title: title.to_owned(), unit: unit.to_owned(), logarithmic: true, bars: vec![], lines };
+        return Chart {
+            title: title.to_owned(),
+            unit: unit.to_owned(),
+            logarithmic: true,
+            bars: vec![],
+            lines,
+        };
     }
     let bar = |point: &&Point| {
         let Position::Label(at) = &point.at else { return None };
@@ -196,7 +203,9 @@ impl Axis {
     /// The powers of ten within the axis, with their places.
     fn decades(&self) -> impl Iterator<Item = (f64, String)> + '_ {
         let powers = (-9..=12).map(|power| 10_f64.powi(power));
-        powers.filter(|power| (self.low..=self.high).contains(power)).map(|power| (self.at(power), power.to_string()))
+        powers
+            .filter(|power| (self.low..=self.high).contains(power))
+            .map(|power| (self.at(power), power.to_string()))
     }
 }
 
@@ -218,8 +227,11 @@ mod tests {
         let points = r#"[{"chart": "C", "unit": "ms", "at": "one", "value": 4.0},
             {"chart": "C", "unit": "ms", "series": "s", "at": "two", "value": 1.0}]"#;
         let charts = measured(points).charts();
-        let [Chart { bars, lines: None, logarithmic: false, .. }] = charts.as_slice() else { panic!("{charts:?}") };
-        let bars: Vec<_> = bars.iter().map(|bar| (bar.label.as_str(), bar.width.as_str(), bar.series)).collect();
+        let [Chart { bars, lines: None, logarithmic: false, .. }] = charts.as_slice() else {
+            panic!("{charts:?}")
+        };
+        let bars: Vec<_> =
+            bars.iter().map(|bar| (bar.label.as_str(), bar.width.as_str(), bar.series)).collect();
         assert_eq!(bars, [("one", "100.00%", 0), ("two: s", "25.00%", 1)]);
     }
 

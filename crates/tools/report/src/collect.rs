@@ -104,14 +104,17 @@ impl Collector<'_> {
             }
         }
         let programs = programs.into_iter().map(|program| {
-            let blocks: Vec<_> = commands.iter().filter(|(_, its)| its == program).map(|(block, _)| block).collect();
+            let blocks: Vec<_> =
+                commands.iter().filter(|(_, its)| its == program).map(|(block, _)| block).collect();
             let is_its = |script: &&Script| commands[script.command].1 == *program;
             self.program(&folder, program, &blocks, scripts.iter().find(is_its), &headings)
         });
         let programs = programs.collect::<Result<_>>()?;
         let mistakes = mistakes.iter().filter(|mistake| mistake.question == name);
-        let mistakes = mistakes.filter_map(|mistake| self.mistake(mistake).transpose()).collect::<Result<_>>()?;
-        let (kicker, title) = title.split_once(": ").map_or(("", title.as_str()), |(kicker, title)| (kicker, title));
+        let mistakes =
+            mistakes.filter_map(|mistake| self.mistake(mistake).transpose()).collect::<Result<_>>()?;
+        let (kicker, title) =
+            title.split_once(": ").map_or(("", title.as_str()), |(kicker, title)| (kicker, title));
         let (kicker, title) = (kicker.to_owned(), capitalised(title));
         Ok(Question { id: name.to_owned(), kicker, title, lead: sentence(&lead), programs, mistakes })
     }
@@ -133,9 +136,11 @@ impl Collector<'_> {
         let source = self.workspace.source(program);
         let python = self.python_of(&folder.join("python").join(name).with_extension("py"), script)?;
         let pace = match (runs.first(), python.as_ref().and_then(|python| python.run.as_ref())) {
-            (Some(rust), Some(python)) => {
-                Some(bars("", "s", vec![("Rust".to_owned(), 0, rust.seconds), ("Python".to_owned(), 1, python.seconds)]))
-            }
+            (Some(rust), Some(python)) => Some(bars(
+                "",
+                "s",
+                vec![("Rust".to_owned(), 0, rust.seconds), ("Python".to_owned(), 1, python.seconds)],
+            )),
             _ => None,
         };
         let line = blocks.first().map_or(usize::MAX, |block| block.line);
@@ -166,7 +171,9 @@ impl Collector<'_> {
 
     /// Runs a measuring program for its figures, in place of the command that shows them as text.
     fn figures(&self, path: &Path, blocks: &mut Vec<&Block>) -> Result<Option<Figures>> {
-        let Some(at) = blocks.iter().position(|block| block.command.arguments.is_empty()) else { return Ok(None) };
+        let Some(at) = blocks.iter().position(|block| block.command.arguments.is_empty()) else {
+            return Ok(None);
+        };
         let block = blocks.remove(at);
         let arguments = ["--format", "json"].map(str::to_owned);
         let seen = self.runner.run(path, &arguments, block.expected.limit)?;
@@ -174,7 +181,12 @@ impl Collector<'_> {
         say(&run);
         let measured: Measured = serde_json::from_str(&seen.stdout)
             .with_context(|| format!("`{} -- --format json` prints something else", block.command.text))?;
-        Ok(Some(Figures { command: run.command, time: run.time, charts: measured.charts(), claims: measured.claims }))
+        Ok(Some(Figures {
+            command: run.command,
+            time: run.time,
+            charts: measured.charts(),
+            claims: measured.claims,
+        }))
     }
 
     fn sources(&self, main: &Path) -> Result<Vec<Source>> {
@@ -183,7 +195,9 @@ impl Collector<'_> {
         // The files beside `src/bin/NAME.rs` are other programs.
         if main.file_name().is_some_and(|name| name == "main.rs") {
             let mut others: Vec<_> = fs::read_dir(folder)?.flatten().map(|entry| entry.path()).collect();
-            others.retain(|other| other != main && other.extension().is_some_and(|extension| extension == "rs"));
+            others.retain(|other| {
+                other != main && other.extension().is_some_and(|extension| extension == "rs")
+            });
             others.sort();
             for other in others {
                 sources.push(self.source(&other, Language::Rust)?);

@@ -19,7 +19,8 @@ pub fn highlight(code: &str, language: Language) -> String {
         let (class, length) = token(rest, first, language);
         let (text, after) = rest.split_at(length);
         let text = HtmlEscape(text);
-        html += &if class.is_empty() { text.to_string() } else { format!("<span class={class}>{text}</span>") };
+        html +=
+            &if class.is_empty() { text.to_string() } else { format!("<span class={class}>{text}</span>") };
         rest = after;
     }
     html
@@ -98,7 +99,8 @@ mod tests {
         for code in ["", "'", "\"", "'''", "\"\\", "#", "é'é", "'\\", "\"é\\"] {
             for language in [Language::Rust, Language::Python] {
                 let html = highlight(code, language);
-                let shown = html.replace("<span class=s>", "").replace("<span class=c>", "").replace("</span>", "");
+                let shown =
+                    html.replace("<span class=s>", "").replace("<span class=c>", "").replace("</span>", "");
                 assert_eq!(shown, HtmlEscape(code).to_string());
             }
         }

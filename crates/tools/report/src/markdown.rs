@@ -45,7 +45,8 @@ pub fn sections(markdown: &str, prefix: &str) -> Vec<Section> {
                 flush(&mut text, &mut sections);
                 let title = html(until(&mut events, TagEnd::Heading(level)));
                 if level == HeadingLevel::H2 {
-                    sections.push(Section { id: format!("{prefix}-{}", sections.len()), ..Section::default() });
+                    sections
+                        .push(Section { id: format!("{prefix}-{}", sections.len()), ..Section::default() });
                 }
                 if let Some(section) = sections.last_mut() {
                     section.title = title;
@@ -182,8 +183,13 @@ mod tests {
         assert_eq!(sections[1].id, "p-1");
         let [Part::Text { html }] = sections[0].parts.as_slice() else { panic!("{sections:?}") };
         assert_eq!(html, "<p>By a tool.</p>\n");
-        let [Part::Table(table), Part::Text { html }] = sections[1].parts.as_slice() else { panic!("{sections:?}") };
-        assert_eq!((&table.head[1], &table.rows[0][0], &table.right[..]), (&"b".to_owned(), &"<code>x</code>".to_owned(), &[false, true][..]));
+        let [Part::Table(table), Part::Text { html }] = sections[1].parts.as_slice() else {
+            panic!("{sections:?}")
+        };
+        assert_eq!(
+            (&table.head[1], &table.rows[0][0], &table.right[..]),
+            (&"b".to_owned(), &"<code>x</code>".to_owned(), &[false, true][..])
+        );
         assert_eq!(html, "<p>End.</p>\n");
     }
 
@@ -202,7 +208,10 @@ mod tests {
     fn a_heading_has_the_paragraph_below() {
         let readme = "# Question 1: why?\n\nThe [answer](x).\n\nMore.\n\n## `fast`: quickly\n\n```\ncode\n```\n\nText.\n";
         let headings = headings(readme);
-        assert_eq!((headings[0].title.as_str(), headings[0].lead.as_str()), ("Question 1: why?", "The answer."));
+        assert_eq!(
+            (headings[0].title.as_str(), headings[0].lead.as_str()),
+            ("Question 1: why?", "The answer.")
+        );
         assert_eq!((headings[1].line, headings[1].title.as_str()), (7, "<code>fast</code>: quickly"));
         assert_eq!(headings[1].lead, "");
     }

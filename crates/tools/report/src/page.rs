@@ -1,7 +1,7 @@
 //! The report as one HTML file. The templates lie in `templates/`.
 
 use anyhow::Result;
-use minijinja::{Environment, context};
+use minijinja::{Environment, Value, context, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
 use crate::chart::{Chart, Claim};
@@ -106,18 +106,19 @@ pub struct Document {
 
 pub fn render(report: &Report) -> Result<String> {
     let mut templates = Environment::new();
-    templates.set_trim_blocks(true);
-    templates.set_lstrip_blocks(true);
+    templates.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     templates.add_template("page.html", include_str!("../templates/page.html"))?;
     templates.add_template("question.html", include_str!("../templates/question.html"))?;
     templates.add_template("document.html", include_str!("../templates/document.html"))?;
     templates.add_template("parts.html", include_str!("../templates/parts.html"))?;
     templates.add_template("style.css", include_str!("../templates/style.css"))?;
-    Ok(templates.get_template("page.html")?.render(context! { report, ..counts(report) })?)
+    Ok(templates
+        .get_template("page.html")?
+        .render(context! { report => Value::from(Serde(report)), ..counts(report) })?)
 }
 
 /// How many programs there are, and how many print what their READMEs show.
-fn counts(report: &Report) -> minijinja::Value {
+fn counts(report: &Report) -> Value {
     let programs = || report.questions.iter().flat_map(|question| &question.programs);
     let runs: Vec<_> = programs().flat_map(|program| &program.runs).collect();
     let python: Vec<_> = programs().filter_map(|program| program.python.as_ref()?.run.as_ref()).collect();

@@ -162,7 +162,8 @@ fn row(pid: i32, events: &[Event], scale: &Scale) -> Row {
 fn summary(slices: &[Span], scale: &Scale, cause: Option<String>) -> String {
     let of = |state| slices.iter().filter(move |slice| slice.state == state);
     let total = |state| of(state).map(Span::length).sum::<f64>();
-    let within = of(State::Waiting).flat_map(|wait| of(State::Running).map(|run| run.common(wait))).sum::<f64>();
+    let within =
+        of(State::Waiting).flat_map(|wait| of(State::Running).map(|run| run.common(wait))).sum::<f64>();
     let states = [
         ("starting", total(State::Starting)),
         ("running", total(State::Running) - within),
@@ -281,7 +282,10 @@ mod tests {
         assert_eq!(main.slices.last().unwrap().title, "join 7.00 ms");
         assert_eq!(a.summary, "starting 1.00 ms, running 2.00 ms, waiting 2.00 ms, exited with code 0");
         let drawn: Vec<_> = a.slices.iter().map(|slice| (slice.state, slice.from.as_str())).collect();
-        assert_eq!(drawn, [(State::Running, "20.00%"), (State::Starting, "10.00%"), (State::Waiting, "30.00%")]);
+        assert_eq!(
+            drawn,
+            [(State::Running, "20.00%"), (State::Starting, "10.00%"), (State::Waiting, "30.00%")]
+        );
         assert!(!a.died && b.died);
         assert_eq!(b.end.as_deref(), Some("90.00%"));
         assert!(b.summary.ends_with("killed by SIGSEGV"), "{}", b.summary);
@@ -289,7 +293,11 @@ mod tests {
 
     #[test]
     fn slices_too_near_to_tell_apart_are_one() {
-        let item = |at: u32| format!(r#"{{"ph":"X","cat":"item","name":"f","pid":2,"tid":2,"ts":{at},"dur":1,"args":{{"count":2}}}},"#);
+        let item = |at: u32| {
+            format!(
+                r#"{{"ph":"X","cat":"item","name":"f","pid":2,"tid":2,"ts":{at},"dur":1,"args":{{"count":2}}}},"#
+            )
+        };
         let mut trace = "[\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"tid\":1,\"ts\":0,\"args\":{\"name\":\"main\"}},\n".to_owned();
         trace += &[0, 2, 10_000].map(item).join("\n");
         let timeline = timeline(&trace).unwrap();
