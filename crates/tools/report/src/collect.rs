@@ -18,7 +18,7 @@ use xtask::verify::python::{Broken, Script, broken};
 use xtask::verify::readme::Block;
 use xtask::verify::{Plan, plan};
 
-use crate::chart::{Measured, bars};
+use crate::chart::{Chart, Measured, bars};
 use crate::highlight::{Language, highlight};
 use crate::markdown::{self, Heading};
 use crate::page::{Document, Figures, Mistake, Program, PythonRun, Question, Report, Run, Source};
@@ -135,14 +135,8 @@ impl Collector<'_> {
             blocks.iter().map(|block| self.run(path, block)).collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let source = self.workspace.source(program);
         let python = self.python_of(&folder.join("python").join(name).with_extension("py"), script)?;
-        let pace = match (runs.first(), python.as_ref().and_then(|python| python.run.as_ref())) {
-            (Some(rust), Some(python)) => Some(bars(
-                "",
-                "s",
-                vec![("Rust".to_owned(), 0, rust.seconds), ("Python".to_owned(), 1, python.seconds)],
-            )),
-            _ => None,
-        };
+        let run_in_python = python.as_ref().and_then(|python| python.run.as_ref());
+        let pace = runs.first().zip(run_in_python).map(|(rust, python)| pace(rust, python));
         let line = blocks.first().map_or(usize::MAX, |block| block.line);
         let heading = headings.iter().skip(1).rfind(|heading| heading.line < line);
         Ok(Program {
@@ -246,9 +240,18 @@ impl Collector<'_> {
         };
         say(&run);
         let symptom = symptom(&seen).unwrap_or_else(|| "It works here.".to_owned());
-        let hangs = matches!(seen.ending, Ending::Limit(_));
+        // A program that would hang may end itself to say so.
+        let hangs = symptom.contains("still ");
         let name = broken.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Some(Mistake { name, reason: broken.reason.clone(), source, run, symptom, hangs }))
+        let reason = broken.reason.strip_prefix("Does not work: ").unwrap_or(&broken.reason);
+        Ok(Some(Mistake {
+            name,
+            reason: capitalised(&markdown::inline(reason)),
+            source,
+            run,
+            symptom,
+            hangs,
+        }))
     }
 }
 
@@ -268,6 +271,17 @@ fn run(command: &str, seen: &Observed, block: &Block) -> Run {
         seconds: seen.elapsed.as_secs_f64(),
         failures: compare(&block.expected, seen).iter().map(ToString::to_string).collect(),
     }
+}
+
+/// The times in both languages.
+fn pace(rust: &Run, python: &Run) -> Chart {
+    let values = [("Rust", rust), ("Python", python)].into_iter().enumerate();
+    let values = values.map(|(series, (language, run))| (language.to_owned(), series, run.seconds));
+    let mut chart = bars("Time from start to end", "s", values.collect());
+    for (bar, run) in chart.bars.iter_mut().zip([rust, python]) {
+        bar.value.clone_from(&run.time);
+    }
+    chart
 }
 
 fn say(run: &Run) {

@@ -86,7 +86,7 @@ mod tests {
         let html = highlight("let a: &'a Vec = f('\\'', \"<\\\"\", 1..=4); // it's", Language::Rust);
         let expected = "<span class=k>let</span> a: &amp;&#x27;a <span class=t>Vec</span> = <span class=f>f</span>\
             (<span class=s>&#x27;\\&#x27;&#x27;</span>, <span class=s>&quot;&lt;\\&quot;&quot;</span>, \
-            <span class=n>1</span>..=<span class=n>4</span>); <span class=c>// it&#x27;s</span>";
+            <span class=n>1</span>..=<span class=n>4</span>); <span class=c>&#x2f;&#x2f; it&#x27;s</span>";
         assert_eq!(html, expected);
         let html = highlight("def f():\n    '''a\nb'''  # c\n", Language::Python);
         let expected = "<span class=k>def</span> <span class=f>f</span>():\n    \

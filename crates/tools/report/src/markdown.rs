@@ -139,6 +139,15 @@ fn charts(rows: &[Vec<String>]) -> Vec<Chart> {
     cases.filter_map(chart).collect()
 }
 
+/// One paragraph as HTML, without the paragraph.
+pub fn inline(markdown: &str) -> String {
+    html(plain(Parser::new(markdown)).filter(|event| !is_paragraph(event)).collect())
+}
+
+fn is_paragraph(event: &Event) -> bool {
+    matches!(event, Event::Start(Tag::Paragraph) | Event::End(TagEnd::Paragraph))
+}
+
 /// A heading of a README and the paragraph below it, as HTML.
 #[derive(Debug)]
 pub struct Heading {

@@ -8,7 +8,7 @@ use crate::chart::{Chart, Claim};
 use crate::markdown::Section;
 use crate::timeline::Timeline;
 
-/// Everything that the page shows. Titles and leads are HTML; all else is text.
+/// Everything that the page shows. Titles, leads and reasons are HTML; all else is text.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub machine: String,

@@ -92,19 +92,30 @@ struct Args {
 /// The timeline of a trace; nothing if it has no process but the first.
 pub fn timeline(trace: &str) -> Option<Timeline> {
     let mut processes: BTreeMap<i32, Vec<Event>> = BTreeMap::new();
+    let mut names = BTreeMap::new();
     for event in trace.lines().filter_map(event) {
-        processes.entry(event.pid).or_default().push(event);
+        match event.args.name {
+            Some(name) if event.ph == "M" => _ = names.insert(event.pid, name),
+            _ => processes.entry(event.pid).or_default().push(event),
+        }
     }
     let all = || processes.values().flatten();
     let begin = all().map(|event| event.ts).fold(f64::INFINITY, f64::min);
     let length = all().map(|event| event.ts + event.dur).fold(begin, f64::max) - begin;
     let mut processes: Vec<_> = processes.into_iter().collect();
-    processes.sort_by(|(_, a), (_, b)| first(a).total_cmp(&first(b)));
+    processes.sort_by(|(a, of_a), (b, of_b)| {
+        let is_child = |pid, events| !is_main(names.get(pid), events);
+        is_child(a, of_a).cmp(&is_child(b, of_b)).then(first(of_a).total_cmp(&first(of_b)))
+    });
     if processes.len() < 2 || length <= 0.0 {
         return None;
     }
     let scale = Scale { begin, length };
-    let rows = processes.iter().take(MOST_ROWS).map(|(pid, events)| row(*pid, events, &scale)).collect();
+    let rows = processes
+        .iter()
+        .take(MOST_ROWS)
+        .map(|(pid, events)| row(*pid, names.get(pid), events, &scale))
+        .collect();
     let more = processes.len().saturating_sub(MOST_ROWS);
     Some(Timeline { length: time(length), ticks: ticks(length), rows, more })
 }
@@ -115,6 +126,10 @@ fn event(line: &str) -> Option<Event> {
 
 fn first(events: &[Event]) -> f64 {
     events.iter().map(|event| event.ts).fold(f64::INFINITY, f64::min)
+}
+
+fn is_main(name: Option<&String>, events: &[Event]) -> bool {
+    name.is_some_and(|name| name == "main") && !events.iter().any(|event| event.cat == "start")
 }
 
 struct Scale {
@@ -128,11 +143,10 @@ impl Scale {
     }
 }
 
-fn row(pid: i32, events: &[Event], scale: &Scale) -> Row {
-    let name = events.iter().rev().find(|event| event.ph == "M").and_then(|event| event.args.name.clone());
+fn row(pid: i32, name: Option<&String>, events: &[Event], scale: &Scale) -> Row {
     let exit = events.iter().find(|event| event.ph == "i" && event.cat == "exit");
-    let is_main = !events.iter().any(|event| event.cat == "start") && name.as_deref() == Some("main");
-    let from = scale.at(first(events));
+    let is_main = is_main(name, events);
+    let from = if is_main { 0.0 } else { scale.at(first(events)) };
     let last = events.iter().map(|event| event.ts + event.dur).fold(scale.begin, f64::max);
     let to = match exit {
         Some(exit) => scale.at(exit.ts),
@@ -147,7 +161,7 @@ fn row(pid: i32, events: &[Event], scale: &Scale) -> Row {
     let cause = exit.and_then(|exit| exit.args.cause.clone());
     let summary = summary(&slices, scale, cause);
     Row {
-        name: name.unwrap_or_else(|| "process".to_owned()),
+        name: name.cloned().unwrap_or_else(|| "process".to_owned()),
         pid,
         from: percent(from),
         width: percent(to - from),
@@ -298,7 +312,9 @@ mod tests {
                 r#"{{"ph":"X","cat":"item","name":"f","pid":2,"tid":2,"ts":{at},"dur":1,"args":{{"count":2}}}},"#
             )
         };
-        let mut trace = "[\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":1,\"tid\":1,\"ts\":0,\"args\":{\"name\":\"main\"}},\n".to_owned();
+        let mut trace =
+            "[\n{\"ph\":\"X\",\"cat\":\"wait\",\"name\":\"join\",\"pid\":1,\"tid\":1,\"ts\":0,\"dur\":9},\n"
+                .to_owned();
         trace += &[0, 2, 10_000].map(item).join("\n");
         let timeline = timeline(&trace).unwrap();
         let titles: Vec<_> = timeline.rows[1].slices.iter().map(|slice| slice.title.as_str()).collect();
