@@ -515,8 +515,8 @@ impl Drop for DriverGuard<'_> {
             callers.count -= 1;
             callers.patient -= usize::from(self.is_patient);
         });
-        if waiting == Waiting::None {
-            // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        if waiting == Waiting::None && !core.lock().is_at_rest() {
             core.poll(0);
             if core.lock().would_oversleep() {
                 core.thread.wake();
