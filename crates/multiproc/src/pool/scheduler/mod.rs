@@ -70,8 +70,8 @@ enum Phase {
     Open,
     /// No new work; ends when none is left.
     Closed,
-    /// No work at all; remaining workers get SIGTERM at the first instant and SIGKILL at the second. `None`
-    /// is beyond the clock's range.
+    /// No work at all; remaining workers get SIGTERM, then SIGKILL, at these instants. `None` is beyond the
+    /// clock's range.
     Ending {
         terminate_at: Option<Instant>,
         kill_at: Option<Instant>,
@@ -332,8 +332,8 @@ impl Scheduler {
     }
 
     /// Moves unclaimed items from the worker with the most of them to idle workers (work stealing), unless
-    /// the former will soon be done with them. Where that estimate is wrong, it [gives
-    /// way](WorkerHandle::revoke_if_stalled) later.
+    /// the former will soon be done with them. Where that estimate is wrong, a
+    /// [stall check](WorkerHandle::revoke_if_stalled) moves them later.
     fn steal_work(&mut self) {
         if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;

@@ -186,8 +186,8 @@ impl WorkerSide {
 
     /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
     /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
-    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with one
-    /// claim and one check per run of items where those have one each time.
+    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with
+    /// one claim and one check per run of items where those have one each time.
     #[inline(always)]
     pub(crate) fn run_fixed_size<T>(
         &mut self,
@@ -416,7 +416,7 @@ impl WorkerSide {
         }
     }
 
-    /// Repeats what the pool may have missed because it was overwritten: it has woken this worker without
+    /// Stores the worker's words again, in case a task overwrote them: the pool has woken this worker without
     /// work.
     #[cold]
     fn store_words_again(&self) {
