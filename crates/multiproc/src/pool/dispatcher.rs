@@ -516,8 +516,8 @@ impl Drop for DriverGuard<'_> {
             callers.count -= 1;
             callers.need_all -= usize::from(self.needs_all);
         });
-        if waiting == Waiting::None {
-            // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
             dispatcher.poll(0);
             if dispatcher.lock().sleeps_past_next_step() {
                 dispatcher.thread.wake();

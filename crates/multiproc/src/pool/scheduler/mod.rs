@@ -267,6 +267,12 @@ impl Scheduler {
         polled
     }
 
+    /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Open) && self.policy.idle_timeout.is_none();
+        is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
+    }
+
     /// Whether items may lie with a worker that is not about to begin them.
     fn may_be_stuck(&self) -> bool {
         let has_others = self.workers.len() > 1;

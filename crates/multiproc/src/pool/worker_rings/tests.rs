@@ -109,7 +109,7 @@ fn every_item_is_either_run_or_revoked() {
                         other => panic!("{other:?}"),
                     }
                 }
-                worker.update_visible();
+                worker.update_visible(Duration::ZERO);
             }
             _ => {
                 let Some(taken) = pool.take_results(scope(random(&mut state))).unwrap() else {

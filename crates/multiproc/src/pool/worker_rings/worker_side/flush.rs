@@ -63,7 +63,7 @@ impl WorkerSide {
         if self.visible == self.completed {
             return;
         }
-        self.update_visible();
+        self.update_visible(Duration::ZERO);
         let schedule = &mut self.schedule;
         let is_time = schedule.read_at - schedule.notified_at >= VISIBILITY_INTERVAL;
         if is_time || !self.wakeup_page.wakeups().may_batch_wakeups() {
@@ -74,19 +74,24 @@ impl WorkerSide {
 
     /// Flushes the output of the running item. The flush counts as time of a timed item.
     pub(crate) fn flush_running(&mut self) {
-        self.flush_up_to(self.completed.frames.wrapping_add(1));
+        self.flush_up_to(self.completed.frames.wrapping_add(1), self.time_unread());
     }
 
-    /// Flushes the output of the items up to this one, unless done.
+    /// The time since the clock was read last.
+    pub(super) fn time_unread(&self) -> Duration {
+        self.schedule.read_at.elapsed()
+    }
+
+    /// Flushes the output of the items up to this one, unless done. `unread` is the time that the clock has not
+    /// counted for them yet.
     #[inline(never)]
-    fn flush_up_to(&mut self, frames: u32) {
+    fn flush_up_to(&mut self, frames: u32, unread: Duration) {
         if self.flushed == frames {
             return;
         }
         // If the flush blocks, the pool must know of invisible results.
         self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed);
-        let ran =
-            self.schedule.run_time.saturating_sub(self.schedule.flushed) + self.schedule.read_at.elapsed();
+        let ran = self.schedule.run_time.saturating_sub(self.schedule.flushed) + unread;
         self.schedule.flushed = self.schedule.run_time;
         if self.output.flush(ran) {
             self.schedule.read_at = Instant::now(); // passing it to another thread is not the items' time
@@ -105,9 +110,9 @@ impl WorkerSide {
 
     /// Makes the results visible, after a flush of their tasks' output. If that takes too long, the pool
     /// [takes them](crate::pool::worker_rings::Scope::Unflushed) as they are.
-    pub(crate) fn update_visible(&mut self) {
+    pub(crate) fn update_visible(&mut self, unread: Duration) {
         if self.visible != self.completed {
-            self.flush_up_to(self.completed.frames);
+            self.flush_up_to(self.completed.frames, unread);
             self.visible = self.completed;
             let nanos = u64::try_from(self.schedule.run_time.as_nanos()).unwrap_or(u64::MAX);
             self.rings.0.word64(RUN_TIME).store(nanos, Relaxed);
