@@ -14,6 +14,9 @@ const MOST_ROWS: usize = 24;
 /// Slices that are closer than this part of the width are drawn as one.
 const MERGED: f64 = 0.002;
 
+/// The text of a later tick would stand out.
+const LAST_TICK: f64 = 0.97;
+
 /// Lengths and places are percentages of the width.
 #[derive(Debug, Serialize)]
 pub struct Timeline {
@@ -249,7 +252,7 @@ fn ticks(length: f64) -> Vec<Tick> {
     let power = 10_f64.powf(rough.log10().floor());
     let step = [5.0, 2.0, 1.0].into_iter().map(|times| times * power).find(|step| *step <= rough);
     let step = step.unwrap_or(power);
-    let places = (0..10).map(|number| f64::from(number) * step).take_while(|at| *at <= length);
+    let places = (0..10).map(|number| f64::from(number) * step).take_while(|at| *at <= length * LAST_TICK);
     places.map(|at| Tick { at: percent(at / length), text: round_time(at, step) }).collect()
 }
 
