@@ -29,6 +29,7 @@ fn main() -> ExitCode {
 fn run(options: &xtask::report::Options) -> Result<()> {
     let workspace = Workspace::load()?;
     let file = options.output.clone().unwrap_or_else(|| workspace.target.join("report.html"));
+    fs::create_dir_all(&workspace.target)?;
     let cannot_write = || format!("cannot write {}", file.display());
     // A bad path fails before anything runs.
     fs::OpenOptions::new().append(true).create(true).open(&file).with_context(cannot_write)?;

@@ -68,12 +68,6 @@ fn report(root: &Path, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-fn lock(root: &Path) {
-    let status =
-        Command::new(env!("CARGO")).args(["generate-lockfile", "--offline"]).current_dir(root).status();
-    assert!(status.unwrap().success());
-}
-
 /// What a page must have, and what it must not.
 fn assert_page(page: &str, has: &[&str], has_not: &[&str]) {
     for text in has {
@@ -87,7 +81,6 @@ fn assert_page(page: &str, has: &[&str], has_not: &[&str]) {
 #[test]
 fn a_page_shows_what_ran() {
     let root = workspace(PYTHON);
-    lock(root.path());
     let output = report(root.path(), &[]);
     assert!(output.status.success(), "{output:?}");
     let page = fs::read_to_string(root.path().join("target/report.html")).unwrap();
@@ -121,7 +114,6 @@ fn a_page_shows_what_ran() {
 fn a_page_without_python_and_traces_says_so() {
     let root = workspace("#!/bin/sh\nexit 1\n");
     fs::write(root.path().join("examples/q1/src/trace.json"), "").unwrap();
-    lock(root.path());
     let file = root.path().join("page.html");
     let output = report(root.path(), &["--output", file.to_str().unwrap(), "--only", "q1"]);
     assert!(output.status.success(), "{output:?}");
