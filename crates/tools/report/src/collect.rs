@@ -66,13 +66,16 @@ fn machine() -> String {
     Machine { build: "debug", ..Machine::here() }.to_string()
 }
 
-/// The pages of `docs/` that hold figures, if this workspace has them.
+/// The pages of `docs/` that hold figures, if this workspace has them. What they say about their own charts, and
+/// about editing them, is left out.
 fn documents(root: &Path) -> Vec<Document> {
     let pages = [("performance", "Benchmark"), ("reliability", "Fault suite")];
     let read = |(name, title): (&str, &str)| {
         let text = fs::read_to_string(root.join("docs").join(name).with_extension("md")).ok()?;
+        let is_of_the_file = |line: &&str| line.starts_with("Written by") || line.starts_with("Orange is");
+        let text: Vec<_> = text.lines().filter(|line| !is_of_the_file(line)).collect();
         let (id, title) = (name.to_owned(), title.to_owned());
-        Some(Document { id, title, sections: markdown::sections(&text, name) })
+        Some(Document { id, title, sections: markdown::sections(&text.join("\n"), name) })
     };
     pages.into_iter().filter_map(read).collect()
 }

@@ -98,7 +98,8 @@ pub fn timeline(trace: &str) -> Option<Timeline> {
     let mut names = BTreeMap::new();
     for event in trace.lines().filter_map(event) {
         match event.args.name {
-            Some(name) if event.ph == "M" => _ = names.insert(event.pid, name),
+            Some(name) if event.name == "process_name" => _ = names.insert(event.pid, name),
+            _ if event.ph == "M" => {}
             _ => processes.entry(event.pid).or_default().push(event),
         }
     }
