@@ -17,6 +17,8 @@ pub struct Chart {
 
 #[derive(Debug, Serialize)]
 pub struct Bar {
+    /// What this bar and those below it have in common; empty within a group.
+    pub group: String,
     pub label: String,
     pub value: String,
     pub width: String,
@@ -124,17 +126,35 @@ fn chart(title: &str, points: &[&Point]) -> Chart {
     }
     let bar = |point: &&Point| {
         let Position::Label(at) = &point.at else { return None };
-        let series = names.iter().position(|name| *name == point.series)?;
-        let label = if point.series.is_empty() { at.clone() } else { format!("{at}: {}", point.series) };
-        Some((label, series, point.value))
+        Some((at.as_str(), names.iter().position(|name| *name == point.series)?, point.value))
     };
-    bars(title, unit, points.iter().filter_map(bar).collect())
+    let values: Vec<_> = points.iter().filter_map(bar).collect();
+    // The points of one label, or those of one series, stand together.
+    let by_label = values.windows(2).any(|pair| pair[0].0 == pair[1].0);
+    let split = |at: &str, series: usize| match names[series] {
+        "" => (String::new(), at.to_owned()),
+        name if by_label => (at.to_owned(), name.to_owned()),
+        name => (name.to_owned(), at.to_owned()),
+    };
+    let (groups, labels): (Vec<_>, Vec<_>) = values.iter().map(|(at, series, _)| split(at, *series)).unzip();
+    let labelled =
+        labels.into_iter().zip(&values).map(|(label, (_, series, value))| (label, *series, *value));
+    let mut chart = bars(title, unit, labelled.collect());
+    let mut last = String::new();
+    for (bar, group) in chart.bars.iter_mut().zip(groups) {
+        if group != last {
+            bar.group.clone_from(&group);
+            last = group;
+        }
+    }
+    chart
 }
 
 /// A chart of bars: label, series, and value of each.
 pub fn bars(title: &str, unit: &str, values: Vec<(String, usize, f64)>) -> Chart {
     let axis = Axis::of(values.iter().map(|(.., value)| *value), false);
     let bar = |(label, series, value): (String, usize, f64)| Bar {
+        group: String::new(),
         label,
         value: format!("{} {unit}", three_digits(value)),
         width: percent(axis.at(value)),
@@ -225,14 +245,31 @@ mod tests {
     #[test]
     fn labels_are_bars_from_nothing() {
         let points = r#"[{"chart": "C", "unit": "ms", "at": "one", "value": 4.0},
-            {"chart": "C", "unit": "ms", "series": "s", "at": "two", "value": 1.0}]"#;
+            {"chart": "C", "unit": "ms", "at": "two", "value": 1.0}]"#;
         let charts = measured(points).charts();
         let [Chart { bars, lines: None, logarithmic: false, .. }] = charts.as_slice() else {
             panic!("{charts:?}")
         };
         let bars: Vec<_> =
             bars.iter().map(|bar| (bar.label.as_str(), bar.width.as_str(), bar.series)).collect();
-        assert_eq!(bars, [("one", "100.00%", 0), ("two: s", "25.00%", 1)]);
+        assert_eq!(bars, [("one", "100.00%", 0), ("two", "25.00%", 0)]);
+    }
+
+    #[test]
+    fn bars_of_one_label_or_of_one_series_are_a_group() {
+        let groups = |points: [(&str, &str); 4]| {
+            let point = |(series, at): (&str, &str)| {
+                format!(r#"{{"chart": "C", "unit": "ms", "series": "{series}", "at": "{at}", "value": 1}}"#)
+            };
+            let chart = measured(&format!("[{}]", points.map(point).join(", "))).charts().remove(0);
+            let shown =
+                chart.bars.into_iter().map(|bar| format!("{}|{}|{}", bar.group, bar.label, bar.series));
+            shown.collect::<Vec<_>>()
+        };
+        let by_series = groups([("s", "a"), ("s", "b"), ("t", "a"), ("t", "b")]);
+        assert_eq!(by_series, ["s|a|0", "|b|0", "t|a|1", "|b|1"]);
+        let by_label = groups([("s", "a"), ("t", "a"), ("s", "b"), ("t", "b")]);
+        assert_eq!(by_label, ["a|s|0", "|t|1", "b|s|0", "|t|1"]);
     }
 
     #[test]
