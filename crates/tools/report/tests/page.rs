@@ -106,7 +106,7 @@ fn a_page_shows_what_ran() {
             "<figcaption>start: less is better</figcaption>",
             "1257 µs",
         ],
-        &["Does not work", "http:", "https:", "<script"],
+        &["<p>Does not work", "http:", "https:", "<script"],
     );
 }
 
