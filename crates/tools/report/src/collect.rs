@@ -9,26 +9,22 @@ use anyhow::{Context, Result, ensure};
 use experiments::{Machine, measure::show};
 use tempfile::TempDir;
 use xtask::compare::{BROKEN_LIMIT, symptom};
-use xtask::output;
 use xtask::programs::python;
-use xtask::runner::{Ending, Observed, Runner};
-use xtask::verify::compare::compare;
+use xtask::runner::Runner;
 use xtask::verify::programs::{Program as Name, Workspace};
 use xtask::verify::python::{Broken, Script, broken};
 use xtask::verify::readme::Block;
 use xtask::verify::{Plan, plan};
 
-use crate::chart::{Chart, Measured, bars};
+use crate::chart::Measured;
 use crate::highlight::{Language, highlight};
 use crate::markdown::{self, Heading};
 use crate::page::{Document, Figures, Mistake, Program, PythonRun, Question, Report, Run, Source};
+use crate::run::{of, of_block, pace, say};
 use crate::timeline::{Timeline, timeline};
 
 /// How long a program's other processes may outlive it.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// How many lines of an output are shown.
-const MOST_LINES: usize = 200;
 
 /// The environment variable that names the file for a program's trace.
 const TRACE: &str = "MULTIPROC_TRACE";
@@ -161,7 +157,7 @@ impl Collector<'_> {
         let seen = self.runner.run_with(Some((TRACE, &trace)), path, arguments, block.expected.limit)?;
         let text = fs::read_to_string(&trace).unwrap_or_default();
         _ = fs::remove_file(&trace);
-        let run = run(&block.command.text, &seen, block);
+        let run = of_block(block, &seen);
         say(&run);
         Ok((run, timeline(&text)))
     }
@@ -174,7 +170,7 @@ impl Collector<'_> {
         let block = blocks.remove(at);
         let arguments = ["--format", "json"].map(str::to_owned);
         let seen = self.runner.run(path, &arguments, block.expected.limit)?;
-        let run = Run { stdout: String::new(), ..run(&block.command.text, &seen, block) };
+        let run = Run { stdout: String::new(), ..of_block(block, &seen) };
         say(&run);
         let measured: Measured = serde_json::from_str(&seen.stdout)
             .with_context(|| format!("`{} -- --format json` prints something else", block.command.text))?;
@@ -217,7 +213,7 @@ impl Collector<'_> {
         let run = match (self.python, script) {
             (Some(python), Some(Script { block, .. })) => {
                 let seen = self.runner.run(python, &block.command.arguments, block.expected.limit)?;
-                Some(run(&block.command.text, &seen, block))
+                Some(of_block(block, &seen))
             }
             _ => None,
         };
@@ -232,15 +228,7 @@ impl Collector<'_> {
         let arguments = ["-B".to_owned(), broken.file.display().to_string()];
         let seen = self.runner.run(python, &arguments, BROKEN_LIMIT)?;
         let command = format!("python3 {}", broken.file.display());
-        let run = Run {
-            command,
-            stdout: cut(&seen.stdout),
-            stderr: cut(&seen.stderr),
-            ending: None,
-            time: show(seen.elapsed),
-            seconds: seen.elapsed.as_secs_f64(),
-            failures: Vec::new(),
-        };
+        let run = Run { ending: None, ..of(&command, &seen) };
         say(&run);
         let symptom = symptom(&seen).unwrap_or_else(|| "It works here.".to_owned());
         // A program that would hang may end itself to say so.
@@ -258,47 +246,6 @@ impl Collector<'_> {
     }
 }
 
-fn run(command: &str, seen: &Observed, block: &Block) -> Run {
-    let ending = match &seen.ending {
-        Ending::Exit(0) => None,
-        Ending::Exit(code) => Some(format!("exit code {code}")),
-        Ending::Signal(name) => Some(format!("killed by {name}")),
-        Ending::Limit(limit) => Some(format!("still running after {} s, and killed", limit.as_secs())),
-    };
-    Run {
-        command: command.to_owned(),
-        stdout: cut(&seen.stdout),
-        stderr: cut(&seen.stderr),
-        ending,
-        time: show(seen.elapsed),
-        seconds: seen.elapsed.as_secs_f64(),
-        failures: compare(&block.expected, seen).iter().map(ToString::to_string).collect(),
-    }
-}
-
-/// The times in both languages.
-fn pace(rust: &Run, python: &Run) -> Chart {
-    let values = [("Rust", rust), ("Python", python)].into_iter().enumerate();
-    let values = values.map(|(series, (language, run))| (language.to_owned(), series, run.seconds));
-    let mut chart = bars("Time from start to end", "s", values.collect());
-    for (bar, run) in chart.bars.iter_mut().zip([rust, python]) {
-        bar.value.clone_from(&run.time);
-    }
-    chart
-}
-
-fn say(run: &Run) {
-    output::line(format_args!("{:7.3} s  {}", run.seconds, run.command));
-}
-
-fn cut(text: &str) -> String {
-    let lines: Vec<_> = text.lines().collect();
-    match lines.len().checked_sub(MOST_LINES) {
-        None | Some(0) => text.trim_end().to_owned(),
-        Some(more) => format!("{}\n… and {more} more lines", lines[..MOST_LINES].join("\n")),
-    }
-}
-
 /// A paragraph that led to a block below it, as a sentence of its own.
 fn sentence(html: &str) -> String {
     html.strip_suffix(':').map_or_else(|| html.to_owned(), |html| format!("{html}."))
@@ -313,15 +260,6 @@ fn capitalised(html: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_long_output_is_cut() {
-        let text = "line\n".repeat(MOST_LINES + 2);
-        let shown = cut(&text);
-        assert_eq!(shown.lines().count(), MOST_LINES + 1);
-        assert!(shown.ends_with("\n… and 2 more lines"));
-        assert_eq!(cut("a\n\n"), "a");
-    }
 
     #[test]
     fn a_title_begins_with_a_capital() {

@@ -19,8 +19,9 @@ pub fn highlight(code: &str, language: Language) -> String {
         let (class, length) = token(rest, first, language);
         let (text, after) = rest.split_at(length);
         let text = HtmlEscape(text);
-        html +=
-            &if class.is_empty() { text.to_string() } else { format!("<span class={class}>{text}</span>") };
+        let text =
+            if class.is_empty() { text.to_string() } else { format!("<span class={class}>{text}</span>") };
+        html.push_str(&text);
         rest = after;
     }
     html

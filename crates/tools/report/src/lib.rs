@@ -16,4 +16,5 @@ pub mod collect;
 pub mod highlight;
 pub mod markdown;
 pub mod page;
+mod run;
 pub mod timeline;

@@ -1,4 +1,4 @@
-//! A headless Chromium, driven by the WebDriver protocol of `chromedriver`.
+//! A headless Chromium, driven by `chromedriver`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
