@@ -1,6 +1,6 @@
 //! Runs one program with a time limit, and observes its output, its exit and its leftovers.
 //!
-//! `verify`, `compare`, `bench`, `faults` and `report` use it; it knows none of them.
+//! `verify`, `compare`, `bench` and `faults` use it; it knows none of them.
 
 mod observed;
 pub(crate) mod processes;
@@ -68,30 +68,24 @@ impl Runner {
     }
 
     pub fn run(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Observed> {
-        self.run_with(None, program, arguments, limit)
+        let mut command = Command::new(program);
+        command.args(arguments);
+        self.run_command(command, limit)
     }
 
-    /// Like [`run`](Self::run), with one more variable in the environment.
-    pub fn run_with(
-        &self,
-        variable: Option<(&str, &Path)>,
-        program: &Path,
-        arguments: &[String],
-        limit: Duration,
-    ) -> Result<Observed> {
+    /// As [`run`](Self::run), for a command that has its arguments, and perhaps variables.
+    pub fn run_command(&self, mut command: Command, limit: Duration) -> Result<Observed> {
         let folder = self.new_run()?;
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
+        command.current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows the output in a plain environment.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
         // With it, Python writes the end of a line apart from the line, and processes mix them up.
         command.env_remove("PYTHONUNBUFFERED");
-        command.envs(variable);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
         let start = Instant::now();
         let mut child = processes::start(&mut command, &folder)
-            .with_context(|| format!("cannot start {}", program.display()))?;
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = child.stdout.take().map(Capture::start);
         let stderr = child.stderr.take().map(Capture::start);
         let in_time = processes::wait(&child, limit);

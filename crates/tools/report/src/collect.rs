@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -153,8 +154,9 @@ impl Collector<'_> {
 
     fn run(&self, path: &Path, block: &Block) -> Result<(Run, Option<Timeline>)> {
         let trace = self.traces.path().join("trace.json");
-        let arguments = &block.command.arguments;
-        let seen = self.runner.run_with(Some((TRACE, &trace)), path, arguments, block.expected.limit)?;
+        let mut command = Command::new(path);
+        command.args(&block.command.arguments).env(TRACE, &trace);
+        let seen = self.runner.run_command(command, block.expected.limit)?;
         let text = fs::read_to_string(&trace).unwrap_or_default();
         _ = fs::remove_file(&trace);
         let run = of_block(block, &seen);
