@@ -154,12 +154,8 @@ fn row(pid: i32, name: Option<&String>, events: &[Event], scale: &Scale) -> Row 
     let exit = events.iter().find(|event| event.ph == "i" && event.cat == "exit");
     let is_main = is_main(name, events);
     let from = if is_main { 0.0 } else { scale.at(first(events)) };
-    let last = events.iter().map(|event| event.ts + event.dur).fold(scale.begin, f64::max);
-    let to = match exit {
-        Some(exit) => scale.at(exit.ts),
-        None if is_main => 1.0,
-        None => scale.at(last),
-    };
+    // A process whose exit was not seen lived as long as the first one.
+    let to = exit.map_or(1.0, |exit| scale.at(exit.ts));
     let mut slices = slices(pid, events, scale);
     if is_main {
         slices.insert(0, Span { state: State::Running, from, to, title: "running".to_owned(), count: 1 });
