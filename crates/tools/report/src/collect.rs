@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use experiments::{Machine, measure::show};
-use tempfile::TempDir;
 use xtask::compare::{BROKEN_LIMIT, symptom};
 use xtask::programs::python;
 use xtask::runner::Runner;
@@ -44,9 +43,10 @@ pub fn collect(workspace: &Workspace, only: &str) -> Result<Report> {
     runner.end_at_interrupt(|| ())?;
 
     let start = Instant::now();
-    let traces = tempfile::Builder::new().prefix("report-").tempdir()?;
+    // Within the runner's folder, which is removed even on Ctrl-C.
+    let trace = runner.new_run()?.join("trace.json");
     let python_path = python.as_ref().map(|(path, _)| path.as_path());
-    let run = Collector { workspace, built: &built, runner: &runner, traces, python: python_path };
+    let run = Collector { workspace, built: &built, runner: &runner, trace, python: python_path };
     let questions = names.iter().map(|name| run.question(name, &commands, &scripts, &mistakes));
     let questions = questions.collect::<Result<Vec<_>>>()?;
     Ok(Report {
@@ -81,7 +81,8 @@ struct Collector<'a> {
     workspace: &'a Workspace,
     built: &'a BTreeMap<Name, PathBuf>,
     runner: &'a Runner,
-    traces: TempDir,
+    /// Where each program writes its trace.
+    trace: PathBuf,
     python: Option<&'a Path>,
 }
 
@@ -153,12 +154,11 @@ impl Collector<'_> {
     }
 
     fn run(&self, path: &Path, block: &Block) -> Result<(Run, Option<Timeline>)> {
-        let trace = self.traces.path().join("trace.json");
         let mut command = Command::new(path);
-        command.args(&block.command.arguments).env(TRACE, &trace);
+        command.args(&block.command.arguments).env(TRACE, &self.trace);
         let seen = self.runner.run_command(command, block.expected.limit)?;
-        let text = fs::read_to_string(&trace).unwrap_or_default();
-        _ = fs::remove_file(&trace);
+        let text = fs::read_to_string(&self.trace).unwrap_or_default();
+        _ = fs::remove_file(&self.trace);
         let run = of_block(block, &seen);
         say(&run);
         Ok((run, timeline(&text)))

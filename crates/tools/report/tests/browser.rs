@@ -43,9 +43,7 @@ const PALE: &str = "
 #[test]
 fn the_page_has_every_question_and_fits_a_desk_and_a_phone() {
     let Some(browser) = Browser::start() else {
-        println!(
-            "skipped: there is no chromedriver on this machine (Debian: apt-get install chromium-driver)"
-        );
+        println!("skipped: there is no Chromium here (Debian: apt-get install chromium chromium-driver)");
         return;
     };
     let folder = tempfile::tempdir().unwrap();

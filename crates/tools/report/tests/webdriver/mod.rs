@@ -26,7 +26,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Nothing if this machine has no `chromedriver`.
+    /// Nothing if this machine has no `chromedriver`, or no browser for it.
     pub(crate) fn start() -> Option<Self> {
         let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().ok()?;
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -43,6 +43,10 @@ impl Browser {
         let mut browser = Self { driver, session: String::new(), _profile: profile };
         let sessions = format!("http://127.0.0.1:{}/session", port.expect("chromedriver has not started"));
         let session = post(&sessions, &capabilities);
+        if session["message"].as_str().is_some_and(|message| message.to_lowercase().contains("chrome binary"))
+        {
+            return None;
+        }
         browser.session = format!("{sessions}/{}", session["sessionId"].as_str().unwrap());
         Some(browser)
     }
@@ -83,7 +87,8 @@ impl Drop for Browser {
 }
 
 fn post(url: &str, body: &Value) -> Value {
-    let answer = ureq::post(url).header("content-type", "application/json").send(body.to_string());
-    let answer = answer.unwrap_or_else(|error| panic!("{url}: {error}")).body_mut().read_to_string().unwrap();
+    let request = ureq::post(url).header("content-type", "application/json");
+    let mut answer = request.config().http_status_as_error(false).build().send(body.to_string()).unwrap();
+    let answer = answer.body_mut().read_to_string().unwrap();
     serde_json::from_str::<Value>(&answer).unwrap()["value"].take()
 }
