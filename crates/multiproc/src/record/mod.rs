@@ -59,7 +59,9 @@ impl Recorder {
             |error: io::Error| Error::io(&format!("create the directory {}", directory.display()), &error);
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let directory = fs::canonicalize(directory).map_err(failed)?; // the program may go elsewhere
-        let (left, writer) = (AtomicUsize::new(max_files), Mutex::default());
+        // One more than may be: its failure is reported.
+        let left = AtomicUsize::new(max_files.saturating_add(1));
+        let writer = Mutex::default();
         Ok(Arc::new(Self { directory, max_files, max_bytes, left, writer }))
     }
 
