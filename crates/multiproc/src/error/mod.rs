@@ -335,6 +335,20 @@ impl Error {
     /// [`PoolBuilder::record`](crate::pool::PoolBuilder::record). `None` if it is not recorded.
     ///
     /// `{error:#}` has the path behind the message.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+    ///     match error.record() {
+    ///         Some(path) => println!("to debug it: MULTIPROC_REPLAY={} gdb --args …", path.display()),
+    ///         None => println!("to record it: MULTIPROC_RECORD=DIRECTORY …"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn record(&self) -> Option<&Path> {
         self.0.record.as_deref()
     }

@@ -462,6 +462,21 @@ impl<M> PoolBuilder<M> {
     /// error says so, and nothing more is recorded, until files are removed and the program starts again. A
     /// file whose arguments exceed the second says so instead of holding them. Several processes that record
     /// at the same time may exceed the first by one file each.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     multiproc::init();
+    ///     let directory = std::env::temp_dir().join(format!("few-records-{}", std::process::id()));
+    ///     let pool = Pool::builder().workers(2).record(&directory).record_limits(2, 1 << 20).build()?;
+    ///     let results = pool.map_results(|number: u64| assert!(number > 5), 0..10)?;
+    ///     let recorded = results.iter().filter_map(|result| result.as_ref().err()?.record());
+    ///     assert_eq!(recorded.count(), 2);
+    ///     std::fs::remove_dir_all(directory)?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn record_limits(mut self, files: usize, bytes: usize) -> Self {
         (self.config.record.max_files, self.config.record.max_bytes) = (files, bytes);
         self

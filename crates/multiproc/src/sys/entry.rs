@@ -254,6 +254,18 @@ mod tests {
         assert!(found.iter().any(|found| std::ptr::eq(*found, entry)));
     }
 
+    #[test]
+    fn a_build_id_is_found_among_notes() {
+        let note = |name: &[u8; 4], kind: u32, content: &[u8]| {
+            let words = [4, u32::try_from(content.len()).unwrap(), kind].map(u32::to_ne_bytes);
+            [words.as_flattened(), name, content].concat()
+        };
+        let (other, id) = (note(b"GNU\0", 1, &[0; 16]), note(b"GNU\0", 3, &[7; 20]));
+        assert!(is_build_id(&id) && is_build_id(&[&other[..], &id].concat()));
+        assert!(!is_build_id(&[]) && !is_build_id(&other) && !is_build_id(&note(b"XYZ\0", 3, &[7; 20])));
+        assert!(!is_build_id(&[0xff; 40]));
+    }
+
     fn header(p_type: u32, p_flags: u32, p_vaddr: u64) -> Header {
         Header {
             p_type,
