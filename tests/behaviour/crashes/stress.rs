@@ -69,7 +69,7 @@ fn assert_is_of(error: &Error, (kind, number, _): Crash) {
     assert_eq!(error.signal(), kind.signal(), "{kind:?}: {error}");
     match kind {
         Kind::Panic => {
-            assert!(error.is_panic() && error.to_string().ends_with(&format!("number {number}")), "{error}")
+            assert!(error.is_panic() && error.to_string().ends_with(&format!("number {number}")), "{error}");
         }
         Kind::Segfault => assert_eq!(report(error), (11, number as u64), "{error}"),
         Kind::Abort => assert_eq!(report(error), (6, 0), "{error}"),
@@ -139,7 +139,9 @@ fn crashes_of_workers_lose_nothing() -> Outcome {
 fn crashes_of_threads_lose_nothing() -> Outcome {
     let crash_together = |crashes: Vec<Crash>| {
         let threads: Vec<_> = crashes.into_iter().map(|each| thread::spawn(move || crash(each))).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     };
     let mut rng = Rng::with_seed(6);
     for round in 0..crashes()? {
