@@ -57,7 +57,9 @@ fn main() -> Result<()> {
             let items = kinds.iter().map(|kind| (kind.clone(), 7));
             let pool = Pool::new(2)?;
             let results = pool.map_results(|(kind, number): (String, usize)| fail(&kind, number), items)?;
-            kinds.iter().zip(results).for_each(|(kind, result)| print(kind, result));
+            for (kind, result) in kinds.iter().zip(results) {
+                print(kind, result);
+            }
         }
         "large" => {
             let pool = Pool::new(2)?;
@@ -76,7 +78,9 @@ fn main() -> Result<()> {
             let directory = env::var_os("MULTIPROC_RECORD").unwrap_or_default();
             std::fs::remove_dir(directory).map_err(multiproc::TaskError::from)?;
             let results = pool.map_results(|number: usize| fail("panic", number), 0..9)?;
-            results.into_iter().for_each(|result| print("panic", result));
+            for result in results {
+                print("panic", result);
+            }
         }
         _ => {
             for kind in kinds {
