@@ -154,6 +154,8 @@ mod shared_slice;
 
 mod mapping_cache;
 
+mod replay;
+
 pub mod pool;
 
 pub mod server;
@@ -164,6 +166,8 @@ mod channel;
 
 mod spawn;
 mod start_method;
+
+mod record;
 
 mod task;
 

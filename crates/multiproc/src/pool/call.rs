@@ -25,6 +25,8 @@ use crate::task::TaskId;
 pub(crate) struct Call {
     pub(crate) header: TaskHeader,
     pub(crate) options: Options,
+    /// It has one item, which has no index.
+    pub(crate) is_single: bool,
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
@@ -114,6 +116,7 @@ impl Call {
         Arc::new(Self {
             header,
             options,
+            is_single,
             inbox: Mutex::default(),
             target_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),

@@ -26,14 +26,16 @@ mod results;
 
 mod dispatcher;
 
+mod recording;
+
 mod inline;
 mod scheduler;
 
 mod worker_handle;
 mod worker_main;
 
-mod item_loop;
-mod state;
+pub(crate) mod item_loop;
+pub(crate) mod state;
 
 mod call;
 mod chunk;

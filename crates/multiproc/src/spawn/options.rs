@@ -8,8 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::ipc::wire;
+use crate::record::Recorder;
 use crate::spawn::fork_server;
 use crate::spawn::inline;
+use crate::spawn::kept_task::KeptTask;
 use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
@@ -50,8 +52,17 @@ impl SpawnOptions {
     {
         let deadline = Deadline::after(self.timeout);
         let task = TaskId::of::<RunOnce, _, _>(function)?;
-        let encode = |body: &mut Vec<u8>| wire::encode_with_descriptors(args, body, "the arguments");
-        self.start(prepare(name, Some(task), encode)?, deadline)
+        let recorder = Recorder::from_environment()?;
+        let mut kept = None;
+        let encode = |body: &mut Vec<u8>| {
+            let start = body.len();
+            let descriptors = wire::encode_with_descriptors(args, body, "the arguments")?;
+            let bytes = body.get(start..).unwrap_or_default();
+            kept = recorder.map(|recorder| KeptTask::new(recorder, task, bytes, !descriptors.is_empty()));
+            Ok(descriptors)
+        };
+        let prepared = prepare(name, Some(task), encode)?;
+        Ok(self.start(prepared, deadline)?.recorded_as(kept))
     }
 
     /// As [`spawn`](Self::spawn), for a function of this library. The child is forked by `server`, if any.

@@ -11,6 +11,7 @@ use crate::error::{Crash, Error, Origin, Result, crash};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::wire::SharedFd;
 use crate::spawn::bootstrap::{self, MAGIC};
+use crate::spawn::kept_task::KeptTask;
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
 use crate::sys::failpoint::{self, Failpoint};
@@ -69,6 +70,8 @@ pub(crate) struct SpawnedChild {
     start_socket: PacketSocket,
     /// The outcome, if it was received before the child's end, and when.
     outcome: Mutex<Option<(Outcome, Instant)>>,
+    /// Its task, if that is recorded should it fail.
+    kept: Mutex<Option<KeptTask>>,
 }
 
 /// An encoded outcome, and its descriptors.
@@ -80,7 +83,12 @@ const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 impl SpawnedChild {
     fn new(child: Arc<Child>, start_socket: PacketSocket) -> Self {
-        Self { child, start_socket, outcome: Mutex::default() }
+        Self { child, start_socket, outcome: Mutex::default(), kept: Mutex::default() }
+    }
+
+    /// Has the task recorded if it fails.
+    pub(super) fn recorded_as(self, task: Option<KeptTask>) -> Self {
+        Self { kept: Mutex::new(task), ..self }
     }
 
     pub(super) fn into_parts(self) -> (Arc<Child>, PacketSocket) {
@@ -103,8 +111,16 @@ impl SpawnedChild {
         outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
     }
 
-    /// The encoded result of a child that has ended, and its descriptors; or why there is none.
+    /// The encoded result of a child that has ended, and its descriptors; or why there is none. Blocks until
+    /// the failure is recorded, if it is to be.
     pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
+        self.receive_result(origin).map_err(|error| match lock(&self.kept).take() {
+            Some(task) => task.record(error),
+            None => error,
+        })
+    }
+
+    fn receive_result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
         let mut received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
         let mut crash = None;
         loop {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Cause, Error, Result};
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
+use crate::pool::recording::Recording;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
 use crate::sys::clock;
 use crate::task::initializer::Initializer;
@@ -64,6 +65,8 @@ pub(crate) struct Policy {
     pub(crate) initializer_timeout: Duration,
     /// What each worker runs first. They may hold ends of queues, so they are dropped with the pool.
     pub(crate) initializers: Vec<Initializer>,
+    /// Records tasks that fail, if the user asks for it.
+    pub(crate) recording: Option<Arc<Recording>>,
 }
 
 enum Phase {

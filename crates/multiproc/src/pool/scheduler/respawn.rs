@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Policy, Scheduler, Sleep};
+use super::{Phase, Scheduler, Sleep};
 use crate::error::{Cause, Error, Result};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
@@ -121,9 +121,15 @@ impl Scheduler {
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
-        let Policy { initializers, initializer_timeout, memory_limit, shutdown_timeout, .. } =
-            self.policy.clone();
-        WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout }
+        let policy = self.policy.clone();
+        WorkerConfig {
+            index,
+            initializers: policy.initializers,
+            initializer_timeout: policy.initializer_timeout,
+            memory_limit: policy.memory_limit,
+            shutdown_timeout: policy.shutdown_timeout,
+            recording: policy.recording,
+        }
     }
 
     pub(crate) fn add(&mut self, mut worker: WorkerHandle) {

@@ -67,7 +67,7 @@ impl WorkerHandle {
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
-        let taken = match self.rings.take_results(scope) {
+        let mut taken = match self.rings.take_results(scope) {
             Ok(Some(taken)) if taken.count <= self.in_flight.count() => taken,
             Ok(None) => return false,
             Ok(Some(_)) => {
@@ -79,7 +79,8 @@ impl WorkerHandle {
         if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
             call.learn_cost(count, taken.nanos);
         }
-        if taken.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
+        let is_simple = !taken.may_be_out_of_line && self.in_flight.are_of_one_call(count);
+        if !is_simple || self.may_record(&mut taken.results) {
             self.deliver_singly(taken.results, count, number, scope);
         } else {
             self.deliver(taken.results, count);
@@ -131,6 +132,9 @@ impl WorkerHandle {
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
+            if received.as_ref().is_ok_and(|result| self.record_panic(result)) {
+                continue;
+            }
             let Some((call, index, _)) = self.complete(1).pop() else { return };
             call.deliver(match received {
                 Ok(result) => ResultBatch::Result { index, result },
@@ -166,7 +170,7 @@ impl WorkerHandle {
     }
 
     /// Completes the first `count` items.
-    fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
+    pub(super) fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
         let done = self.in_flight.complete(count);
         self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
         done
@@ -177,6 +181,10 @@ impl WorkerHandle {
         let mut left = count;
         while let Some((some, deaths)) = self.in_flight.front_deaths().filter(|_| left > 0) {
             let (error, some) = (error.clone().with_attempts(deaths), some.min(left));
+            if self.record_front(&error) {
+                left -= 1;
+                continue;
+            }
             for (call, first, count) in self.complete(some) {
                 call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
             }

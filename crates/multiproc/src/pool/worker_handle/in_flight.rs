@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::ipc::frame::Frames;
 use crate::ipc::packet::Message;
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
+use crate::pool::recording::ItemArguments;
 use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
@@ -161,6 +163,17 @@ impl InFlight {
         if self.count == 0 {
             self.least_timeout = None; // otherwise it stays a lower bound
         }
+    }
+
+    /// The arguments of the first item, which is to be completed next.
+    pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
+        let span = self.spans.front_mut()?;
+        if let Some(message) = span.message.take() {
+            return Some(ItemArguments::OutOfLine(message));
+        }
+        let mut frames = Vec::new();
+        rings.copy_items(span.start, span.done, 1, &mut frames);
+        Frames::new(frames).next().map(|(_, bytes)| ItemArguments::Inline(bytes.to_vec()))
     }
 
     /// Closes the first item's descriptors.

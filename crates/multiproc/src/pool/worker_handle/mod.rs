@@ -4,6 +4,7 @@ mod collect;
 mod in_flight;
 mod phase;
 mod pinned;
+mod record;
 mod shortage;
 mod shutdown;
 mod stall;
@@ -24,6 +25,7 @@ use crate::ipc::packet::{PacketSocket, Sent};
 use crate::ipc::wire;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
+use crate::pool::recording::Recording;
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
@@ -70,6 +72,8 @@ pub(crate) struct WorkerHandle {
     shutdown_timeout: Duration,
     /// The memory limit in bytes.
     memory_limit: Option<u64>,
+    /// Records its tasks that fail.
+    recording: Option<Arc<Recording>>,
 }
 
 /// The configuration of a worker to be started.
@@ -81,6 +85,8 @@ pub(crate) struct WorkerConfig {
     /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
     pub(crate) shutdown_timeout: Duration,
+    /// Records its tasks that fail.
+    pub(crate) recording: Option<Arc<Recording>>,
 }
 
 /// The result of a dispatch.
@@ -106,8 +112,14 @@ impl WorkerHandle {
         server: Option<&PreloadServer>,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout } =
-            config;
+        let WorkerConfig {
+            index,
+            initializers,
+            initializer_timeout,
+            memory_limit,
+            shutdown_timeout,
+            recording,
+        } = config;
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let context = WorkerContext {
@@ -147,6 +159,7 @@ impl WorkerHandle {
             phase: WorkerPhase::Running,
             shutdown_timeout,
             memory_limit,
+            recording,
         })
     }
 
