@@ -1,5 +1,6 @@
 //! `PoolBuilder`: the options of a pool.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -353,6 +354,31 @@ impl<M> PoolBuilder<M> {
     /// Sets the start method of the workers. The default is [`StartMethod::default`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.config.options.method = Some(method);
+        self
+    }
+
+    /// Sets a variable of the workers' environment, which is otherwise this process's when a worker starts. A
+    /// worker has it from its first instruction, so it reaches what reads the environment once, as math
+    /// libraries do for their number of threads. Therefore the workers are executed also under
+    /// [`StartMethod::ForkServer`]; only a [`preload`](Self::preload) is forked, from a process with the
+    /// variable. No effect in [inline mode](Self::inline).
+    ///
+    /// A name that is empty or holds `=`, and a zero byte, are an error of [`build`](Self::build).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).env("OMP_NUM_THREADS", "1").build()?;
+    /// assert_eq!(pool.apply(|| std::env::var("OMP_NUM_THREADS").ok(), ())?.as_deref(), Some("1"));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the workers' environment. See [`env`](Self::env).
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), None);
         self
     }
 

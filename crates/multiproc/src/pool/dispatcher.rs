@@ -133,7 +133,7 @@ impl Dispatcher {
 
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let (options, workers) = (config.options, config.policy.workers);
+        let (options, workers) = (config.options.clone(), config.policy.workers);
         if config.preload.is_empty() {
             options.prefork(workers);
         }
@@ -153,8 +153,9 @@ impl Dispatcher {
     }
 
     fn new(Config { options, policy, preload, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
-        let preload_server =
-            (!preload.is_empty()).then(|| PreloadServer::new(preload, policy.initializer_timeout));
+        let environment = options.environment.clone();
+        let preload_server = (!preload.is_empty())
+            .then(|| PreloadServer::new(environment, preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(PoolThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
@@ -577,7 +578,9 @@ impl Dispatcher {
         let thread = Arc::clone(&self.thread);
         let server = self.preload_server.as_ref();
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, server, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, &self.options, server, move || {
+                thread.wake()
+            });
         let mut state = self.lock();
         match started {
             Ok(worker) => {

@@ -1,5 +1,6 @@
 //! `ServerBuilder`: the options of a server.
 
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -73,6 +74,22 @@ impl ServerBuilder {
     #[must_use]
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.options.method = Some(method);
+        self
+    }
+
+    /// Sets a variable of the process's environment; see
+    /// [`ProcessBuilder::env`](crate::ProcessBuilder::env).
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the process's environment; see
+    /// [`ProcessBuilder::env`](crate::ProcessBuilder::env).
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), None);
         self
     }
 

@@ -102,7 +102,7 @@ impl WorkerHandle {
         wakeup_page: &WakeupPage,
         spin: Duration,
         config: WorkerConfig,
-        options: SpawnOptions,
+        options: &SpawnOptions,
         server: Option<&PreloadServer>,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
