@@ -440,6 +440,7 @@ impl<M> PoolBuilder<M> {
             }
             return Ok((Dispatcher::start_inline(self.config)?, None));
         }
+        self.config.options.fix_method()?;
         if !self.config.preload.is_empty() {
             self.config.options.check_can_preload()?;
         }

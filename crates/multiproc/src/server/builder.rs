@@ -128,7 +128,9 @@ impl ServerBuilder {
             failed: None,
         };
         drop(receiver);
-        let keeper = Keeper::start(start, self.options, self.restart)?;
+        let mut options = self.options;
+        options.fix_method()?; // for restarts
+        let keeper = Keeper::start(start, options, self.restart)?;
         Ok(Server::new(name, sender, Some(keeper)))
     }
 }

@@ -118,7 +118,13 @@ impl SpawnOptions {
     }
 
     fn method(&self) -> Result<StartMethod> {
-        self.method.map_or_else(StartMethod::from_environment, Ok)
+        self.method.map_or_else(StartMethod::of_program, Ok)
+    }
+
+    /// Keeps the present method for all later starts.
+    pub(crate) fn fix_method(&mut self) -> Result<()> {
+        self.method = Some(self.method()?);
+        Ok(())
     }
 
     /// Not with an environment of its own: what has run before the fork may have read the environment.
