@@ -18,6 +18,7 @@ mod respawn;
 mod retries;
 mod runs;
 mod state;
+mod stats;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -51,6 +52,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         order::trials(),
         preload::trials(),
         state::trials(),
+        stats::trials(),
         stuck::trials(),
         runs::trials(),
     ];

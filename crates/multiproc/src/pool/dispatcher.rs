@@ -18,6 +18,7 @@ use super::completions::Completions;
 use super::inline::run_chunk;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::state::adopt_preloaded;
+use super::stats::PoolStats;
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
@@ -241,6 +242,11 @@ impl Dispatcher {
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.check();
+        if self.fork_detector.in_original_process() { self.lock().stats() } else { PoolStats::default() }
     }
 
     /// Returns the reason if the pool refuses new work.

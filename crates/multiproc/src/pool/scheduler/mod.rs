@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Cause, Error, Result};
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
+use crate::pool::stats::PoolStats;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
 use crate::sys::clock;
 use crate::task::initializer::Initializer;
@@ -42,6 +43,8 @@ pub(crate) struct Scheduler {
     has_pinned: bool,
     sleep: Sleep,
     starts: Starts,
+    /// Of the workers that have ended.
+    ended: PoolStats,
 }
 
 /// The options of a pool that concern its workers.
@@ -136,6 +139,7 @@ impl Scheduler {
             has_pinned: false,
             sleep: Sleep::default(),
             starts: Starts::default(),
+            ended: PoolStats::default(),
         }
     }
 
@@ -211,6 +215,16 @@ impl Scheduler {
 
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        let mut stats = self.ended.clone();
+        let mut pending = self.backlog.items(usize::MAX) as u64;
+        for worker in &self.workers {
+            *stats.worker(worker.index()) += &worker.stats();
+            pending += u64::from(worker.in_flight());
+        }
+        PoolStats { pending, ..stats }
     }
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {

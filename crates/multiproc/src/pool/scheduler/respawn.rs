@@ -303,8 +303,10 @@ impl Scheduler {
     /// Settles the items of a dead worker: only the one that it was running fails, or runs again.
     fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest } =
+        let index = worker.index();
+        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest, stats } =
             worker.reap(may_retry);
+        *self.ended.worker(index) += &stats;
         self.backlog.put_back(rest);
         self.starts.early_exits = if exited_early { self.starts.early_exits + 1 } else { 0 };
         if self.starts.early_exits >= MAX_EARLY_EXITS {

@@ -1,5 +1,7 @@
 //! Collects the results of a worker.
 
+use std::time::Instant;
+
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
@@ -12,7 +14,9 @@ impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
         let is_new = !self.ready && self.rings.is_ready();
-        self.ready |= is_new;
+        if is_new {
+            (self.ready, self.ready_at) = (true, Some(Instant::now()));
+        }
         self.drop_descriptors();
         self.take_results(Scope::Visible) || is_new
     }
@@ -174,6 +178,7 @@ impl WorkerHandle {
 
     /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
+        self.lost += u64::from(count);
         let mut left = count;
         while let Some((some, deaths)) = self.in_flight.front_deaths().filter(|_| left > 0) {
             let (error, some) = (error.clone().with_attempts(deaths), some.min(left));

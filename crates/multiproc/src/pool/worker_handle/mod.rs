@@ -7,6 +7,7 @@ mod pinned;
 mod shortage;
 mod shutdown;
 mod stall;
+mod stats;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -44,10 +45,13 @@ pub(crate) struct WorkerHandle {
     initializers: usize,
     /// Its initializer, if any, has returned.
     ready: bool,
+    /// When the pool has learned that.
+    ready_at: Option<Instant>,
     in_flight: InFlight,
     pinned: Pinned,
-    /// Items that have a result.
+    /// Items that have a result, and those of them that had none when the worker ended.
     completed: u64,
+    lost: u64,
     /// The header in force for the next item that is written.
     header: Option<TaskHeader>,
     /// The rings had no room, and no results have arrived since.
@@ -132,9 +136,11 @@ impl WorkerHandle {
             initialize_by,
             initializers: initializer_count,
             ready: false,
+            ready_at: None,
             in_flight: InFlight::default(),
             pinned: Pinned::default(),
             completed: 0,
+            lost: 0,
             header: None,
             full: false,
             unreceived: None,
