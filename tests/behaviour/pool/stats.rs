@@ -74,6 +74,7 @@ fn workers_that_are_told_to_exit_count_as_such() -> Outcome {
     assert_eq!(pool.map(square, 0..20)?.len(), 20);
     eventually("four workers have ended", || pool.stats().total().shut_down == 4);
     assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([20, 0, 0], [0, 0, 0, 4]));
+    eventually("the fifth is there", || pool.worker_pids().len() == 1);
     assert!(pool.join_timeout(HOUR));
     assert_eq!(ends(&pool.stats().total()), [0, 0, 0, 5]);
     Ok(())

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher};
-use super::initializers::{Make, Preload, Run, TryMake, encode_initializer};
+use super::initializers::{Make, Preload, Run, TryMake, TryPreload, encode_initializer};
 use super::scheduler::Policy;
 use super::state::{NoState, State};
 use crate::error::{Error, Result, TaskError};
@@ -168,17 +168,53 @@ impl PoolBuilder {
     /// [`build`](Self::build) fails when `make` panics, crashes, leaves a thread, or takes longer than the
     /// [`initializer_timeout`](Self::initializer_timeout); and when the pool has another start method, or the
     /// system lacks what the fork server needs.
-    pub fn preload<F, Args>(mut self, make: F, args: Args) -> PoolBuilder<State<F::State>>
+    pub fn preload<F, Args>(self, make: F, args: Args) -> PoolBuilder<State<F::State>>
     where
         F: RemoteInit<Args>,
         F::State: Send,
         Args: Serialize + DeserializeOwned,
     {
-        match encode_initializer(Preload::new(make), &args) {
+        self.preload_by(Preload::new(make), &args).with_kind()
+    }
+
+    /// As [`preload`](Self::preload), for a function that may fail: its error is that of
+    /// [`build`](Self::build).
+    ///
+    /// ```
+    /// use multiproc::{Pool, StartMethod, TaskError};
+    /// use std::path::PathBuf;
+    ///
+    /// fn load(path: PathBuf) -> Result<String, TaskError> {
+    ///     Ok(std::fs::read_to_string(path)?)
+    /// }
+    ///
+    /// fn main() {
+    ///     multiproc::init();
+    ///     let builder = Pool::builder().workers(2).start_method(StartMethod::ForkServer);
+    ///     let error = builder.try_preload(load, (PathBuf::from("/missing"),)).build().unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    /// }
+    /// ```
+    pub fn try_preload<F, Args, S, E>(self, make: F, args: Args) -> PoolBuilder<State<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: Send + 'static,
+        TaskError: From<E>,
+    {
+        self.preload_by(TryPreload::new(make), &args).with_kind()
+    }
+
+    fn preload_by<F, Args>(mut self, function: F, args: &Args) -> Self
+    where
+        F: RemoteFn<Args, Output = Result<()>>,
+        Args: Serialize + DeserializeOwned,
+    {
+        match encode_initializer(function, args) {
             Ok(preload) => self.config.preload.push(preload),
             Err(error) => self.initializer = Err(error),
         }
-        self.with_kind()
+        self
     }
 
     fn with_kind<S>(self) -> PoolBuilder<State<S>> {
