@@ -5,6 +5,7 @@ mod broadcast;
 mod cancellation;
 mod descriptors;
 mod failures;
+mod growth;
 mod handles;
 mod imap;
 mod lifetime;
@@ -13,6 +14,7 @@ mod map_reduce;
 mod memory_limit;
 mod order;
 mod preload;
+mod priority;
 mod resize;
 mod respawn;
 mod retries;
@@ -36,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         map::trials(),
         imap::trials(),
         bad_items::trials(),
+        growth::trials(),
         handles::trials(),
         descriptors::trials(),
         failures::trials(),
@@ -51,6 +54,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         respawn::trials(),
         order::trials(),
         preload::trials(),
+        priority::trials(),
         state::trials(),
         stats::trials(),
         stuck::trials(),

@@ -106,7 +106,7 @@ fn workers_share_its_memory() -> Outcome {
     let pool = forking().preload(|byte: u8| vec![byte; SIZE], (7,)).build()?;
     let private_kibibytes = |bytes: &mut Vec<u8>| -> (usize, usize) {
         let sum = bytes.iter().step_by(4096).map(|&byte| usize::from(byte)).sum();
-        let usage = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let usage = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
         let private = usage.lines().filter(|line| line.starts_with("Private_"));
         (sum, private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()).sum())
     };

@@ -47,6 +47,7 @@ impl PoolBuilder {
             min_workers: 0,
             chunk_size: None,
             max_tasks: None,
+            max_growth: None,
             shutdown_timeout: SHUTDOWN,
             memory_limit: None,
             initializer_timeout: INITIALIZER,
@@ -295,6 +296,30 @@ impl<M> PoolBuilder<M> {
         self
     }
 
+    /// Replaces a worker, between two tasks, when its private memory has grown by more than this many bytes
+    /// since its first task. So tasks that leak, or that leave the allocator with much memory, take no more
+    /// than that for long; none of them fails. By default a worker may grow without end.
+    ///
+    /// The pool checks its workers about ten times a second while it has work. What a worker has before its
+    /// first task does not count: a [state](Self::state), a [preload](Self::preload), what an initializer has
+    /// loaded. So a replacement does not begin above the limit. For a bound that no task exceeds, see
+    /// [`memory_limit`](Self::memory_limit).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(1).max_growth_per_worker(64 << 20).build()?;
+    /// let leak = |mebibytes: usize| vec![1_u8; mebibytes << 20].leak().len();
+    /// let first = pool.worker_pids();
+    /// while pool.worker_pids() == first {
+    ///     pool.apply(leak, (10,))?;
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn max_growth_per_worker(mut self, bytes: u64) -> Self {
+        self.config.policy.max_growth = Some(bytes);
+        self
+    }
+
     /// Limits the private memory of each worker, in bytes. Unlimited by default. A task that needs more
     /// fails, with an error that names the limit; no other task is affected. (A Rust program that runs out of
     /// memory usually dies of SIGABRT.)
@@ -456,13 +481,14 @@ impl<M> PoolBuilder<M> {
     /// Starts the workers and the pool's thread; in inline mode there is neither.
     pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
-        let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
+        let Policy { workers, chunk_size, max_tasks, max_growth, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
         *memory_limit = memory_limit.map(effective_memory_limit);
         for (option, is_zero) in [
             ("workers", *workers == 0),
             ("chunk_size", *chunk_size == Some(0)),
             ("max_tasks_per_worker", *max_tasks == Some(0)),
+            ("max_growth_per_worker", *max_growth == Some(0)),
             ("memory_limit", *memory_limit == Some(0)),
             ("max_pending", self.config.max_pending == Some(0)),
         ] {

@@ -582,11 +582,9 @@ impl Dispatcher {
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
-        let server = self.preload_server.as_ref();
+        let (options, server) = (&self.options, self.preload_server.as_ref());
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, &self.options, server, move || {
-                thread.wake()
-            });
+            WorkerHandle::start(&self.wakeup_page, spin, config, options, server, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

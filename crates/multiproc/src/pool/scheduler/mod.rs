@@ -37,6 +37,8 @@ pub(crate) struct Scheduler {
     polled_at: u64,
     /// Tick of the coarse clock at the last check of what the workers have written.
     checked_at: u64,
+    /// The same of the last check of their memory.
+    measured_at: u64,
     /// A call has received a result outside a poll.
     progressed: bool,
     /// Workers have pinned items that wait.
@@ -59,6 +61,8 @@ pub(crate) struct Policy {
     pub(crate) chunk_size: Option<u32>,
     /// Tasks after which a worker is replaced.
     pub(crate) max_tasks: Option<u64>,
+    /// Bytes of growth after which a worker is replaced.
+    pub(crate) max_growth: Option<u64>,
     /// Limit for a worker's shutdown.
     pub(crate) shutdown_timeout: Duration,
     /// Bytes of memory for each worker.
@@ -135,6 +139,7 @@ impl Scheduler {
             stall_check_at: None,
             polled_at: 0,
             checked_at: 0,
+            measured_at: 0,
             progressed: false,
             has_pinned: false,
             sleep: Sleep::default(),
@@ -155,7 +160,7 @@ impl Scheduler {
         self.check_open()?;
         let now = clock::ticks();
         self.ignore_stopped_time(now);
-        self.backlog.extend(chunks);
+        self.backlog.extend(chunks, now);
         self.dispatch();
         self.sleep.wake_requested |= self.policy.idle_timeout.is_some() && self.needs_worker();
         if self.stall_check_at.is_none() && self.may_be_stuck() {
@@ -241,6 +246,7 @@ impl Scheduler {
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
+        self.retire_overgrown(now);
         let is_stall_check = self.stall_check_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();

@@ -21,6 +21,9 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// its notification wakes no thread, and a caller may be busy decoding results.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The least interval between two measurements of the workers' memory: one takes about 10 µs for each.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
 
@@ -121,9 +124,10 @@ impl Scheduler {
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
-        let Policy { initializers, initializer_timeout, memory_limit, shutdown_timeout, .. } =
+        let Policy { initializers, initializer_timeout, memory_limit, max_growth, shutdown_timeout, .. } =
             self.policy.clone();
-        WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout }
+        let is_measured = max_growth.is_some();
+        WorkerConfig { index, initializers, initializer_timeout, memory_limit, is_measured, shutdown_timeout }
     }
 
     pub(crate) fn add(&mut self, mut worker: WorkerHandle) {
@@ -160,6 +164,21 @@ impl Scheduler {
             self.backlog.put_back(worker.retire());
             if worker.in_flight() == 0 {
                 self.sleep.wake_requested |= worker.shut_down();
+            }
+        }
+    }
+
+    /// Gives workers that have grown too much nothing more to do.
+    pub(super) fn retire_overgrown(&mut self, now: u64) {
+        let Some(max) = self.policy.max_growth else { return };
+        if u128::from(now.saturating_sub(self.measured_at)) < MEASURE_INTERVAL.as_nanos() {
+            return;
+        }
+        self.measured_at = now;
+        for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
+            if worker.growth().is_some_and(|growth| growth > max) {
+                self.backlog.put_back(worker.retire());
+                self.sleep.wake_requested = true; // the pool's thread starts its successor
             }
         }
     }

@@ -9,13 +9,15 @@ use crate::ipc::packet::OnShortage;
 use crate::pool::call::ResultBatch;
 use crate::pool::worker_handle::in_flight::CompletedSpan;
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
+use crate::sys::limit::private_memory;
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
-        let is_new = !self.ready && self.rings.is_ready();
+        let is_new = !self.is_ready() && self.rings.is_ready();
         if is_new {
-            (self.ready, self.ready_at) = (true, Some(Instant::now()));
+            self.ready_at = Some(Instant::now());
+            self.memory_at_start = self.is_measured.then(|| private_memory(self.pid())).flatten();
         }
         self.drop_descriptors();
         self.take_results(Scope::Visible) || is_new

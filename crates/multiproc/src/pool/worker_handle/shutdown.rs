@@ -120,7 +120,7 @@ impl WorkerHandle {
 impl WorkerHandle {
     /// When its initializer must have returned, if that is pending.
     pub(crate) fn initialize_by(&self) -> Option<Instant> {
-        self.initialize_by.filter(|_| !self.ready && self.phase.failure().is_none())
+        self.initialize_by.filter(|_| !self.is_ready() && self.phase.failure().is_none())
     }
 
     /// Kills it if its initializer has exceeded its time limit.
@@ -195,7 +195,7 @@ impl WorkerHandle {
         let times = self.stats(); // while its item counts as running
         let (error, initializer_failed) = self.exit_cause();
         let error =
-            if self.ready { error } else { error.during_startup() }.with_memory_limit(self.memory_limit);
+            if self.is_ready() { error } else { error.during_startup() }.with_memory_limit(self.memory_limit);
         while self.take_results(Scope::Completed) {}
         // Items claimed and without a result have failed: usually one, or none. If the worker has overwritten
         // which ones those are, all have.
@@ -216,7 +216,7 @@ impl WorkerHandle {
         let unexpected = !self.phase.was_told_to_exit();
         WorkerExit {
             error,
-            failed_startup: !self.ready && unexpected,
+            failed_startup: !self.is_ready() && unexpected,
             exited_early: unexpected && self.completed == 0 && self.started_at.elapsed() < EARLY_EXIT,
             initializer_failed,
             rest,
@@ -234,7 +234,7 @@ impl WorkerHandle {
         match ended.and_then(|(outcome, _)| {
             wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
         }) {
-            Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
+            Ok(Err(error)) => (error.or_with_origin(origin), !self.is_ready()),
             Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
             Err(error) => (error, false),
         }

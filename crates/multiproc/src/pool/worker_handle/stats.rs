@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::WorkerHandle;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::pool::stats::WorkerStats;
 
 impl WorkerHandle {
@@ -31,7 +31,7 @@ impl WorkerHandle {
     pub(super) fn final_stats(&self, times: &WorkerStats, tasks_retried: u64) -> WorkerStats {
         let WorkerStats { running, waiting, starting, .. } = *times;
         let mut stats = WorkerStats { pid: None, tasks_retried, running, waiting, starting, ..self.stats() };
-        let count = match self.phase.failure().map(|why| why.kind()) {
+        let count = match self.phase.failure().map(Error::kind) {
             _ if self.phase.was_told_to_exit() => &mut stats.shut_down,
             Some(ErrorKind::Timeout) => &mut stats.timed_out,
             Some(ErrorKind::Cancelled) => &mut stats.cancelled,
