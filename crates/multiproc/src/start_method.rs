@@ -76,8 +76,8 @@ impl Default for StartMethod {
 /// fn main() -> multiproc::Result<()> {
 ///     set_start_method(StartMethod::Spawn);
 ///     multiproc::init();
-///     let child = Process::spawn(StartMethod::default, ())?;
-///     assert_eq!(child.join()?, StartMethod::Spawn);
+///     let child = Process::spawn(|| StartMethod::default() == StartMethod::Spawn, ())?;
+///     assert!(child.join()?); // the child's children are executed, too
 ///     Ok(())
 /// }
 /// ```

@@ -133,10 +133,10 @@ mod tests {
     fn a_step_of_priority_is_worth_ten_seconds_of_waiting() {
         const SECOND: u64 = 1_000_000_000;
         let mut backlog = Backlog::default();
-        for (second, priority) in [(100, 0), (100, -1), (105, 1), (109, 0), (111, 1), (121, 2), (121, 1)] {
+        for (second, priority) in [(100, 0), (100, -1), (105, 1), (109, 0), (111, 1), (122, 2), (121, 1)] {
             backlog.extend(chunk(&call(priority)), second * SECOND);
         }
-        assert_eq!(drain(&mut backlog), [1, 0, 2, 1, 0, -1, 1]);
+        assert_eq!(drain(&mut backlog), [1, 0, 1, 2, 0, -1, 1]);
         // The same moment: by priority, and in the order of submission among equals.
         for (priority, number) in [(0, 1), (127, 2), (-128, 3), (0, 4)] {
             let mut chunks: Vec<_> = chunk(&call(priority)).collect();
