@@ -1,5 +1,6 @@
 //! Priorities of tasks that wait for a worker.
 
+use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, unbounded};
 use multiproc::{Pool, Result};
 
@@ -29,7 +30,7 @@ fn tasks_of_a_higher_priority_begin_first_and_equal_ones_in_their_order() -> Out
     running.get()?;
     let order: Vec<u32> = receiver.iter_timeout(TEST_TIMEOUT).take(8).collect::<Result<_>>()?;
     assert_eq!(order, [5, 2, 6, 0, 3, 7, 1, 4]);
-    tasks.into_iter().try_for_each(|task| task.get())?;
+    tasks.into_iter().try_for_each(TaskHandle::get)?;
     Ok(())
 }
 

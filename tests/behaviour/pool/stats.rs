@@ -43,7 +43,8 @@ fn every_task_counts_once_as_done_or_failed() -> Outcome {
     assert_eq!((ends(&stats.total()), stats.pending), ([0; 4], 0));
     let mut pids: Vec<_> = stats.workers.iter().filter_map(|worker| worker.pid).collect();
     let mut expected = pool.worker_pids();
-    (pids.sort_unstable(), expected.sort_unstable());
+    pids.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(pids, expected);
     Ok(())
 }

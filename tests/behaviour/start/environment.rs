@@ -101,7 +101,9 @@ fn every_worker_has_them_and_so_has_its_successor() -> Outcome {
                 assert_eq!(found?, expected(), "{method:?}");
             }
             let before: HashSet<u32> = pool.worker_pids().into_iter().collect();
-            before.iter().for_each(|&pid| send_signal(pid, Signal::SIGKILL));
+            for &pid in &before {
+                send_signal(pid, Signal::SIGKILL);
+            }
             eventually("the workers are replaced", || {
                 let now = pool.worker_pids();
                 now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
