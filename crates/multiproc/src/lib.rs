@@ -208,7 +208,7 @@ pub use receiver_stream::ReceiverStream;
 pub use server::Server;
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
-pub use start_method::StartMethod;
+pub use start_method::{StartMethod, set_start_method};
 pub use task::RemoteFn;
 pub use task::method::{RemoteInit, RemoteMethod};
 pub use wait::{Waitable, wait_any, wait_any_timeout};

@@ -5,6 +5,7 @@ mod broadcast;
 mod cancellation;
 mod descriptors;
 mod failures;
+mod growth;
 mod handles;
 mod imap;
 mod lifetime;
@@ -13,11 +14,13 @@ mod map_reduce;
 mod memory_limit;
 mod order;
 mod preload;
+mod priority;
 mod resize;
 mod respawn;
 mod retries;
 mod runs;
 mod state;
+mod stats;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -35,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         map::trials(),
         imap::trials(),
         bad_items::trials(),
+        growth::trials(),
         handles::trials(),
         descriptors::trials(),
         failures::trials(),
@@ -50,7 +54,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         respawn::trials(),
         order::trials(),
         preload::trials(),
+        priority::trials(),
         state::trials(),
+        stats::trials(),
         stuck::trials(),
         runs::trials(),
     ];

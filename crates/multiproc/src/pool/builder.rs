@@ -1,5 +1,6 @@
 //! `PoolBuilder`: the options of a pool.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::dispatcher::{Config, Dispatcher, RecordOptions};
-use super::initializers::{Make, Preload, Run, TryMake, encode_initializer};
+use super::initializers::{Make, Preload, Run, TryMake, TryPreload, encode_initializer};
 use super::scheduler::Policy;
 use super::state::{NoState, State};
 use crate::error::{Error, Result, TaskError};
@@ -48,6 +49,7 @@ impl PoolBuilder {
             min_workers: 0,
             chunk_size: None,
             max_tasks: None,
+            max_growth: None,
             shutdown_timeout: SHUTDOWN,
             memory_limit: None,
             initializer_timeout: INITIALIZER,
@@ -175,17 +177,53 @@ impl PoolBuilder {
     /// [`build`](Self::build) fails when `make` panics, crashes, leaves a thread, or takes longer than the
     /// [`initializer_timeout`](Self::initializer_timeout); and when the pool has another start method, or the
     /// system lacks what the fork server needs.
-    pub fn preload<F, Args>(mut self, make: F, args: Args) -> PoolBuilder<State<F::State>>
+    pub fn preload<F, Args>(self, make: F, args: Args) -> PoolBuilder<State<F::State>>
     where
         F: RemoteInit<Args>,
         F::State: Send,
         Args: Serialize + DeserializeOwned,
     {
-        match encode_initializer(Preload::new(make), &args) {
+        self.preload_by(Preload::new(make), &args).with_kind()
+    }
+
+    /// As [`preload`](Self::preload), for a function that may fail: its error is that of
+    /// [`build`](Self::build).
+    ///
+    /// ```
+    /// use multiproc::{Pool, StartMethod, TaskError};
+    /// use std::path::PathBuf;
+    ///
+    /// fn load(path: PathBuf) -> Result<String, TaskError> {
+    ///     Ok(std::fs::read_to_string(path)?)
+    /// }
+    ///
+    /// fn main() {
+    ///     multiproc::init();
+    ///     let builder = Pool::builder().workers(2).start_method(StartMethod::ForkServer);
+    ///     let error = builder.try_preload(load, (PathBuf::from("/missing"),)).build().unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    /// }
+    /// ```
+    pub fn try_preload<F, Args, S, E>(self, make: F, args: Args) -> PoolBuilder<State<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: Send + 'static,
+        TaskError: From<E>,
+    {
+        self.preload_by(TryPreload::new(make), &args).with_kind()
+    }
+
+    fn preload_by<F, Args>(mut self, function: F, args: &Args) -> Self
+    where
+        F: RemoteFn<Args, Output = Result<()>>,
+        Args: Serialize + DeserializeOwned,
+    {
+        match encode_initializer(function, args) {
             Ok(preload) => self.config.preload.push(preload),
             Err(error) => self.initializer = Err(error),
         }
-        self.with_kind()
+        self
     }
 
     fn with_kind<S>(self) -> PoolBuilder<State<S>> {
@@ -263,6 +301,30 @@ impl<M> PoolBuilder<M> {
     /// any number.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.config.policy.max_tasks = Some(tasks);
+        self
+    }
+
+    /// Replaces a worker, between two tasks, when its private memory has grown by more than this many bytes
+    /// since its first task. So tasks that leak, or that leave the allocator with much memory, take no more
+    /// than that for long; none of them fails. By default a worker may grow without end.
+    ///
+    /// The pool checks its workers about ten times a second while it has work. What a worker has before its
+    /// first task does not count: a [state](Self::state), a [preload](Self::preload), what an initializer has
+    /// loaded. So a replacement does not begin above the limit. For a bound that no task exceeds, see
+    /// [`memory_limit`](Self::memory_limit).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(1).max_growth_per_worker(64 << 20).build()?;
+    /// let leak = |mebibytes: usize| vec![1_u8; mebibytes << 20].leak().len();
+    /// let first = pool.worker_pids();
+    /// while pool.worker_pids() == first {
+    ///     pool.apply(leak, (10,))?;
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn max_growth_per_worker(mut self, bytes: u64) -> Self {
+        self.config.policy.max_growth = Some(bytes);
         self
     }
 
@@ -361,6 +423,31 @@ impl<M> PoolBuilder<M> {
     /// Sets the start method of the workers. The default is [`StartMethod::default`].
     pub fn start_method(mut self, method: StartMethod) -> Self {
         self.config.options.method = Some(method);
+        self
+    }
+
+    /// Sets a variable of the workers' environment, which is otherwise this process's when a worker starts. A
+    /// worker has it from its first instruction, so it reaches what reads the environment once, as math
+    /// libraries do for their number of threads. Therefore the workers are executed also under
+    /// [`StartMethod::ForkServer`]; only a [`preload`](Self::preload) is forked, from a process with the
+    /// variable. No effect in [inline mode](Self::inline).
+    ///
+    /// A name that is empty or holds `=`, and a zero byte, are an error of [`build`](Self::build).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).env("OMP_NUM_THREADS", "1").build()?;
+    /// assert_eq!(pool.apply(|| std::env::var("OMP_NUM_THREADS").ok(), ())?.as_deref(), Some("1"));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the workers' environment. See [`env`](Self::env).
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), None);
         self
     }
 
@@ -485,13 +572,14 @@ impl<M> PoolBuilder<M> {
     /// Starts the workers and the pool's thread; in inline mode there is neither.
     pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
-        let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
+        let Policy { workers, chunk_size, max_tasks, max_growth, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
         *memory_limit = memory_limit.map(effective_memory_limit);
         for (option, is_zero) in [
             ("workers", *workers == 0),
             ("chunk_size", *chunk_size == Some(0)),
             ("max_tasks_per_worker", *max_tasks == Some(0)),
+            ("max_growth_per_worker", *max_growth == Some(0)),
             ("memory_limit", *memory_limit == Some(0)),
             ("max_pending", self.config.max_pending == Some(0)),
             ("record_limits: files", self.config.record.max_files == 0),
@@ -506,6 +594,7 @@ impl<M> PoolBuilder<M> {
             }
             return Ok((Dispatcher::start_inline(self.config)?, None));
         }
+        self.config.options.fix_method()?;
         if !self.config.preload.is_empty() {
             self.config.options.check_can_preload()?;
         }

@@ -44,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// The number of further runs of an item whose worker died while running it.
     pub(crate) retries: u32,
+    /// Steps of [`PRIORITY_STEP`].
+    pub(crate) priority: i8,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.
     pub(crate) buffer_size: Option<u64>,
 }
@@ -109,6 +111,9 @@ pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
 const MAX_CHUNK_LEN: u64 = 32 * 1024;
 const MAX_GROWTH: u64 = 64;
 
+/// A step of priority counts as this time (nanoseconds) of waiting, so that no priority starves.
+const PRIORITY_STEP: i64 = 10_000_000_000;
+
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
         let (is_timed, first) = (options.timeout.is_some(), FirstItem::of_call(is_single));
@@ -122,6 +127,11 @@ impl Call {
             withdrawn: AtomicBool::new(false),
             backlog: AtomicUsize::new(0),
         })
+    }
+
+    /// The place in the order of all waiting items of one that is submitted `now`; the lowest is the first.
+    pub(crate) fn rank(&self, now: u64) -> i64 {
+        i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }
 
     /// Counts it until its first result.

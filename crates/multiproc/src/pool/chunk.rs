@@ -18,6 +18,8 @@ pub(crate) struct Chunk {
     pub(crate) count: u32,
     /// The deaths of workers that ran them before.
     pub(crate) deaths: Vec<Error>,
+    /// Its [rank](Call::rank), once it is submitted.
+    pub(crate) rank: i64,
     pub(crate) body: Body,
 }
 
@@ -140,8 +142,14 @@ impl ChunkBuilder {
     /// line.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
         self.frames.truncate(self.end);
-        let chunk =
-            |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: Vec::new(), body };
+        let chunk = |first, count, body| Chunk {
+            call: Arc::clone(call),
+            first,
+            count,
+            deaths: Vec::new(),
+            rank: 0,
+            body,
+        };
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
         let index = first + u64::from(self.count);

@@ -20,6 +20,7 @@ use super::inline::run_chunk;
 use super::recording::Recording;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::state::adopt_preloaded;
+use super::stats::PoolStats;
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
@@ -146,7 +147,7 @@ impl Dispatcher {
 
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let (options, workers) = (config.options, config.policy.workers);
+        let (options, workers) = (config.options.clone(), config.policy.workers);
         if config.preload.is_empty() {
             options.prefork(workers);
         }
@@ -170,8 +171,9 @@ impl Dispatcher {
         if !is_inline {
             policy.recording = record.recording(preload.iter().chain(&policy.initializers))?;
         }
-        let preload_server =
-            (!preload.is_empty()).then(|| PreloadServer::new(preload, policy.initializer_timeout));
+        let environment = options.environment.clone();
+        let preload_server = (!preload.is_empty())
+            .then(|| PreloadServer::new(environment, preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(PoolThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
@@ -258,6 +260,11 @@ impl Dispatcher {
 
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.check();
+        if self.fork_detector.in_original_process() { self.lock().stats() } else { PoolStats::default() }
     }
 
     /// Returns the reason if the pool refuses new work.
@@ -613,9 +620,9 @@ impl Dispatcher {
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
-        let server = self.preload_server.as_ref();
+        let (options, server) = (&self.options, self.preload_server.as_ref());
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, server, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, options, server, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

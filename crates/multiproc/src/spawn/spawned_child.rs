@@ -14,6 +14,7 @@ use crate::spawn::bootstrap::{self, MAGIC};
 use crate::spawn::kept_task::KeptTask;
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
+use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
@@ -39,7 +40,13 @@ pub(super) fn prepare(
 
 impl PreparedChild {
     /// Executes the program to be this child. Does not wait until it reaches `init`, within `timeout`.
-    pub(crate) fn exec(self, timeout: Option<Duration>, deadline: Deadline) -> Result<SpawnedChild> {
+    pub(crate) fn exec(
+        self,
+        environment: EnvChanges,
+        timeout: Option<Duration>,
+        deadline: Deadline,
+    ) -> Result<SpawnedChild> {
+        environment.check()?;
         let Self { name, bootstrap } = self;
         let (ours, theirs) = PacketSocket::pair()?;
         // The magic number is in the packet even if the message is too large for it.
@@ -47,7 +54,8 @@ impl PreparedChild {
             return Err(Error::timeout("hand a child its task")); // too many descriptors are in flight
         }
         let socket = theirs.into_descriptor()?;
-        let request = SpawnRequest { name, socket, liveness_socket: ours.handle(), timeout, deadline };
+        let liveness_socket = ours.handle();
+        let request = SpawnRequest { name, environment, socket, liveness_socket, timeout, deadline };
         let child = supervisor::start(request)?;
         Ok(SpawnedChild::new(child, ours))
     }

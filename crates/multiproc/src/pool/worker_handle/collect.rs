@@ -1,5 +1,7 @@
 //! Collects the results of a worker.
 
+use std::time::Instant;
+
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
@@ -7,12 +9,16 @@ use crate::ipc::packet::OnShortage;
 use crate::pool::call::ResultBatch;
 use crate::pool::worker_handle::in_flight::CompletedSpan;
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
+use crate::sys::limit::private_memory;
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
-        let is_new = !self.ready && self.rings.is_ready();
-        self.ready |= is_new;
+        let is_new = !self.is_ready() && self.rings.is_ready();
+        if is_new {
+            self.ready_at = Some(Instant::now());
+            self.memory_at_start = self.is_measured.then(|| private_memory(self.pid())).flatten();
+        }
         self.drop_descriptors();
         self.take_results(Scope::Visible) || is_new
     }
@@ -178,6 +184,7 @@ impl WorkerHandle {
 
     /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
+        self.lost += u64::from(count);
         let mut left = count;
         while let Some((some, deaths)) = self.in_flight.front_deaths().filter(|_| left > 0) {
             let (error, some) = (error.clone().with_attempts(deaths), some.min(left));

@@ -31,6 +31,7 @@ struct Span {
     done: u32,
     /// The deaths of workers that ran them before.
     deaths: Vec<Error>,
+    rank: i64,
     /// The position of the first item in the ring.
     start: u32,
     /// The single item, if it is out of line.
@@ -202,7 +203,7 @@ impl Span {
                 }
             }
         };
-        Self { call, first, count, done: 0, deaths, start, message }
+        Self { call, first, count, done: 0, deaths, rank: chunk.rank, start, message }
     }
 
     fn left(&self) -> u32 {
@@ -230,6 +231,16 @@ impl Span {
         };
         self.count = kept;
         let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
-        (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths.clone(), body }, start)
+        (
+            Chunk {
+                call: Arc::clone(&self.call),
+                first,
+                count,
+                deaths: self.deaths.clone(),
+                rank: self.rank,
+                body,
+            },
+            start,
+        )
     }
 }

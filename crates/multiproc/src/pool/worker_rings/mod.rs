@@ -69,6 +69,10 @@ const COMPLETED: usize = 128;
 const VISIBLE: usize = 256;
 /// The worker's total time for all visible results, in nanoseconds.
 const RUN_TIME: usize = 264;
+/// Its total time without items, before the running item.
+const IDLE: usize = 296;
+/// The number of its results that are errors.
+const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
 /// Items between two clock reads of the worker.

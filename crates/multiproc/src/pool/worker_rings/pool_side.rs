@@ -17,8 +17,9 @@ use crate::sys::poll::Deadline;
 
 use super::result_words::{self, Scope};
 use super::{
-    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
+    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FAILED, IDLE, ITEM_STARTED_AT, MessageHeader,
+    OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE,
+    WorkerRings,
 };
 
 #[derive(Debug)]
@@ -249,6 +250,13 @@ impl PoolSide {
 
     pub(crate) fn results_taken(&self) -> u32 {
         self.head.frames
+    }
+
+    /// The worker's time with items whose results were taken, and without items before the running one; and
+    /// the number of errors among its results. A task may have overwritten them.
+    pub(crate) fn totals(&self) -> (Duration, Duration, u64) {
+        let word = |offset| self.rings.0.word64(offset).load(Relaxed);
+        (Duration::from_nanos(word(RUN_TIME)), Duration::from_nanos(word(IDLE)), word(FAILED))
     }
 
     /// Appends the frames of `count` items to `frames`: those after the `skipped` items that begin at a

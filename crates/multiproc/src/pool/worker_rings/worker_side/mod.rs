@@ -6,7 +6,7 @@
 mod flush;
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
@@ -28,8 +28,9 @@ use crate::sys::process::{exit_immediately, own_pid};
 use self::flush::FlushSchedule;
 use super::result_words;
 use super::{
-    CLOSED, COMPLETED, COMPLETIONS, ERROR, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
+    CLOSED, COMPLETED, COMPLETIONS, ERROR, FAILED, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage,
+    WorkerRings,
 };
 
 #[derive(Debug)]
@@ -307,6 +308,8 @@ impl WorkerSide {
         let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
+            let failed = self.rings.0.word64(FAILED);
+            failed.store(failed.load(Relaxed).wrapping_add(1), Relaxed);
             self.complete();
         }
     }
@@ -359,7 +362,7 @@ impl WorkerSide {
         if claim_word::claimed(self.rings.claim_word()) != self.completed.frames {
             return Err(self.poison("the claim word", "it was overwritten"));
         }
-        self.schedule.read_at = Instant::now();
+        self.end_wait();
         Ok(self.has_item())
     }
 
