@@ -1,6 +1,9 @@
 //! A reorder buffer: results that have arrived and were not returned yet.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::mem::swap;
 
 use serde::de::DeserializeOwned;
 
@@ -19,24 +22,16 @@ pub(crate) enum ResultOrder {
 pub(crate) struct ReorderBuffer {
     order: ResultOrder,
     /// The current batch, and the results left in its current run.
-    current: ResultCursor,
+    current: Box<ResultCursor>,
     run: u32,
-    /// By the input index of the next result, or in the order of arrival.
-    others: BTreeMap<u64, ResultCursor>,
+    others: BinaryHeap<Waiting>,
     arrived: u64,
     given: u64,
 }
 
 impl ReorderBuffer {
     pub(crate) fn new(order: ResultOrder) -> Self {
-        Self {
-            order,
-            current: ResultCursor::default(),
-            run: 0,
-            others: BTreeMap::new(),
-            arrived: 0,
-            given: 0,
-        }
+        Self { order, current: Box::default(), run: 0, others: BinaryHeap::new(), arrived: 0, given: 0 }
     }
 
     pub(crate) fn add(&mut self, batch: ResultBatch) {
@@ -44,7 +39,7 @@ impl ReorderBuffer {
         let Some((index, _)) = batch.run() else { return };
         let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.insert(key, batch);
+        self.others.push(Waiting { key, batch: Box::new(batch) });
     }
 
     /// The number of returned results.
@@ -83,14 +78,26 @@ impl ReorderBuffer {
             return true;
         }
         if !self.is_next() {
-            let later = std::mem::take(&mut self.current);
-            self.others.extend(later.run().map(|(key, _)| (key, later)));
-            self.current = self.others.pop_first().map(|(_, first)| first).unwrap_or_default();
+            self.exchange_current();
         }
         if self.is_next() {
             self.run = self.current.begin_run();
         }
         self.run > 0
+    }
+
+    /// Makes the first batch the current one. If results of several workers alternate, this happens for each of
+    /// them, so the batches change places, which costs less than to remove one and insert the other.
+    fn exchange_current(&mut self) {
+        match (self.current.run(), self.others.peek_mut()) {
+            (Some((index, _)), Some(mut first)) if first.key < index => {
+                swap(&mut self.current, &mut first.batch);
+                first.key = index;
+            }
+            (None, Some(first)) => self.current = PeekMut::pop(first).batch,
+            (None, None) => *self.current = ResultCursor::default(),
+            (Some(_), _) => {}
+        }
     }
 
     /// Whether the current batch comes next.
@@ -102,3 +109,30 @@ impl ReorderBuffer {
         }
     }
 }
+
+/// A batch that is not the current one. The greatest is the first in order.
+struct Waiting {
+    /// The input index of its next result, or its number in the order of arrival.
+    key: u64,
+    batch: Box<ResultCursor>,
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key.cmp(&self.key)
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Waiting {}

@@ -32,11 +32,8 @@ struct Run {
     /// The position of the first item in the ring.
     start: u32,
     /// The single item, if it is out of line.
-    message: Option<Message>,
+    message: Option<Box<Message>>,
 }
-
-/// Items with a result: their call, the input index of the first, and their number.
-pub(crate) type Completed = (Arc<Call>, u64, u32);
 
 impl InFlight {
     pub(crate) fn count(&self) -> u32 {
@@ -119,22 +116,23 @@ impl InFlight {
         }
     }
 
-    /// Removes the first `count` items.
-    pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
-        let mut done = Vec::with_capacity(1);
+    /// Removes the first `count` items. Passes the call, the input index of the first, and the number of each
+    /// run of them to `done`.
+    pub(crate) fn complete(&mut self, count: u32, mut done: impl FnMut(&Arc<Call>, u64, u32)) {
         let mut left = count.min(self.count);
         self.revoke(left);
         while let Some(run) = self.runs.front_mut().filter(|_| left > 0) {
             let some = left.min(run.left());
-            done.push((Arc::clone(&run.call), run.first + u64::from(run.done), some));
+            done(&run.call, run.first + u64::from(run.done), some);
             run.done += some;
             left -= some;
-            if run.left() == 0 {
-                let message = self.runs.pop_front().and_then(|run| run.message);
-                message.into_iter().for_each(Message::recycle);
+            if run.left() > 0 {
+                break;
+            }
+            if let Some(message) = self.runs.pop_front().and_then(|run| run.message) {
+                message.recycle();
             }
         }
-        done
     }
 
     /// Turns the last `count` items back into chunks; also returns their position in the ring.
@@ -184,7 +182,7 @@ impl Run {
             body @ Body::Message(_) => {
                 chunk.count = 0;
                 match std::mem::replace(body, Body::Frames { bytes: Vec::new(), start: 0 }) {
-                    Body::Message(message) => Some(message),
+                    Body::Message(message) => Some(Box::new(message)),
                     Body::Frames { .. } => None,
                 }
             }
@@ -216,7 +214,10 @@ impl Run {
             None => rings.copy_items(self.start, kept, count, &mut frames),
         };
         self.count = kept;
-        let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
+        let body = match self.message.take() {
+            Some(message) => Body::Message(*message),
+            None => Body::Frames { bytes: frames, start: 0 },
+        };
         (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths.clone(), body }, start)
     }
 }
