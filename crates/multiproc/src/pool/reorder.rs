@@ -65,11 +65,12 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Appends the next results of the current run if they are numbers.
-    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
+    /// Appends next results of the current run if they are numbers; returns how many.
+    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) -> u32 {
         let count = self.current.take_numbers(self.run, results);
         self.run -= count;
         self.given += u64::from(count);
+        count
     }
 
     /// Begins the next run, unless one is current; returns whether there is one.

@@ -31,6 +31,8 @@ struct Run {
     deaths: Vec<Error>,
     /// The position of the first item in the ring.
     start: u32,
+    /// The bytes of each item, if they are values of arrays, else 0.
+    size: u32,
     /// The single item, if it is out of line.
     message: Option<Box<Message>>,
 }
@@ -177,17 +179,14 @@ impl InFlight {
 impl Run {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
-        let message = match &mut chunk.body {
-            Body::Frames { .. } => None,
-            body @ Body::Message(_) => {
-                chunk.count = 0;
-                match std::mem::replace(body, Body::Frames { bytes: Vec::new(), start: 0 }) {
-                    Body::Message(message) => Some(Box::new(message)),
-                    Body::Frames { .. } => None,
-                }
-            }
-        };
-        Self { call, first, count, done: 0, deaths, start, message }
+        let size = if let Body::Values { size, .. } = chunk.body { size } else { 0 };
+        let mut message = None;
+        if let Body::Message(_) = chunk.body {
+            chunk.count = 0;
+            let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
+            message = if let Body::Message(message) = body { Some(Box::new(message)) } else { None };
+        }
+        Self { call, first, count, done: 0, deaths, start, size, message }
     }
 
     fn left(&self) -> u32 {
@@ -201,23 +200,18 @@ impl Run {
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
         let has_history = !self.deaths.is_empty() || !next.deaths.is_empty();
         let is_next = self.first + u64::from(self.count) == next.first && !has_history;
-        is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
+        is_next && is_small && !is_message && self.size == next.size && Arc::ptr_eq(&self.call, &next.call)
     }
 
     /// Splits the last `count` items off; returns them and their position in the ring.
     fn cut(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
-        let mut frames = Vec::new();
-        let start = match self.message {
-            Some(_) => self.start,
-            None => rings.copy_items(self.start, kept, count, &mut frames),
+        let (body, start) = match self.message.take() {
+            Some(message) => (Body::Message(*message), self.start),
+            None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;
-        let body = match self.message.take() {
-            Some(message) => Body::Message(*message),
-            None => Body::Frames { bytes: frames, start: 0 },
-        };
         (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths.clone(), body }, start)
     }
 }
