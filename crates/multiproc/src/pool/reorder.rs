@@ -31,7 +31,14 @@ pub(crate) struct ReorderBuffer {
 
 impl ReorderBuffer {
     pub(crate) fn new(order: ResultOrder) -> Self {
-        Self { order, current: Box::default(), span: 0, others: BinaryHeap::new(), arrived: 0, returned: 0 }
+        Self {
+            order,
+            current: Box::default(),
+            left_in_span: 0,
+            others: BinaryHeap::new(),
+            arrived: 0,
+            returned: 0,
+        }
     }
 
     pub(crate) fn add(&mut self, batch: ResultBatch) {

@@ -116,18 +116,18 @@ impl Ring {
                 count -= 1;
                 continue;
             };
-            let some = array.count.saturating_sub(skipped).min(count);
-            if array.end(skipped + some).wrapping_sub(from) > end.wrapping_sub(from) {
+            let first = skipped.min(array.count);
+            let some = (array.count - first).min(count);
+            if array.end(first + some).wrapping_sub(from) > end.wrapping_sub(from) {
                 break;
             }
             let length = (some * array.size) as usize;
-            memory.read(self.value_offset(array, skipped.min(array.count)), length, |bytes| {
+            memory.read(self.value_offset(array, first), length, |bytes| {
                 add_frame(&mut frames, array_kind(array.size), bytes);
             });
             count -= some;
-            skipped += some;
-            if skipped < array.count {
-                open = Some((cursor.bytes, skipped));
+            if first + some < array.count {
+                open = Some((cursor.bytes, first + some));
                 break;
             }
             (cursor.bytes, skipped) = (array.end(array.count), 0);

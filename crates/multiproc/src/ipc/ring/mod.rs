@@ -178,6 +178,13 @@ impl Ring {
     /// Whether the positions are consistent: the ring can hold as many frames and bytes between them.
     #[inline]
     pub(crate) fn can_hold(&self, head: Position, tail: Position) -> bool {
+        let bytes = tail.bytes.wrapping_sub(head.bytes);
+        self.can_hold_values(head, tail) && tail.frames_since(head) <= bytes / HEADER_SIZE
+    }
+
+    /// As [`can_hold`](Self::can_hold), where each value of an array counts as a frame.
+    #[inline]
+    pub(crate) fn can_hold_values(&self, head: Position, tail: Position) -> bool {
         let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
         bytes <= self.size && frames <= bytes && (frames > 0 || bytes == 0)
     }

@@ -246,7 +246,7 @@ impl PoolSide {
         let completed = Position::load(self.rings.0.word64(COMPLETED));
         let claimed = self.claimed()?;
         if completed.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
-            || !COMPLETIONS.can_hold(self.head, completed)
+            || !COMPLETIONS.can_hold_values(self.head, completed)
         {
             return Err(Error::decode("the number of completed items", "it is out of range"));
         }
@@ -421,7 +421,7 @@ impl PoolSide {
         if count == 0 || count > u32::MAX / 2 {
             return Ok(None); // the second: *visible* is behind what was taken as completed
         }
-        if !COMPLETIONS.can_hold(self.head, tail) {
+        if !COMPLETIONS.can_hold_values(self.head, tail) {
             return Err(Error::decode("the end of the results", "it is out of range"));
         }
         let results = if scope == Scope::Visible && self.open.is_none() {

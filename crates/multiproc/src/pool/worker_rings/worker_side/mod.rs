@@ -231,9 +231,9 @@ impl WorkerSide {
         let room = COMPLETIONS.array_room(self.completed, self.taken, as_u32(result));
         let seen = self.rings.requests().load(Relaxed);
         let claimed = self.claim_run(seen, left.min(room));
-        if claimed == 0 {
-            return 0;
-        }
+        // The pool may have shortened the array before the claim, and put other items in the place of the cut ones.
+        let left = SUBMISSIONS.array(&self.rings.0, items.start).map_or(0, |array| array.count);
+        let claimed = claimed.min(left.saturating_sub(self.index));
         let (memory, first) = (&self.rings.0, self.completed);
         let results = COMPLETIONS.begin_array(memory, first, as_u32(result), claimed);
         self.open = Some((results, first.frames));
