@@ -20,7 +20,7 @@ pub(crate) const MAX_ARRAY: u32 = 8 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Array {
     /// The position of its header, in bytes.
-    start: u32,
+    pub(crate) start: u32,
     /// The bytes of a value.
     pub(crate) size: u32,
     /// The number of values that it has room for.

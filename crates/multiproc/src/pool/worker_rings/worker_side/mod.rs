@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
-use crate::ipc::frame::{array_size, as_u32};
+use crate::ipc::frame::as_u32;
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::Array;
 use crate::ipc::ring::{Memory, Position};
@@ -141,15 +141,15 @@ impl WorkerSide {
     /// The kind of the item at the cursor, which is claimed.
     #[inline(always)]
     fn kind(&mut self) -> u32 {
-        let is_over = |array: &Array| self.index >= array.count;
-        if let Some(array) = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).filter(is_over) {
-            self.cursor.bytes = array.end(array.count);
-            self.index = 0;
+        if let Some(array) = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).filter(|it| self.index >= it.count) {
+            (self.cursor.bytes, self.index) = (array.end(array.count), 0);
         }
-        match SUBMISSIONS.kind(&self.rings.0, self.cursor) {
-            kind if array_size(kind).is_some() => VALUE,
-            kind => kind,
-        }
+        let Some(array) = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes) else {
+            return SUBMISSIONS.kind(&self.rings.0, self.cursor);
+        };
+        self.cursor.bytes = array.start; // the way there is soon overwritten
+        VALUE
+    }
     }
 
     /// Passes the bytes of the claimed item, or of a header in front of it, to `f`. They stay in the ring
@@ -231,17 +231,21 @@ impl WorkerSide {
         let room = COMPLETIONS.array_room(self.completed, self.taken, as_u32(result));
         let seen = self.rings.requests().load(Relaxed);
         let claimed = self.claim_run(seen, left.min(room));
-        // The pool may have shortened the array before the claim, and put other items in the place of the cut ones.
-        let left = SUBMISSIONS.array(&self.rings.0, items.start).map_or(0, |array| array.count);
-        let claimed = claimed.min(left.saturating_sub(self.index));
+        // Before the claim, the pool may have shortened the array, and put other items behind it.
+        let now = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).map_or(0, |array| array.count);
+        let most = claimed.min(now.saturating_sub(self.index));
+        if most == 0 {
+            claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
+            return 0;
+        }
         let (memory, first) = (&self.rings.0, self.completed);
-        let results = COMPLETIONS.begin_array(memory, first, as_u32(result), claimed);
+        let results = COMPLETIONS.begin_array(memory, first, as_u32(result), most);
         self.open = Some((results, first.frames));
         self.claimed = false;
         let from = SUBMISSIONS.value_offset(items, self.index);
         let to = COMPLETIONS.value_offset(results, 0);
         let (mut count, mut error) = (0, None);
-        while count < claimed {
+        while count < most {
             let index = count as usize;
             match memory.read(from + index * item, item, &run) {
                 Ok(value) => {
@@ -257,7 +261,7 @@ impl WorkerSide {
             count += 1;
             self.completed = Position { frames: first.frames.wrapping_add(count), bytes: results.end(count) };
             result_words::complete(memory.word64(COMPLETED), self.completed);
-            if count == claimed || !claim_word::goes_on(self.rings.requests(), seen) {
+            if count == most || !claim_word::goes_on(self.rings.requests(), seen) {
                 break;
             }
             failpoint::hit(Failpoint::ItemBegun);
