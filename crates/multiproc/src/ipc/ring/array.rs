@@ -61,6 +61,20 @@ impl Ring {
         })
     }
 
+    /// The array at the position `start`, or behind it if that is one of whose values `index` are read, and which
+    /// has no more. Sets both to the next value. Call it after a claim of that value: before, the writer may have
+    /// shortened the array, and put another frame behind it.
+    #[inline(always)]
+    pub(crate) fn next_array(&self, memory: &impl Memory, start: &mut u32, index: &mut u32) -> Option<Array> {
+        let mut array = self.array(memory, *start)?;
+        if *index >= array.count {
+            (*start, *index) = (array.end(array.count), 0);
+            array = self.array(memory, *start)?;
+        }
+        *start = array.start; // a skipped rest of the ring on the way there is soon overwritten
+        Some(array)
+    }
+
     /// The offset of a value of an array in memory.
     #[inline(always)]
     pub(crate) fn value_offset(&self, array: Array, index: u32) -> usize {
@@ -121,10 +135,10 @@ impl Ring {
             if array.end(first + some).wrapping_sub(from) > end.wrapping_sub(from) {
                 break;
             }
-            let length = (some * array.size) as usize;
-            memory.read(self.value_offset(array, first), length, |bytes| {
-                add_frame(&mut frames, array_kind(array.size), bytes);
-            });
+            if some > 0 {
+                let (offset, length) = (self.value_offset(array, first), (some * array.size) as usize);
+                memory.read(offset, length, |bytes| add_frame(&mut frames, array_kind(array.size), bytes));
+            }
             count -= some;
             if first + some < array.count {
                 open = Some((cursor.bytes, first + some));

@@ -141,16 +141,10 @@ impl WorkerSide {
     /// The kind of the item at the cursor, which is claimed.
     #[inline(always)]
     fn kind(&mut self) -> u32 {
-        if let Some(array) =
-            SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).filter(|it| self.index >= it.count)
-        {
-            (self.cursor.bytes, self.index) = (array.end(array.count), 0);
+        match SUBMISSIONS.next_array(&self.rings.0, &mut self.cursor.bytes, &mut self.index) {
+            Some(_) => VALUE,
+            None => SUBMISSIONS.kind(&self.rings.0, self.cursor),
         }
-        let Some(array) = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes) else {
-            return SUBMISSIONS.kind(&self.rings.0, self.cursor);
-        };
-        self.cursor.bytes = array.start; // the way there is soon overwritten
-        VALUE
     }
 
     /// Passes the bytes of the claimed item, or of a header in front of it, to `f`. They stay in the ring
