@@ -177,7 +177,7 @@ fn values_of_each_size_arrive_in_order() -> Outcome {
         pool.map(|is_upper: bool| if is_upper { 'Ä' } else { 'ä' }, (0..20_000).map(|n| n % 3 == 0))?;
     assert!((0..).zip(letters).all(|(n, letter)| letter == if n % 3 == 0 { 'Ä' } else { 'ä' }));
     let texts: Vec<String> =
-        pool.imap(|number: i64| number.to_string(), -9..20_000)?.collect::<Result<_>>()?;
+        pool.imap(|number: i64| number.to_string(), -9..20_000).collect::<Result<_>>()?;
     assert!((-9..20_000).zip(texts).all(|(number, text)| number.to_string() == text));
     Ok(())
 }
