@@ -48,7 +48,7 @@ proptest! {
             prop_assert_eq!(last, array.size as usize, "it lies in the ring");
         }
         let count = tail.frames_since(first).min(2000);
-        let copied = ring.copy_values(&memory, first.bytes, words[0] as u32, count, tail.bytes);
+        let copied = ring.copy_values(&memory, first.bytes, tail.frames, count, tail.bytes);
         prop_assert!(all(copied.frames).len() <= count as usize);
     }
 

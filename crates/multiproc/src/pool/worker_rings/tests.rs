@@ -44,6 +44,38 @@ fn random(state: &mut u64) -> u64 {
     *state >> 33
 }
 
+/// Runs the next item, or some of its array, or reads a header; returns about how many bytes the results take.
+fn run_next(worker: &mut WorkerSide, as_array: bool) -> Option<usize> {
+    match worker.next()? {
+        TASK_HEADER => worker.read(|_| Ok(0)).ok(),
+        VALUE if as_array => {
+            let add = |bytes: &[u8]| Ok(u64::from_le_bytes([bytes[0], bytes[1], bytes[2], 0, 0, 0, 0, MARK]));
+            Some(16 * worker.run_array((3, 8), add) as usize)
+        }
+        VALUE => {
+            let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
+            worker.write(VALUE, &item).unwrap();
+            worker.complete();
+            Some(item.len() + 16)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The last byte of a result that an array had.
+const MARK: u8 = 9;
+
+fn without_mark(result: Vec<u8>) -> Vec<u8> {
+    if result.last() == Some(&MARK) { result[..3].to_vec() } else { result }
+}
+
+fn results_of(numbers: &[u64], size: u32) -> Vec<Vec<u8>> {
+    match size {
+        0 => all(Frames::new(frames(numbers))),
+        _ => values(numbers).chunks(3).map(<[u8]>::to_vec).collect(),
+    }
+}
+
 /// Random submissions, revocations and runs: each item runs once, in order, and has a result.
 #[test]
 fn every_item_is_either_run_or_revoked() {
@@ -109,23 +141,10 @@ fn every_item_is_either_run_or_revoked() {
                     if waiting > RING as usize / 3 {
                         break; // it would block for room, which only this thread makes
                     }
-                    match worker.next() {
-                        None => break,
-                        Some(TASK_HEADER) => worker.read(|_| Ok(())).unwrap(),
-                        Some(VALUE) if random(&mut state).is_multiple_of(2) => {
-                            let add = |bytes: &[u8]| {
-                                Ok(u64::from_le_bytes([bytes[0], bytes[1], bytes[2], 0, 0, 0, 0, 9]))
-                            };
-                            waiting += 16 * worker.run_array((3, 8), add) as usize;
-                        }
-                        Some(VALUE) => {
-                            let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
-                            waiting += item.len() + 16;
-                            worker.write(VALUE, &item).unwrap();
-                            worker.complete();
-                        }
-                        other => panic!("{other:?}"),
-                    }
+                    let Some(bytes) = run_next(&mut worker, random(&mut state).is_multiple_of(2)) else {
+                        break;
+                    };
+                    waiting += bytes;
                 }
                 worker.update_visible(Duration::ZERO);
             }
@@ -134,17 +153,13 @@ fn every_item_is_either_run_or_revoked() {
                     continue;
                 };
                 waiting = 0;
-                ran.extend(all(taken.results));
+                ran.extend(all(taken.results).into_iter().map(without_mark));
                 let mut left = taken.count;
                 while left > 0 {
                     let (_, items, done, size) = spans.front_mut().unwrap();
                     let some = left.min(items.len() as u32 - *done);
-                    let items_done: Vec<u64> =
-                        items.iter().skip(*done as usize).take(some as usize).copied().collect();
-                    expected.extend(match size {
-                        0 => all(Frames::new(frames(&items_done))),
-                        _ => values(&items_done).chunks(3).map(<[u8]>::to_vec).collect(),
-                    });
+                    let items_done = items.iter().skip(*done as usize).take(some as usize);
+                    expected.extend(results_of(&items_done.copied().collect::<Vec<u64>>(), *size));
                     *done += some;
                     left -= some;
                     if items.len() == *done as usize {
@@ -156,10 +171,7 @@ fn every_item_is_either_run_or_revoked() {
         }
     }
     assert!(ran.len() > 10_000, "{}", ran.len());
-    let ran = ran
-        .into_iter()
-        .map(|result: Vec<u8>| if result.last() == Some(&9) { result[..3].to_vec() } else { result });
-    assert!(ran.eq(expected));
+    assert!(ran == expected);
 }
 
 #[test]
