@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
+use crate::ipc::frame::{Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
@@ -293,15 +293,15 @@ impl ResultCursor {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        let (before, start) = (results.len(), frames.consumed());
-        let stride = frame_size(as_u32(length)) as usize;
-        let like = frames.next_if_same(VALUE, length, most);
-        if raw::append_numbers(results, like, stride, FRAME_HEADER).is_none() {
-            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
-            results.extend(like.chunks_exact(stride).map_while(value));
+        let before = results.len();
+        let (values, offset) = frames.peek_values(length, most);
+        let stride = if offset == 0 { length } else { frame_size(as_u32(length)) as usize };
+        if raw::append_numbers(results, values, stride, offset).is_none() {
+            let value = |value: &[u8]| raw::from_bytes(&value[offset..offset + length])?.ok();
+            results.extend(values.chunks_exact(stride).map_while(value));
         }
         let count = results.len() - before;
-        frames.back_to(start + count * stride); // an invalid one is decoded again, for its error
+        frames.pass_values(length, count); // an invalid one is decoded by `next`, for its error
         self.next += count as u64;
         as_u32(count)
     }

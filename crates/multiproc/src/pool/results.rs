@@ -261,9 +261,10 @@ where
         let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
         let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
         while self.await_results() {
-            self.buffer.take_numbers(&mut results);
-            while let Some(result) = self.decode_next() {
-                results.push(result?);
+            while !self.buffer.span_is_over() {
+                if self.buffer.take_numbers(&mut results) == 0 {
+                    results.extend(self.decode_next().transpose()?);
+                }
             }
         }
         self.refusal.take().map_or(Ok(results), Err)

@@ -1,13 +1,13 @@
 //! Collects the results of a worker.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
 use crate::ipc::packet::OnShortage;
-use crate::pool::call::ResultBatch;
-use crate::pool::worker_handle::in_flight::CompletedSpan;
+use crate::pool::call::{Call, ResultBatch};
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
 use crate::sys::limit::private_memory;
 
@@ -105,9 +105,9 @@ impl WorkerHandle {
 
     /// Delivers the results of the first `count` items, which are of one call.
     fn deliver(&mut self, mut results: Frames, count: u32) {
-        let done = self.complete(count);
-        let Some((call, ..)) = done.first() else { return };
-        let spans: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
+        let Some(call) = self.in_flight.front().cloned() else { return };
+        let mut spans = Vec::new();
+        self.complete(count, |_, first, count| spans.push((first, count)));
         if spans.is_sorted() {
             return call.deliver(ResultBatch::Results { spans, results });
         }
@@ -141,17 +141,18 @@ impl WorkerHandle {
             if received.as_ref().is_ok_and(|result| self.record_panic(result)) {
                 continue;
             }
-            let Some((call, index, _)) = self.complete(1).pop() else { return };
-            call.deliver(match received {
-                Ok(result) => ResultBatch::Result { index, result },
-                Err(error) => {
-                    // A result that the kernel refuses to deliver is lost, but the worker is fine.
-                    if error.os_error().is_none() {
-                        self.fail_worker(error.clone());
-                    }
-                    let error = error.with_origin(Origin::Worker { pid: self.pid() });
-                    ResultBatch::Lost { first: index, count: 1, error }
+            let received = received.map_err(|error| {
+                // A result that the kernel refuses to deliver is lost, but the worker is fine.
+                if error.os_error().is_none() {
+                    self.fail_worker(error.clone());
                 }
+                error.with_origin(Origin::Worker { pid: self.pid() })
+            });
+            let mut received = Some(received);
+            self.complete(1, |call, index, _| match received.take() {
+                Some(Ok(result)) => call.deliver(ResultBatch::Result { index, result }),
+                Some(Err(error)) => call.deliver(ResultBatch::Lost { first: index, count: 1, error }),
+                None => {}
             });
         }
     }
@@ -175,11 +176,10 @@ impl WorkerHandle {
         Some(self.rings.receive(number, OnShortage::Lose))
     }
 
-    /// Completes the first `count` items.
-    pub(super) fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
-        let done = self.in_flight.complete(count);
-        self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
-        done
+    /// Completes the first `count` items, as [`InFlight::complete`](super::in_flight::InFlight::complete).
+    pub(super) fn complete(&mut self, count: u32, done: impl FnMut(&Arc<Call>, u64, u32)) {
+        self.completed += u64::from(count.min(self.in_flight.count()));
+        self.in_flight.complete(count, done);
     }
 
     /// Fails the first `count` items.
@@ -192,9 +192,9 @@ impl WorkerHandle {
                 left -= 1;
                 continue;
             }
-            for (call, first, count) in self.complete(some) {
+            self.complete(some, |call, first, count| {
                 call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
-            }
+            });
             left -= some;
         }
     }

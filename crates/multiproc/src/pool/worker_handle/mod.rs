@@ -259,7 +259,7 @@ impl WorkerHandle {
             }
         }
         let outcome = match &mut chunk.body {
-            Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
+            Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
                 let sent = self.rings.send_out_of_line(message);
                 self.dispatch_message(sent, chunk, start)
@@ -295,7 +295,10 @@ impl WorkerHandle {
     fn dispatch_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Dispatched {
         let (frames, count) = chunk.front(most);
         let before = self.rings.written();
-        let left = self.rings.write(frames, count).len();
+        let left = match chunk.body {
+            Body::Values { size, .. } => self.rings.write_values(frames, size).len(),
+            _ => self.rings.write(frames, count).len(),
+        };
         let written = self.rings.written().wrapping_sub(before);
         self.full = left > 0;
         if written == 0 {

@@ -1,5 +1,7 @@
 //! Has items that fail recorded, with their arguments from the worker's rings.
 
+use std::sync::Arc;
+
 use super::WorkerHandle;
 use crate::error::{Error, Result};
 use crate::ipc::frame::Frames;
@@ -39,10 +41,12 @@ impl WorkerHandle {
         if self.in_flight.count() == 0 || !recording.takes(error) {
             return false;
         }
-        let arguments = self.in_flight.take_arguments(&self.rings);
-        if let Some(((call, index, _), arguments)) = self.complete(1).pop().zip(arguments) {
-            recording.fail(call, index, error.clone(), arguments);
-        }
+        let mut arguments = self.in_flight.take_arguments(&self.rings);
+        self.complete(1, |call, index, _| {
+            if let Some(arguments) = arguments.take() {
+                recording.fail(Arc::clone(call), index, error.clone(), arguments);
+            }
+        });
         true
     }
 }
