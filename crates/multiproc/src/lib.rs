@@ -170,6 +170,9 @@ mod task;
 #[cfg_attr(not(feature = "log"), path = "logs/off.rs")]
 mod logs;
 
+#[cfg_attr(not(feature = "trace"), path = "trace/off.rs")]
+mod trace;
+
 mod ipc;
 
 mod codec;
@@ -207,4 +210,6 @@ pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::StartMethod;
 pub use task::RemoteFn;
 pub use task::method::{RemoteInit, RemoteMethod};
+#[cfg(feature = "trace")]
+pub use trace::start_trace;
 pub use wait::{Waitable, wait_any, wait_any_timeout};

@@ -7,6 +7,7 @@ use crate::ipc::packet::OnShortage;
 use crate::pool::call::ResultBatch;
 use crate::pool::worker_handle::in_flight::Completed;
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
+use crate::trace::Submissions;
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
@@ -67,6 +68,7 @@ impl WorkerHandle {
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
+        let begun = Submissions::begin_taking();
         let finished = match self.rings.take_results(scope) {
             Ok(Some(finished)) if finished.count <= self.in_flight.count() => finished,
             Ok(None) => return false,
@@ -87,6 +89,7 @@ impl WorkerHandle {
         self.full = false;
         self.progress.on_results();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
+        self.submissions.taken(begun, self.pid(), number, count);
         true
     }
 

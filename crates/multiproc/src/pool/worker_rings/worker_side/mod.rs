@@ -24,6 +24,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
+use crate::trace::Items;
 
 use self::flush::Clock;
 use super::progress;
@@ -63,6 +64,7 @@ pub(crate) struct WorkerSide {
     output: Output,
     /// The number of items whose output has been flushed.
     flushed: u32,
+    pub(crate) trace: Items,
 }
 
 impl WorkerSide {
@@ -92,6 +94,7 @@ impl WorkerSide {
             clock: Clock::new(),
             output: Output::default(),
             flushed: Position::START.frames,
+            trace: Items::new(),
         })
     }
 
