@@ -68,13 +68,12 @@ impl Event {
     }
 
     /// Adds a number as an argument.
-    pub(super) fn number(self, key: &str, value: impl Into<i128>) -> Self {
-        let value = value.into();
-        self.arg(key, |line| drop(write!(line, "{value}")))
+    pub(super) fn number(self, key: &str, value: i32) -> Self {
+        self.arg(key, |line| line.push_str(&value.to_string()))
     }
 
-    pub(super) fn count(self, key: &str, value: u64) -> Self {
-        self.arg(key, |line| push_number(line, value))
+    pub(super) fn count(self, key: &str, value: impl Into<u64>) -> Self {
+        self.arg(key, |line| push_number(line, value.into()))
     }
 
     pub(super) fn flag(self, key: &str) -> Self {
@@ -142,7 +141,9 @@ fn push_text(line: &mut String, text: &str) {
     for sign in cut(text).chars() {
         match sign {
             '"' | '\\' => line.extend(['\\', sign]),
-            '\0'..='\x1f' => drop(write!(line, "\\u{:04x}", u32::from(sign))),
+            '\0'..='\x1f' => {
+                let _ = write!(line, "\\u{:04x}", u32::from(sign));
+            }
             _ => line.push(sign),
         }
     }

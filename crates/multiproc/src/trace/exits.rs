@@ -65,7 +65,7 @@ fn put_unfinished(tracer: &Tracer, pid: u32, now: u64, unfinished: &Unfinished) 
     }
     if *begun > 0 {
         let slice = Event::slice(category(*kind), label, track, (*begun, now));
-        let slice = if *kind == ITEM { slice.count("count", 1).count("index", *index) } else { slice };
+        let slice = if *kind == ITEM { slice.count("count", 1_u32).count("index", *index) } else { slice };
         tracer.put(slice.flag("unfinished"));
     }
 }
@@ -79,7 +79,7 @@ pub(crate) fn died(worker: u32, error: &Error) {
 pub(crate) fn restarted(worker: u32, index: usize) {
     if let Some(tracer) = tracer() {
         let event = Event::instant("death", "restart", tracer.pid, clock::nanos());
-        tracer.put(event.number("worker", worker).count("index", index as u64));
+        tracer.put(event.count("worker", worker).count("index", index as u64));
     }
 }
 

@@ -142,7 +142,7 @@ pub(crate) fn decode_link<'a>(
 pub(crate) fn install(link: TraceLink, name: &str) {
     let TraceLink { buffers, requested_at, parent } = link;
     if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, false) {
-        tracer.put(tracer.slice_since("start", "start", requested_at).number("parent", parent));
+        tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent));
     }
 }
 

@@ -58,7 +58,7 @@ impl Submissions {
         if let Some(tracer) = tracer().filter(|_| tag.flow != 0) {
             self.0.push_back((first, tag.flow));
             let slice = tracer.slice_since("pool", "submit", begun).flow(tag.flow, false, true);
-            let slice = slice.count("worker", worker.into()).count("count", count.into());
+            let slice = slice.count("worker", worker).count("count", count);
             tracer.put(slice.count("index", tag.first));
         }
     }
@@ -84,6 +84,6 @@ impl Submissions {
         }
         let slice = tracer.slice_since("pool", "take", begun);
         let slice = if let Some(flow) = flow { slice.flow(flow, true, false) } else { slice };
-        tracer.put(slice.count("worker", worker.into()).count("count", count.into()));
+        tracer.put(slice.count("worker", worker).count("count", count));
     }
 }
