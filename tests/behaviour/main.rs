@@ -32,6 +32,7 @@ mod start;
 mod support;
 mod sync;
 mod task_errors;
+mod trace;
 mod wait_any;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         crashes::trials(),
         security::trials(),
         server::trials(),
+        trace::trials(),
         shared_array::trials(),
         bad_values::trials(),
         bad_tasks::trials(),
