@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["spawn"],
     &["start_method"],
     &["task"],
-    &["logs"],
+    &["logs", "trace"],
     &["ipc"],
     &["codec"],
     &["sys"],

@@ -209,3 +209,11 @@ impl Buffer {
         self.all.memory.word32(self.start + offset)
     }
 }
+
+#[cfg(test)]
+impl Buffer {
+    /// Overwrites all words but the lock.
+    pub(super) fn overwrite(&self, value: u64) {
+        (LENGTH..LABEL).step_by(8).for_each(|offset| self.word(offset).store(value, Relaxed));
+    }
+}

@@ -1,1 +1,130 @@
+use std::fs;
+use std::path::PathBuf;
+use std::process::id;
 
+use proptest::prelude::*;
+
+use super::buffers::{Buffers, Run};
+use super::event::{Event, Track};
+use super::file;
+use super::items::{ITEM, run_slice};
+use crate::sys::poll::Deadline;
+use crate::testing::cases;
+
+const TRACK: Track = Track { pid: 7, tid: 8 };
+
+#[test]
+fn an_event_is_a_line_of_json() {
+    let slice = Event::slice("pool", "take", TRACK, (1_234_567, 2_000_000)).flow(0x1f, true, false);
+    let line = slice.count("count", 3_u32).text("cause", "none").flag("unfinished").end();
+    assert_eq!(
+        line,
+        "{\"ph\":\"X\",\"cat\":\"pool\",\"name\":\"take\",\"pid\":7,\"tid\":8,\"ts\":1234.567,\"dur\":765.433,\
+         \"bind_id\":\"0x1f\",\"flow_in\":true,\"args\":{\"count\":3,\"cause\":\"none\",\"unfinished\":true}},\n"
+    );
+    let instant = Event::instant("exit", "exit", 9, 1_000).number("signal", -1).end();
+    assert_eq!(
+        instant,
+        "{\"ph\":\"i\",\"cat\":\"exit\",\"name\":\"exit\",\"pid\":9,\"tid\":9,\"ts\":1.000,\"s\":\"p\",\
+         \"args\":{\"signal\":-1}},\n"
+    );
+}
+
+#[test]
+fn names_are_escaped_and_cut() {
+    let line = |name: &str| Event::name("process_name", TRACK, name).end();
+    assert!(
+        line("\"\\\n\u{1}ü").contains("{\"name\":\"\\\"\\\\\\u000a\\u0001ü\"}"),
+        "{}",
+        line("\"\\\n\u{1}ü")
+    );
+    let long = line(&"ü".repeat(2_000));
+    assert!(long.contains(&"ü".repeat(256)) && !long.contains(&"ü".repeat(257)));
+    assert!(line(&format!("a{}", "ü".repeat(2_000))).contains("aü"), "cut between two characters");
+}
+
+proptest! {
+    #![proptest_config(cases(300))]
+
+    #[test]
+    fn times_have_three_decimals(begin in any::<u64>(), time in any::<u32>()) {
+        let line = Event::slice("item", "f", TRACK, (begin, begin.saturating_add(time.into()))).end();
+        let expected = format!("\"ts\":{}.{:03},\"dur\":", begin / 1000, begin % 1000);
+        prop_assert!(line.contains(&expected), "{} {}", line, expected);
+    }
+}
+
+/// A trace file that is removed in the end.
+struct Traced {
+    path: PathBuf,
+    buffers: Buffers,
+}
+
+impl Traced {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("multiproc-{name}-{}.json", id()));
+        fs::write(&path, "what it has held").unwrap();
+        let buffers = Buffers::create(file::create(&path).unwrap()).unwrap();
+        Self { path, buffers }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        fs::read_to_string(&self.path).unwrap().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn the_lines_of_an_ended_process_come_to_the_file() {
+    let traced = Traced::new("ended");
+    let [one, other] = [1001, 1002].map(|pid| traced.buffers.claim(pid).unwrap());
+    one.put("one,\n");
+    other.put("other,\n");
+    one.set_label(ITEM, "f");
+    let run = Run { begin: 1, end: 2, index: 3, count: 4 };
+    one.set_run(run);
+    one.begin(5, 6);
+    assert_eq!(traced.lines(), ["["]);
+    let unfinished = traced.buffers.release(1001).unwrap();
+    assert_eq!((unfinished.kind, &*unfinished.label, unfinished.begun, unfinished.index), (ITEM, "f", 5, 6));
+    assert_eq!(unfinished.run, run);
+    assert_eq!(traced.lines(), ["[", "one,"]);
+    assert!(traced.buffers.release(1001).is_none());
+    traced.buffers.flush_all(Deadline::now());
+    assert_eq!(traced.lines(), ["[", "one,", "other,"]);
+    let next = traced.buffers.claim(1003).unwrap();
+    next.put("next,\n");
+    let unfinished = traced.buffers.release(1003).unwrap();
+    assert_eq!((unfinished.begun, unfinished.run), (0, Run::default()), "those of the process before");
+    assert_eq!(traced.lines(), ["[", "one,", "other,", "next,"]);
+}
+
+#[test]
+fn a_full_buffer_is_written_by_its_process() {
+    let traced = Traced::new("full");
+    let buffer = traced.buffers.claim(1001).unwrap();
+    let line =
+        |number: u64| run_slice("", Run { begin: number, end: number, index: number, count: 1 }, 0).end();
+    (0..5_000).for_each(|number| buffer.put(&line(number)));
+    let before = traced.lines().len();
+    assert!(before > 2_000, "{before}");
+    buffer.put(&"x".repeat(100_000)); // has no place in any buffer
+    traced.buffers.release(1001);
+    let expected: Vec<_> = (0..5_000).map(|number| line(number).trim_end().to_owned()).collect();
+    assert_eq!(traced.lines()[1..], expected);
+}
+
+#[test]
+fn overwritten_memory_is_no_harm() {
+    let traced = Traced::new("overwritten");
+    let buffer = traced.buffers.claim(1001).unwrap();
+    buffer.overwrite(u64::MAX);
+    buffer.put("lost,\n");
+    assert!(traced.buffers.release(1001).is_some());
+    assert!(traced.buffers.claim(1002).is_some());
+}
