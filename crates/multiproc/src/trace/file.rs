@@ -30,6 +30,7 @@ pub(super) fn create(path: &Path) -> Result<SharedFd> {
 
 /// Refuses a file that another program traces into, such as the one that has executed this one with the same
 /// environment. The lock belongs to this process and ends with it; children do not have it.
+#[allow(clippy::cast_possible_truncation, reason = "numbers from 0 to 2")]
 fn claim(file: &File) -> Result<(), ()> {
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,

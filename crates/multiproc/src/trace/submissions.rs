@@ -17,6 +17,8 @@ pub(crate) struct Tag {
     pub(super) first: u64,
 }
 
+static NUMBER: AtomicU32 = AtomicU32::new(1);
+
 /// Items on their way to a worker.
 #[derive(Clone, Copy)]
 pub(crate) struct Submission {
@@ -33,7 +35,6 @@ impl Submission {
     #[inline]
     pub(crate) fn begin(first: u64) -> Self {
         let Some(tracer) = tracer() else { return Self { begun: 0, tag: Tag::default() } };
-        static NUMBER: AtomicU32 = AtomicU32::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let flow = u64::from(tracer.pid) << 32 | u64::from(number);
         Self { begun: clock::nanos(), tag: Tag { flow, first } }
