@@ -9,5 +9,6 @@ pub mod faults;
 pub mod output;
 mod programs;
 pub mod runner;
+pub mod trace_check;
 pub mod valgrind;
 pub mod verify;
