@@ -64,7 +64,7 @@ impl<M> Pool<M> {
             let body = Body::Message(Message::new(bytes.clone(), descriptors.clone())?);
             Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), body })
         };
-        let count = self.core.broadcast(initializer, chunk_for_worker)?;
+        let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)
     }
 
@@ -72,11 +72,11 @@ impl<M> Pool<M> {
     fn collect_all<R: DeserializeOwned>(&self, call: &Call, count: u64) -> Result<Vec<Result<R>>> {
         let mut buffer = ReorderBuffer::new(ResultOrder::Input);
         let mut results = Vec::new();
-        while buffer.given() < count {
-            self.core.check_not_forked()?;
-            self.core.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
+        while buffer.returned() < count {
+            self.dispatcher.check_not_forked()?;
+            self.dispatcher.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
             call.take().into_iter().for_each(|batch| buffer.add(batch));
-            while buffer.begin_run() {
+            while buffer.begin_span() {
                 let run = std::iter::from_fn(|| buffer.next::<R>());
                 results.extend(run.map(|result| result.map_err(|error| error.with_index(None))));
             }

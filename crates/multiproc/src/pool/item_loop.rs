@@ -75,7 +75,7 @@ fn run_next<F: RemoteFn<Args>, Args: DeserializeOwned>(
         }
     });
     match run.and_then(|run| run) {
-        Ok(()) => rings.finish(),
+        Ok(()) => rings.complete(),
         Err(error) => rings.fail(error),
     }
 }

@@ -103,7 +103,7 @@ fn wait(rings: &mut WorkerSide) -> Result<bool> {
 fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     let begun = rings.trace.begin(rings.item_number());
     if is_timed {
-        rings.start_clock();
+        rings.start_item_timer();
     }
     let mut result = Vec::new();
     let run = if kind == OUT_OF_LINE {
@@ -121,10 +121,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     });
     if is_timed {
         rings.flush_running();
-        rings.stop_clock();
+        rings.stop_item_timer();
     }
     match run {
-        Ok(()) => rings.finish(),
+        Ok(()) => rings.complete(),
         Err(error) => rings.fail(error),
     }
     rings.trace.end(begun, rings.item_number());

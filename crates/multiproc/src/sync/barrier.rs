@@ -32,8 +32,8 @@ use crate::sys::thread_id::ThreadId;
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///     let barrier = Barrier::new(2)?;
-///     let meet = |barrier: Barrier| barrier.wait();
-///     let child = Process::spawn(meet, (barrier.clone(),))?;
+///     let wait = |barrier: Barrier| barrier.wait();
+///     let child = Process::spawn(wait, (barrier.clone(),))?;
 ///     let (ours, theirs) = (barrier.wait()?, child.join()??);
 ///     assert!(ours != theirs); // exactly one is the leader
 ///     Ok(())
@@ -149,9 +149,9 @@ impl Barrier {
         let waited = self.shared.wait(
             deadline,
             || outcome().is_some(),
-            |checks| {
-                let Some(entry) = own.get() else { return self.come(&own, deadline) };
-                if checks && outcome().is_none() {
+            |check_holders| {
+                let Some(entry) = own.get() else { return self.arrive(&own, deadline) };
+                if check_holders && outcome().is_none() {
                     self.check_next(&entry);
                 }
                 outcome().transpose()
@@ -169,7 +169,7 @@ impl Barrier {
     }
 
     /// Counts this thread in; as the last one, it opens the barrier.
-    fn come(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
+    fn arrive(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
         let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
         let state = self.state();
         if state.is_broken() {
@@ -233,9 +233,9 @@ impl Barrier {
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // `come` has put no more there
+#[allow(clippy::cast_possible_truncation)] // `arrive` has put no more there
 fn round_of(entry: &Entry) -> u32 {
-    entry.ticket as u32
+    entry.sequence as u32
 }
 
 impl fmt::Debug for Barrier {

@@ -134,12 +134,12 @@ impl<G> fmt::Debug for Poisoned<G> {
 
 /// `Ok` with the guard, unless the word of the lock names a failure.
 #[inline]
-pub(super) fn judge<G>(guard: G, lock: &str, failure_word: u64) -> LockResult<G> {
-    if failure_word == 0 { Ok(guard) } else { Err(blame(guard, lock, failure_word)) }
+pub(super) fn check_poison<G>(guard: G, lock: &str, failure_word: u64) -> LockResult<G> {
+    if failure_word == 0 { Ok(guard) } else { Err(poisoned(guard, lock, failure_word)) }
 }
 
 #[cold]
-fn blame<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
+fn poisoned<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
     let error = error(failure_word, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
     LockError::Poisoned(Poisoned(Box::new((guard, error))))
 }

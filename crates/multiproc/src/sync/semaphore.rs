@@ -24,18 +24,18 @@ use crate::sys::thread_id::ThreadId;
 /// ```
 /// use multiproc::{Pool, sync::Semaphore};
 ///
-/// fn fetch(doors: Semaphore, number: u64) -> multiproc::Result<u64> {
-///     let _permit = doors.acquire()?; // two at a time
+/// fn fetch(slots: Semaphore, number: u64) -> multiproc::Result<u64> {
+///     let _permit = slots.acquire()?; // two at a time
 ///     Ok(number * number)
 /// }
 ///
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     let doors = Semaphore::new(2)?;
+///     let slots = Semaphore::new(2)?;
 ///     let pool = Pool::new(4)?;
-///     let squares = pool.starmap(fetch, (1..=4).map(|number| (doors.clone(), number)))?;
+///     let squares = pool.starmap(fetch, (1..=4).map(|number| (slots.clone(), number)))?;
 ///     assert_eq!(squares.into_iter().sum::<multiproc::Result<u64>>()?, 30);
-///     assert_eq!(doors.available(), 2);
+///     assert_eq!(slots.available(), 2);
 ///     Ok(())
 /// }
 /// ```
@@ -119,7 +119,7 @@ impl Semaphore {
             )));
         }
         let holder = ThreadId::current_and_process().1;
-        let request = Request { count, holder, is_urgent: false };
+        let request = Request { count, holder, is_reentrant: false };
         let entry = self.shared.acquire(self.permits(), request, deadline, |_| {})?;
         let entry = entry.ok_or_else(|| Error::timeout("take a permit"))?;
         Ok(Permit { shared: self.shared.clone(), entry, count })

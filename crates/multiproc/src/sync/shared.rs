@@ -47,8 +47,8 @@ pub(super) enum Word {
     State = 24,
     /// The number of releases, for waiters that spin.
     Releases = 32,
-    /// The last ticket given out.
-    Ticket = 40,
+    /// The last sequence number given to an entry.
+    Sequence = 40,
     /// Up to where slots have been used.
     UsedSlots = 48,
 }
@@ -195,14 +195,14 @@ impl Shared {
         loop {
             let ticket = self.events().prepare_wait();
             let is_over = deadline.is_over();
-            let checks = is_over || intervals.are_due();
-            if let Some(done) = attempt(checks)? {
+            let check_holders = is_over || intervals.are_due();
+            if let Some(done) = attempt(check_holders)? {
                 return Ok(Some(done));
             }
             if is_over {
                 return Ok(None);
             }
-            if checks {
+            if check_holders {
                 intervals.done();
             }
             failpoint::hit(Failpoint::SyncSleeps);

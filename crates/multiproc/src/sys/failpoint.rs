@@ -75,9 +75,9 @@ points! {
     /// The result is in the ring, and the item not finished.
     ResultWritten = "worker:result-written",
     /// The item is finished, and its result not published.
-    ItemFinished = "worker:item-finished",
+    ItemCompleted = "worker:item-completed",
     /// Results are published, and no waiter is woken.
-    ResultsPublished = "worker:results-published",
+    ResultsVisible = "worker:results-visible",
     WorkerSleeps = "worker:sleeps",
     ShutdownRequested = "worker:shutdown-requested",
     /// The pool has written items, and not submitted them.
@@ -112,7 +112,7 @@ points! {
     /// An event is set, and its waiters are not notified.
     EventSet = "sync:event-set",
     /// Permits of a semaphore or a `RwLock` are given to a waiter, which is not notified.
-    PermitsGiven = "sync:permits-given",
+    PermitsGranted = "sync:permits-granted",
     /// A thread has its permits.
     PermitsTaken = "sync:permits-taken",
     /// Permits are given back, and the waiters are not notified.

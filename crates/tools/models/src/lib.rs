@@ -34,7 +34,7 @@ mod ipc {
 mod pool {
     pub(crate) mod worker_rings {
         pub(crate) mod claim_word;
-        pub(crate) mod progress;
+        pub(crate) mod result_words;
         pub(crate) mod wakeups;
     }
 }

@@ -8,7 +8,7 @@ use crate::ipc::ring::Position;
 use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
-use crate::pool::worker_rings::progress::{self, Scope};
+use crate::pool::worker_rings::result_words::{self, Scope};
 use crate::pool::worker_rings::wakeups::{PoolWakeups, Waiting};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
@@ -37,7 +37,7 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    let encoding_cache = |submitted| claim_word::Known { finished: 0, submitted };
+    let encoding_cache = |submitted| claim_word::Known { taken: 0, submitted };
     assert!(claim_word::submit(word, encoding_cache(0), 2));
     let taken_back = claim_word::revoke(word, encoding_cache(2), 1).unwrap();
     if taken_back == 1 {
@@ -58,7 +58,7 @@ model!(an_item_of_a_run_is_begun_or_revoked, runs, 2, detects [NoFence, ReleaseT
 /// sides stands for it.)
 fn runs() {
     let shared = Arc::new(([0, 0].map(AtomicU64::new), AtomicU32::new(0)));
-    let known = |submitted| claim_word::Known { finished: 0, submitted };
+    let known = |submitted| claim_word::Known { taken: 0, submitted };
     assert!(claim_word::submit(&shared.0[0], known(0), 3));
     let worker = {
         let shared = Arc::clone(&shared);
@@ -70,7 +70,7 @@ fn runs() {
                 let claimed = claim_word::try_claim(claims, if seen == 1 { 1 } else { most });
                 for count in 1..=claimed {
                     position = position.after(0);
-                    progress::finish(finished, position);
+                    result_words::complete(finished, position);
                     if count == claimed || !claim_word::goes_on(requests, seen) {
                         break;
                     }
@@ -101,14 +101,14 @@ fn all_finish() {
 }
 
 fn killed_after_finishing() {
-    results(Some(Failpoint::ItemFinished), 1);
+    results(Some(Failpoint::ItemCompleted), 1);
 }
 
 /// A worker finishes two items and publishes both at the end, or is killed at this point of the first. The
 /// pool collects results meanwhile, and all finished ones once the worker has exited.
 fn results(killed_at: Option<Failpoint>, finished: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
-    assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, submitted: 0 }, 2));
+    assert!(claim_word::submit(&shared.0[0], claim_word::Known { taken: 0, submitted: 0 }, 2));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
@@ -118,16 +118,16 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
             while !is_dead() && claim_word::try_claim(claims, 1) == 1 {
                 let result = 1 + position.frames.to_le_bytes()[0];
                 assert!(RING.put(bytes, &mut position, 0, 1, &[&[result]]));
-                progress::finish(finished, position);
+                result_words::complete(finished, position);
             }
-            progress::publish(published, position);
+            result_words::make_visible(published, position);
         })
     };
     let ([claims, finished_word, published], bytes) = &*shared;
     let (mut head, mut taken) = (Position::START, Vec::new());
     let mut take = |scope| {
-        let reached = progress::reach(scope, finished_word, published);
-        if scope == Scope::Unflushed && progress::runs_none(claims, reached) {
+        let reached = result_words::end_of_scope(scope, finished_word, published);
+        if scope == Scope::Unflushed && result_words::is_idle_at(claims, reached) {
             return;
         }
         // The published position can be behind the finished one, up to which results were taken.

@@ -322,7 +322,7 @@ impl Position {
 
     /// Makes the position, and everything written before, visible to the other side.
     #[inline]
-    pub(crate) fn publish(self, word: &AtomicU64) {
+    pub(crate) fn store_release(self, word: &AtomicU64) {
         word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
     }
 

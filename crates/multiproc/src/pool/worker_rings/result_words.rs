@@ -20,25 +20,25 @@ pub(crate) enum Scope {
 /// The worker has completed an item, whose result is written and ends at this position.
 #[allow(clippy::inline_always)] // see `ring`
 #[inline(always)]
-pub(crate) fn finish(finished: &AtomicU64, position: Position) {
+pub(crate) fn complete(completed: &AtomicU64, position: Position) {
     failpoint::hit(Failpoint::ResultWritten);
-    position.publish(finished);
-    failpoint::hit(Failpoint::ItemFinished);
+    position.store_release(completed);
+    failpoint::hit(Failpoint::ItemCompleted);
 }
 
 /// The worker makes all results up to this position visible.
-pub(crate) fn publish(published: &AtomicU64, position: Position) {
-    position.publish(published);
-    failpoint::hit(Failpoint::ResultsPublished);
+pub(crate) fn make_visible(visible: &AtomicU64, position: Position) {
+    position.store_release(visible);
+    failpoint::hit(Failpoint::ResultsVisible);
 }
 
 /// The end of the results of this scope.
-pub(crate) fn reach(scope: Scope, finished: &AtomicU64, published: &AtomicU64) -> Position {
-    Position::load(if scope == Scope::Visible { published } else { finished })
+pub(crate) fn end_of_scope(scope: Scope, completed: &AtomicU64, visible: &AtomicU64) -> Position {
+    Position::load(if scope == Scope::Visible { visible } else { completed })
 }
 
-/// Whether a worker whose results end at this position is idle. Call after [`reach`]: an item completed in
+/// Whether a worker whose results end at this position is idle. Call after [`end_of_scope`]: an item completed in
 /// between counts as running.
-pub(crate) fn runs_none(claims: &AtomicU64, reached: Position) -> bool {
+pub(crate) fn is_idle_at(claims: &AtomicU64, reached: Position) -> bool {
     claim_word::claimed(claims) == reached.frames
 }
