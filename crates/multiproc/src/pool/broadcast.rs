@@ -22,7 +22,7 @@ impl<M> Pool<M> {
     /// results of the present workers, in the order of [their indices](crate::ProcessInfo::worker_index). Blocks until
     /// each of them has run it; tasks that are submitted after that find it done in every worker.
     ///
-    /// A worker begins nothing else before it has run the function, once it has finished what it was given.
+    /// A worker begins nothing else before it has run the function, once it has run the items that it has.
     /// If it dies before that, its result is the error of its death, and its replacement calls the function
     /// as any later worker does. There the result is dropped, and a panic is the error of every call, as that
     /// of an initializer is. The pool keeps the arguments until it ends.

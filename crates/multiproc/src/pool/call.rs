@@ -29,8 +29,8 @@ pub(crate) struct Call {
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
-    /// Its other chunks are not dispatched any more. This and `backlog` are written only under the pool's
-    /// lock.
+    /// Chunks still in the backlog are dropped, not dispatched. This and `backlog` are written only under the
+    /// pool's lock.
     withdrawn: AtomicBool,
     /// Its chunks in the pool's backlog.
     backlog: AtomicUsize,
@@ -52,7 +52,7 @@ pub(crate) struct Options {
 pub(crate) struct TaskHeader {
     /// Their function.
     pub(crate) task: TaskId,
-    /// Whether the worker publishes when it begins an item.
+    /// Whether the worker stores the time at which it begins an item.
     pub(crate) is_timed: bool,
     /// The input index of the first of them, for log records.
     pub(crate) first: FirstItem,
@@ -63,9 +63,9 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
-    /// Given back with the first batch.
+    /// Freed with the first batch.
     slot: Option<Slot>,
-    /// Told of the next batch.
+    /// Called at the next batch.
     waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
@@ -94,8 +94,8 @@ impl Drop for Slot {
 
 /// Results of consecutive items.
 pub(crate) enum ResultBatch {
-    /// A frame for each item of these runs, in input order. A run is the input index of its first item, and a
-    /// count.
+    /// A frame for each item of these spans, in input order. A span is the input index of its first item, and
+    /// a count.
     Results { spans: Vec<(u64, u32)>, results: Frames },
     /// A single result.
     Result { index: u64, result: OneResult },
@@ -248,9 +248,9 @@ impl ResultBatch {
 /// A batch whose results are decoded one by one on demand.
 #[derive(Default)]
 pub(crate) struct ResultCursor {
-    /// The remaining runs, the next one last.
+    /// The remaining spans, the next one last.
     spans: Vec<(u64, u32)>,
-    /// The input index of the next result of the current run.
+    /// The input index of the next result of the current span.
     next: u64,
     content: Contents,
 }
@@ -265,19 +265,19 @@ enum Contents {
 }
 
 impl ResultCursor {
-    /// The next run: the input index of its first result, and a count.
+    /// The next span: the input index of its first result, and a count.
     pub(crate) fn span(&self) -> Option<(u64, u32)> {
         self.spans.last().copied()
     }
 
-    /// Begins the next run; returns its count.
+    /// Begins the next span; returns its count.
     pub(crate) fn begin_span(&mut self) -> u32 {
         let (first, count) = self.spans.pop().unwrap_or_default();
         self.next = first;
         count
     }
 
-    /// Appends up to `most` results of the run to `results` if they are numbers; returns how many.
+    /// Appends up to `most` results of the span to `results` if they are numbers; returns how many.
     #[inline]
     pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
@@ -296,7 +296,7 @@ impl ResultCursor {
         as_u32(count)
     }
 
-    /// The next result of the run.
+    /// The next result of the span.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {
         let index = self.next;

@@ -1,6 +1,6 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
-//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for all
+//! A caller that waits for results collects all results and dispatches all waiting chunks, for all
 //! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
@@ -349,7 +349,8 @@ impl Dispatcher {
         }
     }
 
-    /// Collects results and dispatches waiting chunks. Wakes the callers if there are more than `own_callers`.
+    /// Collects results and dispatches waiting chunks. Wakes the callers if there are others than the
+    /// `own_callers` of this thread: 1 if it is one of them, or 0.
     fn poll(&self, own_callers: usize) -> PollResult {
         let mut state = self.lock();
         let polled = state.poll();
@@ -520,8 +521,8 @@ impl Drop for DriverGuard<'_> {
             callers.count -= 1;
             callers.need_all -= usize::from(self.needs_all);
         });
-        if waiting == Waiting::None {
-            // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
             dispatcher.poll(0);
             if dispatcher.lock().sleeps_past_next_step() {
                 dispatcher.thread.wake();

@@ -18,7 +18,7 @@ pub(crate) enum ResultOrder {
 /// memory than in transit.
 pub(crate) struct ReorderBuffer {
     order: ResultOrder,
-    /// The current batch, and the results left in its current run.
+    /// The current batch, and the results left in its current span.
     current: ResultCursor,
     left_in_span: u32,
     /// By the input index of the next result, or in the order of arrival.
@@ -53,13 +53,13 @@ impl ReorderBuffer {
         self.returned
     }
 
-    /// Whether the current run has ended.
+    /// Whether the current span has ended.
     #[inline]
     pub(crate) fn span_is_over(&self) -> bool {
         self.left_in_span == 0
     }
 
-    /// The next result of the current run.
+    /// The next result of the current span.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Option<Result<R>> {
         if self.left_in_span == 0 {
@@ -70,14 +70,14 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Appends the next results of the current run if they are numbers.
+    /// Appends the next results of the current span if they are numbers.
     pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
         let count = self.current.take_numbers(self.left_in_span, results);
         self.left_in_span -= count;
         self.returned += u64::from(count);
     }
 
-    /// Begins the next run, unless one is current; returns whether there is one.
+    /// Begins the next span, unless one is current; returns whether there is one.
     pub(crate) fn begin_span(&mut self) -> bool {
         if self.left_in_span > 0 {
             return true;

@@ -44,7 +44,7 @@ pub(crate) struct Results<'pool, I, R> {
     /// Items without a result.
     pending: u64,
     buffer: ReorderBuffer,
-    /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this run.
+    /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this span.
     decodes_slowly: bool,
     polled_at: Option<u64>,
     /// Whether it may wait for a result before it takes more input.
@@ -54,11 +54,11 @@ pub(crate) struct Results<'pool, I, R> {
     result: PhantomData<fn() -> R>,
 }
 
-/// What a caller meets next.
+/// The next step of a caller.
 enum Next {
-    /// Results.
+    /// Returns results.
     Results,
-    /// It has to wait for the workers.
+    /// Waits for the workers.
     Arrival,
     End,
 }
@@ -225,8 +225,7 @@ where
         if count == 0 {
             return;
         }
-        // A few large items fill a chunk. A round is then small, too, so that the look-ahead does not fill
-        // memory.
+        // If a few large items fill a chunk, shorten chunks, which also limits the memory of the look-ahead.
         self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
         self.pending += u64::from(count);
         if let Err(error) = self.dispatcher.submit(builder.pack(&self.call, first)) {
@@ -300,7 +299,7 @@ where
         }
     }
 
-    /// Submits more input, and tells what comes next.
+    /// Submits more input; returns the next step.
     fn advance(&mut self) -> Next {
         loop {
             if self.input.is_some() {
@@ -348,7 +347,7 @@ where
         !self.call.has_arrived() && self.dispatcher.check_not_forked().is_ok()
     }
 
-    /// The next result of the current run. Decoding may run user code.
+    /// The next result of the current span. Decoding may run user code.
     ///
     /// Other callers must not wait for it if this thread drives the pool. So this thread polls once per tick
     /// of the coarse clock, and when one decode was slow, releases the driver role for each of the following.

@@ -20,8 +20,8 @@ use crate::sys::thread_id::ThreadId;
 /// Lets threads of any processes wait until the value of a [`Mutex`](super::Mutex) has changed: Python's
 /// `Condition`.
 ///
-/// A notification that a killed waiter had been given goes to the next waiter, and a notifier that is killed
-/// in the middle has notified its waiters or has not; they notice both within half a second. As in the
+/// If a notified waiter is killed, the next one is notified. If a notifier is killed, each waiter has been
+/// notified or not. Both are noticed within half a second. As in the
 /// standard library, a wait may end without a notification, so it stands in a loop, which
 /// [`wait_while`](Self::wait_while) is. Up to 1024 threads can wait at a time. Clones are handles of the same
 /// condition variable; a clone travels as an argument of a process or task, and through a pipe.
@@ -238,7 +238,7 @@ impl Condvar {
                     break;
                 }
             }
-            self.shared.free(entry); // last: a notification may be given twice, and is not lost
+            self.shared.free(entry); // last: a notification may be repeated, and is not lost
         }
         drop(guard);
         self.shared.events().notify_all();

@@ -17,8 +17,8 @@ use crate::sys::thread_id::ThreadId;
 
 const MUTEX: &str = "mutex";
 
-/// Holds a [`Mutex`](super::Mutex) until it is dropped, and is the value: a copy, which goes back then if it was borrowed
-/// mutably.
+/// Holds a [`Mutex`](super::Mutex) until dropped, and dereferences to a private copy of the value. If the
+/// copy was borrowed mutably, it is written back on drop.
 pub struct MutexGuard<'a, T: Pod> {
     held: Held<'a>,
     value: T,

@@ -1,5 +1,5 @@
-//! Permits that are given out in the order in which they were asked for: a semaphore, and a lock of which a
-//! reader takes one permit and a writer takes all.
+//! Permits that are granted in the order of the requests: a semaphore, and a lock of which a reader takes one
+//! permit and a writer takes all.
 //!
 //! There is no count of free permits: it follows from the entries of those that hold some. So the permits of
 //! a process come back as soon as its entry is removed, by whatever thread notices that the process has
@@ -15,9 +15,9 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
-/// In the kind of an entry: it holds its permits; else it waits for them.
+/// In the kind of an entry: its permits are granted; else it waits for them.
 pub(super) const GRANTED: u32 = 1 << 31;
-/// In the kind of an entry: its thread knows that it holds them.
+/// In the kind of an entry: its thread has acknowledged them.
 const ACKNOWLEDGED: u32 = 1 << 30;
 /// The rest of the kind: how many they are.
 const COUNT: u32 = ACKNOWLEDGED - 1;
@@ -32,12 +32,12 @@ impl Entry {
     }
 }
 
-/// What a user of permits asks for.
+/// A request for permits.
 #[derive(Clone, Copy)]
 pub(super) struct Request {
     pub(super) count: u32,
     pub(super) holder: ThreadId,
-    /// Is given permits ahead of those that wait.
+    /// The thread holds permits already, so it gets these ahead of those that wait.
     pub(super) is_reentrant: bool,
 }
 
@@ -101,8 +101,8 @@ impl Shared {
         holders.fold(total, |free, entry| free.saturating_sub(entry.count()))
     }
 
-    /// Gives permits to those that wait, in their order; says whether there were any. To be called under the
-    /// lock.
+    /// Grants permits to those that wait, in their order; returns whether there were any. To be called under
+    /// the lock.
     fn grant(&self, total: u32) -> bool {
         let mut free = self.free_permits(total);
         let mut granted = 0;
@@ -122,8 +122,8 @@ impl Shared {
         self.entries().filter(Entry::waits).min_by_key(|entry| entry.sequence)
     }
 
-    /// Removes entries of processes that have ended. The first waiter looks at those that hold permits, and
-    /// the other waiters at the first: however many wait, each holder is looked at by one.
+    /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
+    /// the first waiter. So each holder is checked by one thread.
     fn remove_dead(&self, own: Option<Entry>, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
         for _ in 0..self.slots {
             match self.first_waiter() {

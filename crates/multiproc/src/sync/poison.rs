@@ -1,4 +1,4 @@
-//! What is said of a process that died while others relied on it.
+//! Lock poisoning: who failed while holding a lock.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::error::{Cause, Error, Failure, Origin};
 use crate::sys::pidfd::Exit;
 use crate::sys::{exits, thread_id::ThreadId};
 
-/// What a call that takes a lock gives: a guard, or why there is none, or none without a doubt.
+/// The result of taking a lock: the guard; the guard with a poison error; or an error.
 pub type LockResult<G> = Result<G, LockError<G>>;
 
 /// Why a lock was not taken, or was taken with its data in doubt.

@@ -84,7 +84,7 @@ impl<T: Pod> RwLock<T> {
     /// As [`read`](Self::read), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read); and [`Error::is_timeout`] when the lock was not to be had in time.
+    /// Those of [`read`](Self::read); and [`Error::is_timeout`] when the lock was not available in time.
     pub fn read_timeout(&self, time: Duration) -> LockResult<ReadGuard<'_, T>> {
         self.take_to_read(Deadline::after(time))
     }
@@ -110,7 +110,7 @@ impl<T: Pod> RwLock<T> {
     /// As [`write`](Self::write), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`write`](Self::write); and [`Error::is_timeout`] when the lock was not to be had in time.
+    /// Those of [`write`](Self::write); and [`Error::is_timeout`] when the lock was not available in time.
     pub fn write_timeout(&self, time: Duration) -> LockResult<WriteGuard<'_, T>> {
         self.take_to_write(Deadline::after(time))
     }

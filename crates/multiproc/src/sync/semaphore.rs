@@ -17,7 +17,7 @@ use crate::sys::thread_id::ThreadId;
 ///
 /// A permit is a value that gives itself back when it is dropped, so more permits than there are cannot be
 /// given back. **The permits of a process that ends come back**, however it ends; a thread that waits for
-/// them notices within half a second. Permits are given out in the order in which they were asked for. Clones
+/// them notices within half a second. Permits are granted in the order of the requests. Clones
 /// are handles of the same semaphore; a clone travels as an argument of a process or task, and through a
 /// pipe.
 ///
@@ -45,7 +45,7 @@ pub struct Semaphore {
     shared: Shared,
 }
 
-/// The most permits of a semaphore. Each permit that is given out is an entry, and each call reads all
+/// The most permits of a semaphore. Each permit that is granted is an entry, and each call reads all
 /// entries.
 const MAX_PERMITS: u32 = 65_536;
 /// How many threads can wait in their order; more of them wait until one of these has its permits.

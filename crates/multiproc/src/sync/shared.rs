@@ -172,9 +172,9 @@ impl Shared {
 
     /// Blocks until `attempt` gives something; gives `None` when the deadline comes first.
     ///
-    /// `attempt` is told whether to look for holders that have died, which takes some microseconds for each
-    /// holder. It is called when `is_ready`, which a short spin asks; after each notification; and at bounded
-    /// intervals, since a process that dies notifies no thread.
+    /// `attempt` gets whether to check that holders live, which takes some microseconds for each holder. It
+    /// is called when `is_ready`, which a short spin asks; after each notification; and at bounded intervals,
+    /// since a process that dies notifies no thread.
     pub(super) fn wait<R>(
         &self,
         deadline: Deadline,

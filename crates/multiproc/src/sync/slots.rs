@@ -11,7 +11,7 @@ use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::thread_id::{self, ThreadId};
 
 /// The words of a slot: the holder (0 if the slot is free), the kind of entry with the process, and the
-/// sequence.
+/// sequence number.
 const HOLDER: usize = 0;
 const KIND: usize = 8;
 const SEQUENCE: usize = 16;
@@ -117,7 +117,7 @@ impl Shared {
         }
     }
 
-    /// The next sequence. To be called under the lock.
+    /// The next sequence number. To be called under the lock.
     pub(super) fn next_sequence(&self) -> u64 {
         self.word(Word::Sequence).fetch_add(1, Relaxed).wrapping_add(1)
     }

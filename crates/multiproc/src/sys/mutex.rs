@@ -2,8 +2,8 @@
 //! word is the identity of the thread that holds it.
 //!
 //! A waiting thread asks the kernel from time to time whether the holder still lives, and takes the mutex
-//! over from a dead one. [`Mutex::lock_reporting_death`] tells the new holder; data that the library itself guards is
-//! consistent at any time.
+//! over from a dead one. [`Mutex::lock_reporting_death`] tells the new holder; data that the library itself
+//! guards is consistent at any time.
 //!
 //! The shared memory holds only that one number. A process that overwrites it can let two threads hold the
 //! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust

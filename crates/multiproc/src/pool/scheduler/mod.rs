@@ -71,8 +71,8 @@ enum Phase {
     Open,
     /// No new work; ends when none is left.
     Closed,
-    /// No work at all; remaining workers get SIGTERM at the first instant and SIGKILL at the second. `None`
-    /// is beyond the clock's range.
+    /// No work at all; remaining workers get SIGTERM, then SIGKILL, at these instants. `None` is beyond the
+    /// clock's range.
     Ending {
         terminate_at: Option<Instant>,
         kill_at: Option<Instant>,
@@ -269,6 +269,12 @@ impl Scheduler {
         polled
     }
 
+    /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Open) && self.policy.idle_timeout.is_none();
+        is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
+    }
+
     /// Whether items may lie with a worker that is not about to begin them.
     fn may_be_stuck(&self) -> bool {
         let has_others = self.workers.len() > 1;
@@ -334,8 +340,8 @@ impl Scheduler {
     }
 
     /// Moves unclaimed items from the worker with the most of them to idle workers (work stealing), unless
-    /// the former will soon be done with them. Where that estimate is wrong, it [gives
-    /// way](WorkerHandle::revoke_if_stalled) later.
+    /// the former will soon be done with them. Where that estimate is wrong, a
+    /// [stall check](WorkerHandle::revoke_if_stalled) moves them later.
     fn steal_work(&mut self) {
         if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;

@@ -217,7 +217,7 @@ impl Scheduler {
         };
         // A worker still being started is killed by `add`.
         let is_past = |time: Instant| time <= Instant::now();
-        let is_time = matches!(self.phase, Phase::Ending { kill_at: Some(kill_at), .. } if is_past(kill_at));
+        let is_time = matches!(self.phase, Phase::Ending { kill_at: Some(time), .. } if is_past(time));
         let is_over = may_end && self.workers.is_empty() && (!self.starts.is_spawning() || is_time);
         if is_over {
             self.policy.initializers.clear();
@@ -278,7 +278,7 @@ impl Scheduler {
             .min()
     }
 
-    /// Whether anything could be stuck.
+    /// Whether the pool has work that could be stuck.
     fn has_work(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
         !self.backlog.is_empty() || self.has_pinned || !self.workers.iter().all(is_idle)

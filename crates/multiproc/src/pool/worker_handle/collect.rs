@@ -54,7 +54,7 @@ impl WorkerHandle {
     /// Takes the results of a scope; returns whether there were any.
     pub(super) fn take_results(&mut self, scope: Scope) -> bool {
         if self.is_cancelled() {
-            return false; // the canceller was told that there is no result
+            return false; // `cancel` has returned that there is no result
         }
         let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {

@@ -196,7 +196,7 @@ impl Span {
         self.count - self.done
     }
 
-    /// Whether `next` can be merged into this run. Runs stay short, since the ring bytes of a run are
+    /// Whether `next` can be merged into this span. Spans stay short, since the ring bytes of a span are
     /// released together.
     fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();

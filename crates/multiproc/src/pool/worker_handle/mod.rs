@@ -303,7 +303,7 @@ impl WorkerHandle {
     /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
     /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
-    /// there. Such an item is only given to an idle worker, so it is claimed at once.
+    /// there. Such an item is only dispatched to an idle worker, so it is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
         let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);
@@ -312,9 +312,9 @@ impl WorkerHandle {
         self.reclaim(count)
     }
 
-    /// Revokes its unclaimed items if it has shown no result since the last call. So tasks begin in the order
-    /// of submission, however long one of them takes, and none stays with a stopped worker. The only worker
-    /// of a pool keeps its items.
+    /// Revokes its unclaimed items if it has stalled: it has shown no result since the last call. So tasks
+    /// begin in the order of submission, however long one of them takes, and none stays with a stopped
+    /// worker. The only worker of a pool keeps its items.
     pub(crate) fn revoke_if_stalled(&mut self, has_others: bool) -> Vec<Chunk> {
         let was_stalled = self.stall_detector.check(has_others && self.in_flight.count() > 0);
         if !has_others || !was_stalled || self.stall_detector.all_claimed || self.pending(true) == 0 {
@@ -329,7 +329,7 @@ impl WorkerHandle {
     }
 
     /// The number of items that it has not begun. A single one will be claimed soon; the shared word is then
-    /// read only if it `is_exact`. Likewise the rest of a run of claimed items counts only if it is late, or
+    /// read only if it `is_exact`. Likewise the rest of a run of claimed items counts only then, or if
     /// nothing else is left.
     pub(crate) fn pending(&mut self, is_exact: bool) -> u32 {
         if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_exact) {

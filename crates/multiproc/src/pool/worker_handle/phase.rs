@@ -19,8 +19,8 @@ pub(super) enum WorkerPhase {
     /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed
     /// another program, or closed descriptors that are not its own.
     HungUp { kill_at: Instant },
-    /// It was told to exit: by closed rings, and by SIGTERM if it `was_terminated`. No instant is one beyond
-    /// the range of the clock.
+    /// Told to exit: the rings are closed, and if `was_terminated` SIGTERM was sent. `kill_at` is `None` if
+    /// it is beyond the clock's range.
     ShuttingDown { kill_at: Option<Instant>, was_terminated: bool },
     /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it.
     Killed { cause: Option<Error>, was_shutting_down: bool },
@@ -120,7 +120,7 @@ mod tests {
         phase.hang_up();
         assert!(!phase.is_running() && phase.kill_at().is_some() && !phase.was_told_to_exit());
         assert!(phase.begin_shutdown(TIMEOUT) && !phase.begin_shutdown(TIMEOUT));
-        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "leaving has put the end off");
+        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "the shutdown has put the kill off");
         assert!(phase.terminate(TIMEOUT) && !phase.terminate(TIMEOUT));
         assert!(
             phase.kill(None)

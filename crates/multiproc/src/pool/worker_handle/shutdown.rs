@@ -36,8 +36,8 @@ pub(crate) struct WorkerExit {
 /// From then on the worker can claim nothing, and the item that a last poll shows running is the one that the
 /// kill hits, if any.
 impl WorkerHandle {
-    /// Kills the worker if it has claimed the single item of this call and not finished it; returns whether
-    /// it did. The item then counts as cancelled, even if it finishes before the kill.
+    /// Kills the worker if it has claimed the single item of this call and not completed it; returns
+    /// whether it did. The item then counts as cancelled, even if it completes before the kill.
     ///
     /// Call [`revoke`](WorkerHandle::revoke) before. (An out-of-line item cannot be revoked, and counts as
     /// claimed.)

@@ -1,4 +1,4 @@
-//! What the pool concludes from a worker's results: whether the worker takes its items on.
+//! Whether a worker has stalled: it begins no items, by the results that it shows.
 
 #[derive(Default)]
 pub(super) struct StallDetector {
@@ -38,7 +38,7 @@ impl StallDetector {
         self.all_claimed = false;
     }
 
-    /// Whether it was quiet since the last check. It `may_stay_paused` if it still has items.
+    /// Whether it has shown no results since the last check. It `may_stay_paused` if it still has items.
     pub(super) fn check(&mut self, may_stay_paused: bool) -> bool {
         let was_stalled = self.stall != Stall::None;
         if !(self.is_paused() && may_stay_paused) {

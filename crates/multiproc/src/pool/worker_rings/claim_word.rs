@@ -15,7 +15,7 @@ use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Ordering, Relaxe
 /// The pool's own counts, with which the word must agree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
-    /// At least this many items are claimed: they have results.
+    /// The number of results that the pool has taken. At least this many items are claimed.
     pub(crate) taken: u32,
     /// The number of submitted items, which only the pool changes.
     pub(crate) submitted: u32,

@@ -232,7 +232,7 @@ impl PoolSide {
         Ok(())
     }
 
-    /// Repeats what the worker may have missed because it was overwritten, and wakes it reliably.
+    /// Stores the pool's words again, in case a task overwrote them, and wakes the worker unconditionally.
     pub(crate) fn notify_again(&self) {
         self.rings.taken().store(self.head.bytes, Release);
         self.rings.requests().store(self.requests, Relaxed);
@@ -341,8 +341,8 @@ impl PoolSide {
     pub(crate) fn take_results(&mut self, scope: Scope) -> Result<Option<TakenResults>> {
         let memory = &self.rings.0;
         let tail = result_words::end_of_scope(scope, memory.word64(COMPLETED), memory.word64(VISIBLE));
-        let runs_none = || result_words::is_idle_at(self.rings.claim_word(), tail);
-        if scope == Scope::Unflushed && runs_none() && !is_overdue(&mut self.unflushed, tail) {
+        let is_idle = || result_words::is_idle_at(self.rings.claim_word(), tail);
+        if scope == Scope::Unflushed && is_idle() && !is_overdue(&mut self.unflushed, tail) {
             return Ok(None);
         }
         let count = tail.frames_since(self.head);

@@ -1,5 +1,5 @@
-//! The words *claims*, *completed* and *visible* of a worker's [rings](crate::pool::worker_rings): its
-//! progress, for the pool.
+//! The words of a worker's [rings](crate::pool::worker_rings) that say how far its results go: *completed*
+//! and *visible*.
 
 use crate::ipc::ring::Position;
 use crate::pool::worker_rings::claim_word;
@@ -17,7 +17,7 @@ pub(crate) enum Scope {
     Completed,
 }
 
-/// The worker has completed an item, whose result is written and ends at this position.
+/// The worker completes an item, whose result is written and ends at this position.
 #[allow(clippy::inline_always)] // see `ring`
 #[inline(always)]
 pub(crate) fn complete(completed: &AtomicU64, position: Position) {
@@ -37,8 +37,8 @@ pub(crate) fn end_of_scope(scope: Scope, completed: &AtomicU64, visible: &Atomic
     Position::load(if scope == Scope::Visible { visible } else { completed })
 }
 
-/// Whether a worker whose results end at this position is idle. Call after [`end_of_scope`]: an item completed in
-/// between counts as running.
+/// Whether a worker whose results end at this position is idle. Call after [`end_of_scope`]: an item
+/// completed in between counts as running.
 pub(crate) fn is_idle_at(claims: &AtomicU64, reached: Position) -> bool {
     claim_word::claimed(claims) == reached.frames
 }

@@ -44,8 +44,8 @@ fn every_item_is_either_run_or_revoked() {
     let (mut pool, mut worker) = sides();
     let mut state = 7;
     let (mut next, mut waiting) = (0, 0);
-    // Runs of items in the ring: their position, their items, and how many have results.
-    let mut runs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+    // Spans of items in the ring: their position, their items, and how many have results.
+    let mut spans: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
     let mut ran = Vec::new();
     let mut expected = Vec::new();
     for _ in 0..3_000 {
@@ -70,24 +70,24 @@ fn every_item_is_either_run_or_revoked() {
                 next += u64::from(written);
                 if written > 0 {
                     pool.submit(written).unwrap();
-                    runs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                    spans.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
                 }
             }
             1 => {
                 let mut left = pool.revoke(random(&mut state) as u32 % 300).unwrap();
                 let (total, mut position) = (left, pool.position());
                 while left > 0 {
-                    let (start, items, done) = runs.back_mut().unwrap();
+                    let (start, items, done) = spans.back_mut().unwrap();
                     let some = left.min(items.len() as u32 - *done);
                     let mut copied = Vec::new();
                     let kept = items.len() - some as usize;
                     position = pool.copy_items(*start, kept as u32, some, &mut copied);
-                    let cut: Vec<u64> = items.split_off(kept).into();
-                    assert!(copied == frames(&cut), "the revoked items are those submitted");
-                    next = cut[0];
+                    let revoked: Vec<u64> = items.split_off(kept).into();
+                    assert!(copied == frames(&revoked), "the revoked items are those submitted");
+                    next = revoked[0];
                     left -= some;
                     if items.len() == *done as usize {
-                        runs.pop_back();
+                        spans.pop_back();
                     }
                 }
                 pool.truncate(position, total);
@@ -109,7 +109,7 @@ fn every_item_is_either_run_or_revoked() {
                         other => panic!("{other:?}"),
                     }
                 }
-                worker.update_visible();
+                worker.update_visible(Duration::ZERO);
             }
             _ => {
                 let Some(taken) = pool.take_results(scope(random(&mut state))).unwrap() else {
@@ -119,16 +119,16 @@ fn every_item_is_either_run_or_revoked() {
                 ran.extend(all(taken.results));
                 let mut left = taken.count;
                 while left > 0 {
-                    let (_, items, done) = runs.front_mut().unwrap();
+                    let (_, items, done) = spans.front_mut().unwrap();
                     let some = left.min(items.len() as u32 - *done);
                     expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
                     *done += some;
                     left -= some;
                     if items.len() == *done as usize {
-                        runs.pop_front();
+                        spans.pop_front();
                     }
                 }
-                pool.release(runs.front().map_or(pool.position(), |run| run.0));
+                pool.release(spans.front().map_or(pool.position(), |span| span.0));
             }
         }
     }

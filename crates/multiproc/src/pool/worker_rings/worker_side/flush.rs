@@ -7,8 +7,8 @@ use super::WorkerSide;
 use crate::pool::worker_rings::{CLOCK_INTERVAL, RUN_TIME, VISIBLE, result_words};
 use crate::sys::atomic::Relaxed;
 
-/// When to publish results. A clock read costs more than a small item, so there is one per interval: as many
-/// items as take some microseconds together.
+/// When to make results visible. A clock read costs more than a small item, so there is one per interval: as
+/// many items as take some microseconds together.
 #[derive(Debug)]
 pub(super) struct FlushSchedule {
     /// The number of items in an interval, and how many of them are left.
@@ -28,12 +28,10 @@ pub(super) struct FlushSchedule {
 const MIN_CLOCK_INTERVAL: Duration = Duration::from_micros(5);
 const MAX_CLOCK_INTERVAL: Duration = Duration::from_micros(20);
 const MAX_INTERVAL_LEN: u32 = 2048;
-/// The lengths of intervals in which output is flushed after each item. (The end of an interval of one item
-/// flushes anyway.) Items of longer ones are so small (150 ns) that the flush would take over a twentieth of
-/// their time, so it happens once per interval. An item with output is not that small: its system call alone
-/// takes longer.
+/// Interval lengths with a flush after each item. At length 1 the end of the interval flushes. Above 32,
+/// items take about 150 ns and a flush would cost over 5 %, so there is one flush per interval.
 const FLUSHED_SINGLY: RangeInclusive<u32> = 2..=32;
-/// The time between two publications while there are items.
+/// The time between two stores of *visible* while there are items.
 const VISIBILITY_INTERVAL: Duration = Duration::from_micros(500);
 
 impl FlushSchedule {
@@ -59,13 +57,13 @@ impl FlushSchedule {
 }
 
 impl WorkerSide {
-    /// Makes the results visible. A caller that needs all results of its call is woken no more often than
-    /// every [`VISIBILITY_INTERVAL`], and when this worker has no item left.
+    /// Makes the results visible, and wakes callers. One that needs all results of its call is woken no more
+    /// often than every [`VISIBILITY_INTERVAL`], and when this worker has no item left.
     fn make_visible_and_notify(&mut self) {
         if self.visible == self.completed {
             return;
         }
-        self.update_visible();
+        self.update_visible(Duration::ZERO);
         let schedule = &mut self.schedule;
         let is_time = schedule.read_at - schedule.notified_at >= VISIBILITY_INTERVAL;
         if is_time || !self.wakeup_page.wakeups().may_batch_wakeups() {
@@ -76,19 +74,24 @@ impl WorkerSide {
 
     /// Flushes the output of the running item. The flush counts as time of a timed item.
     pub(crate) fn flush_running(&mut self) {
-        self.flush_up_to(self.completed.frames.wrapping_add(1));
+        self.flush_up_to(self.completed.frames.wrapping_add(1), self.time_unread());
     }
 
-    /// Flushes the output of the items up to this one, unless done.
+    /// The time since the clock was read last.
+    pub(super) fn time_unread(&self) -> Duration {
+        self.schedule.read_at.elapsed()
+    }
+
+    /// Flushes the output of the items up to this one, unless done. `unread` is the time that the clock has not
+    /// counted for them yet.
     #[inline(never)]
-    fn flush_up_to(&mut self, frames: u32) {
+    fn flush_up_to(&mut self, frames: u32, unread: Duration) {
         if self.flushed == frames {
             return;
         }
         // If the flush blocks, the pool must know of invisible results.
         self.rings.0.word32(CLOCK_INTERVAL).store(2, Relaxed);
-        let ran =
-            self.schedule.run_time.saturating_sub(self.schedule.flushed) + self.schedule.read_at.elapsed();
+        let ran = self.schedule.run_time.saturating_sub(self.schedule.flushed) + unread;
         self.schedule.flushed = self.schedule.run_time;
         if self.output.flush(ran) {
             self.schedule.read_at = Instant::now(); // passing it to another thread is not the items' time
@@ -107,9 +110,9 @@ impl WorkerSide {
 
     /// Makes the results visible, after a flush of their tasks' output. If that takes too long, the pool
     /// [takes them](crate::pool::worker_rings::Scope::Unflushed) as they are.
-    pub(crate) fn update_visible(&mut self) {
+    pub(crate) fn update_visible(&mut self, unread: Duration) {
         if self.visible != self.completed {
-            self.flush_up_to(self.completed.frames);
+            self.flush_up_to(self.completed.frames, unread);
             self.visible = self.completed;
             let nanos = u64::try_from(self.schedule.run_time.as_nanos()).unwrap_or(u64::MAX);
             self.rings.0.word64(RUN_TIME).store(nanos, Relaxed);
@@ -118,7 +121,7 @@ impl WorkerSide {
         }
     }
 
-    /// Reads the clock, publishes if due, and sets the next interval.
+    /// Reads the clock, makes results visible if due, and sets the next interval.
     #[cold]
     pub(super) fn end_interval(&mut self) {
         let time = self.read_clock();

@@ -189,8 +189,8 @@ impl WorkerSide {
 
     /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
     /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
-    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with one
-    /// claim and one check per run of items where those have one each time.
+    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with
+    /// one claim and one check per run of items where those have one each time.
     #[inline(always)]
     pub(crate) fn run_fixed_size<T>(
         &mut self,
@@ -278,7 +278,7 @@ impl WorkerSide {
         let prefix = MessageHeader { number: self.completed.frames, kind }.bytes();
         failpoint::hit(Failpoint::ResultSpilled);
         if self.link.send_with_prefix(&prefix, message, Deadline::now())? == Sent::TimedOut {
-            self.update_visible(); // the pool receives messages only with their results
+            self.update_visible(self.time_unread()); // the pool receives messages only with their results
             self.wakeup_page.notify();
             self.link.send_with_prefix(&prefix, message, Deadline::Never)?;
         }
@@ -353,7 +353,7 @@ impl WorkerSide {
     /// When the rings are poisoned.
     pub(crate) fn wait(&mut self) -> Result<bool> {
         self.read_clock();
-        self.update_visible();
+        self.update_visible(Duration::ZERO);
         self.wakeup_page.notify();
         if let Some(error) = &self.broken {
             return Err(error.clone());
@@ -381,7 +381,7 @@ impl WorkerSide {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.update_visible();
+        self.update_visible(self.time_unread());
         self.wakeup_page.notify();
         let before = self.taken;
         self.wait_until(WorkerRings::room_event, |side| side.rings.taken().load(Acquire) != before);
@@ -419,7 +419,7 @@ impl WorkerSide {
         }
     }
 
-    /// Repeats what the pool may have missed because it was overwritten: it has woken this worker without
+    /// Stores the worker's words again, in case a task overwrote them: the pool has woken this worker without
     /// work.
     #[cold]
     fn store_words_again(&self) {
