@@ -14,7 +14,7 @@ use multiproc::StartMethod;
 use trace_file::Trace;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [work::trials(), deaths::trials(), file::trials()].concat()
+    work::trials().into_iter().chain(deaths::trials()).chain(file::trials()).collect()
 }
 
 /// A file that is removed in the end.

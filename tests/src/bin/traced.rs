@@ -38,7 +38,7 @@ fn double(text: String) -> String {
 }
 
 fn receive(receiver: Receiver<u32>) -> u32 {
-    receiver.into_iter().sum()
+    receiver.into_iter().map(Result::unwrap).sum()
 }
 
 /// Items of all kinds: small numbers, text, large ones, ones with a time limit; a queue that is waited for.
