@@ -114,17 +114,13 @@ impl State {
     }
 
     fn add(&mut self, run: Run) {
-        let is_short = |run: Run| run.end - run.begin < SHORT * run.count;
-        if !is_short(run) {
-            self.put_run();
-            return self.put(run);
-        }
-        let is_near = run.begin.saturating_sub(self.run.end) <= LONGEST_GAP;
-        let fits = run.end.saturating_sub(self.run.begin) <= LONGEST_RUN;
-        if self.run.count > 0 && is_near && fits {
-            self.run = Run { end: run.end, count: self.run.count + run.count, ..self.run };
+        if let Some(both) = self.run.and(run) {
+            self.run = both;
         } else {
             self.put_run();
+            if !run.is_of_short_items() {
+                return self.put(run);
+            }
             self.run = run;
         }
         self.tracer.buffer.set_run(self.run);
@@ -145,6 +141,20 @@ impl State {
 
     fn index_of(&self, number: u32) -> u64 {
         self.index.wrapping_add(number.wrapping_sub(self.at).into())
+    }
+}
+
+impl Run {
+    fn is_of_short_items(self) -> bool {
+        self.end.saturating_sub(self.begin) < SHORT.saturating_mul(self.count)
+    }
+
+    /// These items, which are short, and the next ones, if they share a slice.
+    pub(super) fn and(self, next: Self) -> Option<Self> {
+        let is_near = next.begin.saturating_sub(self.end) <= LONGEST_GAP;
+        let fits = next.end.saturating_sub(self.begin) <= LONGEST_RUN;
+        let both = Self { end: next.end, count: self.count + next.count, ..self };
+        (self.count > 0 && next.is_of_short_items() && is_near && fits).then_some(both)
     }
 }
 

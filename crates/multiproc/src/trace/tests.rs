@@ -54,6 +54,18 @@ proptest! {
     }
 }
 
+#[test]
+fn short_items_share_a_slice() {
+    let run = |begin, end, index, count| Run { begin, end, index, count };
+    let first = run(1_000, 1_900, 5, 1);
+    assert_eq!(first.and(run(2_000, 2_900, 6, 1)), Some(run(1_000, 2_900, 5, 2)));
+    assert_eq!(first.and(run(2_000, 9_000, 6, 10)), Some(run(1_000, 9_000, 5, 11)));
+    assert_eq!(first.and(run(2_000, 3_000, 6, 1)), None, "a microsecond is not short");
+    assert_eq!(first.and(run(60_000, 60_100, 6, 1)), None, "too far away");
+    assert_eq!(first.and(run(2_000, 1_100_000, 6, 10_000)), None, "too long together");
+    assert_eq!(Run::default().and(first), None, "there is none before");
+}
+
 /// A trace file that is removed in the end.
 struct Traced {
     path: PathBuf,
