@@ -1,30 +1,35 @@
 //! Buffers in shared memory, one for each process, so that the events of a process outlive it.
 //!
-//! A process appends its events to its own buffer, and the buffer to the file when it is full. A thread of
-//! the first process does so from time to time for all of them; and so does the parent of a process that has
-//! ended. The lock of a buffer is robust: a dead holder does not keep it.
+//! A process appends its events to its own buffer. A thread of the first process takes them to the file from
+//! time to time, and when a buffer is half full. The lock of a buffer is robust: a dead holder does not keep
+//! it.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::file;
 use crate::error::Result;
-use crate::ipc::wire::{SharedFd, SharedMemory};
+use crate::ipc::event_count::EventCount;
+use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::namespace;
 
 /// The most processes that are traced at a time. Memory of buffers that are not used is not allocated.
-const BUFFERS: usize = 1024;
+const BUFFERS: usize = 512;
 /// The bytes of a buffer: its words, and the lines.
-const SIZE: usize = 64 * 1024;
+const SIZE: usize = 128 * 1024;
 const WORDS: usize = 1024;
 const LINES: usize = SIZE - WORDS;
-/// The buffers follow the ids of the processes that have them.
-const START: usize = 4 * BUFFERS;
+
+/// In front of the buffers: the process that each is of, whether that has ended, and two events.
+const OWNERS: usize = 0;
+const ENDED: usize = 4 * BUFFERS;
+const HALF_FULL: usize = 8 * BUFFERS;
+const ROOM: usize = HALF_FULL + 4;
+const START: usize = 2 * 4096;
 const MEMORY: NonZeroUsize = NonZeroUsize::new(START + BUFFERS * SIZE).unwrap();
 
 /// The offsets of a buffer's words: its lock, the length of its lines, and what the process is doing.
@@ -32,18 +37,20 @@ const LOCK: usize = 0;
 const LENGTH: usize = 8;
 const LABEL_LENGTH: usize = 12;
 const KIND: usize = 16;
+/// The process has waited for room in vain: the first process is stopped. It does not wait until there is
+/// some again.
+const IS_STUCK: usize = 20;
 const BEGUN: usize = 24;
 const INDEX: usize = 32;
 const RUN: [usize; 4] = [40, 48, 56, 64];
 const LABEL: usize = 128;
 
-/// How long to wait for another thread that is stopped with the lock, or writes to the file.
+/// How long to wait for another thread that is stopped with the lock, and for room. Then the event is lost.
 const LOCK_TIME: Duration = Duration::from_millis(20);
 
-/// The file and the buffers of a trace.
+/// The buffers of a trace.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Buffers {
-    file: SharedFd,
     memory: SharedMemory,
     namespace: u64,
 }
@@ -70,44 +77,68 @@ pub(super) struct Unfinished {
 }
 
 impl Buffers {
-    pub(super) fn create(file: SharedFd) -> Result<Self> {
-        Ok(Self { file, memory: SharedMemory::create(MEMORY)?, namespace: namespace() })
+    pub(super) fn create() -> Result<Self> {
+        Ok(Self { memory: SharedMemory::create(MEMORY)?, namespace: namespace() })
     }
 
     /// Takes a free buffer; `None` if there is none.
     pub(super) fn claim(&self, pid: u32) -> Option<Buffer> {
         let is_free = |&number: &usize| self.owner(number).compare_exchange(0, pid, AcqRel, Relaxed).is_ok();
-        let number = (0..BUFFERS).find(is_free)?;
-        Some(self.buffer(number))
+        (0..BUFFERS).find(is_free).map(|number| self.buffer(number))
     }
 
-    /// Writes the lines of all processes to the file, except those that are writing at the moment.
-    pub(super) fn flush_all(&self, deadline: Deadline) {
+    /// Takes the lines of all processes, and frees the buffers of those that have ended. Leaves out a process
+    /// that holds its lock beyond the deadline.
+    pub(super) fn take_all(&self, deadline: Deadline) -> Vec<u8> {
+        let mut lines = Vec::new();
         for number in (0..BUFFERS).filter(|&number| self.owner(number).load(Relaxed) != 0) {
             let buffer = self.buffer(number);
-            let guard = buffer.lock(deadline);
-            if guard.is_some() {
-                buffer.flush();
+            let Some(guard) = buffer.lock(deadline) else { continue };
+            let has_ended = self.ended(number).load(Acquire) != 0;
+            buffer.take(&mut lines);
+            drop(guard);
+            if has_ended {
+                buffer.clear();
+                self.ended(number).store(0, Relaxed);
+                self.owner(number).store(0, Release);
             }
         }
+        self.room().notify_all();
+        lines
     }
 
-    /// Writes the lines of a process that has ended, and frees its buffer. Returns what it was doing.
+    /// Blocks until a buffer is half full, for `time` at most.
+    pub(super) fn wait(&self, time: Duration) {
+        let ticket = self.half_full().prepare_wait();
+        self.half_full().wait(ticket, Some(time));
+    }
+
+    /// Has the buffer of a process that has ended be freed, once its lines are taken. Returns what the process
+    /// was doing.
     pub(super) fn release(&self, pid: u32) -> Option<Unfinished> {
-        let number = (0..BUFFERS).find(|&number| self.owner(number).load(Relaxed) == pid)?;
-        let buffer = self.buffer(number);
-        let guard = buffer.lock(Deadline::after(LOCK_TIME));
-        buffer.flush();
-        let unfinished = buffer.unfinished();
-        buffer.word(BEGUN).store(0, Relaxed);
-        buffer.set_run(Run::default());
-        drop(guard);
-        self.owner(number).store(0, Release);
+        let is_of = |&number: &usize| {
+            self.owner(number).load(Relaxed) == pid && self.ended(number).load(Relaxed) == 0
+        };
+        let number = (0..BUFFERS).find(is_of)?;
+        let unfinished = self.buffer(number).unfinished();
+        self.ended(number).store(1, Release);
         Some(unfinished)
     }
 
     fn owner(&self, number: usize) -> &AtomicU32 {
-        self.memory.word32(4 * number)
+        self.memory.word32(OWNERS + 4 * number)
+    }
+
+    fn ended(&self, number: usize) -> &AtomicU32 {
+        self.memory.word32(ENDED + 4 * number)
+    }
+
+    fn half_full(&self) -> EventCount<'_> {
+        EventCount(self.memory.word32(HALF_FULL))
+    }
+
+    fn room(&self) -> EventCount<'_> {
+        EventCount(self.memory.word32(ROOM))
     }
 
     fn buffer(&self, number: usize) -> Buffer {
@@ -126,18 +157,40 @@ impl Buffer {
         &self.all
     }
 
-    /// Appends a line.
+    /// Appends a line. Waits if there is no room for it, which there is soon.
     pub(super) fn put(&self, line: &str) {
-        let mutex = self.mutex();
-        let Some(_guard) = mutex.try_lock().or_else(|| self.lock(Deadline::after(LOCK_TIME))) else { return };
-        if self.length() + line.len() > LINES {
-            self.flush();
+        if self.try_put(line) {
+            return;
         }
+        let deadline = Deadline::after(LOCK_TIME);
+        while self.word32(IS_STUCK).load(Relaxed) == 0 {
+            let ticket = self.all.room().prepare_wait();
+            self.all.half_full().notify_all();
+            if self.try_put(line) {
+                return;
+            }
+            if deadline.is_over() {
+                self.word32(IS_STUCK).store(1, Relaxed);
+            }
+            self.all.room().wait(ticket, deadline.left());
+        }
+    }
+
+    fn try_put(&self, line: &str) -> bool {
+        let Some(guard) = self.lock(Deadline::after(LOCK_TIME)) else { return false };
         let length = self.length();
-        if let Some(next) = Some(length + line.len()).filter(|&next| next <= LINES) {
-            self.all.memory.write(self.start + WORDS + length, line.as_bytes());
-            self.word32(LENGTH).store(u32::try_from(next).unwrap_or(0), Release);
+        let next = length + line.len();
+        if next > LINES {
+            return false;
         }
+        self.all.memory.write(self.start + WORDS + length, line.as_bytes());
+        self.word32(LENGTH).store(u32::try_from(next).unwrap_or(0), Release);
+        drop(guard);
+        if length < LINES / 2 && next >= LINES / 2 {
+            self.word32(IS_STUCK).store(0, Relaxed);
+            self.all.half_full().notify_all();
+        }
+        true
     }
 
     /// Says what the process begins to do next, for its parent, should it die.
@@ -178,13 +231,16 @@ impl Buffer {
         }
     }
 
-    /// Writes the lines to the file, and empties the buffer: before that, so that the lines of a process that
-    /// dies between the two are not there twice.
-    fn flush(&self) {
-        let mut lines = vec![0; self.length()];
-        self.all.memory.load_bytes(self.start + WORDS, &mut lines);
+    fn take(&self, lines: &mut Vec<u8>) {
+        let start = lines.len();
+        lines.resize(start + self.length(), 0);
+        self.all.memory.load_bytes(self.start + WORDS, &mut lines[start..]);
         self.word32(LENGTH).store(0, Relaxed);
-        let _ = file::append(&self.all.file, &lines); // a full disk is no reason to stop the program
+    }
+
+    /// As a new process needs it.
+    fn clear(&self) {
+        (LENGTH..LABEL).step_by(8).for_each(|offset| self.word(offset).store(0, Relaxed));
     }
 
     /// The length of the lines, whatever another process has written there.

@@ -39,7 +39,7 @@ fn category(kind: u32) -> &'static str {
     }
 }
 
-/// A child has ended: writes its remaining events, what it did not finish, and how it ended.
+/// A child has ended: writes what it did not finish, and how it ended.
 pub(crate) fn exited(pid: u32, exit: Exit) {
     let Some(tracer) = tracer() else { return };
     let now = clock::nanos();

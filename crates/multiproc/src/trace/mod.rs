@@ -1,7 +1,7 @@
 //! Feature `trace`: a timeline of all processes of the program, in a file.
 //!
 //! Each process writes its events as lines of JSON (`event`) to a buffer in shared memory (`buffers`), from
-//! where they come to the file. A child gets file and buffers with its bootstrap message. `docs/timeline.md`
+//! where the first process takes them to the file. A child gets the buffers with its bootstrap message. `docs/timeline.md`
 //! describes the events.
 
 mod buffers;
@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::buffers::Buffers;
+use self::file::Writer;
 use self::tracer::{Tracer, tracer};
 use crate::error::{Error, Result};
 use crate::ipc::wire::{self, SharedFd};
@@ -50,7 +51,7 @@ const MIN_WAIT: u64 = 1_000;
 /// calls [`init`](crate::init()).
 ///
 /// The file has all events up to 0.1 s ago, and all of them when the program has exited. A killed program
-/// leaves a file that can be opened, too. At most 1024 processes at a time have events.
+/// leaves a file that can be opened, too. At most 512 processes at a time have events.
 ///
 /// Does not block, beyond opening the file.
 ///
@@ -82,8 +83,9 @@ fn start(path: &Path) -> Result<()> {
     if tracer().is_some() {
         return Err(taken());
     }
-    let buffers = Buffers::create(file::create(path)?)?;
-    Tracer::begin(&buffers, "main", true)?.ok_or_else(taken)?;
+    let buffers = Buffers::create()?;
+    let writer = Writer::create(path, &buffers)?;
+    Tracer::begin(&buffers, "main", Some(writer))?.ok_or_else(taken)?;
     at_exit(flush_at_exit);
     Ok(())
 }
@@ -108,7 +110,7 @@ pub(crate) struct TraceLink {
     parent: u32,
 }
 
-/// Appends what a child needs to its bootstrap message; returns its descriptors. A zygote has no task, and no
+/// Appends what a child needs to its bootstrap message; returns its descriptor. A zygote has no task, and no
 /// events.
 pub(crate) fn encode_link(has_task: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
     let Some(tracer) = tracer().filter(|_| has_task) else {
@@ -130,8 +132,8 @@ pub(crate) fn decode_link<'a>(
     match bytes.split_first() {
         Some((0, rest)) => Ok((None, rest)),
         Some((_, link)) => {
-            let own = descriptors.split_off(descriptors.len().saturating_sub(2));
-            let (link, rest) = wire::decode_internal_front(link, own, "a child's start")?;
+            let memory = descriptors.pop().into_iter().collect();
+            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
             Ok((Some(link), rest))
         }
         None => Err(Error::decode("a child's start", "it is too short")),
@@ -141,7 +143,7 @@ pub(crate) fn decode_link<'a>(
 /// Makes this process a part of the trace. Its start ends here.
 pub(crate) fn install(link: TraceLink, name: &str) {
     let TraceLink { buffers, requested_at, parent } = link;
-    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, false) {
+    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, None) {
         tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent));
     }
 }
@@ -169,25 +171,25 @@ pub(crate) fn waiting<R>(name: &str, wait: impl FnOnce() -> R) -> R {
     }
 }
 
-/// Starts a thread of the first process that flushes the events of all processes.
+/// Starts the thread of the first process that takes the events of all processes to the file.
 fn flush_from_time_to_time(tracer: &'static Tracer) {
     static STARTED: Once = Once::new();
-    if tracer.is_first {
+    if let Some(writer) = &tracer.writer {
         STARTED.call_once(|| {
             let flush = || loop {
-                thread::sleep(FLUSH_INTERVAL);
-                tracer.buffer.all().flush_all(Deadline::now());
+                writer.buffers().wait(FLUSH_INTERVAL);
+                writer.flush(Deadline::now());
             };
             let thread = thread::Builder::new().name("mp-trace".to_owned()).stack_size(64 * 1024);
-            // Without it, events come to the file when a buffer is full, and at a process's end.
+            // Without it, there are events until the buffers are full.
             let _ = with_signals_blocked(|| thread.spawn(flush));
         });
     }
 }
 
 extern "C" fn flush_at_exit() {
-    if let Some(tracer) = tracer() {
-        tracer.buffer.all().flush_all(Deadline::after(FLUSH_INTERVAL));
+    if let Some(writer) = tracer().and_then(|tracer| tracer.writer.as_ref()) {
+        writer.flush(Deadline::after(FLUSH_INTERVAL));
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 
 use super::buffers::{Buffer, Buffers};
 use super::event::{Event, Track};
+use super::file::Writer;
 use crate::error::Result;
 use crate::sys::clock;
 use crate::sys::fork_detect::ForkDetector;
@@ -15,8 +16,8 @@ use crate::sys::thread_id::ThreadId;
 pub(super) struct Tracer {
     pub(super) buffer: Buffer,
     pub(super) pid: u32,
-    /// The program's first process, or the one that has begun the trace.
-    pub(super) is_first: bool,
+    /// In the process that has begun the trace.
+    pub(super) writer: Option<Writer>,
     fork_detector: ForkDetector,
 }
 
@@ -36,10 +37,14 @@ pub(super) fn tracer() -> Option<&'static Tracer> {
 impl Tracer {
     /// Makes this process a part of the trace with these buffers, by the name that its track shall have. No
     /// events come from a process that finds no free buffer, or if there is a trace already.
-    pub(super) fn begin(buffers: &Buffers, name: &str, is_first: bool) -> Result<Option<&'static Self>> {
+    pub(super) fn begin(
+        buffers: &Buffers,
+        name: &str,
+        writer: Option<Writer>,
+    ) -> Result<Option<&'static Self>> {
         let (pid, fork_detector) = (own_pid(), ForkDetector::new()?);
         let Some(buffer) = buffers.claim(pid).filter(|_| TRACER.get().is_none()) else { return Ok(None) };
-        let tracer = TRACER.get_or_init(|| Self { buffer, pid, is_first, fork_detector });
+        let tracer = TRACER.get_or_init(|| Self { buffer, pid, writer, fork_detector });
         tracer.name_process(name);
         Ok(Some(tracer))
     }
