@@ -58,6 +58,11 @@
 //!   library recovers when resources return, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
 //!
+//! # Timeline
+//!
+//! With the environment variable `MULTIPROC_TRACE=FILE.json`, or `start_trace`, a program writes a timeline of
+//! its processes for Perfetto and Chrome (default feature `trace`).
+//!
 //! # Log records
 //!
 //! With the feature `log` (`multiproc = { …, features = ["log"] }`), what children log with the

@@ -67,7 +67,7 @@ const MIN_WAIT: u64 = 1_000;
 ///     let file = std::env::temp_dir().join(format!("trace-{}.json", std::process::id()));
 ///     multiproc::start_trace(&file)?;
 ///     let pool = Pool::new(2)?;
-///     assert_eq!(pool.map(u64::pow, [])?, [0_u64; 0]);
+///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2])?, [2, 3]);
 ///     pool.join();
 ///     assert!(std::fs::read_to_string(&file)?.starts_with('['));
 ///     std::fs::remove_file(&file)?;
