@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::env;
+use std::fs;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use multiproc::queue::{Receiver, bounded};
+use multiproc::queue::{Receiver, Sender, bounded};
 use multiproc::{Pool, Process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -37,8 +38,14 @@ fn double(text: String) -> String {
     text.repeat(2)
 }
 
-fn receive(receiver: Receiver<u32>) -> u32 {
+fn receive(receiver: Receiver<u32>, begun: Sender<()>) -> u32 {
+    begun.send(()).unwrap();
     receiver.into_iter().map(Result::unwrap).sum()
+}
+
+fn is_asleep(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('S'))
 }
 
 /// Items of all kinds: small numbers, text, large ones, ones with a time limit; a queue that is waited for.
@@ -50,8 +57,13 @@ fn work() {
     pool.options().timeout(Duration::from_secs(30)).map(pause, [1; 4]).unwrap();
     pool.join();
     let (sender, receiver) = bounded(4).unwrap();
-    let child = Process::builder().name("\"Anna\" \\\n\u{1} ü").spawn(receive, (receiver,)).unwrap();
-    pause(20);
+    let (begin, begun) = bounded(1).unwrap();
+    let child = Process::builder().name("\"Anna\" \\\n\u{1} ü").spawn(receive, (receiver, begin)).unwrap();
+    begun.recv().unwrap();
+    while !is_asleep(child.pid()) {
+        pause(1);
+    }
+    pause(3);
     sender.send(7).unwrap();
     drop(sender);
     assert_eq!(child.join().unwrap(), 7);

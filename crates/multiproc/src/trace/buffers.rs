@@ -45,8 +45,9 @@ const INDEX: usize = 32;
 const RUN: [usize; 4] = [40, 48, 56, 64];
 const LABEL: usize = 128;
 
-/// How long to wait for another thread that is stopped with the lock, and for room. Then the event is lost.
-const LOCK_TIME: Duration = Duration::from_millis(20);
+/// How long to wait for room, and for another thread that is stopped with the lock. Then events are lost. On a
+/// busy machine the first process may not run for some time.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The buffers of a trace.
 #[derive(Clone, Serialize, Deserialize)]
@@ -162,7 +163,7 @@ impl Buffer {
         if self.try_put(line) {
             return;
         }
-        let deadline = Deadline::after(LOCK_TIME);
+        let deadline = Deadline::after(PATIENCE);
         while self.word32(IS_STUCK).load(Relaxed) == 0 {
             let ticket = self.all.room().prepare_wait();
             self.all.half_full().notify_all();
@@ -177,7 +178,9 @@ impl Buffer {
     }
 
     fn try_put(&self, line: &str) -> bool {
-        let Some(guard) = self.lock(Deadline::after(LOCK_TIME)) else { return false };
+        let is_stuck = self.word32(IS_STUCK).load(Relaxed) != 0;
+        let deadline = if is_stuck { Deadline::now() } else { Deadline::after(PATIENCE) };
+        let Some(guard) = self.lock(deadline) else { return false };
         let length = self.length();
         let next = length + line.len();
         if next > LINES {

@@ -40,6 +40,9 @@ pub(crate) use self::submissions::{Submission, Submissions, Tag};
 /// How often the events of all processes are written to the file.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a program that exits waits for a process that is stopped while it writes an event.
+const EXIT_TIME: Duration = Duration::from_secs(1);
+
 /// A shorter wait is not worth a slice.
 const MIN_WAIT: u64 = 1_000;
 
@@ -189,7 +192,7 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
 
 extern "C" fn flush_at_exit() {
     if let Some(writer) = tracer().and_then(|tracer| tracer.writer.as_ref()) {
-        writer.flush(Deadline::after(FLUSH_INTERVAL));
+        writer.flush(Deadline::after(EXIT_TIME));
     }
 }
 
