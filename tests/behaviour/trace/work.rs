@@ -72,7 +72,7 @@ fn waits_and_arrows_are_there() -> Outcome {
         let follows = |event: &&Event| event.bind_id == end.bind_id;
         let start = trace.named("submit").find(follows).unwrap();
         let item = trace.of_category("item").find(follows).unwrap();
-        assert!(start.ts <= item.ts && item.end() <= end.end(), "{start:?} {item:?} {end:?}");
+        assert!(start.ts <= item.ts && item.ts <= end.end(), "{start:?} {item:?} {end:?}");
         assert_eq!(
             (start.number("index"), start.number("worker")),
             (item.number("index"), Some(item.pid.into()))
