@@ -41,7 +41,7 @@ enum Command {
     Compare(compare::Options),
     /// Kill and stop processes and refuse system calls, at every step and at random
     Faults(faults::Options),
-    /// Have every program write its timeline (MULTIPROC_TRACE), and check that
+    /// Have every program write its timeline, and check that
     TraceCheck(trace_check::Options),
     /// Run unit tests of the library that touch memory under valgrind
     Valgrind,
