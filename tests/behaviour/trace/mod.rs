@@ -46,7 +46,7 @@ impl Drop for TraceFile {
 fn program(case: &str, method: StartMethod, file: &TraceFile) -> Command {
     let method = match method {
         StartMethod::ForkServer => "fork-server",
-        _ => "spawn",
+        StartMethod::Spawn => "spawn",
     };
     let mut program = Command::new(env!("CARGO_BIN_EXE_traced"));
     program.arg(case).env("MULTIPROC_START_METHOD", method).env("MULTIPROC_TRACE", file.path());
