@@ -79,7 +79,7 @@ impl Items {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tag;
+pub(crate) struct Tag {}
 
 #[derive(Clone, Copy)]
 pub(crate) struct Submission;
@@ -91,12 +91,12 @@ impl Submission {
 
     #[allow(clippy::unused_self, reason = "as with the feature")]
     pub(crate) fn tag(self) -> Tag {
-        Tag
+        Tag {}
     }
 }
 
 #[derive(Default)]
-pub(crate) struct Submissions;
+pub(crate) struct Submissions {}
 
 #[allow(clippy::unused_self, reason = "as with the feature")]
 impl Submissions {
