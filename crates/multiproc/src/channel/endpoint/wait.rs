@@ -58,20 +58,21 @@ impl Endpoint {
                 false => Ok(WaitOutcome::TimedOut),
             };
         }
-        let name = if self.side == Side::Producers { "send" } else { "receive" };
-        trace::waiting(name, || self.spin_and_sleep(deadline, is_ready))
-    }
-
-    fn spin_and_sleep(&self, deadline: Deadline, is_ready: impl Fn() -> bool) -> Result<WaitOutcome> {
         if self.spin(&is_ready) {
             return Ok(WaitOutcome::Ready);
         }
+        self.sleep_until(deadline, &is_ready)
+    }
+
+    /// Sleeps until the peer's position has changed, or is final, or the deadline passes.
+    #[cold]
+    fn sleep_until(&self, deadline: Deadline, is_ready: &impl Fn() -> bool) -> Result<WaitOutcome> {
         let notified = self.word32(self.side, NOTIFIED);
         if notified.swap(0, Relaxed) != 0 {
             self.clear_eventfd();
         }
         loop {
-            let events = self.sleep(&is_ready, deadline)?;
+            let events = self.sleep(is_ready, deadline)?;
             if is_ready() {
                 notified.store(events.readable.into(), Relaxed); // a later wait clears it
                 return Ok(WaitOutcome::Ready);
@@ -112,7 +113,9 @@ impl Endpoint {
         } else {
             failpoint::hit(Failpoint::ChannelSleeps);
             let time = deadline.or_within(RECHECK_INTERVAL).left();
-            poll_event_or_hangup(self.eventfd().as_fd(), self.fds.socket.as_fd(), time)?
+            let name = if self.side == Side::Producers { "send" } else { "receive" };
+            let poll = || poll_event_or_hangup(self.eventfd().as_fd(), self.fds.socket.as_fd(), time);
+            trace::waiting(name, poll)?
         };
         flag.clear(set);
         Ok(events)
