@@ -4,6 +4,7 @@ mod bad_items;
 mod broadcast;
 mod cancellation;
 mod descriptors;
+mod encoded;
 mod failures;
 mod handles;
 mod imap;
@@ -37,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         bad_items::trials(),
         handles::trials(),
         descriptors::trials(),
+        encoded::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),

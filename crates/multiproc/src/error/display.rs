@@ -10,6 +10,9 @@ impl fmt::Display for Error {
     /// `{:#}` has the backtrace of a crash behind the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_message(f)?;
+        if let Some(host) = &self.0.host {
+            write!(f, " (on host {host})")?;
+        }
         match f.alternate().then(|| self.backtrace()).flatten() {
             Some(backtrace) => write!(f, "\n{backtrace}"),
             None => Ok(()),
@@ -19,7 +22,8 @@ impl fmt::Display for Error {
 
 impl Error {
     fn fmt_message(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _ } = &*self.0;
+        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _, host: _ } =
+            &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let during_startup = *during_startup;
         let doing = Activity { origin: origin.as_ref(), items: *items, during_startup };
@@ -72,6 +76,8 @@ impl Error {
             Cause::StatePoisoned(method) => {
                 write!(f, "the state of {who} is poisoned: {method} has panicked")
             }
+            Cause::HostLost(what) => write!(f, "{what}{item}"),
+            Cause::Unreachable(what) => f.write_str(what),
             Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }

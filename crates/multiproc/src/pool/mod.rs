@@ -32,6 +32,9 @@ mod scheduler;
 mod worker_handle;
 mod worker_main;
 
+#[doc(hidden)]
+pub mod encoded;
+
 mod item_loop;
 mod state;
 
