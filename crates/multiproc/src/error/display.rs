@@ -77,7 +77,6 @@ impl Error {
                 write!(f, "the state of {who} is poisoned: {method} has panicked")
             }
             Cause::HostLost(what) => write!(f, "{what}{item}"),
-            Cause::Unreachable(what) => f.write_str(what),
             Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
@@ -97,7 +96,7 @@ impl Error {
             Cause::Unacknowledged(count) => {
                 write!(f, "{count} items were taken and not acknowledged, the first by {who}")
             }
-            Cause::Invalid(what) => f.write_str(what),
+            Cause::Invalid(what) | Cause::Unreachable(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
         }
     }

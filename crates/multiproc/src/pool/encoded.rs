@@ -69,3 +69,8 @@ pub fn timed_out(operation: &str) -> Error {
 pub fn placed(error: Error, index: Option<u64>, host: Option<&str>) -> Error {
     error.with_index(index).with_host(host)
 }
+
+/// The error of bytes that are no such value.
+pub fn undecodable(why: &str) -> Error {
+    Error::decode("a message", why)
+}
