@@ -1,8 +1,8 @@
 //! The cache of the encodings that fit the types which this process sends.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,5 +61,6 @@ thread_local! {
     static FITTING: [Cell<usize>; SLOTS] = const { [const { Cell::new(0) }; SLOTS] };
 }
 
-/// Each with the number of values that were seen while the choice was unclear.
-static CHOICES: LazyLock<RwLock<HashMap<usize, (EncodingChoice, u32)>>> = LazyLock::new(RwLock::default);
+/// Each with the number of values that were seen while the choice was unclear. (A hash table would have each
+/// child ask the kernel for random keys.)
+static CHOICES: RwLock<BTreeMap<usize, (EncodingChoice, u32)>> = RwLock::new(BTreeMap::new());

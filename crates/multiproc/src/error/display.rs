@@ -81,7 +81,7 @@ impl Error {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
-            Cause::Overtime(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
+            Cause::TimeLimit(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
             Cause::Task(error) => write!(f, "{error}"),
             Cause::Poisoned { lock, failure } => {
                 write!(f, "the {lock} is poisoned: {who} {failure} while it held the {lock}")

@@ -175,7 +175,7 @@ pub(crate) enum Cause {
     /// The time that the caller gave passed first.
     Timeout(String),
     /// The task ran for longer than it may, and was ended.
-    Overtime(Duration),
+    TimeLimit(Duration),
     /// "queue" or "pipe"; likewise in `Empty`.
     Full(String),
     Empty(String),
@@ -222,7 +222,7 @@ impl Error {
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
             Cause::Encode { .. } | Cause::Decode { .. } => ErrorKind::Codec,
-            Cause::Timeout(_) | Cause::Overtime(_) => ErrorKind::Timeout,
+            Cause::Timeout(_) | Cause::TimeLimit(_) => ErrorKind::Timeout,
             Cause::Full(_) => ErrorKind::Full,
             Cause::Empty(_) => ErrorKind::Empty,
             Cause::Disconnected(_) | Cause::Unreachable(_) => ErrorKind::Disconnected,

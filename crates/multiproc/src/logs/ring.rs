@@ -50,7 +50,7 @@ impl LogRing {
     pub(super) fn create() -> Result<Self> {
         let ring = Self { memory: SharedMemory::create(MEMORY)?, namespace: namespace() };
         for word in [TAIL, HEADER_SIZE] {
-            Position::START.publish(ring.memory.word64(word));
+            Position::START.store_release(ring.memory.word64(word));
         }
         Ok(ring)
     }
@@ -65,7 +65,7 @@ impl LogRing {
             let taken = Position::load(self.memory.word64(HEADER_SIZE)).bytes;
             let fits = RING.put(&self.memory, &mut tail, taken, 0, &[record]);
             if fits {
-                tail.publish(self.memory.word64(TAIL));
+                tail.store_release(self.memory.word64(TAIL));
             }
             fits
         });
@@ -99,7 +99,7 @@ impl LogReader {
                 .then(|| RING.take_before(memory, &mut next, tail.bytes, |_, bytes| bytes.to_vec()));
             // Another process has overwritten the ring: its records are lost.
             *head = if matches!(frame, Some(Some(_))) { next } else { tail };
-            head.publish(memory.word64(HEADER_SIZE)); // before the logger runs, which may be slow
+            head.store_release(memory.word64(HEADER_SIZE)); // before the logger runs, which may be slow
             if let Some(Some(record)) = frame {
                 take(&record);
             }

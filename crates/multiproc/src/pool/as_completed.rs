@@ -46,7 +46,7 @@ pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskH
     let handles: Vec<_> = handles.into_iter().map(Some).collect();
     for (index, handle) in handles.iter().flatten().enumerate() {
         let waker = Waker::from(Arc::new(Arrival { index, arrivals: Arc::clone(&arrivals) }));
-        handle.core.wake_at_arrival(&handle.call, &waker);
+        handle.dispatcher.wake_at_arrival(&handle.call, &waker);
         if handle.is_settled() {
             waker.wake(); // the pool has not called it
         }

@@ -22,7 +22,7 @@ impl<M> Pool<M> {
     /// results of the present workers, in the order of [their indices](crate::ProcessInfo::worker_index). Blocks until
     /// each of them has run it; tasks that are submitted after that find it done in every worker.
     ///
-    /// A worker begins nothing else before it has run the function, once it has finished what it was given.
+    /// A worker begins nothing else before it has run the function, once it has run the items that it has.
     /// If it dies before that, its result is the error of its death, and its replacement calls the function
     /// as any later worker does. There the result is dropped, and a panic is the error of every call, as that
     /// of an initializer is. The pool keeps the arguments until it ends.
@@ -64,7 +64,7 @@ impl<M> Pool<M> {
             let body = Body::Message(Message::new(bytes.clone(), descriptors.clone())?);
             Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), body })
         };
-        let count = self.core.broadcast(initializer, chunk_for_worker)?;
+        let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)
     }
 
@@ -72,11 +72,11 @@ impl<M> Pool<M> {
     fn collect_all<R: DeserializeOwned>(&self, call: &Call, count: u64) -> Result<Vec<Result<R>>> {
         let mut buffer = ReorderBuffer::new(ResultOrder::Input);
         let mut results = Vec::new();
-        while buffer.given() < count {
-            self.core.check_not_forked()?;
-            self.core.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
+        while buffer.returned() < count {
+            self.dispatcher.check_not_forked()?;
+            self.dispatcher.become_driver(false).wait_until(Deadline::Never, || call.has_arrived());
             call.take().into_iter().for_each(|batch| buffer.add(batch));
-            while buffer.begin_run() {
+            while buffer.begin_span() {
                 let run = std::iter::from_fn(|| buffer.next::<R>());
                 results.extend(run.map(|result| result.map_err(|error| error.with_index(None))));
             }

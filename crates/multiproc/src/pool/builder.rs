@@ -275,9 +275,9 @@ impl<M> PoolBuilder<M> {
     /// ```
     /// multiproc::init();
     /// let pool = multiproc::Pool::builder().workers(2).memory_limit(64 << 20).build()?;
-    /// let fates = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
-    /// assert!(fates[0].is_ok() && fates[2].is_ok());
-    /// assert!(fates[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
+    /// let results = pool.map_results(|mebibytes: usize| vec![1_u8; mebibytes << 20].len(), [1, 500, 2])?;
+    /// assert!(results[0].is_ok() && results[2].is_ok());
+    /// assert!(results[1].as_ref().unwrap_err().to_string().ends_with("its memory was limited to 64 MiB"));
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn memory_limit(mut self, bytes: u64) -> Self {
@@ -417,13 +417,13 @@ impl<M> PoolBuilder<M> {
         if !self.config.preload.is_empty() {
             self.config.options.check_can_preload()?;
         }
-        let core = Dispatcher::start(self.config)?;
-        let runner = Arc::clone(&core);
+        let dispatcher = Dispatcher::start(self.config)?;
+        let runner = Arc::clone(&dispatcher);
         let thread = thread::Builder::new().name("mp-pool".to_owned());
         match with_signals_blocked(|| thread.spawn(move || runner.run())) {
-            Ok(thread) => Ok((core, Some(thread))),
+            Ok(thread) => Ok((dispatcher, Some(thread))),
             Err(error) => {
-                core.abort();
+                dispatcher.abort();
                 Err(Error::io("start a pool's thread", &error))
             }
         }

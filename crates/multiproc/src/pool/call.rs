@@ -28,8 +28,8 @@ pub(crate) struct Call {
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
-    /// Its other chunks are not dispatched any more. This and `backlog` are written only under the pool's
-    /// lock.
+    /// Chunks still in the backlog are dropped, not dispatched. This and `backlog` are written only under the
+    /// pool's lock.
     withdrawn: AtomicBool,
     /// Its chunks in the pool's backlog.
     backlog: AtomicUsize,
@@ -51,7 +51,7 @@ pub(crate) struct Options {
 pub(crate) struct TaskHeader {
     /// Their function.
     pub(crate) task: TaskId,
-    /// Whether the worker publishes when it begins an item.
+    /// Whether the worker stores the time at which it begins an item.
     pub(crate) is_timed: bool,
     /// The input index of the first of them, for log records.
     pub(crate) first: FirstItem,
@@ -60,9 +60,9 @@ pub(crate) struct TaskHeader {
 #[derive(Default)]
 struct Inbox {
     batches: VecDeque<ResultBatch>,
-    /// Given back with the first batch.
+    /// Freed with the first batch.
     slot: Option<Slot>,
-    /// Told of the next batch.
+    /// Called at the next batch.
     waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
@@ -91,9 +91,9 @@ impl Drop for Slot {
 
 /// Results of consecutive items.
 pub(crate) enum ResultBatch {
-    /// A frame for each item of these runs, in input order. A run is the input index of its first item, and a
-    /// count.
-    Results { runs: Vec<(u64, u32)>, results: Frames },
+    /// A frame for each item of these spans, in input order. A span is the input index of its first item, and
+    /// a count.
+    Results { spans: Vec<(u64, u32)>, results: Frames },
     /// A single result.
     Result { index: u64, result: OneResult },
     /// One error for all of them.
@@ -174,8 +174,8 @@ impl Call {
     /// Updates the cost estimate with some items and their total time.
     pub(crate) fn learn_cost(&self, items: u32, nanos: u64) {
         let items = u64::from(items);
-        let worth = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
-        let target_len = (worth * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
+        let target_nanos = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
+        let target_len = (target_nanos * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
         self.target_len.store(target_len.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
     }
 
@@ -225,29 +225,29 @@ impl ResultBatch {
     /// The number of results.
     pub(crate) fn count(&self) -> u64 {
         match self {
-            Self::Results { runs, .. } => runs.iter().map(|&(_, count)| u64::from(count)).sum(),
+            Self::Results { spans, .. } => spans.iter().map(|&(_, count)| u64::from(count)).sum(),
             Self::Result { .. } => 1,
             Self::Lost { count, .. } => (*count).into(),
         }
     }
 
     pub(crate) fn open(self) -> ResultCursor {
-        let (mut runs, content) = match self {
-            Self::Results { runs, results } => (runs, Contents::Frames(results)),
+        let (mut spans, content) = match self {
+            Self::Results { spans, results } => (spans, Contents::Frames(results)),
             Self::Result { index, result } => (vec![(index, 1)], Contents::Single(result)),
             Self::Lost { first, count, error } => (vec![(first, count)], Contents::Lost(error)),
         };
-        runs.reverse();
-        ResultCursor { runs, next: 0, content }
+        spans.reverse();
+        ResultCursor { spans, next: 0, content }
     }
 }
 
 /// A batch whose results are decoded one by one on demand.
 #[derive(Default)]
 pub(crate) struct ResultCursor {
-    /// The remaining runs, the next one last.
-    runs: Vec<(u64, u32)>,
-    /// The input index of the next result of the current run.
+    /// The remaining spans, the next one last.
+    spans: Vec<(u64, u32)>,
+    /// The input index of the next result of the current span.
     next: u64,
     content: Contents,
 }
@@ -262,38 +262,38 @@ enum Contents {
 }
 
 impl ResultCursor {
-    /// The next run: the input index of its first result, and a count.
-    pub(crate) fn run(&self) -> Option<(u64, u32)> {
-        self.runs.last().copied()
+    /// The next span: the input index of its first result, and a count.
+    pub(crate) fn span(&self) -> Option<(u64, u32)> {
+        self.spans.last().copied()
     }
 
-    /// Begins the next run; returns its count.
-    pub(crate) fn begin_run(&mut self) -> u32 {
-        let (first, count) = self.runs.pop().unwrap_or_default();
+    /// Begins the next span; returns its count.
+    pub(crate) fn begin_span(&mut self) -> u32 {
+        let (first, count) = self.spans.pop().unwrap_or_default();
         self.next = first;
         count
     }
 
-    /// Appends up to `most` results of the run to `results` if they are numbers; returns how many.
+    /// Appends up to `most` results of the span to `results` if they are numbers; returns how many.
     #[inline]
     pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, most: u32, results: &mut Vec<R>) -> u32 {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
         let (before, start) = (results.len(), frames.consumed());
-        let span = frame_size(as_u32(length)) as usize;
+        let stride = frame_size(as_u32(length)) as usize;
         let like = frames.next_if_same(VALUE, length, most);
-        if raw::append_numbers(results, like, span, FRAME_HEADER).is_none() {
+        if raw::append_numbers(results, like, stride, FRAME_HEADER).is_none() {
             let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
-            results.extend(like.chunks_exact(span).map_while(value));
+            results.extend(like.chunks_exact(stride).map_while(value));
         }
         let count = results.len() - before;
-        frames.back_to(start + count * span); // an invalid one is decoded again, for its error
+        frames.back_to(start + count * stride); // an invalid one is decoded again, for its error
         self.next += count as u64;
         as_u32(count)
     }
 
-    /// The next result of the run.
+    /// The next result of the span.
     #[inline]
     pub(crate) fn next<R: DeserializeOwned>(&mut self) -> Result<R> {
         let index = self.next;

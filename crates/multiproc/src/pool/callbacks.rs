@@ -15,14 +15,14 @@ type Callback = Box<dyn FnOnce() + Send>;
 
 /// Has the thread call `callback` when a result of the call has arrived, or never will.
 pub(super) fn when_arrived(
-    core: &Dispatcher,
+    dispatcher: &Dispatcher,
     call: &Call,
     callback: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
     let queue = callback_thread()?;
     let waker = Waker::from(Arc::new(Pending { queue, callback: Mutex::new(Some(Box::new(callback))) }));
-    core.wake_at_arrival(call, &waker);
-    if call.has_arrived() || core.check_not_forked().is_err() {
+    dispatcher.wake_at_arrival(call, &waker);
+    if call.has_arrived() || dispatcher.check_not_forked().is_err() {
         waker.wake(); // the pool has not called it
     }
     Ok(())

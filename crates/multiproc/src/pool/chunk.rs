@@ -75,13 +75,13 @@ pub(crate) struct ChunkBuilder {
     end: usize,
     count: u32,
     /// The last item, if it is out of line.
-    alone: Option<Message>,
+    out_of_line: Option<Message>,
 }
 
 impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, alone: None }
+        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, out_of_line: None }
     }
 
     /// The bytes so far.
@@ -91,7 +91,7 @@ impl ChunkBuilder {
 
     #[inline]
     pub(crate) fn count(&self) -> u32 {
-        self.count + u32::from(self.alone.is_some())
+        self.count + u32::from(self.out_of_line.is_some())
     }
 
     /// Adds an item; adds nothing on an error.
@@ -105,7 +105,7 @@ impl ChunkBuilder {
                 Ok(())
             }
             Some(bytes) => {
-                self.alone = Some(Message::large(bytes)?);
+                self.out_of_line = Some(Message::large(bytes)?);
                 Ok(())
             }
             None => self.add_encoded(|out| wire::encode_with_descriptors(item, out, "the arguments")),
@@ -124,7 +124,7 @@ impl ChunkBuilder {
             encoded => {
                 let bytes = self.frames.split_off(start + FRAME_HEADER);
                 self.frames.truncate(start);
-                self.alone = Some(Message::new(bytes, encoded?)?);
+                self.out_of_line = Some(Message::new(bytes, encoded?)?);
                 Ok(())
             }
         }
@@ -133,7 +133,7 @@ impl ChunkBuilder {
     /// Whether it should take no more items.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= MAX_CHUNK_BYTES || self.alone.is_some()
+        self.frames.len() >= MAX_CHUNK_BYTES || self.out_of_line.is_some()
     }
 
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
@@ -145,7 +145,7 @@ impl ChunkBuilder {
         let frames =
             (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
         let index = first + u64::from(self.count);
-        let alone = self.alone.map(|message| chunk(index, 1, Body::Message(message)));
-        frames.into_iter().chain(alone)
+        let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::Message(message)));
+        frames.into_iter().chain(out_of_line)
     }
 }

@@ -1,6 +1,6 @@
 //! The lock around a pool's [`Scheduler`], and the threads that drive it.
 //!
-//! A caller that waits for results collects all finished results and dispatches all waiting chunks, for all
+//! A caller that waits for results collects all results and dispatches all waiting chunks, for all
 //! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
@@ -61,23 +61,23 @@ pub(crate) struct Dispatcher {
     callers: Mutex<Callers>,
     completions: Arc<Completions>,
     wakeup_page: WakeupPage,
-    thread: Arc<DriverThread>,
+    thread: Arc<PoolThread>,
 }
 
 /// The threads that drive the pool while they wait for results.
 #[derive(Default)]
 struct Callers {
     count: usize,
-    patient: usize,
+    need_all: usize,
     /// Futures that wait for results, and drive nothing.
     futures: usize,
 }
 
 impl Callers {
     fn waiting(&self) -> Waiting {
-        match (self.count, self.patient, self.futures) {
+        match (self.count, self.need_all, self.futures) {
             (0, ..) => Waiting::None,
-            (1, 1, 0) => Waiting::PatientCaller,
+            (1, 1, 0) => Waiting::OneNeedsAll,
             _ => Waiting::Callers,
         }
     }
@@ -85,12 +85,12 @@ impl Callers {
 
 /// The pool's own thread: its event count, which workers notify as well, and a reliable wake-up within this
 /// process.
-struct DriverThread {
+struct PoolThread {
     wakeup_page: WakeupPage,
     sleeper: Sleeper,
 }
 
-impl DriverThread {
+impl PoolThread {
     fn wake(&self) {
         self.sleeper.wake(&self.wakeup_page.thread());
     }
@@ -117,7 +117,7 @@ impl Dispatcher {
         inline::check_initialised()?;
         let (preload, initializers) = (config.preload.clone(), config.policy.initializers.clone());
         let policy = Policy { workers: 1, ..config.policy };
-        let core = Self::new(Config { policy, ..config }, true)?;
+        let dispatcher = Self::new(Config { policy, ..config }, true)?;
         let run_all =
             |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
         let initialize = || {
@@ -126,9 +126,9 @@ impl Dispatcher {
             run_all(initializers)
         };
         if let Err(error) = initialize() {
-            core.lock().give_up(&error.during_startup());
+            dispatcher.lock().give_up(&error.during_startup());
         }
-        Ok(core)
+        Ok(dispatcher)
     }
 
     /// Starts all workers, or none.
@@ -137,26 +137,26 @@ impl Dispatcher {
         if config.preload.is_empty() {
             options.prefork(workers);
         }
-        let core = Self::new(config, false).inspect_err(|_| options.cancel_prefork())?;
+        let dispatcher = Self::new(config, false).inspect_err(|_| options.cancel_prefork())?;
         for spawned in 1.. {
-            let Some(config) = core.spawn_request() else { break };
-            if let Err(error) = core.spawn_worker(config) {
-                core.abort();
+            let Some(config) = dispatcher.spawn_request() else { break };
+            if let Err(error) = dispatcher.spawn_worker(config) {
+                dispatcher.abort();
                 options.cancel_prefork();
                 return Err(error);
             }
-            if core.preload_server.is_none() {
+            if dispatcher.preload_server.is_none() {
                 options.prefork(workers.saturating_sub(spawned));
             }
         }
-        Ok(core)
+        Ok(dispatcher)
     }
 
     fn new(Config { options, policy, preload, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
         let preload_server =
             (!preload.is_empty()).then(|| PreloadServer::new(preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
-        let thread = Arc::new(DriverThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
+        let thread = Arc::new(PoolThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
             workers: AtomicUsize::new(policy.workers),
             chunk_size: policy.chunk_size,
@@ -308,13 +308,13 @@ impl Dispatcher {
         let mut state = self.lock();
         let result = change(&mut state);
         let has_callers = self.callers().count > 0;
-        let concerns_callers = state.needs_caller_wake();
-        let concerns_thread = state.must_wake() || (!has_callers && state.would_oversleep());
+        let wake_callers = state.needs_caller_wake();
+        let wake_thread = state.must_wake() || (!has_callers && state.sleeps_past_next_step());
         drop(state);
-        if concerns_callers {
+        if wake_callers {
             self.wakeup_page.callers().notify_all();
         }
-        if concerns_thread {
+        if wake_thread {
             self.thread.wake();
         }
         result
@@ -348,8 +348,9 @@ impl Dispatcher {
         }
     }
 
-    /// Collects results and dispatches waiting chunks. Wakes the callers if there are more than `told`.
-    fn poll(&self, told: usize) -> PollResult {
+    /// Collects results and dispatches waiting chunks. Wakes the callers if there are others than the
+    /// `own_callers` of this thread: 1 if it is one of them, or 0.
+    fn poll(&self, own_callers: usize) -> PollResult {
         let mut state = self.lock();
         let polled = state.poll();
         let must_wake = state.must_wake();
@@ -357,22 +358,22 @@ impl Dispatcher {
         if must_wake {
             self.thread.wake();
         }
-        if polled.progressed && self.callers().count > told {
+        if polled.progressed && self.callers().count > own_callers {
             self.wakeup_page.callers().notify_all(); // it may be the result of another caller
         }
         polled
     }
 
-    /// Makes this thread drive the pool until the guard drops. It `is_patient` if it needs all results of its
+    /// Makes this thread drive the pool until the guard drops. It `needs_all` if it needs all results of its
     /// call, and may learn of some of them later.
-    pub(crate) fn become_driver(&self, is_patient: bool) -> DriverGuard<'_> {
+    pub(crate) fn become_driver(&self, needs_all: bool) -> DriverGuard<'_> {
         if self.fork_detector.in_original_process() {
             self.update_callers(|callers| {
                 callers.count += 1;
-                callers.patient += usize::from(is_patient);
+                callers.need_all += usize::from(needs_all);
             });
         }
-        DriverGuard { core: self, is_patient }
+        DriverGuard { dispatcher: self, needs_all }
     }
 
     /// Returns which callers wait afterwards.
@@ -411,10 +412,10 @@ impl Dispatcher {
         }
         let driver = self.become_driver(false);
         let mut poll = || {
-            driver.core.poll(1);
+            driver.dispatcher.poll(1);
             is_done()
         };
-        driver.core.poll(1).busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
+        driver.dispatcher.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
     }
 
     /// Has `waker` called when a result of the call arrives.
@@ -461,16 +462,16 @@ impl Drop for WakeOnDrop<'_> {
 
 /// A thread that drives the pool while it waits for its own results.
 pub(crate) struct DriverGuard<'a> {
-    core: &'a Dispatcher,
-    is_patient: bool,
+    dispatcher: &'a Dispatcher,
+    needs_all: bool,
 }
 
 impl DriverGuard<'_> {
     /// Drives the pool until `is_done` or the deadline; returns whether it is done.
     pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
-        let core = self.core;
-        while core.fork_detector.in_original_process() {
-            let polled = core.poll(1);
+        let dispatcher = self.dispatcher;
+        while dispatcher.fork_detector.in_original_process() {
+            let polled = dispatcher.poll(1);
             if is_done() {
                 return true;
             }
@@ -479,15 +480,15 @@ impl DriverGuard<'_> {
                 thread::yield_now(); // the kernel may have queued it behind this thread, on the same CPU
             }
             let mut poll = || {
-                core.poll(1);
+                dispatcher.poll(1);
                 is_done()
             };
             // With all CPUs busy, this thread should yield its CPU to a worker.
-            if may_yield && polled.busy < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
+            if may_yield && polled.busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
                 return true;
             }
-            let ticket = core.wakeup_page.callers().prepare_wait();
-            let polled = core.poll(1);
+            let ticket = dispatcher.wakeup_page.callers().prepare_wait();
+            let polled = dispatcher.poll(1);
             if is_done() {
                 return true;
             }
@@ -496,9 +497,9 @@ impl DriverGuard<'_> {
             }
             if !polled.progressed {
                 let next_check =
-                    core.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
+                    dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
                 let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
-                core.wakeup_page.callers().wait(ticket, times.min());
+                dispatcher.wakeup_page.callers().wait(ticket, times.min());
             }
         }
         false
@@ -507,19 +508,19 @@ impl DriverGuard<'_> {
 
 impl Drop for DriverGuard<'_> {
     fn drop(&mut self) {
-        let core = self.core;
-        if !core.fork_detector.in_original_process() {
+        let dispatcher = self.dispatcher;
+        if !dispatcher.fork_detector.in_original_process() {
             return;
         }
-        let waiting = core.update_callers(|callers| {
+        let waiting = dispatcher.update_callers(|callers| {
             callers.count -= 1;
-            callers.patient -= usize::from(self.is_patient);
+            callers.need_all -= usize::from(self.needs_all);
         });
-        if waiting == Waiting::None {
-            // Changes before that store woke no thread, and the pool's thread may have to handle them.
-            core.poll(0);
-            if core.lock().would_oversleep() {
-                core.thread.wake();
+        // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
+            dispatcher.poll(0);
+            if dispatcher.lock().sleeps_past_next_step() {
+                dispatcher.thread.wake();
             }
         }
     }
@@ -550,12 +551,12 @@ impl Dispatcher {
     /// meanwhile.
     fn spawn_workers(self: &Arc<Self>) {
         let Some(config) = self.spawn_request() else { return };
-        let core = Arc::clone(self);
+        let dispatcher = Arc::clone(self);
         let spawn_all = move || {
             let mut next = Some(config);
             while let Some(config) = next {
-                next = core.spawn_worker(config).is_ok().then(|| core.spawn_request()).flatten();
-                core.thread.wake();
+                next = dispatcher.spawn_worker(config).is_ok().then(|| dispatcher.spawn_request()).flatten();
+                dispatcher.thread.wake();
             }
         };
         let thread = thread::Builder::new().name("mp-spawner".to_owned()).stack_size(128 * 1024);

@@ -79,7 +79,7 @@ impl Finished {
     fn deliver(&mut self) {
         if self.count > 0 {
             let results = Frames::new(std::mem::take(&mut self.frames));
-            self.call.deliver(ResultBatch::Results { runs: vec![(self.first, self.count)], results });
+            self.call.deliver(ResultBatch::Results { spans: vec![(self.first, self.count)], results });
         }
         self.first += u64::from(std::mem::take(&mut self.count));
     }

@@ -65,7 +65,7 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) 
             }
         });
         match run.and_then(|run| run) {
-            Ok(()) => rings.finish(),
+            Ok(()) => rings.complete(),
             Err(error) => rings.fail(error),
         }
     }

@@ -3,7 +3,7 @@
 // Highest first: a module uses only those below it.
 mod broadcast;
 mod builder;
-mod calls;
+mod methods;
 mod options;
 
 mod as_completed;
@@ -127,7 +127,7 @@ pub use self::task_handle::{Canceller, TaskHandle};
 /// }
 /// ```
 pub struct Pool<M = NoState> {
-    core: Arc<Dispatcher>,
+    dispatcher: Arc<Dispatcher>,
     kind: PhantomData<fn(M)>,
     thread: Option<JoinHandle<()>>,
     /// The process that created the pool. A forked copy has neither this thread nor the workers.
@@ -154,7 +154,7 @@ impl Pool {
 impl<M> Pool<M> {
     /// Options for one call: a time limit, retries, a buffer size.
     pub fn options(&self) -> CallOptions<'_, M> {
-        CallOptions::new(&self.core)
+        CallOptions::new(&self.dispatcher)
     }
 
     /// Keeps `workers` workers from now on. Does not block: missing ones are started, and surplus ones are
@@ -178,12 +178,12 @@ impl<M> Pool<M> {
         if workers == 0 {
             return Err(Error::invalid("`workers` must be at least 1"));
         }
-        self.core.resize(workers)
+        self.dispatcher.resize(workers)
     }
 
     /// The process ids of the current workers.
     pub fn worker_pids(&self) -> Vec<u32> {
-        self.core.worker_pids()
+        self.dispatcher.worker_pids()
     }
 
     /// Refuses new work: a later call is an error. Submitted work still runs. Does not block.
@@ -191,7 +191,7 @@ impl<M> Pool<M> {
     /// A [`map`](Self::map) in another thread that has input left takes no more of it, and returns an error
     /// for which [`is_closed`](crate::error::Error::is_closed) is true.
     pub fn close(&self) {
-        self.core.close();
+        self.dispatcher.close();
     }
 
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
@@ -208,15 +208,15 @@ impl<M> Pool<M> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn join(mut self) {
-        self.core.close();
+        self.dispatcher.close();
         self.wait_for_end();
     }
 
     /// As [`join`](Self::join), but blocks for at most `time`; returns whether all workers have exited. If
     /// not, submitted work goes on.
     pub fn join_timeout(&self, time: Duration) -> bool {
-        self.core.close();
-        self.core.wait_for_end(Deadline::after(time))
+        self.dispatcher.close();
+        self.dispatcher.wait_for_end(Deadline::after(time))
     }
 
     /// Ends the pool now: withdraws what no worker has begun, and ends running tasks with SIGTERM, and with
@@ -235,8 +235,8 @@ impl<M> Pool<M> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn terminate(&self) {
-        self.core.end(Duration::ZERO, self.core.shutdown_timeout());
-        self.core.wait_for_end(Deadline::Never);
+        self.dispatcher.end(Duration::ZERO, self.dispatcher.shutdown_timeout());
+        self.dispatcher.wait_for_end(Deadline::Never);
     }
 
     fn wait_for_end(&mut self) {
@@ -252,8 +252,8 @@ impl<M> Pool<M> {
 impl<M> Drop for Pool<M> {
     fn drop(&mut self) {
         if self.thread.is_some() {
-            let bound = self.core.shutdown_timeout();
-            self.core.end(bound / 2, bound);
+            let bound = self.dispatcher.shutdown_timeout();
+            self.dispatcher.end(bound / 2, bound);
             self.wait_for_end();
         }
     }
@@ -272,7 +272,7 @@ impl<M> PoolBuilder<M> {
     /// Those of [`Pool::new`]; and when a chunk size, a number of tasks or a memory limit is 0, or when the
     /// initializer's arguments cannot be encoded.
     pub fn build(self) -> Result<Pool<M>> {
-        let (core, thread) = self.start()?;
-        Ok(Pool { core, kind: PhantomData, thread, pid: own_pid() })
+        let (dispatcher, thread) = self.start()?;
+        Ok(Pool { dispatcher, kind: PhantomData, thread, pid: own_pid() })
     }
 }

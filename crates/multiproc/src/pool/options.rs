@@ -49,7 +49,7 @@ use crate::task::{RemoteFn, TaskId};
 /// ```
 #[must_use]
 pub struct CallOptions<'pool, M = NoState> {
-    core: &'pool Arc<Dispatcher>,
+    dispatcher: &'pool Arc<Dispatcher>,
     options: Options,
     kind: PhantomData<fn(M)>,
 }
@@ -58,8 +58,8 @@ pub struct CallOptions<'pool, M = NoState> {
 const DEFAULT_BUFFER: u64 = 4;
 
 impl<'pool, M> CallOptions<'pool, M> {
-    pub(super) fn new(core: &'pool Arc<Dispatcher>) -> Self {
-        Self { core, options: Options::default(), kind: PhantomData }
+    pub(super) fn new(dispatcher: &'pool Arc<Dispatcher>) -> Self {
+        Self { dispatcher, options: Options::default(), kind: PhantomData }
     }
 
     /// Limits how long each item may run, from when a worker begins it until its result is visible; time in
@@ -199,7 +199,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         I: IntoIterator<Item = T>,
     {
         let plan = Plan::new(self.options.timeout.is_some());
-        let batches = Batches::new(items.into_iter(), self.core.workers(), Rc::clone(&plan));
+        let batches = Batches::new(items.into_iter(), self.dispatcher.workers(), Rc::clone(&plan));
         let results = self.results(MapReduce::new(map.remote(), merge), batches, ResultOrder::Input, None)?;
         merge_batches(results, &plan, merge)
     }
@@ -211,16 +211,16 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let core = self.core;
+        let dispatcher = self.dispatcher;
         let call = self.begin(function.remote(), true)?;
         let mut builder = ChunkBuilder::new(0);
         builder.add(&args)?;
         // This thread drives the pool from the start: waking the pool's own thread takes longer than a task.
-        let driver = core.become_driver(false);
-        core.submit(builder.pack(&call, 0))?;
+        let driver = dispatcher.become_driver(false);
+        dispatcher.submit(builder.pack(&call, 0))?;
         driver.wait_until(Deadline::Never, || call.has_arrived());
         drop(driver);
-        TaskHandle::new(Arc::clone(core), call).get()
+        TaskHandle::new(Arc::clone(dispatcher), call).get()
     }
 
     /// As [`Pool::submit`](super::Pool::submit).
@@ -230,7 +230,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let slot = self.core.wait_for_slot(Deadline::Never)?;
+        let slot = self.dispatcher.wait_for_slot(Deadline::Never)?;
         self.submit_with(slot, function.remote(), &args)
     }
 
@@ -270,7 +270,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let slot = self.core.wait_for_slot(deadline);
+        let slot = self.dispatcher.wait_for_slot(deadline);
         let submitted = slot.and_then(|slot| self.submit_with(slot, function.remote(), &args));
         submitted.map_err(|error| SendError { error, item: args })
     }
@@ -293,8 +293,8 @@ impl<'pool, M> CallOptions<'pool, M> {
         call.occupy(slot);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
-        self.core.submit(builder.pack(&call, 0))?;
-        Ok(TaskHandle::new(Arc::clone(self.core), call))
+        self.dispatcher.submit(builder.pack(&call, 0))?;
+        Ok(TaskHandle::new(Arc::clone(self.dispatcher), call))
     }
 
     fn begin<F, Args, R>(self, function: F, is_single: bool) -> Result<Arc<Call>>
@@ -310,7 +310,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
         }
-        if self.options.timeout.is_some() && self.core.is_inline() {
+        if self.options.timeout.is_some() && self.dispatcher.is_inline() {
             return Err(inline::unsupported("cannot limit a task's time"));
         }
         if self.options.buffer_size == Some(0) {
@@ -332,7 +332,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         R: Serialize + DeserializeOwned,
         I: IntoIterator<Item = Args>,
     {
-        Results::begin(self.core, self.begin(function, false)?, items.into_iter(), order, look_ahead)
+        Results::begin(self.dispatcher, self.begin(function, false)?, items.into_iter(), order, look_ahead)
     }
 
     fn iterate<F, T, R, I>(

@@ -21,7 +21,7 @@ use crate::sys::poll::Deadline;
 
 /// The results of a call, as they become available. Dropping it withdraws what no worker has claimed.
 pub(crate) struct Results<'pool, I, R> {
-    core: &'pool Dispatcher,
+    dispatcher: &'pool Dispatcher,
     call: Arc<Call>,
     /// `None` at its end.
     input: Option<I>,
@@ -44,7 +44,7 @@ pub(crate) struct Results<'pool, I, R> {
     /// Items without a result.
     pending: u64,
     buffer: ReorderBuffer,
-    /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this run.
+    /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this span.
     decodes_slowly: bool,
     polled_at: Option<u64>,
     /// Whether it may wait for a result before it takes more input.
@@ -54,11 +54,11 @@ pub(crate) struct Results<'pool, I, R> {
     result: PhantomData<fn() -> R>,
 }
 
-/// What a caller meets next.
+/// The next step of a caller.
 enum Next {
-    /// Results.
-    Run,
-    /// It has to wait for the workers.
+    /// Returns results.
+    Results,
+    /// Waits for the workers.
     Arrival,
     End,
 }
@@ -81,15 +81,15 @@ where
 {
     /// Begins a call; takes no input yet.
     pub(crate) fn begin(
-        core: &'pool Dispatcher,
+        dispatcher: &'pool Dispatcher,
         call: Arc<Call>,
         input: I,
         order: ResultOrder,
         look_ahead: Option<u64>,
     ) -> Result<Self> {
-        core.check_open()?;
+        dispatcher.check_open()?;
         Ok(Self {
-            core,
+            dispatcher,
             call,
             input: Some(input),
             refusal: None,
@@ -105,7 +105,7 @@ where
             decodes_slowly: false,
             polled_at: None,
             may_block: true,
-            driver: look_ahead.is_none().then(|| core.become_driver(true)),
+            driver: look_ahead.is_none().then(|| dispatcher.become_driver(true)),
             result: PhantomData,
         })
     }
@@ -115,7 +115,7 @@ where
         if !self.has_room() {
             return;
         }
-        self.chunk_len = match (self.core.chunk_size().map(u64::from), self.look_ahead) {
+        self.chunk_len = match (self.dispatcher.chunk_size().map(u64::from), self.look_ahead) {
             (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
             (chunk_len, _) => self.call.target_len().max(chunk_len.unwrap_or(0)),
         }
@@ -132,33 +132,34 @@ where
             return false;
         }
         let is_slow = self.input_time >= SLOW_INPUT;
-        let is_given_soon =
-            self.buffer.begin_run() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        let lacks_work = self.pending < self.core.workers() as u64 && !self.core.is_inline();
-        is_given_soon && (is_slow || !lacks_work)
+        let has_result_soon =
+            self.buffer.begin_span() || (is_slow && self.await_arrival()) || self.call.has_arrived();
+        let lacks_work = self.pending < self.dispatcher.workers() as u64 && !self.dispatcher.is_inline();
+        has_result_soon && (is_slow || !lacks_work)
     }
 
     /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
     /// one, for a quarter of the input's time. So results come before the next line or message of an
     /// interactive input, and an input that is merely slow is delayed by no more than that.
     fn await_arrival(&self) -> bool {
-        let is_sure = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
-        let time = if is_sure || !self.may_block { Duration::ZERO } else { self.input_time / 4 };
+        let knows_of_more = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
+        let time = if knows_of_more || !self.may_block { Duration::ZERO } else { self.input_time / 4 };
         let has_arrived = || self.call.has_arrived();
-        self.pending > 0 && self.core.become_driver(false).wait_until(Deadline::after(time), has_arrived)
+        self.pending > 0
+            && self.dispatcher.become_driver(false).wait_until(Deadline::after(time), has_arrived)
     }
 
     fn has_room(&self) -> bool {
-        let round = self.chunk_len * self.core.workers() as u64;
-        let waiting = self.taken - self.buffer.given();
-        let is_within = self.look_ahead.is_none_or(|rounds| waiting < rounds * round);
-        self.pending < 2 * round && is_within && self.left_in_buffer() > 0
+        let chunk_per_worker = self.chunk_len * self.dispatcher.workers() as u64;
+        let waiting = self.taken - self.buffer.returned();
+        let is_within = self.look_ahead.is_none_or(|chunks| waiting < chunks * chunk_per_worker);
+        self.pending < 2 * chunk_per_worker && is_within && self.left_in_buffer() > 0
     }
 
     /// The number of items that the call's buffer size still allows.
     fn left_in_buffer(&self) -> u64 {
         let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
-        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.given()))
+        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.returned()))
     }
 
     fn feed_chunk(&mut self) {
@@ -183,7 +184,7 @@ where
     fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let was_driver = self.driver.take().is_some();
         let done = work(self);
-        self.driver = was_driver.then(|| self.core.become_driver(true));
+        self.driver = was_driver.then(|| self.dispatcher.become_driver(true));
         done
     }
 
@@ -224,11 +225,10 @@ where
         if count == 0 {
             return;
         }
-        // A few large items fill a chunk. A round is then small, too, so that the look-ahead does not fill
-        // memory.
+        // If a few large items fill a chunk, shorten chunks, which also limits the memory of the look-ahead.
         self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
         self.pending += u64::from(count);
-        if let Err(error) = self.core.submit(builder.pack(&self.call, first)) {
+        if let Err(error) = self.dispatcher.submit(builder.pack(&self.call, first)) {
             self.pending -= u64::from(count);
             self.buffer.add(ResultBatch::Lost { first, count, error: error.clone() });
             self.input = None;
@@ -238,14 +238,14 @@ where
 
     /// Collects arrived results; blocks until there are any.
     fn collect(&mut self) {
-        if let Err(error) = self.core.check_not_forked() {
+        if let Err(error) = self.dispatcher.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
             return;
         }
         let has_arrived = || self.call.has_arrived();
         match &self.driver {
             Some(driver) => driver.wait_until(Deadline::Never, has_arrived),
-            None => self.core.become_driver(false).wait_until(Deadline::Never, has_arrived),
+            None => self.dispatcher.become_driver(false).wait_until(Deadline::Never, has_arrived),
         };
         for batch in self.call.take() {
             self.pending -= batch.count();
@@ -259,7 +259,7 @@ where
         let hint = self.input.as_ref().map_or(0, |input| input.size_hint().0);
         let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
         let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
-        while self.await_run() {
+        while self.await_results() {
             self.buffer.take_numbers(&mut results);
             while let Some(result) = self.decode_next() {
                 results.push(result?);
@@ -271,7 +271,7 @@ where
     /// A result for each item; an error only if input was left.
     pub(crate) fn into_results(mut self) -> Result<Vec<Result<R>>> {
         let mut results = Vec::new();
-        while self.await_run() {
+        while self.await_results() {
             results.extend(std::iter::from_fn(|| self.decode_next()));
         }
         self.refusal.take().map_or(Ok(results), Err)
@@ -279,7 +279,7 @@ where
 
     /// Passes each result to `take`, in the order of the call, until the first error of `take`.
     pub(crate) fn for_each(mut self, mut take: impl FnMut(Result<R>) -> Result<()>) -> Result<()> {
-        while self.await_run() {
+        while self.await_results() {
             while let Some(result) = self.decode_next() {
                 self.release_driver(|_| take(result))?;
             }
@@ -289,25 +289,25 @@ where
 
     /// Blocks until the next results are available; returns false when all were returned. At the end
     /// `refusal` tells whether input was left.
-    fn await_run(&mut self) -> bool {
+    fn await_results(&mut self) -> bool {
         loop {
             match self.advance() {
-                Next::Run => return true,
+                Next::Results => return true,
                 Next::Arrival => self.collect(),
                 Next::End => return false,
             }
         }
     }
 
-    /// Submits more input, and tells what comes next.
+    /// Submits more input; returns the next step.
     fn advance(&mut self) -> Next {
         loop {
             if self.input.is_some() {
                 self.feed();
             }
-            if self.buffer.begin_run() {
+            if self.buffer.begin_span() {
                 self.polled_at = None;
-                return Next::Run;
+                return Next::Results;
             }
             if self.pending > 0 {
                 return Next::Arrival;
@@ -331,7 +331,7 @@ where
                 return Poll::Ready(Some(result));
             }
             match self.advance() {
-                Next::Run => {}
+                Next::Results => {}
                 Next::Arrival if self.will_wake(waker) => return Poll::Pending,
                 Next::Arrival => self.collect(), // at once
                 Next::End => return Poll::Ready(self.refusal.take().map(Err)),
@@ -342,25 +342,25 @@ where
     /// Has `waker` called at the next arrival; `false` if there is something to collect.
     #[cfg(feature = "async")]
     fn will_wake(&self, waker: &Waker) -> bool {
-        self.core.check();
-        self.core.wake_at_arrival(&self.call, waker);
-        !self.call.has_arrived() && self.core.check_not_forked().is_ok()
+        self.dispatcher.check();
+        self.dispatcher.wake_at_arrival(&self.call, waker);
+        !self.call.has_arrived() && self.dispatcher.check_not_forked().is_ok()
     }
 
-    /// The next result of the current run. Decoding may run user code.
+    /// The next result of the current span. Decoding may run user code.
     ///
     /// Other callers must not wait for it if this thread drives the pool. So this thread polls once per tick
     /// of the coarse clock, and when one decode was slow, releases the driver role for each of the following.
     /// (To release and resume takes longer than to decode a small result; to check the tick takes a tenth of
     /// that.)
     fn decode_next(&mut self) -> Option<Result<R>> {
-        if self.buffer.run_is_over() {
+        if self.buffer.span_is_over() {
             return None;
         }
         if self.decodes_slowly {
             return self.release_driver(|results| results.buffer.next());
         }
-        if !self.buffer.given().is_multiple_of(TIMED_EVERY) {
+        if !self.buffer.returned().is_multiple_of(TIMED_EVERY) {
             return self.buffer.next();
         }
         let polled_at = *self.polled_at.get_or_insert_with(clock::ticks);
@@ -369,7 +369,7 @@ where
         if now != polled_at {
             self.decodes_slowly = now.saturating_sub(polled_at) > SLOW_DECODE;
             self.polled_at = Some(now);
-            self.core.check();
+            self.dispatcher.check();
         }
         result
     }
@@ -388,7 +388,7 @@ where
             if let Some(result) = self.buffer.next() {
                 return Some(result);
             }
-            if !self.await_run() {
+            if !self.await_results() {
                 return self.refusal.take().map(Err);
             }
         }
@@ -396,7 +396,7 @@ where
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
-        let waiting = usize::try_from(self.taken - self.buffer.given()).unwrap_or(usize::MAX);
+        let waiting = usize::try_from(self.taken - self.buffer.returned()).unwrap_or(usize::MAX);
         let waiting = waiting.saturating_add(self.refusal.is_some().into());
         (least.saturating_add(waiting), most.and_then(|most| most.checked_add(waiting)))
     }
@@ -406,7 +406,7 @@ where
 impl<I, R> Results<'_, I, R> {
     /// Counts a stream that begins to wait for this call, or no longer does.
     pub(super) fn count_future(&self, waits: bool) {
-        self.core.count_future(waits);
+        self.dispatcher.count_future(waits);
     }
 }
 
@@ -414,7 +414,7 @@ impl<I, R> Drop for Results<'_, I, R> {
     fn drop(&mut self) {
         self.call.abandon();
         if self.pending > 0 {
-            self.core.withdraw(&self.call);
+            self.dispatcher.withdraw(&self.call);
         }
     }
 }

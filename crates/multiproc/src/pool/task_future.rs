@@ -77,7 +77,7 @@ impl<R> TaskFuture<R> {
         let (was_waiting, waits) = (self.state == State::Waiting, state == State::Waiting);
         self.state = state;
         if was_waiting != waits {
-            self.handle.core.count_future(waits);
+            self.handle.dispatcher.count_future(waits);
         }
     }
 }
@@ -87,11 +87,11 @@ impl<R: DeserializeOwned> Future for TaskFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<R>> {
         let this = &mut *self;
-        let TaskHandle { core, call, .. } = &this.handle;
-        if this.state == State::New && !core.spin_until(|| call.has_arrived()) {
+        let TaskHandle { dispatcher, call, .. } = &this.handle;
+        if this.state == State::New && !dispatcher.spin_until(|| call.has_arrived()) {
             this.set_state(State::Waiting);
         }
-        this.handle.core.wake_at_arrival(&this.handle.call, context.waker());
+        this.handle.dispatcher.wake_at_arrival(&this.handle.call, context.waker());
         match this.handle.take_arrived() {
             Some(result) => {
                 this.set_state(State::Done);
@@ -124,7 +124,7 @@ impl<R> Drop for TaskFuture<R> {
         if self.kill_on_drop {
             self.handle.cancel();
         } else {
-            self.handle.core.withdraw(&self.handle.call);
+            self.handle.dispatcher.withdraw(&self.handle.call);
         }
         self.handle.call.abandon();
     }

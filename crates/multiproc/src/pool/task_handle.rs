@@ -31,26 +31,26 @@ use crate::sys::poll::Deadline;
 /// ```
 #[must_use = "dropping a `TaskHandle` loses the task's result: call `get`"]
 pub struct TaskHandle<R> {
-    pub(super) core: Arc<Dispatcher>,
+    pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) call: Arc<Call>,
     taken: bool,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R> TaskHandle<R> {
-    pub(crate) fn new(core: Arc<Dispatcher>, call: Arc<Call>) -> Self {
-        Self { core, call, taken: false, result: PhantomData }
+    pub(crate) fn new(dispatcher: Arc<Dispatcher>, call: Arc<Call>) -> Self {
+        Self { dispatcher, call, taken: false, result: PhantomData }
     }
 
     /// Has `waker` called once, when the result arrives.
     pub(crate) fn wake_at_arrival(&self, waker: &Waker) {
-        self.core.wake_at_arrival(&self.call, waker);
+        self.dispatcher.wake_at_arrival(&self.call, waker);
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
         let poll = || {
-            self.core.check();
+            self.dispatcher.check();
             self.call.has_arrived()
         };
         self.taken || self.call.has_arrived() || poll()
@@ -58,7 +58,7 @@ impl<R> TaskHandle<R> {
 
     /// Whether a worker has begun the task and it has no result yet. Does not block.
     pub fn is_running(&self) -> bool {
-        !self.is_ready() && self.core.is_running(&self.call)
+        !self.is_ready() && self.dispatcher.is_running(&self.call)
     }
 
     /// Withdraws the task if no worker has begun it; otherwise kills its worker (SIGKILL), which the pool
@@ -80,13 +80,13 @@ impl<R> TaskHandle<R> {
     /// # Ok::<(), multiproc::Error>(())
     /// ```
     pub fn cancel(&self) -> bool {
-        self.core.cancel(&self.call)
+        self.dispatcher.cancel(&self.call)
     }
 
     /// What can [`cancel`](Self::cancel) this task while another thread waits for its result, or after this
     /// handle was dropped.
     pub fn canceller(&self) -> Canceller {
-        Canceller { core: Arc::clone(&self.core), call: Arc::clone(&self.call) }
+        Canceller { dispatcher: Arc::clone(&self.dispatcher), call: Arc::clone(&self.call) }
     }
 }
 
@@ -109,8 +109,8 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// # Errors
     /// When the kernel refuses the thread. The task runs then, and its result is dropped.
     pub fn on_done(self, function: impl FnOnce(Result<R>) + Send + 'static) -> Result<()> {
-        let (core, call) = (Arc::clone(&self.core), Arc::clone(&self.call));
-        callbacks::when_arrived(&core, &call, move || function(self.get()))
+        let (dispatcher, call) = (Arc::clone(&self.dispatcher), Arc::clone(&self.call));
+        callbacks::when_arrived(&dispatcher, &call, move || function(self.get()))
     }
 }
 
@@ -138,15 +138,15 @@ impl<R: DeserializeOwned> TaskHandle<R> {
             return Err(Error::invalid("the task's result was already taken"));
         }
         if !self.call.has_arrived() {
-            self.core.check_not_forked()?;
-            self.core.become_driver(false).wait_until(deadline, || self.call.has_arrived());
+            self.dispatcher.check_not_forked()?;
+            self.dispatcher.become_driver(false).wait_until(deadline, || self.call.has_arrived());
         }
         self.take_arrived().transpose()
     }
 
     /// Whether [`take_arrived`](Self::take_arrived) gives something.
     pub(super) fn is_settled(&self) -> bool {
-        self.taken || self.call.has_arrived() || self.core.check_not_forked().is_err()
+        self.taken || self.call.has_arrived() || self.dispatcher.check_not_forked().is_err()
     }
 
     /// The result if it has arrived, or why it never will.
@@ -154,7 +154,7 @@ impl<R: DeserializeOwned> TaskHandle<R> {
         if self.taken {
             return Some(Err(Error::invalid("the task's result was already taken")));
         }
-        let result = self.call.only_result().or_else(|| self.core.check_not_forked().err().map(Err));
+        let result = self.call.only_result().or_else(|| self.dispatcher.check_not_forked().err().map(Err));
         self.taken = result.is_some();
         result
     }
@@ -176,14 +176,14 @@ impl<R: DeserializeOwned> TaskHandle<R> {
 /// ```
 #[derive(Clone)]
 pub struct Canceller {
-    core: Arc<Dispatcher>,
+    dispatcher: Arc<Dispatcher>,
     call: Arc<Call>,
 }
 
 impl Canceller {
     /// As [`TaskHandle::cancel`].
     pub fn cancel(&self) -> bool {
-        self.core.cancel(&self.call)
+        self.dispatcher.cancel(&self.call)
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
 /// Runs an item outside the loop: it is out of line, has a time limit, or its function is unknown.
 fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
     if is_timed {
-        rings.start_clock();
+        rings.start_item_timer();
     }
     let mut result = Vec::new();
     let run = if kind == OUT_OF_LINE {
@@ -108,10 +108,10 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
     });
     if is_timed {
         rings.flush_running();
-        rings.stop_clock();
+        rings.stop_item_timer();
     }
     match run {
-        Ok(()) => rings.finish(),
+        Ok(()) => rings.complete(),
         Err(error) => rings.fail(error),
     }
 }

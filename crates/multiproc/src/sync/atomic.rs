@@ -25,8 +25,8 @@ pub use crate::sys::shared_words::SharedBool;
 ///
 /// use multiproc::{Pool, sync::Atomic};
 ///
-/// fn count(hits: Atomic<[u64]>, place: usize) {
-///     hits[place].fetch_add(1, Relaxed);
+/// fn count(hits: Atomic<[u64]>, index: usize) {
+///     hits[index].fetch_add(1, Relaxed);
 /// }
 ///
 /// fn main() -> multiproc::Result<()> {

@@ -15,13 +15,13 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
-/// A place where a number of threads, of any processes, wait until all have come; again and again, as
+/// A place where a number of threads, of any processes, wait until all have arrived; again and again, as
 /// Python's `Barrier`.
 ///
 /// **A party that dies while it waits breaks the barrier**: within half a second all others get an error that
 /// says which process died ([`Error::is_broken`], [`Error::pid`]). So does a party that gives up after its
 /// time. A broken barrier lets no thread wait until [`reset`](Self::reset). A party that dies before it has
-/// come is not known here; others give up on it by [`wait_timeout`](Self::wait_timeout).
+/// arrived is not known here; others give up on it by [`wait_timeout`](Self::wait_timeout).
 ///
 /// Clones are handles of the same barrier; a clone travels as an argument of a process or task, and through a
 /// pipe.
@@ -32,8 +32,8 @@ use crate::sys::thread_id::ThreadId;
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
 ///     let barrier = Barrier::new(2)?;
-///     let meet = |barrier: Barrier| barrier.wait();
-///     let child = Process::spawn(meet, (barrier.clone(),))?;
+///     let wait = |barrier: Barrier| barrier.wait();
+///     let child = Process::spawn(wait, (barrier.clone(),))?;
 ///     let (ours, theirs) = (barrier.wait()?, child.join()??);
 ///     assert!(ours != theirs); // exactly one is the leader
 ///     Ok(())
@@ -47,9 +47,8 @@ pub struct Barrier {
 
 const MAX_PARTIES: u32 = 65_536;
 
-/// The state: in the high half the number of the round; then whether that is broken; and in the rest, the
-/// last round first, whether earlier rounds were broken. So a thread that wakes up late knows what became of
-/// its round.
+/// Bits 32-63: round number. Bit 31: the current round is broken. Bits 0-30: for each of the last 31 rounds,
+/// newest first, whether it was broken. So a late waiter learns the outcome of its round.
 #[derive(Clone, Copy)]
 struct State(u64);
 
@@ -98,7 +97,7 @@ impl Barrier {
         Ok(Self { shared: Shared::create::<()>(parties as usize, 0)? })
     }
 
-    /// Blocks until all parties have come. Returns `true` in exactly one of them, the leader.
+    /// Blocks until all parties have arrived. Returns `true` in exactly one of them, the leader.
     ///
     /// # Errors
     /// [`Error::is_broken`] when the barrier is broken, or breaks meanwhile.
@@ -119,7 +118,7 @@ impl Barrier {
         self.break_round(self.state().round(), own_failure_word(Failure::Aborted));
     }
 
-    /// Mends a broken barrier. Threads that wait get an error, as of [`abort`](Self::abort).
+    /// Makes a broken barrier usable again. Threads that wait get an error, as of [`abort`](Self::abort).
     pub fn reset(&self) {
         self.break_round(self.state().round(), own_failure_word(Failure::Reset));
         let next = |state| State(state).is_broken().then(|| State(state).next(true).0);
@@ -149,9 +148,9 @@ impl Barrier {
         let waited = self.shared.wait(
             deadline,
             || outcome().is_some(),
-            |checks| {
-                let Some(entry) = own.get() else { return self.come(&own, deadline) };
-                if checks && outcome().is_none() {
+            |check_holders| {
+                let Some(entry) = own.get() else { return self.arrive(&own, deadline) };
+                if check_holders && outcome().is_none() {
                     self.check_next(&entry);
                 }
                 outcome().transpose()
@@ -169,7 +168,7 @@ impl Barrier {
     }
 
     /// Counts this thread in; as the last one, it opens the barrier.
-    fn come(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
+    fn arrive(&self, own: &Cell<Option<Entry>>, deadline: Deadline) -> Result<Option<bool>> {
         let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
         let state = self.state();
         if state.is_broken() {
@@ -190,14 +189,14 @@ impl Barrier {
         Ok(opened.is_ok().then_some(true))
     }
 
-    /// What became of a round, for a party that is not its leader.
+    /// The outcome of a round, for a party that is not its leader.
     fn outcome(&self, own: &Entry) -> Option<Result<bool>> {
         self.state()
             .was_passed(round_of(own))
             .map(|passed| if passed { Ok(false) } else { Err(self.broken()) })
     }
 
-    /// Breaks the round if the party behind this one in the table has ended. So each party is looked at by
+    /// Breaks the round if the party behind this one in the table has ended. So each party is checked by
     /// one other, and of those that have ended, one has a living party before it.
     fn check_next(&self, own: &Entry) {
         let round = round_of(own);
@@ -233,9 +232,9 @@ impl Barrier {
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // `come` has put no more there
+#[allow(clippy::cast_possible_truncation)] // `arrive` has put no more there
 fn round_of(entry: &Entry) -> u32 {
-    entry.ticket as u32
+    entry.sequence as u32
 }
 
 impl fmt::Debug for Barrier {

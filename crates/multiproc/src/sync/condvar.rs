@@ -20,8 +20,8 @@ use crate::sys::thread_id::ThreadId;
 /// Lets threads of any processes wait until the value of a [`Mutex`](super::Mutex) has changed: Python's
 /// `Condition`.
 ///
-/// A notification that a killed waiter had been given goes to the next waiter, and a notifier that is killed
-/// in the middle has notified its waiters or has not; they notice both within half a second. As in the
+/// If a notified waiter is killed, the next one is notified. If a notifier is killed, each waiter has been
+/// notified or not. Both are noticed within half a second. As in the
 /// standard library, a wait may end without a notification, so it stands in a loop, which
 /// [`wait_while`](Self::wait_while) is. Up to 1024 threads can wait at a time. Clones are handles of the same
 /// condition variable; a clone travels as an argument of a process or task, and through a pipe.
@@ -155,7 +155,7 @@ impl Condvar {
 
     /// Notifies all threads that wait.
     pub fn notify_all(&self) {
-        let last = self.shared.word(Word::Ticket).load(Acquire);
+        let last = self.shared.word(Word::Sequence).load(Acquire);
         self.shared.word(Word::State).fetch_max(last, Release);
         failpoint::hit(Failpoint::WaiterNotified);
         self.shared.events().notify_all();
@@ -167,31 +167,31 @@ impl Condvar {
         deadline: Deadline,
         has_timed_out: &mut bool,
     ) -> LockResult<MutexGuard<'a, T>> {
-        let entry = self.enter()?;
+        let entry = self.add_waiter()?;
         let mutex = guard.shared();
         drop(guard);
         let is_notified = || self.is_notified(&entry);
-        let waited = self.shared.wait(deadline, is_notified, |checks| {
-            if checks && !is_notified() {
-                self.pass_on(deadline)?;
+        let waited = self.shared.wait(deadline, is_notified, |check_holders| {
+            if check_holders && !is_notified() {
+                self.reassign_notifications(deadline)?;
             }
             Ok(is_notified().then_some(()))
         });
         // Its entry stays until then: the notification of a thread that is killed before goes to the next
         // one.
         let guard = MutexGuard::take(mutex, Deadline::Never);
-        *has_timed_out = !self.leave(&entry)?;
+        *has_timed_out = !self.remove_waiter(&entry)?;
         waited?;
         guard
     }
 
-    fn enter(&self) -> Result<Entry> {
+    fn add_waiter(&self) -> Result<Entry> {
         let mut is_full = false;
         loop {
             let guard = self.shared.lock_slots(Deadline::Never)?;
-            let ticket = self.shared.next_ticket();
+            let sequence = self.shared.next_sequence();
             let is_stale = |entry: &Entry| is_full && self.shared.has_ended(entry);
-            match self.shared.insert(ThreadId::current(), WAITS, ticket, is_stale) {
+            match self.shared.insert(ThreadId::current(), WAITS, sequence, is_stale) {
                 Some(entry) => return Ok(entry),
                 None if is_full => return Err(Error::os("wait with more threads", Errno::ENOSPC)),
                 None => is_full = true,
@@ -201,7 +201,7 @@ impl Condvar {
     }
 
     /// Removes the entry of this thread; returns whether it was notified.
-    fn leave(&self, entry: &Entry) -> Result<bool> {
+    fn remove_waiter(&self, entry: &Entry) -> Result<bool> {
         let _guard = self.shared.lock_slots(Deadline::Never)?;
         let is_notified = self.is_notified(entry);
         self.shared.free(entry);
@@ -210,18 +210,18 @@ impl Condvar {
 
     fn is_notified(&self, entry: &Entry) -> bool {
         let all = self.shared.word(Word::State).load(Acquire);
-        entry.ticket <= all || self.shared.kind(entry) != Some(WAITS)
+        entry.sequence <= all || self.shared.kind(entry) != Some(WAITS)
     }
 
     /// The thread that waits longest and is not notified.
     fn next_waiter(&self) -> Option<Entry> {
         let all = self.shared.word(Word::State).load(Relaxed);
-        let waiting = self.shared.entries().filter(|entry| entry.kind == WAITS && entry.ticket > all);
-        waiting.min_by_key(|entry| entry.ticket)
+        let waiting = self.shared.entries().filter(|entry| entry.kind == WAITS && entry.sequence > all);
+        waiting.min_by_key(|entry| entry.sequence)
     }
 
     /// Notifies other threads instead of those that were killed before they could wake up.
-    fn pass_on(&self, deadline: Deadline) -> Result<()> {
+    fn reassign_notifications(&self, deadline: Deadline) -> Result<()> {
         let is_notified = |entry: &Entry| entry.kind == NOTIFIED;
         let notified = self.shared.entries().filter(is_notified);
         let dead: Vec<_> = notified.filter(|entry| self.shared.has_ended(entry)).collect();
@@ -238,7 +238,7 @@ impl Condvar {
                     break;
                 }
             }
-            self.shared.free(entry); // last: a notification may be given twice, and is not lost
+            self.shared.free(entry); // last: a notification may be repeated, and is not lost
         }
         drop(guard);
         self.shared.events().notify_all();

@@ -112,7 +112,7 @@ impl Deliveries {
             // Under the lock, no sender adds an item and ends between the two questions.
             let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
             let queued = self.shared.entries().filter(|entry| !entry.is_taken());
-            if let Some(oldest) = queued.min_by_key(|entry| entry.ticket) {
+            if let Some(oldest) = queued.min_by_key(|entry| entry.sequence) {
                 let (taken, bytes) = self.take(oldest);
                 return Ok(Some(Next::Item(taken, bytes)));
             }
@@ -188,7 +188,7 @@ impl Deliveries {
         self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
         self.shared.store_slice(start + LENGTH, item);
         let sender = ThreadId::current_and_process().1;
-        self.shared.insert_at(index, sender, 0, self.shared.next_ticket());
+        self.shared.insert_at(index, sender, 0, self.shared.next_sequence());
         Ok(true)
     }
 
@@ -210,11 +210,11 @@ impl Deliveries {
         self.shared.wait(
             deadline,
             || changes.load(Relaxed) != seen,
-            |checks| {
-                if checks {
+            |check_holders| {
+                if check_holders {
                     self.recover(deadline)?;
                 }
-                attempt(checks)
+                attempt(check_holders)
             },
         )
     }

@@ -11,7 +11,7 @@
 //! | [`Atomic`] | a number, or a slice of them, without a lock |
 //! | [`Once`], [`OnceCell`] | what one process does for all |
 //!
-//! # What dies keeps nothing
+//! # When a holder dies
 //!
 //! A process that ends while it holds one of these, in whatever way and at whatever instruction, keeps no
 //! other process waiting. Each lock says in shared memory which thread holds it. A thread that waits asks the

@@ -7,7 +7,7 @@ use std::thread;
 
 use bytemuck::Pod;
 
-use super::poison::{LockResult, failure_word, judge, own_failure_word};
+use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
 use super::shared::{Shared, Word};
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::Relaxed;
@@ -17,8 +17,8 @@ use crate::sys::thread_id::ThreadId;
 
 const MUTEX: &str = "mutex";
 
-/// Holds a [`Mutex`](super::Mutex) until it is dropped, and is the value: a copy, which goes back then if it was borrowed
-/// mutably.
+/// Holds a [`Mutex`](super::Mutex) until dropped, and dereferences to a private copy of the value. If the
+/// copy was borrowed mutably, it is written back on drop.
 pub struct MutexGuard<'a, T: Pod> {
     held: Held<'a>,
     value: T,
@@ -30,7 +30,7 @@ impl<'a, T: Pod> MutexGuard<'a, T> {
     pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
         let held = Held::take(shared, deadline)?;
         let (value, failure_word) = (shared.load(0), held.failure_word());
-        judge(Self { held, value, is_changed: 0 }, MUTEX, failure_word)
+        check_poison(Self { held, value, is_changed: 0 }, MUTEX, failure_word)
     }
 
     pub(super) fn shared(&self) -> &'a Shared {
@@ -80,7 +80,7 @@ impl<'a, T> SliceGuard<'a, T> {
     pub(super) fn take(shared: &'a Shared, deadline: Deadline) -> LockResult<Self> {
         let held = Held::take(shared, deadline)?;
         let failure_word = held.failure_word();
-        judge(Self { held, element: PhantomData }, MUTEX, failure_word)
+        check_poison(Self { held, element: PhantomData }, MUTEX, failure_word)
     }
 }
 
@@ -180,7 +180,7 @@ impl<'a> Held<'a> {
             shared.word(Word::Failure).store(failure_word(pid, Failure::Died), Relaxed);
         };
         shared.check_not_held(MUTEX)?;
-        shared.mutex().lock_noting(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
+        shared.mutex().lock_reporting_death(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
     }
 
     #[inline]

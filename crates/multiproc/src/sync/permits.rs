@@ -1,5 +1,5 @@
-//! Permits that are given out in the order in which they were asked for: a semaphore, and a lock of which a
-//! reader takes one permit and a writer takes all.
+//! Permits that are granted in the order of the requests: a semaphore, and a lock of which a reader takes one
+//! permit and a writer takes all.
 //!
 //! There is no count of free permits: it follows from the entries of those that hold some. So the permits of
 //! a process come back as soon as its entry is removed, by whatever thread notices that the process has
@@ -15,16 +15,16 @@ use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
-/// In the kind of an entry: it holds its permits; else it waits for them.
-pub(super) const HOLDS: u32 = 1 << 31;
-/// In the kind of an entry: its thread knows that it holds them.
-const KNOWS: u32 = 1 << 30;
+/// In the kind of an entry: its permits are granted; else it waits for them.
+pub(super) const GRANTED: u32 = 1 << 31;
+/// In the kind of an entry: its thread has acknowledged them.
+const ACKNOWLEDGED: u32 = 1 << 30;
 /// The rest of the kind: how many they are.
-const COUNT: u32 = KNOWS - 1;
+const COUNT: u32 = ACKNOWLEDGED - 1;
 
 impl Entry {
     fn waits(&self) -> bool {
-        self.kind & HOLDS == 0
+        self.kind & GRANTED == 0
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -32,13 +32,13 @@ impl Entry {
     }
 }
 
-/// What a user of permits asks for.
+/// A request for permits.
 #[derive(Clone, Copy)]
 pub(super) struct Request {
     pub(super) count: u32,
     pub(super) holder: ThreadId,
-    /// Is given permits ahead of those that wait.
-    pub(super) is_urgent: bool,
+    /// The thread holds permits already, so it gets these ahead of those that wait.
+    pub(super) is_reentrant: bool,
 }
 
 impl Shared {
@@ -54,34 +54,34 @@ impl Shared {
     ) -> Result<Option<Entry>> {
         let entry = Cell::new(None);
         let kind = || entry.get().and_then(|entry| self.kind(&entry));
-        let holds = || kind().is_some_and(|kind| kind & HOLDS != 0);
+        let holds = || kind().is_some_and(|kind| kind & GRANTED != 0);
         let releases = self.word(Word::Releases).load(Relaxed);
         let may_hold = || holds() || self.word(Word::Releases).load(Relaxed) != releases;
-        let acquired = self.wait(deadline, may_hold, |checks| {
+        let acquired = self.wait(deadline, may_hold, |check_holders| {
             if holds() {
                 return Ok(entry.get());
             }
-            if checks {
+            if check_holders {
                 self.remove_dead(entry.get(), deadline, &on_death)?;
             }
             let Some(guard) = self.lock_slots(deadline)? else { return Ok(None) };
             if kind().is_none() {
-                let kind = request.count | if request.is_urgent { HOLDS } else { 0 };
-                entry.set(self.insert(request.holder, kind, self.next_ticket(), |_| false));
+                let kind = request.count | if request.is_reentrant { GRANTED } else { 0 };
+                entry.set(self.insert(request.holder, kind, self.next_sequence(), |_| false));
             }
-            let has_given = self.give_out(total);
+            let granted = self.grant(total);
             drop(guard);
-            if has_given {
+            if granted {
                 self.events().notify_all();
             }
             Ok(entry.get().filter(|_| holds()))
         });
         match entry.get() {
             Some(taken) if matches!(acquired, Ok(Some(_))) => {
-                self.set_kind(&taken, request.count | HOLDS | KNOWS);
+                self.set_kind(&taken, request.count | GRANTED | ACKNOWLEDGED);
                 failpoint::hit(Failpoint::PermitsTaken);
             }
-            Some(unused) => self.release(&unused), // it may have been given permits just now
+            Some(unused) => self.release(&unused), // it may have been granted permits just now
             None => {}
         }
         acquired
@@ -101,33 +101,33 @@ impl Shared {
         holders.fold(total, |free, entry| free.saturating_sub(entry.count()))
     }
 
-    /// Gives permits to those that wait, in their order; says whether there were any. To be called under the
-    /// lock.
-    fn give_out(&self, total: u32) -> bool {
+    /// Grants permits to those that wait, in their order; returns whether there were any. To be called under
+    /// the lock.
+    fn grant(&self, total: u32) -> bool {
         let mut free = self.free_permits(total);
-        let mut given = 0;
+        let mut granted = 0;
         // A process that overwrites entries cannot keep this thread here.
-        while given < self.slots
+        while granted < self.slots
             && let Some(next) = self.first_waiter().filter(|next| next.count() <= free)
         {
             free -= next.count();
-            self.set_kind(&next, next.kind | HOLDS);
-            failpoint::hit(Failpoint::PermitsGiven);
-            given += 1;
+            self.set_kind(&next, next.kind | GRANTED);
+            failpoint::hit(Failpoint::PermitsGranted);
+            granted += 1;
         }
-        given > 0
+        granted > 0
     }
 
     fn first_waiter(&self) -> Option<Entry> {
-        self.entries().filter(Entry::waits).min_by_key(|entry| entry.ticket)
+        self.entries().filter(Entry::waits).min_by_key(|entry| entry.sequence)
     }
 
-    /// Removes entries of processes that have ended. The first waiter looks at those that hold permits, and
-    /// the other waiters at the first: however many wait, each holder is looked at by one.
+    /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
+    /// the first waiter. So each holder is checked by one thread.
     fn remove_dead(&self, own: Option<Entry>, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
         for _ in 0..self.slots {
             match self.first_waiter() {
-                Some(first) if own.is_some_and(|own| own.ticket == first.ticket) => break,
+                Some(first) if own.is_some_and(|own| own.sequence == first.sequence) => break,
                 Some(first) if self.has_ended(&first) => self.remove(&first, deadline, on_death)?,
                 Some(_) => return Ok(()),
                 None => break,
@@ -151,7 +151,7 @@ impl Shared {
         if let Some(_guard) = self.lock_slots(deadline)?
             && let Some(kind) = self.kind(entry)
         {
-            if kind & KNOWS != 0 {
+            if kind & ACKNOWLEDGED != 0 {
                 on_death(&Entry { kind, ..*entry });
             }
             self.free(entry);

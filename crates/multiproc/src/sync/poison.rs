@@ -1,4 +1,4 @@
-//! What is said of a process that died while others relied on it.
+//! Lock poisoning: who failed while holding a lock.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::error::{Cause, Error, Failure, Origin};
 use crate::sys::pidfd::Exit;
 use crate::sys::{exits, thread_id::ThreadId};
 
-/// What a call that takes a lock gives: a guard, or why there is none, or none without a doubt.
+/// The result of taking a lock: the guard; the guard with a poison error; or an error.
 pub type LockResult<G> = Result<G, LockError<G>>;
 
 /// Why a lock was not taken, or was taken with its data in doubt.
@@ -134,12 +134,12 @@ impl<G> fmt::Debug for Poisoned<G> {
 
 /// `Ok` with the guard, unless the word of the lock names a failure.
 #[inline]
-pub(super) fn judge<G>(guard: G, lock: &str, failure_word: u64) -> LockResult<G> {
-    if failure_word == 0 { Ok(guard) } else { Err(blame(guard, lock, failure_word)) }
+pub(super) fn check_poison<G>(guard: G, lock: &str, failure_word: u64) -> LockResult<G> {
+    if failure_word == 0 { Ok(guard) } else { Err(poisoned(guard, lock, failure_word)) }
 }
 
 #[cold]
-fn blame<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
+fn poisoned<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
     let error = error(failure_word, |failure| Cause::Poisoned { lock: lock.to_owned(), failure });
     LockError::Poisoned(Poisoned(Box::new((guard, error))))
 }

@@ -10,8 +10,8 @@ use bytemuck::Pod;
 use nix::errno::Errno;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::permits::{HOLDS, Request};
-use super::poison::{LockResult, failure_word, judge, own_failure_word};
+use super::permits::{GRANTED, Request};
+use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
 use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
@@ -84,7 +84,7 @@ impl<T: Pod> RwLock<T> {
     /// As [`read`](Self::read), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read); and [`Error::is_timeout`] when the lock was not to be had in time.
+    /// Those of [`read`](Self::read); and [`Error::is_timeout`] when the lock was not available in time.
     pub fn read_timeout(&self, time: Duration) -> LockResult<ReadGuard<'_, T>> {
         self.take_to_read(Deadline::after(time))
     }
@@ -110,7 +110,7 @@ impl<T: Pod> RwLock<T> {
     /// As [`write`](Self::write), but blocks for `time` at most.
     ///
     /// # Errors
-    /// Those of [`write`](Self::write); and [`Error::is_timeout`] when the lock was not to be had in time.
+    /// Those of [`write`](Self::write); and [`Error::is_timeout`] when the lock was not available in time.
     pub fn write_timeout(&self, time: Duration) -> LockResult<WriteGuard<'_, T>> {
         self.take_to_write(Deadline::after(time))
     }
@@ -137,7 +137,7 @@ impl<T: Pod> RwLock<T> {
     fn take_to_read(&self, deadline: Deadline) -> LockResult<ReadGuard<'_, T>> {
         let held = self.hold(1, deadline)?;
         let failure_word = held.failure_word();
-        judge(ReadGuard { value: self.shared.load(0), _held: held }, LOCK, failure_word)
+        check_poison(ReadGuard { value: self.shared.load(0), _held: held }, LOCK, failure_word)
     }
 
     fn take_to_write(&self, deadline: Deadline) -> LockResult<WriteGuard<'_, T>> {
@@ -145,16 +145,16 @@ impl<T: Pod> RwLock<T> {
         let failure_word = held.failure_word();
         let was_panicking = thread::panicking();
         let value = self.shared.load(0);
-        judge(WriteGuard { value, is_changed: false, was_panicking, held }, LOCK, failure_word)
+        check_poison(WriteGuard { value, is_changed: false, was_panicking, held }, LOCK, failure_word)
     }
 
     fn hold(&self, count: u32, deadline: Deadline) -> Result<Held<'_>> {
         let holder = ThreadId::current();
-        let own = self.shared.entries().find(|entry| entry.holder == holder && entry.kind & HOLDS != 0);
+        let own = self.shared.entries().find(|entry| entry.holder == holder && entry.kind & GRANTED != 0);
         if own.is_some_and(|own| count == ALL || is_writer(&own)) {
             return Err(Error::os("take a lock that this thread holds", Errno::EDEADLK));
         }
-        let request = Request { count, holder, is_urgent: own.is_some() };
+        let request = Request { count, holder, is_reentrant: own.is_some() };
         let on_death = |entry: &Entry| {
             if is_writer(entry) {
                 self.shared.word(Word::Failure).store(failure_word(entry.pid, Failure::Died), Relaxed);
@@ -195,14 +195,14 @@ impl Held<'_> {
     }
 
     /// Whether this is no copy in a forked process.
-    fn is_here(&self) -> bool {
+    fn is_holder_thread(&self) -> bool {
         self.entry.holder == ThreadId::current()
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if self.is_here() {
+        if self.is_holder_thread() {
             self.shared.release(&self.entry);
         }
     }
@@ -255,7 +255,7 @@ impl<T: Pod> DerefMut for WriteGuard<'_, T> {
 
 impl<T: Pod> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
-        if !self.held.is_here() {
+        if !self.held.is_holder_thread() {
             return;
         }
         if thread::panicking() && !self.was_panicking {

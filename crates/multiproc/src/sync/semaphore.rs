@@ -17,25 +17,25 @@ use crate::sys::thread_id::ThreadId;
 ///
 /// A permit is a value that gives itself back when it is dropped, so more permits than there are cannot be
 /// given back. **The permits of a process that ends come back**, however it ends; a thread that waits for
-/// them notices within half a second. Permits are given out in the order in which they were asked for. Clones
+/// them notices within half a second. Permits are granted in the order of the requests. Clones
 /// are handles of the same semaphore; a clone travels as an argument of a process or task, and through a
 /// pipe.
 ///
 /// ```
 /// use multiproc::{Pool, sync::Semaphore};
 ///
-/// fn fetch(doors: Semaphore, number: u64) -> multiproc::Result<u64> {
-///     let _permit = doors.acquire()?; // two at a time
+/// fn fetch(slots: Semaphore, number: u64) -> multiproc::Result<u64> {
+///     let _permit = slots.acquire()?; // two at a time
 ///     Ok(number * number)
 /// }
 ///
 /// fn main() -> multiproc::Result<()> {
 ///     multiproc::init();
-///     let doors = Semaphore::new(2)?;
+///     let slots = Semaphore::new(2)?;
 ///     let pool = Pool::new(4)?;
-///     let squares = pool.starmap(fetch, (1..=4).map(|number| (doors.clone(), number)))?;
+///     let squares = pool.starmap(fetch, (1..=4).map(|number| (slots.clone(), number)))?;
 ///     assert_eq!(squares.into_iter().sum::<multiproc::Result<u64>>()?, 30);
-///     assert_eq!(doors.available(), 2);
+///     assert_eq!(slots.available(), 2);
 ///     Ok(())
 /// }
 /// ```
@@ -45,7 +45,7 @@ pub struct Semaphore {
     shared: Shared,
 }
 
-/// The most permits of a semaphore. Each permit that is given out is an entry, and each call reads all
+/// The most permits of a semaphore. Each permit that is granted is an entry, and each call reads all
 /// entries.
 const MAX_PERMITS: u32 = 65_536;
 /// How many threads can wait in their order; more of them wait until one of these has its permits.
@@ -119,7 +119,7 @@ impl Semaphore {
             )));
         }
         let holder = ThreadId::current_and_process().1;
-        let request = Request { count, holder, is_urgent: false };
+        let request = Request { count, holder, is_reentrant: false };
         let entry = self.shared.acquire(self.permits(), request, deadline, |_| {})?;
         let entry = entry.ok_or_else(|| Error::timeout("take a permit"))?;
         Ok(Permit { shared: self.shared.clone(), entry, count })

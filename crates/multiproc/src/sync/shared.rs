@@ -47,8 +47,8 @@ pub(super) enum Word {
     State = 24,
     /// The number of releases, for waiters that spin.
     Releases = 32,
-    /// The last ticket given out.
-    Ticket = 40,
+    /// The last sequence number given to an entry.
+    Sequence = 40,
     /// Up to where slots have been used.
     UsedSlots = 48,
 }
@@ -172,9 +172,9 @@ impl Shared {
 
     /// Blocks until `attempt` gives something; gives `None` when the deadline comes first.
     ///
-    /// `attempt` is told whether to look for holders that have died, which takes some microseconds for each
-    /// holder. It is called when `is_ready`, which a short spin asks; after each notification; and at bounded
-    /// intervals, since a process that dies notifies no thread.
+    /// `attempt` gets whether to check that holders live, which takes some microseconds for each holder. It
+    /// is called when `is_ready`, which a short spin asks; after each notification; and at bounded intervals,
+    /// since a process that dies notifies no thread.
     pub(super) fn wait<R>(
         &self,
         deadline: Deadline,
@@ -195,14 +195,14 @@ impl Shared {
         loop {
             let ticket = self.events().prepare_wait();
             let is_over = deadline.is_over();
-            let checks = is_over || intervals.are_due();
-            if let Some(done) = attempt(checks)? {
+            let check_holders = is_over || intervals.are_due();
+            if let Some(done) = attempt(check_holders)? {
                 return Ok(Some(done));
             }
             if is_over {
                 return Ok(None);
             }
-            if checks {
+            if check_holders {
                 intervals.done();
             }
             failpoint::hit(Failpoint::SyncSleeps);

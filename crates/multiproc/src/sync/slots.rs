@@ -11,11 +11,11 @@ use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::thread_id::{self, ThreadId};
 
 /// The words of a slot: the holder (0 if the slot is free), the kind of entry with the process, and the
-/// ticket.
+/// sequence number.
 const HOLDER: usize = 0;
 const KIND: usize = 8;
-const TICKET: usize = 16;
-const _: () = assert!(TICKET + 8 == SLOT);
+const SEQUENCE: usize = 16;
+const _: () = assert!(SEQUENCE + 8 == SLOT);
 
 /// What an entry says. Every number in it may be anything that another process has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) struct Entry {
     pub(super) holder: ThreadId,
     pub(super) pid: u32,
     pub(super) kind: u32,
-    pub(super) ticket: u64,
+    pub(super) sequence: u64,
 }
 
 impl Shared {
@@ -45,13 +45,13 @@ impl Shared {
             return None;
         }
         let kind = self.slot_word(index, KIND).load(Acquire);
-        let ticket = self.slot_word(index, TICKET).load(Acquire);
+        let sequence = self.slot_word(index, SEQUENCE).load(Acquire);
         if self.slot_word(index, HOLDER).load(Acquire) != holder {
             return None; // its holder has freed it; the rest may be another entry's
         }
         #[allow(clippy::cast_possible_truncation)] // its two halves
         let (pid, kind) = ((kind >> 32) as u32, kind as u32);
-        Some(Entry { index, holder: ThreadId::from_bits(holder), pid, kind, ticket })
+        Some(Entry { index, holder: ThreadId::from_bits(holder), pid, kind, sequence })
     }
 
     /// The first slot that is free, or whose entry counts as such. To be called under the lock.
@@ -69,24 +69,24 @@ impl Shared {
         &self,
         holder: ThreadId,
         kind: u32,
-        ticket: u64,
+        sequence: u64,
         is_stale: impl Fn(&Entry) -> bool,
     ) -> Option<Entry> {
-        Some(self.insert_at(self.free_slot(is_stale)?, holder, kind, ticket))
+        Some(self.insert_at(self.free_slot(is_stale)?, holder, kind, sequence))
     }
 
     /// As [`insert`](Self::insert), into a [free slot](Self::free_slot).
-    pub(super) fn insert_at(&self, index: usize, holder: ThreadId, kind: u32, ticket: u64) -> Entry {
+    pub(super) fn insert_at(&self, index: usize, holder: ThreadId, kind: u32, sequence: u64) -> Entry {
         let pid = ThreadId::current_and_process().1.number();
         // With each of the two, a thread that reads without the lock sees that the former entry is gone.
         self.slot_word(index, HOLDER).store(0, Relaxed);
-        self.slot_word(index, TICKET).store(ticket, Release);
+        self.slot_word(index, SEQUENCE).store(sequence, Release);
         self.slot_word(index, KIND).store(u64::from(pid) << 32 | u64::from(kind), Release);
         if index >= self.used_slots() {
             self.word(Word::UsedSlots).store(index as u64 + 1, Relaxed);
         }
         self.slot_word(index, HOLDER).store(holder.bits(), Release);
-        Entry { index, holder, pid, kind, ticket }
+        Entry { index, holder, pid, kind, sequence }
     }
 
     /// Gives an entry another holder and kind. A process that is killed between the two leaves the kind. To be
@@ -101,7 +101,7 @@ impl Shared {
     /// The kind of an entry by now; `None` if the slot has another entry or none.
     pub(super) fn kind(&self, of: &Entry) -> Option<u32> {
         let entry = self.entry(of.index)?;
-        ((entry.holder, entry.ticket) == (of.holder, of.ticket)).then_some(entry.kind)
+        ((entry.holder, entry.sequence) == (of.holder, of.sequence)).then_some(entry.kind)
     }
 
     /// Changes the kind of an entry. To be called under the lock.
@@ -117,9 +117,9 @@ impl Shared {
         }
     }
 
-    /// The next ticket. To be called under the lock.
-    pub(super) fn next_ticket(&self) -> u64 {
-        self.word(Word::Ticket).fetch_add(1, Relaxed).wrapping_add(1)
+    /// The next sequence number. To be called under the lock.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.word(Word::Sequence).fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     /// Whether the holder of an entry has ended. Takes some microseconds.

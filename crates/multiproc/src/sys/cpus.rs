@@ -25,7 +25,7 @@ pub(crate) fn should_spin(failed_spins: u32) -> bool {
 }
 
 /// How long a pool's threads spin before they yield the CPU.
-pub(crate) const YIELD_AFTER: Duration = Duration::from_micros(2);
+pub(crate) const YIELD_AFTER: Duration = Duration::from_micros(1);
 
 /// Spins until `is_done` or `time` is over; returns whether it is done. Reads the clock once every `checks`
 /// checks. Yields the CPU every `yield_after`, for a peer that may be queued on it.

@@ -72,12 +72,12 @@ points! {
     ResultSpilled = "worker:result-spilled",
     /// The message of a large result is sent, and nothing in the ring refers to it.
     ResultSent = "worker:result-sent",
-    /// The result is in the ring, and the item not finished.
+    /// The result is in the ring, and the item not completed.
     ResultWritten = "worker:result-written",
-    /// The item is finished, and its result not published.
-    ItemFinished = "worker:item-finished",
-    /// Results are published, and no waiter is woken.
-    ResultsPublished = "worker:results-published",
+    /// The item is completed, and its result not visible.
+    ItemCompleted = "worker:item-completed",
+    /// Results are visible, and no waiter is woken.
+    ResultsVisible = "worker:results-visible",
     WorkerSleeps = "worker:sleeps",
     ShutdownRequested = "worker:shutdown-requested",
     /// The pool has written items, and not submitted them.
@@ -111,15 +111,15 @@ points! {
     SyncSleeps = "sync:sleeps",
     /// An event is set, and its waiters are not notified.
     EventSet = "sync:event-set",
-    /// Permits of a semaphore or a `RwLock` are given to a waiter, which is not notified.
-    PermitsGiven = "sync:permits-given",
+    /// Permits of a semaphore or a `RwLock` are granted to a waiter, which is not notified.
+    PermitsGranted = "sync:permits-granted",
     /// A thread has its permits.
     PermitsTaken = "sync:permits-taken",
     /// Permits are given back, and the waiters are not notified.
     PermitsReleased = "sync:permits-released",
     /// A waiter of a condition variable is marked as notified, and not woken.
     WaiterNotified = "sync:waiter-notified",
-    /// All parties have come to a barrier, and are not notified.
+    /// All parties have arrived at a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
     /// A server has noted which call it is about to take.
     CallNoted = "server:call-noted",

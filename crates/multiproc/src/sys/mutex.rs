@@ -2,8 +2,8 @@
 //! word is the identity of the thread that holds it.
 //!
 //! A waiting thread asks the kernel from time to time whether the holder still lives, and takes the mutex
-//! over from a dead one. [`Mutex::lock_noting`] tells the new holder; data that the library itself guards is
-//! consistent at any time.
+//! over from a dead one. [`Mutex::lock_reporting_death`] tells the new holder; data that the library itself
+//! guards is consistent at any time.
 //!
 //! The shared memory holds only that one number. A process that overwrites it can let two threads hold the
 //! mutex at once, but it cannot make any process touch memory that is not there. (The C library's robust
@@ -80,14 +80,14 @@ impl<'a> Mutex<'a> {
                 return Ok(Some(guard));
             }
         }
-        self.lock_noting(deadline, |_| {})
+        self.lock_reporting_death(deadline, |_| {})
     }
 
     /// As [`lock`](Self::lock), and calls `on_death` with the thread from which the mutex is taken over, if
     /// it is. Sleeps at once: where threads hold the mutex most of the time, those that spin take it from
     /// each other's caches at each turn, which halves the throughput.
     #[cold]
-    pub(crate) fn lock_noting(
+    pub(crate) fn lock_reporting_death(
         self,
         deadline: Deadline,
         on_death: impl FnOnce(ThreadId),

@@ -34,7 +34,7 @@ mod ipc {
 mod pool {
     pub(crate) mod worker_rings {
         pub(crate) mod claim_word;
-        pub(crate) mod progress;
+        pub(crate) mod result_words;
         pub(crate) mod wakeups;
     }
 }
@@ -82,9 +82,7 @@ use model;
 
 fn explore(test: &str, model: fn(), preemptions: usize, mutations: &[Mutation]) {
     let mutation = env::var(MUTATION).ok();
-    sys::set_mutation(
-        mutations.iter().copied().find(|encoding_cache| mutation == Some(format!("{encoding_cache:?}"))),
-    );
+    sys::set_mutation(mutations.iter().copied().find(|known| mutation == Some(format!("{known:?}"))));
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(preemptions);
     explorer.check(model);

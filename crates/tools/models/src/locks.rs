@@ -30,14 +30,14 @@ model!(
 fn reuse() {
     let shared = Shared::create::<()>(1, 0).unwrap();
     let known = [1, 2].map(|number: u32| (ThreadId::from_bits(number.into()), number, u64::from(number)));
-    let insert = |shared: &Shared, (holder, kind, ticket): (ThreadId, u32, u64)| {
-        let _ = shared.insert(holder, kind, ticket, |_| true);
+    let insert = |shared: &Shared, (holder, kind, sequence): (ThreadId, u32, u64)| {
+        let _ = shared.insert(holder, kind, sequence, |_| true);
     };
     insert(&shared, known[0]);
     let writer = spawn(&shared, move |shared| insert(shared, known[1]));
     let reader = spawn(&shared, move |shared| {
         for entry in shared.entries() {
-            assert!(known.contains(&(entry.holder, entry.kind, entry.ticket)), "{entry:?}");
+            assert!(known.contains(&(entry.holder, entry.kind, entry.sequence)), "{entry:?}");
         }
     });
     writer.join().unwrap();
@@ -53,7 +53,7 @@ model!(
 fn permits() {
     let shared = (Shared::create::<()>(2, 0).unwrap(), Arc::new(Cell::new(0_u32)));
     let pass = |(shared, number): &(Shared, Arc<Cell<u32>>)| {
-        let request = Request { count: 1, holder: ThreadId::current(), is_urgent: false };
+        let request = Request { count: 1, holder: ThreadId::current(), is_reentrant: false };
         let entry = shared.acquire(1, request, Deadline::Never, |_| {}).unwrap().unwrap();
         number.set(number.get() + 1);
         shared.release(&entry);

@@ -5,7 +5,7 @@ use crate::error::{Cause, Error, Failure, Result};
 pub(crate) type LockResult<G> = Result<G>;
 
 #[allow(clippy::unnecessary_wraps)] // as the library has it
-pub(super) fn judge<G>(guard: G, _lock: &str, _failure_word: u64) -> LockResult<G> {
+pub(super) fn check_poison<G>(guard: G, _lock: &str, _failure_word: u64) -> LockResult<G> {
     Ok(guard)
 }
 

@@ -1,4 +1,4 @@
-//! Models of a pool and one of its workers: claiming items, publishing results, waking the pool.
+//! Models of a pool and one of its workers: claiming items, making results visible, waking the pool.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -8,7 +8,7 @@ use crate::ipc::ring::Position;
 use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
-use crate::pool::worker_rings::progress::{self, Scope};
+use crate::pool::worker_rings::result_words::{self, Scope};
 use crate::pool::worker_rings::wakeups::{PoolWakeups, Waiting};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
@@ -37,13 +37,13 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    let encoding_cache = |submitted| claim_word::Known { finished: 0, submitted };
-    assert!(claim_word::submit(word, encoding_cache(0), 2));
-    let taken_back = claim_word::revoke(word, encoding_cache(2), 1).unwrap();
+    let known = |submitted| claim_word::Known { taken: 0, submitted };
+    assert!(claim_word::submit(word, known(0), 2));
+    let taken_back = claim_word::revoke(word, known(2), 1).unwrap();
     if taken_back == 1 {
         tail = behind_the_first;
         assert!(RING.put(bytes, &mut tail, 0, 1, &[&[3]]));
-        assert!(claim_word::submit(word, encoding_cache(1), 1));
+        assert!(claim_word::submit(word, known(1), 1));
     }
     let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
     let left = claim_word::pending(word) as usize;
@@ -58,19 +58,19 @@ model!(an_item_of_a_run_is_begun_or_revoked, runs, 2, detects [NoFence, ReleaseT
 /// sides stands for it.)
 fn runs() {
     let shared = Arc::new(([0, 0].map(AtomicU64::new), AtomicU32::new(0)));
-    let known = |submitted| claim_word::Known { finished: 0, submitted };
+    let known = |submitted| claim_word::Known { taken: 0, submitted };
     assert!(claim_word::submit(&shared.0[0], known(0), 3));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let ([claims, finished], requests) = &*shared;
+            let ([claims, completed], requests) = &*shared;
             let mut position = Position::START;
             for most in [2, 1] {
                 let seen = requests.load(Relaxed);
                 let claimed = claim_word::try_claim(claims, if seen == 1 { 1 } else { most });
                 for count in 1..=claimed {
                     position = position.after(0);
-                    progress::finish(finished, position);
+                    result_words::complete(completed, position);
                     if count == claimed || !claim_word::goes_on(requests, seen) {
                         break;
                     }
@@ -80,57 +80,57 @@ fn runs() {
             position.frames
         })
     };
-    let ([claims, finished], requests) = &*shared;
+    let ([claims, completed], requests) = &*shared;
     requests.store(1, Relaxed);
     fence(SeqCst);
-    let completed = || Position::load(finished).frames;
-    let revoked = claim_word::revoke_run(claims, known(3), 3, completed).unwrap();
+    let count = || Position::load(completed).frames;
+    let revoked = claim_word::revoke_run(claims, known(3), 3, count).unwrap();
     let begun = worker.join().unwrap();
     assert_eq!(begun + revoked + claim_word::pending(claims), 3);
     assert!(begun > 0 || revoked == 3);
 }
 
-model!(each_finished_item_has_one_result, all_finish, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+model!(each_completed_item_has_one_result, all_complete, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
 model!(
-    a_finished_item_has_a_result_though_its_worker_is_killed, killed_after_finishing, 3,
+    a_completed_item_has_a_result_though_its_worker_is_killed, killed_after_completing, 3,
     detects [ReleaseToRelaxed, AcquireToRelaxed]
 );
 
-fn all_finish() {
+fn all_complete() {
     results(None, 2);
 }
 
-fn killed_after_finishing() {
-    results(Some(Failpoint::ItemFinished), 1);
+fn killed_after_completing() {
+    results(Some(Failpoint::ItemCompleted), 1);
 }
 
-/// A worker finishes two items and publishes both at the end, or is killed at this point of the first. The
-/// pool collects results meanwhile, and all finished ones once the worker has exited.
-fn results(killed_at: Option<Failpoint>, finished: usize) {
+/// A worker completes two items and makes both visible at the end, or is killed at this point of the first.
+/// The pool collects results meanwhile, and all completed ones once the worker has exited.
+fn results(killed_at: Option<Failpoint>, expected: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
-    assert!(claim_word::submit(&shared.0[0], claim_word::Known { finished: 0, submitted: 0 }, 2));
+    assert!(claim_word::submit(&shared.0[0], claim_word::Known { taken: 0, submitted: 0 }, 2));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
-            let ([claims, finished, published], bytes) = &*shared;
+            let ([claims, completed, visible], bytes) = &*shared;
             killed_at.into_iter().for_each(die_at);
             let mut position = Position::START;
             while !is_dead() && claim_word::try_claim(claims, 1) == 1 {
                 let result = 1 + position.frames.to_le_bytes()[0];
                 assert!(RING.put(bytes, &mut position, 0, 1, &[&[result]]));
-                progress::finish(finished, position);
+                result_words::complete(completed, position);
             }
-            progress::publish(published, position);
+            result_words::make_visible(visible, position);
         })
     };
-    let ([claims, finished_word, published], bytes) = &*shared;
+    let ([claims, completed, visible], bytes) = &*shared;
     let (mut head, mut taken) = (Position::START, Vec::new());
     let mut take = |scope| {
-        let reached = progress::reach(scope, finished_word, published);
-        if scope == Scope::Unflushed && progress::runs_none(claims, reached) {
+        let reached = result_words::end_of_scope(scope, completed, visible);
+        if scope == Scope::Unflushed && result_words::is_idle_at(claims, reached) {
             return;
         }
-        // The published position can be behind the finished one, up to which results were taken.
+        // The visible position can be behind the completed one, up to which results were taken.
         while head.frames < reached.frames {
             taken.push(RING.take(bytes, &mut head, |_, result| result[0]).unwrap());
         }
@@ -139,13 +139,13 @@ fn results(killed_at: Option<Failpoint>, finished: usize) {
     take(Scope::Visible);
     worker.join().unwrap();
     take(Scope::Completed);
-    assert_eq!(taken, [1, 2][..finished]);
+    assert_eq!(taken, [1, 2][..expected]);
 }
 
-model!(a_finished_result_wakes_a_caller_or_the_driver, pool_wakeups, 3, detects [NoWake, NoFence]);
+model!(a_completed_result_wakes_a_caller_or_the_pools_thread, pool_wakeups, 3, detects [NoWake, NoFence]);
 
-/// A worker finishes an item while a caller that waits for another item leaves and the driver thread sleeps:
-/// the caller or the driver thread sees the result.
+/// A worker completes an item while a caller that waits for another item leaves and the pool's thread sleeps:
+/// the caller or the pool's thread sees the result.
 fn pool_wakeups() {
     let words = Arc::new([0, 0, 1, 0].map(AtomicU32::new));
     let thread = {

@@ -196,7 +196,7 @@ fn gives_up() {
     let guard = Mutex::at(&shared, 0, 0).try_lock();
     let waiters = [Deadline::AfterSleep, Deadline::Never].map(|deadline| {
         let shared = Arc::clone(&shared);
-        thread::spawn(move || drop(Mutex::at(&shared, 0, 0).lock_noting(deadline, |_| {}).unwrap()))
+        thread::spawn(move || drop(Mutex::at(&shared, 0, 0).lock_reporting_death(deadline, |_| {}).unwrap()))
     });
     while futex::sleepers() < waiters.len() {
         thread::yield_now();

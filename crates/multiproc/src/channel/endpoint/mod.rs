@@ -95,8 +95,8 @@ impl Endpoint {
     pub(crate) fn create(memory: &SharedMemory, start: usize) {
         for side in [Side::Producers, Side::Consumers] {
             let area = start + side.area();
-            Position::START.publish(memory.word64(area + POSITION));
-            Position::START.publish(memory.word64(area + CACHED_PEER));
+            Position::START.store_release(memory.word64(area + POSITION));
+            Position::START.store_release(memory.word64(area + CACHED_PEER));
             memory.word64(area + ANCILLARY).store(just_before_overflow(4).into(), Relaxed);
             memory.word32(area + WAKEUP_FLAG).store(just_before_overflow(4), Relaxed);
         }
@@ -147,7 +147,7 @@ impl Endpoint {
     /// Loads the peer's position, also into [`cached_peer`](Self::cached_peer).
     pub(crate) fn refresh_peer(&self) -> Position {
         let position = self.peer_position();
-        position.publish(self.word64(self.side, CACHED_PEER));
+        position.store_release(self.word64(self.side, CACHED_PEER));
         position
     }
 
@@ -161,7 +161,7 @@ impl Endpoint {
             return false;
         }
         failpoint::hit(Failpoint::Publishing);
-        position.publish(self.word64(self.side, POSITION));
+        position.store_release(self.word64(self.side, POSITION));
         failpoint::hit(Failpoint::Published);
         if let Some(set) = flag.should_notify() {
             eventfd::notify(self.fds.eventfds[self.side.other().index()].as_fd());
@@ -325,7 +325,8 @@ mod tests {
             while !(WakeupFlag(producer.word32(Side::Producers, WAKEUP_FLAG)).is_set() && sleeps()) {
                 thread::yield_now();
             }
-            Position { frames: 1, ..Position::START }.publish(producer.word64(Side::Producers, POSITION));
+            Position { frames: 1, ..Position::START }
+                .store_release(producer.word64(Side::Producers, POSITION));
             assert_eq!(waiting.join().unwrap().unwrap(), WaitOutcome::Ready);
         });
     }

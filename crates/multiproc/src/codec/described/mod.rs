@@ -23,7 +23,7 @@ use self::search::ErasedValue;
 use super::Error;
 
 /// The first byte of each value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Kind {
     Unit,

@@ -1,6 +1,6 @@
 //! A search over a type's options, sequences and variants that makes up values and records which were tried.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Kind;
 use crate::codec::Error;
@@ -9,7 +9,7 @@ use crate::codec::Error;
 const LARGE: u32 = 2_000;
 
 /// Encoded values without parts, by kind.
-pub(super) type Examples = HashMap<Kind, Vec<Vec<u8>>>;
+pub(super) type Examples = BTreeMap<Kind, Vec<Vec<u8>>>;
 
 /// A visitor: the address of one of its functions, and the name of its type.
 pub(super) type VisitorKey = (usize, &'static str);
@@ -18,9 +18,9 @@ pub(super) type VisitorKey = (usize, &'static str);
 #[derive(Default)]
 pub(super) struct Prober {
     /// The points at which the type branches, by visitor.
-    points: HashMap<VisitorKey, ChoicePoint>,
+    points: BTreeMap<VisitorKey, ChoicePoint>,
     /// The points from which an untried branch can be reached.
-    open: HashSet<VisitorKey>,
+    open: BTreeSet<VisitorKey>,
     /// The branches from the root to the current part of the value.
     stack: Vec<(VisitorKey, usize)>,
     /// All branches taken in this value.
@@ -39,7 +39,7 @@ pub(super) struct Prober {
     leaves_before: u32,
     last_leaf: Option<(Kind, &'static str)>,
     /// The number of the example that each visitor is given, from 1 on; 0 is made up.
-    choices: HashMap<&'static str, usize>,
+    choices: BTreeMap<&'static str, usize>,
     examples: Option<Examples>,
 }
 
@@ -63,7 +63,7 @@ struct ChoicePoint {
 struct Branch {
     state: State,
     /// The points that follow it.
-    next: HashSet<VisitorKey>,
+    next: BTreeSet<VisitorKey>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //! the path of no file, and a complete made-up value is not dropped. A type that accepts only some text is
 //! given text of the value to be sent.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
@@ -139,7 +139,7 @@ fn examples(subject: &dyn ErasedValue) -> Examples {
     let mut record = Vec::new();
     // The bytes before an error hold examples, too.
     let _ = subject.describe(Describer::recorder(&mut record));
-    let mut examples = HashMap::<_, Vec<Vec<u8>>>::new();
+    let mut examples = BTreeMap::<_, Vec<Vec<u8>>>::new();
     for (kind, token) in tokens(&record) {
         let same = examples.entry(kind).or_default();
         if same.len() < EXAMPLES && !same.iter().any(|other| other == token) {

@@ -1,9 +1,9 @@
 //! A single-producer single-consumer (SPSC) ring buffer of frames in shared memory.
 //!
 //! Where there are several writers or readers, a lock admits one at a time. Each side stores its [`Position`]
-//! where the other can load it. A frame is written first and published afterwards with one store, so a
+//! where the other can load it. A frame is written first and made visible afterwards with one store, so a
 //! process killed at any instruction leaves a whole frame or none. The writer overwrites a frame only after
-//! the reader has published a position behind it.
+//! the reader has stored a position behind it.
 //!
 //! A frame lies in one piece: a rest of the ring that is too short for the next frame is skipped.
 
@@ -36,7 +36,7 @@ pub(crate) struct Ring {
 }
 
 /// A count of frames and of bytes that a side has written or read. Both counts wrap around; together they
-/// fill one word, so one store publishes them.
+/// fill one word, so one store makes them visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) frames: u32,
@@ -88,7 +88,7 @@ impl Ring {
         (self.size / 2 - HEADER_SIZE) as usize
     }
 
-    /// Writes a frame at `tail` and advances `tail`; the caller publishes it. Returns `false` without room.
+    /// Writes a frame at `tail` and advances `tail`; the caller stores it. Returns `false` without room.
     /// `taken` is the reader's position in bytes.
     #[inline(always)]
     pub(crate) fn put(
@@ -165,7 +165,7 @@ impl Ring {
         bytes <= self.size && frames <= bytes / HEADER_SIZE && (frames > 0 || bytes == 0)
     }
 
-    /// Calls `read` with the published frame at `head` and advances `head`; the caller publishes that.
+    /// Calls `read` with the visible frame at `head` and advances `head`; the caller stores that.
     ///
     /// Returns `None` if there is no valid frame: another process has overwritten the ring.
     #[inline(always)]
@@ -215,7 +215,7 @@ impl Ring {
         memory.prefetch(self.offset(head.bytes));
     }
 
-    /// The kind of the published frame at `head`.
+    /// The kind of the visible frame at `head`.
     #[inline(always)]
     pub(crate) fn kind(&self, memory: &impl Memory, head: Position) -> u32 {
         match self.read_header(memory, head.bytes).1 {
@@ -322,11 +322,11 @@ impl Position {
 
     /// Makes the position, and everything written before, visible to the other side.
     #[inline]
-    pub(crate) fn publish(self, word: &AtomicU64) {
+    pub(crate) fn store_release(self, word: &AtomicU64) {
         word.store(u64::from(self.frames) << 32 | u64::from(self.bytes), Release);
     }
 
-    /// The position that the other side has published. It is forced to a multiple of 8, so a frame's header
+    /// The position that the other side has stored. It is forced to a multiple of 8, so a frame's header
     /// never reaches beyond the ring.
     #[inline]
     pub(crate) fn load(word: &AtomicU64) -> Self {

@@ -31,7 +31,7 @@ pub(crate) struct Scheduler {
     retry_at: Option<Instant>,
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
     /// of the coarse clock, which each poll reads anyway.
-    rebalance_at: Option<u64>,
+    stall_check_at: Option<u64>,
     /// Tick of the coarse clock at the last poll.
     polled_at: u64,
     /// Tick of the coarse clock at the last check of what the workers have written.
@@ -70,11 +70,11 @@ enum Phase {
     Open,
     /// No new work; ends when none is left.
     Closed,
-    /// No work at all; remaining workers get SIGTERM at the first instant and SIGKILL at the second. `None`
-    /// is beyond the clock's range.
+    /// No work at all; remaining workers get SIGTERM, then SIGKILL, at these instants. `None` is beyond the
+    /// clock's range.
     Ending {
-        ask: Option<Instant>,
-        kill: Option<Instant>,
+        terminate_at: Option<Instant>,
+        kill_at: Option<Instant>,
     },
     /// The pool's thread has ended; a worker that still starts is killed.
     Ended,
@@ -86,7 +86,7 @@ pub(crate) struct PollResult {
     /// Results have arrived, or a worker has become ready.
     pub(crate) progressed: bool,
     /// Workers with items in flight.
-    pub(crate) busy: usize,
+    pub(crate) busy_workers: usize,
     /// A dispatch has woken a sleeping worker.
     pub(crate) woken: bool,
 }
@@ -97,12 +97,12 @@ struct Sleep {
     /// When it ends, unless the thread is woken.
     until: Option<Instant>,
     /// The thread must be woken.
-    must_end: bool,
+    wake_requested: bool,
 }
 
 impl Sleep {
     /// Ends the sleep at `time` at the latest; returns whether the thread must be woken for that.
-    fn end_by(&mut self, time: Instant) -> bool {
+    fn wake_by(&mut self, time: Instant) -> bool {
         let lasts_longer = self.until.is_none_or(|until| until > time);
         if lasts_longer {
             self.until = Some(time);
@@ -115,9 +115,9 @@ impl Sleep {
 const RETRY_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and results invisible, in
 /// nanoseconds. Normally both take a few microseconds.
-const REBALANCE_AFTER: u64 = 5_000_000;
+const STALL_LIMIT: u64 = 5_000_000;
 /// Less work than this is not moved from one worker to another.
-const MIN_REBALANCED: Duration = Duration::from_millis(1);
+const MIN_STOLEN: Duration = Duration::from_millis(1);
 
 /// What callers cause:
 impl Scheduler {
@@ -129,7 +129,7 @@ impl Scheduler {
             broken: None,
             policy,
             retry_at: None,
-            rebalance_at: None,
+            stall_check_at: None,
             polled_at: 0,
             checked_at: 0,
             progressed: false,
@@ -140,7 +140,7 @@ impl Scheduler {
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
-        match (self.broken.as_ref().or_else(|| self.lasting_refusal()), &self.phase) {
+        match (self.broken.as_ref().or_else(|| self.persistent_spawn_error()), &self.phase) {
             (Some(error), _) => Err(error.clone()),
             (None, Phase::Open) => Ok(()),
             (None, Phase::Closed | Phase::Ending { .. } | Phase::Ended) => Err(Error::new(Cause::Closed)),
@@ -153,9 +153,9 @@ impl Scheduler {
         self.ignore_stopped_time(now);
         self.backlog.extend(chunks);
         self.dispatch();
-        self.sleep.must_end |= self.policy.idle_timeout.is_some() && self.needs_worker();
-        if self.rebalance_at.is_none() && self.may_be_stuck() {
-            self.rebalance_at = Some(now + REBALANCE_AFTER);
+        self.sleep.wake_requested |= self.policy.idle_timeout.is_some() && self.needs_worker();
+        if self.stall_check_at.is_none() && self.may_be_stuck() {
+            self.stall_check_at = Some(now + STALL_LIMIT);
         }
         Ok(())
     }
@@ -198,11 +198,11 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn end(&mut self, ask: Option<Instant>, kill: Option<Instant>) {
+    pub(crate) fn end(&mut self, terminate_at: Option<Instant>, kill_at: Option<Instant>) {
         if matches!(self.phase, Phase::Ended) {
             return;
         }
-        self.phase = Phase::Ending { ask, kill };
+        self.phase = Phase::Ending { terminate_at, kill_at };
         for worker in &mut self.workers {
             self.backlog.put_back(worker.revoke(u32::MAX));
         }
@@ -223,48 +223,54 @@ impl Scheduler {
     /// Collects the workers' results and dispatches waiting chunks. When overdue, also takes invisible
     /// results and unclaimed items from workers.
     pub(crate) fn poll(&mut self) -> PollResult {
-        let (mut polled, mut is_short) = (PollResult::default(), false);
+        let (mut polled, mut lacks_descriptor) = (PollResult::default(), false);
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
-        let is_late = self.rebalance_at.is_some_and(|time| time <= now);
+        let is_stall_check = self.stall_check_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
             if worker.in_flight() > 0 || !was_ready {
-                polled.progressed |= worker.collect() || (is_late && worker.take_unflushed());
-                is_short |= worker.has_unreceived();
+                polled.progressed |= worker.collect() || (is_stall_check && worker.take_unflushed());
+                lacks_descriptor |= worker.has_unreceived();
             }
             if worker.is_ready() != was_ready {
                 self.starts.on_ready();
             }
             if worker.in_flight() > 0 {
-                polled.busy += 1;
+                polled.busy_workers += 1;
             } else if worker.is_retired()
                 || self.policy.max_tasks.is_some_and(|most| worker.assigned() >= most)
             {
-                self.sleep.must_end |= worker.shut_down(); // the pool's thread starts its successor
+                self.sleep.wake_requested |= worker.shut_down(); // the pool's thread starts its successor
             }
         }
-        if is_late {
+        if is_stall_check {
             let has_others = self.workers.len() > 1;
             for worker in &mut self.workers {
-                self.backlog.put_back(worker.make_way(has_others));
+                self.backlog.put_back(worker.revoke_if_stalled(has_others));
             }
         }
         self.dispatch();
-        if is_short {
+        if lacks_descriptor {
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
-        self.rebalance();
+        self.steal_work();
         let is_stuck = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
-        self.rebalance_at = match self.rebalance_at.filter(|_| is_stuck && !is_late) {
-            None if is_stuck => Some(now + REBALANCE_AFTER),
-            rebalance_at => rebalance_at,
+        self.stall_check_at = match self.stall_check_at.filter(|_| is_stuck && !is_stall_check) {
+            None if is_stuck => Some(now + STALL_LIMIT),
+            stall_check_at => stall_check_at,
         };
         self.shut_down_idle();
         polled.progressed |= std::mem::take(&mut self.progressed);
         polled.woken = self.workers.iter_mut().fold(false, |woken, worker| worker.was_woken() | woken);
         polled
+    }
+
+    /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Open) && self.policy.idle_timeout.is_none();
+        is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
     }
 
     /// Whether items may lie with a worker that is not about to begin them.
@@ -283,10 +289,10 @@ impl Scheduler {
 
     /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
-        let rebalance_at = self
-            .rebalance_at
+        let stall_check_at = self
+            .stall_check_at
             .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry_at.into_iter().chain(rebalance_at).min()
+        self.retry_at.into_iter().chain(stall_check_at).min()
     }
 
     /// Dispatches waiting chunks to workers with room, least loaded first.
@@ -312,7 +318,8 @@ impl Scheduler {
                 Dispatched::Accepted => {
                     let timeout = chunk.call.options.timeout;
                     let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
-                    self.sleep.must_end |= deadline.is_some_and(|deadline| self.sleep.end_by(deadline));
+                    self.sleep.wake_requested |=
+                        deadline.is_some_and(|deadline| self.sleep.wake_by(deadline));
                 }
                 Dispatched::Full => {}
                 Dispatched::WouldBlock => {
@@ -331,15 +338,15 @@ impl Scheduler {
     }
 
     /// Moves unclaimed items from the worker with the most of them to idle workers (work stealing), unless
-    /// the former will soon be done with them. Where that estimate is wrong, it [gives
-    /// way](WorkerHandle::make_way) later.
-    fn rebalance(&mut self) {
+    /// the former will soon be done with them. Where that estimate is wrong, a
+    /// [stall check](WorkerHandle::revoke_if_stalled) moves them later.
+    fn steal_work(&mut self) {
         if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
-        let unbegun = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
-        let Some((count, busiest)) = unbegun.max_by_key(|(count, _)| *count) else { return };
-        if count > 0 && busiest.time_for(count) >= MIN_REBALANCED {
+        let pending = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
+        let Some((count, busiest)) = pending.max_by_key(|(count, _)| *count) else { return };
+        if count > 0 && busiest.time_for(count) >= MIN_STOLEN {
             self.backlog.put_back(busiest.revoke(count.div_ceil(2)));
             self.dispatch();
         }
@@ -353,7 +360,7 @@ impl Scheduler {
         // An idle worker may still be needed for what others have not claimed.
         if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.pending(true) == 0) {
             for worker in &mut self.workers {
-                self.sleep.must_end |= worker.shut_down();
+                self.sleep.wake_requested |= worker.shut_down();
             }
         }
     }

@@ -27,7 +27,7 @@ const LATE_AFTER: Duration = Duration::from_millis(250);
 /// The starts of workers: what runs, and what has become of the last ones.
 #[derive(Default)]
 pub(super) struct Starts {
-    phase: SpawnPhase,
+    slot: StartSlot,
     /// Since when the kernel has refused new workers, and its error.
     refused: Option<(Instant, Error)>,
     /// At least one worker has become ready.
@@ -40,7 +40,7 @@ pub(super) struct Starts {
 
 /// Workers start one at a time.
 #[derive(Default)]
-enum SpawnPhase {
+enum StartSlot {
     #[default]
     Idle,
     /// No worker is started before this instant.
@@ -51,40 +51,40 @@ enum SpawnPhase {
 
 impl Starts {
     fn may_begin(&self) -> bool {
-        match self.phase {
-            SpawnPhase::Idle => true,
-            SpawnPhase::Paused(until) => until <= Instant::now(),
-            SpawnPhase::Spawning(_) => false,
+        match self.slot {
+            StartSlot::Idle => true,
+            StartSlot::Paused(until) => until <= Instant::now(),
+            StartSlot::Spawning(_) => false,
         }
     }
 
     fn is_spawning(&self) -> bool {
-        matches!(self.phase, SpawnPhase::Spawning(_))
+        matches!(self.slot, StartSlot::Spawning(_))
     }
 
     /// When the next start may begin, if there is a pause.
     fn paused_until(&self) -> Option<Instant> {
-        match self.phase {
-            SpawnPhase::Idle => None,
-            SpawnPhase::Paused(until) => Some(until),
-            SpawnPhase::Spawning(until) => until,
+        match self.slot {
+            StartSlot::Idle => None,
+            StartSlot::Paused(until) => Some(until),
+            StartSlot::Spawning(until) => until,
         }
     }
 
     fn pause(&mut self) {
         let until = Instant::now() + RETRY;
-        self.phase = match self.phase {
-            SpawnPhase::Spawning(_) => SpawnPhase::Spawning(Some(until)),
-            _ => SpawnPhase::Paused(until),
+        self.slot = match self.slot {
+            StartSlot::Spawning(_) => StartSlot::Spawning(Some(until)),
+            _ => StartSlot::Paused(until),
         };
     }
 
     fn begin(&mut self) {
-        self.phase = SpawnPhase::Spawning(None);
+        self.slot = StartSlot::Spawning(None);
     }
 
     fn end(&mut self) {
-        self.phase = self.paused_until().map_or(SpawnPhase::Idle, SpawnPhase::Paused);
+        self.slot = self.paused_until().map_or(StartSlot::Idle, StartSlot::Paused);
     }
 
     pub(super) fn on_ready(&mut self) {
@@ -101,8 +101,8 @@ impl Scheduler {
         }
         let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
         let with_work = || {
-            let busy = accepting().filter(|worker| worker.in_flight() > 0).count();
-            busy + self.backlog.items(self.policy.workers)
+            let busy_workers = accepting().filter(|worker| worker.in_flight() > 0).count();
+            busy_workers + self.backlog.items(self.policy.workers)
         };
         let wanted = match self.phase {
             Phase::Ending { .. } | Phase::Ended => 0,
@@ -147,7 +147,7 @@ impl Scheduler {
         self.policy.min_workers = self.policy.min_workers.min(workers);
         self.retire_surplus();
         self.dispatch();
-        self.sleep.must_end = true;
+        self.sleep.wake_requested = true;
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl Scheduler {
         for worker in accepting.into_iter().take(surplus) {
             self.backlog.put_back(worker.retire());
             if worker.in_flight() == 0 {
-                self.sleep.must_end |= worker.shut_down();
+                self.sleep.wake_requested |= worker.shut_down();
             }
         }
     }
@@ -198,7 +198,7 @@ impl Scheduler {
             self.reap(worker);
         }
         for worker in &mut self.workers {
-            self.backlog.put_back(worker.end_overtime());
+            self.backlog.put_back(worker.enforce_time_limit());
         }
         self.poll();
         self.shut_down_idle_for_long();
@@ -210,7 +210,7 @@ impl Scheduler {
         };
         // A worker still being started is killed by `add`.
         let is_past = |time: Instant| time <= Instant::now();
-        let is_time = matches!(self.phase, Phase::Ending { kill: Some(kill), .. } if is_past(kill));
+        let is_time = matches!(self.phase, Phase::Ending { kill_at: Some(time), .. } if is_past(time));
         let is_over = may_end && self.workers.is_empty() && (!self.starts.is_spawning() || is_time);
         if is_over {
             self.policy.initializers.clear();
@@ -227,7 +227,7 @@ impl Scheduler {
         let gap = Duration::from_nanos(now.saturating_sub(before));
         if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(|worker| worker.in_flight() > 0) {
             let now = clock::nanos();
-            self.workers.iter_mut().for_each(|worker| worker.shift_clock(before, now));
+            self.workers.iter_mut().for_each(|worker| worker.exclude_time(before, now));
         }
     }
 
@@ -239,8 +239,8 @@ impl Scheduler {
             worker.end_if_due();
             worker.end_initializer();
             match self.phase {
-                Phase::Ending { kill, .. } if is_over(kill) => worker.kill(),
-                Phase::Ending { ask, .. } if is_over(ask) => worker.terminate(),
+                Phase::Ending { kill_at, .. } if is_over(kill_at) => worker.kill(),
+                Phase::Ending { terminate_at, .. } if is_over(terminate_at) => worker.terminate(),
                 _ => {}
             }
         }
@@ -248,16 +248,19 @@ impl Scheduler {
 
     /// When [`Scheduler::maintain`] has something to do that no event announces.
     pub(crate) fn next_step(&self) -> Option<Instant> {
-        let (ask, kill) = match self.phase {
-            Phase::Ending { ask, kill } => (ask, kill),
+        let (terminate_at, kill_at) = match self.phase {
+            Phase::Ending { terminate_at, kill_at } => (terminate_at, kill_at),
             _ => (None, None),
         };
         let now = Instant::now();
         let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
-        let timeouts = self.workers.iter().filter_map(|worker| worker.next_overtime_check(now));
+        let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
         let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
-        let times = [ask, kill, self.starts.paused_until()].into_iter().flatten().filter(|&time| time > now);
-        let watch = self.is_busy().then(|| now + CHECK_INTERVAL);
+        let times = [terminate_at, kill_at, self.starts.paused_until()]
+            .into_iter()
+            .flatten()
+            .filter(|&time| time > now);
+        let watch = self.has_work().then(|| now + CHECK_INTERVAL);
         kill_deadlines
             .chain(timeouts)
             .chain(initialized)
@@ -268,27 +271,27 @@ impl Scheduler {
             .min()
     }
 
-    /// Whether anything could be stuck.
-    fn is_busy(&self) -> bool {
+    /// Whether the pool has work that could be stuck.
+    fn has_work(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
         !self.backlog.is_empty() || self.has_pinned || !self.workers.iter().all(is_idle)
     }
 
     /// Records and returns when the pool's thread must wake up.
     pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
-        self.sleep = Sleep { until: self.next_step(), must_end: false };
+        self.sleep = Sleep { until: self.next_step(), wake_requested: false };
         self.sleep.until
     }
 
     /// Whether the pool's thread would sleep past the next step.
-    pub(crate) fn would_oversleep(&mut self) -> bool {
-        self.next_step().is_some_and(|next| self.sleep.end_by(next))
+    pub(crate) fn sleeps_past_next_step(&mut self) -> bool {
+        self.next_step().is_some_and(|next| self.sleep.wake_by(next))
     }
 
     /// Whether the pool's thread must be woken for what callers do not handle: a time limit, or the exit of a
     /// worker.
     pub(crate) fn must_wake(&mut self) -> bool {
-        std::mem::take(&mut self.sleep.must_end)
+        std::mem::take(&mut self.sleep.wake_requested)
     }
 
     /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
@@ -309,10 +312,10 @@ impl Scheduler {
         }
         if failed_startup {
             self.starts.failures += 1;
-            let has_conditions = !self.policy.initializers.is_empty() || self.policy.memory_limit.is_some();
-            let cannot_live =
-                initializer_failed && has_conditions || error.is_start() && !self.starts.had_success;
-            if cannot_live || self.starts.failures >= MAX_STARTUP_FAILURES {
+            let has_setup = !self.policy.initializers.is_empty() || self.policy.memory_limit.is_some();
+            let is_permanent =
+                initializer_failed && has_setup || error.is_start() && !self.starts.had_success;
+            if is_permanent || self.starts.failures >= MAX_STARTUP_FAILURES {
                 self.fail(&error);
             } else if self.starts.failures > 1 {
                 self.starts.pause();
@@ -330,7 +333,7 @@ impl Scheduler {
         self.starts.end();
         let since = self.starts.refused.take().map_or_else(Instant::now, |(since, _)| since);
         self.starts.refused = Some((since, error));
-        if let Some(error) = self.lasting_refusal().cloned() {
+        if let Some(error) = self.persistent_spawn_error().cloned() {
             if error.os_error().is_some() {
                 self.fail_waiting(&error);
             } else {
@@ -340,7 +343,7 @@ impl Scheduler {
         self.starts.pause();
     }
 
-    pub(super) fn lasting_refusal(&self) -> Option<&Error> {
+    pub(super) fn persistent_spawn_error(&self) -> Option<&Error> {
         let (since, error) = self.starts.refused.as_ref()?;
         (self.workers.is_empty() && since.elapsed() >= GIVE_UP).then_some(error)
     }

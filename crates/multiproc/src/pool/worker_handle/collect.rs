@@ -5,7 +5,7 @@ use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
 use crate::ipc::packet::OnShortage;
 use crate::pool::call::ResultBatch;
-use crate::pool::worker_handle::in_flight::Completed;
+use crate::pool::worker_handle::in_flight::CompletedSpan;
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
 
 impl WorkerHandle {
@@ -24,11 +24,11 @@ impl WorkerHandle {
 
     /// Takes completed results that are not visible, and then requests a flush.
     pub(crate) fn take_unflushed(&mut self) -> bool {
-        let held = self.may_have_unflushed() && self.take_results(Scope::Unflushed);
-        if held {
+        let taken = self.may_have_unflushed() && self.take_results(Scope::Unflushed);
+        if taken {
             self.rings.request_flush();
         }
-        held
+        taken
     }
 
     /// Checks the worker's words in shared memory against what the pool knows. If there is no progress since
@@ -42,8 +42,8 @@ impl WorkerHandle {
             return self.protocol_error(error);
         }
         let taken = self.rings.results_taken();
-        let is_still = std::mem::replace(&mut self.checked_at, taken) == taken;
-        if !is_still || self.is_idle() {
+        let no_progress = std::mem::replace(&mut self.results_at_check, taken) == taken;
+        if !no_progress || self.is_idle() {
             return false;
         }
         self.rings.notify_again();
@@ -53,7 +53,7 @@ impl WorkerHandle {
     /// Takes the results of a scope; returns whether there were any.
     pub(super) fn take_results(&mut self, scope: Scope) -> bool {
         if self.is_cancelled() {
-            return false; // the canceller was told that there is no result
+            return false; // `cancel` has returned that there is no result
         }
         let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {
@@ -67,25 +67,25 @@ impl WorkerHandle {
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
-        let finished = match self.rings.take_results(scope) {
-            Ok(Some(finished)) if finished.count <= self.in_flight.count() => finished,
+        let taken = match self.rings.take_results(scope) {
+            Ok(Some(taken)) if taken.count <= self.in_flight.count() => taken,
             Ok(None) => return false,
             Ok(Some(_)) => {
                 return self.protocol_error(Error::decode("results", "there are more than items in flight"));
             }
             Err(error) => return self.protocol_error(error),
         };
-        let count = finished.count;
+        let count = taken.count;
         if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
-            call.learn_cost(count, finished.nanos);
+            call.learn_cost(count, taken.nanos);
         }
-        if finished.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
-            self.deliver_singly(finished.results, count, number, scope);
+        if taken.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
+            self.deliver_singly(taken.results, count, number, scope);
         } else {
-            self.deliver(finished.results, count);
+            self.deliver(taken.results, count);
         }
         self.full = false;
-        self.progress.on_results();
+        self.stall_detector.on_results();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         true
     }
@@ -100,19 +100,19 @@ impl WorkerHandle {
     fn deliver(&mut self, mut results: Frames, count: u32) {
         let done = self.complete(count);
         let Some((call, ..)) = done.first() else { return };
-        let runs: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
-        if runs.is_sorted() {
-            return call.deliver(ResultBatch::Results { runs, results });
+        let spans: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
+        if spans.is_sorted() {
+            return call.deliver(ResultBatch::Results { spans, results });
         }
         // Some were revoked from another worker, and came here after items that follow them in the input.
-        for (first, count) in runs {
-            let mut run = Vec::new();
+        for (first, count) in spans {
+            let mut span = Vec::new();
             for _ in 0..count {
                 if let Some((kind, frame)) = results.next() {
-                    add_frame(&mut run, kind, frame);
+                    add_frame(&mut span, kind, frame);
                 }
             }
-            call.deliver(ResultBatch::Results { runs: vec![(first, count)], results: Frames::new(run) });
+            call.deliver(ResultBatch::Results { spans: vec![(first, count)], results: Frames::new(span) });
         }
     }
 
@@ -152,12 +152,12 @@ impl WorkerHandle {
         if scope != Scope::Completed {
             match self.rings.receive(number, OnShortage::Leave) {
                 Err(error) if error.is_shortage_of_descriptors() => {
-                    if self.shortage.meet() {
+                    if self.shortage.record_failure() {
                         return None;
                     }
                 }
                 received => {
-                    self.shortage.end();
+                    self.shortage.record_success();
                     return Some(received);
                 }
             }
@@ -166,7 +166,7 @@ impl WorkerHandle {
     }
 
     /// Completes the first `count` items.
-    fn complete(&mut self, count: u32) -> Vec<Completed> {
+    fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
         let done = self.in_flight.complete(count);
         self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
         done

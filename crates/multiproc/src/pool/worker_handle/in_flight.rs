@@ -12,7 +12,7 @@ use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
 pub(crate) struct InFlight {
-    runs: VecDeque<Run>,
+    spans: VecDeque<Span>,
     /// The number of items.
     count: u32,
     /// The shortest time limit of any item; `None` without limits.
@@ -20,7 +20,7 @@ pub(crate) struct InFlight {
 }
 
 /// Consecutive items of one call in a worker's rings.
-struct Run {
+struct Span {
     call: Arc<Call>,
     /// The input index of the first item.
     first: u64,
@@ -36,7 +36,7 @@ struct Run {
 }
 
 /// Items with a result: their call, the input index of the first, and their number.
-pub(crate) type Completed = (Arc<Call>, u64, u32);
+pub(crate) type CompletedSpan = (Arc<Call>, u64, u32);
 
 impl InFlight {
     pub(crate) fn count(&self) -> u32 {
@@ -45,41 +45,41 @@ impl InFlight {
 
     /// The number of items that can be revoked: all but out-of-line ones.
     pub(crate) fn revocable(&self) -> u32 {
-        let messages = self.runs.iter().filter(|run| run.message.is_some() && run.left() > 0).count();
+        let messages = self.spans.iter().filter(|span| span.message.is_some() && span.left() > 0).count();
         self.count.saturating_sub(u32::try_from(messages).unwrap_or(u32::MAX))
     }
 
     /// The call of the oldest item.
     pub(crate) fn front(&self) -> Option<&Arc<Call>> {
-        self.runs.front().map(|run| &run.call)
+        self.spans.front().map(|span| &span.call)
     }
 
     /// The call of the newest item.
     pub(crate) fn back(&self) -> Option<&Arc<Call>> {
-        self.runs.back().map(|run| &run.call)
+        self.spans.back().map(|span| &span.call)
     }
 
     /// The ring position from which bytes must be kept.
     pub(crate) fn start(&self) -> Option<u32> {
-        self.runs.front().map(|run| run.start)
+        self.spans.front().map(|span| span.start)
     }
 
     pub(crate) fn are_of(&self, call: &Arc<Call>) -> bool {
-        self.runs.iter().any(|run| Arc::ptr_eq(&run.call, call))
+        self.spans.iter().any(|span| Arc::ptr_eq(&span.call, call))
     }
 
     /// Whether the first `count` items are of one call.
     pub(crate) fn are_of_one_call(&self, count: u32) -> bool {
-        let Some(first) = self.runs.front() else { return true };
+        let Some(first) = self.spans.front() else { return true };
         let mut left = count;
-        for run in &self.runs {
+        for span in &self.spans {
             if left == 0 {
                 break;
             }
-            if !Arc::ptr_eq(&run.call, &first.call) {
+            if !Arc::ptr_eq(&span.call, &first.call) {
                 return false;
             }
-            left = left.saturating_sub(run.left());
+            left = left.saturating_sub(span.left());
         }
         true
     }
@@ -94,43 +94,43 @@ impl InFlight {
     /// An item with descriptors may not: the pool closed them when it was claimed, and the peer has seen
     /// that.
     pub(crate) fn may_front_run_again(&self) -> bool {
-        self.runs.front().is_some_and(|run| {
-            run.deaths.len() < usize::try_from(run.call.options.retries).unwrap_or(usize::MAX)
-                && !run.call.is_abandoned()
-                && run.message.as_ref().is_none_or(|message| !message.had_descriptors())
+        self.spans.front().is_some_and(|span| {
+            span.deaths.len() < usize::try_from(span.call.options.retries).unwrap_or(usize::MAX)
+                && !span.call.is_abandoned()
+                && span.message.as_ref().is_none_or(|message| !message.had_descriptors())
         })
     }
 
     /// The number of consecutive items at the front with a common history, and the deaths of workers that ran
     /// them before.
     pub(crate) fn front_deaths(&self) -> Option<(u32, &[Error])> {
-        self.runs.front().map(|run| (run.left(), &run.deaths[..]))
+        self.spans.front().map(|span| (span.left(), &span.deaths[..]))
     }
 
     /// Adds the first `count` items of a chunk, which begin at `start` in the ring. Takes the message of an
     /// out-of-line item.
     pub(crate) fn add(&mut self, chunk: &mut Chunk, count: u32, start: u32) {
-        let run = Run::new(chunk, count, start);
+        let span = Span::new(chunk, count, start);
         self.count += count;
-        self.least_timeout = self.least_timeout.into_iter().chain(run.call.options.timeout).min();
-        match self.runs.back_mut() {
-            Some(last) if last.continues_with(&run) => last.count += count,
-            _ => self.runs.push_back(run),
+        self.least_timeout = self.least_timeout.into_iter().chain(span.call.options.timeout).min();
+        match self.spans.back_mut() {
+            Some(last) if last.continues_with(&span) => last.count += count,
+            _ => self.spans.push_back(span),
         }
     }
 
     /// Removes the first `count` items.
-    pub(crate) fn complete(&mut self, count: u32) -> Vec<Completed> {
+    pub(crate) fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
         let mut done = Vec::with_capacity(1);
         let mut left = count.min(self.count);
-        self.revoke(left);
-        while let Some(run) = self.runs.front_mut().filter(|_| left > 0) {
-            let some = left.min(run.left());
-            done.push((Arc::clone(&run.call), run.first + u64::from(run.done), some));
-            run.done += some;
+        self.subtract(left);
+        while let Some(span) = self.spans.front_mut().filter(|_| left > 0) {
+            let some = left.min(span.left());
+            done.push((Arc::clone(&span.call), span.first + u64::from(span.done), some));
+            span.done += some;
             left -= some;
-            if run.left() == 0 {
-                let message = self.runs.pop_front().and_then(|run| run.message);
+            if span.left() == 0 {
+                let message = self.spans.pop_front().and_then(|span| span.message);
                 message.into_iter().for_each(Message::recycle);
             }
         }
@@ -141,22 +141,22 @@ impl InFlight {
     pub(crate) fn reclaim(&mut self, count: u32, rings: &PoolSide) -> (Vec<Chunk>, u32) {
         let mut chunks = VecDeque::new();
         let mut left = count.min(self.count);
-        self.revoke(left);
+        self.subtract(left);
         let mut position = rings.position();
-        while let Some(run) = self.runs.back_mut().filter(|_| left > 0) {
-            let some = left.min(run.left());
-            let (chunk, start) = run.cut(some, rings);
+        while let Some(span) = self.spans.back_mut().filter(|_| left > 0) {
+            let some = left.min(span.left());
+            let (chunk, start) = span.split_off_back(some, rings);
             chunks.push_front(chunk);
             position = start;
             left -= some;
-            if run.left() == 0 {
-                self.runs.pop_back();
+            if span.left() == 0 {
+                self.spans.pop_back();
             }
         }
         (chunks.into(), position)
     }
 
-    fn revoke(&mut self, count: u32) {
+    fn subtract(&mut self, count: u32) {
         self.count -= count;
         if self.count == 0 {
             self.least_timeout = None; // otherwise it stays a lower bound
@@ -165,18 +165,18 @@ impl InFlight {
 
     /// Closes the first item's descriptors.
     pub(crate) fn drop_descriptors(&mut self) {
-        if let Some(message) = self.runs.front_mut().and_then(|run| run.message.as_mut()) {
+        if let Some(message) = self.spans.front_mut().and_then(|span| span.message.as_mut()) {
             message.drop_descriptors();
         }
     }
 
     /// Whether the first item is out of line.
     pub(crate) fn is_front_message(&self) -> bool {
-        self.runs.front().is_some_and(|run| run.message.is_some())
+        self.spans.front().is_some_and(|span| span.message.is_some())
     }
 }
 
-impl Run {
+impl Span {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
         let message = match &mut chunk.body {
@@ -196,7 +196,7 @@ impl Run {
         self.count - self.done
     }
 
-    /// Whether `next` can be merged into this run. Runs stay short, since the ring bytes of a run are
+    /// Whether `next` can be merged into this span. Spans stay short, since the ring bytes of a span are
     /// released together.
     fn continues_with(&self, next: &Self) -> bool {
         let is_message = self.message.is_some() || next.message.is_some();
@@ -207,7 +207,7 @@ impl Run {
     }
 
     /// Splits the last `count` items off; returns them and their position in the ring.
-    fn cut(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
+    fn split_off_back(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
         let mut frames = Vec::new();

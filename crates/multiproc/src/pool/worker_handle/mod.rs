@@ -4,9 +4,9 @@ mod collect;
 mod in_flight;
 mod phase;
 mod pinned;
-mod progress;
 mod shortage;
 mod shutdown;
+mod stall;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
 use self::pinned::Pinned;
-use self::progress::{Pace, Progress};
 use self::shortage::Shortage;
+use self::stall::{Stall, StallDetector};
 use super::worker_main::{WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
@@ -56,11 +56,11 @@ pub(crate) struct WorkerHandle {
     /// first.
     unreceived: Option<(Frames, u32, u32)>,
     shortage: Shortage,
-    progress: Progress,
+    stall_detector: StallDetector,
     /// The number of results at which an item was seen running, and since when.
     seen_running: Option<(u32, Instant)>,
     /// The number of results taken at the last [`check`](WorkerHandle::check).
-    checked_at: u32,
+    results_at_check: u32,
     /// A dispatch has woken it.
     woken: bool,
     /// Since when it has had no items, if that was asked for.
@@ -139,9 +139,9 @@ impl WorkerHandle {
             full: false,
             unreceived: None,
             shortage: Shortage::default(),
-            progress: Progress::default(),
+            stall_detector: StallDetector::default(),
             seen_running: None,
-            checked_at: 0,
+            results_at_check: 0,
             woken: false,
             idle_since: Cell::new(None),
             phase: WorkerPhase::Running,
@@ -207,13 +207,13 @@ impl WorkerHandle {
             && self.accepts_work()
             && self.pinned.is_empty()
             && !self.full
-            && !self.progress.is_paused()
+            && !self.stall_detector.is_paused()
             && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
-        self.ready && self.accepts_work() && !self.progress.is_paused() && has_nothing
+        self.ready && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
     }
 
     /// Moves up to `most` items of a chunk to the worker.
@@ -247,7 +247,7 @@ impl WorkerHandle {
     fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
         match sent {
             Ok(Sent::Done) => {
-                self.shortage.end();
+                self.shortage.record_success();
                 self.submit(chunk, 1, start)
             }
             Ok(Sent::TimedOut) => Dispatched::WouldBlock,
@@ -255,7 +255,7 @@ impl WorkerHandle {
                 self.fail_worker(Error::new(Cause::SocketClosed));
                 Dispatched::Full
             }
-            Err(error) if error.is_shortage_of_descriptors() && self.shortage.meet() => {
+            Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {
                 Dispatched::WouldBlock
             }
             Err(error) => Dispatched::Failed(error),
@@ -287,7 +287,7 @@ impl WorkerHandle {
                 return Dispatched::Full;
             }
         }
-        self.progress.on_submit(self.in_flight.count() == 0);
+        self.stall_detector.on_submit(self.in_flight.count() == 0);
         self.in_flight.add(chunk, count, start);
         Dispatched::Accepted
     }
@@ -295,7 +295,7 @@ impl WorkerHandle {
     /// Revokes up to `most` unclaimed items and returns them in input order.
     ///
     /// An out-of-line item cannot be revoked: its descriptors are in transit, and would keep a queue open
-    /// there. Such an item is only given to an idle worker, so it is claimed at once.
+    /// there. Such an item is only dispatched to an idle worker, so it is claimed at once.
     pub(crate) fn revoke(&mut self, most: u32) -> Vec<Chunk> {
         let count = self.rings.revoke(most.min(self.in_flight.revocable())).unwrap_or_else(|error| {
             self.fail_worker(error);
@@ -304,30 +304,30 @@ impl WorkerHandle {
         self.reclaim(count)
     }
 
-    /// Revokes its unclaimed items if it has shown no result since the last call. So tasks begin in the order
-    /// of submission, however long one of them takes, and none stays with a stopped worker. The only worker
-    /// of a pool keeps its items.
-    pub(crate) fn make_way(&mut self, has_others: bool) -> Vec<Chunk> {
-        let was_quiet = self.progress.check(has_others && self.in_flight.count() > 0);
-        if !has_others || !was_quiet || self.progress.all_claimed || self.pending(true) == 0 {
+    /// Revokes its unclaimed items if it has stalled: it has shown no result since the last call. So tasks
+    /// begin in the order of submission, however long one of them takes, and none stays with a stopped
+    /// worker. The only worker of a pool keeps its items.
+    pub(crate) fn revoke_if_stalled(&mut self, has_others: bool) -> Vec<Chunk> {
+        let was_stalled = self.stall_detector.check(has_others && self.in_flight.count() > 0);
+        if !has_others || !was_stalled || self.stall_detector.all_claimed || self.pending(true) == 0 {
             return Vec::new();
         }
         let chunks = self.revoke(u32::MAX);
         if !chunks.is_empty() {
-            self.progress.pace = Pace::Paused;
+            self.stall_detector.stall = Stall::Paused;
         }
-        self.progress.may_be_stopped |= self.in_flight.count() == 0;
+        self.stall_detector.may_be_stopped |= self.in_flight.count() == 0;
         chunks
     }
 
     /// The number of items that it has not begun. A single one will be claimed soon; the shared word is then
-    /// read only if it `is_late`. Likewise the rest of a run of claimed items counts only if it is late, or
+    /// read only if it `is_exact`. Likewise the rest of a run of claimed items counts only then, or if
     /// nothing else is left.
-    pub(crate) fn pending(&mut self, is_late: bool) -> u32 {
-        if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_late) {
+    pub(crate) fn pending(&mut self, is_exact: bool) -> u32 {
+        if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_exact) {
             return 0;
         }
-        let unclaimed = if is_late { Ok(0) } else { self.rings.unclaimed() };
+        let unclaimed = if is_exact { Ok(0) } else { self.rings.unclaimed() };
         let pending = match unclaimed {
             Ok(0) => self.rings.pending(),
             unclaimed => unclaimed,
@@ -336,22 +336,22 @@ impl WorkerHandle {
             self.fail_worker(error);
             0
         });
-        self.progress.all_claimed |= pending == 0;
+        self.stall_detector.all_claimed |= pending == 0;
         pending.min(self.in_flight.count())
     }
 
     /// Whether it may be stopped. It then gets work only when the others have enough, and can show that it
     /// runs.
     pub(crate) fn may_be_stopped(&self) -> bool {
-        self.progress.may_be_stopped
+        self.stall_detector.may_be_stopped
     }
 
     /// Whether items may stay unclaimed there, or it is paused because some did.
     pub(crate) fn may_be_stuck(&self, has_others: bool) -> bool {
         if has_others && self.in_flight.count() > 0 {
-            !self.progress.all_claimed
+            !self.stall_detector.all_claimed
         } else {
-            self.progress.is_paused()
+            self.stall_detector.is_paused()
         }
     }
 

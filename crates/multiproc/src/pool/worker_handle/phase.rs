@@ -8,7 +8,7 @@ use crate::error::{Cause, Error};
 const EXIT_GRACE: Duration = Duration::from_secs(1);
 
 /// ```text
-/// Running ─▶ Retired ─▶ HungUp ─▶ Leaving ─▶ Killed ─▶ reaped
+/// Running ─▶ Retired ─▶ HungUp ─▶ ShuttingDown ─▶ Killed ─▶ reaped
 /// ```
 /// Each step may be skipped, none is taken back, and a worker can exit in any phase.
 pub(super) enum WorkerPhase {
@@ -19,11 +19,11 @@ pub(super) enum WorkerPhase {
     /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed
     /// another program, or closed descriptors that are not its own.
     HungUp { kill_at: Instant },
-    /// It was told to exit: by closed rings, and by SIGTERM if it `was_terminated`. No instant is one beyond
-    /// the range of the clock.
-    Leaving { kill_at: Option<Instant>, was_terminated: bool },
+    /// Told to exit: the rings are closed, and if `was_terminated` SIGTERM was sent. `kill_at` is `None` if
+    /// it is beyond the clock's range.
+    ShuttingDown { kill_at: Option<Instant>, was_terminated: bool },
     /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it.
-    Killed { cause: Option<Error>, was_leaving: bool },
+    Killed { cause: Option<Error>, was_shutting_down: bool },
 }
 
 impl WorkerPhase {
@@ -42,7 +42,7 @@ impl WorkerPhase {
     }
 
     pub(super) fn was_told_to_exit(&self) -> bool {
-        matches!(self, Self::Leaving { .. } | Self::Killed { was_leaving: true, .. })
+        matches!(self, Self::ShuttingDown { .. } | Self::Killed { was_shutting_down: true, .. })
     }
 
     /// Why the pool has killed it.
@@ -54,7 +54,7 @@ impl WorkerPhase {
     pub(super) fn kill_at(&self) -> Option<Instant> {
         match self {
             Self::HungUp { kill_at } => Some(*kill_at),
-            Self::Leaving { kill_at, .. } => *kill_at,
+            Self::ShuttingDown { kill_at, .. } => *kill_at,
             Self::Running | Self::Retired | Self::Killed { .. } => None,
         }
     }
@@ -63,7 +63,7 @@ impl WorkerPhase {
         let latest = Instant::now() + EXIT_GRACE;
         match self {
             Self::Running | Self::Retired => *self = Self::HungUp { kill_at: latest },
-            Self::Leaving { kill_at, .. } => {
+            Self::ShuttingDown { kill_at, .. } => {
                 *kill_at = kill_at.take().into_iter().chain([latest]).min();
             }
             Self::HungUp { .. } | Self::Killed { .. } => {}
@@ -71,38 +71,38 @@ impl WorkerPhase {
     }
 
     /// Gives the worker this time to exit; returns whether that is new.
-    pub(super) fn leave(&mut self, timeout: Duration) -> bool {
+    pub(super) fn begin_shutdown(&mut self, timeout: Duration) -> bool {
         let is_new = matches!(self, Self::Running | Self::Retired | Self::HungUp { .. });
         if is_new {
             let latest = Instant::now().checked_add(timeout);
             let kill_at = self.kill_at().into_iter().chain(latest).min();
-            *self = Self::Leaving { kill_at, was_terminated: false };
+            *self = Self::ShuttingDown { kill_at, was_terminated: false };
         }
         is_new
     }
 
     /// Returns whether to send SIGTERM now.
     pub(super) fn terminate(&mut self, timeout: Duration) -> bool {
-        self.leave(timeout);
+        self.begin_shutdown(timeout);
         match self {
-            Self::Leaving { was_terminated, .. } => !std::mem::replace(was_terminated, true),
+            Self::ShuttingDown { was_terminated, .. } => !std::mem::replace(was_terminated, true),
             _ => false,
         }
     }
 
     /// Records why the worker is killed, unless a cause is known. Returns whether to send SIGKILL now.
     pub(super) fn kill(&mut self, why: Option<Error>) -> bool {
-        let was_leaving = self.was_told_to_exit();
+        let was_shutting_down = self.was_told_to_exit();
         if let Self::Killed { cause, .. } = self {
             *cause = cause.take().or(why);
             return false;
         }
-        *self = Self::Killed { cause: why, was_leaving };
+        *self = Self::Killed { cause: why, was_shutting_down };
         true
     }
 
     /// As [`kill`](Self::kill), at the [time to do so](Self::kill_at).
-    pub(super) fn expire(&mut self) -> bool {
+    pub(super) fn kill_at_deadline(&mut self) -> bool {
         let is_lost = matches!(self, Self::HungUp { .. });
         self.kill(is_lost.then(|| Error::new(Cause::SocketClosed)))
     }
@@ -119,10 +119,15 @@ mod tests {
         let mut phase = WorkerPhase::Running;
         phase.hang_up();
         assert!(!phase.is_running() && phase.kill_at().is_some() && !phase.was_told_to_exit());
-        assert!(phase.leave(TIMEOUT) && !phase.leave(TIMEOUT));
-        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "leaving has put the end off");
+        assert!(phase.begin_shutdown(TIMEOUT) && !phase.begin_shutdown(TIMEOUT));
+        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "the shutdown has put the kill off");
         assert!(phase.terminate(TIMEOUT) && !phase.terminate(TIMEOUT));
-        assert!(phase.kill(None) && !phase.kill(None) && !phase.leave(TIMEOUT) && !phase.terminate(TIMEOUT));
+        assert!(
+            phase.kill(None)
+                && !phase.kill(None)
+                && !phase.begin_shutdown(TIMEOUT)
+                && !phase.terminate(TIMEOUT)
+        );
         phase.hang_up();
         assert!(phase.was_told_to_exit() && phase.kill_at().is_none() && phase.failure().is_none());
     }
@@ -132,7 +137,7 @@ mod tests {
         let mut phase = WorkerPhase::Running;
         phase.retire();
         assert!(phase.is_retired() && !phase.is_running() && !phase.was_told_to_exit());
-        assert!(phase.leave(TIMEOUT) && !phase.is_retired());
+        assert!(phase.begin_shutdown(TIMEOUT) && !phase.is_retired());
         phase.retire();
         assert!(phase.was_told_to_exit());
     }
@@ -141,7 +146,7 @@ mod tests {
     fn the_first_cause_counts() {
         let mut phase = WorkerPhase::Running;
         assert!(phase.kill(Some(Error::new(Cause::Cancelled))));
-        assert!(!phase.expire() && !phase.kill(Some(Error::new(Cause::SocketClosed))));
+        assert!(!phase.kill_at_deadline() && !phase.kill(Some(Error::new(Cause::SocketClosed))));
         assert!(phase.failure().unwrap().is_cancelled() && !phase.was_told_to_exit());
     }
 
@@ -149,10 +154,10 @@ mod tests {
     fn a_worker_that_hangs_up_and_lives_has_lost_its_link() {
         let mut phase = WorkerPhase::Running;
         phase.hang_up();
-        assert!(phase.expire() && phase.failure().unwrap().kind() == crate::error::ErrorKind::Died);
+        assert!(phase.kill_at_deadline() && phase.failure().unwrap().kind() == crate::error::ErrorKind::Died);
         let mut phase = WorkerPhase::Running;
-        assert!(phase.leave(Duration::MAX) && phase.kill_at().is_none());
+        assert!(phase.begin_shutdown(Duration::MAX) && phase.kill_at().is_none());
         phase.hang_up();
-        assert!(phase.kill_at().is_some() && phase.expire() && phase.failure().is_none());
+        assert!(phase.kill_at().is_some() && phase.kill_at_deadline() && phase.failure().is_none());
     }
 }

@@ -11,7 +11,7 @@ pub(crate) struct Shortage(Option<(Instant, Instant)>);
 
 impl Shortage {
     /// Records a failure; returns whether to retry.
-    pub(crate) fn meet(&mut self) -> bool {
+    pub(crate) fn record_failure(&mut self) -> bool {
         let now = Instant::now();
         let first = match self.0 {
             Some((first, last)) if now.duration_since(last) < SHORTAGE_LIMIT => first,
@@ -22,7 +22,7 @@ impl Shortage {
     }
 
     /// Records a success.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn record_success(&mut self) {
         self.0 = None;
     }
 }

@@ -35,8 +35,8 @@ pub(crate) struct WorkerExit {
 /// From then on the worker can claim nothing, and the item that a last poll shows running is the one that the
 /// kill hits, if any.
 impl WorkerHandle {
-    /// Kills the worker if it has claimed the single item of this call and not finished it; returns whether
-    /// it did. The item then counts as cancelled, even if it finishes before the kill.
+    /// Kills the worker if it has claimed the single item of this call and not completed it; returns
+    /// whether it did. The item then counts as cancelled, even if it completes before the kill.
     ///
     /// Call [`revoke`](WorkerHandle::revoke) before. (An out-of-line item cannot be revoked, and counts as
     /// claimed.)
@@ -58,7 +58,7 @@ impl WorkerHandle {
     }
 
     /// Kills the worker if its item exceeds its time limit; returns what it had not claimed.
-    pub(crate) fn end_overtime(&mut self) -> Vec<Chunk> {
+    pub(crate) fn enforce_time_limit(&mut self) -> Vec<Chunk> {
         let Some(least) = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none()) else {
             return Vec::new();
         };
@@ -66,19 +66,19 @@ impl WorkerHandle {
             return Vec::new();
         }
         self.take_results(Scope::Completed);
-        if self.overtime().is_none() {
+        if self.exceeded_limit().is_none() {
             return Vec::new();
         }
         let rest = self.revoke(u32::MAX);
         self.take_results(Scope::Completed);
-        if let Some(timeout) = self.overtime() {
-            self.fail_worker(Error::new(Cause::Overtime(timeout)));
+        if let Some(timeout) = self.exceeded_limit() {
+            self.fail_worker(Error::new(Cause::TimeLimit(timeout)));
         }
         rest
     }
 
     /// The time limit of the running item, if it is exceeded. All results must have been taken.
-    fn overtime(&mut self) -> Option<Duration> {
+    fn exceeded_limit(&mut self) -> Option<Duration> {
         let timeout = self.in_flight.front()?.options.timeout?;
         (self.running_for()? >= timeout).then_some(timeout)
     }
@@ -88,7 +88,7 @@ impl WorkerHandle {
     fn running_for(&mut self) -> Option<Duration> {
         let number = self.rings.results_taken();
         let has_claimed = self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count());
-        let runs = has_claimed && !self.rings.has_finished();
+        let runs = has_claimed && !self.rings.has_completed();
         let before = self.seen_running.filter(|&(seen, _)| seen == number);
         self.seen_running = runs.then(|| before.unwrap_or_else(|| (number, Instant::now())));
         self.rings.running_for().max(self.seen_running.map(|(_, since)| since.elapsed()))
@@ -96,19 +96,19 @@ impl WorkerHandle {
 
     /// The item was stopped together with the pool for some of the time between these instants of the
     /// [`clock`](crate::sys::clock::nanos), which does not count.
-    pub(crate) fn shift_clock(&mut self, from: u64, until: u64) {
-        self.rings.shift_clock(from, until);
+    pub(crate) fn exclude_time(&mut self, from: u64, until: u64) {
+        self.rings.exclude_time(from, until);
         self.seen_running = None;
     }
 
     /// When to check the time limit of the running item next.
-    pub(crate) fn next_overtime_check(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_time_limit_check(&self, now: Instant) -> Option<Instant> {
         let least = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none())?;
         let Some(time) = self.rings.running_for() else {
             return now.checked_add(least); // no later item can exceed its limit sooner
         };
         // The oldest item is the running one only if all completed results were taken.
-        let running = self.in_flight.front().filter(|_| !self.rings.has_finished());
+        let running = self.in_flight.front().filter(|_| !self.rings.has_completed());
         let timeout = running.and_then(|call| call.options.timeout).unwrap_or(least);
         now.checked_add(timeout.saturating_sub(time).min(least)) // the item with that limit may begin now
     }
@@ -144,12 +144,14 @@ impl WorkerHandle {
 
     /// Checks its liveness socket, and kills it if it should have exited.
     pub(crate) fn end_if_due(&mut self) {
-        if matches!(self.phase, WorkerPhase::Running | WorkerPhase::Retired | WorkerPhase::Leaving { .. })
-            && self.spawned.child.has_hung_up()
+        if matches!(
+            self.phase,
+            WorkerPhase::Running | WorkerPhase::Retired | WorkerPhase::ShuttingDown { .. }
+        ) && self.spawned.child.has_hung_up()
         {
             self.phase.hang_up();
         }
-        if self.kill_at().is_some_and(|time| time <= Instant::now()) && self.phase.expire() {
+        if self.kill_at().is_some_and(|time| time <= Instant::now()) && self.phase.kill_at_deadline() {
             self.spawned.child.kill();
         }
     }
@@ -157,7 +159,7 @@ impl WorkerHandle {
     /// Tells it to exit if it has nothing in flight and nothing pinned; returns whether that is new.
     pub(crate) fn shut_down(&mut self) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
-        let is_new = has_nothing && self.phase.leave(self.shutdown_timeout);
+        let is_new = has_nothing && self.phase.begin_shutdown(self.shutdown_timeout);
         if is_new {
             self.rings.close();
         }
@@ -173,7 +175,7 @@ impl WorkerHandle {
 
     /// Sends SIGKILL, once.
     pub(crate) fn kill(&mut self) {
-        self.phase.leave(self.shutdown_timeout);
+        self.phase.begin_shutdown(self.shutdown_timeout);
         if self.phase.kill(None) {
             self.spawned.child.kill();
         }
@@ -206,11 +208,11 @@ impl WorkerHandle {
             rest.splice(0..0, again);
         }
         self.fail(self.in_flight.count(), &error);
-        let unasked = !self.phase.was_told_to_exit();
+        let unexpected = !self.phase.was_told_to_exit();
         WorkerExit {
             error,
-            failed_startup: !self.ready && unasked,
-            exited_early: unasked && self.completed == 0 && self.started_at.elapsed() < EARLY_EXIT,
+            failed_startup: !self.ready && unexpected,
+            exited_early: unexpected && self.completed == 0 && self.started_at.elapsed() < EARLY_EXIT,
             initializer_failed,
             rest,
         }

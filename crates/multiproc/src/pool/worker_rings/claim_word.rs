@@ -15,8 +15,8 @@ use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Ordering, Relaxe
 /// The pool's own counts, with which the word must agree.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
-    /// At least this many items are claimed: they have results.
-    pub(crate) finished: u32,
+    /// The number of results that the pool has taken. At least this many items are claimed.
+    pub(crate) taken: u32,
     /// The number of submitted items, which only the pool changes.
     pub(crate) submitted: u32,
 }
@@ -25,8 +25,8 @@ impl Known {
     /// The number of claimed items by this word; `None` if the worker has overwritten it.
     fn claimed(self, word: u64) -> Option<u32> {
         let (claimed, submitted) = split_u64(word);
-        let most = self.submitted.wrapping_sub(self.finished);
-        (submitted == self.submitted && claimed.wrapping_sub(self.finished) <= most).then_some(claimed)
+        let most = self.submitted.wrapping_sub(self.taken);
+        (submitted == self.submitted && claimed.wrapping_sub(self.taken) <= most).then_some(claimed)
     }
 }
 
@@ -90,13 +90,13 @@ pub(crate) fn revoke_run(
     most: u32,
     completed: impl Fn() -> u32,
 ) -> Option<u32> {
-    revoke_beyond(word, known, most, |claimed| begun(claimed, known.finished, completed()))
+    revoke_beyond(word, known, most, |claimed| begun(claimed, known.taken, completed()))
 }
 
 /// The number of items that the worker may have begun, of those that it has claimed: it claims a further one
 /// only when it has completed all before.
-pub(crate) fn begun(claimed: u32, finished: u32, completed: u32) -> u32 {
-    let is_ahead = claimed.wrapping_sub(finished) > completed.wrapping_sub(finished);
+pub(crate) fn begun(claimed: u32, taken: u32, completed: u32) -> u32 {
+    let is_ahead = claimed.wrapping_sub(taken) > completed.wrapping_sub(taken);
     if is_ahead { completed.wrapping_add(1) } else { claimed }
 }
 
@@ -105,8 +105,8 @@ fn revoke_beyond(word: &AtomicU64, known: Known, most: u32, begun: impl Fn(u32) 
     exchange(word, known, AcqRel, |claimed| {
         count = known.submitted.wrapping_sub(begun(claimed)).min(most);
         let submitted = known.submitted.wrapping_sub(count);
-        let left = claimed.wrapping_sub(known.finished).min(submitted.wrapping_sub(known.finished));
-        join_u64(known.finished.wrapping_add(left), submitted)
+        let left = claimed.wrapping_sub(known.taken).min(submitted.wrapping_sub(known.taken));
+        join_u64(known.taken.wrapping_add(left), submitted)
     })?;
     Some(count)
 }

@@ -15,8 +15,17 @@ use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
 
 /// The words that the other side reads, but for the claim word.
-const WORDS: [usize; 9] =
-    [COMPLETED, VISIBLE, BUSY, CLOCK_INTERVAL, OUT_OF_LINE_COUNT, TAKEN, REQUESTS, ITEMS_EVENT, ROOM_EVENT];
+const WORDS: [usize; 9] = [
+    COMPLETED,
+    VISIBLE,
+    RUN_TIME,
+    CLOCK_INTERVAL,
+    OUT_OF_LINE_COUNT,
+    RESULTS_TAKEN,
+    REQUESTS,
+    ITEMS_EVENT,
+    ROOM_EVENT,
+];
 
 fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
     for (index, word) in words {
@@ -75,9 +84,9 @@ proptest! {
         }
 
         for scope in [Scope::Visible, Scope::Unflushed, Scope::Completed, Scope::Completed] {
-            if let Ok(Some(finished)) = pool.take_results(scope) {
-                prop_assert!(finished.count <= RING / 8);
-                prop_assert!(all(finished.results).len() <= RING as usize / 8);
+            if let Ok(Some(taken)) = pool.take_results(scope) {
+                prop_assert!(taken.count <= RING / 8);
+                prop_assert!(all(taken.results).len() <= RING as usize / 8);
             }
         }
         let _ = pool.check();
@@ -132,7 +141,7 @@ proptest! {
                 _ => worker.read(|_| Ok(())),
             };
             match result.and_then(|()| worker.write(VALUE, &[1; 8])) {
-                Ok(()) => worker.finish(),
+                Ok(()) => worker.complete(),
                 Err(error) => worker.fail(error),
             }
         }
@@ -199,7 +208,7 @@ fn a_worker_does_not_wait_by_an_overwritten_position() {
         worker.next().unwrap();
         worker.read(|_| Ok(())).unwrap();
         match worker.write(VALUE, &[1; 100]) {
-            Ok(()) => worker.finish(),
+            Ok(()) => worker.complete(),
             Err(error) => break error,
         }
         ran += 1;

@@ -21,7 +21,7 @@
 
 pub(crate) mod claim_word;
 mod pool_side;
-mod progress;
+mod result_words;
 pub(crate) mod wakeups;
 mod worker_side;
 
@@ -40,7 +40,7 @@ use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::poll::Deadline;
 
 pub(crate) use self::pool_side::{OneResult, PoolSide};
-pub(crate) use self::progress::Scope;
+pub(crate) use self::result_words::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ const CLAIMS: usize = 0;
 const COMPLETED: usize = 128;
 const VISIBLE: usize = 256;
 /// The worker's total time for all visible results, in nanoseconds.
-const BUSY: usize = 264;
+const RUN_TIME: usize = 264;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
 /// Items between two clock reads of the worker.
@@ -76,9 +76,9 @@ const CLOCK_INTERVAL: usize = 272;
 /// The worker is ready: its initializer has returned.
 const READY: usize = 276;
 /// When the worker began the running item, in nanoseconds of the monotonic clock, if it is timed; else 0.
-const RUNNING: usize = 288;
+const ITEM_STARTED_AT: usize = 288;
 /// The end of the results that the pool has taken, in bytes.
-const TAKEN: usize = 384;
+const RESULTS_TAKEN: usize = 384;
 const CLOSED: usize = 388;
 /// What the pool requests of the worker. Any change: leave the run of claimed items, and read the clock, so
 /// that results become visible. While it is odd: claim items singly.
@@ -93,7 +93,7 @@ impl WorkerRings {
         let claims = u64::from(Position::START.frames);
         rings.claim_word().store(claims << 32 | claims, Relaxed);
         for word in [COMPLETED, VISIBLE] {
-            Position::START.publish(rings.0.word64(word));
+            Position::START.store_release(rings.0.word64(word));
         }
         rings.taken().store(Position::START.bytes, Relaxed);
         for event in [ITEMS_EVENT, ROOM_EVENT] {
@@ -123,7 +123,7 @@ impl WorkerRings {
     }
 
     fn taken(&self) -> &AtomicU32 {
-        self.0.word32(TAKEN)
+        self.0.word32(RESULTS_TAKEN)
     }
 }
 

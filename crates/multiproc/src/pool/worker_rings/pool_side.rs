@@ -15,10 +15,10 @@ use crate::sys::membarrier;
 use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
-use super::progress::{self, Scope};
+use super::result_words::{self, Scope};
 use super::{
-    BUSY, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
+    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
 };
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct PoolSide {
     freed: u32,
     /// The end of the results taken.
     head: Position,
-    busy: u64,
+    run_time: u64,
     /// What it has requested of the worker.
     requests: u32,
     /// The number of out-of-line messages sent, and received.
@@ -45,7 +45,7 @@ pub(crate) struct PoolSide {
 }
 
 /// Results in the order of the items, and their total time.
-pub(crate) struct Completed {
+pub(crate) struct TakenResults {
     pub(crate) count: u32,
     pub(crate) results: Frames,
     /// Some of them may be out of line.
@@ -75,7 +75,7 @@ impl PoolSide {
             tail: Position::START,
             freed: Position::START.bytes,
             head: Position::START,
-            busy: 0,
+            run_time: 0,
             requests: just_before_overflow(16),
             sent_count: just_before_overflow(4),
             received_count: just_before_overflow(4),
@@ -213,7 +213,7 @@ impl PoolSide {
     }
 
     fn known(&self) -> Known {
-        Known { finished: self.head.frames, submitted: self.tail.frames }
+        Known { taken: self.head.frames, submitted: self.tail.frames }
     }
 
     /// Checks the worker's words against what the pool knows without them.
@@ -222,17 +222,17 @@ impl PoolSide {
     /// When they are inconsistent.
     pub(crate) fn check(&self) -> Result<()> {
         // In this order, since an item is claimed before it is completed.
-        let finished = Position::load(self.rings.0.word64(COMPLETED));
+        let completed = Position::load(self.rings.0.word64(COMPLETED));
         let claimed = self.claimed()?;
-        if finished.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
-            || !COMPLETIONS.can_hold(self.head, finished)
+        if completed.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
+            || !COMPLETIONS.can_hold(self.head, completed)
         {
             return Err(Error::decode("the number of completed items", "it is out of range"));
         }
         Ok(())
     }
 
-    /// Repeats what the worker may have missed because it was overwritten, and wakes it reliably.
+    /// Stores the pool's words again, in case a task overwrote them, and wakes the worker unconditionally.
     pub(crate) fn notify_again(&self) {
         self.rings.taken().store(self.head.bytes, Release);
         self.rings.requests().store(self.requests, Relaxed);
@@ -316,21 +316,21 @@ impl PoolSide {
     ///
     /// Never the time of an item whose result was taken: the worker resets it before it completes an item.
     pub(crate) fn running_for(&self) -> Option<Duration> {
-        let since = self.rings.0.word64(RUNNING).load(Relaxed);
+        let since = self.rings.0.word64(ITEM_STARTED_AT).load(Relaxed);
         let uncounted = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
         (since != 0)
             .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(uncounted)))
     }
 
     /// Excludes the time between these instants from that of the running item.
-    pub(crate) fn shift_clock(&mut self, from: u64, until: u64) {
-        let since = self.rings.0.word64(RUNNING).load(Relaxed);
+    pub(crate) fn exclude_time(&mut self, from: u64, until: u64) {
+        let since = self.rings.0.word64(ITEM_STARTED_AT).load(Relaxed);
         let before = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
         self.uncounted = (since, before.saturating_add(until.saturating_sub(from.max(since))));
     }
 
     /// Whether there are completed results that were not taken.
-    pub(crate) fn has_finished(&self) -> bool {
+    pub(crate) fn has_completed(&self) -> bool {
         Position::load(self.rings.0.word64(COMPLETED)).frames_since(self.head) > 0
     }
 
@@ -338,11 +338,11 @@ impl PoolSide {
     ///
     /// # Errors
     /// When the worker has written inconsistent words, from which there is no recovery.
-    pub(crate) fn take_results(&mut self, scope: Scope) -> Result<Option<Completed>> {
+    pub(crate) fn take_results(&mut self, scope: Scope) -> Result<Option<TakenResults>> {
         let memory = &self.rings.0;
-        let tail = progress::reach(scope, memory.word64(COMPLETED), memory.word64(VISIBLE));
-        let runs_none = || progress::runs_none(self.rings.claim_word(), tail);
-        if scope == Scope::Unflushed && runs_none() && !is_overdue(&mut self.unflushed, tail) {
+        let tail = result_words::end_of_scope(scope, memory.word64(COMPLETED), memory.word64(VISIBLE));
+        let is_idle = || result_words::is_idle_at(self.rings.claim_word(), tail);
+        if scope == Scope::Unflushed && is_idle() && !is_overdue(&mut self.unflushed, tail) {
             return Ok(None);
         }
         let count = tail.frames_since(self.head);
@@ -357,10 +357,10 @@ impl PoolSide {
         failpoint::hit(Failpoint::ResultsCopied);
         self.rings.taken().store(tail.bytes, Release);
         self.rings.room_event().notify_all();
-        let busy = memory.word64(BUSY).load(Relaxed);
-        let nanos = busy.saturating_sub(std::mem::replace(&mut self.busy, busy));
+        let run_time = memory.word64(RUN_TIME).load(Relaxed);
+        let nanos = run_time.saturating_sub(std::mem::replace(&mut self.run_time, run_time));
         let may_be_out_of_line = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.received_count;
-        Ok(Some(Completed { count, results, may_be_out_of_line, nanos }))
+        Ok(Some(TakenResults { count, results, may_be_out_of_line, nanos }))
     }
 
     /// Tells the worker to exit when it has no items left.

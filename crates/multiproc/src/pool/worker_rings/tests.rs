@@ -44,8 +44,8 @@ fn every_item_is_either_run_or_revoked() {
     let (mut pool, mut worker) = sides();
     let mut state = 7;
     let (mut next, mut waiting) = (0, 0);
-    // Runs of items in the ring: their position, their items, and how many have results.
-    let mut runs: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
+    // Spans of items in the ring: their position, their items, and how many have results.
+    let mut spans: VecDeque<(u32, VecDeque<u64>, u32)> = VecDeque::new();
     let mut ran = Vec::new();
     let mut expected = Vec::new();
     for _ in 0..3_000 {
@@ -70,24 +70,24 @@ fn every_item_is_either_run_or_revoked() {
                 next += u64::from(written);
                 if written > 0 {
                     pool.submit(written).unwrap();
-                    runs.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
+                    spans.push_back((start, numbers[..written as usize].iter().copied().collect(), 0));
                 }
             }
             1 => {
                 let mut left = pool.revoke(random(&mut state) as u32 % 300).unwrap();
                 let (total, mut position) = (left, pool.position());
                 while left > 0 {
-                    let (start, items, done) = runs.back_mut().unwrap();
+                    let (start, items, done) = spans.back_mut().unwrap();
                     let some = left.min(items.len() as u32 - *done);
                     let mut copied = Vec::new();
                     let kept = items.len() - some as usize;
                     position = pool.copy_items(*start, kept as u32, some, &mut copied);
-                    let cut: Vec<u64> = items.split_off(kept).into();
-                    assert!(copied == frames(&cut), "the revoked items are those submitted");
-                    next = cut[0];
+                    let revoked: Vec<u64> = items.split_off(kept).into();
+                    assert!(copied == frames(&revoked), "the revoked items are those submitted");
+                    next = revoked[0];
                     left -= some;
                     if items.len() == *done as usize {
-                        runs.pop_back();
+                        spans.pop_back();
                     }
                 }
                 pool.truncate(position, total);
@@ -104,31 +104,31 @@ fn every_item_is_either_run_or_revoked() {
                             let item = worker.read(|bytes| Ok(bytes.to_vec())).unwrap();
                             waiting += item.len() + 16;
                             worker.write(VALUE, &item).unwrap();
-                            worker.finish();
+                            worker.complete();
                         }
                         other => panic!("{other:?}"),
                     }
                 }
-                worker.update_visible();
+                worker.update_visible(Duration::ZERO);
             }
             _ => {
-                let Some(finished) = pool.take_results(scope(random(&mut state))).unwrap() else {
+                let Some(taken) = pool.take_results(scope(random(&mut state))).unwrap() else {
                     continue;
                 };
                 waiting = 0;
-                ran.extend(all(finished.results));
-                let mut left = finished.count;
+                ran.extend(all(taken.results));
+                let mut left = taken.count;
                 while left > 0 {
-                    let (_, items, done) = runs.front_mut().unwrap();
+                    let (_, items, done) = spans.front_mut().unwrap();
                     let some = left.min(items.len() as u32 - *done);
                     expected.extend(items.iter().skip(*done as usize).take(some as usize).copied());
                     *done += some;
                     left -= some;
                     if items.len() == *done as usize {
-                        runs.pop_front();
+                        spans.pop_front();
                     }
                 }
-                pool.release(runs.front().map_or(pool.position(), |run| run.0));
+                pool.release(spans.front().map_or(pool.position(), |span| span.0));
             }
         }
     }
@@ -141,7 +141,7 @@ fn every_item_is_either_run_or_revoked() {
 fn the_claim_word_wraps_around() {
     let word = AtomicU64::new(u64::MAX);
     assert_eq!(claim_word::try_claim(&word, 9), 0);
-    let known = |submitted: u32| Known { finished: u32::MAX, submitted: submitted.wrapping_sub(1) };
+    let known = |submitted: u32| Known { taken: u32::MAX, submitted: submitted.wrapping_sub(1) };
     assert!(claim_word::submit(&word, known(0), 5));
     assert_eq!(claim_word::try_claim(&word, 2), 2);
     assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
@@ -156,7 +156,7 @@ fn the_claim_word_wraps_around() {
 fn a_run_ends_where_either_side_wants() {
     let start = 0_u32.wrapping_sub(3);
     let word = AtomicU64::new(u64::from(start) << 32 | u64::from(start));
-    let known = |submitted| Known { finished: start, submitted: start.wrapping_add(submitted) };
+    let known = |submitted| Known { taken: start, submitted: start.wrapping_add(submitted) };
     assert!(claim_word::submit(&word, known(0), 9));
     assert_eq!(claim_word::try_claim(&word, 6), 6);
     let completed = |count: u32| move || start.wrapping_add(count);
@@ -174,7 +174,7 @@ fn a_run_ends_where_either_side_wants() {
 /// More claimed than submitted, fewer claimed than completed, or another number of submitted items.
 #[test]
 fn an_inconsistent_claim_word_is_refused() {
-    let known = Known { finished: 3, submitted: 7 };
+    let known = Known { taken: 3, submitted: 7 };
     let word = |claimed: u64, submitted: u64| AtomicU64::new(claimed << 32 | submitted);
     for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
         assert!(!claim_word::submit(&overwritten, known, 1));
@@ -217,19 +217,19 @@ fn the_time_of_an_item_is_never_that_of_one_before() {
         worker.read(|_| Ok(())).unwrap();
         assert_eq!(pool.running_for(), None);
         if timed {
-            worker.start_clock();
+            worker.start_item_timer();
             let soon = pool.running_for();
             assert!(soon.is_some() && pool.running_for() >= soon);
-            worker.stop_clock();
+            worker.stop_item_timer();
             assert_eq!(pool.running_for(), None, "before it is completed");
         }
         worker.write(VALUE, &[]).unwrap();
-        assert!(!pool.has_finished());
-        worker.finish();
+        assert!(!pool.has_completed());
+        worker.complete();
         assert!(
-            pool.has_finished()
+            pool.has_completed()
                 && pool.take_results(Scope::Completed).unwrap().is_some()
-                && !pool.has_finished()
+                && !pool.has_completed()
         );
     }
 }
@@ -245,13 +245,13 @@ fn results_count_as_unflushed_only_while_another_item_runs() {
         let before = pool.take_results(Scope::Unflushed).unwrap().map_or(0, |results| results.count);
         worker.read(|_| Ok(())).unwrap();
         worker.write(VALUE, &[]).unwrap();
-        worker.finish();
+        worker.complete();
         before
     };
     assert_eq!(run(&mut pool), 0);
-    assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
+    assert!(pool.has_completed() && pool.take_results(Scope::Unflushed).unwrap().is_none());
     assert_eq!(run(&mut pool), 1);
-    assert!(pool.has_finished() && pool.take_results(Scope::Unflushed).unwrap().is_none());
+    assert!(pool.has_completed() && pool.take_results(Scope::Unflushed).unwrap().is_none());
     assert_eq!(pool.take_results(Scope::Completed).unwrap().unwrap().count, 1);
     assert_eq!(run(&mut pool), 0);
 }
@@ -265,7 +265,7 @@ fn overdue_results_are_taken_without_a_flush() {
     worker.next();
     worker.read(|_| Ok(())).unwrap();
     worker.write(VALUE, &[]).unwrap();
-    worker.finish();
+    worker.complete();
     assert!(pool.take_results(Scope::Unflushed).unwrap().is_none(), "seen for the first time");
     thread::sleep(FLUSH_TIMEOUT);
     assert_eq!(pool.take_results(Scope::Unflushed).unwrap().unwrap().count, 1);

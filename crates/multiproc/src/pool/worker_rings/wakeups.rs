@@ -21,7 +21,7 @@ pub(crate) enum Waiting {
     Callers = 1,
     /// A single one, which needs all results of its call. A wake-up for each of them would cost more than
     /// short items do.
-    PatientCaller = 2,
+    OneNeedsAll = 2,
 }
 
 impl PoolWakeups<'_> {
@@ -34,8 +34,8 @@ impl PoolWakeups<'_> {
     }
 
     /// Whether callers may learn of results a little later.
-    pub(crate) fn are_patient(&self) -> bool {
-        self.waiting.load(Relaxed) == Waiting::PatientCaller as u32
+    pub(crate) fn may_batch_wakeups(&self) -> bool {
+        self.waiting.load(Relaxed) == Waiting::OneNeedsAll as u32
     }
 
     /// Call when a caller comes or goes. The last one must then poll once more: a later change wakes the

@@ -92,7 +92,7 @@ fn costs_nothing(point: Failpoint) -> bool {
         Failpoint::Initializing
             | Failpoint::WorkerStarted
             | Failpoint::WorkerReady
-            | Failpoint::ItemFinished
+            | Failpoint::ItemCompleted
             | Failpoint::ShutdownRequested
             | Failpoint::Fork
     );

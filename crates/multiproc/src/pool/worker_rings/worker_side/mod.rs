@@ -25,11 +25,11 @@ use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
 
-use self::flush::Clock;
-use super::progress;
+use self::flush::FlushSchedule;
+use super::result_words;
 use super::{
-    CLOSED, COMPLETED, COMPLETIONS, ERROR, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY,
-    RING, RUNNING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
+    CLOSED, COMPLETED, COMPLETIONS, ERROR, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
+    PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
 };
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(crate) struct WorkerSide {
     taken: u32,
     /// The inconsistency that ended the use of these rings.
     broken: Option<Error>,
-    clock: Clock,
+    schedule: FlushSchedule,
     output: Output,
     /// The number of items whose output has been flushed.
     flushed: u32,
@@ -89,7 +89,7 @@ impl WorkerSide {
             visible: Position::START,
             taken: Position::START.bytes,
             broken: None,
-            clock: Clock::new(),
+            schedule: FlushSchedule::new(),
             output: Output::default(),
             flushed: Position::START.frames,
         })
@@ -121,12 +121,12 @@ impl WorkerSide {
         let rings = self.rings.clone();
         move || {
             let completed = Position::load(rings.0.word64(COMPLETED));
-            (!progress::runs_none(rings.claim_word(), completed)).then_some(completed.frames)
+            (!result_words::is_idle_at(rings.claim_word(), completed)).then_some(completed.frames)
         }
     }
 
     /// Claims the next item; returns its kind. [`read`](WorkerSide::read) it next, then
-    /// [`finish`](WorkerSide::finish) it with a result.
+    /// [`complete`](WorkerSide::complete) it with a result.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
         self.claim().then(|| SUBMISSIONS.kind(&self.rings.0, self.cursor))
@@ -186,8 +186,8 @@ impl WorkerSide {
 
     /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
     /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
-    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`finish`](WorkerSide::finish), with one
-    /// claim and one check per run of items where those have one each time.
+    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with
+    /// one claim and one check per run of items where those have one each time.
     #[inline(always)]
     pub(crate) fn run_fixed_size<T>(
         &mut self,
@@ -216,10 +216,10 @@ impl WorkerSide {
                     failpoint::hit(Failpoint::ResultEncoded);
                     COMPLETIONS.push_unchecked(&self.rings.0, &mut completed, VALUE, bytes);
                     self.completed = completed;
-                    progress::finish(self.rings.0.word64(COMPLETED), completed);
+                    result_words::complete(self.rings.0.word64(COMPLETED), completed);
                 }
                 Err(error) => {
-                    self.clock.left -= count;
+                    self.schedule.left -= count;
                     self.fail(error);
                     return count + 1;
                 }
@@ -242,8 +242,8 @@ impl WorkerSide {
     #[inline(always)]
     fn claim_run(&mut self, seen_requests: u32, most: u32) -> u32 {
         let has_request = seen_requests != self.seen_requests || !seen_requests.is_multiple_of(2);
-        let is_run = self.claims_runs && !has_request && !self.clock.flushes_singly();
-        let most = if is_run { most.min(self.clock.left) } else { most.min(1) };
+        let is_run = self.claims_runs && !has_request && !self.schedule.flushes_singly();
+        let most = if is_run { most.min(self.schedule.left) } else { most.min(1) };
         let first = u32::from(self.claimed).min(most);
         if first == most || self.broken.is_some() {
             return first;
@@ -253,10 +253,10 @@ impl WorkerSide {
 
     #[inline(always)]
     fn end_run(&mut self, count: u32) {
-        self.clock.left -= count;
-        if self.clock.left == 0 || (count > 0 && self.has_request()) {
+        self.schedule.left -= count;
+        if self.schedule.left == 0 || (count > 0 && self.has_request()) {
             self.end_interval();
-        } else if count > 0 && self.clock.flushes_singly() {
+        } else if count > 0 && self.schedule.flushes_singly() {
             self.flush_between();
         }
     }
@@ -275,7 +275,7 @@ impl WorkerSide {
         let prefix = MessageHeader { number: self.completed.frames, kind }.bytes();
         failpoint::hit(Failpoint::ResultSpilled);
         if self.link.send_with_prefix(&prefix, message, Deadline::now())? == Sent::TimedOut {
-            self.update_visible(); // the pool receives messages only with their results
+            self.update_visible(self.time_unread()); // the pool receives messages only with their results
             self.wakeup_page.notify();
             self.link.send_with_prefix(&prefix, message, Deadline::Never)?;
         }
@@ -287,13 +287,13 @@ impl WorkerSide {
 
     /// Completes the item whose result was written.
     #[inline(always)]
-    pub(crate) fn finish(&mut self) {
+    pub(crate) fn complete(&mut self) {
         self.completed = self.written;
-        progress::finish(self.rings.0.word64(COMPLETED), self.completed);
-        self.clock.left -= 1;
-        if self.clock.left == 0 || self.has_request() {
+        result_words::complete(self.rings.0.word64(COMPLETED), self.completed);
+        self.schedule.left -= 1;
+        if self.schedule.left == 0 || self.has_request() {
             self.end_interval();
-        } else if self.clock.flushes_singly() {
+        } else if self.schedule.flushes_singly() {
             self.flush_between();
         }
     }
@@ -307,7 +307,7 @@ impl WorkerSide {
         let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
-            self.finish();
+            self.complete();
         }
     }
 
@@ -326,14 +326,14 @@ impl WorkerSide {
     }
 
     /// Starts the time of the claimed item, for the pool to see.
-    pub(crate) fn start_clock(&self) {
-        self.rings.0.word64(RUNNING).store(clock::nanos().max(1), Relaxed);
+    pub(crate) fn start_item_timer(&self) {
+        self.rings.0.word64(ITEM_STARTED_AT).store(clock::nanos().max(1), Relaxed);
     }
 
     /// Stops the time of the claimed item, before that is completed.
-    pub(crate) fn stop_clock(&self) {
+    pub(crate) fn stop_item_timer(&self) {
         self.exit_if_forked();
-        self.rings.0.word64(RUNNING).store(0, Relaxed);
+        self.rings.0.word64(ITEM_STARTED_AT).store(0, Relaxed);
     }
 
     /// If a task has forked and both processes return here, only the worker continues.
@@ -350,7 +350,7 @@ impl WorkerSide {
     /// When the rings are poisoned.
     pub(crate) fn wait(&mut self) -> Result<bool> {
         self.read_clock();
-        self.update_visible();
+        self.update_visible(Duration::ZERO);
         self.wakeup_page.notify();
         if let Some(error) = &self.broken {
             return Err(error.clone());
@@ -359,7 +359,7 @@ impl WorkerSide {
         if claim_word::claimed(self.rings.claim_word()) != self.completed.frames {
             return Err(self.poison("the claim word", "it was overwritten"));
         }
-        self.clock.read_at = Instant::now();
+        self.schedule.read_at = Instant::now();
         Ok(self.has_item())
     }
 
@@ -378,7 +378,7 @@ impl WorkerSide {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        self.update_visible();
+        self.update_visible(self.time_unread());
         self.wakeup_page.notify();
         let before = self.taken;
         self.wait_until(WorkerRings::room_event, |side| side.rings.taken().load(Acquire) != before);
@@ -411,18 +411,18 @@ impl WorkerSide {
             failpoint::hit(Failpoint::WorkerSleeps);
             event(&self.rings).wait(ticket, None);
             if !is_done(self) {
-                self.repeat();
+                self.store_words_again();
             }
         }
     }
 
-    /// Repeats what the pool may have missed because it was overwritten: it has woken this worker without
+    /// Stores the worker's words again, in case a task overwrote them: the pool has woken this worker without
     /// work.
     #[cold]
-    fn repeat(&self) {
+    fn store_words_again(&self) {
         self.rings.0.word32(READY).store(1, Release);
-        self.completed.publish(self.rings.0.word64(COMPLETED));
-        self.visible.publish(self.rings.0.word64(VISIBLE));
+        self.completed.store_release(self.rings.0.word64(COMPLETED));
+        self.visible.store_release(self.rings.0.word64(VISIBLE));
         self.wakeup_page.notify();
     }
 

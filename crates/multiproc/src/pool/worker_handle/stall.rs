@@ -1,8 +1,8 @@
-//! What the pool concludes from a worker's results: whether the worker takes its items on.
+//! Whether a worker has stalled: it begins no items, by the results that it shows.
 
 #[derive(Default)]
-pub(super) struct Progress {
-    pub(super) pace: Pace,
+pub(super) struct StallDetector {
+    pub(super) stall: Stall,
     /// It has claimed nothing for a while, and no results have arrived since.
     pub(super) may_be_stopped: bool,
     /// All items in flight were claimed at the last check.
@@ -10,40 +10,40 @@ pub(super) struct Progress {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(super) enum Stall {
     /// There were results, or first items, since the last check.
     #[default]
-    Active,
+    None,
     /// There were none.
-    Quiet,
+    Suspected,
     /// Its unclaimed items were revoked. It gets nothing more until it shows a result, or has been empty for
     /// a while.
     Paused,
 }
 
-impl Progress {
+impl StallDetector {
     pub(super) fn is_paused(&self) -> bool {
-        self.pace == Pace::Paused
+        self.stall == Stall::Paused
     }
 
     pub(super) fn on_results(&mut self) {
-        (self.pace, self.may_be_stopped) = (Pace::Active, false);
+        (self.stall, self.may_be_stopped) = (Stall::None, false);
     }
 
     /// Items were submitted to a worker that was idle or not.
     pub(super) fn on_submit(&mut self, was_idle: bool) {
         if was_idle {
-            self.pace = Pace::Active;
+            self.stall = Stall::None;
         }
         self.all_claimed = false;
     }
 
-    /// Whether it was quiet since the last check. It `may_stay_paused` if it still has items.
+    /// Whether it has shown no results since the last check. It `may_stay_paused` if it still has items.
     pub(super) fn check(&mut self, may_stay_paused: bool) -> bool {
-        let was_quiet = self.pace != Pace::Active;
+        let was_stalled = self.stall != Stall::None;
         if !(self.is_paused() && may_stay_paused) {
-            self.pace = Pace::Quiet;
+            self.stall = Stall::Suspected;
         }
-        was_quiet
+        was_stalled
     }
 }
