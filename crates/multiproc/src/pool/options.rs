@@ -368,13 +368,13 @@ impl<'pool> CallOptions<'pool> {
     {
         let items = Singly(items.into_iter());
         LazyResults::new(self.begin_named(function.0, false).and_then(|call| {
-            Results::begin(self.core, call, items, ResultOrder::Input, Some(DEFAULT_BUFFER))
+            Results::begin(self.dispatcher, call, items, ResultOrder::Input, Some(DEFAULT_BUFFER))
         }))
     }
 
     /// As [`submit`](Self::submit), likewise.
     pub fn submit_encoded(self, function: FunctionId, args: Vec<u8>) -> Result<TaskHandle<Vec<u8>>> {
-        let slot = self.core.wait_for_slot(Deadline::Never)?;
+        let slot = self.dispatcher.wait_for_slot(Deadline::Never)?;
         self.submit_named(slot, function.0, &(args,))
     }
 }
