@@ -96,9 +96,11 @@ pub(crate) struct HostAdvert {
 }
 
 /// The front of a chunk; its items follow.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct WorkHeader {
     pub(crate) chunk: u64,
+    /// Counts the messages with this chunk: the last one counts.
+    pub(crate) copy: u32,
     pub(crate) function: FunctionId,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
@@ -114,7 +116,7 @@ pub(crate) enum Request {
     /// The agent has begun a chunk, at its first delivery, under the grant 0. No answer.
     Begun { chunk: u64, agent: String, host: String },
     /// The agent begins a chunk: may it?
-    Begin { chunk: u64, agent: String, host: String },
+    Begin { chunk: u64, copy: u32, agent: String, host: String },
     /// The agent has been cut off, or stopped: is the chunk still its own?
     Check { chunk: u64, grant: u64 },
     /// The results of a chunk, the time that they took, and where they are, if not here.

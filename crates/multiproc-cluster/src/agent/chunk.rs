@@ -75,7 +75,7 @@ async fn serve(
 async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i64) -> Reply {
     let (chunk, id, host) = (header.chunk, agent.id.clone(), agent.host.clone());
     if delivered > 1 || header.must_ask {
-        let begin = Request::Begin { chunk, agent: id, host };
+        let begin = Request::Begin { chunk, copy: header.copy, agent: id, host };
         return served.ask_until_answered(&agent.connection, &begin, &[]).await;
     }
     if let Ok(begun) = protocol::join(&Request::Begun { chunk, agent: id, host }, &[]) {

@@ -26,7 +26,7 @@ pub(crate) use self::replies::unreadable;
 use crate::build_id;
 use crate::connection::Connection;
 use crate::options::HostLoss;
-use crate::protocol::{self, Build, CONSUMER, CallerAdvert, Session};
+use crate::protocol::{Build, CONSUMER, CallerAdvert, Session};
 
 pub(crate) struct Caller {
     pub(crate) session: Session,
@@ -290,11 +290,4 @@ pub(crate) async fn remove_streams(connection: &Connection, session: &Session) {
     let stream = session.stream();
     let _ = connection.context.delete_stream(&stream).await;
     let _ = connection.context.delete_stream(format!("OBJ_{stream}")).await;
-}
-
-/// The message of a chunk: this build, the header, the items.
-fn message(build: &Build, header: &protocol::WorkHeader, items: &[u8]) -> Result<Vec<u8>> {
-    let mut bytes = build.to_vec();
-    bytes.extend(protocol::join(header, items)?);
-    Ok(bytes)
 }

@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{RawMessageErrorKind, StorageType};
+use async_nats::jetstream::stream::StorageType;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
-use super::{Caller, HostState, outstanding};
+use super::outstanding::{self, Outstanding};
+use super::{Caller, HostState, publish};
 use crate::build_id;
 use crate::options::HostLoss;
-use crate::protocol::{HELLO, HostAdvert};
+use crate::protocol::{CONSUMER, HELLO, HostAdvert};
 
 /// Starts the clock, and the subscriptions to what agents say of themselves.
 pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
@@ -77,7 +78,7 @@ async fn check_regularly(caller: Arc<Caller>) {
                 contact = Instant::now();
                 server = server_id(&caller);
                 check_hosts(&caller);
-                check_oldest(&caller).await;
+                check_undelivered(&caller).await;
             }
             Probe::NoStream => return caller.end_with(stream_lost(&caller, &server)),
             Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
@@ -190,22 +191,30 @@ fn no_host(caller: &Caller) -> Error {
     ))
 }
 
-/// A broker whose machine has crashed may have lost a message that it had acknowledged. So the oldest chunk
-/// must be in the stream.
-async fn check_oldest(caller: &Arc<Caller>) {
-    let oldest = {
+/// Publishes chunks again that no live host has, and that the broker does not deliver: one that was killed or
+/// whose machine has crashed may have lost a message that it had acknowledged, or take it for delivered.
+async fn check_undelivered(caller: &Arc<Caller>) {
+    let patience = caller.settings.lease * 6 / 5;
+    let undelivered: Vec<u64> = {
         let state = caller.lock();
-        let old =
-            state.outstanding.iter().filter(|(_, chunk)| chunk.submitted.elapsed() > caller.settings.lease);
-        let oldest = old.min_by_key(|(_, chunk)| chunk.submitted);
-        oldest.and_then(|(&chunk, outstanding)| Some((chunk, outstanding.sequence?)))
+        let is_undelivered = |outstanding: &Outstanding| {
+            let has_host =
+                outstanding.host.as_ref().is_some_and(|(agent, _)| state.hosts.contains_key(agent));
+            !has_host && !outstanding.is_arriving && outstanding.changed.elapsed() > patience
+        };
+        let old = state.outstanding.iter().filter(|(_, outstanding)| is_undelivered(outstanding));
+        old.map(|(&chunk, _)| chunk).collect()
     };
-    let Some((chunk, sequence)) = oldest else { return };
-    let Ok(stream) = caller.connection.context.get_stream_no_info(caller.session.stream()).await else {
+    if undelivered.is_empty() || has_undelivered(caller).await != Some(false) {
         return;
-    };
-    let found = stream.get_raw_message(sequence).await;
-    if found.is_err_and(|error| error.kind() == RawMessageErrorKind::NoMessageFound) {
-        caller.fail(chunk, encoded::unreachable("the broker has lost the work".to_owned()));
     }
+    for chunk in undelivered {
+        publish::publish_again(caller, chunk).await;
+    }
+}
+
+/// Whether the broker has chunks that it has not delivered yet: hosts are busy.
+async fn has_undelivered(caller: &Caller) -> Option<bool> {
+    let stream = caller.connection.context.get_stream_no_info(caller.session.stream()).await.ok()?;
+    Some(stream.consumer_info(CONSUMER).await.ok()?.num_pending > 0)
 }

@@ -8,6 +8,7 @@ use multiproc::pool::encoded;
 
 use super::NewChunk;
 use super::inbox::{Batch, Content, Inbox};
+use super::publish::Work;
 use crate::options::HostLoss;
 
 pub(super) struct Outstanding {
@@ -22,6 +23,12 @@ pub(super) struct Outstanding {
     /// The hosts that had begun it and were given up, oldest first.
     pub(super) lost: Vec<String>,
     pub(super) submitted: Instant,
+    /// When it was published or begun.
+    pub(super) changed: Instant,
+    /// What was published, to publish it again; `None` before.
+    pub(super) work: Option<Arc<Work>>,
+    /// The number of the message that counts.
+    pub(super) copy: u32,
     /// Its place in the stream, if it is known.
     pub(super) sequence: Option<u64>,
     /// Its arguments are in the object store.
@@ -41,6 +48,9 @@ impl Outstanding {
             host: None,
             lost: Vec::new(),
             submitted: Instant::now(),
+            changed: Instant::now(),
+            work: None,
+            copy: 0,
             sequence: None,
             has_object: false,
             is_arriving: false,
@@ -56,6 +66,7 @@ impl Outstanding {
             }
         }
         self.host = Some((agent, host));
+        self.changed = Instant::now();
         self.grant += 1;
         Ok(self.grant)
     }
@@ -98,6 +109,9 @@ mod tests {
             host: None,
             lost: Vec::new(),
             submitted: Instant::now(),
+            changed: Instant::now(),
+            work: None,
+            copy: 0,
             sequence: None,
             has_object: false,
             is_arriving: false,

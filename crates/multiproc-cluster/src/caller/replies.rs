@@ -1,7 +1,7 @@
 //! Answers the agents: who may begin a chunk, and whose results count.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use futures_util::StreamExt;
@@ -39,7 +39,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
     let reply = match request {
         Request::Ping => Reply::Pong,
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host),
-        Request::Begin { chunk, agent, host } => begin(caller, chunk, agent, host),
+        Request::Begin { chunk, copy, agent, host } => begin(caller, (chunk, copy), agent, host),
         Request::Check { chunk, grant } => check(caller, chunk, grant),
         Request::Done { chunk, grant, host, work, object: None } => {
             finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
@@ -69,14 +69,18 @@ fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
         && outstanding.grant == 0
     {
         outstanding.host = Some((agent, host));
+        outstanding.changed = Instant::now();
     }
 }
 
 /// An agent begins a chunk, if it may.
-fn begin(caller: &Arc<Caller>, chunk: u64, agent: String, host: String) -> Reply {
+fn begin(caller: &Arc<Caller>, (chunk, copy): (u64, u32), agent: String, host: String) -> Reply {
     let granted = {
         let mut state = caller.lock();
         let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return Reply::Finished };
+        if copy != outstanding.copy {
+            return Reply::Finished; // a later message has the chunk
+        }
         if outstanding.is_arriving {
             return Reply::Superseded;
         }

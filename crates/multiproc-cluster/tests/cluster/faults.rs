@@ -119,7 +119,8 @@ fn work_in_files_goes_on_after_a_restart_of_the_broker() -> Outcome {
         }
     }
     assert_eq!(sum, (0..3000).map(square).sum::<u64>());
-    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    drop(pool); // the killed server may have forgotten that a chunk was acknowledged
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
     Ok(())
 }
 
