@@ -32,10 +32,7 @@ pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
 }
 
 async fn take(caller: &Arc<Caller>, message: Message) {
-    let Ok((request, body)) = protocol::split::<Request>(&message.payload) else {
-        log::warn!(target: "multiproc_cluster", "an unreadable request on {}", message.subject);
-        return;
-    };
+    let Ok((request, body)) = protocol::split::<Request>(&message.payload) else { return };
     let reply = match request {
         Request::Ping => Reply::Pong,
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host),
