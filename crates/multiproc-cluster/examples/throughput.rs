@@ -60,17 +60,17 @@ fn compare(pool: &Pool, local: &multiproc::Pool) -> Result<()> {
     let there = round_trip(&|| pool.apply(work, (0,)))?;
     let here = round_trip(&|| local.apply(work, (0,)))?;
     println!("one task and its result: {there:?}; the local pool: {here:?}");
-    for (micros, count) in [(0, 200_000), (100, 40_000), (1000, 6000), (10_000, 600)] {
+    for (micros, count) in [(0, 200_000_u32), (100, 40_000), (1000, 6000), (10_000, 600)] {
         let (mut there, mut here) = (Duration::MAX, Duration::MAX);
         for _ in 0..3 {
             let started = Instant::now();
-            pool.map(work, std::iter::repeat_n(micros, count))?;
+            pool.map(work, std::iter::repeat_n(micros, count as usize))?;
             there = there.min(started.elapsed());
             let started = Instant::now();
-            local.map(work, std::iter::repeat_n(micros, count))?;
+            local.map(work, std::iter::repeat_n(micros, count as usize))?;
             here = here.min(started.elapsed());
         }
-        let rate = |time: Duration| count as f64 / time.as_secs_f64();
+        let rate = |time: Duration| f64::from(count) / time.as_secs_f64();
         println!(
             "{count} items of {micros} µs: {:.0} items/s; the local pool: {:.0} ({:.0} %)",
             rate(there),

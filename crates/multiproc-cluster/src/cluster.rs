@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::options::{ClusterBuilder, Storage};
 use crate::pool::Pool;
 
-/// Many hosts that run this program, behind a NATS server with JetStream.
+/// Many hosts that run this program, behind a NATS server with `JetStream`.
 ///
 /// ```no_run
 /// use multiproc_cluster::Cluster;

@@ -283,12 +283,8 @@ impl Cursor {
             }
             Content::Results { bytes, host, .. } => {
                 let mut rest = bytes.get(self.position..).unwrap_or_default();
-                let result = match rest.is_empty() {
-                    true => Err(unreadable()),
-                    false => {
-                        protocol::pop_result(&mut rest).and_then(|value| encoded::decode(value, "the result"))
-                    }
-                };
+                let value = if rest.is_empty() { Err(unreadable()) } else { protocol::pop_result(&mut rest) };
+                let result = value.and_then(|value| encoded::decode(value, "the result"));
                 self.position = bytes.len() - rest.len();
                 result.map_err(|error| encoded::placed(error, index, Some(host)))
             }

@@ -32,7 +32,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
     /// # Errors
     /// As [`multiproc::pool::TaskHandle::get`], and when the host is lost, or hosts or broker do not answer.
     pub fn get(self) -> Result<R> {
-        self.open(self.inbox.take(None))
+        Self::open(self.inbox.take(None))
     }
 
     /// As [`get`](Self::get), but for at most `time`. `None` if the task has no result by then.
@@ -41,7 +41,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
     /// Those of [`get`](Self::get).
     pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
         let batch = self.inbox.take(Instant::now().checked_add(time));
-        batch.map(|batch| self.open(Some(batch))).transpose()
+        batch.map(|batch| Self::open(Some(batch))).transpose()
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
@@ -55,7 +55,7 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
         self.caller.fail(self.chunk, encoded::cancelled())
     }
 
-    fn open(&self, batch: Option<Batch>) -> Result<R> {
+    fn open(batch: Option<Batch>) -> Result<R> {
         let batch = batch.ok_or_else(|| encoded::invalid("the result was taken before".to_owned()))?;
         Cursor::new(batch, false).next()
     }

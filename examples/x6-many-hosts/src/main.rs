@@ -47,11 +47,9 @@ fn main() -> anyhow::Result<()> {
     if let [server, folder] = &arguments[..] {
         return shrink_all(server, Path::new(folder));
     }
-    match Demo::start()? {
-        Some(demo) => shrink_all(&demo.server, demo.folder()),
-        None => {
-            println!("no thumbnails: this needs nats-server (apt-get install nats-server)");
-            Ok(())
-        }
+    if let Some(demo) = Demo::start()? {
+        return shrink_all(&demo.server, demo.folder());
     }
+    println!("no thumbnails: this needs nats-server (apt-get install nats-server)");
+    Ok(())
 }

@@ -66,13 +66,11 @@ impl AgentOptions {
         let mut options = Self::new(&variable("MULTIPROC_AGENT")?);
         options.host = variable("MULTIPROC_AGENT_HOST");
         if let Some(count) = variable("MULTIPROC_AGENT_WORKERS") {
-            match count.parse() {
-                Ok(count) => options.workers = Some(count),
-                Err(_) => {
-                    let what = format!("MULTIPROC_AGENT_WORKERS is no number: {count:?}");
-                    return Some(Err(encoded::invalid(what)));
-                }
-            }
+            let Ok(count) = count.parse() else {
+                let what = format!("MULTIPROC_AGENT_WORKERS is no number: {count:?}");
+                return Some(Err(encoded::invalid(what)));
+            };
+            options.workers = Some(count);
         }
         if let Some(path) = variable("MULTIPROC_AGENT_CREDENTIALS") {
             let read =

@@ -224,7 +224,7 @@ impl Caller {
             return;
         }
         self.end_with(encoded::cancelled());
-        let _ = monitor::advertise(&self, true).await;
+        monitor::advertise(&self, true).await;
         remove_streams(&self.connection, &self.session).await;
     }
 

@@ -179,10 +179,7 @@ fn check_hosts(caller: &Arc<Caller>) {
 fn no_host(caller: &Caller) -> Error {
     let others: Vec<String> =
         caller.hosts().iter().map(|host| format!("{} has build {}", host.name, host.build)).collect();
-    let others = match others.is_empty() {
-        true => "no agent has answered".to_owned(),
-        false => others.join(", "),
-    };
+    let others = if others.is_empty() { "no agent has answered".to_owned() } else { others.join(", ") };
     let own = build_id::hex(&caller.settings.build);
     encoded::unreachable(format!(
         "no host serves pool {:?} with this program, build {}: {others}",

@@ -18,7 +18,9 @@ trials![
     arguments_that_cannot_leave_the_host_are_errors,
 ];
 
-fn facts<T>(result: Result<T>) -> Result<T, (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>)> {
+type Facts = (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>);
+
+fn facts<T>(result: Result<T>) -> Result<T, Facts> {
     result.map_err(|error| (error.kind(), error.index(), error.signal(), error.exit_code()))
 }
 
@@ -53,7 +55,7 @@ fn results_come_in_order_or_as_they_arrive() -> Outcome {
     let _agents = server.agents(&["a", "b"]);
     let pool = server.pool("order");
     let uneven = |number: u64| {
-        std::thread::sleep(Duration::from_millis(if number % 10 == 0 { 20 } else { 0 }));
+        std::thread::sleep(Duration::from_millis(if number.is_multiple_of(10) { 20 } else { 0 }));
         number
     };
     assert!(pool.imap(uneven, 0..200).map(Result::unwrap).eq(0..200));

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use multiproc_cluster::HostLoss;
 use nix::sys::signal::Signal;
 
-use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::link::Link;
+use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, trials, wait_until};
 use crate::work::{begin_and_wait, slow_square, square};
 
 trials![
@@ -17,6 +18,8 @@ trials![
     work_in_files_goes_on_after_a_restart_of_the_broker,
     work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
     a_broker_that_is_gone_ends_calls_in_an_error,
+    a_host_that_is_cut_off_is_given_up_and_serves_again,
+    a_short_cut_of_the_caller_loses_nothing,
 ];
 
 /// How often agents are killed, and in a run of how many items.
@@ -153,5 +156,44 @@ fn a_broker_that_is_gone_ends_calls_in_an_error() -> Outcome {
     wait_until("the pool is of use again", || {
         pool.submit(square, (5,)).is_ok_and(|task| task.get().is_ok_and(|number| number == 25))
     });
+    Ok(())
+}
+
+fn a_host_that_is_cut_off_is_given_up_and_serves_again() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let link = Link::to(&server);
+    let far = agent(&link.url(), "far", &std::env::current_exe()?);
+    let pool = server.pool("cut");
+    let mut task = pool.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    assert_eq!(wait_for_begin(folder.path(), &[]), far.pid());
+    let mut near = server.agent("near");
+    pool.wait_for_hosts(2, TEST_TIMEOUT)?;
+    link.cut();
+    wait_for_begin(folder.path(), &[far.pid()]);
+    link.mend();
+    fs::write(folder.path().join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(near.pid()));
+    near.kill();
+    wait_until("the far host serves", || pool.apply(square, (3,)).is_ok_and(|number| number == 9));
+    Ok(())
+}
+
+fn a_short_cut_of_the_caller_loses_nothing() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let link = Link::to(&server);
+    let cluster = multiproc_cluster::Cluster::builder(&link.url()).lease(LEASE * 5);
+    let pool = cluster.connect()?.pool("cut-caller")?;
+    let mut sum = 0;
+    for (count, result) in pool.imap_unordered(slow_square, 0..3000).enumerate() {
+        sum += result?;
+        if count == 1000 {
+            link.cut();
+            std::thread::sleep(LEASE);
+            link.mend();
+        }
+    }
+    assert_eq!(sum, (0..3000).map(square).sum::<u64>());
     Ok(())
 }

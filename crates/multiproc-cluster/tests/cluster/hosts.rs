@@ -93,7 +93,8 @@ fn several_callers_share_the_hosts() -> Outcome {
     std::thread::scope(|scope| {
         for pool in &pools {
             scope.spawn(|| {
-                assert!(pool.map(slow_square, 0..300).unwrap().into_iter().eq((0..300).map(|n| n * n)))
+                let squares = pool.map(slow_square, 0..300).unwrap();
+                assert!(squares.into_iter().eq((0..300).map(|n| n * n)));
             });
         }
     });

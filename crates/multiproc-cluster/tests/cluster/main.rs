@@ -10,6 +10,7 @@
 mod calls;
 mod faults;
 mod hosts;
+mod link;
 mod support;
 mod work;
 
