@@ -5,9 +5,10 @@ use std::sync::Arc;
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
 use multiproc::pool::encoded;
+use tokio::sync::watch;
 
 use super::run::{Ran, Stop, StopOnDrop};
-use super::session::Served;
+use super::session::{Registered, Served};
 use super::{Agent, lease, run};
 use crate::payload;
 use crate::protocol::{self, Reply, Request, WorkHeader};
@@ -23,15 +24,36 @@ pub(super) async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Mess
         return finish(agent, acknowledge).await;
     };
     let chunk = header.chunk;
-    let stopped = served.register(chunk);
-    let is_finished = tokio::select! {
-        is_finished = serve(agent, served, header, items, delivered, &acknowledge) => is_finished,
-        _ = stopped => true,
-        () = served.is_over() => false,
+    let is_finished = match served.register(chunk) {
+        Registered::Runs(ended) => follow(agent, served, &acknowledge, ended).await,
+        Registered::New(stopped) => {
+            let is_finished = tokio::select! {
+                is_finished = serve(agent, served, header, items, delivered, &acknowledge) => is_finished,
+                Ok(()) = stopped => true,
+                () = served.is_over() => false,
+            };
+            served.unregister(chunk, is_finished);
+            is_finished
+        }
     };
-    served.unregister(chunk);
     if is_finished {
         finish(agent, acknowledge).await;
+    }
+}
+
+/// Keeps a second delivery of a chunk that this agent runs already, until that ends.
+async fn follow(
+    agent: &Agent,
+    served: &Served,
+    acknowledge: &Subject,
+    mut ended: watch::Receiver<Option<bool>>,
+) -> bool {
+    loop {
+        let waited = tokio::time::timeout(served.lease / 3, ended.wait_for(Option::is_some)).await;
+        if let Ok(ended) = waited.map(|ended| ended.is_ok_and(|ended| *ended == Some(true))) {
+            return ended;
+        }
+        let _ = agent.connection.client.publish(acknowledge.clone(), "+WPI".into()).await;
     }
 }
 

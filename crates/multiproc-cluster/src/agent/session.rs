@@ -1,6 +1,7 @@
 //! A caller's session, served by this agent.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,23 @@ pub(crate) struct Served {
     /// When the caller was heard.
     heard: Mutex<Instant>,
     over: watch::Sender<bool>,
-    /// The chunks that run; a message ends one.
-    running: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// The chunks that run.
+    running: Mutex<HashMap<u64, Running>>,
+}
+
+struct Running {
+    /// Withdraws it, once.
+    stop: Option<oneshot::Sender<()>>,
+    /// At its end, whether it is finished.
+    ended: watch::Sender<Option<bool>>,
+}
+
+/// Whether a chunk that is delivered runs already: a broker that was killed forgets a renewal.
+pub(super) enum Registered {
+    /// It does not. The receiver hears that it is withdrawn.
+    New(oneshot::Receiver<()>),
+    /// It does. The receiver hears of its end.
+    Runs(watch::Receiver<Option<bool>>),
 }
 
 /// What became of a request to the caller.
@@ -65,15 +81,23 @@ impl Served {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// Registers a chunk that runs: the receiver hears that it is withdrawn.
-    pub(super) fn register(&self, chunk: u64) -> oneshot::Receiver<()> {
-        let (sender, receiver) = oneshot::channel();
-        lock(&self.running).insert(chunk, sender);
-        receiver
+    /// Registers a chunk to run. If this agent runs it already, it is told of the end of that.
+    pub(super) fn register(&self, chunk: u64) -> Registered {
+        match lock(&self.running).entry(chunk) {
+            Entry::Occupied(running) => Registered::Runs(running.get().ended.subscribe()),
+            Entry::Vacant(vacant) => {
+                let (stop, stopped) = oneshot::channel();
+                vacant.insert(Running { stop: Some(stop), ended: watch::Sender::new(None) });
+                Registered::New(stopped)
+            }
+        }
     }
 
-    pub(super) fn unregister(&self, chunk: u64) {
-        lock(&self.running).remove(&chunk);
+    /// The chunk has ended, and is finished or not.
+    pub(super) fn unregister(&self, chunk: u64, is_finished: bool) {
+        if let Some(running) = lock(&self.running).remove(&chunk) {
+            running.ended.send_replace(Some(is_finished));
+        }
     }
 
     /// Asks the caller once.
@@ -117,8 +141,10 @@ async fn take_stops(agent: Arc<Agent>, served: Arc<Served>) {
             stop = stops.next() => {
                 let Some(stop) = stop else { return };
                 let Ok(chunk) = <[u8; 8]>::try_from(&stop.payload[..]) else { continue };
-                if let Some(sender) = lock(&served.running).remove(&u64::from_le_bytes(chunk)) {
-                    let _ = sender.send(());
+                let mut running = lock(&served.running);
+                let running = running.get_mut(&u64::from_le_bytes(chunk));
+                if let Some(stop) = running.and_then(|running| running.stop.take()) {
+                    let _ = stop.send(());
                 }
             }
             () = served.is_over() => return,
