@@ -22,6 +22,7 @@ mod pool;
 mod process;
 mod programs;
 mod queue;
+mod record;
 mod regressions;
 mod resource_limits;
 mod security;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         resource_limits::trials(),
         corrupted_memory::trials(),
         crashes::trials(),
+        record::trials(),
         security::trials(),
         server::trials(),
         shared_array::trials(),

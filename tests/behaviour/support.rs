@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 /// How a test ends: it panics, returns an error, or passes.
-pub(crate) type Outcome = Result<(), Failed>;
+pub(crate) type Outcome<T = ()> = Result<T, Failed>;
 
 /// How long a test waits for an event before it fails. Generous: it measures nothing.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);

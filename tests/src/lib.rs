@@ -222,7 +222,18 @@ multiproc::init_for_tests!();
 #[allow(unsafe_code)]
 pub fn dereference(address: usize) -> u8 {
     // SAFETY: none. It is to crash.
-    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() }
+    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() } // the fault
+}
+
+/// Has a C function abort, if the number is 7.
+#[allow(unsafe_code)]
+pub fn abort_in_c(number: i32) {
+    unsafe extern "C" {
+        #[link_name = "abort_in_c"]
+        fn in_c(number: i32);
+    }
+    // SAFETY: takes a number.
+    unsafe { in_c(number) }; // calls C
 }
 
 /// From now on this signal crashes the process.

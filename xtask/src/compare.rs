@@ -19,7 +19,7 @@ use crate::verify::readme::Block;
 use crate::verify::{Plan, plan};
 
 /// How long a broken Python program may run: one that hangs is killed then.
-const BROKEN_LIMIT: Duration = Duration::from_secs(5);
+pub const BROKEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a program's other processes may outlive it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -119,7 +119,8 @@ fn show_broken(runner: &Runner, python: &Path, broken: &Broken) -> Result<bool> 
     Ok(symptom.is_some())
 }
 
-fn symptom(seen: &Observed) -> Option<String> {
+/// How a broken program fails; nothing if it works.
+pub fn symptom(seen: &Observed) -> Option<String> {
     let last = seen.stderr.lines().last().unwrap_or("nothing on standard error");
     match &seen.ending {
         Ending::Exit(0) => None,

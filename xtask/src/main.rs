@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::output::complain;
-use xtask::{bench, compare, faults, valgrind, verify};
+use xtask::{bench, compare, faults, report, valgrind, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Faults(options) => faults::run(&options),
+        Command::Report(_) => report::run(),
         Command::Valgrind => valgrind::run(),
         Command::Verify(options) => verify::run(&options),
     };
@@ -40,6 +41,8 @@ enum Command {
     Compare(compare::Options),
     /// Kill and stop processes and refuse system calls, at every step and at random
     Faults(faults::Options),
+    /// Run every program, and write a page that shows the code, output, timelines, charts and tables
+    Report(report::Options),
     /// Run unit tests of the library that touch memory under valgrind
     Valgrind,
     /// Run every command that a README under examples/ shows, and compare its output with the README

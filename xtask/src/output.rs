@@ -19,7 +19,8 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-pub(crate) fn line(text: Arguments) {
+/// Prints a line to standard output. A closed pipe ends the program.
+pub fn line(text: Arguments) {
     if let Err(error) = writeln!(stdout(), "{text}") {
         if error.kind() != ErrorKind::BrokenPipe {
             complain(format_args!("error: cannot write to standard output: {error}"));

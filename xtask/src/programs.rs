@@ -17,7 +17,7 @@ pub(crate) fn build(folder: &Path, what: &[&str]) -> Result<BTreeMap<String, Pat
 }
 
 /// A `cargo build` in this folder; the caller adds the packages.
-pub(crate) fn cargo_build(folder: &Path) -> Command {
+pub fn cargo_build(folder: &Path) -> Command {
     let mut build = cargo("build", folder);
     build.arg("--message-format=json-render-diagnostics");
     build
@@ -43,7 +43,7 @@ fn is_set_for_xtask(variable: &str) -> bool {
 }
 
 /// Runs the build; returns the programs by package and name.
-pub(crate) fn built(build: &mut Command) -> Result<BTreeMap<(PackageId, String), PathBuf>> {
+pub fn built(build: &mut Command) -> Result<BTreeMap<(PackageId, String), PathBuf>> {
     let mut build = build.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let messages = build.stdout.take().context("cargo has no output")?;
     let mut programs = BTreeMap::new();
@@ -69,7 +69,7 @@ pub(crate) fn build_peer(root: &Path, target: &Path, name: &str) -> Result<PathB
 pub(crate) const PEERS: &str = "crates/tools/bench-peers";
 
 /// Path and version of Python, if it is on this machine.
-pub(crate) fn python() -> Option<(PathBuf, String)> {
+pub fn python() -> Option<(PathBuf, String)> {
     // The name on the path may be a script that searches for the real one each time.
     let ask = "import sys; print(sys.executable); print(sys.version.split()[0])";
     let answer = Command::new("python3").args(["-c", ask]).stderr(Stdio::null()).output().ok()?;

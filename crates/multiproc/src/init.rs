@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
+use crate::replay;
 use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
@@ -57,6 +58,12 @@ use crate::sys::start_socket::take_bootstrap_socket;
 ///
 /// A program that was not started by this library, and has another socket as standard input, keeps that.
 ///
+/// # Replay
+///
+/// If the environment variable `MULTIPROC_REPLAY` names a file that
+/// [`PoolBuilder::record`](crate::pool::PoolBuilder::record) has written, this function runs the task of that
+/// file in this process, and ends it.
+///
 /// # Ctrl-C
 ///
 /// Ctrl-C is for the program that the user started. A terminal sends SIGINT to all its processes; in a child
@@ -89,6 +96,7 @@ fn init_process(prepare: fn()) {
         run_child(PacketSocket::from_socket(socket), owner);
     }
     bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
+    replay::replay_if_wanted();
 }
 
 /// What [`init_for_tests`](crate::init_for_tests) has called before `main`.

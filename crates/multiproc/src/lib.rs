@@ -154,6 +154,8 @@ mod shared_slice;
 
 mod mapping_cache;
 
+mod replay;
+
 pub mod pool;
 
 pub mod server;
@@ -164,6 +166,8 @@ mod channel;
 
 mod spawn;
 mod start_method;
+
+mod record;
 
 mod task;
 
@@ -204,7 +208,7 @@ pub use receiver_stream::ReceiverStream;
 pub use server::Server;
 pub use shared_array::{ArrayChunk, SharedArray};
 pub use shared_slice::{Pod, SharedSlice};
-pub use start_method::StartMethod;
+pub use start_method::{StartMethod, set_start_method};
 pub use task::RemoteFn;
 pub use task::method::{RemoteInit, RemoteMethod};
 pub use wait::{Waitable, wait_any, wait_any_timeout};

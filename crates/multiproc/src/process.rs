@@ -1,5 +1,6 @@
 //! `Process`: a child that runs one function, started, watched and joined as a thread is.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -131,6 +132,37 @@ impl ProcessBuilder {
         self
     }
 
+    /// Sets a variable of the child's environment, which is otherwise this process's at the start. The child
+    /// has it from its first instruction, so it reaches what reads the environment once (`OMP_NUM_THREADS`,
+    /// `LD_LIBRARY_PATH`). Therefore such a child is executed also under [`StartMethod::ForkServer`]. Its own
+    /// children inherit the variable. No effect in [inline mode](Self::inline).
+    ///
+    /// A name that is empty or holds `=`, and a zero byte, are an error of [`spawn`](Self::spawn).
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let builder = Process::builder().env("LEVEL", "7").env_remove("HOME");
+    ///     let child = builder.spawn(|| (std::env::var("LEVEL").ok(), std::env::var("HOME").ok()), ())?;
+    ///     assert_eq!(child.join()?, (Some("7".to_owned()), None));
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the child's environment. See [`env`](Self::env).
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), None);
+        self
+    }
+
     /// Whether the function runs in this process, in a thread with the child's name, so that a debugger or a
     /// profiler that watches this process sees it. By default, if the environment variable `MULTIPROC_INLINE`
     /// is `1`; it concerns the whole program.
@@ -178,7 +210,7 @@ impl ProcessBuilder {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let started = Started::new(self.options, name, function, &args)?;
+        let started = Started::new(&self.options, name, function, &args)?;
         Ok(Process { started, joined: false, result: PhantomData })
     }
 }

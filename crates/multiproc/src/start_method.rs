@@ -2,13 +2,15 @@
 
 use std::ffi::OsStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
 
 /// How a child process is started, chosen for a [process](crate::ProcessBuilder::start_method), for a
-/// [pool](crate::pool::PoolBuilder::start_method), or for a program by the environment variable
-/// `MULTIPROC_START_METHOD`: `fork-server` (or `forkserver`, as in Python) or `spawn`. Another value is an
-/// error at the first start. Children, and programs that they execute, inherit the variable.
+/// [pool](crate::pool::PoolBuilder::start_method), or for a program: in its code by [`set_start_method`], or
+/// else by the environment variable `MULTIPROC_START_METHOD`: `fork-server` (or `forkserver`, as in Python)
+/// or `spawn`. Another value is an error at the first start. Children, and programs that they execute,
+/// inherit the variable.
 ///
 /// With both methods a child shares no memory with its parent, has only the descriptors that it was given,
 /// and dies with its parent. What the kernel keeps for each *thread* is that of the thread that makes the
@@ -54,15 +56,47 @@ pub enum StartMethod {
     Spawn,
 }
 
-/// By `MULTIPROC_START_METHOD`; [`ForkServer`](Self::ForkServer) if it is unset or invalid.
+/// The program's, by [`set_start_method`] or else by `MULTIPROC_START_METHOD`;
+/// [`ForkServer`](Self::ForkServer) if that is unset or invalid.
 impl Default for StartMethod {
     fn default() -> Self {
-        Self::from_environment().unwrap_or(Self::ForkServer)
+        Self::of_program().unwrap_or(Self::ForkServer)
     }
 }
 
+/// Sets the start method of this process's later starts, of all whose builder has none. It goes before the
+/// environment variable `MULTIPROC_START_METHOD`. A pool and a server keep the method that they began with.
+///
+/// What stands before [`init`](crate::init()) runs in children, too. So a call there also concerns the starts
+/// of children; a later one concerns this process alone.
+///
+/// ```
+/// use multiproc::{Process, StartMethod, set_start_method};
+///
+/// fn main() -> multiproc::Result<()> {
+///     set_start_method(StartMethod::Spawn);
+///     multiproc::init();
+///     let child = Process::spawn(|| StartMethod::default() == StartMethod::Spawn, ())?;
+///     assert!(child.join()?); // the child's children are executed, too
+///     Ok(())
+/// }
+/// ```
+pub fn set_start_method(method: StartMethod) {
+    OF_CODE.store(method as u8 + 1, Ordering::Relaxed);
+}
+
+/// The method that the program's code has set, plus 1; 0 if none.
+static OF_CODE: AtomicU8 = AtomicU8::new(0);
+
 impl StartMethod {
-    pub(crate) fn from_environment() -> Result<Self> {
+    /// The method of a start whose builder has none.
+    pub(crate) fn of_program() -> Result<Self> {
+        let code = OF_CODE.load(Ordering::Relaxed);
+        let set = [Self::ForkServer, Self::Spawn].into_iter().find(|&method| method as u8 + 1 == code);
+        set.map_or_else(Self::from_environment, Ok)
+    }
+
+    fn from_environment() -> Result<Self> {
         static METHOD: OnceLock<Result<StartMethod>> = OnceLock::new();
         METHOD.get_or_init(|| Self::parse(std::env::var_os("MULTIPROC_START_METHOD").as_deref())).clone()
     }

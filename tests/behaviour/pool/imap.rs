@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::{Pool, Result, pipe};
 
-use super::{square, zero_waits};
+use super::{HOUR, SHORT, square, zero_waits};
 use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![
@@ -22,6 +22,8 @@ trials![
     imap_does_not_run_ahead_of_a_slow_first_item,
     a_result_comes_before_more_of_a_slow_input_is_taken,
     an_input_may_wait_for_the_result_before_it,
+    a_timed_wait_gives_what_is_there_and_ends_no_task,
+    a_timed_wait_of_a_closed_pool_gives_its_error,
     no_more_of_the_input_is_taken_than_the_buffer_holds,
     the_number_of_results_left_is_known_if_that_of_the_input_is,
     an_imap_dropped_midway_leaves_the_pool_usable,
@@ -54,6 +56,42 @@ fn imap_unordered_gives_each_result_once_and_as_soon_as_it_is_there() -> Outcome
     drop(latch);
     assert_eq!(results.next().transpose()?, Some(0));
     assert!(results.next().is_none());
+    Ok(())
+}
+
+fn a_timed_wait_gives_what_is_there_and_ends_no_task() -> Outcome {
+    let pool = Pool::new(2)?;
+    for is_ordered in [true, false] {
+        let (latch, theirs) = pipe()?;
+        let items = [(0, Some(theirs)), (1, None), (2, None)];
+        let mut results =
+            if is_ordered { pool.imap(zero_waits, items) } else { pool.imap_unordered(zero_waits, items) };
+        if !is_ordered {
+            let mut early = [results.next_timeout(TEST_TIMEOUT), results.next_timeout(TEST_TIMEOUT)]
+                .map(|result| result.unwrap().unwrap());
+            early.sort_unstable();
+            assert_eq!(early, [1, 2]);
+        }
+        for time in [Duration::ZERO, SHORT] {
+            assert!(results.next_timeout(time).is_none(), "the first item waits at its latch");
+            assert_eq!(results.size_hint().0, if is_ordered { 3 } else { 1 });
+        }
+        drop(latch);
+        assert_eq!(results.next_timeout(TEST_TIMEOUT).transpose()?, Some(0));
+        let rest: Vec<u32> = results.by_ref().collect::<Result<_>>()?;
+        assert_eq!(rest, if is_ordered { vec![1, 2] } else { vec![] });
+        assert!(results.next_timeout(HOUR).is_none(), "it is at its end");
+        assert_eq!(results.size_hint(), (0, Some(0)));
+    }
+    Ok(())
+}
+
+fn a_timed_wait_of_a_closed_pool_gives_its_error() -> Outcome {
+    let pool = Pool::new(1)?;
+    pool.close();
+    let mut results = pool.imap(square, 0..3);
+    assert!(results.next_timeout(HOUR).unwrap().unwrap_err().is_closed());
+    assert!(results.next_timeout(HOUR).is_none());
     Ok(())
 }
 

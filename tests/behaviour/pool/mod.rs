@@ -6,6 +6,7 @@ mod cancellation;
 mod descriptors;
 mod encoded;
 mod failures;
+mod growth;
 mod handles;
 mod imap;
 mod lifetime;
@@ -14,11 +15,13 @@ mod map_reduce;
 mod memory_limit;
 mod order;
 mod preload;
+mod priority;
 mod resize;
 mod respawn;
 mod retries;
 mod runs;
 mod state;
+mod stats;
 mod stuck;
 mod timeouts;
 mod workers;
@@ -36,6 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         map::trials(),
         imap::trials(),
         bad_items::trials(),
+        growth::trials(),
         handles::trials(),
         descriptors::trials(),
         encoded::trials(),
@@ -52,7 +56,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         respawn::trials(),
         order::trials(),
         preload::trials(),
+        priority::trials(),
         state::trials(),
+        stats::trials(),
         stuck::trials(),
         runs::trials(),
     ];

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::fs;
 use std::path::Path;
 use std::process::id;
 use std::thread;
 
 use multiproc::pool::{PoolBuilder, State};
 use multiproc::queue::{self, Sender};
-use multiproc::{Pool, Process, StartMethod, pipe};
+use multiproc::{ErrorKind, Pool, Process, StartMethod, TaskError, pipe};
 use nix::sys::signal::Signal;
 
 use super::{HOUR, SHORT};
@@ -22,6 +23,7 @@ trials![
     initializers_and_broadcasts_find_it,
     with_another_start_method_it_is_an_error,
     a_panic_and_a_crash_of_its_function_are_errors_of_the_pool,
+    an_error_of_its_function_is_that_of_the_pool,
     a_function_that_leaves_a_thread_is_an_error,
     a_function_has_limited_time,
     a_function_whose_process_is_killed_is_an_error,
@@ -104,7 +106,7 @@ fn workers_share_its_memory() -> Outcome {
     let pool = forking().preload(|byte: u8| vec![byte; SIZE], (7,)).build()?;
     let private_kibibytes = |bytes: &mut Vec<u8>| -> (usize, usize) {
         let sum = bytes.iter().step_by(4096).map(|&byte| usize::from(byte)).sum();
-        let usage = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+        let usage = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
         let private = usage.lines().filter(|line| line.starts_with("Private_"));
         (sum, private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()).sum())
     };
@@ -151,6 +153,16 @@ fn a_panic_and_a_crash_of_its_function_are_errors_of_the_pool() -> Outcome {
     assert_eq!(error.signal(), Some(6), "{error}");
     let error = forking().preload(|| -> u32 { std::process::exit(3) }, ()).build().unwrap_err();
     assert_eq!(error.exit_code(), Some(3), "{error}");
+    Ok(())
+}
+
+fn an_error_of_its_function_is_that_of_the_pool() -> Outcome {
+    let load = |path: String| -> Result<String, TaskError> { Ok(fs::read_to_string(path)?) };
+    let error = forking().try_preload(load, ("/missing/table".to_owned(),)).build().unwrap_err();
+    assert!(error.kind() == ErrorKind::Task && error.to_string().contains("No such file"), "{error}");
+    let pool = forking().try_preload(load, ("/proc/self/comm".to_owned(),)).build()?;
+    let found = pool.broadcast(|text: &mut String| text.clone(), ())?;
+    assert!(found.into_iter().all(|text| text.is_ok_and(|text| !text.is_empty())));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ trials![
     a_time_limit_among_small_items_fails_just_one,
     small_items_behind_a_slow_one_do_not_wait_for_it,
     a_small_item_behind_a_stopped_one_can_be_cancelled,
+    values_of_each_size_arrive_in_order,
 ];
 
 /// How often each item has begun.
@@ -160,5 +161,23 @@ fn a_small_item_behind_a_stopped_one_can_be_cancelled() -> Outcome {
         }
     }
     assert_eq!(pool.worker_pids(), [worker], "a worker that runs another item is not killed");
+    Ok(())
+}
+
+/// Items and results lie side by side in arrays, of which each begins at a multiple of 8.
+fn values_of_each_size_arrive_in_order() -> Outcome {
+    let pool = Pool::new(2)?;
+    let low: Vec<u8> = pool.map(|number: u32| number.to_le_bytes()[0], 0..100_000)?;
+    assert!(low.into_iter().zip((0..=255_u8).cycle()).all(|(byte, expected)| byte == expected));
+    let is_odd = pool.map(|number: u16| number % 2 == 1, 0..60_000)?;
+    assert!((0..60_000).zip(is_odd).all(|(number, is_odd)| (number % 2 == 1) == is_odd));
+    let wide = pool.map(|number: u8| u128::from(number) << 100, (0..=255).cycle().take(50_000))?;
+    assert!((0..=255_u8).cycle().zip(wide).all(|(number, wide)| u128::from(number) << 100 == wide));
+    let letters =
+        pool.map(|is_upper: bool| if is_upper { 'Ä' } else { 'ä' }, (0..20_000).map(|n| n % 3 == 0))?;
+    assert!((0..).zip(letters).all(|(n, letter)| letter == if n % 3 == 0 { 'Ä' } else { 'ä' }));
+    let texts: Vec<String> =
+        pool.imap(|number: i64| number.to_string(), -9..20_000).collect::<Result<_>>()?;
+    assert!((-9..20_000).zip(texts).all(|(number, text)| number.to_string() == text));
     Ok(())
 }

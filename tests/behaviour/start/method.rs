@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
-use multiproc::{Pool, Result, SharedSlice, StartMethod, current, parent, pipe};
+use multiproc::{Pool, Process, Result, SharedSlice, StartMethod, current, parent, pipe, set_start_method};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -22,6 +22,9 @@ trials![
     arguments_may_hold_as_many_descriptors_as_a_message_takes,
     the_environment_chooses_the_method,
     any_other_method_in_the_environment_is_an_error,
+    the_programs_code_chooses_before_the_environment,
+    a_builder_chooses_before_the_program,
+    a_pool_keeps_the_method_that_it_began_with,
     a_lock_whose_holder_is_killed_goes_to_the_next,
     what_a_program_draws_before_init_no_child_draws_again,
     a_program_with_threads_before_init_executes_its_children,
@@ -65,8 +68,13 @@ fn arguments_may_hold_as_many_descriptors_as_a_message_takes() -> Outcome {
 
 /// The output of the fixture with this method in the environment.
 fn said_with(method: Option<&str>) -> String {
+    said_with_arguments(&[], method)
+}
+
+fn said_with_arguments(arguments: &[&str], method: Option<&str>) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_start_method"));
     program
+        .args(arguments)
         .env_remove("MULTIPROC_START_METHOD")
         .envs(method.map(|method| ("MULTIPROC_START_METHOD", method)));
     let output = program.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
@@ -88,6 +96,47 @@ fn any_other_method_in_the_environment_is_an_error() -> Outcome {
         assert!(error.contains("MULTIPROC_START_METHOD") && error.contains("\"spawn\""), "{error}");
     }
     Ok(())
+}
+
+fn the_programs_code_chooses_before_the_environment() -> Outcome {
+    for method in [None, Some("fork-server"), Some("nonsense")] {
+        assert_eq!(said_with_arguments(&["spawn"], method), "1 children, false", "{method:?}");
+    }
+    alone(|| {
+        for method in METHODS {
+            set_start_method(method);
+            assert_eq!(StartMethod::default(), method);
+            let is_executed = Process::spawn(|| tests::was_executed(std::process::id()), ())?.join()?;
+            assert_eq!(is_executed, method == StartMethod::Spawn);
+        }
+        Ok(())
+    })
+}
+
+fn a_builder_chooses_before_the_program() -> Outcome {
+    alone(|| {
+        for (method, other) in METHODS.into_iter().zip(METHODS.into_iter().rev()) {
+            set_start_method(other);
+            let is_executed = with(method).spawn(|| tests::was_executed(std::process::id()), ())?.join()?;
+            assert_eq!(is_executed, method == StartMethod::Spawn);
+        }
+        Ok(())
+    })
+}
+
+fn a_pool_keeps_the_method_that_it_began_with() -> Outcome {
+    alone(|| {
+        for (method, other) in METHODS.into_iter().zip(METHODS.into_iter().rev()) {
+            set_start_method(method);
+            let pool = Pool::builder().workers(1).max_tasks_per_worker(1).build()?;
+            set_start_method(other);
+            for _ in 0..3 {
+                let is_executed = pool.apply(|| tests::was_executed(std::process::id()), ())?;
+                assert_eq!(is_executed, method == StartMethod::Spawn);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Maps a robust lock in shared memory, which the kernel passes on when its holder has died.

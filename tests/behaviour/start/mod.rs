@@ -1,5 +1,6 @@
 //! **Start methods**: what a child is, however it was started, and what a dead fork server costs.
 
+mod environment;
 mod fork_server;
 mod fork_server_faults;
 mod inherited;
@@ -15,6 +16,7 @@ use crate::support::{Latch, blocked_child_by, with};
 
 pub(crate) fn trials() -> Vec<Trial> {
     [
+        environment::trials(),
         fork_server::trials(),
         fork_server_faults::trials(),
         inherited::trials(),

@@ -1,11 +1,14 @@
-//! A program that starts a child as the environment says, and prints how many children it has, and whether
+//! A program that starts a child as the environment says, or with an argument by `Spawn`, and prints how many children it has, and whether
 //! one is a fork server.
 
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
-use multiproc::{Connection, Process, pipe};
+use multiproc::{Connection, Process, StartMethod, pipe, set_start_method};
 
 fn main() {
+    if std::env::args().len() > 1 {
+        set_start_method(StartMethod::Spawn);
+    }
     multiproc::init();
     tests::watched("start_method", || {
         let (ours, theirs) = pipe::<(), ()>().unwrap();

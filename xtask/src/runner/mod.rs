@@ -68,9 +68,15 @@ impl Runner {
     }
 
     pub fn run(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Observed> {
-        let folder = self.new_run()?;
         let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.working_folder).env("TMPDIR", &folder);
+        command.args(arguments);
+        self.run_command(command, limit)
+    }
+
+    /// As [`run`](Self::run), for a command that has its arguments, and perhaps variables.
+    pub fn run_command(&self, mut command: Command, limit: Duration) -> Result<Observed> {
+        let folder = self.new_run()?;
+        command.current_dir(&self.working_folder).env("TMPDIR", &folder);
         // A README shows the output in a plain environment.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE").env_remove("COLUMNS");
         // With it, Python writes the end of a line apart from the line, and processes mix them up.
@@ -79,7 +85,7 @@ impl Runner {
 
         let start = Instant::now();
         let mut child = processes::start(&mut command, &folder)
-            .with_context(|| format!("cannot start {}", program.display()))?;
+            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = child.stdout.take().map(Capture::start);
         let stderr = child.stderr.take().map(Capture::start);
         let in_time = processes::wait(&child, limit);

@@ -25,7 +25,7 @@ pub mod expectation;
 pub mod order;
 pub mod pattern;
 pub mod programs;
-pub(crate) mod python;
+pub mod python;
 pub mod readme;
 mod report;
 mod schedule;
@@ -83,9 +83,9 @@ enum Format {
 }
 
 /// The commands to run with their programs, and the problems of the READMEs.
-pub(crate) struct Plan {
-    pub(crate) commands: Vec<(Block, Program)>,
-    pub(crate) scripts: Vec<Script>,
+pub struct Plan {
+    pub commands: Vec<(Block, Program)>,
+    pub scripts: Vec<Script>,
     problems: Vec<Problem>,
 }
 
@@ -130,7 +130,8 @@ pub fn run(options: &Options) -> Result<bool> {
     report.end()
 }
 
-pub(crate) fn plan(workspace: &Workspace, only: Option<&str>) -> Result<Plan> {
+/// Reads the READMEs; `only` is as in [`Options`].
+pub fn plan(workspace: &Workspace, only: Option<&str>) -> Result<Plan> {
     let (blocks, mut problems) = readme::read_all(&workspace.examples())?;
     let mut commands = Vec::new();
     for block in blocks {

@@ -13,6 +13,8 @@ use crate::programs::{built, cargo_build};
 
 pub struct Workspace {
     pub root: PathBuf,
+    /// Where cargo builds.
+    pub target: PathBuf,
     packages: Vec<Package>,
 }
 
@@ -22,7 +24,11 @@ pub type Program = (PackageId, String);
 impl Workspace {
     pub fn load() -> Result<Self> {
         let metadata = MetadataCommand::new().no_deps().exec()?;
-        Ok(Self { root: metadata.workspace_root.into(), packages: metadata.packages })
+        Ok(Self {
+            root: metadata.workspace_root.into(),
+            target: metadata.target_directory.into(),
+            packages: metadata.packages,
+        })
     }
 
     pub fn examples(&self) -> PathBuf {
@@ -47,6 +53,13 @@ impl Workspace {
             ),
         };
         Ok((package.id.clone(), bin.clone()))
+    }
+
+    /// The file with the `main` of a program.
+    pub fn source(&self, (package, name): &Program) -> Option<PathBuf> {
+        let package = self.packages.iter().find(|candidate| candidate.id == *package)?;
+        let target = package.targets.iter().find(|target| target.is_bin() && target.name == *name)?;
+        Some(target.src_path.clone().into())
     }
 
     /// The programs under `examples/` that are not among those `shown`.

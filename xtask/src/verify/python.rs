@@ -11,23 +11,23 @@ use super::programs::{Program, Workspace};
 use super::readme::{Block, Problem};
 
 /// A Python file and the block of its program.
-pub(crate) struct Script {
+pub struct Script {
     /// Its command is `python3 …`, and it expects what the program's block shows, but no times.
-    pub(crate) block: Block,
+    pub block: Block,
     /// Where the block of its program lies among the commands of the READMEs.
-    pub(crate) command: usize,
+    pub command: usize,
 }
 
 /// A Python program that does not work.
-pub(crate) struct Broken {
-    pub(crate) question: String,
-    pub(crate) file: PathBuf,
+pub struct Broken {
+    pub question: String,
+    pub file: PathBuf,
     /// Its first line, without the signs of a comment.
-    pub(crate) reason: String,
+    pub reason: String,
 }
 
 /// All Python files that have a program with a console block, and what is wrong with the others.
-pub(crate) fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (Vec<Script>, Vec<Problem>) {
+pub fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (Vec<Script>, Vec<Problem>) {
     let (mut scripts, mut problems) = (Vec::new(), Vec::new());
     for (question, file) in files(workspace, "python") {
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -53,7 +53,7 @@ pub(crate) fn scripts(workspace: &Workspace, commands: &[(Block, Program)]) -> (
 }
 
 /// All Python programs that do not work.
-pub(crate) fn broken(workspace: &Workspace) -> io::Result<Vec<Broken>> {
+pub fn broken(workspace: &Workspace) -> io::Result<Vec<Broken>> {
     let broken = |(question, file): (String, PathBuf)| {
         let text = fs::read_to_string(workspace.root.join(&file))?;
         let reason = text.lines().next().unwrap_or_default().trim_matches(['#', '"', ' ']).to_owned();

@@ -7,14 +7,20 @@ use nix::sys::signal::Signal;
 use super::{Cause, Error, Failure, Inner, Origin};
 
 impl fmt::Display for Error {
-    /// `{:#}` has the backtrace of a crash behind the message.
+    /// `{:#}` has the backtrace of a crash, and the file that records the task, behind the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_message(f)?;
         if let Some(host) = &self.0.host {
             write!(f, " (on host {host})")?;
         }
-        match f.alternate().then(|| self.backtrace()).flatten() {
-            Some(backtrace) => write!(f, "\n{backtrace}"),
+        if !f.alternate() {
+            return Ok(());
+        }
+        if let Some(backtrace) = self.backtrace() {
+            write!(f, "\n{backtrace}")?;
+        }
+        match self.record() {
+            Some(path) => write!(f, "\nrecorded in {}", path.display()),
             None => Ok(()),
         }
     }
@@ -22,8 +28,17 @@ impl fmt::Display for Error {
 
 impl Error {
     fn fmt_message(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _, host: _ } =
-            &*self.0;
+        let Inner {
+            cause,
+            origin,
+            items,
+            during_startup,
+            memory_limit,
+            attempts: _,
+            crash: _,
+            host: _,
+            record: _,
+        } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let during_startup = *during_startup;
         let doing = Activity { origin: origin.as_ref(), items: *items, during_startup };

@@ -8,6 +8,7 @@ mod task_error;
 
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -107,6 +108,8 @@ struct Inner {
     crash: Option<Crash>,
     /// Where it happened, if elsewhere.
     host: Option<String>,
+    /// The file that records the task, if there is one.
+    record: Option<PathBuf>,
 }
 
 /// Who failed.
@@ -341,6 +344,28 @@ impl Error {
         }
     }
 
+    /// The file that records the task, from which the program can run it again in a debugger: see
+    /// [`PoolBuilder::record`](crate::pool::PoolBuilder::record). `None` if it is not recorded.
+    ///
+    /// `{error:#}` has the path behind the message.
+    ///
+    /// ```
+    /// use multiproc::Process;
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let error = Process::spawn(|| -> () { std::process::abort() }, ())?.join().unwrap_err();
+    ///     match error.record() {
+    ///         Some(path) => println!("to debug it: MULTIPROC_REPLAY={} gdb --args …", path.display()),
+    ///         None => println!("to record it: MULTIPROC_RECORD=DIRECTORY …"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn record(&self) -> Option<&Path> {
+        self.0.record.as_deref()
+    }
+
     /// Did the function panic? The message then holds the panic's own, with file and line.
     pub fn is_panic(&self) -> bool {
         self.kind() == ErrorKind::Panic
@@ -429,6 +454,7 @@ impl Error {
             attempts,
             crash: None,
             host: None,
+            record: None,
         }))
     }
 
@@ -504,6 +530,12 @@ impl Error {
     /// Adds what a child has left, if it was killed by a signal.
     pub(crate) fn with_crash(mut self, crash: Option<Crash>) -> Self {
         self.0.crash = crash.filter(|_| matches!(self.0.cause, Cause::Signal(_)));
+        self
+    }
+
+    /// Adds the file that records the task.
+    pub(crate) fn with_record(mut self, path: PathBuf) -> Self {
+        self.0.record = Some(path);
         self
     }
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::ipc::frame::{SKIP, add_frame, all, encode_header};
+use crate::ipc::frame::{SKIP, add_frame, all, array_kind, encode_header};
 use crate::ipc::ring::{Memory, Position, Ring};
 use crate::sys::atomic::AtomicU64;
 use crate::testing::{any_bytes, any_words, cases};
@@ -25,7 +25,7 @@ proptest! {
         let memory = RefCell::new(vec![0; 1024]);
         memory.write(0, &bytes);
         for (slot, kind, length) in kinds {
-            let kind = if kind == 0 { SKIP } else { kind };
+            let kind = [SKIP, array_kind(8), array_kind(3)].get(kind as usize).copied().unwrap_or(kind);
             memory.write(slot.index(127) * 8, &encode_header(length, kind));
         }
         let [first, tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
@@ -43,9 +43,13 @@ proptest! {
         prop_assert!(shown <= 1024);
         ring.kind(&memory, first);
         ring.take(&memory, &mut first.clone(), |_, bytes| assert!(bytes.len() < 1024));
-        if ring.frames_to_end(first, 8) > 0 {
-            ring.pop_if(&memory, &mut first.clone(), 1, 8, |_| ());
+        if let Some(array) = ring.array(&memory, first.bytes) {
+            let last = memory.read(ring.value_offset(array, array.count - 1), array.size as usize, <[u8]>::len);
+            prop_assert_eq!(last, array.size as usize, "it lies in the ring");
         }
+        let count = tail.frames_since(first).min(2000);
+        let copied = ring.copy_values(&memory, first.bytes, tail.frames, count, tail.bytes);
+        prop_assert!(all(copied.frames).len() <= count as usize);
     }
 
     #[test]
@@ -55,15 +59,18 @@ proptest! {
         let [taken, mut tail] = words.map(|word| Position::load(&AtomicU64::new(word)));
         let bytes = vec![7; length];
         let before = tail;
-        let room = ring.free_frames(tail, taken.bytes, length);
+        let room = ring.array_room(tail, taken.bytes, 1) as usize;
         let fits = ring.put(&memory, &mut tail, taken.bytes, 1, &[&bytes]);
         prop_assert!(fits || tail == before);
-        prop_assert!(fits || room == 0 || length > ring.largest());
+        prop_assert!(fits || room < length || length > ring.largest());
         let mut frames = Vec::new();
         add_frame(&mut frames, 1, &bytes);
         ring.put_frames(&memory, &mut tail, taken.bytes, &frames, 1);
-        if ring.free_frames(tail, taken.bytes, length) > 0 {
-            ring.push_unchecked(&memory, &mut tail, 1, &bytes);
+        let room = ring.array_room(tail, taken.bytes, 3);
+        if room > 0 {
+            let array = ring.begin_array(&memory, tail, 3, room);
+            memory.write(ring.value_offset(array, room - 1), &[7; 3]);
+            ring.shorten(&memory, array, 1);
         }
         let memory = memory.borrow();
         prop_assert!(memory[..8].iter().chain(&memory[8 + 1024..]).all(|&byte| byte == 0xee));

@@ -62,7 +62,7 @@ impl<M> Pool<M> {
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
             let body = Body::Message(Message::new(bytes.clone(), descriptors.clone())?);
-            Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), body })
+            Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), rank: 0, body })
         };
         let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)

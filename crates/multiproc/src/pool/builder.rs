@@ -1,7 +1,9 @@
 //! `PoolBuilder`: the options of a pool.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -9,11 +11,12 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::{Config, Dispatcher};
-use super::initializers::{Make, Preload, Run, TryMake, encode_initializer};
+use super::dispatcher::{Config, Dispatcher, RecordOptions};
+use super::initializers::{Make, Preload, Run, TryMake, TryPreload, encode_initializer};
 use super::scheduler::Policy;
 use super::state::{NoState, State};
 use crate::error::{Error, Result, TaskError};
+use crate::record::{MAX_BYTES, MAX_FILES};
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
@@ -46,13 +49,20 @@ impl PoolBuilder {
             min_workers: 0,
             chunk_size: None,
             max_tasks: None,
+            max_growth: None,
             shutdown_timeout: SHUTDOWN,
             memory_limit: None,
             initializer_timeout: INITIALIZER,
             initializers: Vec::new(),
+            recording: None,
         };
-        let config =
-            Config { options: SpawnOptions::default(), policy, preload: Vec::new(), max_pending: None };
+        let config = Config {
+            options: SpawnOptions::default(),
+            policy,
+            preload: Vec::new(),
+            max_pending: None,
+            record: RecordOptions { directory: None, max_files: MAX_FILES, max_bytes: MAX_BYTES },
+        };
         Self { workers: None, config, initializer: Ok(()), kind: PhantomData }
     }
 
@@ -167,17 +177,53 @@ impl PoolBuilder {
     /// [`build`](Self::build) fails when `make` panics, crashes, leaves a thread, or takes longer than the
     /// [`initializer_timeout`](Self::initializer_timeout); and when the pool has another start method, or the
     /// system lacks what the fork server needs.
-    pub fn preload<F, Args>(mut self, make: F, args: Args) -> PoolBuilder<State<F::State>>
+    pub fn preload<F, Args>(self, make: F, args: Args) -> PoolBuilder<State<F::State>>
     where
         F: RemoteInit<Args>,
         F::State: Send,
         Args: Serialize + DeserializeOwned,
     {
-        match encode_initializer(Preload::new(make), &args) {
+        self.preload_by(Preload::new(make), &args).with_kind()
+    }
+
+    /// As [`preload`](Self::preload), for a function that may fail: its error is that of
+    /// [`build`](Self::build).
+    ///
+    /// ```
+    /// use multiproc::{Pool, StartMethod, TaskError};
+    /// use std::path::PathBuf;
+    ///
+    /// fn load(path: PathBuf) -> Result<String, TaskError> {
+    ///     Ok(std::fs::read_to_string(path)?)
+    /// }
+    ///
+    /// fn main() {
+    ///     multiproc::init();
+    ///     let builder = Pool::builder().workers(2).start_method(StartMethod::ForkServer);
+    ///     let error = builder.try_preload(load, (PathBuf::from("/missing"),)).build().unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    /// }
+    /// ```
+    pub fn try_preload<F, Args, S, E>(self, make: F, args: Args) -> PoolBuilder<State<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: Send + 'static,
+        TaskError: From<E>,
+    {
+        self.preload_by(TryPreload::new(make), &args).with_kind()
+    }
+
+    fn preload_by<F, Args>(mut self, function: F, args: &Args) -> Self
+    where
+        F: RemoteFn<Args, Output = Result<()>>,
+        Args: Serialize + DeserializeOwned,
+    {
+        match encode_initializer(function, args) {
             Ok(preload) => self.config.preload.push(preload),
             Err(error) => self.initializer = Err(error),
         }
-        self.with_kind()
+        self
     }
 
     fn with_kind<S>(self) -> PoolBuilder<State<S>> {
@@ -255,6 +301,30 @@ impl<M> PoolBuilder<M> {
     /// any number.
     pub fn max_tasks_per_worker(mut self, tasks: u64) -> Self {
         self.config.policy.max_tasks = Some(tasks);
+        self
+    }
+
+    /// Replaces a worker, between two tasks, when its private memory has grown by more than this many bytes
+    /// since its first task. So tasks that leak, or that leave the allocator with much memory, take no more
+    /// than that for long; none of them fails. By default a worker may grow without end.
+    ///
+    /// The pool checks its workers about ten times a second while it has work. What a worker has before its
+    /// first task does not count: a [state](Self::state), a [preload](Self::preload), what an initializer has
+    /// loaded. So a replacement does not begin above the limit. For a bound that no task exceeds, see
+    /// [`memory_limit`](Self::memory_limit).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(1).max_growth_per_worker(64 << 20).build()?;
+    /// let leak = |mebibytes: usize| vec![1_u8; mebibytes << 20].leak().len();
+    /// let first = pool.worker_pids();
+    /// while pool.worker_pids() == first {
+    ///     pool.apply(leak, (10,))?;
+    /// }
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn max_growth_per_worker(mut self, bytes: u64) -> Self {
+        self.config.policy.max_growth = Some(bytes);
         self
     }
 
@@ -356,6 +426,31 @@ impl<M> PoolBuilder<M> {
         self
     }
 
+    /// Sets a variable of the workers' environment, which is otherwise this process's when a worker starts. A
+    /// worker has it from its first instruction, so it reaches what reads the environment once, as math
+    /// libraries do for their number of threads. Therefore the workers are executed also under
+    /// [`StartMethod::ForkServer`]; only a [`preload`](Self::preload) is forked, from a process with the
+    /// variable. No effect in [inline mode](Self::inline).
+    ///
+    /// A name that is empty or holds `=`, and a zero byte, are an error of [`build`](Self::build).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(2).env("OMP_NUM_THREADS", "1").build()?;
+    /// assert_eq!(pool.apply(|| std::env::var("OMP_NUM_THREADS").ok(), ())?.as_deref(), Some("1"));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the workers' environment. See [`env`](Self::env).
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.config.options.environment.change(name.as_ref(), None);
+        self
+    }
+
     /// Whether tasks run in this process, so that a debugger or a profiler that watches this process sees
     /// them. By default, if the environment variable `MULTIPROC_INLINE` is `1`; it concerns the whole program.
     ///
@@ -391,18 +486,103 @@ impl<M> PoolBuilder<M> {
         self
     }
 
+    /// Records each task that fails by the death of its worker, by its [time
+    /// limit](super::CallOptions::timeout) or by a panic: in a file of its own in this directory, which is
+    /// created (for this user alone) if there is none. By default, if the environment variable
+    /// `MULTIPROC_RECORD` names a directory. It concerns each pool of the program, and each
+    /// [`Process`](crate::Process) that is joined.
+    ///
+    /// The file holds the error, the function's name, and the encoded arguments; only its owner can read it.
+    /// The program runs the task again, in its first process, where a debugger sees it:
+    ///
+    /// ```text
+    /// MULTIPROC_REPLAY=FILE gdb --args PROGRAM
+    /// ```
+    ///
+    /// [`init`](crate::init()) then runs the task and ends the program: with exit code 0 if the function
+    /// returned, 101 if it panicked, and by the signal that kills it. The functions given to
+    /// [`at_start`](crate::at_start), and what the pool's workers run first
+    /// ([`initializer`](Self::initializer), [`state`](Self::state)), run before it. Another build of the
+    /// program refuses the file with exit code 2.
+    ///
+    /// [`Error::record`] is the path. The file is written before the error is seen, by a thread that waits
+    /// for results of this pool or by the pool's own, while the pool works on; that thread blocks until it is
+    /// written. If it cannot be written, a message on standard error says so once.
+    ///
+    /// Not recorded are
+    ///
+    /// - arguments with descriptors: ends of queues and pipes, locks, files, shared memory. The file then
+    ///   says so, and cannot be replayed. Likewise if an initializer of the pool has such arguments;
+    /// - a task that was cancelled, or ended with its pool; an earlier death of a task that was [run
+    ///   again](super::CallOptions::retries); a panic in a [`map_reduce`](super::Pool::map_reduce);
+    /// - calls of a [server](crate::server), which depend on the calls before them; and tasks in [inline
+    ///   mode](Self::inline).
+    ///
+    /// [`record_limits`](Self::record_limits) limits the files and their size.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     multiproc::init();
+    ///     let directory = std::env::temp_dir().join(format!("records-{}", std::process::id()));
+    ///     let pool = Pool::builder().workers(2).record(&directory).build()?;
+    ///     let crash = |number: u64| if number == 7 { std::process::abort() } else { number };
+    ///     let results = pool.map_results(crash, 0..10)?;
+    ///     let error = results[7].as_ref().unwrap_err();
+    ///     let record = error.record().ok_or("it is not recorded")?;
+    ///     println!("{error}: see {}", record.display());
+    ///     std::fs::remove_dir_all(directory)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`build`](Self::build) fails if the directory cannot be created.
+    pub fn record(mut self, directory: impl AsRef<Path>) -> Self {
+        self.config.record.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Limits the [records](Self::record): the number of files in the directory, and the bytes of the
+    /// arguments in each. The default is 100 files, and 16 MiB each. At the first limit a message on standard
+    /// error says so, and nothing more is recorded, until files are removed and the program starts again. A
+    /// file whose arguments exceed the second says so instead of holding them. Several processes that record
+    /// at the same time may exceed the first by one file each.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    ///
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     multiproc::init();
+    ///     let directory = std::env::temp_dir().join(format!("few-records-{}", std::process::id()));
+    ///     let pool = Pool::builder().workers(2).record(&directory).record_limits(2, 1 << 20).build()?;
+    ///     let results = pool.map_results(|number: u64| assert!(number > 5), 0..10)?;
+    ///     let recorded = results.iter().filter_map(|result| result.as_ref().err()?.record());
+    ///     assert_eq!(recorded.count(), 2);
+    ///     std::fs::remove_dir_all(directory)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn record_limits(mut self, files: usize, bytes: usize) -> Self {
+        (self.config.record.max_files, self.config.record.max_bytes) = (files, bytes);
+        self
+    }
+
     /// Starts the workers and the pool's thread; in inline mode there is neither.
     pub(super) fn start(mut self) -> Result<(Arc<Dispatcher>, Option<JoinHandle<()>>)> {
         self.initializer?;
-        let Policy { workers, chunk_size, max_tasks, memory_limit, .. } = &mut self.config.policy;
+        let Policy { workers, chunk_size, max_tasks, max_growth, memory_limit, .. } = &mut self.config.policy;
         *workers = self.workers.unwrap_or_else(cpus);
         *memory_limit = memory_limit.map(effective_memory_limit);
         for (option, is_zero) in [
             ("workers", *workers == 0),
             ("chunk_size", *chunk_size == Some(0)),
             ("max_tasks_per_worker", *max_tasks == Some(0)),
+            ("max_growth_per_worker", *max_growth == Some(0)),
             ("memory_limit", *memory_limit == Some(0)),
             ("max_pending", self.config.max_pending == Some(0)),
+            ("record_limits: files", self.config.record.max_files == 0),
         ] {
             if is_zero {
                 return Err(Error::invalid(format!("`{option}` must be at least 1")));
@@ -414,6 +594,7 @@ impl<M> PoolBuilder<M> {
             }
             return Ok((Dispatcher::start_inline(self.config)?, None));
         }
+        self.config.options.fix_method()?;
         if !self.config.preload.is_empty() {
             self.config.options.check_can_preload()?;
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEADER, Frames, as_u32, frame_size};
+use crate::ipc::frame::{Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
@@ -25,6 +25,8 @@ use crate::task::TaskId;
 pub(crate) struct Call {
     pub(crate) header: TaskHeader,
     pub(crate) options: Options,
+    /// It has one item, which has no index.
+    pub(crate) is_single: bool,
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
@@ -42,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// The number of further runs of an item whose worker died while running it.
     pub(crate) retries: u32,
+    /// Steps of [`PRIORITY_STEP`].
+    pub(crate) priority: i8,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.
     pub(crate) buffer_size: Option<u64>,
 }
@@ -107,6 +111,9 @@ pub(crate) const TARGET_CHUNK_TIME: Duration = Duration::from_millis(1);
 const MAX_CHUNK_LEN: u64 = 32 * 1024;
 const MAX_GROWTH: u64 = 64;
 
+/// A step of priority counts as this time (nanoseconds) of waiting, so that no priority starves.
+const PRIORITY_STEP: i64 = 10_000_000_000;
+
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
         let (is_timed, first) = (options.timeout.is_some(), FirstItem::of_call(is_single));
@@ -114,11 +121,17 @@ impl Call {
         Arc::new(Self {
             header,
             options,
+            is_single,
             inbox: Mutex::default(),
             target_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),
             backlog: AtomicUsize::new(0),
         })
+    }
+
+    /// The place in the order of all waiting items of one that is submitted `now`; the lowest is the first.
+    pub(crate) fn rank(&self, now: u64) -> i64 {
+        i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }
 
     /// Counts it until its first result.
@@ -280,15 +293,15 @@ impl ResultCursor {
         let (Contents::Frames(frames), Some(length)) = (&mut self.content, raw::fixed_size::<R>()) else {
             return 0;
         };
-        let (before, start) = (results.len(), frames.consumed());
-        let stride = frame_size(as_u32(length)) as usize;
-        let like = frames.next_if_same(VALUE, length, most);
-        if raw::append_numbers(results, like, stride, FRAME_HEADER).is_none() {
-            let value = |frame: &[u8]| raw::from_bytes(&frame[FRAME_HEADER..FRAME_HEADER + length])?.ok();
-            results.extend(like.chunks_exact(stride).map_while(value));
+        let before = results.len();
+        let (values, offset) = frames.peek_values(length, most);
+        let stride = if offset == 0 { length } else { frame_size(as_u32(length)) as usize };
+        if raw::append_numbers(results, values, stride, offset).is_none() {
+            let value = |value: &[u8]| raw::from_bytes(&value[offset..offset + length])?.ok();
+            results.extend(values.chunks_exact(stride).map_while(value));
         }
         let count = results.len() - before;
-        frames.back_to(start + count * stride); // an invalid one is decoded again, for its error
+        frames.pass_values(length, count); // an invalid one is decoded by `next`, for its error
         self.next += count as u64;
         as_u32(count)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::call::{Call, ResultBatch, TaskHeader};
 use crate::codec::raw;
 use crate::error::{Error, Result};
-use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
+use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame};
 use crate::ipc::packet::{MAX_INLINE, Message};
 use crate::ipc::wire::{self, SharedFd, Travels};
 use crate::pool::worker_rings::VALUE;
@@ -18,12 +18,16 @@ pub(crate) struct Chunk {
     pub(crate) count: u32,
     /// The deaths of workers that ran them before.
     pub(crate) deaths: Vec<Error>,
+    /// Its [rank](Call::rank), once it is submitted.
+    pub(crate) rank: i64,
     pub(crate) body: Body,
 }
 
 pub(crate) enum Body {
     /// A frame for each item, ready for the ring, from byte `start` on.
     Frames { bytes: Vec<u8>, start: usize },
+    /// Values of `size` bytes for arrays in the ring, from byte `start` on.
+    Values { bytes: Vec<u8>, start: usize, size: u32 },
     /// One out-of-line item: it is large or holds descriptors.
     Message(Message),
 }
@@ -43,9 +47,16 @@ impl Chunk {
         self.call.deliver(ResultBatch::Lost { first: self.first, count: self.count, error });
     }
 
-    /// The frames of up to `most` items, and their number.
+    /// The frames, or the values, of up to `most` items, and their number.
     pub(crate) fn front(&self, most: u32) -> (&[u8], u32) {
-        let Body::Frames { bytes, start } = &self.body else { return (&[], 0) };
+        let (bytes, start) = match &self.body {
+            Body::Frames { bytes, start } => (bytes, start),
+            Body::Values { bytes, start, size } => {
+                let (count, length) = (most.min(self.count), (most.min(self.count) * size) as usize);
+                return (bytes.get(*start..start + length).unwrap_or_default(), count);
+            }
+            Body::Message(_) => return (&[], 0),
+        };
         let frames = bytes.get(*start..).unwrap_or_default();
         if most >= self.count {
             return (frames, self.count);
@@ -57,11 +68,11 @@ impl Chunk {
         (&frames[..front.consumed()], most)
     }
 
-    /// Drops the first `count` items, whose frames have `length` bytes.
+    /// Drops the first `count` items, which have `length` bytes.
     pub(crate) fn advance(&mut self, count: u32, length: usize) {
         self.first += u64::from(count);
         self.count -= count;
-        if let Body::Frames { start, .. } = &mut self.body {
+        if let Body::Frames { start, .. } | Body::Values { start, .. } = &mut self.body {
             *start += length;
         }
     }
@@ -74,6 +85,8 @@ pub(crate) struct ChunkBuilder {
     /// it.
     end: usize,
     count: u32,
+    /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds the values.
+    size: u32,
     /// The last item, if it is out of line.
     out_of_line: Option<Message>,
 }
@@ -81,7 +94,7 @@ pub(crate) struct ChunkBuilder {
 impl ChunkBuilder {
     /// With a capacity of `bytes`.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, out_of_line: None }
+        Self { frames: Vec::with_capacity(bytes), end: 0, count: 0, size: 0, out_of_line: None }
     }
 
     /// The bytes so far.
@@ -98,6 +111,12 @@ impl ChunkBuilder {
     #[inline]
     pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
+            Some(bytes) if raw::fixed_size::<T>().is_some_and(|size| size > 0) => {
+                self.frames.extend_from_slice(bytes);
+                (self.end, self.size) = (self.frames.len(), as_u32(bytes.len()));
+                self.count += 1;
+                Ok(())
+            }
             Some(bytes) if bytes.len() <= MAX_INLINE => {
                 add_frame(&mut self.frames, VALUE, bytes);
                 self.end = self.frames.len();
@@ -140,10 +159,19 @@ impl ChunkBuilder {
     /// line.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
         self.frames.truncate(self.end);
-        let chunk =
-            |first, count, body| Chunk { call: Arc::clone(call), first, count, deaths: Vec::new(), body };
-        let frames =
-            (self.count > 0).then(|| chunk(first, self.count, Body::Frames { bytes: self.frames, start: 0 }));
+        let chunk = |first, count, body| Chunk {
+            call: Arc::clone(call),
+            first,
+            count,
+            deaths: Vec::new(),
+            rank: 0,
+            body,
+        };
+        let body = match self.size {
+            0 => Body::Frames { bytes: self.frames, start: 0 },
+            size => Body::Values { bytes: self.frames, start: 0, size },
+        };
+        let frames = (self.count > 0).then(|| chunk(first, self.count, body));
         let index = first + u64::from(self.count);
         let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::Message(message)));
         frames.into_iter().chain(out_of_line)

@@ -5,6 +5,7 @@
 //! replaces them.
 
 use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,14 +17,17 @@ use super::call::{Call, Slot, Slots};
 use super::chunk::Chunk;
 use super::completions::Completions;
 use super::inline::run_chunk;
+use super::recording::Recording;
 use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
 use super::state::adopt_preloaded;
+use super::stats::PoolStats;
 use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::logs;
 use crate::pool::worker_rings::WakeupPage;
 use crate::pool::worker_rings::wakeups::Waiting;
+use crate::record::{Recorder, wanted_directory};
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
@@ -42,6 +46,15 @@ pub(crate) struct Config {
     pub(crate) preload: Vec<Initializer>,
     /// The maximum of submitted tasks without a result.
     pub(crate) max_pending: Option<usize>,
+    pub(crate) record: RecordOptions,
+}
+
+/// Where failed tasks are recorded, and how much of them.
+#[derive(Clone)]
+pub(crate) struct RecordOptions {
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) max_files: usize,
+    pub(crate) max_bytes: usize,
 }
 
 pub(crate) struct Dispatcher {
@@ -60,6 +73,7 @@ pub(crate) struct Dispatcher {
     fork_detector: ForkDetector,
     callers: Mutex<Callers>,
     completions: Arc<Completions>,
+    recording: Option<Arc<Recording>>,
     wakeup_page: WakeupPage,
     thread: Arc<PoolThread>,
 }
@@ -133,7 +147,7 @@ impl Dispatcher {
 
     /// Starts all workers, or none.
     pub(crate) fn start(config: Config) -> Result<Arc<Self>> {
-        let (options, workers) = (config.options, config.policy.workers);
+        let (options, workers) = (config.options.clone(), config.policy.workers);
         if config.preload.is_empty() {
             options.prefork(workers);
         }
@@ -152,9 +166,14 @@ impl Dispatcher {
         Ok(dispatcher)
     }
 
-    fn new(Config { options, policy, preload, max_pending }: Config, is_inline: bool) -> Result<Arc<Self>> {
-        let preload_server =
-            (!preload.is_empty()).then(|| PreloadServer::new(preload, policy.initializer_timeout));
+    fn new(config: Config, is_inline: bool) -> Result<Arc<Self>> {
+        let Config { options, mut policy, preload, max_pending, record } = config;
+        if !is_inline {
+            policy.recording = record.recording(preload.iter().chain(&policy.initializers))?;
+        }
+        let environment = options.environment.clone();
+        let preload_server = (!preload.is_empty())
+            .then(|| PreloadServer::new(environment, preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
         let thread = Arc::new(PoolThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
         Ok(Arc::new(Self {
@@ -166,6 +185,7 @@ impl Dispatcher {
             preload_server,
             is_inline,
             shutdown_timeout: policy.shutdown_timeout,
+            recording: policy.recording.clone(),
             state: Mutex::new(Scheduler::new(policy)),
             fork_detector: ForkDetector::new()?,
             callers: Mutex::default(),
@@ -242,6 +262,11 @@ impl Dispatcher {
         if self.fork_detector.in_original_process() { self.lock().worker_pids() } else { Vec::new() }
     }
 
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.check();
+        if self.fork_detector.in_original_process() { self.lock().stats() } else { PoolStats::default() }
+    }
+
     /// Returns the reason if the pool refuses new work.
     pub(crate) fn check_open(&self) -> Result<()> {
         self.check_not_forked()?;
@@ -279,7 +304,12 @@ impl Dispatcher {
             self.submit([make_chunk(0)?].into_iter())?;
             return Ok(1);
         }
-        self.change(|state| state.broadcast(initializer, make_chunk))
+        let setup = self.recording.as_ref().map(|recording| (recording, initializer.clone()));
+        let count = self.change(|state| state.broadcast(initializer, make_chunk))?;
+        if let Some((recording, initializer)) = setup {
+            recording.add_setup(&initializer);
+        }
+        Ok(count)
     }
 
     /// Withdraws the items of a call that no worker has claimed.
@@ -394,7 +424,7 @@ impl Dispatcher {
 
     fn lock(&self) -> StateGuard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        StateGuard { state, _completions: WakeOnDrop(&self.completions) }
+        StateGuard { state, _delivery: DeliverOnDrop(self) }
     }
 }
 
@@ -431,14 +461,14 @@ impl Dispatcher {
     }
 }
 
-/// The locked state. When it drops, the lock is released first, and then the wakers of arrived results are
-/// called.
+/// The locked state. When it drops, the lock is released first; then failed items are recorded, and the wakers
+/// of arrived results are called.
 struct StateGuard<'a> {
     state: MutexGuard<'a, Scheduler>,
-    _completions: WakeOnDrop<'a>,
+    _delivery: DeliverOnDrop<'a>,
 }
 
-struct WakeOnDrop<'a>(&'a Completions);
+struct DeliverOnDrop<'a>(&'a Dispatcher);
 
 impl Deref for StateGuard<'_> {
     type Target = Scheduler;
@@ -454,9 +484,24 @@ impl DerefMut for StateGuard<'_> {
     }
 }
 
-impl Drop for WakeOnDrop<'_> {
+impl Drop for DeliverOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.wake();
+        let dispatcher = self.0;
+        if dispatcher.recording.as_ref().is_some_and(|recording| recording.deliver()) {
+            dispatcher.wakeup_page.callers().notify_all();
+        }
+        dispatcher.completions.wake();
+    }
+}
+
+impl RecordOptions {
+    fn recording<'a>(
+        self,
+        setup: impl IntoIterator<Item = &'a Initializer>,
+    ) -> Result<Option<Arc<Recording>>> {
+        let Some(directory) = self.directory.or_else(wanted_directory) else { return Ok(None) };
+        let recorder = Recorder::new(&directory, self.max_files, self.max_bytes)?;
+        Ok(Some(Recording::new(recorder, setup)))
     }
 }
 
@@ -575,9 +620,9 @@ impl Dispatcher {
     fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
         let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
         let thread = Arc::clone(&self.thread);
-        let server = self.preload_server.as_ref();
+        let (options, server) = (&self.options, self.preload_server.as_ref());
         let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, self.options, server, move || thread.wake());
+            WorkerHandle::start(&self.wakeup_page, spin, config, options, server, move || thread.wake());
         let mut state = self.lock();
         match started {
             Ok(worker) => {

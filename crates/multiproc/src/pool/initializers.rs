@@ -37,6 +37,9 @@ pub(super) struct TryMake<F>(PhantomData<fn() -> F>);
 /// Makes the state for workers that will be forked.
 pub(super) struct Preload<F>(PhantomData<fn() -> F>);
 
+/// Makes the state for workers that will be forked, or fails.
+pub(super) struct TryPreload<F>(PhantomData<fn() -> F>);
+
 macro_rules! functions {
     ($($name:ident)*) => {
         $(
@@ -59,7 +62,7 @@ macro_rules! functions {
     };
 }
 
-functions!(Run Make TryMake Preload);
+functions!(Run Make TryMake Preload TryPreload);
 
 impl<F: RemoteFn<Args>, Args> RemoteFn<Args> for Run<F> {
     type Output = Result<(), Error>;
@@ -103,6 +106,20 @@ where
 
     fn call(self, args: Args) -> Result<(), Error> {
         preload_state(zst_instance::<F>().make(args));
+        Ok(())
+    }
+}
+
+impl<F, Args, S, E> RemoteFn<Args> for TryPreload<F>
+where
+    F: RemoteInit<Args, State = Result<S, E>>,
+    S: Send + 'static,
+    TaskError: From<E>,
+{
+    type Output = Result<(), Error>;
+
+    fn call(self, args: Args) -> Result<(), Error> {
+        preload_state(zst_instance::<F>().make(args).map_err(TaskError::from)?);
         Ok(())
     }
 }

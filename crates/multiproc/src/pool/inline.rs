@@ -31,6 +31,11 @@ pub(crate) fn run_chunk(chunk: Chunk) {
                 results.add(|out| run(args, Vec::new(), out));
             }
         }
+        Body::Values { bytes, start, size } => {
+            for args in bytes.get(start..).unwrap_or_default().chunks_exact(size as usize) {
+                results.add(|out| run(args, Vec::new(), out));
+            }
+        }
         Body::Message(message) => results.add(|out| {
             let (args, descriptors) = message.into_parts()?;
             run(&args, descriptors, out)

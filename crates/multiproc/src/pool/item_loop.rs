@@ -42,7 +42,7 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) 
                 Ok(result)
             };
             // A panic is that of the item that was popped last.
-            match catch_panic(|| rings.run_fixed_size((item, result), run)) {
+            match catch_panic(|| rings.run_array((item, result), run)) {
                 Ok(0) => {}
                 Ok(_) => continue,
                 Err(error) => {

@@ -1,12 +1,14 @@
 //! `LazyResults`: what `imap` returns.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::results::Results;
 use crate::error::{Error, Result};
+use crate::sys::poll::Deadline;
 
 /// The results of [`imap`](super::Pool::imap) and [`imap_unordered`](super::Pool::imap_unordered), as they
 /// become available. `next` blocks until there is one. `I` is the iterator of the input.
@@ -47,6 +49,44 @@ impl<'pool, I, R> LazyResults<'pool, I, R> {
         match begun {
             Ok(results) => Self { results: Some(results), error: None },
             Err(error) => Self { results: None, error: Some(error) },
+        }
+    }
+}
+
+impl<T, I, R> LazyResults<'_, I, R>
+where
+    T: Serialize + DeserializeOwned,
+    I: Iterator<Item = T>,
+    R: DeserializeOwned,
+{
+    /// As `next`, but waits for a result for at most `time`; then returns `None`, as at the end. Which of the
+    /// two, tells [`size_hint`](Iterator::size_hint): only at the end is its lower bound 0. Tasks go on. The
+    /// input is asked for items here, too, and the time that it takes has no limit.
+    ///
+    /// A deadline for a whole call is what is left of it for each result; dropping the results then withdraws
+    /// what no worker has begun.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::time::{Duration, Instant};
+    ///
+    /// multiproc::init();
+    /// let pool = Pool::new(2)?;
+    /// let deadline = Instant::now() + Duration::from_millis(200);
+    /// let pauses = [0, 0, 3_600_000].map(Duration::from_millis);
+    /// let mut results = pool.imap_unordered(std::thread::sleep, pauses);
+    /// let mut count = 0;
+    /// while let Some(result) = results.next_timeout(deadline.saturating_duration_since(Instant::now())) {
+    ///     result?;
+    ///     count += 1;
+    /// }
+    /// assert_eq!((count, results.size_hint().0), (2, 1));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn next_timeout(&mut self, time: Duration) -> Option<Result<R>> {
+        match &mut self.results {
+            Some(results) => results.next_until(Deadline::after(time)),
+            None => self.error.take().map(Err),
         }
     }
 }

@@ -26,6 +26,8 @@ mod results;
 
 mod dispatcher;
 
+mod recording;
+
 mod inline;
 mod scheduler;
 
@@ -35,12 +37,13 @@ mod worker_main;
 #[doc(hidden)]
 pub mod encoded;
 
-mod item_loop;
-mod state;
+pub(crate) mod item_loop;
+pub(crate) mod state;
 
 mod call;
 mod chunk;
 mod completions;
+mod stats;
 pub(crate) mod worker_rings;
 
 use std::fmt;
@@ -62,6 +65,7 @@ pub use self::options::CallOptions;
 #[cfg(feature = "async")]
 pub use self::result_stream::ResultStream;
 pub use self::state::{NoState, PoolFn, State};
+pub use self::stats::{PoolStats, WorkerStats};
 pub use self::task_future::TaskFuture;
 pub use self::task_handle::{Canceller, TaskHandle};
 
@@ -184,6 +188,20 @@ impl<M> Pool<M> {
     /// The process ids of the current workers.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.dispatcher.worker_pids()
+    }
+
+    /// What the workers have done so far, and how they ended. Does not block. It costs nothing until it is
+    /// called; in [inline mode](PoolBuilder::inline), where there are no workers, it is empty.
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// pool.map(u64::count_ones, 0..1000)?;
+    /// assert_eq!(pool.stats().total().tasks_done, 1000);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn stats(&self) -> PoolStats {
+        self.dispatcher.stats()
     }
 
     /// Refuses new work: a later call is an error. Submitted work still runs. Does not block.

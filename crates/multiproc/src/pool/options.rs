@@ -91,6 +91,28 @@ impl<'pool, M> CallOptions<'pool, M> {
         self
     }
 
+    /// Sets the priority of the call's items; 0 by default. Of the items that wait for a worker, those of a
+    /// higher priority begin first.
+    ///
+    /// A step of priority is worth 10 seconds of waiting: an item of priority 1 goes before those of priority
+    /// 0 that were submitted up to 10 seconds earlier, and behind older ones. So no item waits without end,
+    /// however many of a higher priority there are. What a worker has been given already, it still runs
+    /// first: at most one more item, or small ones for about 2 ms. No effect in [inline
+    /// mode](super::PoolBuilder::inline).
+    ///
+    /// ```
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(2)?;
+    /// let report = pool.options().priority(-1).submit(u64::pow, (3, 4))?;
+    /// let request = pool.options().priority(5).submit(u64::pow, (2, 10))?;
+    /// assert_eq!((request.get()?, report.get()?), (1024, 81));
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn priority(mut self, priority: i8) -> Self {
+        self.options.priority = priority;
+        self
+    }
+
     /// The maximum number of items that [`imap`](Self::imap) and [`imap_unordered`](Self::imap_unordered)
     /// take from their input ahead of the results that they have returned. Unlimited by default; a `size` of
     /// 0 is an error of the call.

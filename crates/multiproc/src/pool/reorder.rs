@@ -1,6 +1,9 @@
 //! A reorder buffer: results that have arrived and were not returned yet.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+use std::mem::swap;
 
 use serde::de::DeserializeOwned;
 
@@ -19,10 +22,9 @@ pub(crate) enum ResultOrder {
 pub(crate) struct ReorderBuffer {
     order: ResultOrder,
     /// The current batch, and the results left in its current span.
-    current: ResultCursor,
+    current: Box<ResultCursor>,
     left_in_span: u32,
-    /// By the input index of the next result, or in the order of arrival.
-    others: BTreeMap<u64, ResultCursor>,
+    others: BinaryHeap<Waiting>,
     arrived: u64,
     returned: u64,
 }
@@ -31,9 +33,9 @@ impl ReorderBuffer {
     pub(crate) fn new(order: ResultOrder) -> Self {
         Self {
             order,
-            current: ResultCursor::default(),
+            current: Box::default(),
             left_in_span: 0,
-            others: BTreeMap::new(),
+            others: BinaryHeap::new(),
             arrived: 0,
             returned: 0,
         }
@@ -44,7 +46,7 @@ impl ReorderBuffer {
         let Some((index, _)) = batch.span() else { return };
         let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.insert(key, batch);
+        self.others.push(Waiting { key, batch: Box::new(batch) });
     }
 
     /// The number of returned results.
@@ -70,11 +72,12 @@ impl ReorderBuffer {
         Some(self.current.next())
     }
 
-    /// Appends the next results of the current span if they are numbers.
-    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) {
+    /// Appends next results of the current span if they are numbers; returns how many.
+    pub(crate) fn take_numbers<R: DeserializeOwned>(&mut self, results: &mut Vec<R>) -> u32 {
         let count = self.current.take_numbers(self.left_in_span, results);
         self.left_in_span -= count;
         self.returned += u64::from(count);
+        count
     }
 
     /// Begins the next span, unless one is current; returns whether there is one.
@@ -83,14 +86,26 @@ impl ReorderBuffer {
             return true;
         }
         if !self.is_next() {
-            let later = std::mem::take(&mut self.current);
-            self.others.extend(later.span().map(|(key, _)| (key, later)));
-            self.current = self.others.pop_first().map(|(_, first)| first).unwrap_or_default();
+            self.exchange_current();
         }
         if self.is_next() {
             self.left_in_span = self.current.begin_span();
         }
         self.left_in_span > 0
+    }
+
+    /// Makes the first batch the current one. If results of several workers alternate, this happens for each of
+    /// them, so the batches change places, which costs less than to remove one and insert the other.
+    fn exchange_current(&mut self) {
+        match (self.current.span(), self.others.peek_mut()) {
+            (Some((index, _)), Some(mut first)) if first.key < index => {
+                swap(&mut self.current, &mut first.batch);
+                first.key = index;
+            }
+            (None, Some(first)) => self.current = PeekMut::pop(first).batch,
+            (None, None) => *self.current = ResultCursor::default(),
+            (Some(_), _) => {}
+        }
     }
 
     /// Whether the current batch comes next.
@@ -102,3 +117,30 @@ impl ReorderBuffer {
         }
     }
 }
+
+/// A batch that is not the current one. The greatest is the first in order.
+struct Waiting {
+    /// The input index of its next result, or its number in the order of arrival.
+    key: u64,
+    batch: Box<ResultCursor>,
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key.cmp(&self.key)
+    }
+}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Waiting {}

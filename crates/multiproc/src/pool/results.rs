@@ -236,21 +236,22 @@ where
         }
     }
 
-    /// Collects arrived results; blocks until there are any.
-    fn collect(&mut self) {
+    /// Collects arrived results; blocks until there are any. Returns false at the deadline.
+    fn collect(&mut self, deadline: Deadline) -> bool {
         if let Err(error) = self.dispatcher.check_not_forked() {
             (self.pending, self.input, self.refusal) = (0, None, Some(error));
-            return;
+            return true;
         }
         let has_arrived = || self.call.has_arrived();
-        match &self.driver {
-            Some(driver) => driver.wait_until(Deadline::Never, has_arrived),
-            None => self.dispatcher.become_driver(false).wait_until(Deadline::Never, has_arrived),
+        let is_any = match &self.driver {
+            Some(driver) => driver.wait_until(deadline, has_arrived),
+            None => self.dispatcher.become_driver(false).wait_until(deadline, has_arrived),
         };
         for batch in self.call.take() {
             self.pending -= batch.count();
             self.buffer.add(batch);
         }
+        is_any
     }
 
     /// All results, or the first error in input order.
@@ -260,9 +261,10 @@ where
         let most = RESERVED / size_of::<R>().max(1); // the hint for an endless input exceeds memory
         let _ = results.try_reserve(hint.min(most)); // without that memory, it grows as long as it can
         while self.await_results() {
-            self.buffer.take_numbers(&mut results);
-            while let Some(result) = self.decode_next() {
-                results.push(result?);
+            while !self.buffer.span_is_over() {
+                if self.buffer.take_numbers(&mut results) == 0 {
+                    results.extend(self.decode_next().transpose()?);
+                }
             }
         }
         self.refusal.take().map_or(Ok(results), Err)
@@ -293,8 +295,24 @@ where
         loop {
             match self.advance() {
                 Next::Results => return true,
-                Next::Arrival => self.collect(),
+                Next::Arrival => _ = self.collect(Deadline::Never),
                 Next::End => return false,
+            }
+        }
+    }
+
+    /// The next result, or the error with which the pool has refused input. `None` at the deadline, and at
+    /// the end.
+    pub(super) fn next_until(&mut self, deadline: Deadline) -> Option<Result<R>> {
+        loop {
+            if let Some(result) = self.buffer.next() {
+                return Some(result);
+            }
+            match self.advance() {
+                Next::Results => {}
+                Next::Arrival if self.collect(deadline) => {}
+                Next::Arrival => return None,
+                Next::End => return self.refusal.take().map(Err),
             }
         }
     }
@@ -333,7 +351,7 @@ where
             match self.advance() {
                 Next::Results => {}
                 Next::Arrival if self.will_wake(waker) => return Poll::Pending,
-                Next::Arrival => self.collect(), // at once
+                Next::Arrival => _ = self.collect(Deadline::now()), // there are some
                 Next::End => return Poll::Ready(self.refusal.take().map(Err)),
             }
         }
@@ -384,14 +402,7 @@ where
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Result<R>> {
-        loop {
-            if let Some(result) = self.buffer.next() {
-                return Some(result);
-            }
-            if !self.await_results() {
-                return self.refusal.take().map(Err);
-            }
-        }
+        self.next_until(Deadline::Never)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

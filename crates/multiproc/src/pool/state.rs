@@ -99,7 +99,7 @@ pub(super) fn preload_state<S: Send + 'static>(state: S) {
 }
 
 /// Gives this worker the preloaded state, if there is one.
-pub(super) fn adopt_preloaded() {
+pub(crate) fn adopt_preloaded() {
     let preloaded = lock(&PRELOADED).take();
     if let Some(adopt) = preloaded {
         adopt();

@@ -1,5 +1,6 @@
 //! `ServerBuilder`: the options of a server.
 
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,6 +77,22 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets a variable of the process's environment; see
+    /// [`ProcessBuilder::env`](crate::ProcessBuilder::env).
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a variable from the process's environment; see
+    /// [`ProcessBuilder::env`](crate::ProcessBuilder::env).
+    #[must_use]
+    pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.options.environment.change(name.as_ref(), None);
+        self
+    }
+
     /// Starts the server. See [`Server::spawn`].
     ///
     /// # Errors
@@ -111,7 +128,9 @@ impl ServerBuilder {
             failed: None,
         };
         drop(receiver);
-        let keeper = Keeper::start(start, self.options, self.restart)?;
+        let mut options = self.options;
+        options.fix_method()?; // for restarts
+        let keeper = Keeper::start(start, options, self.restart)?;
         Ok(Server::new(name, sender, Some(keeper)))
     }
 }

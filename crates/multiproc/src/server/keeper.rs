@@ -66,7 +66,7 @@ impl Keeper {
         let memory = start.memory.clone();
         Page(&memory).set_keeper(ThreadId::current_and_process().1);
         let name = start.name.clone();
-        let started = spawn(&start, options)?;
+        let started = spawn(&start, &options)?;
         Page(&memory).set_pid(started.child.pid());
         let keeper = Arc::new(Self { child: Mutex::new(Arc::clone(&started.child)) });
         let restarts = limit.map(|limit| Restarts { start, options, limit, latest: VecDeque::new() });
@@ -135,11 +135,11 @@ impl Restarts {
             self.start.failed = Some((running, error));
         }
         page.restart();
-        spawn(&self.start, self.options)
+        spawn(&self.start, &self.options)
     }
 }
 
-fn spawn(start: &Start, options: SpawnOptions) -> Result<SpawnedChild> {
+fn spawn(start: &Start, options: &SpawnOptions) -> Result<SpawnedChild> {
     options.spawn_internal(start.name.clone(), |start: Start| serve(start), &(start.clone(),), None)
 }
 

@@ -13,6 +13,7 @@ use crate::spawn::prefork::{PreforkQueue, TakeOutcome};
 use crate::spawn::supervisor::{self, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
+use crate::sys::environment::EnvChanges;
 use crate::sys::inherited::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
@@ -237,21 +238,23 @@ impl ForkServer {
         self.queue.end_all(&self.zygote);
     }
 
-    /// One whose zygote has run these functions. Blocks until then, for `preload_timeout` at most.
+    /// One whose zygote has this environment, and has run these functions. Blocks until then, for
+    /// `preload_timeout` at most.
     pub(super) fn preload(
+        environment: EnvChanges,
         preload: &[Initializer],
         timeout: Duration,
         preload_timeout: Duration,
     ) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
-        let zygote = Zygote::exec(preload, Deadline::after(timeout))?;
+        let zygote = Zygote::exec(environment, preload, Deadline::after(timeout))?;
         zygote.wait_until_preloaded(preload_timeout)?;
         Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited: None })
     }
 
     fn exec(inherited: u64, deadline: Deadline) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
-        let zygote = Zygote::exec(&[], deadline)?;
+        let zygote = Zygote::exec(EnvChanges::default(), &[], deadline)?;
         let inherited = Some(inherited).filter(|before| fingerprint() == *before);
         Ok(Self { zygote, queue: PreforkQueue::new(reap_dead), inherited })
     }

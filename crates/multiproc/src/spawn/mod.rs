@@ -4,6 +4,7 @@
 // In the parent: choose a method, prepare the bootstrap message, execute or fork, watch.
 pub(crate) mod fork_server;
 pub(crate) mod inline;
+mod kept_task;
 pub(crate) mod options;
 mod prefork;
 pub(crate) mod preload_server;

@@ -8,12 +8,14 @@ use crate::ipc::packet::Message;
 use crate::spawn::fork_server::{ForkServer, start_with};
 use crate::spawn::supervisor::lock;
 use crate::spawn::zygote::handle::ForkedChild;
+use crate::sys::environment::EnvChanges;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::task::initializer::Initializer;
 
 /// It has no pre-forked children: each would hold copies of pages that nothing needs yet.
 pub(crate) struct PreloadServer {
+    environment: EnvChanges,
     preload: Vec<Initializer>,
     /// How long the functions may take.
     preload_timeout: Duration,
@@ -24,8 +26,8 @@ pub(crate) struct PreloadServer {
 
 impl PreloadServer {
     /// The first start makes the zygote.
-    pub(crate) fn new(preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
-        Self { preload, preload_timeout, server: Mutex::new(None), pid: own_pid() }
+    pub(crate) fn new(environment: EnvChanges, preload: Vec<Initializer>, preload_timeout: Duration) -> Self {
+        Self { environment, preload, preload_timeout, server: Mutex::new(None), pid: own_pid() }
     }
 
     /// Forks a child and sends it the bootstrap message. If there is no zygote, or it has died, makes one
@@ -33,8 +35,8 @@ impl PreloadServer {
     pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
         let ensure = |slot: &mut Option<ForkServer>| {
             if slot.is_none() {
-                let server = ForkServer::preload(&self.preload, timeout, self.preload_timeout)?;
-                *slot = Some(server);
+                let environment = self.environment.clone();
+                *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);
             }
             Ok(Deadline::after(timeout))
         };

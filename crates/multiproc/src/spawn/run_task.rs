@@ -56,11 +56,11 @@ pub(crate) fn add_start_function(function: fn()) {
 }
 
 /// Called once, before any task: no function can be added any more.
-pub(super) fn freeze_start_functions() {
+pub(crate) fn freeze_start_functions() {
     let _ = START_FUNCTIONS.set(std::mem::take(&mut *lock(&ADDED)));
 }
 
-fn call_start_functions() -> Result<()> {
+pub(crate) fn call_start_functions() -> Result<()> {
     START_FUNCTIONS.get().into_iter().flatten().try_for_each(catch_panic)
 }
 
@@ -72,7 +72,7 @@ fn report_failure(start_socket: &PacketSocket, error: &Error) -> i32 {
 }
 
 /// The exit code of a child whose task has failed: 101 as for a panic in `main`.
-pub(super) fn failure_code(error: &Error) -> i32 {
+pub(crate) fn failure_code(error: &Error) -> i32 {
     if error.is_panic() { 101 } else { 1 }
 }
 

@@ -11,8 +11,10 @@ use crate::error::{Crash, Error, Origin, Result, crash};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::wire::SharedFd;
 use crate::spawn::bootstrap::{self, MAGIC};
+use crate::spawn::kept_task::KeptTask;
 use crate::spawn::outcome::{self, READY};
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
+use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
@@ -38,7 +40,13 @@ pub(super) fn prepare(
 
 impl PreparedChild {
     /// Executes the program to be this child. Does not wait until it reaches `init`, within `timeout`.
-    pub(crate) fn exec(self, timeout: Option<Duration>, deadline: Deadline) -> Result<SpawnedChild> {
+    pub(crate) fn exec(
+        self,
+        environment: EnvChanges,
+        timeout: Option<Duration>,
+        deadline: Deadline,
+    ) -> Result<SpawnedChild> {
+        environment.check()?;
         let Self { name, bootstrap } = self;
         let (ours, theirs) = PacketSocket::pair()?;
         // The magic number is in the packet even if the message is too large for it.
@@ -46,7 +54,8 @@ impl PreparedChild {
             return Err(Error::timeout("hand a child its task")); // too many descriptors are in flight
         }
         let socket = theirs.into_descriptor()?;
-        let request = SpawnRequest { name, socket, liveness_socket: ours.handle(), timeout, deadline };
+        let liveness_socket = ours.handle();
+        let request = SpawnRequest { name, environment, socket, liveness_socket, timeout, deadline };
         let child = supervisor::start(request)?;
         Ok(SpawnedChild::new(child, ours))
     }
@@ -69,6 +78,8 @@ pub(crate) struct SpawnedChild {
     start_socket: PacketSocket,
     /// The outcome, if it was received before the child's end, and when.
     outcome: Mutex<Option<(Outcome, Instant)>>,
+    /// Its task, if that is recorded should it fail.
+    kept: Mutex<Option<KeptTask>>,
 }
 
 /// An encoded outcome, and its descriptors.
@@ -80,7 +91,12 @@ const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 impl SpawnedChild {
     fn new(child: Arc<Child>, start_socket: PacketSocket) -> Self {
-        Self { child, start_socket, outcome: Mutex::default() }
+        Self { child, start_socket, outcome: Mutex::default(), kept: Mutex::default() }
+    }
+
+    /// Has the task recorded if it fails.
+    pub(super) fn recorded_as(self, task: Option<KeptTask>) -> Self {
+        Self { kept: Mutex::new(task), ..self }
     }
 
     pub(super) fn into_parts(self) -> (Arc<Child>, PacketSocket) {
@@ -103,8 +119,16 @@ impl SpawnedChild {
         outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
     }
 
-    /// The encoded result of a child that has ended, and its descriptors; or why there is none.
+    /// The encoded result of a child that has ended, and its descriptors; or why there is none. Blocks until
+    /// the failure is recorded, if it is to be.
     pub(crate) fn result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
+        self.receive_result(origin).map_err(|error| match lock(&self.kept).take() {
+            Some(task) => task.record(error),
+            None => error,
+        })
+    }
+
+    fn receive_result(&self, origin: &dyn Fn() -> Origin) -> Result<Outcome> {
         let mut received = lock(&self.outcome).take().map(|(outcome, _)| Ok(outcome));
         let mut crash = None;
         loop {

@@ -21,7 +21,7 @@ pub(crate) enum Started {
 }
 
 impl Started {
-    pub(crate) fn new<F, Args>(options: SpawnOptions, name: String, function: F, args: &Args) -> Result<Self>
+    pub(crate) fn new<F, Args>(options: &SpawnOptions, name: String, function: F, args: &Args) -> Result<Self>
     where
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,

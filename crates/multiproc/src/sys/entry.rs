@@ -115,6 +115,11 @@ pub(crate) fn build() -> u64 {
     IMAGE.build
 }
 
+/// Whether the linker has written a build id, so that [`build`] differs for any other build.
+pub(crate) fn has_build_id() -> bool {
+    IMAGE.has_build_id
+}
+
 /// Where the executable begins in memory.
 pub(crate) fn start_of_image() -> usize {
     IMAGE.start
@@ -126,10 +131,12 @@ struct Image {
     constants: Vec<Range<usize>>,
     code: Vec<Range<usize>>,
     build: u64,
+    has_build_id: bool,
 }
 
 static IMAGE: LazyLock<Image> = LazyLock::new(|| {
-    let mut image = Image { base: 0, start: 0, constants: Vec::new(), code: Vec::new(), build: 0 };
+    let mut image =
+        Image { base: 0, start: 0, constants: Vec::new(), code: Vec::new(), build: 0, has_build_id: false };
     // SAFETY: the callback has the type asked for, and gets the pointer to `image` unchanged.
     unsafe { libc::dl_iterate_phdr(Some(read_image), (&raw mut image).cast()) };
     image
@@ -161,7 +168,9 @@ extern "C" fn read_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_vo
         let start = image.base + address(header.p_vaddr);
         if header.p_type == libc::PT_NOTE {
             // SAFETY: notes lie in a loaded, readable part of the image.
-            hasher.write(unsafe { slice::from_raw_parts(start as *const u8, address(header.p_memsz)) });
+            let notes = unsafe { slice::from_raw_parts(start as *const u8, address(header.p_memsz)) };
+            hasher.write(notes);
+            image.has_build_id |= is_build_id(notes);
         }
     }
     image.build = hasher.finish();
@@ -170,6 +179,24 @@ extern "C" fn read_image(info: *mut dl_phdr_info, _size: usize, image: *mut c_vo
     image.constants = constants(image.base, headers);
     image.code = code(image.base, headers);
     1
+}
+
+/// The type of a note that holds a build id.
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// Whether a build id is among the notes: each has the lengths of its name and content, and its type.
+fn is_build_id(mut notes: &[u8]) -> bool {
+    while let Some((words, rest)) = notes.split_first_chunk::<12>() {
+        let word = |at: usize| words[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+        let padded = |length: u32| length.next_multiple_of(4) as usize;
+        let is_name = rest.starts_with(b"GNU\0") && word(0) == 4;
+        if is_name && word(8) == NT_GNU_BUILD_ID && word(4) > 0 {
+            return true;
+        }
+        let length = padded(word(0)).saturating_add(padded(word(4)));
+        notes = rest.get(length..).unwrap_or_default();
+    }
+    false
 }
 
 /// The parts of an image that can hold entries: read-only ones, and those that become so when the loader has
@@ -225,6 +252,18 @@ mod tests {
             addresses.filter_map(|address| Entry::at((address - IMAGE.base) as u64)).collect();
         assert!(found.iter().all(|entry| !entry.signature().is_empty()));
         assert!(found.iter().any(|found| std::ptr::eq(*found, entry)));
+    }
+
+    #[test]
+    fn a_build_id_is_found_among_notes() {
+        let note = |name: &[u8; 4], kind: u32, content: &[u8]| {
+            let words = [4, u32::try_from(content.len()).unwrap(), kind].map(u32::to_ne_bytes);
+            [words.as_flattened(), name, content].concat()
+        };
+        let (other, id) = (note(b"GNU\0", 1, &[0; 16]), note(b"GNU\0", 3, &[7; 20]));
+        assert!(is_build_id(&id) && is_build_id(&[&other[..], &id].concat()));
+        assert!(!is_build_id(&[]) && !is_build_id(&other) && !is_build_id(&note(b"XYZ\0", 3, &[7; 20])));
+        assert!(!is_build_id(&[0xff; 40]));
     }
 
     fn header(p_type: u32, p_flags: u32, p_vaddr: u64) -> Header {

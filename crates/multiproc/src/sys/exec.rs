@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::prctl::set_no_new_privs;
 use nix::sys::signal::{SigSet, Signal};
 
+use super::environment::EnvChanges;
 use super::failpoint::{self, Failpoint};
 use super::pidfd::PidFd;
 use super::privileges::exec_gains_privileges;
@@ -20,11 +21,11 @@ use super::program::{Program, errno_of, start_error};
 use super::start_socket;
 use crate::error::{Error, Result};
 
-/// Executes this program again, with the same arguments and environment, and `socket` as standard input.
+/// Executes this program again, with the same arguments, this environment, and `socket` as standard input.
 ///
 /// Standard input is the one descriptor that a child can get without a moment in which another thread's child
 /// could inherit it, and without code between fork and exec.
-pub(crate) fn exec_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
+pub(crate) fn exec_self(socket: OwnedFd, environment: &EnvChanges) -> Result<(u32, PidFd)> {
     if failpoint::should_fail(Failpoint::Execute) {
         return Err(Error::os("start a child process", Errno::EAGAIN));
     }
@@ -34,19 +35,14 @@ pub(crate) fn exec_self(socket: OwnedFd) -> Result<(u32, PidFd)> {
         // For this thread, and all that it executes from now on.
         set_no_new_privs().map_err(|errno| Error::os("forbid a child to gain privileges", errno))?;
     }
-    let environment = std::env::vars_os().map(|(mut variable, value)| {
-        variable.push("=");
-        variable.push(value);
-        variable
-    });
-    let arguments = (c_strings(std::env::args_os()), c_strings(environment));
+    let arguments = (c_strings(std::env::args_os()), c_strings(environment.applied()));
     let pid =
         spawn(&program.path_for_child(), arguments, socket.as_fd(), close_from()).map_err(start_error)?;
     Ok((pid, PidFd::of_child(pid)?))
 }
 
 fn c_strings(texts: impl Iterator<Item = OsString>) -> Vec<CString> {
-    texts.filter_map(|text| CString::new(text.into_vec()).ok()).collect() // they came from C strings
+    texts.filter_map(|text| CString::new(text.into_vec()).ok()).collect() // none has a zero byte
 }
 
 /// Executes a file in a new process that inherits no descriptor above standard error.

@@ -11,6 +11,7 @@ pub(crate) mod coverage;
 pub(crate) mod cpus;
 pub(crate) mod crash;
 pub(crate) mod entry;
+pub(crate) mod environment;
 pub(crate) mod eventfd;
 pub(crate) mod exec;
 pub(crate) mod exit_notice;

@@ -6,7 +6,7 @@ use super::{RunOnce, TaskId};
 use crate::error::Result;
 use crate::ipc::wire::{self, SharedFd};
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Initializer {
     pub(crate) task: TaskId,
     pub(crate) args: Vec<u8>,

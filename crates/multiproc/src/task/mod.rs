@@ -154,6 +154,12 @@ impl TaskId {
         Ok(Self { offset: entry.offset()?, signature: hash(entry.signature()) })
     }
 
+    /// What the compiler calls the function, if it was named to be run as a `V`.
+    pub(crate) fn function<V: Copy + 'static>(self) -> &'static str {
+        let entry = Entry::<V>::at(self.offset).filter(|entry| hash(entry.signature()) == self.signature);
+        entry.map_or("unknown", |entry| first_type(entry.signature()))
+    }
+
     /// The name as two numbers.
     pub(crate) fn words(self) -> [u64; 2] {
         [self.offset, self.signature]
@@ -233,6 +239,21 @@ fn run_once<F: RemoteFn<Args>, Args: DeserializeOwned>(
     let result = zst_instance::<F>().call(args);
     failpoint::hit(Failpoint::TaskRan);
     wire::encode_with_descriptors(&result, out, "the result")
+}
+
+/// The first of the types of a tuple's name.
+fn first_type(tuple: &str) -> &str {
+    let types = tuple.strip_prefix('(').unwrap_or(tuple);
+    let mut depth = 0_usize;
+    let is_end = |character| {
+        match character {
+            '<' | '(' | '[' => depth += 1,
+            '>' | ')' | ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        character == ',' && depth == 0
+    };
+    types.find(is_end).map_or(types, |end| &types[..end])
 }
 
 fn hash(text: &str) -> u64 {

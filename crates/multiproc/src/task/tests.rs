@@ -23,6 +23,14 @@ fn a_function_runs_by_its_name() {
     assert_eq!(wire::decode::<Option<u64>>(&out[1..], Vec::new(), "a result").unwrap(), Some(7));
 }
 
+#[test]
+fn a_function_has_the_name_that_the_compiler_gives_it() {
+    let id = TaskId::of::<RunOnce, _, (u64,)>(half).unwrap();
+    assert_eq!(id.function::<RunOnce>(), "multiproc::task::tests::half");
+    assert_eq!(TaskId::from_words([0, 0]).function::<RunOnce>(), "unknown");
+    assert_eq!(first_type("(a::F<(u8, [u8; 2]), b>, (u8,), u8)"), "a::F<(u8, [u8; 2]), b>");
+}
+
 proptest! {
     #![proptest_config(cases(300))]
 

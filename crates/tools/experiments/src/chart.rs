@@ -48,7 +48,7 @@ impl From<f64> for Position {
 /// One value, and where it belongs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Point {
-    #[serde(flatten, serialize_with = "title_and_unit")]
+    #[serde(flatten, serialize_with = "described")]
     pub(crate) chart: &'static Chart,
     #[serde(skip_serializing_if = "str::is_empty")] // a chart of one series need not name it
     pub(crate) series: &'static str,
@@ -56,11 +56,13 @@ pub(crate) struct Point {
     pub(crate) value: f64,
 }
 
-fn title_and_unit<S: Serializer>(chart: &Chart, serializer: S) -> Result<S::Ok, S::Error> {
+fn described<S: Serializer>(chart: &Chart, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
-    struct Named<'a> {
+    struct Described<'a> {
         chart: &'a str,
         unit: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        along: &'a str,
     }
-    Named { chart: chart.title, unit: chart.unit }.serialize(serializer)
+    Described { chart: chart.title, unit: chart.unit, along: chart.along }.serialize(serializer)
 }

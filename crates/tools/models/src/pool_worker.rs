@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use crate::ipc::event_count::EventCount;
-use crate::ipc::ring::Position;
+use crate::ipc::ring::{Memory, Position};
 use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
@@ -88,6 +88,116 @@ fn runs() {
     let begun = worker.join().unwrap();
     assert_eq!(begun + revoked + claim_word::pending(claims), 3);
     assert!(begun > 0 || revoked == 3);
+}
+
+model!(an_item_of_an_array_runs_once_or_is_revoked, arrays, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+
+/// The pool submits an array of two items, revokes the second if it can, and submits another in its place. The
+/// worker claims one item, and then what more of the array it can. Exactly one of the two has each item.
+fn arrays() {
+    let shared = Arc::new((AtomicU64::new(0), Words::new()));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let (word, memory) = &*shared;
+            let (mut start, mut index, mut ran) = (Position::START.bytes, 0, Vec::new());
+            while claim_word::try_claim(word, 1) == 1 {
+                let array = RING.next_array(memory, &mut start, &mut index).unwrap();
+                let claimed = 1 + claim_word::try_claim(word, array.count - index - 1);
+                let most = claimed.min(RING.array(memory, start).unwrap().count - index);
+                for value in index..index + most {
+                    ran.push(memory.read(RING.value_offset(array, value), 1, |value| value[0]));
+                }
+                index += most;
+                claim_word::give_back(word, u32::try_from(ran.len()).unwrap());
+            }
+            ran
+        })
+    };
+    let (word, memory) = &*shared;
+    let known = |submitted| claim_word::Known { taken: 0, submitted };
+    let array = RING.begin_array(memory, Position::START, 1, 2);
+    memory.write(RING.value_offset(array, 0), &[1, 2]);
+    assert!(claim_word::submit(word, known(0), 2));
+    let revoked = claim_word::revoke(word, known(2), 1).unwrap();
+    if revoked == 1 {
+        RING.shorten(memory, array, 1);
+        let next = Position { frames: 1, bytes: array.end(1) };
+        let other = RING.begin_array(memory, next, 1, 1);
+        memory.write(RING.value_offset(other, 0), &[3]);
+        assert!(claim_word::submit(word, known(1), 1));
+    }
+    let ran = worker.join().unwrap();
+    assert!([1, 2].starts_with(&ran) && revoked == 0 || [1, 3].starts_with(&ran) && revoked == 1, "{ran:?}");
+    assert_eq!(ran.len() + claim_word::pending(word) as usize, 2);
+}
+
+model!(results_of_an_open_array_are_taken_once, open_array, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
+
+/// A worker writes one result of an array of two, ends the array there, and writes another. The pool takes
+/// results meanwhile, also of the array that is open.
+fn open_array() {
+    let shared = Arc::new(([0, 0].map(AtomicU64::new), Words::new()));
+    let worker = {
+        let shared = Arc::clone(&shared);
+        thread::spawn(move || {
+            let ([completed, visible], memory) = &*shared;
+            let mut position = Position::START;
+            for (room, value) in [(2, 1), (1, 2)] {
+                let array = RING.begin_array(memory, position, 1, room);
+                memory.write(RING.value_offset(array, 0), &[value]);
+                position = Position { frames: position.frames + 1, bytes: array.end(1) };
+                result_words::complete(completed, position);
+                RING.shorten(memory, array, 1);
+            }
+            result_words::make_visible(visible, position);
+        })
+    };
+    let ([completed, visible], memory) = &*shared;
+    let (mut head, mut open, mut taken) = (Position::START, None, Vec::new());
+    let mut take = |scope| {
+        let end = result_words::end_of_scope(scope, completed, visible);
+        if head.frames < end.frames {
+            let (start, skipped) = open.unwrap_or((head.bytes, 0));
+            let mut copied = RING.copy_values(memory, start, skipped, end.frames_since(head), end.bytes);
+            (head, open) = (end, copied.open);
+            while let Some((_, value)) = copied.frames.next() {
+                taken.push(value[0]);
+            }
+        }
+    };
+    take(Scope::Completed);
+    take(Scope::Visible);
+    worker.join().unwrap();
+    take(Scope::Completed);
+    assert_eq!(taken, [1, 2]);
+}
+
+/// Memory in which the words at multiples of 8 are atomic, beside its bytes.
+struct Words([AtomicU64; 4], Bytes);
+
+impl Words {
+    fn new() -> Self {
+        Self([0; 4].map(AtomicU64::new), Bytes::new())
+    }
+}
+
+impl Memory for Words {
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.1.write(offset, bytes);
+    }
+
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        self.1.read(offset, length, read)
+    }
+
+    fn load_word(&self, offset: usize) -> u64 {
+        self.0[offset / 8].load(Relaxed)
+    }
+
+    fn store_word(&self, offset: usize, word: u64) {
+        self.0[offset / 8].store(word, Relaxed);
+    }
 }
 
 model!(each_completed_item_has_one_result, all_complete, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);

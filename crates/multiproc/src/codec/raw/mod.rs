@@ -55,6 +55,10 @@ pub(crate) fn append_numbers<T>(values: &mut Vec<T>, bytes: &[u8], span: usize, 
             if const { size_of::<T>() == size_of::<$number>() }
                 && let Ok(values) = cast!(&mut *values, &mut Vec<$number>)
             {
+                if span == size_of::<$number>() && let Ok(numbers) = try_cast_slice(bytes) {
+                    values.extend_from_slice(numbers);
+                    return Some(());
+                }
                 let number = |bytes: &[u8]| -> $number { pod_read_unaligned(bytes) };
                 let length = size_of::<$number>();
                 values.extend(bytes.chunks_exact(span).map(|piece| number(&piece[offset..offset + length])));

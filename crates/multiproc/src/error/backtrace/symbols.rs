@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use addr2line::Context;
 use gimli::{Dwarf, EndianSlice, NativeEndian};
-use object::{Object, ObjectSection, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
 
 use super::Frame;
 use crate::error::crash::Report;
@@ -55,14 +55,15 @@ pub(super) fn frames(report: &Report, addresses: &[u64], files: &mut Files) -> V
     for (path, places) in by_file {
         let Some(file) = files.file(path) else { continue };
         let Some(object) = file.object() else { continue };
-        let symbols = Symbols::new(&object);
-        for (depth, offset) in places {
-            let Some(unknown) = frames[depth].first().cloned() else { continue };
-            let found = virtual_address(&object, offset).map(|address| symbols.frames(address, &unknown));
-            if let Some(found) = found.filter(|found| !found.is_empty()) {
-                frames[depth] = found;
-            }
+        let place = |(depth, offset)| virtual_address(&object, offset).map(|address| (depth, address));
+        let places: Vec<_> = places.into_iter().filter_map(place).collect();
+        let debug = debug_information(&object);
+        for &(depth, address) in &places {
+            let Some(unknown) = frames[depth].first() else { continue };
+            let found = debug.as_ref().and_then(|debug| debug_frames(debug, address, unknown));
+            frames[depth] = found.filter(|found| !found.is_empty()).unwrap_or_else(|| frames[depth].clone());
         }
+        name_by_symbols(&object, &places, &mut frames);
     }
     frames.into_iter().flatten().collect()
 }
@@ -76,48 +77,49 @@ pub(super) fn virtual_address(object: &object::File<'_>, offset: u64) -> Option<
     })
 }
 
-/// The debug information and the symbol table of a file.
-struct Symbols<'a> {
-    debug: Option<Context<Bytes<'a>>>,
-    table: object::SymbolMap<object::SymbolMapName<'a>>,
+fn debug_information<'a>(object: &object::File<'a>) -> Option<Context<Bytes<'a>>> {
+    let section = |id: gimli::SectionId| {
+        let bytes = object.section_by_name(id.name()).and_then(|section| section.data().ok());
+        Ok::<_, gimli::Error>(EndianSlice::new(bytes.unwrap_or_default(), NativeEndian))
+    };
+    Dwarf::load(section).and_then(Context::from_dwarf).ok()
 }
 
-impl<'a> Symbols<'a> {
-    fn new(object: &object::File<'a>) -> Self {
-        let section = |id: gimli::SectionId| {
-            let bytes = object.section_by_name(id.name()).and_then(|section| section.data().ok());
-            Ok::<_, gimli::Error>(EndianSlice::new(bytes.unwrap_or_default(), NativeEndian))
-        };
-        let debug = Dwarf::load(section).and_then(Context::from_dwarf).ok();
-        Self { debug, table: object.symbol_map() }
+/// Empty if the debug information does not know the address.
+fn debug_frames(debug: &Context<Bytes<'_>>, address: u64, unknown: &Frame) -> Option<Vec<Frame>> {
+    let mut frames = Vec::new();
+    let mut found = debug.find_frames(address).skip_all_loads().ok()?;
+    while let Ok(Some(frame)) = found.next() {
+        let function = frame.function.and_then(|name| name.demangle().ok().map(std::borrow::Cow::into_owned));
+        let (file, line) = frame.location.map_or((None, None), |place| (place.file, place.line));
+        frames.push(Frame { function, file: file.map(str::to_owned), line, ..unknown.clone() });
     }
+    Some(frames)
+}
 
-    /// Empty if the file does not know the address.
-    fn frames(&self, address: u64, unknown: &Frame) -> Vec<Frame> {
-        let mut frames = self.debug_frames(address, unknown).unwrap_or_default();
-        if let Some(outermost) = frames.last_mut().filter(|frame| frame.function.is_none()) {
-            outermost.function = self.symbol(address);
-        } else if frames.is_empty() {
-            let function = self.symbol(address);
-            frames.extend(function.map(|name| Frame { function: Some(name), ..unknown.clone() }));
+/// Names the functions that the debug information does not, by the symbol table. Reads the table once, and
+/// does not sort it: that of a large program has some hundred thousand symbols.
+fn name_by_symbols(object: &object::File<'_>, places: &[(usize, u64)], frames: &mut [Vec<Frame>]) {
+    let is_unnamed = |depth: usize| frames[depth].last().is_some_and(|frame| frame.function.is_none());
+    let mut wanted: Vec<_> =
+        places.iter().filter(|place| is_unnamed(place.0)).map(|&at| (at, None)).collect();
+    if wanted.is_empty() {
+        return;
+    }
+    for symbol in object.symbols() {
+        let start = symbol.address();
+        for ((_, address), nearest) in &mut wanted {
+            let is_nearer = nearest.is_none_or(|(before, _)| before <= start);
+            if start <= *address && is_nearer && symbol.is_definition() {
+                *nearest = Some((start, symbol.index()));
+            }
         }
-        frames
     }
-
-    fn debug_frames(&self, address: u64, unknown: &Frame) -> Option<Vec<Frame>> {
-        let mut frames = Vec::new();
-        let mut found = self.debug.as_ref()?.find_frames(address).skip_all_loads().ok()?;
-        while let Ok(Some(frame)) = found.next() {
-            let function =
-                frame.function.and_then(|name| name.demangle().ok().map(std::borrow::Cow::into_owned));
-            let (file, line) = frame.location.map_or((None, None), |place| (place.file, place.line));
-            frames.push(Frame { function, file: file.map(str::to_owned), line, ..unknown.clone() });
+    for ((depth, _), nearest) in wanted {
+        let symbol = nearest.and_then(|(_, index)| object.symbol_by_index(index).ok());
+        let name = symbol.and_then(|symbol| symbol.name().ok()).filter(|name| !name.is_empty());
+        if let Some(frame) = frames[depth].last_mut() {
+            frame.function = name.map(|name| addr2line::demangle_auto(name.into(), None).into_owned());
         }
-        Some(frames)
-    }
-
-    fn symbol(&self, address: u64) -> Option<String> {
-        let name = self.table.before(address)?.name();
-        Some(addr2line::demangle_auto(name.into(), None).into_owned())
     }
 }

@@ -112,6 +112,14 @@ impl Message {
         Ok((bytes, descriptors))
     }
 
+    /// The number of bytes.
+    pub(crate) fn length(&self) -> usize {
+        match &self.payload {
+            Payload::Inline(bytes) => bytes.len(),
+            Payload::Memfd(memory) => usize::try_from(memory.length).unwrap_or(usize::MAX),
+        }
+    }
+
     /// Recycles the memory of a message that was received and whose receiver has finished reading it.
     pub(crate) fn recycle(self) {
         if let Payload::Memfd(SpilledMemory { memory, length, .. }) = self.payload

@@ -10,8 +10,10 @@
 // Inlined, a frame whose length is a constant compiles to two moves; otherwise to calls of `memcpy`.
 #![allow(clippy::inline_always)]
 
+pub(crate) mod array;
+
 use crate::ipc::frame::{
-    FRAME_HEADER, Frames, HEADER_SIZE, SKIP, as_u32, encode_header, frame_size, split_frame, split_u64,
+    Frames, HEADER_SIZE, SKIP, as_u32, encode_header, frame_size, split_frame, split_u64,
 };
 use crate::sys::atomic::{Acquire, AtomicU64, Release};
 use crate::sys::failpoint::{self, Failpoint};
@@ -22,6 +24,14 @@ pub(crate) trait Memory {
     fn write(&self, offset: usize, bytes: &[u8]);
     /// Calls `read` with bytes that no process writes at the same time.
     fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R;
+    /// Loads and stores the word at an offset, a multiple of 8, which another process may store or load at the
+    /// same time.
+    fn load_word(&self, offset: usize) -> u64 {
+        self.read(offset, 8, |bytes| bytes.first_chunk().copied().map_or(0, u64::from_ne_bytes))
+    }
+    fn store_word(&self, offset: usize, word: u64) {
+        self.write(offset, &word.to_ne_bytes());
+    }
     /// Prefetches the cache line at an offset.
     fn prefetch(&self, _offset: usize) {}
 }
@@ -33,6 +43,8 @@ pub(crate) struct Ring {
     size: u32,
     /// An empty ring restarts at its first byte once the positions are this many bytes behind it.
     restart_after: u32,
+    /// The bytes before the reader's position that are not overwritten.
+    kept: u32,
 }
 
 /// A count of frames and of bytes that a side has written or read. Both counts wrap around; together they
@@ -55,7 +67,7 @@ impl Ring {
     /// has passed them, so half of the ring has room for frames even if the reader never reads.
     pub(crate) const fn new(start: usize, size: u32) -> Self {
         assert!(size.is_power_of_two() && size >= 2 * HEADER_SIZE && start.is_multiple_of(8));
-        Self { start, size, restart_after: size / 2 }
+        Self { start, size, restart_after: size / 2, kept: 0 }
     }
 
     /// The same ring, but it already restarts after [`CACHE_WINDOW`] bytes: for a reader that surely goes on
@@ -63,6 +75,11 @@ impl Ring {
     pub(crate) const fn restarting_early(self) -> Self {
         let half = self.restart_after;
         Self { restart_after: if half < CACHE_WINDOW { half } else { CACHE_WINDOW }, ..self }
+    }
+
+    /// The same ring, but the frame before the reader's position stays, of up to `length` bytes.
+    pub(crate) const fn keeping_last(self, length: u32) -> Self {
+        Self { kept: frame_size(length), ..self }
     }
 
     /// The same ring, but it never restarts before its end.
@@ -161,8 +178,15 @@ impl Ring {
     /// Whether the positions are consistent: the ring can hold as many frames and bytes between them.
     #[inline]
     pub(crate) fn can_hold(&self, head: Position, tail: Position) -> bool {
+        let bytes = tail.bytes.wrapping_sub(head.bytes);
+        self.can_hold_values(head, tail) && tail.frames_since(head) <= bytes / HEADER_SIZE
+    }
+
+    /// As [`can_hold`](Self::can_hold), where each value of an array counts as a frame.
+    #[inline]
+    pub(crate) fn can_hold_values(&self, head: Position, tail: Position) -> bool {
         let (frames, bytes) = (tail.frames_since(head), tail.bytes.wrapping_sub(head.bytes));
-        bytes <= self.size && frames <= bytes / HEADER_SIZE && (frames > 0 || bytes == 0)
+        bytes <= self.size && frames <= bytes && (frames > 0 || bytes == 0)
     }
 
     /// Calls `read` with the visible frame at `head` and advances `head`; the caller stores that.
@@ -224,56 +248,12 @@ impl Ring {
         }
     }
 
-    /// The number of frames of `length` bytes between a position and the end of the ring's memory.
-    #[inline]
-    pub(crate) fn frames_to_end(&self, position: Position, length: usize) -> u32 {
-        (self.size - position.bytes % self.size) / frame_size(u32::try_from(length).unwrap_or(self.size))
-    }
-
-    /// The number of frames of `length` bytes that can be written at `tail` before the end of the ring's
-    /// memory. `taken` is the reader's position in bytes.
-    #[inline]
-    pub(crate) fn free_frames(&self, tail: Position, taken: u32, length: usize) -> u32 {
-        let free = self.free(tail.bytes, taken);
-        self.frames_to_end(tail, length).min(free / frame_size(u32::try_from(length).unwrap_or(self.size)))
-    }
-
-    /// As [`Ring::take`], if the next frame has this kind and length; otherwise does nothing. The caller has
-    /// checked that the frame lies [before the end](Ring::frames_to_end) of the ring's memory.
-    #[inline(always)]
-    pub(crate) fn pop_if<R>(
-        &self,
-        memory: &impl Memory,
-        position: &mut Position,
-        kind: u32,
-        length: usize,
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Option<R> {
-        let offset = self.offset(position.bytes);
-        let matches =
-            memory.read(offset, FRAME_HEADER, |found| *found == encode_header(as_u32(length), kind));
-        matches.then(|| {
-            *position = position.after(as_u32(length));
-            memory.read(offset + FRAME_HEADER, length, read)
-        })
-    }
-
-    /// As [`Ring::put`]; the caller has checked that there is [room](Ring::free_frames).
-    #[inline(always)]
-    pub(crate) fn push_unchecked(&self, memory: &impl Memory, tail: &mut Position, kind: u32, bytes: &[u8]) {
-        let offset = self.offset(tail.bytes);
-        memory.write(offset, &encode_header(as_u32(bytes.len()), kind));
-        failpoint::hit(Failpoint::MidFrame);
-        memory.write(offset + FRAME_HEADER, bytes);
-        *tail = tail.after(as_u32(bytes.len()));
-    }
-
     /// The position of a frame of `frame_size` bytes, if there is room: at `tail`, or at the ring's start.
     #[inline(always)]
     fn find_slot(&self, tail: u32, taken: u32, frame_size: u32) -> Option<u32> {
         let free = self.free(tail, taken);
         let to_end = self.size - self.within(tail);
-        let restart = tail == taken && self.size - to_end >= self.restart_after.max(frame_size);
+        let restart = tail == taken && self.size - to_end >= self.kept + self.restart_after.max(frame_size);
         if frame_size <= to_end && !restart {
             (frame_size <= free).then_some(tail)
         } else {
@@ -284,7 +264,7 @@ impl Ring {
     /// The number of free bytes; 0 if `taken` is invalid.
     #[inline(always)]
     fn free(&self, tail: u32, taken: u32) -> u32 {
-        self.size.saturating_sub(tail.wrapping_sub(taken))
+        self.size.saturating_sub(tail.wrapping_sub(taken)).saturating_sub(self.kept)
     }
 
     fn next_start(&self, position: u32) -> u32 {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::fd::SharedFd;
 use crate::error::Result;
 use crate::ipc::ring::Memory;
+use crate::sys::atomic::Relaxed;
 use crate::sys::mapping::SharedMapping;
 
 /// Shared memory that can be passed to other processes.
@@ -57,6 +58,16 @@ impl Memory for SharedMemory {
     #[inline(always)]
     fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
         self.mapping.with_bytes(offset, length, read)
+    }
+
+    #[inline(always)]
+    fn load_word(&self, offset: usize) -> u64 {
+        self.word64(offset).load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn store_word(&self, offset: usize, word: u64) {
+        self.word64(offset).store(word, Relaxed);
     }
 
     #[inline(always)]

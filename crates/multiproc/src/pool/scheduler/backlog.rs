@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 
-/// A queue from which all chunks of a call can be withdrawn in constant time.
+/// A queue, ordered by [rank](Call::rank), from which all chunks of a call can be withdrawn in constant time.
 ///
 /// Withdrawn chunks stay until they reach the front, or until they outnumber the others; then all of them are
 /// removed.
@@ -22,14 +22,24 @@ pub(super) struct Backlog {
 const MIN_SWEEP: usize = 64;
 
 impl Backlog {
-    pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>) {
-        self.chunks.extend(chunks.filter(admit));
+    /// Adds chunks that are submitted `now`, in nanoseconds of the coarse clock.
+    pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>, now: u64) {
+        for mut chunk in chunks.filter(admit) {
+            chunk.rank = chunk.call.rank(now);
+            if self.chunks.back().is_some_and(|last| last.rank > chunk.rank) {
+                let index = self.chunks.partition_point(|other| other.rank <= chunk.rank);
+                self.chunks.insert(index, chunk);
+            } else {
+                self.chunks.push_back(chunk);
+            }
+        }
     }
 
-    /// Inserts chunks in front of all others.
+    /// Puts chunks back to where they were, in front of others of their rank.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(admit) {
-            self.chunks.push_front(chunk);
+            let index = self.chunks.partition_point(|other| other.rank < chunk.rank);
+            self.chunks.insert(index, chunk);
         }
     }
 
@@ -104,6 +114,56 @@ mod tests {
         builder.pack(call, 0)
     }
 
+    fn call(priority: i8) -> Arc<Call> {
+        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
+        Call::new(task, Options { priority, ..Options::default() }, false)
+    }
+
+    /// The priorities of all chunks, in their order.
+    fn drain(backlog: &mut Backlog) -> Vec<i8> {
+        let mut priorities = Vec::new();
+        while let Some(chunk) = backlog.front_mut() {
+            priorities.push(chunk.call.options.priority);
+            backlog.pop_front();
+        }
+        priorities
+    }
+
+    #[test]
+    fn a_step_of_priority_is_worth_ten_seconds_of_waiting() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut backlog = Backlog::default();
+        for (second, priority) in [(100, 0), (100, -1), (105, 1), (109, 0), (111, 1), (122, 2), (121, 1)] {
+            backlog.extend(chunk(&call(priority)), second * SECOND);
+        }
+        assert_eq!(drain(&mut backlog), [1, 0, 1, 2, 0, -1, 1]);
+        // The same moment: by priority, and in the order of submission among equals.
+        for (priority, number) in [(0, 1), (127, 2), (-128, 3), (0, 4)] {
+            let mut chunks: Vec<_> = chunk(&call(priority)).collect();
+            chunks[0].first = number;
+            backlog.extend(chunks.into_iter(), 5);
+        }
+        let numbers: Vec<_> = std::iter::from_fn(|| {
+            let number = backlog.front_mut()?.first;
+            backlog.pop_front();
+            Some(number)
+        })
+        .collect();
+        assert_eq!(numbers, [2, 1, 4, 3]);
+    }
+
+    #[test]
+    fn what_is_put_back_keeps_its_rank() {
+        let (low, high) = (call(0), call(1));
+        let mut backlog = Backlog::default();
+        backlog.extend(chunk(&low).chain(chunk(&low)), 5);
+        let revoked: Vec<_> = backlog.chunks.drain(..).collect();
+        low.leave_backlog(2);
+        backlog.extend(chunk(&high).chain(chunk(&low)), 6);
+        backlog.put_back(revoked);
+        assert_eq!(drain(&mut backlog), [1, 0, 0, 0]);
+    }
+
     fn calls(count: usize) -> Vec<Arc<Call>> {
         let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
         (0..count).map(|_| Call::new(task, Options::default(), false)).collect()
@@ -113,7 +173,7 @@ mod tests {
     fn withdrawn_chunks_are_not_dispatched_and_do_not_stay() {
         let calls = calls(1_000);
         let mut backlog = Backlog::default();
-        backlog.extend(calls.iter().flat_map(chunk));
+        backlog.extend(calls.iter().flat_map(chunk), 1);
         for (number, call) in calls.iter().enumerate().filter(|(number, _)| number % 10 != 3) {
             assert!(backlog.withdraw(call) && !backlog.withdraw(call), "{number}");
             let live = 1_000 - (0..=number).filter(|number| number % 10 != 3).count();
@@ -134,7 +194,7 @@ mod tests {
     fn revoked_chunks_of_a_withdrawn_call_are_dropped() {
         let calls = calls(3);
         let mut backlog = Backlog::default();
-        backlog.extend(calls.iter().flat_map(chunk));
+        backlog.extend(calls.iter().flat_map(chunk), 1);
         assert!(backlog.withdraw(&calls[1]));
         backlog.put_back(chunk(&calls[1]).collect());
         backlog.put_back(chunk(&calls[2]).collect());

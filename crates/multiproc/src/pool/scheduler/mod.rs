@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Cause, Error, Result};
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
+use crate::pool::recording::Recording;
+use crate::pool::stats::PoolStats;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
 use crate::sys::clock;
 use crate::task::initializer::Initializer;
@@ -36,12 +38,16 @@ pub(crate) struct Scheduler {
     polled_at: u64,
     /// Tick of the coarse clock at the last check of what the workers have written.
     checked_at: u64,
+    /// The same of the last check of their memory.
+    measured_at: u64,
     /// A call has received a result outside a poll.
     progressed: bool,
     /// Workers have pinned items that wait.
     has_pinned: bool,
     sleep: Sleep,
     starts: Starts,
+    /// Of the workers that have ended.
+    ended: PoolStats,
 }
 
 /// The options of a pool that concern its workers.
@@ -56,6 +62,8 @@ pub(crate) struct Policy {
     pub(crate) chunk_size: Option<u32>,
     /// Tasks after which a worker is replaced.
     pub(crate) max_tasks: Option<u64>,
+    /// Bytes of growth after which a worker is replaced.
+    pub(crate) max_growth: Option<u64>,
     /// Limit for a worker's shutdown.
     pub(crate) shutdown_timeout: Duration,
     /// Bytes of memory for each worker.
@@ -64,6 +72,8 @@ pub(crate) struct Policy {
     pub(crate) initializer_timeout: Duration,
     /// What each worker runs first. They may hold ends of queues, so they are dropped with the pool.
     pub(crate) initializers: Vec<Initializer>,
+    /// Records tasks that fail, if the user asks for it.
+    pub(crate) recording: Option<Arc<Recording>>,
 }
 
 enum Phase {
@@ -132,10 +142,12 @@ impl Scheduler {
             stall_check_at: None,
             polled_at: 0,
             checked_at: 0,
+            measured_at: 0,
             progressed: false,
             has_pinned: false,
             sleep: Sleep::default(),
             starts: Starts::default(),
+            ended: PoolStats::default(),
         }
     }
 
@@ -151,7 +163,7 @@ impl Scheduler {
         self.check_open()?;
         let now = clock::ticks();
         self.ignore_stopped_time(now);
-        self.backlog.extend(chunks);
+        self.backlog.extend(chunks, now);
         self.dispatch();
         self.sleep.wake_requested |= self.policy.idle_timeout.is_some() && self.needs_worker();
         if self.stall_check_at.is_none() && self.may_be_stuck() {
@@ -213,6 +225,16 @@ impl Scheduler {
         matches!(self.phase, Phase::Ended)
     }
 
+    pub(crate) fn stats(&self) -> PoolStats {
+        let mut stats = self.ended.clone();
+        let mut pending = self.backlog.items(usize::MAX) as u64;
+        for worker in &self.workers {
+            *stats.worker(worker.index()) += &worker.stats();
+            pending += u64::from(worker.in_flight());
+        }
+        PoolStats { pending, ..stats }
+    }
+
     pub(crate) fn worker_pids(&self) -> Vec<u32> {
         self.workers.iter().filter(|worker| worker.accepts_work()).map(WorkerHandle::pid).collect()
     }
@@ -227,6 +249,7 @@ impl Scheduler {
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
+        self.retire_overgrown(now);
         let is_stall_check = self.stall_check_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();

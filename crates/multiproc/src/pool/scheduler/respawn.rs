@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Policy, Scheduler, Sleep};
+use super::{Phase, Scheduler, Sleep};
 use crate::error::{Cause, Error, Result};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
@@ -20,6 +20,9 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// The longest interval between polls while there is work. A process stopped or killed between a change and
 /// its notification wakes no thread, and a caller may be busy decoding results.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The least interval between two measurements of the workers' memory: one takes about 10 µs for each.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
@@ -121,9 +124,16 @@ impl Scheduler {
         let index = (0..self.policy.workers)
             .find(|&index| accepting().all(|worker| worker.index() != index))
             .unwrap_or(0);
-        let Policy { initializers, initializer_timeout, memory_limit, shutdown_timeout, .. } =
-            self.policy.clone();
-        WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout }
+        let policy = self.policy.clone();
+        WorkerConfig {
+            index,
+            initializers: policy.initializers,
+            initializer_timeout: policy.initializer_timeout,
+            memory_limit: policy.memory_limit,
+            is_measured: policy.max_growth.is_some(),
+            shutdown_timeout: policy.shutdown_timeout,
+            recording: policy.recording,
+        }
     }
 
     pub(crate) fn add(&mut self, mut worker: WorkerHandle) {
@@ -160,6 +170,21 @@ impl Scheduler {
             self.backlog.put_back(worker.retire());
             if worker.in_flight() == 0 {
                 self.sleep.wake_requested |= worker.shut_down();
+            }
+        }
+    }
+
+    /// Gives workers that have grown too much nothing more to do.
+    pub(super) fn retire_overgrown(&mut self, now: u64) {
+        let Some(max) = self.policy.max_growth else { return };
+        if u128::from(now.saturating_sub(self.measured_at)) < MEASURE_INTERVAL.as_nanos() {
+            return;
+        }
+        self.measured_at = now;
+        for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
+            if worker.growth().is_some_and(|growth| growth > max) {
+                self.backlog.put_back(worker.retire());
+                self.sleep.wake_requested = true; // the pool's thread starts its successor
             }
         }
     }
@@ -303,8 +328,10 @@ impl Scheduler {
     /// Settles the items of a dead worker: only the one that it was running fails, or runs again.
     fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
-        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest } =
+        let index = worker.index();
+        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest, stats } =
             worker.reap(may_retry);
+        *self.ended.worker(index) += &stats;
         self.backlog.put_back(rest);
         self.starts.early_exits = if exited_early { self.starts.early_exits + 1 } else { 0 };
         if self.starts.early_exits >= MAX_EARLY_EXITS {

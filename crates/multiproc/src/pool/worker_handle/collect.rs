@@ -1,18 +1,24 @@
 //! Collects the results of a worker.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::WorkerHandle;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::frame::{Frames, add_frame};
 use crate::ipc::packet::OnShortage;
-use crate::pool::call::ResultBatch;
-use crate::pool::worker_handle::in_flight::CompletedSpan;
+use crate::pool::call::{Call, ResultBatch};
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
+use crate::sys::limit::private_memory;
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
     pub(crate) fn collect(&mut self) -> bool {
-        let is_new = !self.ready && self.rings.is_ready();
-        self.ready |= is_new;
+        let is_new = !self.is_ready() && self.rings.is_ready();
+        if is_new {
+            self.ready_at = Some(Instant::now());
+            self.memory_at_start = self.is_measured.then(|| private_memory(self.pid())).flatten();
+        }
         self.drop_descriptors();
         self.take_results(Scope::Visible) || is_new
     }
@@ -67,7 +73,7 @@ impl WorkerHandle {
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
-        let taken = match self.rings.take_results(scope) {
+        let mut taken = match self.rings.take_results(scope) {
             Ok(Some(taken)) if taken.count <= self.in_flight.count() => taken,
             Ok(None) => return false,
             Ok(Some(_)) => {
@@ -79,7 +85,8 @@ impl WorkerHandle {
         if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
             call.learn_cost(count, taken.nanos);
         }
-        if taken.may_be_out_of_line || !self.in_flight.are_of_one_call(count) {
+        let is_simple = !taken.may_be_out_of_line && self.in_flight.are_of_one_call(count);
+        if !is_simple || self.may_record(&mut taken.results) {
             self.deliver_singly(taken.results, count, number, scope);
         } else {
             self.deliver(taken.results, count);
@@ -98,9 +105,9 @@ impl WorkerHandle {
 
     /// Delivers the results of the first `count` items, which are of one call.
     fn deliver(&mut self, mut results: Frames, count: u32) {
-        let done = self.complete(count);
-        let Some((call, ..)) = done.first() else { return };
-        let spans: Vec<_> = done.iter().map(|&(_, first, count)| (first, count)).collect();
+        let Some(call) = self.in_flight.front().cloned() else { return };
+        let mut spans = Vec::new();
+        self.complete(count, |_, first, count| spans.push((first, count)));
         if spans.is_sorted() {
             return call.deliver(ResultBatch::Results { spans, results });
         }
@@ -131,17 +138,21 @@ impl WorkerHandle {
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
-            let Some((call, index, _)) = self.complete(1).pop() else { return };
-            call.deliver(match received {
-                Ok(result) => ResultBatch::Result { index, result },
-                Err(error) => {
-                    // A result that the kernel refuses to deliver is lost, but the worker is fine.
-                    if error.os_error().is_none() {
-                        self.fail_worker(error.clone());
-                    }
-                    let error = error.with_origin(Origin::Worker { pid: self.pid() });
-                    ResultBatch::Lost { first: index, count: 1, error }
+            if received.as_ref().is_ok_and(|result| self.record_panic(result)) {
+                continue;
+            }
+            let received = received.map_err(|error| {
+                // A result that the kernel refuses to deliver is lost, but the worker is fine.
+                if error.os_error().is_none() {
+                    self.fail_worker(error.clone());
                 }
+                error.with_origin(Origin::Worker { pid: self.pid() })
+            });
+            let mut received = Some(received);
+            self.complete(1, |call, index, _| match received.take() {
+                Some(Ok(result)) => call.deliver(ResultBatch::Result { index, result }),
+                Some(Err(error)) => call.deliver(ResultBatch::Lost { first: index, count: 1, error }),
+                None => {}
             });
         }
     }
@@ -165,21 +176,25 @@ impl WorkerHandle {
         Some(self.rings.receive(number, OnShortage::Lose))
     }
 
-    /// Completes the first `count` items.
-    fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
-        let done = self.in_flight.complete(count);
-        self.completed += done.iter().map(|&(_, _, count)| u64::from(count)).sum::<u64>();
-        done
+    /// Completes the first `count` items, as [`InFlight::complete`](super::in_flight::InFlight::complete).
+    pub(super) fn complete(&mut self, count: u32, done: impl FnMut(&Arc<Call>, u64, u32)) {
+        self.completed += u64::from(count.min(self.in_flight.count()));
+        self.in_flight.complete(count, done);
     }
 
     /// Fails the first `count` items.
     pub(super) fn fail(&mut self, count: u32, error: &Error) {
+        self.lost += u64::from(count);
         let mut left = count;
         while let Some((some, deaths)) = self.in_flight.front_deaths().filter(|_| left > 0) {
             let (error, some) = (error.clone().with_attempts(deaths), some.min(left));
-            for (call, first, count) in self.complete(some) {
-                call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
+            if self.record_front(&error) {
+                left -= 1;
+                continue;
             }
+            self.complete(some, |call, first, count| {
+                call.deliver(ResultBatch::Lost { first, count, error: error.clone() });
+            });
             left -= some;
         }
     }

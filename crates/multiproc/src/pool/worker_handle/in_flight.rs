@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::ipc::packet::Message;
 use crate::pool::call::Call;
 use crate::pool::chunk::{Body, Chunk};
+use crate::pool::recording::ItemArguments;
 use crate::pool::worker_rings::PoolSide;
 
 #[derive(Default)]
@@ -29,14 +30,14 @@ struct Span {
     done: u32,
     /// The deaths of workers that ran them before.
     deaths: Vec<Error>,
+    rank: i64,
     /// The position of the first item in the ring.
     start: u32,
+    /// The bytes of each item, if they are values of arrays, else 0.
+    size: u32,
     /// The single item, if it is out of line.
-    message: Option<Message>,
+    message: Option<Box<Message>>,
 }
-
-/// Items with a result: their call, the input index of the first, and their number.
-pub(crate) type CompletedSpan = (Arc<Call>, u64, u32);
 
 impl InFlight {
     pub(crate) fn count(&self) -> u32 {
@@ -119,22 +120,23 @@ impl InFlight {
         }
     }
 
-    /// Removes the first `count` items.
-    pub(crate) fn complete(&mut self, count: u32) -> Vec<CompletedSpan> {
-        let mut done = Vec::with_capacity(1);
+    /// Removes the first `count` items. Passes the call, the input index of the first, and the number of each
+    /// run of them to `done`.
+    pub(crate) fn complete(&mut self, count: u32, mut done: impl FnMut(&Arc<Call>, u64, u32)) {
         let mut left = count.min(self.count);
         self.subtract(left);
         while let Some(span) = self.spans.front_mut().filter(|_| left > 0) {
             let some = left.min(span.left());
-            done.push((Arc::clone(&span.call), span.first + u64::from(span.done), some));
+            done(&span.call, span.first + u64::from(span.done), some);
             span.done += some;
             left -= some;
-            if span.left() == 0 {
-                let message = self.spans.pop_front().and_then(|span| span.message);
-                message.into_iter().for_each(Message::recycle);
+            if span.left() > 0 {
+                break;
+            }
+            if let Some(message) = self.spans.pop_front().and_then(|span| span.message) {
+                message.recycle();
             }
         }
-        done
     }
 
     /// Turns the last `count` items back into chunks; also returns their position in the ring.
@@ -163,6 +165,15 @@ impl InFlight {
         }
     }
 
+    /// The arguments of the first item, which is to be completed next.
+    pub(crate) fn take_arguments(&mut self, rings: &PoolSide) -> Option<ItemArguments> {
+        let span = self.spans.front_mut()?;
+        if let Some(message) = span.message.take() {
+            return Some(ItemArguments::OutOfLine(*message));
+        }
+        Some(ItemArguments::Inline(rings.copy_item(span.start, span.done, span.size)))
+    }
+
     /// Closes the first item's descriptors.
     pub(crate) fn drop_descriptors(&mut self) {
         if let Some(message) = self.spans.front_mut().and_then(|span| span.message.as_mut()) {
@@ -179,17 +190,14 @@ impl InFlight {
 impl Span {
     fn new(chunk: &mut Chunk, count: u32, start: u32) -> Self {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
-        let message = match &mut chunk.body {
-            Body::Frames { .. } => None,
-            body @ Body::Message(_) => {
-                chunk.count = 0;
-                match std::mem::replace(body, Body::Frames { bytes: Vec::new(), start: 0 }) {
-                    Body::Message(message) => Some(message),
-                    Body::Frames { .. } => None,
-                }
-            }
-        };
-        Self { call, first, count, done: 0, deaths, start, message }
+        let size = if let Body::Values { size, .. } = chunk.body { size } else { 0 };
+        let mut message = None;
+        if let Body::Message(_) = chunk.body {
+            chunk.count = 0;
+            let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
+            message = if let Body::Message(message) = body { Some(Box::new(message)) } else { None };
+        }
+        Self { call, first, count, done: 0, deaths, rank: chunk.rank, start, size, message }
     }
 
     fn left(&self) -> u32 {
@@ -203,20 +211,19 @@ impl Span {
         let is_small = next.start.wrapping_sub(self.start) < 16 * 1024;
         let has_history = !self.deaths.is_empty() || !next.deaths.is_empty();
         let is_next = self.first + u64::from(self.count) == next.first && !has_history;
-        is_next && is_small && !is_message && Arc::ptr_eq(&self.call, &next.call)
+        is_next && is_small && !is_message && self.size == next.size && Arc::ptr_eq(&self.call, &next.call)
     }
 
     /// Splits the last `count` items off; returns them and their position in the ring.
     fn split_off_back(&mut self, count: u32, rings: &PoolSide) -> (Chunk, u32) {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
-        let mut frames = Vec::new();
-        let start = match self.message {
-            Some(_) => self.start,
-            None => rings.copy_items(self.start, kept, count, &mut frames),
+        let (body, start) = match self.message.take() {
+            Some(message) => (Body::Message(*message), self.start),
+            None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;
-        let body = self.message.take().map_or(Body::Frames { bytes: frames, start: 0 }, Body::Message);
-        (Chunk { call: Arc::clone(&self.call), first, count, deaths: self.deaths.clone(), body }, start)
+        let (call, deaths) = (Arc::clone(&self.call), self.deaths.clone());
+        (Chunk { call, first, count, deaths, rank: self.rank, body }, start)
     }
 }

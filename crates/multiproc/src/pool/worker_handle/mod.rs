@@ -4,9 +4,11 @@ mod collect;
 mod in_flight;
 mod phase;
 mod pinned;
+mod record;
 mod shortage;
 mod shutdown;
 mod stall;
+mod stats;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -24,10 +26,12 @@ use crate::ipc::packet::{PacketSocket, Sent};
 use crate::ipc::wire;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
+use crate::pool::recording::Recording;
 use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::SpawnedChild;
+use crate::sys::limit::private_memory;
 use crate::task::initializer::Initializer;
 
 pub(crate) use self::shutdown::WorkerExit;
@@ -42,12 +46,13 @@ pub(crate) struct WorkerHandle {
     initialize_by: Option<Instant>,
     /// The number of its initializers.
     initializers: usize,
-    /// Its initializer, if any, has returned.
-    ready: bool,
+    /// When the pool has learned that its initializer, if any, has returned.
+    ready_at: Option<Instant>,
     in_flight: InFlight,
     pinned: Pinned,
-    /// Items that have a result.
+    /// Items that have a result, and those of them that had none when the worker ended.
     completed: u64,
+    lost: u64,
     /// The header in force for the next item that is written.
     header: Option<TaskHeader>,
     /// The rings had no room, and no results have arrived since.
@@ -70,6 +75,11 @@ pub(crate) struct WorkerHandle {
     shutdown_timeout: Duration,
     /// The memory limit in bytes.
     memory_limit: Option<u64>,
+    /// Records its tasks that fail.
+    recording: Option<Arc<Recording>>,
+    /// Its private memory in bytes before its first task, if that must be known.
+    is_measured: bool,
+    memory_at_start: Option<u64>,
 }
 
 /// The configuration of a worker to be started.
@@ -80,7 +90,11 @@ pub(crate) struct WorkerConfig {
     pub(crate) initializer_timeout: Duration,
     /// The memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
+    /// Its memory before its first task must be known.
+    pub(crate) is_measured: bool,
     pub(crate) shutdown_timeout: Duration,
+    /// Records its tasks that fail.
+    pub(crate) recording: Option<Arc<Recording>>,
 }
 
 /// The result of a dispatch.
@@ -102,12 +116,19 @@ impl WorkerHandle {
         wakeup_page: &WakeupPage,
         spin: Duration,
         config: WorkerConfig,
-        options: SpawnOptions,
+        options: &SpawnOptions,
         server: Option<&PreloadServer>,
         on_exit: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self> {
-        let WorkerConfig { index, initializers, initializer_timeout, memory_limit, shutdown_timeout } =
-            config;
+        let WorkerConfig {
+            index,
+            initializers,
+            initializer_timeout,
+            memory_limit,
+            is_measured,
+            shutdown_timeout,
+            recording,
+        } = config;
         let (ours, theirs) = PacketSocket::pair()?;
         let rings = WorkerRings::create()?;
         let context = WorkerContext {
@@ -131,10 +152,11 @@ impl WorkerHandle {
             rings: PoolSide::new(rings, ours),
             initialize_by,
             initializers: initializer_count,
-            ready: false,
+            ready_at: None,
             in_flight: InFlight::default(),
             pinned: Pinned::default(),
             completed: 0,
+            lost: 0,
             header: None,
             full: false,
             unreceived: None,
@@ -147,6 +169,9 @@ impl WorkerHandle {
             phase: WorkerPhase::Running,
             shutdown_timeout,
             memory_limit,
+            recording,
+            is_measured,
+            memory_at_start: None,
         })
     }
 
@@ -200,10 +225,15 @@ impl WorkerHandle {
         since.map(|(_, since)| since.elapsed())
     }
 
+    /// The bytes by which its private memory has grown since its first task.
+    pub(crate) fn growth(&self) -> Option<u64> {
+        private_memory(self.pid())?.checked_sub(self.memory_at_start?)
+    }
+
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
-        self.ready
+        self.is_ready()
             && self.accepts_work()
             && self.pinned.is_empty()
             && !self.full
@@ -213,7 +243,7 @@ impl WorkerHandle {
 
     pub(crate) fn is_idle(&self) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
-        self.ready && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
+        self.is_ready() && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
     }
 
     /// Moves up to `most` items of a chunk to the worker.
@@ -229,7 +259,7 @@ impl WorkerHandle {
             }
         }
         let outcome = match &mut chunk.body {
-            Body::Frames { .. } => self.dispatch_frames(chunk, most, start),
+            Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
                 let sent = self.rings.send_out_of_line(message);
                 self.dispatch_message(sent, chunk, start)
@@ -265,7 +295,10 @@ impl WorkerHandle {
     fn dispatch_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Dispatched {
         let (frames, count) = chunk.front(most);
         let before = self.rings.written();
-        let left = self.rings.write(frames, count).len();
+        let left = match chunk.body {
+            Body::Values { size, .. } => self.rings.write_values(frames, size).len(),
+            _ => self.rings.write(frames, count).len(),
+        };
         let written = self.rings.written().wrapping_sub(before);
         self.full = left > 0;
         if written == 0 {
@@ -380,7 +413,7 @@ impl WorkerHandle {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready
+        self.ready_at.is_some()
     }
 
     /// Whether some of its results await a descriptor.

@@ -43,7 +43,7 @@ impl WorkerHandle {
     /// is the item's error.
     pub(crate) fn dispatch_pinned(&mut self) -> Option<Dispatched> {
         let takes_work = self.phase.is_running() || self.phase.is_retired();
-        if !self.ready || !takes_work || self.full || self.in_flight.count() > 0 {
+        if !self.is_ready() || !takes_work || self.full || self.in_flight.count() > 0 {
             return None;
         }
         let mut chunk = self.pinned.waiting.pop_front()?;

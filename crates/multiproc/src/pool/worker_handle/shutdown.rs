@@ -9,6 +9,7 @@ use crate::error::{Cause, Error, ErrorKind, Origin, Result};
 use crate::ipc::wire;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
+use crate::pool::stats::WorkerStats;
 use crate::pool::worker_rings::Scope;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -27,6 +28,7 @@ pub(crate) struct WorkerExit {
     /// Items for other workers: the one that it was running, if it may run again, and those that it had not
     /// claimed.
     pub(crate) rest: Vec<Chunk>,
+    pub(crate) stats: WorkerStats,
 }
 
 /// Ends the running item by killing its worker.
@@ -118,7 +120,7 @@ impl WorkerHandle {
 impl WorkerHandle {
     /// When its initializer must have returned, if that is pending.
     pub(crate) fn initialize_by(&self) -> Option<Instant> {
-        self.initialize_by.filter(|_| !self.ready && self.phase.failure().is_none())
+        self.initialize_by.filter(|_| !self.is_ready() && self.phase.failure().is_none())
     }
 
     /// Kills it if its initializer has exceeded its time limit.
@@ -190,9 +192,10 @@ impl WorkerHandle {
     /// again and the pool `may_retry`.
     pub(crate) fn reap(mut self, may_retry: bool) -> WorkerExit {
         failpoint::hit(Failpoint::Reaping);
+        let times = self.stats(); // while its item counts as running
         let (error, initializer_failed) = self.exit_cause();
         let error =
-            if self.ready { error } else { error.during_startup() }.with_memory_limit(self.memory_limit);
+            if self.is_ready() { error } else { error.during_startup() }.with_memory_limit(self.memory_limit);
         while self.take_results(Scope::Completed) {}
         // Items claimed and without a result have failed: usually one, or none. If the worker has overwritten
         // which ones those are, all have.
@@ -200,8 +203,10 @@ impl WorkerHandle {
         let pending = pending.min(self.in_flight.count());
         let rest = self.reclaim(pending);
         let mut rest = self.settle_pinned(rest, &error);
+        let mut retried = 0;
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             let mut again = self.reclaim(self.in_flight.count());
+            retried = again.iter().map(|chunk| u64::from(chunk.count)).sum();
             for chunk in &mut again {
                 chunk.deaths.push(error.clone());
             }
@@ -211,10 +216,11 @@ impl WorkerHandle {
         let unexpected = !self.phase.was_told_to_exit();
         WorkerExit {
             error,
-            failed_startup: !self.ready && unexpected,
+            failed_startup: !self.is_ready() && unexpected,
             exited_early: unexpected && self.completed == 0 && self.started_at.elapsed() < EARLY_EXIT,
             initializer_failed,
             rest,
+            stats: self.final_stats(&times, retried),
         }
     }
 
@@ -228,7 +234,7 @@ impl WorkerHandle {
         match ended.and_then(|(outcome, _)| {
             wire::decode_internal::<Result<()>>(&outcome, Vec::new(), "a worker's end")
         }) {
-            Ok(Err(error)) => (error.or_with_origin(origin), !self.ready),
+            Ok(Err(error)) => (error.or_with_origin(origin), !self.is_ready()),
             Ok(Ok(())) => (self.spawned.child.exit_error(origin()), false),
             Err(error) => (error, false),
         }

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 
 use super::tests::sides;
 use super::*;
-use crate::ipc::frame::{Frames, add_frame, all};
+use crate::ipc::frame::{Frames, add_frame, all, array_kind};
 use crate::ipc::packet::OnShortage;
 use crate::ipc::wire;
+use crate::pool::chunk::Body;
 use crate::sys::atomic::Relaxed;
 use crate::sys::socket;
 use crate::testing::{any_bytes, any_word, any_words, cases, descriptors};
@@ -33,9 +34,11 @@ fn overwrite(rings: &WorkerRings, words: Vec<(prop::sample::Index, u64)>) {
     }
 }
 
+/// Kind 7 stands for arrays.
 fn items(kinds: &[u32]) -> Vec<u8> {
     let mut frames = Vec::new();
     for &kind in kinds {
+        let kind = if kind == 7 { array_kind(4) } else { kind };
         add_frame(&mut frames, kind, &[kind.to_le_bytes()[0]; 12]);
     }
     frames
@@ -59,17 +62,21 @@ proptest! {
         words in any_overwritten_words(),
         claims in any_word(),
         positions in any_words(RING),
-        kinds in vec(0..7_u32, 0..60),
+        kinds in vec(0..8_u32, 0..60),
         bytes in any_bytes(500),
         packet in any_bytes(40),
         choice in vec(any::<u8>(), 0..3),
         number in 0..9_u32,
+        size in prop_oneof![Just(0_u32), Just(3), Just(8)],
     ) {
         let (mut pool, worker) = sides();
         let rings = &worker.rings;
         prop_assert!(pool.write_header(TASK_HEADER, &[7; 16]));
         let start = pool.position();
-        pool.write(&items(&[VALUE; 50]), 50);
+        match size {
+            0 => _ = pool.write(&items(&[VALUE; 50]), 50),
+            size => _ = pool.write_values(&vec![7; 50 * size as usize], size),
+        }
         pool.submit(50).unwrap();
 
         litter(rings, 4096, &kinds, &bytes);
@@ -85,15 +92,22 @@ proptest! {
 
         for scope in [Scope::Visible, Scope::Unflushed, Scope::Completed, Scope::Completed] {
             if let Ok(Some(taken)) = pool.take_results(scope) {
-                prop_assert!(taken.count <= RING / 8);
-                prop_assert!(all(taken.results).len() <= RING as usize / 8);
+                prop_assert!(taken.count <= RING);
+                prop_assert!(all(taken.results).len() <= RING as usize);
             }
         }
         let _ = pool.check();
         let back = pool.revoke(50).unwrap_or(0);
         prop_assert!(back <= 50);
-        let mut copied = Vec::new();
-        let position = pool.copy_items(start, 50 - back, back, &mut copied);
+        let (body, position) = pool.cut_items(start, 50 - back, back, size);
+        let copied = match body {
+            Body::Frames { bytes, .. } => bytes,
+            Body::Values { bytes, .. } => {
+                prop_assert_eq!(bytes.len(), (back * size) as usize);
+                items(&vec![VALUE; back as usize])
+            }
+            Body::Message(_) => unreachable!(),
+        };
         prop_assert_eq!(all(Frames::new(&copied[..])).len(), back as usize, "each item is copied, as it is");
         prop_assert!(all(Frames::new(&copied[..])).iter().all(|item| item.len() <= packet::MAX_INLINE));
         pool.truncate(position, back);
@@ -110,7 +124,7 @@ proptest! {
     #[test]
     fn a_worker_with_overwritten_rings_ends(
         words in any_overwritten_words(),
-        kinds in vec(prop_oneof![5 => Just(VALUE), 1 => 0..7_u32], 0..60),
+        kinds in vec(prop_oneof![5 => Just(VALUE), 1 => 0..8_u32], 0..60),
         bytes in any_bytes(500),
         claims in 0..300_u32,
         packet in any_bytes(40),
@@ -138,6 +152,7 @@ proptest! {
                     }
                     continue;
                 }
+                VALUE if choice.len() == 2 && worker.run_array((4, 4), |_| Ok(7_u32)) > 0 => continue,
                 _ => worker.read(|_| Ok(())),
             };
             match result.and_then(|()| worker.write(VALUE, &[1; 8])) {
@@ -167,7 +182,7 @@ proptest! {
 fn an_impossible_end_of_the_results_is_an_error() {
     let (mut pool, worker) = sides();
     let size = u64::from(RING);
-    for word in [5, 1 << 32 | (size + 8), (size / 8 + 1) << 32 | size, 1 << 32] {
+    for word in [5, 1 << 32 | (size + 8), (size + 1) << 32 | size, 1 << 32] {
         worker.rings.0.word64(VISIBLE).store(word, Relaxed);
         match pool.take_results(Scope::Visible) {
             Ok(None) => assert_eq!(word, 5, "bytes of no result"),

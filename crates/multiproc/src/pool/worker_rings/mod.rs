@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{self, Incoming, OnShortage, PacketSocket};
+use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, Ring, just_before_overflow};
 use crate::ipc::wire::SharedMemory;
 use crate::pool::worker_rings::wakeups::PoolWakeups;
@@ -47,8 +48,8 @@ pub(crate) use self::worker_side::WorkerSide;
 #[serde(try_from = "SharedMemory")]
 pub(crate) struct WorkerRings(SharedMemory);
 
-/// The kinds of frames: an item or a result;
-pub(crate) const VALUE: u32 = 1;
+/// The kinds of frames: an item or a result, of which an [array](crate::ipc::ring::array) holds many;
+pub(crate) use crate::ipc::frame::VALUE;
 /// an error instead of a result;
 pub(crate) const ERROR: u32 = 2;
 /// a reference to an out-of-line item or result, which is a message on the packet socket;
@@ -59,7 +60,8 @@ pub(crate) const TASK_HEADER: u32 = 4;
 const PREFIX: usize = size_of::<u64>();
 
 const RING: u32 = 1024 * 1024;
-const SUBMISSIONS: Ring = Ring::new(4096, RING).restarting_early();
+/// The worker learns from the header of an array whether it was shortened, even when all its items are completed.
+const SUBMISSIONS: Ring = Ring::new(4096, RING).restarting_early().keeping_last(MAX_ARRAY);
 const COMPLETIONS: Ring = Ring::new(4096 + RING as usize, RING).restarting_early();
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096 + 2 * RING as usize).unwrap();
 
@@ -69,6 +71,10 @@ const COMPLETED: usize = 128;
 const VISIBLE: usize = 256;
 /// The worker's total time for all visible results, in nanoseconds.
 const RUN_TIME: usize = 264;
+/// Its total time without items, before the running item.
+const IDLE: usize = 296;
+/// The number of its results that are errors.
+const FAILED: usize = 304;
 /// The number of out-of-line results, at least.
 const OUT_OF_LINE_COUNT: usize = 280;
 /// Items between two clock reads of the worker.

@@ -4,9 +4,12 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::ipc::frame::{Frames, add_frame};
+use crate::ipc::frame::{Frames, add_frame, array_kind, as_u32};
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
-use crate::ipc::ring::{Position, just_before_overflow};
+use crate::ipc::ring::array::Array;
+use crate::ipc::ring::array::MAX_ARRAY;
+use crate::ipc::ring::{Memory, Position, just_before_overflow};
+use crate::pool::chunk::Body;
 use crate::pool::worker_rings::claim_word::{self, Known};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
@@ -17,8 +20,9 @@ use crate::sys::poll::Deadline;
 
 use super::result_words::{self, Scope};
 use super::{
-    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
-    OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WorkerRings,
+    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FAILED, IDLE, ITEM_STARTED_AT, MessageHeader,
+    OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE,
+    WorkerRings,
 };
 
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub(crate) struct PoolSide {
     received_count: u32,
     /// The end of invisible results of an idle worker, and when they were first seen.
     unflushed: Option<(Position, Instant)>,
+    /// An array to which the worker may add results: its position, and how many of its results were taken.
+    open: Option<(u32, u32)>,
     closed: bool,
     /// For the item that began at the first instant: nanoseconds that do not count.
     uncounted: (u64, u64),
@@ -80,6 +86,7 @@ impl PoolSide {
             sent_count: just_before_overflow(4),
             received_count: just_before_overflow(4),
             unflushed: None,
+            open: None,
             closed: false,
             uncounted: (0, 0),
         }
@@ -93,6 +100,22 @@ impl PoolSide {
     /// Writes as many frames as fit, of which `count` are items. Returns the remaining bytes.
     pub(crate) fn write<'a>(&mut self, frames: &'a [u8], count: u32) -> &'a [u8] {
         SUBMISSIONS.put_frames(&self.rings.0, &mut self.tail, self.freed, frames, count)
+    }
+
+    /// Writes as many of these values of `size` bytes as fit, in arrays. Returns the others.
+    pub(crate) fn write_values<'a>(&mut self, mut values: &'a [u8], size: u32) -> &'a [u8] {
+        let most = (MAX_ARRAY / size * size) as usize;
+        while !values.is_empty() {
+            let (array, rest) = values.split_at(values.len().min(most));
+            let items = self.tail.frames.wrapping_add(as_u32(array.len()) / size);
+            let kind = array_kind(size);
+            if !SUBMISSIONS.put(&self.rings.0, &mut self.tail, self.freed, kind, &[array]) {
+                break;
+            }
+            self.tail.frames = items;
+            values = rest;
+        }
+        values
     }
 
     /// Writes a frame that is no item, such as [`TASK_HEADER`]; returns whether it fitted.
@@ -225,7 +248,7 @@ impl PoolSide {
         let completed = Position::load(self.rings.0.word64(COMPLETED));
         let claimed = self.claimed()?;
         if completed.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
-            || !COMPLETIONS.can_hold(self.head, completed)
+            || !COMPLETIONS.can_hold_values(self.head, completed)
         {
             return Err(Error::decode("the number of completed items", "it is out of range"));
         }
@@ -234,7 +257,7 @@ impl PoolSide {
 
     /// Stores the pool's words again, in case a task overwrote them, and wakes the worker unconditionally.
     pub(crate) fn notify_again(&self) {
-        self.rings.taken().store(self.head.bytes, Release);
+        self.rings.taken().store(self.taken(), Release);
         self.rings.requests().store(self.requests, Relaxed);
         if self.closed {
             self.rings.0.word32(CLOSED).store(1, Release);
@@ -251,11 +274,92 @@ impl PoolSide {
         self.head.frames
     }
 
+    /// The worker's time with items whose results were taken, and without items before the running one; and
+    /// the number of errors among its results. A task may have overwritten them.
+    pub(crate) fn totals(&self) -> (Duration, Duration, u64) {
+        let word = |offset| self.rings.0.word64(offset).load(Relaxed);
+        (Duration::from_nanos(word(RUN_TIME)), Duration::from_nanos(word(IDLE)), word(FAILED))
+    }
+
+    /// Takes `count` revoked items out of the ring, after the `kept` ones that begin at a
+    /// [position](PoolSide::position). They are values of `size` bytes in arrays, or frames if `size` is 0. Returns
+    /// the position of the first of them, including its headers.
+    ///
+    /// An item that the worker has overwritten is copied as it is, or as empty if it is no item.
+    pub(crate) fn cut_items(&self, position: u32, kept: u32, count: u32, size: u32) -> (Body, u32) {
+        let mut bytes = Vec::new();
+        if size == 0 {
+            let start = self.copy_items(position, kept, count, &mut bytes);
+            return (Body::Frames { bytes, start: 0 }, start);
+        }
+        let start = self.copy_values(position, kept, count, size, &mut bytes, |array, first| {
+            SUBMISSIONS.shorten(&self.rings.0, array, first);
+        });
+        if bytes.len() == (count * size) as usize {
+            return (Body::Values { bytes, start: 0, size }, start);
+        }
+        bytes.clear();
+        (0..count).for_each(|_| add_frame(&mut bytes, VALUE, &[]));
+        (Body::Frames { bytes, start: 0 }, start)
+    }
+
+    /// The bytes of the item after the `skipped` ones that begin at a [position](PoolSide::position). They are
+    /// values of `size` bytes in arrays, or frames if `size` is 0. Empty if the worker has overwritten it.
+    pub(crate) fn copy_item(&self, position: u32, skipped: u32, size: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if size == 0 {
+            self.copy_items(position, skipped, 1, &mut bytes);
+            return Frames::new(bytes).next().map_or(Vec::new(), |(_, bytes)| bytes.to_vec());
+        }
+        self.copy_values(position, skipped, 1, size, &mut bytes, |_, _| ());
+        bytes
+    }
+
+    /// Appends values to `bytes`; fewer if the ring was overwritten. `on_cut` gets the array that the first of
+    /// them is in, and the number of values before it, if there are any.
+    fn copy_values(
+        &self,
+        position: u32,
+        kept: u32,
+        count: u32,
+        size: u32,
+        bytes: &mut Vec<u8>,
+        on_cut: impl Fn(Array, u32),
+    ) -> u32 {
+        let memory = &self.rings.0;
+        let mut cursor = Position { frames: 0, bytes: position };
+        let (mut start, mut passed) = (position, 0);
+        while passed < kept + count {
+            let Some(array) = SUBMISSIONS.array(memory, cursor.bytes) else {
+                match SUBMISSIONS.take_before(memory, &mut cursor, self.tail.bytes, |kind, _| kind) {
+                    Some(TASK_HEADER) => continue,
+                    _ => break,
+                }
+            };
+            if array.size != size {
+                break;
+            }
+            let (first, end) = ((kept - kept.min(passed)).min(array.count), kept + count - passed);
+            let end = end.min(array.count);
+            let length = ((end - first) * size) as usize;
+            memory.read(SUBMISSIONS.value_offset(array, first), length, |cut| bytes.extend_from_slice(cut));
+            cursor.bytes = array.end(array.count);
+            if first > 0 {
+                start = array.end(first);
+                if first < array.count {
+                    on_cut(array, first);
+                }
+            }
+            passed += end;
+        }
+        start
+    }
+
     /// Appends the frames of `count` items to `frames`: those after the `skipped` items that begin at a
     /// [position](PoolSide::position). Returns the position of the first of them, including its headers.
     ///
     /// An item that the worker has overwritten is copied as it is, or as empty if it is no item.
-    pub(crate) fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
+    fn copy_items(&self, position: u32, skipped: u32, count: u32, frames: &mut Vec<u8>) -> u32 {
         let mut cursor = Position { frames: 0, bytes: position };
         let (mut start, mut passed) = (position, 0);
         while passed < skipped + count {
@@ -349,18 +453,30 @@ impl PoolSide {
         if count == 0 || count > u32::MAX / 2 {
             return Ok(None); // the second: *visible* is behind what was taken as completed
         }
-        if !COMPLETIONS.can_hold(self.head, tail) {
+        if !COMPLETIONS.can_hold_values(self.head, tail) {
             return Err(Error::decode("the end of the results", "it is out of range"));
         }
-        let results = COMPLETIONS.copy_frames(memory, self.head, tail);
+        let results = if scope == Scope::Visible && self.open.is_none() {
+            COMPLETIONS.copy_frames(memory, self.head, tail) // no array is open at a visible end
+        } else {
+            let (start, skipped) = self.open.unwrap_or((self.head.bytes, 0));
+            let copied = COMPLETIONS.copy_values(memory, start, skipped, count, tail.bytes);
+            self.open = copied.open;
+            copied.frames
+        };
         self.head = tail;
         failpoint::hit(Failpoint::ResultsCopied);
-        self.rings.taken().store(tail.bytes, Release);
+        self.rings.taken().store(self.taken(), Release);
         self.rings.room_event().notify_all();
         let run_time = memory.word64(RUN_TIME).load(Relaxed);
         let nanos = run_time.saturating_sub(std::mem::replace(&mut self.run_time, run_time));
         let may_be_out_of_line = memory.word32(OUT_OF_LINE_COUNT).load(Relaxed) != self.received_count;
         Ok(Some(TakenResults { count, results, may_be_out_of_line, nanos }))
+    }
+
+    /// The end of the results that the worker may overwrite, in bytes.
+    fn taken(&self) -> u32 {
+        self.open.map_or(self.head.bytes, |(start, _)| start)
     }
 
     /// Tells the worker to exit when it has no items left.

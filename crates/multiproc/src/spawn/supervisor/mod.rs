@@ -23,6 +23,7 @@ pub(crate) use self::child::{Child, OnChange};
 use self::child::{NewChild, SpawnPhase};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::wire::SharedFd;
+use crate::sys::environment::EnvChanges;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
@@ -30,6 +31,7 @@ use crate::sys::process::own_pid;
 /// A request to execute the program to be a child.
 pub(crate) struct SpawnRequest {
     pub(crate) name: String,
+    pub(crate) environment: EnvChanges,
     /// Becomes the child's standard input.
     pub(crate) socket: OwnedFd,
     /// The other end of `socket`. It is readable once the child has reached `init`.

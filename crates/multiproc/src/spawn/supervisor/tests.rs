@@ -57,9 +57,14 @@ fn a_request_is_waited_for_until_its_deadline() {
     child.kill();
     assert!(ready(child.as_fd(), PollFlags::POLLIN, Deadline::Never).unwrap());
     let (ours, socket) = socket::pair().unwrap();
-    let deadline = Deadline::after(Duration::from_millis(50));
-    let name = "late".to_owned();
-    let request = SpawnRequest { name, socket, liveness_socket: ours.into(), timeout: None, deadline };
+    let request = SpawnRequest {
+        name: "late".to_owned(),
+        environment: EnvChanges::default(),
+        socket,
+        liveness_socket: ours.into(),
+        timeout: None,
+        deadline: Deadline::after(Duration::from_millis(50)),
+    };
     let error = start(request).err().unwrap();
     assert!(error.to_string().contains("has not executed the program in time"), "{error}");
     drop(children);

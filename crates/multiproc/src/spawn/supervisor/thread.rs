@@ -64,8 +64,8 @@ impl SupervisorThread {
     }
 
     fn execute(&mut self, request: SpawnRequest) -> Result<Arc<Child>> {
-        let SpawnRequest { name, socket, liveness_socket, timeout, .. } = request;
-        let (pid, pidfd) = exec_self(socket)?;
+        let SpawnRequest { name, environment, socket, liveness_socket, timeout, .. } = request;
+        let (pid, pidfd) = exec_self(socket, &environment)?;
         let is_internal = timeout.is_none();
         let deadline = timeout.and_then(StartDeadline::after);
         let phase = SpawnPhase::Starting(deadline);

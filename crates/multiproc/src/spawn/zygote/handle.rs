@@ -19,6 +19,7 @@ use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::outcome::{PRELOADED, READY, decode_failure};
 use crate::spawn::spawned_child::prepare;
 use crate::spawn::supervisor::{self, Child};
+use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, poll_any};
@@ -44,14 +45,14 @@ pub(crate) struct ForkedChild {
 }
 
 impl Zygote {
-    /// Executes the program again to be a zygote that first runs these functions. Does not wait until it is
-    /// ready.
-    pub(crate) fn exec(preload: &[Initializer], deadline: Deadline) -> Result<Self> {
+    /// Executes the program again, with this environment, to be a zygote that first runs these functions.
+    /// Does not wait until it is ready.
+    pub(crate) fn exec(environment: EnvChanges, preload: &[Initializer], deadline: Deadline) -> Result<Self> {
         let page = SharedMemory::create(PidPage::SIZE)?;
         let start = (page.clone(), preload.to_vec());
         let encode =
             |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(&start, body, "a zygote's start");
-        let spawned = prepare(COMM.to_owned(), None, encode)?.exec(None, deadline)?;
+        let spawned = prepare(COMM.to_owned(), None, encode)?.exec(environment, None, deadline)?;
         let (process, start_socket) = spawned.into_parts();
         Ok(Self { process, start_socket, pids: PidPage(page.into_mapping()) })
     }

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use super::WorkerSide;
-use crate::pool::worker_rings::{CLOCK_INTERVAL, RUN_TIME, VISIBLE, result_words};
+use crate::pool::worker_rings::{CLOCK_INTERVAL, IDLE, RUN_TIME, VISIBLE, result_words};
 use crate::sys::atomic::Relaxed;
 
 /// When to make results visible. A clock read costs more than a small item, so there is one per interval: as
@@ -20,6 +20,8 @@ pub(super) struct FlushSchedule {
     notified_at: Instant,
     /// The total time of all items.
     run_time: Duration,
+    /// The total time without items.
+    idle: Duration,
     /// `run_time` at the last flush of output.
     flushed: Duration,
 }
@@ -45,6 +47,7 @@ impl FlushSchedule {
             made_visible_at: now,
             notified_at: now,
             run_time: zero,
+            idle: zero,
             flushed: zero,
         }
     }
@@ -143,6 +146,15 @@ impl WorkerSide {
         } else {
             self.flush_between();
         }
+    }
+
+    /// The time since the clock was read was without items.
+    pub(super) fn end_wait(&mut self) {
+        let now = Instant::now();
+        self.schedule.idle += now - self.schedule.read_at;
+        self.schedule.read_at = now;
+        let nanos = u64::try_from(self.schedule.idle.as_nanos()).unwrap_or(u64::MAX);
+        self.rings.0.word64(IDLE).store(nanos, Relaxed);
     }
 
     pub(super) fn read_clock(&mut self) -> Duration {

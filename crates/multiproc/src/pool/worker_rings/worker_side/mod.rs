@@ -6,14 +6,15 @@
 mod flush;
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::codec::raw;
 use crate::error::{Error, Origin, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::frame::as_u32;
 use crate::ipc::packet::{Content, MAX_INLINE, Message, OnShortage, PacketSocket, Sent};
-use crate::ipc::ring::Position;
+use crate::ipc::ring::array::Array;
+use crate::ipc::ring::{Memory, Position};
 use crate::ipc::wire::{self, SharedFd};
 use crate::pool::worker_rings::claim_word;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
@@ -28,8 +29,9 @@ use crate::sys::process::{exit_immediately, own_pid};
 use self::flush::FlushSchedule;
 use super::result_words;
 use super::{
-    CLOSED, COMPLETED, COMPLETIONS, ERROR, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
-    PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage, WorkerRings,
+    CLOSED, COMPLETED, COMPLETIONS, ERROR, FAILED, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,
+    OUT_OF_LINE_COUNT, PREFIX, READY, RING, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE, WakeupPage,
+    WorkerRings,
 };
 
 #[derive(Debug)]
@@ -42,8 +44,9 @@ pub(crate) struct WorkerSide {
     /// Consecutive spins that found nothing.
     failed_spins: u32,
     fork_detector: ForkDetector,
-    /// The next item.
+    /// The next item; in an array, the array, and the index of the item in it.
     cursor: Position,
+    index: u32,
     /// An item is claimed and not read yet.
     claimed: bool,
     /// Whether it may claim several items at once: the kernel has the barrier with which the pool revokes them.
@@ -53,6 +56,8 @@ pub(crate) struct WorkerSide {
     /// The end of the completed results; and with the result of the running item.
     completed: Position,
     written: Position,
+    /// The array to which results are added, and the number of its first one.
+    open: Option<(Array, u32)>,
     /// The end of the visible results.
     visible: Position,
     /// The end of the results that the pool has taken, in bytes.
@@ -81,6 +86,8 @@ impl WorkerSide {
             failed_spins: 0,
             fork_detector: ForkDetector::new()?,
             cursor: Position::START,
+            index: 0,
+            open: None,
             claimed: false,
             claims_runs: false,
             seen_requests,
@@ -129,13 +136,31 @@ impl WorkerSide {
     /// [`complete`](WorkerSide::complete) it with a result.
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
-        self.claim().then(|| SUBMISSIONS.kind(&self.rings.0, self.cursor))
+        self.claim().then(|| self.kind())
+    }
+
+    /// The kind of the item at the cursor, which is claimed.
+    #[inline(always)]
+    fn kind(&mut self) -> u32 {
+        match SUBMISSIONS.next_array(&self.rings.0, &mut self.cursor.bytes, &mut self.index) {
+            Some(_) => VALUE,
+            None => SUBMISSIONS.kind(&self.rings.0, self.cursor),
+        }
     }
 
     /// Passes the bytes of the claimed item, or of a header in front of it, to `f`. They stay in the ring
     /// until its result has been taken.
     #[inline(always)]
     pub(crate) fn read<R>(&mut self, f: impl FnOnce(&[u8]) -> Result<R>) -> Result<R> {
+        if let Some(array) =
+            SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).filter(|it| self.index < it.count)
+        {
+            let offset = SUBMISSIONS.value_offset(array, self.index);
+            self.index += 1;
+            self.claimed = false;
+            return self.rings.0.read(offset, array.size as usize, f);
+        }
+        self.index = 0;
         let claimed = &mut self.claimed;
         let taken = SUBMISSIONS.take(&self.rings.0, &mut self.cursor, |kind, bytes| {
             *claimed = kind == TASK_HEADER;
@@ -184,58 +209,80 @@ impl WorkerSide {
         Ok(())
     }
 
-    /// Runs items of `item` bytes with results of `result` bytes: as many as are contiguous, and fit before
-    /// the next clock read; returns how many. It combines [`next`](WorkerSide::next),
-    /// [`read`](WorkerSide::read), [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with
-    /// one claim and one check per run of items where those have one each time.
+    /// Runs items of an array, of `item` bytes each, and writes an array of results of `result` bytes: up to the
+    /// next clock read; returns how many. It combines [`next`](WorkerSide::next), [`read`](WorkerSide::read),
+    /// [`write`](WorkerSide::write) and [`complete`](WorkerSide::complete), with one claim and one check per run of
+    /// items where those have one each time.
     #[inline(always)]
-    pub(crate) fn run_fixed_size<T>(
+    pub(crate) fn run_array<T>(
         &mut self,
         (item, result): (usize, usize),
-        mut run: impl FnMut(&[u8]) -> Result<T>,
+        run: impl Fn(&[u8]) -> Result<T>,
     ) -> u32 {
+        let Some(items) = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes) else { return 0 };
+        let left = items.count.saturating_sub(self.index);
+        if items.size as usize != item || left == 0 || result == 0 {
+            return 0;
+        }
+        let room = COMPLETIONS.array_room(self.completed, self.taken, as_u32(result));
         let seen = self.rings.requests().load(Relaxed);
-        let room = COMPLETIONS.free_frames(self.completed, self.taken, result);
-        let claimed = self.claim_run(seen, room.min(SUBMISSIONS.frames_to_end(self.cursor, item)));
-        // In registers; what a panic of an item leaves behind is in `self`.
-        let (mut cursor, mut completed) = (self.cursor, self.completed);
-        let mut count = 0;
-        while count < claimed {
-            self.claimed = true;
-            let (is_unread, behind) = (&mut self.claimed, &mut self.cursor);
-            let next = cursor.after(as_u32(item));
-            let run = |bytes: &[u8]| {
-                (*is_unread, *behind) = (false, next);
-                run(bytes)
-            };
-            let Some(ran) = SUBMISSIONS.pop_if(&self.rings.0, &mut cursor, VALUE, item, run) else { break };
-            self.exit_if_forked();
-            match ran {
+        let claimed = self.claim_run(seen, left.min(room));
+        // Before the claim, the pool may have shortened the array, and put other items behind it.
+        let now = SUBMISSIONS.array(&self.rings.0, self.cursor.bytes).map_or(0, |array| array.count);
+        let most = claimed.min(now.saturating_sub(self.index));
+        if most == 0 {
+            claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
+            return 0;
+        }
+        let (memory, first) = (&self.rings.0, self.completed);
+        let results = COMPLETIONS.begin_array(memory, first, as_u32(result), most);
+        self.open = Some((results, first.frames));
+        self.claimed = false;
+        let from = SUBMISSIONS.value_offset(items, self.index);
+        let to = COMPLETIONS.value_offset(results, 0);
+        let (mut count, mut error) = (0, None);
+        while count < most {
+            let index = count as usize;
+            match memory.read(from + index * item, item, &run) {
                 Ok(value) => {
-                    let bytes = raw::as_bytes(&value).unwrap_or_default();
+                    self.exit_if_forked();
                     failpoint::hit(Failpoint::ResultEncoded);
-                    COMPLETIONS.push_unchecked(&self.rings.0, &mut completed, VALUE, bytes);
-                    self.completed = completed;
-                    result_words::complete(self.rings.0.word64(COMPLETED), completed);
+                    memory.write(to + index * result, raw::as_bytes(&value).unwrap_or_default());
                 }
-                Err(error) => {
-                    self.schedule.left -= count;
-                    self.fail(error);
-                    return count + 1;
+                failed => {
+                    error = failed.err();
+                    break;
                 }
             }
             count += 1;
-            if count == claimed || !claim_word::goes_on(self.rings.requests(), seen) {
+            self.completed = Position { frames: first.frames.wrapping_add(count), bytes: results.end(count) };
+            result_words::complete(memory.word64(COMPLETED), self.completed);
+            if count == most || !claim_word::goes_on(self.rings.requests(), seen) {
                 break;
             }
             failpoint::hit(Failpoint::ItemBegun);
         }
+        if let Some(error) = error {
+            self.fail(error);
+            return count + 1;
+        }
+        self.close_array();
         if count < claimed {
-            let begun = self.completed.frames.wrapping_add(u32::from(self.claimed));
-            claim_word::give_back(self.rings.claim_word(), begun);
+            claim_word::give_back(self.rings.claim_word(), self.completed.frames);
         }
         self.end_run(count);
         count
+    }
+
+    /// Ends the array of results with those that are completed; returns whether one was open.
+    fn close_array(&mut self) -> bool {
+        let Some((array, first)) = self.open.take() else { return false };
+        let count = self.completed.frames.wrapping_sub(first);
+        if count < array.count {
+            COMPLETIONS.shorten(&self.rings.0, array, count);
+        }
+        self.index += count;
+        true
     }
 
     /// Claims further items, up to the next clock read and `most` in all. Returns the number of claimed items.
@@ -301,12 +348,18 @@ impl WorkerSide {
     /// Completes the item with an error.
     #[cold]
     pub(crate) fn fail(&mut self, error: Error) {
+        self.exit_if_forked();
+        let before = self.open.map_or(self.completed.frames, |(_, first)| first);
+        self.index += u32::from(self.close_array());
+        self.schedule.left -= self.completed.frames.wrapping_sub(before);
         claim_word::give_back(self.rings.claim_word(), self.completed.frames.wrapping_add(1));
         let error = error.or_with_origin(|| Origin::Worker { pid: own_pid() });
         let mut bytes = Vec::new();
         let _ = wire::encode_internal(&error, &mut bytes, "an error"); // of strings and numbers: cannot fail
         // If there is no memory even for the error, an empty frame stands for it, which does not decode.
         if self.write(ERROR, &bytes).or_else(|_| self.write_frame(ERROR, &[])).is_ok() {
+            let failed = self.rings.0.word64(FAILED);
+            failed.store(failed.load(Relaxed).wrapping_add(1), Relaxed);
             self.complete();
         }
     }
@@ -359,7 +412,7 @@ impl WorkerSide {
         if claim_word::claimed(self.rings.claim_word()) != self.completed.frames {
             return Err(self.poison("the claim word", "it was overwritten"));
         }
-        self.schedule.read_at = Instant::now();
+        self.end_wait();
         Ok(self.has_item())
     }
 

@@ -1,0 +1,172 @@
+//! `PoolStats`: what the workers of a pool have done so far, and how they ended.
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+/// What a pool has done so far. Made by [`Pool::stats`](super::Pool::stats); its `Display` is a table.
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// multiproc::init();
+/// let pool = Pool::new(2)?;
+/// let _ = pool.map_results(|n: u32| 12 / n, [1, 2, 0, 3])?;
+/// let stats = pool.stats();
+/// let total = stats.total();
+/// assert_eq!((total.tasks_done, total.tasks_failed, stats.pending), (3, 1, 0));
+/// assert_eq!(stats.workers.len(), 2);
+/// println!("{stats}");
+/// # Ok::<(), multiproc::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// By [worker index](crate::ProcessInfo::worker_index): each with its predecessors of that index, and also
+    /// those that a smaller pool no longer has.
+    pub workers: Vec<WorkerStats>,
+    /// The number of submitted tasks and items without a result.
+    pub pending: u64,
+}
+
+/// What one worker of a pool, with its predecessors of the same index, or all of them together have done.
+///
+/// A task counts once a worker has begun it. Each item of a call is one; [`map_reduce`](super::Pool::map_reduce)
+/// has its items in groups, and each of those is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// The process id of the present worker.
+    pub pid: Option<u32>,
+    /// The number of tasks that have returned. An `Err` that a task returns is its result.
+    pub tasks_done: u64,
+    /// The number of tasks that have panicked, died with their worker, or were ended with it.
+    pub tasks_failed: u64,
+    /// The number of further runs of tasks whose worker died ([`retries`](super::CallOptions::retries)).
+    pub tasks_retried: u64,
+    /// The number of workers that crashed, exited, were killed by others, or failed to start.
+    pub died: u64,
+    /// The number of workers that were killed because a task exceeded its [time
+    /// limit](super::CallOptions::timeout).
+    pub timed_out: u64,
+    /// The number of workers that were killed because their task was
+    /// [cancelled](super::TaskHandle::cancel).
+    pub cancelled: u64,
+    /// The number of workers that were told to exit: after their number of tasks, when idle, when the pool
+    /// became smaller, and at its end.
+    pub shut_down: u64,
+    /// The time with tasks, to read and write their values included.
+    pub running: Duration,
+    /// The time without tasks.
+    pub waiting: Duration,
+    /// The time from each worker's start until its initializer has returned.
+    pub starting: Duration,
+}
+
+impl PoolStats {
+    /// The sum of all workers, without a `pid`.
+    pub fn total(&self) -> WorkerStats {
+        let mut total = WorkerStats::default();
+        self.workers.iter().for_each(|worker| total += worker);
+        total.pid = None;
+        total
+    }
+
+    /// The worker with this index.
+    pub(super) fn worker(&mut self, index: usize) -> &mut WorkerStats {
+        if self.workers.len() <= index {
+            self.workers.resize(index + 1, WorkerStats::default());
+        }
+        &mut self.workers[index]
+    }
+}
+
+impl AddAssign<&Self> for WorkerStats {
+    /// The `pid` is the later one, if any.
+    fn add_assign(&mut self, other: &Self) {
+        self.pid = other.pid.or(self.pid);
+        self.tasks_done += other.tasks_done;
+        self.tasks_failed += other.tasks_failed;
+        self.tasks_retried += other.tasks_retried;
+        self.died += other.died;
+        self.timed_out += other.timed_out;
+        self.cancelled += other.cancelled;
+        self.shut_down += other.shut_down;
+        self.running += other.running;
+        self.waiting += other.waiting;
+        self.starting += other.starting;
+    }
+}
+
+const COLUMNS: [&str; 12] = [
+    "worker",
+    "pid",
+    "done",
+    "failed",
+    "retried",
+    "died",
+    "timed out",
+    "cancelled",
+    "shut down",
+    "running",
+    "waiting",
+    "starting",
+];
+
+impl WorkerStats {
+    fn row(&self, name: String) -> [String; COLUMNS.len()] {
+        let numbers = [self.tasks_done, self.tasks_failed, self.tasks_retried];
+        let ends = [self.died, self.timed_out, self.cancelled, self.shut_down];
+        let [done, failed, retried] = numbers.map(|number| number.to_string());
+        let [died, timed_out, cancelled, shut_down] = ends.map(|number| number.to_string());
+        let times = [self.running, self.waiting, self.starting];
+        let [running, waiting, starting] = times.map(|time| format!("{:.3} s", time.as_secs_f64()));
+        let pid = self.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        [name, pid, done, failed, retried, died, timed_out, cancelled, shut_down, running, waiting, starting]
+    }
+}
+
+/// A table with a row for each worker and one for all of them, without a line end.
+impl fmt::Display for PoolStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workers = self.workers.iter().enumerate().map(|(index, worker)| worker.row(index.to_string()));
+        let total = self.total().row("all".to_owned());
+        let rows: Vec<_> = [COLUMNS.map(str::to_owned)].into_iter().chain(workers).chain([total]).collect();
+        for (number, row) in rows.iter().enumerate() {
+            f.write_str(if number == 0 { "" } else { "\n" })?;
+            for (column, text) in row.iter().enumerate() {
+                let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+                write!(f, "{}{text:>width$}", if column == 0 { "" } else { "  " })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_row_for_each_worker_and_one_for_all() {
+        let mut stats = PoolStats::default();
+        *stats.worker(1) = WorkerStats {
+            pid: Some(4321),
+            tasks_done: 1234,
+            tasks_failed: 5,
+            running: Duration::from_millis(1500),
+            died: 1,
+            ..WorkerStats::default()
+        };
+        *stats.worker(0) += &WorkerStats { tasks_done: 6, ..WorkerStats::default() };
+        let table = stats.to_string();
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows.len(), 4, "{table}");
+        assert_eq!(rows[0][..3], ["worker", "pid", "done"]);
+        assert_eq!(rows[1][..4], ["0", "-", "6", "0"]);
+        assert_eq!(rows[2][..7], ["1", "4321", "1234", "5", "0", "1", "0"]);
+        assert_eq!(rows[3][..4], ["all", "-", "1240", "5"]);
+        assert!(table.lines().all(|line| line.len() == table.lines().next().unwrap().len()), "{table}");
+        assert!(table.contains("1.500 s"), "{table}");
+    }
+}

@@ -1,0 +1,180 @@
+//! The file of a record: a text for its reader, an empty line, and what a replay needs.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::build;
+use crate::error::{Error, Result};
+use crate::ipc::wire;
+use crate::task::TaskId;
+
+/// The first line.
+const TITLE: &str = "multiproc record 1\n";
+
+/// A failed task.
+#[derive(Debug)]
+pub(crate) struct TaskRecord {
+    /// The name of its function.
+    pub(crate) function: String,
+    pub(crate) task: TaskId,
+    pub(crate) runner: Runner,
+    pub(crate) error: Error,
+    /// What its worker had run before any task: functions, and their encoded arguments.
+    pub(crate) setup: Vec<(TaskId, Vec<u8>)>,
+    pub(crate) arguments: Arguments,
+}
+
+/// Who runs the function, which decides how it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Runner {
+    Process,
+    Pool,
+}
+
+/// The encoded arguments, or why they are not recorded.
+pub(crate) type Arguments = std::result::Result<Vec<u8>, String>;
+
+/// All of a record but the arguments, which follow it.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    function: String,
+    task: TaskId,
+    runner: Runner,
+    error: Error,
+    setup: Vec<(TaskId, Vec<u8>)>,
+    /// How many bytes of arguments follow, or why there are none.
+    arguments: std::result::Result<u64, String>,
+}
+
+impl TaskRecord {
+    pub(super) fn encode(&self, build: u64) -> Result<Vec<u8>> {
+        let mut bytes = self.text().into_bytes();
+        bytes.extend_from_slice(&build.to_ne_bytes());
+        let head = Head {
+            function: self.function.clone(),
+            task: self.task,
+            runner: self.runner,
+            error: self.error.clone(),
+            setup: self.setup.clone(),
+            arguments: self.arguments.as_ref().map(|bytes| bytes.len() as u64).map_err(Clone::clone),
+        };
+        wire::encode_internal(&head, &mut bytes, "a record")?;
+        bytes.extend_from_slice(self.arguments.as_deref().unwrap_or_default());
+        Ok(bytes)
+    }
+
+    fn text(&self) -> String {
+        let mut text = TITLE.to_owned();
+        let program = build::program().unwrap_or_default();
+        let arguments = match &self.arguments {
+            Ok(bytes) => format!("{} bytes", bytes.len()),
+            Err(why) => format!("not recorded: {why}"),
+        };
+        let error = self.error.to_string();
+        // An empty line ends the text.
+        let lines: Vec<_> = error.lines().filter(|line| !line.trim().is_empty()).collect();
+        let _ = writeln!(text, "error: {}", lines.join("\n  ")); // to a string: cannot fail
+        for attempt in self.error.attempts() {
+            let _ = writeln!(text, "before: {attempt}");
+        }
+        let _ = writeln!(text, "function: {}", self.function);
+        let _ = writeln!(text, "arguments: {arguments}");
+        let _ = writeln!(text, "program: {}\n", program.display());
+        text
+    }
+
+    /// Reads a record of this build.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).map_err(|error: io::Error| Error::io("read it", &error))?;
+        Self::decode(&bytes, build::identity())
+    }
+
+    fn decode(bytes: &[u8], own_build: u64) -> Result<Self> {
+        let damaged = || Error::invalid("it is not whole");
+        let rest = bytes
+            .strip_prefix(TITLE.as_bytes())
+            .ok_or_else(|| Error::invalid("it is no record of a task"))?;
+        let end = rest.windows(2).position(|pair| pair == b"\n\n").ok_or_else(damaged)?;
+        let (text, rest) = rest.split_at(end + 2);
+        let (build, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        if u64::from_ne_bytes(*build) != own_build {
+            let text = String::from_utf8_lossy(text);
+            let program = text.lines().find_map(|line| line.strip_prefix("program: ")).unwrap_or("?");
+            return Err(Error::invalid(format!(
+                "another build has recorded it, whose functions and arguments this one cannot know; that was \
+                 {program}"
+            )));
+        }
+        let (head, arguments): (Head, _) =
+            wire::decode_internal_front(rest, Vec::new(), "a record").map_err(|_| damaged())?;
+        if head.arguments.as_ref().is_ok_and(|&length| length != arguments.len() as u64) {
+            return Err(damaged());
+        }
+        Ok(Self {
+            function: head.function,
+            task: head.task,
+            runner: head.runner,
+            error: head.error,
+            setup: head.setup,
+            arguments: head.arguments.map(|_| arguments.to_vec()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::Cause;
+    use crate::testing::{any_bytes, cases};
+
+    fn record(arguments: Arguments) -> TaskRecord {
+        TaskRecord {
+            function: "program::crash".to_owned(),
+            task: TaskId::from_words([1, 2]),
+            runner: Runner::Pool,
+            error: Error::new(Cause::Signal(11)),
+            setup: Vec::new(),
+            arguments,
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let written = record(Ok(vec![1, 2, 3]));
+        let bytes = written.encode(7).unwrap();
+        let read = TaskRecord::decode(&bytes, 7).unwrap();
+        assert_eq!((read.arguments, read.task), (Ok(vec![1, 2, 3]), written.task));
+        assert_eq!((read.error.signal(), &read.function[..]), (Some(11), "program::crash"));
+        for length in 0..bytes.len() {
+            assert!(TaskRecord::decode(&bytes[..length], 7).is_err(), "of {length} bytes");
+        }
+    }
+
+    #[test]
+    fn another_build_refuses_it() {
+        let error = TaskRecord::decode(&record(Ok(Vec::new())).encode(7).unwrap(), 8).unwrap_err();
+        assert!(error.to_string().contains("another build"), "{error}");
+    }
+
+    #[test]
+    fn the_text_says_why_arguments_are_missing() {
+        let bytes = record(Err("they are secret".to_owned())).encode(7).unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("\narguments: not recorded: they are secret\n"));
+        assert_eq!(TaskRecord::decode(&bytes, 7).unwrap().arguments, Err("they are secret".to_owned()));
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn any_bytes_are_a_record_or_none(mut bytes in any_bytes(600)) {
+            bytes.splice(0..0, TITLE.bytes().chain(*b"x\n\n").chain(7_u64.to_ne_bytes()));
+            let _ = TaskRecord::decode(&bytes, 7);
+        }
+    }
+}

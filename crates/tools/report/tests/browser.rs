@@ -1,0 +1,91 @@
+//! The report of this repository in a browser. Without Python, whose programs take longer than the rest.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot be set up fails.
+
+mod webdriver;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+use webdriver::Browser;
+
+/// The ids of questions that have a visible title.
+const QUESTIONS: &str = "return [...document.querySelectorAll('section.question')]
+    .filter(section => section.querySelector('h2').innerText.trim() && section.querySelector('pre'))
+    .map(section => section.id).sort()";
+
+/// Unfolds everything; returns the width of the page. A phone's window grows with it.
+const WIDTH: &str = "document.querySelectorAll('details').forEach(details => details.open = true);
+    return document.documentElement.scrollWidth";
+
+/// The texts whose contrast to their background is below WCAG's AA.
+const PALE: &str = "
+    const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
+    const ground = element => {
+        for (; element; element = element.parentElement) {
+            const colour = parse(getComputedStyle(element).backgroundColor);
+            if (colour[3] !== 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const texts = [...document.querySelectorAll('body *')].filter(element => element.checkVisibility()
+        && !element.closest('svg') && [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim()));
+    return [...new Set(texts.filter(element => {
+        const [a, b] = [parse(getComputedStyle(element).color), ground(element)].map(light);
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+    }).map(element => element.outerHTML.slice(0, 120)))]";
+
+#[test]
+fn the_page_has_every_question_and_fits_a_desk_and_a_phone() {
+    let Some(browser) = Browser::start() else {
+        // Not by `println`, which the test harness would keep for itself.
+        let how = "Debian: apt-get install chromium chromium-driver";
+        writeln!(
+            std::io::stderr(),
+            "skipped: the report is not opened, since there is no Chromium here ({how})"
+        )
+        .unwrap();
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("report.html");
+    write_report(folder.path(), &page);
+    let url = format!("file://{}", page.display());
+
+    for (width, dark) in [(1280, false), (1280, true), (390, false), (390, true)] {
+        browser.open(&url, width, dark);
+        assert_eq!(browser.run(QUESTIONS), json!(questions()));
+        assert_eq!(browser.run(WIDTH), json!(width));
+        assert_eq!(browser.run(PALE), json!([]), "dark: {dark}");
+        assert_eq!(browser.console(), json!([]));
+    }
+}
+
+fn write_report(folder: &Path, page: &Path) {
+    let no_python = folder.join("python3");
+    fs::write(&no_python, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&no_python, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let mut report = Command::new(env!("CARGO_BIN_EXE_report"));
+    report.arg("--output").arg(page).current_dir(root()).env("PATH", path).stdout(Stdio::null());
+    assert!(report.status().unwrap().success());
+}
+
+/// The folders under `examples/`.
+fn questions() -> Vec<String> {
+    let folders = fs::read_dir(Path::new(root()).join("examples")).unwrap().map(Result::unwrap);
+    let folders = folders.filter(|entry| entry.path().is_dir());
+    let mut names: Vec<_> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn root() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../..")
+}

@@ -1,0 +1,145 @@
+//! **Statistics**: what the workers have done, and how they ended.
+
+use std::process::abort;
+use std::time::Duration;
+
+use multiproc::Pool;
+use multiproc::pool::WorkerStats;
+
+use super::{HOUR, SHORT, blocked_task, square};
+use crate::support::{Outcome, eventually, trials};
+
+trials![
+    every_task_counts_once_as_done_or_failed,
+    a_death_counts_and_so_do_the_runs_that_it_causes,
+    workers_that_the_pool_kills_count_by_the_cause,
+    workers_that_are_told_to_exit_count_as_such,
+    workers_that_cannot_start_count_as_dead,
+    the_work_of_former_workers_is_kept,
+    a_running_task_counts_as_running_and_an_idle_worker_waits,
+    what_waits_for_a_worker_is_pending,
+    inline_there_is_nothing_to_count,
+];
+
+/// The ends: died, timed out, cancelled, shut down.
+fn ends(stats: &WorkerStats) -> [u64; 4] {
+    [stats.died, stats.timed_out, stats.cancelled, stats.shut_down]
+}
+
+fn tasks(stats: &WorkerStats) -> [u64; 3] {
+    [stats.tasks_done, stats.tasks_failed, stats.tasks_retried]
+}
+
+fn every_task_counts_once_as_done_or_failed() -> Outcome {
+    let pool = Pool::new(2)?;
+    let small = |number: u64| if number.is_multiple_of(1_000) { panic!("on purpose") } else { number };
+    let _ = pool.map_results(small, 0..50_000)?;
+    let large = |bytes: Vec<u8>| if bytes[0] == 0 { panic!("on purpose") } else { bytes };
+    let _ = pool.map_results(large, (0..10).map(|number| vec![number; 100_000]))?;
+    let refused = || Err::<(), String>("it is a result".to_owned());
+    assert!(pool.apply(refused, ())?.is_err());
+    let stats = pool.stats();
+    assert_eq!(tasks(&stats.total()), [50_000 - 50 + 10 - 1 + 1, 51, 0]);
+    assert_eq!((ends(&stats.total()), stats.pending), ([0; 4], 0));
+    let mut pids: Vec<_> = stats.workers.iter().filter_map(|worker| worker.pid).collect();
+    let mut expected = pool.worker_pids();
+    pids.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(pids, expected);
+    Ok(())
+}
+
+fn a_death_counts_and_so_do_the_runs_that_it_causes() -> Outcome {
+    let pool = Pool::new(2)?;
+    let die = || -> () { abort() };
+    assert!(pool.apply(die, ()).is_err());
+    assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 1, 0], [1, 0, 0, 0]));
+    assert!(pool.options().retries(2).apply(die, ()).is_err());
+    assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 2, 2], [4, 0, 0, 0]));
+    Ok(())
+}
+
+fn workers_that_the_pool_kills_count_by_the_cause() -> Outcome {
+    let pool = Pool::new(1)?;
+    let sleep = std::thread::sleep;
+    assert!(pool.options().timeout(SHORT).apply(sleep, (HOUR,)).unwrap_err().is_timeout());
+    assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 1, 0], [0, 1, 0, 0]));
+    let (task, _latch) = blocked_task(&pool)?;
+    assert!(task.cancel() && task.get().is_err());
+    assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 2, 0], [0, 1, 1, 0]));
+    Ok(())
+}
+
+fn workers_that_are_told_to_exit_count_as_such() -> Outcome {
+    let pool = Pool::builder().workers(1).max_tasks_per_worker(5).build()?;
+    assert_eq!(pool.map(square, 0..20)?.len(), 20);
+    eventually("four workers have ended", || pool.stats().total().shut_down == 4);
+    assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([20, 0, 0], [0, 0, 0, 4]));
+    eventually("the fifth is there", || pool.worker_pids().len() == 1);
+    assert!(pool.join_timeout(HOUR));
+    assert_eq!(ends(&pool.stats().total()), [0, 0, 0, 5]);
+    Ok(())
+}
+
+fn workers_that_cannot_start_count_as_dead() -> Outcome {
+    let pool = Pool::builder().workers(1).initializer(|| -> () { panic!("on purpose") }, ()).build()?;
+    assert!(pool.apply(square, (1,)).is_err());
+    eventually("a worker has died", || pool.stats().total().died > 0);
+    assert_eq!(tasks(&pool.stats().total()), [0; 3]);
+    Ok(())
+}
+
+fn the_work_of_former_workers_is_kept() -> Outcome {
+    let pool = Pool::new(3)?;
+    pool.map(square, 0..1_000)?;
+    pool.resize(1)?;
+    eventually("two workers have ended", || pool.stats().total().shut_down == 2);
+    let stats = pool.stats();
+    assert_eq!((tasks(&stats.total()), stats.workers.len()), ([1_000, 0, 0], 3));
+    assert_eq!(stats.workers.iter().filter(|worker| worker.pid.is_some()).count(), 1);
+    Ok(())
+}
+
+fn a_running_task_counts_as_running_and_an_idle_worker_waits() -> Outcome {
+    const TIME: Duration = Duration::from_millis(50);
+    let pool = Pool::new(1)?;
+    pool.apply(square, (1,))?;
+    eventually("it has waited", || pool.stats().total().waiting >= TIME);
+    let before = pool.stats().total();
+    assert!(before.starting > Duration::ZERO);
+    let (task, latch) = blocked_task(&pool)?;
+    eventually("it has run", || pool.stats().total().running >= before.running + TIME);
+    let running = pool.stats().total();
+    drop(latch);
+    task.get()?;
+    assert!(pool.stats().total().running >= running.running);
+    eventually("it has waited again", || pool.stats().total().waiting >= running.waiting + TIME);
+    // The time of a task that is killed counts, too.
+    let (task, _latch) = blocked_task(&pool)?;
+    eventually("it has run again", || pool.stats().total().running >= running.running + TIME);
+    assert!(task.cancel() && task.get().is_err());
+    assert!(pool.stats().total().running >= running.running + TIME);
+    Ok(())
+}
+
+fn what_waits_for_a_worker_is_pending() -> Outcome {
+    let pool = Pool::new(1)?;
+    let (task, latch) = blocked_task(&pool)?;
+    let behind = (0..7).map(|number| pool.submit(square, (number,))).collect::<Result<Vec<_>, _>>()?;
+    assert_eq!(pool.stats().pending, 8);
+    drop(latch);
+    task.get()?;
+    for task in behind {
+        task.get()?;
+    }
+    assert_eq!(pool.stats().pending, 0);
+    Ok(())
+}
+
+fn inline_there_is_nothing_to_count() -> Outcome {
+    let pool = Pool::builder().inline(true).build()?;
+    pool.apply(square, (1,))?;
+    let stats = pool.stats();
+    assert_eq!((stats.workers.len(), stats.pending, stats.total()), (0, 0, WorkerStats::default()));
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Each task that fails leaves one file, and what does not fail leaves none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, abort};
+use std::thread::sleep;
+use std::time::Duration;
+
+use multiproc::queue::{Sender, bounded};
+use multiproc::{Pool, Result};
+
+use super::Directory;
+use crate::support::{METHODS, Outcome, trials};
+
+trials![
+    each_failed_task_leaves_a_file_of_its_own,
+    a_task_that_takes_too_long_is_recorded,
+    every_attempt_is_in_the_file_of_the_last,
+    files_and_their_size_are_limited,
+    arguments_with_descriptors_are_not_recorded,
+    a_file_that_cannot_be_written_is_reported_once_and_loses_nothing,
+    tasks_that_end_with_their_pool_are_not_recorded,
+    nothing_is_written_unless_it_is_asked_for,
+];
+
+fn task(number: u64) -> u64 {
+    match number % 10 {
+        3 => abort(),
+        7 => panic!("number {number}"),
+        _ => number,
+    }
+}
+
+fn text(path: &Path) -> Outcome<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
+}
+
+fn mode(path: &Path) -> Outcome<u32> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o777)
+}
+
+fn each_failed_task_leaves_a_file_of_its_own() -> Outcome {
+    for method in METHODS {
+        let directory = Directory::new();
+        let pool = Pool::builder().workers(3).start_method(method).record(directory.path()).build()?;
+        let mut paths = Vec::new();
+        for (number, result) in (0..60).zip(pool.map_results(task, 0..60)?) {
+            let Err(error) = result else {
+                assert!(![3, 7].contains(&(number % 10)), "{number}");
+                continue;
+            };
+            let path = error.record().unwrap().to_owned();
+            let text = text(&path)?;
+            assert!(text.contains(&format!("\nerror: {error}\n")), "{text}");
+            assert!(text.contains("::task\narguments: 8 bytes\n"), "{text}");
+            if error.is_panic() {
+                assert!(format!("{error:#}").ends_with(&format!("\nrecorded in {}", path.display())));
+            }
+            assert_eq!(mode(&path)?, 0o600);
+            paths.push(path);
+        }
+        paths.sort();
+        let mut files = directory.files();
+        files.sort();
+        assert_eq!((paths.len(), &paths), (12, &files));
+        assert_eq!(mode(directory.path())?, 0o700);
+        drop(pool);
+    }
+    Ok(())
+}
+
+fn a_task_that_takes_too_long_is_recorded() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(1).record(directory.path()).build()?;
+    let error = pool.options().timeout(Duration::from_millis(50)).apply(sleep, (Duration::from_secs(3600),));
+    let error = error.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!(text(error.record().unwrap())?.contains("which took longer than 50ms"));
+    Ok(())
+}
+
+fn every_attempt_is_in_the_file_of_the_last() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(1).record(directory.path()).build()?;
+    let error = pool.options().retries(2).apply(task, (3,)).unwrap_err();
+    assert_eq!((error.attempts().len(), directory.files().len()), (2, 1));
+    let text = text(error.record().unwrap())?;
+    for attempt in error.attempts() {
+        assert!(text.contains(&format!("\nbefore: {attempt}\n")), "{text}");
+    }
+    Ok(())
+}
+
+fn files_and_their_size_are_limited() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(2).record(directory.path()).record_limits(3, 1000).build()?;
+    let results = pool.map_results(|bytes: Vec<u8>| panic!("{} bytes", bytes.len()), vec![vec![1; 990]; 9]);
+    let results: Vec<Result<()>> = results?;
+    let recorded =
+        results.iter().filter(|result| result.as_ref().is_err_and(|error| error.record().is_some()));
+    assert_eq!((recorded.count(), directory.files().len()), (3, 3));
+    assert!(results.iter().all(|result| result.as_ref().is_err_and(multiproc::Error::is_panic)));
+    drop(pool);
+
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(2).record(directory.path()).record_limits(3, 1000).build()?;
+    for length in [2_000, 200_000] {
+        let error = pool.apply(|bytes: Vec<u8>| assert!(bytes.is_empty()), (vec![1; length],)).unwrap_err();
+        let path = error.record().unwrap();
+        assert!(fs::metadata(path)?.len() < 2_000);
+        let text = text(path)?;
+        assert!(text.contains("\narguments: not recorded: they take 20") && text.contains("limit is 1000"));
+    }
+    Ok(())
+}
+
+fn arguments_with_descriptors_are_not_recorded() -> Outcome {
+    let directory = Directory::new();
+    let (sender, _receiver) = bounded::<u32>(1)?;
+    let pool = Pool::builder().workers(1).record(directory.path()).build()?;
+    let crash = |sender: Sender<u32>| -> () {
+        drop(sender);
+        abort()
+    };
+    let error = pool.apply(crash, (sender,)).unwrap_err();
+    let path = error.record().unwrap();
+    assert!(text(path)?.contains("\narguments: not recorded: they hold descriptors"));
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_recorded"));
+    assert_eq!(replay.env("MULTIPROC_REPLAY", path).output()?.status.code(), Some(2));
+    Ok(())
+}
+
+fn a_file_that_cannot_be_written_is_reported_once_and_loses_nothing() -> Outcome {
+    let directory = Directory::new();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_recorded"));
+    let output = program.arg("unwritable").env("MULTIPROC_RECORD", directory.path()).output()?;
+    assert_eq!(String::from_utf8(output.stdout)?, "panic none\n".repeat(9));
+    let errors = String::from_utf8(output.stderr)?;
+    assert_eq!(errors.matches("multiproc: cannot record failed tasks").count(), 1, "{errors}");
+    Ok(())
+}
+
+fn tasks_that_end_with_their_pool_are_not_recorded() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(2).record(directory.path()).build()?;
+    let task = pool.submit(sleep, (Duration::from_secs(3600),))?;
+    let cancelled = pool.submit(sleep, (Duration::from_secs(3600),))?;
+    crate::support::eventually("both run", || task.is_running() && cancelled.is_running());
+    assert!(cancelled.cancel());
+    pool.terminate();
+    assert!(task.get().unwrap_err().record().is_none());
+    drop(pool);
+    assert!(directory.files().is_empty());
+    Ok(())
+}
+
+fn nothing_is_written_unless_it_is_asked_for() -> Outcome {
+    let pool = Pool::new(1)?;
+    assert!(pool.apply(task, (3,)).unwrap_err().record().is_none());
+    assert!(pool.apply(task, (7,)).unwrap_err().record().is_none());
+    Ok(())
+}
