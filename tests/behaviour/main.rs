@@ -33,6 +33,7 @@ mod start;
 mod support;
 mod sync;
 mod task_errors;
+mod trace;
 mod wait_any;
 
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         record::trials(),
         security::trials(),
         server::trials(),
+        trace::trials(),
         shared_array::trials(),
         bad_values::trials(),
         bad_tasks::trials(),

@@ -10,5 +10,6 @@ pub mod output;
 pub mod programs;
 pub mod report;
 pub mod runner;
+pub mod trace_check;
 pub mod valgrind;
 pub mod verify;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::output::complain;
-use xtask::{bench, compare, faults, report, valgrind, verify};
+use xtask::{bench, compare, faults, report, trace_check, valgrind, verify};
 
 fn main() -> ExitCode {
     let good = match Arguments::parse().command {
@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Faults(options) => faults::run(&options),
         Command::Report(_) => report::run(),
+        Command::TraceCheck(options) => trace_check::run(&options),
         Command::Valgrind => valgrind::run(),
         Command::Verify(options) => verify::run(&options),
     };
@@ -43,6 +44,8 @@ enum Command {
     Faults(faults::Options),
     /// Run every program, and write a page that shows the code, output, timelines, charts and tables
     Report(report::Options),
+    /// Have every program write its timeline, and check that
+    TraceCheck(trace_check::Options),
     /// Run unit tests of the library that touch memory under valgrind
     Valgrind,
     /// Run every command that a README under examples/ shows, and compare its output with the README

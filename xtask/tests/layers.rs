@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["start_method"],
     &["record"],
     &["task"],
-    &["logs"],
+    &["logs", "trace"],
     &["ipc"],
     &["codec"],
     &["sys"],

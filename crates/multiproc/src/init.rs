@@ -9,6 +9,7 @@ use crate::spawn::child_main::run_child;
 use crate::spawn::{fork_server, run_task};
 use crate::sys::signals::ignore_sigpipe;
 use crate::sys::start_socket::take_bootstrap_socket;
+use crate::trace;
 
 /// Makes this program able to have child processes. **Call it as the first line of `main`.**
 ///
@@ -96,6 +97,7 @@ fn init_process(prepare: fn()) {
         run_child(PacketSocket::from_socket(socket), owner);
     }
     bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
+    trace::start_from_environment();
     replay::replay_if_wanted();
 }
 

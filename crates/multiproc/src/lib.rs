@@ -58,6 +58,11 @@
 //!   library recovers when resources return, pools included.
 //! - **Nothing is left behind**: no file, no name in shared memory, no zombie, no environment variable.
 //!
+//! # Timeline
+//!
+//! With the environment variable `MULTIPROC_TRACE=FILE.json`, or `start_trace`, a program writes a timeline of
+//! its processes for Perfetto and Chrome (default feature `trace`).
+//!
 //! # Log records
 //!
 //! With the feature `log` (`multiproc = { …, features = ["log"] }`), what children log with the
@@ -174,6 +179,9 @@ mod task;
 #[cfg_attr(not(feature = "log"), path = "logs/off.rs")]
 mod logs;
 
+#[cfg_attr(not(feature = "trace"), path = "trace/off.rs")]
+mod trace;
+
 mod ipc;
 
 mod codec;
@@ -211,4 +219,6 @@ pub use shared_slice::{Pod, SharedSlice};
 pub use start_method::{StartMethod, set_start_method};
 pub use task::RemoteFn;
 pub use task::method::{RemoteInit, RemoteMethod};
+#[cfg(feature = "trace")]
+pub use trace::start_trace;
 pub use wait::{Waitable, wait_any, wait_any_timeout};

@@ -20,6 +20,7 @@ use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
 use crate::sys::poll::Deadline;
 use crate::task::RemoteFn;
+use crate::trace;
 
 /// A child process that runs one function.
 ///
@@ -226,7 +227,7 @@ impl<T: DeserializeOwned> Process<T> {
     /// When the function panicked, when the child was killed or exited before the function returned, when it
     /// did not start in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
-        self.started.wait(Deadline::Never)?;
+        trace::waiting("join", || self.started.wait(Deadline::Never))?;
         self.wait_for_result()
     }
 
@@ -236,7 +237,11 @@ impl<T: DeserializeOwned> Process<T> {
     /// Those of [`join`](Self::join), and when an earlier call has returned the result. If this process lacks
     /// descriptors for a result, a later call can return it.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
-        if self.started.wait(Deadline::after(time))? { self.wait_for_result().map(Some) } else { Ok(None) }
+        if trace::waiting("join", || self.started.wait(Deadline::after(time)))? {
+            self.wait_for_result().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     fn wait_for_result(&mut self) -> Result<T> {

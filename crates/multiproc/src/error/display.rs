@@ -206,6 +206,6 @@ impl fmt::Display for Bytes {
 }
 
 /// `SIGKILL` for 9; real-time signals have numbers only.
-pub(super) fn signal_name(signal: i32) -> String {
+pub(crate) fn signal_name(signal: i32) -> String {
     Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.as_str().to_owned())
 }

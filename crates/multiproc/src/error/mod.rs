@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 pub use backtrace::{Backtrace, Frame};
 pub(crate) use crash::Crash;
 pub(crate) use display::Bytes;
+#[cfg(feature = "trace")]
+pub(crate) use display::signal_name;
 pub use task_error::TaskError;
 
 /// The result of this library's operations.

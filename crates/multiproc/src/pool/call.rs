@@ -20,6 +20,7 @@ use crate::logs::FirstItem;
 use crate::pool::completions::Completions;
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::task::TaskId;
+use crate::trace;
 
 /// The state that a call shares with the pool's dispatcher.
 pub(crate) struct Call {
@@ -59,6 +60,8 @@ pub(crate) struct TaskHeader {
     pub(crate) is_timed: bool,
     /// The input index of the first of them, for log records.
     pub(crate) first: FirstItem,
+    /// The submission, for a trace.
+    pub(crate) trace: trace::Tag,
 }
 
 #[derive(Default)]
@@ -117,7 +120,7 @@ const PRIORITY_STEP: i64 = 10_000_000_000;
 impl Call {
     pub(crate) fn new(task: TaskId, options: Options, is_single: bool) -> Arc<Self> {
         let (is_timed, first) = (options.timeout.is_some(), FirstItem::of_call(is_single));
-        let header = TaskHeader { task, is_timed, first };
+        let header = TaskHeader { task, is_timed, first, trace: trace::Tag::default() };
         Arc::new(Self {
             header,
             options,

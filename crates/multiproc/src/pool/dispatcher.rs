@@ -36,6 +36,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
 use crate::sys::signals::with_signals_blocked;
 use crate::task::initializer::Initializer;
+use crate::trace;
 
 /// The configuration of a pool.
 #[derive(Clone)]
@@ -514,6 +515,10 @@ pub(crate) struct DriverGuard<'a> {
 impl DriverGuard<'_> {
     /// Drives the pool until `is_done` or the deadline; returns whether it is done.
     pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
+        trace::waiting("results", || self.drive_until(deadline, is_done))
+    }
+
+    fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
         let dispatcher = self.dispatcher;
         while dispatcher.fork_detector.in_original_process() {
             let polled = dispatcher.poll(1);

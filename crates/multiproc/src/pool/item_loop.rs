@@ -33,40 +33,49 @@ fn run_items<F: RemoteFn<Args>, Args: DeserializeOwned>(rings: &mut WorkerSide) 
     let function = zst_instance::<F>();
     let mut bytes = Vec::new();
     while rings.next() == Some(VALUE) {
-        if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
-            let run = |item: &[u8]| {
-                let args = wire::decode(item, Vec::new(), "the arguments")?;
-                failpoint::hit(Failpoint::ItemDecoded);
-                let result = function.call(args);
-                failpoint::hit(Failpoint::ItemRan);
-                Ok(result)
-            };
-            // A panic is that of the item that was popped last.
-            match catch_panic(|| rings.run_array((item, result), run)) {
-                Ok(0) => {}
-                Ok(_) => continue,
-                Err(error) => {
-                    rings.fail(error);
-                    continue;
-                }
-            }
-        }
-        let run = catch_panic(|| {
-            let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+        let begun = rings.trace.begin(rings.item_number());
+        run_next::<F, Args>(rings, function, &mut bytes);
+        rings.trace.end(begun, rings.item_number());
+    }
+}
+
+/// Runs the claimed item, or a run of small ones.
+#[allow(clippy::inline_always, reason = "a small item costs less than the call")]
+#[inline(always)]
+fn run_next<F: RemoteFn<Args>, Args: DeserializeOwned>(
+    rings: &mut WorkerSide,
+    function: F,
+    bytes: &mut Vec<u8>,
+) {
+    if let (Some(item), Some(result)) = (raw::fixed_size::<Args>(), raw::fixed_size::<F::Output>()) {
+        let run = |item: &[u8]| {
+            let args = wire::decode(item, Vec::new(), "the arguments")?;
             failpoint::hit(Failpoint::ItemDecoded);
             let result = function.call(args);
             failpoint::hit(Failpoint::ItemRan);
-            bytes.clear();
-            let (result, descriptors) =
-                wire::encode_value_with_descriptors(&result, &mut bytes, "the result")?;
-            match descriptors.len() {
-                0 => rings.write(VALUE, result),
-                _ => rings.write_with_descriptors(result, descriptors),
-            }
-        });
-        match run.and_then(|run| run) {
-            Ok(()) => rings.complete(),
-            Err(error) => rings.fail(error),
+            Ok(result)
+        };
+        // A panic is that of the item that was popped last.
+        match catch_panic(|| rings.run_array((item, result), run)) {
+            Ok(0) => {}
+            Ok(_) => return,
+            Err(error) => return rings.fail(error),
         }
+    }
+    let run = catch_panic(|| {
+        let args = rings.read(|item| wire::decode::<Args>(item, Vec::new(), "the arguments"))?;
+        failpoint::hit(Failpoint::ItemDecoded);
+        let result = function.call(args);
+        failpoint::hit(Failpoint::ItemRan);
+        bytes.clear();
+        let (result, descriptors) = wire::encode_value_with_descriptors(&result, bytes, "the result")?;
+        match descriptors.len() {
+            0 => rings.write(VALUE, result),
+            _ => rings.write_with_descriptors(result, descriptors),
+        }
+    });
+    match run.and_then(|run| run) {
+        Ok(()) => rings.complete(),
+        Err(error) => rings.fail(error),
     }
 }

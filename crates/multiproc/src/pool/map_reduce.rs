@@ -4,6 +4,7 @@
 //! input of known length, so that the workers finish together (guided self-scheduling, after Polychronopoulos
 //! and Kuck).
 
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -46,7 +47,11 @@ impl<F, M> Clone for MapReduce<F, M> {
 
 impl<F, M> Copy for MapReduce<F, M> {}
 
-impl<F, M, T> sealed::Function<(Vec<T>,)> for MapReduce<F, M> {}
+impl<F, M, T> sealed::Function<(Vec<T>,)> for MapReduce<F, M> {
+    fn name() -> &'static str {
+        type_name::<F>()
+    }
+}
 
 impl<F, M, T> RemoteFn<(Vec<T>,)> for MapReduce<F, M>
 where

@@ -1,6 +1,6 @@
 //! The state of a pool's workers: what makes it, where it is, and the functions that get it.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Mutex;
@@ -117,7 +117,11 @@ impl<F, S, R> Clone for OnState<F, S, R> {
 
 impl<F, S, R> Copy for OnState<F, S, R> {}
 
-impl<F, S, R, Args> sealed::Function<Args> for OnState<F, S, R> {}
+impl<F, S, R, Args> sealed::Function<Args> for OnState<F, S, R> {
+    fn name() -> &'static str {
+        type_name::<F>()
+    }
+}
 
 impl<F, S, R, Args> RemoteFn<Args> for OnState<F, S, R>
 where

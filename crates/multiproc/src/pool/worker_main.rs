@@ -19,6 +19,7 @@ use crate::sys::limit::limit_memory;
 use crate::sys::membarrier;
 use crate::sys::process::exit_immediately;
 use crate::task::initializer::Initializer;
+use crate::trace;
 
 /// The arguments of a worker process.
 #[derive(Serialize, Deserialize)]
@@ -37,6 +38,7 @@ pub(crate) struct WorkerContext {
 /// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {
     bootstrap::set_worker_index(context.index);
+    trace::name_worker(context.index);
     // Before the initializer: it may start threads, with which the call takes milliseconds.
     let has_barrier = membarrier::register();
     if let Some(bytes) = context.memory_limit {
@@ -46,7 +48,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;
-        initializer.run()?;
+        trace::Items::initialize(|| initializer.run())?;
         if !fork_detector.in_original_process() {
             exit_immediately(0); // a copy that the initializer has forked
         }
@@ -63,12 +65,16 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
         match rings.next() {
             Some(TASK_HEADER) => {
                 let number = rings.item_number();
+                let mut tag = trace::Tag::default();
                 task = rings.read(|header| {
                     let header: TaskHeader = wire::decode_internal(header, Vec::new(), "a header")?;
                     is_timed = header.is_timed;
                     logs::begin_items(header.first, number);
+                    tag = header.trace;
                     header.task.find()
                 });
+                let function = task.as_ref().map_or("unknown", |task| task.once.name());
+                rings.trace.on_header(tag, function, number);
                 if rings.next() == Some(TASK_HEADER) {
                     return Err(Error::decode("an item", "two headers precede it"));
                 }
@@ -78,7 +84,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
                 task => run_one(&mut rings, kind, task.clone(), is_timed),
             },
             Some(kind) => return Err(Error::decode("an item", format!("unknown frame kind {kind}"))),
-            None if rings.wait()? => {}
+            None if wait(&mut rings)? => {}
             None => {
                 failpoint::hit(Failpoint::ShutdownRequested);
                 return Ok(());
@@ -87,8 +93,15 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     }
 }
 
+/// Waits for items; returns false when the pool closes the rings.
+fn wait(rings: &mut WorkerSide) -> Result<bool> {
+    rings.trace.pause();
+    trace::waiting("wait", || rings.wait())
+}
+
 /// Runs an item outside the loop: it is out of line, has a time limit, or its function is unknown.
 fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: bool) {
+    let begun = rings.trace.begin(rings.item_number());
     if is_timed {
         rings.start_item_timer();
     }
@@ -114,4 +127,5 @@ fn run_one(rings: &mut WorkerSide, kind: u32, task: Result<ItemLoop>, is_timed: 
         Ok(()) => rings.complete(),
         Err(error) => rings.fail(error),
     }
+    rings.trace.end(begun, rings.item_number());
 }

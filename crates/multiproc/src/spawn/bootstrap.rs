@@ -13,6 +13,7 @@ use crate::ipc::wire::{self, SharedFd};
 use crate::logs::{self, LogLink};
 use crate::sys::entry;
 use crate::task::{RunOnce, TaskId};
+use crate::trace::{self, TraceLink};
 
 /// The message without the task's arguments, which follow it.
 #[derive(Serialize, Deserialize)]
@@ -38,9 +39,10 @@ pub(crate) fn encode(
         Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
     let mut body = Vec::new();
     wire::encode_internal(&bootstrap, &mut body, "a child's start")?;
+    let trace = trace::encode_link(task.is_some(), &mut body)?;
     let log_memory = logs::encode_link(task.is_some(), own.parent.is_none(), &mut body)?;
     let mut descriptors = encode_args(&mut body)?;
-    descriptors.extend(log_memory);
+    descriptors.extend(log_memory.into_iter().chain(trace));
     Ok((body, descriptors))
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct ChildStart {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// Where to send log records.
     pub(crate) logs: Option<LogLink>,
+    /// Where to write events.
+    pub(crate) trace: Option<TraceLink>,
 }
 
 /// Decodes a bootstrap message, and sets this process's identity by it.
@@ -73,9 +77,10 @@ fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStar
             "parent and child are different builds of the program".to_owned(),
         )));
     }
+    let (trace, args) = trace::decode_link(args, &mut descriptors)?;
     let (logs, args) = logs::decode_link(args, &mut descriptors)?;
     let (task, args) = (bootstrap.task.map(TaskId::find), args.to_vec());
-    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args, descriptors, logs }))
+    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args, descriptors, logs, trace }))
 }
 
 /// This process among the library's processes.
@@ -119,6 +124,7 @@ mod tests {
         let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
         let mut packet = [&[0][..], MAGIC].concat();
         wire::encode_internal(&bootstrap, &mut packet, "a bootstrap message").unwrap();
+        trace::encode_link(false, &mut packet).unwrap();
         logs::encode_link(false, false, &mut packet).unwrap();
         packet.extend_from_slice(b"arguments");
         packet

@@ -14,24 +14,30 @@ use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
+use crate::trace;
 
 /// Runs the task and reports its outcome; returns the exit code.
 ///
 /// The outcome goes first, so output that cannot be written does not hold it up. The caller flushes after
 /// that, and the parent waits for the child's end before it takes the outcome.
 pub(super) fn run_task(start_socket: &PacketSocket, start: ChildStart) -> i32 {
-    let ChildStart { name, task, args, descriptors, logs } = start;
+    let ChildStart { name, task, args, descriptors, logs, trace } = start;
     let pid = own_pid();
     crash::report_to(start_socket.as_fd());
     let mut outcome = outcome::returned();
     let task = task.unwrap_or_else(|| Err(Error::decode("a child's start", "it has no task")));
     failpoint::hit(Failpoint::BootstrapDecoded);
+    if let Some(link) = trace {
+        trace::install(link, &name);
+    }
     let started = call_start_functions();
     // Behind the program's own functions, which may set a logger.
     if let Some(link) = logs {
         logs::install(link, &name);
     }
-    let result = started.and(task).and_then(|task| task.run(&args, descriptors, &mut outcome));
+    let result = started
+        .and(task)
+        .and_then(|task| trace::task(task.name(), || task.run(&args, descriptors, &mut outcome)));
     if own_pid() != pid {
         exit_immediately(0); // a copy that the task has forked and let return
     }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::io::{Write, stderr};
 use std::sync::Once;
 
-use nix::libc;
+use super::at_exit::at_exit;
 
 thread_local! {
     /// How many such tasks this thread runs, one within the other.
@@ -15,10 +15,7 @@ thread_local! {
 /// Calls `task`, and prints the notice if that calls `exit`.
 pub(crate) fn with_exit_notice<T>(task: impl FnOnce() -> T) -> T {
     static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(|| {
-        // SAFETY: a function that lives as long as the program. A refusal costs the notice.
-        let _ = unsafe { libc::atexit(notice) };
-    });
+    REGISTERED.call_once(|| at_exit(notice));
     RUNNING.set(RUNNING.get() + 1);
     let result = task();
     RUNNING.set(RUNNING.get() - 1);

@@ -4,6 +4,7 @@
 //! and whenever that dies. Three expect more than their types say, and each says what:
 //! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
+pub(crate) mod at_exit;
 pub(crate) mod atomic;
 pub(crate) mod checks;
 pub(crate) mod clock;
@@ -31,7 +32,7 @@ pub(crate) mod mutex;
 pub(crate) mod output;
 pub(crate) mod pidfd;
 pub(crate) mod poll;
-mod privileges;
+pub(crate) mod privileges;
 pub(crate) mod process;
 mod program;
 pub(crate) mod sealed;

@@ -33,7 +33,7 @@ pub(super) fn may_have_gained_privileges() -> bool {
 
 /// Whether the kernel says that this process gained privileges when it was executed, or ran under two
 /// identities.
-fn is_secure() -> bool {
+pub(crate) fn is_secure() -> bool {
     // SAFETY: takes a number.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }

@@ -94,7 +94,13 @@ pub trait RemoteFn<Args>: sealed::Function<Args> + Copy + Send + Sync + 'static 
 }
 
 pub(crate) mod sealed {
-    pub trait Function<Args> {}
+    pub trait Function<Args> {
+        /// The function's path in the program.
+        #[doc(hidden)]
+        fn name() -> &'static str {
+            std::any::type_name::<Self>()
+        }
+    }
 }
 
 macro_rules! callable {
@@ -146,7 +152,10 @@ impl TaskId {
     /// [`wire::encode_internal`].
     pub(crate) fn of_internal<F: RemoteFn<Args>, Args: DeserializeOwned>(_function: F) -> Result<Self> {
         Self::of_entry(
-            const { &Entry::new(type_name::<(F, Args, F::Output)>, RunOnce(run_internal::<F, Args>)) },
+            const {
+                let run = RunOnce { run: run_internal::<F, Args>, name: || "" };
+                &Entry::new(type_name::<(F, Args, F::Output)>, run)
+            },
         )
     }
 
@@ -186,7 +195,10 @@ pub(crate) trait Vtable<F, Args>: Copy + 'static {
 
 /// Runs a function once, with encoded arguments and their descriptors; appends the encoded result.
 #[derive(Clone, Copy)]
-pub(crate) struct RunOnce(RunEncoded);
+pub(crate) struct RunOnce {
+    run: RunEncoded,
+    name: fn() -> &'static str,
+}
 
 type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
 
@@ -197,7 +209,12 @@ impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
 
 impl RunOnce {
     pub(crate) const fn new<F: RemoteFn<Args>, Args: DeserializeOwned>() -> Self {
-        Self(run_once::<F, Args>)
+        Self { run: run_once::<F, Args>, name: <F as sealed::Function<Args>>::name }
+    }
+
+    /// The function's path in the program; empty for one of this library.
+    pub(crate) fn name(self) -> &'static str {
+        (self.name)()
     }
 
     /// Runs the function and appends its encoded result; returns the result's descriptors. A panic becomes an
@@ -209,7 +226,7 @@ impl RunOnce {
         out: &mut Vec<u8>,
     ) -> Result<Vec<SharedFd>> {
         let before = out.len();
-        let result = catch_panic(|| (self.0)(args, descriptors, out)).and_then(|result| result);
+        let result = catch_panic(|| (self.run)(args, descriptors, out)).and_then(|result| result);
         if result.is_err() {
             out.truncate(before);
         }

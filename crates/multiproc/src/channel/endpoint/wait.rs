@@ -12,6 +12,7 @@ use crate::sys::atomic::Relaxed;
 use crate::sys::cpus::{is_smp, should_spin, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{Deadline, PollEvents, poll_event_or_hangup};
+use crate::trace;
 
 /// The checks of a short spin, and of a long one between two loads of the clock. They take less time than a
 /// sleep.
@@ -57,6 +58,11 @@ impl Endpoint {
                 false => Ok(WaitOutcome::TimedOut),
             };
         }
+        let name = if self.side == Side::Producers { "send" } else { "receive" };
+        trace::waiting(name, || self.spin_and_sleep(deadline, is_ready))
+    }
+
+    fn spin_and_sleep(&self, deadline: Deadline, is_ready: impl Fn() -> bool) -> Result<WaitOutcome> {
         if self.spin(&is_ready) {
             return Ok(WaitOutcome::Ready);
         }

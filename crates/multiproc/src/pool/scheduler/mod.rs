@@ -17,6 +17,7 @@ use crate::pool::stats::PoolStats;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
 use crate::sys::clock;
 use crate::task::initializer::Initializer;
+use crate::trace;
 
 use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
@@ -199,6 +200,7 @@ impl Scheduler {
         }
         let is_any = self.backlog.withdraw(call);
         if is_any {
+            trace::cancelled(None);
             call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
         }
         is_any

@@ -6,6 +6,7 @@ use super::{Phase, Scheduler, Sleep};
 use crate::error::{Cause, Error, Result};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
+use crate::trace;
 
 /// Fail the pool after this many consecutive start-up failures. (Random kills hit a new worker now and then;
 /// one that crashes at start-up always does.)
@@ -39,6 +40,8 @@ pub(super) struct Starts {
     failures: u32,
     /// Consecutive workers that died soon after their start without running anything.
     early_exits: u32,
+    /// The number of indices that workers have had.
+    indices: usize,
 }
 
 /// Workers start one at a time.
@@ -139,6 +142,10 @@ impl Scheduler {
     pub(crate) fn add(&mut self, mut worker: WorkerHandle) {
         self.starts.end();
         self.starts.refused = None;
+        if self.starts.indices > worker.index() {
+            trace::restarted(worker.pid(), worker.index());
+        }
+        self.starts.indices = self.starts.indices.max(worker.index() + 1);
         if matches!(self.phase, Phase::Ended) {
             return worker.shut_down_now();
         }

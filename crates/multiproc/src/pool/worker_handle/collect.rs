@@ -10,6 +10,7 @@ use crate::ipc::packet::OnShortage;
 use crate::pool::call::{Call, ResultBatch};
 use crate::pool::worker_rings::{OUT_OF_LINE, OneResult, Scope};
 use crate::sys::limit::private_memory;
+use crate::trace::Submissions;
 
 impl WorkerHandle {
     /// Collects readiness and visible results; returns whether there were any.
@@ -73,6 +74,7 @@ impl WorkerHandle {
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
         let number = self.rings.results_taken();
+        let begun = Submissions::begin_taking();
         let mut taken = match self.rings.take_results(scope) {
             Ok(Some(taken)) if taken.count <= self.in_flight.count() => taken,
             Ok(None) => return false,
@@ -94,6 +96,7 @@ impl WorkerHandle {
         self.full = false;
         self.stall_detector.on_results();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
+        self.submissions.taken(begun, self.pid(), number, count);
         true
     }
 

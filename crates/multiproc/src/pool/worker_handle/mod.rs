@@ -33,6 +33,7 @@ use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::SpawnedChild;
 use crate::sys::limit::private_memory;
 use crate::task::initializer::Initializer;
+use crate::trace::{Submission, Submissions};
 
 pub(crate) use self::shutdown::WorkerExit;
 
@@ -70,6 +71,7 @@ pub(crate) struct WorkerHandle {
     woken: bool,
     /// Since when it has had no items, if that was asked for.
     idle_since: Cell<Option<(u64, Instant)>>,
+    submissions: Submissions,
     phase: WorkerPhase,
     /// How long it may live after it was told to exit.
     shutdown_timeout: Duration,
@@ -166,6 +168,7 @@ impl WorkerHandle {
             results_at_check: 0,
             woken: false,
             idle_since: Cell::new(None),
+            submissions: Submissions::default(),
             phase: WorkerPhase::Running,
             shutdown_timeout,
             memory_limit,
@@ -249,7 +252,8 @@ impl WorkerHandle {
     /// Moves up to `most` items of a chunk to the worker.
     pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
         let (start, written) = (self.rings.position(), self.rings.written());
-        let header = chunk.header();
+        let submission = Submission::begin(chunk.first);
+        let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
         if self.header != Some(header) {
             let mut bytes = Vec::new();
             let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
@@ -258,6 +262,7 @@ impl WorkerHandle {
                 return Dispatched::Full;
             }
         }
+        let before = self.in_flight.count();
         let outcome = match &mut chunk.body {
             Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
             Body::Message(message) => {
@@ -267,6 +272,9 @@ impl WorkerHandle {
         };
         if matches!(outcome, Dispatched::Accepted) {
             self.header = Some(chunk.header()); // that of an item that follows without a gap
+            let (first, count) =
+                (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
+            self.submissions.submitted(submission, self.pid(), first, count);
         } else {
             self.rings.truncate(start, self.rings.written().wrapping_sub(written));
             self.header = None;

@@ -13,6 +13,7 @@ use crate::pool::stats::WorkerStats;
 use crate::pool::worker_rings::Scope;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
+use crate::trace;
 
 /// A worker that exits within this time, without running anything, may be unable to live.
 const EARLY_EXIT: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ impl WorkerHandle {
         // If the kernel has refused a barrier, the worker keeps a run of items, of which any may be running.
         let is_running = self.in_flight.count() == 1 && self.has_work_of(call);
         if is_running {
+            trace::cancelled(Some(self.pid()));
             self.fail_worker(Error::new(Cause::Cancelled));
         }
         is_running
@@ -74,6 +76,7 @@ impl WorkerHandle {
         let rest = self.revoke(u32::MAX);
         self.take_results(Scope::Completed);
         if let Some(timeout) = self.exceeded_limit() {
+            trace::timed_out(self.pid(), timeout);
             self.fail_worker(Error::new(Cause::TimeLimit(timeout)));
         }
         rest
@@ -214,6 +217,9 @@ impl WorkerHandle {
         }
         self.fail(self.in_flight.count(), &error);
         let unexpected = !self.phase.was_told_to_exit();
+        if unexpected {
+            trace::died(self.pid(), &error);
+        }
         WorkerExit {
             error,
             failed_startup: !self.is_ready() && unexpected,

@@ -14,6 +14,7 @@ use crate::sys::exits;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::{process, socket};
+use crate::trace;
 
 /// A child process, alive or dead.
 pub(crate) struct Child {
@@ -177,6 +178,9 @@ impl Child {
         };
         let exit = self.pidfd.reap();
         exits::record(self.pid, &self.name, exit);
+        if !self.is_internal {
+            trace::exited(self.pid, exit);
+        }
         state.run_state = RunState::Exited(exit);
         drop(state);
         if let Some(on_change) = on_change {

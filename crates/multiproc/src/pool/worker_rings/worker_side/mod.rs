@@ -25,6 +25,7 @@ use crate::sys::fork_detect::ForkDetector;
 use crate::sys::output::Output;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
+use crate::trace::Items;
 
 use self::flush::FlushSchedule;
 use super::result_words;
@@ -68,6 +69,7 @@ pub(crate) struct WorkerSide {
     output: Output,
     /// The number of items whose output has been flushed.
     flushed: u32,
+    pub(crate) trace: Items,
 }
 
 impl WorkerSide {
@@ -99,6 +101,7 @@ impl WorkerSide {
             schedule: FlushSchedule::new(),
             output: Output::default(),
             flushed: Position::START.frames,
+            trace: Items::new(),
         })
     }
 

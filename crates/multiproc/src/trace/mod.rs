@@ -1,0 +1,200 @@
+//! Feature `trace`: a timeline of all processes of the program, in a file.
+//!
+//! Each process writes its events as lines of JSON (`event`) to a buffer in shared memory (`buffers`), from
+//! where the first process takes them to the file. A child gets the buffers with its bootstrap message. `docs/timeline.md`
+//! describes the events.
+
+mod buffers;
+mod event;
+mod exits;
+mod file;
+mod items;
+mod submissions;
+mod tracer;
+
+use std::env::var_os;
+use std::io::{Write, stderr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Once;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::buffers::Buffers;
+use self::file::Writer;
+use self::tracer::{Tracer, tracer};
+use crate::error::{Error, Result};
+use crate::ipc::wire::{self, SharedFd};
+use crate::sys::at_exit::at_exit;
+use crate::sys::clock;
+use crate::sys::poll::Deadline;
+use crate::sys::privileges::is_secure;
+use crate::sys::signals::with_signals_blocked;
+
+pub(crate) use self::exits::{cancelled, died, exited, restarted, task, timed_out};
+pub(crate) use self::items::Items;
+pub(crate) use self::submissions::{Submission, Submissions, Tag};
+
+/// How often the events of all processes are written to the file.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a program that exits waits for a process that is stopped while it writes an event.
+const EXIT_TIME: Duration = Duration::from_secs(1);
+
+/// A shorter wait is not worth a slice.
+const MIN_WAIT: u64 = 1_000;
+
+/// Writes a timeline of this process, and of the children that it starts from now on, to a file: which
+/// process ran what and when, waited, and died. The file opens in Perfetto (<https://ui.perfetto.dev>) and in
+/// `chrome://tracing`. An existing file is overwritten.
+///
+/// The environment variable `MULTIPROC_TRACE=FILE.json` does the same from the start, for any program that
+/// calls [`init`](crate::init()).
+///
+/// The file has all events up to 0.1 s ago, and all of them when the program has exited. A killed program
+/// leaves a file that can be opened, too. At most 512 processes at a time have events.
+///
+/// Does not block, beyond opening the file.
+///
+/// # Errors
+/// When the file cannot be written, or another program writes its trace there; in a child; before
+/// [`init`](crate::init()); and when there is a trace already.
+///
+/// ```
+/// use multiproc::Pool;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiproc::init();
+///     let file = std::env::temp_dir().join(format!("trace-{}.json", std::process::id()));
+///     multiproc::start_trace(&file)?;
+///     let pool = Pool::new(2)?;
+///     assert_eq!(pool.map(|n: u32| n + 1, [1, 2])?, [2, 3]);
+///     pool.join();
+///     assert!(std::fs::read_to_string(&file)?.starts_with('['));
+///     std::fs::remove_file(&file)?;
+///     Ok(())
+/// }
+/// ```
+pub fn start_trace(path: impl AsRef<Path>) -> Result<()> {
+    start(path.as_ref())
+}
+
+fn start(path: &Path) -> Result<()> {
+    let taken = || Error::invalid("a trace of this program is being written already");
+    if tracer().is_some() {
+        return Err(taken());
+    }
+    let buffers = Buffers::create()?;
+    let writer = Writer::create(path, &buffers)?;
+    Tracer::begin(&buffers, "main", Some(writer))?.ok_or_else(taken)?;
+    at_exit(flush_at_exit);
+    Ok(())
+}
+
+/// Starts the trace that the environment asks for. A program that is not to be trusted with its environment,
+/// since it has other privileges than its caller, writes none.
+pub(crate) fn start_from_environment() {
+    let Some(path) = var_os("MULTIPROC_TRACE").filter(|path| !path.is_empty() && !is_secure()) else {
+        return;
+    };
+    if let Err(error) = start(Path::new(&path)) {
+        let _ = writeln!(stderr(), "multiproc: no trace (MULTIPROC_TRACE): {error}");
+    }
+}
+
+/// What a child needs to take part in the trace.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TraceLink {
+    buffers: Buffers,
+    /// When the start was requested, and by whom.
+    requested_at: u64,
+    parent: u32,
+}
+
+/// Appends what a child needs to its bootstrap message; returns its descriptor. A zygote has no task, and no
+/// events.
+pub(crate) fn encode_link(has_task: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
+    let Some(tracer) = tracer().filter(|_| has_task) else {
+        body.push(0);
+        return Ok(Vec::new());
+    };
+    flush_from_time_to_time(tracer);
+    let buffers = tracer.buffer.all().clone();
+    let link = TraceLink { buffers, requested_at: clock::nanos(), parent: tracer.pid };
+    body.push(1);
+    wire::encode_internal_with_descriptors(&link, body, "a child's start")
+}
+
+/// Takes that from the front of the bytes, and from the end of the descriptors.
+pub(crate) fn decode_link<'a>(
+    bytes: &'a [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<(Option<TraceLink>, &'a [u8])> {
+    match bytes.split_first() {
+        Some((0, rest)) => Ok((None, rest)),
+        Some((_, link)) => {
+            let memory = descriptors.pop().into_iter().collect();
+            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
+            Ok((Some(link), rest))
+        }
+        None => Err(Error::decode("a child's start", "it is too short")),
+    }
+}
+
+/// Makes this process a part of the trace. Its start ends here.
+pub(crate) fn install(link: TraceLink, name: &str) {
+    let TraceLink { buffers, requested_at, parent } = link;
+    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, None) {
+        tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent));
+    }
+}
+
+/// Gives this process the name of a pool's worker.
+pub(crate) fn name_worker(index: usize) {
+    if let Some(tracer) = tracer() {
+        tracer.name_process(&format!("pool-worker {index}"));
+    }
+}
+
+/// Calls `wait`, which may block, and writes a slice if it does.
+#[inline]
+pub(crate) fn waiting<R>(name: &str, wait: impl FnOnce() -> R) -> R {
+    match tracer() {
+        None => wait(),
+        Some(tracer) => {
+            let begun = clock::nanos();
+            let result = wait();
+            if clock::nanos() - begun >= MIN_WAIT {
+                tracer.put(tracer.slice_since("wait", name, begun));
+            }
+            result
+        }
+    }
+}
+
+/// Starts the thread of the first process that takes the events of all processes to the file.
+fn flush_from_time_to_time(tracer: &'static Tracer) {
+    static STARTED: Once = Once::new();
+    if let Some(writer) = &tracer.writer {
+        STARTED.call_once(|| {
+            let flush = || loop {
+                writer.buffers().wait(FLUSH_INTERVAL);
+                writer.flush(Deadline::now());
+            };
+            let thread = thread::Builder::new().name("mp-trace".to_owned()).stack_size(64 * 1024);
+            // Without it, there are events until the buffers are full.
+            let _ = with_signals_blocked(|| thread.spawn(flush));
+        });
+    }
+}
+
+extern "C" fn flush_at_exit() {
+    if let Some(writer) = tracer().and_then(|tracer| tracer.writer.as_ref()) {
+        writer.flush(Deadline::after(EXIT_TIME));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What a pool submits to a worker, and takes from it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::tracer::tracer;
+use crate::sys::clock;
+
+/// Names a submission to the worker, in front of its items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tag {
+    /// The number of the arrows from it; 0 without a trace.
+    pub(super) flow: u64,
+    /// The input index of its first item.
+    pub(super) first: u64,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(1);
+
+/// Items on their way to a worker.
+#[derive(Clone, Copy)]
+pub(crate) struct Submission {
+    begun: u64,
+    tag: Tag,
+}
+
+/// The submissions to a worker without a result: the number of the first item, and the number of the arrows.
+#[derive(Default)]
+pub(crate) struct Submissions(VecDeque<(u32, u64)>);
+
+impl Submission {
+    /// A submission of the items from an input index on.
+    #[inline]
+    pub(crate) fn begin(first: u64) -> Self {
+        let Some(tracer) = tracer() else { return Self { begun: 0, tag: Tag::default() } };
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let flow = u64::from(tracer.pid) << 32 | u64::from(number);
+        Self { begun: clock::nanos(), tag: Tag { flow, first } }
+    }
+
+    #[inline]
+    pub(crate) fn tag(self) -> Tag {
+        self.tag
+    }
+}
+
+impl Submissions {
+    /// A worker has got `count` items, the first with this number.
+    #[inline]
+    pub(crate) fn submitted(
+        &mut self,
+        Submission { begun, tag }: Submission,
+        worker: u32,
+        first: u32,
+        count: u32,
+    ) {
+        if let Some(tracer) = tracer().filter(|_| tag.flow != 0) {
+            self.0.push_back((first, tag.flow));
+            let slice = tracer.slice_since("pool", "submit", begun).flow(tag.flow, false, true);
+            let slice = slice.count("worker", worker).count("count", count);
+            tracer.put(slice.count("index", tag.first));
+        }
+    }
+
+    /// When results began to be taken; 0 without a trace.
+    #[inline]
+    pub(crate) fn begin_taking() -> u64 {
+        if tracer().is_some() { clock::nanos() } else { 0 }
+    }
+
+    /// The results of `count` items were taken from a worker, the first of them with this number.
+    #[inline]
+    pub(crate) fn taken(&mut self, begun: u64, worker: u32, first: u32, count: u32) {
+        let Some(tracer) = tracer().filter(|_| begun != 0) else { return };
+        let end = first.wrapping_add(count);
+        let is_taken = |number: u32| end.wrapping_sub(number).cast_signed() > 0;
+        let mut flow = None;
+        while let Some(&(number, id)) = self.0.front().filter(|(number, _)| is_taken(*number)) {
+            self.0.pop_front();
+            if number.wrapping_sub(first).cast_signed() >= 0 {
+                flow.get_or_insert(id);
+            }
+        }
+        let slice = tracer.slice_since("pool", "take", begun);
+        let slice = if let Some(flow) = flow { slice.flow(flow, true, false) } else { slice };
+        tracer.put(slice.count("worker", worker).count("count", count));
+    }
+}

@@ -1,0 +1,123 @@
+//! A program for the tests of `MULTIPROC_TRACE`. Its argument says what it does.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::env;
+use std::fs;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Pool, Process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn main() {
+    multiproc::init();
+    let case = env::args().nth(1).unwrap();
+    tests::watched("traced", || match &*case {
+        "work" => work(),
+        "deaths" => deaths(),
+        "endless" => endless(),
+        "nested" => nested(),
+        "program" => program(),
+        other => panic!("no such case: {other}"),
+    });
+}
+
+fn pause(milliseconds: u64) {
+    sleep(Duration::from_millis(milliseconds));
+}
+
+fn add_one(number: u64) -> u64 {
+    number + 1
+}
+
+fn double(text: String) -> String {
+    text.repeat(2)
+}
+
+fn receive(receiver: Receiver<u32>, begun: Sender<()>) -> u32 {
+    begun.send(()).unwrap();
+    receiver.into_iter().map(Result::unwrap).sum()
+}
+
+fn is_asleep(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('S'))
+}
+
+/// Items of all kinds: small numbers, text, large ones, ones with a time limit; a queue that is waited for.
+fn work() {
+    let pool = Pool::builder().workers(2).initializer(|| pause(1), ()).build().unwrap();
+    assert_eq!(pool.map(add_one, 0..20_000).unwrap().len(), 20_000);
+    assert_eq!(pool.map(double, ["a".to_owned(), "b".repeat(100_000)]).unwrap()[0], "aa");
+    pool.map(pause, [2; 6]).unwrap();
+    pool.options().timeout(Duration::from_secs(30)).map(pause, [1; 4]).unwrap();
+    pool.join();
+    let (sender, receiver) = bounded(4).unwrap();
+    let (begin, begun) = bounded(1).unwrap();
+    let child = Process::builder().name("\"Anna\" \\\n\u{1} ü").spawn(receive, (receiver, begin)).unwrap();
+    begun.recv().unwrap();
+    while !is_asleep(child.pid()) {
+        pause(1);
+    }
+    pause(3);
+    sender.send(7).unwrap();
+    drop(sender);
+    assert_eq!(child.join().unwrap(), 7);
+}
+
+fn die_at_two(number: u32) {
+    if number == 2 {
+        pause(3);
+        kill(Pid::this(), Signal::SIGKILL).unwrap();
+    }
+}
+
+fn die() {
+    pause(3);
+    kill(Pid::this(), Signal::SIGKILL).unwrap();
+}
+
+/// A worker dies, is replaced, takes too long, and is killed for a task that is cancelled; a child dies.
+fn deaths() {
+    let pool = Pool::new(1).unwrap();
+    let results = pool.map_results(die_at_two, 0..5).unwrap();
+    assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
+    assert!(
+        pool.options().timeout(Duration::from_millis(20)).apply(pause, (60_000,)).unwrap_err().is_timeout()
+    );
+    let handle = pool.submit(pause, (60_000,)).unwrap();
+    while !handle.is_running() {
+        pause(1);
+    }
+    assert!(handle.cancel());
+    assert!(handle.get().unwrap_err().is_cancelled());
+    pool.apply(add_one, (1,)).unwrap();
+    pool.join();
+    assert_eq!(Process::spawn(die, ()).unwrap().join().unwrap_err().signal(), Some(9));
+}
+
+/// Runs until it is killed.
+fn endless() {
+    let pool = Pool::new(2).unwrap();
+    pool.imap(pause, std::iter::repeat(1)).for_each(|result| result.unwrap());
+}
+
+/// Executes itself with the same environment.
+fn nested() {
+    assert!(Command::new(env::current_exe().unwrap()).arg("work").status().unwrap().success());
+    Process::spawn(pause, (1,)).unwrap().join().unwrap();
+}
+
+/// Begins its trace itself, in a file that its second argument names.
+fn program() {
+    let before = Process::spawn(pause, (1,)).unwrap();
+    let file = env::args().nth(2).unwrap();
+    multiproc::start_trace(&file).unwrap();
+    assert!(multiproc::start_trace(&file).is_err(), "there is one already");
+    before.join().unwrap();
+    Process::builder().name("traced").spawn(pause, (1,)).unwrap().join().unwrap();
+}
