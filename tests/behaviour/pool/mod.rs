@@ -4,6 +4,7 @@ mod bad_items;
 mod broadcast;
 mod cancellation;
 mod descriptors;
+mod encoded;
 mod failures;
 mod growth;
 mod handles;
@@ -41,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         growth::trials(),
         handles::trials(),
         descriptors::trials(),
+        encoded::trials(),
         failures::trials(),
         workers::trials(),
         lifetime::trials(),

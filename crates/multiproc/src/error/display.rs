@@ -10,6 +10,9 @@ impl fmt::Display for Error {
     /// `{:#}` has the backtrace of a crash, and the file that records the task, behind the message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.fmt_message(f)?;
+        if let Some(host) = &self.0.host {
+            write!(f, " (on host {host})")?;
+        }
         if !f.alternate() {
             return Ok(());
         }
@@ -25,8 +28,17 @@ impl fmt::Display for Error {
 
 impl Error {
     fn fmt_message(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { cause, origin, items, during_startup, memory_limit, attempts: _, crash: _, record: _ } =
-            &*self.0;
+        let Inner {
+            cause,
+            origin,
+            items,
+            during_startup,
+            memory_limit,
+            attempts: _,
+            crash: _,
+            host: _,
+            record: _,
+        } = &*self.0;
         let who = origin.as_ref().map_or_else(|| "the child process".to_owned(), ToString::to_string);
         let during_startup = *during_startup;
         let doing = Activity { origin: origin.as_ref(), items: *items, during_startup };
@@ -79,6 +91,7 @@ impl Error {
             Cause::StatePoisoned(method) => {
                 write!(f, "the state of {who} is poisoned: {method} has panicked")
             }
+            Cause::HostLost(what) => write!(f, "{what}{item}"),
             Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
@@ -98,7 +111,7 @@ impl Error {
             Cause::Unacknowledged(count) => {
                 write!(f, "{count} items were taken and not acknowledged, the first by {who}")
             }
-            Cause::Invalid(what) => f.write_str(what),
+            Cause::Invalid(what) | Cause::Unreachable(what) => f.write_str(what),
             Cause::Internal(what) => write!(f, "internal error: {what}"),
         }
     }

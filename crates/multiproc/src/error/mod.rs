@@ -59,7 +59,7 @@ pub enum ErrorKind {
     /// A child did not start: not in time, or not at all.
     Start,
     /// A child died before its function returned; [`Error::signal`] or [`Error::exit_code`] says how, if that
-    /// is known.
+    /// is known. Or the [host](Error::host) of a cluster did that was to run it.
     Died,
     /// The function panicked.
     Panic,
@@ -73,7 +73,7 @@ pub enum ErrorKind {
     Full,
     /// A queue or pipe is empty, while a sender is left.
     Empty,
-    /// All other ends of a queue or pipe are gone.
+    /// All other ends of a queue or pipe are gone; or the hosts of a cluster cannot be reached.
     Disconnected,
     /// The pool was closed, or the server stopped: it takes no more work.
     Closed,
@@ -108,6 +108,8 @@ struct Inner {
     attempts: Vec<Error>,
     /// What the child has left behind if it crashed.
     crash: Option<Crash>,
+    /// Where it happened, if elsewhere.
+    host: Option<String>,
     /// The file that records the task, if there is one.
     record: Option<PathBuf>,
 }
@@ -190,6 +192,10 @@ pub(crate) enum Cause {
     /// A server was stopped, or its last handle had gone.
     Stopped,
     Cancelled,
+    /// A host of a cluster was given up while it had the item.
+    HostLost(String),
+    /// The hosts of a cluster cannot be reached.
+    Unreachable(String),
     /// This method of a server panicked.
     StatePoisoned(String),
     /// The holder of a lock died or panicked.
@@ -216,6 +222,7 @@ impl Error {
             | Cause::Exit(_)
             | Cause::StatusLost
             | Cause::SocketClosed
+            | Cause::HostLost(_)
             | Cause::ReplyLost => ErrorKind::Died,
             Cause::Panic { .. } => ErrorKind::Panic,
             Cause::Task(_) => ErrorKind::Task,
@@ -223,7 +230,7 @@ impl Error {
             Cause::Timeout(_) | Cause::TimeLimit(_) => ErrorKind::Timeout,
             Cause::Full(_) => ErrorKind::Full,
             Cause::Empty(_) => ErrorKind::Empty,
-            Cause::Disconnected(_) => ErrorKind::Disconnected,
+            Cause::Disconnected(_) | Cause::Unreachable(_) => ErrorKind::Disconnected,
             Cause::Closed | Cause::Stopped => ErrorKind::Closed,
             Cause::Cancelled => ErrorKind::Cancelled,
             Cause::Poisoned { .. } | Cause::StatePoisoned(_) => ErrorKind::Poisoned,
@@ -257,6 +264,12 @@ impl Error {
     /// The operating system's error number, if it refused an operation.
     pub fn os_error(&self) -> Option<i32> {
         if let Cause::Os { errno, .. } = self.0.cause { Some(errno) } else { None }
+    }
+
+    /// The name of the host on which the child failed, if that was an agent of a cluster
+    /// (`multiproc-cluster`).
+    pub fn host(&self) -> Option<&str> {
+        self.0.host.as_deref()
     }
 
     /// The process id of the child that failed.
@@ -442,6 +455,7 @@ impl Error {
             memory_limit,
             attempts,
             crash: None,
+            host: None,
             record: None,
         }))
     }
@@ -494,6 +508,12 @@ impl Error {
         self.0.items = items.filter(|_| !self.0.during_startup);
         self.0.attempts =
             std::mem::take(&mut self.0.attempts).into_iter().map(|death| death.with_items(items)).collect();
+        self
+    }
+
+    /// Says on which host it happened, if on another one.
+    pub(crate) fn with_host(mut self, host: Option<&str>) -> Self {
+        self.0.host = host.map(str::to_owned);
         self
     }
 

@@ -34,6 +34,9 @@ mod scheduler;
 mod worker_handle;
 mod worker_main;
 
+#[doc(hidden)]
+pub mod encoded;
+
 pub(crate) mod item_loop;
 pub(crate) mod state;
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::call::{Call, Options, Slot};
 use super::chunk::ChunkBuilder;
 use super::dispatcher::Dispatcher;
+use super::encoded::FunctionId;
 use super::item_loop::ItemLoop;
 use super::lazy_results::{LazyResults, Singly};
 use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
@@ -302,7 +303,15 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let call = self.begin(function, true)?;
+        self.submit_named(slot, TaskId::of::<ItemLoop, _, _>(function)?, args)
+    }
+
+    fn submit_named<Args, R>(self, slot: Option<Slot>, task: TaskId, args: &Args) -> Result<TaskHandle<R>>
+    where
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let call = self.begin_named(task, true)?;
         call.occupy(slot);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
@@ -316,6 +325,10 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        self.begin_named(TaskId::of::<ItemLoop, _, _>(function)?, is_single)
+    }
+
+    fn begin_named(self, task: TaskId, is_single: bool) -> Result<Arc<Call>> {
         if self.options.timeout == Some(Duration::ZERO) {
             return Err(Error::invalid("`timeout` must be greater than zero"));
         }
@@ -325,7 +338,7 @@ impl<'pool, M> CallOptions<'pool, M> {
         if self.options.buffer_size == Some(0) {
             return Err(Error::invalid("`buffer_size` must be at least 1"));
         }
-        Ok(Call::new(TaskId::of::<ItemLoop, _, _>(function)?, self.options, is_single))
+        Ok(Call::new(task, self.options, is_single))
     }
 
     fn results<F, Args, R, I>(
@@ -362,6 +375,29 @@ impl<'pool, M> CallOptions<'pool, M> {
             order,
             Some(DEFAULT_BUFFER),
         ))
+    }
+}
+
+/// The calls of a pool on many hosts, with functions and values of another process of this build.
+#[doc(hidden)]
+#[allow(clippy::missing_errors_doc)]
+impl<'pool> CallOptions<'pool> {
+    /// As [`imap`](Self::imap): a vector of bytes travels as it is, so the worker gets the encoded arguments,
+    /// and this process the encoded result.
+    pub fn imap_encoded<I>(self, function: FunctionId, items: I) -> LazyResults<'pool, I::IntoIter, Vec<u8>>
+    where
+        I: IntoIterator<Item = Vec<u8>>,
+    {
+        let items = Singly(items.into_iter());
+        LazyResults::new(self.begin_named(function.0, false).and_then(|call| {
+            Results::begin(self.dispatcher, call, items, ResultOrder::Input, Some(DEFAULT_BUFFER))
+        }))
+    }
+
+    /// As [`submit`](Self::submit), likewise.
+    pub fn submit_encoded(self, function: FunctionId, args: Vec<u8>) -> Result<TaskHandle<Vec<u8>>> {
+        let slot = self.dispatcher.wait_for_slot(Deadline::Never)?;
+        self.submit_named(slot, function.0, &(args,))
     }
 }
 

@@ -1,0 +1,172 @@
+//! A chunk's life at an agent: asks for it, runs it, hands in its results, acknowledges it.
+
+use std::sync::Arc;
+
+use async_nats::{Message, Subject, jetstream};
+use multiproc::Result;
+use multiproc::pool::encoded;
+use tokio::sync::watch;
+
+use super::run::{Ran, Stop, StopOnDrop};
+use super::session::{Registered, Served};
+use super::{Agent, lease, run};
+use crate::payload;
+use crate::protocol::{self, Reply, Request, WorkHeader};
+
+/// Takes a chunk from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
+pub(super) async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
+    let context = agent.connection.context.clone();
+    let message = jetstream::Message { message, context };
+    let Some(acknowledge) = message.message.reply.clone() else { return };
+    let Some(delivered) = message.info().ok().map(|info| info.delivered) else { return };
+    let Some((header, items)) = open(agent, &message.message.payload) else {
+        eprintln!("agent: an unreadable chunk of pool {:?} is dropped", served.session.pool);
+        return finish(agent, acknowledge).await;
+    };
+    let chunk = header.chunk;
+    let is_finished = match served.register(chunk) {
+        Registered::Runs(ended) => follow(agent, served, &acknowledge, ended).await,
+        Registered::New(stopped) => {
+            let is_finished = tokio::select! {
+                is_finished = serve(agent, served, header, items, delivered, &acknowledge) => is_finished,
+                Ok(()) = stopped => true,
+                () = served.is_over() => false,
+            };
+            served.unregister(chunk, is_finished);
+            is_finished
+        }
+    };
+    if is_finished {
+        finish(agent, acknowledge).await;
+    }
+}
+
+/// Keeps a second delivery of a chunk that this agent runs already, until that ends.
+async fn follow(
+    agent: &Agent,
+    served: &Served,
+    acknowledge: &Subject,
+    mut ended: watch::Receiver<Option<bool>>,
+) -> bool {
+    loop {
+        let waited = tokio::time::timeout(served.lease / 3, ended.wait_for(Option::is_some)).await;
+        if let Ok(ended) = waited.map(|ended| ended.is_ok_and(|ended| *ended == Some(true))) {
+            return ended;
+        }
+        let _ = agent.connection.client.publish(acknowledge.clone(), "+WPI".into()).await;
+    }
+}
+
+/// A chunk that was sent by this build: its header, and its items.
+fn open(agent: &Agent, payload: &[u8]) -> Option<(WorkHeader, Vec<u8>)> {
+    let (build, rest) = payload.split_first_chunk::<32>()?;
+    if *build != agent.build {
+        return None;
+    }
+    let (header, items) = protocol::split::<WorkHeader>(rest).ok()?;
+    Some((header, items.to_vec()))
+}
+
+/// Removes the chunk from the stream.
+async fn finish(agent: &Agent, acknowledge: Subject) {
+    let _ = agent.connection.client.publish(acknowledge, "+ACK".into()).await;
+}
+
+/// Runs a chunk and hands in its results. True if it is finished: it has its results, or is withdrawn.
+async fn serve(
+    agent: &Arc<Agent>,
+    served: &Served,
+    header: WorkHeader,
+    items: Vec<u8>,
+    delivered: i64,
+    acknowledge: &Subject,
+) -> bool {
+    let chunk = header.chunk;
+    let grant = match begin(agent, served, &header, delivered).await {
+        Reply::Granted(grant) => grant,
+        Reply::Finished => return true,
+        Reply::Superseded | Reply::Pong => return false,
+    };
+    tokio::select! {
+        reply = run_and_report(agent, served, header, items, grant) => reply == Some(Reply::Finished),
+        () = lease::renew(agent, served, acknowledge, (chunk, grant)) => false,
+    }
+}
+
+/// Tells the caller that the chunk begins; where another agent may have begun it, asks whether it may.
+async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i64) -> Reply {
+    let (chunk, id, host) = (header.chunk, agent.id.clone(), agent.host.clone());
+    if delivered > 1 || header.must_ask {
+        let begin = Request::Begin { chunk, copy: header.copy, agent: id, host };
+        return served.ask_until_answered(&agent.connection, &begin, &[]).await;
+    }
+    if let Ok(begun) = protocol::join(&Request::Begun { chunk, agent: id, host }, &[]) {
+        let _ = agent.connection.client.publish(served.session.back(), begun.into()).await;
+    }
+    Reply::Granted(0)
+}
+
+/// `None` if there are no results to report.
+async fn run_and_report(
+    agent: &Arc<Agent>,
+    served: &Served,
+    header: WorkHeader,
+    items: Vec<u8>,
+    grant: u64,
+) -> Option<Reply> {
+    let chunk = header.chunk;
+    let items = match &header.object {
+        Some(object) => payload::get(&agent.connection, &served.session, object).await.ok()?,
+        None => items,
+    };
+    let items = protocol::values(&items).ok()?;
+    let stop = Arc::<Stop>::default();
+    let guard = StopOnDrop(Arc::clone(&stop));
+    let local = Arc::clone(agent);
+    let ran = tokio::task::spawn_blocking(move || run::run(&local, &header, items, &stop)).await;
+    drop(guard);
+    let Ran { results, work } = ran.ok()??;
+    let (body, object) = pack(agent, served, &results, (chunk, grant)).await.ok()?;
+    let done = Request::Done { chunk, grant, host: agent.host.clone(), work, object };
+    let reply = served.ask_until_answered(&agent.connection, &done, &body).await;
+    if let (Reply::Superseded, Request::Done { object: Some(object), .. }) = (reply, &done) {
+        payload::remove(&agent.connection, &served.session, object).await;
+    }
+    Some(reply)
+}
+
+/// The results as they are sent: in the message, or in an object.
+async fn pack(
+    agent: &Agent,
+    served: &Served,
+    results: &[Result<Vec<u8>>],
+    (chunk, grant): (u64, u64),
+) -> Result<(Vec<u8>, Option<String>)> {
+    let mut body = Vec::new();
+    for result in results {
+        protocol::push_result(&mut body, result)?;
+    }
+    if body.len() <= agent.connection.max_payload() {
+        return Ok((body, None));
+    }
+    let name = format!("results-{chunk}-{grant}-{}", agent.id);
+    let mut pause = served.lease / 20;
+    loop {
+        let stored = payload::put(&agent.connection, &served.session, served.storage, &name, &body).await;
+        let Err(error) = stored else { return Ok((Vec::new(), Some(name))) };
+        if pause > served.lease {
+            return refuse(results.len(), &error);
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+}
+
+/// Results that the broker does not take are an error of their items.
+fn refuse(count: usize, error: &multiproc::Error) -> Result<(Vec<u8>, Option<String>)> {
+    let mut body = Vec::new();
+    for _ in 0..count {
+        protocol::push_result(&mut body, &Err(encoded::unreachable(error.to_string())))?;
+    }
+    Ok((body, None))
+}

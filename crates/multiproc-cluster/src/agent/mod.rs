@@ -1,0 +1,293 @@
+//! The agent: a local pool that serves the pools of all callers with the same build.
+
+mod chunk;
+mod lease;
+mod run;
+mod session;
+mod slot;
+mod sweep;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::process::exit;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, Message};
+use futures_util::StreamExt;
+use multiproc::pool::encoded;
+use multiproc::{Error, Result};
+use tokio::sync::mpsc;
+
+use self::session::Served;
+use crate::build_id;
+use crate::connection::{Connection, without_secrets};
+use crate::protocol::{Build, CallerAdvert, HELLO, HostAdvert, PREFIX, Session};
+
+/// Options of an [`agent`].
+#[must_use]
+pub struct AgentOptions {
+    url: String,
+    connect: ConnectOptions,
+    host: Option<String>,
+    workers: Option<usize>,
+}
+
+impl AgentOptions {
+    /// The agent of this server or servers, as for [`Cluster::connect`](crate::Cluster::connect).
+    pub fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), connect: ConnectOptions::new(), host: None, workers: None }
+    }
+
+    /// How the client connects, as for
+    /// [`connect_options`](crate::ClusterBuilder::connect_options).
+    pub fn connect_options(mut self, options: ConnectOptions) -> Self {
+        self.connect = options;
+        self
+    }
+
+    /// The host's name in errors and in [`Pool::hosts`](crate::Pool::hosts). Default: the machine's.
+    pub fn host(mut self, name: &str) -> Self {
+        self.host = Some(name.to_owned());
+        self
+    }
+
+    /// The number of workers. Default: the number of CPUs.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// The options in the environment; `None` without `MULTIPROC_AGENT`.
+    fn from_environment() -> Option<Result<Self>> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let mut options = Self::new(&variable("MULTIPROC_AGENT")?);
+        options.host = variable("MULTIPROC_AGENT_HOST");
+        if let Some(count) = variable("MULTIPROC_AGENT_WORKERS") {
+            let Ok(count) = count.parse() else {
+                let what = format!("MULTIPROC_AGENT_WORKERS is no number: {count:?}");
+                return Some(Err(encoded::invalid(what)));
+            };
+            options.workers = Some(count);
+        }
+        if let Some(path) = variable("MULTIPROC_AGENT_CREDENTIALS") {
+            let read =
+                std::fs::read_to_string(&path).and_then(|text| ConnectOptions::with_credentials(&text));
+            match read {
+                Ok(connect) => options.connect = connect,
+                Err(error) => {
+                    let what = format!("cannot read the credentials in {path}: {error}");
+                    return Some(Err(encoded::invalid(what)));
+                }
+            }
+        }
+        Some(Ok(options))
+    }
+}
+
+/// As [`multiproc::init`]; and if the environment has `MULTIPROC_AGENT`, this process is an [`agent`] of that
+/// server and never returns. **Call it as the first line of `main`.**
+///
+/// | variable | meaning |
+/// |---|---|
+/// | `MULTIPROC_AGENT` | the server or servers, as for [`Cluster::connect`](crate::Cluster::connect) |
+/// | `MULTIPROC_AGENT_HOST` | the host's name; default: the machine's |
+/// | `MULTIPROC_AGENT_WORKERS` | the number of workers; default: the number of CPUs |
+/// | `MULTIPROC_AGENT_CREDENTIALS` | a file with credentials, as NATS makes them |
+pub fn init() {
+    multiproc::init();
+    let Some(options) = AgentOptions::from_environment() else { return };
+    let Err(error) = options.and_then(agent);
+    eprintln!("agent: {error}");
+    exit(1);
+}
+
+/// Serves the pools of all callers that run this program. Call it behind [`multiproc::init`], in a program with
+/// a command line of its own; [`init`] does it for others.
+///
+/// Blocks for as long as the process lives. While the server is not there, it connects again and again. It ends
+/// with the process: the work that it has is given to others after the lease.
+///
+/// # Errors
+/// When the server refuses the credentials, or when the local pool cannot start or keep its workers.
+pub fn agent(options: AgentOptions) -> Result<Infallible> {
+    let build = build_id::own()?;
+    let workers = match options.workers {
+        Some(count) => count,
+        None => std::thread::available_parallelism().map_or(1, Into::into),
+    };
+    let pool = multiproc::Pool::new(workers)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build()
+        .map_err(|error| encoded::unreachable(format!("cannot start the agent: {error}")))?;
+    let ended = runtime.block_on(async {
+        let connection = connect(&options).await?;
+        let (failure, mut failed) = mpsc::channel(1);
+        let agent = Arc::new(Agent {
+            id: connection.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned(),
+            host: options.host.unwrap_or_else(machine_name),
+            build,
+            workers,
+            pool,
+            connection,
+            active: AtomicUsize::new(0),
+            sessions: Mutex::default(),
+            failure,
+        });
+        eprintln!(
+            "agent: {} workers of host {} serve {}",
+            workers,
+            agent.host,
+            without_secrets(&options.url)
+        );
+        tokio::select! {
+            ended = serve(&agent) => ended,
+            Some(failure) = failed.recv() => Err(failure),
+        }
+    });
+    runtime.shutdown_background(); // its threads may wait for tasks
+    ended
+}
+
+/// One for each chunk that runs: a few for each worker and caller.
+const MAX_BLOCKING_THREADS: usize = 16 * 1024;
+/// How often an agent looks for streams that nothing uses.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+pub(crate) struct Agent {
+    /// Tells this process from an earlier agent of the host.
+    id: String,
+    host: String,
+    build: Build,
+    workers: usize,
+    pool: multiproc::Pool,
+    connection: Connection,
+    /// The number of chunks that run.
+    active: AtomicUsize,
+    sessions: Mutex<HashMap<Session, Standing>>,
+    /// Ends the agent.
+    failure: mpsc::Sender<Error>,
+}
+
+/// A session as an agent sees it.
+enum Standing {
+    Served(Arc<Served>),
+    /// Its caller runs another build.
+    Refused,
+}
+
+/// Connects, and tries again for as long as no server answers.
+async fn connect(options: &AgentOptions) -> Result<Connection> {
+    let mut pause = Duration::from_millis(100);
+    let mut has_told = false;
+    loop {
+        let connected = Connection::new(&options.url, options.connect.clone(), "multiproc agent").await;
+        let refusal = match connected {
+            Ok(connection) => return Ok(connection),
+            Err(refusal) => refusal,
+        };
+        if refusal.is_final {
+            return Err(refusal.error);
+        }
+        if !has_told {
+            eprintln!("agent: {}; tries again", refusal.error);
+            has_told = true;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
+    let client = &agent.connection.client;
+    let lost = |error: &dyn fmt::Display| encoded::unreachable(format!("the connection has ended: {error}"));
+    let mut adverts = client.subscribe(format!("{PREFIX}.*.*.caller")).await.map_err(|error| lost(&error))?;
+    let mut epoch = agent.connection.epoch.clone();
+    let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+    let mut suspects = sweep::Suspects::default();
+    let _ = client.publish(HELLO, Vec::new().into()).await;
+    loop {
+        tokio::select! {
+            advert = adverts.next() => match advert {
+                Some(advert) => agent.take_advert(&advert).await,
+                None => return Err(lost(&"its client has stopped")),
+            },
+            changed = epoch.changed() => {
+                changed.map_err(|error| lost(&error))?;
+                if agent.connection.is_connected() {
+                    let _ = client.publish(HELLO, Vec::new().into()).await;
+                }
+            }
+            _ = sweeps.tick() => suspects.sweep(agent).await,
+        }
+    }
+}
+
+impl Agent {
+    async fn take_advert(self: &Arc<Self>, message: &Message) {
+        let Some(session) = Session::of_subject(&message.subject) else { return };
+        let Ok(advert) = serde_json::from_slice::<CallerAdvert>(&message.payload) else { return };
+        if advert.is_over {
+            if let Some(Standing::Served(served)) = self.lock().remove(&session) {
+                served.end();
+            }
+            return;
+        }
+        self.answer(&session).await;
+        let mut sessions = self.lock();
+        match sessions.get(&session) {
+            Some(Standing::Served(served)) => served.note_heartbeat(),
+            Some(Standing::Refused) => {}
+            None if advert.build == build_id::hex(&self.build) => {
+                let served = Served::start(self, session.clone(), &advert);
+                sessions.insert(session, Standing::Served(served));
+            }
+            None => {
+                let (own, other) = (build_id::hex(&self.build), advert.build);
+                let (own, other) = (build_id::short(&own), build_id::short(&other));
+                eprintln!("agent: refuses pool {:?}: its caller has build {other}, not {own}", session.pool);
+                sessions.insert(session, Standing::Refused);
+            }
+        }
+    }
+
+    /// Tells a caller of this host.
+    async fn answer(&self, session: &Session) {
+        let advert = HostAdvert {
+            id: self.id.clone(),
+            host: self.host.clone(),
+            build: build_id::hex(&self.build),
+            workers: u32::try_from(self.workers).unwrap_or(u32::MAX),
+        };
+        if let Ok(json) = serde_json::to_vec(&advert) {
+            let _ = self.connection.client.publish(session.hosts(), json.into()).await;
+        }
+    }
+
+    /// Ends the agent with an error.
+    fn fail(&self, error: Error) {
+        let _ = self.failure.try_send(error);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Session, Standing>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
+impl fmt::Debug for AgentOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentOptions")
+            .field("host", &self.host)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}

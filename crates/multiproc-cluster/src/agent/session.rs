@@ -1,0 +1,189 @@
+//! A caller's session, served by this agent.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::stream::StorageType;
+use futures_util::StreamExt;
+use tokio::sync::{oneshot, watch};
+
+use super::{Agent, slot};
+use crate::caller::remove_streams;
+use crate::connection::{Connection, REQUEST_TIMEOUT};
+use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
+
+pub(crate) struct Served {
+    pub(super) session: Session,
+    pub(super) lease: Duration,
+    pub(super) storage: StorageType,
+    /// When the caller was heard.
+    heard: Mutex<Instant>,
+    over: watch::Sender<bool>,
+    /// The chunks that run.
+    running: Mutex<HashMap<u64, Running>>,
+}
+
+struct Running {
+    /// Withdraws it, once.
+    stop: Option<oneshot::Sender<()>>,
+    /// At its end, whether it is finished.
+    ended: watch::Sender<Option<bool>>,
+}
+
+/// Whether a chunk that is delivered runs already: a broker that was killed forgets a renewal.
+pub(super) enum Registered {
+    /// It does not. The receiver hears that it is withdrawn.
+    New(oneshot::Receiver<()>),
+    /// It does. The receiver hears of its end.
+    Runs(watch::Receiver<Option<bool>>),
+}
+
+/// What became of a request to the caller.
+pub(super) enum Answer {
+    Reply(Reply),
+    /// The broker says that the caller is not there.
+    Nobody,
+    None,
+}
+
+impl Served {
+    /// Starts as many slots as keep the workers busy while chunks and results travel.
+    pub(super) fn start(agent: &Arc<Agent>, session: Session, advert: &CallerAdvert) -> Arc<Self> {
+        let served = Arc::new(Self {
+            session,
+            lease: Duration::from_millis(advert.lease_ms.max(1)),
+            storage: if advert.is_stored { StorageType::File } else { StorageType::Memory },
+            heard: Mutex::new(Instant::now()),
+            over: watch::Sender::new(false),
+            running: Mutex::default(),
+        });
+        for _ in 0..agent.workers * 2 {
+            tokio::spawn(slot::serve(Arc::clone(agent), Arc::clone(&served)));
+        }
+        tokio::spawn(take_stops(Arc::clone(agent), Arc::clone(&served)));
+        tokio::spawn(watch_caller(Arc::clone(agent), Arc::clone(&served)));
+        served
+    }
+
+    pub(super) fn note_heartbeat(&self) {
+        *lock(&self.heard) = Instant::now();
+    }
+
+    pub(super) fn end(&self) {
+        self.over.send_replace(true);
+    }
+
+    /// Waits for the session's end.
+    pub(super) async fn is_over(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    /// Registers a chunk to run. If this agent runs it already, it is told of the end of that.
+    pub(super) fn register(&self, chunk: u64) -> Registered {
+        match lock(&self.running).entry(chunk) {
+            Entry::Occupied(running) => Registered::Runs(running.get().ended.subscribe()),
+            Entry::Vacant(vacant) => {
+                let (stop, stopped) = oneshot::channel();
+                vacant.insert(Running { stop: Some(stop), ended: watch::Sender::new(None) });
+                Registered::New(stopped)
+            }
+        }
+    }
+
+    /// The chunk has ended, and is finished or not.
+    pub(super) fn unregister(&self, chunk: u64, is_finished: bool) {
+        if let Some(running) = lock(&self.running).remove(&chunk) {
+            running.ended.send_replace(Some(is_finished));
+        }
+    }
+
+    /// Asks the caller once.
+    pub(super) async fn ask(&self, connection: &Connection, request: &Request, body: &[u8]) -> Answer {
+        let Ok(payload) = protocol::join(request, body) else { return Answer::None };
+        let request =
+            async_nats::Request::new().payload(payload.into()).timeout(Some(REQUEST_TIMEOUT.min(self.lease)));
+        match connection.client.send_request(self.session.back(), request).await {
+            Ok(message) => match protocol::split::<Reply>(&message.payload) {
+                Ok((reply, _)) => Answer::Reply(reply),
+                Err(_) => Answer::None,
+            },
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Answer::Nobody,
+            Err(_) => Answer::None,
+        }
+    }
+
+    /// Asks the caller until it answers. The session's end ends the task that asks.
+    pub(super) async fn ask_until_answered(
+        &self,
+        connection: &Connection,
+        request: &Request,
+        body: &[u8],
+    ) -> Reply {
+        loop {
+            if connection.is_connected()
+                && let Answer::Reply(reply) = self.ask(connection, request, body).await
+            {
+                return reply;
+            }
+            tokio::time::sleep((self.lease / 20).min(Duration::from_millis(200))).await;
+        }
+    }
+}
+
+/// Ends chunks that the caller withdraws.
+async fn take_stops(agent: Arc<Agent>, served: Arc<Served>) {
+    let Ok(mut stops) = agent.connection.client.subscribe(served.session.stop()).await else { return };
+    loop {
+        tokio::select! {
+            stop = stops.next() => {
+                let Some(stop) = stop else { return };
+                let Ok(chunk) = <[u8; 8]>::try_from(&stop.payload[..]) else { continue };
+                let mut running = lock(&served.running);
+                let running = running.get_mut(&u64::from_le_bytes(chunk));
+                if let Some(stop) = running.and_then(|running| running.stop.take()) {
+                    let _ = stop.send(());
+                }
+            }
+            () = served.is_over() => return,
+        }
+    }
+}
+
+/// Notices that the caller is gone, and withdraws its work. A silent broker, or one that this host cannot
+/// reach, says nothing about the caller.
+async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
+    let mut unanswered = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(served.lease / 4) => {}
+            () = served.is_over() => return,
+        }
+        if !agent.connection.is_connected() {
+            served.note_heartbeat();
+        }
+        if lock(&served.heard).elapsed() <= served.lease {
+            unanswered = 0;
+            continue;
+        }
+        match served.ask(&agent.connection, &Request::Ping, &[]).await {
+            Answer::Reply(_) => served.note_heartbeat(),
+            Answer::Nobody => break,
+            Answer::None if agent.connection.client.flush().await.is_ok() => unanswered += 1,
+            Answer::None => {}
+        }
+        if unanswered >= 2 {
+            break;
+        }
+    }
+    eprintln!("agent: the caller of pool {:?} is gone", served.session.pool);
+    served.end();
+    agent.lock().remove(&served.session);
+    remove_streams(&agent.connection, &served.session).await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

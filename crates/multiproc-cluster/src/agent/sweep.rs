@@ -1,0 +1,76 @@
+//! Removes streams whose callers were killed while no agent was there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::client::RequestErrorKind;
+use futures_util::StreamExt;
+
+use super::{Agent, Standing};
+use crate::caller::remove_streams;
+use crate::protocol::{self, CallerAdvert, Request, STREAMS, Session};
+
+/// Streams whose callers do not answer, and since when.
+#[derive(Default)]
+pub(super) struct Suspects(HashMap<String, Instant>);
+
+/// A pause of a caller's connection that says nothing yet.
+const MIN_SUSPICION: Duration = Duration::from_secs(5);
+
+impl Suspects {
+    pub(super) async fn sweep(&mut self, agent: &Arc<Agent>) {
+        if !agent.connection.is_connected() {
+            self.0.clear();
+            return;
+        }
+        let unserved = unserved_streams(agent).await;
+        self.0.retain(|name, _| unserved.contains(name));
+        for name in unserved {
+            let Some(session) = Session::of_stream(&name) else { continue };
+            if !is_deserted(agent, &session).await {
+                self.0.remove(&name);
+                continue;
+            }
+            let since = *self.0.entry(name.clone()).or_insert_with(Instant::now);
+            if since.elapsed() > lease_of(agent, &name).await.max(MIN_SUSPICION) {
+                eprintln!("agent: removes what a caller of pool {:?} has left", session.pool);
+                remove_streams(&agent.connection, &session).await;
+            }
+        }
+    }
+}
+
+/// The streams of sessions that this agent does not serve.
+async fn unserved_streams(agent: &Agent) -> Vec<String> {
+    let mut names = agent.connection.context.stream_names();
+    let mut unserved = Vec::new();
+    while let Some(Ok(name)) = names.next().await {
+        let is_ours = name.starts_with(STREAMS) || name.starts_with(&format!("OBJ_{STREAMS}"));
+        let session = Session::of_stream(&name).filter(|_| is_ours);
+        let is_served = |session| matches!(agent.lock().get(&session), Some(Standing::Served(_)));
+        if session.is_some_and(|session| !is_served(session)) {
+            unserved.push(name);
+        }
+    }
+    // A caller of another build that is there is refused once more, which only prints a message.
+    agent.lock().retain(|session, standing| {
+        matches!(standing, Standing::Served(_)) || unserved.contains(&session.stream())
+    });
+    unserved
+}
+
+/// Whether the broker knows that the caller is not there.
+async fn is_deserted(agent: &Agent, session: &Session) -> bool {
+    let Ok(ping) = protocol::join(&Request::Ping, &[]) else { return false };
+    let asked = agent.connection.client.request(session.back(), ping.into()).await;
+    asked.is_err_and(|error| error.kind() == RequestErrorKind::NoResponders)
+}
+
+/// The lease of a stream's session. An object store alone has none.
+async fn lease_of(agent: &Agent, name: &str) -> Duration {
+    let Ok(stream) = agent.connection.context.get_stream(name).await else { return Duration::ZERO };
+    let description = stream.cached_info().config.description.clone().unwrap_or_default();
+    let advert = serde_json::from_str::<CallerAdvert>(&description);
+    advert.map_or(Duration::ZERO, |advert| Duration::from_millis(advert.lease_ms))
+}

@@ -1,0 +1,293 @@
+//! A caller's use of a pool: the chunks that are out, and the hosts that serve them.
+
+pub(crate) mod inbox;
+mod monitor;
+mod outstanding;
+mod publish;
+mod replies;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::{self, RetentionPolicy, StorageType};
+use multiproc::pool::encoded::{self, FunctionId};
+use multiproc::{Error, Result};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use self::inbox::Inbox;
+use self::outstanding::Outstanding;
+pub(crate) use self::replies::unreadable;
+use crate::build_id;
+use crate::connection::Connection;
+use crate::options::HostLoss;
+use crate::protocol::{Build, CONSUMER, CallerAdvert, Session};
+
+pub(crate) struct Caller {
+    pub(crate) session: Session,
+    pub(crate) connection: Connection,
+    pub(crate) settings: Settings,
+    pub(crate) runtime: Handle,
+    state: Mutex<State>,
+    next_chunk: AtomicU64,
+    over: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) build: Build,
+    pub(crate) lease: Duration,
+    pub(crate) storage: StorageType,
+}
+
+impl Settings {
+    fn advert(&self, is_over: bool) -> CallerAdvert {
+        CallerAdvert {
+            build: build_id::hex(&self.build),
+            lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+            is_stored: self.storage == StorageType::File,
+            is_over,
+        }
+    }
+}
+
+struct State {
+    /// Why the session is of no more use.
+    failure: Option<Error>,
+    outstanding: HashMap<u64, Outstanding>,
+    /// The agents that have answered, by their ids.
+    hosts: BTreeMap<String, HostState>,
+    /// When the last host went that serves this build; the session's start before the first.
+    without_hosts: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct HostState {
+    name: String,
+    build: String,
+    workers: u32,
+    seen: Instant,
+}
+
+/// What a chunk is submitted with.
+pub(crate) struct NewChunk {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) function: FunctionId,
+    pub(crate) first: u64,
+    pub(crate) count: u32,
+    pub(crate) items: Vec<u8>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
+    pub(crate) on_host_loss: HostLoss,
+}
+
+/// A host as [`Pool::hosts`](crate::Pool::hosts) shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Host {
+    /// Its name: that of the machine, or what its agent's options say.
+    pub name: String,
+    /// The number of its workers.
+    pub workers: u32,
+    /// The beginning of the SHA-256 of its program, as text.
+    pub build: String,
+    /// Whether that is this program, so that the host serves the pool.
+    pub serves: bool,
+}
+
+/// The maximum of chunks that agents hold together.
+const MAX_ACK_PENDING: i64 = 1 << 20;
+/// The maximum of pull requests that wait: one for each slot of each agent.
+const MAX_WAITING: i64 = 1 << 16;
+
+impl Caller {
+    /// Makes the stream and its consumer, and starts the tasks of the session.
+    pub(crate) async fn begin(
+        pool: String,
+        connection: Connection,
+        settings: Settings,
+        runtime: Handle,
+    ) -> Result<Arc<Self>> {
+        let id = connection.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
+        let session = Session { pool, id };
+        make_stream(&connection, &session, settings).await?;
+        let state = State {
+            failure: None,
+            outstanding: HashMap::new(),
+            hosts: BTreeMap::new(),
+            without_hosts: Some(Instant::now()),
+        };
+        let caller = Arc::new(Self {
+            session,
+            connection,
+            settings,
+            runtime,
+            state: Mutex::new(state),
+            next_chunk: AtomicU64::new(0),
+            over: watch::Sender::new(false),
+        });
+        replies::start(&caller).await?;
+        monitor::start(&caller).await?;
+        Ok(caller)
+    }
+
+    /// Sends a chunk to the hosts; its results arrive in its inbox. Returns its number.
+    pub(crate) fn submit(self: &Arc<Self>, new: NewChunk) -> Result<u64> {
+        let chunk = self.next_chunk.fetch_add(1, Relaxed);
+        {
+            let mut state = self.lock();
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state.outstanding.insert(chunk, Outstanding::new(&new));
+        }
+        self.runtime.spawn(publish::publish(Arc::clone(self), chunk, new));
+        Ok(chunk)
+    }
+
+    /// Withdraws a chunk: it is not begun any more, and ended where it runs. False if it has its results.
+    pub(crate) fn withdraw(self: &Arc<Self>, chunk: u64) -> bool {
+        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        self.discard(chunk, &outstanding);
+        true
+    }
+
+    /// As [`withdraw`](Self::withdraw), with an error for its items.
+    pub(crate) fn fail(self: &Arc<Self>, chunk: u64, error: Error) -> bool {
+        let Some(outstanding) = self.lock().outstanding.remove(&chunk) else { return false };
+        self.discard(chunk, &outstanding);
+        outstanding.fail(chunk, error);
+        true
+    }
+
+    /// The number of chunks that keep all known workers busy while results and new chunks travel.
+    pub(crate) fn window(&self) -> usize {
+        (self.workers() * 4).clamp(8, 8192)
+    }
+
+    /// The number of workers of the hosts that serve the pool.
+    pub(crate) fn workers(&self) -> usize {
+        let state = self.lock();
+        let own = build_id::hex(&self.settings.build);
+        state.hosts.values().filter(|host| host.build == own).map(|host| host.workers as usize).sum()
+    }
+
+    pub(crate) fn hosts(&self) -> Vec<Host> {
+        let own = build_id::hex(&self.settings.build);
+        let state = self.lock();
+        let mut hosts: Vec<_> = state.hosts.values().map(|host| host.public(&own)).collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        hosts
+    }
+
+    /// Ends all calls with an error, and the session with them.
+    fn end_with(self: &Arc<Self>, failure: Error) {
+        self.lock().failure.get_or_insert_with(|| failure.clone());
+        self.fail_all(&failure);
+    }
+
+    fn fail_all(self: &Arc<Self>, error: &Error) {
+        let chunks: Vec<u64> = self.lock().outstanding.keys().copied().collect();
+        for chunk in chunks {
+            self.fail(chunk, error.clone());
+        }
+    }
+
+    /// Tells agents that a chunk is withdrawn, and removes it from the stream.
+    fn discard(self: &Arc<Self>, chunk: u64, outstanding: &Outstanding) {
+        if *self.over.borrow() || !self.connection.is_connected() {
+            return; // an agent that begins or ends it is told so
+        }
+        let (caller, sequence) = (Arc::clone(self), outstanding.sequence);
+        let has_begun = outstanding.host.is_some();
+        self.runtime.spawn(async move {
+            let client = &caller.connection.client;
+            if has_begun {
+                let _ = client.publish(caller.session.stop(), chunk.to_le_bytes().to_vec().into()).await;
+            }
+            if let (Some(sequence), Ok(stream)) =
+                (sequence, caller.connection.context.get_stream_no_info(caller.session.stream()).await)
+            {
+                let _ = stream.delete_message(sequence).await;
+            }
+        });
+    }
+
+    /// Ends the session: agents leave it, stream and objects are removed.
+    pub(crate) async fn close(self: Arc<Self>) {
+        if self.over.send_replace(true) {
+            return;
+        }
+        self.end_with(encoded::cancelled());
+        monitor::advertise(&self, true).await;
+        remove_streams(&self.connection, &self.session).await;
+    }
+
+    /// Waits for the session's end.
+    async fn is_over(&self) {
+        let _ = self.over.subscribe().wait_for(|over| *over).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HostState {
+    fn public(&self, own: &str) -> Host {
+        Host {
+            name: self.name.clone(),
+            workers: self.workers,
+            build: build_id::short(&self.build).to_owned(),
+            serves: self.build == own,
+        }
+    }
+}
+
+async fn make_stream(connection: &Connection, session: &Session, settings: Settings) -> Result<()> {
+    let refused = |error: &dyn std::fmt::Display| {
+        encoded::unreachable(format!(
+            "cannot make a stream for the pool: {error} (has the server JetStream?)"
+        ))
+    };
+    let description = serde_json::to_string(&settings.advert(false)).map_err(|error| refused(&error))?;
+    let stream = connection
+        .context
+        .create_stream(stream::Config {
+            name: session.stream(),
+            subjects: vec![session.work()],
+            retention: RetentionPolicy::WorkQueue,
+            storage: settings.storage,
+            num_replicas: 1,
+            description: Some(description),
+            ..stream::Config::default()
+        })
+        .await
+        .map_err(|error| refused(&error))?;
+    stream
+        .create_consumer(pull::Config {
+            durable_name: Some(CONSUMER.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: settings.lease,
+            // The caller counts deliveries: a message above the server's limit would stay, and never come.
+            max_deliver: -1,
+            max_ack_pending: MAX_ACK_PENDING,
+            max_waiting: MAX_WAITING,
+            ..pull::Config::default()
+        })
+        .await
+        .map_err(|error| refused(&error))?;
+    Ok(())
+}
+
+/// Removes a session's stream and its object store.
+pub(crate) async fn remove_streams(connection: &Connection, session: &Session) {
+    let stream = session.stream();
+    let _ = connection.context.delete_stream(&stream).await;
+    let _ = connection.context.delete_stream(format!("OBJ_{stream}")).await;
+}

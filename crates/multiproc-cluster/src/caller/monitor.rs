@@ -1,0 +1,217 @@
+//! What a session does by the clock: it advertises itself, and notices lost hosts, streams and brokers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::StorageType;
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use multiproc::pool::encoded;
+use multiproc::{Error, Result};
+
+use super::outstanding::{self, Outstanding};
+use super::{Caller, HostState, publish};
+use crate::build_id;
+use crate::options::HostLoss;
+use crate::protocol::{CONSUMER, HELLO, HostAdvert};
+
+/// Starts the clock, and the subscriptions to what agents say of themselves.
+pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
+    let mut hosts = subscribe(caller, caller.session.hosts()).await?;
+    let mut hellos = subscribe(caller, HELLO.to_owned()).await?;
+    let caller = Arc::clone(caller);
+    caller.runtime.clone().spawn(async move {
+        let mut clock = tokio::time::interval(caller.settings.lease / 3);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let checks = tokio::spawn(check_regularly(Arc::clone(&caller)));
+        loop {
+            tokio::select! {
+                _ = clock.tick() => advertise(&caller, false).await,
+                Some(_) = hellos.next() => advertise(&caller, false).await,
+                Some(advert) = hosts.next() => note_host(&caller, &advert),
+                () = caller.is_over() => break,
+            }
+        }
+        checks.abort();
+    });
+    Ok(())
+}
+
+pub(super) async fn subscribe(caller: &Caller, subject: String) -> Result<Subscriber> {
+    let subscribed = caller.connection.client.subscribe(subject).await;
+    subscribed.map_err(|error| encoded::unreachable(format!("cannot subscribe at the broker: {error}")))
+}
+
+pub(super) async fn advertise(caller: &Caller, is_over: bool) {
+    if !caller.connection.is_connected() {
+        return;
+    }
+    if let Ok(json) = serde_json::to_vec(&caller.settings.advert(is_over)) {
+        let _ = caller.connection.client.publish(caller.session.caller(), json.into()).await;
+    }
+}
+
+fn note_host(caller: &Caller, message: &Message) {
+    let Ok(advert) = serde_json::from_slice::<HostAdvert>(&message.payload) else { return };
+    let HostAdvert { id, host: name, build, workers } = advert;
+    let mut state = caller.lock();
+    if build == build_id::hex(&caller.settings.build) {
+        state.without_hosts = None;
+    }
+    state.hosts.insert(id, HostState { name, build, workers, seen: Instant::now() });
+}
+
+async fn check_regularly(caller: Arc<Caller>) {
+    let lease = caller.settings.lease;
+    let period = (lease / 4).min(Duration::from_secs(1));
+    let mut contact = Instant::now();
+    let mut server = server_id(&caller);
+    loop {
+        tokio::time::sleep(period).await;
+        match probe(&caller).await {
+            Probe::Here => {
+                if contact.elapsed() > lease / 2 {
+                    forgive(&caller); // they could not be heard
+                }
+                contact = Instant::now();
+                server = server_id(&caller);
+                check_hosts(&caller);
+                check_undelivered(&caller).await;
+            }
+            Probe::NoStream => return caller.end_with(stream_lost(&caller, &server)),
+            Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
+                "the broker has not answered for {:?}: results that were not there by then are lost",
+                contact.elapsed()
+            ))),
+            Probe::NoAnswer => {}
+        }
+    }
+}
+
+enum Probe {
+    Here,
+    NoStream,
+    NoAnswer,
+}
+
+/// Whether the broker answers, and has the stream.
+async fn probe(caller: &Caller) -> Probe {
+    if !caller.connection.is_connected() {
+        return Probe::NoAnswer;
+    }
+    match caller.connection.context.get_stream(caller.session.stream()).await {
+        Ok(_) => Probe::Here,
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Probe::NoStream
+            }
+            _ => Probe::NoAnswer,
+        },
+    }
+}
+
+fn server_id(caller: &Caller) -> String {
+    caller.connection.client.server_info().server_id
+}
+
+fn stream_lost(caller: &Caller, server: &str) -> Error {
+    let has_restarted = server_id(caller) != server;
+    encoded::unreachable(if has_restarted && caller.settings.storage == StorageType::Memory {
+        "the broker was restarted, and the pool's work was in its memory: all of it is lost (with \
+         `Storage::File` it goes on)"
+            .to_owned()
+    } else {
+        format!(
+            "the broker has no stream of the pool any more: it was deleted, or this process was not heard for \
+             the lease of {:?}",
+            caller.settings.lease
+        )
+    })
+}
+
+/// Hosts were silent because the broker was.
+fn forgive(caller: &Caller) {
+    let mut state = caller.lock();
+    for host in state.hosts.values_mut() {
+        host.seen = Instant::now();
+    }
+    if let Some(since) = &mut state.without_hosts {
+        *since = Instant::now();
+    }
+}
+
+/// Forgets silent hosts. Without any, no work is done; some of theirs may not be done again.
+fn check_hosts(caller: &Arc<Caller>) {
+    let lease = caller.settings.lease;
+    let own = build_id::hex(&caller.settings.build);
+    let (mut failed, mut unserved) = (Vec::new(), Vec::new());
+    {
+        let mut state = caller.lock();
+        state.hosts.retain(|_, host| host.seen.elapsed() <= lease);
+        if !state.hosts.values().any(|host| host.build == own) {
+            state.without_hosts.get_or_insert_with(Instant::now);
+        }
+        let is_unserved = state.without_hosts.is_some_and(|since| since.elapsed() > lease);
+        for (&chunk, outstanding) in &state.outstanding {
+            let is_lost =
+                outstanding.host.as_ref().is_some_and(|(agent, _)| !state.hosts.contains_key(agent));
+            if is_lost && outstanding.on_host_loss == HostLoss::Fail {
+                let host = outstanding.host.as_ref().map(|(_, host)| host.clone());
+                failed.push((chunk, host.unwrap_or_default()));
+            } else if is_unserved && outstanding.submitted.elapsed() > lease {
+                unserved.push(chunk);
+            }
+        }
+    }
+    for (chunk, host) in failed {
+        caller.fail(chunk, outstanding::loss(&[host]));
+    }
+    if !unserved.is_empty() {
+        let error = no_host(caller);
+        for chunk in unserved {
+            caller.fail(chunk, error.clone());
+        }
+    }
+}
+
+fn no_host(caller: &Caller) -> Error {
+    let others: Vec<String> =
+        caller.hosts().iter().map(|host| format!("{} has build {}", host.name, host.build)).collect();
+    let others = if others.is_empty() { "no agent has answered".to_owned() } else { others.join(", ") };
+    let own = build_id::hex(&caller.settings.build);
+    encoded::unreachable(format!(
+        "no host serves pool {:?} with this program, build {}: {others}",
+        caller.session.pool,
+        build_id::short(&own)
+    ))
+}
+
+/// Publishes chunks again that no live host has, and that the broker does not deliver: one that was killed or
+/// whose machine has crashed may have lost a message that it had acknowledged, or take it for delivered.
+async fn check_undelivered(caller: &Arc<Caller>) {
+    let patience = caller.settings.lease * 6 / 5;
+    let undelivered: Vec<u64> = {
+        let state = caller.lock();
+        let is_undelivered = |outstanding: &Outstanding| {
+            let has_host =
+                outstanding.host.as_ref().is_some_and(|(agent, _)| state.hosts.contains_key(agent));
+            !has_host && !outstanding.is_arriving && outstanding.changed.elapsed() > patience
+        };
+        let old = state.outstanding.iter().filter(|(_, outstanding)| is_undelivered(outstanding));
+        old.map(|(&chunk, _)| chunk).collect()
+    };
+    if undelivered.is_empty() || has_undelivered(caller).await != Some(false) {
+        return;
+    }
+    for chunk in undelivered {
+        publish::publish_again(caller, chunk).await;
+    }
+}
+
+/// Whether the broker has chunks that it has not delivered yet: hosts are busy.
+async fn has_undelivered(caller: &Caller) -> Option<bool> {
+    let stream = caller.connection.context.get_stream_no_info(caller.session.stream()).await.ok()?;
+    Some(stream.consumer_info(CONSUMER).await.ok()?.num_pending > 0)
+}

@@ -1,0 +1,137 @@
+//! A chunk that has no results yet: which host has it, and which have been given up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use multiproc::Error;
+use multiproc::pool::encoded;
+
+use super::NewChunk;
+use super::inbox::{Batch, Content, Inbox};
+use super::publish::Work;
+use crate::options::HostLoss;
+
+pub(super) struct Outstanding {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) first: u64,
+    pub(super) count: u32,
+    pub(super) on_host_loss: HostLoss,
+    /// The number under which an agent has it. Results under an earlier one are dropped.
+    pub(super) grant: u64,
+    /// The agent's id and the host's name, if one has begun it.
+    pub(super) host: Option<(String, String)>,
+    /// The hosts that had begun it and were given up, oldest first.
+    pub(super) lost: Vec<String>,
+    pub(super) submitted: Instant,
+    /// When it was published or begun.
+    pub(super) changed: Instant,
+    /// What was published, to publish it again; `None` before.
+    pub(super) work: Option<Arc<Work>>,
+    /// The number of the message that counts.
+    pub(super) copy: u32,
+    /// Its place in the stream, if it is known.
+    pub(super) sequence: Option<u64>,
+    /// Its arguments are in the object store.
+    pub(super) has_object: bool,
+    /// Its results are being fetched from the object store.
+    pub(super) is_arriving: bool,
+}
+
+impl Outstanding {
+    pub(super) fn new(chunk: &NewChunk) -> Self {
+        Self {
+            inbox: Arc::clone(&chunk.inbox),
+            first: chunk.first,
+            count: chunk.count,
+            on_host_loss: chunk.on_host_loss,
+            grant: 0,
+            host: None,
+            lost: Vec::new(),
+            submitted: Instant::now(),
+            changed: Instant::now(),
+            work: None,
+            copy: 0,
+            sequence: None,
+            has_object: false,
+            is_arriving: false,
+        }
+    }
+
+    /// Gives it to an agent; returns the number of the grant. An agent that has it is given up.
+    pub(super) fn grant(&mut self, agent: String, host: String) -> Result<u64, Error> {
+        if let Some((_, lost)) = self.host.take() {
+            self.lost.push(lost);
+            if let Some(error) = self.loss() {
+                return Err(error);
+            }
+        }
+        self.host = Some((agent, host));
+        self.changed = Instant::now();
+        self.grant += 1;
+        Ok(self.grant)
+    }
+
+    /// The error of too many lost hosts.
+    fn loss(&self) -> Option<Error> {
+        let max = match self.on_host_loss {
+            HostLoss::Fail => 0,
+            HostLoss::Retry(max) => max,
+        };
+        (self.lost.len() > max as usize).then(|| loss(&self.lost))
+    }
+
+    pub(super) fn fail(&self, chunk: u64, error: Error) {
+        let content = Content::Lost(error);
+        self.inbox.deliver(Batch { chunk, first: self.first, count: self.count, content });
+    }
+}
+
+/// The error of items whose hosts were lost.
+pub(super) fn loss(hosts: &[String]) -> Error {
+    let error = encoded::host_lost(match hosts {
+        [host] => format!("host {host} was lost"),
+        hosts => format!("the hosts {} were lost, one after another,", hosts.join(", ")),
+    });
+    encoded::placed(error, None, hosts.last().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outstanding(on_host_loss: HostLoss) -> Outstanding {
+        Outstanding {
+            inbox: Arc::default(),
+            first: 0,
+            count: 1,
+            on_host_loss,
+            grant: 0,
+            host: None,
+            lost: Vec::new(),
+            submitted: Instant::now(),
+            changed: Instant::now(),
+            work: None,
+            copy: 0,
+            sequence: None,
+            has_object: false,
+            is_arriving: false,
+        }
+    }
+
+    #[test]
+    fn each_grant_has_a_number_of_its_own_and_lost_hosts_are_counted() {
+        let mut chunk = outstanding(HostLoss::Retry(2));
+        let grants = ["a", "b", "c"].map(|host| chunk.grant(host.to_owned(), host.to_owned()).unwrap());
+        assert_eq!(grants, [1, 2, 3]);
+        let error = chunk.grant("d".to_owned(), "d".to_owned()).unwrap_err();
+        assert!(error.to_string().contains("the hosts a, b, c were lost"), "{error}");
+        assert_eq!(error.host(), Some("c"));
+    }
+
+    #[test]
+    fn a_chunk_that_may_begin_once_is_not_granted_again() {
+        let mut chunk = outstanding(HostLoss::Fail);
+        assert_eq!(chunk.grant("a".to_owned(), "a".to_owned()).unwrap(), 1);
+        assert!(chunk.grant("b".to_owned(), "b".to_owned()).is_err());
+    }
+}

@@ -1,0 +1,135 @@
+//! Puts a chunk into the stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use multiproc::pool::encoded;
+use multiproc::{Error, Result};
+
+use super::{Caller, NewChunk};
+use crate::options::HostLoss;
+use crate::payload;
+use crate::protocol::{self, WorkHeader};
+
+/// A chunk as it was published.
+pub(super) struct Work {
+    header: WorkHeader,
+    /// Empty if they are in the object store.
+    items: Vec<u8>,
+}
+
+/// The pause before another attempt.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Publishes a new chunk, its items apart if they are large.
+pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
+    let deadline = Instant::now() + caller.settings.lease;
+    let published = async {
+        let work = prepare(&caller, chunk, new, deadline).await?;
+        let sequence = send(&caller, &work, deadline).await?;
+        if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+            outstanding.sequence = Some(sequence);
+            outstanding.work = Some(work);
+            outstanding.changed = Instant::now();
+        }
+        Ok(())
+    };
+    if let Err(error) = published.await {
+        caller.fail(chunk, error);
+    }
+}
+
+/// Publishes a chunk once more, which the broker has lost, or does not deliver.
+pub(super) async fn publish_again(caller: &Arc<Caller>, chunk: u64) {
+    let work = {
+        let mut state = caller.lock();
+        let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return };
+        let Some(work) = outstanding.work.clone() else { return };
+        outstanding.copy += 1;
+        outstanding.changed = Instant::now();
+        let header = WorkHeader { copy: outstanding.copy, must_ask: true, ..work.header.clone() };
+        let work = Arc::new(Work { header, items: work.items.clone() });
+        outstanding.work = Some(Arc::clone(&work));
+        work
+    };
+    let deadline = Instant::now() + caller.settings.lease;
+    match send(caller, &work, deadline).await {
+        Ok(sequence) => {
+            if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+                outstanding.sequence = Some(sequence);
+            }
+        }
+        Err(error) => {
+            caller.fail(chunk, error);
+        }
+    }
+}
+
+async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Instant) -> Result<Arc<Work>> {
+    let mut header = WorkHeader {
+        chunk,
+        copy: 0,
+        function: new.function,
+        timeout: new.timeout,
+        retries: new.retries,
+        must_ask: new.on_host_loss == HostLoss::Fail,
+        object: None,
+    };
+    let mut items = new.items;
+    if items.len() > caller.connection.max_payload() {
+        let name = format!("items-{chunk}");
+        store(caller, chunk, &name, &items, deadline).await?;
+        if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+            outstanding.has_object = true;
+        }
+        header.object = Some(name);
+        items = Vec::new();
+    }
+    Ok(Arc::new(Work { header, items }))
+}
+
+async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8], deadline: Instant) -> Result<()> {
+    let storage = caller.settings.storage;
+    loop {
+        let stored = payload::put(&caller.connection, &caller.session, storage, name, items).await;
+        match stored {
+            Ok(()) => return Ok(()),
+            Err(error) => pause(caller, chunk, deadline, error).await?,
+        }
+    }
+}
+
+/// The stream drops what it has already, by the message's id, so a message without an answer is sent again.
+async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u64> {
+    let (chunk, copy) = (work.header.chunk, work.header.copy);
+    let mut payload = caller.settings.build.to_vec();
+    payload.extend(protocol::join(&work.header, &work.items)?);
+    loop {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", format!("{chunk}.{copy}"));
+        let context = &caller.connection.context;
+        let sent = context.publish_with_headers(caller.session.work(), headers, payload.clone().into()).await;
+        let acknowledged = match sent {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Ok(acknowledgement) => return Ok(acknowledgement.sequence),
+            Err(error) => {
+                let error = encoded::unreachable(format!("the broker does not take the work: {error}"));
+                pause(caller, chunk, deadline, error).await?;
+            }
+        }
+    }
+}
+
+/// Waits before another attempt, unless there is no more need or time for one.
+async fn pause(caller: &Arc<Caller>, chunk: u64, deadline: Instant, error: Error) -> Result<()> {
+    let is_wanted = caller.lock().outstanding.contains_key(&chunk);
+    if !is_wanted || Instant::now() > deadline {
+        return Err(error);
+    }
+    tokio::time::sleep(RETRY_PAUSE).await;
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Answers the agents: who may begin a chunk, and whose results count.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::Message;
+use futures_util::StreamExt;
+use multiproc::Result;
+use multiproc::pool::encoded;
+
+use super::Caller;
+use super::inbox::{Batch, Content};
+use crate::payload;
+use crate::protocol::{self, Reply, Request};
+
+/// Subscribes, and answers until the session is over.
+pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
+    let mut requests = super::monitor::subscribe(caller, caller.session.back()).await?;
+    let caller = Arc::clone(caller);
+    caller.runtime.clone().spawn(async move {
+        loop {
+            tokio::select! {
+                request = requests.next() => match request {
+                    Some(request) => take(&caller, request).await,
+                    None => return,
+                },
+                () = caller.is_over() => return,
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn take(caller: &Arc<Caller>, message: Message) {
+    let Ok((request, body)) = protocol::split::<Request>(&message.payload) else { return };
+    let reply = match request {
+        Request::Ping => Reply::Pong,
+        Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host),
+        Request::Begin { chunk, copy, agent, host } => begin(caller, (chunk, copy), agent, host),
+        Request::Check { chunk, grant } => check(caller, chunk, grant),
+        Request::Done { chunk, grant, host, work, object: None } => {
+            finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
+        }
+        Request::Done { chunk, grant, host, work, object: Some(object) } => {
+            let caller = Arc::clone(caller);
+            caller.runtime.clone().spawn(async move {
+                let reply = fetch(&caller, (chunk, grant), host, work, &object).await;
+                answer(&caller, &message, reply).await;
+            });
+            return;
+        }
+    };
+    answer(caller, &message, Some(reply)).await;
+}
+
+async fn answer(caller: &Caller, message: &Message, reply: Option<Reply>) {
+    let (Some(subject), Some(reply)) = (message.reply.clone(), reply) else { return };
+    if let Ok(bytes) = protocol::join(&reply, &[]) {
+        let _ = caller.connection.client.publish(subject, bytes.into()).await;
+    }
+}
+
+/// An agent has begun a chunk that no other had.
+fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk)
+        && outstanding.grant == 0
+    {
+        outstanding.host = Some((agent, host));
+        outstanding.changed = Instant::now();
+    }
+}
+
+/// An agent begins a chunk, if it may.
+fn begin(caller: &Arc<Caller>, (chunk, copy): (u64, u32), agent: String, host: String) -> Reply {
+    let granted = {
+        let mut state = caller.lock();
+        let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return Reply::Finished };
+        if copy != outstanding.copy {
+            return Reply::Finished; // a later message has the chunk
+        }
+        if outstanding.is_arriving {
+            return Reply::Superseded;
+        }
+        // It asks again if it has not got the answer.
+        if outstanding.host.as_ref().is_some_and(|(current, _)| *current == agent) {
+            return Reply::Granted(outstanding.grant);
+        }
+        outstanding.grant(agent, host)
+    };
+    match granted {
+        Ok(grant) => Reply::Granted(grant),
+        Err(error) => {
+            caller.fail(chunk, error);
+            Reply::Finished
+        }
+    }
+}
+
+fn check(caller: &Arc<Caller>, chunk: u64, grant: u64) -> Reply {
+    match caller.lock().outstanding.get(&chunk) {
+        None => Reply::Finished,
+        Some(outstanding) if outstanding.grant == grant => Reply::Granted(grant),
+        Some(_) => Reply::Superseded,
+    }
+}
+
+/// Delivers a chunk's results, unless they are those of an agent that was given up.
+fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Reply {
+    let mut state = caller.lock();
+    match state.outstanding.get(&chunk) {
+        None => return Reply::Finished,
+        Some(outstanding) if outstanding.grant != grant => return Reply::Superseded,
+        Some(_) => {}
+    }
+    if let Some(outstanding) = state.outstanding.remove(&chunk) {
+        drop(state);
+        if outstanding.has_object {
+            let caller = Arc::clone(caller);
+            caller.runtime.clone().spawn(async move {
+                payload::remove(&caller.connection, &caller.session, &format!("items-{chunk}")).await;
+            });
+        }
+        let (first, count) = (outstanding.first, outstanding.count);
+        outstanding.inbox.deliver(Batch { chunk, first, count, content });
+    }
+    Reply::Finished
+}
+
+/// As [`finish`], with results from the object store. `None` if they cannot be read now: the agent asks again.
+async fn fetch(
+    caller: &Arc<Caller>,
+    (chunk, grant): (u64, u64),
+    host: String,
+    work: Duration,
+    object: &str,
+) -> Option<Reply> {
+    {
+        let mut state = caller.lock();
+        match state.outstanding.get_mut(&chunk) {
+            None => return Some(Reply::Finished),
+            Some(outstanding) if outstanding.grant != grant => return Some(Reply::Superseded),
+            Some(outstanding) if outstanding.is_arriving => return None,
+            Some(outstanding) => outstanding.is_arriving = true,
+        }
+    }
+    let bytes = payload::get(&caller.connection, &caller.session, object).await;
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+        outstanding.is_arriving = false;
+    }
+    let reply =
+        finish(caller, chunk, grant, Content::Results { bytes: bytes.ok()?, host: host.into(), work });
+    payload::remove(&caller.connection, &caller.session, object).await;
+    Some(reply)
+}
+
+/// The error of results that cannot be read, for all items of a chunk.
+pub(crate) fn unreadable() -> multiproc::Error {
+    encoded::undecodable("a host has sent results that do not fit the items")
+}

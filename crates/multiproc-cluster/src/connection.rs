@@ -1,0 +1,135 @@
+//! The connection to the broker, and whether it is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use multiproc::pool::encoded;
+use multiproc::{Error, Result};
+use tokio::sync::watch;
+
+/// How long a request to the broker may take.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often the client asks whether the broker is there. After two unanswered questions it connects again.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest pause between two attempts to connect again.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    /// Counts connections: odd while there is one.
+    pub(crate) epoch: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// Connects to the first server of `url` that answers.
+    pub(crate) async fn new(url: &str, options: ConnectOptions, name: &str) -> Result<Self, Refusal> {
+        let (sender, epoch) = watch::channel(0);
+        let sender = Arc::new(sender);
+        let (servers, options) = with_credentials(url, options);
+        let client = options
+            .name(name)
+            .ping_interval(PING_INTERVAL)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .reconnect_delay_callback(backoff)
+            .event_callback(move |event| {
+                let sender = Arc::clone(&sender);
+                async move { note(&sender, &event) }
+            })
+            .connect(servers)
+            .await
+            .map_err(|error| Refusal {
+                is_final: matches!(
+                    error.kind(),
+                    ConnectErrorKind::AuthorizationViolation
+                        | ConnectErrorKind::Authentication
+                        | ConnectErrorKind::ServerParse
+                        | ConnectErrorKind::Tls
+                ),
+                error: encoded::unreachable(format!("cannot connect to {}: {error}", without_secrets(url))),
+            })?;
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        Ok(Self { client, context, epoch })
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.epoch.borrow().is_multiple_of(2).eq(&false)
+    }
+
+    /// The bytes that a message may have besides its header; larger ones go to the object store.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.client.max_payload().min(512 * 1024).saturating_sub(4096)
+    }
+}
+
+/// Why there is no connection.
+pub(crate) struct Refusal {
+    /// Another attempt is of no use.
+    pub(crate) is_final: bool,
+    pub(crate) error: Error,
+}
+
+fn note(epoch: &watch::Sender<u64>, event: &Event) {
+    match event {
+        Event::Connected => {
+            epoch.send_modify(|epoch| *epoch = (*epoch + 1) | 1);
+        }
+        Event::Disconnected | Event::Closed => {
+            epoch.send_modify(|epoch| *epoch = epoch.next_multiple_of(2));
+        }
+        _ => {}
+    }
+}
+
+fn backoff(attempts: usize) -> Duration {
+    let factor = 1 << attempts.min(8);
+    (Duration::from_millis(20) * factor).min(MAX_BACKOFF)
+}
+
+/// The addresses of a comma-separated list of URLs, and the options with the credentials that they hold: the
+/// client reads them from its options only.
+fn with_credentials(urls: &str, mut options: ConnectOptions) -> (Vec<String>, ConnectOptions) {
+    let mut servers = Vec::new();
+    for url in urls.split(',').map(str::trim) {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        let (credentials, address) = match rest.rsplit_once('@') {
+            Some((credentials, address)) => (Some(credentials), address),
+            None => (None, rest),
+        };
+        options = match credentials.map(|credentials| credentials.split_once(':')) {
+            Some(Some((user, password))) => options.user_and_password(user.to_owned(), password.to_owned()),
+            Some(None) => options.token(credentials.unwrap_or_default().to_owned()),
+            None => options,
+        };
+        servers.push(format!("{scheme}://{address}"));
+    }
+    (servers, options)
+}
+
+/// The URLs as an error may show them.
+pub(crate) fn without_secrets(urls: &str) -> String {
+    with_credentials(urls, ConnectOptions::new()).0.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_secret() {
+        assert_eq!(without_secrets("nats://secret@host:4222, u:p@other"), "nats://host:4222,nats://other");
+        assert_eq!(without_secrets("host:1"), "nats://host:1");
+    }
+
+    #[test]
+    fn pauses_between_attempts_grow_to_a_second() {
+        assert_eq!(backoff(0), Duration::from_millis(20));
+        assert_eq!(backoff(100), MAX_BACKOFF);
+    }
+}

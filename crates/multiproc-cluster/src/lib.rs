@@ -1,0 +1,74 @@
+//! The pool of [`multiproc`] on many hosts, through [NATS](https://nats.io) `JetStream`.
+//!
+//! A program that outgrows one machine changes one line: its pool comes from a [`Cluster`]. The functions, the
+//! results and the errors stay.
+//!
+//! ```no_run
+//! use multiproc_cluster::Cluster;
+//!
+//! fn shrink(file: String) -> usize {
+//!     file.len()
+//! }
+//!
+//! fn main() -> multiproc::Result<()> {
+//!     multiproc_cluster::init(); // the first line
+//!     let pool = Cluster::connect("nats://10.0.0.1:4222")?.pool("thumbnails")?;
+//!     for size in pool.imap_unordered(shrink, ["a.jpg".to_owned(), "b.jpg".to_owned()]) {
+//!         println!("{}", size?);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! On each host the same program runs as an agent: `MULTIPROC_AGENT=nats://10.0.0.1:4222 program`. It keeps a
+//! local pool of as many workers as the host has CPUs, and serves all pools of its build.
+//!
+//! # Guarantees
+//!
+//! - **The same functions, the same build.** A function crosses by its place in the program, so agents and
+//!   caller run the same file; an agent with another one refuses the pool, and [`Pool::hosts`] shows it.
+//! - **One result an item.** A worker that dies fails the one task it was running, in milliseconds. A *host*
+//!   that dies, hangs or is cut off is given up after the [lease](ClusterBuilder::lease): others run its items.
+//!   So a task begins at least once; [`HostLoss::Fail`] makes that at most once. Late results of a host that
+//!   was given up are dropped.
+//! - **No call waits for ever.** Whatever is killed, every handle resolves within the lease and five seconds,
+//!   or while its task runs on a live host.
+//! - **Nothing is left behind.** A caller's stream and objects go with its pool; if it is killed, the agents
+//!   remove them after the lease.
+//!
+//! # Limits
+//!
+//! Ends of queues and pipes, locks, and shared memory stay on their host: such arguments are an error. So is a
+//! result that holds one, of its item.
+//!
+//! `docs/cluster.md` of the repository says how it works, and what limits it on 100 and on 10,000 hosts.
+
+#![warn(missing_docs)]
+
+// Highest first: a module uses only those below it.
+mod agent;
+
+mod pool;
+mod results;
+mod task_handle;
+
+mod cluster;
+mod options;
+
+mod caller;
+
+mod payload;
+
+mod connection;
+
+mod build_id;
+mod protocol;
+
+pub use agent::{AgentOptions, agent, init};
+pub use async_nats::ConnectOptions;
+pub use caller::Host;
+pub use cluster::Cluster;
+pub use options::{ClusterBuilder, HostLoss, Storage};
+pub use pool::{CallOptions, Pool};
+pub use results::Results;
+pub use task_handle::TaskHandle;

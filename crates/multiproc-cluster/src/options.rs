@@ -1,0 +1,80 @@
+//! What a caller may choose: of a cluster, and of one call.
+
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+
+/// Where the broker keeps a pool's work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In its memory. If the broker restarts, every call ends in an error that says so.
+    #[default]
+    Memory,
+    /// In its files. If the broker restarts within the lease, the work goes on.
+    File,
+}
+
+/// What becomes of the items of a host that dies, hangs or is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostLoss {
+    /// Other hosts run them after the lease, so a task may begin twice; each item has one result. After this
+    /// number of lost hosts the items fail. The default is `Retry(4)`.
+    Retry(u32),
+    /// They fail, if a task of theirs may have begun: a task begins at most once.
+    Fail,
+}
+
+impl Default for HostLoss {
+    fn default() -> Self {
+        Self::Retry(4)
+    }
+}
+
+/// Options of a [`Cluster`](crate::Cluster). Made by [`Cluster::builder`](crate::Cluster::builder).
+#[must_use]
+pub struct ClusterBuilder {
+    pub(crate) url: String,
+    pub(crate) connect: ConnectOptions,
+    pub(crate) lease: Duration,
+    pub(crate) storage: Storage,
+}
+
+impl ClusterBuilder {
+    pub(crate) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            connect: ConnectOptions::new(),
+            lease: Duration::from_secs(10),
+            storage: Storage::default(),
+        }
+    }
+
+    /// How the client connects: TLS, a token, an nkey, a file with credentials. Its name, its intervals and
+    /// its callbacks are this crate's.
+    pub fn connect_options(mut self, options: ConnectOptions) -> Self {
+        self.connect = options;
+        self
+    }
+
+    /// How long a host, the broker or this process may be silent before it is given up. Default 10 s, at least
+    /// 0.5 s. A dead host's items begin elsewhere after it; a caller's work is withdrawn after it.
+    pub fn lease(mut self, time: Duration) -> Self {
+        self.lease = time;
+        self
+    }
+
+    /// Where the broker keeps the work. Default: in memory.
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+}
+
+/// The options of a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: u32,
+    pub(crate) buffer_size: Option<usize>,
+    pub(crate) on_host_loss: HostLoss,
+}

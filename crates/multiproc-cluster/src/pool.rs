@@ -1,0 +1,298 @@
+//! `Pool`: the calls, as a local pool has them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use multiproc::pool::encoded::{self, FunctionId};
+use multiproc::{RemoteFn, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::caller::inbox::Inbox;
+use crate::caller::{Caller, Host, NewChunk};
+use crate::cluster::Shared;
+use crate::options::{HostLoss, Options};
+use crate::protocol;
+use crate::results::{Order, Results};
+use crate::task_handle::TaskHandle;
+
+/// The workers of all agents of a [`Cluster`](crate::Cluster), as one pool.
+///
+/// Its calls are those of [`multiproc::Pool`], with the same functions, results and errors; an error of a task
+/// on another host has that [host](multiproc::Error::host). A worker that dies fails the one task that it was
+/// running. A host that dies, hangs or is cut off is given up after the
+/// [lease](crate::ClusterBuilder::lease); [`HostLoss`] says what becomes of its items.
+///
+/// No call waits for hosts that do not come: while no agent of this program answers for a lease, its items
+/// fail, with an error that names the hosts that have another build.
+///
+/// Dropping the pool withdraws what is left of its work, and waits at most two seconds for that.
+pub struct Pool {
+    caller: Arc<Caller>,
+    shared: Arc<Shared>,
+}
+
+impl Pool {
+    pub(crate) fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
+        Self { caller, shared }
+    }
+
+    /// Options for one call.
+    pub fn options(&self) -> CallOptions<'_> {
+        CallOptions { caller: &self.caller, options: Options::default() }
+    }
+
+    /// The hosts whose agents have answered within a lease. Does not block.
+    pub fn hosts(&self) -> Vec<Host> {
+        self.caller.hosts()
+    }
+
+    /// Waits until this number of hosts serve the pool.
+    ///
+    /// # Errors
+    /// When they do not within `time`.
+    pub fn wait_for_hosts(&self, count: usize, time: Duration) -> Result<()> {
+        let deadline = Instant::now() + time;
+        while self.hosts().iter().filter(|host| host.serves).count() < count {
+            if Instant::now() >= deadline {
+                return Err(encoded::timed_out("hear of enough hosts"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+/// The calls, with default options.
+#[allow(clippy::missing_errors_doc)]
+impl Pool {
+    /// As [`multiproc::Pool::map`]: all results in order, or the first failing item's error.
+    pub fn map<F, T, R, I>(&self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().map(function, items)
+    }
+
+    /// As [`multiproc::Pool::map_results`]: each item's result.
+    pub fn map_results<F, T, R, I>(&self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().map_results(function, items)
+    }
+
+    /// As [`multiproc::Pool::imap`]: results in the order of the items, as they arrive.
+    pub fn imap<F, T, R, I>(&self, function: F, items: I) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().imap(function, items)
+    }
+
+    /// As [`multiproc::Pool::imap_unordered`]: results as they arrive.
+    pub fn imap_unordered<F, T, R, I>(&self, function: F, items: I) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.options().imap_unordered(function, items)
+    }
+
+    /// As [`multiproc::Pool::apply`]: one task, and its result.
+    pub fn apply<F, Args, R>(&self, function: F, args: Args) -> Result<R>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.options().apply(function, args)
+    }
+
+    /// As [`multiproc::Pool::submit`]: one task, and a handle for its result. Does not block.
+    pub fn submit<F, Args, R>(&self, function: F, args: Args) -> Result<TaskHandle<R>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.options().submit(function, args)
+    }
+}
+
+/// Options for one call. Made by [`Pool::options`]; ends with one of the pool's calls.
+#[must_use]
+#[derive(Clone, Copy)]
+pub struct CallOptions<'pool> {
+    caller: &'pool Arc<Caller>,
+    options: Options,
+}
+
+impl CallOptions<'_> {
+    /// As [`multiproc::pool::CallOptions::timeout`].
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.options.timeout = Some(time);
+        self
+    }
+
+    /// As [`multiproc::pool::CallOptions::retries`]: further runs of an item whose *worker* died.
+    pub fn retries(mut self, times: u32) -> Self {
+        self.options.retries = times;
+        self
+    }
+
+    /// What becomes of items whose *host* is lost.
+    pub fn on_host_loss(mut self, choice: HostLoss) -> Self {
+        self.options.on_host_loss = choice;
+        self
+    }
+
+    /// As [`multiproc::pool::CallOptions::buffer_size`]: the maximum number of items that `imap` takes ahead of
+    /// the results that it has returned.
+    pub fn buffer_size(mut self, size: usize) -> Self {
+        self.options.buffer_size = Some(size);
+        self
+    }
+
+    fn check(self) -> Result<()> {
+        if self.options.timeout == Some(Duration::ZERO) {
+            return Err(encoded::invalid("`timeout` must be greater than zero".to_owned()));
+        }
+        if self.options.buffer_size == Some(0) {
+            return Err(encoded::invalid("`buffer_size` must be at least 1".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The calls.
+#[allow(clippy::missing_errors_doc)]
+impl CallOptions<'_> {
+    /// As [`Pool::map`].
+    pub fn map<F, T, R, I>(self, function: F, items: I) -> Result<Vec<R>>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.imap(function, items).collect()
+    }
+
+    /// As [`Pool::map_results`].
+    pub fn map_results<F, T, R, I>(self, function: F, items: I) -> Result<Vec<Result<R>>>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.check()?;
+        Ok(self.imap(function, items).collect())
+    }
+
+    /// As [`Pool::imap`].
+    pub fn imap<F, T, R, I>(self, function: F, items: I) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.results(function, items, Order::Input)
+    }
+
+    /// As [`Pool::imap_unordered`].
+    pub fn imap_unordered<F, T, R, I>(self, function: F, items: I) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        self.results(function, items, Order::Arrival)
+    }
+
+    /// As [`Pool::apply`].
+    pub fn apply<F, Args, R>(self, function: F, args: Args) -> Result<R>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.submit(function, args)?.get()
+    }
+
+    /// As [`Pool::submit`].
+    pub fn submit<F, Args, R>(self, function: F, args: Args) -> Result<TaskHandle<R>>
+    where
+        F: RemoteFn<Args, Output = R>,
+        Args: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        self.check()?;
+        let (mut bytes, mut items) = (Vec::new(), Vec::new());
+        encoded::encode(&args, &mut bytes, "the arguments")?;
+        protocol::push(&mut items, &bytes);
+        let inbox = Arc::<Inbox>::default();
+        let chunk = self.caller.submit(NewChunk {
+            inbox: Arc::clone(&inbox),
+            function: FunctionId::of(function)?,
+            first: 0,
+            count: 1,
+            items,
+            timeout: self.options.timeout,
+            retries: self.options.retries,
+            on_host_loss: self.options.on_host_loss,
+        })?;
+        Ok(TaskHandle::new(Arc::clone(self.caller), inbox, chunk))
+    }
+
+    fn results<F, T, R, I>(self, function: F, items: I, order: Order) -> Results<I::IntoIter, R>
+    where
+        F: RemoteFn<(T,), Output = R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+        I: IntoIterator<Item = T>,
+    {
+        let function = self.check().and_then(|()| FunctionId::of(function));
+        Results::new(Arc::clone(self.caller), self.options, function, items.into_iter(), order)
+    }
+}
+
+/// How long dropping a pool may wait for the broker.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let close = tokio::time::timeout;
+        let caller = Arc::clone(&self.caller);
+        let _ = self.shared.run(async move {
+            let _ = close(CLOSE_TIMEOUT, caller.close()).await;
+        });
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.caller.session.pool).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CallOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions").field("options", &self.options).finish_non_exhaustive()
+    }
+}

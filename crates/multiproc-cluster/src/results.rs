@@ -1,0 +1,338 @@
+//! `Results`: the items of a call go out in chunks, and their results come in.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use multiproc::pool::encoded::{self, FunctionId};
+use multiproc::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::caller::inbox::{Batch, Content, Inbox};
+use crate::caller::{Caller, NewChunk, unreadable};
+use crate::options::Options;
+use crate::protocol;
+
+/// The order in which results come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Input,
+    Arrival,
+}
+
+/// The results of [`imap`](crate::Pool::imap) and [`imap_unordered`](crate::Pool::imap_unordered). `next`
+/// blocks until there is one. `I` is the iterator of the input.
+///
+/// The call takes its input as results are taken: what is out at most keeps all workers busy. Dropping it
+/// withdraws the rest.
+#[must_use = "it takes its input and runs tasks only as its results are asked for"]
+pub struct Results<I, R> {
+    caller: Arc<Caller>,
+    options: Options,
+    /// The function; an error until it was returned.
+    function: Result<FunctionId, Option<Error>>,
+    /// `None` at its end.
+    input: Option<I>,
+    order: Order,
+    inbox: Arc<Inbox>,
+    out: HashSet<u64>,
+    /// The input index of the next item to send.
+    next_item: u64,
+    /// The number of results returned.
+    returned: u64,
+    /// Batches that came before their turn, by their first items.
+    early: BTreeMap<u64, Batch>,
+    current: Option<Cursor>,
+    cost: Cost,
+    /// An item that could not be encoded, behind those sent: its index and error.
+    unsendable: Option<Batch>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// The work that makes a chunk worth a round trip.
+const TARGET_CHUNK_TIME: Duration = Duration::from_millis(50);
+/// The maximum number of items of a chunk, and the maximum growth over those whose cost is known.
+const MAX_CHUNK_LEN: u64 = 32 * 1024;
+const MAX_GROWTH: u64 = 16;
+/// The bytes after which a chunk is full.
+const MAX_CHUNK_BYTES: usize = 128 * 1024;
+/// How long a slow input may delay a chunk that has items.
+const MAX_FILL_TIME: Duration = Duration::from_millis(10);
+
+impl<I, R> Results<I, R> {
+    pub(crate) fn new(
+        caller: Arc<Caller>,
+        options: Options,
+        function: Result<FunctionId>,
+        input: I,
+        order: Order,
+    ) -> Self {
+        Self {
+            caller,
+            options,
+            input: function.is_ok().then_some(input),
+            function: function.map_err(Some),
+            order,
+            inbox: Arc::default(),
+            out: HashSet::new(),
+            next_item: 0,
+            returned: 0,
+            early: BTreeMap::new(),
+            current: None,
+            cost: Cost::default(),
+            unsendable: None,
+            result: PhantomData,
+        }
+    }
+
+    /// Takes a batch that has arrived; returns whether it is the next one.
+    fn admit(&mut self, batch: Batch) {
+        self.out.remove(&batch.chunk);
+        if let Content::Results { work, .. } = &batch.content {
+            self.cost.learn(batch.count, *work);
+        }
+        self.early.insert(batch.first, batch);
+    }
+
+    /// The batch whose turn it is, if it has arrived.
+    fn next_batch(&mut self) -> Option<Batch> {
+        match self.order {
+            Order::Arrival => self.early.pop_first().map(|(_, batch)| batch),
+            Order::Input => self.early.remove(&self.returned),
+        }
+    }
+}
+
+impl<T, I, R> Results<I, R>
+where
+    T: Serialize + DeserializeOwned,
+    I: Iterator<Item = T>,
+    R: Serialize + DeserializeOwned,
+{
+    /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes
+    /// long.
+    fn fill(&mut self) {
+        let started = Instant::now();
+        while self.input.is_some() && self.out.len() + self.early.len() < self.caller.window() {
+            if !self.out.is_empty() && started.elapsed() > MAX_FILL_TIME && self.inbox.has_some() {
+                return;
+            }
+            let room = match self.options.buffer_size {
+                Some(size) => (size as u64).saturating_sub(self.next_item - self.returned),
+                None => u64::MAX,
+            };
+            if room == 0 {
+                return;
+            }
+            self.send_chunk(self.chunk_len().min(room));
+        }
+    }
+
+    /// The number of items of the next chunk. Of a short rest, each worker gets some.
+    fn chunk_len(&self) -> u64 {
+        let by_cost = self.cost.target_len();
+        match self.input.as_ref().map(Iterator::size_hint) {
+            Some((least, Some(most))) if least == most => {
+                let workers = self.caller.workers().max(1) as u64;
+                by_cost.min((least as u64).div_ceil(workers * 2)).max(1)
+            }
+            _ => by_cost,
+        }
+    }
+
+    fn send_chunk(&mut self, length: u64) {
+        let started = Instant::now();
+        let (mut items, mut count, mut bytes) = (Vec::new(), 0, Vec::new());
+        while let Some(input) = &mut self.input
+            && u64::from(count) < length
+            && items.len() < MAX_CHUNK_BYTES
+            && (count == 0 || started.elapsed() < MAX_FILL_TIME)
+        {
+            let Some(item) = input.next() else {
+                self.input = None;
+                break;
+            };
+            bytes.clear();
+            if let Err(error) = encoded::encode(&(item,), &mut bytes, "the arguments") {
+                let first = self.next_item + u64::from(count);
+                let content = Content::Lost(error);
+                self.unsendable = Some(Batch { chunk: u64::MAX, first, count: 1, content });
+                break;
+            }
+            protocol::push(&mut items, &bytes);
+            count += 1;
+        }
+        if count > 0 {
+            self.submit(items, count);
+        }
+        if let Some(batch) = self.unsendable.take() {
+            self.next_item += 1;
+            self.admit(batch);
+        }
+    }
+
+    fn submit(&mut self, items: Vec<u8>, count: u32) {
+        let Ok(function) = self.function else { return };
+        let first = self.next_item;
+        self.next_item += u64::from(count);
+        let submitted = self.caller.submit(NewChunk {
+            inbox: Arc::clone(&self.inbox),
+            function,
+            first,
+            count,
+            items,
+            timeout: self.options.timeout,
+            retries: self.options.retries,
+            on_host_loss: self.options.on_host_loss,
+        });
+        match submitted {
+            Ok(chunk) => {
+                self.out.insert(chunk);
+            }
+            Err(error) => {
+                self.input = None; // the rest would fail as well
+                self.admit(Batch { chunk: u64::MAX, first, count, content: Content::Lost(error) });
+            }
+        }
+    }
+}
+
+impl<T, I, R> Iterator for Results<I, R>
+where
+    T: Serialize + DeserializeOwned,
+    I: Iterator<Item = T>,
+    R: Serialize + DeserializeOwned,
+{
+    type Item = Result<R>;
+
+    fn next(&mut self) -> Option<Result<R>> {
+        if let Err(error) = &mut self.function {
+            return error.take().map(Err);
+        }
+        loop {
+            if let Some(current) = &mut self.current {
+                if current.left > 0 {
+                    self.returned += 1;
+                    return Some(current.next());
+                }
+                self.current = None;
+            }
+            while let Some(batch) = self.inbox.try_take() {
+                self.admit(batch);
+            }
+            self.fill();
+            if let Some(batch) = self.next_batch() {
+                self.current = Some(Cursor::new(batch, true));
+                continue;
+            }
+            if self.out.is_empty() {
+                return None;
+            }
+            let batch = self.inbox.take(None)?;
+            self.admit(batch);
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let pending = usize::try_from(self.next_item - self.returned).unwrap_or(usize::MAX);
+        let (least, most) = self.input.as_ref().map_or((0, Some(0)), Iterator::size_hint);
+        (pending.saturating_add(least), most.and_then(|most| most.checked_add(pending)))
+    }
+}
+
+impl<I, R> Drop for Results<I, R> {
+    fn drop(&mut self) {
+        for chunk in self.out.drain() {
+            self.caller.withdraw(chunk);
+        }
+    }
+}
+
+impl<I, R> fmt::Debug for Results<I, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Results").field("returned", &self.returned).finish_non_exhaustive()
+    }
+}
+
+/// The results of one batch, decoded one by one.
+pub(crate) struct Cursor {
+    batch: Batch,
+    /// The results not taken yet.
+    pub(crate) left: u32,
+    /// Where the next one begins.
+    position: usize,
+    has_index: bool,
+}
+
+impl Cursor {
+    pub(crate) fn new(batch: Batch, has_index: bool) -> Self {
+        Self { left: batch.count, batch, position: 0, has_index }
+    }
+
+    pub(crate) fn next<R: Serialize + DeserializeOwned>(&mut self) -> Result<R> {
+        let index = self.batch.first + u64::from(self.batch.count.saturating_sub(self.left));
+        self.left = self.left.saturating_sub(1);
+        let index = self.has_index.then_some(index);
+        match &self.batch.content {
+            Content::Lost(error) => {
+                let host = error.host().map(str::to_owned);
+                Err(encoded::placed(error.clone(), index, host.as_deref()))
+            }
+            Content::Results { bytes, host, .. } => {
+                let mut rest = bytes.get(self.position..).unwrap_or_default();
+                let value = if rest.is_empty() { Err(unreadable()) } else { protocol::pop_result(&mut rest) };
+                let result = value.and_then(|value| encoded::decode(value, "the result"));
+                self.position = bytes.len() - rest.len();
+                result.map_err(|error| encoded::placed(error, index, Some(host)))
+            }
+        }
+    }
+}
+
+/// The estimated cost of an item.
+#[derive(Default)]
+struct Cost {
+    /// Nanoseconds per item, and the largest chunk that they were learnt from.
+    estimate: Option<(u64, u64)>,
+}
+
+impl Cost {
+    fn learn(&mut self, count: u32, work: Duration) {
+        let count = u64::from(count.max(1));
+        let nanos = u64::try_from(work.as_nanos()).unwrap_or(u64::MAX) / count;
+        self.estimate = Some(match self.estimate {
+            Some((before, largest)) => ((before * 3 + nanos) / 4, largest.max(count)),
+            None => (nanos, count),
+        });
+    }
+
+    fn target_len(&self) -> u64 {
+        let Some((nanos, largest)) = self.estimate else { return 1 };
+        let target = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
+        (target / nanos.max(1)).clamp(1, MAX_CHUNK_LEN).min(largest * MAX_GROWTH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_grow_to_the_target_time_and_not_at_once() {
+        let mut cost = Cost::default();
+        assert_eq!(cost.target_len(), 1);
+        cost.learn(1, Duration::from_micros(1));
+        assert_eq!(cost.target_len(), MAX_GROWTH);
+        for _ in 0..50 {
+            cost.learn(u32::try_from(cost.target_len()).unwrap(), Duration::from_millis(16));
+        }
+        let slow = Duration::from_millis(25) * 4;
+        for _ in 0..50 {
+            cost.learn(4, slow);
+        }
+        assert_eq!(cost.target_len(), 2);
+    }
+}

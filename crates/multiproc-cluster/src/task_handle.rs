@@ -1,0 +1,68 @@
+//! `TaskHandle`: one submitted task.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use multiproc::Result;
+use multiproc::pool::encoded;
+use serde::de::DeserializeOwned;
+
+use crate::caller::Caller;
+use crate::caller::inbox::{Batch, Inbox};
+use crate::results::Cursor;
+
+/// The result of a task that [`submit`](crate::Pool::submit) has sent. If it is dropped, the task still runs.
+#[must_use = "dropping it loses the task's result and errors"]
+pub struct TaskHandle<R> {
+    caller: Arc<Caller>,
+    inbox: Arc<Inbox>,
+    chunk: u64,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
+    pub(crate) fn new(caller: Arc<Caller>, inbox: Arc<Inbox>, chunk: u64) -> Self {
+        Self { caller, inbox, chunk, result: PhantomData }
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// As [`multiproc::pool::TaskHandle::get`], and when the host is lost, or hosts or broker do not answer.
+    pub fn get(self) -> Result<R> {
+        Self::open(self.inbox.take(None))
+    }
+
+    /// As [`get`](Self::get), but for at most `time`. `None` if the task has no result by then.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get).
+    pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
+        let batch = self.inbox.take(Instant::now().checked_add(time));
+        batch.map(|batch| Self::open(Some(batch))).transpose()
+    }
+
+    /// Whether [`get`](Self::get) would return without blocking. Does not block.
+    pub fn is_ready(&self) -> bool {
+        self.inbox.has_some()
+    }
+
+    /// Cancels the task: it does not begin any more, or its worker is killed. Does not block. False if it has
+    /// its result.
+    pub fn cancel(&self) -> bool {
+        self.caller.fail(self.chunk, encoded::cancelled())
+    }
+
+    fn open(batch: Option<Batch>) -> Result<R> {
+        let batch = batch.ok_or_else(|| encoded::invalid("the result was taken before".to_owned()))?;
+        Cursor::new(batch, false).next()
+    }
+}
+
+impl<R> fmt::Debug for TaskHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("chunk", &self.chunk).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+//! The calls: values, errors, order, large payloads, cancellation.
+
+use std::time::Duration;
+
+use multiproc::{Error, Result};
+
+use crate::support::{Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{enlarge, fail, sleep, square};
+
+trials![
+    values_and_errors_are_those_of_a_local_pool,
+    results_come_in_order_or_as_they_arrive,
+    an_input_is_taken_only_so_far_ahead,
+    large_payloads_arrive_and_leave_nothing,
+    a_timeout_and_a_cancelled_task_end_their_worker,
+    a_dropped_iterator_withdraws_the_rest_and_a_dropped_pool_leaves_no_stream,
+    retries_are_those_of_a_local_pool,
+    arguments_that_cannot_leave_the_host_are_errors,
+];
+
+type Facts = (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>);
+
+fn facts<T>(result: Result<T>) -> Result<T, Facts> {
+    result.map_err(|error| (error.kind(), error.index(), error.signal(), error.exit_code()))
+}
+
+fn values_and_errors_are_those_of_a_local_pool() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.pool("values");
+    let local = multiproc::Pool::new(2)?;
+
+    assert_eq!(pool.map(square, 0..5000)?, local.map(square, 0..5000)?);
+    assert_eq!(pool.map(square, Vec::new())?, Vec::<u64>::new());
+    assert_eq!(pool.apply(u64::pow, (2, 10))?, 1024);
+
+    let remote = pool.map_results(fail, 0..5)?;
+    for error in remote.iter().filter_map(|result| result.as_ref().err()) {
+        assert!(["a", "b"].map(Some).contains(&error.host()), "{error}");
+        assert!(error.to_string().contains("(on host "), "{error}");
+    }
+    let text = |result: Result<Result<u64, _>>| match facts(result) {
+        Ok(Ok(number)) => format!("{number}"),
+        Ok(Err(error)) => format!("the task's error: {}", multiproc::TaskError::to_string(&error)),
+        Err(facts) => format!("{facts:?}"),
+    };
+    let remote: Vec<_> = remote.into_iter().map(text).collect();
+    let here: Vec<_> = local.map_results(fail, 0..5)?.into_iter().map(text).collect();
+    assert_eq!(remote, here);
+    Ok(())
+}
+
+fn results_come_in_order_or_as_they_arrive() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.pool("order");
+    let uneven = |number: u64| {
+        std::thread::sleep(Duration::from_millis(if number.is_multiple_of(10) { 20 } else { 0 }));
+        number
+    };
+    assert!(pool.imap(uneven, 0..200).map(Result::unwrap).eq(0..200));
+    let mut numbers: Vec<u64> = pool.imap_unordered(uneven, 0..200).collect::<Result<_>>()?;
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..200));
+    Ok(())
+}
+
+fn an_input_is_taken_only_so_far_ahead() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("window");
+    let taken = std::cell::Cell::new(0_u64);
+    let input = (0..10_000).inspect(|_| taken.set(taken.get() + 1));
+    let mut results = pool.options().buffer_size(5).imap(square, input);
+    for number in 0..20 {
+        assert_eq!(results.next().unwrap()?, number * number);
+        assert!(taken.get() <= number + 1 + 5, "{} were taken for {number}", taken.get());
+    }
+    Ok(())
+}
+
+fn large_payloads_arrive_and_leave_nothing() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.pool("large");
+    let large = vec![1_u8; 3_000_000];
+    let tasks: Vec<_> =
+        (0..4).map(|_| pool.submit(enlarge, (large.clone(), 2_000_000))).collect::<Result<_>>()?;
+    for task in tasks {
+        let (length, result) = task.get()?;
+        assert_eq!((length, result.len()), (3_000_000, 2_000_000));
+    }
+    wait_until("the objects are removed", || server.stored_bytes("OBJ_") < 100_000);
+    drop(pool);
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+fn a_timeout_and_a_cancelled_task_end_their_worker() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("limits");
+    let limited = pool.options().timeout(Duration::from_millis(300)).map_results(fail, [0, 5, 6])?;
+    assert!(limited[1].as_ref().is_err_and(Error::is_timeout), "{limited:?}");
+    assert!(limited[0].is_ok() && limited[2].is_ok());
+
+    // The host has two workers: if these went on, nothing else would run.
+    let tasks: Vec<_> =
+        (0..2).map(|_| pool.submit(sleep, (Duration::from_secs(3600),))).collect::<Result<_>>()?;
+    std::thread::sleep(Duration::from_millis(300));
+    for task in tasks {
+        assert!(task.cancel() && !task.cancel());
+        assert!(task.get().unwrap_err().is_cancelled());
+    }
+    let mut task = pool.submit(square, (3,))?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(9));
+    Ok(())
+}
+
+fn a_dropped_iterator_withdraws_the_rest_and_a_dropped_pool_leaves_no_stream() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("dropped");
+    let mut results = pool.imap(crate::work::slow_square, 0..100_000);
+    assert_eq!(results.next().unwrap()?, 0);
+    drop(results);
+    assert_eq!(pool.apply(square, (4,))?, 16);
+    wait_until("the chunks are removed", || server.stored_bytes("MULTIPROC_") == 0);
+    drop(pool);
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+fn retries_are_those_of_a_local_pool() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let error = server.pool("retries").options().retries(2).apply(fail, (3,)).unwrap_err();
+    assert_eq!((error.signal(), error.attempts().len()), (Some(6), 2));
+    Ok(())
+}
+
+fn arguments_that_cannot_leave_the_host_are_errors() -> Outcome {
+    let server = Server::start();
+    let pool = server.pool("descriptors");
+    let (end, _other) = multiproc::pipe::<u8, u8>()?;
+    let take = |_: multiproc::Connection<u8, u8>| ();
+    assert!(pool.apply(take, (end,)).unwrap_err().is_codec());
+    assert!(server.cluster().connect()?.pool("a.b").is_err());
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! Kills, stops and cuts: each item has one result, and no call waits for ever.
+
+use std::collections::HashMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use multiproc_cluster::HostLoss;
+use nix::sys::signal::Signal;
+
+use crate::link::Link;
+use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, trials, wait_until};
+use crate::work::{begin_and_wait, slow_square, square};
+
+trials![
+    random_kills_of_agents_lose_and_repeat_no_result,
+    a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped,
+    a_lost_hosts_items_fail_if_they_may_begin_once,
+    work_in_files_goes_on_after_a_restart_of_the_broker,
+    work_in_memory_ends_in_an_error_after_a_restart_of_the_broker,
+    a_broker_that_is_gone_ends_calls_in_an_error,
+    a_host_that_is_cut_off_is_given_up_and_serves_again,
+    a_short_cut_of_the_caller_loses_nothing,
+];
+
+/// How often agents are killed, and in a run of how many items.
+fn scale() -> (usize, u64) {
+    let number = |name: &str, default| match std::env::var(name) {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => default,
+    };
+    let kills = usize::try_from(number("CLUSTER_KILLS", 6)).unwrap();
+    (kills, number("CLUSTER_ITEMS", 4000))
+}
+
+fn random_kills_of_agents_lose_and_repeat_no_result() -> Outcome {
+    let (kills, items) = scale();
+    let server = Server::start();
+    let mut agents = server.agents(&["a", "b", "c"]);
+    let pool = server.pool("kills");
+    pool.wait_for_hosts(3, TEST_TIMEOUT)?;
+    let every = items / (kills as u64 + 1);
+    let (mut count, mut sum, mut killed) = (0_u64, 0_u64, 0);
+    let options = pool.options().on_host_loss(HostLoss::Retry(1000));
+    for result in options.imap_unordered(slow_square, 0..items) {
+        count += 1;
+        sum += result?;
+        if killed < kills && count >= every * (killed as u64 + 1) {
+            let victim = fastrand::usize(..agents.len());
+            agents[victim] = server.agent(&format!("{victim}-{killed}")); // drops, and so kills, the old one
+            killed += 1;
+        }
+    }
+    assert_eq!((count, killed), (items, kills));
+    assert_eq!(sum, (0..items).map(square).sum::<u64>());
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+/// Waits until a task has begun at another agent than those; returns the pid of that.
+fn wait_for_begin(folder: &std::path::Path, known: &[u32]) -> u32 {
+    let mut found = 0;
+    wait_until("the task begins", || {
+        let names =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut pids = names.filter_map(|name| name.strip_prefix("begun-")?.parse().ok());
+        match pids.find(|pid| !known.contains(pid)) {
+            Some(pid) => found = pid,
+            None => return false,
+        }
+        true
+    });
+    found
+}
+
+fn a_stopped_hosts_items_run_elsewhere_and_its_late_results_are_dropped() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let agents: HashMap<u32, _> =
+        server.agents(&["a", "b"]).into_iter().map(|agent| (agent.pid(), agent)).collect();
+    let pool = server.pool("stopped");
+    let mut task = pool.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    let first = wait_for_begin(folder.path(), &[]);
+    agents[&first].signal(Signal::SIGSTOP);
+    let second = wait_for_begin(folder.path(), &[first]);
+    // Now the first one goes on, and its task ends first or last: the second one has the chunk.
+    agents[&first].signal(Signal::SIGCONT);
+    fs::write(folder.path().join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(second));
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+fn a_lost_hosts_items_fail_if_they_may_begin_once() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let mut agents: HashMap<u32, _> =
+        server.agents(&["a", "b"]).into_iter().map(|agent| (agent.pid(), agent)).collect();
+    let pool = server.pool("once");
+    let options = pool.options().on_host_loss(HostLoss::Fail);
+    let mut task = options.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    let first = wait_for_begin(folder.path(), &[]);
+    agents.remove(&first);
+    let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
+    assert!(error.to_string().contains("was lost") && error.host().is_some(), "{error}");
+    let begun = fs::read_dir(folder.path())?.count();
+    assert_eq!(begun, 1, "it has begun twice");
+    fs::write(folder.path().join("go"), "")?;
+    Ok(())
+}
+
+fn work_in_files_goes_on_after_a_restart_of_the_broker() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pool = server.cluster().lease(LEASE * 5).storage(multiproc_cluster::Storage::File);
+    let pool = pool.connect()?.pool("stored")?;
+    let mut sum = 0;
+    let options = pool.options().on_host_loss(HostLoss::Retry(100));
+    for (count, result) in options.imap_unordered(slow_square, 0..3000).enumerate() {
+        sum += result?;
+        if count == 1000 || count == 2000 {
+            server.restart();
+        }
+    }
+    assert_eq!(sum, (0..3000).map(square).sum::<u64>());
+    drop(pool); // the killed server may have forgotten that a chunk was acknowledged
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+fn work_in_memory_ends_in_an_error_after_a_restart_of_the_broker() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("memory");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    let mut task = pool.submit(crate::work::sleep, (Duration::from_secs(3600),))?;
+    server.restart();
+    let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
+    assert!(error.to_string().contains("the broker was restarted"), "{error}");
+    assert!(pool.apply(square, (3,)).is_err(), "its stream is gone");
+    assert_eq!(server.pool("again").apply(square, (3,))?, 9);
+    Ok(())
+}
+
+fn a_broker_that_is_gone_ends_calls_in_an_error() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.stored_pool("gone");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    let mut task = pool.submit(crate::work::sleep, (Duration::from_secs(3600),))?;
+    server.kill();
+    let since = Instant::now();
+    let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
+    assert!(error.is_disconnected() && error.to_string().contains("has not answered"), "{error}");
+    assert!(since.elapsed() >= LEASE / 2, "{:?}", since.elapsed());
+    server.restart();
+    wait_until("the pool is of use again", || {
+        pool.submit(square, (5,)).is_ok_and(|task| task.get().is_ok_and(|number| number == 25))
+    });
+    Ok(())
+}
+
+fn a_host_that_is_cut_off_is_given_up_and_serves_again() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let link = Link::to(&server);
+    let far = agent(&link.url(), "far", &std::env::current_exe()?);
+    let pool = server.pool("cut");
+    let mut task = pool.submit(begin_and_wait, (folder.path().to_owned(),))?;
+    assert_eq!(wait_for_begin(folder.path(), &[]), far.pid());
+    let mut near = server.agent("near");
+    pool.wait_for_hosts(2, TEST_TIMEOUT)?;
+    link.cut();
+    wait_for_begin(folder.path(), &[far.pid()]);
+    link.mend();
+    fs::write(folder.path().join("go"), "")?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(near.pid()));
+    near.kill();
+    wait_until("the far host serves", || pool.apply(square, (3,)).is_ok_and(|number| number == 9));
+    Ok(())
+}
+
+fn a_short_cut_of_the_caller_loses_nothing() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let link = Link::to(&server);
+    let cluster = multiproc_cluster::Cluster::builder(&link.url()).lease(LEASE * 5);
+    let pool = cluster.connect()?.pool("cut-caller")?;
+    let mut sum = 0;
+    for (count, result) in pool.imap_unordered(slow_square, 0..3000).enumerate() {
+        sum += result?;
+        if count == 1000 {
+            link.cut();
+            std::thread::sleep(LEASE);
+            link.mend();
+        }
+    }
+    assert_eq!(sum, (0..3000).map(square).sum::<u64>());
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Hosts that join, leave, are slow, or run another build; callers that die; the door.
+
+use multiproc_cluster::Cluster;
+
+use crate::support::{LEASE, Outcome, Server, agent, caller, other_build, trials, wait_until};
+use crate::work::{slow_square, square};
+
+trials![
+    a_host_of_another_build_is_refused_and_named,
+    a_host_may_come_late,
+    without_a_host_a_call_ends_in_an_error,
+    a_wrong_token_is_refused,
+    a_killed_callers_work_is_withdrawn,
+    what_a_killed_caller_left_without_agents_is_removed_by_the_next,
+    several_callers_share_the_hosts,
+];
+
+fn a_host_of_another_build_is_refused_and_named() -> Outcome {
+    let server = Server::start();
+    let folder = tempfile::tempdir()?;
+    let _other = agent(&server.url(), "stranger", &other_build(folder.path()));
+    let pool = server.pool("builds");
+    let error = pool.apply(square, (3,)).unwrap_err();
+    assert!(error.to_string().contains("stranger has build"), "{error}");
+    let hosts = pool.hosts();
+    assert!(hosts.len() == 1 && !hosts[0].serves && hosts[0].name == "stranger", "{hosts:?}");
+    let _own = server.agent("own");
+    pool.wait_for_hosts(1, crate::support::TEST_TIMEOUT)?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
+}
+
+fn a_host_may_come_late() -> Outcome {
+    let server = Server::start();
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("late");
+    let pool = pool?;
+    let mut results = pool.imap(slow_square, 0..2000);
+    let _first = server.agent("first");
+    assert_eq!(results.next().unwrap()?, 0);
+    let _second = server.agent("second");
+    for number in 1..2000 {
+        assert_eq!(results.next().unwrap()?, number * number);
+    }
+    pool.wait_for_hosts(2, crate::support::TEST_TIMEOUT)?;
+    Ok(())
+}
+
+fn without_a_host_a_call_ends_in_an_error() -> Outcome {
+    let server = Server::start();
+    let error = server.pool("alone").map(square, 0..10).unwrap_err();
+    assert!(error.is_disconnected() && error.to_string().contains("no agent has answered"), "{error}");
+    Ok(())
+}
+
+fn a_wrong_token_is_refused() -> Outcome {
+    let server = Server::with_token(Some("right"));
+    let port = server.port();
+    let wrong = format!("nats://wrong@127.0.0.1:{port}");
+    let error = Cluster::connect(&wrong).unwrap_err();
+    assert!(error.is_disconnected() && !error.to_string().contains("wrong"), "{error}");
+    assert!(!agent(&wrong, "a", &std::env::current_exe()?).ends_well());
+    let _agent = server.agent("a");
+    assert_eq!(server.pool("token").apply(square, (3,))?, 9);
+    Ok(())
+}
+
+fn a_killed_callers_work_is_withdrawn() -> Outcome {
+    let server = Server::start();
+    let _agent = server.agent("a");
+    let mut caller = caller(&server.url());
+    wait_until("the caller has a stream", || !server.streams().is_empty());
+    caller.kill();
+    wait_until("its stream is removed", || server.streams().is_empty());
+    // Its task of an hour is ended, too: both workers are free.
+    assert_eq!(server.pool("next").map(square, 0..4)?, [0, 1, 4, 9]);
+    Ok(())
+}
+
+fn what_a_killed_caller_left_without_agents_is_removed_by_the_next() -> Outcome {
+    let server = Server::start();
+    let mut caller = caller(&server.url());
+    wait_until("the caller has a stream", || !server.streams().is_empty());
+    caller.kill();
+    let _agent = server.agent("a");
+    wait_until("its stream is removed", || server.streams().is_empty());
+    Ok(())
+}
+
+fn several_callers_share_the_hosts() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a", "b"]);
+    let pools: Vec<_> = (0..3).map(|_| server.pool("shared")).collect();
+    std::thread::scope(|scope| {
+        for pool in &pools {
+            scope.spawn(|| {
+                let squares = pool.map(slow_square, 0..300).unwrap();
+                assert!(squares.into_iter().eq((0..300).map(|n| n * n)));
+            });
+        }
+    });
+    Ok(())
+}

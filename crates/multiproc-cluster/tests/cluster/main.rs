@@ -1,0 +1,55 @@
+//! Tests of the cluster with a NATS server, agents and callers of their own. The test's program is also the agent
+//! and the caller that is killed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::unnecessary_wraps,
+    reason = "a test ends where something does not go as it should, and all tests have the same type"
+)]
+
+mod calls;
+mod faults;
+mod hosts;
+mod link;
+mod support;
+mod work;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use multiproc_cluster::Cluster;
+
+use crate::support::{CALLER, LEASE};
+
+fn main() -> ExitCode {
+    multiproc_cluster::init();
+    if let Ok(url) = std::env::var(CALLER) {
+        return wait_as_caller(&url);
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(2);
+    if !support::has_server() {
+        println!("skipped: the tests of multiproc-cluster need nats-server (apt-get install nats-server)");
+        return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
+    }
+    let trials: Vec<Trial> =
+        [calls::trials(), faults::trials(), hosts::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A caller that waits for a long task, until it is killed.
+fn wait_as_caller(url: &str) -> ExitCode {
+    let wait = || -> multiproc::Result<()> {
+        let pool = Cluster::builder(url).lease(LEASE).connect()?.pool("killed")?;
+        pool.submit(work::sleep, (Duration::from_secs(3600),))?.get()?;
+        Ok(())
+    };
+    match wait() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("caller: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What the tests run on the hosts.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use multiproc::TaskError;
+
+pub(crate) fn square(number: u64) -> u64 {
+    number * number
+}
+
+/// Takes a millisecond.
+pub(crate) fn slow_square(number: u64) -> u64 {
+    std::thread::sleep(Duration::from_millis(1));
+    number * number
+}
+
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Fails in the way that the number says.
+pub(crate) fn fail(number: u64) -> Result<u64, TaskError> {
+    match number {
+        1 => panic!("one is not to be had"),
+        2 => Err("two is an error".into()),
+        3 => std::process::abort(),
+        4 => std::process::exit(7),
+        5 => {
+            std::thread::sleep(Duration::from_secs(3600));
+            Ok(5)
+        }
+        other => Ok(other),
+    }
+}
+
+/// As many bytes as are asked for, and what came with the question.
+pub(crate) fn enlarge(bytes: Vec<u8>, count: usize) -> (usize, Vec<u8>) {
+    (bytes.len(), vec![7; count])
+}
+
+/// Writes a file, and returns when another one is there: the pid of the agent.
+pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
+    let agent = multiproc::parent().map_or(0, |parent| parent.pid());
+    let _ = fs::write(folder.join(format!("begun-{agent}")), "");
+    while !folder.join("go").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    agent
+}
