@@ -2,19 +2,20 @@
 //! errors.
 
 mod backtrace;
+mod cause;
+mod construct;
 pub(crate) mod crash;
 mod display;
 mod task_error;
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use backtrace::{Backtrace, Frame};
+pub(crate) use cause::{Cause, Failure, Origin};
 pub(crate) use crash::Crash;
 pub(crate) use display::Bytes;
 #[cfg(feature = "trace")]
@@ -112,103 +113,6 @@ struct Inner {
     host: Option<String>,
     /// The file that records the task, if there is one.
     record: Option<PathBuf>,
-}
-
-/// Who failed.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) enum Origin {
-    Worker {
-        pid: u32,
-    },
-    Process {
-        name: String,
-        pid: u32,
-    },
-    /// A process of which this one knows no name.
-    Pid(u32),
-    /// A process that owns a state; the method that it was running, and the one that waited behind that.
-    Server {
-        name: String,
-        pid: u32,
-        running: Option<String>,
-        waiting: Option<String>,
-    },
-}
-
-/// How the holder of a lock, or a party of a barrier, failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Failure {
-    Died,
-    Signal(i32),
-    Exit(i32),
-    Panicked,
-    TimedOut,
-    Aborted,
-    Reset,
-}
-
-/// The cause of an error, in more detail than [`ErrorKind`].
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) enum Cause {
-    Os {
-        operation: String,
-        errno: i32,
-    },
-    NotInitialised,
-    Start(String),
-    Signal(i32),
-    /// The exit code of a child whose function had not returned.
-    Exit(i32),
-    /// A child ended, and its status was collected outside this library.
-    StatusLost,
-    /// A worker has closed its socket to the pool, and lives.
-    SocketClosed,
-    Panic {
-        message: String,
-        location: Option<String>,
-        backtrace: Option<String>,
-    },
-    Task(TaskError),
-    Encode {
-        what: String,
-        why: String,
-    },
-    Decode {
-        what: String,
-        why: String,
-    },
-    /// The time that the caller gave passed first.
-    Timeout(String),
-    /// The task ran for longer than it may, and was ended.
-    TimeLimit(Duration),
-    /// "queue" or "pipe"; likewise in `Empty`.
-    Full(String),
-    Empty(String),
-    /// Which ends are gone.
-    Disconnected(String),
-    Closed,
-    /// A server was made again, and a reply of its earlier process did not come.
-    ReplyLost,
-    /// A server was stopped, or its last handle had gone.
-    Stopped,
-    Cancelled,
-    /// A host of a cluster was given up while it had the item.
-    HostLost(String),
-    /// The hosts of a cluster cannot be reached.
-    Unreachable(String),
-    /// This method of a server panicked.
-    StatePoisoned(String),
-    /// The holder of a lock died or panicked.
-    Poisoned {
-        lock: String,
-        failure: Failure,
-    },
-    /// A party of a barrier died or gave up.
-    Broken(Failure),
-    /// How many items of a joinable queue were taken and not acknowledged.
-    Unacknowledged(u32),
-    Invalid(String),
-    Internal(String),
 }
 
 impl Error {
@@ -444,132 +348,6 @@ impl Error {
         let shortages = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
         shortages.contains(&self.os_error())
     }
-
-    pub(crate) fn new(cause: Cause) -> Self {
-        let (origin, items, memory_limit, attempts) = (None, None, None, Vec::new());
-        Self(Box::new(Inner {
-            cause,
-            origin,
-            items,
-            during_startup: false,
-            memory_limit,
-            attempts,
-            crash: None,
-            host: None,
-            record: None,
-        }))
-    }
-
-    /// The kernel refused `operation`, which is a verb with its object: `"open /dev/null"`.
-    pub(crate) fn os(operation: &str, errno: Errno) -> Self {
-        Self::new(Cause::Os { operation: operation.to_owned(), errno: errno as i32 })
-    }
-
-    /// As [`Error::os`], from the standard library's error.
-    pub(crate) fn io(operation: &str, error: &std::io::Error) -> Self {
-        match error.raw_os_error() {
-            Some(errno) => Self::os(operation, Errno::from_raw(errno)),
-            None => Self::internal(format!("cannot {operation}: {error}")),
-        }
-    }
-
-    pub(crate) fn disconnected(which: &str) -> Self {
-        Self::new(Cause::Disconnected(which.to_owned()))
-    }
-
-    pub(crate) fn timeout(operation: &str) -> Self {
-        Self::new(Cause::Timeout(operation.to_owned()))
-    }
-
-    pub(crate) fn invalid(what: impl Into<String>) -> Self {
-        Self::new(Cause::Invalid(what.into()))
-    }
-
-    pub(crate) fn internal(what: impl Into<String>) -> Self {
-        Self::new(Cause::Internal(what.into()))
-    }
-
-    pub(crate) fn decode(what: &str, why: impl fmt::Display) -> Self {
-        Self::new(Cause::Decode { what: what.to_owned(), why: why.to_string() })
-    }
-
-    pub(crate) fn with_origin(mut self, origin: Origin) -> Self {
-        self.0.origin = Some(origin);
-        self
-    }
-
-    /// Says which item of the input it is about, unless it is about none.
-    pub(crate) fn with_index(self, index: Option<u64>) -> Self {
-        self.with_items(index.map(|index| (index, 1)))
-    }
-
-    /// As [`with_index`](Self::with_index), for several items: the first, and how many.
-    pub(crate) fn with_items(mut self, items: Option<(u64, u64)>) -> Self {
-        self.0.items = items.filter(|_| !self.0.during_startup);
-        self.0.attempts =
-            std::mem::take(&mut self.0.attempts).into_iter().map(|death| death.with_items(items)).collect();
-        self
-    }
-
-    /// Says on which host it happened, if on another one.
-    pub(crate) fn with_host(mut self, host: Option<&str>) -> Self {
-        self.0.host = host.map(str::to_owned);
-        self
-    }
-
-    /// Says that it happened before any task.
-    pub(crate) fn during_startup(mut self) -> Self {
-        self.0.during_startup = true;
-        self.with_index(None)
-    }
-
-    /// Says how many bytes of memory the child could have, if that was limited.
-    pub(crate) fn with_memory_limit(mut self, bytes: Option<u64>) -> Self {
-        self.0.memory_limit = bytes;
-        self
-    }
-
-    /// Adds what a child has left, if it was killed by a signal.
-    pub(crate) fn with_crash(mut self, crash: Option<Crash>) -> Self {
-        self.0.crash = crash.filter(|_| matches!(self.0.cause, Cause::Signal(_)));
-        self
-    }
-
-    /// Adds the file that records the task.
-    pub(crate) fn with_record(mut self, path: PathBuf) -> Self {
-        self.0.record = Some(path);
-        self
-    }
-
-    /// Adds the earlier deaths of the item that it is about.
-    pub(crate) fn with_attempts(mut self, deaths: &[Self]) -> Self {
-        self.0.attempts = deaths.to_vec();
-        self
-    }
-
-    /// Says that the server was not running the call that it is about. [`with_method`](Self::with_method) says
-    /// which one that is.
-    pub(crate) fn while_waiting(mut self) -> Self {
-        if let Some(Origin::Server { waiting, .. }) = &mut self.0.origin {
-            *waiting = Some(String::new());
-        }
-        self
-    }
-
-    /// Names the method of the call, unless the server was running it.
-    pub(crate) fn with_method(mut self, method: &str) -> Self {
-        if let Some(Origin::Server { waiting: Some(waiting), .. }) = &mut self.0.origin
-            && waiting.is_empty()
-        {
-            method.clone_into(waiting);
-        }
-        self
-    }
-
-    /// Names the child that failed, where none is named yet.
-    pub(crate) fn or_with_origin(self, origin: impl FnOnce() -> Origin) -> Self {
-        if self.0.origin.is_some() { self } else { self.with_origin(origin()) }
-    }
 }
 
 impl std::error::Error for Error {
@@ -581,21 +359,5 @@ impl std::error::Error for Error {
 impl From<TaskError> for Error {
     fn from(error: TaskError) -> Self {
         Self::new(Cause::Task(error))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn an_error_without_a_number_gets_none() {
-        let error = Error::io("write", &io::Error::from(io::ErrorKind::WriteZero));
-        assert_eq!((error.kind(), error.os_error()), (ErrorKind::Internal, None));
-        assert!(error.to_string().starts_with("internal error: cannot write: "), "{error}");
-        let error = Error::io("write", &io::Error::from_raw_os_error(28));
-        assert_eq!((error.kind(), error.os_error()), (ErrorKind::Os, Some(28)));
     }
 }

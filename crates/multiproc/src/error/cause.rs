@@ -1,0 +1,104 @@
+//! The cause of an error, and who failed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::TaskError;
+
+/// Who failed.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Origin {
+    Worker {
+        pid: u32,
+    },
+    Process {
+        name: String,
+        pid: u32,
+    },
+    /// A process of which this one knows no name.
+    Pid(u32),
+    /// A process that owns a state; the method that it was running, and the one that waited behind that.
+    Server {
+        name: String,
+        pid: u32,
+        running: Option<String>,
+        waiting: Option<String>,
+    },
+}
+
+/// How the holder of a lock, or a party of a barrier, failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Failure {
+    Died,
+    Signal(i32),
+    Exit(i32),
+    Panicked,
+    TimedOut,
+    Aborted,
+    Reset,
+}
+
+/// The cause of an error, in more detail than [`ErrorKind`].
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum Cause {
+    Os {
+        operation: String,
+        errno: i32,
+    },
+    NotInitialised,
+    Start(String),
+    Signal(i32),
+    /// The exit code of a child whose function had not returned.
+    Exit(i32),
+    /// A child ended, and its status was collected outside this library.
+    StatusLost,
+    /// A worker has closed its socket to the pool, and lives.
+    SocketClosed,
+    Panic {
+        message: String,
+        location: Option<String>,
+        backtrace: Option<String>,
+    },
+    Task(TaskError),
+    Encode {
+        what: String,
+        why: String,
+    },
+    Decode {
+        what: String,
+        why: String,
+    },
+    /// The time that the caller gave passed first.
+    Timeout(String),
+    /// The task ran for longer than it may, and was ended.
+    TimeLimit(Duration),
+    /// "queue" or "pipe"; likewise in `Empty`.
+    Full(String),
+    Empty(String),
+    /// Which ends are gone.
+    Disconnected(String),
+    Closed,
+    /// A server was made again, and a reply of its earlier process did not come.
+    ReplyLost,
+    /// A server was stopped, or its last handle had gone.
+    Stopped,
+    Cancelled,
+    /// A host of a cluster was given up while it had the item.
+    HostLost(String),
+    /// The hosts of a cluster cannot be reached.
+    Unreachable(String),
+    /// This method of a server panicked.
+    StatePoisoned(String),
+    /// The holder of a lock died or panicked.
+    Poisoned {
+        lock: String,
+        failure: Failure,
+    },
+    /// A party of a barrier died or gave up.
+    Broken(Failure),
+    /// How many items of a joinable queue were taken and not acknowledged.
+    Unacknowledged(u32),
+    Invalid(String),
+    Internal(String),
+}
