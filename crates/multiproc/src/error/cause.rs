@@ -39,7 +39,7 @@ pub(crate) enum Failure {
     Reset,
 }
 
-/// The cause of an error, in more detail than [`ErrorKind`].
+/// The cause of an error, in more detail than [`ErrorKind`](super::ErrorKind).
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) enum Cause {
     Os {

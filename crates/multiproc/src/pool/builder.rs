@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::dispatcher::{Config, Dispatcher, RecordOptions};
+use super::dispatcher::{Config, Dispatcher};
 use super::initializers::{Make, Preload, Run, TryMake, TryPreload, encode_initializer};
+use super::recording::RecordOptions;
 use super::scheduler::Policy;
 use super::state::{NoState, State};
 use crate::error::{Error, Result, TaskError};

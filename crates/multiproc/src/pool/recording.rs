@@ -2,16 +2,36 @@
 //! written, and only then delivered: who sees the error finds the file.
 
 use std::mem;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::call::{Call, ResultBatch};
 use super::item_loop::ItemLoop;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::ipc::packet::Message;
-use crate::record::{Arguments, HOLD_DESCRIPTORS, Recorder, Runner, TaskRecord};
+use crate::record::{Arguments, HOLD_DESCRIPTORS, Recorder, Runner, TaskRecord, wanted_directory};
 use crate::spawn::supervisor::lock;
 use crate::task::TaskId;
 use crate::task::initializer::Initializer;
+
+/// Where failed tasks are recorded, and how much of them.
+#[derive(Clone)]
+pub(crate) struct RecordOptions {
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) max_files: usize,
+    pub(crate) max_bytes: usize,
+}
+
+impl RecordOptions {
+    pub(super) fn recording<'a>(
+        self,
+        setup: impl IntoIterator<Item = &'a Initializer>,
+    ) -> Result<Option<Arc<Recording>>> {
+        let Some(directory) = self.directory.or_else(wanted_directory) else { return Ok(None) };
+        let recorder = Recorder::new(&directory, self.max_files, self.max_bytes)?;
+        Ok(Some(Recording::new(recorder, setup)))
+    }
+}
 
 pub(crate) struct Recording {
     recorder: Arc<Recorder>,

@@ -4,39 +4,35 @@
 //! callers. The pool's own thread does so when no caller waits; only that thread reaps dead workers and
 //! replaces them.
 
+mod drivers;
+mod pool_thread;
+
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use self::drivers::Callers;
+pub(crate) use self::drivers::DriverGuard;
+use self::pool_thread::PoolThread;
 use super::call::{Call, Slot, Slots};
 use super::chunk::Chunk;
 use super::completions::Completions;
 use super::inline::run_chunk;
-use super::recording::Recording;
-use super::scheduler::{CHECK_INTERVAL, Policy, PollResult, Scheduler};
+use super::recording::{RecordOptions, Recording};
+use super::scheduler::{Policy, PollResult, Scheduler};
 use super::state::adopt_preloaded;
 use super::stats::PoolStats;
-use super::worker_handle::{WorkerConfig, WorkerHandle};
 use crate::error::{Cause, Error, Result};
-use crate::ipc::event_count::{Sleeper, Ticket, WakeCount};
 use crate::logs;
 use crate::pool::worker_rings::WakeupPage;
-use crate::pool::worker_rings::wakeups::Waiting;
-use crate::record::{Recorder, wanted_directory};
 use crate::spawn::inline;
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
-use crate::sys::cpus::{YIELD_AFTER, cpus, is_smp, spin};
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
-use crate::sys::signals::with_signals_blocked;
 use crate::task::initializer::Initializer;
-use crate::trace;
 
 /// The configuration of a pool.
 #[derive(Clone)]
@@ -48,14 +44,6 @@ pub(crate) struct Config {
     /// The maximum of submitted tasks without a result.
     pub(crate) max_pending: Option<usize>,
     pub(crate) record: RecordOptions,
-}
-
-/// Where failed tasks are recorded, and how much of them.
-#[derive(Clone)]
-pub(crate) struct RecordOptions {
-    pub(crate) directory: Option<PathBuf>,
-    pub(crate) max_files: usize,
-    pub(crate) max_bytes: usize,
 }
 
 pub(crate) struct Dispatcher {
@@ -78,52 +66,6 @@ pub(crate) struct Dispatcher {
     wakeup_page: WakeupPage,
     thread: Arc<PoolThread>,
 }
-
-/// The threads that drive the pool while they wait for results.
-#[derive(Default)]
-struct Callers {
-    count: usize,
-    need_all: usize,
-    /// Futures that wait for results, and drive nothing.
-    futures: usize,
-}
-
-impl Callers {
-    fn waiting(&self) -> Waiting {
-        match (self.count, self.need_all, self.futures) {
-            (0, ..) => Waiting::None,
-            (1, 1, 0) => Waiting::OneNeedsAll,
-            _ => Waiting::Callers,
-        }
-    }
-}
-
-/// The pool's own thread: its event count, which workers notify as well, and a reliable wake-up within this
-/// process.
-struct PoolThread {
-    wakeup_page: WakeupPage,
-    sleeper: Sleeper,
-}
-
-impl PoolThread {
-    fn wake(&self) {
-        self.sleeper.wake(&self.wakeup_page.thread());
-    }
-
-    /// Call before checking for work; then pass the ticket to `wait`.
-    fn prepare_wait(&self) -> (Ticket, WakeCount) {
-        let seen = self.sleeper.wakes();
-        (self.wakeup_page.thread().prepare_wait(), seen)
-    }
-
-    fn wait(&self, (ticket, seen): (Ticket, WakeCount), time: Option<Duration>) {
-        self.sleeper.wait(&self.wakeup_page.thread(), ticket, seen, time);
-    }
-}
-
-/// The time to spin for results, or for work, before sleeping: longer than the gap between two submissions of
-/// a caller that submits one task after the other.
-const SPIN: Duration = Duration::from_micros(30);
 
 /// For callers.
 impl Dispatcher {
@@ -176,7 +118,7 @@ impl Dispatcher {
         let preload_server = (!preload.is_empty())
             .then(|| PreloadServer::new(environment, preload, policy.initializer_timeout));
         let wakeup_page = WakeupPage::create()?;
-        let thread = Arc::new(PoolThread { wakeup_page: wakeup_page.clone(), sleeper: Sleeper::new() });
+        let thread = PoolThread::new(&wakeup_page);
         Ok(Arc::new(Self {
             workers: AtomicUsize::new(policy.workers),
             chunk_size: policy.chunk_size,
@@ -395,70 +337,9 @@ impl Dispatcher {
         polled
     }
 
-    /// Makes this thread drive the pool until the guard drops. It `needs_all` if it needs all results of its
-    /// call, and may learn of some of them later.
-    pub(crate) fn become_driver(&self, needs_all: bool) -> DriverGuard<'_> {
-        if self.fork_detector.in_original_process() {
-            self.update_callers(|callers| {
-                callers.count += 1;
-                callers.need_all += usize::from(needs_all);
-            });
-        }
-        DriverGuard { dispatcher: self, needs_all }
-    }
-
-    /// Returns which callers wait afterwards.
-    fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
-        let mut callers = self.callers();
-        let before = callers.waiting();
-        update(&mut callers);
-        let waiting = callers.waiting();
-        if waiting != before {
-            self.wakeup_page.wakeups().set_waiting(waiting);
-        }
-        waiting
-    }
-
-    fn callers(&self) -> MutexGuard<'_, Callers> {
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn lock(&self) -> StateGuard<'_> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         StateGuard { state, _delivery: DeliverOnDrop(self) }
-    }
-}
-
-/// For futures.
-impl Dispatcher {
-    /// Polls for as long as a caller spins before it sleeps; returns whether `is_done`. At once if other
-    /// futures wait: the thread that polls them all should not spin for each.
-    pub(crate) fn spin_until(&self, is_done: impl Fn() -> bool) -> bool {
-        self.check();
-        if is_done() {
-            return true;
-        }
-        if self.callers().futures > 0 {
-            return false;
-        }
-        let driver = self.become_driver(false);
-        let mut poll = || {
-            driver.dispatcher.poll(1);
-            is_done()
-        };
-        driver.dispatcher.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
-    }
-
-    /// Has `waker` called when a result of the call arrives.
-    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: &Waker) {
-        call.wake_at_arrival(waker, &self.completions);
-    }
-
-    /// Counts a future that begins to wait, or no longer does.
-    pub(crate) fn count_future(&self, waits: bool) {
-        self.update_callers(|callers| {
-            callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
-        });
     }
 }
 
@@ -492,162 +373,5 @@ impl Drop for DeliverOnDrop<'_> {
             dispatcher.wakeup_page.callers().notify_all();
         }
         dispatcher.completions.wake();
-    }
-}
-
-impl RecordOptions {
-    fn recording<'a>(
-        self,
-        setup: impl IntoIterator<Item = &'a Initializer>,
-    ) -> Result<Option<Arc<Recording>>> {
-        let Some(directory) = self.directory.or_else(wanted_directory) else { return Ok(None) };
-        let recorder = Recorder::new(&directory, self.max_files, self.max_bytes)?;
-        Ok(Some(Recording::new(recorder, setup)))
-    }
-}
-
-/// A thread that drives the pool while it waits for its own results.
-pub(crate) struct DriverGuard<'a> {
-    dispatcher: &'a Dispatcher,
-    needs_all: bool,
-}
-
-impl DriverGuard<'_> {
-    /// Drives the pool until `is_done` or the deadline; returns whether it is done.
-    pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
-        trace::waiting("results", || self.drive_until(deadline, is_done))
-    }
-
-    fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
-        let dispatcher = self.dispatcher;
-        while dispatcher.fork_detector.in_original_process() {
-            let polled = dispatcher.poll(1);
-            if is_done() {
-                return true;
-            }
-            let may_yield = deadline.has_slack();
-            if polled.woken && may_yield {
-                thread::yield_now(); // the kernel may have queued it behind this thread, on the same CPU
-            }
-            let mut poll = || {
-                dispatcher.poll(1);
-                is_done()
-            };
-            // With all CPUs busy, this thread should yield its CPU to a worker.
-            if may_yield && polled.busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
-                return true;
-            }
-            let ticket = dispatcher.wakeup_page.callers().prepare_wait();
-            let polled = dispatcher.poll(1);
-            if is_done() {
-                return true;
-            }
-            if deadline.is_over() {
-                return false;
-            }
-            if !polled.progressed {
-                let next_check =
-                    dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
-                let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
-                dispatcher.wakeup_page.callers().wait(ticket, times.min());
-            }
-        }
-        false
-    }
-}
-
-impl Drop for DriverGuard<'_> {
-    fn drop(&mut self) {
-        let dispatcher = self.dispatcher;
-        if !dispatcher.fork_detector.in_original_process() {
-            return;
-        }
-        let waiting = dispatcher.update_callers(|callers| {
-            callers.count -= 1;
-            callers.need_all -= usize::from(self.needs_all);
-        });
-        // Changes before that store woke no thread, and the pool's thread may have to handle them.
-        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
-            dispatcher.poll(0);
-            if dispatcher.lock().sleeps_past_next_step() {
-                dispatcher.thread.wake();
-            }
-        }
-    }
-}
-
-/// For the pool's own thread.
-impl Dispatcher {
-    /// Runs until the pool has ended and its last worker was reaped.
-    pub(crate) fn run(self: &Arc<Self>) {
-        let guard = FailOnPanic(self);
-        loop {
-            let ticket = self.thread.prepare_wait();
-            let is_running = self.lock().maintain();
-            self.wakeup_page.callers().notify_all();
-            if !is_running {
-                break;
-            }
-            self.spawn_workers();
-            let until = self.lock().prepare_sleep();
-            let left = until.map(|time| time.saturating_duration_since(Instant::now()));
-            self.thread.wait(ticket, left);
-        }
-        self.preload_server.iter().for_each(PreloadServer::stop);
-        std::mem::forget(guard);
-    }
-
-    /// Starts missing workers on another thread, since a start may take long and other exits must be handled
-    /// meanwhile.
-    fn spawn_workers(self: &Arc<Self>) {
-        let Some(config) = self.spawn_request() else { return };
-        let dispatcher = Arc::clone(self);
-        let spawn_all = move || {
-            let mut next = Some(config);
-            while let Some(config) = next {
-                next = dispatcher.spawn_worker(config).is_ok().then(|| dispatcher.spawn_request()).flatten();
-                dispatcher.thread.wake();
-            }
-        };
-        let thread = thread::Builder::new().name("mp-spawner".to_owned()).stack_size(128 * 1024);
-        if let Err(error) = with_signals_blocked(|| thread.spawn(spawn_all)) {
-            self.lock().spawn_failed(Error::io("start a thread", &error));
-        }
-    }
-
-    /// The configuration of the next worker to [start](Dispatcher::spawn_worker), if one is missing.
-    fn spawn_request(&self) -> Option<WorkerConfig> {
-        let mut state = self.lock();
-        state.needs_worker().then(|| state.next_worker())
-    }
-
-    /// Starts a worker. Does not hold the lock while it does.
-    fn spawn_worker(&self, config: WorkerConfig) -> Result<()> {
-        let spin = if self.workers() <= cpus() && is_smp() { SPIN } else { Duration::ZERO };
-        let thread = Arc::clone(&self.thread);
-        let (options, server) = (&self.options, self.preload_server.as_ref());
-        let started =
-            WorkerHandle::start(&self.wakeup_page, spin, config, options, server, move || thread.wake());
-        let mut state = self.lock();
-        match started {
-            Ok(worker) => {
-                state.add(worker);
-                Ok(())
-            }
-            Err(error) => {
-                state.spawn_failed(error.clone());
-                Err(error)
-            }
-        }
-    }
-}
-
-/// If the pool's thread panics, which is a bug of this library, every call fails instead of waiting forever.
-struct FailOnPanic<'a>(&'a Dispatcher);
-
-impl Drop for FailOnPanic<'_> {
-    fn drop(&mut self) {
-        self.0.lock().give_up(&Error::internal("the pool's thread panicked"));
-        self.0.wakeup_page.callers().notify_all();
     }
 }

@@ -1,0 +1,170 @@
+//! The threads that drive a pool while they wait for its results, and the futures that wait with them.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::Dispatcher;
+use crate::pool::call::Call;
+use crate::pool::scheduler::CHECK_INTERVAL;
+use crate::pool::worker_rings::wakeups::Waiting;
+use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
+use crate::sys::poll::Deadline;
+use crate::trace;
+
+/// The threads that drive the pool while they wait for results.
+#[derive(Default)]
+pub(super) struct Callers {
+    pub(super) count: usize,
+    need_all: usize,
+    /// Futures that wait for results, and drive nothing.
+    futures: usize,
+}
+
+impl Callers {
+    fn waiting(&self) -> Waiting {
+        match (self.count, self.need_all, self.futures) {
+            (0, ..) => Waiting::None,
+            (1, 1, 0) => Waiting::OneNeedsAll,
+            _ => Waiting::Callers,
+        }
+    }
+}
+
+/// The time to spin for results, or for work, before sleeping: longer than the gap between two submissions of
+/// a caller that submits one task after the other.
+pub(super) const SPIN: Duration = Duration::from_micros(30);
+
+impl Dispatcher {
+    /// Makes this thread drive the pool until the guard drops. It `needs_all` if it needs all results of its
+    /// call, and may learn of some of them later.
+    pub(crate) fn become_driver(&self, needs_all: bool) -> DriverGuard<'_> {
+        if self.fork_detector.in_original_process() {
+            self.update_callers(|callers| {
+                callers.count += 1;
+                callers.need_all += usize::from(needs_all);
+            });
+        }
+        DriverGuard { dispatcher: self, needs_all }
+    }
+
+    /// Returns which callers wait afterwards.
+    fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
+        let mut callers = self.callers();
+        let before = callers.waiting();
+        update(&mut callers);
+        let waiting = callers.waiting();
+        if waiting != before {
+            self.wakeup_page.wakeups().set_waiting(waiting);
+        }
+        waiting
+    }
+
+    pub(super) fn callers(&self) -> MutexGuard<'_, Callers> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For futures.
+impl Dispatcher {
+    /// Polls for as long as a caller spins before it sleeps; returns whether `is_done`. At once if other
+    /// futures wait: the thread that polls them all should not spin for each.
+    pub(crate) fn spin_until(&self, is_done: impl Fn() -> bool) -> bool {
+        self.check();
+        if is_done() {
+            return true;
+        }
+        if self.callers().futures > 0 {
+            return false;
+        }
+        let driver = self.become_driver(false);
+        let mut poll = || {
+            driver.dispatcher.poll(1);
+            is_done()
+        };
+        driver.dispatcher.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
+    }
+
+    /// Has `waker` called when a result of the call arrives.
+    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: &Waker) {
+        call.wake_at_arrival(waker, &self.completions);
+    }
+
+    /// Counts a future that begins to wait, or no longer does.
+    pub(crate) fn count_future(&self, waits: bool) {
+        self.update_callers(|callers| {
+            callers.futures = if waits { callers.futures + 1 } else { callers.futures.saturating_sub(1) };
+        });
+    }
+}
+
+/// A thread that drives the pool while it waits for its own results.
+pub(crate) struct DriverGuard<'a> {
+    dispatcher: &'a Dispatcher,
+    needs_all: bool,
+}
+
+impl DriverGuard<'_> {
+    /// Drives the pool until `is_done` or the deadline; returns whether it is done.
+    pub(crate) fn wait_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
+        trace::waiting("results", || self.drive_until(deadline, is_done))
+    }
+
+    fn drive_until(&self, deadline: Deadline, is_done: impl Fn() -> bool) -> bool {
+        let dispatcher = self.dispatcher;
+        while dispatcher.fork_detector.in_original_process() {
+            let polled = dispatcher.poll(1);
+            if is_done() {
+                return true;
+            }
+            let may_yield = deadline.has_slack();
+            if polled.woken && may_yield {
+                thread::yield_now(); // the kernel may have queued it behind this thread, on the same CPU
+            }
+            let mut poll = || {
+                dispatcher.poll(1);
+                is_done()
+            };
+            // With all CPUs busy, this thread should yield its CPU to a worker.
+            if may_yield && polled.busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll) {
+                return true;
+            }
+            let ticket = dispatcher.wakeup_page.callers().prepare_wait();
+            let polled = dispatcher.poll(1);
+            if is_done() {
+                return true;
+            }
+            if deadline.is_over() {
+                return false;
+            }
+            if !polled.progressed {
+                let next_check =
+                    dispatcher.lock().next_check().map(|time| time.saturating_duration_since(Instant::now()));
+                let times = next_check.into_iter().chain(deadline.left()).chain([CHECK_INTERVAL]);
+                dispatcher.wakeup_page.callers().wait(ticket, times.min());
+            }
+        }
+        false
+    }
+}
+
+impl Drop for DriverGuard<'_> {
+    fn drop(&mut self) {
+        let dispatcher = self.dispatcher;
+        if !dispatcher.fork_detector.in_original_process() {
+            return;
+        }
+        let waiting = dispatcher.update_callers(|callers| {
+            callers.count -= 1;
+            callers.need_all -= usize::from(self.needs_all);
+        });
+        // Changes before that store woke no thread, and the pool's thread may have to handle them.
+        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
+            dispatcher.poll(0);
+            if dispatcher.lock().sleeps_past_next_step() {
+                dispatcher.thread.wake();
+            }
+        }
+    }
+}
