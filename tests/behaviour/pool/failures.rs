@@ -1,7 +1,7 @@
 //! Tasks that fail, and workers that die: one death, one error.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -165,20 +165,22 @@ fn a_killed_idle_worker_is_replaced_and_no_task_fails() -> Outcome {
     Ok(())
 }
 
-/// Each worker dies some milliseconds after its start.
+/// Each worker dies some milliseconds after its first task began.
 fn workers_killed_at_random_fail_one_task_each() -> Outcome {
-    let die_soon = || {
-        let time = Duration::from_millis(5 + u64::from(std::process::id() % 10));
-        thread::spawn(move || {
-            thread::sleep(time);
-            raise(Signal::SIGKILL).unwrap();
-        });
-    };
+    // Not in an initializer: on a busy machine, one worker after the other would die without a task.
+    static DIE_SOON: Once = Once::new();
     let work = |number| {
+        DIE_SOON.call_once(|| {
+            let time = Duration::from_millis(5 + u64::from(std::process::id() % 10));
+            thread::spawn(move || {
+                thread::sleep(time);
+                raise(Signal::SIGKILL).unwrap();
+            });
+        });
         thread::sleep(Duration::from_micros(300));
         square(number)
     };
-    let pool = Pool::builder().workers(3).initializer(die_soon, ()).build()?;
+    let pool = Pool::new(3)?;
     let outcomes = pool.map_results(work, 0..500)?;
     assert_eq!(outcomes.len(), 500);
     let mut dead = BTreeSet::new();
