@@ -188,7 +188,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 fn is_build_id(mut notes: &[u8]) -> bool {
     while let Some((words, rest)) = notes.split_first_chunk::<12>() {
         let word = |at: usize| words[at..].first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
-        let padded = |length: u32| length.next_multiple_of(4) as usize;
+        let padded = |length: u32| (length as usize).next_multiple_of(4);
         let is_name = rest.starts_with(b"GNU\0") && word(0) == 4;
         if is_name && word(8) == NT_GNU_BUILD_ID && word(4) > 0 {
             return true;
