@@ -11,6 +11,7 @@ use crate::pool::state::adopt_preloaded;
 use crate::record::{Runner, TaskRecord};
 use crate::spawn::run_task::{call_start_functions, failure_code, freeze_start_functions};
 use crate::sys::environment;
+use crate::sys::privileges::is_secure;
 use crate::task::RunOnce;
 use crate::task::initializer::Initializer;
 
@@ -19,10 +20,11 @@ const VARIABLE: &str = "MULTIPROC_REPLAY";
 /// The exit code of a program that refuses a record.
 const REFUSED: i32 = 2;
 
-/// Runs the task of the record that the environment names, and exits; returns if it names none.
+/// Runs the task of the record that the environment names, and exits; returns if it names none. A program that
+/// has more privileges than its caller runs nothing that its caller names.
 pub(crate) fn replay_if_wanted() {
-    let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty()) else { return };
-    // For a program that the task executes, it is no wish.
+    let Some(path) = env::var_os(VARIABLE).filter(|path| !path.is_empty() && !is_secure()) else { return };
+    // A program that the task executes must not replay it.
     environment::remove_if_single_threaded(VARIABLE);
     let path = Path::new(&path);
     let record = TaskRecord::read(path).and_then(|record| {

@@ -112,8 +112,8 @@ fn what_is_no_record_is_refused() -> Outcome {
     let whole = fs::read(&path)?;
     fs::write(&path, &whole[..whole.len() - 1])?;
     for (path, why) in [
-        (&path[..], "it is not whole"),
-        ("/proc/self/status", "it is no record of a task"),
+        (&path[..], "it is truncated or damaged"),
+        ("/proc/self/status", "it is not a record of a task"),
         ("/no/such/file", "No such file"),
     ] {
         let (end, messages) = replay(path)?;

@@ -29,6 +29,7 @@ trials![
     capabilities_that_root_has_given_up_do_not_come_back_in_its_children,
     children_have_the_rights_that_a_program_has_kept,
     children_of_an_ordinary_program_may_execute_others_that_have_more_rights,
+    a_program_with_more_privileges_than_its_user_replays_records_and_traces_nothing,
 ];
 
 /// The ways in which a program can have more rights than its user.
@@ -158,4 +159,25 @@ fn children_of_an_ordinary_program_may_execute_others_that_have_more_rights() ->
         assert_eq!(child.join()?, own, "{method:?}");
     }
     Ok(())
+}
+
+fn a_program_with_more_privileges_than_its_user_replays_records_and_traces_nothing() -> Outcome {
+    with_each_right(RIGHTS, "no-records", |more, program| {
+        let folder = Folder::new("unwanted");
+        chmod(&folder.0, 0o777).unwrap();
+        let code = Process::spawn(with_variables, (program, folder.0.clone())).unwrap().join().unwrap();
+        assert_eq!(code, Some(0), "{more:?}");
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "{more:?}");
+    });
+    Ok(())
+}
+
+/// Executes a program with the variables that have a record replayed, failures recorded and a trace written.
+/// Returns its exit code.
+fn with_variables(program: PathBuf, folder: PathBuf) -> Option<i32> {
+    become_unprivileged();
+    let mut command = Command::new(program);
+    command.env("MULTIPROC_RECORD", folder.join("records")).env("MULTIPROC_TRACE", folder.join("trace"));
+    let output = command.env("MULTIPROC_REPLAY", "/dev/null").stdin(Stdio::null()).output().unwrap();
+    output.status.code()
 }

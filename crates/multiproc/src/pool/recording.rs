@@ -1,5 +1,5 @@
 //! Records the failed items of a pool. Under the pool's lock they are kept; when it is released, they are
-//! written, and only then delivered: who sees the error finds the file.
+//! written, and only then delivered: the file exists before the error is seen.
 
 use std::mem;
 use std::path::PathBuf;

@@ -93,10 +93,10 @@ impl TaskRecord {
     }
 
     fn decode(bytes: &[u8], own_build: u64) -> Result<Self> {
-        let damaged = || Error::invalid("it is not whole");
+        let damaged = || Error::invalid("it is truncated or damaged");
         let rest = bytes
             .strip_prefix(TITLE.as_bytes())
-            .ok_or_else(|| Error::invalid("it is no record of a task"))?;
+            .ok_or_else(|| Error::invalid("it is not a record of a task"))?;
         let end = rest.windows(2).position(|pair| pair == b"\n\n").ok_or_else(damaged)?;
         let (text, rest) = rest.split_at(end + 2);
         let (build, rest) = rest.split_first_chunk().ok_or_else(damaged)?;

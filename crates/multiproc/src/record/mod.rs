@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{env, fs};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys::privileges::is_secure;
 use crate::sys::process::own_pid;
 
 pub(crate) use self::file::{Arguments, Runner, TaskRecord};
@@ -47,9 +48,11 @@ struct Writer {
 pub(crate) const HOLD_DESCRIPTORS: &str =
     "they hold descriptors, which are those of queues, pipes, locks, files and shared memory";
 
-/// The directory that `MULTIPROC_RECORD` names, if it is set and not empty.
+/// The directory that `MULTIPROC_RECORD` names, if it is set and not empty. A program that has more privileges
+/// than its caller writes nothing where its caller says.
 pub(crate) fn wanted_directory() -> Option<PathBuf> {
-    env::var_os("MULTIPROC_RECORD").filter(|directory| !directory.is_empty()).map(PathBuf::from)
+    let directory = env::var_os("MULTIPROC_RECORD").filter(|directory| !directory.is_empty() && !is_secure());
+    directory.map(PathBuf::from)
 }
 
 impl Recorder {

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +26,7 @@ impl Writer {
     /// will never come, since the program may be killed at any time; the format allows that.
     pub(super) fn create(path: &Path, buffers: &Buffers) -> Result<Self> {
         let failed = |error: &io::Error| Error::io(&format!("write a trace to {}", path.display()), error);
-        let open = OpenOptions::new().append(true).create(true).open(path);
+        let open = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
         let mut file = open.map_err(|error| failed(&error))?;
         claim(&file).map_err(|()| {
             Error::invalid(format!("another program is writing its trace to {}", path.display()))
@@ -52,7 +53,7 @@ impl Writer {
 }
 
 /// Refuses a file that another program traces into, such as the one that has executed this one with the same
-/// environment. The lock ends with this process.
+/// environment. The lock is of the open file, so it lasts when the program opens and closes the file once more.
 #[allow(clippy::cast_possible_truncation, reason = "numbers from 0 to 2")]
 fn claim(file: &File) -> Result<(), ()> {
     let whole = libc::flock {
@@ -62,7 +63,7 @@ fn claim(file: &File) -> Result<(), ()> {
         l_len: 0,
         l_pid: 0,
     };
-    match fcntl(file, FcntlArg::F_SETLK(&whole)) {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole)) {
         Err(Errno::EAGAIN | Errno::EACCES) => Err(()),
         _ => Ok(()), // where there are no locks, the trace goes on without
     }

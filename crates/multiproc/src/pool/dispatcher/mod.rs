@@ -247,12 +247,12 @@ impl Dispatcher {
             self.submit([make_chunk(0)?].into_iter())?;
             return Ok(1);
         }
-        let setup = self.recording.as_ref().map(|recording| (recording, initializer.clone()));
-        let count = self.change(|state| state.broadcast(initializer, make_chunk))?;
-        if let Some((recording, initializer)) = setup {
-            recording.add_setup(&initializer);
-        }
-        Ok(count)
+        self.change(|state| {
+            if let Some(recording) = &self.recording {
+                recording.add_setup(&initializer);
+            }
+            state.broadcast(initializer, make_chunk)
+        })
     }
 
     /// Withdraws the items of a call that no worker has claimed.
