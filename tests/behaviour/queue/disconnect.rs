@@ -72,19 +72,25 @@ fn a_killed_receiver_ends_a_put_that_waits() -> Outcome {
     Ok(())
 }
 
+/// Alone: a program that another test is about to execute holds a copy of the receiver for a moment.
 fn a_send_after_the_receiver_was_killed_and_joined_fails_at_once() -> Outcome {
-    for sends in 1..=20 {
-        let (sender, receiver) = bounded(100)?;
-        let (ours, theirs) = pipe::<(), ()>()?;
-        let hold = |_receiver: Receiver<u32>, latch| crate::support::block(latch);
-        let holder = Process::spawn(hold, (receiver, theirs))?;
-        ours.recv()?;
-        (0..sends).try_for_each(|number| sender.send(number))?;
-        holder.kill()?;
-        assert!(holder.join().is_err());
-        assert!(sender.send(7).map_err(Error::from).unwrap_err().is_disconnected(), "after {sends} items");
-    }
-    Ok(())
+    alone(|| {
+        for sends in 1..=20 {
+            let (sender, receiver) = bounded(100)?;
+            let (ours, theirs) = pipe::<(), ()>()?;
+            let hold = |_receiver: Receiver<u32>, latch| crate::support::block(latch);
+            let holder = Process::spawn(hold, (receiver, theirs))?;
+            ours.recv()?;
+            (0..sends).try_for_each(|number| sender.send(number))?;
+            holder.kill()?;
+            assert!(holder.join().is_err());
+            assert!(
+                sender.send(7).map_err(Error::from).unwrap_err().is_disconnected(),
+                "after {sends} items"
+            );
+        }
+        Ok(())
+    })
 }
 
 fn receivers_killed_while_they_take_leave_the_queue_in_order() -> Outcome {
