@@ -298,7 +298,7 @@ impl ResultCursor {
         };
         let before = results.len();
         let (values, offset) = frames.peek_values(length, most);
-        let stride = if offset == 0 { length } else { frame_size(as_u32(length)) as usize };
+        let stride = if offset == 0 { length.max(1) } else { frame_size(as_u32(length)) as usize };
         if raw::append_numbers(results, values, stride, offset).is_none() {
             let value = |value: &[u8]| raw::from_bytes(&value[offset..offset + length])?.ok();
             results.extend(values.chunks_exact(stride).map_while(value));

@@ -248,7 +248,7 @@ impl PoolSide {
         let completed = Position::load(self.rings.0.word64(COMPLETED));
         let claimed = self.claimed()?;
         if completed.frames_since(self.head) > claimed.wrapping_sub(self.head.frames)
-            || !COMPLETIONS.can_hold_values(self.head, completed)
+            || !COMPLETIONS.can_hold_values(self.start_of_results(), completed)
         {
             return Err(Error::decode("the number of completed items", "it is out of range"));
         }
@@ -341,6 +341,9 @@ impl PoolSide {
             }
             let (first, end) = ((kept - kept.min(passed)).min(array.count), kept + count - passed);
             let end = end.min(array.count);
+            if array.end(end).wrapping_sub(position) > self.tail.bytes.wrapping_sub(position) {
+                break; // overwritten: the pool has written nothing there
+            }
             let length = ((end - first) * size) as usize;
             memory.read(SUBMISSIONS.value_offset(array, first), length, |cut| bytes.extend_from_slice(cut));
             cursor.bytes = array.end(array.count);
@@ -453,7 +456,7 @@ impl PoolSide {
         if count == 0 || count > u32::MAX / 2 {
             return Ok(None); // the second: *visible* is behind what was taken as completed
         }
-        if !COMPLETIONS.can_hold_values(self.head, tail) {
+        if !COMPLETIONS.can_hold_values(self.start_of_results(), tail) {
             return Err(Error::decode("the end of the results", "it is out of range"));
         }
         let results = if scope == Scope::Visible && self.open.is_none() {
@@ -476,7 +479,16 @@ impl PoolSide {
 
     /// The end of the results that the worker may overwrite, in bytes.
     fn taken(&self) -> u32 {
-        self.open.map_or(self.head.bytes, |(start, _)| start)
+        self.start_of_results().bytes
+    }
+
+    /// The end of the results taken, or the start of the array that they end in. Measured from their end,
+    /// further values may take no bytes: the end of an array is rounded up.
+    fn start_of_results(&self) -> Position {
+        self.open.map_or(self.head, |(bytes, taken)| Position {
+            frames: self.head.frames.wrapping_sub(taken),
+            bytes,
+        })
     }
 
     /// Tells the worker to exit when it has no items left.

@@ -157,6 +157,12 @@ impl WorkerSide {
         self.rings.0.word64(IDLE).store(nanos, Relaxed);
     }
 
+    /// As after many items that take this long together.
+    #[cfg(test)]
+    pub(crate) fn set_interval(&mut self, items: u32) {
+        (self.schedule.interval, self.schedule.left) = (items, items);
+    }
+
     pub(super) fn read_clock(&mut self) -> Duration {
         let now = Instant::now();
         let time = now - self.schedule.read_at;
