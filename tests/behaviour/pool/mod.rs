@@ -1,5 +1,6 @@
 //! **Pool**: workers that run tasks.
 
+mod backoff;
 mod bad_items;
 mod broadcast;
 mod cancellation;
@@ -52,6 +53,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         cancellation::trials(),
         memory_limit::trials(),
         retries::trials(),
+        backoff::trials(),
         resize::trials(),
         respawn::trials(),
         order::trials(),

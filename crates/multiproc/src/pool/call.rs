@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
 use crate::pool::completions::Completions;
+use crate::pool::retry_policy::RetryPolicy;
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::task::TaskId;
 use crate::trace;
@@ -31,9 +32,11 @@ pub(crate) struct Call {
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
     target_len: AtomicU64,
-    /// Chunks still in the backlog are dropped, not dispatched. This and `backlog` are written only under the
-    /// pool's lock.
+    /// Chunks still in the backlog are dropped, not dispatched. This and the next two are written only under
+    /// the pool's lock.
     withdrawn: AtomicBool,
+    /// The number of retries of its items.
+    retried: AtomicU32,
     /// Its chunks in the pool's backlog.
     backlog: AtomicUsize,
 }
@@ -43,8 +46,8 @@ pub(crate) struct Call {
 pub(crate) struct Options {
     /// The time limit of each item.
     pub(crate) timeout: Option<Duration>,
-    /// The number of further runs of an item whose worker died while running it.
-    pub(crate) retries: u32,
+    /// Whether and when an item runs again whose worker died while running it.
+    pub(crate) retry: RetryPolicy,
     /// Steps of [`PRIORITY_STEP`].
     pub(crate) priority: i8,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.
@@ -128,6 +131,7 @@ impl Call {
             inbox: Mutex::default(),
             target_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),
+            retried: AtomicU32::new(0),
             backlog: AtomicUsize::new(0),
         })
     }
@@ -161,6 +165,16 @@ impl Call {
         let count = self.backlog.swap(0, Relaxed);
         self.withdrawn.fetch_or(count > 0, Relaxed);
         count
+    }
+
+    /// Whether an item that has died `deaths` times before may run again.
+    pub(crate) fn may_retry(&self, deaths: usize) -> bool {
+        self.options.retry.allows(deaths, self.retried.load(Relaxed)) && !self.is_abandoned()
+    }
+
+    /// Counts items that run again.
+    pub(crate) fn count_retries(&self, items: u32) {
+        self.retried.store(self.retried.load(Relaxed).saturating_add(items), Relaxed);
     }
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {

@@ -43,6 +43,7 @@ pub(crate) mod state;
 mod call;
 mod chunk;
 mod completions;
+mod retry_policy;
 mod stats;
 pub(crate) mod worker_rings;
 
@@ -64,6 +65,7 @@ pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 #[cfg(feature = "async")]
 pub use self::result_stream::ResultStream;
+pub use self::retry_policy::RetryPolicy;
 pub use self::state::{NoState, PoolFn, State};
 pub use self::stats::{PoolStats, WorkerStats};
 pub use self::task_future::TaskFuture;
@@ -156,7 +158,7 @@ impl Pool {
 }
 
 impl<M> Pool<M> {
-    /// Options for one call: a time limit, retries, a buffer size.
+    /// Options for one call: a time limit, retries, a priority, a buffer size.
     pub fn options(&self) -> CallOptions<'_, M> {
         CallOptions::new(&self.dispatcher)
     }

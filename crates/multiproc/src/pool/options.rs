@@ -18,6 +18,7 @@ use super::lazy_results::{LazyResults, Singly};
 use super::map_reduce::{Batches, MapReduce, Plan, merge_batches};
 use super::reorder::ResultOrder;
 use super::results::Results;
+use super::retry_policy::RetryPolicy;
 use super::state::{NoState, PoolFn};
 use super::task_handle::TaskHandle;
 use crate::channel::errors::SendError;
@@ -86,8 +87,30 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// worker may have done part of the work, so a retried task must tolerate that. An item that holds
     /// descriptors (an end of a queue or pipe, [`SharedSlice`](crate::SharedSlice) data) is not retried: its
     /// descriptors died with the worker.
-    pub fn retries(mut self, times: u32) -> Self {
-        self.options.retries = times;
+    pub fn retries(self, times: u32) -> Self {
+        self.retry(RetryPolicy::new(times))
+    }
+
+    /// As [`retries`](Self::retries), with a pause before each retry, and a limit for all items together.
+    /// Replaces what `retries` has set.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use multiproc::pool::RetryPolicy;
+    /// use std::time::Duration;
+    ///
+    /// fn fetch(page: u32) -> u32 {
+    ///     page // by a library that crashes now and then
+    /// }
+    ///
+    /// multiproc::init();
+    /// let pool = Pool::new(2)?;
+    /// let policy = RetryPolicy::new(5).backoff(Duration::from_millis(100), Duration::from_secs(10)).budget(50);
+    /// assert_eq!(pool.options().retry(policy).map(fetch, [1, 2, 3])?, [1, 2, 3]);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.options.retry = policy;
         self
     }
 

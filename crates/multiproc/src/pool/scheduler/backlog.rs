@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::pool::call::Call;
@@ -16,6 +17,8 @@ pub(super) struct Backlog {
     chunks: VecDeque<Chunk>,
     /// The number of withdrawn chunks in the queue.
     withdrawn: usize,
+    /// Chunks that enter the queue at an instant, the next one first.
+    pausing: VecDeque<(Instant, Chunk)>,
 }
 
 /// Fewer withdrawn chunks than this do not cause a sweep.
@@ -43,6 +46,37 @@ impl Backlog {
         }
     }
 
+    /// Puts back chunks whose worker died with them, each after its pause.
+    pub(super) fn run_again(&mut self, chunks: Vec<Chunk>) {
+        for chunk in chunks.into_iter().rev() {
+            let pause = chunk.call.options.retry.pause(chunk.deaths.len());
+            if pause.is_zero() {
+                self.put_back(vec![chunk]);
+                continue;
+            }
+            let until = Instant::now() + pause;
+            let index = self.pausing.partition_point(|(other, _)| *other <= until);
+            self.pausing.insert(index, (until, chunk));
+        }
+    }
+
+    /// When the next pause ends.
+    pub(super) fn pauses_until(&self) -> Option<Instant> {
+        self.pausing.front().map(|(until, _)| *until)
+    }
+
+    /// Puts back the chunks whose pause is over; returns whether there were any.
+    pub(super) fn end_pauses(&mut self) -> bool {
+        if self.pausing.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        let over = self.pausing.partition_point(|(until, _)| *until <= now);
+        let chunks: Vec<_> = self.pausing.drain(..over).map(|(_, chunk)| chunk).collect();
+        self.put_back(chunks);
+        over > 0
+    }
+
     /// The next chunk to dispatch.
     pub(super) fn front_mut(&mut self) -> Option<&mut Chunk> {
         while self.withdrawn > 0 && self.chunks.front().is_some_and(|chunk| chunk.call.is_withdrawn()) {
@@ -60,10 +94,20 @@ impl Backlog {
     }
 
     pub(super) fn is_empty(&self) -> bool {
+        self.has_none_to_dispatch() && self.pausing.is_empty()
+    }
+
+    /// Whether no chunk waits for a worker.
+    pub(super) fn has_none_to_dispatch(&self) -> bool {
         self.chunks.len() == self.withdrawn
     }
 
-    /// The number of waiting items, counted up to `most`.
+    /// The number of items in a pause.
+    pub(super) fn pausing(&self) -> u64 {
+        self.pausing.iter().map(|(_, chunk)| u64::from(chunk.count)).sum()
+    }
+
+    /// The number of items that wait for a worker, counted up to `most`.
     pub(super) fn items(&self, most: usize) -> usize {
         let live = self.chunks.iter().filter(|chunk| !chunk.call.is_withdrawn());
         let items: u64 = live.take(most).map(|chunk| u64::from(chunk.count)).sum();
@@ -82,12 +126,26 @@ impl Backlog {
         count > 0
     }
 
+    /// Fails the pausing items of a call with `error`; returns whether there were any.
+    pub(super) fn fail_pausing(&mut self, call: &Arc<Call>, error: &Error) -> bool {
+        let before = self.pausing.len();
+        self.pausing.retain(|(_, chunk)| {
+            let stays = !Arc::ptr_eq(&chunk.call, call);
+            if !stays {
+                chunk.fail(error);
+            }
+            stays
+        });
+        self.pausing.len() < before
+    }
+
     /// Fails every waiting item with `error`.
     pub(super) fn fail(&mut self, error: &Error) {
         for chunk in self.chunks.drain(..).filter(|chunk| !chunk.call.is_withdrawn()) {
             chunk.call.leave_backlog(1);
             chunk.fail(error);
         }
+        self.pausing.drain(..).for_each(|(_, chunk)| chunk.fail(error));
         self.withdrawn = 0;
     }
 }
@@ -103,7 +161,10 @@ fn admit(chunk: &Chunk) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::pool::RetryPolicy;
     use crate::pool::call::{Options, ResultBatch};
     use crate::pool::chunk::ChunkBuilder;
     use crate::task::{RunOnce, TaskId};
@@ -162,6 +223,42 @@ mod tests {
         backlog.extend(chunk(&high).chain(chunk(&low)), 6);
         backlog.put_back(revoked);
         assert_eq!(drain(&mut backlog), [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_pausing_chunk_is_not_dispatched_before_its_pause_is_over() {
+        const PAUSE: Duration = Duration::from_millis(20);
+        let task = TaskId::of::<RunOnce, _, (u64,)>(|number: u64| number).unwrap();
+        let retry = |pause| RetryPolicy::new(9).backoff(pause, pause);
+        let call = |pause| Call::new(task, Options { retry: retry(pause), ..Options::default() }, false);
+        let dead = |call| -> Vec<_> {
+            let died = |mut chunk: Chunk| {
+                chunk.deaths.push(Error::invalid("it died"));
+                chunk
+            };
+            chunk(call).map(died).collect()
+        };
+        let (soon, late, other) = (call(PAUSE), call(Duration::MAX), call(Duration::ZERO));
+        let mut backlog = Backlog::default();
+        let begun = Instant::now();
+        backlog.run_again(dead(&late));
+        backlog.run_again(dead(&soon));
+        assert!(backlog.front_mut().is_none() && !backlog.is_empty() && backlog.pausing() == 2);
+        backlog.run_again(dead(&other));
+        assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &other));
+        backlog.pop_front();
+        while !backlog.end_pauses() {
+            assert!(backlog.pauses_until().is_some_and(|until| until >= begun + PAUSE));
+        }
+        assert!(begun.elapsed() >= PAUSE);
+        assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &soon));
+        backlog.pop_front();
+        let error = Error::invalid("it is over");
+        assert!(backlog.fail_pausing(&late, &error) && late.take().len() == 1);
+        assert!(backlog.is_empty() && !backlog.fail_pausing(&late, &error));
+        backlog.run_again(dead(&late));
+        backlog.fail(&error);
+        assert!(backlog.is_empty() && late.has_arrived());
     }
 
     fn calls(count: usize) -> Vec<Arc<Call>> {

@@ -198,12 +198,16 @@ impl Scheduler {
         for worker in self.workers.iter_mut().filter(|worker| worker.has_work_of(call)) {
             self.backlog.put_back(worker.revoke(u32::MAX));
         }
+        let error = Error::new(Cause::Cancelled);
+        let is_pausing = self.backlog.fail_pausing(call, &error);
         let is_any = self.backlog.withdraw(call);
-        if is_any {
+        if is_any || is_pausing {
             trace::cancelled(None);
-            call.deliver(ResultBatch::Lost { first: 0, count: 1, error: Error::new(Cause::Cancelled) });
         }
-        is_any
+        if is_any {
+            call.deliver(ResultBatch::Lost { first: 0, count: 1, error });
+        }
+        is_any || is_pausing
     }
 
     pub(crate) fn close(&mut self) {
@@ -229,7 +233,7 @@ impl Scheduler {
 
     pub(crate) fn stats(&self) -> PoolStats {
         let mut stats = self.ended.clone();
-        let mut pending = self.backlog.items(usize::MAX) as u64;
+        let mut pending = self.backlog.items(usize::MAX) as u64 + self.backlog.pausing();
         for worker in &self.workers {
             *stats.worker(worker.index()) += &worker.stats();
             pending += u64::from(worker.in_flight());
@@ -252,6 +256,9 @@ impl Scheduler {
         self.ignore_stopped_time(now);
         self.check_workers(now);
         self.retire_overgrown(now);
+        if self.backlog.end_pauses() {
+            self.sleep.wake_requested |= self.needs_worker();
+        }
         let is_stall_check = self.stall_check_at.is_some_and(|time| time <= now);
         for worker in &mut self.workers {
             let was_ready = worker.is_ready();
@@ -317,7 +324,7 @@ impl Scheduler {
         let stall_check_at = self
             .stall_check_at
             .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry_at.into_iter().chain(stall_check_at).min()
+        self.retry_at.into_iter().chain(stall_check_at).chain(self.backlog.pauses_until()).min()
     }
 
     /// Dispatches waiting chunks to workers with room, least loaded first.
@@ -366,7 +373,7 @@ impl Scheduler {
     /// the former will soon be done with them. Where that estimate is wrong, a
     /// [stall check](WorkerHandle::revoke_if_stalled) moves them later.
     fn steal_work(&mut self) {
-        if !self.backlog.is_empty() || !self.workers.iter().any(WorkerHandle::is_idle) {
+        if !self.backlog.has_none_to_dispatch() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
         let pending = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));

@@ -336,10 +336,11 @@ impl Scheduler {
     fn reap(&mut self, worker: WorkerHandle) {
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
         let index = worker.index();
-        let WorkerExit { error, failed_startup, exited_early, initializer_failed, rest, stats } =
+        let WorkerExit { error, failed_startup, exited_early, initializer_failed, again, rest, stats } =
             worker.reap(may_retry);
         *self.ended.worker(index) += &stats;
         self.backlog.put_back(rest);
+        self.backlog.run_again(again);
         self.starts.early_exits = if exited_early { self.starts.early_exits + 1 } else { 0 };
         if self.starts.early_exits >= MAX_EARLY_EXITS {
             self.starts.pause();

@@ -96,8 +96,7 @@ impl InFlight {
     /// that.
     pub(crate) fn may_front_run_again(&self) -> bool {
         self.spans.front().is_some_and(|span| {
-            span.deaths.len() < usize::try_from(span.call.options.retries).unwrap_or(usize::MAX)
-                && !span.call.is_abandoned()
+            span.call.may_retry(span.deaths.len())
                 && span.message.as_ref().is_none_or(|message| !message.had_descriptors())
         })
     }

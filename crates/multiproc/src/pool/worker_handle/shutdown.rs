@@ -28,6 +28,7 @@ pub(crate) struct WorkerExit {
     pub(crate) initializer_failed: bool,
     /// Items for other workers: the one that it was running, if it may run again, and those that it had not
     /// claimed.
+    pub(crate) again: Vec<Chunk>,
     pub(crate) rest: Vec<Chunk>,
     pub(crate) stats: WorkerStats,
 }
@@ -205,15 +206,15 @@ impl WorkerHandle {
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let rest = self.reclaim(pending);
-        let mut rest = self.settle_pinned(rest, &error);
-        let mut retried = 0;
+        let rest = self.settle_pinned(rest, &error);
+        let (mut again, mut retried) = (Vec::new(), 0);
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
-            let mut again = self.reclaim(self.in_flight.count());
+            again = self.reclaim(self.in_flight.count());
             retried = again.iter().map(|chunk| u64::from(chunk.count)).sum();
             for chunk in &mut again {
                 chunk.deaths.push(error.clone());
+                chunk.call.count_retries(chunk.count);
             }
-            rest.splice(0..0, again);
         }
         self.fail(self.in_flight.count(), &error);
         let unexpected = !self.phase.was_told_to_exit();
@@ -225,6 +226,7 @@ impl WorkerHandle {
             failed_startup: !self.is_ready() && unexpected,
             exited_early: unexpected && self.completed == 0 && self.started_at.elapsed() < EARLY_EXIT,
             initializer_failed,
+            again,
             rest,
             stats: self.final_stats(&times, retried),
         }

@@ -1,0 +1,216 @@
+//! Retries that come after a pause, and within a budget.
+
+use std::fs;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use multiproc::pool::{PoolBuilder, RetryPolicy};
+use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::{Error, Pool, Result};
+use nix::sys::signal::{Signal, raise};
+
+use super::{HOUR, SHORT, square};
+use crate::support::{Outcome, TEST_TIMEOUT, alone, eventually, send_signal, trials};
+
+trials![
+    a_pausing_item_occupies_no_worker_and_holds_up_no_other,
+    results_keep_their_order_and_each_item_runs_once_more_per_death,
+    an_item_that_always_kills_pauses_longer_each_time,
+    a_budget_is_that_of_all_items_of_a_call,
+    what_ends_an_item_ends_its_pause,
+    a_call_that_returns_early_leaves_no_pausing_item,
+    a_closed_pool_runs_a_pausing_item_again,
+    a_pause_ends_without_a_waiting_caller_and_without_a_worker,
+    a_pause_costs_no_cpu_time,
+];
+
+/// Of each worker: the numbers of the items that it has begun, and the deaths that are left.
+static LOG: OnceLock<(Sender<u64>, Receiver<()>)> = OnceLock::new();
+
+fn open_log(begun: Sender<u64>, deaths: Receiver<()>) {
+    assert!(LOG.set((begun, deaths)).is_ok());
+}
+
+/// Kills its worker for as long as there are deaths left.
+fn maybe_die(number: u64) -> u64 {
+    let (begun, deaths) = LOG.get().unwrap();
+    begun.send(number).unwrap();
+    if deaths.try_recv().is_ok() {
+        raise(Signal::SIGKILL).unwrap();
+    }
+    square(number)
+}
+
+fn die(_: u64) -> u64 {
+    raise(Signal::SIGKILL).unwrap();
+    0
+}
+
+/// A pool whose workers die so many times, and the reader of its log.
+fn mortal(builder: PoolBuilder, deaths: u32) -> Result<(Pool, Receiver<u64>, Sender<()>)> {
+    let (begun, entries) = bounded(1000)?;
+    let (sender, receiver) = bounded(1000)?;
+    sender.send_all((0..deaths).map(|_| ()))?;
+    Ok((builder.initializer(open_log, (begun, receiver)).build()?, entries, sender))
+}
+
+fn after(pause: Duration) -> RetryPolicy {
+    RetryPolicy::new(5).backoff(pause, pause)
+}
+
+/// All tasks of the pool have a result or pause.
+fn wait_until_pausing(pool: &Pool, deaths: u64) {
+    eventually("the worker's death is settled", || pool.stats().total().tasks_retried >= deaths);
+}
+
+fn a_pausing_item_occupies_no_worker_and_holds_up_no_other() -> Outcome {
+    let pool = Pool::new(1)?;
+    let mut pausing = pool.options().retry(after(HOUR)).submit(die, (1,))?;
+    wait_until_pausing(&pool, 1);
+    for round in 0..3 {
+        let behind: Vec<_> = (0..20).map(|number| pool.submit(square, (number,))).collect::<Result<_>>()?;
+        assert!(pool.map(square, 0..100)?.into_iter().eq((0..100).map(square)));
+        for (number, task) in (0..).zip(behind) {
+            assert_eq!(task.get()?, square(number), "{round}");
+        }
+        assert_eq!(pool.stats().pending, 1);
+        assert!(!pausing.is_running() && !pausing.is_ready());
+        pool.worker_pids().into_iter().for_each(|pid| send_signal(pid, Signal::SIGKILL));
+    }
+    assert!(pausing.get_timeout(SHORT)?.is_none());
+    assert!(pausing.cancel() && pausing.get().unwrap_err().is_cancelled());
+    assert_eq!(pool.stats().pending, 0);
+    Ok(())
+}
+
+fn results_keep_their_order_and_each_item_runs_once_more_per_death() -> Outcome {
+    const PAUSE: Duration = Duration::from_millis(20);
+    for chunk_size in [1, 7, 100] {
+        let (pool, entries, _deaths) = mortal(Pool::builder().workers(3).chunk_size(chunk_size), 3)?;
+        let begun = Instant::now();
+        let squares = pool.options().retry(after(PAUSE)).imap(maybe_die, 0..50).collect::<Result<Vec<_>>>()?;
+        assert!(squares.into_iter().eq((0..50).map(square)));
+        assert!(begun.elapsed() >= PAUSE);
+        pool.join();
+        let mut numbers = entries.into_iter().collect::<Result<Vec<_>>>()?;
+        assert_eq!(numbers.len(), 53);
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert!(numbers.into_iter().eq(0..50));
+    }
+    Ok(())
+}
+
+fn an_item_that_always_kills_pauses_longer_each_time() -> Outcome {
+    let (first, max) = (Duration::from_millis(30), Duration::from_millis(100));
+    let pool = Pool::new(2)?;
+    let begun = Instant::now();
+    let policy = RetryPolicy::new(3).backoff(first, max);
+    let outcomes = pool.options().retry(policy).map_results(|n| if n == 7 { die(n) } else { n }, 0..20)?;
+    assert!(begun.elapsed() >= first + 2 * first + max);
+    let error = outcomes[7].as_ref().unwrap_err();
+    assert_eq!((error.signal(), error.index(), error.attempts().len()), (Some(9), Some(7), 3), "{error}");
+    assert!(error.attempts().iter().all(|death| (death.signal(), death.index()) == (Some(9), Some(7))));
+    assert_eq!(outcomes.iter().flatten().count(), 19);
+    Ok(())
+}
+
+fn a_budget_is_that_of_all_items_of_a_call() -> Outcome {
+    let pool = Pool::new(2)?;
+    let policy = after(Duration::from_millis(1)).budget(7);
+    for _ in 0..2 {
+        let outcomes = pool.options().retry(policy).map_results(die, 0..5)?;
+        let attempts = outcomes.iter().map(|outcome| outcome.as_ref().unwrap_err().attempts().len());
+        assert_eq!(attempts.sum::<usize>(), 7, "{outcomes:?}");
+    }
+    assert_eq!(pool.stats().total().tasks_retried, 14);
+    Ok(())
+}
+
+fn what_ends_an_item_ends_its_pause() -> Outcome {
+    type End = fn(Pool, multiproc::pool::TaskHandle<u64>) -> Result<Error>;
+    let ends: [End; 4] = [
+        |_pool, task| {
+            assert!(task.cancel() && !task.cancel());
+            Ok(task.get().unwrap_err())
+        },
+        |_pool, task| {
+            let canceller = task.canceller();
+            let waiting = std::thread::spawn(move || task.get());
+            assert!(canceller.cancel());
+            Ok(waiting.join().unwrap().unwrap_err())
+        },
+        |pool, task| {
+            drop(pool);
+            Ok(task.get().unwrap_err())
+        },
+        |pool, task| {
+            pool.terminate();
+            Ok(task.get().unwrap_err())
+        },
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        let pool = Pool::new(1)?;
+        let task = pool.options().retry(after(HOUR)).submit(die, (1,))?;
+        wait_until_pausing(&pool, 1);
+        let error = end(pool, task)?;
+        assert!(error.is_cancelled(), "{number}: {error}");
+        assert_eq!(error.attempts().len(), 1, "{number}: {error:?}");
+    }
+    Ok(())
+}
+
+fn a_call_that_returns_early_leaves_no_pausing_item() -> Outcome {
+    let pool = Pool::new(1)?;
+    let mut results = pool.options().retry(after(HOUR)).imap_unordered(die, 0..4);
+    wait_until_pausing(&pool, 4);
+    assert!(results.next_timeout(SHORT).is_none());
+    assert_eq!(pool.stats().pending, 4);
+    drop(results);
+    assert_eq!(pool.stats().pending, 0);
+    pool.join();
+    Ok(())
+}
+
+fn a_closed_pool_runs_a_pausing_item_again() -> Outcome {
+    let (pool, _entries, _deaths) = mortal(Pool::builder().workers(2), 1)?;
+    let task = pool.options().retry(after(2 * SHORT)).submit(maybe_die, (5,))?;
+    wait_until_pausing(&pool, 1);
+    pool.join();
+    assert!(task.is_ready());
+    assert_eq!(task.get()?, 25);
+    Ok(())
+}
+
+fn a_pause_ends_without_a_waiting_caller_and_without_a_worker() -> Outcome {
+    let builder = Pool::builder().workers(1).idle_timeout(Duration::from_millis(1));
+    let (pool, entries, _deaths) = mortal(builder, 1)?;
+    let task = pool.options().retry(after(3 * SHORT)).submit(maybe_die, (5,))?;
+    for _ in 0..2 {
+        assert_eq!(entries.recv_timeout(TEST_TIMEOUT)?, 5);
+    }
+    assert_eq!(task.get()?, 25);
+    Ok(())
+}
+
+/// The time that all threads of this process have run.
+fn cpu_time() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks = |field: &str| field.parse::<u32>().unwrap();
+    let fields = stat.rsplit(") ").next().unwrap().split(' ');
+    Duration::from_millis(10) * fields.skip(11).take(2).map(ticks).sum::<u32>()
+}
+
+fn a_pause_costs_no_cpu_time() -> Outcome {
+    alone(|| {
+        let pool = Pool::new(1)?;
+        let mut task = pool.options().retry(after(HOUR)).submit(die, (1,))?;
+        wait_until_pausing(&pool, 1);
+        let before = cpu_time();
+        assert!(task.get_timeout(5 * SHORT)?.is_none());
+        std::thread::sleep(5 * SHORT);
+        let used = cpu_time() - before;
+        assert!(used < SHORT, "{used:?}");
+        Ok(())
+    })
+}
