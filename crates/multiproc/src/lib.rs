@@ -207,7 +207,7 @@ pub use fd::Fd;
 pub use init::init_before_main;
 pub use init::{at_start, init, stop_fork_server};
 pub use pipe::{Connection, pipe};
-pub use pool::{Pool, as_completed};
+pub use pool::{Pool, as_completed, is_cancelled};
 pub use process::{Process, ProcessBuilder};
 pub use process_future::ProcessFuture;
 pub use process_info::{ProcessInfo, active_children, current, parent};

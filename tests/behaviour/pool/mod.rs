@@ -7,6 +7,7 @@ mod cancellation;
 mod descriptors;
 mod encoded;
 mod failures;
+mod grace;
 mod growth;
 mod handles;
 mod imap;
@@ -51,6 +52,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         timeouts::trials(),
         broadcast::trials(),
         cancellation::trials(),
+        grace::trials(),
         memory_limit::trials(),
         retries::trials(),
         backoff::trials(),

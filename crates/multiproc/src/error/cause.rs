@@ -84,6 +84,8 @@ pub(crate) enum Cause {
     /// A server was stopped, or its last handle had gone.
     Stopped,
     Cancelled,
+    /// The task was cancelled, or has exceeded this limit, and has ended by itself.
+    EndedInGrace(Option<Duration>),
     /// A host of a cluster was given up while it had the item.
     HostLost(String),
     /// The hosts of a cluster cannot be reached.

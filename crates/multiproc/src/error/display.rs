@@ -96,6 +96,10 @@ impl Error {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
             }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
+            Cause::EndedInGrace(None) => write!(f, "the task was cancelled, and {who} ended it in its grace"),
+            Cause::EndedInGrace(Some(limit)) => {
+                write!(f, "{who} ended a task in its grace{doing}, which took longer than {limit:?}")
+            }
             Cause::TimeLimit(limit) => write!(f, "{who} was killed{doing}, which took longer than {limit:?}"),
             Cause::Task(error) => write!(f, "{error}"),
             Cause::Poisoned { lock, failure } => {

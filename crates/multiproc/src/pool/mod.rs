@@ -34,6 +34,8 @@ mod scheduler;
 mod worker_handle;
 mod worker_main;
 
+mod cancellation;
+
 #[doc(hidden)]
 pub mod encoded;
 
@@ -61,6 +63,7 @@ use crate::sys::process::own_pid;
 
 pub use self::as_completed::{AsCompleted, as_completed};
 pub use self::builder::PoolBuilder;
+pub use self::cancellation::is_cancelled;
 pub use self::lazy_results::LazyResults;
 pub use self::options::CallOptions;
 #[cfg(feature = "async")]

@@ -79,6 +79,42 @@ impl<'pool, M> CallOptions<'pool, M> {
         self
     }
 
+    /// Lets a running task end by itself before its worker is killed: after
+    /// [`cancel`](TaskHandle::cancel), and at its [time limit](Self::timeout). The task sees that
+    /// [`is_cancelled`](crate::is_cancelled) is true, can clean up, and should return within `time`; then its
+    /// worker lives on. A task that does not is killed with its worker. Zero by default: the worker is killed
+    /// at once.
+    ///
+    /// What the task returns then is dropped, and a panic as well: `cancel` has returned true, so the error is
+    /// [`is_cancelled`](Error::is_cancelled); at the time limit it is [`is_timeout`](Error::is_timeout).
+    /// `cancel` does not block, and [`get`](TaskHandle::get) returns the error when the task has ended or its
+    /// worker is dead. Meanwhile the worker gets no other tasks. A pool that ends waits for no grace.
+    ///
+    /// ```
+    /// use multiproc::Pool;
+    /// use std::time::Duration;
+    ///
+    /// fn search() {
+    ///     while !multiproc::is_cancelled() {
+    ///         std::thread::sleep(Duration::from_millis(1)); // a step of the work
+    ///     }
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let pool = Pool::new(1)?;
+    ///     let worker = pool.apply(std::process::id, ())?;
+    ///     let call = pool.options().timeout(Duration::from_millis(50)).grace(Duration::from_secs(60));
+    ///     assert!(call.apply(search, ()).unwrap_err().is_timeout());
+    ///     assert_eq!(pool.apply(std::process::id, ())?, worker);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn grace(mut self, time: Duration) -> Self {
+        self.options.grace = time;
+        self
+    }
+
     /// Sets the number of further runs of an item whose worker dies while running it (crashes, is killed, or
     /// exits). Default 0. After the last run the error is that of the last death,
     /// and its [`attempts`](Error::attempts) are the earlier ones.

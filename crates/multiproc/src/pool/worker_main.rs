@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::call::TaskHeader;
+use super::cancellation;
 use super::item_loop::ItemLoop;
 use super::state::adopt_preloaded;
 use crate::error::{Error, Result};
@@ -53,6 +54,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
             exit_immediately(0); // a copy that the initializer has forked
         }
     }
+    cancellation::set_rings(context.rings.clone());
     let mut rings = WorkerSide::new(context.rings, context.link, context.wakeup_page, context.spin)?;
     if has_barrier {
         rings.claim_runs();

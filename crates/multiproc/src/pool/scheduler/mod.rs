@@ -179,11 +179,13 @@ impl Scheduler {
         self.dispatch();
     }
 
-    /// Withdraws a call of one item, or kills the worker that runs it. Returns whether its result is now the
+    /// Withdraws a call of one item, or ends it with the worker that runs it. Returns whether its result is now the
     /// error that it was cancelled.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fail_pending(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
+        let next_end = self.workers.iter().filter_map(WorkerHandle::grace_until).min();
+        self.sleep.wake_requested |= next_end.is_some_and(|time| self.sleep.wake_by(time));
         self.dispatch();
         is_cancelled
     }

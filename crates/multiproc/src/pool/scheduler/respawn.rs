@@ -230,6 +230,7 @@ impl Scheduler {
             self.reap(worker);
         }
         for worker in &mut self.workers {
+            worker.enforce_grace();
             self.backlog.put_back(worker.enforce_time_limit());
         }
         self.poll();
@@ -286,6 +287,7 @@ impl Scheduler {
         };
         let now = Instant::now();
         let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
+        let graces = self.workers.iter().filter_map(WorkerHandle::grace_until);
         let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
         let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
         let times = [terminate_at, kill_at, self.starts.paused_until()]
@@ -294,6 +296,7 @@ impl Scheduler {
             .filter(|&time| time > now);
         let watch = self.has_work().then(|| now + CHECK_INTERVAL);
         kill_deadlines
+            .chain(graces)
             .chain(timeouts)
             .chain(initialized)
             .chain(times)

@@ -87,7 +87,8 @@ impl WorkerHandle {
         if let (Some(call), Scope::Visible) = (self.in_flight.front(), scope) {
             call.learn_cost(count, taken.nanos);
         }
-        let is_simple = !taken.may_be_out_of_line && self.in_flight.are_of_one_call(count);
+        let is_simple =
+            !taken.may_be_out_of_line && self.grace.is_none() && self.in_flight.are_of_one_call(count);
         if !is_simple || self.may_record(&mut taken.results) {
             self.deliver_singly(taken.results, count, number, scope);
         } else {
@@ -141,7 +142,8 @@ impl WorkerHandle {
                 self.unreceived = Some((results, count - delivered, number));
                 return;
             };
-            if received.as_ref().is_ok_and(|result| self.record_panic(result)) {
+            let asked_to_end = self.end_grace();
+            if asked_to_end.is_none() && received.as_ref().is_ok_and(|result| self.record_panic(result)) {
                 continue;
             }
             let received = received.map_err(|error| {
@@ -151,6 +153,10 @@ impl WorkerHandle {
                 }
                 error.with_origin(Origin::Worker { pid: self.pid() })
             });
+            if let Some(why) = asked_to_end {
+                self.fail(1, &why);
+                continue;
+            }
             let mut received = Some(received);
             self.complete(1, |call, index, _| match received.take() {
                 Some(Ok(result)) => call.deliver(ResultBatch::Result { index, result }),

@@ -1,6 +1,7 @@
 //! The pool's handle of one worker: its process, its rings, and its items in flight.
 
 mod collect;
+mod grace;
 mod in_flight;
 mod phase;
 mod pinned;
@@ -14,6 +15,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::grace::Grace;
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
 use self::pinned::Pinned;
@@ -73,6 +75,7 @@ pub(crate) struct WorkerHandle {
     idle_since: Cell<Option<(u64, Instant)>>,
     submissions: Submissions,
     phase: WorkerPhase,
+    grace: Option<Grace>,
     /// How long it may live after it was told to exit.
     shutdown_timeout: Duration,
     /// The memory limit in bytes.
@@ -170,6 +173,7 @@ impl WorkerHandle {
             idle_since: Cell::new(None),
             submissions: Submissions::default(),
             phase: WorkerPhase::Running,
+            grace: None,
             shutdown_timeout,
             memory_limit,
             recording,

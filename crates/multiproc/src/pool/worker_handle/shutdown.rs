@@ -33,19 +33,19 @@ pub(crate) struct WorkerExit {
     pub(crate) stats: WorkerStats,
 }
 
-/// Ends the running item by killing its worker.
+/// Ends the running item by killing its worker, once its [grace](super::grace), if any, is over.
 ///
 /// The running item can change at any instant. So the pool first revokes what the worker has not claimed.
 /// From then on the worker can claim nothing, and the item that a last poll shows running is the one that the
 /// kill hits, if any.
 impl WorkerHandle {
-    /// Kills the worker if it has claimed the single item of this call and not completed it; returns
-    /// whether it did. The item then counts as cancelled, even if it completes before the kill.
+    /// Ends the single item of this call if the worker has claimed it and not completed it; returns whether
+    /// it did. The item then counts as cancelled, even if it completes before the kill.
     ///
     /// Call [`revoke`](WorkerHandle::revoke) before. (An out-of-line item cannot be revoked, and counts as
     /// claimed.)
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
-        if self.phase.failure().is_some() || !self.has_work_of(call) {
+        if self.phase.failure().is_some() || self.grace.is_some() || !self.has_work_of(call) {
             return false;
         }
         self.take_results(Scope::Completed);
@@ -53,7 +53,7 @@ impl WorkerHandle {
         let is_running = self.in_flight.count() == 1 && self.has_work_of(call);
         if is_running {
             trace::cancelled(Some(self.pid()));
-            self.fail_worker(Error::new(Cause::Cancelled));
+            self.end_item(Cause::Cancelled);
         }
         is_running
     }
@@ -62,11 +62,9 @@ impl WorkerHandle {
         self.phase.failure().is_some_and(Error::is_cancelled)
     }
 
-    /// Kills the worker if its item exceeds its time limit; returns what it had not claimed.
+    /// Ends the worker's item if that exceeds its time limit; returns what the worker had not claimed.
     pub(crate) fn enforce_time_limit(&mut self) -> Vec<Chunk> {
-        let Some(least) = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none()) else {
-            return Vec::new();
-        };
+        let Some(least) = self.least_timeout() else { return Vec::new() };
         if self.running_for().is_none_or(|time| time < least) {
             return Vec::new();
         }
@@ -78,9 +76,15 @@ impl WorkerHandle {
         self.take_results(Scope::Completed);
         if let Some(timeout) = self.exceeded_limit() {
             trace::timed_out(self.pid(), timeout);
-            self.fail_worker(Error::new(Cause::TimeLimit(timeout)));
+            self.end_item(Cause::TimeLimit(timeout));
         }
         rest
+    }
+
+    /// The shortest time limit of any item, unless the running one is being ended.
+    fn least_timeout(&self) -> Option<Duration> {
+        let goes_on = self.phase.failure().is_none() && self.grace.is_none();
+        self.in_flight.least_timeout().filter(|_| goes_on)
     }
 
     /// The time limit of the running item, if it is exceeded. All results must have been taken.
@@ -109,7 +113,7 @@ impl WorkerHandle {
 
     /// When to check the time limit of the running item next.
     pub(crate) fn next_time_limit_check(&self, now: Instant) -> Option<Instant> {
-        let least = self.in_flight.least_timeout().filter(|_| self.phase.failure().is_none())?;
+        let least = self.least_timeout()?;
         let Some(time) = self.rings.running_for() else {
             return now.checked_add(least); // no later item can exceed its limit sooner
         };
@@ -234,8 +238,15 @@ impl WorkerHandle {
 
     /// Why it exited, and whether its initializer failed.
     fn exit_cause(&mut self) -> (Error, bool) {
-        let origin = || Origin::Worker { pid: self.pid() };
-        if let Some(why) = self.phase.failure() {
+        let pid = self.pid();
+        let origin = || Origin::Worker { pid };
+        let failure = self.phase.failure();
+        // Whatever else has ended the worker: `cancel` has returned that its item is cancelled.
+        let was_killed_for_it = failure.is_some_and(|why| why.is_cancelled() || why.is_timeout());
+        if let Some(grace) = self.grace.take().filter(|_| !was_killed_for_it) {
+            return (grace.into_error(pid), false);
+        }
+        if let Some(why) = failure {
             return (why.clone().with_origin(origin()), why.is_start());
         }
         let ended = self.spawned.result(&origin);

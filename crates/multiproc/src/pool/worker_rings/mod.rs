@@ -92,6 +92,8 @@ const REQUESTS: usize = 392;
 /// Event counts: for items or the closing of the rings; and for room for results.
 const ITEMS_EVENT: usize = 396;
 const ROOM_EVENT: usize = 400;
+/// The running item should end. The pool resets it before it submits another.
+const CANCELLED: usize = 404;
 
 impl WorkerRings {
     pub(crate) fn create() -> Result<Self> {
@@ -126,6 +128,12 @@ impl WorkerRings {
     #[inline]
     fn requests(&self) -> &AtomicU32 {
         self.0.word32(REQUESTS)
+    }
+
+    /// Whether the running item should end.
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.word32(CANCELLED).load(Relaxed) != 0
     }
 
     fn taken(&self) -> &AtomicU32 {

@@ -20,7 +20,7 @@ use crate::sys::poll::Deadline;
 
 use super::result_words::{self, Scope};
 use super::{
-    CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FAILED, IDLE, ITEM_STARTED_AT, MessageHeader,
+    CANCELLED, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FAILED, IDLE, ITEM_STARTED_AT, MessageHeader,
     OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, TASK_HEADER, VALUE, VISIBLE,
     WorkerRings,
 };
@@ -412,6 +412,11 @@ impl PoolSide {
     /// Makes the worker read the clock after the running item.
     pub(crate) fn request_flush(&mut self) {
         self.request(2);
+    }
+
+    /// Whether the running item should end.
+    pub(crate) fn set_cancelled(&self, is_cancelled: bool) {
+        self.rings.0.word32(CANCELLED).store(is_cancelled.into(), Relaxed);
     }
 
     fn request(&mut self, change: u32) {

@@ -1,0 +1,62 @@
+//! The time in which an item that was cancelled, or has exceeded its time limit, can end by itself.
+
+use std::time::Instant;
+
+use super::WorkerHandle;
+use crate::error::{Cause, Error, Origin};
+use crate::pool::worker_rings::Scope;
+
+/// The running item is to end. Its worker has no other items and gets none.
+pub(super) struct Grace {
+    /// When the worker is killed; `None` if that is beyond the clock's range.
+    until: Option<Instant>,
+    /// The item's error then.
+    why: Cause,
+}
+
+impl WorkerHandle {
+    /// Ends the running item: asks it to end if its call has a grace, else kills the worker. All else must
+    /// have been revoked, and all results taken.
+    pub(super) fn end_item(&mut self, why: Cause) {
+        let grace = self.in_flight.front().map(|call| call.options.grace).unwrap_or_default();
+        // If the kernel has refused a barrier, the worker keeps a run of items, and would begin the next one.
+        if grace.is_zero() || self.in_flight.count() != 1 {
+            return self.fail_worker(Error::new(why));
+        }
+        self.grace = Some(Grace { until: Instant::now().checked_add(grace), why });
+        self.full = true; // so it gets nothing
+        self.rings.set_cancelled(true);
+    }
+
+    /// When to kill the worker, if its item does not end by itself before.
+    pub(crate) fn grace_until(&self) -> Option<Instant> {
+        self.grace.as_ref().filter(|_| self.phase.failure().is_none())?.until
+    }
+
+    /// Kills the worker if its item has not ended in its grace.
+    pub(crate) fn enforce_grace(&mut self) {
+        if self.grace_until().is_none_or(|until| until > Instant::now()) {
+            return;
+        }
+        self.take_results(Scope::Completed);
+        if let Some(grace) = &self.grace {
+            self.fail_worker(Error::new(grace.why.clone()));
+        }
+    }
+
+    /// Its item has ended by itself: the worker may get others. Returns the item's error, if that was asked to
+    /// end.
+    pub(super) fn end_grace(&mut self) -> Option<Error> {
+        let grace = self.grace.take()?;
+        self.full = false;
+        self.rings.set_cancelled(false);
+        Some(grace.into_error(self.pid()))
+    }
+}
+
+impl Grace {
+    pub(super) fn into_error(self, pid: u32) -> Error {
+        let limit = if let Cause::TimeLimit(limit) = self.why { Some(limit) } else { None };
+        Error::new(Cause::EndedInGrace(limit)).with_origin(Origin::Worker { pid })
+    }
+}
