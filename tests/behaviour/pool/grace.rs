@@ -127,7 +127,7 @@ fn whatever_a_cancelled_task_returns_is_dropped() -> Outcome {
         work(begun);
         vec![1; 200_000]
     }
-    fn descriptor(begun: Latch) -> Fd {
+    fn descriptor(begun: Latch) -> Fd<File> {
         work(begun);
         File::open("/dev/null").unwrap().into()
     }

@@ -15,6 +15,7 @@ trials![
     a_worker_that_grows_in_a_task_finishes_it,
     what_a_worker_has_before_its_first_task_does_not_count,
     a_preloaded_state_does_not_count,
+    a_worker_that_has_grown_in_its_last_task_is_replaced_while_it_is_idle,
     a_limit_of_zero_is_an_error,
 ];
 
@@ -40,6 +41,15 @@ fn a_worker_that_has_grown_is_replaced_and_no_task_fails() -> Outcome {
     assert!(pids.len() > 2, "{pids:?}");
     let total = pool.stats().total();
     assert_eq!((total.tasks_done, total.tasks_failed, total.died), (200, 0, 0));
+    Ok(())
+}
+
+fn a_worker_that_has_grown_in_its_last_task_is_replaced_while_it_is_idle() -> Outcome {
+    let pool = limited(1).build()?;
+    for round in 0..3 {
+        let grown = if round == 0 { pool.apply(leak, (64,))? } else { pool.submit(leak, (64,))?.get()? };
+        eventually("its successor is there", || pool.worker_pids().iter().any(|pid| *pid != grown));
+    }
     Ok(())
 }
 

@@ -18,6 +18,7 @@ trials![
     the_work_of_former_workers_is_kept,
     a_running_task_counts_as_running_and_an_idle_worker_waits,
     what_waits_for_a_worker_is_pending,
+    a_broadcast_that_waits_for_a_worker_is_pending,
     inline_there_is_nothing_to_count,
 ];
 
@@ -120,6 +121,21 @@ fn a_running_task_counts_as_running_and_an_idle_worker_waits() -> Outcome {
     assert!(task.cancel() && task.get().is_err());
     assert!(pool.stats().total().running >= running.running + TIME);
     Ok(())
+}
+
+fn a_broadcast_that_waits_for_a_worker_is_pending() -> Outcome {
+    let pool = Pool::new(2)?;
+    let (task, latch) = blocked_task(&pool)?;
+    thread::scope(|scope| {
+        let results = scope.spawn(|| pool.broadcast(square, (7,)));
+        // One worker is blocked, and the other may have its result.
+        eventually("it waits", || pool.stats().pending >= 2);
+        drop(latch);
+        task.get()?;
+        assert_eq!(results.join().unwrap()?.len(), 2);
+        assert_eq!(pool.stats().pending, 0);
+        Ok(())
+    })
 }
 
 fn what_waits_for_a_worker_is_pending() -> Outcome {

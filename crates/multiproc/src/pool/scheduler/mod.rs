@@ -41,6 +41,8 @@ pub(crate) struct Scheduler {
     checked_at: u64,
     /// The same of the last check of their memory.
     measured_at: u64,
+    /// Results have arrived since then, and their tasks may have grown the workers.
+    unmeasured: bool,
     /// A call has received a result outside a poll.
     progressed: bool,
     /// Workers have pinned items that wait.
@@ -144,6 +146,7 @@ impl Scheduler {
             polled_at: 0,
             checked_at: 0,
             measured_at: 0,
+            unmeasured: false,
             progressed: false,
             has_pinned: false,
             sleep: Sleep::default(),
@@ -238,7 +241,7 @@ impl Scheduler {
         let mut pending = self.backlog.items(usize::MAX) as u64 + self.backlog.pausing();
         for worker in &self.workers {
             *stats.worker(worker.index()) += &worker.stats();
-            pending += u64::from(worker.in_flight());
+            pending += u64::from(worker.in_flight()) + worker.pinned();
         }
         PoolStats { pending, ..stats }
     }
@@ -257,7 +260,6 @@ impl Scheduler {
         let now = clock::ticks();
         self.ignore_stopped_time(now);
         self.check_workers(now);
-        self.retire_overgrown(now);
         if self.backlog.end_pauses() {
             self.sleep.wake_requested |= self.needs_worker();
         }
@@ -279,6 +281,7 @@ impl Scheduler {
                 self.sleep.wake_requested |= worker.shut_down(); // the pool's thread starts its successor
             }
         }
+        self.retire_overgrown(now, polled.progressed);
         if is_stall_check {
             let has_others = self.workers.len() > 1;
             for worker in &mut self.workers {
@@ -304,6 +307,7 @@ impl Scheduler {
     /// Whether a poll and the pool's thread have nothing to do: no item waits or runs, and all is open.
     pub(crate) fn is_at_rest(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Open) && self.policy.idle_timeout.is_none();
+        let is_open = is_open && !self.unmeasured;
         is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
     }
 
@@ -323,10 +327,10 @@ impl Scheduler {
 
     /// When to poll again at the latest.
     pub(crate) fn next_check(&self) -> Option<Instant> {
-        let stall_check_at = self
-            .stall_check_at
-            .map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry_at.into_iter().chain(stall_check_at).chain(self.backlog.pauses_until()).min()
+        let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
+        let coarse =
+            coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
+        self.retry_at.into_iter().chain(coarse).chain(self.backlog.pauses_until()).min()
     }
 
     /// Dispatches waiting chunks to workers with room, least loaded first.

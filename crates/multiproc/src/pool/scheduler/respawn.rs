@@ -22,8 +22,9 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// its notification wakes no thread, and a caller may be busy decoding results.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The least interval between two measurements of the workers' memory: one takes about 10 µs for each.
-const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+/// The least interval between two measurements of the workers' memory, in nanoseconds: one takes about 10 µs
+/// for each.
+const MEASURE_INTERVAL: u64 = 100_000_000;
 
 /// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
@@ -181,19 +182,26 @@ impl Scheduler {
         }
     }
 
-    /// Gives workers that have grown too much nothing more to do.
-    pub(super) fn retire_overgrown(&mut self, now: u64) {
+    /// Gives workers that have grown too much nothing more to do. Also some time after the last result, so that
+    /// an idle worker does not keep what its last task has left.
+    pub(super) fn retire_overgrown(&mut self, now: u64, has_results: bool) {
         let Some(max) = self.policy.max_growth else { return };
-        if u128::from(now.saturating_sub(self.measured_at)) < MEASURE_INTERVAL.as_nanos() {
+        self.unmeasured |= has_results;
+        if now < self.measured_at.saturating_add(MEASURE_INTERVAL) {
             return;
         }
-        self.measured_at = now;
+        (self.measured_at, self.unmeasured) = (now, false);
         for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
             if worker.growth().is_some_and(|growth| growth > max) {
                 self.backlog.put_back(worker.retire());
                 self.sleep.wake_requested = true; // the pool's thread starts its successor
             }
         }
+    }
+
+    /// When to measure the workers though none of them has anything to do, by the coarse clock.
+    pub(super) fn next_measurement(&self) -> Option<u64> {
+        self.unmeasured.then(|| self.measured_at.saturating_add(MEASURE_INTERVAL))
     }
 
     /// Shuts down workers that have been idle for longer than the pool's options permit.

@@ -39,6 +39,11 @@ impl WorkerHandle {
         !self.pinned.is_empty()
     }
 
+    /// The number of pinned items that wait to be sent.
+    pub(crate) fn pinned(&self) -> u64 {
+        self.pinned.waiting.len() as u64
+    }
+
     /// Sends it the next pinned item if it is idle; `None` if there is nothing to send. The kernel's refusal
     /// is the item's error.
     pub(crate) fn dispatch_pinned(&mut self) -> Option<Dispatched> {
