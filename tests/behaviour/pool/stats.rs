@@ -1,6 +1,7 @@
 //! **Statistics**: what the workers have done, and how they ended.
 
 use std::process::abort;
+use std::thread;
 use std::time::Duration;
 
 use multiproc::Pool;
