@@ -63,7 +63,7 @@ fn a_death_counts_and_so_do_the_runs_that_it_causes() -> Outcome {
 
 fn workers_that_the_pool_kills_count_by_the_cause() -> Outcome {
     let pool = Pool::new(1)?;
-    let sleep = std::thread::sleep;
+    let sleep = thread::sleep;
     assert!(pool.options().timeout(SHORT).apply(sleep, (HOUR,)).unwrap_err().is_timeout());
     assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 1, 0], [0, 1, 0, 0]));
     let (task, _latch) = blocked_task(&pool)?;
