@@ -25,7 +25,7 @@ pub struct PoolStats {
     /// By [worker index](crate::ProcessInfo::worker_index): each with its predecessors of that index, and also
     /// those that a smaller pool no longer has.
     pub workers: Vec<WorkerStats>,
-    /// The number of submitted tasks and items without a result.
+    /// The number of submitted tasks, items and broadcasts to one worker that have no result.
     pub pending: u64,
 }
 
