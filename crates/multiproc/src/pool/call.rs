@@ -48,8 +48,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// Whether and when an item runs again whose worker died while running it.
     pub(crate) retry: RetryPolicy,
-    /// How long an item may go on after it was cancelled, or has exceeded its time limit.
-    pub(crate) grace: Duration,
+    /// How many milliseconds an item may go on after it was cancelled, or has exceeded its time limit.
+    pub(crate) grace: u32,
     /// Steps of [`PRIORITY_STEP`].
     pub(crate) priority: i8,
     /// For lazy calls: the maximum number of items taken from the input and without a returned result.

@@ -24,6 +24,7 @@ use super::task_handle::TaskHandle;
 use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
 use crate::spawn::inline;
+use crate::sys::clock::whole_millis;
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, TaskId};
 
@@ -82,8 +83,8 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// Lets a running task end by itself before its worker is killed: after
     /// [`cancel`](TaskHandle::cancel), and at its [time limit](Self::timeout). The task sees that
     /// [`is_cancelled`](crate::is_cancelled) is true, can clean up, and should return within `time`; then its
-    /// worker lives on. A task that does not is killed with its worker. Zero by default: the worker is killed
-    /// at once.
+    /// worker lives on. A task that does not is killed with its worker. In whole milliseconds, rounded up, at most
+    /// 49 days. Zero by default: the worker is killed at once.
     ///
     /// What the task returns then is dropped, and a panic as well: `cancel` has returned true, so the error is
     /// [`is_cancelled`](Error::is_cancelled); at the time limit it is [`is_timeout`](Error::is_timeout).
@@ -111,7 +112,7 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// }
     /// ```
     pub fn grace(mut self, time: Duration) -> Self {
-        self.options.grace = time;
+        self.options.grace = whole_millis(time);
         self
     }
 

@@ -66,10 +66,13 @@ impl Backlog {
     }
 
     /// Puts back the chunks whose pause is over; returns whether there were any.
+    #[inline]
     pub(super) fn end_pauses(&mut self) -> bool {
-        if self.pausing.is_empty() {
-            return false;
-        }
+        !self.pausing.is_empty() && self.end_pauses_now()
+    }
+
+    #[cold]
+    fn end_pauses_now(&mut self) -> bool {
         let now = Instant::now();
         let over = self.pausing.partition_point(|(until, _)| *until <= now);
         let chunks: Vec<_> = self.pausing.drain(..over).map(|(_, chunk)| chunk).collect();

@@ -1,6 +1,6 @@
 //! The time in which an item that was cancelled, or has exceeded its time limit, can end by itself.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::WorkerHandle;
 use crate::error::{Cause, Error, Origin};
@@ -8,8 +8,8 @@ use crate::pool::worker_rings::Scope;
 
 /// The running item is to end. Its worker has no other items and gets none.
 pub(super) struct Grace {
-    /// When the worker is killed; `None` if that is beyond the clock's range.
-    until: Option<Instant>,
+    /// When the worker is killed.
+    until: Instant,
     /// The item's error then.
     why: Cause,
 }
@@ -18,19 +18,20 @@ impl WorkerHandle {
     /// Ends the running item: asks it to end if its call has a grace, else kills the worker. All else must
     /// have been revoked, and all results taken.
     pub(super) fn end_item(&mut self, why: Cause) {
-        let grace = self.in_flight.front().map(|call| call.options.grace).unwrap_or_default();
+        let grace = self.in_flight.front().map_or(0, |call| call.options.grace);
         // If the kernel has refused a barrier, the worker keeps a run of items, and would begin the next one.
-        if grace.is_zero() || self.in_flight.count() != 1 {
+        if grace == 0 || self.in_flight.count() != 1 {
             return self.fail_worker(Error::new(why));
         }
-        self.grace = Some(Grace { until: Instant::now().checked_add(grace), why });
+        let until = Instant::now() + Duration::from_millis(grace.into());
+        self.grace = Some(Box::new(Grace { until, why }));
         self.full = true; // so it gets nothing
         self.rings.set_cancelled(true);
     }
 
     /// When to kill the worker, if its item does not end by itself before.
     pub(crate) fn grace_until(&self) -> Option<Instant> {
-        self.grace.as_ref().filter(|_| self.phase.failure().is_none())?.until
+        self.grace.as_ref().filter(|_| self.phase.failure().is_none()).map(|grace| grace.until)
     }
 
     /// Kills the worker if its item has not ended in its grace.

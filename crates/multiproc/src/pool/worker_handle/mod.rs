@@ -75,7 +75,7 @@ pub(crate) struct WorkerHandle {
     idle_since: Cell<Option<(u64, Instant)>>,
     submissions: Submissions,
     phase: WorkerPhase,
-    grace: Option<Grace>,
+    grace: Option<Box<Grace>>,
     /// How long it may live after it was told to exit.
     shutdown_timeout: Duration,
     /// The memory limit in bytes.
