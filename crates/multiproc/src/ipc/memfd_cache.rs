@@ -1,10 +1,11 @@
-//! A cache of memfds that spilled payloads have left: writing to pages that are there takes a fraction of the
-//! time.
+//! A cache of memfds that spilled payloads have left, with their mappings: writing to pages that are there, and
+//! mapped, takes a fraction of the time.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
+use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::memfd;
 
 /// Sizes in bytes of the memfds that are kept, and how many.
@@ -12,30 +13,47 @@ const MIN_SIZE: usize = 256 * 1024;
 const MAX_SIZE: usize = 16 * 1024 * 1024;
 const MAX_COUNT: usize = 4;
 
+/// A memfd with a spilled payload.
+#[derive(Debug)]
+pub(crate) struct Spill {
+    pub(crate) fd: OwnedFd,
+    /// Its mapping in this process, if it is a recycled one.
+    pub(crate) mapping: Option<SharedMapping>,
+}
+
 /// Spills bytes to a memfd, recycled or new. A recycled one may be larger, with old bytes behind these.
-pub(crate) fn write(bytes: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn write(bytes: &[u8]) -> Result<Spill> {
     let recycled = if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None };
-    match recycled {
-        Some(fd) => memfd::write_over(fd, bytes),
-        None => memfd::write(bytes),
+    let Some(Spill { fd, mapping }) = recycled else {
+        return Ok(Spill { fd: memfd::write(bytes)?, mapping: None });
+    };
+    let mapping = mapping.or_else(|| mapping::map_present(&fd).ok());
+    match mapping.filter(|mapping| mapping.size().get() >= bytes.len()) {
+        Some(mapping) => {
+            mapping.write(0, bytes);
+            Ok(Spill { fd, mapping: Some(mapping) })
+        }
+        // It is too small, or there can be no mapping.
+        None => Ok(Spill { fd: memfd::write_over(fd, bytes)?, mapping: None }),
     }
 }
 
-/// Keeps a memfd of this length for the next [`write()`], within limits. No process may read it any more.
-pub(crate) fn recycle(fd: OwnedFd, length: usize) {
+/// Keeps a memfd with a payload of this length for the next [`write()`], within limits. No process may read it
+/// any more.
+pub(crate) fn recycle(spill: Spill, length: usize) {
     if (MIN_SIZE..=MAX_SIZE).contains(&length) {
         with_cache(|cache| {
             if cache.len() < MAX_COUNT {
-                cache.push(fd);
+                cache.push(spill);
             }
         });
     }
 }
 
 /// The cache, and the process that it belongs to: a forked copy of that process begins with an empty one.
-static CACHE: Mutex<(u32, Vec<OwnedFd>)> = Mutex::new((0, Vec::new()));
+static CACHE: Mutex<(u32, Vec<Spill>)> = Mutex::new((0, Vec::new()));
 
-fn with_cache<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
+fn with_cache<R>(act: impl FnOnce(&mut Vec<Spill>) -> R) -> R {
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let own = std::process::id();
     if cache.0 != own {
