@@ -23,7 +23,10 @@ pub(crate) struct Spill {
 
 /// Spills bytes to a memfd, recycled or new. A recycled one may be larger, with old bytes behind these.
 pub(crate) fn write(bytes: &[u8]) -> Result<Spill> {
-    let recycled = if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None };
+    write_to(if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None }, bytes)
+}
+
+fn write_to(recycled: Option<Spill>, bytes: &[u8]) -> Result<Spill> {
     let Some(Spill { fd, mapping }) = recycled else {
         return Ok(Spill { fd: memfd::write(bytes)?, mapping: None });
     };
@@ -60,4 +63,25 @@ fn with_cache<R>(act: impl FnOnce(&mut Vec<Spill>) -> R) -> R {
         *cache = (own, Vec::new());
     }
     act(&mut cache.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd::read;
+
+    #[test]
+    fn a_recycled_memfd_holds_each_payload_whole() {
+        let mut recycled = None;
+        // New; mapped; too small, so written; too small again; mapped, also for fewer bytes.
+        let lengths =
+            [(9000, false), (9000, true), (9001, false), (20_000, false), (100, true), (20_000, true)];
+        for (number, (length, is_mapped)) in (1..).zip(lengths) {
+            let payload = vec![number; length];
+            let spill = write_to(recycled, &payload).unwrap();
+            assert!(read(&spill.fd, payload.len(), &[]).unwrap() == payload);
+            assert_eq!(spill.mapping.is_some(), is_mapped, "{} bytes", payload.len());
+            recycled = Some(spill);
+        }
+    }
 }
