@@ -26,7 +26,8 @@ use self::buffers::Buffers;
 use self::file::Writer;
 use self::tracer::{Tracer, tracer};
 use crate::error::{Error, Result};
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::link;
+use crate::ipc::wire::SharedFd;
 use crate::sys::at_exit::at_exit;
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
@@ -116,15 +117,12 @@ pub(crate) struct TraceLink {
 /// Appends what a child needs to its bootstrap message; returns its descriptor. A zygote has no task, and no
 /// events.
 pub(crate) fn encode_link(has_task: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
-    let Some(tracer) = tracer().filter(|_| has_task) else {
-        body.push(0);
-        return Ok(Vec::new());
-    };
-    flush_from_time_to_time(tracer);
-    let buffers = tracer.buffer.all().clone();
-    let link = TraceLink { buffers, requested_at: clock::nanos(), parent: tracer.pid };
-    body.push(1);
-    wire::encode_internal_with_descriptors(&link, body, "a child's start")
+    let own = tracer().filter(|_| has_task).map(|tracer| {
+        flush_from_time_to_time(tracer);
+        let buffers = tracer.buffer.all().clone();
+        TraceLink { buffers, requested_at: clock::nanos(), parent: tracer.pid }
+    });
+    link::encode(own.as_ref(), body)
 }
 
 /// Takes that from the front of the bytes, and from the end of the descriptors.
@@ -132,15 +130,7 @@ pub(crate) fn decode_link<'a>(
     bytes: &'a [u8],
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<(Option<TraceLink>, &'a [u8])> {
-    match bytes.split_first() {
-        Some((0, rest)) => Ok((None, rest)),
-        Some((_, link)) => {
-            let memory = descriptors.pop().into_iter().collect();
-            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
-            Ok((Some(link), rest))
-        }
-        None => Err(Error::decode("a child's start", "it is too short")),
-    }
+    link::decode(bytes, descriptors)
 }
 
 /// Makes this process a part of the trace. Its start ends here.
