@@ -4,7 +4,7 @@ use std::env;
 use std::process::{abort, exit};
 
 use multiproc::{Error, Pool, Process, Result};
-use tests::dereference;
+use tests::crashes::dereference;
 
 fn fail(kind: &str, number: usize) -> usize {
     match kind {
