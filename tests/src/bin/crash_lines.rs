@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use multiproc::{Error, Process, RemoteFn, Result, StartMethod};
+use multiproc::{Error, Process, RemoteFn, Result, StartMethod, TaskError};
 use nix::sys::signal::Signal;
 use tests::crashes::{abort_in_c, first_level, ignore, overflow_the_stack};
 
@@ -89,7 +89,7 @@ fn panic() -> Result<()> {
             for (name, value) in [("RUST_BACKTRACE", all), ("RUST_LIB_BACKTRACE", libraries)] {
                 program.env_remove(name).envs(value.map(|value| (name, value)));
             }
-            let output = String::from_utf8(program.output().unwrap().stdout).unwrap();
+            let output = String::from_utf8(program.output().map_err(TaskError::from)?.stdout).unwrap();
             let (message, backtrace) = output.split_once('\n').unwrap();
             assert!(message.contains(&line) && message.contains("on purpose"), "{output}");
             let frame = backtrace.split_once("panic_here").map(|(_, below)| below);
