@@ -221,9 +221,9 @@ fn a_pool_that_ends_waits_for_no_grace() -> Outcome {
             begin(&pool, |pool, grace, latch| pool.options().grace(grace).submit(stay, (latch,)), HOUR)?;
         assert!(running.cancel());
         if ends_at_once {
-            pool.terminate()
+            pool.terminate();
         } else {
-            drop(pool)
+            drop(pool);
         }
         let error = running.get().unwrap_err();
         assert!(error.is_cancelled(), "{error}");
