@@ -1,4 +1,4 @@
-//! The caller's side of a call: submits the [input](input) in chunks, returns the results.
+//! The caller's side of a call: submits the [input] in chunks, returns the results.
 
 mod input;
 
