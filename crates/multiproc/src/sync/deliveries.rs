@@ -12,6 +12,7 @@ use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Origin, Result};
 use crate::sys::atomic::{Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
@@ -100,6 +101,7 @@ impl Deliveries {
             Ok(self.insert(item)?.then_some(Sent::Done))
         })?;
         if matches!(sent, Some(Sent::Done)) {
+            failpoint::hit(Failpoint::DeliveryQueued);
             self.notify();
         }
         Ok(sent.unwrap_or(Sent::TimedOut))
@@ -119,6 +121,9 @@ impl Deliveries {
             let may_come_back = self.redelivers && self.len() > 0;
             Ok((!may_come_back && is_deserted()).then_some(Next::Disconnected))
         })?;
+        if matches!(next, Some(Next::Item(..))) {
+            failpoint::hit(Failpoint::DeliveryTaken);
+        }
         Ok(next.unwrap_or(Next::TimedOut))
     }
 
@@ -152,6 +157,7 @@ impl Deliveries {
         let index = taken.0.index;
         let size = self.length(index);
         self.shared.free(&taken.0);
+        failpoint::hit(Failpoint::DeliveryAcknowledged);
         if size > KEPT
             && let Some(_guard) = self.shared.lock_slots(Deadline::Never)?
             && self.shared.is_free(index)
@@ -239,14 +245,17 @@ impl Deliveries {
         if self.shared.kind(entry) != Some(entry.kind) {
             return Ok(()); // another process was first
         }
+        failpoint::hit(Failpoint::DeliveryGivenUp);
         if self.redelivers {
             self.shared.set_kind(entry, entry.kind & !TAKEN);
         } else {
             // A process that is killed between the two has the item counted once more.
             self.add_loss(entry.holder.number());
+            failpoint::hit(Failpoint::LossCounted);
             self.shared.free(entry);
         }
         drop(guard);
+        failpoint::hit(Failpoint::DeliveryReturned);
         self.notify();
         Ok(())
     }

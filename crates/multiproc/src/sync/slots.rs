@@ -8,6 +8,7 @@
 
 use super::shared::{SLOT, Shared, Word};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::thread_id::{self, ThreadId};
 
 /// The words of a slot: the holder (0 if the slot is free), the kind of entry with the process, and the
@@ -94,6 +95,7 @@ impl Shared {
     pub(super) fn hand_over(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
         let entry = Entry { holder, pid: holder.number(), kind, ..*entry };
         self.slot_word(entry.index, HOLDER).store(holder.bits(), Release);
+        failpoint::hit(Failpoint::DeliveryHandedOver);
         self.set_kind(&entry, kind);
         entry
     }
