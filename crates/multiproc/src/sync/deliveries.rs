@@ -69,9 +69,9 @@ impl Deliveries {
         self.shared.slots
     }
 
-    /// How many items are queued or taken.
+    /// How many items are queued or taken. An item that changes hands meanwhile counts.
     pub(crate) fn len(&self) -> usize {
-        self.shared.entries().count()
+        self.shared.used_count()
     }
 
     /// Wakes all threads that wait for a change.
@@ -225,7 +225,8 @@ impl Deliveries {
         )
     }
 
-    fn recover(&self, deadline: Deadline) -> Result<()> {
+    /// Gives up the items of processes that have ended.
+    pub(super) fn recover(&self, deadline: Deadline) -> Result<()> {
         let mut last = None;
         for entry in self.shared.entries().filter(Entry::is_taken) {
             let has_ended = match last {

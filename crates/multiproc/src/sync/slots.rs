@@ -60,6 +60,12 @@ impl Shared {
         (0..self.slots).find(|index| self.entry(*index).is_none_or(|entry| is_stale(&entry)))
     }
 
+    /// How many slots are not free. Unlike [`entries`](Self::entries), it counts one that changes hands while
+    /// this thread reads it without the lock.
+    pub(super) fn used_count(&self) -> usize {
+        (0..self.used_slots()).filter(|&index| !self.is_free(index)).count()
+    }
+
     pub(super) fn is_free(&self, index: usize) -> bool {
         self.slot_word(index, HOLDER).load(Acquire) == 0
     }
