@@ -68,9 +68,9 @@ pub(super) fn reported(allowed: AllowedFailures) -> Result<Observed> {
     Ok(observed)
 }
 
+/// The text begins with the number, if there are several.
 fn number_of_lost(error: &Error) -> usize {
-    let text = error.to_string();
-    text.split_whitespace().find_map(|word| word.parse().ok()).unwrap_or_default()
+    error.to_string().split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(1)
 }
 
 /// A producer and two consumers. Returns the counts, and what `join` has returned.
