@@ -67,11 +67,12 @@ impl Locks {
     }
 
     /// What each of the processes does. One that is killed keeps none of the others from it.
+    #[cfg(multiproc_faults)]
     pub(crate) fn work(self) -> Result<()> {
         self.work_with(|_| Ok(()))
     }
 
-    /// As [`work`](Self::work), with another step in each round.
+    /// What each of the processes does, with another step in each round.
     pub(crate) fn work_with(&self, mut step: impl FnMut(u32) -> Result<()>) -> Result<()> {
         let mut meets = true;
         for round in 0..ROUNDS {

@@ -56,9 +56,10 @@ fn given_up() {
     send(&queue, 7);
     let other = {
         let queue = queue.clone();
-        thread::spawn(move || match receive(&queue, Deadline::now()) {
-            Some((taken, _)) => queue.give_up(&taken).unwrap(),
-            None => {}
+        thread::spawn(move || {
+            if let Some((taken, _)) = receive(&queue, Deadline::now()) {
+                queue.give_up(&taken).unwrap();
+            }
         })
     };
     let (taken, item) = receive(&queue, Deadline::Never).unwrap();
