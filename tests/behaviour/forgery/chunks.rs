@@ -24,9 +24,10 @@ trials![
 ];
 
 pub(super) type Chunk = ArrayChunk<u64>;
+type Handles = Rc<Vec<RefCell<Chunk>>>;
 
 /// Two arrays of two chunks each, and handles that stay with their sender.
-pub(super) fn four_chunks() -> Outcome<(Vec<SharedArray<u64>>, Rc<Vec<RefCell<Chunk>>>)> {
+pub(super) fn four_chunks() -> Outcome<(Vec<SharedArray<u64>>, Handles)> {
     let (mut arrays, mut chunks) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let mut array = SharedArray::zeroed(8)?;

@@ -30,9 +30,11 @@ struct Forged<T> {
 /// What a test makes of the JSON, while the message is being decoded.
 type Received = Box<dyn std::any::Any>;
 
+type Decode = Box<dyn Fn(&Value) -> Received>;
+
 thread_local! {
     /// What the next message is decoded by.
-    static DECODE: RefCell<Option<Box<dyn Fn(&Value) -> Received>>> = const { RefCell::new(None) };
+    static DECODE: RefCell<Option<Decode>> = const { RefCell::new(None) };
 }
 
 impl<T: Serialize> Serialize for Forged<T> {
