@@ -10,29 +10,10 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fd;
+use super::fd::{self, Attachment, SharedFd};
 use crate::codec;
 
-/// What an attachment encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Kind {
-    /// A descriptor that users may read and write.
-    Fd,
-    Memory,
-    Sync,
-    Chunk,
-    Sender,
-    Receiver,
-    Joinable,
-    Pipe,
-    Server,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Attachment {
-    pub(super) kind: Kind,
-    pub(super) bytes: Vec<u8>,
-}
+pub(crate) use super::fd::Kind;
 
 /// Attaches a value, which holds none of a user, and encodes the attachment's index. Inside of another
 /// attachment, or of a message of the library, the value is encoded in place.
@@ -65,5 +46,25 @@ pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     match fd::decode_internally(|| codec::decode(&attachment.bytes)).map_err(D::Error::custom)? {
         (value, []) => Ok(value),
         _ => Err(D::Error::custom("an attachment has too many bytes")),
+    }
+}
+
+impl Serialize for SharedFd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if !fd::is_encoding_internally() {
+            return serialize(Kind::Fd, self, serializer);
+        }
+        let index = fd::push_descriptor(self).ok_or_else(|| S::Error::custom(fd::NO_TRANSPORT))?;
+        serializer.serialize_u32(index)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedFd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !fd::is_decoding_internally() {
+            return deserialize(Kind::Fd, deserializer);
+        }
+        let index = u32::deserialize(deserializer)?;
+        fd::take_descriptor(index).ok_or_else(|| D::Error::custom(fd::NOT_ARRIVED))
     }
 }

@@ -6,17 +6,35 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use serde::de::Error as _;
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::attachment::{self, Attachment, Kind};
 use crate::error::{Error, Result};
 
 /// A descriptor inside a value, closed by its last clone. It can be encoded where the transport carries
 /// descriptors.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFd(Arc<OwnedFd>);
+
+/// What an attachment encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// A descriptor that users may read and write.
+    Fd,
+    Memory,
+    Sync,
+    Chunk,
+    Sender,
+    Receiver,
+    Joinable,
+    Pipe,
+    Server,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Attachment {
+    pub(super) kind: Kind,
+    pub(super) bytes: Vec<u8>,
+}
 
 /// Why a descriptor cannot be encoded.
 pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
@@ -161,6 +179,19 @@ pub(super) fn detach(index: u32, kind: Kind) -> Option<Attachment> {
     })
 }
 
+/// Puts a descriptor beside the value that is being encoded; as [`attach`].
+pub(super) fn push_descriptor(fd: &SharedFd) -> Option<u32> {
+    OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.descriptors, fd.clone()))
+}
+
+/// Takes a descriptor of the value that is being decoded.
+pub(super) fn take_descriptor(index: u32) -> Option<SharedFd> {
+    let index = usize::try_from(index).ok()?;
+    let taken =
+        INCOMING.with_borrow_mut(|incoming| incoming.beside.as_mut()?.descriptors.get_mut(index)?.take());
+    taken.map(SharedFd::from)
+}
+
 fn push<T>(list: &mut Vec<T>, element: T) -> Option<u32> {
     let index = u32::try_from(list.len()).ok()?;
     list.push(element);
@@ -232,29 +263,5 @@ impl From<OwnedFd> for SharedFd {
 impl AsFd for SharedFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl Serialize for SharedFd {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !is_encoding_internally() {
-            return attachment::serialize(Kind::Fd, self, serializer);
-        }
-        let index =
-            OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.descriptors, self.clone()));
-        serializer.serialize_u32(index.ok_or_else(|| S::Error::custom(NO_TRANSPORT))?)
-    }
-}
-
-impl<'de> Deserialize<'de> for SharedFd {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if !is_decoding_internally() {
-            return attachment::deserialize(Kind::Fd, deserializer);
-        }
-        let index = usize::try_from(u32::deserialize(deserializer)?).map_err(D::Error::custom)?;
-        INCOMING
-            .with_borrow_mut(|incoming| incoming.beside.as_mut()?.descriptors.get_mut(index)?.take())
-            .map(Self::from)
-            .ok_or_else(|| D::Error::custom(NOT_ARRIVED))
     }
 }
