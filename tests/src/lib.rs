@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
 
 pub mod corruption;
+pub mod crashes;
 
 use std::ffi::CStr;
 use std::fs;
@@ -216,36 +217,6 @@ pub fn end_at_interrupts() {
 
 #[cfg(test)]
 multiproc::init_for_tests!();
-
-/// Reads a byte where there may be no memory.
-#[inline(never)]
-#[allow(unsafe_code)]
-pub fn dereference(address: usize) -> u8 {
-    // SAFETY: none. It is to crash.
-    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() } // the fault
-}
-
-/// Has a C function abort, if the number is 7.
-#[allow(unsafe_code)]
-pub fn abort_in_c(number: i32) {
-    unsafe extern "C" {
-        #[link_name = "abort_in_c"]
-        fn in_c(number: i32);
-    }
-    // SAFETY: takes a number.
-    unsafe { in_c(number) }; // calls C
-}
-
-/// From now on this signal crashes the process.
-#[allow(unsafe_code)]
-pub fn crash_on(signal: Signal) {
-    extern "C" fn crashing_handler(_signal: i32) {
-        std::hint::black_box(dereference(8));
-    }
-    let action = SigAction::new(SigHandler::Handler(crashing_handler), SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler is to crash.
-    unsafe { sigaction(signal, &action) }.unwrap();
-}
 
 /// The unit tests of a library, by the standard harness.
 #[cfg(test)]

@@ -56,6 +56,9 @@ fn outcome(ending: &Ending, text: Option<&str>) -> Result<String, String> {
     }
     let Some(text) = text else { return Ok("no process of this library".to_owned()) };
     let trace = Trace::read(text)?;
+    if let Some(event) = trace.loose_arrow().filter(|_| trace.lost() == 0) {
+        return Err(format!("an arrow leads from nowhere to {event:?}"));
+    }
     Ok(format!("{} events, {} processes, {} items", trace.events.len(), trace.names().len(), trace.items()))
 }
 
@@ -73,9 +76,14 @@ mod tests {
         };
         let check = |lines: &[&str]| outcome(&Ending::Exit(0), Some(&(lines.join("\n") + "\n")));
         assert_eq!(check(&["[", name, &item(1), &item(6)]).unwrap(), "3 events, 1 processes, 4 items");
+        let arrow = |ends: &str| item(1).replace(r#""dur":5"#, &format!(r#""dur":5,"bind_id":"0x1",{ends}"#));
+        let (from, to) =
+            (arrow(r#""flow_out":true"#), arrow(r#""flow_in":true"#).replace(r#""ts":1"#, r#""ts":6"#));
+        assert!(check(&["[", name, &to, &from]).is_ok());
         for (lines, why) in [
+            (vec!["[", name, &to], "from nowhere"),
             (vec![name], "opening bracket"),
-            (vec!["[", &item(1)], "has no name"),
+            (vec!["[", &item(1)], "no name"),
             (vec!["[", name, &item(1), &item(2)], "overlap"),
             (vec!["[", name, "{}"], "no comma"),
             (vec!["[", name, r#"{"ph":"Q"},"#], "unknown variant"),

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::{self, PacketSocket};
+use crate::record;
 use crate::replay;
 use crate::spawn::bootstrap::{self, MAGIC, ProcessIdentity};
 use crate::spawn::child_main::run_child;
@@ -97,6 +98,7 @@ fn init_process(prepare: fn()) {
         run_child(PacketSocket::from_socket(socket), owner);
     }
     bootstrap::set_identity(ProcessIdentity { name: "main".to_owned(), parent: None, worker_index: None });
+    record::wanted_directory(); // a relative path is one of here, wherever the program goes
     trace::start_from_environment();
     replay::replay_if_wanted();
 }

@@ -5,9 +5,9 @@ use std::thread;
 
 use multiproc::{Pool, Process};
 use nix::sys::signal::{Signal, raise};
-use tests::crash_on;
+use tests::crashes::{crash_on, first_level, overflow_the_stack};
 
-use super::{assert_calls, died_of, first_level, overflow_the_stack};
+use super::{assert_calls, died_of};
 use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![

@@ -11,8 +11,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use multiproc::{Error, Pool, Process, Result};
 use serde::{Deserialize, Serialize};
+use tests::crashes::{first_level, ignore, overflow_the_stack};
 
-use super::{first_level, ignore, overflow_the_stack};
 use crate::support::{Outcome, TEST_TIMEOUT, trials};
 
 trials![crashes_of_processes_lose_nothing, crashes_of_workers_lose_nothing, crashes_of_threads_lose_nothing];

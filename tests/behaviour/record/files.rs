@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, abort};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use multiproc::queue::{Sender, bounded};
@@ -22,6 +22,8 @@ trials![
     a_file_that_cannot_be_written_is_reported_once_and_loses_nothing,
     tasks_that_end_with_their_pool_are_not_recorded,
     nothing_is_written_unless_it_is_asked_for,
+    an_ended_pool_has_recorded_and_delivered_everything,
+    a_relative_directory_is_one_of_where_the_program_began,
 ];
 
 fn task(number: u64) -> u64 {
@@ -159,5 +161,40 @@ fn nothing_is_written_unless_it_is_asked_for() -> Outcome {
     let pool = Pool::new(1)?;
     assert!(pool.apply(task, (3,)).unwrap_err().record().is_none());
     assert!(pool.apply(task, (7,)).unwrap_err().record().is_none());
+    Ok(())
+}
+
+/// Other threads wait for results, too, and so write records.
+fn an_ended_pool_has_recorded_and_delivered_everything() -> Outcome {
+    for _ in 0..20 {
+        let directory = Directory::new();
+        let pool = Pool::builder().workers(2).record(directory.path()).build()?;
+        let fail = |bytes: Vec<u8>| -> usize { panic!("{} bytes", bytes.len()) };
+        let [one, other] = [1, 2].map(|_| pool.submit(fail, (vec![1; 4 << 20],)));
+        let (one, other) = (one?, other?);
+        let first = thread::spawn(move || one.get());
+        pool.join();
+        assert!(other.is_ready(), "it is recorded, and not delivered");
+        assert_eq!(directory.files().len(), 2);
+        for error in [first.join().unwrap(), other.get()] {
+            assert!(fs::metadata(error.unwrap_err().record().unwrap())?.len() > 4 << 20, "a whole file");
+        }
+    }
+    Ok(())
+}
+
+/// The processes of a program that changes its directory, and whose children do.
+fn a_relative_directory_is_one_of_where_the_program_began() -> Outcome {
+    for method in ["fork-server", "spawn"] {
+        let start = Directory::new();
+        fs::create_dir(start.path())?;
+        let mut program = Command::new(env!("CARGO_BIN_EXE_recorded"));
+        program.arg("elsewhere").env("MULTIPROC_RECORD", "records").env("MULTIPROC_START_METHOD", method);
+        let output = String::from_utf8(program.current_dir(start.path()).output()?.stdout)?;
+        let records = fs::canonicalize(start.path())?.join("records");
+        assert_eq!(output.lines().count(), 2, "{output}");
+        assert!(output.lines().all(|path| Path::new(path).starts_with(&records)), "{output}");
+        assert_eq!(fs::read_dir(&records)?.count(), 2, "the others are elsewhere");
+    }
     Ok(())
 }

@@ -98,7 +98,7 @@ fn a_task_that_returns_ends_the_program_with_0() -> Outcome {
 fn another_build_refuses_a_record() -> Outcome {
     let directory = Directory::new();
     let path = record(&directory, "pool", &["panic"])?.remove(0);
-    let mut other = Command::new(env!("CARGO_BIN_EXE_panicked"));
+    let mut other = Command::new(env!("CARGO_BIN_EXE_crash_lines"));
     let output = other.env("MULTIPROC_REPLAY", &path).output()?;
     let messages = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{messages}");

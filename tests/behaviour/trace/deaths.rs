@@ -5,7 +5,11 @@ use trace_file::{Event, Trace};
 use super::trace_of;
 use crate::support::{METHODS, Outcome, trials};
 
-trials![a_death_its_item_and_the_next_worker_are_there, a_time_limit_and_a_cancelled_task_are_there];
+trials![
+    a_death_its_item_and_the_next_worker_are_there,
+    a_time_limit_and_a_cancelled_task_are_there,
+    a_process_that_ends_with_its_parent_is_there,
+];
 
 fn unfinished<'t>(trace: &'t Trace, name: &'t str) -> Vec<&'t Event> {
     trace.named(name).filter(|event| event.is_unfinished()).collect()
@@ -42,6 +46,19 @@ fn a_time_limit_and_a_cancelled_task_are_there() -> Outcome {
         let cancel = trace.named("cancel").next().unwrap();
         assert_eq!(cancel.pid, cancelled.pid);
         assert_eq!(trace.named("restart").count(), 3);
+    }
+    Ok(())
+}
+
+fn a_process_that_ends_with_its_parent_is_there() -> Outcome {
+    for method in METHODS {
+        let trace = trace_of("orphan", method);
+        let [parent] = unfinished(&trace, "traced::die_with_child")[..] else { panic!("{trace:?}") };
+        let [orphan] = unfinished(&trace, "traced::stay")[..] else { panic!("{trace:?}") };
+        let exits = |pid| trace.named("exit").filter(move |exit| exit.pid == pid).collect::<Vec<_>>();
+        let ([exit], [end]) = (&exits(parent.pid)[..], &exits(orphan.pid)[..]) else { panic!("{trace:?}") };
+        assert_eq!((exit.number("signal"), end.number("signal")), (Some(9), None));
+        assert!(end.text("cause").unwrap().contains("its parent had ended"), "{end:?}");
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! The file: of a killed program, of one that another one has, and of one that begins late.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use trace_file::Trace;
 
 use super::{TraceFile, program};
@@ -12,6 +15,8 @@ use crate::support::{METHODS, Outcome, eventually, trials};
 trials![
     a_killed_program_leaves_a_file_that_can_be_read,
     a_program_that_a_traced_one_executes_leaves_the_file_alone,
+    a_file_that_another_program_has_is_left_alone,
+    a_file_that_blocks_stops_no_pool,
     a_trace_can_begin_late,
     a_file_that_cannot_be_written_does_not_stop_the_program,
 ];
@@ -37,12 +42,50 @@ fn a_program_that_a_traced_one_executes_leaves_the_file_alone() -> Outcome {
     for method in METHODS {
         let file = TraceFile::new();
         let output = program("nested", method, &file).output()?;
-        assert!(output.status.success());
-        let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(message.contains("another program is writing its trace to"), "{message}");
+        let messages = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && messages.is_empty(), "{messages}");
         let trace = file.read();
-        assert_eq!(trace.of_category("task").map(|task| &*task.name).collect::<Vec<_>>(), ["traced::pause"]);
-        assert_eq!(trace.items(), 0, "those of the other program");
+        let tasks: Vec<_> = trace.of_category("task").map(|task| &*task.name).collect();
+        assert_eq!(tasks, ["traced::execute_this"]);
+        assert_eq!(trace.items(), 0, "those of the other programs");
+    }
+    Ok(())
+}
+
+fn a_file_that_another_program_has_is_left_alone() -> Outcome {
+    let file = TraceFile::new();
+    let mut first = program("endless", METHODS[0], &file).spawn()?;
+    eventually("the file is taken", || fs::read(file.path()).is_ok_and(|text| text.len() > 100));
+    let output = program("work", METHODS[0], &file).output()?;
+    first.kill()?;
+    first.wait()?;
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.success() && message.contains("another program is writing its trace to"),
+        "{message}"
+    );
+    assert!(file.read().named("traced::add_one").next().is_none());
+    Ok(())
+}
+
+/// All tasks are done while none of the file is read.
+fn a_file_that_blocks_stops_no_pool() -> Outcome {
+    for method in METHODS {
+        let file = TraceFile::new();
+        mkfifo(file.path(), Mode::S_IRWXU)?;
+        let fifo = OpenOptions::new().read(true).write(true).open(file.path())?;
+        let mut program = program("many tasks", method, &file).stdout(Stdio::piped()).spawn()?;
+        let mut said = String::new();
+        BufReader::new(program.stdout.take().unwrap()).read_line(&mut said)?;
+        assert_eq!(said, "done\n");
+        let reader = OpenOptions::new().read(true).open(file.path())?;
+        drop(fifo); // the file ends when the program has ended
+        let text = io::read_to_string(reader)?;
+        assert!(program.wait()?.success());
+        let trace = Trace::read(&text)?;
+        let (submits, takes) = (trace.named("submit").count(), trace.named("take").count());
+        assert!((submits, takes) == (2000, 2000), "{submits} {takes} {}", trace.lost());
+        assert!(trace.items() + trace.lost() >= 2000, "{} {}", trace.items(), trace.lost());
     }
     Ok(())
 }

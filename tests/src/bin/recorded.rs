@@ -1,10 +1,10 @@
 //! Runs tasks that fail, and prints each with the file that records it. `MULTIPROC_REPLAY` runs one again.
 
-use std::env;
 use std::process::{abort, exit};
+use std::{env, fs};
 
 use multiproc::{Error, Pool, Process, Result};
-use tests::dereference;
+use tests::crashes::dereference;
 
 fn fail(kind: &str, number: usize) -> usize {
     match kind {
@@ -34,6 +34,14 @@ fn fail_with_state(number: &mut usize, kind: String) -> usize {
 /// An argument that travels out of line.
 fn fail_large(kind: String, large: Vec<u8>) -> usize {
     fail(&kind, large.len())
+}
+
+/// Goes to another directory, and has a child that fails; returns the path of its record.
+fn fail_elsewhere(directory: String) -> String {
+    _ = fs::create_dir(&directory);
+    _ = env::set_current_dir(&directory);
+    let result = Process::spawn(|number: usize| fail("panic", number), (7,)).and_then(Process::join);
+    result.err().map(|error| path(&error)).unwrap_or_default()
 }
 
 fn print(kind: &str, result: Result<usize>) {
@@ -76,11 +84,15 @@ fn main() -> Result<()> {
         "unwritable" => {
             let pool = Pool::new(2)?;
             let directory = env::var_os("MULTIPROC_RECORD").unwrap_or_default();
-            std::fs::remove_dir(directory).map_err(multiproc::TaskError::from)?;
+            fs::remove_dir(directory).map_err(multiproc::TaskError::from)?;
             let results = pool.map_results(|number: usize| fail("panic", number), 0..9)?;
             for result in results {
                 print("panic", result);
             }
+        }
+        "elsewhere" => {
+            println!("{}", fail_elsewhere("one".to_owned()));
+            println!("{}", Process::spawn(fail_elsewhere, ("other".to_owned(),))?.join()?);
         }
         _ => {
             for kind in kinds {

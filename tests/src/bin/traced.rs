@@ -4,7 +4,7 @@
 
 use std::env;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, id};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,7 +20,9 @@ fn main() {
         "work" => work(),
         "deaths" => deaths(),
         "endless" => endless(),
+        "many tasks" => many_tasks(),
         "nested" => nested(),
+        "orphan" => orphan(),
         "program" => program(),
         other => panic!("no such case: {other}"),
     });
@@ -106,10 +108,43 @@ fn endless() {
     pool.imap(pause, std::iter::repeat(1)).for_each(|result| result.unwrap());
 }
 
-/// Executes itself with the same environment.
+/// Says when 2000 tasks are done, more than a buffer has room for.
+fn many_tasks() {
+    let pool = Pool::new(1).unwrap();
+    (0..2000).for_each(|number| assert_eq!(pool.apply(add_one, (number,)).unwrap(), number + 1));
+    println!("done");
+}
+
+/// This program and its child execute it with the same environment.
 fn nested() {
+    execute_this();
+    Process::spawn(execute_this, ()).unwrap().join().unwrap();
+}
+
+fn execute_this() {
     assert!(Command::new(env::current_exe().unwrap()).arg("work").status().unwrap().success());
-    Process::spawn(pause, (1,)).unwrap().join().unwrap();
+}
+
+/// A child dies, and so its own child does.
+fn orphan() {
+    let (begin, begun) = bounded(1).unwrap();
+    assert!(Process::spawn(die_with_child, (begin,)).unwrap().join().is_err());
+    let child: u32 = begun.recv().unwrap();
+    while fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        pause(1);
+    }
+}
+
+fn die_with_child(begin: Sender<u32>) {
+    let _child = Process::spawn(stay, (begin,)).unwrap();
+    pause(60_000);
+}
+
+/// Ends its parent.
+fn stay(begin: Sender<u32>) {
+    begin.send(id()).unwrap();
+    kill(Pid::parent(), Signal::SIGKILL).unwrap();
+    pause(60_000);
 }
 
 /// Begins its trace itself, in a file that its second argument names.

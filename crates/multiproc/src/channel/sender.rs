@@ -202,7 +202,7 @@ impl SenderCore {
         if !spills || !self.put(tail, SPILLED, &[&sequence.to_ne_bytes(), &length]) {
             return Ok(None);
         }
-        let memfd = memfd_cache::write(bytes)?;
+        let memfd = memfd_cache::write(bytes)?.fd;
         descriptors.push(memfd.as_fd());
         self.send_ancillary(sequence, &descriptors, deadline).map(Some)
     }

@@ -77,7 +77,7 @@ fn orphaned_packets_are_skipped() {
     let (sender, receiver) = channel();
     for round in 0..3 {
         let sequence = sender.0.endpoint.next_sequence();
-        let memory = memfd_cache::write(b"never published").unwrap();
+        let memory = memfd_cache::write(b"never published").unwrap().fd;
         let sent = sender.send_ancillary(sequence, &[memory.as_fd()], Deadline::now()).unwrap();
         assert_eq!(sent, Sent::Done);
         send(&sender, &vec![round; 100_000]);
@@ -95,7 +95,7 @@ fn orphaned_packets_are_skipped() {
 }
 
 fn send_orphan(sender: &SenderCore) -> Sent {
-    let memory = memfd_cache::write(b"never published").unwrap();
+    let memory = memfd_cache::write(b"never published").unwrap().fd;
     let sequence = sender.0.endpoint.next_sequence();
     sender.send_ancillary(sequence, &[memory.as_fd()], Deadline::now()).unwrap()
 }
@@ -128,7 +128,7 @@ fn a_packet_of_a_live_sender_stays() {
     for round in 0..3 {
         let _guard = sender.0.endpoint.lock(Deadline::now()).unwrap().unwrap();
         assert_eq!(send_orphan(&sender), Sent::Done); // of a killed sender
-        let descriptor = memfd_cache::write(b"").unwrap();
+        let descriptor = memfd_cache::write(b"").unwrap().fd;
         let sequence = sender.0.endpoint.next_sequence();
         sender.send_ancillary(sequence, &[descriptor.as_fd()], Deadline::now()).unwrap();
         assert!(is_empty(&receiver) && packet_is_waiting(&receiver));

@@ -1,10 +1,11 @@
-//! A cache of memfds that spilled payloads have left: writing to pages that are there takes a fraction of the
-//! time.
+//! A cache of memfds that spilled payloads have left, with their mappings: writing to pages that are there, and
+//! mapped, takes a fraction of the time.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
+use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::memfd;
 
 /// Sizes in bytes of the memfds that are kept, and how many.
@@ -12,34 +13,75 @@ const MIN_SIZE: usize = 256 * 1024;
 const MAX_SIZE: usize = 16 * 1024 * 1024;
 const MAX_COUNT: usize = 4;
 
+/// A memfd with a spilled payload.
+#[derive(Debug)]
+pub(crate) struct Spill {
+    pub(crate) fd: OwnedFd,
+    /// Its mapping in this process, if it is a recycled one.
+    pub(crate) mapping: Option<SharedMapping>,
+}
+
 /// Spills bytes to a memfd, recycled or new. A recycled one may be larger, with old bytes behind these.
-pub(crate) fn write(bytes: &[u8]) -> Result<OwnedFd> {
-    let recycled = if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None };
-    match recycled {
-        Some(fd) => memfd::write_over(fd, bytes),
-        None => memfd::write(bytes),
+pub(crate) fn write(bytes: &[u8]) -> Result<Spill> {
+    write_to(if bytes.len() >= MIN_SIZE { with_cache(Vec::pop) } else { None }, bytes)
+}
+
+fn write_to(recycled: Option<Spill>, bytes: &[u8]) -> Result<Spill> {
+    let Some(Spill { fd, mapping }) = recycled else {
+        return Ok(Spill { fd: memfd::write(bytes)?, mapping: None });
+    };
+    let mapping = mapping.or_else(|| mapping::map_present(&fd).ok());
+    match mapping.filter(|mapping| mapping.size().get() >= bytes.len()) {
+        Some(mapping) => {
+            mapping.write(0, bytes);
+            Ok(Spill { fd, mapping: Some(mapping) })
+        }
+        // It is too small, or there can be no mapping.
+        None => Ok(Spill { fd: memfd::write_over(fd, bytes)?, mapping: None }),
     }
 }
 
-/// Keeps a memfd of this length for the next [`write()`], within limits. No process may read it any more.
-pub(crate) fn recycle(fd: OwnedFd, length: usize) {
+/// Keeps a memfd with a payload of this length for the next [`write()`], within limits. No process may read it
+/// any more.
+pub(crate) fn recycle(spill: Spill, length: usize) {
     if (MIN_SIZE..=MAX_SIZE).contains(&length) {
         with_cache(|cache| {
             if cache.len() < MAX_COUNT {
-                cache.push(fd);
+                cache.push(spill);
             }
         });
     }
 }
 
 /// The cache, and the process that it belongs to: a forked copy of that process begins with an empty one.
-static CACHE: Mutex<(u32, Vec<OwnedFd>)> = Mutex::new((0, Vec::new()));
+static CACHE: Mutex<(u32, Vec<Spill>)> = Mutex::new((0, Vec::new()));
 
-fn with_cache<R>(act: impl FnOnce(&mut Vec<OwnedFd>) -> R) -> R {
+fn with_cache<R>(act: impl FnOnce(&mut Vec<Spill>) -> R) -> R {
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let own = std::process::id();
     if cache.0 != own {
         *cache = (own, Vec::new());
     }
     act(&mut cache.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memfd::read;
+
+    #[test]
+    fn a_recycled_memfd_holds_each_payload_whole() {
+        let mut recycled = None;
+        // New; mapped; too small, so written; too small again; mapped, also for fewer bytes.
+        let lengths =
+            [(9000, false), (9000, true), (9001, false), (20_000, false), (100, true), (20_000, true)];
+        for (number, (length, is_mapped)) in (1..).zip(lengths) {
+            let payload = vec![number; length];
+            let spill = write_to(recycled, &payload).unwrap();
+            assert!(read(&spill.fd, payload.len(), &[]).unwrap() == payload);
+            assert_eq!(spill.mapping.is_some(), is_mapped, "{} bytes", payload.len());
+            recycled = Some(spill);
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 pub(crate) mod event_count;
 pub(crate) mod frame;
+#[cfg(any(feature = "log", feature = "trace"))]
+pub(crate) mod link;
 pub(crate) mod memfd_cache;
 pub(crate) mod packet;
 pub(crate) mod panic;

@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use self::filter::Filter;
 use self::ring::LogRing;
-use crate::error::{Error, Result};
-use crate::ipc::wire::{self, SharedFd};
+use crate::error::Result;
+use crate::ipc::link;
+use crate::ipc::wire::SharedFd;
 
 pub(crate) use self::child::{FirstItem, begin_items, install, set_running_item};
 pub(crate) use self::first_process::deliver;
@@ -33,13 +34,12 @@ pub(crate) struct LogLink {
 /// Appends what a child needs to its bootstrap message; returns the descriptor, if it is to send records. A
 /// zygote has no task, and sends none.
 pub(crate) fn encode_link(has_task: bool, is_first: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
-    let link = match (has_task, is_first) {
+    let own = match (has_task, is_first) {
         (false, _) => None,
         (true, true) => first_process::link(),
         (true, false) => child::link(),
     };
-    body.push(link.is_some().into());
-    link.map_or(Ok(Vec::new()), |link| wire::encode_internal_with_descriptors(&link, body, "a child's start"))
+    link::encode(own.as_ref(), body)
 }
 
 /// Takes that from the front of the bytes, and from the end of the descriptors.
@@ -47,15 +47,7 @@ pub(crate) fn decode_link<'a>(
     bytes: &'a [u8],
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<(Option<LogLink>, &'a [u8])> {
-    match bytes.split_first() {
-        Some((0, rest)) => Ok((None, rest)),
-        Some((_, link)) => {
-            let memory = descriptors.pop().into_iter().collect();
-            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
-            Ok((Some(link), rest))
-        }
-        None => Err(Error::decode("a child's start", "it is too short")),
-    }
+    link::decode(bytes, descriptors)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -262,6 +262,7 @@ impl<M> Pool<M> {
             && self.pid == own_pid()
         {
             let _ = thread.join(); // if it has panicked, every call has failed
+            self.dispatcher.wait_for_records(Deadline::Never);
             logs::deliver();
         }
     }

@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::call::{Call, ResultBatch};
 use super::item_loop::ItemLoop;
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ipc::packet::Message;
 use crate::record::{Arguments, HOLD_DESCRIPTORS, Recorder, Runner, TaskRecord, wanted_directory};
 use crate::spawn::supervisor::lock;
+use crate::sys::poll::Deadline;
 use crate::task::TaskId;
 use crate::task::initializer::Initializer;
 
@@ -36,8 +37,17 @@ impl RecordOptions {
 pub(crate) struct Recording {
     recorder: Arc<Recorder>,
     setup: Mutex<Setup>,
-    /// Items that are not written yet.
-    failed: Mutex<Vec<FailedItem>>,
+    failed: Mutex<Failed>,
+    /// The last delivery has ended.
+    delivered: Condvar,
+}
+
+/// Items that are not delivered yet.
+#[derive(Default)]
+struct Failed {
+    waiting: Vec<FailedItem>,
+    /// How many threads write and deliver some.
+    deliveries: usize,
 }
 
 /// What workers run before any task. No descriptor is kept here: it could be the last sender of a queue.
@@ -65,7 +75,8 @@ impl Recording {
         recorder: Arc<Recorder>,
         setup: impl IntoIterator<Item = &'a Initializer>,
     ) -> Arc<Self> {
-        let recording = Self { recorder, setup: Mutex::default(), failed: Mutex::default() };
+        let (failed, delivered) = (Mutex::default(), Condvar::new());
+        let recording = Self { recorder, setup: Mutex::default(), failed, delivered };
         setup.into_iter().for_each(|first| recording.add_setup(first));
         Arc::new(recording)
     }
@@ -84,19 +95,40 @@ impl Recording {
 
     /// Fails an item: it is recorded and delivered when the pool's lock is released.
     pub(crate) fn fail(&self, call: Arc<Call>, index: u64, error: Error, arguments: ItemArguments) {
-        lock(&self.failed).push(FailedItem { call, index, error, arguments });
+        lock(&self.failed).waiting.push(FailedItem { call, index, error, arguments });
     }
 
     /// Writes the records, and delivers the errors; returns whether there were any. Call without any lock.
     pub(super) fn deliver(&self) -> bool {
-        let failed = mem::take(&mut *lock(&self.failed));
-        let is_any = !failed.is_empty();
-        for FailedItem { call, index, error, arguments } in failed {
+        let mut failed = lock(&self.failed);
+        if failed.waiting.is_empty() {
+            return false;
+        }
+        let items = mem::take(&mut failed.waiting);
+        failed.deliveries += 1;
+        drop(failed);
+        let _ends = EndOfDelivery(self);
+        for FailedItem { call, index, error, arguments } in items {
             let error = error.with_index((!call.is_single).then_some(index));
             let error = self.record(call.header.task, error, arguments);
             call.deliver(ResultBatch::Lost { first: index, count: 1, error });
         }
-        is_any
+        true
+    }
+
+    /// Blocks until what other threads deliver is delivered; returns whether it is. A pool that has ended
+    /// calls this: the program may exit next, and would lose the records. Call without any lock.
+    pub(super) fn wait(&self, deadline: Deadline) -> bool {
+        let mut failed = lock(&self.failed);
+        while failed.deliveries > 0 && !deadline.is_over() {
+            failed = match deadline.left() {
+                None => self.delivered.wait(failed).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    self.delivered.wait_timeout(failed, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        failed.deliveries == 0
     }
 
     fn record(&self, task: TaskId, error: Error, arguments: ItemArguments) -> Error {
@@ -124,5 +156,15 @@ impl Recording {
                 self.recorder.arguments(message.length(), || message.into_parts().map(|(bytes, _)| bytes))
             }
         }
+    }
+}
+
+/// Counts a delivery as ended, even if a bug of this library made it panic.
+struct EndOfDelivery<'a>(&'a Recording);
+
+impl Drop for EndOfDelivery<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.failed).deliveries -= 1;
+        self.0.delivered.notify_all();
     }
 }

@@ -6,7 +6,7 @@ mod file;
 use std::fs::{DirBuilder, File, OpenOptions, read_dir, remove_file};
 use std::io::{self, ErrorKind::AlreadyExists, Write, stderr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{env, fs};
@@ -48,11 +48,21 @@ struct Writer {
 pub(crate) const HOLD_DESCRIPTORS: &str =
     "they hold descriptors, which are those of queues, pipes, locks, files and shared memory";
 
-/// The directory that `MULTIPROC_RECORD` names, if it is set and not empty. A program that has more privileges
-/// than its caller writes nothing where its caller says.
+/// The directory for the records of all processes of the program, once it is known.
+static WANTED: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// The directory that `MULTIPROC_RECORD` names, if it is set and not empty: as it is named where the first
+/// process was when this was called first. A program that has more privileges than its caller writes nothing
+/// where its caller says.
 pub(crate) fn wanted_directory() -> Option<PathBuf> {
-    let directory = env::var_os("MULTIPROC_RECORD").filter(|directory| !directory.is_empty() && !is_secure());
-    directory.map(PathBuf::from)
+    let absolute = |path| path::absolute(&path).unwrap_or_else(|_| PathBuf::from(path));
+    let name = || env::var_os("MULTIPROC_RECORD").filter(|name| !name.is_empty() && !is_secure());
+    WANTED.get_or_init(|| name().map(absolute)).clone()
+}
+
+/// In a child: takes its parent's [`wanted_directory`], since the child may be elsewhere.
+pub(crate) fn set_wanted_directory(directory: Option<PathBuf>) {
+    let _ = WANTED.set(directory);
 }
 
 impl Recorder {

@@ -1,8 +1,11 @@
 //! The bootstrap message, the first packet to a child (the preparation data of Python's `multiprocessing`);
 //! and this process's name from it.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::parent_id;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use crate::error::{Cause, Error, Result};
 use crate::ipc::packet;
 use crate::ipc::wire::{self, SharedFd};
 use crate::logs::{self, LogLink};
+use crate::record;
 use crate::sys::entry;
 use crate::task::{RunOnce, TaskId};
 use crate::trace::{self, TraceLink};
@@ -23,6 +27,8 @@ struct Bootstrap {
     parent_name: String,
     /// A zygote has none.
     task: Option<TaskId>,
+    /// The directory for records, as the bytes of its path.
+    records: Option<Vec<u8>>,
 }
 
 /// The beginning of the first packet to an executed process. It differs between versions, as messages may.
@@ -35,8 +41,13 @@ pub(crate) fn encode(
     encode_args: impl FnOnce(&mut Vec<u8>) -> Result<Vec<SharedFd>>,
 ) -> Result<(Vec<u8>, Vec<SharedFd>)> {
     let own = identity().ok_or_else(|| Error::new(Cause::NotInitialised))?;
-    let bootstrap =
-        Bootstrap { build: entry::build(), name: name.to_owned(), parent_name: own.name.clone(), task };
+    let bootstrap = Bootstrap {
+        build: entry::build(),
+        name: name.to_owned(),
+        parent_name: own.name.clone(),
+        task,
+        records: record::wanted_directory().map(|path| path.into_os_string().into_vec()),
+    };
     let mut body = Vec::new();
     wire::encode_internal(&bootstrap, &mut body, "a child's start")?;
     let trace = trace::encode_link(task.is_some(), &mut body)?;
@@ -61,14 +72,15 @@ pub(crate) struct ChildStart {
 
 /// Decodes a bootstrap message, and sets this process's identity by it.
 pub(crate) fn receive(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<ChildStart> {
-    let (parent, start) = decode(packet, descriptors)?;
+    let (parent, records, start) = decode(packet, descriptors)?;
+    record::set_wanted_directory(records);
     let parent = (parent, parent_id());
     set_identity(ProcessIdentity { name: start.name.clone(), parent: Some(parent), worker_index: None });
     Ok(start)
 }
 
-/// Returns the parent's name, too.
-fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStart)> {
+/// Returns the parent's name and the directory for records, too.
+fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, Option<PathBuf>, ChildStart)> {
     let (bytes, mut descriptors) = packet::unpack(packet, descriptors)?;
     let body = bytes.strip_prefix(MAGIC).unwrap_or(&bytes);
     let (bootstrap, args): (Bootstrap, _) = wire::decode_internal_front(body, Vec::new(), "a child's start")?;
@@ -79,8 +91,10 @@ fn decode(packet: &[u8], descriptors: Vec<OwnedFd>) -> Result<(String, ChildStar
     }
     let (trace, args) = trace::decode_link(args, &mut descriptors)?;
     let (logs, args) = logs::decode_link(args, &mut descriptors)?;
-    let (task, args) = (bootstrap.task.map(TaskId::find), args.to_vec());
-    Ok((bootstrap.parent_name, ChildStart { name: bootstrap.name, task, args, descriptors, logs, trace }))
+    let Bootstrap { name, parent_name, task, records, .. } = bootstrap;
+    let (task, args) = (task.map(TaskId::find), args.to_vec());
+    let records = records.map(|path| PathBuf::from(OsString::from_vec(path)));
+    Ok((parent_name, records, ChildStart { name, task, args, descriptors, logs, trace }))
 }
 
 /// This process among the library's processes.
@@ -121,7 +135,8 @@ mod tests {
 
     fn bootstrap(build: u64) -> Vec<u8> {
         let task = Some(TaskId::of::<RunOnce, _, ()>(|| ()).unwrap());
-        let bootstrap = Bootstrap { build, name: "child".to_owned(), parent_name: "parent".to_owned(), task };
+        let (name, parent_name) = ("child".to_owned(), "parent".to_owned());
+        let bootstrap = Bootstrap { build, name, parent_name, task, records: Some(b"/records".to_vec()) };
         let mut packet = [&[0][..], MAGIC].concat();
         wire::encode_internal(&bootstrap, &mut packet, "a bootstrap message").unwrap();
         trace::encode_link(false, &mut packet).unwrap();
@@ -154,11 +169,12 @@ mod tests {
     #[test]
     fn a_message_from_another_build_is_refused() {
         let decode_from = |build| decode(&bootstrap(build), Vec::new());
-        let (parent, start) = decode_from(entry::build()).unwrap();
+        let (parent, records, start) = decode_from(entry::build()).unwrap();
         assert_eq!(
             (parent.as_str(), start.name.as_str(), &start.args[..]),
             ("parent", "child", &b"arguments"[..])
         );
+        assert_eq!(records, Some(PathBuf::from("/records")));
         assert!(start.task.unwrap().is_ok());
         let error = decode_from(entry::build() ^ 1).err().unwrap();
         assert!(error.is_start() && error.to_string().contains("different builds"), "{error}");

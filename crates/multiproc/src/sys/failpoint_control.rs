@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::sys::mman::MapFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid};
@@ -89,7 +90,7 @@ impl Controller {
             .get_or_init(|| {
                 let path = std::env::var_os(ENV_VAR)?;
                 let file = std::fs::File::options().read(true).write(true).open(path).ok()?;
-                let memory = SharedMapping::map_file(file.as_fd(), SIZE).ok()?;
+                let memory = SharedMapping::map_file(file.as_fd(), SIZE, MapFlags::empty()).ok()?;
                 Some(Self { memory, fd: None })
             })
             .as_ref()

@@ -4,6 +4,8 @@
 //! and whenever that dies. Three expect more than their types say, and each says what:
 //! [`mapping::SharedMapping::with_bytes`], [`entry::Entry::at`] and [`entry::zst_instance`].
 
+#[cfg(feature = "trace")]
+pub(crate) mod ancestors;
 pub(crate) mod at_exit;
 pub(crate) mod atomic;
 pub(crate) mod checks;

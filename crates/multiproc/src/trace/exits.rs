@@ -1,6 +1,6 @@
 //! Tasks of processes, and how processes end: by themselves, or because the pool ends them.
 
-use super::buffers::Unfinished;
+use super::buffer::Unfinished;
 use super::event::{Event, Track};
 use super::items::{INITIALIZER, ITEM, TASK, run_slice};
 use super::tracer::{Tracer, tracer};
@@ -25,8 +25,18 @@ impl Tracer {
         self.buffer.begin(begun, 0);
         let result = run();
         self.buffer.end();
-        self.put(self.slice_since(category(kind), name, begun));
+        self.put_or_wait(self.slice_since(category(kind), name, begun));
         result
+    }
+
+    /// Writes what processes did not finish whose parents had ended before, and frees their buffers.
+    pub(super) fn release_orphans(&self) {
+        for (pid, unfinished) in self.buffers.release_orphans() {
+            let now = clock::nanos();
+            put_unfinished(self, pid, now, &unfinished);
+            let exit = Event::instant("exit", "exit", pid, now);
+            self.put(exit.text("cause", "its parent had ended before, so this is not known"));
+        }
     }
 }
 
@@ -43,7 +53,7 @@ fn category(kind: u32) -> &'static str {
 pub(crate) fn exited(pid: u32, exit: Exit) {
     let Some(tracer) = tracer() else { return };
     let now = clock::nanos();
-    if let Some(unfinished) = tracer.buffer.all().release(pid) {
+    if let Some(unfinished) = tracer.buffers.release(pid) {
         put_unfinished(tracer, pid, now, &unfinished);
     }
     let event = Event::instant("exit", "exit", pid, now);

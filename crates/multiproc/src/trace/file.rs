@@ -38,10 +38,10 @@ impl Writer {
         Ok(Self { file: Mutex::new(Some(file)), buffers: buffers.clone() })
     }
 
-    /// Writes what all processes have put, except those that are stopped in the middle of it.
-    pub(super) fn flush(&self, deadline: Deadline) {
+    /// Writes these lines and what all processes have put, except those that are stopped in the middle of it.
+    pub(super) fn flush(&self, mut lines: Vec<u8>, deadline: Deadline) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let lines = self.buffers.take_all(deadline);
+        lines.extend(self.buffers.take_all(deadline));
         if file.as_mut().is_some_and(|file| file.write_all(&lines).is_err()) {
             *file = None; // a full disk is no reason to stop the program
         }

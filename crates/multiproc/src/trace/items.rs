@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::buffers::Run;
+use super::buffer::Run;
 use super::event::{Event, slice_prefix};
 use super::submissions::Tag;
 use super::tracer::{Tracer, tracer};
@@ -136,7 +136,7 @@ impl State {
 
     fn put(&mut self, run: Run) {
         let flow = std::mem::take(&mut self.flow);
-        self.tracer.put(run_slice(&self.prefix, run, flow));
+        self.tracer.put_or_wait(run_slice(&self.prefix, run, flow));
     }
 
     fn index_of(&self, number: u32) -> u64 {

@@ -4,11 +4,13 @@
 //! where the first process takes them to the file. A child gets the buffers with its bootstrap message. `docs/timeline.md`
 //! describes the events.
 
+mod buffer;
 mod buffers;
 mod event;
 mod exits;
 mod file;
 mod items;
+mod overflow;
 mod submissions;
 mod tracer;
 
@@ -18,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Once;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,12 +28,15 @@ use self::buffers::Buffers;
 use self::file::Writer;
 use self::tracer::{Tracer, tracer};
 use crate::error::{Error, Result};
-use crate::ipc::wire::{self, SharedFd};
+use crate::ipc::link;
+use crate::ipc::wire::SharedFd;
+use crate::sys::ancestors::is_open_in_an_ancestor;
 use crate::sys::at_exit::at_exit;
 use crate::sys::clock;
 use crate::sys::poll::Deadline;
 use crate::sys::privileges::is_secure;
 use crate::sys::signals::with_signals_blocked;
+use crate::sys::thread_id::ThreadId;
 
 pub(crate) use self::exits::{cancelled, died, exited, restarted, task, timed_out};
 pub(crate) use self::items::Items;
@@ -39,6 +44,9 @@ pub(crate) use self::submissions::{Submission, Submissions, Tag};
 
 /// How often the events of all processes are written to the file.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the first process looks for processes that have ended after their parents.
+const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a program that exits waits for a process that is stopped while it writes an event.
 const EXIT_TIME: Duration = Duration::from_secs(1);
@@ -88,7 +96,7 @@ fn start(path: &Path) -> Result<()> {
     }
     let buffers = Buffers::create()?;
     let writer = Writer::create(path, &buffers)?;
-    Tracer::begin(&buffers, "main", Some(writer))?.ok_or_else(taken)?;
+    Tracer::begin(&buffers, "main", None, Some(writer))?.ok_or_else(taken)?;
     at_exit(flush_at_exit);
     Ok(())
 }
@@ -99,7 +107,11 @@ pub(crate) fn start_from_environment() {
     let Some(path) = var_os("MULTIPROC_TRACE").filter(|path| !path.is_empty() && !is_secure()) else {
         return;
     };
-    if let Err(error) = start(Path::new(&path)) {
+    let path = Path::new(&path);
+    // A program that a traced one executes has its environment, and shall not speak of it.
+    if let Err(error) = start(path)
+        && !is_open_in_an_ancestor(path)
+    {
         let _ = writeln!(stderr(), "multiproc: no trace (MULTIPROC_TRACE): {error}");
     }
 }
@@ -110,21 +122,19 @@ pub(crate) struct TraceLink {
     buffers: Buffers,
     /// When the start was requested, and by whom.
     requested_at: u64,
-    parent: u32,
+    parent: u64,
 }
 
 /// Appends what a child needs to its bootstrap message; returns its descriptor. A zygote has no task, and no
 /// events.
 pub(crate) fn encode_link(has_task: bool, body: &mut Vec<u8>) -> Result<Vec<SharedFd>> {
-    let Some(tracer) = tracer().filter(|_| has_task) else {
-        body.push(0);
-        return Ok(Vec::new());
-    };
-    flush_from_time_to_time(tracer);
-    let buffers = tracer.buffer.all().clone();
-    let link = TraceLink { buffers, requested_at: clock::nanos(), parent: tracer.pid };
-    body.push(1);
-    wire::encode_internal_with_descriptors(&link, body, "a child's start")
+    let own = tracer().filter(|_| has_task).map(|tracer| {
+        flush_from_time_to_time(tracer);
+        let buffers = tracer.buffers.clone();
+        let parent = ThreadId::current_and_process().1.bits();
+        TraceLink { buffers, requested_at: clock::nanos(), parent }
+    });
+    link::encode(own.as_ref(), body)
 }
 
 /// Takes that from the front of the bytes, and from the end of the descriptors.
@@ -132,22 +142,15 @@ pub(crate) fn decode_link<'a>(
     bytes: &'a [u8],
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<(Option<TraceLink>, &'a [u8])> {
-    match bytes.split_first() {
-        Some((0, rest)) => Ok((None, rest)),
-        Some((_, link)) => {
-            let memory = descriptors.pop().into_iter().collect();
-            let (link, rest) = wire::decode_internal_front(link, memory, "a child's start")?;
-            Ok((Some(link), rest))
-        }
-        None => Err(Error::decode("a child's start", "it is too short")),
-    }
+    link::decode(bytes, descriptors)
 }
 
 /// Makes this process a part of the trace. Its start ends here.
 pub(crate) fn install(link: TraceLink, name: &str) {
     let TraceLink { buffers, requested_at, parent } = link;
-    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, None) {
-        tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent));
+    let parent = ThreadId::from_bits(parent);
+    if let Ok(Some(tracer)) = Tracer::begin(&buffers, name, Some(parent), None) {
+        tracer.put(tracer.slice_since("start", "start", requested_at).count("parent", parent.number()));
     }
 }
 
@@ -179,9 +182,16 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
     static STARTED: Once = Once::new();
     if let Some(writer) = &tracer.writer {
         STARTED.call_once(|| {
-            let flush = || loop {
-                writer.buffers().wait(FLUSH_INTERVAL);
-                writer.flush(Deadline::now());
+            let flush = || {
+                let mut checked = Instant::now();
+                loop {
+                    writer.buffers().wait(FLUSH_INTERVAL);
+                    if checked.elapsed() >= ORPHANS_INTERVAL {
+                        tracer.release_orphans();
+                        checked = Instant::now();
+                    }
+                    tracer.flush(Deadline::now());
+                }
             };
             let thread = thread::Builder::new().name("mp-trace".to_owned()).stack_size(64 * 1024);
             // Without it, there are events until the buffers are full.
@@ -191,8 +201,9 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
 }
 
 extern "C" fn flush_at_exit() {
-    if let Some(writer) = tracer().and_then(|tracer| tracer.writer.as_ref()) {
-        writer.flush(Deadline::after(EXIT_TIME));
+    if let Some(tracer) = tracer().filter(|tracer| tracer.writer.is_some()) {
+        tracer.release_orphans();
+        tracer.flush(Deadline::after(EXIT_TIME));
     }
 }
 

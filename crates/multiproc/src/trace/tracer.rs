@@ -4,17 +4,22 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::thread;
 
-use super::buffers::{Buffer, Buffers};
+use super::buffer::Buffer;
+use super::buffers::Buffers;
 use super::event::{Event, Track};
 use super::file::Writer;
+use super::overflow::Overflow;
 use crate::error::Result;
 use crate::sys::clock;
 use crate::sys::fork_detect::ForkDetector;
+use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::sys::thread_id::ThreadId;
 
 pub(super) struct Tracer {
+    pub(super) buffers: Buffers,
     pub(super) buffer: Buffer,
+    overflow: Overflow,
     pub(super) pid: u32,
     /// In the process that has begun the trace.
     pub(super) writer: Option<Writer>,
@@ -40,11 +45,24 @@ impl Tracer {
     pub(super) fn begin(
         buffers: &Buffers,
         name: &str,
+        parent: Option<ThreadId>,
         writer: Option<Writer>,
     ) -> Result<Option<&'static Self>> {
         let (pid, fork_detector) = (own_pid(), ForkDetector::new()?);
-        let Some(buffer) = buffers.claim(pid).filter(|_| TRACER.get().is_none()) else { return Ok(None) };
-        let tracer = TRACER.get_or_init(|| Self { buffer, pid, writer, fork_detector });
+        if TRACER.get().is_some() {
+            return Ok(None);
+        }
+        let process = ThreadId::current_and_process().1;
+        let Some(buffer) = buffers.claim(process, parent) else { return Ok(None) };
+        let overflow = Overflow::default();
+        let tracer = TRACER.get_or_init(|| Self {
+            buffers: buffers.clone(),
+            buffer,
+            overflow,
+            pid,
+            writer,
+            fork_detector,
+        });
         tracer.name_process(name);
         Ok(Some(tracer))
     }
@@ -53,8 +71,24 @@ impl Tracer {
         self.put(Event::name("process_name", Track::of_process(self.pid), name));
     }
 
+    /// Writes an event. Never blocks: the caller may hold a lock, such as that of a pool.
     pub(super) fn put(&self, event: Event) {
-        self.buffer.put(&event.end());
+        self.overflow.put(&self.buffer, event.end().as_bytes());
+    }
+
+    /// Writes an event, and those before it. Waits for room if there is none, so the caller holds no lock.
+    pub(super) fn put_or_wait(&self, event: Event) {
+        if let Some(lines) = self.overflow.take() {
+            self.buffer.put(&lines);
+        }
+        self.buffer.put(event.end().as_bytes());
+    }
+
+    /// In the process that has begun the trace: takes the events of all processes to the file.
+    pub(super) fn flush(&self, deadline: Deadline) {
+        if let Some(writer) = &self.writer {
+            writer.flush(self.overflow.take().unwrap_or_default(), deadline);
+        }
     }
 
     /// The track of the calling thread.

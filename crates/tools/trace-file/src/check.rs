@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use crate::{Event, Phase, Trace};
 
-const CATEGORIES: [&str; 8] = ["__metadata", "start", "init", "task", "item", "wait", "pool", "exit"];
+const CATEGORIES: [&str; 9] =
+    ["__metadata", "start", "init", "task", "item", "wait", "pool", "exit", "trace"];
 
 /// Below the resolution of the clock: times are read as floating-point numbers.
 const TOLERANCE: f64 = 0.000_5;
@@ -37,11 +38,16 @@ fn check_event(event: &Event) -> Result<(), String> {
     holds.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, why)| Err((*why).to_owned()))
 }
 
+/// Each process with a slice has a name, and each thread of it but the first.
 fn check_names(trace: &Trace) -> Result<(), String> {
-    let names = trace.names();
-    let nameless =
-        trace.events.iter().find(|event| event.phase == Phase::Slice && !names.contains_key(&event.pid));
-    nameless.map_or(Ok(()), |event| Err(format!("its process has no name: {event:?}")))
+    let named = |what| trace.named(what).map(|event| (event.pid, event.tid)).collect::<HashSet<_>>();
+    let (processes, threads) = (named("process_name"), named("thread_name"));
+    let has_name = |event: &&Event| {
+        processes.contains(&(event.pid, event.pid))
+            && (event.tid == event.pid || threads.contains(&(event.pid, event.tid)))
+    };
+    let nameless = trace.events.iter().find(|event| event.phase == Phase::Slice && !has_name(event));
+    nameless.map_or(Ok(()), |event| Err(format!("its process or thread has no name: {event:?}")))
 }
 
 /// Slices of one thread lie one in the other or one behind the other.

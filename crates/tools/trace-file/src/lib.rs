@@ -3,7 +3,7 @@
 
 mod check;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -105,6 +105,23 @@ impl Trace {
     /// The number of items in all slices.
     pub fn items(&self) -> u64 {
         self.of_category("item").filter_map(|event| event.number("count")).sum()
+    }
+
+    /// An arrow that leads from nowhere: an event at the end of one has no other at its start. There is none in
+    /// the trace of a program that was not killed.
+    pub fn loose_arrow(&self) -> Option<&Event> {
+        let starts: HashSet<_> = self
+            .events
+            .iter()
+            .filter(|event| event.flow_out && !event.flow_in)
+            .map(|event| &event.bind_id)
+            .collect();
+        self.events.iter().find(|event| event.flow_in && !starts.contains(&event.bind_id))
+    }
+
+    /// How many events of a process or of all were lost, by what the file says.
+    pub fn lost(&self) -> u64 {
+        self.named("lost").filter_map(|event| event.number("count")).sum()
     }
 
     /// The names of the processes. The last one that the file has counts.

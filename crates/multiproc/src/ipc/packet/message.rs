@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{MAX_INLINE, WORTH_MAPPING};
 use crate::error::{Error, Result};
-use crate::ipc::memfd_cache;
+use crate::ipc::memfd_cache::{self, Spill};
 use crate::ipc::wire::SharedFd;
+use crate::sys::mapping::SharedMapping;
 use crate::sys::memfd;
 use crate::sys::sealed;
 use crate::sys::socket::MAX_DESCRIPTORS;
@@ -31,6 +32,8 @@ pub(super) enum Payload {
 pub(super) struct SpilledMemory {
     pub(super) memory: SharedFd,
     pub(super) length: u64,
+    /// Kept for the next payload that is written there.
+    mapping: Option<SharedMapping>,
     /// Held by memory that was spilled before the message is sent.
     _permit: Option<SpillPermit>,
 }
@@ -73,9 +76,12 @@ impl Message {
     /// A message that is spilled at once, whatever its size. If it is worth mapping, its memory is sealed, so
     /// the receiver can read it in place.
     pub(crate) fn spilled(bytes: &[u8]) -> Result<Self> {
-        let memory =
-            if bytes.len() < WORTH_MAPPING { memfd_cache::write(bytes)? } else { sealed::store(bytes)? };
-        let spilled = SpilledMemory { memory: memory.into(), length: bytes.len() as u64, _permit: None };
+        let spill = if bytes.len() < WORTH_MAPPING {
+            memfd_cache::write(bytes)?
+        } else {
+            Spill { fd: sealed::store(bytes)?, mapping: None }
+        };
+        let spilled = SpilledMemory::new(spill, bytes.len());
         Ok(Self::without_descriptors(Payload::Memfd(spilled)))
     }
 
@@ -122,10 +128,10 @@ impl Message {
 
     /// Recycles the memory of a message that was received and whose receiver has finished reading it.
     pub(crate) fn recycle(self) {
-        if let Payload::Memfd(SpilledMemory { memory, length, .. }) = self.payload
-            && let (Some(memory), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
+        if let Payload::Memfd(SpilledMemory { memory, length, mapping, .. }) = self.payload
+            && let (Some(fd), Ok(length)) = (memory.try_into_inner(), usize::try_from(length))
         {
-            memfd_cache::recycle(memory, length);
+            memfd_cache::recycle(Spill { fd, mapping }, length);
         }
     }
 
@@ -147,7 +153,11 @@ impl Message {
 
 impl SpilledMemory {
     pub(super) fn now(bytes: &[u8]) -> Result<Self> {
-        Ok(Self { memory: memfd_cache::write(bytes)?.into(), length: bytes.len() as u64, _permit: None })
+        Ok(Self::new(memfd_cache::write(bytes)?, bytes.len()))
+    }
+
+    fn new(Spill { fd, mapping }: Spill, length: usize) -> Self {
+        Self { memory: fd.into(), length: length as u64, mapping, _permit: None }
     }
 
     /// Spills before the message is sent. `None` without a permit or a free descriptor.

@@ -44,7 +44,7 @@ proptest! {
 #[test]
 fn messages_beyond_four_gigabytes_are_whole() {
     for size in [1 << 31, (1 << 32) - 1, 1 << 32, (1 << 32) + 5_u64] {
-        let file = File::from(memfd_cache::write(b"begin").unwrap());
+        let file = File::from(memfd_cache::write(b"begin").unwrap().fd);
         file.write_all_at(b"end", size - 3).unwrap();
         let packet = [&[IN_MEMORY][..], &size.to_le_bytes()].concat();
         let content = Content::of(packet, 0, &mut vec![file.into()]).unwrap();
@@ -107,7 +107,7 @@ fn any_bytes_are_an_error_and_not_a_panic() {
     for packet in [&[][..], &[7], &[IN_MEMORY], &[IN_MEMORY, 1, 2, 3], &[IN_MEMORY, 1, 0, 0, 0, 0, 0, 0, 0]] {
         assert!(unpack(packet, Vec::new()).is_err(), "{packet:?}");
     }
-    let memory = memfd_cache::write(b"abc").unwrap();
+    let memory = memfd_cache::write(b"abc").unwrap().fd;
     let announced_too_much = [&[IN_MEMORY][..], &4_u64.to_le_bytes()].concat();
     assert!(unpack(&announced_too_much, vec![memory]).is_err());
 }

@@ -189,8 +189,19 @@ impl Dispatcher {
     pub(crate) fn wait_for_end(&self, deadline: Deadline) -> bool {
         let has_ended =
             self.is_inline || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
+        let has_recorded = has_ended && self.wait_for_records(deadline);
         logs::deliver();
-        has_ended
+        has_recorded
+    }
+
+    /// Blocks until the records of failed items are written that other threads are writing; returns whether
+    /// they are.
+    pub(super) fn wait_for_records(&self, deadline: Deadline) -> bool {
+        let recording = self.recording.as_ref().filter(|_| self.fork_detector.in_original_process());
+        recording.is_none_or(|recording| {
+            recording.deliver();
+            recording.wait(deadline)
+        })
     }
 
     pub(crate) fn chunk_size(&self) -> Option<u32> {

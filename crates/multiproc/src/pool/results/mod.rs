@@ -1,18 +1,19 @@
-//! The caller's side of a call: submits the input in chunks, returns the results.
+//! The caller's side of a call: submits the [input](input) in chunks, returns the results.
+
+mod input;
 
 use std::any::Any;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 #[cfg(feature = "async")]
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call::{Call, ResultBatch, TARGET_CHUNK_TIME};
-use super::chunk::ChunkBuilder;
+use super::call::Call;
 use super::dispatcher::{Dispatcher, DriverGuard};
 use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
@@ -67,8 +68,6 @@ enum Next {
 /// slow.
 const TIMED_EVERY: u64 = 4;
 const SLOW_DECODE: u64 = 10_000_000;
-/// An input that takes this long for an item may be blocking on something.
-const SLOW_INPUT: Duration = Duration::from_millis(1);
 /// The most bytes that are reserved for the results at the beginning. A vector that grows moves between the
 /// batches of results, and has its pages mapped again each time.
 const RESERVED: usize = 8 << 20;
@@ -110,130 +109,12 @@ where
         })
     }
 
-    /// Submits chunks until all workers are busy or the look-ahead is reached.
-    fn feed(&mut self) {
-        if !self.has_room() {
-            return;
-        }
-        self.chunk_len = match (self.dispatcher.chunk_size().map(u64::from), self.look_ahead) {
-            (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
-            (chunk_len, _) => self.call.target_len().max(chunk_len.unwrap_or(0)),
-        }
-        .min(self.max_len);
-        while self.input.is_some() && self.has_room() && !self.may_pause() {
-            self.feed_chunk();
-        }
-    }
-
-    /// Whether to return a result before taking more input, which may block: a result is available, and no
-    /// worker lacks work or the input is slow.
-    fn may_pause(&mut self) -> bool {
-        if self.look_ahead.is_none() {
-            return false;
-        }
-        let is_slow = self.input_time >= SLOW_INPUT;
-        let has_result_soon =
-            self.buffer.begin_span() || (is_slow && self.await_arrival()) || self.call.has_arrived();
-        let lacks_work = self.pending < self.dispatcher.workers() as u64 && !self.dispatcher.is_inline();
-        has_result_soon && (is_slow || !lacks_work)
-    }
-
-    /// Whether a result has arrived. If the input is slow and cannot tell that it has more items, waits for
-    /// one, for a quarter of the input's time. So results come before the next line or message of an
-    /// interactive input, and an input that is merely slow is delayed by no more than that.
-    fn await_arrival(&self) -> bool {
-        let knows_of_more = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
-        let time = if knows_of_more || !self.may_block { Duration::ZERO } else { self.input_time / 4 };
-        let has_arrived = || self.call.has_arrived();
-        self.pending > 0
-            && self.dispatcher.become_driver(false).wait_until(Deadline::after(time), has_arrived)
-    }
-
-    fn has_room(&self) -> bool {
-        let chunk_per_worker = self.chunk_len * self.dispatcher.workers() as u64;
-        let waiting = self.taken - self.buffer.returned();
-        let is_within = self.look_ahead.is_none_or(|chunks| waiting < chunks * chunk_per_worker);
-        self.pending < 2 * chunk_per_worker && is_within && self.left_in_buffer() > 0
-    }
-
-    /// The number of items that the call's buffer size still allows.
-    fn left_in_buffer(&self) -> u64 {
-        let most = self.call.options.buffer_size.filter(|_| self.look_ahead.is_some());
-        most.map_or(u64::MAX, |most| most.saturating_sub(self.taken - self.buffer.returned()))
-    }
-
-    fn feed_chunk(&mut self) {
-        let mut builder = ChunkBuilder::new(self.bytes);
-        let first = self.taken;
-        // The input is user code and may be slow. A panic of it, or of the encoding, is kept for later.
-        let encode_error = self.release_driver(|results| {
-            catch_unwind(AssertUnwindSafe(|| results.fill(&mut builder))).unwrap_or_else(|panic| {
-                results.input = None;
-                results.panic = Some(panic);
-                None
-            })
-        });
-        self.bytes = builder.bytes();
-        self.submit(builder, first);
-        if let Some(error) = encode_error {
-            self.buffer.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
-        }
-    }
-
     /// Runs user code, during which this thread does not drive the pool.
     fn release_driver<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         let was_driver = self.driver.take().is_some();
         let done = work(self);
         self.driver = was_driver.then(|| self.dispatcher.become_driver(true));
         done
-    }
-
-    /// Takes items from the input into the chunk; returns the error of the last one if it cannot be encoded.
-    fn fill(&mut self, builder: &mut ChunkBuilder) -> Option<Error> {
-        let chunk_len = self.chunk_len.min(self.left_in_buffer());
-        let input = self.input.as_mut()?;
-        let begun = Instant::now();
-        // Reading the clock takes longer than packing a small item, so the intervals between reads double.
-        let mut next_clock_read = 1;
-        while u64::from(builder.count()) < chunk_len && !builder.is_full() {
-            let until = chunk_len.min(next_clock_read.into());
-            while u64::from(builder.count()) < until && !builder.is_full() {
-                let Some(args) = input.next() else {
-                    self.input = None;
-                    return None;
-                };
-                let added = builder.add(&args);
-                self.taken += 1;
-                if added.is_err() {
-                    return added.err();
-                }
-            }
-            if builder.count() >= next_clock_read {
-                next_clock_read += next_clock_read.min(256);
-                let time = begun.elapsed();
-                self.input_time = time / builder.count();
-                if time >= TARGET_CHUNK_TIME {
-                    break;
-                }
-            }
-        }
-        None
-    }
-
-    fn submit(&mut self, builder: ChunkBuilder, first: u64) {
-        let count = builder.count();
-        if count == 0 {
-            return;
-        }
-        // If a few large items fill a chunk, shorten chunks, which also limits the memory of the look-ahead.
-        self.max_len = if builder.is_full() { count.into() } else { self.max_len.saturating_mul(2) };
-        self.pending += u64::from(count);
-        if let Err(error) = self.dispatcher.submit(builder.pack(&self.call, first)) {
-            self.pending -= u64::from(count);
-            self.buffer.add(ResultBatch::Lost { first, count, error: error.clone() });
-            self.input = None;
-            self.refusal = Some(error);
-        }
     }
 
     /// Collects arrived results; blocks until there are any. Returns false at the deadline.

@@ -1,0 +1,66 @@
+//! Functions that crash, each by a line that ends with a comment.
+
+use std::hint::black_box;
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Reads a byte three functions further down.
+#[inline(never)]
+pub fn first_level(address: usize) -> u8 {
+    black_box(second_level(black_box(address))).wrapping_add(1) // calls the second
+}
+
+#[inline(never)]
+fn second_level(address: usize) -> u8 {
+    black_box(third_level(black_box(address))).wrapping_add(1) // calls the third
+}
+
+#[inline(never)]
+fn third_level(address: usize) -> u8 {
+    black_box(dereference(black_box(address))).wrapping_add(1) // reads
+}
+
+/// Calls itself until there is no stack left.
+#[inline(never)]
+pub fn overflow_the_stack(depth: u64) -> u64 {
+    let block = black_box([depth; 100]);
+    if depth == u64::MAX {
+        return 0;
+    }
+    black_box(overflow_the_stack(depth + 1)) // goes deeper
+        + block[usize::try_from(depth % 100).unwrap_or(0)]
+}
+
+/// Has no result.
+pub fn ignore<T>(_: T) {}
+
+/// Reads a byte where there may be no memory.
+#[inline(never)]
+#[allow(unsafe_code)]
+pub fn dereference(address: usize) -> u8 {
+    // SAFETY: none. It is to crash.
+    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() } // the fault
+}
+
+/// Has a C function abort, if the number is 7.
+#[allow(unsafe_code)]
+pub fn abort_in_c(number: i32) {
+    unsafe extern "C" {
+        #[link_name = "abort_in_c"]
+        fn in_c(number: i32);
+    }
+    // SAFETY: takes a number.
+    unsafe { in_c(number) }; // calls C
+    black_box(number); // optimised code would have C return to the caller of this function
+}
+
+/// From now on this signal crashes the process.
+#[allow(unsafe_code)]
+pub fn crash_on(signal: Signal) {
+    extern "C" fn crashing_handler(_signal: i32) {
+        black_box(dereference(8));
+    }
+    let action = SigAction::new(SigHandler::Handler(crashing_handler), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler is to crash.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}
