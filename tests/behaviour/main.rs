@@ -12,6 +12,7 @@ mod corrupted_memory;
 mod crashes;
 mod encoding;
 mod fd;
+mod forgery;
 mod futures;
 mod inline;
 mod interrupt;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         bad_tasks::trials(),
         encoding::trials(),
         fd::trials(),
+        forgery::trials(),
         futures::trials(),
         output::trials(),
         sync::trials(),

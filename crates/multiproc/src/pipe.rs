@@ -38,6 +38,7 @@ use crate::channel::{Layout, Message, ReceiveOutcome, ReceiverCore, SenderCore, 
 use crate::error::Result;
 use crate::ipc::panic;
 use crate::ipc::scratch::{Scratch, Undecoded};
+use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::poll::Deadline;
 
@@ -280,18 +281,22 @@ impl<S, R> AsFd for Connection<S, R> {
     }
 }
 
+/// The encoding of an end: whether it is the first, its memory, and the descriptors for both directions.
+type Parts = (bool, SharedMemory, EndpointFds, [SharedFd; 2]);
+
 impl<S, R> Serialize for Connection<S, R> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         let (outgoing, incoming) = (self.outgoing.end(), self.incoming.end());
         let is_first = outgoing.layout() == LAYOUTS[0];
-        (is_first, outgoing.memory(), outgoing.fds(), &incoming.fds().eventfds).serialize(serializer)
+        let parts = (is_first, outgoing.memory(), outgoing.fds(), &incoming.fds().eventfds);
+        attachment::serialize(Kind::Pipe, &parts, serializer)
     }
 }
 
 impl<'de, S, R> Deserialize<'de> for Connection<S, R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (is_first, memory, outgoing_fds, eventfds) =
-            <(bool, SharedMemory, EndpointFds, [SharedFd; 2])>::deserialize(deserializer)?;
+        let (is_first, memory, outgoing_fds, eventfds): Parts =
+            attachment::deserialize(Kind::Pipe, deserializer)?;
         let incoming_fds = EndpointFds { eventfds, ..outgoing_fds.clone() };
         let [there, back] = LAYOUTS;
         let (outgoing, incoming) = if is_first { (there, back) } else { (back, there) };

@@ -43,7 +43,7 @@ pub struct Options {
     /// The number of rounds in which shared memory is overwritten
     #[arg(long, value_name = "N", default_value = "10000")]
     rounds: u64,
-    /// Only this part (failpoints, random-kills, corruption, soak, large, peers), or this failpoint
+    /// Only this part (failpoints, random-kills, mix, corruption, soak, large, peers), or this failpoint
     #[arg(long, value_name = "PART|POINT")]
     only: Option<String>,
     /// Also inflict the same six faults on other libraries, and compare; compiling them takes minutes
@@ -156,6 +156,12 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         None => [points, random, corruption].into_iter().chain(soaks).collect(),
         Some("failpoints") => vec![points],
         Some("random-kills") => vec![random],
+        Some("mix") => {
+            let kills = env::var("KILLS").map_or(Ok(*kills), |kills| kills.parse()).context("KILLS")?;
+            let target = words(&[&"--target", &"all that is shared"]);
+            let mix = words(&[&"random-kills", &"--count", &kills, &"--seed", &options.seed]);
+            vec![mix.into_iter().chain(target).collect()]
+        }
         Some("corruption") => vec![corruption],
         Some("large" | "peers") => Vec::new(),
         Some("soak") => soaks.collect(),
@@ -164,7 +170,7 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         }
         Some(other) => {
             bail!(
-                "`{other}` is no part (failpoints, random-kills, corruption, soak, large, peers) \
+                "`{other}` is no part (failpoints, random-kills, mix, corruption, soak, large, peers) \
                  and no failpoint (such as child:started)"
             )
         }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
+use crate::ipc::wire::attachment::{self, Kind};
 use crate::sync::deliveries::{Deliveries, Taken};
 use crate::sys::poll::{self, Deadline, PollFlags};
 
@@ -29,7 +30,7 @@ pub(super) struct Receipt {
 
 /// One end: its side of a socket pair, by which the other side sees the last holder go; and the items. Dropped
 /// in this order.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct End {
     pub(super) link: SharedFd,
     pub(super) items: Items,
@@ -90,6 +91,19 @@ impl End {
     /// Whether all ends of the other side are gone; `false` if the kernel does not tell.
     pub(super) fn peer_is_gone(&self) -> bool {
         poll::ready(self.link.as_fd(), PollFlags::empty(), Deadline::now()).unwrap_or(false)
+    }
+}
+
+impl Serialize for End {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        attachment::serialize(Kind::Joinable, &(&self.link, &self.items), serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for End {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (link, items) = attachment::deserialize(Kind::Joinable, deserializer)?;
+        Ok(Self { link, items })
     }
 }
 

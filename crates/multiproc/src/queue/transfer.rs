@@ -10,6 +10,7 @@ use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiverCore, SenderCore};
 use crate::error::Result;
 use crate::ipc::wire::SharedMemory;
+use crate::ipc::wire::attachment::{self, Kind};
 
 /// The encoding of an end: its memory, its descriptors, and the queue's capacity, 0 if it is unbounded.
 type Parts = (SharedMemory, EndpointFds, u32);
@@ -28,20 +29,22 @@ fn capacity(layout: Layout) -> u32 {
 impl<T> Serialize for Sender<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let end = self.core.end();
-        (end.memory(), end.fds(), capacity(end.layout())).serialize(serializer)
+        let parts = (end.memory(), end.fds(), capacity(end.layout()));
+        attachment::serialize(Kind::Sender, &parts, serializer)
     }
 }
 
 impl<T> Serialize for Receiver<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let end = self.core.end();
-        (end.memory(), end.fds(), capacity(end.layout())).serialize(serializer)
+        let parts = (end.memory(), end.fds(), capacity(end.layout()));
+        attachment::serialize(Kind::Receiver, &parts, serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Sender<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let (memory, fds, capacity): Parts = attachment::deserialize(Kind::Sender, deserializer)?;
         let core = SenderCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
         Ok(Self { core, item: PhantomData })
     }
@@ -49,7 +52,7 @@ impl<'de, T> Deserialize<'de> for Sender<T> {
 
 impl<'de, T> Deserialize<'de> for Receiver<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let (memory, fds, capacity): Parts = attachment::deserialize(Kind::Receiver, deserializer)?;
         let core = ReceiverCore::open(layout(capacity), memory, fds).map_err(D::Error::custom)?;
         Ok(Self { core, item: PhantomData })
     }

@@ -12,10 +12,11 @@ use super::keeper::{Keeper, Limit};
 use super::server_main::{Start, requests};
 use super::{Server, page};
 use crate::channel::sockets;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::options::SpawnOptions;
 use crate::start_method::StartMethod;
+use crate::task::TaskId;
 use crate::task::method::{MakeState, RemoteInit};
 
 /// Options for a server. Made by [`Server::builder`].
@@ -102,6 +103,24 @@ impl ServerBuilder {
         F: RemoteInit<Args>,
         Args: Serialize + DeserializeOwned,
     {
+        self.start(MakeState::id(make)?, args)
+    }
+
+    /// Starts the server, whose state is made by a function that may fail. See [`Server::try_spawn`].
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn).
+    pub fn try_spawn<F, Args, S, E>(self, make: F, args: Args) -> Result<Server<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: 'static,
+        TaskError: From<E>,
+    {
+        self.start(MakeState::id_of_fallible(make)?, args)
+    }
+
+    fn start<S, Args: Serialize + DeserializeOwned>(self, make: TaskId, args: Args) -> Result<Server<S>> {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         if self.capacity == 0 {
             return Err(Error::invalid("a server's capacity must be at least 1"));
@@ -121,7 +140,7 @@ impl ServerBuilder {
             memory,
             fds: receiver.end().fds().clone(),
             capacity: self.capacity,
-            make: MakeState::id(make)?,
+            make,
             args: encoded,
             descriptors,
             restarts: self.restart.is_some(),

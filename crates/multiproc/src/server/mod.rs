@@ -90,7 +90,7 @@ use self::connection::Connection;
 use self::keeper::Keeper;
 use self::message::Request;
 use crate::channel::SenderCore;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire;
 use crate::sys::poll::Deadline;
 use crate::task::method::{CallMethod, EncodeState, RemoteInit, RemoteMethod};
@@ -122,6 +122,37 @@ impl Server<()> {
         Args: Serialize + DeserializeOwned,
     {
         Self::builder().spawn(make, args)
+    }
+
+    /// As [`spawn`](Self::spawn), for a function that may fail: its error is that of every call. A server that
+    /// [restarts](ServerBuilder::restart) calls the function again, up to its limit.
+    ///
+    /// ```
+    /// use multiproc::{Server, TaskError};
+    ///
+    /// fn load(path: String) -> Result<Vec<u8>, TaskError> {
+    ///     Ok(std::fs::read(path)?)
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let file = Server::try_spawn(load, ("/missing".to_owned(),))?;
+    ///     let error = file.call(|bytes: &mut Vec<u8>| bytes.len(), ()).unwrap_err();
+    ///     assert!(error.to_string().contains("No such file"), "{error}");
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`spawn`](Self::spawn).
+    pub fn try_spawn<F, Args, S, E>(make: F, args: Args) -> Result<Server<S>>
+    where
+        F: RemoteInit<Args, State = std::result::Result<S, E>>,
+        Args: Serialize + DeserializeOwned,
+        S: 'static,
+        TaskError: From<E>,
+    {
+        Self::builder().try_spawn(make, args)
     }
 
     /// Sets a name, a capacity, restarts or a start method before starting.

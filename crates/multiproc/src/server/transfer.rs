@@ -9,6 +9,7 @@ use crate::channel::SenderCore;
 use crate::channel::endpoint::EndpointFds;
 use crate::error::Result;
 use crate::ipc::wire::SharedMemory;
+use crate::ipc::wire::attachment::{self, Kind};
 
 /// The encoding of a handle: the name, and the requests' sending end.
 type Parts = (String, SharedMemory, EndpointFds, u32);
@@ -16,13 +17,14 @@ type Parts = (String, SharedMemory, EndpointFds, u32);
 impl<S> Serialize for Server<S> {
     fn serialize<Z: Serializer>(&self, serializer: Z) -> Result<Z::Ok, Z::Error> {
         let end = self.connection.requests.end();
-        (&self.connection.name, end.memory(), end.fds(), end.layout().capacity()).serialize(serializer)
+        let parts = (&self.connection.name, end.memory(), end.fds(), end.layout().capacity());
+        attachment::serialize(Kind::Server, &parts, serializer)
     }
 }
 
 impl<'de, S> Deserialize<'de> for Server<S> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (name, memory, fds, capacity) = Parts::deserialize(deserializer)?;
+        let (name, memory, fds, capacity): Parts = attachment::deserialize(Kind::Server, deserializer)?;
         let layout = requests(capacity);
         let requests = SenderCore::open(layout, memory, fds).map_err(D::Error::custom)?;
         Ok(Self::new(name, requests, None))

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
+use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
 use crate::sys::writable::WritableRange;
@@ -163,13 +164,13 @@ impl<T> Drop for ArrayChunk<T> {
 impl<T: Pod> Serialize for ArrayChunk<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.handle.release();
-        self.handle.serialize(serializer)
+        attachment::serialize(Kind::Chunk, &self.handle, serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for ArrayChunk<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let handle = ChunkHandle::deserialize(deserializer)?;
+        let handle: ChunkHandle = attachment::deserialize(Kind::Chunk, deserializer)?;
         if !handle.fits::<T>() {
             return Err(D::Error::custom("a chunk of an array of another type"));
         }

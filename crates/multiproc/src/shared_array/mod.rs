@@ -1,12 +1,15 @@
 //! `SharedArray`: plain data in shared memory that processes fill together, each its own exclusive chunk.
 //!
-//! Two things make a chunk exclusive and bring it back:
+//! Three things make a chunk exclusive and bring it back:
 //!
 //! - Each chunk has a generation number in shared memory: even = free, odd = taken. A handle takes the chunk
 //!   by compare-and-exchange from its generation to the next; sending the chunk changes it to the one after.
 //!   So at most one handle has it.
+//! - A handle's bounds, generation and descriptors travel as one [attachment](crate::ipc::wire::attachment) of
+//!   the message. A user's `Serialize` and `Deserialize` do not see them. So every handle is of a chunk that the
+//!   array has made.
 //! - Each handle, in a process or in transit, holds one end of a socket pair. When the last one is closed,
-//!   the kernel reports a hang-up at the array's end.
+//!   the kernel reports a hang-up at the array's end. Only then the array makes other chunks.
 
 mod chunk;
 
@@ -56,10 +59,19 @@ use chunk::ChunkHandle;
 ///
 /// # Exclusive access
 ///
-/// Safe code cannot have two references to an element at a time, in the same process or in two: a chunk is
-/// taken by one atomic exchange, whatever other process has a copy of its encoding. A chunk of a task that is
-/// killed is nowhere any more; its elements have the values that the task wrote so far. A chunk is not sent a
-/// second time when a call [retries](crate::pool::CallOptions::retries).
+/// Safe code cannot have two references to an element at a time, in the same process or in two. That rests on:
+///
+/// - One atomic exchange in shared memory takes a chunk, however often it was encoded. Of all its handles one
+///   has it.
+/// - No handle names a part of the array that the array has not made a chunk. What says which part it is does
+///   not pass through a serializer: the library sends it beside the value, of which a `Serialize` of yours sees
+///   an index. A receiver gets a whole chunk of the same message for an index, each once, or an error. Outside
+///   of a message (`serde_json`, for example) encoding a chunk is an error.
+/// - The array makes other chunks, or becomes a [`SharedSlice`], only when the kernel has closed the last
+///   handle, wherever that was.
+///
+/// A chunk of a task that is killed is nowhere any more; its elements have the values that the task wrote so
+/// far. A chunk is not sent a second time when a call [retries](crate::pool::CallOptions::retries).
 ///
 /// Other processes have no reference, but they have the memory: one that writes where it has nothing to write
 /// (by `unsafe` code, or a C library) can change elements of a chunk in another process, as it can change its

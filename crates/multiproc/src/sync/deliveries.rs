@@ -12,6 +12,7 @@ use super::shared::{Shared, Word};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Origin, Result};
 use crate::sys::atomic::{Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
@@ -68,9 +69,9 @@ impl Deliveries {
         self.shared.slots
     }
 
-    /// How many items are queued or taken.
+    /// How many items are queued or taken. An item that changes hands meanwhile counts.
     pub(crate) fn len(&self) -> usize {
-        self.shared.entries().count()
+        self.shared.used_count()
     }
 
     /// Wakes all threads that wait for a change.
@@ -100,6 +101,7 @@ impl Deliveries {
             Ok(self.insert(item)?.then_some(Sent::Done))
         })?;
         if matches!(sent, Some(Sent::Done)) {
+            failpoint::hit(Failpoint::DeliveryQueued);
             self.notify();
         }
         Ok(sent.unwrap_or(Sent::TimedOut))
@@ -119,6 +121,9 @@ impl Deliveries {
             let may_come_back = self.redelivers && self.len() > 0;
             Ok((!may_come_back && is_deserted()).then_some(Next::Disconnected))
         })?;
+        if matches!(next, Some(Next::Item(..))) {
+            failpoint::hit(Failpoint::DeliveryTaken);
+        }
         Ok(next.unwrap_or(Next::TimedOut))
     }
 
@@ -152,6 +157,7 @@ impl Deliveries {
         let index = taken.0.index;
         let size = self.length(index);
         self.shared.free(&taken.0);
+        failpoint::hit(Failpoint::DeliveryAcknowledged);
         if size > KEPT
             && let Some(_guard) = self.shared.lock_slots(Deadline::Never)?
             && self.shared.is_free(index)
@@ -219,7 +225,8 @@ impl Deliveries {
         )
     }
 
-    fn recover(&self, deadline: Deadline) -> Result<()> {
+    /// Gives up the items of processes that have ended.
+    pub(super) fn recover(&self, deadline: Deadline) -> Result<()> {
         let mut last = None;
         for entry in self.shared.entries().filter(Entry::is_taken) {
             let has_ended = match last {
@@ -239,14 +246,17 @@ impl Deliveries {
         if self.shared.kind(entry) != Some(entry.kind) {
             return Ok(()); // another process was first
         }
+        failpoint::hit(Failpoint::DeliveryGivenUp);
         if self.redelivers {
             self.shared.set_kind(entry, entry.kind & !TAKEN);
         } else {
             // A process that is killed between the two has the item counted once more.
             self.add_loss(entry.holder.number());
+            failpoint::hit(Failpoint::LossCounted);
             self.shared.free(entry);
         }
         drop(guard);
+        failpoint::hit(Failpoint::DeliveryReturned);
         self.notify();
         Ok(())
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytemuck::Pod;
 use nix::errno::Errno;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
 use crate::ipc::wire::SharedMemory;
+use crate::ipc::wire::attachment::{self, Kind};
 use crate::sys::atomic::{AtomicU32, AtomicU64};
 use crate::sys::checks::Checks;
 use crate::sys::cpus::{YIELD_AFTER, is_smp, spin};
@@ -24,7 +25,7 @@ use crate::sys::shared_words::SharedAtomic;
 use crate::sys::thread_id;
 
 /// Handles of the same memory, in any processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     memory: SharedMemory,
     /// The [namespace](thread_id::namespace) of the process that made the memory.
@@ -79,7 +80,9 @@ impl Shared {
         element: usize,
         length: Option<usize>,
     ) -> Result<Self, D::Error> {
-        let shared = Self::deserialize(deserializer)?;
+        let (memory, namespace, slots, element_sent, length_sent) =
+            attachment::deserialize(Kind::Sync, deserializer)?;
+        let shared = Self { memory, namespace, slots, element: element_sent, length: length_sent };
         let fits = size(shared.slots, shared.element, shared.length) == Some(shared.memory.size())
             && shared.element == element
             && length.is_none_or(|length| length == shared.length);
@@ -208,6 +211,13 @@ impl Shared {
             failpoint::hit(Failpoint::SyncSleeps);
             self.events().wait(ticket, Some(intervals.time(deadline)));
         }
+    }
+}
+
+impl Serialize for Shared {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let parts = (&self.memory, self.namespace, self.slots, self.element, self.length);
+        attachment::serialize(Kind::Sync, &parts, serializer)
     }
 }
 

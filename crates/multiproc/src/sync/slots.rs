@@ -8,6 +8,7 @@
 
 use super::shared::{SLOT, Shared, Word};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::thread_id::{self, ThreadId};
 
 /// The words of a slot: the holder (0 if the slot is free), the kind of entry with the process, and the
@@ -59,6 +60,12 @@ impl Shared {
         (0..self.slots).find(|index| self.entry(*index).is_none_or(|entry| is_stale(&entry)))
     }
 
+    /// How many slots are not free. Unlike [`entries`](Self::entries), it counts one that changes hands while
+    /// this thread reads it without the lock.
+    pub(super) fn used_count(&self) -> usize {
+        (0..self.used_slots()).filter(|&index| !self.is_free(index)).count()
+    }
+
     pub(super) fn is_free(&self, index: usize) -> bool {
         self.slot_word(index, HOLDER).load(Acquire) == 0
     }
@@ -94,6 +101,7 @@ impl Shared {
     pub(super) fn hand_over(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
         let entry = Entry { holder, pid: holder.number(), kind, ..*entry };
         self.slot_word(entry.index, HOLDER).store(holder.bits(), Release);
+        failpoint::hit(Failpoint::DeliveryHandedOver);
         self.set_kind(&entry, kind);
         entry
     }

@@ -121,6 +121,20 @@ points! {
     WaiterNotified = "sync:waiter-notified",
     /// All parties have arrived at a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
+    /// An item is in a joinable queue, and no waiter is notified.
+    DeliveryQueued = "joinable:queued",
+    /// An item has its receiver, and does not say yet that it is taken.
+    DeliveryHandedOver = "joinable:handed-over",
+    /// A receiver has an item, which is not acknowledged.
+    DeliveryTaken = "joinable:taken",
+    /// An item is acknowledged, and its memory not released.
+    DeliveryAcknowledged = "joinable:acknowledged",
+    /// A thread is about to queue an item again, or to count it as lost. It holds the lock.
+    DeliveryGivenUp = "joinable:given-up",
+    /// An item is counted as lost, and still there.
+    LossCounted = "joinable:loss-counted",
+    /// An item is queued again, or gone, and no waiter is notified.
+    DeliveryReturned = "joinable:returned",
     /// A server has noted which call it is about to take.
     CallNoted = "server:call-noted",
     /// It has taken the call, and not run it.

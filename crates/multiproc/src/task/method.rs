@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::TaskId;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, Error, Result, TaskError};
 use crate::ipc::panic::{self, catch_panic};
 use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry::{Entry, zst_instance};
@@ -137,6 +137,18 @@ impl MakeState {
         TaskId::of_entry(entry)
     }
 
+    /// As [`id`](Self::id), for a function that may fail.
+    pub(crate) fn id_of_fallible<F, Args, S, E>(_function: F) -> Result<TaskId>
+    where
+        F: RemoteInit<Args, State = Result<S, E>>,
+        Args: DeserializeOwned,
+        S: 'static,
+        TaskError: From<E>,
+    {
+        let entry = const { &Entry::new(type_name::<(F, Args, S, E)>, Self(make_fallibly::<F, Args, S, E>)) };
+        TaskId::of_entry(entry)
+    }
+
     pub(crate) fn run(self, args: &[u8], descriptors: Vec<OwnedFd>) -> Result<Box<dyn Any>> {
         (self.0)(args, descriptors)
     }
@@ -192,6 +204,18 @@ fn make<F: RemoteInit<Args>, Args: DeserializeOwned>(
 ) -> Result<Box<dyn Any>> {
     let args: Args = panic::decode(args, descriptors, "the arguments")?;
     catch_panic(|| Box::new(zst_instance::<F>().make(args)) as Box<dyn Any>)
+}
+
+fn make_fallibly<F, Args, S, E>(args: &[u8], descriptors: Vec<OwnedFd>) -> Result<Box<dyn Any>>
+where
+    F: RemoteInit<Args, State = Result<S, E>>,
+    Args: DeserializeOwned,
+    S: 'static,
+    TaskError: From<E>,
+{
+    let args: Args = panic::decode(args, descriptors, "the arguments")?;
+    let made = catch_panic(|| zst_instance::<F>().make(args).map_err(TaskError::from))?;
+    Ok(Box::new(made?))
 }
 
 fn call<F, S, Args, R>(

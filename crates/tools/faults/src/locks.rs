@@ -5,18 +5,16 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use multiproc::Result;
 use multiproc::sync::{
     Atomic, Barrier, Condvar, Event, LockError, LockResult, Mutex, MutexGuard, Once, OnceCell, RwLock,
     Semaphore,
 };
-use multiproc::{ArrayChunk, Result};
 use serde::{Deserialize, Serialize};
 
 /// How many processes work.
 pub(crate) const PARTIES: u32 = 3;
-const ROUNDS: u32 = 60;
-pub(crate) const BEGUN: u64 = 1;
-pub(crate) const FILLED: u64 = 2;
+pub(crate) const ROUNDS: u32 = 60;
 const PERMITS: u32 = 2;
 /// How long a party waits at the barrier for those that may be dead.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -69,21 +67,20 @@ impl Locks {
     }
 
     /// What each of the processes does. One that is killed keeps none of the others from it.
+    #[cfg(multiproc_faults)]
     pub(crate) fn work(self) -> Result<()> {
+        self.work_with(|_| Ok(()))
+    }
+
+    /// What each of the processes does, with another step in each round.
+    pub(crate) fn work_with(&self, mut step: impl FnMut(u32) -> Result<()>) -> Result<()> {
         let mut meets = true;
         for round in 0..ROUNDS {
-            STEPS.iter().try_for_each(|step| step(&self, round))?;
+            STEPS.iter().try_for_each(|step| step(self, round))?;
+            step(round)?;
             // Once it is broken it stays so.
             meets = meets && self.barrier.wait_timeout(PATIENCE).is_ok();
         }
-        Ok(())
-    }
-
-    /// As [`work`](Self::work), with a chunk of an array that is [`BEGUN`] before, and [`FILLED`] afterwards.
-    pub(crate) fn work_and_fill(self, mut chunk: ArrayChunk<u64>) -> Result<()> {
-        chunk.take()?.fill(BEGUN);
-        self.work()?;
-        chunk.take()?.fill(FILLED);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod corruption;
 mod failpoints;
 mod large;
 mod locks;
+mod mix;
 mod random_kills;
 mod soak;
 

@@ -1,4 +1,4 @@
-//! A stand-in for `multiproc::error`: in a model no call fails, but where a barrier breaks.
+//! A stand-in for `multiproc::error`: in a model no call fails, but where a barrier breaks or an item is lost.
 
 use nix::errno::Errno;
 
@@ -9,6 +9,12 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 pub(crate) enum Cause {
     Broken(#[allow(dead_code)] Failure),
+    Encode { what: String, why: String },
+    Unacknowledged(#[allow(dead_code)] u32),
+}
+
+pub(crate) enum Origin {
+    Pid(#[allow(dead_code)] u32),
 }
 
 #[derive(Clone, Copy)]
@@ -21,6 +27,22 @@ pub(crate) enum Failure {
 }
 
 impl Error {
+    pub(crate) fn new(cause: Cause) -> Self {
+        match cause {
+            Cause::Encode { what, why } => panic!("{what}: {why}"),
+            Cause::Broken(_) | Cause::Unacknowledged(_) => Self,
+        }
+    }
+
+    #[allow(clippy::needless_pass_by_value)] // as the library has it
+    pub(crate) fn with_origin(self, _origin: Origin) -> Self {
+        self
+    }
+
+    pub(crate) fn disconnected(_what: &str) -> Self {
+        Self
+    }
+
     pub(crate) fn internal(what: &str) -> Self {
         panic!("{what}")
     }

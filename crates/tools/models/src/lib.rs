@@ -43,6 +43,9 @@ mod pool {
 #[path = "../../../multiproc/src/sync"]
 mod sync {
     mod barrier;
+    mod deliveries;
+    #[path = "../../../tools/models/src/deliveries.rs"]
+    mod delivery_models;
     mod event;
     #[path = "../../../tools/models/src/locks.rs"]
     mod models;

@@ -14,6 +14,10 @@ pub(crate) enum Mutation {
     NoFence,
     /// Wake-ups are left out.
     NoWake,
+    /// Threads that were killed count as living.
+    NoDeath,
+    /// A compare-and-exchange changes nothing, and says that it did.
+    NoExchange,
 }
 
 thread_local! {
@@ -167,7 +171,7 @@ pub(crate) mod atomic {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$number, $number> {
-                    if super::failpoint::is_dead() {
+                    if super::failpoint::is_dead() || Mutation::NoExchange.is_active() {
                         return Ok(current);
                     }
                     self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
@@ -262,7 +266,7 @@ pub(crate) mod futex {
 #[path = "../../../multiproc/src/sys/mutex.rs"]
 pub(crate) mod mutex;
 
-/// Threads of a model do not end while they hold a mutex.
+/// Threads of a model do not end while they hold a mutex. One that was killed has ended when the model says so.
 pub(crate) mod thread_id {
     pub(crate) fn namespace() -> u64 {
         0
@@ -273,6 +277,11 @@ pub(crate) mod thread_id {
 
     loom::lazy_static! {
         static ref LAST: loom::sync::atomic::AtomicU32 = loom::sync::atomic::AtomicU32::new(0);
+    }
+
+    loom::lazy_static! {
+        /// A bit for each thread.
+        static ref ENDED: loom::sync::atomic::AtomicU32 = loom::sync::atomic::AtomicU32::new(0);
     }
 
     loom::thread_local! {
@@ -301,9 +310,14 @@ pub(crate) mod thread_id {
             self.0
         }
 
-        #[allow(clippy::unused_self)] // as the library has it
+        /// Says that a thread which was killed has ended.
+        pub(crate) fn end(self) {
+            ENDED.fetch_or(1 << self.0, loom::sync::atomic::Ordering::SeqCst);
+        }
+
         pub(crate) fn has_ended(self) -> bool {
-            false
+            let ended = ENDED.load(loom::sync::atomic::Ordering::SeqCst);
+            ended & 1 << self.0 != 0 && !super::Mutation::NoDeath.is_active()
         }
     }
 }
@@ -483,6 +497,14 @@ pub(crate) mod poll {
 pub(crate) mod socket {
     use super::EventFd;
 
+    /// The outcome of sending.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub(crate) enum Sent {
+        Done,
+        TimedOut,
+        Disconnected,
+    }
+
     pub(crate) fn is_surely_connected(_socket: &EventFd) -> bool {
         true
     }
@@ -492,6 +514,19 @@ pub(crate) mod socket {
     }
 
     pub(crate) fn discard(_socket: &EventFd) {}
+}
+
+/// Memory of a model needs no pages.
+pub(crate) mod memfd {
+    use super::mapping::SharedMapping;
+    use crate::error::Result;
+
+    #[allow(clippy::unnecessary_wraps)] // as the library has it
+    pub(crate) fn allocate(_memory: &SharedMapping, _offset: usize, _length: usize) -> Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn release(_memory: &SharedMapping, _offset: usize, _length: usize) {}
 }
 
 pub(crate) mod shared_words {

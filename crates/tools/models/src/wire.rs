@@ -40,3 +40,27 @@ impl<'de> Deserialize<'de> for SharedMemory {
         unreachable!("a model serializes no memory")
     }
 }
+
+/// A model encodes no attachment.
+pub(crate) mod attachment {
+    use serde::{Deserializer, Serialize, Serializer};
+
+    pub(crate) enum Kind {
+        Sync,
+    }
+
+    pub(crate) fn serialize<S: Serializer>(
+        _kind: Kind,
+        _value: &impl Serialize,
+        _serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        unreachable!("a model serializes no attachment")
+    }
+
+    pub(crate) fn deserialize<'de, T, D: Deserializer<'de>>(
+        _kind: Kind,
+        _deserializer: D,
+    ) -> Result<T, D::Error> {
+        unreachable!("a model serializes no attachment")
+    }
+}

@@ -1,13 +1,12 @@
-//! Descriptors inside values. They travel beside the bytes; a value holds an index into their list.
+//! Descriptors inside values, and [attachments](super::attachment). They travel beside the value, which holds
+//! indices into their lists.
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use serde::de::Error as _;
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -16,16 +15,62 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
+/// What an attachment encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// A descriptor that users may read and write.
+    Fd,
+    Memory,
+    Sync,
+    Chunk,
+    Sender,
+    Receiver,
+    Joinable,
+    Pipe,
+    Server,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Attachment {
+    pub(super) kind: Kind,
+    pub(super) bytes: Vec<u8>,
+}
+
 /// Why a descriptor cannot be encoded.
-const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
+pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \
      as an argument, as a result, and through a pipe or queue; not through a joinable queue";
+pub(super) const NOT_ARRIVED: &str = "a descriptor did not arrive with the message";
+
+/// What goes beside the value that is being encoded.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    /// Whether the value's transport carries descriptors.
+    is_carried: bool,
+    /// Whether only the library's own types are being encoded.
+    is_internal: bool,
+    beside: Option<Box<Beside<SharedFd, Attachment>>>,
+}
+
+/// What has arrived beside the value that is being decoded.
+#[derive(Default)]
+pub(super) struct Incoming {
+    /// Whether only the library's own types are being decoded.
+    is_internal: bool,
+    beside: Option<Box<Beside<Option<OwnedFd>, Option<Attachment>>>>,
+}
+
+pub(super) struct Beside<D, A> {
+    pub(super) descriptors: Vec<D>,
+    pub(super) attachments: Vec<A>,
+}
 
 thread_local! {
-    /// The descriptors of the value that is being encoded; `None` if its transport carries none.
-    pub(super) static OUTGOING: List<Option<Vec<SharedFd>>> = const { RefCell::new(ManuallyDrop::new(None)) };
-    /// The descriptors that arrived with the value that is being decoded.
-    pub(super) static INCOMING: List<Vec<Option<OwnedFd>>> =
-        const { RefCell::new(ManuallyDrop::new(Vec::new())) };
+    static OUTGOING: List<Outgoing> = const {
+        RefCell::new(ManuallyDrop::new(Outgoing { is_carried: false, is_internal: false, beside: None }))
+    };
+    static INCOMING: List<Incoming> = const {
+        RefCell::new(ManuallyDrop::new(Incoming { is_internal: false, beside: None }))
+    };
 }
 
 /// Not dropped with its thread, which leaves it empty: to register a destructor would take longer than to
@@ -39,31 +84,139 @@ struct FdScope<'a, T: Default> {
     outer: T,
 }
 
-/// Calls `encode` and returns the descriptors of the values that it encodes.
-pub(super) fn collect(encode: impl FnOnce() -> Result<()>) -> Result<Vec<SharedFd>> {
+/// Calls `encode` and returns what the values that it encodes have beside them. `is_internal`: it encodes types
+/// of the library alone.
+pub(super) fn collect(
+    is_internal: bool,
+    encode: impl FnOnce() -> Result<()>,
+) -> Result<Beside<SharedFd, Attachment>> {
     OUTGOING.with(|list| {
-        let scope = FdScope::begin(list, Some(Vec::new()));
+        let scope = FdScope::begin(list, Outgoing { is_carried: true, is_internal, beside: None });
         encode()?;
-        Ok(scope.end().unwrap_or_default())
+        Ok(scope.end().beside.map(|beside| *beside).unwrap_or_default())
     })
 }
 
-/// Calls `decode`, whose values take their descriptors from these.
-pub(super) fn provide<R>(descriptors: Vec<OwnedFd>, decode: impl FnOnce() -> R) -> R {
+/// Calls `decode`, whose values take from these what they had beside them.
+pub(super) fn provide<R>(
+    is_internal: bool,
+    descriptors: Vec<OwnedFd>,
+    attachments: Vec<Attachment>,
+    decode: impl FnOnce() -> R,
+) -> R {
+    let beside = (!descriptors.is_empty() || !attachments.is_empty()).then(|| {
+        let descriptors = descriptors.into_iter().map(Some).collect();
+        Box::new(Beside { descriptors, attachments: attachments.into_iter().map(Some).collect() })
+    });
     INCOMING.with(|list| {
-        let _scope = FdScope::begin(list, descriptors.into_iter().map(Some).collect());
+        let _scope = FdScope::begin(list, Incoming { is_internal, beside });
         decode()
     })
 }
 
 /// Calls `f` with empty lists, for a value other than the one that is being encoded or decoded.
 pub(super) fn isolate<R>(f: impl FnOnce() -> R) -> R {
-    provide(Vec::new(), || {
-        OUTGOING.with(|outgoing| {
-            let _scope = FdScope::begin(outgoing, Some(Vec::new()));
+    provide(false, Vec::new(), Vec::new(), || {
+        OUTGOING.with(|list| {
+            let _scope = FdScope::begin(list, Outgoing { is_carried: true, ..Outgoing::default() });
             f()
         })
     })
+}
+
+/// Forgets what a value has beside it: its encoding has failed.
+pub(super) fn clear_outgoing() {
+    OUTGOING.with_borrow_mut(|outgoing| outgoing.beside = None);
+}
+
+/// Whether the value that is being encoded has something beside it.
+pub(super) fn has_outgoing() -> bool {
+    OUTGOING.with_borrow(|outgoing| outgoing.beside.is_some())
+}
+
+#[cfg(test)]
+pub(super) fn has_incoming() -> bool {
+    INCOMING.with_borrow(|incoming| incoming.beside.is_some())
+}
+
+pub(super) fn is_encoding_internally() -> bool {
+    OUTGOING.with_borrow(|outgoing| outgoing.is_internal)
+}
+
+pub(super) fn is_decoding_internally() -> bool {
+    INCOMING.with_borrow(|incoming| incoming.is_internal)
+}
+
+/// Calls `encode`, which encodes types of the library alone.
+pub(super) fn encode_internally<R>(encode: impl FnOnce() -> R) -> R {
+    OUTGOING.with(|list| {
+        list.borrow_mut().is_internal = true;
+        let _end = Defer(|| list.borrow_mut().is_internal = false);
+        encode()
+    })
+}
+
+/// Calls `decode`, which decodes types of the library alone.
+pub(super) fn decode_internally<R>(decode: impl FnOnce() -> R) -> R {
+    INCOMING.with(|list| {
+        list.borrow_mut().is_internal = true;
+        let _end = Defer(|| list.borrow_mut().is_internal = false);
+        decode()
+    })
+}
+
+/// Puts an attachment beside the value that is being encoded, and returns its index. `None` if its transport
+/// does not carry any.
+pub(super) fn attach(attachment: Attachment) -> Option<u32> {
+    OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.attachments, attachment))
+}
+
+/// Takes an attachment of the value that is being decoded, if it is of this kind.
+pub(super) fn detach(index: u32, kind: Kind) -> Option<Attachment> {
+    let index = usize::try_from(index).ok()?;
+    INCOMING.with_borrow_mut(|incoming| {
+        incoming.beside.as_mut()?.attachments.get_mut(index)?.take_if(|attachment| attachment.kind == kind)
+    })
+}
+
+/// Puts a descriptor beside the value that is being encoded; as [`attach`].
+pub(super) fn push_descriptor(fd: &SharedFd) -> Option<u32> {
+    OUTGOING.with_borrow_mut(|outgoing| push(&mut outgoing.beside()?.descriptors, fd.clone()))
+}
+
+/// Takes a descriptor of the value that is being decoded.
+pub(super) fn take_descriptor(index: u32) -> Option<SharedFd> {
+    let index = usize::try_from(index).ok()?;
+    let taken =
+        INCOMING.with_borrow_mut(|incoming| incoming.beside.as_mut()?.descriptors.get_mut(index)?.take());
+    taken.map(SharedFd::from)
+}
+
+fn push<T>(list: &mut Vec<T>, element: T) -> Option<u32> {
+    let index = u32::try_from(list.len()).ok()?;
+    list.push(element);
+    Some(index)
+}
+
+impl Outgoing {
+    fn beside(&mut self) -> Option<&mut Beside<SharedFd, Attachment>> {
+        self.is_carried.then(|| &mut **self.beside.get_or_insert_default())
+    }
+}
+
+impl<D, A> Default for Beside<D, A> {
+    fn default() -> Self {
+        Self { descriptors: Vec::new(), attachments: Vec::new() }
+    }
+}
+
+/// Calls a function when it is dropped.
+struct Defer<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        self.0();
+    }
 }
 
 impl<'a, T: Default> FdScope<'a, T> {
@@ -110,29 +263,5 @@ impl From<OwnedFd> for SharedFd {
 impl AsFd for SharedFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl Serialize for SharedFd {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let index = OUTGOING.with_borrow_mut(|outgoing| {
-            let outgoing = outgoing.as_mut()?;
-            outgoing.push(self.clone());
-            u32::try_from(outgoing.len() - 1).ok()
-        });
-        match index {
-            Some(index) => serializer.serialize_u32(index),
-            None => Err(S::Error::custom(NO_TRANSPORT)),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for SharedFd {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let index = usize::try_from(u32::deserialize(deserializer)?).map_err(D::Error::custom)?;
-        INCOMING
-            .with_borrow_mut(|incoming| incoming.get_mut(index)?.take())
-            .map(Self::from)
-            .ok_or_else(|| D::Error::custom("a descriptor did not arrive with the message"))
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::attachment::{self, Kind};
 use super::fd::SharedFd;
 use crate::error::Result;
 use crate::ipc::ring::Memory;
@@ -78,13 +79,13 @@ impl Memory for SharedMemory {
 
 impl Serialize for SharedMemory {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.memory, self.mapping.size()).serialize(serializer)
+        attachment::serialize(Kind::Memory, &(&self.memory, self.mapping.size()), serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for SharedMemory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (memory, size) = <(SharedFd, NonZeroUsize)>::deserialize(deserializer)?;
+        let (memory, size): (SharedFd, NonZeroUsize) = attachment::deserialize(Kind::Memory, deserializer)?;
         let mapping = SharedMapping::open(memory.as_fd(), size).map_err(D::Error::custom)?;
         Ok(Self { memory, mapping: Arc::new(mapping) })
     }

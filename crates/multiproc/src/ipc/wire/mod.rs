@@ -4,6 +4,7 @@
 //! A raw value (see [`crate::codec::raw`]) is its own bytes. Any other begins with a byte that names its
 //! encoding.
 
+pub(crate) mod attachment;
 mod fd;
 mod memory;
 #[cfg(test)]
@@ -26,6 +27,8 @@ pub(crate) use self::memory::SharedMemory;
 /// The first byte of a value that is not raw.
 const COMPACT: u8 = 0;
 const DESCRIBED: u8 = 1;
+/// The list of [attachments](attachment), behind which another of these bytes follows.
+const ATTACHED: u8 = 2;
 
 /// A value that can be encoded here and decoded in another process.
 pub(crate) trait Travels: Serialize + DeserializeOwned {}
@@ -82,7 +85,14 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
         encode(value, out, what)?;
         return Ok(Vec::new());
     }
-    fd::collect(|| or_undo(out, what, |out| encode_marked(value, out, true)))
+    let start = out.len();
+    let beside = fd::collect(false, || or_undo(out, what, |out| encode_marked(value, out, true)))?;
+    if !beside.attachments.is_empty() {
+        let mut front = vec![ATTACHED];
+        encode_internal(&beside.attachments, &mut front, what)?;
+        out.splice(start..start, front);
+    }
+    Ok(beside.descriptors)
 }
 
 /// As [`encode`], for a type of the library itself, which always fits the compact encoding. It keeps the code
@@ -97,7 +107,7 @@ pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     out: &mut Vec<u8>,
     what: &str,
 ) -> Result<Vec<SharedFd>> {
-    fd::collect(|| encode_internal(value, out, what))
+    Ok(fd::collect(true, || encode_internal(value, out, what))?.descriptors)
 }
 
 /// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
@@ -119,7 +129,17 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
     if raw::is_raw::<T>() {
         return Err(Error::decode(what, "no bytes may follow a raw value"));
     }
-    fd::provide(descriptors, || decode_marked(bytes)).map_err(|error| Error::decode(what, error))
+    let decode = |bytes, attachments| {
+        fd::provide(false, descriptors, attachments, || decode_marked(bytes))
+            .map_err(|error| Error::decode(what, error))
+    };
+    match bytes.split_first() {
+        Some((&ATTACHED, rest)) => {
+            let (attachments, bytes) = codec::decode(rest).map_err(|error| Error::decode(what, error))?;
+            decode(bytes, attachments)
+        }
+        _ => decode(bytes, Vec::new()),
+    }
 }
 
 /// As [`decode`], for a value of [`encode_internal`].
@@ -137,7 +157,8 @@ pub(crate) fn decode_internal_front<'a, T: DeserializeOwned>(
     descriptors: Vec<OwnedFd>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
-    fd::provide(descriptors, || codec::decode(bytes)).map_err(|error| Error::decode(what, error))
+    fd::provide(true, descriptors, Vec::new(), || codec::decode(bytes))
+        .map_err(|error| Error::decode(what, error))
 }
 
 /// Appends to `out`, and undoes that on an error.
@@ -221,17 +242,13 @@ fn describe(
     carries_descriptors: bool,
     must_decode: bool,
 ) -> Result<(), codec::Error> {
-    let list = |change: fn(&mut Vec<SharedFd>) -> usize| {
-        fd::OUTGOING.with_borrow_mut(|list| list.as_mut().filter(|_| carries_descriptors).map_or(0, change))
-    };
-    list(|descriptors| {
-        descriptors.clear(); // those of the compact encoding, which has failed
-        0
-    });
+    if carries_descriptors {
+        fd::clear_outgoing(); // those of the compact encoding, which has failed
+    }
     out.push(DESCRIBED);
     let before = out.len();
     codec::describe(value, out)?;
-    if list(|descriptors| descriptors.len()) > 0 {
+    if carries_descriptors && fd::has_outgoing() {
         return Ok(()); // descriptors do not decode here
     }
     match survives_round_trip(value, &out[before..]) {
@@ -246,7 +263,7 @@ fn describe(
 
 /// Whether a value decodes to itself; an error if it does not decode.
 fn survives_round_trip(value: &dyn ErasedValue, bytes: &[u8]) -> Result<bool, String> {
-    let decode = || fd::provide(Vec::new(), || codec::survives_round_trip(value, bytes));
+    let decode = || fd::provide(false, Vec::new(), Vec::new(), || codec::survives_round_trip(value, bytes));
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(survives) => survives.map_err(|error| error.to_string()),
         Err(payload) => {

@@ -1,6 +1,7 @@
 //! Scenarios: workloads that pass many failpoints, and check their results whichever process dies.
 
 mod channels;
+mod joinable;
 mod locks;
 mod pools;
 mod processes;
@@ -31,6 +32,8 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
+    Scenario { name: "joinable queue", run: joinable::redelivered },
+    Scenario { name: "joinable queue that reports", run: joinable::reported },
     Scenario { name: "locks", run: locks::all },
     Scenario { name: "server", run: servers::plain },
     Scenario { name: "restarted server", run: servers::restarted },

@@ -1,11 +1,13 @@
-//! Processes that work under locks, semaphores, events and the like, and fill a shared array meanwhile.
+//! Processes that work under locks, semaphores, events and the like, with queues and a server, and fill a
+//! shared array meanwhile.
 
 use anyhow::{Result, bail, ensure};
 use multiproc::{ArrayChunk, Error, Pool, Process, SharedArray};
 
 use super::BOUND;
 use super::kill_round::KillRound;
-use crate::locks::{BEGUN, FILLED, Locks, PARTIES};
+use crate::locks::PARTIES;
+use crate::mix::{BEGUN, FILLED, Mix};
 
 /// The elements of a chunk: it begins and ends inside of a page.
 const CHUNK: usize = 1_000;
@@ -14,26 +16,28 @@ const CHUNK: usize = 1_000;
 type Ends = Vec<Result<Result<(), Error>, Error>>;
 
 pub(super) fn children(round: &mut KillRound) -> Result<()> {
-    let (locks, mut array) = (Locks::new()?, new_array()?);
-    let spawn = |chunk| Process::spawn(Locks::work_and_fill, (locks.clone(), chunk));
-    let children: Vec<_> = array.chunks_mut(CHUNK)?.map(spawn).collect::<Result<_, _>>()?;
+    let (mix, mut array) = (Mix::new()?, new_array()?);
+    let spawn = |(party, chunk)| Process::spawn(Mix::work, (mix.clone(), party, chunk));
+    let children: Vec<_> = (0..).zip(array.chunks_mut(CHUNK)?).map(spawn).collect::<Result<_, _>>()?;
     let pids: Vec<_> = children.iter().map(Process::pid).collect();
-    let work = || (children.into_iter().map(Process::join).collect(), locks.use_all());
-    let (ends, used) = round.run(|| pids.clone(), work);
+    let candidates = || [&pids[..], &[mix.server_pid()]].concat();
+    let work = || (children.into_iter().map(Process::join).collect(), mix.use_all());
+    let (ends, used) = round.run(candidates, work);
     used?;
-    check(round, array, ends)
+    check(round, &mix, array, ends)
 }
 
 pub(super) fn workers(round: &mut KillRound) -> Result<()> {
-    let (locks, mut array) = (Locks::new()?, new_array()?);
+    let (mix, mut array) = (Mix::new()?, new_array()?);
     let pool = Pool::builder().workers(PARTIES as usize).chunk_size(1).build()?;
-    let items: Vec<_> = array.chunks_mut(CHUNK)?.map(|chunk| (locks.clone(), chunk)).collect();
-    let fill = |locks: Locks, chunk: ArrayChunk<u64>| locks.work_and_fill(chunk);
-    let work = || (pool.starmap_results(fill, items), locks.use_all());
-    let (ends, used) = round.run(|| pool.worker_pids(), work);
+    let items: Vec<_> =
+        (0..).zip(array.chunks_mut(CHUNK)?).map(|(party, chunk)| (mix.clone(), party, chunk)).collect();
+    let fill = |mix: Mix, party: u32, chunk: ArrayChunk<u64>| mix.work(party, chunk);
+    let candidates = || [pool.worker_pids(), vec![mix.server_pid()]].concat();
+    let (ends, used) = round.run(candidates, || (pool.starmap_results(fill, items), mix.use_all()));
     used?;
     pool.join();
-    check(round, array, ends?)
+    check(round, &mix, array, ends?)
 }
 
 fn new_array() -> Result<SharedArray<u64>, Error> {
@@ -41,7 +45,8 @@ fn new_array() -> Result<SharedArray<u64>, Error> {
 }
 
 /// All chunks are back, and what was killed explains each failure.
-fn check(round: &mut KillRound, array: SharedArray<u64>, ends: Ends) -> Result<()> {
+fn check(round: &mut KillRound, mix: &Mix, array: SharedArray<u64>, ends: Ends) -> Result<()> {
+    mix.check(round.count())?;
     ensure!(array.join_timeout(BOUND)?, "a chunk is not back");
     let elements = array.into_shared()?;
     for (chunk, end) in elements.chunks(CHUNK).zip(ends) {

@@ -66,8 +66,8 @@ const KINDS: &[Kind] = &[
     kind("a producer of a queue", 3, channels::producers),
     kind("a consumer of a queue", 3, channels::consumers),
     kind("an end of a pipe", 2, channels::pipe),
-    kind("a process that works under locks", 2, locks::children),
-    kind("a worker that works under locks", 2, locks::workers),
+    kind("a process with all that is shared", 2, locks::children),
+    kind("a worker with all that is shared", 2, locks::workers),
 ];
 
 /// How often each kind of work runs before the first kill, to measure its time.

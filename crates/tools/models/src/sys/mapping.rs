@@ -25,8 +25,10 @@ const WORDS64: [usize; 4] = [0, 48, 56, 128];
 
 /// The header of a lock has this word of 32 bits.
 const EVENTS: usize = 56;
+const HEADER: usize = 64;
+const SLOT: usize = 24;
 /// The header, a value, and two slots of a lock.
-const LOCK: usize = 64 + 8 + 2 * 24;
+const LOCK: usize = HEADER + 8 + 2 * SLOT;
 
 #[allow(clippy::unused_self)] // as the library has it
 impl SharedMapping {
@@ -36,11 +38,12 @@ impl SharedMapping {
         Self::of(both(WORDS32), both(WORDS64))
     }
 
-    /// The words of a lock.
+    /// The words of a lock, or of a joinable queue.
     #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
-        let words = (0..LOCK.min(size.get())).step_by(8).filter(|&word| word != EVENTS);
-        Ok(Self::of([EVENTS].into_iter(), words))
+        let size = size.get();
+        let words: Vec<_> = if size > LOCK { words_of_queue(size) } else { (0..size).step_by(8).collect() };
+        Ok(Self::of([EVENTS].into_iter(), words.into_iter().filter(|&word| word != EVENTS)))
     }
 
     fn of(words32: impl Iterator<Item = usize>, words64: impl Iterator<Item = usize>) -> Self {
@@ -66,12 +69,13 @@ impl SharedMapping {
         self.word64(offset).store(bytemuck::cast(*value), Relaxed);
     }
 
-    pub(crate) fn load_bytes(&self, _offset: usize, _to: &mut [u8]) {
-        unreachable!("a model has no slices")
+    /// A slice is a word: the length of an item, or the item.
+    pub(crate) fn load_bytes(&self, offset: usize, to: &mut [u8]) {
+        to.copy_from_slice(&self.word64(offset).load(Relaxed).to_ne_bytes());
     }
 
-    pub(crate) fn store_bytes(&self, _offset: usize, _from: &[u8]) {
-        unreachable!("a model has no slices")
+    pub(crate) fn store_bytes(&self, offset: usize, from: &[u8]) {
+        self.word64(offset).store(u64::from_ne_bytes(from.try_into().unwrap()), Relaxed);
     }
 
     pub(crate) fn atomics<A: SharedAtomic>(&self, _offset: usize, _count: usize) -> &[A] {
@@ -81,6 +85,14 @@ impl SharedMapping {
     pub(crate) fn size(&self) -> NonZeroUsize {
         unreachable!("a model checks no sizes")
     }
+}
+
+/// The header, two slots at the end, and between them two items of a word with their lengths.
+fn words_of_queue(size: usize) -> Vec<usize> {
+    let slots = size - 2 * SLOT;
+    let items = [HEADER, HEADER + (slots - HEADER) / 2];
+    let items = items.into_iter().flat_map(|item| [item, item + 8]);
+    (0..HEADER).chain(slots..size).step_by(8).chain(items).collect()
 }
 
 fn find<W>(words: &[(usize, W)], offset: usize) -> &W {
