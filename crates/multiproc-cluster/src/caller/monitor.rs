@@ -82,8 +82,9 @@ async fn check_regularly(caller: Arc<Caller>) {
             }
             Probe::NoStream => return caller.end_with(stream_lost(&caller, &server)),
             Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
-                "the broker has not answered for {:?}: results that were not there by then are lost",
-                contact.elapsed()
+                "the broker has not answered for {:?}: results that were not there by then are lost{}",
+                contact.elapsed(),
+                caller.connection.trouble()
             ))),
             Probe::NoAnswer => {}
         }
@@ -182,9 +183,10 @@ fn no_host(caller: &Caller) -> Error {
     let others = if others.is_empty() { "no agent has answered".to_owned() } else { others.join(", ") };
     let own = build_id::hex(&caller.settings.build);
     encoded::unreachable(format!(
-        "no host serves pool {:?} with this program, build {}: {others}",
+        "no host serves pool {:?} with this program, build {}: {others}{}",
         caller.session.pool,
-        build_id::short(&own)
+        build_id::short(&own),
+        caller.connection.trouble()
     ))
 }
 
