@@ -8,8 +8,10 @@
 )]
 
 mod calls;
+mod door;
 mod faults;
 mod hosts;
+mod keys;
 mod link;
 mod support;
 mod work;
@@ -20,10 +22,14 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
+use crate::door::AGENT_NKEY;
 use crate::support::{CALLER, LEASE};
 
 fn main() -> ExitCode {
     multiproc_cluster::init();
+    if let Ok(seed) = std::env::var(AGENT_NKEY) {
+        return door::agent_with_nkey(&seed);
+    }
     if let Ok(url) = std::env::var(CALLER) {
         return wait_as_caller(&url);
     }
@@ -34,7 +40,7 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     }
     let trials: Vec<Trial> =
-        [calls::trials(), faults::trials(), hosts::trials()].into_iter().flatten().collect();
+        [calls::trials(), door::trials(), faults::trials(), hosts::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
