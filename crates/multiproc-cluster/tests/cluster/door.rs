@@ -157,12 +157,12 @@ fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
     assert_works(&server)
 }
 
-/// A server on which callers and agents have what the table in the README says, and no more.
+/// A server on which callers of the pool `killed` and agents have what the table in the README says, and no more.
 fn server_with_documented_permissions() -> Server {
     let subjects = |cell: &str| {
         let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
         assert!(!quoted.is_empty(), "{cell}");
-        format!("{quoted:?}").replace(".P.", ".door.")
+        format!("{quoted:?}").replace(".P.", ".killed.")
     };
     let user = |name: &str, row: &str| {
         let mut table = include_str!("../../README.md").lines();
@@ -182,7 +182,7 @@ fn the_documented_permissions_suffice() -> Outcome {
     let url = server.url_as(Some("caller:caller"));
     let program = std::env::current_exe()?;
     let mut first = agent(&server.url_as(Some("agent:agent")), "a", &program);
-    let pool = Cluster::builder(&url).lease(LEASE).connect()?.pool("door")?;
+    let pool = Cluster::builder(&url).lease(LEASE).connect()?.pool("killed")?;
     assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
     let (length, result) = pool.apply(enlarge, (vec![1; 2_000_000], 2_000_000))?;
     assert_eq!((length, result.len()), (2_000_000, 2_000_000));
@@ -193,8 +193,8 @@ fn the_documented_permissions_suffice() -> Outcome {
     let task = pool.submit(sleep, (Duration::from_secs(3600),))?;
     std::thread::sleep(Duration::from_millis(300));
     assert!(task.cancel() && task.get().unwrap_err().is_cancelled());
-    let mut task = pool.submit(sleep, (LEASE,))?;
-    std::thread::sleep(LEASE / 2);
+    let mut task = pool.submit(sleep, (LEASE / 2,))?;
+    std::thread::sleep(LEASE / 4);
     first.kill();
     let _second = agent(&server.url_as(Some("agent:agent")), "b", &program);
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(()));
@@ -208,7 +208,8 @@ fn the_documented_permissions_suffice() -> Outcome {
     let log = server.log();
     assert!(!log.contains("Violation"), "{log}");
 
-    let error = Cluster::connect(&url)?.pool("other").unwrap_err();
+    let error =
+        Cluster::builder(&url).lease(LEASE).connect()?.pool("other")?.apply(square, (1,)).unwrap_err();
     assert!(error.to_string().contains("Permissions Violation"), "{error}");
     Ok(())
 }
