@@ -136,7 +136,8 @@ async fn read(agent: &Agent, served: &Served, header: &WorkHeader, items: Vec<u8
     let Some(object) = &header.object else { return Ok(items) };
     let deadline = Instant::now() + served.lease;
     loop {
-        match payload::get(&agent.connection, &served.session, object, served.lease).await {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match payload::get(&agent.connection, &served.session, object, patience).await {
             Err(_) if Instant::now() < deadline => tokio::time::sleep(served.lease / 20).await,
             read => return read,
         }

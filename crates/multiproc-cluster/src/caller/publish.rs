@@ -41,7 +41,7 @@ pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
 }
 
 /// Publishes a chunk once more, which the broker has lost, or does not deliver.
-pub(super) async fn publish_again(caller: &Arc<Caller>, chunk: u64) {
+pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
     let work = {
         let mut state = caller.lock();
         let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return };
@@ -54,7 +54,7 @@ pub(super) async fn publish_again(caller: &Arc<Caller>, chunk: u64) {
         work
     };
     let deadline = Instant::now() + caller.settings.lease;
-    match send(caller, &work, deadline).await {
+    match send(&caller, &work, deadline).await {
         Ok(sequence) => {
             if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
                 outstanding.sequence = Some(sequence);

@@ -169,7 +169,8 @@ async fn read(caller: &Caller, object: &str) -> Result<Vec<u8>> {
     let lease = caller.settings.lease;
     let deadline = Instant::now() + lease;
     loop {
-        match payload::get(&caller.connection, &caller.session, object, lease).await {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match payload::get(&caller.connection, &caller.session, object, patience).await {
             Err(_) if Instant::now() < deadline => tokio::time::sleep(lease / 20).await,
             read => return read,
         }

@@ -3,10 +3,12 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::unnecessary_wraps,
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod bounds;
 mod calls;
 mod door;
 mod faults;
@@ -40,7 +42,10 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     }
     let trials: Vec<Trial> =
-        [calls::trials(), door::trials(), faults::trials(), hosts::trials()].into_iter().flatten().collect();
+        [bounds::trials(), calls::trials(), door::trials(), faults::trials(), hosts::trials()]
+            .into_iter()
+            .flatten()
+            .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

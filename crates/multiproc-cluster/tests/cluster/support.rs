@@ -120,6 +120,11 @@ impl Server {
         self.process.kill();
     }
 
+    /// It is silent from now on.
+    pub(crate) fn stop(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
     pub(crate) fn restart(&mut self) {
         self.process.kill();
         let deadline = Instant::now() + TEST_TIMEOUT;
