@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// The cases run at once: each takes about a lease.
 fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
-    let cases: [(&str, fn()); 9] = [
+    let cases: [(&str, fn()); 10] = [
         ("the only host is killed", || {
             Case::new(Storage::Memory).resolves("no host", |case| case.agent.kill());
         }),
@@ -60,19 +60,16 @@ fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
         ("the stream is deleted", || {
             Case::new(Storage::File).resolves("has no stream", |case| {
                 let stream = case.server.streams().remove(0);
-                case.server.as_client(async |context| drop(context.delete_stream(stream).await.unwrap()));
+                case.server.as_client(async |context| context.delete_stream(stream).await.unwrap());
             });
         }),
         ("the object of arguments is deleted", objects_are_deleted),
-        ("the disk is full", the_disk_is_full),
+        ("the disk is full for arguments", the_disk_is_full),
+        ("the disk is full for results", the_disk_is_too_small),
     ];
     thread::scope(|scope| {
         for (name, case) in cases {
-            let run = move || {
-                println!("{name}");
-                case();
-            };
-            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, run).unwrap();
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, case).unwrap();
         }
     });
     Ok(())
@@ -113,12 +110,19 @@ impl Case {
             texts.push(clock.resolved(task).unwrap_err().to_string());
         }
         assert!(texts.iter().any(|found| found.contains(text)), "{texts:?}");
-        self.agent.signal(Signal::SIGCONT);
     }
 
-    /// Keeps both workers busy until the tasks are cancelled.
-    fn occupy(&self) -> [TaskHandle<()>; 2] {
-        [(), ()].map(|()| self.pool.submit(sleep, (HOUR,)).unwrap())
+    /// Keeps the host busy until the tasks are cancelled: it takes two for each worker.
+    fn occupy(&self) -> [TaskHandle<()>; 4] {
+        let tasks = [(); 4].map(|()| self.pool.submit(sleep, (HOUR,)).unwrap());
+        wait_until("the host has them", || {
+            let stream = self.server.streams().into_iter().find(|name| !name.starts_with("OBJ_")).unwrap();
+            self.server.as_client(async |context| {
+                let stream = context.get_stream(stream).await.unwrap();
+                stream.consumer_info("agents").await.unwrap().num_ack_pending == 4
+            })
+        });
+        tasks
     }
 }
 
@@ -130,7 +134,7 @@ fn objects_are_deleted() {
     wait_until("the arguments are stored", || case.server.stored_bytes("OBJ_") > 2_000_000);
     let names = case.server.streams();
     let store = names.into_iter().find(|name| name.starts_with("OBJ_")).unwrap();
-    case.server.as_client(async |context| drop(context.delete_stream(store).await.unwrap()));
+    case.server.as_client(async |context| context.delete_stream(store).await.unwrap());
     let clock = Clock::start();
     for task in busy {
         assert!(task.cancel());
@@ -139,15 +143,14 @@ fn objects_are_deleted() {
     assert!(error.to_string().contains("object store"), "{error}");
 }
 
-/// The limits of `JetStream` are what a full disk is to it. What is in already is done when hosts are free.
-fn the_disk_is_full() {
-    let limits = "max_file_store: 1000000".to_owned();
-    let case = Case::with(Storage::File, Settings { limits, ..Settings::default() });
-    let clock = Clock::start();
-    let large = case.pool.submit(enlarge, (Vec::new(), 2_000_000)).unwrap();
-    let error = clock.resolved(large).unwrap_err();
-    assert!(error.to_string().contains("object store"), "{error}");
+/// To `JetStream`, its limit is as a full disk.
+fn small_disk() -> Settings {
+    Settings { limits: "max_file_store: 1000000".to_owned(), ..Settings::default() }
+}
 
+/// What is in already is done when the host is free.
+fn the_disk_is_full() {
+    let case = Case::with(Storage::File, small_disk());
     let busy = case.occupy();
     let clock = Clock::start();
     let submit = |_| case.pool.submit(enlarge, (vec![1; 100_000], 1)).unwrap();
@@ -163,6 +166,14 @@ fn the_disk_is_full() {
     for error in failed.into_iter().filter_map(Result::err) {
         assert!(error.to_string().contains("does not take the work"), "{error}");
     }
+}
+
+fn the_disk_is_too_small() {
+    let case = Case::with(Storage::File, small_disk());
+    let clock = Clock::start();
+    let large = case.pool.submit(enlarge, (Vec::new(), 2_000_000)).unwrap();
+    let error = clock.resolved(large).unwrap_err();
+    assert!(error.to_string().contains("object store"), "{error}");
 }
 
 /// Measures the time that a handle takes, without that in which the machine did not run this program.
