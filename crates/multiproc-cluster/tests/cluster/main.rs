@@ -15,6 +15,8 @@ mod faults;
 mod hosts;
 mod keys;
 mod link;
+mod links;
+mod network;
 mod support;
 mod work;
 
@@ -41,11 +43,15 @@ fn main() -> ExitCode {
         println!("skipped: the tests of multiproc-cluster need nats-server (apt-get install nats-server)");
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     }
-    let trials: Vec<Trial> =
-        [bounds::trials(), calls::trials(), door::trials(), faults::trials(), hosts::trials()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let groups = [
+        bounds::trials(),
+        calls::trials(),
+        door::trials(),
+        faults::trials(),
+        hosts::trials(),
+        links::trials(),
+    ];
+    let trials: Vec<Trial> = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -74,6 +74,8 @@ pub(crate) struct Settings {
     /// How its tests get in, if not by `login`.
     pub(crate) access: ConnectOptions,
     pub(crate) has_tls: bool,
+    /// Where it listens, if not on the loopback alone.
+    pub(crate) address: Option<&'static str>,
 }
 
 /// A process that is killed when it is dropped.
@@ -193,8 +195,9 @@ impl Server {
 fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
     let path = folder.display();
     let Settings { config, limits, .. } = settings;
+    let address = settings.address.unwrap_or("127.0.0.1");
     let config = format!(
-        "listen: 127.0.0.1:{port}\nlog_file: \"{path}/log\"\n\
+        "listen: {address}:{port}\nlog_file: \"{path}/log\"\n\
          jetstream {{ store_dir: \"{path}/data\"\n {limits} }}\n{config}\n"
     );
     let file = folder.join("server.conf");
