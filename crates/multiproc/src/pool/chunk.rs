@@ -84,11 +84,21 @@ pub(crate) struct ChunkBuilder {
     /// The end of the last whole frame. An item that panicked while it was encoded may have left bytes behind
     /// it.
     end: usize,
+    /// The number of whole frames.
     count: u32,
-    /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds the values.
+    /// The size in bytes of each item, if all are values for arrays, else 0. `frames` then holds only values.
     size: u32,
     /// The last item, if it is out of line.
     out_of_line: Option<Message>,
+}
+
+/// How [`ChunkBuilder::fill`] ended.
+pub(crate) enum Filled {
+    /// The chunk has as many items as it should, or can hold.
+    Full,
+    InputEnded,
+    /// The last item of the input cannot be encoded.
+    Failed(Error),
 }
 
 impl ChunkBuilder {
@@ -104,7 +114,46 @@ impl ChunkBuilder {
 
     #[inline]
     pub(crate) fn count(&self) -> u32 {
-        self.count + u32::from(self.out_of_line.is_some())
+        self.count_in_line() + u32::from(self.out_of_line.is_some())
+    }
+
+    #[inline]
+    fn count_in_line(&self) -> u32 {
+        as_u32(self.frames.len()).checked_div(self.size).unwrap_or(self.count)
+    }
+
+    /// Adds the next items of the input while there are fewer than `count`, it has more, and they fit; stops
+    /// behind one that cannot be encoded, and returns how that went. If the input panics, the items before stay.
+    #[inline]
+    pub(crate) fn fill<T: Travels>(&mut self, input: &mut impl Iterator<Item = T>, count: u32) -> Filled {
+        if let Some(size) = raw::fixed_size::<T>().filter(|&size| size > 0) {
+            return self.fill_with_values(input, count, size);
+        }
+        while self.count() < count && !self.is_full() {
+            let Some(item) = input.next() else { return Filled::InputEnded };
+            if let Err(error) = self.add(&item) {
+                return Filled::Failed(error);
+            }
+        }
+        Filled::Full
+    }
+
+    /// A value takes a nanosecond, so this counts none of them.
+    fn fill_with_values<T: Travels>(
+        &mut self,
+        input: &mut impl Iterator<Item = T>,
+        count: u32,
+        size: usize,
+    ) -> Filled {
+        self.size = as_u32(size);
+        let fit = MAX_CHUNK_BYTES.saturating_sub(self.frames.len()).div_ceil(size);
+        let count = fit.min(count.saturating_sub(self.count_in_line()) as usize);
+        self.frames.reserve(count * size);
+        for _ in 0..count {
+            let Some(item) = input.next() else { return Filled::InputEnded };
+            self.frames.extend_from_slice(raw::as_bytes(&item).unwrap_or_default());
+        }
+        Filled::Full
     }
 
     /// Adds an item; adds nothing on an error.
@@ -113,8 +162,7 @@ impl ChunkBuilder {
         match raw::as_bytes(item) {
             Some(bytes) if raw::fixed_size::<T>().is_some_and(|size| size > 0) => {
                 self.frames.extend_from_slice(bytes);
-                (self.end, self.size) = (self.frames.len(), as_u32(bytes.len()));
-                self.count += 1;
+                self.size = as_u32(bytes.len());
                 Ok(())
             }
             Some(bytes) if bytes.len() <= MAX_INLINE => {
@@ -158,7 +206,10 @@ impl ChunkBuilder {
     /// The chunks; `first` is the input index of the first item. There are two if the last item is out of
     /// line.
     pub(crate) fn pack(mut self, call: &Arc<Call>, first: u64) -> impl Iterator<Item = Chunk> + use<> {
-        self.frames.truncate(self.end);
+        let count = self.count_in_line();
+        if self.size == 0 {
+            self.frames.truncate(self.end);
+        }
         let chunk = |first, count, body| Chunk {
             call: Arc::clone(call),
             first,
@@ -171,8 +222,8 @@ impl ChunkBuilder {
             0 => Body::Frames { bytes: self.frames, start: 0 },
             size => Body::Values { bytes: self.frames, start: 0, size },
         };
-        let frames = (self.count > 0).then(|| chunk(first, self.count, body));
-        let index = first + u64::from(self.count);
+        let frames = (count > 0).then(|| chunk(first, count, body));
+        let index = first + u64::from(count);
         let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::Message(message)));
         frames.into_iter().chain(out_of_line)
     }

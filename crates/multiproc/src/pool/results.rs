@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::call::{Call, ResultBatch, TARGET_CHUNK_TIME};
-use super::chunk::ChunkBuilder;
+use super::chunk::{ChunkBuilder, Filled};
 use super::dispatcher::{Dispatcher, DriverGuard};
 use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
@@ -174,6 +174,7 @@ where
             })
         });
         self.bytes = builder.bytes();
+        self.taken += u64::from(builder.count()) + u64::from(encode_error.is_some());
         self.submit(builder, first);
         if let Some(error) = encode_error {
             self.buffer.add(ResultBatch::Lost { first: self.taken - 1, count: 1, error });
@@ -190,23 +191,19 @@ where
 
     /// Takes items from the input into the chunk; returns the error of the last one if it cannot be encoded.
     fn fill(&mut self, builder: &mut ChunkBuilder) -> Option<Error> {
-        let chunk_len = self.chunk_len.min(self.left_in_buffer());
+        let chunk_len = u32::try_from(self.chunk_len.min(self.left_in_buffer())).unwrap_or(u32::MAX);
         let input = self.input.as_mut()?;
         let begun = Instant::now();
         // Reading the clock takes longer than packing a small item, so the intervals between reads double.
         let mut next_clock_read = 1;
-        while u64::from(builder.count()) < chunk_len && !builder.is_full() {
-            let until = chunk_len.min(next_clock_read.into());
-            while u64::from(builder.count()) < until && !builder.is_full() {
-                let Some(args) = input.next() else {
+        while builder.count() < chunk_len && !builder.is_full() {
+            match builder.fill(input, next_clock_read.min(chunk_len)) {
+                Filled::Full => {}
+                Filled::InputEnded => {
                     self.input = None;
                     return None;
-                };
-                let added = builder.add(&args);
-                self.taken += 1;
-                if added.is_err() {
-                    return added.err();
                 }
+                Filled::Failed(error) => return Some(error),
             }
             if builder.count() >= next_clock_read {
                 next_clock_read += next_clock_read.min(256);
