@@ -1,10 +1,12 @@
 //! The connection to the broker, and whether it is there.
 
+use std::error::Error as _;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 use tokio::sync::watch;
@@ -22,13 +24,16 @@ pub(crate) struct Connection {
     pub(crate) context: Context,
     /// Counts connections: odd while there is one.
     pub(crate) epoch: watch::Receiver<u64>,
+    /// What the broker has refused last on this connection, or why the client does not connect again.
+    pub(crate) trouble: watch::Receiver<Option<String>>,
 }
 
 impl Connection {
     /// Connects to the first server of `url` that answers.
     pub(crate) async fn new(url: &str, options: ConnectOptions, name: &str) -> Result<Self, Refusal> {
-        let (sender, epoch) = watch::channel(0);
-        let sender = Arc::new(sender);
+        let (epochs, epoch) = watch::channel(0);
+        let (troubles, trouble) = watch::channel(None);
+        let senders = Arc::new((epochs, troubles));
         let (servers, options) = with_credentials(url, options);
         let client = options
             .name(name)
@@ -36,26 +41,25 @@ impl Connection {
             .request_timeout(Some(REQUEST_TIMEOUT))
             .reconnect_delay_callback(backoff)
             .event_callback(move |event| {
-                let sender = Arc::clone(&sender);
-                async move { note(&sender, &event) }
+                let senders = Arc::clone(&senders);
+                async move { note(&senders.0, &senders.1, &event) }
             })
             .connect(servers)
             .await
             .map_err(|error| Refusal {
-                is_final: matches!(
-                    error.kind(),
-                    ConnectErrorKind::AuthorizationViolation
-                        | ConnectErrorKind::Authentication
-                        | ConnectErrorKind::ServerParse
-                        | ConnectErrorKind::Tls
-                ),
+                is_final: is_final(&error),
                 error: encoded::unreachable(format!("cannot connect to {}: {error}", without_secrets(url))),
             })?;
         let context = jetstream::context::ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, context, epoch })
+        Ok(Self { client, context, epoch, trouble })
+    }
+
+    /// The end of an error's text: what the broker has refused, if it has.
+    pub(crate) fn trouble(&self) -> String {
+        self.trouble.borrow().as_ref().map_or_else(String::new, |trouble| format!(" (the broker: {trouble})"))
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -75,10 +79,31 @@ pub(crate) struct Refusal {
     pub(crate) error: Error,
 }
 
-fn note(epoch: &watch::Sender<u64>, event: &Event) {
+/// Credentials and certificates do not get better by another attempt.
+fn is_final(error: &ConnectError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation
+        | ConnectErrorKind::Authentication
+        | ConnectErrorKind::ServerParse
+        | ConnectErrorKind::Tls => true,
+        // What the TLS library says of a certificate, or of a peer without TLS.
+        _ => source.is_some_and(|source| source.kind() == io::ErrorKind::InvalidData),
+    }
+}
+
+fn note(epoch: &watch::Sender<u64>, trouble: &watch::Sender<Option<String>>, event: &Event) {
     match event {
         Event::Connected => {
+            trouble.send_replace(None);
             epoch.send_modify(|epoch| *epoch = (*epoch + 1) | 1);
+        }
+        Event::ServerError(ServerError::Other(text)) | Event::ClientError(ClientError::Other(text)) => {
+            trouble.send_if_modified(|trouble| {
+                let is_new = trouble.as_ref() != Some(text);
+                *trouble = Some(text.clone());
+                is_new
+            });
         }
         Event::Disconnected | Event::Closed => {
             epoch.send_modify(|epoch| *epoch = epoch.next_multiple_of(2));

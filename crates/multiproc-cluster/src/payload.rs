@@ -1,38 +1,63 @@
 //! Payloads that are too large for a message, in the session's object store.
 
+use std::time::Duration;
+
 use async_nats::jetstream::object_store::{Config, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use multiproc::Result;
 use multiproc::pool::encoded;
 use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
 
 use crate::connection::Connection;
 use crate::protocol::Session;
 
-/// Stores a payload, in a store that is made at the first.
-pub(crate) async fn put(
+/// Makes the session's store, unless it is there. Only the caller may.
+pub(crate) async fn make_store(
     connection: &Connection,
     session: &Session,
     storage: StorageType,
+) -> Result<()> {
+    let bucket = session.stream();
+    if connection.context.get_object_store(&bucket).await.is_ok() {
+        return Ok(());
+    }
+    // Of two that make it at once, both have the same configuration, which is no error.
+    let config = Config { bucket, storage, num_replicas: 1, max_bytes: -1, ..Config::default() };
+    let made = connection.context.create_object_store(config).await;
+    made.map(drop).map_err(|error| failed(connection, "make a store for", "large payloads", &error))
+}
+
+/// Stores a payload.
+pub(crate) async fn put(
+    connection: &Connection,
+    session: &Session,
     name: &str,
     mut bytes: &[u8],
 ) -> Result<()> {
-    let store = store(connection, session, storage).await?;
-    store.put(name, &mut bytes).await.map_err(|error| failed("store", name, &error))?;
+    let store = find_store(connection, session, name).await?;
+    store.put(name, &mut bytes).await.map_err(|error| failed(connection, "store", name, &error))?;
     Ok(())
 }
 
-/// Reads a payload.
-pub(crate) async fn get(connection: &Connection, session: &Session, name: &str) -> Result<Vec<u8>> {
-    let store = connection
-        .context
-        .get_object_store(session.stream())
-        .await
-        .map_err(|error| failed("find", name, &error))?;
-    let mut object = store.get(name).await.map_err(|error| failed("find", name, &error))?;
+/// Reads a payload. Fails if the broker sends nothing of it for `patience`.
+pub(crate) async fn get(
+    connection: &Connection,
+    session: &Session,
+    name: &str,
+    patience: Duration,
+) -> Result<Vec<u8>> {
+    let store = find_store(connection, session, name).await?;
+    let mut object = store.get(name).await.map_err(|error| failed(connection, "find", name, &error))?;
     let mut bytes = Vec::with_capacity(object.info().size);
-    object.read_to_end(&mut bytes).await.map_err(|error| failed("read", name, &error))?;
-    Ok(bytes)
+    loop {
+        match timeout(patience, object.read_buf(&mut bytes)).await {
+            Ok(Ok(0)) => return Ok(bytes),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(failed(connection, "read", name, &error)),
+            Err(error) => return Err(failed(connection, "read", name, &error)),
+        }
+    }
 }
 
 /// Removes a payload. What cannot be removed now is removed with the session.
@@ -42,20 +67,17 @@ pub(crate) async fn remove(connection: &Connection, session: &Session, name: &st
     }
 }
 
-async fn store(connection: &Connection, session: &Session, storage: StorageType) -> Result<ObjectStore> {
-    let bucket = session.stream();
-    if let Ok(store) = connection.context.get_object_store(&bucket).await {
-        return Ok(store);
-    }
-    // Of two that make it at once, both have the same configuration, which is no error.
-    let config = Config { bucket, storage, num_replicas: 1, max_bytes: -1, ..Config::default() };
-    connection
-        .context
-        .create_object_store(config)
-        .await
-        .map_err(|error| failed("make a store for", "large payloads", &error))
+async fn find_store(connection: &Connection, session: &Session, name: &str) -> Result<ObjectStore> {
+    let found = connection.context.get_object_store(session.stream()).await;
+    found.map_err(|error| failed(connection, "find the place of", name, &error))
 }
 
-fn failed(verb: &str, what: &str, error: &dyn std::fmt::Display) -> multiproc::Error {
-    encoded::unreachable(format!("cannot {verb} {what} in the broker's object store: {error}"))
+fn failed(
+    connection: &Connection,
+    verb: &str,
+    what: &str,
+    error: &dyn std::fmt::Display,
+) -> multiproc::Error {
+    let trouble = connection.trouble();
+    encoded::unreachable(format!("cannot {verb} {what} in the broker's object store: {error}{trouble}"))
 }

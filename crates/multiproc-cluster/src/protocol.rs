@@ -81,8 +81,6 @@ impl Session {
 pub(crate) struct CallerAdvert {
     pub(crate) build: String,
     pub(crate) lease_ms: u64,
-    /// Whether the broker keeps the work in its files.
-    pub(crate) is_stored: bool,
     pub(crate) is_over: bool,
 }
 
@@ -101,6 +99,8 @@ pub(crate) struct WorkHeader {
     pub(crate) chunk: u64,
     /// Counts the messages with this chunk: the last one counts.
     pub(crate) copy: u32,
+    /// The number of its items.
+    pub(crate) count: u32,
     pub(crate) function: FunctionId,
     pub(crate) timeout: Option<Duration>,
     pub(crate) retries: u32,
@@ -121,6 +121,8 @@ pub(crate) enum Request {
     Check { chunk: u64, grant: u64 },
     /// The results of a chunk, the time that they took, and where they are, if not here.
     Done { chunk: u64, grant: u64, host: String, work: Duration, object: Option<String> },
+    /// The agent has large results: make the object store.
+    MakeStore,
     /// Is the caller there?
     Ping,
 }
@@ -134,6 +136,8 @@ pub(crate) enum Reply {
     Superseded,
     /// The chunk has its results, or is withdrawn.
     Finished,
+    /// The object store is there, or was tried to be made.
+    Made,
     Pong,
 }
 

@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a word on the command line
 pub struct Options {
-    /// Only these workloads (W1 to W9, growth, real) or cases (such as W4-8B or real-words)
+    /// Only these workloads (W1 to W11, cluster, growth, real) or cases (such as W4-8B or real-words)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// Also measure other libraries and Python's multiprocessing; compiling them takes minutes
@@ -80,7 +80,7 @@ struct Report {
 pub fn run(options: &Options) -> Result<bool> {
     let cases = selected(&options.only)?;
     let programs = Programs::open()?;
-    let entrants = programs.entrants(options.peers)?;
+    let entrants = programs.entrants(&cases, options.peers)?;
     if options.list {
         table::list(&cases, &entrants);
         return Ok(true);

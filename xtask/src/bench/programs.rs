@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use bench::case::{self, Case};
+use bench::case::{self, CLUSTER, Case};
 use bench::program::Listed;
 use cargo_metadata::MetadataCommand;
 
@@ -53,7 +53,7 @@ impl Programs {
     }
 
     /// Builds the programs, and asks each for its entries.
-    pub(super) fn entrants(&self, peers: bool) -> Result<Entrants> {
+    pub(super) fn entrants(&self, cases: &[&Case], peers: bool) -> Result<Entrants> {
         let mut built = build(&self.root, &["--package", "bench", "--bin", "bench"])?;
         let own = built.remove("bench").context("cargo did not build `bench`")?;
         let mut with_logs =
@@ -61,6 +61,11 @@ impl Programs {
         let logs = with_logs.remove("bench-log").context("cargo did not build `bench-log`")?;
         let mut all = Entrants { entries: list(&own, vec![])?, versions: vec![], notes: vec![] };
         all.entries.extend(list(&logs, vec![])?);
+        if cases.iter().any(|case| case.workload == CLUSTER) {
+            let mut built = build(&self.root, &["--package", "bench-cluster", "--bin", "bench-cluster"])?;
+            let program = built.remove("bench-cluster").context("cargo did not build `bench-cluster`")?;
+            all.entries.extend(list(&program, vec![])?);
+        }
         if peers {
             self.add_peers(&mut all)?;
             self.add_python(&mut all)?;

@@ -29,6 +29,7 @@ enum Bound {
 use Bound::{Least, LeastTimes, Most, MostTimes};
 
 const GET: &str = "multiproc, by `get`";
+const LOCAL: &str = "multiproc, a local pool";
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
 
@@ -64,6 +65,9 @@ const TARGETS: &[Target] = &[
     target(&case::SERVER_CALL_SLEEP, MostTimes(1.3, OURS, &case::APPLY_SLEEP)),
     target(&case::AWAIT, MostTimes(1.3, GET, &case::AWAIT)),
     target(&case::AWAIT_300, MostTimes(1.3, GET, &case::AWAIT_300)),
+    target(&case::CLUSTER_TASK, Most(500.0)),
+    target(&case::CLUSTER_1000, LeastTimes(0.9, LOCAL, &case::CLUSTER_1000)),
+    target(&case::CLUSTER_IDLE, Most(1.0)),
     // "Flat within 25 %": no further item may cost more than that above what it costs at first.
     target(&case::GROWTH_MAP, Most(1.25)),
     target(&case::GROWTH_IMAP, Most(1.25)),

@@ -1,6 +1,7 @@
 //! A chunk's life at an agent: asks for it, runs it, hands in its results, acknowledges it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
@@ -85,7 +86,7 @@ async fn serve(
     let grant = match begin(agent, served, &header, delivered).await {
         Reply::Granted(grant) => grant,
         Reply::Finished => return true,
-        Reply::Superseded | Reply::Pong => return false,
+        Reply::Superseded | Reply::Made | Reply::Pong => return false,
     };
     tokio::select! {
         reply = run_and_report(agent, served, header, items, grant) => reply == Some(Reply::Finished),
@@ -115,24 +116,42 @@ async fn run_and_report(
     grant: u64,
 ) -> Option<Reply> {
     let chunk = header.chunk;
-    let items = match &header.object {
-        Some(object) => payload::get(&agent.connection, &served.session, object).await.ok()?,
-        None => items,
+    let ((body, object), work) = match read(agent, served, &header, items).await {
+        Ok(items) => {
+            let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?).await?;
+            (pack(agent, served, &results, (chunk, grant)).await.ok()?, work)
+        }
+        Err(error) => (refuse(header.count as usize, &error).ok()?, Duration::ZERO),
     };
-    let items = protocol::values(&items).ok()?;
-    let stop = Arc::<Stop>::default();
-    let guard = StopOnDrop(Arc::clone(&stop));
-    let local = Arc::clone(agent);
-    let ran = tokio::task::spawn_blocking(move || run::run(&local, &header, items, &stop)).await;
-    drop(guard);
-    let Ran { results, work } = ran.ok()??;
-    let (body, object) = pack(agent, served, &results, (chunk, grant)).await.ok()?;
     let done = Request::Done { chunk, grant, host: agent.host.clone(), work, object };
     let reply = served.ask_until_answered(&agent.connection, &done, &body).await;
     if let (Reply::Superseded, Request::Done { object: Some(object), .. }) = (reply, &done) {
         payload::remove(&agent.connection, &served.session, object).await;
     }
     Some(reply)
+}
+
+/// The items of a chunk. If they are an object, tries for a lease to read it.
+async fn read(agent: &Agent, served: &Served, header: &WorkHeader, items: Vec<u8>) -> Result<Vec<u8>> {
+    let Some(object) = &header.object else { return Ok(items) };
+    let deadline = Instant::now() + served.lease;
+    loop {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match payload::get(&agent.connection, &served.session, object, patience).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(served.lease / 20).await,
+            read => return read,
+        }
+    }
+}
+
+/// `None` if it is stopped, or the pool has ended. If this is dropped, the items are stopped.
+async fn run(agent: &Arc<Agent>, header: WorkHeader, items: Vec<Vec<u8>>) -> Option<Ran> {
+    let stop = Arc::<Stop>::default();
+    let guard = StopOnDrop(Arc::clone(&stop));
+    let agent = Arc::clone(agent);
+    let ran = tokio::task::spawn_blocking(move || run::run(&agent, &header, items, &stop)).await;
+    drop(guard);
+    ran.ok()?
 }
 
 /// The results as they are sent: in the message, or in an object.
@@ -150,19 +169,19 @@ async fn pack(
         return Ok((body, None));
     }
     let name = format!("results-{chunk}-{grant}-{}", agent.id);
-    let mut pause = served.lease / 20;
+    let deadline = Instant::now() + served.lease;
     loop {
-        let stored = payload::put(&agent.connection, &served.session, served.storage, &name, &body).await;
-        let Err(error) = stored else { return Ok((Vec::new(), Some(name))) };
-        if pause > served.lease {
-            return refuse(results.len(), &error);
+        served.ask(&agent.connection, &Request::MakeStore, &[]).await;
+        let stored = payload::put(&agent.connection, &served.session, &name, &body).await;
+        match stored {
+            Ok(()) => return Ok((Vec::new(), Some(name))),
+            Err(error) if Instant::now() > deadline => return refuse(results.len(), &error),
+            Err(_) => tokio::time::sleep(served.lease / 20).await,
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
     }
 }
 
-/// Results that the broker does not take are an error of their items.
+/// Items that cannot be read, or results that the broker does not take, are an error of the items.
 fn refuse(count: usize, error: &multiproc::Error) -> Result<(Vec<u8>, Option<String>)> {
     let mut body = Vec::new();
     for _ in 0..count {

@@ -96,6 +96,7 @@ impl AgentOptions {
 /// | `MULTIPROC_AGENT_HOST` | the host's name; default: the machine's |
 /// | `MULTIPROC_AGENT_WORKERS` | the number of workers; default: the number of CPUs |
 /// | `MULTIPROC_AGENT_CREDENTIALS` | a file with credentials, as NATS makes them |
+/// | `SSL_CERT_FILE` | the certificates that TLS trusts, as PEM; default: the machine's |
 pub fn init() {
     multiproc::init();
     let Some(options) = AgentOptions::from_environment() else { return };
@@ -111,7 +112,7 @@ pub fn init() {
 /// with the process: the work that it has is given to others after the lease.
 ///
 /// # Errors
-/// When the server refuses the credentials, or when the local pool cannot start or keep its workers.
+/// When the server refuses the credentials or has no valid certificate, or when the local pool cannot start or keep its workers.
 pub fn agent(options: AgentOptions) -> Result<Infallible> {
     let build = build_id::own()?;
     let workers = match options.workers {
@@ -207,6 +208,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
     let lost = |error: &dyn fmt::Display| encoded::unreachable(format!("the connection has ended: {error}"));
     let mut adverts = client.subscribe(format!("{PREFIX}.*.*.caller")).await.map_err(|error| lost(&error))?;
     let mut epoch = agent.connection.epoch.clone();
+    let mut trouble = agent.connection.trouble.clone();
     let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
     let mut suspects = sweep::Suspects::default();
     let _ = client.publish(HELLO, Vec::new().into()).await;
@@ -220,6 +222,11 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
                 changed.map_err(|error| lost(&error))?;
                 if agent.connection.is_connected() {
                     let _ = client.publish(HELLO, Vec::new().into()).await;
+                }
+            }
+            Ok(()) = trouble.changed() => {
+                if let Some(trouble) = &*trouble.borrow_and_update() {
+                    eprintln!("agent: the broker: {trouble}");
                 }
             }
             _ = sweeps.tick() => suspects.sweep(agent).await,

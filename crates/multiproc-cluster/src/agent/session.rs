@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::stream::StorageType;
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
 
@@ -18,7 +17,6 @@ use crate::protocol::{self, CallerAdvert, Reply, Request, Session};
 pub(crate) struct Served {
     pub(super) session: Session,
     pub(super) lease: Duration,
-    pub(super) storage: StorageType,
     /// When the caller was heard.
     heard: Mutex<Instant>,
     over: watch::Sender<bool>,
@@ -55,7 +53,6 @@ impl Served {
         let served = Arc::new(Self {
             session,
             lease: Duration::from_millis(advert.lease_ms.max(1)),
-            storage: if advert.is_stored { StorageType::File } else { StorageType::Memory },
             heard: Mutex::new(Instant::now()),
             over: watch::Sender::new(false),
             running: Mutex::default(),

@@ -50,7 +50,6 @@ impl Settings {
         CallerAdvert {
             build: build_id::hex(&self.build),
             lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
-            is_stored: self.storage == StorageType::File,
             is_over,
         }
     }
@@ -252,7 +251,8 @@ impl HostState {
 async fn make_stream(connection: &Connection, session: &Session, settings: Settings) -> Result<()> {
     let refused = |error: &dyn std::fmt::Display| {
         encoded::unreachable(format!(
-            "cannot make a stream for the pool: {error} (has the server JetStream?)"
+            "cannot make a stream for the pool: {error}{} (has the server JetStream?)",
+            connection.trouble()
         ))
     };
     let description = serde_json::to_string(&settings.advert(false)).map_err(|error| refused(&error))?;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::StorageType;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
@@ -14,6 +13,7 @@ use multiproc::{Error, Result};
 use super::outstanding::{self, Outstanding};
 use super::{Caller, HostState, publish};
 use crate::build_id;
+use crate::connection::REQUEST_TIMEOUT;
 use crate::options::HostLoss;
 use crate::protocol::{CONSUMER, HELLO, HostAdvert};
 
@@ -71,19 +71,26 @@ async fn check_regularly(caller: Arc<Caller>) {
     loop {
         tokio::time::sleep(period).await;
         match probe(&caller).await {
-            Probe::Here => {
+            Probe::Here { has_undelivered } => {
                 if contact.elapsed() > lease / 2 {
                     forgive(&caller); // they could not be heard
                 }
                 contact = Instant::now();
                 server = server_id(&caller);
                 check_hosts(&caller);
-                check_undelivered(&caller).await;
+                if !has_undelivered {
+                    publish_lost_again(&caller);
+                }
             }
             Probe::NoStream => return caller.end_with(stream_lost(&caller, &server)),
+            Probe::NoConsumer => {
+                let what = "the pool's consumer was deleted at the broker: no host gets its work any more";
+                return caller.end_with(encoded::unreachable(what.to_owned()));
+            }
             Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
-                "the broker has not answered for {:?}: results that were not there by then are lost",
-                contact.elapsed()
+                "the broker has not answered for {:?}: results that were not there by then are lost{}",
+                contact.elapsed(),
+                caller.connection.trouble()
             ))),
             Probe::NoAnswer => {}
         }
@@ -91,24 +98,31 @@ async fn check_regularly(caller: Arc<Caller>) {
 }
 
 enum Probe {
-    Here,
+    /// With chunks that are not delivered yet, hosts are busy.
+    Here {
+        has_undelivered: bool,
+    },
     NoStream,
+    NoConsumer,
     NoAnswer,
 }
 
-/// Whether the broker answers, and has the stream.
+/// Whether the broker answers, and has the stream and its consumer.
 async fn probe(caller: &Caller) -> Probe {
     if !caller.connection.is_connected() {
         return Probe::NoAnswer;
     }
-    match caller.connection.context.get_stream(caller.session.stream()).await {
-        Ok(_) => Probe::Here,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Probe::NoStream
-            }
-            _ => Probe::NoAnswer,
-        },
+    let ask = async {
+        let stream = caller.connection.context.get_stream_no_info(caller.session.stream()).await.ok()?;
+        Some(stream.consumer_info(CONSUMER).await)
+    };
+    // The client may take no question while its queue is full.
+    let Ok(Some(answer)) = tokio::time::timeout(REQUEST_TIMEOUT, ask).await else { return Probe::NoAnswer };
+    match answer.map_err(|error| error.kind()) {
+        Ok(info) => Probe::Here { has_undelivered: info.num_pending > 0 },
+        Err(ConsumerInfoErrorKind::StreamNotFound) => Probe::NoStream,
+        Err(ConsumerInfoErrorKind::NotFound) => Probe::NoConsumer,
+        Err(_) => Probe::NoAnswer,
     }
 }
 
@@ -149,9 +163,11 @@ fn check_hosts(caller: &Arc<Caller>) {
     let (mut failed, mut unserved) = (Vec::new(), Vec::new());
     {
         let mut state = caller.lock();
+        let is_own = |host: &HostState| host.build == own;
+        let last = state.hosts.values().filter(|host| is_own(host)).map(|host| host.seen).max();
         state.hosts.retain(|_, host| host.seen.elapsed() <= lease);
-        if !state.hosts.values().any(|host| host.build == own) {
-            state.without_hosts.get_or_insert_with(Instant::now);
+        if !state.hosts.values().any(is_own) {
+            state.without_hosts = state.without_hosts.or(last);
         }
         let is_unserved = state.without_hosts.is_some_and(|since| since.elapsed() > lease);
         for (&chunk, outstanding) in &state.outstanding {
@@ -182,36 +198,23 @@ fn no_host(caller: &Caller) -> Error {
     let others = if others.is_empty() { "no agent has answered".to_owned() } else { others.join(", ") };
     let own = build_id::hex(&caller.settings.build);
     encoded::unreachable(format!(
-        "no host serves pool {:?} with this program, build {}: {others}",
+        "no host serves pool {:?} with this program, build {}: {others}{}",
         caller.session.pool,
-        build_id::short(&own)
+        build_id::short(&own),
+        caller.connection.trouble()
     ))
 }
 
 /// Publishes chunks again that no live host has, and that the broker does not deliver: one that was killed or
 /// whose machine has crashed may have lost a message that it had acknowledged, or take it for delivered.
-async fn check_undelivered(caller: &Arc<Caller>) {
+fn publish_lost_again(caller: &Arc<Caller>) {
     let patience = caller.settings.lease * 6 / 5;
-    let undelivered: Vec<u64> = {
-        let state = caller.lock();
-        let is_undelivered = |outstanding: &Outstanding| {
-            let has_host =
-                outstanding.host.as_ref().is_some_and(|(agent, _)| state.hosts.contains_key(agent));
-            !has_host && !outstanding.is_arriving && outstanding.changed.elapsed() > patience
-        };
-        let old = state.outstanding.iter().filter(|(_, outstanding)| is_undelivered(outstanding));
-        old.map(|(&chunk, _)| chunk).collect()
+    let state = caller.lock();
+    let is_lost = |outstanding: &Outstanding| {
+        let has_host = outstanding.host.as_ref().is_some_and(|(agent, _)| state.hosts.contains_key(agent));
+        !has_host && !outstanding.is_arriving && outstanding.changed.elapsed() > patience
     };
-    if undelivered.is_empty() || has_undelivered(caller).await != Some(false) {
-        return;
+    for (&chunk, _) in state.outstanding.iter().filter(|(_, outstanding)| is_lost(outstanding)) {
+        caller.runtime.spawn(publish::publish_again(Arc::clone(caller), chunk));
     }
-    for chunk in undelivered {
-        publish::publish_again(caller, chunk).await;
-    }
-}
-
-/// Whether the broker has chunks that it has not delivered yet: hosts are busy.
-async fn has_undelivered(caller: &Caller) -> Option<bool> {
-    let stream = caller.connection.context.get_stream_no_info(caller.session.stream()).await.ok()?;
-    Some(stream.consumer_info(CONSUMER).await.ok()?.num_pending > 0)
 }

@@ -41,7 +41,7 @@ pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
 }
 
 /// Publishes a chunk once more, which the broker has lost, or does not deliver.
-pub(super) async fn publish_again(caller: &Arc<Caller>, chunk: u64) {
+pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
     let work = {
         let mut state = caller.lock();
         let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return };
@@ -54,7 +54,7 @@ pub(super) async fn publish_again(caller: &Arc<Caller>, chunk: u64) {
         work
     };
     let deadline = Instant::now() + caller.settings.lease;
-    match send(caller, &work, deadline).await {
+    match send(&caller, &work, deadline).await {
         Ok(sequence) => {
             if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
                 outstanding.sequence = Some(sequence);
@@ -70,6 +70,7 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Inst
     let mut header = WorkHeader {
         chunk,
         copy: 0,
+        count: new.count,
         function: new.function,
         timeout: new.timeout,
         retries: new.retries,
@@ -90,10 +91,13 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Inst
 }
 
 async fn store(caller: &Arc<Caller>, chunk: u64, name: &str, items: &[u8], deadline: Instant) -> Result<()> {
-    let storage = caller.settings.storage;
+    let (connection, session) = (&caller.connection, &caller.session);
     loop {
-        let stored = payload::put(&caller.connection, &caller.session, storage, name, items).await;
-        match stored {
+        let stored = async {
+            payload::make_store(connection, session, caller.settings.storage).await?;
+            payload::put(connection, session, name, items).await
+        };
+        match stored.await {
             Ok(()) => return Ok(()),
             Err(error) => pause(caller, chunk, deadline, error).await?,
         }
@@ -117,7 +121,9 @@ async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u6
         match acknowledged {
             Ok(acknowledgement) => return Ok(acknowledgement.sequence),
             Err(error) => {
-                let error = encoded::unreachable(format!("the broker does not take the work: {error}"));
+                let trouble = caller.connection.trouble();
+                let error =
+                    encoded::unreachable(format!("the broker does not take the work: {error}{trouble}"));
                 pause(caller, chunk, deadline, error).await?;
             }
         }

@@ -41,6 +41,15 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         Request::Done { chunk, grant, host, work, object: None } => {
             finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
         }
+        Request::MakeStore => {
+            let caller = Arc::clone(caller);
+            caller.runtime.clone().spawn(async move {
+                let storage = caller.settings.storage;
+                let _ = payload::make_store(&caller.connection, &caller.session, storage).await;
+                answer(&caller, &message, Some(Reply::Made)).await;
+            });
+            return;
+        }
         Request::Done { chunk, grant, host, work, object: Some(object) } => {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {
@@ -126,7 +135,7 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
     Reply::Finished
 }
 
-/// As [`finish`], with results from the object store. `None` if they cannot be read now: the agent asks again.
+/// As [`finish`], with results from the object store. `None` if they are being read: the agent asks again.
 async fn fetch(
     caller: &Arc<Caller>,
     (chunk, grant): (u64, u64),
@@ -143,14 +152,29 @@ async fn fetch(
             Some(outstanding) => outstanding.is_arriving = true,
         }
     }
-    let bytes = payload::get(&caller.connection, &caller.session, object).await;
+    let content = match read(caller, object).await {
+        Ok(bytes) => Content::Results { bytes, host: host.into(), work },
+        Err(error) => Content::Lost(encoded::placed(error, None, Some(&host))),
+    };
     if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
         outstanding.is_arriving = false;
     }
-    let reply =
-        finish(caller, chunk, grant, Content::Results { bytes: bytes.ok()?, host: host.into(), work });
+    let reply = finish(caller, chunk, grant, content);
     payload::remove(&caller.connection, &caller.session, object).await;
     Some(reply)
+}
+
+/// Reads results, for as long as a lease.
+async fn read(caller: &Caller, object: &str) -> Result<Vec<u8>> {
+    let lease = caller.settings.lease;
+    let deadline = Instant::now() + lease;
+    loop {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match payload::get(&caller.connection, &caller.session, object, patience).await {
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(lease / 20).await,
+            read => return read,
+        }
+    }
 }
 
 /// The error of results that cannot be read, for all items of a chunk.

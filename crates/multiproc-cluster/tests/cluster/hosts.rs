@@ -1,6 +1,4 @@
-//! Hosts that join, leave, are slow, or run another build; callers that die; the door.
-
-use multiproc_cluster::Cluster;
+//! Hosts that join, leave, are slow, or run another build; callers that die.
 
 use crate::support::{LEASE, Outcome, Server, agent, caller, other_build, trials, wait_until};
 use crate::work::{slow_square, square};
@@ -9,7 +7,6 @@ trials![
     a_host_of_another_build_is_refused_and_named,
     a_host_may_come_late,
     without_a_host_a_call_ends_in_an_error,
-    a_wrong_token_is_refused,
     a_killed_callers_work_is_withdrawn,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
     several_callers_share_the_hosts,
@@ -49,18 +46,6 @@ fn without_a_host_a_call_ends_in_an_error() -> Outcome {
     let server = Server::start();
     let error = server.pool("alone").map(square, 0..10).unwrap_err();
     assert!(error.is_disconnected() && error.to_string().contains("no agent has answered"), "{error}");
-    Ok(())
-}
-
-fn a_wrong_token_is_refused() -> Outcome {
-    let server = Server::with_token(Some("right"));
-    let port = server.port();
-    let wrong = format!("nats://wrong@127.0.0.1:{port}");
-    let error = Cluster::connect(&wrong).unwrap_err();
-    assert!(error.is_disconnected() && !error.to_string().contains("wrong"), "{error}");
-    assert!(!agent(&wrong, "a", &std::env::current_exe()?).ends_well());
-    let _agent = server.agent("a");
-    assert_eq!(server.pool("token").apply(square, (3,))?, 9);
     Ok(())
 }
 

@@ -3,14 +3,20 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::unnecessary_wraps,
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod bounds;
 mod calls;
+mod door;
 mod faults;
 mod hosts;
+mod keys;
 mod link;
+mod links;
+mod network;
 mod support;
 mod work;
 
@@ -20,10 +26,14 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
+use crate::door::AGENT_NKEY;
 use crate::support::{CALLER, LEASE};
 
 fn main() -> ExitCode {
     multiproc_cluster::init();
+    if let Ok(seed) = std::env::var(AGENT_NKEY) {
+        return door::agent_with_nkey(&seed);
+    }
     if let Ok(url) = std::env::var(CALLER) {
         return wait_as_caller(&url);
     }
@@ -33,8 +43,15 @@ fn main() -> ExitCode {
         println!("skipped: the tests of multiproc-cluster need nats-server (apt-get install nats-server)");
         return ExitCode::from(u8::from(std::env::var_os("CI").is_some()));
     }
-    let trials: Vec<Trial> =
-        [calls::trials(), faults::trials(), hosts::trials()].into_iter().flatten().collect();
+    let groups = [
+        bounds::trials(),
+        calls::trials(),
+        door::trials(),
+        faults::trials(),
+        hosts::trials(),
+        links::trials(),
+    ];
+    let trials: Vec<Trial> = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

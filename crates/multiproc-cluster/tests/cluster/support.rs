@@ -7,6 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_nats::ConnectOptions;
+use futures_util::TryStreamExt;
 use libtest_mimic::{Failed, Trial};
 use multiproc_cluster::{Cluster, ClusterBuilder, Pool, Storage};
 use nix::sys::signal::{Signal, kill};
@@ -55,9 +57,25 @@ pub(crate) fn has_server() -> bool {
 /// A server on a free port of the loopback, with a folder of its own.
 pub(crate) struct Server {
     port: u16,
-    token: Option<String>,
+    settings: Settings,
     folder: TempDir,
     process: Running,
+}
+
+/// How a server is set up.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// What is in its configuration besides the port and the folder.
+    pub(crate) config: String,
+    /// What is in that of `JetStream` besides the folder.
+    pub(crate) limits: String,
+    /// A token, or a user and a password: they get in.
+    pub(crate) login: Option<&'static str>,
+    /// How its tests get in, if not by `login`.
+    pub(crate) access: ConnectOptions,
+    pub(crate) has_tls: bool,
+    /// Where it listens, if not on the loopback alone.
+    pub(crate) address: Option<&'static str>,
 }
 
 /// A process that is killed when it is dropped.
@@ -65,27 +83,35 @@ pub(crate) struct Running(Child);
 
 impl Server {
     pub(crate) fn start() -> Self {
-        Self::with_token(None)
+        Self::with(Settings::default())
     }
 
-    pub(crate) fn with_token(token: Option<&str>) -> Self {
+    pub(crate) fn with(mut settings: Settings) -> Self {
+        settings.access = match settings.login.map(|login| login.split_once(':').ok_or(login)) {
+            Some(Ok((user, password))) => settings.access.user_and_password(user.into(), password.into()),
+            Some(Err(token)) => settings.access.token(token.into()),
+            None => settings.access,
+        };
         let folder = tempfile::tempdir().unwrap();
-        let token = token.map(str::to_owned);
         // Another program may take the port between the two: then the server ends, and another port is tried.
         for _ in 0..10 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(process) = launch(port, token.as_deref(), folder.path()) {
-                return Self { port, token, folder, process };
+            if let Some(process) = launch(port, &settings, folder.path()) {
+                return Self { port, settings, folder, process };
             }
         }
-        panic!("nats-server does not start");
+        panic!("nats-server does not start: {}", settings.config);
     }
 
+    /// With the login, if there is one.
     pub(crate) fn url(&self) -> String {
-        match &self.token {
-            Some(token) => format!("nats://{token}@127.0.0.1:{}", self.port),
-            None => format!("nats://127.0.0.1:{}", self.port),
-        }
+        self.url_as(self.settings.login)
+    }
+
+    pub(crate) fn url_as(&self, login: Option<&str>) -> String {
+        let scheme = if self.settings.has_tls { "tls" } else { "nats" };
+        let login = login.map(|login| format!("{login}@")).unwrap_or_default();
+        format!("{scheme}://{login}127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -96,11 +122,16 @@ impl Server {
         self.process.kill();
     }
 
+    /// It is silent from now on.
+    pub(crate) fn stop(&self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
     pub(crate) fn restart(&mut self) {
         self.process.kill();
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            if let Some(process) = launch(self.port, self.token.as_deref(), self.folder.path()) {
+            if let Some(process) = launch(self.port, &self.settings, self.folder.path()) {
                 self.process = process;
                 return;
             }
@@ -109,7 +140,7 @@ impl Server {
     }
 
     pub(crate) fn cluster(&self) -> ClusterBuilder {
-        Cluster::builder(&self.url()).lease(LEASE)
+        Cluster::builder(&self.url_as(None)).lease(LEASE).connect_options(self.settings.access.clone())
     }
 
     pub(crate) fn pool(&self, name: &str) -> Pool {
@@ -128,45 +159,51 @@ impl Server {
         hosts.iter().map(|host| self.agent(host)).collect()
     }
 
-    /// The names of all streams.
-    pub(crate) fn streams(&self) -> Vec<String> {
+    /// What the server has written.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Does what a client does that is no caller and no agent.
+    pub(crate) fn as_client<T>(&self, act: impl AsyncFnOnce(async_nats::jetstream::Context) -> T) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            use futures_util::TryStreamExt;
-            let client = async_nats::connect(self.url()).await.unwrap();
-            async_nats::jetstream::new(client).stream_names().try_collect().await.unwrap()
+            let client = self.settings.access.clone().connect(self.url_as(None)).await.unwrap();
+            act(async_nats::jetstream::new(client)).await
         })
+    }
+
+    /// The names of all streams.
+    pub(crate) fn streams(&self) -> Vec<String> {
+        self.as_client(async |context| context.stream_names().try_collect().await.unwrap())
     }
 
     /// The bytes in the streams whose names begin so.
     pub(crate) fn stored_bytes(&self, prefix: &str) -> u64 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let client = async_nats::connect(self.url()).await.unwrap();
-            let context = async_nats::jetstream::new(client);
+        self.as_client(async |context| {
+            let names: Vec<String> = context.stream_names().try_collect().await.unwrap();
             let mut bytes = 0;
-            for name in self.streams_of(&context).await {
-                if name.starts_with(prefix) {
-                    bytes += context.get_stream(name).await.unwrap().cached_info().state.bytes;
-                }
+            for name in names.into_iter().filter(|name| name.starts_with(prefix)) {
+                bytes += context.get_stream(name).await.unwrap().cached_info().state.bytes;
             }
             bytes
         })
     }
-
-    async fn streams_of(&self, context: &async_nats::jetstream::Context) -> Vec<String> {
-        use futures_util::TryStreamExt;
-        context.stream_names().try_collect().await.unwrap()
-    }
 }
 
 /// `None` if it ends at once.
-fn launch(port: u16, token: Option<&str>, folder: &Path) -> Option<Running> {
+fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
+    let path = folder.display();
+    let Settings { config, limits, .. } = settings;
+    let address = settings.address.unwrap_or("127.0.0.1");
+    let config = format!(
+        "listen: {address}:{port}\nlog_file: \"{path}/log\"\n\
+         jetstream {{ store_dir: \"{path}/data\"\n {limits} }}\n{config}\n"
+    );
+    let file = folder.join("server.conf");
+    std::fs::write(&file, config).unwrap();
     let mut command = Command::new("nats-server");
-    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder);
-    if let Some(token) = token {
-        command.args(["--auth", token]);
-    }
+    command.arg("-c").arg(file);
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut process = Running(process);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -180,7 +217,13 @@ fn launch(port: u16, token: Option<&str>, folder: &Path) -> Option<Running> {
 
 /// An agent with two workers.
 pub(crate) fn agent(url: &str, host: &str, program: &Path) -> Running {
+    agent_with(url, host, program, &[])
+}
+
+/// As [`agent`], with more variables in its environment.
+pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&str, &str)]) -> Running {
     let mut command = Command::new(program);
+    command.envs(variables.iter().copied());
     command.env("MULTIPROC_AGENT", url).env("MULTIPROC_AGENT_HOST", host).env("MULTIPROC_AGENT_WORKERS", "2");
     command.env("RUST_BACKTRACE", "0");
     Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())

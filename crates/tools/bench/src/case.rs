@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 13] = [
+pub const WORKLOADS: [(&str, &str); 14] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -38,9 +38,13 @@ pub const WORKLOADS: [(&str, &str); 13] = [
     ("W9", "One call of a process that owns a state, and its answer"),
     ("W10", "A log record of a child"),
     ("W11", "One task submitted, and its result awaited"),
+    (CLUSTER, "A pool of two agents on this machine, through a NATS server"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
 ];
+
+/// The workload of the package `bench-cluster`, which is built for it alone.
+pub const CLUSTER: &str = "cluster";
 
 /// The workload whose rounds also say what they [use](crate::usage::Usage).
 pub const REAL: &str = "real";
@@ -95,6 +99,14 @@ pub const SERVER_CALL: Case = less("W9-server-call", "W9", "back to back", "µs"
 pub const SERVER_CALL_SLEEP: Case =
     less("W9-server-call-sleep", "W9", "from sleep (2 ms between calls)", "µs");
 
+pub const CLUSTER_TASK: Case = less("cluster-task", CLUSTER, "one task and its result", "µs");
+pub const CLUSTER_0: Case = more("cluster-0", CLUSTER, "1,000,000 items of no work", "thousand items/s");
+pub const CLUSTER_100: Case = more("cluster-100us", CLUSTER, "10,000 items of 100 µs", "thousand items/s");
+pub const CLUSTER_1000: Case = more("cluster-1ms", CLUSTER, "2,000 items of 1 ms", "thousand items/s");
+pub const CLUSTER_10000: Case = more("cluster-10ms", CLUSTER, "200 items of 10 ms", "thousand items/s");
+pub const CLUSTER_IDLE: Case =
+    Case { most_rounds: 2, ..less("cluster-idle", CLUSTER, "CPU of broker and hosts, idle", "% of a core") };
+
 pub const GROWTH_MAP: Case = heavy("growth-map", "a further item of `map` at 10⁸ against one at 10⁶", "×");
 pub const GROWTH_IMAP: Case = heavy("growth-imap", "a further item of `imap` at 10⁸ against one at 10⁶", "×");
 pub const GROWTH_WORKERS: Case =
@@ -120,7 +132,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 52] = [
+pub const ALL: [&Case; 58] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -155,6 +167,12 @@ pub const ALL: [&Case; 52] = [
     &SERVER_CALL,
     &SERVER_CALL_SLEEP,
     &FILL,
+    &CLUSTER_TASK,
+    &CLUSTER_0,
+    &CLUSTER_100,
+    &CLUSTER_1000,
+    &CLUSTER_10000,
+    &CLUSTER_IDLE,
     &GROWTH_MAP,
     &GROWTH_IMAP,
     &GROWTH_WORKERS,

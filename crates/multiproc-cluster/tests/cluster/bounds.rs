@@ -1,0 +1,222 @@
+//! Whatever is killed, each handle resolves within the lease and five seconds.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multiproc_cluster::{Cluster, HostLoss, Pool, Storage, TaskHandle};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::link::Link;
+use crate::support::{Outcome, Running, Server, Settings, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{enlarge, sleep, square};
+
+trials![each_handle_resolves_within_the_lease_and_five_seconds];
+
+/// The default. A shorter one would hide a wait for two leases.
+const LEASE: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The cases run at once: each takes about a lease.
+fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
+    let cases: [(&str, fn()); 10] = [
+        ("the only host is killed", || {
+            Case::new(Storage::Memory).resolves("no host", |case| case.agent.kill());
+        }),
+        ("the only host hangs", || {
+            Case::new(Storage::Memory).resolves("no host", |case| case.agent.signal(Signal::SIGSTOP));
+        }),
+        ("the broker is killed", || {
+            Case::new(Storage::Memory).resolves("has not answered", |case| case.server.kill());
+        }),
+        ("the broker hangs, with more requests than the client takes", || {
+            Case::new(Storage::File).resolves("has not answered", |case| {
+                case.server.stop();
+                for _ in 0..3000 {
+                    case.tasks.push(case.pool.submit(sleep, (HOUR,)).unwrap());
+                }
+            });
+        }),
+        ("the caller is cut off", || {
+            let case = Case::new(Storage::Memory);
+            let link = Link::to(&case.server);
+            let pool = Cluster::builder(&link.url()).lease(LEASE).connect().unwrap().pool("far").unwrap();
+            let case = Case { pool, ..case };
+            assert_eq!(case.pool.apply(square, (3,)).unwrap(), 9);
+            case.resolves("has not answered", |_| link.cut());
+        }),
+        ("the consumer is deleted", || {
+            Case::new(Storage::Memory).resolves("consumer was deleted", |case| {
+                let stream = case.server.streams().remove(0);
+                case.server.as_client(async |context| {
+                    context.delete_consumer_from_stream("agents", stream).await.unwrap();
+                });
+            });
+        }),
+        ("the stream is deleted", || {
+            Case::new(Storage::File).resolves("has no stream", |case| {
+                let stream = case.server.streams().remove(0);
+                case.server.as_client(async |context| context.delete_stream(stream).await.unwrap());
+            });
+        }),
+        ("the object of arguments is deleted", objects_are_deleted),
+        ("the disk is full for arguments", the_disk_is_full),
+        ("the disk is full for results", the_disk_is_too_small),
+    ];
+    thread::scope(|scope| {
+        for (name, case) in cases {
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, case).unwrap();
+        }
+    });
+    Ok(())
+}
+
+/// A broker, a host with two workers, and tasks that run there or wait.
+struct Case {
+    pool: Pool,
+    tasks: Vec<TaskHandle<()>>,
+    agent: Running,
+    server: Server,
+}
+
+impl Case {
+    fn new(storage: Storage) -> Self {
+        Self::with(storage, Settings::default())
+    }
+
+    fn with(storage: Storage, settings: Settings) -> Self {
+        let server = Server::with(settings);
+        let agent = server.agent("a");
+        let pool = server.cluster().lease(LEASE).storage(storage).connect().unwrap().pool("bounds").unwrap();
+        assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+        Self { pool, tasks: Vec::new(), agent, server }
+    }
+
+    /// Submits tasks, does the harm, and sees each handle resolve with an error that says so.
+    fn resolves(mut self, text: &str, harm: impl FnOnce(&mut Self)) {
+        let losses = [HostLoss::default(), HostLoss::Fail];
+        for loss in losses.into_iter().cycle().take(6) {
+            self.tasks.push(self.pool.options().on_host_loss(loss).submit(sleep, (HOUR,)).unwrap());
+        }
+        thread::sleep(Duration::from_millis(500)); // some run, and some wait
+        let clock = Clock::start();
+        harm(&mut self);
+        let mut texts = Vec::new();
+        for task in self.tasks.drain(..) {
+            texts.push(clock.resolved(task).unwrap_err().to_string());
+        }
+        assert!(texts.iter().any(|found| found.contains(text)), "{texts:?}");
+    }
+
+    /// Keeps the host busy until the tasks are cancelled: it takes two for each worker.
+    fn occupy(&self) -> [TaskHandle<()>; 4] {
+        let tasks = [(); 4].map(|()| self.pool.submit(sleep, (HOUR,)).unwrap());
+        wait_until("the host has them", || {
+            let stream = self.server.streams().into_iter().find(|name| !name.starts_with("OBJ_")).unwrap();
+            self.server.as_client(async |context| {
+                let stream = context.get_stream(stream).await.unwrap();
+                stream.consumer_info("agents").await.unwrap().num_ack_pending == 4
+            })
+        });
+        tasks
+    }
+}
+
+/// The arguments of a task that waits for a worker go.
+fn objects_are_deleted() {
+    let case = Case::new(Storage::File);
+    let busy = case.occupy();
+    let task = case.pool.submit(enlarge, (vec![1; 2_000_000], 1)).unwrap();
+    wait_until("the arguments are stored", || case.server.stored_bytes("OBJ_") > 2_000_000);
+    let names = case.server.streams();
+    let store = names.into_iter().find(|name| name.starts_with("OBJ_")).unwrap();
+    case.server.as_client(async |context| context.delete_stream(store).await.unwrap());
+    let clock = Clock::start();
+    for task in busy {
+        assert!(task.cancel());
+    }
+    let error = clock.resolved(task).unwrap_err();
+    assert!(error.to_string().contains("object store"), "{error}");
+}
+
+/// To `JetStream`, its limit is as a full disk.
+fn small_disk() -> Settings {
+    Settings { limits: "max_file_store: 1000000".to_owned(), ..Settings::default() }
+}
+
+/// What is in already is done when the host is free.
+fn the_disk_is_full() {
+    let case = Case::with(Storage::File, small_disk());
+    let busy = case.occupy();
+    let clock = Clock::start();
+    let submit = |_| case.pool.submit(enlarge, (vec![1; 100_000], 1)).unwrap();
+    let tasks: Vec<_> = (0..30).map(submit).collect();
+    let refused = || tasks.iter().filter(|task| task.is_ready()).count();
+    wait_until("what does not fit is refused", || refused() >= 15);
+    clock.check();
+    for task in busy {
+        assert!(task.cancel());
+    }
+    let (done, failed): (Vec<_>, Vec<_>) = tasks.into_iter().map(TaskHandle::get).partition(Result::is_ok);
+    assert!(!done.is_empty() && failed.len() >= 15, "{} and {}", done.len(), failed.len());
+    for error in failed.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().contains("does not take the work"), "{error}");
+    }
+}
+
+fn the_disk_is_too_small() {
+    let case = Case::with(Storage::File, small_disk());
+    let clock = Clock::start();
+    let large = case.pool.submit(enlarge, (Vec::new(), 2_000_000)).unwrap();
+    let error = clock.resolved(large).unwrap_err();
+    assert!(error.to_string().contains("object store"), "{error}");
+}
+
+/// Measures the time that a handle takes, without that in which the machine did not run this program.
+struct Clock {
+    started: Instant,
+    is_over: Arc<AtomicBool>,
+    late: Arc<AtomicU64>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let clock = Self { started: Instant::now(), is_over: Arc::default(), late: Arc::default() };
+        let (is_over, late) = (Arc::clone(&clock.is_over), Arc::clone(&clock.late));
+        thread::spawn(move || {
+            let pause = Duration::from_millis(5);
+            while !is_over.load(Relaxed) {
+                let before = Instant::now();
+                thread::sleep(pause);
+                let excess = before.elapsed().saturating_sub(pause).as_millis();
+                late.fetch_add(u64::try_from(excess).unwrap(), Relaxed);
+            }
+        });
+        clock
+    }
+
+    /// Waits for the result.
+    fn resolved<R: Serialize + DeserializeOwned>(&self, mut task: TaskHandle<R>) -> multiproc::Result<R> {
+        let result =
+            task.get_timeout(TEST_TIMEOUT).map(|result| result.expect("the handle does not resolve"));
+        self.check();
+        result
+    }
+
+    fn check(&self) {
+        let (took, late) = (self.started.elapsed(), Duration::from_millis(self.late.load(Relaxed)));
+        // Broker and agents are as late as this program.
+        let bound = LEASE + Duration::from_secs(5) + late * 3;
+        assert!(took <= bound, "{took:?}, where {bound:?} are allowed");
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.is_over.store(true, Relaxed);
+    }
+}

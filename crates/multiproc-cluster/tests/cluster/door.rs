@@ -1,0 +1,240 @@
+//! No one else gets in: tokens, passwords, nkeys, credentials, TLS, permissions.
+
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use async_nats::ConnectOptions;
+use multiproc::Error;
+use multiproc_cluster::{AgentOptions, Cluster};
+use nkeys::KeyPair;
+
+use crate::keys::{Operator, credentials, make_certificates};
+use crate::support::{
+    LEASE, Outcome, Server, Settings, TEST_TIMEOUT, agent, agent_with, caller, trials, wait_until,
+};
+use crate::work::{enlarge, sleep, square};
+
+trials![
+    a_token_is_needed,
+    a_user_and_a_password_are_needed,
+    an_nkey_is_needed,
+    a_credentials_file_is_needed,
+    tls_needs_a_certificate_that_is_trusted,
+    the_documented_permissions_suffice,
+    an_agents_permissions_do_not_submit,
+];
+
+/// With this variable, the test's program is an agent with that seed.
+pub(crate) const AGENT_NKEY: &str = "CLUSTER_TEST_AGENT_NKEY";
+const AGENT_URL: &str = "CLUSTER_TEST_AGENT_URL";
+
+/// How long a refusal may take. Five seconds are documented; a busy machine takes more.
+const MAX_REFUSAL: Duration = Duration::from_secs(20);
+
+/// The error of a client that does not get in.
+fn refusal(url: &str, options: ConnectOptions) -> Error {
+    let started = Instant::now();
+    let error = Cluster::builder(url).connect_options(options).connect().unwrap_err();
+    assert!(started.elapsed() < MAX_REFUSAL, "{:?}", started.elapsed());
+    assert!(error.is_disconnected(), "{error}");
+    error
+}
+
+/// The client is told that its credentials are not those.
+fn assert_refused(server: &Server, login: Option<&str>, options: ConnectOptions) {
+    let error = refusal(&server.url_as(login), options).to_string();
+    assert!(error.contains("authorization violation"), "{error}");
+    assert!(login.is_none_or(|login| !error.contains(login)), "{error}");
+}
+
+/// An agent of the environment does not get in, and ends.
+fn assert_agent_is_refused(url: &str, variables: &[(&str, &str)]) {
+    assert!(!agent_with(url, "stranger", &std::env::current_exe().unwrap(), variables).ends_well());
+}
+
+/// The pool works that a client with the server's access has.
+fn assert_works(server: &Server) -> Outcome {
+    assert_eq!(server.pool("door").map(square, 0..3)?, [0, 1, 4]);
+    Ok(())
+}
+
+fn a_token_is_needed() -> Outcome {
+    let config = "authorization { token: right }".to_owned();
+    let server = Server::with(Settings { config, login: Some("right"), ..Settings::default() });
+    assert_refused(&server, Some("wrong"), ConnectOptions::new());
+    assert_refused(&server, None, ConnectOptions::new());
+    assert_agent_is_refused(&server.url_as(Some("wrong")), &[]);
+    assert_agent_is_refused(&server.url_as(None), &[]);
+    let _agent = server.agent("a");
+    assert_works(&server)
+}
+
+fn a_user_and_a_password_are_needed() -> Outcome {
+    let config = "authorization { user: me, password: right }".to_owned();
+    let server = Server::with(Settings { config, login: Some("me:right"), ..Settings::default() });
+    for wrong in ["me:wrong", "you:right", "right"] {
+        assert_refused(&server, Some(wrong), ConnectOptions::new());
+    }
+    assert_refused(&server, None, ConnectOptions::new());
+    assert_agent_is_refused(&server.url_as(Some("me:wrong")), &[]);
+    let _agent = server.agent("a");
+    assert_works(&server)
+}
+
+fn an_nkey_is_needed() -> Outcome {
+    let [key, other] = [KeyPair::new_user(), KeyPair::new_user()];
+    let config = format!("authorization {{ users: [ {{ nkey: {} }} ] }}", key.public_key());
+    let access = ConnectOptions::with_nkey(key.seed()?);
+    let server = Server::with(Settings { config, access, ..Settings::default() });
+    assert_refused(&server, None, ConnectOptions::with_nkey(other.seed()?));
+    assert_refused(&server, None, ConnectOptions::new());
+    let program = std::env::current_exe()?;
+    let agent = |seed: &str| {
+        let variables = [(AGENT_NKEY, seed), (AGENT_URL, &server.url())];
+        agent_with("", "a", &program, &variables)
+    };
+    assert!(!agent(&other.seed()?).ends_well());
+    let _agent = agent(&key.seed()?);
+    assert_works(&server)
+}
+
+/// An agent of a program that has options of its own.
+pub(crate) fn agent_with_nkey(seed: &str) -> ExitCode {
+    let url = std::env::var(AGENT_URL).unwrap_or_default();
+    let options =
+        AgentOptions::new(&url).workers(2).connect_options(ConnectOptions::with_nkey(seed.to_owned()));
+    let ended: multiproc::Result<Infallible> = multiproc_cluster::agent(options);
+    eprintln!("{ended:?}");
+    ExitCode::FAILURE
+}
+
+fn a_credentials_file_is_needed() -> Outcome {
+    let Operator { config, credentials: right } = Operator::new();
+    let access = ConnectOptions::with_credentials(&right)?;
+    let server = Server::with(Settings { config, access, ..Settings::default() });
+    let wrong = credentials(&KeyPair::new_account());
+    assert_refused(&server, None, ConnectOptions::with_credentials(&wrong)?);
+    assert_refused(&server, None, ConnectOptions::new());
+    let folder = tempfile::tempdir()?;
+    let [right_file, wrong_file] =
+        ["right", "wrong"].map(|name| folder.path().join(name).display().to_string());
+    std::fs::write(&right_file, right)?;
+    std::fs::write(&wrong_file, wrong)?;
+    let variable = "MULTIPROC_AGENT_CREDENTIALS";
+    assert_agent_is_refused(&server.url(), &[(variable, &wrong_file)]);
+    assert_agent_is_refused(&server.url(), &[(variable, "/nowhere")]);
+    let _agent = agent_with(&server.url(), "a", &std::env::current_exe()?, &[(variable, &right_file)]);
+    assert_works(&server)
+}
+
+fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
+    let [folder, others] = [tempfile::tempdir()?, tempfile::tempdir()?];
+    if ![&folder, &others].iter().all(|folder| make_certificates(folder.path())) {
+        println!("skipped: the test of TLS needs openssl (apt-get install openssl)");
+        assert!(std::env::var_os("CI").is_none());
+        return Ok(());
+    }
+    let path = folder.path();
+    let config = format!("tls {{ cert_file: \"{0}/cert.pem\", key_file: \"{0}/key.pem\" }}", path.display());
+    let [ca, other_ca] = [path.join("ca.pem"), others.path().join("ca.pem")];
+    let access = ConnectOptions::new().add_root_certificates(ca.clone());
+    let server = Server::with(Settings { config, access, has_tls: true, ..Settings::default() });
+
+    let strange = ConnectOptions::new().add_root_certificates(other_ca.clone());
+    for options in [strange, ConnectOptions::new()] {
+        let error = refusal(&server.url(), options).to_string();
+        assert!(error.contains("invalid peer certificate"), "{error}");
+    }
+    let plain = Server::start();
+    let error = refusal(&plain.url().replace("nats:", "tls:"), ConnectOptions::new()).to_string();
+    assert!(error.contains("corrupt message"), "{error}");
+
+    let trust = |path: &std::path::Path| path.display().to_string();
+    assert_agent_is_refused(&server.url(), &[("SSL_CERT_FILE", &trust(&other_ca))]);
+    let trusted = [("SSL_CERT_FILE", &*trust(&ca))];
+    let _agent = agent_with(&server.url(), "a", &std::env::current_exe()?, &trusted);
+    assert_works(&server)
+}
+
+/// A server on which callers of the pool `killed` and agents have what the table in the README says, and no more.
+fn server_with_documented_permissions() -> Server {
+    let subjects = |cell: &str| {
+        let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        assert!(!quoted.is_empty(), "{cell}");
+        format!("{quoted:?}").replace(".P.", ".killed.")
+    };
+    let user = |name: &str, row: &str| {
+        let mut table = include_str!("../../README.md").lines();
+        let line = table.find_map(|line| line.strip_prefix(row)).unwrap();
+        let [publish, subscribe] = [0, 1].map(|cell| subjects(line.split('|').nth(cell).unwrap()));
+        format!(
+            "{{ user: {name}, password: {name}, permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}"
+        )
+    };
+    let users = [user("caller", "| caller of `P` |"), user("agent", "| agent |")].join("\n");
+    let config = format!("authorization {{ users: [ {{ user: admin, password: admin }}\n{users} ] }}");
+    Server::with(Settings { config, login: Some("admin:admin"), ..Settings::default() })
+}
+
+fn the_documented_permissions_suffice() -> Outcome {
+    let server = server_with_documented_permissions();
+    let url = server.url_as(Some("caller:caller"));
+    let program = std::env::current_exe()?;
+    let mut first = agent(&server.url_as(Some("agent:agent")), "a", &program);
+    let pool = Cluster::builder(&url).lease(LEASE).connect()?.pool("killed")?;
+    assert_eq!(pool.map(square, 0..1000)?.len(), 1000);
+    let (length, result) = pool.apply(enlarge, (vec![1; 2_000_000], 2_000_000))?;
+    assert_eq!((length, result.len()), (2_000_000, 2_000_000));
+    let (_, result) = pool.apply(enlarge, (vec![1; 10], 2_000_000))?;
+    assert_eq!(result.len(), 2_000_000);
+
+    // A cancelled task, and one whose host is lost.
+    let task = pool.submit(sleep, (Duration::from_secs(3600),))?;
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(task.cancel() && task.get().unwrap_err().is_cancelled());
+    let mut task = pool.submit(sleep, (LEASE / 2,))?;
+    std::thread::sleep(LEASE / 4);
+    first.kill();
+    let _second = agent(&server.url_as(Some("agent:agent")), "b", &program);
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(()));
+    drop(pool);
+    assert!(server.streams().is_empty(), "{:?}", server.streams());
+
+    let mut killed = caller(&url);
+    wait_until("the caller has a stream", || !server.streams().is_empty());
+    killed.kill();
+    wait_until("its stream is removed", || server.streams().is_empty());
+    let log = server.log();
+    assert!(!log.contains("Violation"), "{log}");
+
+    let error =
+        Cluster::builder(&url).lease(LEASE).connect()?.pool("other")?.apply(square, (1,)).unwrap_err();
+    assert!(error.to_string().contains("Permissions Violation"), "{error}");
+    Ok(())
+}
+
+fn an_agents_permissions_do_not_submit() -> Outcome {
+    let server = server_with_documented_permissions();
+    let login = Some("agent:agent");
+    let error = Cluster::connect(&server.url_as(login))?.pool("door").unwrap_err();
+    assert!(error.to_string().contains("Permissions Violation"), "{error}");
+
+    // Nor does its message get into the stream of a caller.
+    let pool = server.pool("door");
+    let stream = server.streams().remove(0);
+    let subject = stream.replace("MULTIPROC_door_", "multiproc.door.") + ".work";
+    let publish = async |client: async_nats::Client| {
+        client.publish(subject.clone(), "work".into()).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    server.as_client(async |_| {
+        let options = ConnectOptions::with_user_and_password("agent".to_owned(), "agent".to_owned());
+        publish(options.connect(server.url_as(None)).await.unwrap()).await;
+    });
+    assert_eq!(server.stored_bytes(&stream), 0);
+    server.as_client(async |context| publish(context.client()).await);
+    wait_until("who may publish does", || server.stored_bytes(&stream) > 0);
+    drop(pool);
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The cluster as an entrant of `cargo xtask bench`: a broker and two agents of one worker each on this machine,
+//! beside a local pool of two workers. In a program of its own, so that the others compile no client.
+
+mod hosts;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bench::case;
+use bench::measure::{Measured, Scale, rate, repeated};
+use bench::proc::{cpu_time, process_tree};
+use bench::program::{self, Entry, entry, left_out};
+use bench::work::check;
+use multiproc::Pool;
+
+use crate::hosts::Hosts;
+
+const CLUSTER: &str = "multiproc";
+const LOCAL: &str = "multiproc, a local pool";
+
+fn main() -> ExitCode {
+    multiproc_cluster::init();
+    program::run(&entries())
+}
+
+type Round = fn(Scale) -> Result<Measured>;
+
+fn entries() -> Vec<Entry> {
+    let local: [(&case::Case, Round); 5] = [
+        (&case::CLUSTER_TASK, |scale| {
+            let pool = Pool::new(2)?;
+            repeated(scale, TASKS, || check("result", 1, pool.apply(work, (1,))?))
+        }),
+        (&case::CLUSTER_0, |scale| local(scale, 0, 1_000_000)),
+        (&case::CLUSTER_100, |scale| local(scale, 100, 10_000)),
+        (&case::CLUSTER_1000, |scale| local(scale, 1000, 2000)),
+        (&case::CLUSTER_10000, |scale| local(scale, 10_000, 200)),
+    ];
+    let remote: [(&case::Case, Round); 6] = [
+        (&case::CLUSTER_TASK, |scale| {
+            let hosts = Hosts::start()?;
+            repeated(scale, TASKS, || check("result", 1, hosts.pool.apply(work, (1,))?))
+        }),
+        (&case::CLUSTER_0, |scale| remote(scale, 0, 1_000_000)),
+        (&case::CLUSTER_100, |scale| remote(scale, 100, 10_000)),
+        (&case::CLUSTER_1000, |scale| remote(scale, 1000, 2000)),
+        (&case::CLUSTER_10000, |scale| remote(scale, 10_000, 200)),
+        (&case::CLUSTER_IDLE, idle),
+    ];
+    let has_broker = hosts::has_broker();
+    let remote = remote.map(|(case, run)| {
+        if has_broker {
+            entry(CLUSTER, case, run)
+        } else {
+            left_out(CLUSTER, case, "there is no nats-server")
+        }
+    });
+    local.map(|(case, run)| entry(LOCAL, case, run)).into_iter().chain(remote).collect()
+}
+
+/// The single tasks of a round, at most.
+const TASKS: usize = 500;
+
+/// Keeps a CPU busy for a number of microseconds, and returns it.
+fn work(micros: u64) -> u64 {
+    let end = Instant::now() + Duration::from_micros(micros);
+    while micros > 1 && Instant::now() < end {
+        std::hint::spin_loop();
+    }
+    micros
+}
+
+fn local(scale: Scale, micros: u64, items: usize) -> Result<Measured> {
+    let pool = Pool::new(2)?;
+    thousands(scale, micros, items, || Ok(pool.map(work, std::iter::repeat_n(micros, items))?))
+}
+
+fn remote(scale: Scale, micros: u64, items: usize) -> Result<Measured> {
+    let hosts = Hosts::start()?;
+    thousands(scale, micros, items, || Ok(hosts.pool.map(work, std::iter::repeat_n(micros, items))?))
+}
+
+/// Thousands of items a second.
+fn thousands(
+    scale: Scale,
+    micros: u64,
+    items: usize,
+    map: impl FnMut() -> Result<Vec<u64>>,
+) -> Result<Measured> {
+    let sum = micros * items as u64;
+    #[allow(clippy::cast_precision_loss, reason = "a few million at most")]
+    let amount = items as f64 * 1000.0;
+    rate(scale, amount, map, |results| check("sum", sum, results.iter().sum()))
+}
+
+/// Of broker, agents, their workers, and the caller together.
+fn idle(scale: Scale) -> Result<Measured> {
+    let hosts = Hosts::start()?;
+    check("result", 1, hosts.pool.apply(work, (1,))?)?;
+    let processes = process_tree()?;
+    let time = Duration::from_secs(if scale.quick { 3 } else { 10 });
+    let before = cpu_time(&processes)?;
+    thread::sleep(time);
+    let used = cpu_time(&processes)?.saturating_sub(before);
+    Ok(Measured::new(100.0 * used.as_secs_f64() / time.as_secs_f64()))
+}
