@@ -17,7 +17,7 @@ const MAX_COUNT: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Spill {
     pub(crate) fd: OwnedFd,
-    /// Its mapping in this process, if it is a recycled one.
+    /// Its mapping in this process, if it was recycled.
     pub(crate) mapping: Option<SharedMapping>,
 }
 
@@ -30,13 +30,12 @@ fn write_to(recycled: Option<Spill>, bytes: &[u8]) -> Result<Spill> {
     let Some(Spill { fd, mapping }) = recycled else {
         return Ok(Spill { fd: memfd::write(bytes)?, mapping: None });
     };
-    let mapping = mapping.or_else(|| mapping::map_present(&fd).ok());
     match mapping.filter(|mapping| mapping.size().get() >= bytes.len()) {
         Some(mapping) => {
             mapping.write(0, bytes);
             Ok(Spill { fd, mapping: Some(mapping) })
         }
-        // It is too small, or there can be no mapping.
+        // It is too small, or has no mapping.
         None => Ok(Spill { fd: memfd::write_over(fd, bytes)?, mapping: None }),
     }
 }
@@ -47,9 +46,17 @@ pub(crate) fn recycle(spill: Spill, length: usize) {
     if (MIN_SIZE..=MAX_SIZE).contains(&length) {
         with_cache(|cache| {
             if cache.len() < MAX_COUNT {
-                cache.push(spill);
+                cache.push(spill.mapped());
             }
         });
+    }
+}
+
+impl Spill {
+    /// Maps all of it, unless it is mapped, or there can be no mapping.
+    fn mapped(mut self) -> Self {
+        self.mapping = self.mapping.or_else(|| mapping::map_present(&self.fd).ok());
+        self
     }
 }
 
@@ -81,7 +88,7 @@ mod tests {
             let spill = write_to(recycled, &payload).unwrap();
             assert!(read(&spill.fd, payload.len(), &[]).unwrap() == payload);
             assert_eq!(spill.mapping.is_some(), is_mapped, "{} bytes", payload.len());
-            recycled = Some(spill);
+            recycled = Some(spill.mapped());
         }
     }
 }
