@@ -12,7 +12,7 @@ use crate::output::say;
 use crate::programs::python;
 use crate::runner::Runner;
 use crate::runner::{Ending, Observed};
-use crate::verify::compare::{Failure, compare};
+use crate::verify::differences::{Failure, compare};
 use crate::verify::programs::Workspace;
 use crate::verify::python::{Broken, Script, broken};
 use crate::verify::readme::Block;

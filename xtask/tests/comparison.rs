@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xtask::runner::{Ending, Observed, Process};
 use xtask::verify::{
-    compare::{Failure, compare},
+    differences::{Failure, compare},
     expectation::Expectation,
     order,
 };

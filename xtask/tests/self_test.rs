@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use xtask::runner::{Ending, Observed};
 use xtask::verify::{
-    compare::compare,
+    differences::compare,
     expectation::{Expectation, LineOrder},
     self_test::self_test,
 };

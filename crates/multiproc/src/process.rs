@@ -14,7 +14,7 @@ use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
 use crate::logs;
 use crate::spawn::options::SpawnOptions;
-use crate::spawn::started::Started;
+use crate::spawn::process_or_thread::Started;
 use crate::spawn::supervisor::OnChange;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;

@@ -20,7 +20,7 @@
 //! A program must not leave anything either: no process, and no file in its temporary folder.
 
 pub mod command;
-pub mod compare;
+pub mod differences;
 pub mod expectation;
 pub mod order;
 pub mod pattern;
@@ -44,7 +44,7 @@ use clap::{Args, ValueEnum};
 
 use crate::output::complain;
 use crate::runner::{Observed, Runner};
-use compare::{Failure, compare};
+use differences::{Failure, compare};
 use programs::{Program, Workspace};
 use python::Script;
 use readme::{Block, Problem};

@@ -10,7 +10,7 @@ use similar::{ChangeTag, TextDiff};
 
 use super::{
     Format, Outcome,
-    compare::Failure,
+    differences::Failure,
     expectation::{Expectation, LineOrder},
     order,
     readme::{Block, Problem},

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{
-    compare::Failure,
+    differences::Failure,
     expectation::{Expectation, Line, LineOrder},
     pattern::{Kind, Pattern},
 };

@@ -17,7 +17,7 @@ pub(crate) mod readiness;
 mod receiver;
 mod receiver_liveness;
 mod sender;
-mod sparse;
+mod unbounded;
 mod wakeup_flag;
 
 use std::fmt;
@@ -129,7 +129,7 @@ impl Layout {
         to: SharedFd,
     ) -> Result<(SenderCore, ReceiverCore)> {
         Endpoint::create(memory, self.start);
-        sparse::create(self, memory);
+        unbounded::create(self, memory);
         let eventfds = [eventfd::create()?.into(), eventfd::create()?.into()];
         let sender_fds = EndpointFds { socket: from, eventfds, namespace: thread_id::namespace() };
         let receiver_fds = EndpointFds { socket: to, ..sender_fds.clone() };

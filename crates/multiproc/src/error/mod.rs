@@ -4,7 +4,7 @@
 mod backtrace;
 mod cause;
 mod construct;
-pub(crate) mod crash;
+pub(crate) mod crash_report;
 mod display;
 mod task_error;
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use backtrace::{Backtrace, Frame};
 pub(crate) use cause::{Cause, Failure, Origin};
-pub(crate) use crash::Crash;
+pub(crate) use crash_report::Crash;
 pub(crate) use display::Bytes;
 #[cfg(feature = "trace")]
 pub(crate) use display::signal_name;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::keeper::{Keeper, Limit};
+use super::monitor::{Keeper, Limit};
 use super::server_main::{Start, requests};
-use super::{Server, page};
+use super::{Server, status_page};
 use crate::channel::sockets;
 use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire::{self, SharedMemory};
@@ -154,4 +154,4 @@ impl ServerBuilder {
     }
 }
 
-const _: () = assert!(page::SIZE.is_multiple_of(4096));
+const _: () = assert!(status_page::SIZE.is_multiple_of(4096));

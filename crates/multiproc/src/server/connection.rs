@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::death::{Learned, learn};
 use super::inbox::{Call, Inbox, Incoming, Reply, receive};
 use super::message::{self, Connect, Request};
-use super::page::{CallId, Page};
+use super::status_page::{CallId, Page};
 use crate::channel::{Message, SenderCore};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::page::Page;
+use super::status_page::Page;
 use crate::sys::poll::Deadline;
 
 /// What became of a server.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
 
-use super::page::CallId;
+use super::status_page::CallId;
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiverCore, SenderCore, sockets};
 use crate::error::{Error, Result};

@@ -70,11 +70,11 @@ mod call_handle;
 mod connection;
 mod death;
 mod inbox;
-mod keeper;
 mod message;
-mod page;
+mod monitor;
 mod replies;
 mod server_main;
+mod status_page;
 mod transfer;
 
 use std::any::type_name;
@@ -87,8 +87,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::connection::Connection;
-use self::keeper::Keeper;
 use self::message::Request;
+use self::monitor::Keeper;
 use crate::channel::SenderCore;
 use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire;
@@ -97,7 +97,7 @@ use crate::task::method::{CallMethod, EncodeState, RemoteInit, RemoteMethod};
 
 pub use self::builder::ServerBuilder;
 pub use self::call_handle::CallHandle;
-pub use self::keeper::Limit;
+pub use self::monitor::Limit;
 
 /// A handle of a process that owns an `S`. Can be cloned, and passed to any process as an argument or through
 /// a pipe. The [module](self) says more.

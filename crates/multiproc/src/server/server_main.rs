@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::message::{self, Connect, Request};
-use super::page::{self, CallId, Page};
 use super::replies::{Delivery, Replies};
+use super::status_page::{self, CallId, Page};
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
 use crate::error::{Cause, Error, Origin, Result};
@@ -40,7 +40,7 @@ pub(super) struct Start {
 
 /// The channel of requests, behind the page.
 pub(super) const fn requests(capacity: u32) -> Layout {
-    Layout::new(page::SIZE, 1024 * 1024, capacity)
+    Layout::new(status_page::SIZE, 1024 * 1024, capacity)
 }
 
 /// How long a stopped server waits for its callers to take their replies.

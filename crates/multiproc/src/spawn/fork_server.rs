@@ -14,7 +14,7 @@ use crate::spawn::supervisor::{self, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::environment::EnvChanges;
-use crate::sys::inherited::fingerprint;
+use crate::sys::inherited_state::fingerprint;
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::task::initializer::Initializer;

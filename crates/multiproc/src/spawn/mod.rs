@@ -4,12 +4,12 @@
 // In the parent: choose a method, prepare the bootstrap message, execute or fork, watch.
 pub(crate) mod fork_server;
 pub(crate) mod inline;
-mod kept_task;
 pub(crate) mod options;
 mod prefork;
 pub(crate) mod preload_server;
+pub(crate) mod process_or_thread;
+mod recorded_task;
 pub(crate) mod spawned_child;
-pub(crate) mod started;
 pub(crate) mod supervisor;
 
 // Between the two processes.

@@ -7,12 +7,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::error::{Crash, Error, Origin, Result, crash};
+use crate::error::{Crash, Error, Origin, Result, crash_report};
 use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::wire::SharedFd;
 use crate::spawn::bootstrap::{self, MAGIC};
-use crate::spawn::kept_task::KeptTask;
 use crate::spawn::outcome::{self, READY};
+use crate::spawn::recorded_task::KeptTask;
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
 use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
@@ -115,7 +115,7 @@ impl SpawnedChild {
             *outcome = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
         }
         // A child that has reported a crash may write a core dump, and is about to die.
-        let is_over = |(bytes, _): &Outcome| !crash::is_report(bytes);
+        let is_over = |(bytes, _): &Outcome| !crash_report::is_report(bytes);
         outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
     }
 
@@ -134,7 +134,7 @@ impl SpawnedChild {
         loop {
             match received.take().or_else(|| self.receive()).transpose()? {
                 // A handler of the program may have saved the child afterwards.
-                Some((bytes, _)) if crash::is_report(&bytes) => crash = Crash::decode(&bytes),
+                Some((bytes, _)) if crash_report::is_report(&bytes) => crash = Crash::decode(&bytes),
                 Some((outcome, descriptors)) => return Ok((outcome::decode(outcome, origin)?, descriptors)),
                 None => return Err(self.child.exit_error(origin()).with_crash(crash)),
             }

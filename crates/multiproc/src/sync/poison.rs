@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Cause, Error, Failure, Origin};
 use crate::sys::pidfd::Exit;
-use crate::sys::{exits, thread_id::ThreadId};
+use crate::sys::{recent_exits, thread_id::ThreadId};
 
 /// The result of taking a lock: the guard; the guard with a poison error; or an error.
 pub type LockResult<G> = Result<G, LockError<G>>;
@@ -148,7 +148,7 @@ fn poisoned<G>(guard: G, lock: &str, failure_word: u64) -> LockError<G> {
 pub(super) fn error(failure_word: u64, cause: impl FnOnce(Failure) -> Cause) -> Error {
     #[allow(clippy::cast_possible_truncation)] // its low half
     let pid = failure_word as u32;
-    let (name, exit) = exits::find(pid).unzip();
+    let (name, exit) = recent_exits::find(pid).unzip();
     let failure = match (failure_word >> 32, exit) {
         (PANICKED, _) => Failure::Panicked,
         (TIMED_OUT, _) => Failure::TimedOut,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use nix::libc::{self, sigaction, siginfo_t};
 
-use crate::error::crash::{CRASHED, REGISTERS, STACK_POINTER};
+use crate::error::crash_report::{CRASHED, REGISTERS, STACK_POINTER};
 
 /// The first bytes of the packet: a whole one, with a crash.
 const KIND: [u8; 8] = [0, CRASHED, 0, 0, 0, 0, 0, 0];

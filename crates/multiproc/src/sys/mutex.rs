@@ -10,10 +10,10 @@
 //! mutexes are linked by pointers in the shared memory.)
 
 use super::atomic::{Acquire, AtomicU64, Relaxed, Release};
-use super::checks::Checks;
 use super::cpus::is_smp;
 use super::failpoint::{self, Failpoint};
 use super::futex;
+use super::liveness_checks::Checks;
 use super::mapping::SharedMapping;
 use super::poll::Deadline;
 use super::thread_id::{ThreadId, namespace};

@@ -322,7 +322,7 @@ pub(crate) mod thread_id {
     }
 }
 
-pub(crate) mod checks {
+pub(crate) mod liveness_checks {
     use std::time::Duration;
 
     use super::poll::Deadline;

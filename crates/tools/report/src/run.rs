@@ -3,7 +3,7 @@
 use experiments::measure::show;
 use xtask::output;
 use xtask::runner::{Ending, Observed};
-use xtask::verify::{compare::compare, readme::Block};
+use xtask::verify::{differences::compare, readme::Block};
 
 use crate::chart::{Chart, bars};
 use crate::page::Run;

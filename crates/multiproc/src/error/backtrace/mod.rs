@@ -8,7 +8,7 @@ mod unwind;
 use std::fmt;
 use std::path::Path;
 
-use super::crash::Report;
+use super::crash_report::Report;
 use super::display::signal_name;
 
 /// Where a child crashed or panicked: [`Error::backtrace`](super::Error::backtrace).

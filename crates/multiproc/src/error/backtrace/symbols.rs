@@ -9,7 +9,7 @@ use gimli::{Dwarf, EndianSlice, NativeEndian};
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
 
 use super::Frame;
-use crate::error::crash::Report;
+use crate::error::crash_report::Report;
 
 type Bytes<'a> = EndianSlice<'a, NativeEndian>;
 

@@ -8,7 +8,7 @@ use gimli::{
 use object::{Object, ObjectSection};
 
 use super::symbols::Files;
-use crate::error::crash::{REGISTERS, Report, STACK_POINTER};
+use crate::error::crash_report::{REGISTERS, Report, STACK_POINTER};
 
 /// The most frames, so that a recursion does not fill the screen.
 const MAX_FRAMES: usize = 100;

@@ -10,10 +10,10 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fd::{self, Attachment, SharedFd};
+use super::descriptors::{self, Attachment, SharedFd};
 use crate::codec;
 
-pub(crate) use super::fd::Kind;
+pub(crate) use super::descriptors::Kind;
 
 /// Attaches a value, which holds none of a user, and encodes the attachment's index. Inside of another
 /// attachment, or of a message of the library, the value is encoded in place.
@@ -22,14 +22,14 @@ pub(crate) fn serialize<S: Serializer>(
     value: &impl Serialize,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    if fd::is_encoding_internally() {
+    if descriptors::is_encoding_internally() {
         return value.serialize(serializer);
     }
     let mut bytes = Vec::new();
-    fd::encode_internally(|| codec::encode(value, &mut bytes)).map_err(S::Error::custom)?;
-    match fd::attach(Attachment { kind, bytes }) {
+    descriptors::encode_internally(|| codec::encode(value, &mut bytes)).map_err(S::Error::custom)?;
+    match descriptors::attach(Attachment { kind, bytes }) {
         Some(index) => serializer.serialize_u32(index),
-        None => Err(S::Error::custom(fd::NO_TRANSPORT)),
+        None => Err(S::Error::custom(descriptors::NO_TRANSPORT)),
     }
 }
 
@@ -38,12 +38,13 @@ pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
     kind: Kind,
     deserializer: D,
 ) -> Result<T, D::Error> {
-    if fd::is_decoding_internally() {
+    if descriptors::is_decoding_internally() {
         return T::deserialize(deserializer);
     }
     let index = u32::deserialize(deserializer)?;
-    let attachment = fd::detach(index, kind).ok_or_else(|| D::Error::custom(fd::NOT_ARRIVED))?;
-    match fd::decode_internally(|| codec::decode(&attachment.bytes)).map_err(D::Error::custom)? {
+    let attachment =
+        descriptors::detach(index, kind).ok_or_else(|| D::Error::custom(descriptors::NOT_ARRIVED))?;
+    match descriptors::decode_internally(|| codec::decode(&attachment.bytes)).map_err(D::Error::custom)? {
         (value, []) => Ok(value),
         _ => Err(D::Error::custom("an attachment has too many bytes")),
     }
@@ -51,20 +52,21 @@ pub(crate) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
 
 impl Serialize for SharedFd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !fd::is_encoding_internally() {
+        if !descriptors::is_encoding_internally() {
             return serialize(Kind::Fd, self, serializer);
         }
-        let index = fd::push_descriptor(self).ok_or_else(|| S::Error::custom(fd::NO_TRANSPORT))?;
+        let index =
+            descriptors::push_descriptor(self).ok_or_else(|| S::Error::custom(descriptors::NO_TRANSPORT))?;
         serializer.serialize_u32(index)
     }
 }
 
 impl<'de> Deserialize<'de> for SharedFd {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        if !fd::is_decoding_internally() {
+        if !descriptors::is_decoding_internally() {
             return deserialize(Kind::Fd, deserializer);
         }
         let index = u32::deserialize(deserializer)?;
-        fd::take_descriptor(index).ok_or_else(|| D::Error::custom(fd::NOT_ARRIVED))
+        descriptors::take_descriptor(index).ok_or_else(|| D::Error::custom(descriptors::NOT_ARRIVED))
     }
 }

@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::attachment::{self, Kind};
-use super::fd::SharedFd;
+use super::descriptors::SharedFd;
 use crate::error::Result;
 use crate::ipc::ring::Memory;
 use crate::sys::atomic::Relaxed;

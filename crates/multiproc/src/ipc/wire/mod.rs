@@ -5,7 +5,7 @@
 //! encoding.
 
 pub(crate) mod attachment;
-mod fd;
+mod descriptors;
 mod memory;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use crate::codec::raw;
 use crate::codec::{EncodingChoice, ErasedValue};
 use crate::error::{Cause, Error, Result};
 
-pub(crate) use self::fd::SharedFd;
+pub(crate) use self::descriptors::SharedFd;
 pub(crate) use self::memory::SharedMemory;
 
 /// The first byte of a value that is not raw.
@@ -86,7 +86,7 @@ pub(crate) fn encode_with_descriptors<T: Travels>(
         return Ok(Vec::new());
     }
     let start = out.len();
-    let beside = fd::collect(false, || or_undo(out, what, |out| encode_marked(value, out, true)))?;
+    let beside = descriptors::collect(false, || or_undo(out, what, |out| encode_marked(value, out, true)))?;
     if !beside.attachments.is_empty() {
         let mut front = vec![ATTACHED];
         encode_internal(&beside.attachments, &mut front, what)?;
@@ -107,7 +107,7 @@ pub(crate) fn encode_internal_with_descriptors<T: Serialize>(
     out: &mut Vec<u8>,
     what: &str,
 ) -> Result<Vec<SharedFd>> {
-    Ok(fd::collect(true, || encode_internal(value, out, what))?.descriptors)
+    Ok(descriptors::collect(true, || encode_internal(value, out, what))?.descriptors)
 }
 
 /// Decodes a value that takes up all of `bytes`, with the descriptors that arrived beside them.
@@ -130,7 +130,7 @@ pub(crate) fn decode_front<'a, T: DeserializeOwned>(
         return Err(Error::decode(what, "no bytes may follow a raw value"));
     }
     let decode = |bytes, attachments| {
-        fd::provide(false, descriptors, attachments, || decode_marked(bytes))
+        descriptors::provide(false, descriptors, attachments, || decode_marked(bytes))
             .map_err(|error| Error::decode(what, error))
     };
     match bytes.split_first() {
@@ -157,7 +157,7 @@ pub(crate) fn decode_internal_front<'a, T: DeserializeOwned>(
     descriptors: Vec<OwnedFd>,
     what: &str,
 ) -> Result<(T, &'a [u8])> {
-    fd::provide(true, descriptors, Vec::new(), || codec::decode(bytes))
+    descriptors::provide(true, descriptors, Vec::new(), || codec::decode(bytes))
         .map_err(|error| Error::decode(what, error))
 }
 
@@ -224,7 +224,7 @@ fn encode_unknown<T: Travels>(
     if codec::is_probing() {
         return Err(codec::Error::new("it is sent by a value that is only made up"));
     }
-    let found = fd::isolate(|| codec::encoding_choice(value));
+    let found = descriptors::isolate(|| codec::encoding_choice(value));
     if found == EncodingChoice::Fits {
         return encode_marked(value, out, carries_descriptors);
     }
@@ -243,12 +243,12 @@ fn describe(
     must_decode: bool,
 ) -> Result<(), codec::Error> {
     if carries_descriptors {
-        fd::clear_outgoing(); // those of the compact encoding, which has failed
+        descriptors::clear_outgoing(); // those of the compact encoding, which has failed
     }
     out.push(DESCRIBED);
     let before = out.len();
     codec::describe(value, out)?;
-    if carries_descriptors && fd::has_outgoing() {
+    if carries_descriptors && descriptors::has_outgoing() {
         return Ok(()); // descriptors do not decode here
     }
     match survives_round_trip(value, &out[before..]) {
@@ -263,7 +263,8 @@ fn describe(
 
 /// Whether a value decodes to itself; an error if it does not decode.
 fn survives_round_trip(value: &dyn ErasedValue, bytes: &[u8]) -> Result<bool, String> {
-    let decode = || fd::provide(false, Vec::new(), Vec::new(), || codec::survives_round_trip(value, bytes));
+    let decode =
+        || descriptors::provide(false, Vec::new(), Vec::new(), || codec::survives_round_trip(value, bytes));
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(survives) => survives.map_err(|error| error.to_string()),
         Err(payload) => {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::fd::has_incoming;
+use super::descriptors::has_incoming;
 use super::*;
 use crate::testing::{any_bytes, cases, descriptors};
 

@@ -1,26 +1,27 @@
 //! The pool's handle of one worker: its process, its rings, and its items in flight.
 
 mod collect;
+mod fd_shortage;
 mod grace;
 mod in_flight;
 mod phase;
-mod pinned;
 mod record;
-mod shortage;
 mod shutdown;
 mod stall;
 mod stats;
+mod time_limit;
+mod worker_bound;
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::fd_shortage::Shortage;
 use self::grace::Grace;
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
-use self::pinned::Pinned;
-use self::shortage::Shortage;
 use self::stall::{Stall, StallDetector};
+use self::worker_bound::Pinned;
 use super::worker_main::{WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;

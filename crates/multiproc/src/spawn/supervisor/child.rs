@@ -10,9 +10,9 @@ use nix::sys::signal::Signal;
 use super::{HUNG_UP, Supervisor, lock};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::wire::SharedFd;
-use crate::sys::exits;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
+use crate::sys::recent_exits;
 use crate::sys::{process, socket};
 use crate::trace;
 
@@ -177,7 +177,7 @@ impl Child {
             RunState::Running { on_change, .. } => on_change.take(),
         };
         let exit = self.pidfd.reap();
-        exits::record(self.pid, &self.name, exit);
+        recent_exits::record(self.pid, &self.name, exit);
         if !self.is_internal {
             trace::exited(self.pid, exit);
         }

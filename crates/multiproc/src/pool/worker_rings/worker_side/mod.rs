@@ -3,7 +3,7 @@
 // See `ring`.
 #![allow(clippy::inline_always)]
 
-mod flush;
+mod publish;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, own_pid};
 use crate::trace::Items;
 
-use self::flush::FlushSchedule;
+use self::publish::FlushSchedule;
 use super::result_words;
 use super::{
     CLOSED, COMPLETED, COMPLETIONS, ERROR, FAILED, ITEM_STARTED_AT, MessageHeader, OUT_OF_LINE,

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::page::{End, Page};
 use super::server_main::{Start, serve};
+use super::status_page::{End, Page};
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::options::SpawnOptions;
