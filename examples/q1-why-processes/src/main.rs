@@ -1,6 +1,6 @@
 //! Four images, each decoded in a process of its own. One decoder segfaults; the others and the parent go on.
 
-use experiments::crash;
+use experiments::crash; // reads a null pointer; in `crates/tools/experiments`
 use multiproc::Process;
 
 /// Stands for a decoder written in C, with a bug that the third image triggers.

@@ -18,10 +18,10 @@ fn consume(receiver: Receiver<String>) -> Result<()> {
     Ok(())
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     multiproc::init();
 
-    let (sender, receiver) = queue::bounded::<String>(16)?;
+    let (sender, receiver) = queue::bounded(16)?;
     let consumer = Process::spawn(consume, (receiver,))?;
     let producer = Process::spawn(produce, (sender.clone(),))?;
     sender.send("ticket5".to_owned())?;

@@ -31,8 +31,12 @@ fn add(counter: Atomic<u64>, start: Barrier) -> Result<()> {
     Ok(())
 }
 
-fn join(children: [Result<Process<Result<()>>>; 4]) -> Result<()> {
-    children.into_iter().try_for_each(|child| child?.join()?)
+fn run_four(spawn: impl Fn() -> Result<Process<Result<()>>>) -> Result<()> {
+    let children = [spawn()?, spawn()?, spawn()?, spawn()?];
+    for child in children {
+        child.join()??;
+    }
+    Ok(())
 }
 
 fn main() -> Result<()> {
@@ -40,15 +44,15 @@ fn main() -> Result<()> {
 
     let start = Barrier::new(4)?;
     let counter = Atomic::new(0_u64)?;
-    join([(); 4].map(|()| Process::spawn(race, (counter.clone(), start.clone()))))?;
+    run_four(|| Process::spawn(race, (counter.clone(), start.clone())))?;
     println!("without a lock: {} of {}", counter.load(Relaxed), 4 * ROUNDS);
 
     let counter = Mutex::new(0_u64)?;
-    join([(); 4].map(|()| Process::spawn(lock, (counter.clone(), start.clone()))))?;
+    run_four(|| Process::spawn(lock, (counter.clone(), start.clone())))?;
     println!("with a lock: {} of {}", *counter.lock()?, 4 * ROUNDS);
 
     let counter = Atomic::new(0_u64)?;
-    join([(); 4].map(|()| Process::spawn(add, (counter.clone(), start.clone()))))?;
+    run_four(|| Process::spawn(add, (counter.clone(), start.clone())))?;
     println!("with an atomic: {} of {}", counter.load(Relaxed), 4 * ROUNDS);
     Ok(())
 }

@@ -17,7 +17,7 @@ class Bank:
             return self.accounts[source]
 
     def balance(self, name):
-        return self.accounts.get(name)
+        return self.accounts[name]
 
     def crash(self):
         os.abort()
@@ -44,7 +44,7 @@ if __name__ == "__main__":
         child.start()
     for child in children:
         child.join()
-    print(f"after 100 payments Anna has Some({bank.balance('Anna')})")
+    print(f"after 100 payments Anna has {bank.balance('Anna')}")
 
     try:
         bank.crash()
@@ -54,4 +54,4 @@ if __name__ == "__main__":
     manager = Manager()
     manager.start()
     bank = manager.Bank(["Anna", "Ben"])
-    print(f"the call behind it sees a new bank: Some({bank.balance('Anna')})")
+    print(f"the next call sees a new bank: {bank.balance('Anna')}")

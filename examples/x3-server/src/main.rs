@@ -19,8 +19,8 @@ impl Bank {
         Some(left)
     }
 
-    fn balance(&mut self, name: String) -> Option<i64> {
-        self.0.get(&name).copied()
+    fn balance(&mut self, name: String) -> i64 {
+        self.0[&name]
     }
 
     fn crash(&mut self) {
@@ -31,7 +31,10 @@ impl Bank {
 
 /// Runs in a child, with a handle of its own.
 fn pay_often(bank: Server<Bank>) -> Result<()> {
-    (0..50).try_for_each(|_| bank.call(Bank::transfer, ("Anna".into(), "Ben".into(), 1)).map(drop))
+    for _ in 0..50 {
+        bank.call(Bank::transfer, ("Anna".into(), "Ben".into(), 1))?;
+    }
+    Ok(())
 }
 
 fn main() -> Result<()> {
@@ -41,14 +44,16 @@ fn main() -> Result<()> {
     let bank = Server::builder().name("bank").restart(limit).spawn(Bank::open, (names,))?;
 
     let children = [bank.clone(), bank.clone()].map(|bank| Process::spawn(pay_often, (bank,)));
-    children.into_iter().try_for_each(|child| child?.join()?)?;
-    println!("after 100 payments Anna has {:?}", bank.call(Bank::balance, ("Anna".into(),))?);
+    for child in children {
+        child?.join()??;
+    }
+    println!("after 100 payments Anna has {}", bank.call(Bank::balance, ("Anna".into(),))?);
 
     let crash = bank.submit(Bank::crash, ())?;
     let behind = bank.submit(Bank::balance, ("Anna".into(),))?;
     if let Err(error) = crash.get() {
         println!("the running call fails: {error}");
     }
-    println!("the call behind it sees a new bank: {:?}", behind.get()?);
+    println!("the next call sees a new bank: {}", behind.get()?);
     Ok(())
 }

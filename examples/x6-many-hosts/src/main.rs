@@ -37,7 +37,7 @@ fn shrink_all(server: &str, folder: &Path) -> anyhow::Result<()> {
         fs::write(folder.join("thumbnails").join(name), thumbnail)?;
     }
     let hosts: Vec<String> = pool.hosts().into_iter().map(|host| host.name).collect();
-    println!("{count} thumbnails, made by the hosts {}", hosts.join(", "));
+    println!("{count} thumbnails; hosts of the pool: {}", hosts.join(", "));
     Ok(())
 }
 

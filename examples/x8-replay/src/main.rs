@@ -1,12 +1,13 @@
-use std::env::{current_exe, temp_dir};
+use std::env::{current_exe, temp_dir, var_os};
 use std::fs::remove_dir_all;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio, id};
 use std::str::Bytes;
 
 use multiproc::{Error, Pool};
 
-/// The depth of nested brackets in a file, such as 2 in `[[][[]`.
+/// The depth of nested brackets in a file, such as 2 in `[[][]]`.
 fn decode(file: String) -> usize {
     depth(&mut file.bytes())
 }
@@ -42,13 +43,16 @@ fn explain(error: &Error) -> Result<(), Box<dyn std::error::Error>> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     multiproc::init();
 
-    let directory = temp_dir().join(format!("x8-replay-{}", id()));
+    let kept = var_os("MULTIPROC_RECORD").map(PathBuf::from);
+    let directory = kept.clone().unwrap_or_else(|| temp_dir().join(format!("x8-replay-{}", id())));
     let pool = Pool::builder().workers(4).record(&directory).build()?;
     let results = pool.map_results(decode, (0..1000).map(file))?;
     println!("decoded: {} of {}", results.iter().flatten().count(), results.len());
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         explain(error)?;
     }
-    remove_dir_all(directory)?;
+    if kept.is_none() {
+        remove_dir_all(directory)?;
+    }
     Ok(())
 }
