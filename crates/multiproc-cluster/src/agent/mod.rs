@@ -227,6 +227,10 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
             Ok(()) = trouble.changed() => {
                 if let Some(trouble) = &*trouble.borrow_and_update() {
                     eprintln!("agent: the broker: {trouble}");
+                    // It would count as a host that works, and its chunks would have no end.
+                    if trouble.contains("Permissions Violation") {
+                        return Err(encoded::unreachable(format!("the account lacks a permission: {trouble}")));
+                    }
                 }
             }
             _ = sweeps.tick() => suspects.sweep(agent).await,

@@ -23,6 +23,7 @@ trials![
     tls_needs_a_certificate_that_is_trusted,
     the_documented_permissions_suffice,
     an_agents_permissions_do_not_submit,
+    an_agent_that_may_not_pull_ends,
 ];
 
 /// With this variable, the test's program is an agent with that seed.
@@ -159,13 +160,18 @@ fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
 
 /// A server on which callers of the pool `killed` and agents have what the table in the README says, and no more.
 fn server_with_documented_permissions() -> Server {
+    server_with_permissions(include_str!("../../README.md"))
+}
+
+/// The same for the table in this text.
+fn server_with_permissions(readme: &str) -> Server {
     let subjects = |cell: &str| {
         let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
         assert!(!quoted.is_empty(), "{cell}");
         format!("{quoted:?}").replace(".P.", ".killed.")
     };
     let user = |name: &str, row: &str| {
-        let mut table = include_str!("../../README.md").lines();
+        let mut table = readme.lines();
         let line = table.find_map(|line| line.strip_prefix(row)).unwrap();
         let [publish, subscribe] = [0, 1].map(|cell| subjects(line.split('|').nth(cell).unwrap()));
         format!(
@@ -236,5 +242,17 @@ fn an_agents_permissions_do_not_submit() -> Outcome {
     server.as_client(async |context| publish(context.client()).await);
     wait_until("who may publish does", || server.stored_bytes(&stream) > 0);
     drop(pool);
+    Ok(())
+}
+
+/// It would be live and take nothing, so its caller would wait without end.
+fn an_agent_that_may_not_pull_ends() -> Outcome {
+    let readme = include_str!("../../README.md").replace("`$JS.API.CONSUMER.MSG.NEXT.*.agents`, ", "");
+    let server = server_with_permissions(&readme);
+    let mut agent = agent(&server.url_as(Some("agent:agent")), "a", &std::env::current_exe()?);
+    let pool = Cluster::builder(&server.url_as(Some("caller:caller"))).connect()?.pool("killed")?;
+    let task = pool.submit(square, (3,))?;
+    assert!(!agent.ends_well());
+    drop((task, pool));
     Ok(())
 }
