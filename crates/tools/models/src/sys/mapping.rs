@@ -1,5 +1,6 @@
 //! Shared memory of a model: a few words.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 
 use bytemuck::Pod;
@@ -42,8 +43,12 @@ impl SharedMapping {
     #[allow(clippy::unnecessary_wraps)] // as the library has it
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
         let size = size.get();
-        let words: Vec<_> = if size > LOCK { words_of_queue(size) } else { (0..size).step_by(8).collect() };
-        Ok(Self::of([EVENTS].into_iter(), words.into_iter().filter(|&word| word != EVENTS)))
+        let mut words: BTreeSet<_> = (0..size.min(LOCK)).step_by(8).collect();
+        if size > LOCK {
+            words.extend(words_of_queue(size)); // or a lock with more slots, which does not touch these
+        }
+        words.remove(&EVENTS);
+        Ok(Self::of([EVENTS].into_iter(), words.into_iter()))
     }
 
     fn of(words32: impl Iterator<Item = usize>, words64: impl Iterator<Item = usize>) -> Self {
@@ -87,12 +92,12 @@ impl SharedMapping {
     }
 }
 
-/// The header, two slots at the end, and between them two items of a word with their lengths.
-fn words_of_queue(size: usize) -> Vec<usize> {
+/// Behind the header: two slots at the end, and before them two items of a word with their lengths.
+fn words_of_queue(size: usize) -> impl Iterator<Item = usize> {
     let slots = size - 2 * SLOT;
     let items = [HEADER, HEADER + (slots - HEADER) / 2];
     let items = items.into_iter().flat_map(|item| [item, item + 8]);
-    (0..HEADER).chain(slots..size).step_by(8).chain(items).collect()
+    (slots..size).step_by(8).chain(items)
 }
 
 fn find<W>(words: &[(usize, W)], offset: usize) -> &W {
