@@ -7,10 +7,11 @@ use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use multiproc::TaskError;
 use ureq::Agent;
 
-/// The file, or the error. (An error returns from a child process as text.)
-pub type Outcome = Result<PathBuf, String>;
+/// The file, or an error that can return from a child process.
+pub type Outcome = Result<PathBuf, TaskError>;
 
 /// How long one download may take, unless the caller says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ pub fn download(url: String, file: PathBuf) -> Outcome {
 /// The text of an error names the address and the cause.
 pub fn download_within(timeout: Duration, url: String, file: PathBuf) -> Outcome {
     let saved = fetch(&url, timeout).and_then(|bytes| save(&bytes, &file));
-    saved.map_err(|error| format!("{url}: {error:#}"))?;
+    saved.map_err(|error| anyhow!("{url}: {error:#}"))?;
     Ok(file)
 }
 
@@ -54,7 +55,7 @@ pub fn check_image(file: PathBuf) -> Outcome {
         Ok(_) => Ok(file),
         Err(error) => {
             let _ = fs::remove_file(&file);
-            Err(format!("{} was no whole image, and was removed: {error}", file.display()))
+            Err(anyhow!("{} was no whole image, and was removed: {error}", file.display()).into())
         }
     }
 }

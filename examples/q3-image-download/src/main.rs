@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use multiproc::{Pool, Process};
 use q3_image_download::download::{check_image, download, image_folder};
 use q3_image_download::server::Server;
@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let mut normal = Vec::new();
     for number in 1..=10 {
-        normal.push(download(server.url(), file("normal", number)).map_err(Error::msg)?);
+        normal.push(download(server.url(), file("normal", number))?);
     }
     report("Normal method took          :", start, &normal);
 
@@ -29,13 +29,13 @@ fn main() -> Result<()> {
     let mut multi = Vec::new();
     for child in children {
         // The first `?` is for a child that panicked or was killed, the second for a download that failed.
-        multi.push(child.join()?.map_err(Error::msg)?);
+        multi.push(child.join()??);
     }
     report("Multiprocessing method took :", start, &multi);
 
     // To decode is work for the CPU, so it is no part of the times above.
     for checked in Pool::new(2)?.map(check_image, [normal, multi].concat())? {
-        checked.map_err(Error::msg)?;
+        checked?;
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ fn compare(options: &Options) -> Result<ExitCode> {
     let mut multi = Vec::new();
     for child in children {
         let outcome = child.and_then(Process::join);
-        multi.push(outcome.unwrap_or_else(|error| Err(format!("{url}: {error}"))));
+        multi.push(outcome.unwrap_or_else(|error| Err(format!("{url}: {error}").into())));
     }
     report("Multiprocessing method took :", start, &multi);
 

@@ -1,6 +1,6 @@
 //! Ten processes ask a server that answers none of them before all ten have asked.
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use multiproc::Process;
 use q3_image_download::download::{download, image_folder};
 use q3_image_download::server::Server;
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
         children.push(Process::spawn(download, (server.url(), file))?);
     }
     for child in children {
-        child.join()?.map_err(Error::msg)?;
+        child.join()??;
     }
     println!("The server had 10 requests before it answered the first.");
     Ok(())
