@@ -14,7 +14,7 @@ use crate::error::{Error, Origin, Result};
 use crate::ipc::panic;
 use crate::logs;
 use crate::spawn::options::SpawnOptions;
-use crate::spawn::process_or_thread::Started;
+use crate::spawn::process_or_thread::ProcessOrThread;
 use crate::spawn::supervisor::OnChange;
 use crate::start_method::StartMethod;
 use crate::sys::pidfd::Exit;
@@ -43,7 +43,7 @@ use crate::trace;
 /// ```
 #[must_use = "dropping a `Process` detaches the child, and its result is lost: call `join`"]
 pub struct Process<T> {
-    started: Started,
+    started: ProcessOrThread,
     joined: bool,
     result: PhantomData<fn() -> T>,
 }
@@ -211,7 +211,7 @@ impl ProcessBuilder {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = self.name.unwrap_or_else(|| format!("Process-{number}"));
-        let started = Started::new(&self.options, name, function, &args)?;
+        let started = ProcessOrThread::new(&self.options, name, function, &args)?;
         Ok(Process { started, joined: false, result: PhantomData })
     }
 }

@@ -46,7 +46,7 @@ fn die(_: u64) -> u64 {
     0
 }
 
-/// A pool whose workers die so many times, and the reader of its log.
+/// A pool whose workers die `deaths` times, and the reader of its log.
 fn mortal(builder: PoolBuilder, deaths: u32) -> Result<(Pool, Receiver<u64>, Sender<()>)> {
     let (begun, entries) = bounded(1000)?;
     let (sender, receiver) = bounded(1000)?;
@@ -156,6 +156,7 @@ fn what_ends_an_item_ends_its_pause() -> Outcome {
         wait_until_pausing(&pool, 1);
         let error = end(pool, task)?;
         assert!(error.is_cancelled(), "{number}: {error}");
+        assert_eq!(error.to_string(), "the task was cancelled before it ran again", "{number}");
         assert_eq!(error.attempts().len(), 1, "{number}: {error:?}");
     }
     Ok(())

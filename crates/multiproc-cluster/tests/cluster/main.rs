@@ -8,9 +8,9 @@
     reason = "a test ends where something does not go as it should, and all tests have the same type"
 )]
 
+mod access;
 mod bounds;
 mod calls;
-mod door;
 mod faults;
 mod hosts;
 mod keys;
@@ -26,13 +26,13 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
-use crate::door::AGENT_NKEY;
+use crate::access::AGENT_NKEY;
 use crate::support::{CALLER, LEASE};
 
 fn main() -> ExitCode {
     multiproc_cluster::init();
     if let Ok(seed) = std::env::var(AGENT_NKEY) {
-        return door::agent_with_nkey(&seed);
+        return access::agent_with_nkey(&seed);
     }
     if let Ok(url) = std::env::var(CALLER) {
         return wait_as_caller(&url);
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let groups = [
         bounds::trials(),
         calls::trials(),
-        door::trials(),
+        access::trials(),
         faults::trials(),
         hosts::trials(),
         links::trials(),

@@ -34,7 +34,7 @@ impl Error {
             items,
             during_startup,
             memory_limit,
-            attempts: _,
+            attempts,
             crash: _,
             host: _,
             record: _,
@@ -94,6 +94,9 @@ impl Error {
             Cause::HostLost(what) => write!(f, "{what}{item}"),
             Cause::Cancelled if origin.is_some() => {
                 write!(f, "the task was cancelled, and {who} killed{doing}")
+            }
+            Cause::Cancelled if !attempts.is_empty() => {
+                f.write_str("the task was cancelled before it ran again")
             }
             Cause::Cancelled => f.write_str("the task was cancelled before it ran"),
             Cause::EndedInGrace(None) => write!(f, "the task was cancelled, and {who} ended it in its grace"),

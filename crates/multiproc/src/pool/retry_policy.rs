@@ -54,7 +54,7 @@ impl RetryPolicy {
     /// up to `max`. Both are in whole milliseconds, rounded up, and at most 49 days. No pause by default.
     ///
     /// A pausing item occupies no worker, and other items run meanwhile. A call that returns results in input
-    /// order returns those behind it later; [`imap`](super::Pool::imap) takes only so many items ahead. The
+    /// order returns those behind it later; [`imap`](super::Pool::imap) takes a limited number ahead. The
     /// pause ends at once, with an error, when the item is cancelled or the pool ends. A
     /// [closed](super::Pool::close) pool runs it again.
     pub const fn backoff(mut self, first: Duration, max: Duration) -> Self {
@@ -69,7 +69,7 @@ impl RetryPolicy {
         self
     }
 
-    /// Whether an item may run again that has died `deaths` times before, in a call with so many retries.
+    /// Whether an item may run again that has died `deaths` times before, in a call that has had `of_call` retries.
     pub(super) fn allows(&self, deaths: usize, of_call: u32) -> bool {
         deaths < usize::try_from(self.retries).unwrap_or(usize::MAX)
             && (of_call < self.budget || self.budget == UNLIMITED)

@@ -62,8 +62,9 @@ impl<R> TaskHandle<R> {
     }
 
     /// Withdraws the task if no worker has begun it; otherwise kills its worker (SIGKILL), which the pool
-    /// replaces. With a [grace](super::CallOptions::grace) the task can end by itself first. Returns true if the task's result is now [`is_cancelled`](Error::is_cancelled), false if the
-    /// task had already finished, been cancelled, or exceeded its time limit. No other task is affected.
+    /// replaces. With a [grace](super::CallOptions::grace) the task can end by itself first. Returns true if the
+    /// task's result is now [`is_cancelled`](Error::is_cancelled), false if the task had already finished, been
+    /// cancelled, or exceeded its time limit. No other task is affected.
     ///
     /// Does not block: the killed worker may live for a moment. It is dead, or the task has ended by itself,
     /// when [`get`](Self::get) returns the result.

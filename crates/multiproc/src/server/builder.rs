@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::monitor::{Keeper, Limit};
+use super::monitor::{Limit, Monitor};
 use super::server_main::{Start, requests};
 use super::{Server, status_page};
 use crate::channel::sockets;
@@ -149,8 +149,8 @@ impl ServerBuilder {
         drop(receiver);
         let mut options = self.options;
         options.fix_method()?; // for restarts
-        let keeper = Keeper::start(start, options, self.restart)?;
-        Ok(Server::new(name, sender, Some(keeper)))
+        let monitor = Monitor::start(start, options, self.restart)?;
+        Ok(Server::new(name, sender, Some(monitor)))
     }
 }
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::death::{Learned, learn};
 use super::inbox::{Call, Inbox, Incoming, Reply, receive};
 use super::message::{self, Connect, Request};
-use super::status_page::{CallId, Page};
+use super::status_page::{CallId, StatusPage};
 use crate::channel::{Message, SenderCore};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;
@@ -35,7 +35,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
-        let caller = Page(requests.end().memory()).new_caller();
+        let caller = StatusPage(requests.end().memory()).new_caller();
         let process = ThreadId::current_and_process().1;
         Self { name, requests, caller, process, inbox: Mutex::default(), changed: Condvar::new() }
     }
@@ -47,8 +47,8 @@ impl Connection {
         Err(Error::invalid("a server's handle cannot be used in a forked copy of its process"))
     }
 
-    pub(super) fn page(&self) -> Page<'_> {
-        Page(self.requests.end().memory())
+    pub(super) fn page(&self) -> StatusPage<'_> {
+        StatusPage(self.requests.end().memory())
     }
 
     /// Sends a request whose header `encode` completes; returns the call's number.

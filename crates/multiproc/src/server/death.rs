@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::status_page::Page;
+use super::status_page::StatusPage;
 use crate::sys::poll::Deadline;
 
 /// What became of a server.
@@ -22,7 +22,7 @@ const LEARN_LIMIT: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(100);
 
 /// Waits until the page says what became of a server that had this status.
-pub(super) fn learn(page: Page<'_>, caller: u64, status: u64, deadline: Deadline) -> Learned {
+pub(super) fn learn(page: StatusPage<'_>, caller: u64, status: u64, deadline: Deadline) -> Learned {
     let begun = Instant::now();
     loop {
         let ticket = page.prepare_wait();
@@ -35,7 +35,7 @@ pub(super) fn learn(page: Page<'_>, caller: u64, status: u64, deadline: Deadline
         if page.take_refusal(caller) {
             return Learned::Refused;
         }
-        if begun.elapsed() >= LEARN_LIMIT || page.keeper().has_ended() {
+        if begun.elapsed() >= LEARN_LIMIT || page.monitor().has_ended() {
             return if page.has_ended() { Learned::Ended } else { Learned::Nothing };
         }
         if deadline.is_over() {

@@ -88,7 +88,7 @@ use serde::de::DeserializeOwned;
 
 use self::connection::Connection;
 use self::message::Request;
-use self::monitor::Keeper;
+use self::monitor::Monitor;
 use crate::channel::SenderCore;
 use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire;
@@ -104,7 +104,7 @@ pub use self::monitor::Limit;
 pub struct Server<S> {
     connection: Arc<Connection>,
     /// In the process that has spawned the server.
-    keeper: Option<Arc<Keeper>>,
+    monitor: Option<Arc<Monitor>>,
     state: PhantomData<fn(S) -> S>,
 }
 
@@ -316,9 +316,9 @@ impl<S: 'static> Server<S> {
 }
 
 impl<S> Server<S> {
-    fn new(name: String, requests: SenderCore, keeper: Option<Arc<Keeper>>) -> Self {
+    fn new(name: String, requests: SenderCore, monitor: Option<Arc<Monitor>>) -> Self {
         let connection = Arc::new(Connection::new(name, requests));
-        Self { connection, keeper, state: PhantomData }
+        Self { connection, monitor, state: PhantomData }
     }
 
     /// The server's name.
@@ -348,11 +348,11 @@ impl<S> Server<S> {
     /// # Errors
     /// In a process that has not spawned the server: only that one knows for sure which process it is.
     pub fn kill(&self) -> Result<()> {
-        let keeper = self
-            .keeper
+        let monitor = self
+            .monitor
             .as_ref()
             .ok_or_else(|| Error::invalid("only the process that has spawned a server can kill it"))?;
-        let child = keeper.child();
+        let child = monitor.child();
         child.check_not_forked()?;
         child.kill();
         Ok(())
@@ -363,7 +363,7 @@ impl<S> Server<S> {
 /// made.
 impl<S> Clone for Server<S> {
     fn clone(&self) -> Self {
-        Self { connection: Arc::clone(&self.connection), keeper: self.keeper.clone(), state: PhantomData }
+        Self { connection: Arc::clone(&self.connection), monitor: self.monitor.clone(), state: PhantomData }
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::server_main::{Start, serve};
-use super::status_page::{End, Page};
+use super::status_page::{End, StatusPage};
 use crate::error::{Cause, Error, ErrorKind, Result};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::spawn::options::SpawnOptions;
@@ -46,7 +46,7 @@ impl Limit {
 }
 
 /// The spawning process's view of a server.
-pub(super) struct Keeper {
+pub(super) struct Monitor {
     /// The latest process.
     child: Mutex<Arc<Child>>,
 }
@@ -60,27 +60,27 @@ struct Restarts {
     latest: VecDeque<Instant>,
 }
 
-impl Keeper {
+impl Monitor {
     /// Starts the server process, and the thread.
     pub(super) fn start(start: Start, options: SpawnOptions, limit: Option<Limit>) -> Result<Arc<Self>> {
         let memory = start.memory.clone();
-        Page(&memory).set_keeper(ThreadId::current_and_process().1);
+        StatusPage(&memory).set_monitor(ThreadId::current_and_process().1);
         let name = start.name.clone();
         let started = spawn(&start, &options)?;
-        Page(&memory).set_pid(started.child.pid());
-        let keeper = Arc::new(Self { child: Mutex::new(Arc::clone(&started.child)) });
+        StatusPage(&memory).set_pid(started.child.pid());
+        let monitor = Arc::new(Self { child: Mutex::new(Arc::clone(&started.child)) });
         let restarts = limit.map(|limit| Restarts { start, options, limit, latest: VecDeque::new() });
         let child = Arc::clone(&started.child);
         let keep = {
-            let keeper = Arc::clone(&keeper);
-            move || keeper.keep(started, &memory, &name, restarts)
+            let monitor = Arc::clone(&monitor);
+            move || monitor.keep(started, &memory, &name, restarts)
         };
         let thread = thread::Builder::new().name("mp-server".to_owned()).spawn(keep);
         if let Err(error) = thread {
             child.kill();
             return Err(Error::io("start a thread for a server", &error));
         }
-        Ok(keeper)
+        Ok(monitor)
     }
 
     pub(super) fn child(&self) -> Arc<Child> {
@@ -94,8 +94,8 @@ impl Keeper {
         name: &str,
         mut restarts: Option<Restarts>,
     ) {
-        let page = Page(memory);
-        page.set_keeper(ThreadId::current());
+        let page = StatusPage(memory);
+        page.set_monitor(ThreadId::current());
         loop {
             started.child.wait(Deadline::Never);
             failpoint::hit(Failpoint::ServerReaped);
@@ -121,7 +121,7 @@ impl Keeper {
 
 impl Restarts {
     /// Starts the next process, after the last one has ended with this error; an error if that is one too many.
-    fn next(&mut self, page: Page<'_>, error: Error) -> Result<SpawnedChild> {
+    fn next(&mut self, page: StatusPage<'_>, error: Error) -> Result<SpawnedChild> {
         let Limit { restarts, within } = self.limit;
         let now = Instant::now();
         self.latest.retain(|then| now.duration_since(*then) < within);
@@ -144,7 +144,7 @@ fn spawn(start: &Start, options: &SpawnOptions) -> Result<SpawnedChild> {
 }
 
 /// Why a server process has ended.
-fn end_of(started: &SpawnedChild, page: Page<'_>, name: &str) -> Error {
+fn end_of(started: &SpawnedChild, page: StatusPage<'_>, name: &str) -> Error {
     let origin = || page.origin(name);
     let outcome = started
         .result(&origin)

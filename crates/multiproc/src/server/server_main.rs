@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{self, Connect, Request};
 use super::replies::{Delivery, Replies};
-use super::status_page::{self, CallId, Page};
+use super::status_page::{self, CallId, StatusPage};
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
 use crate::error::{Cause, Error, Origin, Result};
@@ -121,7 +121,7 @@ impl Server {
         }
         let mut bytes = std::mem::take(&mut self.request);
         bytes.clear();
-        let page = Page(&self.memory);
+        let page = StatusPage(&self.memory);
         let note = |bytes: &[u8]| {
             if let Some((Request::Call(method), id, _)) = Request::read(bytes) {
                 page.begin(id, method);
@@ -168,7 +168,7 @@ impl Server {
             Request::ClearPoison => self.clear_poison(id),
             Request::Connect => {
                 let Ok(connect) = self.connect(id.caller, rest, descriptors) else {
-                    Page(&self.memory).refuse(id.caller);
+                    StatusPage(&self.memory).refuse(id.caller);
                     return Ok(Next::Continue);
                 };
                 self.tell(id.caller, connect)
@@ -194,7 +194,7 @@ impl Server {
             Err(error) => self.fail(id, error),
         };
         failpoint::hit(Failpoint::ReplySent);
-        Page(&self.memory).finish();
+        StatusPage(&self.memory).finish();
         self.reply = reply;
         next
     }
@@ -283,7 +283,7 @@ impl Server {
     }
 
     fn origin(&self) -> Origin {
-        Page(&self.memory).origin_of(&self.name, own_pid())
+        StatusPage(&self.memory).origin_of(&self.name, own_pid())
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) const SIZE: usize = ERROR + MAX_ERROR;
 
 /// The beginning of memory that the request channel lies in, too.
 #[derive(Clone, Copy)]
-pub(super) struct Page<'a>(pub(super) &'a SharedMemory);
+pub(super) struct StatusPage<'a>(pub(super) &'a SharedMemory);
 
 /// A call among all of a server: its caller's number, and its number at the caller, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ const CALL: usize = 16;
 const CALLER: usize = 24;
 const METHOD: [usize; 2] = [32, 40];
 const CALLERS: usize = 48;
-const KEEPER: usize = 56;
+const MONITOR: usize = 56;
 const PID: usize = 64;
 const REFUSED: usize = 72;
 const ERROR_LENGTH: usize = 80;
@@ -65,7 +65,7 @@ const MAX_ERROR: usize = 64 * 1024 - ERROR;
 
 const ENDED: u64 = 1;
 
-impl Page<'_> {
+impl StatusPage<'_> {
     /// A number for a caller that no other one has, from 1.
     pub(super) fn new_caller(self) -> u64 {
         self.0.word64(CALLERS).fetch_add(1, Relaxed).wrapping_add(1)
@@ -88,12 +88,12 @@ impl Page<'_> {
     }
 
     /// Names the thread that will write how the server ended.
-    pub(super) fn set_keeper(self, thread: ThreadId) {
-        self.0.word64(KEEPER).store(thread.bits(), Relaxed);
+    pub(super) fn set_monitor(self, thread: ThreadId) {
+        self.0.word64(MONITOR).store(thread.bits(), Relaxed);
     }
 
-    pub(super) fn keeper(self) -> ThreadId {
-        ThreadId::from_bits(self.0.word64(KEEPER).load(Relaxed))
+    pub(super) fn monitor(self) -> ThreadId {
+        ThreadId::from_bits(self.0.word64(MONITOR).load(Relaxed))
     }
 
     /// Notes the call that is about to be taken. The order matters to whoever reads this after a death: a call

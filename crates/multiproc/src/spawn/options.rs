@@ -12,7 +12,7 @@ use crate::record::Recorder;
 use crate::spawn::fork_server;
 use crate::spawn::inline;
 use crate::spawn::preload_server::PreloadServer;
-use crate::spawn::recorded_task::KeptTask;
+use crate::spawn::recorded_task::RecordedTask;
 use crate::spawn::spawned_child::{PreparedChild, SpawnedChild, prepare};
 use crate::spawn::zygote::handle::ForkedChild;
 use crate::start_method::StartMethod;
@@ -65,7 +65,7 @@ impl SpawnOptions {
             let start = body.len();
             let descriptors = wire::encode_with_descriptors(args, body, "the arguments")?;
             let bytes = body.get(start..).unwrap_or_default();
-            kept = recorder.map(|recorder| KeptTask::new(recorder, task, bytes, !descriptors.is_empty()));
+            kept = recorder.map(|recorder| RecordedTask::new(recorder, task, bytes, !descriptors.is_empty()));
             Ok(descriptors)
         };
         let prepared = prepare(name, Some(task), encode)?;

@@ -15,12 +15,12 @@ use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::task::RemoteFn;
 
-pub(crate) enum Started {
+pub(crate) enum ProcessOrThread {
     Child(SpawnedChild),
     Thread(InlineChild),
 }
 
-impl Started {
+impl ProcessOrThread {
     pub(crate) fn new<F, Args>(options: &SpawnOptions, name: String, function: F, args: &Args) -> Result<Self>
     where
         F: RemoteFn<Args>,

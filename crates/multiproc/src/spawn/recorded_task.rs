@@ -6,13 +6,13 @@ use crate::error::Error;
 use crate::record::{Arguments, HOLD_DESCRIPTORS, Recorder, Runner, TaskRecord};
 use crate::task::{RunOnce, TaskId};
 
-pub(crate) struct KeptTask {
+pub(crate) struct RecordedTask {
     recorder: Arc<Recorder>,
     task: TaskId,
     arguments: Arguments,
 }
 
-impl KeptTask {
+impl RecordedTask {
     pub(super) fn new(recorder: Arc<Recorder>, task: TaskId, bytes: &[u8], has_descriptors: bool) -> Self {
         let arguments = if has_descriptors {
             Err(HOLD_DESCRIPTORS.to_owned())

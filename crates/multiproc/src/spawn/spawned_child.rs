@@ -12,7 +12,7 @@ use crate::ipc::packet::{Incoming, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::wire::SharedFd;
 use crate::spawn::bootstrap::{self, MAGIC};
 use crate::spawn::outcome::{self, READY};
-use crate::spawn::recorded_task::KeptTask;
+use crate::spawn::recorded_task::RecordedTask;
 use crate::spawn::supervisor::{self, Child, SpawnRequest, lock};
 use crate::sys::environment::EnvChanges;
 use crate::sys::failpoint::{self, Failpoint};
@@ -79,7 +79,7 @@ pub(crate) struct SpawnedChild {
     /// The outcome, if it was received before the child's end, and when.
     outcome: Mutex<Option<(Outcome, Instant)>>,
     /// Its task, if that is recorded should it fail.
-    kept: Mutex<Option<KeptTask>>,
+    kept: Mutex<Option<RecordedTask>>,
 }
 
 /// An encoded outcome, and its descriptors.
@@ -95,7 +95,7 @@ impl SpawnedChild {
     }
 
     /// Has the task recorded if it fails.
-    pub(super) fn recorded_as(self, task: Option<KeptTask>) -> Self {
+    pub(super) fn recorded_as(self, task: Option<RecordedTask>) -> Self {
         Self { kept: Mutex::new(task), ..self }
     }
 

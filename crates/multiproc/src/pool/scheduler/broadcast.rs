@@ -23,20 +23,20 @@ impl Scheduler {
         let count = chunks.len() as u64;
         present.into_iter().zip(chunks).for_each(|(worker, chunk)| worker.pin(chunk));
         self.policy.initializers.push(initializer);
-        self.has_pinned = true;
+        self.has_worker_bound = true;
         self.dispatch();
         Ok(count)
     }
 
-    /// Sends pinned items to idle workers.
-    pub(super) fn dispatch_pinned(&mut self) {
+    /// Sends worker-bound items to idle workers.
+    pub(super) fn dispatch_worker_bound(&mut self) {
         for worker in &mut self.workers {
-            match worker.dispatch_pinned() {
+            match worker.dispatch_worker_bound() {
                 Some(Dispatched::WouldBlock) => self.retry_at = Some(Instant::now() + RETRY_AFTER),
                 Some(Dispatched::Failed(_)) => self.progressed = true,
                 Some(Dispatched::Accepted | Dispatched::Full) | None => {}
             }
         }
-        self.has_pinned = self.workers.iter().any(WorkerHandle::has_pinned);
+        self.has_worker_bound = self.workers.iter().any(WorkerHandle::has_worker_bound);
     }
 }

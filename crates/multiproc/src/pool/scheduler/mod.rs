@@ -46,7 +46,7 @@ pub(crate) struct Scheduler {
     /// A call has received a result outside a poll.
     progressed: bool,
     /// Workers have pinned items that wait.
-    has_pinned: bool,
+    has_worker_bound: bool,
     sleep: Sleep,
     starts: Starts,
     /// Of the workers that have ended.
@@ -148,7 +148,7 @@ impl Scheduler {
             measured_at: 0,
             unmeasured: false,
             progressed: false,
-            has_pinned: false,
+            has_worker_bound: false,
             sleep: Sleep::default(),
             starts: Starts::default(),
             ended: PoolStats::default(),
@@ -182,8 +182,8 @@ impl Scheduler {
         self.dispatch();
     }
 
-    /// Withdraws a call of one item, or ends it with the worker that runs it. Returns whether its result is now the
-    /// error that it was cancelled.
+    /// Withdraws a call of one item, or ends it with the worker that runs it. Returns whether its result is
+    /// now the error that it was cancelled.
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fail_pending(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
@@ -241,7 +241,7 @@ impl Scheduler {
         let mut pending = self.backlog.items(usize::MAX) as u64 + self.backlog.pausing();
         for worker in &self.workers {
             *stats.worker(worker.index()) += &worker.stats();
-            pending += u64::from(worker.in_flight()) + worker.pinned();
+            pending += u64::from(worker.in_flight()) + worker.worker_bound_count();
         }
         PoolStats { pending, ..stats }
     }
@@ -336,8 +336,8 @@ impl Scheduler {
     /// Dispatches waiting chunks to workers with room, least loaded first.
     fn dispatch(&mut self) {
         self.retry_at = None;
-        if self.has_pinned {
-            self.dispatch_pinned();
+        if self.has_worker_bound {
+            self.dispatch_worker_bound();
         }
         while let Some(chunk) = self.backlog.front_mut() {
             let target_len = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);

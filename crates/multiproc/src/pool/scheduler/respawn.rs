@@ -317,7 +317,7 @@ impl Scheduler {
     /// Whether the pool has work that could be stuck.
     fn has_work(&self) -> bool {
         let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
-        !self.backlog.is_empty() || self.has_pinned || !self.workers.iter().all(is_idle)
+        !self.backlog.is_empty() || self.has_worker_bound || !self.workers.iter().all(is_idle)
     }
 
     /// Records and returns when the pool's thread must wake up.
@@ -401,7 +401,7 @@ impl Scheduler {
 
     pub(super) fn fail_waiting(&mut self, error: &Error) {
         self.backlog.fail(error);
-        self.workers.iter_mut().for_each(|worker| worker.fail_pinned(error));
+        self.workers.iter_mut().for_each(|worker| worker.fail_worker_bound(error));
     }
 
     /// Ends everything at once: all remaining items fail with `error`.

@@ -21,7 +21,7 @@ use self::grace::Grace;
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
 use self::stall::{Stall, StallDetector};
-use self::worker_bound::Pinned;
+use self::worker_bound::WorkerBound;
 use super::worker_main::{WorkerContext, serve};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::frame::Frames;
@@ -53,7 +53,7 @@ pub(crate) struct WorkerHandle {
     /// When the pool has learned that its initializer, if any, has returned.
     ready_at: Option<Instant>,
     in_flight: InFlight,
-    pinned: Pinned,
+    worker_bound: WorkerBound,
     /// Items that have a result, and those of them that had none when the worker ended.
     completed: u64,
     lost: u64,
@@ -160,7 +160,7 @@ impl WorkerHandle {
             initializers: initializer_count,
             ready_at: None,
             in_flight: InFlight::default(),
-            pinned: Pinned::default(),
+            worker_bound: WorkerBound::default(),
             completed: 0,
             lost: 0,
             header: None,
@@ -196,9 +196,9 @@ impl WorkerHandle {
         self.initializers
     }
 
-    /// Items that it has run, or has in flight, without those that were pinned.
+    /// Items that it has run, or has in flight, without worker-bound ones.
     pub(crate) fn assigned(&self) -> u64 {
-        (self.completed + u64::from(self.in_flight.count())).saturating_sub(self.pinned.count)
+        (self.completed + u64::from(self.in_flight.count())).saturating_sub(self.worker_bound.count)
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
@@ -243,14 +243,14 @@ impl WorkerHandle {
         let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
         self.is_ready()
             && self.accepts_work()
-            && self.pinned.is_empty()
+            && self.worker_bound.is_empty()
             && !self.full
             && !self.stall_detector.is_paused()
             && self.in_flight.count() < most
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
+        let has_nothing = self.in_flight.count() == 0 && self.worker_bound.is_empty();
         self.is_ready() && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
     }
 

@@ -73,9 +73,9 @@ impl WorkerHandle {
         }
     }
 
-    /// Tells it to exit if it has nothing in flight and nothing pinned; returns whether that is new.
+    /// Tells it to exit if it has nothing in flight and nothing bound to it; returns whether that is new.
     pub(crate) fn shut_down(&mut self) -> bool {
-        let has_nothing = self.in_flight.count() == 0 && self.pinned.is_empty();
+        let has_nothing = self.in_flight.count() == 0 && self.worker_bound.is_empty();
         let is_new = has_nothing && self.phase.begin_shutdown(self.shutdown_timeout);
         if is_new {
             self.rings.close();
@@ -117,7 +117,7 @@ impl WorkerHandle {
         let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let rest = self.reclaim(pending);
-        let rest = self.settle_pinned(rest, &error);
+        let rest = self.settle_worker_bound(rest, &error);
         let (mut again, mut retried) = (Vec::new(), 0);
         if may_retry && error.kind() == ErrorKind::Died && self.in_flight.may_front_run_again() {
             again = self.reclaim(self.in_flight.count());
@@ -170,6 +170,6 @@ impl WorkerHandle {
         self.spawned.child.kill();
         self.spawned.child.wait(Deadline::Never); // before the memory of its items is reused
         self.fail(self.in_flight.count(), error);
-        self.fail_pinned(error);
+        self.fail_worker_bound(error);
     }
 }

@@ -158,7 +158,7 @@ fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
     assert_works(&server)
 }
 
-/// A server on which callers of the pool `killed` and agents have what the table in the README says, and no more.
+/// A server on which callers of the pool `killed` and agents have the permissions of the README's table alone.
 fn server_with_documented_permissions() -> Server {
     server_with_permissions(include_str!("../../README.md"))
 }
