@@ -5,6 +5,8 @@
 mod backlog;
 mod broadcast;
 mod respawn;
+mod retire;
+mod sleep;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use crate::trace;
 use self::backlog::Backlog;
 pub(crate) use self::respawn::CHECK_INTERVAL;
 use self::respawn::Starts;
+use self::sleep::Sleep;
 
 pub(crate) struct Scheduler {
     backlog: Backlog,
@@ -45,7 +48,7 @@ pub(crate) struct Scheduler {
     unmeasured: bool,
     /// A call has received a result outside a poll.
     progressed: bool,
-    /// Workers have pinned items that wait.
+    /// Workers have items of their own that wait: those of broadcasts.
     has_worker_bound: bool,
     sleep: Sleep,
     starts: Starts,
@@ -102,26 +105,6 @@ pub(crate) struct PollResult {
     pub(crate) busy_workers: usize,
     /// A dispatch has woken a sleeping worker.
     pub(crate) woken: bool,
-}
-
-/// The sleep of the pool's thread.
-#[derive(Default)]
-struct Sleep {
-    /// When it ends, unless the thread is woken.
-    until: Option<Instant>,
-    /// The thread must be woken.
-    wake_requested: bool,
-}
-
-impl Sleep {
-    /// Ends the sleep at `time` at the latest; returns whether the thread must be woken for that.
-    fn wake_by(&mut self, time: Instant) -> bool {
-        let lasts_longer = self.until.is_none_or(|until| until > time);
-        if lasts_longer {
-            self.until = Some(time);
-        }
-        lasts_longer
-    }
 }
 
 /// The delay before a retry, since nothing announces free room or a free descriptor.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Scheduler, Sleep};
-use crate::error::{Cause, Error, Result};
+use super::{Phase, Scheduler};
+use crate::error::{Cause, Error};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
 use crate::sys::clock;
 use crate::trace;
@@ -21,10 +21,6 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// The longest interval between polls while there is work. A process stopped or killed between a change and
 /// its notification wakes no thread, and a caller may be busy decoding results.
 pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The least interval between two measurements of the workers' memory, in nanoseconds: one takes about 10 µs
-/// for each.
-const MEASURE_INTERVAL: u64 = 100_000_000;
 
 /// A poll later than expected by this much means that the process was stopped.
 const LATE_AFTER: Duration = Duration::from_millis(250);
@@ -70,7 +66,7 @@ impl Starts {
     }
 
     /// When the next start may begin, if there is a pause.
-    fn paused_until(&self) -> Option<Instant> {
+    pub(super) fn paused_until(&self) -> Option<Instant> {
         match self.slot {
             StartSlot::Idle => None,
             StartSlot::Paused(until) => Some(until),
@@ -157,79 +153,6 @@ impl Scheduler {
         self.retire_surplus(); // the pool may have been resized meanwhile
     }
 
-    /// Keeps this many workers from now on. The pool's thread starts those that are missing; surplus ones
-    /// finish what they run.
-    pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
-        self.check_open()?;
-        self.policy.workers = workers;
-        self.policy.min_workers = self.policy.min_workers.min(workers);
-        self.retire_surplus();
-        self.dispatch();
-        self.sleep.wake_requested = true;
-        Ok(())
-    }
-
-    /// Gives the workers beyond the wanted number nothing more to do, those with the least work first.
-    fn retire_surplus(&mut self) {
-        let mut accepting: Vec<_> = self.workers.iter_mut().filter(|worker| worker.accepts_work()).collect();
-        accepting.sort_by_key(|worker| worker.in_flight());
-        let surplus = accepting.len().saturating_sub(self.policy.workers);
-        for worker in accepting.into_iter().take(surplus) {
-            self.backlog.put_back(worker.retire());
-            if worker.in_flight() == 0 {
-                self.sleep.wake_requested |= worker.shut_down();
-            }
-        }
-    }
-
-    /// Gives workers that have grown too much nothing more to do. Also some time after the last result, so that
-    /// an idle worker does not keep what its last task has left.
-    pub(super) fn retire_overgrown(&mut self, now: u64, has_results: bool) {
-        let Some(max) = self.policy.max_growth else { return };
-        self.unmeasured |= has_results;
-        if now < self.measured_at.saturating_add(MEASURE_INTERVAL) {
-            return;
-        }
-        (self.measured_at, self.unmeasured) = (now, false);
-        for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
-            if worker.growth().is_some_and(|growth| growth > max) {
-                self.backlog.put_back(worker.retire());
-                self.sleep.wake_requested = true; // the pool's thread starts its successor
-            }
-        }
-    }
-
-    /// When to measure the workers though none of them has anything to do, by the coarse clock.
-    pub(super) fn next_measurement(&self) -> Option<u64> {
-        self.unmeasured.then(|| self.measured_at.saturating_add(MEASURE_INTERVAL))
-    }
-
-    /// Shuts down workers that have been idle for longer than the pool's options permit.
-    fn shut_down_idle_for_long(&mut self) {
-        let Some(timeout) = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open)) else {
-            return;
-        };
-        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
-        let surplus = accepting.saturating_sub(self.policy.min_workers);
-        let idle =
-            self.workers.iter_mut().filter(|worker| worker.idle_time().is_some_and(|idle| idle >= timeout));
-        for worker in idle.take(surplus) {
-            worker.shut_down();
-        }
-    }
-
-    /// When the next worker has been idle for that long.
-    fn next_idle_end(&self) -> Option<Instant> {
-        let timeout = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open))?;
-        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
-        if accepting <= self.policy.min_workers {
-            return None;
-        }
-        let left =
-            self.workers.iter().filter_map(WorkerHandle::idle_time).map(|idle| timeout.saturating_sub(idle));
-        Instant::now().checked_add(left.min()?)
-    }
-
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn maintain(&mut self) -> bool {
         self.ignore_stopped_time(clock::ticks());
@@ -285,62 +208,6 @@ impl Scheduler {
                 _ => {}
             }
         }
-    }
-
-    /// When [`Scheduler::maintain`] has something to do that no event announces.
-    pub(crate) fn next_step(&self) -> Option<Instant> {
-        let (terminate_at, kill_at) = match self.phase {
-            Phase::Ending { terminate_at, kill_at } => (terminate_at, kill_at),
-            _ => (None, None),
-        };
-        let now = Instant::now();
-        let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
-        let graces = self.workers.iter().filter_map(WorkerHandle::grace_until);
-        let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
-        let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
-        let times = [terminate_at, kill_at, self.starts.paused_until()]
-            .into_iter()
-            .flatten()
-            .filter(|&time| time > now);
-        let watch = self.has_work().then(|| now + CHECK_INTERVAL);
-        kill_deadlines
-            .chain(graces)
-            .chain(timeouts)
-            .chain(initialized)
-            .chain(times)
-            .chain(self.next_idle_end())
-            .chain(self.next_check())
-            .chain(watch)
-            .min()
-    }
-
-    /// Whether the pool has work that could be stuck.
-    fn has_work(&self) -> bool {
-        let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
-        !self.backlog.is_empty() || self.has_worker_bound || !self.workers.iter().all(is_idle)
-    }
-
-    /// Records and returns when the pool's thread must wake up.
-    pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
-        self.sleep = Sleep { until: self.next_step(), wake_requested: false };
-        self.sleep.until
-    }
-
-    /// Whether the pool's thread would sleep past the next step.
-    pub(crate) fn sleeps_past_next_step(&mut self) -> bool {
-        self.next_step().is_some_and(|next| self.sleep.wake_by(next))
-    }
-
-    /// Whether the pool's thread must be woken for what callers do not handle: a time limit, or the exit of a
-    /// worker.
-    pub(crate) fn must_wake(&mut self) -> bool {
-        std::mem::take(&mut self.sleep.wake_requested)
-    }
-
-    /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
-    /// do not know.
-    pub(crate) fn needs_caller_wake(&mut self) -> bool {
-        std::mem::take(&mut self.progressed) || self.retry_at.is_some()
     }
 
     /// Settles the items of a dead worker: only the one that it was running fails, or runs again.

@@ -1,0 +1,87 @@
+//! Retires workers: those beyond the wanted number, those that have grown too much, and those that have been
+//! idle for long.
+
+use std::time::Instant;
+
+use super::{Phase, Scheduler};
+use crate::error::Result;
+use crate::pool::worker_handle::WorkerHandle;
+
+/// The least interval between two measurements of the workers' memory, in nanoseconds: one takes about 10 µs
+/// for each.
+const MEASURE_INTERVAL: u64 = 100_000_000;
+
+impl Scheduler {
+    /// Keeps this many workers from now on. The pool's thread starts those that are missing; surplus ones
+    /// finish what they run.
+    pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
+        self.check_open()?;
+        self.policy.workers = workers;
+        self.policy.min_workers = self.policy.min_workers.min(workers);
+        self.retire_surplus();
+        self.dispatch();
+        self.sleep.wake_requested = true;
+        Ok(())
+    }
+
+    /// Gives the workers beyond the wanted number nothing more to do, those with the least work first.
+    pub(super) fn retire_surplus(&mut self) {
+        let mut accepting: Vec<_> = self.workers.iter_mut().filter(|worker| worker.accepts_work()).collect();
+        accepting.sort_by_key(|worker| worker.in_flight());
+        let surplus = accepting.len().saturating_sub(self.policy.workers);
+        for worker in accepting.into_iter().take(surplus) {
+            self.backlog.put_back(worker.retire());
+            if worker.in_flight() == 0 {
+                self.sleep.wake_requested |= worker.shut_down();
+            }
+        }
+    }
+
+    /// Gives workers that have grown too much nothing more to do. Also some time after the last result, so that
+    /// an idle worker does not keep what its last task has left.
+    pub(super) fn retire_overgrown(&mut self, now: u64, has_results: bool) {
+        let Some(max) = self.policy.max_growth else { return };
+        self.unmeasured |= has_results;
+        if now < self.measured_at.saturating_add(MEASURE_INTERVAL) {
+            return;
+        }
+        (self.measured_at, self.unmeasured) = (now, false);
+        for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
+            if worker.growth().is_some_and(|growth| growth > max) {
+                self.backlog.put_back(worker.retire());
+                self.sleep.wake_requested = true; // the pool's thread starts its successor
+            }
+        }
+    }
+
+    /// When to measure the workers though none of them has anything to do, by the coarse clock.
+    pub(super) fn next_measurement(&self) -> Option<u64> {
+        self.unmeasured.then(|| self.measured_at.saturating_add(MEASURE_INTERVAL))
+    }
+
+    /// Shuts down workers that have been idle for longer than the pool's options permit.
+    pub(super) fn shut_down_idle_for_long(&mut self) {
+        let Some(timeout) = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open)) else {
+            return;
+        };
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        let surplus = accepting.saturating_sub(self.policy.min_workers);
+        let idle =
+            self.workers.iter_mut().filter(|worker| worker.idle_time().is_some_and(|idle| idle >= timeout));
+        for worker in idle.take(surplus) {
+            worker.shut_down();
+        }
+    }
+
+    /// When the next worker has been idle for that long.
+    pub(super) fn next_idle_end(&self) -> Option<Instant> {
+        let timeout = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open))?;
+        let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
+        if accepting <= self.policy.min_workers {
+            return None;
+        }
+        let left =
+            self.workers.iter().filter_map(WorkerHandle::idle_time).map(|idle| timeout.saturating_sub(idle));
+        Instant::now().checked_add(left.min()?)
+    }
+}

@@ -1,0 +1,85 @@
+//! How long the pool's thread may sleep, and what wakes it.
+
+use std::time::Instant;
+
+use super::respawn::CHECK_INTERVAL;
+use super::{Phase, Scheduler};
+use crate::pool::worker_handle::WorkerHandle;
+
+/// The sleep of the pool's thread.
+#[derive(Default)]
+pub(super) struct Sleep {
+    /// When it ends, unless the thread is woken.
+    until: Option<Instant>,
+    /// The thread must be woken.
+    pub(super) wake_requested: bool,
+}
+
+impl Sleep {
+    /// Ends the sleep at `time` at the latest; returns whether the thread must be woken for that.
+    pub(super) fn wake_by(&mut self, time: Instant) -> bool {
+        let lasts_longer = self.until.is_none_or(|until| until > time);
+        if lasts_longer {
+            self.until = Some(time);
+        }
+        lasts_longer
+    }
+}
+
+impl Scheduler {
+    /// When [`Scheduler::maintain`] has something to do that no event announces.
+    pub(crate) fn next_step(&self) -> Option<Instant> {
+        let (terminate_at, kill_at) = match self.phase {
+            Phase::Ending { terminate_at, kill_at } => (terminate_at, kill_at),
+            _ => (None, None),
+        };
+        let now = Instant::now();
+        let kill_deadlines = self.workers.iter().filter_map(WorkerHandle::kill_at);
+        let graces = self.workers.iter().filter_map(WorkerHandle::grace_until);
+        let timeouts = self.workers.iter().filter_map(|worker| worker.next_time_limit_check(now));
+        let initialized = self.workers.iter().filter_map(WorkerHandle::initialize_by);
+        let times = [terminate_at, kill_at, self.starts.paused_until()]
+            .into_iter()
+            .flatten()
+            .filter(|&time| time > now);
+        let watch = self.has_work().then(|| now + CHECK_INTERVAL);
+        kill_deadlines
+            .chain(graces)
+            .chain(timeouts)
+            .chain(initialized)
+            .chain(times)
+            .chain(self.next_idle_end())
+            .chain(self.next_check())
+            .chain(watch)
+            .min()
+    }
+
+    /// Whether the pool has work that could be stuck.
+    fn has_work(&self) -> bool {
+        let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
+        !self.backlog.is_empty() || self.has_worker_bound || !self.workers.iter().all(is_idle)
+    }
+
+    /// Records and returns when the pool's thread must wake up.
+    pub(crate) fn prepare_sleep(&mut self) -> Option<Instant> {
+        self.sleep = Sleep { until: self.next_step(), wake_requested: false };
+        self.sleep.until
+    }
+
+    /// Whether the pool's thread would sleep past the next step.
+    pub(crate) fn sleeps_past_next_step(&mut self) -> bool {
+        self.next_step().is_some_and(|next| self.sleep.wake_by(next))
+    }
+
+    /// Whether the pool's thread must be woken for what callers do not handle: a time limit, or the exit of a
+    /// worker.
+    pub(crate) fn must_wake(&mut self) -> bool {
+        std::mem::take(&mut self.sleep.wake_requested)
+    }
+
+    /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
+    /// do not know.
+    pub(crate) fn needs_caller_wake(&mut self) -> bool {
+        std::mem::take(&mut self.progressed) || self.retry_at.is_some()
+    }
+}
