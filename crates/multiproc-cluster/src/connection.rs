@@ -25,15 +25,15 @@ pub(crate) struct Connection {
     /// Counts connections: odd while there is one.
     pub(crate) epoch: watch::Receiver<u64>,
     /// What the broker has refused last on this connection, or why the client does not connect again.
-    pub(crate) trouble: watch::Receiver<Option<String>>,
+    pub(crate) last_error: watch::Receiver<Option<String>>,
 }
 
 impl Connection {
     /// Connects to the first server of `url` that answers.
     pub(crate) async fn new(url: &str, options: ConnectOptions, name: &str) -> Result<Self, Refusal> {
         let (epochs, epoch) = watch::channel(0);
-        let (troubles, trouble) = watch::channel(None);
-        let senders = Arc::new((epochs, troubles));
+        let (errors, last_error) = watch::channel(None);
+        let senders = Arc::new((epochs, errors));
         let (servers, options) = with_credentials(url, options);
         let client = options
             .name(name)
@@ -54,12 +54,15 @@ impl Connection {
             .timeout(REQUEST_TIMEOUT)
             .ack_timeout(REQUEST_TIMEOUT)
             .build(client.clone());
-        Ok(Self { client, context, epoch, trouble })
+        Ok(Self { client, context, epoch, last_error })
     }
 
     /// The end of an error's text: what the broker has refused, if it has.
-    pub(crate) fn trouble(&self) -> String {
-        self.trouble.borrow().as_ref().map_or_else(String::new, |trouble| format!(" (the broker: {trouble})"))
+    pub(crate) fn last_error(&self) -> String {
+        self.last_error
+            .borrow()
+            .as_ref()
+            .map_or_else(String::new, |last_error| format!(" (the broker: {last_error})"))
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -92,16 +95,16 @@ fn is_final(error: &ConnectError) -> bool {
     }
 }
 
-fn note(epoch: &watch::Sender<u64>, trouble: &watch::Sender<Option<String>>, event: &Event) {
+fn note(epoch: &watch::Sender<u64>, last_error: &watch::Sender<Option<String>>, event: &Event) {
     match event {
         Event::Connected => {
-            trouble.send_replace(None);
+            last_error.send_replace(None);
             epoch.send_modify(|epoch| *epoch = (*epoch + 1) | 1);
         }
         Event::ServerError(ServerError::Other(text)) | Event::ClientError(ClientError::Other(text)) => {
-            trouble.send_if_modified(|trouble| {
-                let is_new = trouble.as_ref() != Some(text);
-                *trouble = Some(text.clone());
+            last_error.send_if_modified(|last_error| {
+                let is_new = last_error.as_ref() != Some(text);
+                *last_error = Some(text.clone());
                 is_new
             });
         }

@@ -1,13 +1,13 @@
 //! Payloads that are too large for a message, in the session's object store.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::object_store::{Config, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use multiproc::Result;
 use multiproc::pool::encoded;
 use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::connection::Connection;
 use crate::protocol::Session;
@@ -40,18 +40,30 @@ pub(crate) async fn put(
     Ok(())
 }
 
-/// Reads a payload. Fails if the broker sends nothing of it for `patience`.
+/// Reads a payload. Tries for a lease, after which the caller has given it up.
 pub(crate) async fn get(
     connection: &Connection,
     session: &Session,
     name: &str,
-    patience: Duration,
+    lease: Duration,
 ) -> Result<Vec<u8>> {
+    let deadline = Instant::now() + lease;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match try_get(connection, session, name, left).await {
+            Err(_) if Instant::now() < deadline => sleep(lease / 20).await,
+            read => return read,
+        }
+    }
+}
+
+/// Fails if the broker sends nothing of it for `time`.
+async fn try_get(connection: &Connection, session: &Session, name: &str, time: Duration) -> Result<Vec<u8>> {
     let store = find_store(connection, session, name).await?;
     let mut object = store.get(name).await.map_err(|error| failed(connection, "find", name, &error))?;
     let mut bytes = Vec::with_capacity(object.info().size);
     loop {
-        match timeout(patience, object.read_buf(&mut bytes)).await {
+        match timeout(time, object.read_buf(&mut bytes)).await {
             Ok(Ok(0)) => return Ok(bytes),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(failed(connection, "read", name, &error)),
@@ -78,6 +90,6 @@ fn failed(
     what: &str,
     error: &dyn std::fmt::Display,
 ) -> multiproc::Error {
-    let trouble = connection.trouble();
-    encoded::unreachable(format!("cannot {verb} {what} in the broker's object store: {error}{trouble}"))
+    let last_error = connection.last_error();
+    encoded::unreachable(format!("cannot {verb} {what} in the broker's object store: {error}{last_error}"))
 }

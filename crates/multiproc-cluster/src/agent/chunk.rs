@@ -131,16 +131,11 @@ async fn run_and_report(
     Some(reply)
 }
 
-/// The items of a chunk. If they are an object, tries for a lease to read it.
+/// The items of a chunk.
 async fn read(agent: &Agent, served: &Served, header: &WorkHeader, items: Vec<u8>) -> Result<Vec<u8>> {
-    let Some(object) = &header.object else { return Ok(items) };
-    let deadline = Instant::now() + served.lease;
-    loop {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        match payload::get(&agent.connection, &served.session, object, patience).await {
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(served.lease / 20).await,
-            read => return read,
-        }
+    match &header.object {
+        Some(object) => payload::get(&agent.connection, &served.session, object, served.lease).await,
+        None => Ok(items),
     }
 }
 

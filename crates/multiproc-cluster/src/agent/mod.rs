@@ -112,7 +112,8 @@ pub fn init() {
 /// with the process: the work that it has is given to others after the lease.
 ///
 /// # Errors
-/// When the server refuses the credentials or has no valid certificate, or when the local pool cannot start or keep its workers.
+/// When the server refuses the credentials or has no valid certificate, when the account lacks a permission,
+/// or when the local pool cannot start or keep its workers.
 pub fn agent(options: AgentOptions) -> Result<Infallible> {
     let build = build_id::own()?;
     let workers = match options.workers {
@@ -208,7 +209,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
     let lost = |error: &dyn fmt::Display| encoded::unreachable(format!("the connection has ended: {error}"));
     let mut adverts = client.subscribe(format!("{PREFIX}.*.*.caller")).await.map_err(|error| lost(&error))?;
     let mut epoch = agent.connection.epoch.clone();
-    let mut trouble = agent.connection.trouble.clone();
+    let mut last_error = agent.connection.last_error.clone();
     let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
     let mut suspects = sweep::Suspects::default();
     let _ = client.publish(HELLO, Vec::new().into()).await;
@@ -224,12 +225,12 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
                     let _ = client.publish(HELLO, Vec::new().into()).await;
                 }
             }
-            Ok(()) = trouble.changed() => {
-                if let Some(trouble) = &*trouble.borrow_and_update() {
-                    eprintln!("agent: the broker: {trouble}");
+            Ok(()) = last_error.changed() => {
+                if let Some(last_error) = &*last_error.borrow_and_update() {
+                    eprintln!("agent: the broker: {last_error}");
                     // It would count as a host that works, and its chunks would have no end.
-                    if trouble.contains("Permissions Violation") {
-                        return Err(encoded::unreachable(format!("the account lacks a permission: {trouble}")));
+                    if last_error.contains("Permissions Violation") {
+                        return Err(encoded::unreachable(format!("the account lacks a permission: {last_error}")));
                     }
                 }
             }

@@ -252,7 +252,7 @@ async fn make_stream(connection: &Connection, session: &Session, settings: Setti
     let refused = |error: &dyn std::fmt::Display| {
         encoded::unreachable(format!(
             "cannot make a stream for the pool: {error}{} (has the server JetStream?)",
-            connection.trouble()
+            connection.last_error()
         ))
     };
     let description = serde_json::to_string(&settings.advert(false)).map_err(|error| refused(&error))?;

@@ -90,7 +90,7 @@ async fn check_regularly(caller: Arc<Caller>) {
             Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
                 "the broker has not answered for {:?}: results that were not there by then are lost{}",
                 contact.elapsed(),
-                caller.connection.trouble()
+                caller.connection.last_error()
             ))),
             Probe::NoAnswer => {}
         }
@@ -201,7 +201,7 @@ fn no_host(caller: &Caller) -> Error {
         "no host serves pool {:?} with this program, build {}: {others}{}",
         caller.session.pool,
         build_id::short(&own),
-        caller.connection.trouble()
+        caller.connection.last_error()
     ))
 }
 

@@ -121,9 +121,9 @@ async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u6
         match acknowledged {
             Ok(acknowledgement) => return Ok(acknowledgement.sequence),
             Err(error) => {
-                let trouble = caller.connection.trouble();
+                let last_error = caller.connection.last_error();
                 let error =
-                    encoded::unreachable(format!("the broker does not take the work: {error}{trouble}"));
+                    encoded::unreachable(format!("the broker does not take the work: {error}{last_error}"));
                 pause(caller, chunk, deadline, error).await?;
             }
         }

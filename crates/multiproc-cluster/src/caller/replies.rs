@@ -152,7 +152,8 @@ async fn fetch(
             Some(outstanding) => outstanding.is_arriving = true,
         }
     }
-    let content = match read(caller, object).await {
+    let content = match payload::get(&caller.connection, &caller.session, object, caller.settings.lease).await
+    {
         Ok(bytes) => Content::Results { bytes, host: host.into(), work },
         Err(error) => Content::Lost(encoded::placed(error, None, Some(&host))),
     };
@@ -162,19 +163,6 @@ async fn fetch(
     let reply = finish(caller, chunk, grant, content);
     payload::remove(&caller.connection, &caller.session, object).await;
     Some(reply)
-}
-
-/// Reads results, for as long as a lease.
-async fn read(caller: &Caller, object: &str) -> Result<Vec<u8>> {
-    let lease = caller.settings.lease;
-    let deadline = Instant::now() + lease;
-    loop {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        match payload::get(&caller.connection, &caller.session, object, patience).await {
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(lease / 20).await,
-            read => return read,
-        }
-    }
 }
 
 /// The error of results that cannot be read, for all items of a chunk.

@@ -1,8 +1,8 @@
 //! No one else gets in: tokens, passwords, nkeys, credentials, TLS, permissions.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
 use multiproc::Error;
@@ -13,7 +13,7 @@ use crate::keys::{Operator, credentials, make_certificates};
 use crate::support::{
     LEASE, Outcome, Server, Settings, TEST_TIMEOUT, agent, agent_with, caller, trials, wait_until,
 };
-use crate::work::{enlarge, sleep, square};
+use crate::work::{begin_and_wait, enlarge, square};
 
 trials![
     a_token_is_needed,
@@ -30,14 +30,9 @@ trials![
 pub(crate) const AGENT_NKEY: &str = "CLUSTER_TEST_AGENT_NKEY";
 const AGENT_URL: &str = "CLUSTER_TEST_AGENT_URL";
 
-/// How long a refusal may take. Five seconds are documented; a busy machine takes more.
-const MAX_REFUSAL: Duration = Duration::from_secs(20);
-
 /// The error of a client that does not get in.
 fn refusal(url: &str, options: ConnectOptions) -> Error {
-    let started = Instant::now();
     let error = Cluster::builder(url).connect_options(options).connect().unwrap_err();
-    assert!(started.elapsed() < MAX_REFUSAL, "{:?}", started.elapsed());
     assert!(error.is_disconnected(), "{error}");
     error
 }
@@ -56,7 +51,7 @@ fn assert_agent_is_refused(url: &str, variables: &[(&str, &str)]) {
 
 /// The pool works that a client with the server's access has.
 fn assert_works(server: &Server) -> Outcome {
-    assert_eq!(server.pool("door").map(square, 0..3)?, [0, 1, 4]);
+    assert_eq!(server.pool("access").map(square, 0..3)?, [0, 1, 4]);
     Ok(())
 }
 
@@ -151,7 +146,7 @@ fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
     let error = refusal(&plain.url().replace("nats:", "tls:"), ConnectOptions::new()).to_string();
     assert!(error.contains("corrupt message"), "{error}");
 
-    let trust = |path: &std::path::Path| path.display().to_string();
+    let trust = |path: &Path| path.display().to_string();
     assert_agent_is_refused(&server.url(), &[("SSL_CERT_FILE", &trust(&other_ca))]);
     let trusted = [("SSL_CERT_FILE", &*trust(&ca))];
     let _agent = agent_with(&server.url(), "a", &std::env::current_exe()?, &trusted);
@@ -196,14 +191,18 @@ fn the_documented_permissions_suffice() -> Outcome {
     assert_eq!(result.len(), 2_000_000);
 
     // A cancelled task, and one whose host is lost.
-    let task = pool.submit(sleep, (Duration::from_secs(3600),))?;
-    std::thread::sleep(Duration::from_millis(300));
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let [one, other] = [0, 1].map(|number| folders[number].path().to_owned());
+    let has_begun = |folder: &Path| std::fs::read_dir(folder).is_ok_and(|files| files.count() > 0);
+    let task = pool.submit(begin_and_wait, (one.clone(),))?;
+    wait_until("it has begun", || has_begun(&one));
     assert!(task.cancel() && task.get().unwrap_err().is_cancelled());
-    let mut task = pool.submit(sleep, (LEASE / 2,))?;
-    std::thread::sleep(LEASE / 4);
+    let mut task = pool.submit(begin_and_wait, (other.clone(),))?;
+    wait_until("it has begun", || has_begun(&other));
     first.kill();
+    std::fs::write(other.join("go"), "")?;
     let _second = agent(&server.url_as(Some("agent:agent")), "b", &program);
-    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(()));
+    assert!(task.get_timeout(TEST_TIMEOUT)?.is_some());
     drop(pool);
     assert!(server.streams().is_empty(), "{:?}", server.streams());
 
@@ -223,13 +222,13 @@ fn the_documented_permissions_suffice() -> Outcome {
 fn an_agents_permissions_do_not_submit() -> Outcome {
     let server = server_with_documented_permissions();
     let login = Some("agent:agent");
-    let error = Cluster::connect(&server.url_as(login))?.pool("door").unwrap_err();
+    let error = Cluster::connect(&server.url_as(login))?.pool("access").unwrap_err();
     assert!(error.to_string().contains("Permissions Violation"), "{error}");
 
     // Nor does its message get into the stream of a caller.
-    let pool = server.pool("door");
+    let pool = server.pool("access");
     let stream = server.streams().remove(0);
-    let subject = stream.replace("MULTIPROC_door_", "multiproc.door.") + ".work";
+    let subject = stream.replace("MULTIPROC_access_", "multiproc.access.") + ".work";
     let publish = async |client: async_nats::Client| {
         client.publish(subject.clone(), "work".into()).await.unwrap();
         client.flush().await.unwrap();
@@ -237,6 +236,10 @@ fn an_agents_permissions_do_not_submit() -> Outcome {
     server.as_client(async |_| {
         let options = ConnectOptions::with_user_and_password("agent".to_owned(), "agent".to_owned());
         publish(options.connect(server.url_as(None)).await.unwrap()).await;
+    });
+    // The broker has read it when it has logged the refusal.
+    wait_until("it is refused", || {
+        server.log().lines().any(|line| line.contains("Publish Violation") && line.contains(&subject))
     });
     assert_eq!(server.stored_bytes(&stream), 0);
     server.as_client(async |context| publish(context.client()).await);

@@ -35,12 +35,14 @@ impl Hosts {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut broker = Command::new(BROKER);
         broker.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(storage.path());
-        let broker = Process::start(&mut broker)?;
+        let mut broker = Process::start(&mut broker)?;
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            ensure!(Instant::now() < deadline, "{BROKER} does not start");
+            let runs = broker.0.try_wait()?.is_none(); // another program may have taken the port
+            ensure!(runs && Instant::now() < deadline, "{BROKER} does not start");
             thread::sleep(Duration::from_millis(10));
         }
+        ensure!(broker.0.try_wait()?.is_none(), "another program has the port of {BROKER}");
         let url = format!("nats://127.0.0.1:{port}");
         let agents = [agent(&url, "a")?, agent(&url, "b")?];
         let pool = Cluster::connect(&url)?.pool("bench")?;

@@ -31,9 +31,9 @@ fn entries() -> Vec<Entry> {
     let local: [(&case::Case, Round); 5] = [
         (&case::CLUSTER_TASK, |scale| {
             let pool = Pool::new(2)?;
-            repeated(scale, TASKS, || check("result", 1, pool.apply(work, (1,))?))
+            repeated(scale, TASKS, || check("result", 1, pool.apply(work, (NO_WORK,))?))
         }),
-        (&case::CLUSTER_0, |scale| local(scale, 0, 1_000_000)),
+        (&case::CLUSTER_0, |scale| local(scale, NO_WORK, 1_000_000)),
         (&case::CLUSTER_100, |scale| local(scale, 100, 10_000)),
         (&case::CLUSTER_1000, |scale| local(scale, 1000, 2000)),
         (&case::CLUSTER_10000, |scale| local(scale, 10_000, 200)),
@@ -41,9 +41,9 @@ fn entries() -> Vec<Entry> {
     let remote: [(&case::Case, Round); 6] = [
         (&case::CLUSTER_TASK, |scale| {
             let hosts = Hosts::start()?;
-            repeated(scale, TASKS, || check("result", 1, hosts.pool.apply(work, (1,))?))
+            repeated(scale, TASKS, || check("result", 1, hosts.pool.apply(work, (NO_WORK,))?))
         }),
-        (&case::CLUSTER_0, |scale| remote(scale, 0, 1_000_000)),
+        (&case::CLUSTER_0, |scale| remote(scale, NO_WORK, 1_000_000)),
         (&case::CLUSTER_100, |scale| remote(scale, 100, 10_000)),
         (&case::CLUSTER_1000, |scale| remote(scale, 1000, 2000)),
         (&case::CLUSTER_10000, |scale| remote(scale, 10_000, 200)),
@@ -63,10 +63,13 @@ fn entries() -> Vec<Entry> {
 /// The single tasks of a round, at most.
 const TASKS: usize = 500;
 
-/// Keeps a CPU busy for a number of microseconds, and returns it.
+/// An item without work. Not 0, so that a sum tells how many there were.
+const NO_WORK: u64 = 1;
+
+/// Keeps a CPU busy for a number of microseconds, or not at all, and returns it.
 fn work(micros: u64) -> u64 {
     let end = Instant::now() + Duration::from_micros(micros);
-    while micros > 1 && Instant::now() < end {
+    while micros != NO_WORK && Instant::now() < end {
         std::hint::spin_loop();
     }
     micros
@@ -98,7 +101,7 @@ fn thousands(
 /// Of broker, agents, their workers, and the caller together.
 fn idle(scale: Scale) -> Result<Measured> {
     let hosts = Hosts::start()?;
-    check("result", 1, hosts.pool.apply(work, (1,))?)?;
+    check("result", 1, hosts.pool.apply(work, (NO_WORK,))?)?;
     let processes = process_tree()?;
     let time = Duration::from_secs(if scale.quick { 3 } else { 10 });
     let before = cpu_time(&processes)?;
