@@ -84,6 +84,7 @@ mod tests {
             (vec!["[", name, &to], "from nowhere"),
             (vec![name], "opening bracket"),
             (vec!["[", &item(1)], "no name"),
+            (vec!["[", name, &item(1).replace(r#""tid":1"#, r#""tid":2"#)], "no name"),
             (vec!["[", name, &item(1), &item(2)], "overlap"),
             (vec!["[", name, "{}"], "no comma"),
             (vec!["[", name, r#"{"ph":"Q"},"#], "unknown variant"),

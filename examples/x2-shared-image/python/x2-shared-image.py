@@ -43,7 +43,7 @@ if __name__ == "__main__":
         pool.starmap(fill_row, [(memory.name, row) for row in range(HEIGHT)])
     pixels = bytes(memory.buf[: WIDTH * HEIGHT])  # a copy
     memory.close()
-    memory.unlink()  # it has a name, which would stay
+    memory.unlink()  # it has a name, and lives on without this
     print(f"{WIDTH} x {HEIGHT} pixels from 4 processes, brightness {sum(pixels)}")
     os.makedirs("target", exist_ok=True)
     write_png("target/x2-shared-image.png", pixels)

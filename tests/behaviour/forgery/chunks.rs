@@ -57,6 +57,7 @@ pub(super) fn honest_chunks() -> Outcome<Value> {
     assert_eq!(received.len(), 4);
     assert_disjoint(&mut received, &chunks, "nothing was forged");
     assert!(received.iter_mut().all(|chunk| chunk.take().is_ok()), "all have arrived");
+    assert_eq!(numbers(&json), ["/0", "/1", "/2", "/3"], "a chunk is a number to a serializer");
     Ok(json)
 }
 

@@ -71,6 +71,8 @@ fn assert_sealed<T: Serialize + DeserializeOwned + 'static>(
     let (received, json) = transfer(&values, |_| (), decode_all::<T>)?;
     let name = std::any::type_name::<T>();
     assert_eq!((received.len(), numbers(&json).len()), (1, 1), "{name} is {json}");
+    let (own, _) = transfer(&values, |_| (), |json| read_numbers::<T>(json).len())?;
+    assert_eq!(own, 1, "{name} is not read from its number");
     let (stolen, _) = transfer(&values, |_| (), others)?;
     assert_eq!(stolen, 0, "{name} is read as another type");
     Ok(())

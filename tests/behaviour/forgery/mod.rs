@@ -94,7 +94,13 @@ fn numbers(json: &Value) -> Vec<String> {
     }
 }
 
-/// Each number that a message can hold, read as a type.
+/// Each number that a message can hold, read as a type: by itself, and in the forms of a lock and of an end of a
+/// joinable queue.
 fn read_numbers<T: DeserializeOwned>(_: &Value) -> Vec<T> {
-    (0..32).filter_map(|number| serde_json::from_value(json!(number)).ok()).collect()
+    let forms = |number: u32| {
+        let (lock, end) =
+            (json!({ "shared": number, "value": null }), json!({ "end": number, "item": null }));
+        [json!(number), lock, end]
+    };
+    (0..32).flat_map(forms).filter_map(|json| serde_json::from_value(json).ok()).collect()
 }

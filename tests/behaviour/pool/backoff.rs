@@ -1,14 +1,13 @@
 //! Retries that come after a pause, and within a budget.
 
-use std::fs;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use multiproc::pool::{PoolBuilder, RetryPolicy};
-use multiproc::queue::{Receiver, Sender, bounded};
+use multiproc::pool::RetryPolicy;
 use multiproc::{Error, Pool, Result};
 use nix::sys::signal::{Signal, raise};
+use nix::time::{ClockId, clock_gettime};
 
+use super::retries::{LoggedPool, append_and_maybe_die};
 use super::{HOUR, SHORT, square};
 use crate::support::{Outcome, TEST_TIMEOUT, alone, eventually, send_signal, trials};
 
@@ -24,34 +23,9 @@ trials![
     a_pause_costs_no_cpu_time,
 ];
 
-/// Of each worker: the numbers of the items that it has begun, and the deaths that are left.
-static LOG: OnceLock<(Sender<u64>, Receiver<()>)> = OnceLock::new();
-
-fn open_log(begun: Sender<u64>, deaths: Receiver<()>) {
-    assert!(LOG.set((begun, deaths)).is_ok());
-}
-
-/// Kills its worker for as long as there are deaths left.
-fn maybe_die(number: u64) -> u64 {
-    let (begun, deaths) = LOG.get().unwrap();
-    begun.send(number).unwrap();
-    if deaths.try_recv().is_ok() {
-        raise(Signal::SIGKILL).unwrap();
-    }
-    square(number)
-}
-
 fn die(_: u64) -> u64 {
     raise(Signal::SIGKILL).unwrap();
     0
-}
-
-/// A pool whose workers die `deaths` times, and the reader of its log.
-fn mortal(builder: PoolBuilder, deaths: u32) -> Result<(Pool, Receiver<u64>, Sender<()>)> {
-    let (begun, entries) = bounded(1000)?;
-    let (sender, receiver) = bounded(1000)?;
-    sender.send_all((0..deaths).map(|_| ()))?;
-    Ok((builder.initializer(open_log, (begun, receiver)).build()?, entries, sender))
 }
 
 fn after(pause: Duration) -> RetryPolicy {
@@ -86,10 +60,14 @@ fn a_pausing_item_occupies_no_worker_and_holds_up_no_other() -> Outcome {
 fn results_keep_their_order_and_each_item_runs_once_more_per_death() -> Outcome {
     const PAUSE: Duration = Duration::from_millis(20);
     for chunk_size in [1, 7, 100] {
-        let (pool, entries, _deaths) = mortal(Pool::builder().workers(3).chunk_size(chunk_size), 3)?;
+        let builder = Pool::builder().workers(3).chunk_size(chunk_size);
+        let LoggedPool { pool, entries, _deaths } = LoggedPool::new(builder, 3)?;
         let begun = Instant::now();
-        let squares =
-            pool.options().retry(after(PAUSE)).imap(maybe_die, 0..50).collect::<Result<Vec<_>>>()?;
+        let squares = pool
+            .options()
+            .retry(after(PAUSE))
+            .imap(append_and_maybe_die, 0..50)
+            .collect::<Result<Vec<_>>>()?;
         assert!(squares.into_iter().eq((0..50).map(square)));
         assert!(begun.elapsed() >= PAUSE);
         pool.join();
@@ -176,8 +154,8 @@ fn a_call_that_returns_early_leaves_no_pausing_item() -> Outcome {
 }
 
 fn a_closed_pool_runs_a_pausing_item_again() -> Outcome {
-    let (pool, _entries, _deaths) = mortal(Pool::builder().workers(2), 1)?;
-    let task = pool.options().retry(after(2 * SHORT)).submit(maybe_die, (5,))?;
+    let LoggedPool { pool, entries: _entries, _deaths } = LoggedPool::new(Pool::builder().workers(2), 1)?;
+    let task = pool.options().retry(after(2 * SHORT)).submit(append_and_maybe_die, (5,))?;
     wait_until_pausing(&pool, 1);
     pool.join();
     assert!(task.is_ready());
@@ -187,21 +165,21 @@ fn a_closed_pool_runs_a_pausing_item_again() -> Outcome {
 
 fn a_pause_ends_without_a_waiting_caller_and_without_a_worker() -> Outcome {
     let builder = Pool::builder().workers(1).idle_timeout(Duration::from_millis(1));
-    let (pool, entries, _deaths) = mortal(builder, 1)?;
-    let task = pool.options().retry(after(3 * SHORT)).submit(maybe_die, (5,))?;
-    for _ in 0..2 {
-        assert_eq!(entries.recv_timeout(TEST_TIMEOUT)?, 5);
-    }
+    let LoggedPool { pool, entries, _deaths } = LoggedPool::new(builder, 1)?;
+    let pause = 5 * SHORT;
+    let task = pool.options().retry(after(pause)).submit(append_and_maybe_die, (5,))?;
+    assert_eq!(entries.recv_timeout(TEST_TIMEOUT)?, 5);
+    let begun = Instant::now();
+    // On a busy machine the pause may be over first.
+    eventually("no worker is left", || pool.worker_pids().is_empty() || begun.elapsed() > pause);
+    assert_eq!(entries.recv_timeout(TEST_TIMEOUT)?, 5);
     assert_eq!(task.get()?, 25);
     Ok(())
 }
 
 /// The time that all threads of this process have run.
 fn cpu_time() -> Duration {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap();
-    let ticks = |field: &str| field.parse::<u32>().unwrap();
-    let fields = stat.rsplit(") ").next().unwrap().split(' ');
-    Duration::from_millis(10) * fields.skip(11).take(2).map(ticks).sum::<u32>()
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap().into()
 }
 
 fn a_pause_costs_no_cpu_time() -> Outcome {

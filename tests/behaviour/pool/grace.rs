@@ -59,6 +59,11 @@ where
     Ok(task)
 }
 
+/// Begins a task that goes on until it is killed.
+fn staying(pool: &Pool, grace: Duration) -> Result<TaskHandle<()>> {
+    begin(pool, |pool, grace, latch| pool.options().grace(grace).submit(stay, (latch,)), grace)
+}
+
 fn working(pool: &Pool) -> Result<TaskHandle<()>> {
     begin(pool, |pool, grace, latch| pool.options().grace(grace).submit(work, (latch,)), HOUR)
 }
@@ -91,8 +96,7 @@ fn a_cancelled_task_ends_by_itself_and_its_worker_lives_on() -> Outcome {
 
 fn a_task_that_goes_on_is_killed_when_its_grace_is_over() -> Outcome {
     let pool = Pool::new(2)?;
-    let staying =
-        begin(&pool, |pool, grace, latch| pool.options().grace(grace).submit(stay, (latch,)), 2 * SHORT)?;
+    let staying = staying(&pool, 2 * SHORT)?;
     let cancelled = Instant::now();
     assert!(staying.cancel());
     for number in 0..100 {
@@ -203,13 +207,12 @@ fn a_task_without_a_grace_is_not_asked() -> Outcome {
 fn nothing_else_is_cancelled() -> Outcome {
     assert!(!is_cancelled());
     let pool = Pool::new(2)?;
-    let running =
-        begin(&pool, |pool, grace, latch| pool.options().grace(grace).submit(stay, (latch,)), HOUR)?;
+    let running = staying(&pool, HOUR)?;
     assert!(running.cancel());
     assert!(!is_cancelled() && !Process::spawn(is_cancelled, ())?.join()?);
     assert!(
         pool.map(|_: u32| is_cancelled(), 0..1000)?.into_iter().all(|it| !it),
-        "only of the other worker"
+        "a task of the other worker is cancelled"
     );
     Ok(())
 }
@@ -217,8 +220,7 @@ fn nothing_else_is_cancelled() -> Outcome {
 fn a_pool_that_ends_waits_for_no_grace() -> Outcome {
     for ends_at_once in [true, false] {
         let pool = Pool::builder().workers(1).shutdown_timeout(2 * SHORT).build()?;
-        let running =
-            begin(&pool, |pool, grace, latch| pool.options().grace(grace).submit(stay, (latch,)), HOUR)?;
+        let running = staying(&pool, HOUR)?;
         assert!(running.cancel());
         if ends_at_once {
             pool.terminate();

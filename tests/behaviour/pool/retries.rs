@@ -38,7 +38,7 @@ fn append(number: u64) -> &'static Receiver<()> {
     deaths
 }
 
-fn append_and_maybe_die(number: u64) -> u64 {
+pub(super) fn append_and_maybe_die(number: u64) -> u64 {
     if append(number).try_recv().is_ok() {
         raise(Signal::SIGKILL).unwrap();
     }
@@ -46,14 +46,14 @@ fn append_and_maybe_die(number: u64) -> u64 {
 }
 
 /// A pool that logs its runs, and the reader of the log.
-struct LoggedPool {
-    pool: Pool,
-    entries: Receiver<u64>,
-    _deaths: Sender<()>,
+pub(super) struct LoggedPool {
+    pub(super) pool: Pool,
+    pub(super) entries: Receiver<u64>,
+    pub(super) _deaths: Sender<()>,
 }
 
 impl LoggedPool {
-    fn new(builder: PoolBuilder, deaths: u32) -> Result<Self> {
+    pub(super) fn new(builder: PoolBuilder, deaths: u32) -> Result<Self> {
         let (log, entries) = bounded(1000)?;
         let (sender, receiver) = bounded(1000)?;
         sender.send_all((0..deaths).map(|_| ()))?;

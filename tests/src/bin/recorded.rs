@@ -1,5 +1,7 @@
 //! Runs tasks that fail, and prints each with the file that records it. `MULTIPROC_REPLAY` runs one again.
 
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
 use std::process::{abort, exit};
 use std::{env, fs};
 
@@ -38,8 +40,8 @@ fn fail_large(kind: String, large: Vec<u8>) -> usize {
 
 /// Goes to another directory, and has a child that fails; returns the path of its record.
 fn fail_elsewhere(directory: String) -> String {
-    _ = fs::create_dir(&directory);
-    _ = env::set_current_dir(&directory);
+    fs::create_dir(&directory).unwrap();
+    env::set_current_dir(&directory).unwrap();
     let result = Process::spawn(|number: usize| fail("panic", number), (7,)).and_then(Process::join);
     result.err().map(|error| path(&error)).unwrap_or_default()
 }

@@ -157,10 +157,8 @@ fn commands(options: &Options, scale: &Scale) -> Result<Vec<Vec<String>>> {
         Some("failpoints") => vec![points],
         Some("random-kills") => vec![random],
         Some("mix") => {
-            let kills = env::var("KILLS").map_or(Ok(*kills), |kills| kills.parse()).context("KILLS")?;
             let target = words(&[&"--target", &"all that is shared"]);
-            let mix = words(&[&"random-kills", &"--count", &kills, &"--seed", &options.seed]);
-            vec![mix.into_iter().chain(target).collect()]
+            vec![random.into_iter().chain(target).collect()]
         }
         Some("corruption") => vec![corruption],
         Some("large" | "peers") => Vec::new(),

@@ -113,7 +113,7 @@ impl Mix {
         }
     }
 
-    /// What must be possible when no party works any more. `kills` have struck until then.
+    /// What must be possible when no party works any more.
     pub(crate) fn use_all(&self) -> Result<()> {
         self.locks.use_all()?;
         loop {

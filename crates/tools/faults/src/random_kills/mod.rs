@@ -77,7 +77,8 @@ const BOUND: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(rand::random);
-    let again = format!("`cargo xtask faults --seed {seed} --only random-kills`");
+    let part = if options.target.is_some() { "mix" } else { "random-kills" };
+    let again = format!("`cargo xtask faults --seed {seed} --only {part}`");
     eprintln!("kills with {again}");
     interrupt::install()?;
     let wanted =

@@ -17,8 +17,8 @@ const CONSUMERS: u32 = 2;
 const ITEMS: u32 = 40;
 /// Items that a receiver drops the first time.
 const DROPPED_EACH: u32 = 8;
-/// How long `join` may take after a death.
-const BOUND: Duration = Duration::from_secs(10);
+/// How long `join` may take: it waits for the consumers' work, too.
+const BOUND: Duration = Duration::from_secs(60);
 
 /// A number, and bytes.
 type Item = (u32, ByteBuf);
