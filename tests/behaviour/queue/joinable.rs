@@ -32,7 +32,7 @@ fn serve(receiver: JoinableReceiver<u32>, sum: Atomic<u32>) -> Result<()> {
     for delivery in receiver {
         let delivery = delivery?;
         sum.fetch_add(*delivery, SeqCst);
-        delivery.done()?;
+        delivery.done();
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ fn items_of_a_killed_receiver_go_to_another_in_their_place() -> Outcome {
     for expected in 0..4 {
         let delivery = receiver.recv()?;
         assert_eq!((*delivery, delivery.attempt()), (expected, if expected < 3 { 2 } else { 1 }));
-        delivery.done()?;
+        delivery.done();
     }
     sender.join()?;
 
@@ -80,7 +80,7 @@ fn items_of_a_killed_receiver_go_to_another_in_their_place() -> Outcome {
     sender.send(5)?;
     sender.send(6)?;
     let (child, _stage) = started(keep_two, &receiver)?;
-    let waiter = std::thread::spawn(move || receiver.recv().and_then(Delivery::done));
+    let waiter = std::thread::spawn(move || receiver.recv().map(Delivery::done));
     killed(child);
     assert_eq!(ends_soon(|| waiter.join()).unwrap()?, 5);
     Ok(())
@@ -90,7 +90,7 @@ fn a_killed_receiver_is_reported_with_its_items() -> Outcome {
     let (sender, receiver): Ends<u32> = joinable(4, Unfinished::Report)?;
     (0..3).try_for_each(|number| sender.send(number))?;
     let (child, _stage) = started(keep_two, &receiver)?;
-    assert_eq!(receiver.recv()?.done()?, 2);
+    assert_eq!(receiver.recv()?.done(), 2);
     let is_reported = |pid| {
         let error = ends_soon(|| sender.join()).unwrap_err();
         assert_eq!((error.kind(), error.pid()), (ErrorKind::Unacknowledged, Some(pid)));
@@ -119,7 +119,7 @@ fn an_item_that_is_dropped_or_in_a_panic_is_not_done() -> Outcome {
     let delivery = ends_soon(|| receiver.recv())?;
     assert_eq!((delivery.as_str(), delivery.attempt()), ("work", 3));
     assert!(sender.join_timeout(Duration::ZERO).unwrap_err().is_timeout());
-    assert_eq!(delivery.done()?, "work");
+    assert_eq!(delivery.done(), "work");
     sender.join()?;
     Ok(())
 }
@@ -155,7 +155,7 @@ fn receivers_meet_the_end_when_all_is_done() -> Outcome {
     drop(sender);
     assert!(receiver.recv_timeout(Duration::from_millis(20)).unwrap_err().is_timeout());
     let rest = std::thread::spawn(move || -> Result<Vec<u32>> {
-        receiver.into_iter().map(|delivery| delivery?.done()).collect()
+        receiver.into_iter().map(|delivery| Ok(delivery?.done())).collect()
     });
     killed(child);
     assert_eq!(ends_soon(|| rest.join()).unwrap()?, [0, 1]);
@@ -172,10 +172,10 @@ fn a_sender_waits_for_what_is_not_done() -> Outcome {
     let refused = takes_at_least(time, || sender.send_timeout(2, time)).unwrap_err();
     assert!(refused.error().is_timeout(), "it was taken, and is not done");
     let blocked = std::thread::spawn(move || sender.send(3));
-    first.done()?;
+    first.done();
     blocked.join().unwrap()?;
-    assert_eq!(receiver.recv()?.done()?, 1);
-    assert_eq!(receiver.recv()?.done()?, 3);
+    assert_eq!(receiver.recv()?.done(), 1);
+    assert_eq!(receiver.recv()?.done(), 3);
     for capacity in [0, 65_537] {
         assert_eq!(joinable::<u32>(capacity, Unfinished::Report).unwrap_err().kind(), ErrorKind::Invalid);
     }
@@ -190,7 +190,7 @@ fn a_timed_join_ends_on_time() -> Outcome {
     assert!(takes_at_least(time, || sender.join_timeout(time)).unwrap_err().is_timeout());
     let delivery = receiver.recv()?;
     assert!(takes_at_least(time, || sender.join_timeout(time)).unwrap_err().is_timeout());
-    delivery.done()?;
+    delivery.done();
     sender.join_timeout(time)?;
     assert!(receiver.try_recv().unwrap_err().is_empty());
     Ok(())
@@ -208,7 +208,7 @@ fn items_are_as_large_as_their_share_and_leave_no_memory() -> Outcome {
         }
         assert!(shared_memory() > 38 << 20);
         for _ in 0..20 {
-            assert!(receiver.recv()?.done()? == item);
+            assert!(receiver.recv()?.done() == item);
         }
         assert!(shared_memory() < 4 << 20, "{}", shared_memory());
         Ok(())
@@ -229,7 +229,7 @@ fn a_bad_item_is_refused_or_done() -> Outcome {
     sender.send(BadValue::Fine(1))?;
     assert!(receiver.recv().unwrap_err().is_codec());
     assert_eq!(sender.unfinished(), 1);
-    assert_eq!(receiver.recv()?.done()?, BadValue::Fine(1));
+    assert_eq!(receiver.recv()?.done(), BadValue::Fine(1));
     sender.join()?;
     let (sender, _receiver) = joinable(4, Unfinished::Redeliver)?;
     let slice = multiproc::SharedSlice::from_slice(&[1_u8])?;
@@ -247,7 +247,7 @@ fn a_copy_of_the_process_gives_nothing_back() -> Outcome {
             tests::exit_at_once();
         }
         assert!(receiver.try_recv().unwrap_err().is_empty());
-        delivery.done()?;
+        delivery.done();
         sender.join()
     })
 }
@@ -258,7 +258,7 @@ fn nothing_is_lost_however_many_receivers_are_killed() -> Outcome {
         for delivery in receiver {
             let delivery = delivery?;
             done[*delivery as usize].fetch_add(1, SeqCst);
-            delivery.done()?;
+            delivery.done();
         }
         Ok(())
     };

@@ -41,14 +41,10 @@ pub(super) struct End {
 pub(super) struct Items(pub(super) Deliveries);
 
 impl<T> Delivery<T> {
-    /// Acknowledges the item, Python's `task_done`, and returns it. Does not block, but for a moment while
-    /// another process uses the queue and the item is large.
-    ///
-    /// # Errors
-    /// None, unless another process has written over the memory.
-    pub fn done(self) -> Result<T> {
-        self.receipt.acknowledge()?;
-        Ok(self.item)
+    /// Acknowledges the item, Python's `task_done`, and returns it. Does not block.
+    pub fn done(self) -> T {
+        self.receipt.acknowledge();
+        self.item
     }
 
     /// How often the item was received, this time included. An item that kills each of its receivers comes back
@@ -71,10 +67,9 @@ impl Receipt {
         Self { taken: Some(taken), end }
     }
 
-    pub(super) fn acknowledge(mut self) -> Result<()> {
-        match self.taken.take() {
-            Some(taken) if taken.is_own() => self.end.items.0.acknowledge(&taken),
-            _ => Ok(()),
+    pub(super) fn acknowledge(mut self) {
+        if let Some(taken) = self.taken.take().filter(Taken::is_own) {
+            self.end.items.0.acknowledge(&taken);
         }
     }
 }
@@ -82,7 +77,7 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if let Some(taken) = self.taken.take().filter(Taken::is_own) {
-            let _ = self.end.items.0.give_up(&taken); // overwritten memory: the item is lost already
+            self.end.items.0.give_up(&taken);
         }
     }
 }

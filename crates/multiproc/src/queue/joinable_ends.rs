@@ -45,7 +45,7 @@ pub enum Unfinished {
 ///     for delivery in receiver {
 ///         let delivery = delivery?;
 ///         letters += delivery.len();
-///         delivery.done()?;
+///         delivery.done();
 ///     }
 ///     Ok(letters)
 /// }
@@ -244,7 +244,10 @@ impl<T: DeserializeOwned> JoinableReceiver<T> {
                 let receipt = Receipt::new(taken, end.clone());
                 match panic::decode(&bytes, Vec::new(), TERMS.item) {
                     Ok(item) => Ok(Delivery { item, receipt }),
-                    Err(error) => receipt.acknowledge().and(Err(error)),
+                    Err(error) => {
+                        receipt.acknowledge();
+                        Err(error)
+                    }
                 }
             }
             Next::TimedOut => Err(TERMS.timed_out(deadline)),

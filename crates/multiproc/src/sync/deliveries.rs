@@ -4,6 +4,9 @@
 //! queued or which process has taken it. The item's bytes are written before its slot, and each change of state
 //! is one store; so a process that is killed leaves an item queued, taken, or gone. An item that an ended
 //! process has taken is found by the threads that wait.
+//!
+//! A process ends or gives up what it has taken without the lock, so neither can block, whatever another
+//! process has written into the lock's word.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -22,7 +25,7 @@ use crate::sys::thread_id::ThreadId;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Deliveries {
     #[serde(deserialize_with = "receive")]
-    shared: Shared,
+    pub(super) shared: Shared,
     /// Whether an item that was taken and not acknowledged is queued again; otherwise it is counted as lost.
     pub(crate) redelivers: bool,
 }
@@ -47,9 +50,11 @@ const LENGTH: usize = 8;
 /// The memory of an item above this size (bytes) is given back once the item is acknowledged.
 const KEPT: usize = 64 * 1024;
 
-/// The kind of an entry: queued or taken, and above that bit how often the item was taken.
+/// The kind of an entry: queued or taken, then also acknowledged; and above these bits how often the item was
+/// taken.
 const TAKEN: u32 = 1;
-const ATTEMPT: u32 = 2;
+const ACKNOWLEDGED: u32 = 2;
+const ATTEMPT: u32 = 4;
 
 fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
     let shared = Shared::receive(deserializer, 1, None)?;
@@ -153,25 +158,22 @@ impl Deliveries {
     }
 
     /// Ends an item that is dealt with.
-    pub(crate) fn acknowledge(&self, taken: &Taken) -> Result<()> {
-        let index = taken.0.index;
-        let size = self.length(index);
-        self.shared.free(&taken.0);
-        failpoint::hit(Failpoint::DeliveryAcknowledged);
-        if size > KEPT
-            && let Some(_guard) = self.shared.lock_slots(Deadline::Never)?
-            && self.shared.is_free(index)
-        {
-            let (memory, start) = self.shared.range(index * self.place(), self.place());
-            memfd::release(memory, start, self.place());
+    pub(crate) fn acknowledge(&self, taken: &Taken) {
+        let Taken(entry) = taken;
+        if self.length(entry.index) > KEPT && self.shared.replace_kind(entry, entry.kind | ACKNOWLEDGED) {
+            failpoint::hit(Failpoint::DeliveryAcknowledged);
+            self.release_memory(entry.index);
         }
+        self.shared.free(entry);
+        failpoint::hit(Failpoint::DeliveryFreed);
         self.notify();
-        Ok(())
     }
 
     /// Gives up an item that was taken: it is queued again, or counted as lost.
-    pub(crate) fn give_up(&self, taken: &Taken) -> Result<()> {
-        self.give_up_entry(&taken.0, Deadline::Never)
+    pub(crate) fn give_up(&self, taken: &Taken) {
+        if self.requeue_or_lose(&taken.0) {
+            self.notify();
+        }
     }
 
     fn place(&self) -> usize {
@@ -183,6 +185,12 @@ impl Deliveries {
         let mut length = [0; LENGTH];
         self.shared.load_slice(index * self.place(), &mut length);
         usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX).min(self.place() - LENGTH)
+    }
+
+    /// To be called while the slot is not free.
+    fn release_memory(&self, index: usize) {
+        let (memory, start) = self.shared.range(index * self.place(), self.place());
+        memfd::release(memory, start, self.place());
     }
 
     /// To be called under the lock, as `take`.
@@ -235,25 +243,22 @@ impl Deliveries {
             };
             last = Some((entry.holder, has_ended));
             if has_ended {
-                self.give_up_entry(&entry, deadline)?;
+                self.recover_entry(&entry, deadline)?;
             }
         }
         Ok(())
     }
 
-    fn give_up_entry(&self, entry: &Entry, deadline: Deadline) -> Result<()> {
+    fn recover_entry(&self, entry: &Entry, deadline: Deadline) -> Result<()> {
         let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(()) };
         if self.shared.kind(entry) != Some(entry.kind) {
             return Ok(()); // another process was first
         }
-        failpoint::hit(Failpoint::DeliveryGivenUp);
-        if self.redelivers {
-            self.shared.set_kind(entry, entry.kind & !TAKEN);
-        } else {
-            // A process that is killed between the two has the item counted once more.
-            self.add_loss(entry.holder.number());
-            failpoint::hit(Failpoint::LossCounted);
+        if entry.kind & ACKNOWLEDGED != 0 {
+            self.release_memory(entry.index);
             self.shared.free(entry);
+        } else {
+            self.requeue_or_lose(entry);
         }
         drop(guard);
         failpoint::hit(Failpoint::DeliveryReturned);
@@ -261,13 +266,33 @@ impl Deliveries {
         Ok(())
     }
 
+    /// To be called by the process that has the item, or under the lock once that has ended; returns whether
+    /// the item was there.
+    fn requeue_or_lose(&self, entry: &Entry) -> bool {
+        failpoint::hit(Failpoint::DeliveryGivenUp);
+        if self.redelivers {
+            return self.shared.replace_kind(entry, entry.kind & !TAKEN);
+        }
+        // A process that is killed between the two has the item counted once more.
+        self.add_loss(entry.holder.number());
+        failpoint::hit(Failpoint::LossCounted);
+        self.shared.free(entry);
+        true
+    }
+
     /// The word of losses: the first process that lost an item, and how many items all of them have lost.
     #[allow(clippy::cast_possible_truncation)] // its low half
     fn add_loss(&self, pid: u32) {
         let losses = self.shared.word(Word::Failure);
-        let before = losses.load(Relaxed);
-        let first = if before == 0 { u64::from(pid) << 32 } else { before };
-        losses.store(first + u64::from(before as u32 != u32::MAX), Relaxed);
+        let mut before = losses.load(Relaxed);
+        loop {
+            let first = if before == 0 { u64::from(pid) << 32 } else { before };
+            let after = first + u64::from(before as u32 != u32::MAX);
+            match losses.compare_exchange(before, after, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => before = now,
+            }
+        }
     }
 
     /// An error if items were lost that no call has reported yet.

@@ -117,6 +117,13 @@ impl Shared {
         self.slot_word(of.index, KIND).store(u64::from(of.pid) << 32 | u64::from(kind), Release);
     }
 
+    /// Changes the kind of an entry, unless it has changed since the entry was read; returns whether it did.
+    pub(super) fn replace_kind(&self, of: &Entry, kind: u32) -> bool {
+        let word = |kind: u32| u64::from(of.pid) << 32 | u64::from(kind);
+        let slot = self.slot_word(of.index, KIND);
+        self.kind(of).is_some() && slot.compare_exchange(word(of.kind), word(kind), AcqRel, Relaxed).is_ok()
+    }
+
     /// Frees the slot of an entry, if it has it still.
     pub(super) fn free(&self, entry: &Entry) {
         if self.kind(entry).is_some() {

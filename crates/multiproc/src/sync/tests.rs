@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::deliveries::{Deliveries, Next};
 use super::*;
 use crate::error::Result;
 use crate::ipc::wire::{Travels, decode, encode_with_descriptors};
+use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, cases, descriptors};
 
 /// Encodes `value` and decodes it as something else.
@@ -53,6 +55,32 @@ fn handles_that_lack_words_do_not_panic() {
     let mutex = Mutex::new(()).unwrap();
     assert!(condvar.wait(mutex.lock().unwrap()).is_err());
     assert!(transfer::<Semaphore>(&small).unwrap().try_acquire().is_err());
+}
+
+/// Another process may have written any thread that lives into the lock's word.
+#[test]
+fn an_item_is_acknowledged_or_given_up_though_the_lock_is_held() {
+    for redelivers in [true, false] {
+        let queue = Deliveries::create(4, redelivers).unwrap();
+        let taken = [1, 100_000, 1].map(|length| {
+            queue.send(&vec![7; length], Deadline::Never, || false).unwrap();
+            match queue.receive(Deadline::now(), || false).unwrap() {
+                Next::Item(taken, _) => taken,
+                _ => panic!("there is no item"),
+            }
+        });
+        let guard = queue.shared.lock_slots(Deadline::now()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                queue.acknowledge(&taken[0]);
+                queue.acknowledge(&taken[1]);
+                queue.give_up(&taken[2]);
+            });
+        });
+        drop(guard);
+        assert_eq!(queue.len(), usize::from(redelivers));
+        assert!(queue.join(Deadline::now(), || true).is_err(), "it is neither there nor reported");
+    }
 }
 
 proptest! {

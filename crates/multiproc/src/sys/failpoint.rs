@@ -127,13 +127,15 @@ points! {
     DeliveryHandedOver = "joinable:handed-over",
     /// A receiver has an item, which is not acknowledged.
     DeliveryTaken = "joinable:taken",
-    /// An item is acknowledged, and its memory not released.
+    /// A large item is acknowledged, and its memory not released.
     DeliveryAcknowledged = "joinable:acknowledged",
-    /// A thread is about to queue an item again, or to count it as lost. It holds the lock.
+    /// An item is gone, and no waiter is notified.
+    DeliveryFreed = "joinable:freed",
+    /// A thread is about to queue an item again, or to count it as lost.
     DeliveryGivenUp = "joinable:given-up",
     /// An item is counted as lost, and still there.
     LossCounted = "joinable:loss-counted",
-    /// An item is queued again, or gone, and no waiter is notified.
+    /// An item of a process that has ended is queued again, or gone, and no waiter is notified.
     DeliveryReturned = "joinable:returned",
     /// A server has noted which call it is about to take.
     CallNoted = "server:call-noted",

@@ -19,6 +19,9 @@ pub(crate) struct ThreadId(u64);
 /// The start time if /proc does not tell it. (Not 0, which a stray number in a word has there.)
 const UNKNOWN: u32 = u32::MAX;
 
+/// The flag of the kernel's own threads in /proc (`PF_KTHREAD` of its `sched.h`).
+const OF_KERNEL: u32 = 0x0020_0000;
+
 /// The kernel gives threads only lower numbers (`PID_MAX_LIMIT`).
 const END_OF_NUMBERS: u32 = 1 << 22;
 
@@ -116,13 +119,17 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 22 is the start time.
+    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 9 has the flags, 22 the start
+    /// time. A thread of the kernel counts as ended: it holds nothing of ours, and those with low numbers start
+    /// at 0, so a stray number in a word would name one that never ends.
     #[allow(clippy::cast_possible_truncation)] // the low half of the start time covers 497 days
     fn parse(text: &str) -> Option<Self> {
         let number = text.split(' ').next()?.parse().ok()?;
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
-        let has_ended = matches!(fields.next()?, "Z" | "X");
-        let start: u64 = fields.nth(18)?.parse().ok()?;
+        let state = fields.next()?;
+        let flags: u32 = fields.nth(5)?.parse().ok()?;
+        let has_ended = matches!(state, "Z" | "X") || flags & OF_KERNEL != 0;
+        let start: u64 = fields.nth(12)?.parse().ok()?;
         Some(Self { number, has_ended, start: start as u32 })
     }
 }

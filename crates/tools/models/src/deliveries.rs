@@ -37,7 +37,7 @@ fn joined() {
             let (taken, item) = receive(queue, Deadline::Never).unwrap();
             assert_eq!((before.get(), item, taken.attempt()), (5, 7, 1));
             done.set(6);
-            queue.acknowledge(&taken).unwrap();
+            queue.acknowledge(&taken);
         })
     };
     let (queue, [before, done]) = &*shared;
@@ -58,13 +58,13 @@ fn given_up() {
         let queue = queue.clone();
         thread::spawn(move || {
             if let Some((taken, _)) = receive(&queue, Deadline::now()) {
-                queue.give_up(&taken).unwrap();
+                queue.give_up(&taken);
             }
         })
     };
     let (taken, item) = receive(&queue, Deadline::Never).unwrap();
     assert!(item == 7 && taken.attempt() <= 2);
-    queue.acknowledge(&taken).unwrap();
+    queue.acknowledge(&taken);
     other.join().unwrap();
     assert_eq!(queue.len(), 0);
 }
@@ -78,7 +78,7 @@ fn two_items() {
         let queue = queue.clone();
         thread::spawn(move || {
             let (taken, item) = receive(&queue, Deadline::Never).unwrap();
-            queue.acknowledge(&taken).unwrap();
+            queue.acknowledge(&taken);
             item
         })
     });
@@ -99,7 +99,7 @@ fn killed_at(point: Failpoint, redelivers: bool) -> (Deliveries, Option<u32>) {
             die_at(point);
             let (taken, _) = receive(&queue, Deadline::Never).unwrap();
             if point != Failpoint::DeliveryTaken {
-                queue.acknowledge(&taken).unwrap();
+                queue.acknowledge(&taken);
             }
             ThreadId::current()
         })
@@ -108,7 +108,7 @@ fn killed_at(point: Failpoint, redelivers: bool) -> (Deliveries, Option<u32>) {
     queue.recover(Deadline::Never).unwrap();
     let again = receive(&queue, Deadline::now()).map(|(taken, item)| {
         assert_eq!(item, 7);
-        queue.acknowledge(&taken).unwrap();
+        queue.acknowledge(&taken);
         taken.attempt()
     });
     assert_eq!(queue.len(), 0);
@@ -130,7 +130,7 @@ fn killed_holding() {
 model!(an_item_that_is_acknowledged_does_not_come_again, killed_acknowledging, 3, detects[NoExchange]);
 
 fn killed_acknowledging() {
-    let (queue, again) = killed_at(Failpoint::DeliveryAcknowledged, true);
+    let (queue, again) = killed_at(Failpoint::DeliveryFreed, true);
     assert_eq!(again, None);
     assert!(queue.join(Deadline::now(), || false).unwrap());
 }

@@ -52,6 +52,13 @@ fn a_process_that_is_not_reaped_has_ended() {
 }
 
 #[test]
+fn a_thread_of_the_kernel_counts_as_ended() {
+    let stat = |flags| format!("6 (kworker) I 2 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0");
+    assert!(Stat::parse(&stat(69_238_880)).unwrap().has_ended);
+    assert!(!Stat::parse(&stat(4_194_304)).unwrap().has_ended);
+}
+
+#[test]
 fn a_name_can_hold_anything() {
     let stat = Stat::parse("7 (a) Z (b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 9").unwrap();
     assert_eq!((stat.number, stat.has_ended, stat.start), (7, false, 4242));

@@ -119,7 +119,7 @@ fn consume(receiver: JoinableReceiver<Item>, counts: Counts) -> Result<(), Error
             continue; // which drops it
         }
         counts.done[delivery.0 as usize].fetch_add(1, SeqCst);
-        delivery.done()?;
+        delivery.done();
     }
     Ok(())
 }
