@@ -1,3 +1,5 @@
+//! Four processes count in one number: with an atomic, under a mutex, and without either.
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use multiproc::sync::{Atomic, Barrier, Mutex};

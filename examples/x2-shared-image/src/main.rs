@@ -1,3 +1,5 @@
+//! Four processes compute the rows of one image, each in the image's own memory.
+
 use std::error::Error;
 use std::fs;
 use std::path::Path;

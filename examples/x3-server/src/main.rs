@@ -1,3 +1,5 @@
+//! A bank lives in a process of its own; two children call it, and a call crashes it.
+
 use std::collections::HashMap;
 use std::time::Duration;
 

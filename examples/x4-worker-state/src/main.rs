@@ -1,3 +1,5 @@
+//! A table of prime factors: made by each task, by each worker, or once for all workers.
+
 use std::fs;
 use std::time::Instant;
 
@@ -41,6 +43,7 @@ fn main() -> Result<()> {
     let counts = pool.map(|below: u32| Factors::make(SIZE).count_primes(below), limits())?;
     println!("{TASKS} tables, one for each task: {:.3} seconds", start.elapsed().as_secs_f64());
 
+    // Only a fork server has a process from which workers are forked with the table in it.
     let builder = || Pool::builder().workers(2).start_method(StartMethod::ForkServer);
     let ways = [
         ("2 tables, one for each worker", builder().state(Factors::make, (SIZE,))),

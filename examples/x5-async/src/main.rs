@@ -1,3 +1,5 @@
+//! An HTTP service under tokio hands each request to a pool; a request that crashes its worker gets an error.
+
 use std::sync::Arc;
 
 use hyper::body::Incoming;

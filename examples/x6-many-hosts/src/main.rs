@@ -1,3 +1,5 @@
+//! The thumbnails of a folder, made by a pool on many hosts; two agents on this machine by default.
+
 mod demo;
 
 use std::fs;

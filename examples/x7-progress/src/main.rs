@@ -1,3 +1,5 @@
+//! A progress bar over a pool: a thousand items, of which some fail and one crashes its worker.
+
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let results = pool.imap_unordered(convert, numbers);
     bar.set_length(results.len() as u64);
     for result in results.progress_with(bar.clone()) {
+        // The pool's error (a crash) and the function's own count alike.
         match result.map_err(TaskError::from).flatten() {
             Ok(_) => done += 1,
             Err(error) => {

@@ -1,3 +1,5 @@
+//! A decoder that crashes on one file of a thousand; the recorded task runs again in the first process.
+
 use std::env::{current_exe, temp_dir, var_os};
 use std::fs::remove_dir_all;
 use std::os::unix::process::ExitStatusExt;
