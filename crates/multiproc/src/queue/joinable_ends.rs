@@ -179,7 +179,8 @@ impl<T> JoinableSender<T> {
         self.wait(Deadline::after(time))
     }
 
-    /// The number of items that were sent and are not done.
+    /// The number of items that were sent and are not done. While other processes send items, one may be missed:
+    /// that all are done, only [`join`](Self::join) says.
     pub fn unfinished(&self) -> usize {
         self.end.items.0.len()
     }

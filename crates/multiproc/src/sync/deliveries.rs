@@ -79,6 +79,12 @@ impl Deliveries {
         self.shared.used_count()
     }
 
+    /// Whether no item is queued or taken. Without the lock, one that comes while others are counted may have
+    /// been missed. `false` if the lock cannot be had before the deadline.
+    fn is_empty(&self, deadline: Deadline) -> Result<bool> {
+        Ok(self.len() == 0 && self.shared.lock_slots(deadline)?.is_some_and(|_guard| self.len() == 0))
+    }
+
     /// Wakes all threads that wait for a change.
     pub(crate) fn notify(&self) {
         self.shared.word(Word::Releases).fetch_add(1, Release);
@@ -120,7 +126,7 @@ impl Deliveries {
             let Some(_guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
             let queued = self.shared.entries().filter(|entry| !entry.is_taken());
             if let Some(oldest) = queued.min_by_key(|entry| entry.sequence) {
-                let (taken, bytes) = self.take(oldest);
+                let (taken, bytes) = self.take(oldest)?;
                 return Ok(Some(Next::Item(taken, bytes)));
             }
             let may_come_back = self.redelivers && self.len() > 0;
@@ -136,20 +142,18 @@ impl Deliveries {
     /// whether all receivers are gone.
     pub(crate) fn join(&self, deadline: Deadline, is_deserted: impl Fn() -> bool) -> Result<bool> {
         let joined = self.wait(deadline, |_| {
-            if self.len() == 0 {
+            if self.is_empty(deadline)? {
                 return Ok(Some(()));
             }
             if !is_deserted() {
                 return Ok(None);
             }
             self.recover(deadline)?;
-            match self.len() {
-                0 => Ok(Some(())),
-                _ => Err(self
-                    .take_loss()
-                    .err()
-                    .unwrap_or_else(|| Error::disconnected("receiver of the queue"))),
+            if self.is_empty(deadline)? {
+                return Ok(Some(()));
             }
+            let lost = self.take_loss().err();
+            Err(lost.unwrap_or_else(|| Error::disconnected("receiver of the queue")))
         })?;
         if joined.is_some() {
             self.take_loss()?;
@@ -172,6 +176,7 @@ impl Deliveries {
     /// Gives up an item that was taken: it is queued again, or counted as lost.
     pub(crate) fn give_up(&self, taken: &Taken) {
         if self.requeue_or_lose(&taken.0) {
+            failpoint::hit(Failpoint::DeliveryReturned);
             self.notify();
         }
     }
@@ -187,7 +192,7 @@ impl Deliveries {
         usize::try_from(u64::from_ne_bytes(length)).unwrap_or(usize::MAX).min(self.place() - LENGTH)
     }
 
-    /// To be called while the slot is not free.
+    /// To be called while the slot is not free, or under the lock.
     fn release_memory(&self, index: usize) {
         let (memory, start) = self.shared.range(index * self.place(), self.place());
         memfd::release(memory, start, self.place());
@@ -198,7 +203,9 @@ impl Deliveries {
         let Some(index) = self.shared.free_slot(|_| false) else { return Ok(false) };
         let start = index * self.place();
         let (memory, offset) = self.shared.range(start, LENGTH + item.len());
-        memfd::allocate(memory, offset, LENGTH + item.len())?; // so that a lack of it is an error and no signal
+        // So that a lack of it is an error and no signal.
+        memfd::allocate(memory, offset, LENGTH + item.len())
+            .inspect_err(|_| self.release_memory(index))?;
         self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
         self.shared.store_slice(start + LENGTH, item);
         let sender = ThreadId::current_and_process().1;
@@ -206,11 +213,13 @@ impl Deliveries {
         Ok(true)
     }
 
-    fn take(&self, oldest: Entry) -> (Taken, Vec<u8>) {
-        let mut bytes = vec![0; self.length(oldest.index)];
+    fn take(&self, oldest: Entry) -> Result<(Taken, Vec<u8>)> {
+        let length = self.length(oldest.index);
+        let mut bytes = memfd::try_with_capacity(length)?;
+        bytes.resize(length, 0);
         self.shared.load_slice(oldest.index * self.place() + LENGTH, &mut bytes);
         let kind = oldest.kind.wrapping_add(ATTEMPT) | TAKEN;
-        (Taken(self.shared.hand_over(&oldest, ThreadId::current_and_process().1, kind)), bytes)
+        Ok((Taken(self.shared.set_holder(&oldest, ThreadId::current_and_process().1, kind)), bytes))
     }
 
     /// As [`Shared::wait`], and gives up the items of processes that have ended.
@@ -242,17 +251,18 @@ impl Deliveries {
                 _ => self.shared.has_ended(&entry),
             };
             last = Some((entry.holder, has_ended));
-            if has_ended {
-                self.recover_entry(&entry, deadline)?;
+            if has_ended && !self.recover_entry(&entry, deadline)? {
+                break; // the lock cannot be had
             }
         }
         Ok(())
     }
 
-    fn recover_entry(&self, entry: &Entry, deadline: Deadline) -> Result<()> {
-        let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(()) };
+    /// Returns whether it had the lock before the deadline.
+    fn recover_entry(&self, entry: &Entry, deadline: Deadline) -> Result<bool> {
+        let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(false) };
         if self.shared.kind(entry) != Some(entry.kind) {
-            return Ok(()); // another process was first
+            return Ok(true); // another process was first
         }
         if entry.kind & ACKNOWLEDGED != 0 {
             self.release_memory(entry.index);
@@ -263,7 +273,7 @@ impl Deliveries {
         drop(guard);
         failpoint::hit(Failpoint::DeliveryReturned);
         self.notify();
-        Ok(())
+        Ok(true)
     }
 
     /// To be called by the process that has the item, or under the lock once that has ended; returns whether
@@ -276,6 +286,9 @@ impl Deliveries {
         // A process that is killed between the two has the item counted once more.
         self.add_loss(entry.holder.number());
         failpoint::hit(Failpoint::LossCounted);
+        if self.length(entry.index) > KEPT {
+            self.release_memory(entry.index);
+        }
         self.shared.free(entry);
         true
     }

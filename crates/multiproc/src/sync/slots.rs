@@ -98,7 +98,7 @@ impl Shared {
 
     /// Gives an entry another holder and kind. A process that is killed between the two leaves the kind. To be
     /// called under the lock.
-    pub(super) fn hand_over(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
+    pub(super) fn set_holder(&self, entry: &Entry, holder: ThreadId, kind: u32) -> Entry {
         let entry = Entry { holder, pid: holder.number(), kind, ..*entry };
         self.slot_word(entry.index, HOLDER).store(holder.bits(), Release);
         failpoint::hit(Failpoint::DeliveryHandedOver);

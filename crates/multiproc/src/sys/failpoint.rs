@@ -135,7 +135,7 @@ points! {
     DeliveryGivenUp = "joinable:given-up",
     /// An item is counted as lost, and still there.
     LossCounted = "joinable:loss-counted",
-    /// An item of a process that has ended is queued again, or gone, and no waiter is notified.
+    /// An item that was given up is queued again, or gone, and no waiter is notified.
     DeliveryReturned = "joinable:returned",
     /// A server has noted which call it is about to take.
     CallNoted = "server:call-noted",

@@ -77,8 +77,14 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
 /// Allocates pages for a range that other processes may map: a lack of memory is an error here, not a signal
 /// at a later access.
 pub(crate) fn allocate(fd: impl AsFd, offset: usize, length: usize) -> Result<()> {
-    change_pages(fd, FallocateFlags::empty(), offset, length)
-        .map_err(|errno| Error::os(&format!("find {length} bytes of memory to share"), errno))
+    // In steps, since a kernel may undo a whole one at a signal (EINTR), which a profiler sends all the time.
+    const STEP: usize = 1024 * 1024;
+    let end = offset.saturating_add(length);
+    for start in (offset..end).step_by(STEP) {
+        change_pages(&fd, FallocateFlags::empty(), start, STEP.min(end - start))
+            .map_err(|errno| Error::os(&format!("find {length} bytes of memory to share"), errno))?;
+    }
+    Ok(())
 }
 
 /// Gives the pages of a range back, which then reads as zeros. They stay where the kernel refuses it.

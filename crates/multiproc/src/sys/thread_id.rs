@@ -4,6 +4,8 @@
 
 use std::cell::Cell;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -19,9 +21,6 @@ pub(crate) struct ThreadId(u64);
 /// The start time if /proc does not tell it. (Not 0, which a stray number in a word has there.)
 const UNKNOWN: u32 = u32::MAX;
 
-/// The flag of the kernel's own threads in /proc (`PF_KTHREAD` of its `sched.h`).
-const OF_KERNEL: u32 = 0x0020_0000;
-
 /// The kernel gives threads only lower numbers (`PID_MAX_LIMIT`).
 const END_OF_NUMBERS: u32 = 1 << 22;
 
@@ -29,6 +28,9 @@ thread_local! {
     /// The generation of the process in which the others were looked up, this thread and this process.
     static CURRENT: Cell<(u32, ThreadId, ThreadId)> = const { Cell::new((0, ThreadId(0), ThreadId(0))) };
 }
+
+/// The identity of this process, or of the one that it was forked from.
+static PROCESS_ID: AtomicU64 = AtomicU64::new(0);
 
 /// In a forked copy of the process, a thread has another number.
 static PROCESS: LazyLock<Option<ForkDetector>> = LazyLock::new(|| ForkDetector::new().ok());
@@ -65,9 +67,22 @@ impl ThreadId {
             Self(u64::from(number) | u64::from(stat.map_or(UNKNOWN, |stat| stat.start)) << 32)
         };
         let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
-        let process = id(std::process::id(), "self");
+        let process = Self::process_or(|| id(std::process::id(), "self"));
         CURRENT.set((generation, thread, process));
         (thread, process)
+    }
+
+    /// The identity of the process, which is the same for all its threads, whether or not each could read /proc.
+    fn process_or(look_up: impl FnOnce() -> Self) -> Self {
+        let known = PROCESS_ID.load(Relaxed);
+        if Self(known).number() == std::process::id() {
+            return Self(known);
+        }
+        let process = look_up();
+        match PROCESS_ID.compare_exchange(known, process.0, Relaxed, Relaxed) {
+            Err(other) if Self(other).number() == process.number() => Self(other),
+            _ => process,
+        }
     }
 
     /// The identity from [`bits`](Self::bits), or from whatever else a process has written.
@@ -119,18 +134,20 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 9 has the flags, 22 the start
-    /// time. A thread of the kernel counts as ended: it holds nothing of ours, and those with low numbers start
-    /// at 0, so a stray number in a word would name one that never ends.
+    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 20 is the number of the
+    /// process's threads, 22 the start time. A process whose first thread has exited (a zombie) has not ended
+    /// while it has others.
+    ///
+    /// The kernel's own threads have low numbers and start at 0. That counts as 1, so that a stray number in a
+    /// word, with 0 in its high half, names none of them: they never end.
     #[allow(clippy::cast_possible_truncation)] // the low half of the start time covers 497 days
     fn parse(text: &str) -> Option<Self> {
         let number = text.split(' ').next()?.parse().ok()?;
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
-        let state = fields.next()?;
-        let flags: u32 = fields.nth(5)?.parse().ok()?;
-        let has_ended = matches!(state, "Z" | "X") || flags & OF_KERNEL != 0;
-        let start: u64 = fields.nth(12)?.parse().ok()?;
-        Some(Self { number, has_ended, start: start as u32 })
+        let has_exited = matches!(fields.next()?, "Z" | "X");
+        let threads: u32 = fields.nth(16)?.parse().ok()?;
+        let start: u64 = fields.nth(1)?.parse().ok()?;
+        Some(Self { number, has_ended: has_exited && threads <= 1, start: (start as u32).max(1) })
     }
 }
 

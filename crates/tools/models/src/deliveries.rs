@@ -48,6 +48,24 @@ fn joined() {
     receiver.join().unwrap();
 }
 
+model!(a_join_misses_no_item_that_comes_while_it_counts, counted, 3, detects[AcquireToRelaxed]);
+
+/// One item is done when another is in the queue, so the queue is never empty.
+fn counted() {
+    let queue = Deliveries::create(2, true).unwrap();
+    send(&queue, 1);
+    let (taken, _) = receive(&queue, Deadline::now()).unwrap();
+    let other = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            send(&queue, 2);
+            queue.acknowledge(&taken);
+        })
+    };
+    assert!(!queue.join(Deadline::now(), || false).unwrap(), "an item is missed");
+    other.join().unwrap();
+}
+
 model!(an_item_that_is_given_up_comes_again, given_up, 2, detects[NoWake]);
 
 /// One thread gives the item up, if it gets it first; the other one waits for it.

@@ -226,6 +226,11 @@ pub(crate) mod memfd {
         Ok(())
     }
 
+    #[allow(clippy::unnecessary_wraps)]
+    pub(crate) fn try_with_capacity(length: usize) -> Result<Vec<u8>> {
+        Ok(Vec::with_capacity(length))
+    }
+
     pub(crate) fn release(_memory: &SharedMapping, _offset: usize, _length: usize) {}
 }
 

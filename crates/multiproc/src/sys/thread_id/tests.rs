@@ -52,10 +52,25 @@ fn a_process_that_is_not_reaped_has_ended() {
 }
 
 #[test]
-fn a_thread_of_the_kernel_counts_as_ended() {
-    let stat = |flags| format!("6 (kworker) I 2 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0");
-    assert!(Stat::parse(&stat(69_238_880)).unwrap().has_ended);
-    assert!(!Stat::parse(&stat(4_194_304)).unwrap().has_ended);
+fn a_stray_number_names_no_thread_of_the_kernel() {
+    let stat = Stat::parse("6 (kworker) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0").unwrap();
+    assert_eq!((stat.has_ended, stat.start), (false, 1));
+}
+
+#[test]
+fn a_process_whose_first_thread_has_exited_lives_while_it_has_others() {
+    let stat = |threads| format!("7 (a) Z 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 4242 9 9");
+    assert!(!Stat::parse(&stat(2)).unwrap().has_ended);
+    assert!(Stat::parse(&stat(1)).unwrap().has_ended && Stat::parse(&stat(0)).unwrap().has_ended);
+}
+
+/// Else what one thread has taken would not be its process's own in another one.
+#[test]
+fn all_threads_have_the_same_process() {
+    let process = || ThreadId::current_and_process().1;
+    let own = process();
+    assert_eq!(thread::spawn(process).join().unwrap(), own);
+    assert_eq!(ThreadId::process_or(|| panic!("it is known")), own);
 }
 
 #[test]
