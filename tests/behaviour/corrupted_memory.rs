@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use multiproc::Pool;
 use nix::sys::signal::Signal;
-use tests::corruption::{Corrupter, Mapping, mappings};
+use tests::corrupter::{Corrupter, Mapping, mappings};
 
 use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials};
 

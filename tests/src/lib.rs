@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
 
-pub mod corruption;
+pub mod corrupter;
 pub mod crashes;
 
 use std::ffi::CStr;

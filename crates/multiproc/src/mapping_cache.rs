@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
-use crate::sys::sealed::{MemfdId, Sealed, identify};
+use crate::sys::immutable::{ImmutableMemory, MemfdId, identify};
 
 /// Sealed memory, its mapping in this process, and its descriptor; shared by all slices of it.
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) fd: SharedFd,
-    pub(crate) sealed: Sealed,
+    pub(crate) sealed: ImmutableMemory,
 }
 
 /// The most received mappings that the cache keeps alive, and the most bytes of them.
@@ -55,7 +55,7 @@ impl MappingCache {
         let memory = if let Some(memory) = mapped.filter(|memory| memory.length() == Some(length)) {
             memory
         } else {
-            let sealed = Sealed::open(fd.as_fd(), length)?;
+            let sealed = ImmutableMemory::open(fd.as_fd(), length)?;
             self.insert(identity, Memory { fd, sealed })
         };
         self.keep(&memory);

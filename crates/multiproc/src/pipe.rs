@@ -57,7 +57,7 @@ pub fn pipe<A, B>() -> Result<(Connection<A, B>, Connection<B, A>)> {
     Ok((Connection::new(to_there, here), Connection::new(to_here, there)))
 }
 
-/// One end of a [`pipe()`], which sends `S` and receives `R`. Travels as an argument of a process or task,
+/// One end of a [`pipe()`], which sends `S` and receives `R`. Transferable as an argument of a process or task,
 /// and through another pipe.
 ///
 /// The other end is disconnected when this one is dropped, or when the last process that holds it has ended.

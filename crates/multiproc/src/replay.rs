@@ -7,7 +7,7 @@ use std::process::exit;
 
 use crate::error::{Error, Result};
 use crate::pool::item_loop::ItemLoop;
-use crate::pool::state::adopt_preloaded;
+use crate::pool::state::take_preloaded_state;
 use crate::record::{Runner, TaskRecord};
 use crate::spawn::run_task::{call_start_functions, failure_code, freeze_start_functions};
 use crate::sys::environment;
@@ -67,7 +67,7 @@ fn set_up(record: &TaskRecord) -> Result<()> {
     call_start_functions()?;
     for (task, args) in &record.setup {
         Initializer { task: *task, args: args.clone(), descriptors: Vec::new() }.run()?;
-        adopt_preloaded();
+        take_preloaded_state();
     }
     Ok(())
 }

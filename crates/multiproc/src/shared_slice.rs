@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{Error, Result};
 use crate::ipc::wire::SharedFd;
 use crate::mapping_cache::{MappingCache, Memory};
-use crate::sys::sealed::{Sealed, identify};
+use crate::sys::immutable::{ImmutableMemory, identify};
 
 pub use bytemuck::Pod;
 
@@ -110,7 +110,7 @@ impl<T: Pod> SharedSlice<T> {
         if bytes.is_empty() {
             return Ok(Self::empty());
         }
-        Self::from_sealed(Sealed::copy(bytes)?)
+        Self::from_sealed(ImmutableMemory::copy(bytes)?)
     }
 
     /// Makes a slice of `length` elements, which `fill` writes in place; they are zeroed before. Blocks while
@@ -146,7 +146,7 @@ impl<T: Pod> SharedSlice<T> {
             fill(&mut []);
             return Ok(Self::empty());
         };
-        Self::from_sealed(Sealed::build(size, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?)
+        Self::from_sealed(ImmutableMemory::build(size, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?)
     }
 
     /// A mapping begins with a page, and its size is a multiple of the element's.
@@ -167,7 +167,7 @@ impl<T: Pod> SharedSlice<T> {
         Self { memory: None, element: PhantomData }
     }
 
-    pub(crate) fn from_sealed((sealed, fd): (Sealed, OwnedFd)) -> Result<Self> {
+    pub(crate) fn from_sealed((sealed, fd): (ImmutableMemory, OwnedFd)) -> Result<Self> {
         let (identity, _) = identify(fd.as_fd())?;
         let memory = MappingCache::lock().insert(identity, Memory { fd: fd.into(), sealed });
         Ok(Self { memory: Some(memory), element: PhantomData })

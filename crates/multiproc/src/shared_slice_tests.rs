@@ -9,7 +9,7 @@ use crate::sys::memfd;
 use crate::testing::{any_bytes, any_word, cases, descriptors};
 
 /// Encodes `value` and decodes it as a slice.
-fn transfer<T: Pod>(value: &impl crate::ipc::wire::Travels) -> Result<SharedSlice<T>> {
+fn transfer<T: Pod>(value: &impl crate::ipc::wire::Transferable) -> Result<SharedSlice<T>> {
     let mut bytes = Vec::new();
     let fds = encode_with_descriptors(value, &mut bytes, "it")?;
     let copies = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap());
@@ -17,7 +17,7 @@ fn transfer<T: Pod>(value: &impl crate::ipc::wire::Travels) -> Result<SharedSlic
 }
 
 pub(crate) fn sealed(size: usize) -> (SharedFd, NonZeroUsize) {
-    let (sealed, fd) = Sealed::copy(&vec![1; size]).unwrap();
+    let (sealed, fd) = ImmutableMemory::copy(&vec![1; size]).unwrap();
     (fd.into(), NonZeroUsize::new(sealed.bytes().len()).unwrap())
 }
 

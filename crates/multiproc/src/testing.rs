@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+use crate::sys::immutable::ImmutableMemory;
 use crate::sys::memfd;
-use crate::sys::sealed::Sealed;
 use crate::sys::socket;
 
 /// A configuration with this many cases, the same in every run.
@@ -45,7 +45,7 @@ pub(crate) fn descriptors(choice: &[u8]) -> Vec<OwnedFd> {
     let one = |choice: &u8| match choice % 6 {
         0 => memfd::write(&[1; 5000]).unwrap(),
         1 => memfd::write(&[]).unwrap(),
-        2 => Sealed::copy(&[1; 4096]).unwrap().1,
+        2 => ImmutableMemory::copy(&[1; 4096]).unwrap().1,
         3 => File::open("/dev/null").unwrap().into(),
         4 => File::open("/").unwrap().into(),
         _ => socket::pair().unwrap().0,

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use multiproc::{ErrorKind, Process, Result, Server, pipe};
-use tests::corruption::{Corrupter, Where, mappings};
+use tests::corrupter::{Corrupter, Where, mappings};
 
 use super::{Counter, NOTICED, block, of_another_process};
 use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials, wait_for_state};

@@ -62,7 +62,7 @@ fn a_slice_has_an_atomic_for_each_element() -> Outcome {
 fn any_byte_is_a_bool() -> Outcome {
     let flag = Atomic::new(false)?;
     let overwrite = |_flag: Atomic<bool>| {
-        let corrupter = tests::corruption::Corrupter::new(tests::corruption::mappings(), 1);
+        let corrupter = tests::corrupter::Corrupter::new(tests::corrupter::mappings(), 1);
         (0..1024).for_each(|word| corrupter.overwrite(4 * word, 0x0202_0202));
     };
     Process::spawn(overwrite, (flag.clone(),))?.join()?;

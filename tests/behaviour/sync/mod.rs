@@ -16,7 +16,7 @@ use multiproc::{Connection, Process, RemoteFn, Result, pipe};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use tests::corruption::{Corrupter, Where, mappings};
+use tests::corrupter::{Corrupter, Where, mappings};
 
 use crate::support::{Outcome, TEST_TIMEOUT};
 

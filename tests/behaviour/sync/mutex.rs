@@ -293,7 +293,7 @@ fn nothing_is_left_of_it() -> Outcome {
             *mutex.lock()? = 2;
         }
         assert_eq!(descriptors(), before);
-        assert!(tests::corruption::mappings().is_empty(), "memory is still mapped");
+        assert!(tests::corrupter::mappings().is_empty(), "memory is still mapped");
         Ok(())
     })
 }

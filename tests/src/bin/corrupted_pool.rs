@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::Pool;
-use tests::corruption::{Corrupter, Random, Where, mappings};
+use tests::corrupter::{Corrupter, Random, Where, mappings};
 
 /// For one call. Nothing is measured by it: each takes some milliseconds, and a few seconds after damage.
 const LIMIT: Duration = Duration::from_secs(25);

@@ -8,7 +8,7 @@ use crate::channel::Message;
 use crate::codec::raw;
 use crate::error::Result;
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, begin_frame, end_frame};
-use crate::ipc::wire::{self, SharedFd, Travels};
+use crate::ipc::wire::{self, SharedFd, Transferable};
 
 /// Messages, encoded as frames, so that they are copied into a ring at once.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ const MAX_BYTES: usize = 64 * 1024;
 impl Batch {
     /// Adds an item. After an error the batch is as before.
     #[inline]
-    pub(crate) fn push<T: Travels>(&mut self, item: &T) -> Result<()> {
+    pub(crate) fn push<T: Transferable>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
             Some(bytes) => self.add(bytes),
             None => self.encode(item)?,
@@ -48,7 +48,7 @@ impl Batch {
         self.count += 1;
     }
 
-    fn encode<T: Travels>(&mut self, item: &T) -> Result<()> {
+    fn encode<T: Transferable>(&mut self, item: &T) -> Result<()> {
         let frame = begin_frame(&mut self.frames);
         match wire::encode_with_descriptors(item, &mut self.frames, "an item") {
             Ok(descriptors) => self.descriptors = descriptors,

@@ -65,7 +65,7 @@ impl ChannelEnd {
         }
         let end = tail.bytes.wrapping_add(reach.saturating_add(STEP).min(free));
         for (offset, length) in self.ring.ranges(allocated, end) {
-            memfd::allocate(self.memory(), offset, length)?;
+            memfd::allocate_range(self.memory(), offset, length)?;
         }
         self.word(ALLOCATED).store(end, Relaxed);
         Ok(())

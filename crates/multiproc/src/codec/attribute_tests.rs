@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ipc::wire::{self, Travels};
+use crate::ipc::wire::{self, Transferable};
 use crate::testing::cases;
 
 /// Generates generic types, each with a value made from three values of its parameter, and the expected
@@ -43,9 +43,9 @@ trait Part: Default + Value {}
 impl<X: Default + Value> Part for X {}
 
 /// A value that can be sent and compared.
-trait Value: Clone + Debug + PartialEq + Travels {}
+trait Value: Clone + Debug + PartialEq + Transferable {}
 
-impl<X: Clone + Debug + PartialEq + Travels> Value for X {}
+impl<X: Clone + Debug + PartialEq + Transferable> Value for X {}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Must {
@@ -444,7 +444,7 @@ for_each_part! {
 }
 
 /// Whether the compact encoding is found to fit the type of this value.
-fn fits<T: Travels>(value: &T) -> bool {
+fn fits<T: Transferable>(value: &T) -> bool {
     let mut bytes = Vec::new();
     wire::encode(value, &mut bytes, "it").unwrap();
     bytes[0] == 0
@@ -509,7 +509,7 @@ fn types_that_take_only_some_values_are_shown_one() {
 
 #[test]
 fn errors_name_the_attribute_when_a_value_is_sent() {
-    fn refusal<T: Travels>(value: &T) -> String {
+    fn refusal<T: Transferable>(value: &T) -> String {
         wire::encode(value, &mut Vec::new(), "it").unwrap_err().to_string()
     }
     let error = refusal(&SkipAndNeed { m: 1, n: 2, o: 3 });

@@ -22,7 +22,7 @@ const LOCK: usize = 0;
 const LOST: usize = 8;
 const EVENT: usize = 12;
 const TAIL: usize = 16;
-const HEADER_SIZE: usize = 128;
+const HEAD: usize = 128;
 
 const SIZE: u32 = 1024 * 1024;
 const RING: Ring = Ring::new(256, SIZE);
@@ -49,7 +49,7 @@ pub(super) struct LogReader {
 impl LogRing {
     pub(super) fn create() -> Result<Self> {
         let ring = Self { memory: SharedMemory::create(MEMORY)?, namespace: namespace() };
-        for word in [TAIL, HEADER_SIZE] {
+        for word in [TAIL, HEAD] {
             Position::START.store_release(ring.memory.word64(word));
         }
         Ok(ring)
@@ -62,7 +62,7 @@ impl LogRing {
         let guard = mutex.try_lock().or_else(|| mutex.lock(Deadline::after(LOCK_TIME)).ok().flatten());
         let is_put = guard.is_some_and(|_guard| {
             let mut tail = Position::load(self.memory.word64(TAIL));
-            let taken = Position::load(self.memory.word64(HEADER_SIZE)).bytes;
+            let taken = Position::load(self.memory.word64(HEAD)).bytes;
             let fits = RING.put(&self.memory, &mut tail, taken, 0, &[record]);
             if fits {
                 tail.store_release(self.memory.word64(TAIL));
@@ -99,7 +99,7 @@ impl LogReader {
                 .then(|| RING.take_before(memory, &mut next, tail.bytes, |_, bytes| bytes.to_vec()));
             // Another process has overwritten the ring: its records are lost.
             *head = if matches!(frame, Some(Some(_))) { next } else { tail };
-            head.store_release(memory.word64(HEADER_SIZE)); // before the logger runs, which may be slow
+            head.store_release(memory.word64(HEAD)); // before the logger runs, which may be slow
             if let Some(Some(record)) = frame {
                 take(&record);
             }

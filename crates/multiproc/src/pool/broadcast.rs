@@ -61,8 +61,8 @@ impl<M> Pool<M> {
         let call = Call::new(TaskId::of::<ItemLoop, _, _>(function)?, Options::default(), true);
         let (bytes, descriptors) = (initializer.args.clone(), initializer.descriptors.clone());
         let chunk_for_worker = |first| {
-            let body = Body::Message(Message::new(bytes.clone(), descriptors.clone())?);
-            Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), rank: 0, body })
+            let body = Body::OutOfLine(Message::new(bytes.clone(), descriptors.clone())?);
+            Ok(Chunk { call: Arc::clone(&call), first, count: 1, deaths: Vec::new(), sort_key: 0, body })
         };
         let count = self.dispatcher.broadcast(initializer, chunk_for_worker)?;
         self.collect_all(&call, count)

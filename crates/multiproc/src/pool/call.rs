@@ -31,7 +31,7 @@ pub(crate) struct Call {
     pub(crate) is_single: bool,
     inbox: Mutex<Inbox>,
     /// The estimated number of items that take the target time of a chunk.
-    target_len: AtomicU64,
+    target_chunk_len: AtomicU64,
     /// Chunks still in the backlog are dropped, not dispatched. This and the next two are written only under
     /// the pool's lock.
     withdrawn: AtomicBool,
@@ -73,7 +73,7 @@ pub(crate) struct TaskHeader {
 struct Inbox {
     batches: VecDeque<ResultBatch>,
     /// Freed with the first batch.
-    slot: Option<Slot>,
+    permit: Option<PendingPermit>,
     /// Called at the next batch.
     waker: Option<(Waker, Arc<Completions>)>,
     /// The caller has dropped the results.
@@ -82,20 +82,20 @@ struct Inbox {
 
 /// Counts the submitted tasks of a pool that have no result.
 #[derive(Default)]
-pub(crate) struct Slots(Arc<AtomicUsize>);
+pub(crate) struct PendingPermits(Arc<AtomicUsize>);
 
 /// Counts one of them until it drops.
-pub(crate) struct Slot(Arc<AtomicUsize>);
+pub(crate) struct PendingPermit(Arc<AtomicUsize>);
 
-impl Slots {
+impl PendingPermits {
     /// `None` if there are `max` of them.
-    pub(crate) fn take(&self, max: usize) -> Option<Slot> {
+    pub(crate) fn take(&self, max: usize) -> Option<PendingPermit> {
         let add = |count| (count < max).then_some(count + 1);
-        self.0.fetch_update(Relaxed, Relaxed, add).ok().map(|_| Slot(Arc::clone(&self.0)))
+        self.0.fetch_update(Relaxed, Relaxed, add).ok().map(|_| PendingPermit(Arc::clone(&self.0)))
     }
 }
 
-impl Drop for Slot {
+impl Drop for PendingPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -131,7 +131,7 @@ impl Call {
             options,
             is_single,
             inbox: Mutex::default(),
-            target_len: AtomicU64::new(1),
+            target_chunk_len: AtomicU64::new(1),
             withdrawn: AtomicBool::new(false),
             retried: AtomicU32::new(0),
             backlog: AtomicUsize::new(0),
@@ -139,13 +139,13 @@ impl Call {
     }
 
     /// The place in the order of all waiting items of one that is submitted `now`; the lowest is the first.
-    pub(crate) fn rank(&self, now: u64) -> i64 {
+    pub(crate) fn sort_key(&self, now: u64) -> i64 {
         i64::try_from(now).unwrap_or(i64::MAX) - i64::from(self.options.priority) * PRIORITY_STEP
     }
 
     /// Counts it until its first result.
-    pub(crate) fn occupy(&self, slot: Option<Slot>) {
-        self.lock().slot = slot;
+    pub(crate) fn hold_until_result(&self, permit: Option<PendingPermit>) {
+        self.lock().permit = permit;
     }
 
     pub(crate) fn is_withdrawn(&self) -> bool {
@@ -181,7 +181,7 @@ impl Call {
 
     pub(crate) fn deliver(&self, batch: ResultBatch) {
         let mut inbox = self.lock();
-        inbox.slot = None;
+        inbox.permit = None;
         if inbox.abandoned {
             return;
         }
@@ -207,18 +207,19 @@ impl Call {
     pub(crate) fn learn_cost(&self, items: u32, nanos: u64) {
         let items = u64::from(items);
         let target_nanos = u64::try_from(TARGET_CHUNK_TIME.as_nanos()).unwrap_or(u64::MAX);
-        let target_len = (target_nanos * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
-        self.target_len.store(target_len.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
+        let target_chunk_len = (target_nanos * items).checked_div(nanos).unwrap_or(MAX_CHUNK_LEN);
+        self.target_chunk_len
+            .store(target_chunk_len.clamp(1, MAX_CHUNK_LEN).min(items * MAX_GROWTH).max(1), Relaxed);
     }
 
     /// The estimated number of items that take the target time of a chunk.
-    pub(crate) fn target_len(&self) -> u64 {
-        self.target_len.load(Relaxed)
+    pub(crate) fn target_chunk_len(&self) -> u64 {
+        self.target_chunk_len.load(Relaxed)
     }
 
     /// The estimated time of `items` items.
     pub(crate) fn time_for(&self, items: u32) -> Duration {
-        TARGET_CHUNK_TIME * items / u32::try_from(self.target_len()).unwrap_or(u32::MAX)
+        TARGET_CHUNK_TIME * items / u32::try_from(self.target_chunk_len()).unwrap_or(u32::MAX)
     }
 
     /// Takes the arrived results.

@@ -7,7 +7,7 @@ use crate::codec::raw;
 use crate::error::{Error, Result};
 use crate::ipc::frame::{FRAME_HEADER, Frames, add_frame, as_u32, begin_frame, end_frame};
 use crate::ipc::packet::{MAX_INLINE, Message};
-use crate::ipc::wire::{self, SharedFd, Travels};
+use crate::ipc::wire::{self, SharedFd, Transferable};
 use crate::pool::worker_rings::VALUE;
 
 /// Consecutive items of one call.
@@ -18,8 +18,8 @@ pub(crate) struct Chunk {
     pub(crate) count: u32,
     /// The deaths of workers that ran them before.
     pub(crate) deaths: Vec<Error>,
-    /// Its [rank](Call::rank), once it is submitted.
-    pub(crate) rank: i64,
+    /// Its [sort key](Call::sort_key), once it is submitted.
+    pub(crate) sort_key: i64,
     pub(crate) body: Body,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Body {
     /// Values of `size` bytes for arrays in the ring, from byte `start` on.
     Values { bytes: Vec<u8>, start: usize, size: u32 },
     /// One out-of-line item: it is large or holds descriptors.
-    Message(Message),
+    OutOfLine(Message),
 }
 
 /// The maximum bytes of a chunk, so that several fit into a ring.
@@ -55,7 +55,7 @@ impl Chunk {
                 let (count, length) = (most.min(self.count), (most.min(self.count) * size) as usize);
                 return (bytes.get(*start..start + length).unwrap_or_default(), count);
             }
-            Body::Message(_) => return (&[], 0),
+            Body::OutOfLine(_) => return (&[], 0),
         };
         let frames = bytes.get(*start..).unwrap_or_default();
         if most >= self.count {
@@ -125,7 +125,11 @@ impl ChunkBuilder {
     /// Adds the next items of the input while there are fewer than `count`, it has more, and they fit; stops
     /// behind one that cannot be encoded, and returns how that went. If the input panics, the items before stay.
     #[inline]
-    pub(crate) fn fill<T: Travels>(&mut self, input: &mut impl Iterator<Item = T>, count: u32) -> Filled {
+    pub(crate) fn fill<T: Transferable>(
+        &mut self,
+        input: &mut impl Iterator<Item = T>,
+        count: u32,
+    ) -> Filled {
         if let Some(size) = raw::fixed_size::<T>().filter(|&size| size > 0) {
             return self.fill_with_values(input, count, size);
         }
@@ -139,7 +143,7 @@ impl ChunkBuilder {
     }
 
     /// A value takes a nanosecond, so this counts none of them.
-    fn fill_with_values<T: Travels>(
+    fn fill_with_values<T: Transferable>(
         &mut self,
         input: &mut impl Iterator<Item = T>,
         count: u32,
@@ -158,7 +162,7 @@ impl ChunkBuilder {
 
     /// Adds an item; adds nothing on an error.
     #[inline]
-    pub(crate) fn add<T: Travels>(&mut self, item: &T) -> Result<()> {
+    pub(crate) fn add<T: Transferable>(&mut self, item: &T) -> Result<()> {
         match raw::as_bytes(item) {
             Some(bytes) if raw::fixed_size::<T>().is_some_and(|size| size > 0) => {
                 self.frames.extend_from_slice(bytes);
@@ -215,7 +219,7 @@ impl ChunkBuilder {
             first,
             count,
             deaths: Vec::new(),
-            rank: 0,
+            sort_key: 0,
             body,
         };
         let body = match self.size {
@@ -224,7 +228,7 @@ impl ChunkBuilder {
         };
         let frames = (count > 0).then(|| chunk(first, count, body));
         let index = first + u64::from(count);
-        let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::Message(message)));
+        let out_of_line = self.out_of_line.map(|message| chunk(index, 1, Body::OutOfLine(message)));
         frames.into_iter().chain(out_of_line)
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn run_chunk(chunk: Chunk) {
                 results.add(|out| run(args, Vec::new(), out));
             }
         }
-        Body::Message(message) => results.add(|out| {
+        Body::OutOfLine(message) => results.add(|out| {
             let (args, descriptors) = message.into_parts()?;
             run(&args, descriptors, out)
         }),

@@ -10,7 +10,7 @@ use crate::ipc::wire;
 use crate::pool::worker_rings::{VALUE, WorkerSide};
 use crate::sys::entry::{Entry, zst_instance};
 use crate::sys::failpoint::{self, Failpoint};
-use crate::task::{RemoteFn, RunOnce, Vtable};
+use crate::task::{RemoteFn, RunOnce, Runner};
 
 /// The code with which a worker runs a function.
 #[derive(Clone, Copy)]
@@ -22,7 +22,7 @@ pub(crate) struct ItemLoop {
     pub(crate) all: fn(&mut WorkerSide),
 }
 
-impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for ItemLoop {
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Runner<F, Args> for ItemLoop {
     const ENTRY: &'static Entry<Self> = &Entry::new(
         type_name::<(F, Args, F::Output)>,
         Self { once: RunOnce::new::<F, Args>(), all: run_items::<F, Args> },

@@ -24,7 +24,7 @@ pub(crate) struct ReorderBuffer {
     /// The current batch, and the results left in its current span.
     current: Box<ResultCursor>,
     left_in_span: u32,
-    others: BinaryHeap<Waiting>,
+    others: BinaryHeap<WaitingBatch>,
     arrived: u64,
     returned: u64,
 }
@@ -46,7 +46,7 @@ impl ReorderBuffer {
         let Some((index, _)) = batch.span() else { return };
         let key = if self.order == ResultOrder::Input { index } else { self.arrived };
         self.arrived += 1;
-        self.others.push(Waiting { key, batch: Box::new(batch) });
+        self.others.push(WaitingBatch { key, batch: Box::new(batch) });
     }
 
     /// The number of returned results.
@@ -119,28 +119,28 @@ impl ReorderBuffer {
 }
 
 /// A batch that is not the current one. The greatest is the first in order.
-struct Waiting {
+struct WaitingBatch {
     /// The input index of its next result, or its number in the order of arrival.
     key: u64,
     batch: Box<ResultCursor>,
 }
 
-impl Ord for Waiting {
+impl Ord for WaitingBatch {
     fn cmp(&self, other: &Self) -> Ordering {
         other.key.cmp(&self.key)
     }
 }
 
-impl PartialOrd for Waiting {
+impl PartialOrd for WaitingBatch {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Waiting {
+impl PartialEq for WaitingBatch {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key
     }
 }
 
-impl Eq for Waiting {}
+impl Eq for WaitingBatch {}

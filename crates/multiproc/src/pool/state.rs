@@ -99,10 +99,10 @@ pub(super) fn preload_state<S: Send + 'static>(state: S) {
 }
 
 /// Gives this worker the preloaded state, if there is one.
-pub(crate) fn adopt_preloaded() {
+pub(crate) fn take_preloaded_state() {
     let preloaded = lock(&PRELOADED).take();
-    if let Some(adopt) = preloaded {
-        adopt();
+    if let Some(set_state) = preloaded {
+        set_state();
     }
 }
 

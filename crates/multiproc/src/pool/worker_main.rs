@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::call::TaskHeader;
 use super::cancellation;
 use super::item_loop::ItemLoop;
-use super::state::adopt_preloaded;
+use super::state::take_preloaded_state;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire;
@@ -45,7 +45,7 @@ pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> R
     if let Some(bytes) = context.memory_limit {
         limit_memory(bytes)?;
     }
-    adopt_preloaded();
+    take_preloaded_state();
     for initializer in initializers {
         failpoint::hit(Failpoint::Initializing);
         let fork_detector = ForkDetector::new()?;

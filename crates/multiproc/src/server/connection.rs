@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use super::death::{Learned, learn};
+use super::death::{Fate, await_fate};
 use super::inbox::{Call, Inbox, Incoming, Reply, receive};
 use super::message::{self, Connect, Request};
 use super::status_page::{CallId, StatusPage};
@@ -224,21 +224,21 @@ impl Connection {
 
     /// The channel has hung up: the server has died or ended. Finds out which.
     fn lose_channel(&self, inbox: &mut Inbox, deadline: Deadline) {
-        match learn(self.page(), self.caller, inbox.status, deadline) {
-            Learned::Ended => {
+        match await_fate(self.page(), self.caller, inbox.status, deadline) {
+            Fate::Ended => {
                 inbox.channel = None;
                 self.end_all(inbox);
             }
-            Learned::Restarted => inbox.channel = None,
-            Learned::Refused => {
+            Fate::Restarted => inbox.channel = None,
+            Fate::Refused => {
                 inbox.channel = None;
                 inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM));
             }
-            Learned::Nothing => {
+            Fate::Nothing => {
                 inbox.channel = None;
                 inbox.fail_all(|_| self.page().unknown_end(&self.name));
             }
-            Learned::TimedOut => {}
+            Fate::TimedOut => {}
         }
         self.changed.notify_all();
     }
@@ -251,9 +251,9 @@ impl Connection {
 
     /// The error of a request that finds no server.
     fn end_error(&self) -> Error {
-        match learn(self.page(), self.caller, self.page().status(), Deadline::Never) {
-            Learned::Ended => self.page().read_end(&self.name).error.while_waiting(),
-            Learned::Restarted | Learned::Refused | Learned::Nothing | Learned::TimedOut => {
+        match await_fate(self.page(), self.caller, self.page().status(), Deadline::Never) {
+            Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
+            Fate::Restarted | Fate::Refused | Fate::Nothing | Fate::TimedOut => {
                 self.page().unknown_end(&self.name)
             }
         }

@@ -6,7 +6,7 @@ use super::status_page::StatusPage;
 use crate::sys::poll::Deadline;
 
 /// What became of a server.
-pub(super) enum Learned {
+pub(super) enum Fate {
     Ended,
     Restarted,
     /// The server lives, and had no memory for the channel.
@@ -22,24 +22,24 @@ const LEARN_LIMIT: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(100);
 
 /// Waits until the page says what became of a server that had this status.
-pub(super) fn learn(page: StatusPage<'_>, caller: u64, status: u64, deadline: Deadline) -> Learned {
+pub(super) fn await_fate(page: StatusPage<'_>, caller: u64, status: u64, deadline: Deadline) -> Fate {
     let begun = Instant::now();
     loop {
         let ticket = page.prepare_wait();
         if page.has_ended() {
-            return Learned::Ended;
+            return Fate::Ended;
         }
         if page.status() != status {
-            return Learned::Restarted;
+            return Fate::Restarted;
         }
         if page.take_refusal(caller) {
-            return Learned::Refused;
+            return Fate::Refused;
         }
         if begun.elapsed() >= LEARN_LIMIT || page.monitor().has_ended() {
-            return if page.has_ended() { Learned::Ended } else { Learned::Nothing };
+            return if page.has_ended() { Fate::Ended } else { Fate::Nothing };
         }
         if deadline.is_over() {
-            return Learned::TimedOut;
+            return Fate::TimedOut;
         }
         page.wait(ticket, deadline.or_within(RECHECK).left().unwrap_or(RECHECK));
     }

@@ -25,8 +25,8 @@ use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::shared_slice::SharedSlice;
+use crate::sys::immutable::{self, ImmutableMemory};
 use crate::sys::poll::Deadline;
-use crate::sys::sealed::{self, Sealed};
 
 pub use chunk::ArrayChunk;
 
@@ -96,7 +96,7 @@ impl<T: Pod> SharedArray<T> {
     /// When the kernel refuses a descriptor or the memory, all of which is allocated here.
     pub fn zeroed(length: usize) -> Result<Self> {
         let size = length.checked_mul(size_of::<T>()).ok_or_else(|| too_large::<T>(length))?;
-        let memory = NonZeroUsize::new(size).map(sealed::allocate).transpose()?;
+        let memory = NonZeroUsize::new(size).map(immutable::create_allocated).transpose()?;
         Ok(Self { memory: memory.map(SharedFd::from), length, hangup_socket: None, element: PhantomData })
     }
 
@@ -178,7 +178,7 @@ impl<T: Pod> SharedArray<T> {
         let Some(memory) = self.memory else { return SharedSlice::from_slice(&[]) };
         let length = NonZeroUsize::new(self.length * size_of::<T>());
         let length = length.ok_or_else(|| Error::internal("an array without bytes"))?;
-        SharedSlice::from_sealed(Sealed::seal(memory.into_descriptor()?, length)?)
+        SharedSlice::from_sealed(ImmutableMemory::seal(memory.into_descriptor()?, length)?)
     }
 
     fn wait(&self, deadline: Deadline) -> Result<bool> {

@@ -11,9 +11,10 @@ use crate::spawn::run_task::{fail_start, freeze_start_functions, report_ready, r
 use crate::spawn::zygote::main::run_zygote;
 use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
+use crate::sys::parent_death::kill_on_hangup;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{set_comm, setup_child};
-use crate::sys::start_socket::{SocketOwner, check_privileges, kill_on_hangup};
+use crate::sys::start_socket::{SocketOwner, check_privileges};
 
 /// Runs the child's task, or the zygote, and exits.
 pub(crate) fn run_child(start_socket: PacketSocket, owner: SocketOwner) -> ! {

@@ -17,7 +17,7 @@ use crate::spawn::bootstrap;
 use crate::spawn::run_task::failure_code;
 use crate::spawn::supervisor::{OnChange, lock};
 use crate::sys::eventfd;
-use crate::sys::exit_notice::with_exit_notice;
+use crate::sys::inline_exit_warning::with_exit_warning;
 use crate::sys::poll::Deadline;
 use crate::task::{RemoteFn, RunOnce};
 
@@ -54,7 +54,7 @@ pub(crate) fn check_initialised() -> Result<()> {
 pub(crate) fn run<T>(task: impl FnOnce() -> T) -> T {
     static HOOK: Once = Once::new();
     HOOK.call_once(install_panic_hook);
-    with_exit_notice(task)
+    with_exit_warning(task)
 }
 
 /// A `Process`: a thread.

@@ -91,7 +91,7 @@ impl SpawnOptions {
         let Some(server) = server else { return self.start(prepared, deadline) };
         let bootstrap = prepared.packet().ok_or_else(|| Error::invalid("there are too many descriptors"))?;
         let ForkedChild { pid, pidfd, start_socket } = server.start(bootstrap, self.timeout)?;
-        prepared.adopt(pid, pidfd, start_socket)
+        prepared.watch(pid, pidfd, start_socket)
     }
 
     /// An error unless children are forked.
@@ -116,7 +116,7 @@ impl SpawnOptions {
         if let Some(bootstrap) = prepared.packet() {
             match fork_server::start(bootstrap, self.timeout, deadline)? {
                 Some(ForkedChild { pid, pidfd, start_socket }) => {
-                    return prepared.adopt(pid, pidfd, start_socket);
+                    return prepared.watch(pid, pidfd, start_socket);
                 }
                 None => CANNOT_FORK.store(true, Ordering::Relaxed),
             }

@@ -66,8 +66,8 @@ impl PreparedChild {
     }
 
     /// Has the supervisor watch a forked child that has received the message.
-    pub(crate) fn adopt(self, pid: u32, pidfd: PidFd, start_socket: PacketSocket) -> Result<SpawnedChild> {
-        let child = supervisor::adopt(pid, pidfd, self.name, start_socket.handle())?;
+    pub(crate) fn watch(self, pid: u32, pidfd: PidFd, start_socket: PacketSocket) -> Result<SpawnedChild> {
+        let child = supervisor::watch(pid, pidfd, self.name, start_socket.handle())?;
         Ok(SpawnedChild::new(child, start_socket))
     }
 }

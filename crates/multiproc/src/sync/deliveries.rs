@@ -204,7 +204,7 @@ impl Deliveries {
         let start = index * self.place();
         let (memory, offset) = self.shared.range(start, LENGTH + item.len());
         // So that a lack of it is an error and no signal.
-        memfd::allocate(memory, offset, LENGTH + item.len())
+        memfd::allocate_range(memory, offset, LENGTH + item.len())
             .inspect_err(|_| self.release_memory(index))?;
         self.shared.store_slice(start, &(item.len() as u64).to_ne_bytes());
         self.shared.store_slice(start + LENGTH, item);

@@ -8,12 +8,12 @@ use proptest::prelude::*;
 use super::deliveries::{Deliveries, Next};
 use super::*;
 use crate::error::Result;
-use crate::ipc::wire::{Travels, decode, encode_with_descriptors};
+use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
 use crate::sys::poll::Deadline;
 use crate::testing::{any_bytes, cases, descriptors};
 
 /// Encodes `value` and decodes it as something else.
-fn transfer<T: serde::de::DeserializeOwned>(value: &impl Travels) -> Result<T> {
+fn transfer<T: serde::de::DeserializeOwned>(value: &impl Transferable) -> Result<T> {
     let mut bytes = Vec::new();
     let fds = encode_with_descriptors(value, &mut bytes, "it")?;
     let copies = fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap());

@@ -57,8 +57,8 @@ static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
 /// The start socket: its descriptor, its inode, by which a descriptor that was reused is told, and the process
 /// that it belongs to, which the program may have forked.
-static LINK: AtomicI32 = AtomicI32::new(-1);
-static LINK_INODE: AtomicU64 = AtomicU64::new(0);
+static START_SOCKET: AtomicI32 = AtomicI32::new(-1);
+static START_SOCKET_INODE: AtomicU64 = AtomicU64::new(0);
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
 /// Installs the handlers in this process, and so in those that it forks. They report nothing before
@@ -96,9 +96,9 @@ pub(crate) fn use_alternate_stack() {
 
 /// From now on this process reports a crash over its start socket, which it keeps open.
 pub(crate) fn report_to(link: BorrowedFd<'_>) {
-    LINK_INODE.store(inode(link.as_raw_fd()).unwrap_or(0), Relaxed);
+    START_SOCKET_INODE.store(inode(link.as_raw_fd()).unwrap_or(0), Relaxed);
     OWNER.store(own_pid(), Relaxed);
-    LINK.store(link.as_raw_fd(), Relaxed);
+    START_SOCKET.store(link.as_raw_fd(), Relaxed);
 }
 
 fn handler_address() -> usize {
@@ -185,8 +185,8 @@ fn set_action(signal: c_int, handler: usize) {
 
 /// Sends a report, if there is a parent for it, and none was sent.
 fn report(signal: c_int, address: u64, registers: [u64; REGISTERS]) {
-    let link = LINK.load(Relaxed);
-    let is_ours = own_pid() == OWNER.load(Relaxed) && inode(link) == Some(LINK_INODE.load(Relaxed));
+    let link = START_SOCKET.load(Relaxed);
+    let is_ours = own_pid() == OWNER.load(Relaxed) && inode(link) == Some(START_SOCKET_INODE.load(Relaxed));
     if !is_ours {
         return;
     }

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 #[repr(C)]
 pub(crate) struct Entry<R: 'static> {
     head: Head,
-    vtable: R,
+    runner: R,
 }
 
 /// The beginning of every entry, whatever its `R`.
@@ -28,7 +28,7 @@ pub(crate) struct Entry<R: 'static> {
 struct Head {
     magic: u64,
     signature: fn() -> &'static str,
-    /// The type of `vtable`.
+    /// The type of `runner`.
     kind: fn() -> TypeId,
 }
 
@@ -47,12 +47,12 @@ const fn magic(text: &[u8]) -> u64 {
 }
 
 impl<R> Entry<R> {
-    pub(crate) const fn new(signature: fn() -> &'static str, vtable: R) -> Self {
-        Self { head: Head { magic: MAGIC, signature, kind: TypeId::of::<R> }, vtable }
+    pub(crate) const fn new(signature: fn() -> &'static str, runner: R) -> Self {
+        Self { head: Head { magic: MAGIC, signature, kind: TypeId::of::<R> }, runner }
     }
 
-    pub(crate) fn vtable(&self) -> &R {
-        &self.vtable
+    pub(crate) fn runner(&self) -> &R {
+        &self.runner
     }
 
     /// The function's parameter and result types, as text.

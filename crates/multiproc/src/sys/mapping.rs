@@ -16,7 +16,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::atomic::{AtomicU32, AtomicU64};
 use super::failpoint::{self, Failpoint};
-use super::memfd::{add_seals, check_length, create, size_of_sealed};
+use super::memfd::{add_seals, check_length, create, size_if_unshrinkable};
 use crate::error::{Error, Result};
 
 /// Maps the first `length` bytes that another process wrote to a memfd.
@@ -26,7 +26,7 @@ pub(crate) fn map(fd: &OwnedFd, length: usize) -> Result<SharedMapping> {
 
 /// Maps all of a memfd that has been written: one call costs less than a fault for each page.
 pub(crate) fn map_present(fd: &OwnedFd) -> Result<SharedMapping> {
-    let size = usize::try_from(size_of_sealed(fd.as_fd())?).unwrap_or(usize::MAX);
+    let size = usize::try_from(size_if_unshrinkable(fd.as_fd())?).unwrap_or(usize::MAX);
     SharedMapping::map_with(fd.as_fd(), check_length(fd, size)?, MapFlags::MAP_POPULATE)
 }
 
@@ -54,7 +54,7 @@ impl SharedMapping {
 
     /// Maps what another process created, after a check of its size and its seals.
     pub(crate) fn open(fd: BorrowedFd<'_>, length: NonZeroUsize) -> Result<Self> {
-        if size_of_sealed(fd)? != length.get() as u64 {
+        if size_if_unshrinkable(fd)? != length.get() as u64 {
             return Err(Error::decode("shared memory", "its size is not the agreed one"));
         }
         Self::map(fd, length)

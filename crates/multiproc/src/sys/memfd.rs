@@ -76,7 +76,7 @@ fn append(fd: &OwnedFd, length: usize, bytes: &mut Vec<u8>) -> Result<()> {
 
 /// Allocates pages for a range that other processes may map: a lack of memory is an error here, not a signal
 /// at a later access.
-pub(crate) fn allocate(fd: impl AsFd, offset: usize, length: usize) -> Result<()> {
+pub(crate) fn allocate_range(fd: impl AsFd, offset: usize, length: usize) -> Result<()> {
     // In steps, since a kernel may undo a whole one at a signal (EINTR), which a profiler sends all the time.
     const STEP: usize = 1024 * 1024;
     let end = offset.saturating_add(length);
@@ -110,14 +110,14 @@ fn change_pages(fd: impl AsFd, how: FallocateFlags, offset: usize, length: usize
 
 /// Checks that another process's memfd holds `length` bytes, more than 0.
 pub(super) fn check_length(fd: &OwnedFd, length: usize) -> Result<NonZeroUsize> {
-    let size = size_of_sealed(fd.as_fd())?;
+    let size = size_if_unshrinkable(fd.as_fd())?;
     NonZeroUsize::new(length)
         .filter(|length| size >= length.get() as u64)
         .ok_or_else(|| Error::decode("a message", format!("{length} bytes announced, {size} sent")))
 }
 
 /// The size in bytes of another process's memfd, which cannot shrink: a seal says so.
-pub(super) fn size_of_sealed(fd: BorrowedFd<'_>) -> Result<u64> {
+pub(super) fn size_if_unshrinkable(fd: BorrowedFd<'_>) -> Result<u64> {
     let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|errno| Error::os("see seals", errno))?;
     if !SealFlag::from_bits_truncate(seals).contains(SealFlag::F_SEAL_SHRINK) {
         return Err(Error::decode("shared memory", "it could be made shorter"));

@@ -4,17 +4,14 @@
 //! than it has itself. The kernel vouches for the maker (`SO_PEERCRED`).
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{SockType, getsockopt, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{Gid, Uid, getppid};
 
-use super::poll::{Deadline, PollFlags, ready};
 use super::privileges;
 use super::process::exit_immediately;
 use super::socket::waiting_packet;
@@ -87,32 +84,6 @@ fn bad_magic<T>(owner: SocketOwner, is_waiting: bool) -> Option<T> {
         });
     }
     None
-}
-
-/// Ties this process's life to the other end of the socket. The parent-death signal is not enough: the kernel
-/// clears it when the child changes its user, and withholds it when the parent has changed its own.
-pub(crate) fn kill_on_hangup(socket: BorrowedFd<'_>) -> Result<()> {
-    signal_on_hangup(socket).map_err(|errno| Error::os("tie a child to its parent", errno))?;
-    if ready(socket, PollFlags::empty(), Deadline::now())? {
-        exit_immediately(1); // it had hung up before the line above
-    }
-    Ok(())
-}
-
-/// Has the kernel send SIGKILL to this process when the other end is gone, or anything arrives here.
-///
-/// The kernel checks the permission now, so it sends the signal also when a process has changed its user.
-fn signal_on_hangup(socket: BorrowedFd<'_>) -> nix::Result<()> {
-    const F_SETSIG: i32 = 10; // `libc` lacks it; the same on all of Linux (asm-generic/fcntl.h)
-    let fd = socket.as_raw_fd();
-    let own_pid = nix::unistd::getpid().as_raw();
-    for (command, argument) in
-        [(libc::F_SETOWN, own_pid), (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)]
-    {
-        // SAFETY: these commands take a number.
-        Errno::result(unsafe { libc::fcntl(fd, command, argument) })?;
-    }
-    Ok(())
 }
 
 /// Marks a start socket, so that its holder knows it also when the message has been read.

@@ -10,7 +10,7 @@ use nix::libc::off_t;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::memfd::size_of_sealed;
+use super::memfd::size_if_unshrinkable;
 use crate::error::{Error, Result};
 
 /// Bytes that no other process reads or writes while this exists, for which the caller must see.
@@ -34,7 +34,7 @@ impl WritableRange {
         let outside = || Error::decode("a chunk of an array", "it is empty or reaches beyond the memory");
         let length = NonZeroUsize::new(length).ok_or_else(outside)?;
         let end = first.checked_add(length.get()).ok_or_else(outside)?;
-        if (end as u64) > size_of_sealed(fd)? {
+        if (end as u64) > size_if_unshrinkable(fd)? {
             return Err(outside());
         }
         let page =

@@ -142,7 +142,7 @@ pub(crate) struct TaskId {
 
 impl TaskId {
     /// The name of a function that is run as a `V`.
-    pub(crate) fn of<V: Vtable<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
+    pub(crate) fn of<V: Runner<F, Args>, F: RemoteFn<Args>, Args: DeserializeOwned>(
         _function: F,
     ) -> Result<Self> {
         Self::of_entry(V::ENTRY)
@@ -183,13 +183,13 @@ impl TaskId {
     pub(crate) fn find<V: Copy + 'static>(self) -> Result<V> {
         Entry::at(self.offset)
             .filter(|entry| hash(entry.signature()) == self.signature)
-            .map(|entry| *entry.vtable())
+            .map(|entry| *entry.runner())
             .ok_or_else(|| Error::decode("a task", "this program has no such function"))
     }
 }
 
 /// A way to run a function that another process names, with the code that the compiler generates for `F`.
-pub(crate) trait Vtable<F, Args>: Copy + 'static {
+pub(crate) trait Runner<F, Args>: Copy + 'static {
     const ENTRY: &'static Entry<Self>;
 }
 
@@ -202,7 +202,7 @@ pub(crate) struct RunOnce {
 
 type RunEncoded = fn(&[u8], Vec<OwnedFd>, &mut Vec<u8>) -> Result<Vec<SharedFd>>;
 
-impl<F: RemoteFn<Args>, Args: DeserializeOwned> Vtable<F, Args> for RunOnce {
+impl<F: RemoteFn<Args>, Args: DeserializeOwned> Runner<F, Args> for RunOnce {
     const ENTRY: &'static Entry<Self> =
         &Entry::new(type_name::<(F, Args, F::Output)>, Self::new::<F, Args>());
 }

@@ -9,7 +9,7 @@ fn half(number: u64) -> Option<u64> {
     number.is_multiple_of(2).then_some(number / 2)
 }
 
-fn args<T: wire::Travels>(value: &T) -> Vec<u8> {
+fn args<T: wire::Transferable>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();
     wire::encode(value, &mut out, "arguments").unwrap();
     out

@@ -15,7 +15,7 @@ use clap::Args;
 use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
 use multiproc::{Connection, Pool, Process, pipe, queue};
-use tests::corruption::{Corrupter, Random, Where, mappings};
+use tests::corrupter::{Corrupter, Random, Where, mappings};
 
 use crate::interrupt;
 use crate::resources::ResourceSnapshot;

@@ -9,7 +9,7 @@ use crate::messages::{Bytes, RING};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
 use crate::pool::worker_rings::result_words::{self, Scope};
-use crate::pool::worker_rings::wakeups::{PoolWakeups, Waiting};
+use crate::pool::worker_rings::wakeups::{PoolWakeups, WaitingCallers};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
@@ -37,7 +37,7 @@ fn items() {
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[1]]));
     let behind_the_first = tail;
     assert!(RING.put(bytes, &mut tail, 0, 1, &[&[2]]));
-    let known = |submitted| claim_word::Known { taken: 0, submitted };
+    let known = |submitted| claim_word::PoolCounts { taken: 0, submitted };
     assert!(claim_word::submit(word, known(0), 2));
     let taken_back = claim_word::revoke(word, known(2), 1).unwrap();
     if taken_back == 1 {
@@ -46,7 +46,7 @@ fn items() {
         assert!(claim_word::submit(word, known(1), 1));
     }
     let ran = worker.join().unwrap().into_iter().flatten().collect::<Vec<u8>>();
-    let left = claim_word::pending(word) as usize;
+    let left = claim_word::unclaimed(word) as usize;
     assert!([1, 2].starts_with(&ran) && taken_back == 0 || [1, 3].starts_with(&ran) && taken_back == 1);
     assert_eq!(ran.len() + left, 2);
 }
@@ -58,7 +58,7 @@ model!(an_item_of_a_run_is_begun_or_revoked, runs, 2, detects [NoFence, ReleaseT
 /// sides stands for it.)
 fn runs() {
     let shared = Arc::new(([0, 0].map(AtomicU64::new), AtomicU32::new(0)));
-    let known = |submitted| claim_word::Known { taken: 0, submitted };
+    let known = |submitted| claim_word::PoolCounts { taken: 0, submitted };
     assert!(claim_word::submit(&shared.0[0], known(0), 3));
     let worker = {
         let shared = Arc::clone(&shared);
@@ -86,7 +86,7 @@ fn runs() {
     let count = || Position::load(completed).frames;
     let revoked = claim_word::revoke_run(claims, known(3), 3, count).unwrap();
     let begun = worker.join().unwrap();
-    assert_eq!(begun + revoked + claim_word::pending(claims), 3);
+    assert_eq!(begun + revoked + claim_word::unclaimed(claims), 3);
     assert!(begun > 0 || revoked == 3);
 }
 
@@ -115,7 +115,7 @@ fn arrays() {
         })
     };
     let (word, memory) = &*shared;
-    let known = |submitted| claim_word::Known { taken: 0, submitted };
+    let known = |submitted| claim_word::PoolCounts { taken: 0, submitted };
     let array = RING.begin_array(memory, Position::START, 1, 2);
     memory.write(RING.value_offset(array, 0), &[1, 2]);
     assert!(claim_word::submit(word, known(0), 2));
@@ -129,7 +129,7 @@ fn arrays() {
     }
     let ran = worker.join().unwrap();
     assert!([1, 2].starts_with(&ran) && revoked == 0 || [1, 3].starts_with(&ran) && revoked == 1, "{ran:?}");
-    assert_eq!(ran.len() + claim_word::pending(word) as usize, 2);
+    assert_eq!(ran.len() + claim_word::unclaimed(word) as usize, 2);
 }
 
 model!(results_of_an_open_array_are_taken_once, open_array, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
@@ -218,7 +218,7 @@ fn killed_after_completing() {
 /// The pool collects results meanwhile, and all completed ones once the worker has exited.
 fn results(killed_at: Option<Failpoint>, expected: usize) {
     let shared = Arc::new(([0, 0, 0].map(AtomicU64::new), Bytes::new()));
-    assert!(claim_word::submit(&shared.0[0], claim_word::Known { taken: 0, submitted: 0 }, 2));
+    assert!(claim_word::submit(&shared.0[0], claim_word::PoolCounts { taken: 0, submitted: 0 }, 2));
     let worker = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
@@ -276,7 +276,7 @@ fn pool_wakeups() {
             of(&words).notify();
         })
     };
-    of(&words).set_waiting(Waiting::None);
+    of(&words).set_waiting(WaitingCallers::None);
     if words[3].load(Relaxed) == 1 {
         of(&words).thread.notify_all(); // the caller has seen the result, and passes the driver's work on
     }

@@ -222,7 +222,7 @@ pub(crate) mod memfd {
     use crate::error::Result;
 
     #[allow(clippy::unnecessary_wraps)] // as the library has it
-    pub(crate) fn allocate(_memory: &SharedMapping, _offset: usize, _length: usize) -> Result<()> {
+    pub(crate) fn allocate_range(_memory: &SharedMapping, _offset: usize, _length: usize) -> Result<()> {
         Ok(())
     }
 

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::WORTH_MAPPING;
 use super::message::SpillPermit;
 use crate::error::{Error, Result};
+use crate::sys::immutable::ImmutableMemory;
 use crate::sys::mapping::{self, SharedMapping};
 use crate::sys::memfd;
-use crate::sys::sealed::Sealed;
 
 /// The first byte of a packet. The message follows it.
 pub(super) const IN_PACKET: u8 = 0;
@@ -22,8 +22,8 @@ pub(crate) enum Content {
     /// The packet, and the offset of the message in it.
     Inline(Vec<u8>, usize),
     Mapped(SharedMapping),
-    Sealed {
-        memory: Sealed,
+    Immutable {
+        memory: ImmutableMemory,
         _permit: SpillPermit,
     },
 }
@@ -49,9 +49,9 @@ impl Content {
         if length >= WORTH_MAPPING
             && let Some(length) = NonZeroUsize::new(length)
             && let Some(permit) = SpillPermit::for_mapping()
-            && let Ok(memory) = Sealed::open(memory.as_fd(), length)
+            && let Ok(memory) = ImmutableMemory::open(memory.as_fd(), length)
         {
-            return Ok(Self::Sealed { memory, _permit: permit });
+            return Ok(Self::Immutable { memory, _permit: permit });
         }
         memfd::read(&memory, length, &[]).map(|bytes| Self::Inline(bytes, 0))
     }
@@ -60,7 +60,7 @@ impl Content {
         match self {
             Self::Inline(bytes, start) => read(bytes.get(*start..).unwrap_or_default()),
             Self::Mapped(memory) => memory.with_bytes(0, memory.size().get(), read),
-            Self::Sealed { memory, .. } => read(memory.bytes()),
+            Self::Immutable { memory, .. } => read(memory.bytes()),
         }
     }
 }

@@ -7,9 +7,9 @@ use super::{MAX_INLINE, WORTH_MAPPING};
 use crate::error::{Error, Result};
 use crate::ipc::memfd_cache::{self, Spill};
 use crate::ipc::wire::SharedFd;
+use crate::sys::immutable;
 use crate::sys::mapping::SharedMapping;
 use crate::sys::memfd;
-use crate::sys::sealed;
 use crate::sys::socket::MAX_DESCRIPTORS;
 
 /// A message that can be sent, more than once if necessary.
@@ -79,7 +79,7 @@ impl Message {
         let spill = if bytes.len() < WORTH_MAPPING {
             memfd_cache::write(bytes)?
         } else {
-            Spill { fd: sealed::store(bytes)?, mapping: None }
+            Spill { fd: immutable::store(bytes)?, mapping: None }
         };
         let spilled = SpilledMemory::new(spill, bytes.len());
         Ok(Self::without_descriptors(Payload::Memfd(spilled)))

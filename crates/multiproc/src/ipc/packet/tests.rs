@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::message::PERMITS;
 use super::*;
 use crate::ipc::memfd_cache;
+use crate::sys::immutable;
 use crate::sys::memfd;
-use crate::sys::sealed;
 use crate::testing::{any_bytes, any_word, cases, descriptors};
 
 proptest! {
@@ -67,8 +67,8 @@ fn content_to_keep_is_private_or_sealed() {
     };
     let content = keep(memfd::write(&bytes).unwrap());
     assert!(matches!(content, Content::Inline(..)), "it could still be written to");
-    let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(sealed::store(&bytes).unwrap())).collect();
-    let is_mapped = |content: &&Content| matches!(content, Content::Sealed { .. });
+    let many: Vec<_> = (0..PERMITS + 3).map(|_| keep(immutable::store(&bytes).unwrap())).collect();
+    let is_mapped = |content: &&Content| matches!(content, Content::Immutable { .. });
     assert!((1..=PERMITS).contains(&many.iter().filter(is_mapped).count()));
 }
 

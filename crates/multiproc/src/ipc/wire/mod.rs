@@ -31,15 +31,15 @@ const DESCRIBED: u8 = 1;
 const ATTACHED: u8 = 2;
 
 /// A value that can be encoded here and decoded in another process.
-pub(crate) trait Travels: Serialize + DeserializeOwned {}
+pub(crate) trait Transferable: Serialize + DeserializeOwned {}
 
-impl<T: Serialize + DeserializeOwned> Travels for T {}
+impl<T: Serialize + DeserializeOwned> Transferable for T {}
 
 /// Appends a value to `out`, which stays as it is on an error. `what` names the value in the error.
 ///
 /// The receiver must decode the very same type: the bytes of a raw value do not say what they are.
 #[inline]
-pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
+pub(crate) fn encode<T: Transferable>(value: &T, out: &mut Vec<u8>, what: &str) -> Result<()> {
     if let Some(bytes) = raw::as_bytes(value) {
         out.extend_from_slice(bytes);
         return Ok(());
@@ -49,7 +49,7 @@ pub(crate) fn encode<T: Travels>(value: &T, out: &mut Vec<u8>, what: &str) -> Re
 
 /// The encoding of a value: its own bytes if it is raw, otherwise `scratch`, which is empty before.
 #[inline]
-pub(crate) fn encode_value<'a, T: Travels>(
+pub(crate) fn encode_value<'a, T: Transferable>(
     value: &'a T,
     scratch: &'a mut Vec<u8>,
     what: &str,
@@ -63,7 +63,7 @@ pub(crate) fn encode_value<'a, T: Travels>(
 
 /// As [`encode_value`], for values that may hold descriptors.
 #[inline]
-pub(crate) fn encode_value_with_descriptors<'a, T: Travels>(
+pub(crate) fn encode_value_with_descriptors<'a, T: Transferable>(
     value: &'a T,
     scratch: &'a mut Vec<u8>,
     what: &str,
@@ -76,7 +76,7 @@ pub(crate) fn encode_value_with_descriptors<'a, T: Travels>(
 }
 
 /// As [`encode`], for values that may hold descriptors.
-pub(crate) fn encode_with_descriptors<T: Travels>(
+pub(crate) fn encode_with_descriptors<T: Transferable>(
     value: &T,
     out: &mut Vec<u8>,
     what: &str,
@@ -185,7 +185,7 @@ fn whole<T>((value, rest): (T, &[u8]), what: &str) -> Result<T> {
 }
 
 #[inline]
-fn encode_marked<T: Travels>(
+fn encode_marked<T: Transferable>(
     value: &T,
     out: &mut Vec<u8>,
     carries_descriptors: bool,
@@ -215,7 +215,7 @@ fn decode_marked<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), codec:
 }
 
 #[cold]
-fn encode_unknown<T: Travels>(
+fn encode_unknown<T: Transferable>(
     value: &T,
     out: &mut Vec<u8>,
     carries_descriptors: bool,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Dispatcher;
 use crate::pool::call::Call;
 use crate::pool::scheduler::CHECK_INTERVAL;
-use crate::pool::worker_rings::wakeups::Waiting;
+use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::poll::Deadline;
 use crate::trace;
@@ -23,11 +23,11 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    fn waiting(&self) -> Waiting {
+    fn waiting(&self) -> WaitingCallers {
         match (self.count, self.need_all, self.futures) {
-            (0, ..) => Waiting::None,
-            (1, 1, 0) => Waiting::OneNeedsAll,
-            _ => Waiting::Callers,
+            (0, ..) => WaitingCallers::None,
+            (1, 1, 0) => WaitingCallers::OneNeedsAll,
+            _ => WaitingCallers::Callers,
         }
     }
 }
@@ -50,7 +50,7 @@ impl Dispatcher {
     }
 
     /// Returns which callers wait afterwards.
-    fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> Waiting {
+    fn update_callers(&self, update: impl FnOnce(&mut Callers)) -> WaitingCallers {
         let mut callers = self.callers();
         let before = callers.waiting();
         update(&mut callers);
@@ -160,7 +160,7 @@ impl Drop for DriverGuard<'_> {
             callers.need_all -= usize::from(self.needs_all);
         });
         // Changes before that store woke no thread, and the pool's thread may have to handle them.
-        if waiting == Waiting::None && !dispatcher.lock().is_at_rest() {
+        if waiting == WaitingCallers::None && !dispatcher.lock().is_at_rest() {
             dispatcher.poll(0);
             if dispatcher.lock().sleeps_past_next_step() {
                 dispatcher.thread.wake();

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use self::drivers::Callers;
 pub(crate) use self::drivers::DriverGuard;
 use self::pool_thread::PoolThread;
-use super::call::{Call, Slot, Slots};
+use super::call::{Call, PendingPermit, PendingPermits};
 use super::chunk::Chunk;
 use super::completions::Completions;
 use super::inline::run_chunk;
 use super::recording::{RecordOptions, Recording};
 use super::scheduler::{Policy, PollResult, Scheduler};
-use super::state::adopt_preloaded;
+use super::state::take_preloaded_state;
 use super::stats::PoolStats;
 use crate::error::{Cause, Error, Result};
 use crate::logs;
@@ -50,7 +50,7 @@ pub(crate) struct Dispatcher {
     workers: AtomicUsize,
     chunk_size: Option<u32>,
     max_pending: Option<usize>,
-    slots: Slots,
+    pending_permits: PendingPermits,
     options: SpawnOptions,
     /// Forks the workers, if they have a preloaded state.
     preload_server: Option<PreloadServer>,
@@ -79,7 +79,7 @@ impl Dispatcher {
             |all: Vec<Initializer>| all.into_iter().try_for_each(|first| inline::run(|| first.run()));
         let initialize = || {
             run_all(preload)?;
-            adopt_preloaded();
+            take_preloaded_state();
             run_all(initializers)
         };
         if let Err(error) = initialize() {
@@ -123,7 +123,7 @@ impl Dispatcher {
             workers: AtomicUsize::new(policy.workers),
             chunk_size: policy.chunk_size,
             max_pending,
-            slots: Slots::default(),
+            pending_permits: PendingPermits::default(),
             options,
             preload_server,
             is_inline,
@@ -167,14 +167,14 @@ impl Dispatcher {
     }
 
     /// Room for one more submitted task without a result; waits for it until the deadline.
-    pub(crate) fn wait_for_slot(&self, deadline: Deadline) -> Result<Option<Slot>> {
+    pub(crate) fn wait_for_permit(&self, deadline: Deadline) -> Result<Option<PendingPermit>> {
         let Some(max) = self.max_pending else { return Ok(None) };
         self.check_open()?;
-        let slot = Mutex::new(None);
+        let permit = Mutex::new(None);
         let is_done = || {
-            let taken = self.slots.take(max);
+            let taken = self.pending_permits.take(max);
             let has_room = taken.is_some() || self.check_open().is_err();
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = taken;
+            *permit.lock().unwrap_or_else(PoisonError::into_inner) = taken;
             has_room
         };
         if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
@@ -182,7 +182,7 @@ impl Dispatcher {
             return Err(Error::new(Cause::Full("pool".to_owned())));
         }
         self.check_open()?;
-        Ok(slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(permit.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until the pool has ended; returns whether it has.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::{CallOptions, DEFAULT_BUFFER};
 use crate::channel::errors::SendError;
 use crate::error::{Error, Result};
-use crate::pool::call::{Call, Slot};
+use crate::pool::call::{Call, PendingPermit};
 use crate::pool::chunk::ChunkBuilder;
 use crate::pool::encoded::FunctionId;
 use crate::pool::item_loop::ItemLoop;
@@ -134,8 +134,8 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let slot = self.dispatcher.wait_for_slot(Deadline::Never)?;
-        self.submit_with(slot, function.remote(), &args)
+        let permit = self.dispatcher.wait_for_permit(Deadline::Never)?;
+        self.submit_with(permit, function.remote(), &args)
     }
 
     /// As [`Pool::try_submit`](crate::Pool::try_submit).
@@ -174,27 +174,37 @@ impl<'pool, M> CallOptions<'pool, M> {
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        let slot = self.dispatcher.wait_for_slot(deadline);
-        let submitted = slot.and_then(|slot| self.submit_with(slot, function.remote(), &args));
+        let permit = self.dispatcher.wait_for_permit(deadline);
+        let submitted = permit.and_then(|permit| self.submit_with(permit, function.remote(), &args));
         submitted.map_err(|error| SendError { error, item: args })
     }
 
-    fn submit_with<F, Args, R>(self, slot: Option<Slot>, function: F, args: &Args) -> Result<TaskHandle<R>>
+    fn submit_with<F, Args, R>(
+        self,
+        permit: Option<PendingPermit>,
+        function: F,
+        args: &Args,
+    ) -> Result<TaskHandle<R>>
     where
         F: RemoteFn<Args, Output = R>,
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        self.submit_named(slot, TaskId::of::<ItemLoop, _, _>(function)?, args)
+        self.submit_named(permit, TaskId::of::<ItemLoop, _, _>(function)?, args)
     }
 
-    fn submit_named<Args, R>(self, slot: Option<Slot>, task: TaskId, args: &Args) -> Result<TaskHandle<R>>
+    fn submit_named<Args, R>(
+        self,
+        permit: Option<PendingPermit>,
+        task: TaskId,
+        args: &Args,
+    ) -> Result<TaskHandle<R>>
     where
         Args: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
         let call = self.begin_named(task, true)?;
-        call.occupy(slot);
+        call.hold_until_result(permit);
         let mut builder = ChunkBuilder::new(0);
         builder.add(args)?;
         self.dispatcher.submit(builder.pack(&call, 0))?;
@@ -278,7 +288,7 @@ impl<'pool> CallOptions<'pool> {
 
     /// As [`submit`](Self::submit), likewise.
     pub fn submit_encoded(self, function: FunctionId, args: Vec<u8>) -> Result<TaskHandle<Vec<u8>>> {
-        let slot = self.dispatcher.wait_for_slot(Deadline::Never)?;
-        self.submit_named(slot, function.0, &(args,))
+        let permit = self.dispatcher.wait_for_permit(Deadline::Never)?;
+        self.submit_named(permit, function.0, &(args,))
     }
 }

@@ -28,7 +28,7 @@ where
         }
         self.chunk_len = match (self.dispatcher.chunk_size().map(u64::from), self.look_ahead) {
             (Some(chunk_len), Some(_)) => chunk_len, // the caller has chosen the chunks of the look-ahead
-            (chunk_len, _) => self.call.target_len().max(chunk_len.unwrap_or(0)),
+            (chunk_len, _) => self.call.target_chunk_len().max(chunk_len.unwrap_or(0)),
         }
         .min(self.max_len);
         while self.input.is_some() && self.has_room() && !self.may_pause() {

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 
-/// A queue, ordered by [rank](Call::rank), from which all chunks of a call can be withdrawn in constant time.
+/// A queue, ordered by [sort key](Call::sort_key), from which all chunks of a call can be withdrawn in constant time.
 ///
 /// Withdrawn chunks stay until they reach the front, or until they outnumber the others; then all of them are
 /// removed.
@@ -28,9 +28,9 @@ impl Backlog {
     /// Adds chunks that are submitted `now`, in nanoseconds of the coarse clock.
     pub(super) fn extend(&mut self, chunks: impl Iterator<Item = Chunk>, now: u64) {
         for mut chunk in chunks.filter(admit) {
-            chunk.rank = chunk.call.rank(now);
-            if self.chunks.back().is_some_and(|last| last.rank > chunk.rank) {
-                let index = self.chunks.partition_point(|other| other.rank <= chunk.rank);
+            chunk.sort_key = chunk.call.sort_key(now);
+            if self.chunks.back().is_some_and(|last| last.sort_key > chunk.sort_key) {
+                let index = self.chunks.partition_point(|other| other.sort_key <= chunk.sort_key);
                 self.chunks.insert(index, chunk);
             } else {
                 self.chunks.push_back(chunk);
@@ -38,10 +38,10 @@ impl Backlog {
         }
     }
 
-    /// Puts chunks back to where they were, in front of others of their rank.
+    /// Puts chunks back to where they were, in front of others of the same key.
     pub(super) fn put_back(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev().filter(admit) {
-            let index = self.chunks.partition_point(|other| other.rank < chunk.rank);
+            let index = self.chunks.partition_point(|other| other.sort_key < chunk.sort_key);
             self.chunks.insert(index, chunk);
         }
     }

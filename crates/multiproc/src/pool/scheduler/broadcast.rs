@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{RETRY_AFTER, Scheduler};
+use super::{REDISPATCH_AFTER, Scheduler};
 use crate::error::Result;
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_handle::{Dispatched, WorkerHandle};
@@ -21,7 +21,7 @@ impl Scheduler {
         present.sort_by_key(|worker| worker.index());
         let chunks = (0..present.len() as u64).map(make_chunk).collect::<Result<Vec<_>>>()?;
         let count = chunks.len() as u64;
-        present.into_iter().zip(chunks).for_each(|(worker, chunk)| worker.pin(chunk));
+        present.into_iter().zip(chunks).for_each(|(worker, chunk)| worker.push_worker_bound(chunk));
         self.policy.initializers.push(initializer);
         self.has_worker_bound = true;
         self.dispatch();
@@ -32,7 +32,7 @@ impl Scheduler {
     pub(super) fn dispatch_worker_bound(&mut self) {
         for worker in &mut self.workers {
             match worker.dispatch_worker_bound() {
-                Some(Dispatched::WouldBlock) => self.retry_at = Some(Instant::now() + RETRY_AFTER),
+                Some(Dispatched::WouldBlock) => self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER),
                 Some(Dispatched::Failed(_)) => self.progressed = true,
                 Some(Dispatched::Accepted | Dispatched::Full) | None => {}
             }

@@ -4,6 +4,7 @@
 
 mod backlog;
 mod broadcast;
+mod maintain;
 mod respawn;
 mod retire;
 mod sleep;
@@ -22,7 +23,7 @@ use crate::task::initializer::Initializer;
 use crate::trace;
 
 use self::backlog::Backlog;
-pub(crate) use self::respawn::CHECK_INTERVAL;
+pub(crate) use self::maintain::CHECK_INTERVAL;
 use self::respawn::Starts;
 use self::sleep::Sleep;
 
@@ -33,8 +34,8 @@ pub(crate) struct Scheduler {
     /// Why the pool cannot have workers; every call returns this error.
     broken: Option<Error>,
     policy: Policy,
-    /// When to retry chunks for which a socket had no room, and results for which there was no descriptor.
-    retry_at: Option<Instant>,
+    /// When to dispatch again chunks for which a socket had no room, and results for which there was no descriptor.
+    redispatch_at: Option<Instant>,
     /// When items unclaimed by a worker, or results that it has not made visible, are overdue. In nanoseconds
     /// of the coarse clock, which each poll reads anyway.
     stall_check_at: Option<u64>,
@@ -64,7 +65,7 @@ pub(crate) struct Policy {
     /// After how long an idle worker is shut down, and how many stay.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) min_workers: usize,
-    /// Items per chunk; by default [`Call::target_len`].
+    /// Items per chunk; by default [`Call::target_chunk_len`].
     pub(crate) chunk_size: Option<u32>,
     /// Tasks after which a worker is replaced.
     pub(crate) max_tasks: Option<u64>,
@@ -107,8 +108,8 @@ pub(crate) struct PollResult {
     pub(crate) woken: bool,
 }
 
-/// The delay before a retry, since nothing announces free room or a free descriptor.
-const RETRY_AFTER: Duration = Duration::from_millis(2);
+/// The delay before the next dispatch, since nothing announces free room or a free descriptor.
+const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and results invisible, in
 /// nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
@@ -124,7 +125,7 @@ impl Scheduler {
             phase: Phase::Open,
             broken: None,
             policy,
-            retry_at: None,
+            redispatch_at: None,
             stall_check_at: None,
             polled_at: 0,
             checked_at: 0,
@@ -273,7 +274,7 @@ impl Scheduler {
         }
         self.dispatch();
         if lacks_descriptor {
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER);
         }
         self.steal_work();
         let is_stuck = self.may_be_stuck() || self.workers.iter().any(WorkerHandle::may_have_unflushed);
@@ -313,19 +314,19 @@ impl Scheduler {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
         let coarse =
             coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.retry_at.into_iter().chain(coarse).chain(self.backlog.pauses_until()).min()
+        self.redispatch_at.into_iter().chain(coarse).chain(self.backlog.pauses_until()).min()
     }
 
     /// Dispatches waiting chunks to workers with room, least loaded first.
     fn dispatch(&mut self) {
-        self.retry_at = None;
+        self.redispatch_at = None;
         if self.has_worker_bound {
             self.dispatch_worker_bound();
         }
         while let Some(chunk) = self.backlog.front_mut() {
-            let target_len = u32::try_from(chunk.call.target_len()).unwrap_or(u32::MAX);
-            let size = self.policy.chunk_size.unwrap_or(target_len);
-            let most = size.max(target_len).saturating_mul(2);
+            let target_chunk_len = u32::try_from(chunk.call.target_chunk_len()).unwrap_or(u32::MAX);
+            let size = self.policy.chunk_size.unwrap_or(target_chunk_len);
+            let most = size.max(target_chunk_len).saturating_mul(2);
             let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
                 Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,
@@ -344,7 +345,7 @@ impl Scheduler {
                 }
                 Dispatched::Full => {}
                 Dispatched::WouldBlock => {
-                    self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                    self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER);
                     return;
                 }
                 Dispatched::Failed(error) => {
@@ -365,8 +366,8 @@ impl Scheduler {
         if !self.backlog.has_none_to_dispatch() || !self.workers.iter().any(WorkerHandle::is_idle) {
             return;
         }
-        let pending = self.workers.iter_mut().map(|worker| (worker.pending(false), worker));
-        let Some((count, busiest)) = pending.max_by_key(|(count, _)| *count) else { return };
+        let surplus = self.workers.iter_mut().map(|worker| (worker.surplus(), worker));
+        let Some((count, busiest)) = surplus.max_by_key(|(count, _)| *count) else { return };
         if count > 0 && busiest.time_for(count) >= MIN_STOLEN {
             self.backlog.put_back(busiest.revoke(count.div_ceil(2)));
             self.dispatch();
@@ -379,7 +380,7 @@ impl Scheduler {
         let is_ending = self.broken.is_some() || matches!(self.phase, Phase::Ending { .. });
         let is_closed = matches!(self.phase, Phase::Closed) && self.backlog.is_empty();
         // An idle worker may still be needed for what others have not claimed.
-        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.pending(true) == 0) {
+        if is_ending || is_closed && self.workers.iter_mut().all(|worker| worker.not_begun() == 0) {
             for worker in &mut self.workers {
                 self.sleep.wake_requested |= worker.shut_down();
             }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::respawn::CHECK_INTERVAL;
+use super::maintain::CHECK_INTERVAL;
 use super::{Phase, Scheduler};
 use crate::pool::worker_handle::WorkerHandle;
 
@@ -80,6 +80,6 @@ impl Scheduler {
     /// Whether callers must be woken: a result has arrived outside a poll, or there is a retry time that they
     /// do not know.
     pub(crate) fn needs_caller_wake(&mut self) -> bool {
-        std::mem::take(&mut self.progressed) || self.retry_at.is_some()
+        std::mem::take(&mut self.progressed) || self.redispatch_at.is_some()
     }
 }

@@ -94,7 +94,7 @@ impl WorkerHandle {
         } else {
             self.deliver(taken.results, count);
         }
-        self.full = false;
+        self.takes_no_more = false;
         self.stall_detector.on_results();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         self.submissions.taken(begun, self.pid(), number, count);
@@ -212,7 +212,7 @@ impl WorkerHandle {
     fn drop_descriptors(&mut self) {
         // The next check reports an inconsistent word.
         if self.in_flight.is_front_message()
-            && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
+            && self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count())
         {
             self.in_flight.drop_descriptors();
         }

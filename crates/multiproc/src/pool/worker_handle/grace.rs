@@ -25,7 +25,7 @@ impl WorkerHandle {
         }
         let until = Instant::now() + Duration::from_millis(grace.into());
         self.grace = Some(Box::new(Grace { until, why }));
-        self.full = true; // so it gets nothing
+        self.takes_no_more = true; // so it gets nothing
         self.rings.set_cancelled(true);
     }
 
@@ -49,7 +49,7 @@ impl WorkerHandle {
     /// end.
     pub(super) fn end_grace(&mut self) -> Option<Error> {
         let grace = self.grace.take()?;
-        self.full = false;
+        self.takes_no_more = false;
         self.rings.set_cancelled(false);
         Some(grace.into_error(self.pid()))
     }

@@ -30,7 +30,7 @@ struct Span {
     done: u32,
     /// The deaths of workers that ran them before.
     deaths: Vec<Error>,
-    rank: i64,
+    sort_key: i64,
     /// The position of the first item in the ring.
     start: u32,
     /// The bytes of each item, if they are values of arrays, else 0.
@@ -191,12 +191,12 @@ impl Span {
         let (call, first, deaths) = (Arc::clone(&chunk.call), chunk.first, chunk.deaths.clone());
         let size = if let Body::Values { size, .. } = chunk.body { size } else { 0 };
         let mut message = None;
-        if let Body::Message(_) = chunk.body {
+        if let Body::OutOfLine(_) = chunk.body {
             chunk.count = 0;
             let body = std::mem::replace(&mut chunk.body, Body::Frames { bytes: Vec::new(), start: 0 });
-            message = if let Body::Message(message) = body { Some(Box::new(message)) } else { None };
+            message = if let Body::OutOfLine(message) = body { Some(Box::new(message)) } else { None };
         }
-        Self { call, first, count, done: 0, deaths, rank: chunk.rank, start, size, message }
+        Self { call, first, count, done: 0, deaths, sort_key: chunk.sort_key, start, size, message }
     }
 
     fn left(&self) -> u32 {
@@ -218,11 +218,11 @@ impl Span {
         let kept = self.count - count;
         let first = self.first + u64::from(kept);
         let (body, start) = match self.message.take() {
-            Some(message) => (Body::Message(*message), self.start),
+            Some(message) => (Body::OutOfLine(*message), self.start),
             None => rings.cut_items(self.start, kept, count, self.size),
         };
         self.count = kept;
         let (call, deaths) = (Arc::clone(&self.call), self.deaths.clone());
-        (Chunk { call, first, count, deaths, rank: self.rank, body }, start)
+        (Chunk { call, first, count, deaths, sort_key: self.sort_key, body }, start)
     }
 }

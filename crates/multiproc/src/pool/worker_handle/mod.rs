@@ -1,6 +1,7 @@
 //! The pool's handle of one worker: its process, its rings, and its items in flight.
 
 mod collect;
+mod dispatch;
 mod fd_shortage;
 mod grace;
 mod in_flight;
@@ -23,21 +24,21 @@ use self::phase::WorkerPhase;
 use self::stall::{Stall, StallDetector};
 use self::worker_bound::WorkerBound;
 use super::worker_main::{WorkerContext, serve};
-use crate::error::{Cause, Error, Result};
+use crate::error::Result;
 use crate::ipc::frame::Frames;
-use crate::ipc::packet::{PacketSocket, Sent};
-use crate::ipc::wire;
+use crate::ipc::packet::PacketSocket;
 use crate::pool::call::{Call, TaskHeader};
 use crate::pool::chunk::{Body, Chunk};
 use crate::pool::recording::Recording;
-use crate::pool::worker_rings::{PoolSide, TASK_HEADER, WakeupPage, WorkerRings};
+use crate::pool::worker_rings::{PoolSide, WakeupPage, WorkerRings};
 use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::SpawnedChild;
 use crate::sys::limit::private_memory;
 use crate::task::initializer::Initializer;
-use crate::trace::{Submission, Submissions};
+use crate::trace::Submissions;
 
+pub(crate) use self::dispatch::Dispatched;
 pub(crate) use self::shutdown::WorkerExit;
 
 pub(crate) struct WorkerHandle {
@@ -59,8 +60,8 @@ pub(crate) struct WorkerHandle {
     lost: u64,
     /// The header in force for the next item that is written.
     header: Option<TaskHeader>,
-    /// The rings had no room, and no results have arrived since.
-    full: bool,
+    /// The rings had no room, and no results have arrived since; or its item has been asked to end.
+    takes_no_more: bool,
     /// Results copied from the rings that await a descriptor: the frames, how many, and the number of the
     /// first.
     unreceived: Option<(Frames, u32, u32)>,
@@ -101,18 +102,6 @@ pub(crate) struct WorkerConfig {
     pub(crate) shutdown_timeout: Duration,
     /// Records its tasks that fail.
     pub(crate) recording: Option<Arc<Recording>>,
-}
-
-/// The result of a dispatch.
-pub(crate) enum Dispatched {
-    /// The worker has taken all or part of the chunk.
-    Accepted,
-    /// The worker has no room, or is dying.
-    Full,
-    /// The kernel has no room or no descriptor at the moment.
-    WouldBlock,
-    /// The chunk cannot be sent at all.
-    Failed(Error),
 }
 
 impl WorkerHandle {
@@ -164,7 +153,7 @@ impl WorkerHandle {
             completed: 0,
             lost: 0,
             header: None,
-            full: false,
+            takes_no_more: false,
             unreceived: None,
             shortage: Shortage::default(),
             stall_detector: StallDetector::default(),
@@ -240,11 +229,11 @@ impl WorkerHandle {
 
     /// Whether it can take a chunk, with at most `most` items in flight.
     pub(crate) fn has_room(&self, chunk: &Chunk, most: u32) -> bool {
-        let most = if matches!(chunk.body, Body::Message(_)) { 1 } else { most };
+        let most = if matches!(chunk.body, Body::OutOfLine(_)) { 1 } else { most };
         self.is_ready()
             && self.accepts_work()
             && self.worker_bound.is_empty()
-            && !self.full
+            && !self.takes_no_more
             && !self.stall_detector.is_paused()
             && self.in_flight.count() < most
     }
@@ -252,90 +241,6 @@ impl WorkerHandle {
     pub(crate) fn is_idle(&self) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.worker_bound.is_empty();
         self.is_ready() && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
-    }
-
-    /// Moves up to `most` items of a chunk to the worker.
-    pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
-        let (start, written) = (self.rings.position(), self.rings.written());
-        let submission = Submission::begin(chunk.first);
-        let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
-        if self.header != Some(header) {
-            let mut bytes = Vec::new();
-            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
-            if !self.rings.write_header(TASK_HEADER, &bytes) {
-                self.full = true;
-                return Dispatched::Full;
-            }
-        }
-        let before = self.in_flight.count();
-        let outcome = match &mut chunk.body {
-            Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
-            Body::Message(message) => {
-                let sent = self.rings.send_out_of_line(message);
-                self.dispatch_message(sent, chunk, start)
-            }
-        };
-        if matches!(outcome, Dispatched::Accepted) {
-            self.header = Some(chunk.header()); // that of an item that follows without a gap
-            let (first, count) =
-                (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
-            self.submissions.submitted(submission, self.pid(), first, count);
-        } else {
-            self.rings.truncate(start, self.rings.written().wrapping_sub(written));
-            self.header = None;
-        }
-        outcome
-    }
-
-    fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
-        match sent {
-            Ok(Sent::Done) => {
-                self.shortage.record_success();
-                self.submit(chunk, 1, start)
-            }
-            Ok(Sent::TimedOut) => Dispatched::WouldBlock,
-            Ok(Sent::Disconnected) => {
-                self.fail_worker(Error::new(Cause::SocketClosed));
-                Dispatched::Full
-            }
-            Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {
-                Dispatched::WouldBlock
-            }
-            Err(error) => Dispatched::Failed(error),
-        }
-    }
-
-    fn dispatch_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Dispatched {
-        let (frames, count) = chunk.front(most);
-        let before = self.rings.written();
-        let left = match chunk.body {
-            Body::Values { size, .. } => self.rings.write_values(frames, size).len(),
-            _ => self.rings.write(frames, count).len(),
-        };
-        let written = self.rings.written().wrapping_sub(before);
-        self.full = left > 0;
-        if written == 0 {
-            return Dispatched::Full;
-        }
-        let length = frames.len() - left;
-        let outcome = self.submit(chunk, written, start);
-        if matches!(outcome, Dispatched::Accepted) {
-            chunk.advance(written, length);
-        }
-        outcome
-    }
-
-    fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {
-        match self.rings.submit(count) {
-            Ok(woken) => self.woken |= woken,
-            Err(error) => {
-                self.fail_worker(error);
-                return Dispatched::Full;
-            }
-        }
-        self.stall_detector.on_submit(self.in_flight.count() == 0);
-        self.in_flight.add(chunk, count, start);
-        Dispatched::Accepted
     }
 
     /// Revokes up to `most` unclaimed items and returns them in input order.
@@ -355,7 +260,7 @@ impl WorkerHandle {
     /// worker. The only worker of a pool keeps its items.
     pub(crate) fn revoke_if_stalled(&mut self, has_others: bool) -> Vec<Chunk> {
         let was_stalled = self.stall_detector.check(has_others && self.in_flight.count() > 0);
-        if !has_others || !was_stalled || self.stall_detector.all_claimed || self.pending(true) == 0 {
+        if !has_others || !was_stalled || self.stall_detector.all_claimed || self.not_begun() == 0 {
             return Vec::new();
         }
         let chunks = self.revoke(u32::MAX);
@@ -366,24 +271,31 @@ impl WorkerHandle {
         chunks
     }
 
-    /// The number of items that it has not begun. A single one will be claimed soon; the shared word is then
-    /// read only if it `is_exact`. Likewise the rest of a run of claimed items counts only then, or if
-    /// nothing else is left.
-    pub(crate) fn pending(&mut self, is_exact: bool) -> u32 {
-        if self.in_flight.count() == 0 || (self.in_flight.count() == 1 && !is_exact) {
+    /// The number of items that it has not begun.
+    pub(crate) fn not_begun(&mut self) -> u32 {
+        if self.in_flight.count() == 0 { 0 } else { self.checked(self.rings.not_begun()) }
+    }
+
+    /// The number of items that another worker could run. A single one will be claimed soon, and the rest of a
+    /// run of claimed items counts only if nothing else is left.
+    pub(crate) fn surplus(&mut self) -> u32 {
+        if self.in_flight.count() <= 1 {
             return 0;
         }
-        let unclaimed = if is_exact { Ok(0) } else { self.rings.unclaimed() };
-        let pending = match unclaimed {
-            Ok(0) => self.rings.pending(),
+        let surplus = match self.rings.unclaimed() {
+            Ok(0) => self.rings.not_begun(),
             unclaimed => unclaimed,
         };
-        let pending = pending.unwrap_or_else(|error| {
+        self.checked(surplus)
+    }
+
+    fn checked(&mut self, left: Result<u32>) -> u32 {
+        let left = left.unwrap_or_else(|error| {
             self.fail_worker(error);
             0
         });
-        self.stall_detector.all_claimed |= pending == 0;
-        pending.min(self.in_flight.count())
+        self.stall_detector.all_claimed |= left == 0;
+        left.min(self.in_flight.count())
     }
 
     /// Whether it may be stopped. It then gets work only when the others have enough, and can show that it
@@ -413,7 +325,7 @@ impl WorkerHandle {
     /// Whether it has claimed the first item without a collected result, and that is one of this call.
     pub(crate) fn is_running(&self, call: &Arc<Call>) -> bool {
         self.in_flight.front().is_some_and(|first| Arc::ptr_eq(first, call))
-            && self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count())
+            && self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count())
     }
 
     /// Turns the last `count` items in the rings back into chunks.
@@ -421,7 +333,7 @@ impl WorkerHandle {
         let (chunks, position) = self.in_flight.reclaim(count, &self.rings);
         self.rings.truncate(position, count);
         self.header = None;
-        self.full &= count == 0;
+        self.takes_no_more &= count == 0;
         chunks
     }
 

@@ -114,7 +114,7 @@ impl WorkerHandle {
         while self.take_results(Scope::Completed) {}
         // Items claimed and without a result have failed: usually one, or none. If the worker has overwritten
         // which ones those are, all have.
-        let pending = if self.is_cancelled() { 0 } else { self.rings.pending().unwrap_or(0) };
+        let pending = if self.is_cancelled() { 0 } else { self.rings.not_begun().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let rest = self.reclaim(pending);
         let rest = self.settle_worker_bound(rest, &error);

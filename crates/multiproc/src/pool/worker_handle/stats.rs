@@ -13,7 +13,7 @@ impl WorkerHandle {
         let lifetime = now.saturating_duration_since(ready_at);
         let (busy, idle, failed) = self.rings.totals();
         // The worker has stored the time of its last wait before it claims an item.
-        let is_running = self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count());
+        let is_running = self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count());
         let running = if is_running { lifetime.saturating_sub(idle) } else { busy.min(lifetime) };
         let failed = self.lost + failed.min(self.completed - self.lost);
         WorkerStats {

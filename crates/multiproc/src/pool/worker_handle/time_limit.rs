@@ -74,7 +74,7 @@ impl WorkerHandle {
     /// and the pool's own observation.
     fn running_for(&mut self) -> Option<Duration> {
         let number = self.rings.results_taken();
-        let has_claimed = self.rings.pending().is_ok_and(|pending| pending < self.in_flight.count());
+        let has_claimed = self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count());
         let runs = has_claimed && !self.rings.has_completed();
         let before = self.seen_running.filter(|&(seen, _)| seen == number);
         self.seen_running = runs.then(|| before.unwrap_or_else(|| (number, Instant::now())));

@@ -30,7 +30,7 @@ impl WorkerBound {
 
 impl WorkerHandle {
     /// Gives it an item that it runs before any other that is not in flight.
-    pub(crate) fn pin(&mut self, chunk: Chunk) {
+    pub(crate) fn push_worker_bound(&mut self, chunk: Chunk) {
         self.worker_bound.waiting.push_back(chunk);
     }
 
@@ -48,7 +48,7 @@ impl WorkerHandle {
     /// is the item's error.
     pub(crate) fn dispatch_worker_bound(&mut self) -> Option<Dispatched> {
         let takes_work = self.phase.is_running() || self.phase.is_retired();
-        if !self.is_ready() || !takes_work || self.full || self.in_flight.count() > 0 {
+        if !self.is_ready() || !takes_work || self.takes_no_more || self.in_flight.count() > 0 {
             return None;
         }
         let mut chunk = self.worker_bound.waiting.pop_front()?;

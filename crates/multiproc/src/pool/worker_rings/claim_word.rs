@@ -14,14 +14,14 @@ use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Ordering, Relaxe
 
 /// The pool's own counts, with which the word must agree.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Known {
+pub(crate) struct PoolCounts {
     /// The number of results that the pool has taken. At least this many items are claimed.
     pub(crate) taken: u32,
     /// The number of submitted items, which only the pool changes.
     pub(crate) submitted: u32,
 }
 
-impl Known {
+impl PoolCounts {
     /// The number of claimed items by this word; `None` if the worker has overwritten it.
     fn claimed(self, word: u64) -> Option<u32> {
         let (claimed, submitted) = split_u64(word);
@@ -72,13 +72,13 @@ pub(crate) const MAX_RUN: u32 = 1 << 16;
 /// worker has overwritten the word.
 #[inline]
 #[must_use]
-pub(crate) fn submit(word: &AtomicU64, known: Known, count: u32) -> bool {
+pub(crate) fn submit(word: &AtomicU64, known: PoolCounts, count: u32) -> bool {
     exchange(word, known, Release, |claimed| join_u64(claimed, known.submitted.wrapping_add(count))).is_some()
 }
 
 /// The pool revokes up to `most` unclaimed items, the last ones first; returns how many. Returns `None`, and
 /// revokes nothing, if the worker has overwritten the word.
-pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
+pub(crate) fn revoke(word: &AtomicU64, known: PoolCounts, most: u32) -> Option<u32> {
     revoke_beyond(word, known, most, |claimed| claimed)
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn revoke(word: &AtomicU64, known: Known, most: u32) -> Option<u32> {
 /// barrier for both since then. `completed` loads how many items the worker has completed.
 pub(crate) fn revoke_run(
     word: &AtomicU64,
-    known: Known,
+    known: PoolCounts,
     most: u32,
     completed: impl Fn() -> u32,
 ) -> Option<u32> {
@@ -100,7 +100,7 @@ pub(crate) fn begun(claimed: u32, taken: u32, completed: u32) -> u32 {
     if is_ahead { completed.wrapping_add(1) } else { claimed }
 }
 
-fn revoke_beyond(word: &AtomicU64, known: Known, most: u32, begun: impl Fn(u32) -> u32) -> Option<u32> {
+fn revoke_beyond(word: &AtomicU64, known: PoolCounts, most: u32, begun: impl Fn(u32) -> u32) -> Option<u32> {
     let mut count = 0;
     exchange(word, known, AcqRel, |claimed| {
         count = known.submitted.wrapping_sub(begun(claimed)).min(most);
@@ -115,7 +115,7 @@ fn revoke_beyond(word: &AtomicU64, known: Known, most: u32, begun: impl Fn(u32) 
 #[inline]
 fn exchange(
     word: &AtomicU64,
-    known: Known,
+    known: PoolCounts,
     order: Ordering,
     mut change: impl FnMut(u32) -> u64,
 ) -> Option<u32> {
@@ -136,12 +136,12 @@ pub(crate) fn claimed(word: &AtomicU64) -> u32 {
 }
 
 /// As [`claimed`]; `None` if the worker has overwritten the word.
-pub(crate) fn checked_claimed(word: &AtomicU64, known: Known) -> Option<u32> {
+pub(crate) fn checked_claimed(word: &AtomicU64, known: PoolCounts) -> Option<u32> {
     known.claimed(word.load(Acquire))
 }
 
 /// The number of unclaimed items.
-pub(crate) fn pending(word: &AtomicU64) -> u32 {
+pub(crate) fn unclaimed(word: &AtomicU64) -> u32 {
     let (claimed, submitted) = split_u64(word.load(Acquire));
     submitted.wrapping_sub(claimed)
 }

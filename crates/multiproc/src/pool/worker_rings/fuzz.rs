@@ -106,14 +106,14 @@ proptest! {
                 prop_assert_eq!(bytes.len(), (back * size) as usize);
                 items(&vec![VALUE; back as usize])
             }
-            Body::Message(_) => unreachable!(),
+            Body::OutOfLine(_) => unreachable!(),
         };
         prop_assert_eq!(all(Frames::new(&copied[..])).len(), back as usize, "each item is copied, as it is");
         prop_assert!(all(Frames::new(&copied[..])).iter().all(|item| item.len() <= packet::MAX_INLINE));
         pool.truncate(position, back);
         pool.write(&copied, back);
         let _ = pool.receive(number, OnShortage::Leave);
-        prop_assert!(pool.pending().is_err() || pool.pending().unwrap() <= 50);
+        prop_assert!(pool.not_begun().is_err() || pool.not_begun().unwrap() <= 50);
         pool.notify_again();
         pool.is_ready();
         pool.may_have_unflushed();
@@ -207,7 +207,7 @@ fn a_worker_that_misses_an_item_stops() {
     let why: Error = worker.wait().unwrap_err();
     assert!(why.is_codec(), "{why}");
     assert_eq!(pool.take_results(Scope::Visible).unwrap().unwrap().count, 1);
-    assert_eq!(pool.pending().unwrap(), 2);
+    assert_eq!(pool.not_begun().unwrap(), 2);
 }
 
 /// Otherwise it would wait forever, or overwrite results that the pool has not taken.

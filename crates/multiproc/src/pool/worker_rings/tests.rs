@@ -12,7 +12,7 @@ use super::*;
 use crate::ipc::frame::{Frames, add_frame, all};
 use crate::ipc::packet::{Message, Sent};
 use crate::pool::chunk::Body;
-use crate::pool::worker_rings::claim_word::{self, Known};
+use crate::pool::worker_rings::claim_word::{self, PoolCounts};
 use crate::sys::output::FLUSH_TIMEOUT;
 
 pub(super) fn sides() -> (PoolSide, WorkerSide) {
@@ -126,7 +126,7 @@ fn every_item_is_either_run_or_revoked() {
                     let is_same = match body {
                         Body::Frames { bytes, .. } => *size == 0 && bytes == frames(&revoked),
                         Body::Values { bytes, .. } => *size == 3 && bytes == values(&revoked),
-                        Body::Message(_) => false,
+                        Body::OutOfLine(_) => false,
                     };
                     assert!(is_same, "the revoked items are those submitted");
                     next = revoked[0];
@@ -179,11 +179,11 @@ fn every_item_is_either_run_or_revoked() {
 fn the_claim_word_wraps_around() {
     let word = AtomicU64::new(u64::MAX);
     assert_eq!(claim_word::try_claim(&word, 9), 0);
-    let known = |submitted: u32| Known { taken: u32::MAX, submitted: submitted.wrapping_sub(1) };
+    let known = |submitted: u32| PoolCounts { taken: u32::MAX, submitted: submitted.wrapping_sub(1) };
     assert!(claim_word::submit(&word, known(0), 5));
     assert_eq!(claim_word::try_claim(&word, 2), 2);
     assert_eq!(claim_word::revoke(&word, known(5), 2), Some(2));
-    assert_eq!(claim_word::pending(&word), 1);
+    assert_eq!(claim_word::unclaimed(&word), 1);
     assert_eq!([claim_word::try_claim(&word, 2), claim_word::try_claim(&word, 2)], [1, 0]);
     assert_eq!(claim_word::revoke(&word, known(3), 9), Some(0));
 }
@@ -194,7 +194,7 @@ fn the_claim_word_wraps_around() {
 fn a_run_ends_where_either_side_wants() {
     let start = 0_u32.wrapping_sub(3);
     let word = AtomicU64::new(u64::from(start) << 32 | u64::from(start));
-    let known = |submitted| Known { taken: start, submitted: start.wrapping_add(submitted) };
+    let known = |submitted| PoolCounts { taken: start, submitted: start.wrapping_add(submitted) };
     assert!(claim_word::submit(&word, known(0), 9));
     assert_eq!(claim_word::try_claim(&word, 6), 6);
     let completed = |count: u32| move || start.wrapping_add(count);
@@ -212,7 +212,7 @@ fn a_run_ends_where_either_side_wants() {
 /// More claimed than submitted, fewer claimed than completed, or another number of submitted items.
 #[test]
 fn an_inconsistent_claim_word_is_refused() {
-    let known = Known { taken: 3, submitted: 7 };
+    let known = PoolCounts { taken: 3, submitted: 7 };
     let word = |claimed: u64, submitted: u64| AtomicU64::new(claimed << 32 | submitted);
     for overwritten in [word(2, 7), word(8, 7), word(4, 6), word(4, 8), word(0, 0), word(1 << 31, 7)] {
         assert!(!claim_word::submit(&overwritten, known, 1));

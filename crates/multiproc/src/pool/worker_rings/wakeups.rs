@@ -8,13 +8,13 @@ pub(crate) struct PoolWakeups<'a> {
     /// One for callers, one for the pool's thread.
     pub(crate) callers: EventCount<'a>,
     pub(crate) thread: EventCount<'a>,
-    /// [`Waiting`], as a number.
+    /// [`WaitingCallers`], as a number.
     pub(crate) waiting: &'a AtomicU32,
 }
 
 /// Which callers wait for results.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
+pub(crate) enum WaitingCallers {
     /// None: the pool's thread handles what happens.
     None = 0,
     /// One or several, of which each may need the next result.
@@ -28,19 +28,19 @@ impl PoolWakeups<'_> {
     /// Call after a change that a driver must handle.
     pub(crate) fn notify(&self) {
         self.callers.notify_all(); // with a fence between the change and both loads
-        if self.waiting.load(Relaxed) == Waiting::None as u32 {
+        if self.waiting.load(Relaxed) == WaitingCallers::None as u32 {
             self.thread.notify_all();
         }
     }
 
     /// Whether callers may learn of results a little later.
     pub(crate) fn may_batch_wakeups(&self) -> bool {
-        self.waiting.load(Relaxed) == Waiting::OneNeedsAll as u32
+        self.waiting.load(Relaxed) == WaitingCallers::OneNeedsAll as u32
     }
 
     /// Call when a caller comes or goes. The last one must then poll once more: a later change wakes the
     /// thread. One that comes must poll before it waits.
-    pub(crate) fn set_waiting(&self, waiting: Waiting) {
+    pub(crate) fn set_waiting(&self, waiting: WaitingCallers) {
         self.waiting.store(waiting as u32, SeqCst);
         fence(SeqCst);
     }

@@ -65,7 +65,7 @@ pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
 }
 
 /// Watches a child that a zygote has forked.
-pub(crate) fn adopt(pid: u32, pidfd: PidFd, name: String, liveness_socket: SharedFd) -> Result<Arc<Child>> {
+pub(crate) fn watch(pid: u32, pidfd: PidFd, name: String, liveness_socket: SharedFd) -> Result<Arc<Child>> {
     let phase = SpawnPhase::Ready;
     register(NewChild { pid, pidfd, name, liveness_socket, is_internal: false, phase })
 }

@@ -22,9 +22,9 @@ use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork::{Fork, ZygoteForker, serve_on_fresh_thread};
 use crate::sys::output::{expect_one_thread_in_children, flush_all, has_one_thread_now};
+use crate::sys::parent_death::kill_on_hangup;
 use crate::sys::poll::Deadline;
 use crate::sys::process::{exit_immediately, set_comm};
-use crate::sys::start_socket::kill_on_hangup;
 use crate::sys::stdio::{close_stdio, dup_above_stdio, dup_onto, redirect_stdio_to_null};
 use crate::task::initializer::Initializer;
 

@@ -58,7 +58,7 @@ impl PidPage {
     /// so the parent is about to leave the system call that sent it.
     ///
     /// Until then the kernel may still be about to announce that packet. After
-    /// [`kill_on_hangup`](crate::sys::start_socket::kill_on_hangup), which asks for SIGKILL when the socket
+    /// [`kill_on_hangup`](crate::sys::parent_death::kill_on_hangup), which asks for SIGKILL when the socket
     /// changes, that would kill this process.
     pub(super) fn wait_for_release(&self, number: u64, start_socket: &PacketSocket) {
         let (word, pid) = (self.word(number), own_pid());

@@ -10,7 +10,7 @@ use crate::ipc::frame::{Frames, array_kind, as_u32};
 use crate::ipc::packet::{Content, Message, OnShortage, PacketSocket, Sent};
 use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, just_before_overflow};
-use crate::pool::worker_rings::claim_word::{self, Known};
+use crate::pool::worker_rings::claim_word::{self, PoolCounts};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
@@ -167,7 +167,7 @@ impl PoolSide {
     pub(crate) fn submit(&self, count: u32) -> Result<bool> {
         failpoint::hit(Failpoint::ItemsWritten);
         let before = self.tail.frames.wrapping_sub(count);
-        let known = Known { submitted: before, ..self.known() };
+        let known = PoolCounts { submitted: before, ..self.known() };
         if !claim_word::submit(self.rings.claim_word(), known, count) {
             return Err(overwritten());
         }
@@ -183,14 +183,14 @@ impl PoolSide {
     pub(crate) fn revoke(&mut self, most: u32) -> Result<u32> {
         let known = self.known();
         let unclaimed = claim_word::revoke(self.rings.claim_word(), known, most).ok_or_else(overwritten)?;
-        let known = Known { submitted: known.submitted.wrapping_sub(unclaimed), ..known };
+        let known = PoolCounts { submitted: known.submitted.wrapping_sub(unclaimed), ..known };
         let of_run = if unclaimed < most { self.revoke_run(known, most - unclaimed) } else { Some(0) };
         failpoint::hit(Failpoint::ItemsRevoked);
         of_run.map(|count| unclaimed + count).ok_or_else(overwritten)
     }
 
     /// Revokes items that the worker has claimed and not begun, if there are any.
-    fn revoke_run(&mut self, known: Known, most: u32) -> Option<u32> {
+    fn revoke_run(&mut self, known: PoolCounts, most: u32) -> Option<u32> {
         let claimed = claim_word::checked_claimed(self.rings.claim_word(), known)?;
         if self.begun(claimed) == claimed {
             return Some(0);
@@ -220,7 +220,7 @@ impl PoolSide {
     ///
     /// # Errors
     /// As for [`revoke`](PoolSide::revoke).
-    pub(crate) fn pending(&self) -> Result<u32> {
+    pub(crate) fn not_begun(&self) -> Result<u32> {
         self.claimed().map(|claimed| self.tail.frames.wrapping_sub(self.begun(claimed)))
     }
 
@@ -234,8 +234,8 @@ impl PoolSide {
         claim_word::checked_claimed(self.rings.claim_word(), self.known()).ok_or_else(overwritten)
     }
 
-    fn known(&self) -> Known {
-        Known { taken: self.head.frames, submitted: self.tail.frames }
+    fn known(&self) -> PoolCounts {
+        PoolCounts { taken: self.head.frames, submitted: self.tail.frames }
     }
 
     /// Checks the worker's words against what the pool knows without them.

@@ -1,4 +1,4 @@
-//! Sealed memory: a memfd that is filled once, and immutable from then on (`F_ADD_SEALS`, `fcntl(2)`).
+//! Immutable memory: a memfd that is filled once and sealed (`F_ADD_SEALS`, `fcntl(2)`).
 //!
 //! The kernel keeps seals for good. Under these, no process can write to the memory, not even its maker, nor
 //! take pages away under a reader (SIGBUS). That makes it sound to read it as a plain slice.
@@ -29,7 +29,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
 
 /// Sealed memory, mapped for reading. It is aligned to a page.
 #[derive(Debug)]
-pub(crate) struct Sealed(Mapping);
+pub(crate) struct ImmutableMemory(RawMapping);
 
 /// Identifies the memory behind a descriptor, while it is open or mapped in any process. The inode is not
 /// enough: on old kernels those of memfds repeat after 2^32. The time of the write tells them apart.
@@ -40,7 +40,7 @@ pub(crate) struct MemfdId {
     written: (i64, i64),
 }
 
-impl Sealed {
+impl ImmutableMemory {
     /// Seals a copy of `bytes`, at least one, and returns the descriptor for others to [open](Self::open).
     ///
     /// Writes, and does not copy into a mapping: that saves a fault a page, which costs more than the copy.
@@ -51,8 +51,8 @@ impl Sealed {
 
     /// Seals `length` bytes, zeroed and then filled in place. Returns the descriptor for others to open.
     pub(crate) fn build(length: NonZeroUsize, fill: impl FnOnce(&mut [u8])) -> Result<(Self, OwnedFd)> {
-        let fd = allocate(length)?;
-        let mut mapping = Mapping::new(fd.as_fd(), length, Access::Write)?;
+        let fd = create_allocated(length)?;
+        let mut mapping = RawMapping::new(fd.as_fd(), length, Access::Write)?;
         mapping.populate();
         fill(mapping.bytes_mut());
         drop(mapping); // the kernel does not seal memory that has a writable mapping
@@ -69,7 +69,7 @@ impl Sealed {
         if size != length.get() as u64 {
             return Err(Error::decode("sealed memory", format!("{length} bytes announced, {size} sent")));
         }
-        Mapping::new(fd, length, Access::Read).map(Self)
+        RawMapping::new(fd, length, Access::Read).map(Self)
     }
 
     /// There is no writable mapping of it, and no other process has the descriptor.
@@ -77,7 +77,7 @@ impl Sealed {
         failpoint::hit(Failpoint::Filled);
         add_seals(fd.as_fd())?;
         failpoint::hit(Failpoint::Sealed);
-        Ok((Self(Mapping::new(fd.as_fd(), length, Access::Read)?), fd))
+        Ok((Self(RawMapping::new(fd.as_fd(), length, Access::Read)?), fd))
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -87,7 +87,7 @@ impl Sealed {
     }
 }
 
-/// Writes bytes to sealed memory, for others to [open](Sealed::open).
+/// Writes bytes to sealed memory, for others to [open](ImmutableMemory::open).
 pub(crate) fn store(bytes: &[u8]) -> Result<OwnedFd> {
     let fd = memfd::write(bytes)?;
     add_seals(fd.as_fd())?;
@@ -103,7 +103,7 @@ pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(MemfdId, u64)> {
 }
 
 /// Zeroed memory with all pages present: a lack of memory is an error here, not a signal at a later access.
-pub(crate) fn allocate(length: NonZeroUsize) -> Result<OwnedFd> {
+pub(crate) fn create_allocated(length: NonZeroUsize) -> Result<OwnedFd> {
     let refused = |errno| Error::os(&format!("find {length} bytes of memory to seal"), errno);
     // The kernel's overcommit heuristic does not apply to files: one that is far too large would grow until
     // the OOM killer strikes. So the heuristic is asked by way of a vector.
@@ -145,17 +145,17 @@ enum Access {
 }
 
 #[derive(Debug)]
-struct Mapping {
+struct RawMapping {
     start: NonNull<c_void>,
     length: NonZeroUsize,
 }
 
 // SAFETY: a mapping belongs to no thread, and is reached only through the references that its owner gives.
-unsafe impl Send for Mapping {}
+unsafe impl Send for RawMapping {}
 // SAFETY: as for Send; through a shared reference, it is only read.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for RawMapping {}
 
-impl Mapping {
+impl RawMapping {
     /// Does not populate pages for reading: one fault maps 16 present pages, so that faults for all of them
     /// cost less than `MAP_POPULATE`, and unread pages cost nothing.
     fn new(fd: BorrowedFd<'_>, length: NonZeroUsize, access: Access) -> Result<Self> {
@@ -184,7 +184,7 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
+impl Drop for RawMapping {
     fn drop(&mut self) {
         // SAFETY: the mapping is ours, and its references end with it. A failure is safe: it stays mapped.
         let _ = unsafe { munmap(self.start, self.length.get()) };

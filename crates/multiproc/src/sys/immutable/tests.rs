@@ -13,10 +13,10 @@ fn length(bytes: usize) -> NonZeroUsize {
 
 #[test]
 fn it_is_immutable() {
-    let (sealed, fd) = Sealed::copy(&[7; 5000]).unwrap();
-    let (built, built_fd) = Sealed::build(length(5000), |bytes| bytes.fill(7)).unwrap();
+    let (sealed, fd) = ImmutableMemory::copy(&[7; 5000]).unwrap();
+    let (built, built_fd) = ImmutableMemory::build(length(5000), |bytes| bytes.fill(7)).unwrap();
     for (sealed, fd) in [(sealed, fd), (built, built_fd)] {
-        let error = Mapping::new(fd.as_fd(), length(5000), Access::Write).unwrap_err();
+        let error = RawMapping::new(fd.as_fd(), length(5000), Access::Write).unwrap_err();
         assert_eq!(error.os_error(), Some(Errno::EPERM as i32), "{error}");
         let reopened = OpenOptions::new().write(true).open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         for mut file in [File::from(fd), reopened.unwrap()] {
@@ -38,7 +38,7 @@ fn what_is_not_sealed_is_not_opened() {
         let fd = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING).unwrap();
         nix::unistd::write(&fd, &[7; 100]).unwrap();
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).unwrap();
-        Sealed::open(fd.as_fd(), length(100))
+        ImmutableMemory::open(fd.as_fd(), length(100))
     };
     assert!(with(SEALS).is_ok());
     for missing in SEALS.iter() {
@@ -46,23 +46,23 @@ fn what_is_not_sealed_is_not_opened() {
         assert!(error.to_string().contains("it is not sealed"), "{error}");
     }
     assert!(with((SEALS - SealFlag::F_SEAL_WRITE) | SealFlag::F_SEAL_FUTURE_WRITE).is_err());
-    assert!(Sealed::open(File::open("/dev/zero").unwrap().as_fd(), length(100)).is_err());
+    assert!(ImmutableMemory::open(File::open("/dev/zero").unwrap().as_fd(), length(100)).is_err());
 }
 
 #[test]
 fn it_is_of_the_size_that_was_announced() {
-    let (_sealed, fd) = Sealed::copy(&[7; 5000]).unwrap();
-    assert!(Sealed::open(fd.as_fd(), length(5000)).is_ok());
+    let (_sealed, fd) = ImmutableMemory::copy(&[7; 5000]).unwrap();
+    assert!(ImmutableMemory::open(fd.as_fd(), length(5000)).is_ok());
     for announced in [1, 4999, 5001, 8192, usize::MAX] {
-        assert!(Sealed::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
+        assert!(ImmutableMemory::open(fd.as_fd(), length(announced)).is_err(), "{announced}");
     }
 }
 
 /// As a forked copy of the process has one until it executes another program.
 #[test]
 fn sealing_waits_until_a_writable_mapping_is_gone() {
-    let fd = allocate(length(100)).unwrap();
-    let mapping = Mapping::new(fd.as_fd(), length(100), Access::Write).unwrap();
+    let fd = create_allocated(length(100)).unwrap();
+    let mapping = RawMapping::new(fd.as_fd(), length(100), Access::Write).unwrap();
     let other = thread::spawn(move || {
         thread::sleep(Duration::from_millis(20)); // usually sealing has begun by then; it holds either way
         drop(mapping);

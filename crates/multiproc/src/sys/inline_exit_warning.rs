@@ -13,7 +13,7 @@ thread_local! {
 }
 
 /// Calls `task`, and prints the notice if that calls `exit`.
-pub(crate) fn with_exit_notice<T>(task: impl FnOnce() -> T) -> T {
+pub(crate) fn with_exit_warning<T>(task: impl FnOnce() -> T) -> T {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| at_exit(notice));
     RUNNING.set(RUNNING.get() + 1);

@@ -1,0 +1,108 @@
+//! Moving items to a worker: into its rings, or out of line.
+
+use super::WorkerHandle;
+use crate::error::{Cause, Error, Result};
+use crate::ipc::packet::Sent;
+use crate::ipc::wire;
+use crate::pool::call::TaskHeader;
+use crate::pool::chunk::{Body, Chunk};
+use crate::pool::worker_rings::TASK_HEADER;
+use crate::trace::Submission;
+
+/// The result of a dispatch.
+pub(crate) enum Dispatched {
+    /// The worker has taken all or part of the chunk.
+    Accepted,
+    /// The worker has no room, or is dying.
+    Full,
+    /// The kernel has no room or no descriptor at the moment.
+    WouldBlock,
+    /// The chunk cannot be sent at all.
+    Failed(Error),
+}
+
+impl WorkerHandle {
+    /// Moves up to `most` items of a chunk to the worker.
+    pub(crate) fn dispatch(&mut self, chunk: &mut Chunk, most: u32) -> Dispatched {
+        let (start, written) = (self.rings.position(), self.rings.written());
+        let submission = Submission::begin(chunk.first);
+        let header = TaskHeader { trace: submission.tag(), ..chunk.header() };
+        if self.header != Some(header) {
+            let mut bytes = Vec::new();
+            let _ = wire::encode_internal(&header, &mut bytes, "a header"); // of numbers: cannot fail
+            if !self.rings.write_header(TASK_HEADER, &bytes) {
+                self.takes_no_more = true;
+                return Dispatched::Full;
+            }
+        }
+        let before = self.in_flight.count();
+        let outcome = match &mut chunk.body {
+            Body::Frames { .. } | Body::Values { .. } => self.dispatch_frames(chunk, most, start),
+            Body::OutOfLine(message) => {
+                let sent = self.rings.send_out_of_line(message);
+                self.dispatch_message(sent, chunk, start)
+            }
+        };
+        if matches!(outcome, Dispatched::Accepted) {
+            self.header = Some(chunk.header()); // that of an item that follows without a gap
+            let (first, count) =
+                (self.rings.results_taken().wrapping_add(before), self.in_flight.count() - before);
+            self.submissions.submitted(submission, self.pid(), first, count);
+        } else {
+            self.rings.truncate(start, self.rings.written().wrapping_sub(written));
+            self.header = None;
+        }
+        outcome
+    }
+
+    fn dispatch_message(&mut self, sent: Result<Sent>, chunk: &mut Chunk, start: u32) -> Dispatched {
+        match sent {
+            Ok(Sent::Done) => {
+                self.shortage.record_success();
+                self.submit(chunk, 1, start)
+            }
+            Ok(Sent::TimedOut) => Dispatched::WouldBlock,
+            Ok(Sent::Disconnected) => {
+                self.fail_worker(Error::new(Cause::SocketClosed));
+                Dispatched::Full
+            }
+            Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {
+                Dispatched::WouldBlock
+            }
+            Err(error) => Dispatched::Failed(error),
+        }
+    }
+
+    fn dispatch_frames(&mut self, chunk: &mut Chunk, most: u32, start: u32) -> Dispatched {
+        let (frames, count) = chunk.front(most);
+        let before = self.rings.written();
+        let left = match chunk.body {
+            Body::Values { size, .. } => self.rings.write_values(frames, size).len(),
+            _ => self.rings.write(frames, count).len(),
+        };
+        let written = self.rings.written().wrapping_sub(before);
+        self.takes_no_more = left > 0;
+        if written == 0 {
+            return Dispatched::Full;
+        }
+        let length = frames.len() - left;
+        let outcome = self.submit(chunk, written, start);
+        if matches!(outcome, Dispatched::Accepted) {
+            chunk.advance(written, length);
+        }
+        outcome
+    }
+
+    fn submit(&mut self, chunk: &mut Chunk, count: u32, start: u32) -> Dispatched {
+        match self.rings.submit(count) {
+            Ok(woken) => self.woken |= woken,
+            Err(error) => {
+                self.fail_worker(error);
+                return Dispatched::Full;
+            }
+        }
+        self.stall_detector.on_submit(self.in_flight.count() == 0);
+        self.in_flight.add(chunk, count, start);
+        Dispatched::Accepted
+    }
+}
