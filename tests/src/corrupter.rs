@@ -53,6 +53,8 @@ impl Random {
 pub enum Where {
     /// The first bytes of each mapping, this many: there lie the synchronisation words.
     Heads(u64),
+    /// The last bytes of each mapping, this many: there lie the slots of locks and queues.
+    Tails(u64),
     Anywhere,
 }
 
@@ -83,11 +85,12 @@ impl Corrupter {
             return;
         }
         let mapping = self.mappings[usize::try_from(self.random.below(self.mappings.len() as u64)).unwrap()];
-        let within = match offset {
-            Where::Heads(bytes) => bytes.min(mapping.length),
-            Where::Anywhere => mapping.length,
+        let (start, within) = match offset {
+            Where::Heads(bytes) => (0, bytes.min(mapping.length)),
+            Where::Tails(bytes) => (mapping.length.saturating_sub(bytes), bytes.min(mapping.length)),
+            Where::Anywhere => (0, mapping.length),
         };
-        let at = mapping.start + self.random.below(within / 4) * 4;
+        let at = mapping.start + start + self.random.below(within / 4) * 4;
         let mut old = [0; 4];
         if self.memory.read_exact_at(&mut old, at).is_ok() {
             let word = self.word(u32::from_ne_bytes(old));

@@ -89,7 +89,11 @@ pub(crate) fn ends_soon<R>(act: impl FnOnce() -> R) -> R {
 pub(crate) fn corrupt<H: Clone + Serialize + DeserializeOwned>(handle: &H, act: impl Fn(H)) -> Outcome {
     let write = |_handle: H, stage: Stage| {
         let _ = stage.send(());
-        Corrupter::new(mappings(), 7).write_for(Where::Heads(512), Duration::from_millis(300));
+        let mut corrupter = Corrupter::new(mappings(), 7);
+        for _ in 0..15 {
+            corrupter.write_for(Where::Heads(512), Duration::from_millis(10));
+            corrupter.write_for(Where::Tails(4096), Duration::from_millis(10));
+        }
     };
     let (child, _stage) = started(write, handle)?;
     while child.is_alive() {

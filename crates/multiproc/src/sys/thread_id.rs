@@ -21,6 +21,12 @@ pub(crate) struct ThreadId(u64);
 /// The start time if /proc does not tell it. (Not 0, which a stray number in a word has there.)
 const UNKNOWN: u32 = u32::MAX;
 
+/// The start time of a thread that has started with the kernel. (Nor 1, which a stray number may be.)
+const AT_BOOT: u32 = u32::MAX - 1;
+
+/// The flag of the kernel's own threads in /proc (`PF_KTHREAD` of its `sched.h`).
+const OF_KERNEL: u32 = 0x0020_0000;
+
 /// The kernel gives threads only lower numbers (`PID_MAX_LIMIT`).
 const END_OF_NUMBERS: u32 = 1 << 22;
 
@@ -134,20 +140,22 @@ impl Stat {
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 20 is the number of the
-    /// process's threads, 22 the start time. A process whose first thread has exited (a zombie) has not ended
-    /// while it has others.
+    /// By `proc_pid_stat(5)`: number, name in parentheses (any bytes), state; field 9 has flags, 20 the number of
+    /// the process's threads, 22 the start time. A process whose first thread has exited (a zombie) has not
+    /// ended while it has others.
     ///
-    /// The kernel's own threads have low numbers and start at 0. That counts as 1, so that a stray number in a
-    /// word, with 0 in its high half, names none of them: they never end.
+    /// Threads that start with the kernel have low numbers and never end. A stray number in a word must not name
+    /// one: the kernel's own count as ended, and the start time 0 is written as another.
     #[allow(clippy::cast_possible_truncation)] // the low half of the start time covers 497 days
     fn parse(text: &str) -> Option<Self> {
         let number = text.split(' ').next()?.parse().ok()?;
         let mut fields = text.rsplit_once(") ")?.1.split(' ');
         let has_exited = matches!(fields.next()?, "Z" | "X");
-        let threads: u32 = fields.nth(16)?.parse().ok()?;
+        let is_of_kernel = fields.nth(5)?.parse::<u32>().ok()? & OF_KERNEL != 0;
+        let threads: u32 = fields.nth(10)?.parse().ok()?;
         let start: u64 = fields.nth(1)?.parse().ok()?;
-        Some(Self { number, has_ended: has_exited && threads <= 1, start: (start as u32).max(1) })
+        let has_ended = is_of_kernel || has_exited && threads <= 1;
+        Some(Self { number, has_ended, start: if start == 0 { AT_BOOT } else { start as u32 } })
     }
 }
 
