@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Result, pipe};
+use multiproc::{Connection, Pool, Result, Server, pipe};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::{LARGE, limited, open_when_all_is_well};
 use crate::support::{
-    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, with,
+    METHODS, Outcome, TEST_TIMEOUT, alone, descriptors, eventually, send_signal, trials, wait_for_state, with,
 };
 
 trials![
@@ -24,6 +24,7 @@ trials![
     results_that_wait_hold_few_mappings_and_descriptors,
     a_result_waits_for_a_descriptor,
     a_childs_result_can_be_had_when_there_is_a_descriptor,
+    a_reply_that_needs_a_descriptor_blocks_no_caller,
 ];
 
 /// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
@@ -212,6 +213,24 @@ fn a_result_waits_for_a_descriptor() -> Outcome {
             assert!(task.get()? == result(number));
         }
         assert_eq!(pool.worker_pids(), pids);
+        Ok(())
+    })
+}
+
+/// The state of a server.
+struct Nothing;
+
+fn a_reply_that_needs_a_descriptor_blocks_no_caller() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(|| Nothing, ())?;
+        let large = server.submit(|_: &mut Nothing, length: usize| vec![7_u8; length], (1 << 20,))?;
+        wait_for_state(server.pid(), 'S'); // it has replied
+        let small = limited(Resource::RLIMIT_NOFILE, 3, || {
+            assert!(!large.is_ready());
+            server.submit(|_: &mut Nothing| 5, ())
+        })?;
+        assert!(large.get()? == vec![7; 1 << 20]);
+        assert_eq!(small.get()?, 5);
         Ok(())
     })
 }

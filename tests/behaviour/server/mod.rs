@@ -54,6 +54,10 @@ impl Counter {
         panic!("this method always panics");
     }
 
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        vec![7; count]
+    }
+
     fn pid(&mut self) -> u32 {
         std::process::id()
     }

@@ -9,6 +9,7 @@ use crate::support::{Outcome, trials, wait_for_state};
 trials![
     the_running_call_fails_and_the_others_go_on,
     a_panic_makes_the_state_again,
+    results_from_before_a_panic_are_not_lost,
     calls_of_other_processes_go_on,
     calls_whose_handle_is_dropped_run_after_a_restart,
     an_idle_server_that_is_killed_is_made_again,
@@ -54,6 +55,26 @@ fn total(counter: Server<Counter>, started: Connection<(), ()>) -> Result<(u64, 
     let handle = counter.submit(Counter::add, (1,))?;
     let _ = started.send(());
     Ok((handle.get()?, counter.call(Counter::add, (10,))?))
+}
+
+/// More than the channel holds, so they wait in the server when it panics.
+fn results_from_before_a_panic_are_not_lost() -> Outcome {
+    let counter = restarting(5)?;
+    let first = counter.call(Counter::pid, ())?;
+    let (blocked, latch) = block(&counter)?; // so that no reply is taken with the next call
+    let calls: Vec<CallHandle<Vec<u8>>> =
+        (0..100).map(|_| counter.submit(Counter::bytes, (10_000,))).collect::<Result<_>>()?;
+    let panics = counter.submit(Counter::panic, ())?;
+    let behind = counter.submit(Counter::pid, ())?;
+    drop(latch);
+    std::thread::sleep(Duration::from_millis(200)); // so that it has panicked, which no call tells
+    for call in calls {
+        assert_eq!(call.get()?.len(), 10_000);
+    }
+    blocked.get()?;
+    assert!(panics.get().unwrap_err().is_panic());
+    assert_ne!(behind.get()?, first);
+    Ok(())
 }
 
 fn calls_of_other_processes_go_on() -> Outcome {

@@ -17,6 +17,7 @@ trials![
     a_killed_waiter_holds_no_other_up,
     timed_calls_end_on_time,
     a_thread_that_would_wait_for_itself_is_told,
+    a_thread_that_reads_too_often_is_told,
     any_bytes_in_its_memory_are_a_lock,
 ];
 
@@ -195,6 +196,21 @@ fn a_thread_that_would_wait_for_itself_is_told() -> Outcome {
     writer.join()??;
     let _writing = lock.write()?;
     assert_eq!(lock.read().unwrap_err().error().os_error(), deadlock);
+    Ok(())
+}
+
+fn a_thread_that_reads_too_often_is_told() -> Outcome {
+    let lock = RwLock::new([1, 2])?;
+    let mut guards = Vec::new();
+    let error = loop {
+        match lock.read() {
+            Ok(guard) => guards.push(guard),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, LockError::Failed(_)) && guards.len() >= 1000, "{error} after {}", guards.len());
+    drop(guards);
+    assert_eq!(*ends_soon(|| lock.write())?, [1, 2]);
     Ok(())
 }
 

@@ -3,14 +3,16 @@ use std::time::Duration;
 
 use multiproc::sync::{Atomic, Semaphore};
 use multiproc::{Process, Result};
+use nix::sys::signal::Signal;
 
 use super::{Stage, corrupt, ends_soon, killed, reached, started, takes_at_least};
-use crate::support::{Outcome, alone, trials, wait_for_state};
+use crate::support::{Outcome, alone, send_signal, trials, wait_for_state};
 
 trials![
     as_many_as_there_are_permits_pass_at_a_time,
     permits_of_a_killed_process_come_back,
     a_killed_waiter_is_passed_over,
+    a_dead_holder_is_noticed_behind_a_stopped_waiter,
     a_permit_goes_back_with_its_guard_and_never_twice,
     many_are_taken_at_once_and_in_order,
     permits_are_given_in_the_order_of_the_calls,
@@ -77,6 +79,20 @@ fn a_killed_waiter_is_passed_over() -> Outcome {
         assert_eq!(ends_soon(|| waiter.join())??, 1);
     }
     assert_eq!(ends_soon(|| semaphore.acquire_many(2))?.count(), 2);
+    Ok(())
+}
+
+fn a_dead_holder_is_noticed_behind_a_stopped_waiter() -> Outcome {
+    let semaphore = Semaphore::new(2)?;
+    let (holder, _holds) = started(hold, &semaphore)?;
+    let (waiter, _waits) = started(take, &semaphore)?;
+    wait_for_state(waiter.pid(), 'S');
+    send_signal(waiter.pid(), Signal::SIGSTOP);
+    wait_for_state(waiter.pid(), 'T');
+    killed(holder);
+    assert_eq!(semaphore.acquire_timeout(Duration::from_millis(50))?.count(), 1);
+    assert_eq!(ends_soon(|| semaphore.acquire())?.count(), 1);
+    killed(waiter);
     Ok(())
 }
 

@@ -195,8 +195,9 @@ impl ChannelEnd {
     /// Ends the channel for all its ends in all processes: nothing can be sent any more, and receivers meet the
     /// end behind what was sent. The kernel keeps this state, so it holds if this process is killed meanwhile.
     pub(crate) fn close(&self) {
-        socket::hang_up(self.fds().socket.as_fd());
+        // First, or a sender that has not asked the kernel lately could send behind the end that receivers met.
         self.receivers().fetch_or(CLOSED, Relaxed);
+        socket::hang_up(self.fds().socket.as_fd());
     }
 
     /// Whether a receiver is counted, and the channel is not closed.

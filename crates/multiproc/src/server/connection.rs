@@ -51,6 +51,10 @@ impl Connection {
         StatusPage(self.requests.end().memory())
     }
 
+    fn page_and_namespace(&self) -> (StatusPage<'_>, u64) {
+        (self.page(), self.requests.end().fds().namespace)
+    }
+
     /// Sends a request whose header `encode` completes; returns the call's number.
     pub(super) fn send(
         &self,
@@ -69,7 +73,7 @@ impl Connection {
         failpoint::hit(Failpoint::CallSent);
         match sent {
             Ok(()) => {
-                self.mark_sent(call, connects);
+                self.mark_sent(call, connects, deadline);
                 Ok(call)
             }
             Err(error) => {
@@ -82,7 +86,7 @@ impl Connection {
     fn send_bytes(&self, bytes: &[u8], descriptors: &[SharedFd], deadline: Deadline) -> Result<()> {
         match self.requests.send([Message { bytes, descriptors }], deadline, &mut 0)? {
             Sent::Done => Ok(()),
-            Sent::Disconnected => Err(self.end_error()),
+            Sent::Disconnected => Err(self.end_error(deadline)),
             Sent::TimedOut if matches!(deadline, Deadline::Immediate) => {
                 Err(Error::new(Cause::Full("server's queue".to_owned())))
             }
@@ -105,13 +109,18 @@ impl Connection {
 
     /// Notes that a call is sent. If this process has connected to another server process meanwhile, asks that
     /// one about the call.
-    fn mark_sent(&self, call: u64, connects: u64) {
+    fn mark_sent(&self, call: u64, connects: u64, deadline: Deadline) {
         let mut inbox = self.lock();
         if let Some(sent @ Call::Sending) = inbox.calls.get_mut(&call) {
             *sent = Call::Sent;
         }
         if inbox.connects != connects && inbox.channel.is_some() {
-            let _ = self.send_connect(Connect { channel: None, open_calls: vec![call] }, Deadline::Never);
+            let connect = Connect { channel: None, open_calls: vec![call] };
+            if let Err(error) = self.send_connect(connect, deadline)
+                && let Some(unknown @ Call::Sent) = inbox.calls.get_mut(&call)
+            {
+                *unknown = Call::Done(Err(error));
+            }
         }
     }
 
@@ -203,6 +212,8 @@ impl Connection {
                     inbox.status = status;
                     return;
                 }
+                // The reply stays where it is, until there is a descriptor or memory for it.
+                Err(error) if !error.is_codec() => return,
                 received => self.enter(inbox, received, Deadline::now()),
             }
         }
@@ -224,7 +235,7 @@ impl Connection {
 
     /// The channel has hung up: the server has died or ended. Finds out which.
     fn lose_channel(&self, inbox: &mut Inbox, deadline: Deadline) {
-        match await_fate(self.page(), self.caller, inbox.status, deadline) {
+        match await_fate(self.page_and_namespace(), self.caller, inbox.status, deadline) {
             Fate::Ended => {
                 inbox.channel = None;
                 self.end_all(inbox);
@@ -250,8 +261,8 @@ impl Connection {
     }
 
     /// The error of a request that finds no server.
-    fn end_error(&self) -> Error {
-        match await_fate(self.page(), self.caller, self.page().status(), Deadline::Never) {
+    fn end_error(&self, deadline: Deadline) -> Error {
+        match await_fate(self.page_and_namespace(), self.caller, self.page().status(), deadline) {
             Fate::Ended => self.page().read_end(&self.name).error.while_waiting(),
             Fate::Restarted | Fate::Refused | Fate::Nothing | Fate::TimedOut => {
                 self.page().unknown_end(&self.name)

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::status_page::StatusPage;
 use crate::sys::poll::Deadline;
+use crate::sys::thread_id::namespace;
 
 /// What became of a server.
 pub(super) enum Fate {
@@ -21,8 +22,14 @@ const LEARN_LIMIT: Duration = Duration::from_secs(2);
 /// How often it asks meanwhile whether the process lives that would say so.
 const RECHECK: Duration = Duration::from_millis(100);
 
-/// Waits until the page says what became of a server that had this status.
-pub(super) fn await_fate(page: StatusPage<'_>, caller: u64, status: u64, deadline: Deadline) -> Fate {
+/// Waits until the page, made in this [namespace], says what became of a server that had this status.
+pub(super) fn await_fate(
+    (page, made_in): (StatusPage<'_>, u64),
+    caller: u64,
+    status: u64,
+    deadline: Deadline,
+) -> Fate {
+    let monitor_has_ended = || page.monitor().has_ended() && namespace() == made_in;
     let begun = Instant::now();
     loop {
         let ticket = page.prepare_wait();
@@ -35,7 +42,7 @@ pub(super) fn await_fate(page: StatusPage<'_>, caller: u64, status: u64, deadlin
         if page.take_refusal(caller) {
             return Fate::Refused;
         }
-        if begun.elapsed() >= LEARN_LIMIT || page.monitor().has_ended() {
+        if begun.elapsed() >= LEARN_LIMIT || monitor_has_ended() {
             return if page.has_ended() { Fate::Ended } else { Fate::Nothing };
         }
         if deadline.is_over() {

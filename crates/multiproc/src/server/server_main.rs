@@ -203,7 +203,11 @@ impl Server {
     fn fail(&mut self, id: CallId, error: Error) -> Result<Next> {
         let error = error.or_with_origin(|| self.origin());
         self.reply(id, &message::failure(id.call, &error), &[])?;
-        Ok(if self.restarts && error.is_panic() { Next::Fail(error) } else { Next::Continue })
+        if !(self.restarts && error.is_panic()) {
+            return Ok(Next::Continue);
+        }
+        self.flush_replies(); // else finished calls were lost with this process
+        Ok(Next::Fail(error))
     }
 
     fn stop(&mut self, id: CallId, encode: TaskId) -> Result<Next> {
@@ -220,9 +224,15 @@ impl Server {
                 self.reply(id, &message::failure(id.call, &error), &[])?;
             }
         }
+        self.state = Box::new(()); // its drop may take long, and an end of the channels counts as a death
+        self.flush_replies();
+        Ok(Next::End)
+    }
+
+    /// Waits until the callers have taken their replies, or are gone.
+    fn flush_replies(&mut self) {
         let deadline = Deadline::after(FLUSH_LIMIT);
         self.callers.drain().for_each(|(_, replies)| replies.flush(deadline));
-        Ok(Next::End)
     }
 
     fn clear_poison(&mut self, id: CallId) -> Result<Next> {

@@ -46,13 +46,15 @@ use crate::sys::thread_id::ThreadId;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Condvar {
     #[serde(deserialize_with = "receive")]
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 const WAITERS: usize = 1024;
 /// The kinds of entries.
 const WAITS: u32 = 0;
 const NOTIFIED: u32 = 1;
+/// Its thread waits no longer, and was not notified.
+const LEAVES: u32 = 2;
 
 fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
     Shared::receive(deserializer, 0, Some(0))
@@ -143,9 +145,10 @@ impl Condvar {
     /// Those of [`notify_one`](Self::notify_one).
     pub fn notify(&self, count: usize) -> Result<()> {
         let guard = self.shared.lock_slots(Deadline::Never)?;
-        for _ in 0..count.min(WAITERS) {
-            let Some(next) = self.next_waiter() else { break };
-            self.shared.set_kind(&next, NOTIFIED);
+        let mut left = count;
+        for _ in 0..WAITERS {
+            let Some(next) = self.next_waiter().filter(|_| left > 0) else { break };
+            left -= usize::from(self.shared.replace_kind(&next, NOTIFIED)); // unless it leaves at this moment
             failpoint::hit(Failpoint::WaiterNotified);
         }
         drop(guard);
@@ -167,7 +170,10 @@ impl Condvar {
         deadline: Deadline,
         has_timed_out: &mut bool,
     ) -> LockResult<MutexGuard<'a, T>> {
-        let entry = self.add_waiter()?;
+        let Some(entry) = self.add_waiter(deadline)? else {
+            *has_timed_out = true;
+            return Ok(guard);
+        };
         let mutex = guard.shared();
         drop(guard);
         let is_notified = || self.is_notified(&entry);
@@ -180,19 +186,21 @@ impl Condvar {
         // Its entry stays until then: the notification of a thread that is killed before goes to the next
         // one.
         let guard = MutexGuard::take(mutex, Deadline::Never);
-        *has_timed_out = !self.remove_waiter(&entry)?;
+        *has_timed_out = !self.remove_waiter(&entry);
         waited?;
         guard
     }
 
-    fn add_waiter(&self) -> Result<Entry> {
+    /// `None` at the deadline.
+    fn add_waiter(&self, deadline: Deadline) -> Result<Option<Entry>> {
         let mut is_full = false;
         loop {
-            let guard = self.shared.lock_slots(Deadline::Never)?;
+            let Some(guard) = self.shared.lock_slots(deadline)? else { return Ok(None) };
             let sequence = self.shared.next_sequence();
-            let is_stale = |entry: &Entry| is_full && self.shared.has_ended(entry);
+            let is_lost = |entry: &Entry| entry.kind != NOTIFIED && self.shared.has_ended(entry);
+            let is_stale = |entry: &Entry| is_full && is_lost(entry);
             match self.shared.insert(ThreadId::current(), WAITS, sequence, is_stale) {
-                Some(entry) => return Ok(entry),
+                Some(entry) => return Ok(Some(entry)),
                 None if is_full => return Err(Error::os("wait with more threads", Errno::ENOSPC)),
                 None => is_full = true,
             }
@@ -200,12 +208,12 @@ impl Condvar {
         }
     }
 
-    /// Removes the entry of this thread; returns whether it was notified.
-    fn remove_waiter(&self, entry: &Entry) -> Result<bool> {
-        let _guard = self.shared.lock_slots(Deadline::Never)?;
-        let is_notified = self.is_notified(entry);
+    /// Removes the entry of this thread, without the lock; returns whether it was notified. Either the exchange
+    /// here takes place, or that of the thread that notifies it.
+    fn remove_waiter(&self, entry: &Entry) -> bool {
+        let is_notified = self.is_notified(entry) || !self.shared.replace_kind(entry, LEAVES);
         self.shared.free(entry);
-        Ok(is_notified)
+        is_notified
     }
 
     fn is_notified(&self, entry: &Entry) -> bool {
@@ -233,8 +241,7 @@ impl Condvar {
             while let Some(next) = self.next_waiter() {
                 if self.shared.has_ended(&next) {
                     self.shared.free(&next);
-                } else {
-                    self.shared.set_kind(&next, NOTIFIED);
+                } else if self.shared.replace_kind(&next, NOTIFIED) {
                     break;
                 }
             }

@@ -7,9 +7,11 @@
 
 use std::cell::Cell;
 
+use nix::errno::Errno;
+
 use super::shared::{Shared, Word};
 use super::slots::Entry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sys::atomic::{Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -19,6 +21,8 @@ use crate::sys::thread_id::ThreadId;
 pub(super) const GRANTED: u32 = 1 << 31;
 /// In the kind of an entry: its thread has acknowledged them.
 const ACKNOWLEDGED: u32 = 1 << 30;
+/// After this many checks, a waiter that is not the first one looks at all holders. (They come ever more rarely.)
+const CHECKS: u32 = 10;
 /// The rest of the kind: how many they are.
 const COUNT: u32 = ACKNOWLEDGED - 1;
 
@@ -52,7 +56,7 @@ impl Shared {
         deadline: Deadline,
         on_death: impl Fn(&Entry),
     ) -> Result<Option<Entry>> {
-        let entry = Cell::new(None);
+        let (entry, checks) = (Cell::new(None), Cell::new(0_u32));
         let kind = || entry.get().and_then(|entry| self.kind(&entry));
         let holds = || kind().is_some_and(|kind| kind & GRANTED != 0);
         let releases = self.word(Word::Releases).load(Relaxed);
@@ -62,12 +66,17 @@ impl Shared {
                 return Ok(entry.get());
             }
             if check_holders {
-                self.remove_dead(entry.get(), deadline, &on_death)?;
+                checks.set(checks.get() + 1);
+                let checks_all = checks.get() >= CHECKS || deadline.is_over();
+                self.remove_dead(entry.get(), checks_all, deadline, &on_death)?;
             }
             let Some(guard) = self.lock_slots(deadline)? else { return Ok(None) };
             if kind().is_none() {
                 let kind = request.count | if request.is_reentrant { GRANTED } else { 0 };
                 entry.set(self.insert(request.holder, kind, self.next_sequence(), |_| false));
+                if request.is_reentrant && entry.get().is_none() {
+                    return Err(Error::os("take a lock more often", Errno::ENOSPC)); // no other thread makes room
+                }
             }
             let granted = self.grant(total);
             drop(guard);
@@ -123,14 +132,25 @@ impl Shared {
     }
 
     /// Removes entries of dead processes. Only the first waiter checks the holders; the other waiters check
-    /// the first waiter. So each holder is checked by one thread.
-    fn remove_dead(&self, own: Option<Entry>, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
+    /// the first waiter. So each holder is checked by one thread. A thread that has waited for long `checks_all`:
+    /// the first waiter may be stopped.
+    fn remove_dead(
+        &self,
+        own: Option<Entry>,
+        checks_all: bool,
+        deadline: Deadline,
+        on_death: &impl Fn(&Entry),
+    ) -> Result<()> {
         for _ in 0..self.slots {
             match self.first_waiter() {
                 Some(first) if own.is_some_and(|own| own.sequence == first.sequence) => break,
-                Some(first) if self.has_ended(&first) => self.remove(&first, deadline, on_death)?,
-                Some(_) => return Ok(()),
-                None => break,
+                Some(first) if self.has_ended(&first) => {
+                    if !self.remove(&first, deadline, on_death)? {
+                        return Ok(());
+                    }
+                }
+                Some(_) if !checks_all => return Ok(()),
+                _ => break,
             }
         }
         let mut last = None;
@@ -140,22 +160,22 @@ impl Shared {
                 _ => self.has_ended(&entry),
             };
             last = Some((entry.holder, ended));
-            if ended {
-                self.remove(&entry, deadline, on_death)?;
+            if ended && !self.remove(&entry, deadline, on_death)? {
+                return Ok(());
             }
         }
         Ok(())
     }
 
-    fn remove(&self, entry: &Entry, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<()> {
-        if let Some(_guard) = self.lock_slots(deadline)?
-            && let Some(kind) = self.kind(entry)
-        {
+    /// Returns whether it had the lock before the deadline.
+    fn remove(&self, entry: &Entry, deadline: Deadline, on_death: &impl Fn(&Entry)) -> Result<bool> {
+        let Some(_guard) = self.lock_slots(deadline)? else { return Ok(false) };
+        if let Some(kind) = self.kind(entry) {
             if kind & ACKNOWLEDGED != 0 {
                 on_death(&Entry { kind, ..*entry });
             }
             self.free(entry);
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -83,6 +83,28 @@ fn an_item_is_acknowledged_or_given_up_though_the_lock_is_held() {
     }
 }
 
+/// As the one above: a wait that has a deadline ends then, before and after it has become a waiter.
+#[test]
+fn a_timed_wait_ends_though_the_lock_is_held() {
+    let (mutex, condvar) = (Mutex::new(0_u8).unwrap(), Condvar::new().unwrap());
+    let wait = |millis| {
+        let guard = mutex.lock().unwrap();
+        condvar.wait_timeout(guard, std::time::Duration::from_millis(millis)).unwrap().1
+    };
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| wait(300));
+        while condvar.shared.used_count() == 0 && !waits.is_finished() {
+            std::thread::yield_now();
+        }
+        let held = condvar.shared.lock_slots(Deadline::now()).unwrap();
+        assert!(waits.join().unwrap());
+        assert!(scope.spawn(|| wait(1)).join().unwrap());
+        drop(held);
+    });
+    assert_eq!(condvar.shared.used_count(), 0);
+    condvar.notify_one().unwrap();
+}
+
 proptest! {
     #![proptest_config(cases(200))]
 

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::fstat;
 
@@ -111,14 +111,8 @@ pub(crate) fn create_allocated(length: NonZeroUsize) -> Result<OwnedFd> {
     vector.try_reserve_exact(length.get()).map_err(|_| refused(Errno::ENOMEM))?;
     drop(black_box(vector));
     let fd = create(length.get())?;
-    let size = i64::try_from(length.get()).map_err(|_| refused(Errno::EFBIG))?;
-    loop {
-        match fallocate(&fd, FallocateFlags::empty(), 0, size) {
-            Ok(()) => return Ok(fd),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(refused(errno)),
-        }
-    }
+    memfd::allocate_range(&fd, 0, length.get())?;
+    Ok(fd)
 }
 
 /// The longest time that a forked copy of this process may take to execute another program.
