@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{HOUR, SHORT, square};
-use crate::support::{Latch, Outcome, TEST_TIMEOUT, send_signal, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, send_signal, trials, wait_for_state};
 
 trials![
     a_cancelled_task_ends_by_itself_and_its_worker_lives_on,
@@ -24,6 +24,7 @@ trials![
     nothing_else_is_cancelled,
     a_pool_that_ends_waits_for_no_grace,
     a_worker_that_dies_in_a_grace_leaves_a_cancelled_task,
+    a_cancelled_task_whose_worker_dies_before_it_begins_does_not_run,
     a_task_that_is_asked_to_end_as_it_ends_is_either,
 ];
 
@@ -261,6 +262,21 @@ fn spin(micros: u64) -> u64 {
 }
 
 /// The delay before the cancellation approaches the running time of the task.
+/// Its argument is out of line, so the worker keeps it.
+fn a_cancelled_task_whose_worker_dies_before_it_begins_does_not_run() -> Outcome {
+    let pool = Pool::new(1)?;
+    let pid = pool.apply(process::id, ())?;
+    send_signal(pid, Signal::SIGSTOP);
+    wait_for_state(pid, 'T');
+    let mut task = pool.options().grace(HOUR).submit(|bytes: Vec<u8>| bytes.len(), (vec![7; 100_000],))?;
+    assert!(task.cancel());
+    send_signal(pid, Signal::SIGKILL);
+    let error = task.get().unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    Ok(())
+}
+
 fn a_task_that_is_asked_to_end_as_it_ends_is_either() -> Outcome {
     let pool = Pool::new(1)?;
     let pid = pool.worker_pids()[0];

@@ -1,6 +1,8 @@
 //! The number of workers, and of tasks, that changes while a pool works.
 
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -10,7 +12,7 @@ use multiproc::{Pool, Result, pipe};
 use nix::sys::signal::Signal;
 
 use super::{blocked_task, square};
-use crate::support::{Outcome, TEST_TIMEOUT, block, eventually, send_signal, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, block, eventually, send_signal, trials, wait_for_state};
 
 trials![
     a_pool_grows_while_its_workers_are_busy,
@@ -18,6 +20,8 @@ trials![
     results_are_complete_however_often_a_pool_is_resized,
     a_pool_cannot_have_no_workers_and_a_closed_one_is_not_resized,
     idle_workers_end_and_come_back,
+    work_behind_a_busy_worker_gets_one_of_its_own,
+    a_stopped_worker_keeps_no_work_of_a_closed_pool,
     the_least_number_of_workers_stays,
     a_submit_beyond_the_limit_waits_for_a_result,
     a_refused_task_gives_its_arguments_back,
@@ -95,6 +99,49 @@ fn idle_workers_end_and_come_back() -> Outcome {
         drop(latch);
         busy.get()?;
     }
+    Ok(())
+}
+
+fn work_behind_a_busy_worker_gets_one_of_its_own() -> Outcome {
+    let pool = Pool::builder().workers(2).idle_timeout(Duration::from_millis(1)).build()?;
+    eventually("all workers have ended", || pool.worker_pids().is_empty());
+    let (busy, latch) = blocked_task(&pool)?;
+    let mut behind = pool.submit(square, (3,))?;
+    assert_eq!(behind.get_timeout(TEST_TIMEOUT / 2)?, Some(9));
+    drop(latch);
+    busy.get()?;
+    Ok(())
+}
+
+/// Its only other worker is killed.
+fn a_stopped_worker_keeps_no_work_of_a_closed_pool() -> Outcome {
+    let pool = Pool::new(2)?;
+    pool.map(square, 0..10)?;
+    let die_once = |[open, closed]: [String; 2]| {
+        while Path::new(&open).exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if fs::remove_dir(closed).is_ok() {
+            std::process::abort();
+        }
+        7
+    };
+    let [stopped, other] = pool.worker_pids()[..] else { return Err("there are not two workers".into()) };
+    send_signal(stopped, Signal::SIGSTOP);
+    wait_for_state(stopped, 'T');
+    let name = |state| {
+        let directory = std::env::temp_dir().join(format!("multiproc-{state}-{}", std::process::id()));
+        directory.to_string_lossy().into_owned()
+    };
+    let [open, closed] = ["open", "closed"].map(name);
+    fs::create_dir(&open)?;
+    let mut task = pool.options().retries(1).submit(die_once, ([open.clone(), closed.clone()],))?;
+    pool.close();
+    fs::rename(open, closed)?;
+    let result = task.get_timeout(TEST_TIMEOUT / 2);
+    send_signal(stopped, Signal::SIGCONT);
+    assert_eq!(result?, Some(7));
+    assert!(!pool.worker_pids().contains(&other));
     Ok(())
 }
 

@@ -270,6 +270,7 @@ impl Dispatcher {
     pub(crate) fn withdraw(&self, call: &Arc<Call>) {
         if self.fork_detector.in_original_process() {
             self.change(|state| state.withdraw(call));
+            self.wakeup_page.callers().notify_all(); // one may wait for its permit
         }
     }
 

@@ -267,10 +267,11 @@ impl Scheduler {
         }
         self.retire_overgrown(now, polled.progressed);
         if is_stall_check {
-            let has_others = self.workers.len() > 1;
+            let has_others = self.has_others();
             for worker in &mut self.workers {
                 self.backlog.put_back(worker.revoke_if_stalled(has_others));
             }
+            self.sleep.wake_requested |= self.needs_worker();
         }
         self.dispatch();
         if lacks_descriptor {
@@ -297,8 +298,13 @@ impl Scheduler {
 
     /// Whether items may lie with a worker that is not about to begin them.
     fn may_be_stuck(&self) -> bool {
-        let has_others = self.workers.len() > 1;
+        let has_others = self.has_others();
         self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
+    }
+
+    /// Whether another worker can run what one does not begin: one that is there, or can be started.
+    fn has_others(&self) -> bool {
+        self.workers.len() > 1 || self.policy.workers > 1
     }
 
     /// Twice a second, checks what the workers have written against what the pool knows by itself.

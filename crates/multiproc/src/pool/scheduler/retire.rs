@@ -17,7 +17,6 @@ impl Scheduler {
     pub(crate) fn resize(&mut self, workers: usize) -> Result<()> {
         self.check_open()?;
         self.policy.workers = workers;
-        self.policy.min_workers = self.policy.min_workers.min(workers);
         self.retire_surplus();
         self.dispatch();
         self.sleep.wake_requested = true;

@@ -68,6 +68,7 @@ impl WorkerHandle {
             if self.unreceived.is_some() {
                 return self.in_flight.count() < left;
             }
+            self.make_room();
         }
         self.take_more_results(scope) || self.in_flight.count() < left
     }
@@ -94,11 +95,16 @@ impl WorkerHandle {
         } else {
             self.deliver(taken.results, count);
         }
-        self.takes_no_more = false;
+        self.make_room();
         self.stall_detector.on_results();
-        self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
         self.submissions.taken(begun, self.pid(), number, count);
         true
+    }
+
+    /// Gives the worker the room of what was taken, and lets it have more, unless its item is asked to end.
+    fn make_room(&mut self) {
+        self.takes_no_more = self.grace.is_some();
+        self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
     }
 
     /// The worker's words are inconsistent: a task has overwritten memory that is not its own.

@@ -51,12 +51,12 @@ impl WorkerHandle {
         let grace = self.grace.take()?;
         self.takes_no_more = false;
         self.rings.set_cancelled(false);
-        Some(grace.into_error(self.pid()))
+        Some(grace.error(self.pid()))
     }
 }
 
 impl Grace {
-    pub(super) fn into_error(self, pid: u32) -> Error {
+    pub(super) fn error(&self, pid: u32) -> Error {
         let limit = if let Cause::TimeLimit(limit) = self.why { Some(limit) } else { None };
         Error::new(Cause::EndedInGrace(limit)).with_origin(Origin::Worker { pid })
     }

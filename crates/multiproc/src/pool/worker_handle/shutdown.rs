@@ -114,7 +114,9 @@ impl WorkerHandle {
         while self.take_results(Scope::Completed) {}
         // Items claimed and without a result have failed: usually one, or none. If the worker has overwritten
         // which ones those are, all have.
-        let pending = if self.is_cancelled() { 0 } else { self.rings.not_begun().unwrap_or(0) };
+        // Its only item was cancelled or timed out, if it has a grace; begun or not, it has no other result.
+        let pending =
+            if self.is_cancelled() || self.grace.is_some() { 0 } else { self.rings.not_begun().unwrap_or(0) };
         let pending = pending.min(self.in_flight.count());
         let rest = self.reclaim(pending);
         let rest = self.settle_worker_bound(rest, &error);
@@ -150,8 +152,8 @@ impl WorkerHandle {
         let failure = self.phase.failure();
         // Whatever else has ended the worker: `cancel` has returned that its item is cancelled.
         let was_killed_for_it = failure.is_some_and(|why| why.is_cancelled() || why.is_timeout());
-        if let Some(grace) = self.grace.take().filter(|_| !was_killed_for_it) {
-            return (grace.into_error(pid), false);
+        if let Some(grace) = self.grace.as_ref().filter(|_| !was_killed_for_it) {
+            return (grace.error(pid), false);
         }
         if let Some(why) = failure {
             return (why.clone().with_origin(origin()), why.is_start());
