@@ -18,6 +18,7 @@ trials![
     a_task_that_takes_too_long_is_recorded,
     every_attempt_is_in_the_file_of_the_last,
     files_and_their_size_are_limited,
+    arguments_of_an_initializer_count_towards_the_limit,
     arguments_with_descriptors_are_not_recorded,
     a_file_that_cannot_be_written_is_reported_once_and_loses_nothing,
     tasks_that_end_with_their_pool_are_not_recorded,
@@ -114,6 +115,17 @@ fn files_and_their_size_are_limited() -> Outcome {
         let text = text(path)?;
         assert!(text.contains("\narguments: not recorded: they take 20") && text.contains("limit is 1000"));
     }
+    Ok(())
+}
+
+fn arguments_of_an_initializer_count_towards_the_limit() -> Outcome {
+    let directory = Directory::new();
+    let builder = Pool::builder().workers(1).initializer(|_: Vec<u8>| (), (vec![1; 200_000],));
+    let pool = builder.record(directory.path()).record_limits(3, 1000).build()?;
+    let error = pool.apply(|number: u8| assert_eq!(number, 4), (5,)).unwrap_err();
+    let path = error.record().unwrap();
+    assert!(fs::metadata(path)?.len() < 100_000);
+    assert!(text(path)?.contains("\narguments: not recorded: they take 20"), "{}", text(path)?);
     Ok(())
 }
 

@@ -92,6 +92,9 @@ impl LogReader {
         let mut head = lock(&self.head);
         let tail = Position::load(memory.word64(TAIL));
         let has_records = tail != *head;
+        if !has_records {
+            head.store_release(memory.word64(HEAD)); // in case a process has overwritten it: writers would see no room
+        }
         while tail.frames_since(*head) > 0 {
             let mut next = *head;
             let frame = RING

@@ -132,28 +132,31 @@ impl Recording {
     }
 
     fn record(&self, task: TaskId, error: Error, arguments: ItemArguments) -> Error {
-        let (setup, has_descriptors) = {
+        let (setup_length, has_descriptors) = {
             let setup = lock(&self.setup);
-            (setup.functions.clone(), setup.has_descriptors)
+            (setup.functions.iter().map(|(_, bytes)| bytes.len()).sum(), setup.has_descriptors)
         };
         let arguments = if has_descriptors {
             Err(format!("nor are those of the pool's initializer: {HOLD_DESCRIPTORS}"))
         } else {
-            self.arguments(arguments)
+            self.arguments(arguments, setup_length)
         };
+        // Both are limited together. One without the other cannot be replayed.
+        let setup = arguments.as_ref().map_or_else(|_| Vec::new(), |_| lock(&self.setup).functions.clone());
         let function = task.function::<ItemLoop>().to_owned();
         let runner = Runner::Pool;
         self.recorder.record(&TaskRecord { function, task, runner, error, setup, arguments })
     }
 
-    fn arguments(&self, arguments: ItemArguments) -> Arguments {
+    fn arguments(&self, arguments: ItemArguments, setup_length: usize) -> Arguments {
         match arguments {
-            ItemArguments::Inline(bytes) => self.recorder.arguments(bytes.len(), || Ok(bytes)),
+            ItemArguments::Inline(bytes) => self.recorder.arguments(setup_length + bytes.len(), || Ok(bytes)),
             ItemArguments::OutOfLine(message) if message.had_descriptors() => {
                 Err(HOLD_DESCRIPTORS.to_owned())
             }
             ItemArguments::OutOfLine(message) => {
-                self.recorder.arguments(message.length(), || message.into_parts().map(|(bytes, _)| bytes))
+                let length = setup_length + message.length();
+                self.recorder.arguments(length, || message.into_parts().map(|(bytes, _)| bytes))
             }
         }
     }

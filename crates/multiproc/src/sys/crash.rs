@@ -269,7 +269,7 @@ fn code_mappings(buffer: &mut [u8]) -> &[u8] {
 
 fn read_maps(buffer: &mut [u8]) -> usize {
     // SAFETY: the path ends in a zero.
-    let file = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    let file = unsafe { libc::open(c"/proc/thread-self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     let mut filled = 0;
     while let Some(free) = buffer.get_mut(filled..).filter(|free| file >= 0 && !free.is_empty()) {
         // SAFETY: the kernel writes into the slice.

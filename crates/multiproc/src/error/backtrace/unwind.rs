@@ -92,7 +92,7 @@ fn caller_of_no_function(report: &Report, registers: &Registers) -> Option<Regis
     let mut next = *registers;
     if cfg!(target_arch = "x86_64") {
         next[PROGRAM_COUNTER] = read(report, registers[STACK_POINTER])?;
-        next[STACK_POINTER] += 8;
+        next[STACK_POINTER] = registers[STACK_POINTER].checked_add(8)?;
     } else {
         next[PROGRAM_COUNTER] = registers[RETURN_ADDRESS];
     }

@@ -382,10 +382,10 @@ impl<M> PoolBuilder<M> {
     }
 
     /// Limits the [records](Self::record): the number of files in the directory, and the bytes of the
-    /// arguments in each. The default is 100 files, and 16 MiB each. At the first limit a message on standard
-    /// error says so, and nothing more is recorded, until files are removed and the program starts again. A
-    /// file whose arguments exceed the second says so instead of holding them. Several processes that record
-    /// at the same time may exceed the first by one file each.
+    /// arguments in each, with those of initializers and broadcasts. The default is 100 files, and 16 MiB each.
+    /// At the first limit a message on standard error says so, and nothing more is recorded, until files are
+    /// removed and the program starts again. A file whose arguments exceed the second says so instead of
+    /// holding them. Several processes that record at the same time may exceed the first by one file each.
     ///
     /// ```
     /// use multiproc::Pool;
