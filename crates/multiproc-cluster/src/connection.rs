@@ -69,6 +69,13 @@ impl Connection {
         self.epoch.borrow().is_multiple_of(2).eq(&false)
     }
 
+    /// Waits until there is a connection; without end if there is never one again.
+    pub(crate) async fn connected(&self) {
+        if self.epoch.clone().wait_for(|epoch| !epoch.is_multiple_of(2)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The bytes that a message may have besides its header; larger ones go to the object store.
     pub(crate) fn max_payload(&self) -> usize {
         self.client.max_payload().min(512 * 1024).saturating_sub(4096)

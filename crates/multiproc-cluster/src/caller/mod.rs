@@ -5,6 +5,7 @@ mod monitor;
 mod outstanding;
 mod publish;
 mod replies;
+mod withdraw;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
@@ -199,20 +200,14 @@ impl Caller {
 
     /// Tells agents that a chunk is withdrawn, and removes it from the stream.
     fn discard(self: &Arc<Self>, chunk: u64, outstanding: &Outstanding) {
-        if *self.over.borrow() || !self.connection.is_connected() {
-            return; // an agent that begins or ends it is told so
+        if *self.over.borrow() {
+            return; // all agents are told so
         }
         let (caller, sequence) = (Arc::clone(self), outstanding.sequence);
-        let has_begun = outstanding.host.is_some();
         self.runtime.spawn(async move {
-            let client = &caller.connection.client;
-            if has_begun {
-                let _ = client.publish(caller.session.stop(), chunk.to_le_bytes().to_vec().into()).await;
-            }
-            if let (Some(sequence), Ok(stream)) =
-                (sequence, caller.connection.context.get_stream_no_info(caller.session.stream()).await)
-            {
-                let _ = stream.delete_message(sequence).await;
+            tokio::select! {
+                () = withdraw::withdraw(&caller, chunk, sequence) => {}
+                () = caller.is_over() => {}
             }
         });
     }

@@ -7,7 +7,7 @@ use async_nats::HeaderMap;
 use multiproc::pool::encoded;
 use multiproc::{Error, Result};
 
-use super::{Caller, NewChunk};
+use super::{Caller, NewChunk, withdraw};
 use crate::options::HostLoss;
 use crate::payload;
 use crate::protocol::{self, WorkHeader};
@@ -20,19 +20,18 @@ pub(super) struct Work {
 }
 
 /// The pause before another attempt.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Publishes a new chunk, its items apart if they are large.
 pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
     let deadline = Instant::now() + caller.settings.lease;
     let published = async {
         let work = prepare(&caller, chunk, new, deadline).await?;
-        let sequence = send(&caller, &work, deadline).await?;
-        if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-            outstanding.sequence = Some(sequence);
-            outstanding.work = Some(work);
-            outstanding.changed = Instant::now();
+        if !is_wanted(&caller, chunk) {
+            return Ok(());
         }
+        let sequence = send(&caller, &work, deadline).await?;
+        note_sent(&caller, chunk, sequence, Some(work)).await;
         Ok(())
     };
     if let Err(error) = published.await {
@@ -55,15 +54,28 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
     };
     let deadline = Instant::now() + caller.settings.lease;
     match send(&caller, &work, deadline).await {
-        Ok(sequence) => {
-            if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-                outstanding.sequence = Some(sequence);
-            }
-        }
+        Ok(sequence) => note_sent(&caller, chunk, sequence, None).await,
         Err(error) => {
             caller.fail(chunk, error);
         }
     }
+}
+
+/// Notes the place of a message in the stream. If the chunk was withdrawn meanwhile, the message goes.
+async fn note_sent(caller: &Caller, chunk: u64, sequence: u64, work: Option<Arc<Work>>) {
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+        outstanding.sequence = Some(sequence);
+        if let Some(work) = work {
+            outstanding.work = Some(work);
+            outstanding.changed = Instant::now();
+        }
+        return;
+    }
+    withdraw::remove(caller, sequence).await; // where an agent has begun it already, that is told
+}
+
+fn is_wanted(caller: &Caller, chunk: u64) -> bool {
+    caller.lock().outstanding.contains_key(&chunk)
 }
 
 async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Instant) -> Result<Arc<Work>> {
@@ -132,8 +144,7 @@ async fn send(caller: &Arc<Caller>, work: &Work, deadline: Instant) -> Result<u6
 
 /// Waits before another attempt, unless there is no more need or time for one.
 async fn pause(caller: &Arc<Caller>, chunk: u64, deadline: Instant, error: Error) -> Result<()> {
-    let is_wanted = caller.lock().outstanding.contains_key(&chunk);
-    if !is_wanted || Instant::now() > deadline {
+    if !is_wanted(caller, chunk) || Instant::now() > deadline {
         return Err(error);
     }
     tokio::time::sleep(RETRY_PAUSE).await;

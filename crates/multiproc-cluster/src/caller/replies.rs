@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use multiproc::Result;
 use multiproc::pool::encoded;
 
-use super::Caller;
 use super::inbox::{Batch, Content};
+use super::{Caller, withdraw};
 use crate::payload;
 use crate::protocol::{self, Reply, Request};
 
@@ -35,7 +35,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
     let Ok((request, body)) = protocol::split::<Request>(&message.payload) else { return };
     let reply = match request {
         Request::Ping => Reply::Pong,
-        Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host),
+        Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host).await,
         Request::Begin { chunk, copy, agent, host } => begin(caller, (chunk, copy), agent, host),
         Request::Check { chunk, grant } => check(caller, chunk, grant),
         Request::Done { chunk, grant, host, work, object: None } => {
@@ -69,14 +69,16 @@ async fn answer(caller: &Caller, message: &Message, reply: Option<Reply>) {
     }
 }
 
-/// An agent has begun a chunk that no other had.
-fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
-    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk)
-        && outstanding.grant == 0
-    {
-        outstanding.host = Some((agent, host));
-        outstanding.changed = Instant::now();
+/// An agent has begun a chunk that no other had. One that was withdrawn before ends.
+async fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+        if outstanding.grant == 0 {
+            outstanding.host = Some((agent, host));
+            outstanding.changed = Instant::now();
+        }
+        return;
     }
+    withdraw::stop(caller, chunk).await;
 }
 
 /// An agent begins a chunk, if it may.

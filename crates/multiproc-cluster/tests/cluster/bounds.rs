@@ -13,13 +13,12 @@ use serde::de::DeserializeOwned;
 
 use crate::link::Link;
 use crate::support::{Outcome, Running, Server, Settings, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{enlarge, sleep, square};
+use crate::work::{HOUR, enlarge, sleep, square};
 
 trials![each_handle_resolves_within_the_lease_and_five_seconds];
 
 /// The default. A shorter one would hide a wait for two leases.
 const LEASE: Duration = Duration::from_secs(10);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// The cases run at once: each takes about a lease.
 fn each_handle_resolves_within_the_lease_and_five_seconds() -> Outcome {
@@ -115,13 +114,7 @@ impl Case {
     /// Keeps the host busy until the tasks are cancelled: it takes two for each worker.
     fn occupy(&self) -> [TaskHandle<()>; 4] {
         let tasks = [(); 4].map(|()| self.pool.submit(sleep, (HOUR,)).unwrap());
-        wait_until("the host has them", || {
-            let stream = self.server.streams().into_iter().find(|name| !name.starts_with("OBJ_")).unwrap();
-            self.server.as_client(async |context| {
-                let stream = context.get_stream(stream).await.unwrap();
-                stream.consumer_info("agents").await.unwrap().num_ack_pending == 4
-            })
-        });
+        self.server.wait_for_chunks("the host has them", 4);
         tasks
     }
 }

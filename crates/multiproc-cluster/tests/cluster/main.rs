@@ -18,6 +18,7 @@ mod link;
 mod links;
 mod network;
 mod support;
+mod withdrawn;
 mod work;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         faults::trials(),
         hosts::trials(),
         links::trials(),
+        withdrawn::trials(),
     ];
     let trials: Vec<Trial> = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -178,6 +178,17 @@ impl Server {
         self.as_client(async |context| context.stream_names().try_collect().await.unwrap())
     }
 
+    /// Waits until agents hold this number of chunks of the one pool.
+    pub(crate) fn wait_for_chunks(&self, what: &str, count: usize) {
+        wait_until(what, || {
+            let stream = self.streams().into_iter().find(|name| !name.starts_with("OBJ_")).unwrap();
+            self.as_client(async |context| {
+                let stream = context.get_stream(stream).await.unwrap();
+                stream.consumer_info("agents").await.unwrap().num_ack_pending == count
+            })
+        });
+    }
+
     /// The bytes in the streams whose names begin so.
     pub(crate) fn stored_bytes(&self, prefix: &str) -> u64 {
         self.as_client(async |context| {

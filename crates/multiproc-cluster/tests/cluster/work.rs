@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use multiproc::TaskError;
 
+/// Longer than any test.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
 pub(crate) fn square(number: u64) -> u64 {
     number * number
 }
@@ -28,7 +31,7 @@ pub(crate) fn fail(number: u64) -> Result<u64, TaskError> {
         3 => std::process::abort(),
         4 => std::process::exit(7),
         5 => {
-            std::thread::sleep(Duration::from_secs(3600));
+            std::thread::sleep(HOUR);
             Ok(5)
         }
         other => Ok(other),

@@ -1,0 +1,47 @@
+//! Takes a chunk back: from the agent that runs it, and from the stream.
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::DeleteMessageErrorKind;
+
+use super::Caller;
+use super::publish::RETRY_PAUSE;
+
+/// Tries until the broker has answered: what is sent while a connection breaks may be lost, and an agent would run
+/// the chunk to its end.
+pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>) {
+    loop {
+        caller.connection.connected().await;
+        stop(caller, chunk).await;
+        // The broker takes what a connection sends in its order, so it has the message before this.
+        let is_heard = match sequence {
+            Some(sequence) => remove(caller, sequence).await,
+            None => answers(caller).await,
+        };
+        if is_heard {
+            return;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Tells the agents that a chunk is withdrawn. One that begins it later is told then.
+pub(super) async fn stop(caller: &Caller, chunk: u64) {
+    let number = chunk.to_le_bytes().to_vec();
+    let _ = caller.connection.client.publish(caller.session.stop(), number.into()).await;
+}
+
+/// Removes a message from the stream, if it is there. False if the broker does not answer.
+pub(super) async fn remove(caller: &Caller, sequence: u64) -> bool {
+    let Ok(stream) = caller.connection.context.get_stream_no_info(caller.session.stream()).await else {
+        return false;
+    };
+    match stream.delete_message(sequence).await.map_err(|error| error.kind()) {
+        Ok(_) | Err(DeleteMessageErrorKind::JetStream(_)) => true,
+        Err(DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut) => false,
+    }
+}
+
+async fn answers(caller: &Caller) -> bool {
+    let found = caller.connection.context.get_stream(caller.session.stream()).await;
+    found.map_or_else(|error| matches!(error.kind(), GetStreamErrorKind::JetStream(_)), |_| true)
+}

@@ -1,0 +1,65 @@
+//! What a caller withdraws ends at the hosts and leaves the broker, whenever that happens.
+
+use std::time::Duration;
+
+use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::work::{HOUR, sleep, square};
+
+trials![
+    a_task_that_is_cancelled_at_once_does_not_run_on,
+    what_a_dead_broker_held_does_not_run_when_it_is_back,
+    a_task_that_is_cancelled_while_the_broker_is_away_ends,
+];
+
+/// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
+fn a_task_that_is_cancelled_at_once_does_not_run_on() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("cancelled")?;
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    for number in 0..60 {
+        let task = pool.submit(sleep, (HOUR,))?;
+        std::thread::sleep(Duration::from_micros(100) * (number % 30)); // another moment each time
+        assert!(task.cancel());
+    }
+    let mut task = pool.submit(square, (4,))?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(16), "its workers are busy");
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
+    Ok(())
+}
+
+fn what_a_dead_broker_held_does_not_run_when_it_is_back() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.stored_pool("away");
+    let tasks: Vec<_> = (0..8).map(|_| pool.submit(sleep, (HOUR,))).collect::<Result<_, _>>()?;
+    server.wait_for_chunks("the host has all it takes", 4);
+    server.kill();
+    for mut task in tasks {
+        assert!(task.get_timeout(TEST_TIMEOUT).unwrap_err().is_disconnected());
+    }
+    server.restart();
+    wait_until("the host is free", || {
+        pool.submit(square, (5,))
+            .is_ok_and(|mut task| task.get_timeout(LEASE * 5).is_ok_and(|square| square.is_some()))
+    });
+    Ok(())
+}
+
+/// It is away for less than a lease, so the host sees no reason to ask whether the task is still wanted.
+fn a_task_that_is_cancelled_while_the_broker_is_away_ends() -> Outcome {
+    let mut server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).storage(multiproc_cluster::Storage::File);
+    let pool = pool.connect()?.pool("pause")?;
+    let tasks: Vec<_> = (0..4).map(|_| pool.submit(sleep, (HOUR,))).collect::<Result<_, _>>()?;
+    server.wait_for_chunks("the host has them", 4);
+    server.kill();
+    for task in tasks {
+        assert!(task.cancel());
+    }
+    server.restart();
+    let mut task = pool.submit(square, (6,))?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(36), "its workers are busy");
+    Ok(())
+}
