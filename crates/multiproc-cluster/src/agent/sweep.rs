@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use futures_util::StreamExt;
 
 use super::{Agent, Standing};
@@ -32,8 +34,9 @@ impl Suspects {
                 self.0.remove(&name);
                 continue;
             }
-            let since = *self.0.entry(name.clone()).or_insert_with(Instant::now);
-            if since.elapsed() > lease_of(agent, &name).await.max(MIN_SUSPICION) {
+            let since = *self.0.entry(name).or_insert_with(Instant::now);
+            let Some(lease) = lease_of(agent, &session).await else { continue };
+            if since.elapsed() > lease.max(MIN_SUSPICION) {
                 eprintln!("agent: removes what a caller of pool {:?} has left", session.pool);
                 remove_streams(&agent.connection, &session).await;
             }
@@ -67,10 +70,20 @@ async fn is_deserted(agent: &Agent, session: &Session) -> bool {
     asked.is_err_and(|error| error.kind() == RequestErrorKind::NoResponders)
 }
 
-/// The lease of a stream's session. An object store alone has none.
-async fn lease_of(agent: &Agent, name: &str) -> Duration {
-    let Ok(stream) = agent.connection.context.get_stream(name).await else { return Duration::ZERO };
-    let description = stream.cached_info().config.description.clone().unwrap_or_default();
-    let advert = serde_json::from_str::<CallerAdvert>(&description);
-    advert.map_or(Duration::ZERO, |advert| Duration::from_millis(advert.lease_ms))
+/// The lease of a session. An object store that is left alone has none. `None` if that cannot be told now: what
+/// is not known to be left stays.
+async fn lease_of(agent: &Agent, session: &Session) -> Option<Duration> {
+    let stream =
+        match agent.connection.context.get_stream(session.stream()).await.map_err(|error| error.kind()) {
+            Ok(stream) => stream,
+            Err(GetStreamErrorKind::JetStream(error))
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                return Some(Duration::ZERO);
+            }
+            Err(_) => return None,
+        };
+    let description = stream.cached_info().config.description.as_ref()?;
+    let advert = serde_json::from_str::<CallerAdvert>(description).ok()?;
+    Some(Duration::from_millis(advert.lease_ms))
 }

@@ -1,6 +1,9 @@
 //! Hosts that join, leave, are slow, or run another build; callers that die.
 
-use crate::support::{LEASE, Outcome, Server, agent, caller, other_build, trials, wait_until};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Config;
+
+use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, caller, other_build, trials, wait_until};
 use crate::work::{slow_square, square};
 
 trials![
@@ -9,6 +12,7 @@ trials![
     without_a_host_a_call_ends_in_an_error,
     a_killed_callers_work_is_withdrawn,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
+    a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
     several_callers_share_the_hosts,
 ];
 
@@ -22,7 +26,7 @@ fn a_host_of_another_build_is_refused_and_named() -> Outcome {
     let hosts = pool.hosts();
     assert!(hosts.len() == 1 && !hosts[0].serves && hosts[0].name == "stranger", "{hosts:?}");
     let _own = server.agent("own");
-    pool.wait_for_hosts(1, crate::support::TEST_TIMEOUT)?;
+    pool.wait_for_hosts(1, TEST_TIMEOUT)?;
     assert_eq!(pool.apply(square, (3,))?, 9);
     Ok(())
 }
@@ -38,7 +42,7 @@ fn a_host_may_come_late() -> Outcome {
     for number in 1..2000 {
         assert_eq!(results.next().unwrap()?, number * number);
     }
-    pool.wait_for_hosts(2, crate::support::TEST_TIMEOUT)?;
+    pool.wait_for_hosts(2, TEST_TIMEOUT)?;
     Ok(())
 }
 
@@ -68,6 +72,37 @@ fn what_a_killed_caller_left_without_agents_is_removed_by_the_next() -> Outcome 
     caller.kill();
     let _agent = server.agent("a");
     wait_until("its stream is removed", || server.streams().is_empty());
+    Ok(())
+}
+
+/// Makes empty streams, as sessions have them.
+async fn make_streams(context: &Context, names: &[&str], description: &str) {
+    for name in names {
+        let description = Some(description.to_owned());
+        let config = Config { name: (*name).to_owned(), description, ..Config::default() };
+        let subjects = vec![format!("test.{name}")];
+        context.create_stream(Config { subjects, ..config }).await.unwrap();
+    }
+}
+
+/// Its object store has no lease of its own.
+fn a_silent_caller_that_the_host_does_not_serve_keeps_its_lease() -> Outcome {
+    let server = Server::start();
+    let live = ["MULTIPROC_live_1", "OBJ_MULTIPROC_live_1"];
+    let advert = r#"{"build":"other","lease_ms":3600000,"is_over":false}"#;
+    server.as_client(async |context| {
+        make_streams(&context, &live[..1], advert).await;
+        make_streams(&context, &live[1..], "").await;
+        // One on each side of those above, in whatever order the host takes them.
+        make_streams(&context, &["OBJ_MULTIPROC_a_1", "OBJ_MULTIPROC_z_1"], "").await;
+    });
+    let _agent = server.agent("a");
+    wait_until("what has no stream of work is removed", || {
+        !server.streams().iter().any(|name| name.contains("_a_1") || name.contains("_z_1"))
+    });
+    let mut left = server.streams();
+    left.sort_unstable();
+    assert_eq!(left, live);
     Ok(())
 }
 
