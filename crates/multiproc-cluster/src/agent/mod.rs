@@ -149,6 +149,7 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
         tokio::select! {
             ended = serve(&agent) => ended,
             Some(failure) = failed.recv() => Err(failure),
+            never = sweep::sweep_regularly(&agent) => match never {},
         }
     });
     runtime.shutdown_background(); // its threads may wait for tasks
@@ -157,8 +158,6 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
 
 /// One for each chunk that runs: a few for each worker and caller.
 const MAX_BLOCKING_THREADS: usize = 16 * 1024;
-/// How often an agent looks for streams that nothing uses.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Agent {
     /// Tells this process from an earlier agent of the host.
@@ -210,8 +209,6 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
     let mut adverts = client.subscribe(format!("{PREFIX}.*.*.caller")).await.map_err(|error| lost(&error))?;
     let mut epoch = agent.connection.epoch.clone();
     let mut last_error = agent.connection.last_error.clone();
-    let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
-    let mut suspects = sweep::Suspects::default();
     let _ = client.publish(HELLO, Vec::new().into()).await;
     loop {
         tokio::select! {
@@ -234,7 +231,6 @@ async fn serve(agent: &Arc<Agent>) -> Result<Infallible> {
                     }
                 }
             }
-            _ = sweeps.tick() => suspects.sweep(agent).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Removes streams whose callers were killed while no agent was there.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use futures_util::StreamExt;
+use tokio::time::MissedTickBehavior;
 
 use super::{Agent, Standing};
 use crate::caller::remove_streams;
@@ -15,13 +17,26 @@ use crate::protocol::{self, CallerAdvert, Request, STREAMS, Session};
 
 /// Streams whose callers do not answer, and since when.
 #[derive(Default)]
-pub(super) struct Suspects(HashMap<String, Instant>);
+struct Suspects(HashMap<String, Instant>);
 
+/// How often an agent looks for streams that nothing uses.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// A pause of a caller's connection that says nothing yet.
 const MIN_SUSPICION: Duration = Duration::from_secs(5);
 
+/// Runs beside all else that the agent does: a caller that is silent takes a while to ask.
+pub(super) async fn sweep_regularly(agent: &Arc<Agent>) -> Infallible {
+    let mut sweeps = tokio::time::interval(SWEEP_INTERVAL);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut suspects = Suspects::default();
+    loop {
+        sweeps.tick().await;
+        suspects.sweep(agent).await;
+    }
+}
+
 impl Suspects {
-    pub(super) async fn sweep(&mut self, agent: &Arc<Agent>) {
+    async fn sweep(&mut self, agent: &Arc<Agent>) {
         if !agent.connection.is_connected() {
             self.0.clear();
             return;

@@ -2,6 +2,7 @@
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
+use futures_util::StreamExt;
 
 use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, agent, caller, other_build, trials, wait_until};
 use crate::work::{slow_square, square};
@@ -13,6 +14,7 @@ trials![
     a_killed_callers_work_is_withdrawn,
     what_a_killed_caller_left_without_agents_is_removed_by_the_next,
     a_silent_caller_that_the_host_does_not_serve_keeps_its_lease,
+    a_host_answers_while_it_looks_for_deserted_streams,
     several_callers_share_the_hosts,
 ];
 
@@ -103,6 +105,24 @@ fn a_silent_caller_that_the_host_does_not_serve_keeps_its_lease() -> Outcome {
     let mut left = server.streams();
     left.sort_unstable();
     assert_eq!(left, live);
+    Ok(())
+}
+
+/// Callers that do not answer, but are connected: to ask all of them takes much longer than a lease.
+fn a_host_answers_while_it_looks_for_deserted_streams() -> Outcome {
+    let server = Server::start();
+    server.as_client(async |context| {
+        for number in 0..20 {
+            make_streams(&context, &[&format!("MULTIPROC_silent_{number}")], "").await;
+        }
+        let mut questions = context.client().subscribe("multiproc.silent.*.back").await.unwrap();
+        let _agent = server.agent("a");
+        let asked = tokio::time::timeout(TEST_TIMEOUT, questions.next()).await;
+        assert!(asked.is_ok(), "the host does not ask");
+        let call = || server.cluster().lease(LEASE * 5).connect()?.pool("answered")?.apply(square, (3,));
+        let answer = std::thread::scope(|scope| scope.spawn(call).join().unwrap());
+        assert_eq!(answer.unwrap(), 9);
+    });
     Ok(())
 }
 
