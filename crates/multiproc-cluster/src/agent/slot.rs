@@ -19,10 +19,11 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>) {
     let inbox = client.new_inbox();
     let Ok(mut messages) = client.subscribe(inbox.clone()).await else { return };
     let mut epoch = agent.connection.epoch.clone();
+    let mut pause = MIN_PAUSE;
     loop {
         epoch.mark_unchanged();
         let pulled = tokio::select! {
-            pulled = pull(&agent, &served, &inbox, &mut messages) => pulled,
+            pulled = pull(&agent, &served, &inbox, &mut messages, &mut pause) => pulled,
             _ = epoch.changed() => None, // the server has forgotten the request, or there is one to ask again
             () = served.is_over() => return,
         };
@@ -32,8 +33,18 @@ pub(super) async fn serve(agent: Arc<Agent>, served: Arc<Served>) {
     }
 }
 
+/// The pauses after a refusal of the server grow: the stream may be lost for good.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
 /// Asks for a chunk, and waits for as long as the server keeps the request.
-async fn pull(agent: &Agent, served: &Served, inbox: &str, messages: &mut Subscriber) -> Option<Message> {
+async fn pull(
+    agent: &Agent,
+    served: &Served,
+    inbox: &str,
+    messages: &mut Subscriber,
+    pause: &mut Duration,
+) -> Option<Message> {
     if !agent.connection.is_connected() {
         std::future::pending::<()>().await;
     }
@@ -43,13 +54,13 @@ async fn pull(agent: &Agent, served: &Served, inbox: &str, messages: &mut Subscr
     let client = &agent.connection.client;
     client.publish_with_reply(subject, inbox.to_owned(), request.into()).await.ok()?;
     let message = tokio::time::timeout(expires + Duration::from_secs(1), messages.next()).await.ok()??;
-    match message.status {
-        None => Some(message),
-        Some(StatusCode::TIMEOUT) => None,
-        Some(_) => {
-            // The stream or its consumer is gone, or not there yet.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
+    let is_refused = message.status.is_some_and(|status| status != StatusCode::TIMEOUT);
+    if is_refused {
+        // The stream or its consumer is gone, or not there yet.
+        tokio::time::sleep(*pause).await;
+        *pause = (*pause * 2).min(MAX_PAUSE);
+        return None;
     }
+    *pause = MIN_PAUSE;
+    message.status.is_none().then_some(message)
 }

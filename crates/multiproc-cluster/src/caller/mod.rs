@@ -185,6 +185,11 @@ impl Caller {
         hosts
     }
 
+    /// Whether the session is of no more use.
+    fn has_failed(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
     /// Ends all calls with an error, and the session with them.
     fn end_with(self: &Arc<Self>, failure: Error) {
         self.lock().failure.get_or_insert_with(|| failure.clone());

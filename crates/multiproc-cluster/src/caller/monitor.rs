@@ -45,7 +45,7 @@ pub(super) async fn subscribe(caller: &Caller, subject: String) -> Result<Subscr
 }
 
 pub(super) async fn advertise(caller: &Caller, is_over: bool) {
-    if !caller.connection.is_connected() {
+    if !caller.connection.is_connected() || (!is_over && caller.has_failed()) {
         return;
     }
     if let Ok(json) = serde_json::to_vec(&caller.settings.advert(is_over)) {
@@ -82,10 +82,10 @@ async fn check_regularly(caller: Arc<Caller>) {
                     publish_lost_again(&caller);
                 }
             }
-            Probe::NoStream => return caller.end_with(stream_lost(&caller, &server)),
+            Probe::NoStream => return end(&caller, stream_lost(&caller, &server)).await,
             Probe::NoConsumer => {
                 let what = "the pool's consumer was deleted at the broker: no host gets its work any more";
-                return caller.end_with(encoded::unreachable(what.to_owned()));
+                return end(&caller, encoded::unreachable(what.to_owned())).await;
             }
             Probe::NoAnswer if contact.elapsed() > lease => caller.fail_all(&encoded::unreachable(format!(
                 "the broker has not answered for {:?}: results that were not there by then are lost{}",
@@ -95,6 +95,12 @@ async fn check_regularly(caller: Arc<Caller>) {
             Probe::NoAnswer => {}
         }
     }
+}
+
+/// Ends all calls, and tells the agents: there is nothing more for them here, though the caller keeps its pool.
+async fn end(caller: &Arc<Caller>, failure: Error) {
+    caller.end_with(failure);
+    advertise(caller, true).await;
 }
 
 enum Probe {

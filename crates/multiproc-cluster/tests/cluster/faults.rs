@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::Context;
+use futures_util::StreamExt;
 use multiproc_cluster::HostLoss;
 use nix::sys::signal::Signal;
 
@@ -20,6 +22,8 @@ trials![
     a_broker_that_is_gone_ends_calls_in_an_error,
     a_host_that_is_cut_off_is_given_up_and_serves_again,
     a_short_cut_of_the_caller_loses_nothing,
+    agents_leave_a_pool_whose_stream_is_lost,
+    agents_leave_a_pool_whose_consumer_is_lost,
 ];
 
 /// How often agents are killed, and in a run of how many items.
@@ -195,5 +199,37 @@ fn a_short_cut_of_the_caller_loses_nothing() -> Outcome {
         }
     }
     assert_eq!(sum, (0..3000).map(square).sum::<u64>());
+    Ok(())
+}
+
+fn agents_leave_a_pool_whose_stream_is_lost() -> Outcome {
+    agents_leave(async |context, stream| {
+        context.delete_stream(stream).await.unwrap();
+    })
+}
+
+fn agents_leave_a_pool_whose_consumer_is_lost() -> Outcome {
+    agents_leave(async |context, stream| {
+        context.delete_consumer_from_stream("agents", stream).await.unwrap();
+    })
+}
+
+/// They ask for no more chunks, though the caller keeps the pool.
+fn agents_leave(lose: impl AsyncFn(&Context, String)) -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("lost");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    let stream = server.streams().remove(0);
+    server.as_client(async |context| lose(&context, stream).await);
+    wait_until("the caller notices", || pool.apply(square, (3,)).is_err());
+    server.as_client(async |context| {
+        let mut pulls = context.client().subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
+        let deadline = Instant::now() + TEST_TIMEOUT;
+        // A slot without an answer asks again after half a lease and a second.
+        while tokio::time::timeout(LEASE * 2, pulls.next()).await.is_ok() {
+            assert!(Instant::now() < deadline, "the host still asks for chunks");
+        }
+    });
     Ok(())
 }
