@@ -104,6 +104,8 @@ pub struct Host {
 const MAX_ACK_PENDING: i64 = 1 << 20;
 /// The maximum of pull requests that wait: one for each slot of each agent.
 const MAX_WAITING: i64 = 1 << 16;
+/// How long the broker knows a message at least: for a lease, in which it may be sent again.
+const MIN_DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 impl Caller {
     /// Makes the stream and its consumer, and starts the tasks of the session.
@@ -265,6 +267,7 @@ async fn make_stream(connection: &Connection, session: &Session, settings: Setti
             storage: settings.storage,
             num_replicas: 1,
             description: Some(description),
+            duplicate_window: settings.lease.max(MIN_DUPLICATE_WINDOW),
             ..stream::Config::default()
         })
         .await

@@ -24,6 +24,7 @@ trials![
     a_short_cut_of_the_caller_loses_nothing,
     agents_leave_a_pool_whose_stream_is_lost,
     agents_leave_a_pool_whose_consumer_is_lost,
+    the_broker_knows_a_repeated_message_for_a_lease,
 ];
 
 /// How often agents are killed, and in a run of how many items.
@@ -231,5 +232,18 @@ fn agents_leave(lose: impl AsyncFn(&Context, String)) -> Outcome {
             assert!(Instant::now() < deadline, "the host still asks for chunks");
         }
     });
+    Ok(())
+}
+
+/// For so long the caller may send one again.
+fn the_broker_knows_a_repeated_message_for_a_lease() -> Outcome {
+    let server = Server::start();
+    let lease = Duration::from_secs(1000);
+    let _pool = server.cluster().lease(lease).connect()?.pool("repeated")?;
+    let stream = server.streams().remove(0);
+    let window = server.as_client(async |context| {
+        context.get_stream(stream).await.unwrap().cached_info().config.duplicate_window
+    });
+    assert!(window >= lease, "{window:?}");
     Ok(())
 }
