@@ -210,10 +210,10 @@ impl Caller {
         if *self.over.borrow() {
             return; // all agents are told so
         }
-        let (caller, sequence) = (Arc::clone(self), outstanding.sequence);
+        let (caller, sequence, has_object) = (Arc::clone(self), outstanding.sequence, outstanding.has_object);
         self.runtime.spawn(async move {
             tokio::select! {
-                () = withdraw::withdraw(&caller, chunk, sequence) => {}
+                () = withdraw::withdraw(&caller, chunk, sequence, has_object) => {}
                 () = caller.is_over() => {}
             }
         });

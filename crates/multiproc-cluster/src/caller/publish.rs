@@ -28,10 +28,11 @@ pub(super) async fn publish(caller: Arc<Caller>, chunk: u64, new: NewChunk) {
     let published = async {
         let work = prepare(&caller, chunk, new, deadline).await?;
         if !is_wanted(&caller, chunk) {
+            discard(&caller, &work, None).await;
             return Ok(());
         }
         let sequence = send(&caller, &work, deadline).await?;
-        note_sent(&caller, chunk, sequence, Some(work)).await;
+        note_sent(&caller, work, sequence).await;
         Ok(())
     };
     if let Err(error) = published.await {
@@ -54,7 +55,7 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
     };
     let deadline = Instant::now() + caller.settings.lease;
     match send(&caller, &work, deadline).await {
-        Ok(sequence) => note_sent(&caller, chunk, sequence, None).await,
+        Ok(sequence) => note_sent(&caller, work, sequence).await,
         Err(error) => {
             caller.fail(chunk, error);
         }
@@ -62,16 +63,27 @@ pub(super) async fn publish_again(caller: Arc<Caller>, chunk: u64) {
 }
 
 /// Notes the place of a message in the stream. If the chunk was withdrawn meanwhile, the message goes.
-async fn note_sent(caller: &Caller, chunk: u64, sequence: u64, work: Option<Arc<Work>>) {
-    if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
+async fn note_sent(caller: &Caller, work: Arc<Work>, sequence: u64) {
+    if let Some(outstanding) = caller.lock().outstanding.get_mut(&work.header.chunk) {
         outstanding.sequence = Some(sequence);
-        if let Some(work) = work {
+        if outstanding.work.is_none() {
             outstanding.work = Some(work);
             outstanding.changed = Instant::now();
         }
         return;
     }
-    withdraw::remove(caller, sequence).await; // where an agent has begun it already, that is told
+    discard(caller, &work, Some(sequence)).await;
+}
+
+/// Removes what was stored of a chunk after its withdrawal. An agent that has begun it already is told when it says
+/// so.
+async fn discard(caller: &Caller, work: &Work, sequence: Option<u64>) {
+    if let Some(sequence) = sequence {
+        withdraw::remove(caller, sequence).await;
+    }
+    if work.header.object.is_some() {
+        withdraw::remove_items(caller, work.header.chunk).await;
+    }
 }
 
 fn is_wanted(caller: &Caller, chunk: u64) -> bool {
@@ -91,11 +103,11 @@ async fn prepare(caller: &Arc<Caller>, chunk: u64, new: NewChunk, deadline: Inst
     };
     let mut items = new.items;
     if items.len() > caller.connection.max_payload() {
-        let name = format!("items-{chunk}");
-        store(caller, chunk, &name, &items, deadline).await?;
+        let name = withdraw::items_name(chunk);
         if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-            outstanding.has_object = true;
+            outstanding.has_object = true; // whoever ends the chunk while it is being stored removes it
         }
+        store(caller, chunk, &name, &items, deadline).await?;
         header.object = Some(name);
         items = Vec::new();
     }

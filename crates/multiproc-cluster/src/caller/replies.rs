@@ -130,7 +130,7 @@ fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Rep
         if outstanding.has_object {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {
-                payload::remove(&caller.connection, &caller.session, &format!("items-{chunk}")).await;
+                withdraw::remove_items(&caller, chunk).await;
             });
         }
         let (first, count) = (outstanding.first, outstanding.count);
@@ -147,14 +147,18 @@ async fn fetch(
     work: Duration,
     object: &str,
 ) -> Option<Reply> {
-    {
-        let mut state = caller.lock();
-        match state.outstanding.get_mut(&chunk) {
-            None => return Some(Reply::Finished),
-            Some(outstanding) if outstanding.grant != grant => return Some(Reply::Superseded),
-            Some(outstanding) if outstanding.is_arriving => return None,
-            Some(outstanding) => outstanding.is_arriving = true,
+    let is_wanted = match caller.lock().outstanding.get_mut(&chunk) {
+        None => false,
+        Some(outstanding) if outstanding.grant != grant => return Some(Reply::Superseded),
+        Some(outstanding) if outstanding.is_arriving => return None,
+        Some(outstanding) => {
+            outstanding.is_arriving = true;
+            true
         }
+    };
+    if !is_wanted {
+        payload::remove(&caller.connection, &caller.session, object).await;
+        return Some(Reply::Finished);
     }
     let content = match payload::get(&caller.connection, &caller.session, object, caller.settings.lease).await
     {

@@ -5,10 +5,11 @@ use async_nats::jetstream::stream::DeleteMessageErrorKind;
 
 use super::Caller;
 use super::publish::RETRY_PAUSE;
+use crate::payload;
 
 /// Tries until the broker has answered: what is sent while a connection breaks may be lost, and an agent would run
 /// the chunk to its end.
-pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>) {
+pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>, has_object: bool) {
     loop {
         caller.connection.connected().await;
         stop(caller, chunk).await;
@@ -18,10 +19,23 @@ pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>)
             None => answers(caller).await,
         };
         if is_heard {
-            return;
+            break;
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+    if has_object {
+        remove_items(caller, chunk).await;
+    }
+}
+
+/// The object with a chunk's items.
+pub(super) fn items_name(chunk: u64) -> String {
+    format!("items-{chunk}")
+}
+
+/// Removes the object with a chunk's items.
+pub(super) async fn remove_items(caller: &Caller, chunk: u64) {
+    payload::remove(&caller.connection, &caller.session, &items_name(chunk)).await;
 }
 
 /// Tells the agents that a chunk is withdrawn. One that begins it later is told then.

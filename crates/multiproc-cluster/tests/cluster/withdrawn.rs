@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{HOUR, sleep, square};
+use crate::work::{HOUR, enlarge, sleep, square};
 
 trials![
     a_task_that_is_cancelled_at_once_does_not_run_on,
     what_a_dead_broker_held_does_not_run_when_it_is_back,
     a_task_that_is_cancelled_while_the_broker_is_away_ends,
+    the_arguments_of_a_cancelled_task_are_removed,
 ];
 
 /// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
@@ -61,5 +62,17 @@ fn a_task_that_is_cancelled_while_the_broker_is_away_ends() -> Outcome {
     server.restart();
     let mut task = pool.submit(square, (6,))?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(36), "its workers are busy");
+    Ok(())
+}
+
+fn the_arguments_of_a_cancelled_task_are_removed() -> Outcome {
+    let server = Server::start();
+    let pool = server.cluster().lease(LEASE * 30).connect()?.pool("cancelled")?; // without a host, they stay
+    let task = pool.submit(enlarge, (vec![1; 2_000_000], 1))?;
+    wait_until("the chunk is sent", || server.stored_bytes("MULTIPROC_") > 0);
+    assert!(server.stored_bytes("OBJ_") > 2_000_000);
+    assert!(task.cancel());
+    wait_until("they are removed", || server.stored_bytes("OBJ_") < 100_000);
+    wait_until("no chunk is left", || server.stored_bytes("MULTIPROC_") == 0);
     Ok(())
 }
