@@ -110,13 +110,22 @@ pub(crate) struct WorkHeader {
     pub(crate) object: Option<String>,
 }
 
+/// Which delivery of a chunk an agent has. A later one is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Delivery {
+    /// The number of the message, as in its [`WorkHeader`].
+    pub(crate) copy: u32,
+    /// The broker's count of the message's deliveries.
+    pub(crate) count: i64,
+}
+
 /// The front of an agent's request. With `Done`, the results follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// The agent has begun a chunk, at its first delivery, under the grant 0. No answer.
     Begun { chunk: u64, agent: String, host: String },
     /// The agent begins a chunk: may it?
-    Begin { chunk: u64, copy: u32, agent: String, host: String },
+    Begin { chunk: u64, delivery: Delivery, agent: String, host: String },
     /// The agent has been cut off, or stopped: is the chunk still its own?
     Check { chunk: u64, grant: u64 },
     /// The results of a chunk, the time that they took, and where they are, if not here.

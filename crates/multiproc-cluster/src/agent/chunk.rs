@@ -12,7 +12,7 @@ use super::run::{Ran, Stop, StopOnDrop};
 use super::session::{Registered, Served};
 use super::{Agent, lease, run};
 use crate::payload;
-use crate::protocol::{self, Reply, Request, WorkHeader};
+use crate::protocol::{self, Delivery, Reply, Request, WorkHeader};
 
 /// Takes a chunk from its delivery to its end. A chunk that is not acknowledged comes again after the lease.
 pub(super) async fn take(agent: &Arc<Agent>, served: &Arc<Served>, message: Message) {
@@ -98,7 +98,8 @@ async fn serve(
 async fn begin(agent: &Agent, served: &Served, header: &WorkHeader, delivered: i64) -> Reply {
     let (chunk, id, host) = (header.chunk, agent.id.clone(), agent.host.clone());
     if delivered > 1 || header.must_ask {
-        let begin = Request::Begin { chunk, copy: header.copy, agent: id, host };
+        let delivery = Delivery { copy: header.copy, count: delivered };
+        let begin = Request::Begin { chunk, delivery, agent: id, host };
         return served.ask_until_answered(&agent.connection, &begin, &[]).await;
     }
     if let Ok(begun) = protocol::join(&Request::Begun { chunk, agent: id, host }, &[]) {

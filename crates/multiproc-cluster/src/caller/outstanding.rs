@@ -10,6 +10,7 @@ use super::NewChunk;
 use super::inbox::{Batch, Content, Inbox};
 use super::publish::Work;
 use crate::options::HostLoss;
+use crate::protocol::{Delivery, Reply};
 
 pub(super) struct Outstanding {
     pub(super) inbox: Arc<Inbox>,
@@ -18,6 +19,8 @@ pub(super) struct Outstanding {
     pub(super) on_host_loss: HostLoss,
     /// The number under which an agent has it. Results under an earlier one are dropped.
     pub(super) grant: u64,
+    /// The delivery that the agent has which has begun it.
+    pub(super) delivery: Delivery,
     /// The agent's id and the host's name, if one has begun it.
     pub(super) host: Option<(String, String)>,
     /// The hosts that had begun it and were given up, oldest first.
@@ -45,6 +48,7 @@ impl Outstanding {
             count: chunk.count,
             on_host_loss: chunk.on_host_loss,
             grant: 0,
+            delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
             submitted: Instant::now(),
@@ -57,8 +61,52 @@ impl Outstanding {
         }
     }
 
+    /// An agent has begun it at its first delivery, without a question.
+    pub(super) fn begun(&mut self, agent: String, host: String) {
+        if self.grant == 0 {
+            self.delivery = Delivery { copy: 0, count: 1 };
+            self.host = Some((agent, host));
+            self.changed = Instant::now();
+        }
+    }
+
+    /// What an agent is told that asks to begin it; an error if too many hosts are lost with this one's question.
+    ///
+    /// An agent that was stopped may ask late, for a delivery that others have had since. The broker may forget its
+    /// count, so an old one says nothing where the holder is not live.
+    pub(super) fn begin(
+        &mut self,
+        delivery: Delivery,
+        (agent, host): (String, String),
+        is_live: impl Fn(&str) -> bool,
+    ) -> Result<Reply, Error> {
+        if delivery.copy != self.copy {
+            return Ok(Reply::Finished); // a later message has the chunk
+        }
+        if self.is_arriving {
+            return Ok(Reply::Superseded);
+        }
+        if let Some((current, _)) = &self.host {
+            if *current == agent {
+                self.delivery = self.delivery.max(delivery);
+                return Ok(Reply::Granted(self.grant)); // it has not got the answer
+            }
+            if delivery <= self.delivery && is_live(current) {
+                return Ok(Reply::Superseded);
+            }
+        }
+        let grant = self.grant(agent, host)?;
+        self.delivery = delivery;
+        Ok(Reply::Granted(grant))
+    }
+
+    /// Whether it is the agent's that has this grant.
+    pub(super) fn check(&self, grant: u64) -> Reply {
+        if self.grant == grant { Reply::Granted(grant) } else { Reply::Superseded }
+    }
+
     /// Gives it to an agent; returns the number of the grant. An agent that has it is given up.
-    pub(super) fn grant(&mut self, agent: String, host: String) -> Result<u64, Error> {
+    fn grant(&mut self, agent: String, host: String) -> Result<u64, Error> {
         if let Some((_, lost)) = self.host.take() {
             self.lost.push(lost);
             if let Some(error) = self.loss() {
@@ -106,6 +154,7 @@ mod tests {
             count: 1,
             on_host_loss,
             grant: 0,
+            delivery: Delivery::default(),
             host: None,
             lost: Vec::new(),
             submitted: Instant::now(),
@@ -133,5 +182,52 @@ mod tests {
         let mut chunk = outstanding(HostLoss::Fail);
         assert_eq!(chunk.grant("a".to_owned(), "a".to_owned()).unwrap(), 1);
         assert!(chunk.grant("b".to_owned(), "b".to_owned()).is_err());
+    }
+
+    fn begin(chunk: &mut Outstanding, (copy, count): (u32, i64), agent: &str, live: &[&str]) -> Reply {
+        let delivery = Delivery { copy, count };
+        let host = (agent.to_owned(), agent.to_owned());
+        chunk.begin(delivery, host, |agent| live.contains(&agent)).unwrap()
+    }
+
+    #[test]
+    fn a_late_question_does_not_take_the_chunk_from_a_live_host() {
+        for loss in [HostLoss::Fail, HostLoss::Retry(1)] {
+            let mut chunk = outstanding(loss);
+            assert_eq!(begin(&mut chunk, (0, 2), "b", &["a", "b"]), Reply::Granted(1));
+            assert_eq!(begin(&mut chunk, (0, 1), "a", &["a", "b"]), Reply::Superseded);
+            assert_eq!(begin(&mut chunk, (0, 2), "a", &["a", "b"]), Reply::Superseded);
+            assert_eq!(chunk.check(1), Reply::Granted(1));
+            assert!(chunk.lost.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_later_delivery_or_one_after_a_loss_is_granted() {
+        let mut chunk = outstanding(HostLoss::Retry(9));
+        chunk.begun("a".to_owned(), "a".to_owned());
+        assert_eq!(begin(&mut chunk, (0, 2), "b", &["a", "b"]), Reply::Granted(1));
+        assert_eq!(begin(&mut chunk, (0, 3), "b", &["b"]), Reply::Granted(1), "it asks again");
+        assert_eq!(begin(&mut chunk, (0, 3), "c", &["b", "c"]), Reply::Superseded);
+        // The broker was killed and has forgotten its count; the holder is gone.
+        assert_eq!(begin(&mut chunk, (0, 1), "c", &["c"]), Reply::Granted(2));
+        // A new message begins its count at one.
+        chunk.copy = 1;
+        assert_eq!(begin(&mut chunk, (0, 9), "d", &["c", "d"]), Reply::Finished);
+        assert_eq!(begin(&mut chunk, (1, 1), "d", &["c", "d"]), Reply::Granted(3));
+        assert_eq!(chunk.lost, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn an_old_grant_counts_no_more() {
+        let mut chunk = outstanding(HostLoss::Retry(9));
+        chunk.begun("a".to_owned(), "a".to_owned());
+        assert_eq!(chunk.check(0), Reply::Granted(0));
+        begin(&mut chunk, (0, 2), "b", &[]);
+        chunk.begun("a".to_owned(), "a".to_owned()); // it arrives late
+        assert_eq!((chunk.check(0), chunk.check(1)), (Reply::Superseded, Reply::Granted(1)));
+        assert_eq!(chunk.host, Some(("b".to_owned(), "b".to_owned())));
+        chunk.is_arriving = true;
+        assert_eq!(begin(&mut chunk, (0, 3), "c", &[]), Reply::Superseded);
     }
 }

@@ -1,7 +1,7 @@
 //! Answers the agents: who may begin a chunk, and whose results count.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::Message;
 use futures_util::StreamExt;
@@ -9,9 +9,9 @@ use multiproc::Result;
 use multiproc::pool::encoded;
 
 use super::inbox::{Batch, Content};
-use super::{Caller, withdraw};
+use super::{Caller, State, withdraw};
 use crate::payload;
-use crate::protocol::{self, Reply, Request};
+use crate::protocol::{self, Delivery, Reply, Request};
 
 /// Subscribes, and answers until the session is over.
 pub(super) async fn start(caller: &Arc<Caller>) -> Result<()> {
@@ -38,7 +38,7 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         Request::Ping if caller.has_failed() => return,
         Request::Ping => Reply::Pong,
         Request::Begun { chunk, agent, host } => return begun(caller, chunk, agent, host).await,
-        Request::Begin { chunk, copy, agent, host } => begin(caller, (chunk, copy), agent, host),
+        Request::Begin { chunk, delivery, agent, host } => begin(caller, chunk, delivery, (agent, host)),
         Request::Check { chunk, grant } => check(caller, chunk, grant),
         Request::Done { chunk, grant, host, work, object: None } => {
             finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
@@ -74,56 +74,36 @@ async fn answer(caller: &Caller, message: &Message, reply: Option<Reply>) {
 /// An agent has begun a chunk that no other had. One that was withdrawn before ends.
 async fn begun(caller: &Caller, chunk: u64, agent: String, host: String) {
     if let Some(outstanding) = caller.lock().outstanding.get_mut(&chunk) {
-        if outstanding.grant == 0 {
-            outstanding.host = Some((agent, host));
-            outstanding.changed = Instant::now();
-        }
-        return;
+        return outstanding.begun(agent, host);
     }
     withdraw::stop(caller, chunk).await;
 }
 
 /// An agent begins a chunk, if it may.
-fn begin(caller: &Arc<Caller>, (chunk, copy): (u64, u32), agent: String, host: String) -> Reply {
-    let granted = {
+fn begin(caller: &Arc<Caller>, chunk: u64, delivery: Delivery, host: (String, String)) -> Reply {
+    let begun = {
         let mut state = caller.lock();
-        let Some(outstanding) = state.outstanding.get_mut(&chunk) else { return Reply::Finished };
-        if copy != outstanding.copy {
-            return Reply::Finished; // a later message has the chunk
-        }
-        if outstanding.is_arriving {
-            return Reply::Superseded;
-        }
-        // It asks again if it has not got the answer.
-        if outstanding.host.as_ref().is_some_and(|(current, _)| *current == agent) {
-            return Reply::Granted(outstanding.grant);
-        }
-        outstanding.grant(agent, host)
+        let State { outstanding, hosts, .. } = &mut *state;
+        let Some(outstanding) = outstanding.get_mut(&chunk) else { return Reply::Finished };
+        outstanding.begin(delivery, host, |agent| hosts.contains_key(agent))
     };
-    match granted {
-        Ok(grant) => Reply::Granted(grant),
-        Err(error) => {
-            caller.fail(chunk, error);
-            Reply::Finished
-        }
-    }
+    begun.unwrap_or_else(|error| {
+        caller.fail(chunk, error);
+        Reply::Finished
+    })
 }
 
-fn check(caller: &Arc<Caller>, chunk: u64, grant: u64) -> Reply {
-    match caller.lock().outstanding.get(&chunk) {
-        None => Reply::Finished,
-        Some(outstanding) if outstanding.grant == grant => Reply::Granted(grant),
-        Some(_) => Reply::Superseded,
-    }
+fn check(caller: &Caller, chunk: u64, grant: u64) -> Reply {
+    let state = caller.lock();
+    state.outstanding.get(&chunk).map_or(Reply::Finished, |outstanding| outstanding.check(grant))
 }
 
 /// Delivers a chunk's results, unless they are those of an agent that was given up.
 fn finish(caller: &Arc<Caller>, chunk: u64, grant: u64, content: Content) -> Reply {
     let mut state = caller.lock();
-    match state.outstanding.get(&chunk) {
-        None => return Reply::Finished,
-        Some(outstanding) if outstanding.grant != grant => return Reply::Superseded,
-        Some(_) => {}
+    if state.outstanding.get(&chunk).is_some_and(|outstanding| outstanding.check(grant) == Reply::Superseded)
+    {
+        return Reply::Superseded;
     }
     if let Some(outstanding) = state.outstanding.remove(&chunk) {
         drop(state);
