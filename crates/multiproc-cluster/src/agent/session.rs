@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
 
@@ -165,13 +166,9 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
             unanswered = 0;
             continue;
         }
-        match served.ask(&agent.connection, &Request::Ping, &[]).await {
-            Answer::Reply(_) => served.note_heartbeat(),
-            Answer::Nobody => break,
-            Answer::None if agent.connection.client.flush().await.is_ok() => unanswered += 1,
-            Answer::None => {}
-        }
-        if unanswered >= 2 {
+        unanswered += silence(&agent, &served).await;
+        // What follows cannot be undone, and the broker may have been silent until now: so it asks once more.
+        if unanswered >= 2 && silence(&agent, &served).await > 0 {
             break;
         }
     }
@@ -179,6 +176,24 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
     served.end();
     agent.lock().remove(&served.session);
     remove_streams(&agent.connection, &served.session).await;
+}
+
+/// Asks the caller: 0 if it answers, or if nobody does; 2 if the broker says that it is not there; otherwise 1.
+async fn silence(agent: &Agent, served: &Served) -> u32 {
+    match served.ask(&agent.connection, &Request::Ping, &[]).await {
+        Answer::Reply(_) => {
+            served.note_heartbeat();
+            0
+        }
+        Answer::Nobody => 2,
+        Answer::None => u32::from(broker_answers(agent, served).await),
+    }
+}
+
+/// Whether the broker answers now: that it takes bytes says nothing.
+async fn broker_answers(agent: &Agent, served: &Served) -> bool {
+    let found = agent.connection.context.get_stream(served.session.stream()).await;
+    found.map_or_else(|error| matches!(error.kind(), GetStreamErrorKind::JetStream(_)), |_| true)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

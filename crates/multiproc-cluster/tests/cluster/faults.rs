@@ -22,6 +22,7 @@ trials![
     a_broker_that_is_gone_ends_calls_in_an_error,
     a_host_that_is_cut_off_is_given_up_and_serves_again,
     a_short_cut_of_the_caller_loses_nothing,
+    a_broker_that_hangs_for_a_while_costs_no_pool,
     agents_leave_a_pool_whose_stream_is_lost,
     agents_leave_a_pool_whose_consumer_is_lost,
     the_broker_knows_a_repeated_message_for_a_lease,
@@ -200,6 +201,23 @@ fn a_short_cut_of_the_caller_loses_nothing() -> Outcome {
         }
     }
     assert_eq!(sum, (0..3000).map(square).sum::<u64>());
+    Ok(())
+}
+
+/// The caller is silent for the host, but as the broker is: it is not gone.
+fn a_broker_that_hangs_for_a_while_costs_no_pool() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("hangs");
+    assert_eq!(pool.apply(square, (3,))?, 9);
+    let mut task = pool.submit(crate::work::sleep, (Duration::from_secs(3600),))?;
+    server.wait_for_chunks("the host has it", 1);
+    server.stop();
+    let error = task.get_timeout(TEST_TIMEOUT).unwrap_err();
+    assert!(error.to_string().contains("has not answered"), "{error}");
+    std::thread::sleep(LEASE * 2); // by now, the host has asked the caller twice
+    server.resume();
+    wait_until("the pool is of use again", || pool.apply(square, (5,)).is_ok_and(|number| number == 25));
     Ok(())
 }
 

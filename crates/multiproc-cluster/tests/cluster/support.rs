@@ -127,6 +127,11 @@ impl Server {
         self.process.signal(Signal::SIGSTOP);
     }
 
+    /// It goes on after [`stop`](Self::stop).
+    pub(crate) fn resume(&self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
     pub(crate) fn restart(&mut self) {
         self.process.kill();
         let deadline = Instant::now() + TEST_TIMEOUT;
