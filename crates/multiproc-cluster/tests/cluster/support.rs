@@ -183,13 +183,17 @@ impl Server {
         self.as_client(async |context| context.stream_names().try_collect().await.unwrap())
     }
 
-    /// Waits until agents hold this number of chunks of the one pool.
+    /// Waits until agents hold this number of chunks.
     pub(crate) fn wait_for_chunks(&self, what: &str, count: usize) {
         wait_until(what, || {
-            let stream = self.streams().into_iter().find(|name| !name.starts_with("OBJ_")).unwrap();
+            let names = self.streams().into_iter().filter(|name| !name.starts_with("OBJ_"));
             self.as_client(async |context| {
-                let stream = context.get_stream(stream).await.unwrap();
-                stream.consumer_info("agents").await.unwrap().num_ack_pending == count
+                let mut held = 0;
+                for name in names {
+                    let stream = context.get_stream(name).await.unwrap();
+                    held += stream.consumer_info("agents").await.unwrap().num_ack_pending;
+                }
+                held == count
             })
         });
     }
