@@ -29,6 +29,8 @@ trials![
 /// With this variable, the test's program is an agent with that seed.
 pub(crate) const AGENT_NKEY: &str = "CLUSTER_TEST_AGENT_NKEY";
 const AGENT_URL: &str = "CLUSTER_TEST_AGENT_URL";
+/// What who has no credentials is told.
+const REFUSAL: &str = "authorization violation";
 
 /// The error of a client that does not get in.
 fn refusal(url: &str, options: ConnectOptions) -> Error {
@@ -40,13 +42,13 @@ fn refusal(url: &str, options: ConnectOptions) -> Error {
 /// The client is told that its credentials are not those.
 fn assert_refused(server: &Server, login: Option<&str>, options: ConnectOptions) {
     let error = refusal(&server.url_as(login), options).to_string();
-    assert!(error.contains("authorization violation"), "{error}");
+    assert!(error.contains(REFUSAL), "{error}");
     assert!(login.is_none_or(|login| !error.contains(login)), "{error}");
 }
 
-/// An agent of the environment does not get in, and ends.
-fn assert_agent_is_refused(url: &str, variables: &[(&str, &str)]) {
-    assert!(!agent_with(url, "stranger", &std::env::current_exe().unwrap(), variables).ends_well());
+/// An agent of the environment does not get in, says why, and ends.
+fn assert_agent_is_refused(url: &str, variables: &[(&str, &str)], text: &str) {
+    agent_with(url, "stranger", &std::env::current_exe().unwrap(), variables).fails_with(text);
 }
 
 /// The pool works that a client with the server's access has.
@@ -60,8 +62,8 @@ fn a_token_is_needed() -> Outcome {
     let server = Server::with(Settings { config, login: Some("right"), ..Settings::default() });
     assert_refused(&server, Some("wrong"), ConnectOptions::new());
     assert_refused(&server, None, ConnectOptions::new());
-    assert_agent_is_refused(&server.url_as(Some("wrong")), &[]);
-    assert_agent_is_refused(&server.url_as(None), &[]);
+    assert_agent_is_refused(&server.url_as(Some("wrong")), &[], REFUSAL);
+    assert_agent_is_refused(&server.url_as(None), &[], REFUSAL);
     let _agent = server.agent("a");
     assert_works(&server)
 }
@@ -73,7 +75,7 @@ fn a_user_and_a_password_are_needed() -> Outcome {
         assert_refused(&server, Some(wrong), ConnectOptions::new());
     }
     assert_refused(&server, None, ConnectOptions::new());
-    assert_agent_is_refused(&server.url_as(Some("me:wrong")), &[]);
+    assert_agent_is_refused(&server.url_as(Some("me:wrong")), &[], REFUSAL);
     let _agent = server.agent("a");
     assert_works(&server)
 }
@@ -90,7 +92,7 @@ fn an_nkey_is_needed() -> Outcome {
         let variables = [(AGENT_NKEY, seed), (AGENT_URL, &server.url())];
         agent_with("", "a", &program, &variables)
     };
-    assert!(!agent(&other.seed()?).ends_well());
+    agent(&other.seed()?).fails_with(REFUSAL);
     let _agent = agent(&key.seed()?);
     assert_works(&server)
 }
@@ -118,8 +120,8 @@ fn a_credentials_file_is_needed() -> Outcome {
     std::fs::write(&right_file, right)?;
     std::fs::write(&wrong_file, wrong)?;
     let variable = "MULTIPROC_AGENT_CREDENTIALS";
-    assert_agent_is_refused(&server.url(), &[(variable, &wrong_file)]);
-    assert_agent_is_refused(&server.url(), &[(variable, "/nowhere")]);
+    assert_agent_is_refused(&server.url(), &[(variable, &wrong_file)], REFUSAL);
+    assert_agent_is_refused(&server.url(), &[(variable, "/nowhere")], "credentials in /nowhere");
     let _agent = agent_with(&server.url(), "a", &std::env::current_exe()?, &[(variable, &right_file)]);
     assert_works(&server)
 }
@@ -147,7 +149,11 @@ fn tls_needs_a_certificate_that_is_trusted() -> Outcome {
     assert!(error.contains("corrupt message"), "{error}");
 
     let trust = |path: &Path| path.display().to_string();
-    assert_agent_is_refused(&server.url(), &[("SSL_CERT_FILE", &trust(&other_ca))]);
+    assert_agent_is_refused(
+        &server.url(),
+        &[("SSL_CERT_FILE", &trust(&other_ca))],
+        "invalid peer certificate",
+    );
     let trusted = [("SSL_CERT_FILE", &*trust(&ca))];
     let _agent = agent_with(&server.url(), "a", &std::env::current_exe()?, &trusted);
     assert_works(&server)
@@ -255,7 +261,7 @@ fn an_agent_that_may_not_pull_ends() -> Outcome {
     let mut agent = agent(&server.url_as(Some("agent:agent")), "a", &std::env::current_exe()?);
     let pool = Cluster::builder(&server.url_as(Some("caller:caller"))).connect()?.pool("killed")?;
     let task = pool.submit(square, (3,))?;
-    assert!(!agent.ends_well());
+    agent.fails_with("Permissions Violation");
     drop((task, pool));
     Ok(())
 }

@@ -13,7 +13,7 @@ use libtest_mimic::{Failed, Trial};
 use multiproc_cluster::{Cluster, ClusterBuilder, Pool, Storage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 pub(crate) type Outcome = Result<(), Failed>;
 
@@ -78,8 +78,12 @@ pub(crate) struct Settings {
     pub(crate) address: Option<&'static str>,
 }
 
-/// A process that is killed when it is dropped.
-pub(crate) struct Running(Child);
+/// A process that is killed when it is dropped. It may not have panicked by then.
+pub(crate) struct Running {
+    process: Child,
+    /// What an agent has written.
+    log: Option<NamedTempFile>,
+}
 
 impl Server {
     pub(crate) fn start() -> Self {
@@ -225,14 +229,14 @@ fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
     let mut command = Command::new("nats-server");
     command.arg("-c").arg(file);
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let mut process = Running(process);
+    let mut process = Running { process, log: None };
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if process.0.try_wait().unwrap().is_some() {
+        if process.process.try_wait().unwrap().is_some() {
             return None;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    process.0.try_wait().unwrap().is_none().then_some(process)
+    process.process.try_wait().unwrap().is_none().then_some(process)
 }
 
 /// An agent with two workers.
@@ -246,13 +250,17 @@ pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&s
     command.envs(variables.iter().copied());
     command.env("MULTIPROC_AGENT", url).env("MULTIPROC_AGENT_HOST", host).env("MULTIPROC_AGENT_WORKERS", "2");
     command.env("RUST_BACKTRACE", "0");
-    Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    let log = NamedTempFile::new().unwrap();
+    let stderr = log.reopen().unwrap();
+    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    Running { process, log: Some(log) }
 }
 
 /// A caller that waits in a process of its own.
 pub(crate) fn caller(url: &str) -> Running {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    Running(command.env(CALLER, url).stdin(Stdio::null()).spawn().unwrap())
+    let process = command.env(CALLER, url).stdin(Stdio::null()).spawn().unwrap();
+    Running { process, log: None }
 }
 
 /// This program, with one byte more: another build that does the same.
@@ -266,32 +274,44 @@ pub(crate) fn other_build(folder: &Path) -> PathBuf {
 
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
+        self.process.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), signal).unwrap();
+        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
     }
 
     pub(crate) fn kill(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 
-    /// Waits for its end; whether that was a success.
-    pub(crate) fn ends_well(&mut self) -> bool {
+    /// What an agent has written. Its tasks write there, too.
+    pub(crate) fn log(&self) -> String {
+        self.log.as_ref().map_or_else(String::new, |log| std::fs::read_to_string(log.path()).unwrap())
+    }
+
+    /// Waits for the end of an agent, which says why.
+    pub(crate) fn fails_with(&mut self, text: &str) {
         let mut ended = None;
         wait_until("the process ends", || {
-            ended = self.0.try_wait().unwrap();
+            ended = self.process.try_wait().unwrap();
             ended.is_some()
         });
-        ended.unwrap().success()
+        let log = self.log();
+        assert!(!ended.unwrap().success() && log.contains(text), "not {text:?}: {log}");
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
+        let log = self.log();
+        let mut lines = log.lines();
+        // Tasks may panic.
+        let has_panicked =
+            lines.any(|line| line.contains("panicked at") && !line.contains("cluster/work.rs"));
+        assert!(!has_panicked || thread::panicking(), "{log}");
     }
 }
 
