@@ -43,11 +43,11 @@ pub(crate) fn enlarge(bytes: Vec<u8>, count: usize) -> (usize, Vec<u8>) {
     (bytes.len(), vec![7; count])
 }
 
-/// Writes a file, and returns when another one is there: the pid of the agent.
+/// Writes a file, and returns when another one is there, or the folder is gone: the pid of the agent.
 pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
     let agent = multiproc::parent().map_or(0, |parent| parent.pid());
     let _ = fs::write(folder.join(format!("begun-{agent}")), "");
-    while !folder.join("go").exists() {
+    while folder.exists() && !folder.join("go").exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
     agent
