@@ -21,16 +21,23 @@ mod support;
 mod withdrawn;
 mod work;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
 use multiproc_cluster::Cluster;
 
 use crate::access::AGENT_NKEY;
-use crate::support::{CALLER, LEASE};
+use crate::support::{CALLER, EXEC, LEASE};
 
 fn main() -> ExitCode {
+    support::end_with_parent();
+    if let Some(program) = std::env::var_os(EXEC) {
+        let error = Command::new(program).args(std::env::args_os().skip(1)).exec();
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
     multiproc_cluster::init();
     if let Ok(seed) = std::env::var(AGENT_NKEY) {
         return access::agent_with_nkey(&seed);

@@ -11,14 +11,19 @@ use async_nats::ConnectOptions;
 use futures_util::TryStreamExt;
 use libtest_mimic::{Failed, Trial};
 use multiproc_cluster::{Cluster, ClusterBuilder, Pool, Storage};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 use tempfile::{NamedTempFile, TempDir};
 
 pub(crate) type Outcome = Result<(), Failed>;
 
 /// With this variable, the test's program is a caller of that server.
 pub(crate) const CALLER: &str = "CLUSTER_TEST_CALLER";
+/// With this variable, the test's program becomes that program.
+pub(crate) const EXEC: &str = "CLUSTER_TEST_EXEC";
+/// With this variable, the test's program ends when that process does.
+const PARENT: &str = "CLUSTER_TEST_PARENT";
 /// Short for a test, and long for a machine that is busy.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// How long a test waits for an event before it fails. Generous: it measures nothing.
@@ -48,6 +53,21 @@ pub(crate) fn trial(name: &'static str, test: fn() -> Outcome) -> Trial {
         let _ = watchdog.join();
         outcome
     })
+}
+
+/// A child of tests that are killed does not stay. Its own children have the variable, too, but another parent.
+pub(crate) fn end_with_parent() {
+    let parent = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok());
+    if parent.map(Pid::from_raw) == Some(getppid()) {
+        let _ = set_pdeathsig(Signal::SIGKILL);
+    }
+}
+
+/// This program or one like it, as a child that ends with the test.
+fn child(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env(PARENT, std::process::id().to_string()).stdin(Stdio::null());
+    command
 }
 
 pub(crate) fn has_server() -> bool {
@@ -226,9 +246,9 @@ fn launch(port: u16, settings: &Settings, folder: &Path) -> Option<Running> {
     );
     let file = folder.join("server.conf");
     std::fs::write(&file, config).unwrap();
-    let mut command = Command::new("nats-server");
-    command.arg("-c").arg(file);
-    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut command = child(&std::env::current_exe().unwrap());
+    command.env(EXEC, "nats-server").arg("-c").arg(file);
+    let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut process = Running { process, log: None };
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if process.process.try_wait().unwrap().is_some() {
@@ -246,20 +266,19 @@ pub(crate) fn agent(url: &str, host: &str, program: &Path) -> Running {
 
 /// As [`agent`], with more variables in its environment.
 pub(crate) fn agent_with(url: &str, host: &str, program: &Path, variables: &[(&str, &str)]) -> Running {
-    let mut command = Command::new(program);
+    let mut command = child(program);
     command.envs(variables.iter().copied());
     command.env("MULTIPROC_AGENT", url).env("MULTIPROC_AGENT_HOST", host).env("MULTIPROC_AGENT_WORKERS", "2");
     command.env("RUST_BACKTRACE", "0");
     let log = NamedTempFile::new().unwrap();
     let stderr = log.reopen().unwrap();
-    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    let process = command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
     Running { process, log: Some(log) }
 }
 
 /// A caller that waits in a process of its own.
 pub(crate) fn caller(url: &str) -> Running {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let process = command.env(CALLER, url).stdin(Stdio::null()).spawn().unwrap();
+    let process = child(&std::env::current_exe().unwrap()).env(CALLER, url).spawn().unwrap();
     Running { process, log: None }
 }
 
