@@ -268,7 +268,7 @@ fn a_cancelled_task_whose_worker_dies_before_it_begins_does_not_run() -> Outcome
     let pid = pool.apply(process::id, ())?;
     send_signal(pid, Signal::SIGSTOP);
     wait_for_state(pid, 'T');
-    let mut task = pool.options().grace(HOUR).submit(|bytes: Vec<u8>| bytes.len(), (vec![7; 100_000],))?;
+    let task = pool.options().grace(HOUR).submit(|bytes: Vec<u8>| bytes.len(), (vec![7; 100_000],))?;
     assert!(task.cancel());
     send_signal(pid, Signal::SIGKILL);
     let error = task.get().unwrap_err();
