@@ -69,10 +69,11 @@ impl WorkerSide {
         self.update_visible(Duration::ZERO);
         let schedule = &mut self.schedule;
         let is_time = schedule.read_at - schedule.notified_at >= VISIBILITY_INTERVAL;
-        if is_time {
+        if is_time && schedule.interval == 1 {
+            // Long items: also the pool's thread, if no caller waits, since a future or a callback may.
             schedule.notified_at = schedule.read_at;
-            self.wakeup_page.notify(); // also the pool's thread, if no caller waits: a future or a callback may
-        } else if !self.wakeup_page.wakeups().may_batch_wakeups() {
+            self.wakeup_page.notify();
+        } else if is_time || !self.wakeup_page.wakeups().may_batch_wakeups() {
             schedule.notified_at = schedule.read_at;
             self.wakeup_page.notify_callers();
         }
