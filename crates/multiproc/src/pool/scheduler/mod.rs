@@ -267,11 +267,7 @@ impl Scheduler {
         }
         self.retire_overgrown(now, polled.progressed);
         if is_stall_check {
-            let has_others = self.has_others();
-            for worker in &mut self.workers {
-                self.backlog.put_back(worker.revoke_if_stalled(has_others));
-            }
-            self.sleep.wake_requested |= self.needs_worker();
+            self.revoke_from_stalled();
         }
         self.dispatch();
         if lacks_descriptor {
@@ -300,6 +296,15 @@ impl Scheduler {
     fn may_be_stuck(&self) -> bool {
         let has_others = self.has_others();
         self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
+    }
+
+    #[cold]
+    fn revoke_from_stalled(&mut self) {
+        let has_others = self.has_others();
+        for worker in &mut self.workers {
+            self.backlog.put_back(worker.revoke_if_stalled(has_others));
+        }
+        self.sleep.wake_requested |= self.needs_worker();
     }
 
     /// Whether another worker can run what one does not begin: one that is there, or can be started.

@@ -62,15 +62,23 @@ impl WorkerHandle {
         if self.is_cancelled() {
             return false; // `cancel` has returned that there is no result
         }
+        if self.unreceived.is_some() {
+            return self.take_unreceived(scope);
+        }
+        self.take_more_results(scope)
+    }
+
+    #[cold]
+    fn take_unreceived(&mut self, scope: Scope) -> bool {
         let left = self.in_flight.count();
         if let Some((results, count, number)) = self.unreceived.take() {
             self.deliver_singly(results, count, number, scope);
-            if self.unreceived.is_some() {
-                return self.in_flight.count() < left;
-            }
-            self.make_room();
         }
-        self.take_more_results(scope) || self.in_flight.count() < left
+        if self.unreceived.is_none() {
+            self.make_room();
+            self.take_more_results(scope);
+        }
+        self.in_flight.count() < left
     }
 
     fn take_more_results(&mut self, scope: Scope) -> bool {
@@ -102,6 +110,7 @@ impl WorkerHandle {
     }
 
     /// Gives the worker the room of what was taken, and lets it have more, unless its item is asked to end.
+    #[inline]
     fn make_room(&mut self) {
         self.takes_no_more = self.grace.is_some();
         self.rings.release(self.in_flight.start().unwrap_or(self.rings.position()));
