@@ -106,10 +106,7 @@ impl Scheduler {
             Phase::Open => self.policy.workers.min(self.policy.min_workers.max(with_work())),
             Phase::Closed => self.policy.workers.min(with_work()),
         };
-        // As many as the pool has work for do not help if they are stopped.
-        let able = || accepting().filter(|worker| !worker.may_be_stopped()).count();
-        let accepting = accepting().count();
-        accepting < wanted || (accepting < self.policy.workers && able() < wanted)
+        accepting().count() < wanted
     }
 
     /// Counts a worker as being started, until [`add`](Self::add) or [`spawn_failed`](Self::spawn_failed).
