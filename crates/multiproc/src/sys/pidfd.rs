@@ -109,8 +109,9 @@ impl PidFd {
         }
     }
 
-    /// Collects the status of a child of ours that has ended.
+    /// Collects the status of a child of ours that has ended, which [`wait`](Self::wait) need not have seen.
     pub(crate) fn reap(&self) -> Exit {
+        OBSERVED_EXITS.fetch_add(1, Relaxed);
         // SAFETY: all-zero bytes are a valid siginfo_t.
         let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
         let id = self.0.as_raw_fd().cast_unsigned();
