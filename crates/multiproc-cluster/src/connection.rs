@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ClientError, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use multiproc::pool::encoded;
@@ -66,7 +67,14 @@ impl Connection {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.epoch.borrow().is_multiple_of(2).eq(&false)
+        !self.epoch.borrow().is_multiple_of(2)
+    }
+
+    /// Whether the broker answers now, by a question about a stream, there or not. That it takes bytes says
+    /// nothing: they may lie in a socket.
+    pub(crate) async fn broker_answers(&self, stream: String) -> bool {
+        let found = self.context.get_stream(stream).await;
+        found.map_or_else(|error| matches!(error.kind(), GetStreamErrorKind::JetStream(_)), |_| true)
     }
 
     /// Waits until there is a connection; without end if there is never one again.

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::context::GetStreamErrorKind;
 use futures_util::StreamExt;
 use tokio::sync::{oneshot, watch};
 
@@ -178,7 +177,8 @@ async fn watch_caller(agent: Arc<Agent>, served: Arc<Served>) {
     remove_streams(&agent.connection, &served.session).await;
 }
 
-/// Asks the caller: 0 if it answers, or if nobody does; 2 if the broker says that it is not there; otherwise 1.
+/// Asks the caller: 0 if it answers, or the broker is silent, too; 2 if the broker says that it is not there;
+/// otherwise 1.
 async fn silence(agent: &Agent, served: &Served) -> u32 {
     match served.ask(&agent.connection, &Request::Ping, &[]).await {
         Answer::Reply(_) => {
@@ -186,14 +186,8 @@ async fn silence(agent: &Agent, served: &Served) -> u32 {
             0
         }
         Answer::Nobody => 2,
-        Answer::None => u32::from(broker_answers(agent, served).await),
+        Answer::None => u32::from(agent.connection.broker_answers(served.session.stream()).await),
     }
-}
-
-/// Whether the broker answers now: that it takes bytes says nothing.
-async fn broker_answers(agent: &Agent, served: &Served) -> bool {
-    let found = agent.connection.context.get_stream(served.session.stream()).await;
-    found.map_or_else(|error| matches!(error.kind(), GetStreamErrorKind::JetStream(_)), |_| true)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

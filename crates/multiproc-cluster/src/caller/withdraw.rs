@@ -1,6 +1,5 @@
 //! Takes a chunk back: from the agent that runs it, and from the stream.
 
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 
 use super::Caller;
@@ -16,7 +15,7 @@ pub(super) async fn withdraw(caller: &Caller, chunk: u64, sequence: Option<u64>,
         // The broker takes what a connection sends in its order, so it has the message before this.
         let is_heard = match sequence {
             Some(sequence) => remove(caller, sequence).await,
-            None => answers(caller).await,
+            None => caller.connection.broker_answers(caller.session.stream()).await,
         };
         if is_heard {
             break;
@@ -53,9 +52,4 @@ pub(super) async fn remove(caller: &Caller, sequence: u64) -> bool {
         Ok(_) | Err(DeleteMessageErrorKind::JetStream(_)) => true,
         Err(DeleteMessageErrorKind::Request | DeleteMessageErrorKind::TimedOut) => false,
     }
-}
-
-async fn answers(caller: &Caller) -> bool {
-    let found = caller.connection.context.get_stream(caller.session.stream()).await;
-    found.map_or_else(|error| matches!(error.kind(), GetStreamErrorKind::JetStream(_)), |_| true)
 }

@@ -69,12 +69,13 @@ impl WorkerSide {
         self.update_visible(Duration::ZERO);
         let schedule = &mut self.schedule;
         let is_time = schedule.read_at - schedule.notified_at >= VISIBILITY_INTERVAL;
+        if !is_time && self.wakeup_page.wakeups().may_batch_wakeups() {
+            return;
+        }
+        schedule.notified_at = schedule.read_at;
         if is_time && schedule.interval == 1 {
-            // Long items: also the pool's thread, if no caller waits, since a future or a callback may.
-            schedule.notified_at = schedule.read_at;
-            self.wakeup_page.notify();
-        } else if is_time || !self.wakeup_page.wakeups().may_batch_wakeups() {
-            schedule.notified_at = schedule.read_at;
+            self.wakeup_page.notify(); // of long items also the pool's thread: a future or a callback may wait
+        } else {
             self.wakeup_page.notify_callers();
         }
     }
