@@ -84,11 +84,13 @@ fn a_state_that_does_not_encode_is_an_error_of_stop() -> Outcome {
 
 fn calls_behind_a_stop_are_errors() -> Outcome {
     let blocks = |_: &mut u64, latch: Connection<(), ()>| {
+        let _ = latch.send(());
         let _ = latch.recv();
     };
     let server = Server::builder().name("stopped").spawn(|| 7_u64, ())?;
     let (latch, theirs) = pipe::<(), ()>()?;
     drop(server.submit(blocks, (theirs,))?);
+    latch.recv()?; // so that what waits below is the stop
     let other = server.clone();
     let get = |number: &mut u64| *number;
     std::thread::scope(|scope| {
