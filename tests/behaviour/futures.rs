@@ -1,8 +1,8 @@
 //! **Futures**: tasks and processes awaited, under tokio and smol.
 
 use std::future::{Future, IntoFuture};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,9 @@ trials![
     a_dropped_future_withdraws_a_task_that_has_not_begun,
     a_dropped_future_lets_a_running_task_go_on_or_kills_it,
     a_waker_may_use_the_pool_and_drop_its_futures,
+    a_waker_may_wait_for_a_task_that_kills_its_worker,
+    a_waker_may_take_a_lock_of_a_thread_that_waits_for_the_pool,
+    the_waker_of_a_process_may_wait_for_another,
     a_waker_that_panics_harms_only_itself,
     the_latest_waker_is_woken,
     a_process_is_awaited_under_every_executor,
@@ -166,7 +169,7 @@ fn waker(function: impl Fn() + Send + Sync + 'static) -> Waker {
 fn a_waker_may_use_the_pool_and_drop_its_futures() -> Outcome {
     let pool = Arc::new(Pool::new(1)?);
     let (running, latch) = blocked_task(&pool)?;
-    let other = std::sync::Mutex::new(Some(pool.submit(square, (3,))?.into_future()));
+    let other = Mutex::new(Some(pool.submit(square, (3,))?.into_future()));
     let (sender, woken) = mpsc::channel();
     let user = Arc::clone(&pool);
     let waker = waker(move || {
@@ -177,6 +180,56 @@ fn a_waker_may_use_the_pool_and_drop_its_futures() -> Outcome {
     assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(latch);
     assert_eq!(woken.recv_timeout(TEST_TIMEOUT).unwrap()?, 16);
+    Ok(())
+}
+
+fn a_waker_may_wait_for_a_task_that_kills_its_worker() -> Outcome {
+    let pool = Arc::new(Pool::new(1)?);
+    let mut future = pool.submit(thread::sleep, (Duration::from_millis(20),))?.into_future();
+    let (outcomes, outcome) = mpsc::channel();
+    let dying = Arc::clone(&pool);
+    let waker = waker(move || _ = outcomes.send(dying.apply(die, ())));
+    assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+    let error = outcome.recv_timeout(TEST_TIMEOUT)?.unwrap_err();
+    assert_eq!(error.signal(), Some(6), "{error}");
+    Ok(())
+}
+
+fn a_waker_may_take_a_lock_of_a_thread_that_waits_for_the_pool() -> Outcome {
+    let pool = Pool::new(1)?;
+    let nap = Duration::from_millis(20);
+    let mut future = pool.submit(thread::sleep, (nap,))?.into_future();
+    let lock = Arc::new(Mutex::new(()));
+    let (wakes, woken) = mpsc::channel();
+    let theirs = Arc::clone(&lock);
+    let waker = waker(move || {
+        drop(theirs.lock());
+        let _ = wakes.send(());
+    });
+    assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+    let held = lock.lock();
+    pool.apply(thread::sleep, (nap,))?; // collects the result of the first task
+    drop(held);
+    woken.recv_timeout(TEST_TIMEOUT)?;
+    Ok(())
+}
+
+fn the_waker_of_a_process_may_wait_for_another() -> Outcome {
+    let (child, latch) = blocked_child()?;
+    let mut future = child.into_future();
+    let (results, result) = mpsc::channel();
+    let is_released = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&is_released);
+    let waker = waker(move || {
+        if theirs.load(Ordering::Relaxed) {
+            let _ = results.send(Process::spawn(die, ()).and_then(Process::join));
+        }
+    });
+    assert!(std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(&waker)).is_pending());
+    is_released.store(true, Ordering::Relaxed);
+    drop(latch);
+    let error = result.recv_timeout(TEST_TIMEOUT)?.unwrap_err();
+    assert_eq!(error.signal(), Some(6), "{error}");
     Ok(())
 }
 

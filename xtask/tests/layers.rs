@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["channel"],
     &["spawn"],
     &["start_method"],
-    &["record"],
+    &["record", "callback_thread"],
     &["task"],
     &["logs", "trace"],
     &["ipc"],

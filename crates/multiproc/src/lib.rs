@@ -172,6 +172,7 @@ mod channel;
 mod spawn;
 mod start_method;
 
+mod callback_thread;
 mod record;
 
 mod task;

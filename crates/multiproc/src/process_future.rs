@@ -1,20 +1,20 @@
 //! `ProcessFuture`: awaits a child's end and result.
 
-use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use std::{fmt, mem};
 
 use serde::de::DeserializeOwned;
 
+use crate::callback_thread::WAKERS;
 use crate::error::{Error, Result};
 use crate::process::Process;
 
 /// Awaits the end of a child and the result of its function. Any executor will do: a thread of this library
-/// wakes it. No `poll` blocks.
+/// wakes it, which does nothing else. No `poll` blocks.
 ///
 /// Dropping it detaches the child, as dropping the [`Process`] does, unless
 /// [`kill_on_drop`](Self::kill_on_drop) was set.
@@ -48,17 +48,21 @@ impl<T> ProcessFuture<T> {
     }
 
     /// Has the child's end wake the task.
-    fn wake_at_end(&mut self, process: &Process<T>, waker: &Waker) {
+    fn wake_at_end(&mut self, process: &Process<T>, waker: &Waker) -> Result<()> {
         if let Some(known) = &self.waker {
-            known.lock().unwrap_or_else(PoisonError::into_inner).clone_from(waker);
-            return;
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let replaced = mem::replace(&mut *known, waker.clone());
+            drop(known);
+            drop(replaced); // may run foreign code
+            return Ok(());
         }
+        WAKERS.start()?;
         let shared = Arc::new(Mutex::new(waker.clone()));
         self.waker = Some(Arc::clone(&shared));
         process.set_on_change(Arc::new(move || {
-            let waker = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
+            WAKERS.call(shared.lock().unwrap_or_else(PoisonError::into_inner).clone());
         }));
+        Ok(())
     }
 }
 
@@ -72,8 +76,9 @@ impl<T: DeserializeOwned> Future for ProcessFuture<T> {
         // The child may end between a check and the registration, so there is a check after it, too.
         let mut result = process.join_timeout(Duration::ZERO);
         if matches!(result, Ok(None)) {
-            self.wake_at_end(&process, context.waker());
-            result = process.join_timeout(Duration::ZERO);
+            result = self
+                .wake_at_end(&process, context.waker())
+                .and_then(|()| process.join_timeout(Duration::ZERO));
         }
         let Some(result) = result.transpose() else {
             self.process = Some(process);

@@ -185,7 +185,7 @@ impl<R> Wait for TaskHandle<R> {
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
         let event = watch.task_event.get_or_create()?;
         eventfd::clear(event.0.as_fd());
-        self.wake_at_arrival(&Waker::from(Arc::clone(event)));
+        self.wake_at_arrival(Waker::from(Arc::clone(event)));
         watch.polled.push((event.0.as_fd(), PollFlags::POLLIN));
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::completions::OnArrival;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 use crate::sys::poll::Deadline;
@@ -46,7 +47,7 @@ pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskH
     let handles: Vec<_> = handles.into_iter().map(Some).collect();
     for (index, handle) in handles.iter().flatten().enumerate() {
         let waker = Waker::from(Arc::new(Arrival { index, arrivals: Arc::clone(&arrivals) }));
-        handle.dispatcher.wake_at_arrival(&handle.call, &waker);
+        handle.dispatcher.wake_at_arrival(&handle.call, OnArrival::Own(waker.clone()));
         if handle.is_settled() {
             waker.wake(); // the pool has not called it
         }

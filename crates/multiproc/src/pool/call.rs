@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -17,7 +16,7 @@ use crate::ipc::frame::{Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
 use crate::logs::FirstItem;
-use crate::pool::completions::Completions;
+use crate::pool::completions::{Completions, OnArrival};
 use crate::pool::retry_policy::RetryPolicy;
 use crate::pool::worker_rings::{ERROR, OneResult, VALUE};
 use crate::task::TaskId;
@@ -75,7 +74,7 @@ struct Inbox {
     /// Freed with the first batch.
     permit: Option<PendingPermit>,
     /// Called at the next batch.
-    waker: Option<(Waker, Arc<Completions>)>,
+    on_arrival: Option<(OnArrival, Arc<Completions>)>,
     /// The caller has dropped the results.
     abandoned: bool,
 }
@@ -186,21 +185,20 @@ impl Call {
             return;
         }
         inbox.batches.push_back(batch);
-        if let Some((waker, completions)) = inbox.waker.take() {
+        if let Some((waker, completions)) = inbox.on_arrival.take() {
             completions.add(waker);
         }
     }
 
-    /// Has `waker` called at the next batch; not if there is one. The latest waker counts.
-    pub(crate) fn wake_at_arrival(&self, waker: &Waker, completions: &Arc<Completions>) {
+    /// Has the waker called at the next batch; not if there is one. The latest waker counts.
+    pub(crate) fn wake_at_arrival(&self, waker: OnArrival, completions: &Arc<Completions>) {
         let mut inbox = self.lock();
         if !inbox.batches.is_empty() {
             return;
         }
-        match &mut inbox.waker {
-            Some((known, _)) => known.clone_from(waker),
-            none => *none = Some((waker.clone(), Arc::clone(completions))),
-        }
+        let replaced = inbox.on_arrival.replace((waker, Arc::clone(completions)));
+        drop(inbox);
+        drop(replaced); // may run foreign code, which may use this call
     }
 
     /// Updates the cost estimate with some items and their total time.
@@ -235,7 +233,9 @@ impl Call {
         let mut inbox = self.lock();
         inbox.abandoned = true;
         inbox.batches.clear();
-        inbox.waker = None;
+        let waker = inbox.on_arrival.take();
+        drop(inbox);
+        drop(waker); // may run foreign code, which may use this call
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -1,21 +1,39 @@
-//! The wakers of calls whose results have arrived. They are called when no lock of the pool is held, since a
-//! waker may do anything: run a task of an executor, drop a handle, use this pool.
+//! The wakers of calls whose results have arrived. They are called when no lock of the pool is held.
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+
+use crate::callback_thread::WAKERS;
+use crate::error::Result;
+
+/// What a call wakes when results arrive.
+pub(crate) enum OnArrival {
+    /// Code of this library that neither blocks nor uses a pool. Any thread that drives the pool calls it.
+    Own(Waker),
+    /// An executor's. It may do anything, so the thread for wakers calls it.
+    Foreign(Waker),
+}
+
+impl OnArrival {
+    /// # Errors
+    /// When the kernel refuses the thread for wakers.
+    pub(super) fn foreign(waker: &Waker) -> Result<Self> {
+        WAKERS.start()?;
+        Ok(Self::Foreign(waker.clone()))
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct Completions {
     /// Whether there are any. Written only under the pool's lock and the one below.
     is_any: AtomicBool,
-    wakers: Mutex<Vec<Waker>>,
+    wakers: Mutex<Vec<OnArrival>>,
 }
 
 impl Completions {
-    pub(super) fn add(&self, waker: Waker) {
+    pub(super) fn add(&self, waker: OnArrival) {
         self.lock().push(waker);
         self.is_any.store(true, Ordering::Release);
     }
@@ -31,11 +49,14 @@ impl Completions {
             mem::take(&mut *wakers)
         };
         for waker in wakers {
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake())); // a panic is the executor's own
+            match waker {
+                OnArrival::Own(waker) => waker.wake(),
+                OnArrival::Foreign(waker) => WAKERS.call(waker),
+            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<OnArrival>> {
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 
 use serde::de::DeserializeOwned;
 
+use super::completions::OnArrival;
 use super::task_handle::TaskHandle;
 use crate::error::Result;
 
-/// Awaits the result of a [`TaskHandle`]. Any executor will do: the pool's own thread wakes it.
+/// Awaits the result of a [`TaskHandle`]. Any executor will do: a thread of this library wakes it,
+/// which does nothing else, so a waker may block and may use the pool.
 ///
 /// Dropping it before the result withdraws the task if no worker has begun it. A running task continues,
 /// unless [`kill_on_drop`](Self::kill_on_drop) was set.
@@ -49,7 +51,7 @@ use crate::error::Result;
 /// ```
 ///
 /// # Errors
-/// Those of [`TaskHandle::get`].
+/// Those of [`TaskHandle::get`], and when the kernel refuses the thread for wakers.
 #[must_use = "a future does nothing unless it is awaited, and withdraws its task when it is dropped"]
 pub struct TaskFuture<R> {
     handle: TaskHandle<R>,
@@ -91,7 +93,8 @@ impl<R: DeserializeOwned> Future for TaskFuture<R> {
         if this.state == State::New && !dispatcher.spin_until(|| call.has_arrived()) {
             this.set_state(State::Waiting);
         }
-        this.handle.dispatcher.wake_at_arrival(&this.handle.call, context.waker());
+        let waker = OnArrival::foreign(context.waker())?;
+        this.handle.dispatcher.wake_at_arrival(&this.handle.call, waker);
         match this.handle.take_arrived() {
             Some(result) => {
                 this.set_state(State::Done);

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::call::Call;
 use super::callbacks;
+use super::completions::OnArrival;
 use super::dispatcher::Dispatcher;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
@@ -42,9 +43,9 @@ impl<R> TaskHandle<R> {
         Self { dispatcher, call, taken: false, result: PhantomData }
     }
 
-    /// Has `waker` called once, when the result arrives.
-    pub(crate) fn wake_at_arrival(&self, waker: &Waker) {
-        self.dispatcher.wake_at_arrival(&self.call, waker);
+    /// Has `waker` called once, when the result arrives. It neither blocks nor uses a pool.
+    pub(crate) fn wake_at_arrival(&self, waker: Waker) {
+        self.dispatcher.wake_at_arrival(&self.call, OnArrival::Own(waker));
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
@@ -108,7 +109,8 @@ impl<R: DeserializeOwned + 'static> TaskHandle<R> {
     /// ```
     ///
     /// # Errors
-    /// When the kernel refuses the thread. The task runs then, and its result is dropped.
+    /// When the kernel refuses the thread, or in a forked copy of the process that created the pool. The task
+    /// runs then, and its result is dropped.
     pub fn on_done(self, function: impl FnOnce(Result<R>) + Send + 'static) -> Result<()> {
         let (dispatcher, call) = (Arc::clone(&self.dispatcher), Arc::clone(&self.call));
         callbacks::when_arrived(&dispatcher, &call, move || function(self.get()))

@@ -1,12 +1,12 @@
 //! The threads that drive a pool while they wait for its results, and the futures that wait with them.
 
 use std::sync::{MutexGuard, PoisonError};
-use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Dispatcher;
 use crate::pool::call::Call;
+use crate::pool::completions::OnArrival;
 use crate::pool::scheduler::CHECK_INTERVAL;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
@@ -86,8 +86,8 @@ impl Dispatcher {
         driver.dispatcher.poll(1).busy_workers < cpus() && spin(SPIN, 6, YIELD_AFTER, &mut poll)
     }
 
-    /// Has `waker` called when a result of the call arrives.
-    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: &Waker) {
+    /// Has the waker called when a result of the call arrives.
+    pub(crate) fn wake_at_arrival(&self, call: &Call, waker: OnArrival) {
         call.wake_at_arrival(waker, &self.completions);
     }
 

@@ -14,6 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::call::Call;
+#[cfg(feature = "async")]
+use super::completions::OnArrival;
 use super::dispatcher::{Dispatcher, DriverGuard};
 use super::reorder::{ReorderBuffer, ResultOrder};
 use crate::error::{Error, Result};
@@ -231,8 +233,11 @@ where
             }
             match self.advance() {
                 Next::Results => {}
-                Next::Arrival if self.will_wake(waker) => return Poll::Pending,
-                Next::Arrival => _ = self.collect(Deadline::now()), // there are some
+                Next::Arrival => match self.will_wake(waker) {
+                    Ok(true) => return Poll::Pending,
+                    Ok(false) => _ = self.collect(Deadline::now()), // there are some
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                },
                 Next::End => return Poll::Ready(self.refusal.take().map(Err)),
             }
         }
@@ -240,10 +245,10 @@ where
 
     /// Has `waker` called at the next arrival; `false` if there is something to collect.
     #[cfg(feature = "async")]
-    fn will_wake(&self, waker: &Waker) -> bool {
+    fn will_wake(&self, waker: &Waker) -> Result<bool> {
         self.dispatcher.check();
-        self.dispatcher.wake_at_arrival(&self.call, waker);
-        !self.call.has_arrived() && self.dispatcher.check_not_forked().is_ok()
+        self.dispatcher.wake_at_arrival(&self.call, OnArrival::foreign(waker)?);
+        Ok(!self.call.has_arrived() && self.dispatcher.check_not_forked().is_ok())
     }
 
     /// The next result of the current span. Decoding may run user code.
