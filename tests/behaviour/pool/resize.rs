@@ -22,6 +22,7 @@ trials![
     idle_workers_end_and_come_back,
     work_behind_a_busy_worker_gets_one_of_its_own,
     a_stopped_worker_keeps_no_work_of_a_closed_pool,
+    work_behind_the_only_worker_that_is_stopped_gets_another,
     the_least_number_of_workers_stays,
     a_submit_beyond_the_limit_waits_for_a_result,
     a_refused_task_gives_its_arguments_back,
@@ -142,6 +143,18 @@ fn a_stopped_worker_keeps_no_work_of_a_closed_pool() -> Outcome {
     send_signal(stopped, Signal::SIGCONT);
     assert_eq!(result?, Some(7));
     assert!(!pool.worker_pids().contains(&other));
+    Ok(())
+}
+
+fn work_behind_the_only_worker_that_is_stopped_gets_another() -> Outcome {
+    let pool = Pool::builder().workers(2).idle_timeout(TEST_TIMEOUT).min_workers(1).build()?;
+    pool.apply(square, (2,))?; // it is ready
+    let [stopped] = pool.worker_pids()[..] else { return Err("there is not one worker".into()) };
+    send_signal(stopped, Signal::SIGSTOP);
+    wait_for_state(stopped, 'T');
+    let result = pool.submit(square, (3,))?.get_timeout(TEST_TIMEOUT / 2);
+    send_signal(stopped, Signal::SIGCONT);
+    assert_eq!(result?, Some(9));
     Ok(())
 }
 

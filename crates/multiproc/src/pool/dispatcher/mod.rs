@@ -172,10 +172,11 @@ impl Dispatcher {
         self.check_open()?;
         let permit = Mutex::new(None);
         let is_done = || {
-            let taken = self.pending_permits.take(max);
-            let has_room = taken.is_some() || self.check_open().is_err();
-            *permit.lock().unwrap_or_else(PoisonError::into_inner) = taken;
-            has_room
+            let mut permit = permit.lock().unwrap_or_else(PoisonError::into_inner);
+            if permit.is_none() {
+                *permit = self.pending_permits.take(max);
+            }
+            permit.is_some() || self.check_open().is_err()
         };
         if !is_done() && !self.become_driver(false).wait_until(deadline, is_done) {
             self.check_not_forked()?;

@@ -304,6 +304,7 @@ impl Scheduler {
         for worker in &mut self.workers {
             self.backlog.put_back(worker.revoke_if_stalled(has_others));
         }
+        self.shut_down_stopped();
         self.sleep.wake_requested |= self.needs_worker();
     }
 
