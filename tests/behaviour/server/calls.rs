@@ -5,7 +5,7 @@ use std::time::Duration;
 use multiproc::{Error, Process, Result, Server, SharedSlice, pipe};
 
 use super::{Counter, block};
-use crate::support::{BadValue, METHODS, Outcome, trials};
+use crate::support::{BadValue, METHODS, Outcome, TEST_TIMEOUT, trials};
 
 trials![
     methods_change_a_state_that_stays_in_its_process,
@@ -21,6 +21,7 @@ trials![
     values_that_do_not_travel_are_errors_of_their_call,
     calls_beyond_the_capacity_wait,
     a_call_with_a_time_limit_ends_on_time,
+    a_time_limit_holds_while_another_thread_waits_for_room,
     a_caller_that_takes_no_results_delays_no_other,
     a_dictionary_a_list_and_a_namespace_are_states,
 ];
@@ -203,6 +204,32 @@ fn a_call_with_a_time_limit_ends_on_time() -> Outcome {
     drop(latch);
     blocked.get()?;
     assert_eq!(counter.call(Counter::total, ())?, 1, "it has run nevertheless");
+    Ok(())
+}
+
+/// That thread makes the first call of a handle.
+fn a_time_limit_holds_while_another_thread_waits_for_room() -> Outcome {
+    let counter = Server::builder().capacity(1).spawn(Counter::new, (0,))?;
+    let (blocked, latch) = block(&counter)?;
+    let waiting = counter.submit(Counter::add, (1,))?;
+    let (ours, theirs) = pipe::<Server<Counter>, ()>()?;
+    ours.send(counter)?;
+    let other = theirs.recv()?;
+    let first = thread::spawn({
+        let other = other.clone();
+        move || other.call(Counter::add, (1,))
+    });
+    thread::sleep(Duration::from_millis(20)); // it may wait by now; the outcome is the same if not
+    let (results, result) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let limit = Duration::from_millis(10);
+        let _ = results.send(other.call_timeout(Counter::add, (1,), limit).unwrap_err().is_timeout());
+    });
+    assert!(result.recv_timeout(TEST_TIMEOUT / 2)?);
+    drop(latch);
+    blocked.get()?;
+    waiting.get()?;
+    assert_eq!(first.join().unwrap()?, 2, "the late one did not run");
     Ok(())
 }
 

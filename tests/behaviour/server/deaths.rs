@@ -18,6 +18,7 @@ trials![
     a_stopped_caller_disturbs_no_other,
     the_server_ends_with_the_process_that_spawned_it,
     an_unrelated_process_learns_that_the_spawning_one_died,
+    who_only_asks_learns_that_the_spawning_process_died,
     any_bytes_in_its_memory_hang_no_caller,
 ];
 
@@ -180,6 +181,17 @@ fn an_unrelated_process_learns_that_the_spawning_one_died() -> Outcome {
     assert!(errors.iter().all(|error| error.kind() == ErrorKind::Died), "{errors:?}");
     assert_eq!(server.call(Counter::total, ()).unwrap_err().kind(), ErrorKind::Died);
     assert!(killed.elapsed() < NOTICED, "after {:?}", killed.elapsed());
+    Ok(())
+}
+
+fn who_only_asks_learns_that_the_spawning_process_died() -> Outcome {
+    let (child, _latch, server) = of_another_process()?;
+    let (blocked, _held) = block(&server)?;
+    assert!(server.is_alive() && !blocked.is_ready());
+    child.kill()?;
+    eventually("the call is ready", || blocked.is_ready());
+    eventually("the server is known to have ended", || !server.is_alive());
+    assert_eq!(blocked.get().unwrap_err().kind(), ErrorKind::Died);
     Ok(())
 }
 

@@ -4,10 +4,11 @@ use multiproc::server::{CallHandle, Limit};
 use multiproc::{Connection, ErrorKind, Process, Result, Server, pipe};
 
 use super::{Counter, block};
-use crate::support::{Outcome, trials, wait_for_state};
+use crate::support::{Outcome, eventually, trials, wait_for_state};
 
 trials![
     the_running_call_fails_and_the_others_go_on,
+    who_only_asks_gets_results_after_a_restart,
     a_panic_makes_the_state_again,
     results_from_before_a_panic_are_not_lost,
     calls_of_other_processes_go_on,
@@ -37,6 +38,17 @@ fn the_running_call_fails_and_the_others_go_on() -> Outcome {
     assert_eq!(results, (101..=110).collect::<Vec<_>>(), "on a new state");
     assert_ne!(counter.call(Counter::pid, ())?, first);
     assert!(counter.is_alive());
+    Ok(())
+}
+
+fn who_only_asks_gets_results_after_a_restart() -> Outcome {
+    let counter = restarting(5)?;
+    let (blocked, _latch) = block(&counter)?;
+    let behind = counter.submit(Counter::add, (1,))?;
+    counter.kill()?;
+    eventually("both are ready", || blocked.is_ready() && behind.is_ready());
+    assert_eq!(blocked.get().unwrap_err().signal(), Some(9));
+    assert_eq!(behind.get()?, 101);
     Ok(())
 }
 
@@ -176,6 +188,6 @@ fn the_last_handle_is_the_end_of_a_restarted_server() -> Outcome {
     assert_eq!(counter.call(Counter::die, ()).unwrap_err().signal(), Some(6));
     let pid = counter.call(Counter::pid, ())?;
     drop(counter);
-    crate::support::eventually("the server ends", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    eventually("the server ends", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
     Ok(())
 }

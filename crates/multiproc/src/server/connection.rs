@@ -5,14 +5,15 @@
 //! server has ended, or its state is made again and the caller connects again.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::death::{Fate, await_fate};
+use super::death::{Fate, await_fate, monitor_has_ended};
 use super::inbox::{Call, Inbox, Incoming, Reply, receive};
 use super::message::{self, Connect, Request};
 use super::status_page::{CallId, StatusPage};
-use crate::channel::{Message, SenderCore};
+use crate::channel::{Message, ReceiverCore, SenderCore};
 use crate::error::{Cause, Error, Result};
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire::{self, SharedFd};
@@ -29,9 +30,12 @@ pub(super) struct Connection {
     /// A forked copy of it would take this one's replies.
     process: ThreadId,
     inbox: Mutex<Inbox>,
-    /// Notified when replies have come, or the thread that receives has left.
+    /// Notified when replies have come, or no thread uses the channel any more.
     changed: Condvar,
 }
+
+/// Much longer than to connect takes if there is room.
+const CONNECT_TIME: Duration = Duration::from_millis(1);
 
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
@@ -87,19 +91,36 @@ impl Connection {
         match self.requests.send([Message { bytes, descriptors }], deadline, &mut 0)? {
             Sent::Done => Ok(()),
             Sent::Disconnected => Err(self.end_error(deadline)),
-            Sent::TimedOut if matches!(deadline, Deadline::Immediate) => {
-                Err(Error::new(Cause::Full("server's queue".to_owned())))
-            }
-            Sent::TimedOut => Err(Error::timeout("send a call")),
+            Sent::TimedOut => Err(Self::no_room(deadline)),
+        }
+    }
+
+    fn no_room(deadline: Deadline) -> Error {
+        match deadline {
+            Deadline::Immediate => Error::new(Cause::Full("server's queue".to_owned())),
+            _ => Error::timeout("send a call"),
         }
     }
 
     /// Numbers a call, which is to be sent over a channel that is connected.
     fn open_call(&self, deadline: Deadline) -> Result<(u64, u64)> {
+        // A call that does not wait for room waits for another thread that connects, which usually finds room.
+        let patience = match deadline {
+            Deadline::Immediate => Deadline::after(CONNECT_TIME),
+            later => later,
+        };
         let mut inbox = self.lock();
-        self.take_replies_that_are_there(&mut inbox);
-        if inbox.channel.is_none() {
-            self.connect(&mut inbox, deadline)?;
+        self.take_replies_that_are_there(&mut inbox, false);
+        while inbox.channel.is_none() {
+            if !inbox.is_in_use {
+                let connected;
+                (inbox, connected) = self.connect(inbox, deadline);
+                connected?;
+            } else if patience.is_over() {
+                return Err(Self::no_room(deadline));
+            } else {
+                inbox = self.wait_for_change(inbox, patience);
+            }
         }
         inbox.last_call += 1;
         let call = inbox.last_call;
@@ -114,28 +135,57 @@ impl Connection {
         if let Some(sent @ Call::Sending) = inbox.calls.get_mut(&call) {
             *sent = Call::Sent;
         }
-        if inbox.connects != connects && inbox.channel.is_some() {
-            let connect = Connect { channel: None, open_calls: vec![call] };
-            if let Err(error) = self.send_connect(connect, deadline)
-                && let Some(unknown @ Call::Sent) = inbox.calls.get_mut(&call)
-            {
-                *unknown = Call::Done(Err(error));
-            }
+        let connected_since = inbox.connects != connects && (inbox.channel.is_some() || inbox.is_in_use);
+        if !connected_since {
+            return; // the next one to connect asks
+        }
+        drop(inbox);
+        let connect = Connect { channel: None, open_calls: vec![call] };
+        if let Err(error) = self.send_connect(connect, deadline)
+            && let Some(unknown @ Call::Sent) = self.lock().calls.get_mut(&call)
+        {
+            *unknown = Call::Done(Err(error));
+            self.changed.notify_all();
         }
     }
 
-    /// Makes a channel, and sends it to the server.
-    fn connect(&self, inbox: &mut Inbox, deadline: Deadline) -> Result<()> {
+    /// Makes a channel, and sends it to the server. Does not hold the lock while it waits for room: the calls of
+    /// other threads have time limits of their own.
+    fn connect<'a>(
+        &'a self,
+        mut inbox: MutexGuard<'a, Inbox>,
+        deadline: Deadline,
+    ) -> (MutexGuard<'a, Inbox>, Result<()>) {
         let status = self.page().status();
-        let (receiver, parts) = message::reply_channel()?;
         let sent = inbox.calls.iter().filter(|(_, call)| matches!(call, Call::Sent));
         let open_calls = sent.map(|(call, _)| *call).collect();
-        self.send_connect(Connect { channel: Some(parts), open_calls }, deadline)?;
-        failpoint::hit(Failpoint::ConnectSent);
-        inbox.channel = Some(Arc::new(receiver));
         inbox.connects += 1;
-        inbox.status = status;
-        Ok(())
+        let (mut inbox, connected) = self.without_lock(inbox, || {
+            let (receiver, parts) = message::reply_channel()?;
+            self.send_connect(Connect { channel: Some(parts), open_calls }, deadline)?;
+            failpoint::hit(Failpoint::ConnectSent);
+            Ok(receiver)
+        });
+        let connected = connected.map(|receiver| {
+            inbox.channel = Some(Arc::new(receiver));
+            inbox.status = status;
+        });
+        (inbox, connected)
+    }
+
+    /// Uses the channel, as the only thread.
+    fn without_lock<'a, T>(
+        &'a self,
+        mut inbox: MutexGuard<'a, Inbox>,
+        using: impl FnOnce() -> T,
+    ) -> (MutexGuard<'a, Inbox>, T) {
+        inbox.is_in_use = true;
+        drop(inbox);
+        let result = using();
+        let mut inbox = self.lock();
+        inbox.is_in_use = false;
+        self.changed.notify_all();
+        (inbox, result)
     }
 
     fn send_connect(&self, connect: Connect, deadline: Deadline) -> Result<()> {
@@ -148,8 +198,19 @@ impl Connection {
     /// Whether the reply to a call is there, without waiting.
     pub(super) fn is_ready(&self, call: u64) -> bool {
         let mut inbox = self.lock();
-        self.take_replies_that_are_there(&mut inbox);
-        !matches!(inbox.calls.get(&call), Some(Call::Sending | Call::Sent))
+        let has_hung_up = |channel: &Arc<ReceiverCore>| channel.end().peer_hung_up();
+        let has_hung_up = inbox.is_open(call) && inbox.channel.as_ref().is_some_and(has_hung_up);
+        self.take_replies_that_are_there(&mut inbox, has_hung_up);
+        if inbox.is_open(call) && inbox.channel.is_none() && !inbox.is_in_use {
+            let connected;
+            (inbox, connected) = self.connect(inbox, Deadline::now()); // nothing else may wait for a reply
+            self.note_failure(&mut inbox, connected);
+        }
+        !inbox.is_open(call)
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.page().has_ended() && !monitor_has_ended(self.page_and_namespace())
     }
 
     /// Waits for the reply to a call. `None` when the deadline comes first.
@@ -167,26 +228,17 @@ impl Connection {
                 },
                 None => return Some(Err(Error::invalid("the call's result was already taken"))),
             }
-            if inbox.is_receiving {
+            if inbox.is_in_use {
                 inbox = self.wait_for_change(inbox, deadline);
             } else if let Some(channel) = inbox.channel.clone() {
-                inbox.is_receiving = true;
-                drop(inbox);
-                let received = receive(&channel, deadline);
-                inbox = self.lock();
-                inbox.is_receiving = false;
-                self.changed.notify_all();
-                self.enter(&mut inbox, received, deadline);
-            } else if let Err(error) = self.connect(&mut inbox, deadline) {
-                if error.is_timeout() || error.is_full() {
-                    return None;
-                }
-                if self.page().has_ended() {
-                    self.end_all(&mut inbox);
-                } else {
-                    inbox.fail_all(|_| error.clone());
-                }
-                self.changed.notify_all();
+                let (status, received);
+                status = inbox.status;
+                (inbox, received) = self.without_lock(inbox, || self.receive(&channel, status, deadline));
+                self.enter(&mut inbox, received);
+            } else {
+                let connected;
+                (inbox, connected) = self.connect(inbox, deadline);
+                self.note_failure(&mut inbox, connected);
             }
             if deadline.is_over() && !matches!(inbox.calls.get(&call), Some(Call::Done(_))) {
                 return None;
@@ -201,41 +253,65 @@ impl Connection {
         }
     }
 
+    /// Fails the calls if connecting did; not if only its time was over.
+    fn note_failure(&self, inbox: &mut Inbox, connected: Result<()>) {
+        let Err(error) = connected else { return };
+        if error.is_timeout() || error.is_full() {
+            return;
+        }
+        if self.page().has_ended() {
+            self.end_all(inbox);
+        } else {
+            inbox.fail_all(|_| error.clone());
+        }
+        self.changed.notify_all();
+    }
+
     /// Takes the replies that have come, so that calls whose result no handle takes fill no channel. After a
-    /// restart also finds out whether the channel has hung up.
-    fn take_replies_that_are_there(&self, inbox: &mut Inbox) {
-        let Some(channel) = inbox.channel.clone().filter(|_| !inbox.is_receiving) else { return };
+    /// restart, or if the channel `has_hung_up`, also finds out what became of the server.
+    fn take_replies_that_are_there(&self, inbox: &mut Inbox, has_hung_up: bool) {
+        let Some(channel) = inbox.channel.clone().filter(|_| !inbox.is_in_use) else { return };
         let status = self.page().status();
-        while inbox.channel.is_some() && (channel.end().len() > 0 || status != inbox.status) {
-            match receive(&channel, Deadline::now()) {
+        let may_have_any = |inbox: &Inbox| channel.end().len() > 0 || status != inbox.status || has_hung_up;
+        while inbox.channel.is_some() && may_have_any(inbox) {
+            match self.receive(&channel, inbox.status, Deadline::now()) {
                 Ok(Incoming::Nothing) => {
                     inbox.status = status;
                     return;
                 }
+                Ok(Incoming::HungUp(Fate::TimedOut)) => return,
                 // The reply stays where it is, until there is a descriptor or memory for it.
                 Err(error) if !error.is_codec() => return,
-                received => self.enter(inbox, received, Deadline::now()),
+                received => self.enter(inbox, received),
             }
         }
     }
 
+    /// Receives a reply; from a channel that has hung up, what became of the server that had this status.
+    fn receive(&self, channel: &ReceiverCore, status: u64, deadline: Deadline) -> Result<Incoming> {
+        Ok(match receive(channel, deadline)? {
+            Some(reply) => reply,
+            None => Incoming::HungUp(await_fate(self.page_and_namespace(), self.caller, status, deadline)),
+        })
+    }
+
     /// Enters what was received.
-    fn enter(&self, inbox: &mut Inbox, received: Result<Incoming>, deadline: Deadline) {
+    fn enter(&self, inbox: &mut Inbox, received: Result<Incoming>) {
         match received {
             Ok(Incoming::Reply(bytes, descriptors)) => match message::call_of(&bytes) {
                 Ok(call) => inbox.enter(call, (bytes, descriptors)),
                 Err(error) => inbox.fail_all(|_| error.clone()),
             },
             Ok(Incoming::Nothing) => {}
-            Ok(Incoming::HungUp) => self.lose_channel(inbox, deadline),
+            Ok(Incoming::HungUp(fate)) => self.lose_channel(inbox, &fate),
             // Whose reply it was is not known: overwritten memory, or no descriptor is left to receive it.
             Err(error) => inbox.fail_all(|_| error.clone()),
         }
     }
 
-    /// The channel has hung up: the server has died or ended. Finds out which.
-    fn lose_channel(&self, inbox: &mut Inbox, deadline: Deadline) {
-        match await_fate(self.page_and_namespace(), self.caller, inbox.status, deadline) {
+    /// The channel has hung up: the server has died or ended.
+    fn lose_channel(&self, inbox: &mut Inbox, fate: &Fate) {
+        match fate {
             Fate::Ended => {
                 inbox.channel = None;
                 self.end_all(inbox);

@@ -29,7 +29,6 @@ pub(super) fn await_fate(
     status: u64,
     deadline: Deadline,
 ) -> Fate {
-    let monitor_has_ended = || page.monitor().has_ended() && namespace() == made_in;
     let begun = Instant::now();
     loop {
         let ticket = page.prepare_wait();
@@ -42,7 +41,7 @@ pub(super) fn await_fate(
         if page.take_refusal(caller) {
             return Fate::Refused;
         }
-        if begun.elapsed() >= LEARN_LIMIT || monitor_has_ended() {
+        if begun.elapsed() >= LEARN_LIMIT || monitor_has_ended((page, made_in)) {
             return if page.has_ended() { Fate::Ended } else { Fate::Nothing };
         }
         if deadline.is_over() {
@@ -50,4 +49,9 @@ pub(super) fn await_fate(
         }
         page.wait(ticket, deadline.or_within(RECHECK).left().unwrap_or(RECHECK));
     }
+}
+
+/// Whether the thread has ended that says what becomes of the server. Costs some microseconds.
+pub(super) fn monitor_has_ended((page, made_in): (StatusPage<'_>, u64)) -> bool {
+    page.monitor().has_ended() && namespace() == made_in
 }

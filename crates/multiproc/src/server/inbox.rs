@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::death::Fate;
 use crate::channel::{ReceiveOutcome, ReceiverCore};
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
@@ -12,10 +13,13 @@ use crate::sys::poll::Deadline;
 pub(super) struct Inbox {
     pub(super) last_call: u64,
     pub(super) channel: Option<Arc<ReceiverCore>>,
-    /// How often a channel was sent, and the page's status when the last one was known to be good.
+    /// How often this process has begun to connect.
     pub(super) connects: u64,
+    /// The page's status when the channel was last known to be good.
     pub(super) status: u64,
-    pub(super) is_receiving: bool,
+    /// A thread connects, receives, or learns what became of the server, without the lock. Only that one changes
+    /// the channel.
+    pub(super) is_in_use: bool,
     /// The calls without a reply that was taken.
     pub(super) calls: HashMap<u64, Call>,
 }
@@ -31,6 +35,11 @@ pub(super) enum Call {
 pub(super) type Reply = Result<(Vec<u8>, Vec<OwnedFd>)>;
 
 impl Inbox {
+    /// Whether a call has no reply yet.
+    pub(super) fn is_open(&self, call: u64) -> bool {
+        matches!(self.calls.get(&call), Some(Call::Sending | Call::Sent))
+    }
+
     /// Enters a reply, unless the call was answered already or no handle waits for it.
     pub(super) fn enter(&mut self, call: u64, reply: (Vec<u8>, Vec<OwnedFd>)) {
         if let Some(state @ (Call::Sending | Call::Sent)) = self.calls.get_mut(&call) {
@@ -51,15 +60,16 @@ impl Inbox {
 pub(super) enum Incoming {
     Reply(Vec<u8>, Vec<OwnedFd>),
     Nothing,
-    HungUp,
+    HungUp(Fate),
 }
 
-pub(super) fn receive(channel: &ReceiverCore, deadline: Deadline) -> Result<Incoming> {
+/// Receives a reply. `None` if the channel has hung up.
+pub(super) fn receive(channel: &ReceiverCore, deadline: Deadline) -> Result<Option<Incoming>> {
     let mut bytes = Vec::new();
     Ok(match channel.receive(1, deadline, |frame| bytes = frame.to_vec())? {
-        ReceiveOutcome::PassedToClosure => Incoming::Reply(bytes, Vec::new()),
-        ReceiveOutcome::Owned(bytes, descriptors) => Incoming::Reply(bytes, descriptors),
-        ReceiveOutcome::TimedOut => Incoming::Nothing,
-        ReceiveOutcome::Disconnected => Incoming::HungUp,
+        ReceiveOutcome::PassedToClosure => Some(Incoming::Reply(bytes, Vec::new())),
+        ReceiveOutcome::Owned(bytes, descriptors) => Some(Incoming::Reply(bytes, descriptors)),
+        ReceiveOutcome::TimedOut => Some(Incoming::Nothing),
+        ReceiveOutcome::Disconnected => None,
     })
 }

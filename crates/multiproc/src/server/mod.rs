@@ -334,7 +334,7 @@ impl<S> Server<S> {
     /// Whether calls can still succeed: the server was not stopped, and has not died for good. It may take a
     /// moment until a death is known. Does not block.
     pub fn is_alive(&self) -> bool {
-        !self.connection.page().has_ended()
+        self.connection.is_alive()
     }
 
     /// How many calls wait, from all callers.
