@@ -15,14 +15,16 @@ const LATE_AFTER: Duration = Duration::from_millis(250);
 impl Scheduler {
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
     pub(crate) fn maintain(&mut self) -> bool {
-        self.ignore_stopped_time(clock::ticks());
+        // One time for both, or a stop between them counted against the limits.
+        let now = clock::nanos();
+        self.ignore_stopped_time(now);
         while let Some(index) = self.workers.iter().position(WorkerHandle::has_ended) {
             let worker = self.workers.swap_remove(index);
             self.reap(worker);
         }
         for worker in &mut self.workers {
             worker.enforce_grace();
-            self.backlog.put_back(worker.enforce_time_limit());
+            self.backlog.put_back(worker.enforce_time_limit(now));
         }
         self.poll();
         self.shut_down_idle_for_long();
@@ -45,7 +47,7 @@ impl Scheduler {
 
     /// Detects that this process, and usually its workers, were stopped: nothing polled for much longer than
     /// the interval while a worker had items. The whole gap counts for no item's time limit, since the stop's
-    /// begin is unknown. Call at each poll with the time of the coarse clock.
+    /// begin is unknown. Call at each poll with the time.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));

@@ -68,7 +68,7 @@ pub(crate) struct WorkerHandle {
     shortage: Shortage,
     stall_detector: StallDetector,
     /// The number of results at which an item was seen running, and since when.
-    seen_running: Option<(u32, Instant)>,
+    seen_running: Option<(u32, u64)>,
     /// The number of results taken at the last [`check`](WorkerHandle::check).
     results_at_check: u32,
     /// A dispatch has woken it.

@@ -8,6 +8,7 @@ use crate::error::{Cause, Error};
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
 use crate::pool::worker_rings::Scope;
+use crate::sys::clock;
 use crate::trace;
 
 /// Ends the running item by killing its worker, once its [grace](super::grace), if any, is over.
@@ -39,19 +40,19 @@ impl WorkerHandle {
         self.phase.failure().is_some_and(Error::is_cancelled)
     }
 
-    /// Ends the worker's item if that exceeds its time limit; returns what the worker had not claimed.
-    pub(crate) fn enforce_time_limit(&mut self) -> Vec<Chunk> {
+    /// Ends the worker's item if that exceeds its time limit `now`; returns what the worker had not claimed.
+    pub(crate) fn enforce_time_limit(&mut self, now: u64) -> Vec<Chunk> {
         let Some(least) = self.least_timeout() else { return Vec::new() };
-        if self.running_for().is_none_or(|time| time < least) {
+        if self.running_for(now).is_none_or(|time| time < least) {
             return Vec::new();
         }
         self.take_results(Scope::Completed);
-        if self.exceeded_limit().is_none() {
+        if self.exceeded_limit(now).is_none() {
             return Vec::new();
         }
         let rest = self.revoke(u32::MAX);
         self.take_results(Scope::Completed);
-        if let Some(timeout) = self.exceeded_limit() {
+        if let Some(timeout) = self.exceeded_limit(now) {
             trace::timed_out(self.pid(), timeout);
             self.end_item(Cause::TimeLimit(timeout));
         }
@@ -65,20 +66,21 @@ impl WorkerHandle {
     }
 
     /// The time limit of the running item, if it is exceeded. All results must have been taken.
-    fn exceeded_limit(&mut self) -> Option<Duration> {
+    fn exceeded_limit(&mut self, now: u64) -> Option<Duration> {
         let timeout = self.in_flight.front()?.options.timeout?;
-        (self.running_for()? >= timeout).then_some(timeout)
+        (self.running_for(now)? >= timeout).then_some(timeout)
     }
 
-    /// How long the item has been running: the larger of the worker's exact word, which a task can overwrite,
-    /// and the pool's own observation.
-    fn running_for(&mut self) -> Option<Duration> {
+    /// How long the item has been running by this time of the [`clock`](crate::sys::clock::nanos): the larger of
+    /// the worker's exact word, which a task can overwrite, and the pool's own observation.
+    fn running_for(&mut self, now: u64) -> Option<Duration> {
         let number = self.rings.results_taken();
         let has_claimed = self.rings.not_begun().is_ok_and(|pending| pending < self.in_flight.count());
         let runs = has_claimed && !self.rings.has_completed();
         let before = self.seen_running.filter(|&(seen, _)| seen == number);
-        self.seen_running = runs.then(|| before.unwrap_or_else(|| (number, Instant::now())));
-        self.rings.running_for().max(self.seen_running.map(|(_, since)| since.elapsed()))
+        self.seen_running = runs.then(|| before.unwrap_or((number, now)));
+        let seen = self.seen_running.map(|(_, since)| Duration::from_nanos(now.saturating_sub(since)));
+        self.rings.running_for(now).max(seen)
     }
 
     /// The item was stopped together with the pool for some of the time between these instants of the
@@ -91,7 +93,7 @@ impl WorkerHandle {
     /// When to check the time limit of the running item next.
     pub(crate) fn next_time_limit_check(&self, now: Instant) -> Option<Instant> {
         let least = self.least_timeout()?;
-        let Some(time) = self.rings.running_for() else {
+        let Some(time) = self.rings.running_for(clock::nanos()) else {
             return now.checked_add(least); // no later item can exceed its limit sooner
         };
         // The oldest item is the running one only if all completed results were taken.

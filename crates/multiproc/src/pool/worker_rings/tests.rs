@@ -13,6 +13,7 @@ use crate::ipc::frame::{Frames, add_frame, all};
 use crate::ipc::packet::{Message, Sent};
 use crate::pool::chunk::Body;
 use crate::pool::worker_rings::claim_word::{self, PoolCounts};
+use crate::sys::clock;
 use crate::sys::output::FLUSH_TIMEOUT;
 
 pub(super) fn sides() -> (PoolSide, WorkerSide) {
@@ -253,13 +254,13 @@ fn the_time_of_an_item_is_never_that_of_one_before() {
     for timed in [true, false] {
         assert_eq!(worker.next(), Some(VALUE));
         worker.read(|_| Ok(())).unwrap();
-        assert_eq!(pool.running_for(), None);
+        assert_eq!(pool.running_for(clock::nanos()), None);
         if timed {
             worker.start_item_timer();
-            let soon = pool.running_for();
-            assert!(soon.is_some() && pool.running_for() >= soon);
+            let soon = pool.running_for(clock::nanos());
+            assert!(soon.is_some() && pool.running_for(clock::nanos()) >= soon);
             worker.stop_item_timer();
-            assert_eq!(pool.running_for(), None, "before it is completed");
+            assert_eq!(pool.running_for(clock::nanos()), None, "before it is completed");
         }
         worker.write(VALUE, &[]).unwrap();
         assert!(!pool.has_completed());

@@ -12,7 +12,6 @@ use crate::ipc::ring::array::MAX_ARRAY;
 use crate::ipc::ring::{Position, just_before_overflow};
 use crate::pool::worker_rings::claim_word::{self, PoolCounts};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
-use crate::sys::clock;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::membarrier;
 use crate::sys::output::FLUSH_TIMEOUT;
@@ -315,14 +314,13 @@ impl PoolSide {
         self.rings.requests().store(self.requests, Relaxed);
     }
 
-    /// The running time of the claimed item, if it is timed and has begun.
+    /// The running time of the claimed item `now`, if it is timed and has begun.
     ///
     /// Never the time of an item whose result was taken: the worker resets it before it completes an item.
-    pub(crate) fn running_for(&self) -> Option<Duration> {
+    pub(crate) fn running_for(&self, now: u64) -> Option<Duration> {
         let since = self.rings.0.word64(ITEM_STARTED_AT).load(Relaxed);
         let uncounted = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
-        (since != 0)
-            .then(|| Duration::from_nanos(clock::nanos().saturating_sub(since).saturating_sub(uncounted)))
+        (since != 0).then(|| Duration::from_nanos(now.saturating_sub(since).saturating_sub(uncounted)))
     }
 
     /// Excludes the time between these instants from that of the running item.
