@@ -39,7 +39,8 @@ fn a_death_its_item_and_the_next_worker_are_there() -> Outcome {
 fn a_time_limit_and_a_cancelled_task_are_there() -> Outcome {
     for method in METHODS {
         let trace = trace_of("deaths", method);
-        let [late, cancelled] = unfinished(&trace, "traced::pause")[..] else { panic!("{trace:?}") };
+        let [late] = unfinished(&trace, "traced::pause")[..] else { panic!("{trace:?}") };
+        let [cancelled] = unfinished(&trace, "traced::begin_and_pause")[..] else { panic!("{trace:?}") };
         let timeout = trace.named("timeout").next().unwrap();
         assert_eq!((timeout.pid, timeout.text("limit")), (late.pid, Some("20ms")));
         assert!(late.dur.unwrap() >= 20_000.0);

@@ -32,6 +32,11 @@ fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(milliseconds));
 }
 
+fn begin_and_pause(begun: Sender<()>) {
+    begun.send(()).unwrap();
+    pause(60_000);
+}
+
 fn add_one(number: u64) -> u64 {
     number + 1
 }
@@ -91,10 +96,9 @@ fn deaths() {
     assert!(
         pool.options().timeout(Duration::from_millis(20)).apply(pause, (60_000,)).unwrap_err().is_timeout()
     );
-    let handle = pool.submit(pause, (60_000,)).unwrap();
-    while !handle.is_running() {
-        pause(1);
-    }
+    let (begun, begins) = bounded(1).unwrap();
+    let handle = pool.submit(begin_and_pause, (begun,)).unwrap();
+    begins.recv().unwrap();
     assert!(handle.cancel());
     assert!(handle.get().unwrap_err().is_cancelled());
     pool.apply(add_one, (1,)).unwrap();
