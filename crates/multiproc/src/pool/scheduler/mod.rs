@@ -8,6 +8,7 @@ mod maintain;
 mod respawn;
 mod retire;
 mod sleep;
+mod stall;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -296,16 +297,6 @@ impl Scheduler {
     fn may_be_stuck(&self) -> bool {
         let has_others = self.has_others();
         self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
-    }
-
-    #[cold]
-    fn revoke_from_stalled(&mut self) {
-        let has_others = self.has_others();
-        for worker in &mut self.workers {
-            self.backlog.put_back(worker.revoke_if_stalled(has_others));
-        }
-        self.shut_down_stopped();
-        self.sleep.wake_requested |= self.needs_worker();
     }
 
     /// Whether another worker can run what one does not begin: one that is there, or can be started.

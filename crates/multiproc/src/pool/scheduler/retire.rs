@@ -58,19 +58,6 @@ impl Scheduler {
         self.unmeasured.then(|| self.measured_at.saturating_add(MEASURE_INTERVAL))
     }
 
-    /// Shuts down idle workers that begin nothing, if all do, in a pool that starts a worker only for work that
-    /// no other can run: it starts others then.
-    pub(super) fn shut_down_stopped(&mut self) {
-        let starts_for_work = self.policy.idle_timeout.is_some() || matches!(self.phase, Phase::Closed);
-        let accepting = || self.workers.iter().filter(|worker| worker.accepts_work());
-        let waits = !self.backlog.has_none_to_dispatch();
-        if starts_for_work && waits && accepting().all(WorkerHandle::may_be_stopped) {
-            for worker in self.workers.iter_mut().filter(|worker| worker.accepts_work()) {
-                worker.shut_down();
-            }
-        }
-    }
-
     /// Shuts down workers that have been idle for longer than the pool's options permit.
     pub(super) fn shut_down_idle_for_long(&mut self) {
         let Some(timeout) = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open)) else {
