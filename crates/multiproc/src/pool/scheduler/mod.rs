@@ -334,9 +334,16 @@ impl Scheduler {
                 Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
                 None => u32::MAX,
             };
-            let can_take = |worker: &&mut WorkerHandle| worker.has_room(chunk, most) && may_run(worker) > 0;
-            let load = |worker: &&mut WorkerHandle| (worker.may_be_stopped(), worker.in_flight());
-            let Some(worker) = self.workers.iter_mut().filter(can_take).min_by_key(load) else { return };
+            // A loop: the compiler does not always inline `min_by_key`, which costs chunks of one a fifth.
+            let mut least_loaded = None;
+            for worker in &mut self.workers {
+                let load = (worker.may_be_stopped(), worker.in_flight());
+                let is_less = least_loaded.as_ref().is_none_or(|(least, _)| load < *least);
+                if is_less && worker.has_room(chunk, most) && may_run(worker) > 0 {
+                    least_loaded = Some((load, worker));
+                }
+            }
+            let Some((_, worker)) = least_loaded else { return };
             let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
             match outcome {
