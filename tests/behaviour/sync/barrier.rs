@@ -1,14 +1,18 @@
+use std::thread;
 use std::time::Duration;
 
 use multiproc::sync::Barrier;
 use multiproc::{Process, Result};
+use nix::sys::signal::Signal;
 
 use super::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
-use crate::support::{Outcome, eventually, trials, wait_for_state};
+use crate::support::{Outcome, eventually, send_signal, trials, wait_for_state};
 
 trials![
     each_of_1000_rounds_of_10_parties_has_exactly_one_leader,
     a_party_killed_while_it_waits_breaks_it_for_all,
+    a_death_is_noticed_behind_a_stopped_party,
+    a_party_that_wakes_many_rounds_later_has_passed,
     a_timeout_breaks_it_and_a_reset_repairs_it,
     an_abort_breaks_it_for_those_that_wait,
     a_reset_ends_the_wait_of_others,
@@ -51,6 +55,46 @@ fn a_party_killed_while_it_waits_breaks_it_for_all() -> Outcome {
     );
     assert_eq!((error.to_string(), error.signal()), (expected, Some(9)));
     Ok(())
+}
+
+/// The one before it in the table would be the first to notice.
+fn a_death_is_noticed_behind_a_stopped_party() -> Outcome {
+    let barrier = Barrier::new(4)?;
+    let mut children = Vec::new();
+    for waiting in 1..=3 {
+        children.push(started(wait, &barrier)?.0);
+        eventually("it has come", || barrier.waiting() == waiting);
+    }
+    let [stopped, victim, other] = children.try_into().unwrap();
+    stop(&stopped);
+    let pid = killed(victim);
+    let error = ends_soon(|| other.join())?.unwrap_err();
+    assert_eq!((error.is_broken(), error.pid()), (true, Some(pid)));
+    send_signal(stopped.pid(), Signal::SIGCONT);
+    assert!(stopped.join()?.unwrap_err().is_broken());
+    Ok(())
+}
+
+fn a_party_that_wakes_many_rounds_later_has_passed() -> Outcome {
+    let barrier = Barrier::new(2)?;
+    let (late, _) = started(wait, &barrier)?;
+    eventually("it has come", || barrier.waiting() == 1);
+    stop(&late);
+    assert!(barrier.wait()?);
+    let pass = || (0..100).try_for_each(|_| barrier.wait().map(drop));
+    thread::scope(|scope| {
+        let other = scope.spawn(pass);
+        pass()?;
+        other.join().unwrap()
+    })?;
+    send_signal(late.pid(), Signal::SIGCONT);
+    assert!(!late.join()??);
+    Ok(())
+}
+
+fn stop(child: &Process<Result<bool>>) {
+    send_signal(child.pid(), Signal::SIGSTOP);
+    wait_for_state(child.pid(), 'T');
 }
 
 fn a_timeout_breaks_it_and_a_reset_repairs_it() -> Outcome {

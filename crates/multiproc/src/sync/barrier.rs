@@ -48,13 +48,16 @@ pub struct Barrier {
 const MAX_PARTIES: u32 = 65_536;
 
 /// Bits 32-63: round number. Bit 31: the current round is broken. Bits 0-30: for each of the last 31 rounds,
-/// newest first, whether it was broken. So a late waiter learns the outcome of its round.
+/// newest first, whether it was broken. So a late waiter learns the outcome of its round. Of an older round it
+/// learns it from the number of the last round that was broken, which is a word of its own.
 #[derive(Clone, Copy)]
 struct State(u64);
 
 const BROKEN: u64 = 1 << 31;
 const HISTORY: u64 = BROKEN - 1;
 const ROUNDS_KNOWN: u32 = 31;
+/// In the word with the number of the last round that was broken: there was one.
+const WAS_BROKEN: u64 = 1 << 32;
 
 impl State {
     #[allow(clippy::cast_possible_truncation)] // its high half
@@ -71,14 +74,20 @@ impl State {
         Self(u64::from(self.round().wrapping_add(1)) << 32 | history)
     }
 
-    /// Whether a round was passed, or else broken; `None` while it lasts.
-    fn was_passed(self, round: u32) -> Option<bool> {
+    /// Whether a round was passed, or else broken; `None` while it lasts. If it is too long ago, it was passed
+    /// if no later one was broken.
+    fn was_passed(self, round: u32, last_broken: Option<u32>) -> Option<bool> {
         match self.round().wrapping_sub(round) {
             0 => self.is_broken().then_some(false),
             ago @ 1..=ROUNDS_KNOWN => Some(self.0 >> (ago - 1) & 1 == 0),
-            _ => Some(false),
+            _ => Some(last_broken.is_none_or(|broken| is_later(round, broken))),
         }
     }
+}
+
+/// Whether a round comes after another one; their numbers may have overflown.
+fn is_later(round: u32, other: u32) -> bool {
+    round.wrapping_sub(other).cast_signed() > 0
 }
 
 fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
@@ -121,8 +130,12 @@ impl Barrier {
     /// Makes a broken barrier usable again. Threads that wait get an error, as of [`abort`](Self::abort).
     pub fn reset(&self) {
         self.break_round(self.state().round(), own_failure_word(Failure::Reset));
-        let next = |state| State(state).is_broken().then(|| State(state).next(true).0);
-        let _ = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, next);
+        let broken = self.state();
+        if broken.is_broken() {
+            self.note_broken(broken.round());
+            let state = self.shared.word(Word::State);
+            let _ = state.compare_exchange(broken.0, broken.next(true).0, AcqRel, Acquire);
+        }
         self.shared.events().notify_all();
     }
 
@@ -145,13 +158,15 @@ impl Barrier {
     fn wait_until(&self, deadline: Deadline) -> Result<bool> {
         let own = Cell::new(None);
         let outcome = || own.get().and_then(|own: Entry| self.outcome(&own));
+        let mut checks = 0;
         let waited = self.shared.wait(
             deadline,
             || outcome().is_some(),
             |check_holders| {
                 let Some(entry) = own.get() else { return self.arrive(&own, deadline) };
                 if check_holders && outcome().is_none() {
-                    self.check_next(&entry);
+                    self.check_another(&entry, checks);
+                    checks += 1;
                 }
                 outcome().transpose()
             },
@@ -191,29 +206,32 @@ impl Barrier {
 
     /// The outcome of a round, for a party that is not its leader.
     fn outcome(&self, own: &Entry) -> Option<Result<bool>> {
-        self.state()
-            .was_passed(round_of(own))
-            .map(|passed| if passed { Ok(false) } else { Err(self.broken()) })
+        let state = self.state();
+        let passed = state.was_passed(round_of(own), self.last_broken())?;
+        Some(if passed { Ok(false) } else { Err(self.broken()) })
     }
 
-    /// Breaks the round if the party behind this one in the table has ended. So each party is checked by
-    /// one other, and of those that have ended, one has a living party before it.
-    fn check_next(&self, own: &Entry) {
+    /// Breaks the round if another party has ended: at first the one behind this one in the table, then the one
+    /// behind that. So each party is checked by one other at a time, and not by the same one each time, which
+    /// may be stopped.
+    fn check_another(&self, own: &Entry, checks: usize) {
         let round = round_of(own);
-        let behind = self.in_round(round).find(|entry| entry.index > own.index);
-        let next = behind.or_else(|| self.in_round(round).next());
-        if let Some(next) = next.filter(|next| self.shared.has_ended(next)) {
-            self.break_round(round, failure_word(next.pid, Failure::Died));
+        let others: Vec<_> = self.in_round(round).filter(|entry| entry.index != own.index).collect();
+        let behind = others.partition_point(|entry| entry.index < own.index);
+        let another = (behind + checks).checked_rem(others.len()).and_then(|at| others.get(at));
+        if let Some(another) = another.filter(|another| self.shared.has_ended(another)) {
+            self.break_round(round, failure_word(another.pid, Failure::Died));
         }
     }
 
     /// Breaks a round, unless it is over or broken; says whether this call did.
     fn break_round(&self, round: u32, failure_word: u64) -> bool {
-        if self.state().was_passed(round).is_some() {
+        let lasts = |state: State| state.round() == round && !state.is_broken();
+        if !lasts(self.state()) {
             return false;
         }
         self.shared.word(Word::Failure).store(failure_word, Relaxed);
-        let broken = |state| State(state).was_passed(round).is_none().then_some(state | BROKEN);
+        let broken = |state| lasts(State(state)).then_some(state | BROKEN);
         let result = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, broken);
         self.shared.events().notify_all();
         result.is_ok()
@@ -223,6 +241,21 @@ impl Barrier {
         self.shared.entries().filter(move |entry| round_of(entry) == round)
     }
 
+    /// Notes that a round was broken, unless a later one was.
+    fn note_broken(&self, round: u32) {
+        let word = self.shared.word(Word::Sequence);
+        let note = |last| {
+            let is_later = last_broken(last).is_none_or(|last| is_later(round, last));
+            is_later.then_some(WAS_BROKEN | u64::from(round))
+        };
+        let _ = word.fetch_update(Relaxed, Relaxed, note);
+    }
+
+    /// The number of the last round that was broken. To be loaded after the state.
+    fn last_broken(&self) -> Option<u32> {
+        last_broken(self.shared.word(Word::Sequence).load(Relaxed))
+    }
+
     fn state(&self) -> State {
         State(self.shared.word(Word::State).load(Acquire))
     }
@@ -230,6 +263,11 @@ impl Barrier {
     fn broken(&self) -> Error {
         error(self.shared.word(Word::Failure).load(Relaxed), Cause::Broken)
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // its low half
+fn last_broken(word: u64) -> Option<u32> {
+    (word & WAS_BROKEN != 0).then_some(word as u32)
 }
 
 #[allow(clippy::cast_possible_truncation)] // `arrive` has put no more there

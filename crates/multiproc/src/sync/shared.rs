@@ -48,7 +48,7 @@ pub(super) enum Word {
     State = 24,
     /// The number of releases, for waiters that spin.
     Releases = 32,
-    /// The last sequence number given to an entry.
+    /// The last sequence number given to an entry; of a barrier, the last round that was broken.
     Sequence = 40,
     /// Up to where slots have been used.
     UsedSlots = 48,
