@@ -20,6 +20,7 @@ trials![
     an_unrelated_process_learns_that_the_spawning_one_died,
     who_only_asks_learns_that_the_spawning_process_died,
     any_bytes_in_its_memory_hang_no_caller,
+    calls_whose_requests_were_overwritten_are_errors,
 ];
 
 fn the_running_call_says_who_died_and_of_what() -> Outcome {
@@ -215,5 +216,24 @@ fn any_bytes_in_its_memory_hang_no_caller() -> Outcome {
     child.join()?;
     let after = Server::spawn(Counter::new, (0,))?;
     assert_eq!(after.call(Counter::add, (1,))?, 1);
+    Ok(())
+}
+
+fn calls_whose_requests_were_overwritten_are_errors() -> Outcome {
+    let overwrite = |_server: Server<Counter>| {
+        let corrupter = Corrupter::new(mappings(), 0);
+        let requests = 64 * 1024..68 * 1024;
+        requests.step_by(4).skip(128).for_each(|word| corrupter.overwrite(word, u32::MAX));
+    };
+    let counter = Server::spawn(Counter::new, (0,))?;
+    let (blocked, latch) = block(&counter)?;
+    let mut waiting = [counter.submit(Counter::total, ())?, counter.submit(Counter::total, ())?];
+    Process::spawn(overwrite, (counter.clone(),))?.join()?;
+    drop(latch);
+    blocked.get()?;
+    for call in &mut waiting {
+        let error = call.get_timeout(TEST_TIMEOUT).expect_err("its request is lost");
+        assert!(error.is_codec(), "{error}");
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{ChannelEnd, Layout, PLAIN, ReceiveOutcome, ReceiverCore, SPILLED};
-use crate::channel::endpoint::{EndpointFds, MAX_ANCILLARY_PACKETS, Side, WaitOutcome};
+use crate::channel::endpoint::{EndpointFds, MAX_ANCILLARY_PACKETS, NextPacket, Side, WaitOutcome};
 use crate::error::{Error, Result};
 use crate::ipc::ring::Position;
 use crate::ipc::wire::SharedMemory;
@@ -161,6 +161,33 @@ impl ReceiverCore {
             }
         }
         Err(Error::decode("a message", "its descriptors did not come with it"))
+    }
+
+    /// Discards the packets that an earlier receiver has left, which was killed when it had taken their frames.
+    /// Until the next receiver finds the ring empty, or takes another frame with a packet, they hold their
+    /// descriptors open.
+    pub(crate) fn discard_orphans(&self) -> Result<()> {
+        if let Some(_guard) = self.0.endpoint.lock(Deadline::now())? {
+            self.0.endpoint.discard(|| self.next_packet());
+        }
+        Ok(())
+    }
+
+    fn next_packet(&self) -> NextPacket {
+        let ChannelEnd { endpoint, ring, .. } = &*self.0;
+        let (mut head, tail) = (endpoint.position(), endpoint.peer_position());
+        if !ring.can_hold(head, tail) {
+            return NextPacket::Unknown;
+        }
+        while head != tail {
+            let number = |kind, frame: &[u8]| (kind != PLAIN).then(|| frame.first_chunk().copied());
+            match ring.take_before(endpoint.memory(), &mut head, tail.bytes, number) {
+                Some(None) => {}
+                Some(Some(Some(number))) => return NextPacket::Number(u64::from_ne_bytes(number)),
+                Some(Some(None)) | None => return NextPacket::Unknown,
+            }
+        }
+        NextPacket::None
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {

@@ -122,6 +122,24 @@ fn orphaned_packets_are_discarded_when_the_ring_is_empty() {
     }
 }
 
+/// A receiver was killed when it had taken a frame; the ring holds others.
+#[test]
+fn a_new_receiver_discards_orphaned_packets_before_the_frames_in_the_ring() {
+    let (sender, receiver) = channel();
+    for behind in [None, Some(vec![2; 200_000])] {
+        send(&sender, &vec![1; 100_000]);
+        let tail = receiver.0.endpoint.refresh_peer();
+        receiver.0.endpoint.publish(tail); // and it was killed
+        send(&sender, b"plain");
+        behind.iter().for_each(|large| send(&sender, large));
+        receiver.discard_orphans().unwrap();
+        assert_eq!(packet_is_waiting(&receiver), behind.is_some());
+        assert_eq!(receive(&receiver).unwrap(), b"plain");
+        behind.iter().for_each(|large| assert!(receive(&receiver).unwrap() == *large));
+        assert!(!packet_is_waiting(&receiver));
+    }
+}
+
 #[test]
 fn a_packet_of_a_live_sender_stays() {
     let (sender, receiver) = channel();

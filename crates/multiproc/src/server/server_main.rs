@@ -59,7 +59,7 @@ pub(super) fn serve(start: Start) -> Option<Error> {
         match server.serve_next() {
             Ok(Next::Continue) => {}
             Ok(Next::End) => return None,
-            Err(error) if error.is_codec() => {} // what was received is no request
+            Err(error) if error.is_codec() => {} // of a caller's channel, which another process has overwritten
             Ok(Next::Fail(error)) | Err(error) => return Some(error),
         }
     }
@@ -96,6 +96,7 @@ struct Server {
 impl Server {
     fn new(start: Start) -> Result<Self> {
         let requests = ReceiverCore::open(requests(start.capacity), start.memory.clone(), start.fds)?;
+        requests.discard_orphans()?; // a caller whose channel an earlier process has taken connects again
         let descriptors = descriptors(start.descriptors)?;
         let state = start.make.find::<MakeState>()?.run(&start.args, descriptors)?;
         Ok(Self {
@@ -141,7 +142,9 @@ impl Server {
             Ok(ReceiveOutcome::Owned(bytes, descriptors)) => self.serve_request(&bytes, descriptors),
             Ok(ReceiveOutcome::TimedOut) => Ok(Next::Continue),
             Ok(ReceiveOutcome::Disconnected) => Ok(Next::End),
-            Err(error) if error.is_codec() || self.failures == TRIES => Err(error),
+            // Overwritten memory. Which requests are lost is not known; their callers learn it from the end.
+            Err(error) if error.is_codec() => Ok(Next::Fail(error)),
+            Err(error) if self.failures == TRIES => Err(error),
             Err(_) => {
                 self.failures += 1;
                 self.drop_lost_callers();
@@ -155,7 +158,7 @@ impl Server {
 
     fn serve_request(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Next> {
         let Some((request, id, rest)) = Request::read(bytes) else {
-            return Err(Error::decode("a call", "it is none"));
+            return Ok(Next::Fail(Error::decode("a call", "it is none")));
         };
         // If the call that failed is still here, its server had only noted it.
         match self.failed.take_if(|(failed, _)| *failed == id) {

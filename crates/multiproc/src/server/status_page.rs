@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Cause, Error, Origin, Result};
 use crate::ipc::event_count::{EventCount, Ticket};
 use crate::ipc::wire::{self, SharedMemory};
-use crate::sys::atomic::{Acquire, Relaxed, Release};
+use crate::sys::atomic::{Acquire, AtomicU64, Relaxed, Release};
 use crate::sys::thread_id::ThreadId;
 use crate::task::TaskId;
 use crate::task::method::CallMethod;
@@ -57,9 +57,11 @@ const METHOD: [usize; 2] = [32, 40];
 const CALLERS: usize = 48;
 const MONITOR: usize = 56;
 const PID: usize = 64;
-const REFUSED: usize = 72;
-const ERROR_LENGTH: usize = 80;
-const ERROR: usize = 88;
+const ERROR_LENGTH: usize = 72;
+/// A word for the callers whose numbers have the same remainder.
+const REFUSED: usize = 80;
+const REFUSED_WORDS: u64 = 64;
+const ERROR: usize = REFUSED + 8 * REFUSED_WORDS as usize;
 /// Memory that is not written takes no room.
 const MAX_ERROR: usize = 64 * 1024 - ERROR;
 
@@ -126,13 +128,18 @@ impl StatusPage<'_> {
 
     /// Says that the server lacks memory for a caller's channel, which it has closed.
     pub(super) fn refuse(self, caller: u64) {
-        self.0.word64(REFUSED).store(caller, Release);
+        self.refused(caller).store(caller, Release);
         self.events().notify_all();
     }
 
     /// Whether the server has refused this caller since the last call.
     pub(super) fn take_refusal(self, caller: u64) -> bool {
-        self.0.word64(REFUSED).compare_exchange(caller, 0, Acquire, Relaxed).is_ok()
+        self.refused(caller).compare_exchange(caller, 0, Acquire, Relaxed).is_ok()
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // less than `REFUSED_WORDS`
+    fn refused(&self, caller: u64) -> &AtomicU64 {
+        self.0.word64(REFUSED + 8 * (caller % REFUSED_WORDS) as usize)
     }
 
     /// Says that the state is being made again: callers connect again.

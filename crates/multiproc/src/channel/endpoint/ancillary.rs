@@ -15,6 +15,14 @@ use crate::sys::socket;
 /// More packets than a channel's socket holds: of its buffer, 4 MiB, each takes some hundred bytes.
 pub(crate) const MAX_ANCILLARY_PACKETS: u32 = 64 * 1024;
 
+/// The first packet that belongs to a frame in the ring.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NextPacket {
+    Number(u64),
+    None,
+    Unknown,
+}
+
 impl Endpoint {
     /// The number of the next packet that belongs to a frame. To be called under the lock, when all frames of
     /// earlier packets are published.
@@ -37,35 +45,40 @@ impl Endpoint {
             && self.word64(Side::Consumers, ANCILLARY).load(Relaxed)
                 != self.word64(Side::Producers, ANCILLARY).load(Relaxed)
         {
-            self.discard();
+            let is_empty = || self.peer_position() == self.position();
+            self.discard(|| if is_empty() { NextPacket::None } else { NextPacket::Unknown });
         }
     }
 
+    /// As [`discard_orphans`](Self::discard_orphans), for a ring that may hold frames, of which `next` finds the
+    /// first one with a packet.
     #[cold]
-    fn discard(&self) {
+    pub(crate) fn discard(&self, next: impl Fn() -> NextPacket) {
         let sent = self.word64(Side::Producers, ANCILLARY);
         let last = sent.load(Acquire);
-        if self.peer_position() != self.position() {
-            return;
-        }
         // The frames of all packets before the last one were published before the last one got its number;
-        // they have been taken. The same holds for the last one, unless its sender is alive and about to
-        // publish its frame.
-        let last_is_orphan = match self.mutex(Side::Producers).lock(Deadline::now()) {
-            Ok(Some(_guard)) => self.peer_position() == self.position() && sent.load(Relaxed) == last,
+        // they are in the ring, or have been taken. The same holds for the last one, unless its sender is alive
+        // and about to publish its frame.
+        let last_is_orphan = || match self.mutex(Side::Producers).lock(Deadline::now()) {
+            Ok(Some(_guard)) => next() == NextPacket::None && sent.load(Relaxed) == last,
             _ => false,
         };
-        let end = if last_is_orphan { last.wrapping_add(1) } else { last };
+        let end = match next() {
+            NextPacket::Unknown => return,
+            NextPacket::Number(number) => number,
+            NextPacket::None if last_is_orphan() => last.wrapping_add(1),
+            NextPacket::None => last,
+        };
         let socket = self.fds.socket.as_fd();
-        let next = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
+        let first = || socket::waiting_packet(socket)?.first_chunk().copied().map(u64::from_ne_bytes);
         // Bounded, since a faulty process may send packets without end.
         for _ in 0..MAX_ANCILLARY_PACKETS {
-            if next().is_none_or(|sequence| sequence >= end) {
+            if first().is_none_or(|sequence| sequence >= end) {
                 break;
             }
             socket::discard(socket);
         }
-        if last_is_orphan {
+        if end == last.wrapping_add(1) {
             self.mark_consumed(last);
         }
     }

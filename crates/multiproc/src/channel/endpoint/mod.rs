@@ -28,7 +28,7 @@ use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::{Deadline, poll_event_or_hangup};
 use crate::sys::socket;
 
-pub(crate) use self::ancillary::MAX_ANCILLARY_PACKETS;
+pub(crate) use self::ancillary::{MAX_ANCILLARY_PACKETS, NextPacket};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
