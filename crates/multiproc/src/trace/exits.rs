@@ -8,13 +8,18 @@ use crate::error::{Error, signal_name};
 use crate::sys::clock;
 use crate::sys::pidfd::Exit;
 
-/// Runs a task of a process, and writes a slice with its name. Functions of this library have none.
+/// Runs the task of a process, which then ends, and writes a slice with its name. Functions of this library have
+/// none.
 #[inline]
 pub(crate) fn task<R>(name: &str, run: impl FnOnce() -> R) -> R {
-    match tracer().filter(|_| !name.is_empty()) {
+    let result = match tracer().filter(|_| !name.is_empty()) {
         Some(tracer) => tracer.open_slice(TASK, name, run),
         None => run(),
+    };
+    if let Some(tracer) = tracer() {
+        tracer.put_overflow();
     }
+    result
 }
 
 impl Tracer {

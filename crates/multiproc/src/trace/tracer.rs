@@ -78,10 +78,15 @@ impl Tracer {
 
     /// Writes an event, and those before it. Waits for room if there is none, so the caller holds no lock.
     pub(super) fn put_or_wait(&self, event: Event) {
+        self.put_overflow();
+        self.buffer.put(event.end().as_bytes());
+    }
+
+    /// Takes the lines that have overflown to the buffer, as [`put_or_wait`](Self::put_or_wait) does.
+    pub(super) fn put_overflow(&self) {
         if let Some(lines) = self.overflow.take() {
             self.buffer.put(&lines);
         }
-        self.buffer.put(event.end().as_bytes());
     }
 
     /// In the process that has begun the trace: takes the events of all processes to the file.

@@ -19,6 +19,9 @@ pub(super) struct Files(BTreeMap<String, Option<Rc<File>>>);
 
 pub(super) struct File(Vec<u8>);
 
+/// Larger files (bytes) are not read: a child may name any file.
+const LARGEST_FILE: u64 = 4 << 30;
+
 impl Files {
     /// The file at a path, if it is one that can be understood. The child has given the path, so what is no
     /// regular file is not opened.
@@ -28,8 +31,9 @@ impl Files {
             // Whatever has become of its name since it was started.
             let is_own = own.is_some_and(|own| own.as_os_str() == path);
             let path = if is_own { "/proc/self/exe" } else { path };
-            let bytes =
-                fs::metadata(path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read(path).ok())?;
+            let metadata = fs::metadata(path).ok()?;
+            let is_readable = metadata.is_file() && metadata.len() <= LARGEST_FILE;
+            let bytes = is_readable.then(|| fs::read(path).ok())??;
             object::File::parse(&bytes[..]).is_ok().then(|| Rc::new(File(bytes)))
         };
         self.0.entry(path.to_owned()).or_insert_with(read).clone()

@@ -54,10 +54,10 @@ where
     /// interactive input, and an input that is merely slow is delayed by no more than that.
     fn await_arrival(&self) -> bool {
         let knows_of_more = self.input.as_ref().is_some_and(|input| input.size_hint().0 > 0);
-        let time = if knows_of_more || !self.may_block { Duration::ZERO } else { self.input_time / 4 };
+        let deadline =
+            if knows_of_more { Deadline::now() } else { self.deadline.or_within(self.input_time / 4) };
         let has_arrived = || self.call.has_arrived();
-        self.pending > 0
-            && self.dispatcher.become_driver(false).wait_until(Deadline::after(time), has_arrived)
+        self.pending > 0 && self.dispatcher.become_driver(false).wait_until(deadline, has_arrived)
     }
 
     fn has_room(&self) -> bool {

@@ -50,8 +50,8 @@ pub(crate) struct Results<'pool, I, R> {
     /// Whether decoding a result is slow; and the tick of the coarse clock at the last poll during this span.
     decodes_slowly: bool,
     polled_at: Option<u64>,
-    /// Whether it may wait for a result before it takes more input.
-    may_block: bool,
+    /// Until when the present call may wait for a result.
+    deadline: Deadline,
     /// Set if this thread drives the pool for the whole call, of which it needs all results.
     driver: Option<DriverGuard<'pool>>,
     result: PhantomData<fn() -> R>,
@@ -105,7 +105,7 @@ where
             buffer: ReorderBuffer::new(order),
             decodes_slowly: false,
             polled_at: None,
-            may_block: true,
+            deadline: Deadline::Never,
             driver: look_ahead.is_none().then(|| dispatcher.become_driver(true)),
             result: PhantomData,
         })
@@ -191,6 +191,7 @@ where
             if let Some(result) = self.buffer.next() {
                 return Some(result);
             }
+            self.deadline = deadline;
             match self.advance() {
                 Next::Results => {}
                 Next::Arrival if self.collect(deadline) => {}
@@ -226,7 +227,7 @@ where
     /// asked for items here.
     #[cfg(feature = "async")]
     pub(super) fn poll_next(&mut self, waker: &Waker) -> Poll<Option<Result<R>>> {
-        self.may_block = false;
+        self.deadline = Deadline::now();
         loop {
             if let Some(result) = self.buffer.next() {
                 return Poll::Ready(Some(result));
