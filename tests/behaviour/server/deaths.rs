@@ -232,7 +232,7 @@ fn calls_whose_requests_were_overwritten_are_errors() -> Outcome {
     drop(latch);
     blocked.get()?;
     for call in &mut waiting {
-        let error = call.get_timeout(TEST_TIMEOUT).expect_err("its request is lost");
+        let error = call.get_timeout(TEST_TIMEOUT).unwrap_err();
         assert!(error.is_codec(), "{error}");
     }
     Ok(())

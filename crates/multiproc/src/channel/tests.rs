@@ -131,11 +131,15 @@ fn a_new_receiver_discards_orphaned_packets_before_the_frames_in_the_ring() {
         let tail = receiver.0.endpoint.refresh_peer();
         receiver.0.endpoint.publish(tail); // and it was killed
         send(&sender, b"plain");
-        behind.iter().for_each(|large| send(&sender, large));
+        if let Some(large) = &behind {
+            send(&sender, large);
+        }
         receiver.discard_orphans().unwrap();
         assert_eq!(packet_is_waiting(&receiver), behind.is_some());
         assert_eq!(receive(&receiver).unwrap(), b"plain");
-        behind.iter().for_each(|large| assert!(receive(&receiver).unwrap() == *large));
+        if let Some(large) = behind {
+            assert!(receive(&receiver).unwrap() == large);
+        }
         assert!(!packet_is_waiting(&receiver));
     }
 }

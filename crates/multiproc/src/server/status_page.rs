@@ -60,8 +60,8 @@ const PID: usize = 64;
 const ERROR_LENGTH: usize = 72;
 /// A word for the callers whose numbers have the same remainder.
 const REFUSED: usize = 80;
-const REFUSED_WORDS: u64 = 64;
-const ERROR: usize = REFUSED + 8 * REFUSED_WORDS as usize;
+const REFUSED_WORDS: usize = 64;
+const ERROR: usize = REFUSED + 8 * REFUSED_WORDS;
 /// Memory that is not written takes no room.
 const MAX_ERROR: usize = 64 * 1024 - ERROR;
 
@@ -137,9 +137,8 @@ impl StatusPage<'_> {
         self.refused(caller).compare_exchange(caller, 0, Acquire, Relaxed).is_ok()
     }
 
-    #[allow(clippy::cast_possible_truncation)] // less than `REFUSED_WORDS`
     fn refused(&self, caller: u64) -> &AtomicU64 {
-        self.0.word64(REFUSED + 8 * (caller % REFUSED_WORDS) as usize)
+        self.0.word64(REFUSED + 8 * (usize::try_from(caller).unwrap_or(0) % REFUSED_WORDS))
     }
 
     /// Says that the state is being made again: callers connect again.
