@@ -17,6 +17,7 @@ trials![
     a_program_that_a_traced_one_executes_leaves_the_file_alone,
     a_file_that_another_program_has_is_left_alone,
     a_file_that_blocks_stops_no_pool,
+    a_file_that_blocks_does_not_keep_a_program_from_its_exit,
     a_trace_can_begin_late,
     a_file_that_cannot_be_written_does_not_stop_the_program,
 ];
@@ -87,6 +88,16 @@ fn a_file_that_blocks_stops_no_pool() -> Outcome {
         assert!((submits, takes) == (2000, 2000), "{submits} {takes} {}", trace.lost());
         assert!(trace.items() + trace.lost() >= 2000, "{} {}", trace.items(), trace.lost());
     }
+    Ok(())
+}
+
+fn a_file_that_blocks_does_not_keep_a_program_from_its_exit() -> Outcome {
+    let file = TraceFile::new();
+    mkfifo(file.path(), Mode::S_IRWXU)?;
+    let _unread = OpenOptions::new().read(true).write(true).open(file.path())?;
+    let mut program = program("many tasks", METHODS[0], &file).stdout(Stdio::null()).spawn()?;
+    eventually("it has ended", || program.try_wait().unwrap().is_some());
+    assert!(program.wait()?.success());
     Ok(())
 }
 

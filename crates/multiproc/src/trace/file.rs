@@ -1,24 +1,35 @@
 //! The file of a trace. One process writes it, so a process that is killed leaves no half of a line in it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::mem;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
 use super::buffers::Buffers;
 use crate::error::{Error, Result};
-use crate::sys::poll::Deadline;
+use crate::sys::poll::{self, Deadline, PollFlags};
 
 /// Takes the lines of all processes to the file.
 pub(super) struct Writer {
-    /// `None` after a failure: half of a line may be there.
-    file: Mutex<Option<File>>,
+    /// A pipe whose reader is slow does not block it.
+    file: File,
+    output: Mutex<Output>,
     buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Output {
+    /// What the file did not take yet.
+    lines: Vec<u8>,
+    /// Half of a line may be in the file.
+    has_failed: bool,
 }
 
 impl Writer {
@@ -35,16 +46,43 @@ impl Writer {
             file.set_len(0).map_err(|error| failed(&error))?;
         }
         file.write_all(b"[\n").map_err(|error| failed(&error))?;
-        Ok(Self { file: Mutex::new(Some(file)), buffers: buffers.clone() })
+        let _ = fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND | OFlag::O_NONBLOCK)); // else it blocks
+        Ok(Self { file, output: Mutex::default(), buffers: buffers.clone() })
     }
 
     /// Writes these lines and what all processes have put, except those that are stopped in the middle of it.
-    pub(super) fn flush(&self, mut lines: Vec<u8>, deadline: Deadline) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.extend(self.buffers.take_all(deadline));
-        if file.as_mut().is_some_and(|file| file.write_all(&lines).is_err()) {
-            *file = None; // a full disk is no reason to stop the program
+    /// Returns whether the file has taken all of it.
+    pub(super) fn flush(&self, mut lines: Vec<u8>, deadline: Deadline) -> bool {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.lines.append(&mut lines);
+        if self.write(&mut output) {
+            output.lines = self.buffers.take_all(deadline);
+            self.write(&mut output);
         }
+        output.lines.is_empty()
+    }
+
+    /// Waits until the file takes more; returns whether that was before the deadline.
+    pub(super) fn wait_for_room(&self, deadline: Deadline) -> bool {
+        poll::ready(self.file.as_fd(), PollFlags::POLLOUT, deadline).unwrap_or(false)
+    }
+
+    /// Writes as much as the file takes; returns whether that is all.
+    fn write(&self, output: &mut Output) -> bool {
+        let lines = mem::take(&mut output.lines);
+        let mut rest = &lines[..];
+        while !rest.is_empty() && !output.has_failed {
+            match (&self.file).write(rest) {
+                Ok(written @ 1..) => rest = &rest[written..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    output.lines = rest.to_vec();
+                    return false;
+                }
+                Ok(0) | Err(_) => output.has_failed = true, // a full disk is no reason to stop the program
+            }
+        }
+        true
     }
 
     pub(super) fn buffers(&self) -> &Buffers {

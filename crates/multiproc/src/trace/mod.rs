@@ -48,7 +48,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// How often the first process looks for processes that have ended after their parents.
 const ORPHANS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a program that exits waits for a process that is stopped while it writes an event.
+/// How long a program that exits waits for a process that is stopped while it writes an event, and for a reader
+/// of the file, which is a pipe, that reads nothing.
 const EXIT_TIME: Duration = Duration::from_secs(1);
 
 /// A shorter wait is not worth a slice.
@@ -185,12 +186,15 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
             let flush = || {
                 let mut checked = Instant::now();
                 loop {
-                    writer.buffers().wait(FLUSH_INTERVAL);
                     if checked.elapsed() >= ORPHANS_INTERVAL {
                         tracer.release_orphans();
                         checked = Instant::now();
                     }
-                    tracer.flush(Deadline::now());
+                    if tracer.flush(writer, Deadline::now()) {
+                        writer.buffers().wait(FLUSH_INTERVAL);
+                    } else {
+                        writer.wait_for_room(Deadline::after(FLUSH_INTERVAL));
+                    }
                 }
             };
             let thread = thread::Builder::new().name("mp-trace".to_owned()).stack_size(64 * 1024);
@@ -201,9 +205,11 @@ fn flush_from_time_to_time(tracer: &'static Tracer) {
 }
 
 extern "C" fn flush_at_exit() {
-    if let Some(tracer) = tracer().filter(|tracer| tracer.writer.is_some()) {
+    if let Some((tracer, writer)) = tracer().and_then(|tracer| Some((tracer, tracer.writer.as_ref()?))) {
         tracer.release_orphans();
-        tracer.flush(Deadline::after(EXIT_TIME));
+        while !tracer.flush(writer, Deadline::after(EXIT_TIME))
+            && writer.wait_for_room(Deadline::after(EXIT_TIME))
+        {}
     }
 }
 

@@ -89,11 +89,10 @@ impl Tracer {
         }
     }
 
-    /// In the process that has begun the trace: takes the events of all processes to the file.
-    pub(super) fn flush(&self, deadline: Deadline) {
-        if let Some(writer) = &self.writer {
-            writer.flush(self.overflow.take().unwrap_or_default(), deadline);
-        }
+    /// In the process that has begun the trace: takes the events of all processes to the file. Returns whether it
+    /// has taken them all.
+    pub(super) fn flush(&self, writer: &Writer, deadline: Deadline) -> bool {
+        writer.flush(self.overflow.take().unwrap_or_default(), deadline)
     }
 
     /// The track of the calling thread.
