@@ -165,7 +165,7 @@ impl Barrier {
             |check_holders| {
                 let Some(entry) = own.get() else { return self.arrive(&own, deadline) };
                 if check_holders && outcome().is_none() {
-                    self.check_another(&entry, checks);
+                    self.check_two(&entry, checks);
                     checks += 1;
                 }
                 outcome().transpose()
@@ -211,16 +211,16 @@ impl Barrier {
         Some(if passed { Ok(false) } else { Err(self.broken()) })
     }
 
-    /// Breaks the round if another party has ended: at first the one behind this one in the table, then the one
-    /// behind that. So each party is checked by one other at a time, and not by the same one each time, which
-    /// may be stopped.
-    fn check_another(&self, own: &Entry, checks: usize) {
+    /// Breaks the round if another party has ended: the one behind this one in the table, so that each is checked
+    /// by one other; or one that is a different one each time, since the one before it may be stopped.
+    fn check_two(&self, own: &Entry, checks: usize) {
         let round = round_of(own);
         let others: Vec<_> = self.in_round(round).filter(|entry| entry.index != own.index).collect();
         let behind = others.partition_point(|entry| entry.index < own.index);
-        let another = (behind + checks).checked_rem(others.len()).and_then(|at| others.get(at));
-        if let Some(another) = another.filter(|another| self.shared.has_ended(another)) {
-            self.break_round(round, failure_word(another.pid, Failure::Died));
+        let nth = |distance: usize| others.get((behind + distance).checked_rem(others.len())?);
+        let dead = [0, checks].into_iter().filter_map(nth).find(|other| self.shared.has_ended(other));
+        if let Some(dead) = dead {
+            self.break_round(round, failure_word(dead.pid, Failure::Died));
         }
     }
 

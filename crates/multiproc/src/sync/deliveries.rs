@@ -67,7 +67,7 @@ impl Deliveries {
     pub(crate) fn create(capacity: u32, redelivers: bool) -> Result<Self> {
         let capacity = capacity.clamp(1, MAX_CAPACITY) as usize;
         let place = MEMORY / capacity / PAGE * PAGE;
-        Ok(Self { shared: Shared::create::<u8>(capacity, capacity * place)?, redelivers })
+        Ok(Self { shared: Shared::create_sparse::<u8>(capacity, capacity * place)?, redelivers })
     }
 
     pub(crate) fn capacity(&self) -> usize {

@@ -21,8 +21,9 @@ use crate::sys::thread_id::ThreadId;
 pub(super) const GRANTED: u32 = 1 << 31;
 /// In the kind of an entry: its thread has acknowledged them.
 const ACKNOWLEDGED: u32 = 1 << 30;
-/// After this many checks, a waiter that is not the first one looks at all holders. (They come ever more rarely.)
-const CHECKS: u32 = 10;
+/// After this many checks, a waiter that is not the first one checks all holders. (A quarter of a second, since
+/// they come ever more rarely.)
+const CHECKS: u32 = 8;
 /// The rest of the kind: how many they are.
 const COUNT: u32 = ACKNOWLEDGED - 1;
 

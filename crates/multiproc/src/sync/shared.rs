@@ -67,6 +67,13 @@ const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 impl Shared {
     /// Zeroed memory with `slots` slots, and data of `length` elements of type `T`.
     pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
+        let shared = Self::create_sparse::<T>(slots, length)?;
+        shared.memory.allocate()?;
+        Ok(shared)
+    }
+
+    /// As [`create`](Self::create), for memory of which little will be used. Its user allocates that.
+    pub(super) fn create_sparse<T>(slots: usize, length: usize) -> Result<Self> {
         let element = size_of::<T>();
         let size = size(slots, element, length)
             .ok_or_else(|| Error::os("find memory for shared data", Errno::ENOMEM))?;

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::ipc::ring::Memory;
 use crate::sys::atomic::Relaxed;
 use crate::sys::mapping::SharedMapping;
+use crate::sys::memfd;
 
 /// Shared memory that can be passed to other processes.
 #[derive(Clone, Debug)]
@@ -27,6 +28,11 @@ impl SharedMemory {
     pub(crate) fn create(size: NonZeroUsize) -> Result<Self> {
         let (mapping, memory) = SharedMapping::create(size)?;
         Ok(Self { memory: memory.into(), mapping: Arc::new(mapping) })
+    }
+
+    /// Allocates all of it, so that a lack of memory is an error here and not a signal at a later access.
+    pub(crate) fn allocate(&self) -> Result<()> {
+        memfd::allocate_range(&self.memory, 0, self.size().get())
     }
 
     /// The mapping without the descriptor, for memory that is not passed on.

@@ -51,6 +51,11 @@ impl SharedMapping {
         Ok(Self::of([EVENTS].into_iter(), words.into_iter()))
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as the library has it
+    pub(crate) fn allocate(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn of(words32: impl Iterator<Item = usize>, words64: impl Iterator<Item = usize>) -> Self {
         let words32 = words32.map(|word| (word, AtomicU32::new(0))).collect();
         let words64 = words64.map(|word| (word, AtomicU64::new(0))).collect();
