@@ -28,7 +28,8 @@ fn a_killed_program_leaves_a_file_that_can_be_read() -> Outcome {
         let mut child = program("endless", method, &file).spawn()?;
         eventually("there are items in the file", || {
             let text = fs::read_to_string(file.path()).unwrap_or_default();
-            text.matches("traced::pause").count() > 20
+            let has_both = text.contains("pool-worker 0") && text.contains("pool-worker 1");
+            has_both && text.matches("traced::pause").count() > 20
         });
         child.kill()?;
         assert_eq!(child.wait()?.signal(), Some(9));

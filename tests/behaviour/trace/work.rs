@@ -1,5 +1,7 @@
 //! What processes do while all is well.
 
+use std::collections::HashSet;
+
 use trace_file::{Event, Trace};
 
 use super::trace_of;
@@ -73,6 +75,9 @@ fn waits_and_arrows_are_there() -> Outcome {
         let start = trace.named("submit").find(follows).unwrap();
         let item = trace.of_category("item").find(follows).unwrap();
         assert!(start.ts <= item.ts && item.ts <= end.end(), "{start:?} {item:?} {end:?}");
+        let ends: HashSet<_> = trace.named("take").filter_map(|take| take.bind_id.as_ref()).collect();
+        let mut begun = trace.of_category("item").filter_map(|item| item.bind_id.as_ref());
+        assert!(begun.all(|arrow| ends.contains(arrow)), "its submission was taken with another one");
         assert_eq!(
             (start.number("index"), start.number("worker")),
             (item.number("index"), Some(item.pid.into()))

@@ -50,13 +50,13 @@ impl Writer {
         Ok(Self { file, output: Mutex::default(), buffers: buffers.clone() })
     }
 
-    /// Writes these lines and what all processes have put, except those that are stopped in the middle of it.
-    /// Returns whether the file has taken all of it.
-    pub(super) fn flush(&self, mut lines: Vec<u8>, deadline: Deadline) -> bool {
+    /// Writes the lines that `own` gives and what all processes have put, except those that are stopped in the
+    /// middle of it. Returns whether the file has taken all of it. While it does not, no further lines are taken.
+    pub(super) fn flush(&self, own: impl FnOnce() -> Vec<u8>, deadline: Deadline) -> bool {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        output.lines.append(&mut lines);
         if self.write(&mut output) {
-            output.lines = self.buffers.take_all(deadline);
+            output.lines = own();
+            output.lines.extend(self.buffers.take_all(deadline));
             self.write(&mut output);
         }
         output.lines.is_empty()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::event::Event;
 use super::tracer::tracer;
 use crate::sys::clock;
 
@@ -57,6 +58,9 @@ impl Submissions {
         count: u32,
     ) {
         if let Some(tracer) = tracer().filter(|_| tag.flow != 0) {
+            while self.0.back().is_some_and(|(number, _)| !is_before(*number, first)) {
+                self.0.pop_back(); // its items were taken back
+            }
             self.0.push_back((first, tag.flow));
             let slice = tracer.slice_since("pool", "submit", begun).flow(tag.flow, false, true);
             let slice = slice.count("worker", worker).count("count", count);
@@ -74,17 +78,28 @@ impl Submissions {
     #[inline]
     pub(crate) fn taken(&mut self, begun: u64, worker: u32, first: u32, count: u32) {
         let Some(tracer) = tracer().filter(|_| begun != 0) else { return };
+        let ended = clock::nanos();
+        let put = |flow: Option<u64>, count: u32| {
+            let slice = Event::slice("pool", "take", tracer.track(), (begun, ended));
+            let slice = if let Some(flow) = flow { slice.flow(flow, true, false) } else { slice };
+            tracer.put(slice.count("worker", worker).count("count", count));
+        };
+        // One slice for each submission, since a slice has one arrow. The first may have begun earlier.
         let end = first.wrapping_add(count);
-        let is_taken = |number: u32| end.wrapping_sub(number).cast_signed() > 0;
-        let mut flow = None;
-        while let Some(&(number, id)) = self.0.front().filter(|(number, _)| is_taken(*number)) {
+        let (mut from, mut flow) = (first, None);
+        while let Some(&(number, id)) = self.0.front().filter(|(number, _)| is_before(*number, end)) {
             self.0.pop_front();
-            if number.wrapping_sub(first).cast_signed() >= 0 {
-                flow.get_or_insert(id);
+            if is_before(from, number) {
+                put(flow, number.wrapping_sub(from));
             }
+            let is_begun = is_before(number, first); // its arrow has ended
+            (from, flow) = (if is_begun { first } else { number }, Some(id).filter(|_| !is_begun));
         }
-        let slice = tracer.slice_since("pool", "take", begun);
-        let slice = if let Some(flow) = flow { slice.flow(flow, true, false) } else { slice };
-        tracer.put(slice.count("worker", worker).count("count", count));
+        put(flow, end.wrapping_sub(from));
     }
+}
+
+/// Whether an item comes before another one; their numbers may have overflown.
+fn is_before(number: u32, other: u32) -> bool {
+    other.wrapping_sub(number).cast_signed() > 0
 }

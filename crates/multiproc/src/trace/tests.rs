@@ -97,7 +97,7 @@ impl Traced {
 
     /// The lines of the file after a flush.
     fn lines(&self) -> Vec<String> {
-        self.writer.flush(Vec::new(), Deadline::now());
+        self.writer.flush(Vec::new, Deadline::now());
         fs::read_to_string(&self.path).unwrap().lines().map(str::to_owned).collect()
     }
 }
@@ -192,7 +192,7 @@ fn a_thread_that_holds_a_lock_never_waits_for_room() {
     (3..=200_000).for_each(|number| overflow.put(&buffer, line(number).as_bytes()));
     let kept = overflow.take().unwrap();
     assert!(kept.len() <= 1024 * 1024 && overflow.take().is_none());
-    traced.writer.flush(kept, Deadline::now());
+    traced.writer.flush(|| kept, Deadline::now());
     let lines = traced.lines();
     let numbers = |line: &String| line.strip_prefix("line ")?.strip_suffix(',')?.parse::<usize>().ok();
     let written: BTreeSet<_> = lines.iter().filter_map(numbers).collect();

@@ -92,7 +92,7 @@ impl Tracer {
     /// In the process that has begun the trace: takes the events of all processes to the file. Returns whether it
     /// has taken them all.
     pub(super) fn flush(&self, writer: &Writer, deadline: Deadline) -> bool {
-        writer.flush(self.overflow.take().unwrap_or_default(), deadline)
+        writer.flush(|| self.overflow.take().unwrap_or_default(), deadline)
     }
 
     /// The track of the calling thread.
