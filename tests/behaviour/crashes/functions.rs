@@ -3,7 +3,7 @@
 use std::process::abort;
 use std::thread;
 
-use multiproc::{Pool, Process};
+use multiproc::{Backtrace, Pool, Process};
 use nix::sys::signal::{Signal, raise};
 use tests::crashes::{crash_on, first_level, overflow_the_stack};
 
@@ -85,6 +85,7 @@ fn a_signal_that_was_sent_kills() -> Outcome {
         )?;
         let error = child.join_timeout(TEST_TIMEOUT).unwrap_err();
         assert_eq!(error.signal(), Some(signal as i32), "{error}");
+        assert_eq!(error.backtrace().and_then(|backtrace| Backtrace::fault_address(&backtrace)), None);
     }
     Ok(())
 }

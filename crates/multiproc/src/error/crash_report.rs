@@ -10,9 +10,9 @@ pub(crate) const REGISTERS: usize = if cfg!(target_arch = "x86_64") { 17 } else 
 pub(crate) const STACK_POINTER: usize = if cfg!(target_arch = "x86_64") { 7 } else { 31 };
 /// The first byte of the message, beside those of an outcome.
 pub(crate) const CRASHED: u8 = 2;
-/// The bytes of the message's first part: the kind, and words with the signal, the address, the start and
-/// length of the stack, and the registers.
-const HEAD: usize = 7 + 8 * (4 + REGISTERS);
+/// The bytes of the message's first part: the kind, and words with the signal, whether there is an address, the
+/// address, the start and length of the stack, and the registers.
+const HEAD: usize = 7 + 8 * (5 + REGISTERS);
 
 /// A report, shared by the copies of an error.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ pub(crate) struct Crash(Arc<Report>);
 pub(crate) struct Report {
     /// The signal of the fault itself. After a stack overflow the standard library aborts.
     pub(crate) signal: i32,
-    /// Which address could not be read, written or executed; 0 if the signal was sent.
-    pub(crate) address: u64,
+    /// Which address could not be read, written or executed; `None` if the signal was sent.
+    pub(crate) address: Option<u64>,
     pub(crate) registers: Vec<u64>,
     pub(crate) stack_start: u64,
     pub(crate) stack: Vec<u8>,
@@ -70,12 +70,14 @@ impl Crash {
     pub(crate) fn decode(message: &[u8]) -> Option<Self> {
         let (head, rest) = message.split_at_checked(HEAD).filter(|_| is_report(message))?;
         let words: Vec<u64> = head[7..].as_chunks().0.iter().copied().map(u64::from_ne_bytes).collect();
-        let [signal, address, stack_start, stack_len, ref registers @ ..] = words[..] else { return None };
+        let [signal, has_address, address, stack_start, stack_len, ref registers @ ..] = words[..] else {
+            return None;
+        };
         let (stack, mappings) = rest.split_at_checked(usize::try_from(stack_len).ok()?)?;
         let mappings = String::from_utf8_lossy(mappings);
         Some(Self::from(Report {
             signal: i32::try_from(signal).ok()?,
-            address,
+            address: (has_address != 0).then_some(address),
             registers: registers.to_vec(),
             stack_start,
             stack: stack.to_vec(),

@@ -24,6 +24,8 @@ const KIND: [u8; 8] = [0, CRASHED, 0, 0, 0, 0, 0, 0];
 struct Header {
     kind: [u8; 8],
     signal: u64,
+    /// Whether the kernel has told the address.
+    has_address: u64,
     address: u64,
     stack_start: u64,
     stack_len: u64,
@@ -37,6 +39,8 @@ const STACK_PAGES: usize = 6;
 /// The most bytes of mappings that are read, and that are sent.
 const MAPS_READ: usize = 128 * 1024;
 const MAPS_SENT: usize = 7 * 1024;
+/// The code of a signal of the kernel's that has no better one.
+const SI_KERNEL: c_int = 0x80;
 /// A fault so close to the stack pointer is a stack overflow.
 const NEAR_STACK: u64 = 64 * 1024;
 
@@ -110,10 +114,12 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let what = unsafe { &*info };
     // SAFETY: all bytes of the structure are set.
     let (address, was_sent) = (unsafe { what.si_addr() }.addr() as u64, what.si_code <= 0);
+    // That of x86 does not tell addresses that cannot be (not canonical ones).
+    let address = (!was_sent && what.si_code != SI_KERNEL).then_some(address);
     // SAFETY: as above.
     let registers = unsafe { registers(context.cast()) };
     let pointer = registers[STACK_POINTER];
-    let is_overflow = !was_sent && address.abs_diff(pointer) < NEAR_STACK;
+    let is_overflow = address.is_some_and(|address| address.abs_diff(pointer) < NEAR_STACK);
     let previous = previous(signal).filter(|action| action.sa_sigaction != libc::SIG_DFL);
     if let Some(previous) = previous {
         if is_overflow {
@@ -128,7 +134,7 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         }
         set_action(signal, handler_address()); // another thread's crash must not end the process yet
     }
-    report(signal, if was_sent { 0 } else { address }, registers);
+    report(signal, address, registers);
     set_default(signal);
     if was_sent {
         // SAFETY: takes a number. The signal is blocked, and comes when this handler returns.
@@ -184,7 +190,7 @@ fn set_action(signal: c_int, handler: usize) {
 }
 
 /// Sends a report, if there is a parent for it, and none was sent.
-fn report(signal: c_int, address: u64, registers: [u64; REGISTERS]) {
+fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) {
     let link = START_SOCKET.load(Relaxed);
     let is_ours = own_pid() == OWNER.load(Relaxed) && inode(link) == Some(START_SOCKET_INODE.load(Relaxed));
     if !is_ours {
@@ -209,11 +215,13 @@ fn wait_for_report() {
     }
 }
 
-fn send_report(link: c_int, signal: c_int, address: u64, registers: [u64; REGISTERS]) {
+fn send_report(link: c_int, signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) {
     // SAFETY: only one thread comes here, once.
     let maps = code_mappings(unsafe { &mut *MAPS.0.get() });
     let signal = u64::from(signal.cast_unsigned());
-    let mut header = Header { kind: KIND, signal, address, stack_start: 0, stack_len: 0, registers };
+    let (has_address, address) = (address.is_some().into(), address.unwrap_or(0));
+    let (stack_start, stack_len) = (0, 0);
+    let mut header = Header { kind: KIND, signal, has_address, address, stack_start, stack_len, registers };
     let pointer = usize::try_from(registers[STACK_POINTER]).unwrap_or(0);
     // After an overflow the first page, or the first two, are not there.
     let next = pointer.saturating_add(PAGE) & !(PAGE - 1);

@@ -18,7 +18,7 @@ use super::display::signal_name;
 #[derive(Clone, Debug)]
 pub struct Backtrace {
     /// The signal and the address of a crash.
-    fault: Option<(i32, u64)>,
+    fault: Option<(i32, Option<u64>)>,
     frames: Vec<Frame>,
     /// The text of a panic's backtrace.
     text: Option<String>,
@@ -44,9 +44,10 @@ impl Backtrace {
     }
 
     /// The address that could not be read, written or executed. `None` if the signal was sent, as by
-    /// `abort`, and for a panic.
+    /// `abort`, and for a panic; also for an address that no memory can have, which the kernel does not tell on
+    /// x86.
     pub fn fault_address(&self) -> Option<u64> {
-        self.fault.and_then(|(signal, address)| (address != 0 || signal == 11).then_some(address))
+        self.fault?.1
     }
 
     pub(super) fn of_panic(text: &str) -> Self {
