@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::pool::{TaskFuture, TaskHandle};
-use multiproc::{Pool, Process, Result, as_completed, pipe};
+use multiproc::{Connection, Pool, Process, Result, as_completed, pipe};
 
 use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, eventually, trials};
 
@@ -31,6 +31,7 @@ trials![
     as_completed_returns_results_as_they_arrive,
     as_completed_of_a_used_handle_ends,
     callbacks_run_once_each_and_may_panic,
+    a_callback_learns_of_each_end_and_may_use_the_pool,
     a_handle_tells_whether_its_task_runs,
 ];
 
@@ -282,9 +283,11 @@ fn a_killed_process_is_the_error_of_its_future() -> Outcome {
 }
 
 fn a_dropped_process_future_detaches_the_child_or_kills_it() -> Outcome {
-    let (child, latch) = blocked_child()?;
-    drop(child.into_future());
-    drop(latch); // it ends by itself
+    let (ours, theirs) = pipe::<(), ()>()?;
+    let answer = |end: Connection<(), ()>| -> Result<()> { Ok(end.recv().and_then(|()| Ok(end.send(())?))?) };
+    drop(Process::spawn(answer, (theirs,))?.into_future());
+    ours.send(())?;
+    assert!(ours.poll(TEST_TIMEOUT)? && ours.recv().is_ok(), "the child goes on");
     let (child, latch) = blocked_child()?;
     drop(child.into_future().kill_on_drop());
     assert!(latch.recv().is_err()); // its end is closed
@@ -340,6 +343,46 @@ fn callbacks_run_once_each_and_may_panic() -> Outcome {
     let squares: Vec<_> = squares.into_iter().collect::<Result<_>>()?; // until the last callback has run
     assert_eq!(squares.iter().sum::<u64>(), (0..50).map(square).sum::<u64>());
     assert_eq!(CALLS.load(Ordering::Relaxed), 50);
+    Ok(())
+}
+
+fn a_callback_learns_of_each_end_and_may_use_the_pool() -> Outcome {
+    let pool = Arc::new(Pool::new(1)?);
+    let (sender, ends) = mpsc::channel();
+    let tell = || {
+        let sender = sender.clone();
+        move |result: Result<u64>| sender.send(result).unwrap()
+    };
+    let next = || ends.recv_timeout(TEST_TIMEOUT).unwrap();
+
+    let arrived = pool.submit(square, (3,))?;
+    eventually("it has arrived", || arrived.is_ready());
+    arrived.on_done(tell())?;
+    assert_eq!(next()?, 9);
+
+    let (again, tell_again) = (Arc::clone(&pool), tell());
+    let submit = move |result: Result<u64>| {
+        let squared = again.submit(square, (result.unwrap(),)).unwrap();
+        squared.on_done(tell_again).unwrap();
+    };
+    pool.submit(square, (3,))?.on_done(submit)?;
+    assert_eq!(next()?, 81);
+
+    let abort = |_: u64| -> u64 { std::process::abort() };
+    pool.submit(abort, (1,))?.on_done(tell())?;
+    assert_eq!(next().unwrap_err().signal(), Some(6));
+
+    let (_running, _latch) = blocked_task(&pool)?;
+    let cancelled = pool.submit(square, (4,))?;
+    let canceller = cancelled.canceller();
+    cancelled.on_done(tell())?;
+    canceller.cancel();
+    assert!(next().unwrap_err().is_cancelled());
+
+    pool.submit(square, (5,))?.on_done(tell())?;
+    pool.terminate();
+    let error = next().unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
     Ok(())
 }
 

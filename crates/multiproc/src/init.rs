@@ -39,9 +39,10 @@ use crate::trace;
 /// }
 /// ```
 ///
-/// Under `#[tokio::main]` this call is inside a runtime, which every child then starts, too. Tasks run, but
-/// each child is executed, since a process with threads cannot be forked; and a task that starts a runtime of
-/// its own panics with tokio's message ("Cannot start a runtime from within a runtime").
+/// Under `#[tokio::main]` this call is inside a runtime. Tasks run. But if the runtime has threads, each child is
+/// executed, since a process with threads cannot be forked, and starts that runtime first; and a task that
+/// starts a runtime of its own in an executed child panics with tokio's message ("Cannot start a runtime from
+/// within a runtime"). With `flavor = "current_thread"` children are forked as otherwise.
 ///
 /// With `panic = "abort"` in `Cargo.toml`, a task that panics aborts its process: the error is that of a
 /// child killed by SIGABRT, [`Error::is_panic`] is false, and only standard error has the panic's message.

@@ -261,7 +261,6 @@ fn spin(micros: u64) -> u64 {
     micros
 }
 
-/// The delay before the cancellation approaches the running time of the task.
 /// Its argument is out of line, so the worker keeps it.
 fn a_cancelled_task_whose_worker_dies_before_it_begins_does_not_run() -> Outcome {
     let pool = Pool::new(1)?;
@@ -277,6 +276,7 @@ fn a_cancelled_task_whose_worker_dies_before_it_begins_does_not_run() -> Outcome
     Ok(())
 }
 
+/// The delay before the cancellation approaches the running time of the task.
 fn a_task_that_is_asked_to_end_as_it_ends_is_either() -> Outcome {
     let pool = Pool::new(1)?;
     let pid = pool.worker_pids()[0];

@@ -1,11 +1,13 @@
 //! Priorities of tasks that wait for a worker.
 
+use std::thread;
+
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, unbounded};
 use multiproc::{Pool, Result};
 
 use super::{blocked_task, square};
-use crate::support::{Outcome, TEST_TIMEOUT, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
 
 trials![
     tasks_of_a_higher_priority_begin_first_and_equal_ones_in_their_order,
@@ -37,16 +39,20 @@ fn tasks_of_a_higher_priority_begin_first_and_equal_ones_in_their_order() -> Out
 fn a_call_of_a_higher_priority_goes_ahead_of_waiting_items() -> Outcome {
     let pool = Pool::new(1)?;
     let (running, latch) = blocked_task(&pool)?;
-    let low = (0..1_000)
-        .map(|number| pool.options().priority(-1).submit(square, (number,)))
-        .collect::<Result<Vec<_>>>()?;
-    let high = pool.options().priority(1).submit(square, (5,))?;
-    drop(latch);
-    assert_eq!(high.get()?, 25);
-    running.get()?;
-    for (number, task) in (0..).zip(low) {
-        assert_eq!(task.get()?, square(number));
-    }
+    let (sender, receiver) = unbounded()?;
+    let items = (0..1_000).map(|number| (number, sender.clone()));
+    thread::scope(|scope| {
+        let low = scope.spawn(|| pool.options().priority(-1).starmap(tell, items));
+        eventually("its items wait", || pool.stats().pending > 1);
+        let high = pool.options().priority(1).submit(tell, (1_000, sender.clone()))?;
+        drop(latch);
+        let order: Vec<u32> = receiver.iter_timeout(TEST_TIMEOUT).take(1_001).collect::<Result<_>>()?;
+        assert_eq!(order[0], 1_000);
+        assert!(order[1..].iter().copied().eq(0..1_000));
+        low.join().unwrap()?;
+        running.get()?;
+        high.get()
+    })?;
     Ok(())
 }
 

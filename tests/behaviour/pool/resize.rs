@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::future::IntoFuture;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,6 +28,7 @@ trials![
     a_submit_beyond_the_limit_waits_for_a_result,
     a_refused_task_gives_its_arguments_back,
     a_death_and_a_cancel_make_room,
+    a_dropped_future_makes_room,
     a_waiting_submit_ends_with_the_pool,
     terminate_ends_a_pool_that_other_threads_use,
     join_timeout_tells_whether_the_workers_have_exited,
@@ -215,6 +217,19 @@ fn a_death_and_a_cancel_make_room() -> Outcome {
     assert!(second.cancel());
     assert_eq!(pool.submit(square, (3,))?.get()?, 9);
     assert!(first.get().is_err() && second.get().is_err());
+    Ok(())
+}
+
+fn a_dropped_future_makes_room() -> Outcome {
+    let pool = Pool::builder().workers(1).max_pending(2).build()?;
+    let (running, latch) = blocked_task(&pool)?;
+    let waiting = pool.try_submit(square, (2,))?;
+    assert!(pool.try_submit(square, (3,)).is_err());
+    drop(waiting.into_future());
+    let next = pool.try_submit(square, (4,))?;
+    drop(latch);
+    running.get()?;
+    assert_eq!(next.get()?, 16);
     Ok(())
 }
 

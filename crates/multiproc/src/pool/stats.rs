@@ -52,8 +52,8 @@ pub struct WorkerStats {
     /// The number of workers that were killed because their task was
     /// [cancelled](super::TaskHandle::cancel).
     pub cancelled: u64,
-    /// The number of workers that were told to exit: after their number of tasks, when idle, when the pool
-    /// became smaller, and at its end.
+    /// The number of workers that were told to exit: after their number of tasks, when they had grown too much,
+    /// when idle, when the pool became smaller, and at its end.
     pub shut_down: u64,
     /// The time with tasks, to read and write their values included.
     pub running: Duration,

@@ -70,7 +70,9 @@ impl PoolBuilder {
 }
 
 impl<M> PoolBuilder<M> {
-    /// Sets the number of worker processes. The default is the number of CPUs that this process may use.
+    /// Sets the number of worker processes. The default is the number of CPUs that this process may use by its
+    /// affinity (`taskset`) and its control group's quota, as
+    /// [`available_parallelism`](std::thread::available_parallelism) counts them; counted once in a program.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
