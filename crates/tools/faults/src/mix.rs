@@ -47,11 +47,12 @@ struct Counts {
 }
 
 impl Mix {
-    pub(crate) fn new() -> Result<Self> {
+    /// For parties that may be killed, or not.
+    pub(crate) fn new(is_disturbed: bool) -> Result<Self> {
         let counts = Counts::new()?;
         let server = Server::builder().restart(Limit::new(10, Duration::from_secs(3600)));
         Ok(Self {
-            locks: Locks::new()?,
+            locks: Locks::new(is_disturbed)?,
             queue: bounded(CAPACITY)?,
             joinable: joinable(CAPACITY, Unfinished::Redeliver)?,
             server: server.spawn(|runs: Atomic<u64>| runs, (counts.runs.clone(),))?,

@@ -6,6 +6,7 @@ mod locks;
 mod pools;
 mod processes;
 mod servers;
+mod wakeups;
 
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "joinable queue", run: joinable::redelivered },
     Scenario { name: "joinable queue that reports", run: joinable::reported },
     Scenario { name: "locks", run: locks::all },
+    Scenario { name: "event", run: wakeups::event },
+    Scenario { name: "barrier", run: wakeups::barrier },
+    Scenario { name: "condition variable", run: wakeups::condvar },
+    Scenario { name: "condition variable, all notified", run: wakeups::condvar_all },
     Scenario { name: "server", run: servers::plain },
     Scenario { name: "restarted server", run: servers::restarted },
     Scenario { name: "server of a child", run: servers::nested },
@@ -47,6 +52,8 @@ pub(super) struct AllowedFailures {
     pub(super) deaths: u32,
     /// A system call may have been refused.
     pub(super) refusal: bool,
+    /// Where a process is killed.
+    pub(super) killed_at: Option<Failpoint>,
 }
 
 /// The failures that a scenario has seen.
@@ -61,10 +68,17 @@ pub(super) struct Observed {
 impl AllowedFailures {
     pub(super) fn by(point: Failpoint, act: Action) -> Self {
         match act {
-            Action::Kill => Self { deaths: u32::from(!costs_nothing(point)), refusal: false },
+            Action::Kill => {
+                Self { deaths: u32::from(!costs_nothing(point)), killed_at: Some(point), ..Self::default() }
+            }
             Action::Stop => Self::default(),
-            Action::Refuse => Self { deaths: 0, refusal: true },
+            Action::Refuse => Self { refusal: true, ..Self::default() },
         }
+    }
+
+    /// Whether processes are only stopped, if anything: each does all that it has to do.
+    fn is_none(self) -> bool {
+        self.deaths == 0 && !self.refusal
     }
 
     /// Whether the error reports the refused system call.

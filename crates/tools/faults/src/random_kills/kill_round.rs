@@ -49,6 +49,11 @@ impl KillRound {
         Self { instants: Vec::new(), ..Self::new(seed, 1, Duration::ZERO) }
     }
 
+    /// Whether processes will be killed.
+    pub(super) fn is_disturbed(&self) -> bool {
+        !self.instants.is_empty()
+    }
+
     /// Runs the work, and meanwhile kills processes that `candidates` names at that moment. The work ends
     /// when every handle has its result.
     pub(super) fn run<R>(&mut self, candidates: impl Fn() -> Vec<u32> + Send, work: impl FnOnce() -> R) -> R {

@@ -16,7 +16,7 @@ const CHUNK: usize = 1_000;
 type Ends = Vec<Result<Result<(), Error>, Error>>;
 
 pub(super) fn children(round: &mut KillRound) -> Result<()> {
-    let (mix, mut array) = (Mix::new()?, new_array()?);
+    let (mix, mut array) = (Mix::new(round.is_disturbed())?, new_array()?);
     let spawn = |(party, chunk)| Process::spawn(Mix::work, (mix.clone(), party, chunk));
     let children: Vec<_> = (0..).zip(array.chunks_mut(CHUNK)?).map(spawn).collect::<Result<_, _>>()?;
     let pids: Vec<_> = children.iter().map(Process::pid).collect();
@@ -28,7 +28,7 @@ pub(super) fn children(round: &mut KillRound) -> Result<()> {
 }
 
 pub(super) fn workers(round: &mut KillRound) -> Result<()> {
-    let (mix, mut array) = (Mix::new()?, new_array()?);
+    let (mix, mut array) = (Mix::new(round.is_disturbed())?, new_array()?);
     let pool = Pool::builder().workers(PARTIES as usize).chunk_size(1).build()?;
     let items: Vec<_> =
         (0..).zip(array.chunks_mut(CHUNK)?).map(|(party, chunk)| (mix.clone(), party, chunk)).collect();

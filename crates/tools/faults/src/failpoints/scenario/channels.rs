@@ -1,6 +1,5 @@
 //! Scenarios with queues and pipes.
 
-use std::fs;
 use std::process::id;
 use std::sync::mpsc;
 use std::thread;
@@ -12,6 +11,7 @@ use multiproc::failpoints::now;
 use multiproc::queue::{self, Sender};
 use nix::unistd::gettid;
 
+use super::wakeups::{Sleepers, wait_until_asleep};
 use super::{AllowedFailures, Observed};
 use crate::event_log::EventLog;
 use crate::workload::{self, Question};
@@ -102,7 +102,7 @@ pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
             let _ = tell.send(gettid());
             let _ = bring.send(receiver.recv());
         });
-        let child = Process::spawn(wait_and_send, (sender.clone(), id(), told.recv()?.as_raw()));
+        let child = Process::spawn(wait_and_send, (sender.clone(), (id(), vec![told.recv()?.as_raw()])));
         let sent = observed.tolerate(child.and_then(Process::join), allowed)?;
         observed.settled = Some(now());
         let found = brought.recv_timeout(FOUND).ok();
@@ -125,11 +125,8 @@ pub(super) fn single(allowed: AllowedFailures) -> Result<Observed> {
     })
 }
 
-/// Sends once that thread of that process sleeps.
-fn wait_and_send(messages: Sender<u32>, pid: u32, tid: i32) -> multiproc::Result<()> {
-    let stat = format!("/proc/{pid}/task/{tid}/stat");
-    while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") S ")) {
-        thread::yield_now();
-    }
+/// Sends once the receiver sleeps.
+fn wait_and_send(messages: Sender<u32>, receiver: Sleepers) -> multiproc::Result<()> {
+    wait_until_asleep(&receiver);
     Ok(messages.send(7)?)
 }

@@ -9,7 +9,9 @@ use crate::locks::{Locks, PARTIES};
 
 pub(super) fn all(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
-    let Some(locks) = observed.tolerate(Locks::new(), allowed)? else { return Ok(observed) };
+    let Some(locks) = observed.tolerate(Locks::new(!allowed.is_none()), allowed)? else {
+        return Ok(observed);
+    };
     let children: Vec<_> = (0..PARTIES).map(|_| Process::spawn(Locks::work, (locks.clone(),))).collect();
     for child in children {
         match observed.tolerate(child.and_then(Process::join), allowed)? {
