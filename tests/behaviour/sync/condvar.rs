@@ -12,6 +12,7 @@ trials![
     waiting_for_a_condition_ends_when_it_holds,
     a_wait_without_a_notification_ends_on_time,
     a_notification_of_a_killed_waiter_goes_to_another,
+    a_killed_notifier_keeps_no_waiter_from_a_later_notification,
     a_waiter_is_told_that_the_mutex_is_poisoned,
     a_notification_before_the_wait_wakes_no_one,
     any_bytes_in_its_memory_are_a_condition_variable,
@@ -105,6 +106,31 @@ fn a_notification_of_a_killed_waiter_goes_to_another() -> Outcome {
     drop(guard);
     ends_soon(|| children.remove(0).0.join())??;
     assert_eq!(handles.2.load(SeqCst), 1);
+    Ok(())
+}
+
+fn a_killed_notifier_keeps_no_waiter_from_a_later_notification() -> Outcome {
+    let notify = |(_, condvar, _): Handles, stage: Stage| -> Result<()> {
+        stage.send(())?;
+        loop {
+            condvar.notify_one()?;
+            condvar.notify_all();
+        }
+    };
+    let wait = |(mutex, condvar, _): Handles, stage: Stage| -> Result<u32> {
+        let guard = mutex.lock()?;
+        stage.send(())?;
+        Ok(*condvar.wait_while(guard, |number| *number == 0)?)
+    };
+    for _ in 0..20 {
+        let handles = handles()?;
+        let (waiter, _) = started(wait, &handles)?;
+        let (notifier, _) = started(notify, &handles)?;
+        killed(notifier); // in the middle of a notification
+        *handles.0.lock()? = 7;
+        handles.1.notify_one()?;
+        assert_eq!(ends_soon(|| waiter.join())??, 7);
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use multiproc::sync::Event;
 use multiproc::{Process, Result};
 
-use super::{Stage, corrupt, started, takes_at_least};
+use super::{Stage, corrupt, ends_soon, started, takes_at_least};
 use crate::support::{Outcome, trials, wait_for_state};
 
 trials![
@@ -12,6 +12,7 @@ trials![
     a_wait_ends_although_the_event_is_cleared_at_once,
     a_wait_without_a_set_ends_on_time,
     a_killed_waiter_takes_no_other_ones_wake_up,
+    an_event_set_by_a_killed_process_wakes_those_that_wait,
     any_bytes_in_its_memory_are_an_event,
 ];
 
@@ -66,6 +67,26 @@ fn a_killed_waiter_takes_no_other_ones_wake_up() -> Outcome {
     event.set();
     let ends: Vec<_> = children.into_iter().map(|(child, _)| child.join().ok()).collect();
     assert_eq!(ends[1..], [Some(true), Some(true)]);
+    Ok(())
+}
+
+fn an_event_set_by_a_killed_process_wakes_those_that_wait() -> Outcome {
+    let set = |event: Event, stage: Stage| -> Result<()> {
+        stage.send(())?;
+        event.set();
+        Ok(())
+    };
+    for _ in 0..20 {
+        let event = Event::new()?;
+        let (waiter, _) = started(wait, &event)?;
+        let (setter, _stage) = started(set, &event)?;
+        setter.kill()?; // before, while or after it sets the event
+        let _ = setter.join();
+        if !event.is_set() {
+            event.set();
+        }
+        assert!(ends_soon(|| waiter.join())?);
+    }
     Ok(())
 }
 
