@@ -18,6 +18,7 @@ use crate::pool::TaskHandle;
 use crate::process::Process;
 use crate::queue::Receiver;
 use crate::sys::eventfd;
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{self, Deadline};
 
 /// What [`wait_any`] can wait for, and what it means to be ready:
@@ -123,6 +124,7 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn sleep(self, deadline: Deadline) -> Result<()> {
         let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
+        failpoint::hit(Failpoint::WaitAnySleeps);
         poll::poll_all(self.polled, until).map(drop)
     }
 

@@ -32,6 +32,7 @@ use crate::ipc::ring::Ring;
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AtomicU32, Relaxed};
 use crate::sys::eventfd;
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::socket;
 use crate::sys::thread_id;
 
@@ -197,6 +198,7 @@ impl ChannelEnd {
     pub(crate) fn close(&self) {
         // First, or a sender that has not asked the kernel lately could send behind the end that receivers met.
         self.receivers().fetch_or(CLOSED, Relaxed);
+        failpoint::hit(Failpoint::ChannelClosing);
         socket::hang_up(self.fds().socket.as_fd());
     }
 

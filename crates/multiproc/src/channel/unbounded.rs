@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ipc::ring::{Position, Ring};
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 
 /// The size of the ring, the largest possible.
@@ -67,6 +68,7 @@ impl ChannelEnd {
         for (offset, length) in self.ring.ranges(allocated, end) {
             memfd::allocate_range(self.memory(), offset, length)?;
         }
+        failpoint::hit(Failpoint::MemoryAllocated);
         self.word(ALLOCATED).store(end, Relaxed);
         Ok(())
     }
@@ -85,6 +87,7 @@ impl ChannelEnd {
         for (offset, length) in self.ring.ranges(released.load(Relaxed), end) {
             memfd::release(self.memory(), offset, length);
         }
+        failpoint::hit(Failpoint::MemoryReleased);
         released.store(end, Release);
     }
 

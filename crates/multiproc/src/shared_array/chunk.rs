@@ -15,6 +15,7 @@ use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::writable::WritableRange;
 
 /// An exclusive part of a [`SharedArray`](super::SharedArray). It travels as an argument of a process or task,
@@ -91,7 +92,10 @@ impl<T: Pod> ArrayChunk<T> {
         }
         let range = match self.range.take() {
             Some(range) => range,
-            None => self.handle.map()?,
+            None => {
+                failpoint::hit(Failpoint::ChunkTaken);
+                self.handle.map()?
+            }
         };
         Ok(bytemuck::cast_slice_mut(self.range.insert(range).bytes_mut()))
     }
@@ -138,6 +142,7 @@ impl ChunkHandle {
         let next = generation.wrapping_add(1);
         let word = self.generations.word64(self.word * size_of::<u64>());
         let _ = word.compare_exchange(generation, next, Release, Relaxed);
+        failpoint::hit(Failpoint::ChunkReleased);
         self.generation.set(next);
     }
 
@@ -158,6 +163,7 @@ impl ChunkHandle {
 impl<T> Drop for ArrayChunk<T> {
     fn drop(&mut self) {
         self.range = None; // before the liveness socket is closed
+        failpoint::hit(Failpoint::ChunkUnmapped);
     }
 }
 

@@ -103,6 +103,14 @@ points! {
     /// A message is received, and its ancillary packet not discarded.
     AncillaryLeft = "channel:ancillary-left",
     ChannelSleeps = "channel:sleeps",
+    /// A channel is marked as closed, and its sockets are not shut down.
+    ChannelClosing = "channel:closing",
+    /// Memory ahead of what is in an unbounded queue is allocated, and senders do not know of it.
+    MemoryAllocated = "unbounded:allocated",
+    /// Memory of what was received is given back, and senders do not know of it.
+    MemoryReleased = "unbounded:released",
+    /// A thread is to fall asleep until one of several things is ready.
+    WaitAnySleeps = "wait-any:sleeps",
     /// An event count has changed, and its waiters are not woken.
     EventCountChanged = "event-count:changed",
     /// Its waiters are woken, and the event count still says that threads wait.
@@ -153,6 +161,12 @@ points! {
     CallSent = "server:call-sent",
     /// The spawning process knows how the server ended, and has not written it down.
     ServerReaped = "server:reaped",
+    /// A handle has taken its chunk of an array, and not mapped it.
+    ChunkTaken = "shared-array:taken",
+    /// A chunk that is about to be sent is released, and its handle not encoded.
+    ChunkReleased = "shared-array:released",
+    /// A chunk is unmapped, and its liveness socket is open.
+    ChunkUnmapped = "shared-array:unmapped",
     Filled = "shared-slice:filled",
     Sealed = "shared-slice:sealed",
     // The system calls of these can be refused, too.

@@ -1,11 +1,13 @@
 //! Scenarios: workloads that pass many failpoints, and check their results whichever process dies.
 
+mod arrays;
 mod channels;
 mod joinable;
 mod locks;
 mod pools;
 mod processes;
 mod servers;
+mod waits;
 mod wakeups;
 
 use std::time::Duration;
@@ -31,8 +33,12 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "recycled workers", run: pools::recycled },
     Scenario { name: "terminated pool", run: pools::terminated },
     Scenario { name: "queue", run: channels::queue },
+    Scenario { name: "unbounded queue", run: channels::unbounded },
+    Scenario { name: "closed queue", run: waits::closed },
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
+    Scenario { name: "wait for several things", run: waits::any },
+    Scenario { name: "shared array", run: arrays::filled },
     Scenario { name: "joinable queue", run: joinable::redelivered },
     Scenario { name: "joinable queue that reports", run: joinable::reported },
     Scenario { name: "locks", run: locks::all },

@@ -8,24 +8,34 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use multiproc::Process;
 use multiproc::failpoints::now;
-use multiproc::queue::{self, Sender};
+use multiproc::queue::{self, Receiver, Sender};
 use nix::unistd::gettid;
 
 use super::wakeups::{Sleepers, wait_until_asleep};
 use super::{AllowedFailures, Observed};
 use crate::event_log::EventLog;
-use crate::workload::{self, Question};
+use crate::workload::{self, Item, Question};
 
 const PRODUCERS: u32 = 2;
 const CONSUMERS: u32 = 2;
 
-/// Producers and consumers in processes of their own.
 pub(super) fn queue(allowed: AllowedFailures) -> Result<Observed> {
+    through(|| queue::bounded(32), allowed)
+}
+
+/// With more in it than one step of its memory.
+pub(super) fn unbounded(allowed: AllowedFailures) -> Result<Observed> {
+    through(queue::unbounded, allowed)
+}
+
+/// Producers and consumers in processes of their own.
+fn through(
+    create: impl FnOnce() -> multiproc::Result<(Sender<Item>, Receiver<Item>)>,
+    allowed: AllowedFailures,
+) -> Result<Observed> {
     let mut observed = Observed::default();
     let event_log = EventLog::create()?;
-    let Some((sender, receiver)) = observed.tolerate(queue::bounded(32), allowed)? else {
-        return Ok(observed);
-    };
+    let Some((sender, receiver)) = observed.tolerate(create(), allowed)? else { return Ok(observed) };
     let mut children = Vec::new();
     for own in 0..PRODUCERS {
         children.push(Process::spawn(workload::produce, (sender.clone(), own, event_log.path())));
