@@ -72,7 +72,6 @@ impl Locks {
     }
 
     /// What each of the processes does. One that is killed keeps none of the others from it.
-    #[cfg(multiproc_faults)]
     pub(crate) fn work(self) -> Result<()> {
         self.work_with(|_| Ok(()))
     }

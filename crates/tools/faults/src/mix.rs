@@ -17,8 +17,9 @@ use multiproc::{ArrayChunk, ErrorKind, Result, Server, wait_any};
 use serde::{Deserialize, Serialize};
 
 use crate::locks::{Locks, PARTIES, ROUNDS};
-use acknowledged::Acknowledged;
 use exchange::Exchange;
+
+pub(crate) use acknowledged::Acknowledged;
 
 pub(crate) const BEGUN: u64 = 1;
 pub(crate) const FILLED: u64 = 2;

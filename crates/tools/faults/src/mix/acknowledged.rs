@@ -12,7 +12,7 @@ use super::{CAPACITY, ITEMS};
 
 /// With items that come again when their receiver is killed, or are reported.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Acknowledged {
+pub(crate) struct Acknowledged {
     sender: JoinableSender<u32>,
     receiver: JoinableReceiver<u32>,
     comes_again: bool,
@@ -23,7 +23,7 @@ pub(super) struct Acknowledged {
 }
 
 impl Acknowledged {
-    pub(super) fn new(unfinished: Unfinished) -> Result<Self> {
+    pub(crate) fn new(unfinished: Unfinished) -> Result<Self> {
         let comes_again = unfinished == Unfinished::Redeliver;
         let (sender, receiver) = joinable(CAPACITY, unfinished)?;
         let counts = || Atomic::from_slice(&[0_u32; ITEMS]);
@@ -32,7 +32,7 @@ impl Acknowledged {
     }
 
     /// Sends an item and receives one; drops some of them the first time, if they come again.
-    pub(super) fn exchange(&self, number: u32) -> Result<()> {
+    pub(crate) fn exchange(&self, number: u32) -> Result<()> {
         self.sender.send(number)?;
         self.queued[number as usize].fetch_add(1, SeqCst);
         let delivery = self.receiver.recv()?;
@@ -51,7 +51,7 @@ impl Acknowledged {
     }
 
     /// Receives what is left when no party works any more.
-    pub(super) fn receive_rest(&self) -> Result<()> {
+    pub(crate) fn receive_rest(&self) -> Result<()> {
         loop {
             match self.receiver.try_recv() {
                 Ok(delivery) => self.acknowledge(delivery),
@@ -73,7 +73,7 @@ impl Acknowledged {
     }
 
     /// Whether each item has come where it must, after this many kills.
-    pub(super) fn check(&self, kills: u64) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, kills: u64) -> anyhow::Result<()> {
         let mut lost = 0;
         for number in 0..ITEMS {
             let [queued, acknowledged] =

@@ -8,6 +8,7 @@ mod channels;
 mod children;
 mod job;
 mod pools;
+mod shared;
 mod state;
 
 use std::collections::BTreeMap;

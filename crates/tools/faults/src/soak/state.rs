@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use super::channels::{self, QueueModel};
 use super::children::{self, Child};
 use super::pools::{self, PoolModel};
+use super::shared;
 
 /// Children, pools and queues with their expected results.
 #[derive(Default)]
@@ -69,6 +70,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
     operation("the last sender goes", 2, channels::hang_up),
     operation("talk through a pipe", 4, channels::talk),
     operation("shared slice there and back", 3, channels::shared_slice),
+    operation("work under locks, a party may be killed", 1, shared::locks),
+    operation("the holder of a lock and of permits is killed", 2, shared::killed_holder),
+    operation("wait for an event, then for each other", 2, shared::meet),
+    operation("fill an array, a party may be killed", 3, shared::array),
+    operation("call a server, which may be killed", 2, shared::server),
+    operation("joinable queue, a party may be killed", 2, shared::joinable),
+    operation("more in an unbounded queue than is taken", 3, shared::surplus),
+    operation("wait for children and items", 3, shared::wait_for_any),
+    operation("a child writes to a socket", 2, shared::descriptor),
 ];
 
 impl SoakState {
