@@ -133,6 +133,7 @@ impl Barrier {
         let broken = self.state();
         if broken.is_broken() {
             self.note_broken(broken.round());
+            failpoint::hit(Failpoint::BarrierResetting);
             let state = self.shared.word(Word::State);
             let _ = state.compare_exchange(broken.0, broken.next(true).0, AcqRel, Acquire);
         }
@@ -231,6 +232,7 @@ impl Barrier {
             return false;
         }
         self.shared.word(Word::Failure).store(failure_word, Relaxed);
+        failpoint::hit(Failpoint::BarrierBreaking);
         let broken = |state| lasts(State(state)).then_some(state | BROKEN);
         let result = self.shared.word(Word::State).fetch_update(AcqRel, Acquire, broken);
         self.shared.events().notify_all();

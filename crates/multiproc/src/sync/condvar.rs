@@ -175,6 +175,7 @@ impl Condvar {
             return Ok(guard);
         };
         let mutex = guard.shared();
+        failpoint::hit(Failpoint::WaiterAdded);
         drop(guard);
         let is_notified = || self.is_notified(&entry);
         let waited = self.shared.wait(deadline, is_notified, |check_holders| {
@@ -183,6 +184,7 @@ impl Condvar {
             }
             Ok(is_notified().then_some(()))
         });
+        failpoint::hit(Failpoint::WaiterWoken);
         // Its entry stays until then: the notification of a thread that is killed before goes to the next
         // one.
         let guard = MutexGuard::take(mutex, Deadline::Never);

@@ -11,6 +11,7 @@ use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
 use super::shared::{Shared, Word};
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::Relaxed;
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::mutex::MutexGuard as WordGuard;
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
@@ -197,6 +198,7 @@ impl<'a> Held<'a> {
                 shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
             } else {
                 write(shared);
+                failpoint::hit(Failpoint::WrittenBack);
             }
         });
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::shared::{Shared, Word};
 use crate::error::Result;
 use crate::sys::atomic::{Acquire, Release};
+use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
 
 /// A value that one process makes, and all others take from it.
@@ -103,6 +104,7 @@ impl<T: Pod> OnceCell<T> {
 
     fn put(&self, value: &T) {
         self.shared.store(0, value);
+        failpoint::hit(Failpoint::CellFilled);
         self.shared.word(Word::State).store(DONE, Release);
     }
 }

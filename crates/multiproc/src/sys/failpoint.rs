@@ -127,8 +127,20 @@ points! {
     PermitsReleased = "sync:permits-released",
     /// A waiter of a condition variable is marked as notified, and not woken.
     WaiterNotified = "sync:waiter-notified",
+    /// A waiter of a condition variable is in its table, and still holds the mutex.
+    WaiterAdded = "sync:waiter-added",
+    /// A waiter of a condition variable waits no longer, and has not taken the mutex again.
+    WaiterWoken = "sync:waiter-woken",
     /// All parties have arrived at a barrier, and are not notified.
     BarrierPassed = "sync:barrier-passed",
+    /// The reason for which a barrier is about to be broken is written.
+    BarrierBreaking = "sync:barrier-breaking",
+    /// A barrier is broken, and is about to be usable again.
+    BarrierResetting = "sync:barrier-resetting",
+    /// A guard has written the mutex's value back, and still holds the mutex.
+    WrittenBack = "sync:written-back",
+    /// A cell's value is written, and does not count as written.
+    CellFilled = "sync:cell-filled",
     /// An item is in a joinable queue, and no waiter is notified.
     DeliveryQueued = "joinable:queued",
     /// An item has its receiver, and does not say yet that it is taken.

@@ -7,6 +7,7 @@ mod locks;
 mod pools;
 mod processes;
 mod servers;
+mod waiters;
 mod waits;
 mod wakeups;
 
@@ -44,6 +45,8 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "locks", run: locks::all },
     Scenario { name: "event", run: wakeups::event },
     Scenario { name: "barrier", run: wakeups::barrier },
+    Scenario { name: "reset barrier", run: wakeups::reset },
+    Scenario { name: "waiters of a condition variable", run: waiters::notified_in_turn },
     Scenario { name: "condition variable", run: wakeups::condvar },
     Scenario { name: "condition variable, all notified", run: wakeups::condvar_all },
     Scenario { name: "server", run: servers::plain },

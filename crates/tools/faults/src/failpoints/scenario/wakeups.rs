@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use super::{AllowedFailures, Observed};
 
 /// After this time a thread gives up waiting, which is too late in any case.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How many threads wait.
 const WAITERS: u32 = 2;
 
@@ -72,6 +72,34 @@ pub(super) fn barrier(allowed: AllowedFailures) -> Result<Observed> {
         let is_leader = passed.context("the barrier is not passed")?;
         ensure!(!is_leader, "a thread that did not come last is the leader");
     }
+    Ok(observed)
+}
+
+/// The child resets it, which breaks it for those that wait, and for no others.
+pub(super) fn reset(allowed: AllowedFailures) -> Result<Observed> {
+    let mut observed = Observed::default();
+    let made: Result<Passage, Error> =
+        Barrier::new(WAITERS + 1).and_then(|barrier| Ok((barrier, Atomic::new(0)?)));
+    let Some(passage) = observed.tolerate(made, allowed)? else { return Ok(observed) };
+    let reset = |(barrier, has_begun): Passage, sleepers: Sleepers| {
+        while has_begun.load(SeqCst) == 0 && barrier.waiting() < WAITERS as usize {
+            thread::yield_now();
+        }
+        wait_until_asleep(&sleepers);
+        has_begun.store(1, SeqCst);
+        barrier.reset();
+        Ok(())
+    };
+    let wait = |(barrier, _): &Passage| barrier.wait_timeout(PATIENCE);
+    let is_missing = || passage.0.is_broken() || passage.0.waiting() > 0;
+    let (woken, at) = run(&mut observed, allowed, &passage, reset, wait, is_missing)?;
+    observed.settled = Some(at);
+    ensure!(woken.iter().all(|passed| passed.as_ref().is_err_and(Error::is_broken)), "{woken:?}");
+    let passed = thread::scope(|scope| {
+        let others: Vec<_> = (0..=WAITERS).map(|_| scope.spawn(|| wait(&passage))).collect();
+        others.into_iter().all(|other| other.join().is_ok_and(|passed| passed.is_ok()))
+    });
+    ensure!(passed, "a barrier that was reset is not passed");
     Ok(observed)
 }
 
