@@ -92,10 +92,7 @@ impl<T: Pod> ArrayChunk<T> {
         }
         let range = match self.range.take() {
             Some(range) => range,
-            None => {
-                failpoint::hit(Failpoint::ChunkTaken);
-                self.handle.map()?
-            }
+            None => self.handle.map()?,
         };
         Ok(bytemuck::cast_slice_mut(self.range.insert(range).bytes_mut()))
     }
@@ -147,6 +144,7 @@ impl ChunkHandle {
     }
 
     fn map(&self) -> Result<WritableRange> {
+        failpoint::hit(Failpoint::ChunkTaken);
         WritableRange::map(self.memory.as_fd(), self.first * self.element, self.length * self.element)
     }
 

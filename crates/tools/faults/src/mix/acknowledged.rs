@@ -17,7 +17,7 @@ pub(crate) struct Acknowledged {
     receiver: JoinableReceiver<u32>,
     comes_again: bool,
     queued: Atomic<[u32]>,
-    acknowledged: Atomic<[u32]>,
+    done: Atomic<[u32]>,
     /// How many items were reported as lost.
     reported: Atomic<u64>,
 }
@@ -27,8 +27,8 @@ impl Acknowledged {
         let comes_again = unfinished == Unfinished::Redeliver;
         let (sender, receiver) = joinable(CAPACITY, unfinished)?;
         let counts = || Atomic::from_slice(&[0_u32; ITEMS]);
-        let (queued, acknowledged, reported) = (counts()?, counts()?, Atomic::new(0)?);
-        Ok(Self { sender, receiver, comes_again, queued, acknowledged, reported })
+        let (queued, done, reported) = (counts()?, counts()?, Atomic::new(0)?);
+        Ok(Self { sender, receiver, comes_again, queued, done, reported })
     }
 
     /// Sends an item and receives one; drops some of them the first time, if they come again.
@@ -46,7 +46,7 @@ impl Acknowledged {
     }
 
     fn acknowledge(&self, delivery: Delivery<u32>) {
-        self.acknowledged[*delivery as usize].fetch_add(1, SeqCst);
+        self.done[*delivery as usize].fetch_add(1, SeqCst);
         delivery.done();
     }
 
@@ -76,8 +76,7 @@ impl Acknowledged {
     pub(crate) fn check(&self, kills: u64) -> anyhow::Result<()> {
         let mut lost = 0;
         for number in 0..ITEMS {
-            let [queued, acknowledged] =
-                [&self.queued, &self.acknowledged].map(|counts| counts[number].load(SeqCst));
+            let [queued, acknowledged] = [&self.queued, &self.done].map(|counts| counts[number].load(SeqCst));
             lost += u64::from(queued.saturating_sub(acknowledged));
             let most = if self.comes_again { 1 + kills } else { 1 };
             ensure!(u64::from(acknowledged) <= most, "item {number} is acknowledged {acknowledged} times");

@@ -179,7 +179,7 @@ where
         (wait(handle), now())
     };
     thread::scope(|scope| {
-        let waiters: Vec<_> = (0..WAITERS).map(|_| scope.spawn(&waiter)).collect();
+        let waiters: Vec<_> = (0..WAITERS).map(|_| scope.spawn(waiter)).collect();
         let sleepers: Sleepers = (id(), told.iter().take(waiters.len()).collect());
         let child = Process::spawn(notify, (handle.clone(), sleepers.clone()));
         match observed.tolerate(child.and_then(Process::join), allowed)? {
