@@ -107,8 +107,8 @@ impl Trace {
         self.of_category("item").filter_map(|event| event.number("count")).sum()
     }
 
-    /// An arrow that leads from nowhere: an event at the end of one has no other at its start. There is none in
-    /// the trace of a program that was not killed.
+    /// An event at the end of an arrow that has no start, or a submission whose arrow ends nowhere although its
+    /// first item ran. Neither is in the trace of a program that was not killed.
     pub fn loose_arrow(&self) -> Option<&Event> {
         let starts: HashSet<_> = self
             .events
@@ -116,7 +116,32 @@ impl Trace {
             .filter(|event| event.flow_out && !event.flow_in)
             .map(|event| &event.bind_id)
             .collect();
-        self.events.iter().find(|event| event.flow_in && !starts.contains(&event.bind_id))
+        let is_loose = |event: &&Event| event.flow_in && !starts.contains(&event.bind_id);
+        self.events.iter().find(is_loose).or_else(|| self.submission_to_nowhere())
+    }
+
+    /// A submission whose first item has a slice without its arrow. Items that were taken back have no slice there,
+    /// and those of a worker that died need not have the arrow.
+    fn submission_to_nowhere(&self) -> Option<&Event> {
+        let unharmed = self.named("exit").filter(|exit| exit.number("code") == Some(0)).map(|exit| exit.pid);
+        let unharmed: HashSet<_> = unharmed.collect();
+        let mut submissions: HashMap<_, Vec<&Event>> = HashMap::new();
+        for submit in self.named("submit") {
+            submissions.entry(submit.number("worker")).or_default().push(submit);
+        }
+        let items = self.of_category("item").filter(|item| !item.flow_in && unharmed.contains(&item.pid));
+        items.into_iter().find_map(|item| {
+            let index = item.number("index")?;
+            let is_its = |submit: &&&Event| {
+                let (first, count) = (submit.number("index"), submit.number("count"));
+                let range = first.zip(count).map(|(first, count)| first..first.saturating_add(count));
+                submit.ts <= item.ts && range.is_some_and(|range| range.contains(&index))
+            };
+            let own = submissions.get(&Some(u64::from(item.pid)))?.iter().filter(is_its);
+            own.max_by(|one, other| one.ts.total_cmp(&other.ts))
+                .filter(|its| its.number("index") == Some(index))
+                .copied()
+        })
     }
 
     /// How many events of a process or of all were lost, by what the file says.
