@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use experiments::{Machine, measure::show};
 use xtask::compare::{BROKEN_LIMIT, symptom};
 use xtask::programs::python;
-use xtask::runner::Runner;
+use xtask::runner::{Ending, Runner};
 use xtask::verify::programs::{Program as Name, Workspace};
 use xtask::verify::python::{Broken, Script, broken};
 use xtask::verify::readme::Block;
@@ -233,8 +233,7 @@ impl Collector<'_> {
         let run = Run { ending: None, ..of(&command, &seen) };
         say(&run);
         let symptom = symptom(&seen).unwrap_or_else(|| "It works here.".to_owned());
-        // A program that would hang may end itself to say so.
-        let hangs = symptom.contains("still ");
+        let hangs = matches!(seen.ending, Ending::Limit(_));
         let name = broken.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let reason = broken.reason.strip_prefix("Does not work: ").unwrap_or(&broken.reason);
         Ok(Some(Mistake {

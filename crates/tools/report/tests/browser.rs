@@ -18,6 +18,25 @@ const QUESTIONS: &str = "return [...document.querySelectorAll('section.question'
     .filter(section => section.querySelector('h2').innerText.trim() && section.querySelector('pre'))
     .map(section => section.id).sort()";
 
+/// The ids of questions with a selector's element.
+const WITH: &str = "return [...document.querySelectorAll('section.question')]
+    .filter(section => section.querySelector('SELECTOR')).map(section => section.id).sort()";
+
+/// Questions whose programs have several processes and a trace: all but the one whose processes are on other hosts.
+const WITHOUT_TIMELINE: [&str; 1] = ["x6-many-hosts"];
+
+/// Questions with measured claims.
+const MEASURED: [&str; 3] = ["q1-why-processes", "q2-processes-vs-threads", "q4-why-a-pool"];
+
+/// Those of `docs/` that have rows in a table.
+const TABLES: &str = "return ['performance', 'reliability']
+    .filter(id => document.querySelector(`#${id} tbody tr td`)).sort()";
+
+/// The parts that show no time.
+const TIMELESS: &str = "return [...document.querySelectorAll('.output, .question .command')]
+    .filter(part => !/\\d (s|ms|µs)$/.test(part.querySelector('.time')?.textContent ?? ''))
+    .map(part => part.outerHTML.slice(0, 120))";
+
 /// Unfolds everything; returns the width of the page. A phone's window grows with it.
 const WIDTH: &str = "document.querySelectorAll('details').forEach(details => details.open = true);
     return document.documentElement.scrollWidth";
@@ -51,6 +70,7 @@ fn the_page_has_every_question_and_fits_a_desk_and_a_phone() {
             "skipped: the report is not opened, since there is no Chromium here ({how})"
         )
         .unwrap();
+        assert!(std::env::var_os("CI").is_none(), "`CI` is set, and there is no Chromium");
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -61,6 +81,14 @@ fn the_page_has_every_question_and_fits_a_desk_and_a_phone() {
     for (width, dark) in [(1280, false), (1280, true), (390, false), (390, true)] {
         browser.open(&url, width, dark);
         assert_eq!(browser.run(QUESTIONS), json!(questions()));
+        let with = |selector| browser.run(&WITH.replace("SELECTOR", selector));
+        let traced: Vec<_> =
+            questions().into_iter().filter(|name| !WITHOUT_TIMELINE.contains(&&**name)).collect();
+        assert_eq!(with(".timeline .lane rect"), json!(traced));
+        assert_eq!(with("figure.chart"), json!(MEASURED));
+        assert_eq!(with(".claims .verdict"), json!(MEASURED));
+        assert_eq!(browser.run(TIMELESS), json!([]));
+        assert_eq!(browser.run(TABLES), json!(["performance", "reliability"]));
         assert_eq!(browser.run(WIDTH), json!(width));
         assert_eq!(browser.run(PALE), json!([]), "dark: {dark}");
         assert_eq!(browser.console(), json!([]));

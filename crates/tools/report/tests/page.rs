@@ -38,6 +38,9 @@ fn main() {
 const PERFORMANCE: &str = "# P\n\n## W1: start\n\n| | | median |\n|---|---|---|\n\
     | start (µs, less is better) | multiproc | 186 |\n| | procspawn | 1257 |\n";
 
+const RELIABILITY: &str =
+    "# R\n\n## Every step\n\n| fault | survived |\n|---|--:|\n| channel:published killed | 23 |\n";
+
 fn workspace(python: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -51,6 +54,7 @@ fn workspace(python: &str) -> TempDir {
         ("examples/q1/python/q1.py", "echo '1 < 2'"),
         ("examples/q1/python/broken/no-end.py", "# Does not work: it waits without `end`.\nexec sleep 1000"),
         ("docs/performance.md", PERFORMANCE),
+        ("docs/reliability.md", RELIABILITY),
         ("bin/python3", python),
     ] {
         let path = folder.path().join(name);
@@ -76,6 +80,14 @@ fn assert_page(page: &str, has: &[&str], has_not: &[&str]) {
     for text in has_not {
         assert!(!page.contains(text), "`{text}` is in\n{page}");
     }
+}
+
+/// A time in some unit stands behind this text.
+fn assert_time(page: &str, before: &str) {
+    let (_, after) = page.split_once(before).unwrap_or_else(|| panic!("`{before}` is missing in\n{page}"));
+    let time = after.split_once('<').unwrap().0;
+    let (number, unit) = time.split_once(' ').unwrap_or_default();
+    assert!(number.parse::<f64>().is_ok_and(|number| number > 0.0) && unit.ends_with('s'), "`{time}`");
 }
 
 #[test]
@@ -105,9 +117,18 @@ fn a_page_shows_what_ran() {
             // docs/
             "<figcaption>start: less is better</figcaption>",
             "1257 µs",
+            "<section class=\"document\" id=\"reliability\"",
+            "<td>channel:published killed</td><td class=\"right\">23</td>",
+            // how long both took
+            "<figcaption>Time from start to end</figcaption>",
         ],
         &["<p>Does not work", "http:", "https:", "<script"],
     );
+    for language in ["Rust", "Python"] {
+        assert_time(&page, &format!("<span class=\"tag\">{language}</span> <span class=\"time\">"));
+        let (_, bar) = page.split_once(&format!("<span class=\"label\">{language}</span>")).unwrap();
+        assert_time(bar, "<span class=\"value\">");
+    }
 }
 
 #[test]
@@ -137,4 +158,28 @@ fn wrong_arguments_fail_before_anything_runs() {
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr.starts_with(error), "{stderr}");
     }
+}
+
+/// The well-known queue program, with a real Python where there is one.
+#[test]
+fn a_queue_without_a_sentinel_hangs() {
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return;
+    }
+    let root = workspace(PYTHON);
+    fs::remove_file(root.path().join("bin/python3")).unwrap();
+    fs::remove_file(root.path().join("examples/q1/python/q1.py")).unwrap();
+    let broken = root.path().join("examples/q1/python/broken");
+    fs::remove_dir_all(&broken).unwrap();
+    fs::create_dir(&broken).unwrap();
+    let original = include_str!("../../../../examples/q3-queue-ipc/python/broken/no-sentinel.py");
+    fs::write(broken.join("no-sentinel.py"), original).unwrap();
+    let output = report(root.path(), &[]);
+    assert!(output.status.success(), "{output:?}");
+    let page = fs::read_to_string(root.path().join("target/report.html")).unwrap();
+    assert_page(
+        &page,
+        &["hangs</span> still running after 5 s, and killed", "no-sentinel.py</span>\n"],
+        &["fails</span>"],
+    );
 }
