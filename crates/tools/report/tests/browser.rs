@@ -32,6 +32,10 @@ const MEASURED: [&str; 3] = ["q1-why-processes", "q2-processes-vs-threads", "q4-
 const TABLES: &str = "return ['performance', 'reliability']
     .filter(id => document.querySelector(`#${id} tbody tr td`)).sort()";
 
+/// The contents' entries with a line above them: the first example, and the first page of `docs/`.
+const APART: &str =
+    "return [...document.querySelectorAll('.wide .apart a')].map(a => a.getAttribute('href'))";
+
 /// The parts that show no time.
 const TIMELESS: &str = "return [...document.querySelectorAll('.output, .question .command')]
     .filter(part => !/\\d (s|ms|µs)$/.test(part.querySelector('.time')?.textContent ?? ''))
@@ -88,6 +92,7 @@ fn the_page_has_every_question_and_fits_a_desk_and_a_phone() {
         assert_eq!(with("figure.chart"), json!(MEASURED));
         assert_eq!(with(".claims .verdict"), json!(MEASURED));
         assert_eq!(browser.run(TIMELESS), json!([]));
+        assert_eq!(browser.run(APART), json!(["#x1-shared-counter", "#performance"]));
         assert_eq!(browser.run(TABLES), json!(["performance", "reliability"]));
         assert_eq!(browser.run(WIDTH), json!(width));
         assert_eq!(browser.run(PALE), json!([]), "dark: {dark}");
