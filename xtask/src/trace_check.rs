@@ -121,6 +121,8 @@ mod tests {
         assert!(check(&["[", name, &to, &from]).is_ok());
         let submit = arrow(r#""flow_out":true"#).replace(r#""index":0"#, r#""worker":1,"index":0"#);
         let submit = submit.replace(r#""cat":"item","name":"f""#, r#""cat":"pool","name":"submit""#);
+        let take = to.replace(r#""cat":"item","name":"f""#, r#""cat":"pool","name":"take""#);
+        let take = take.replace(r#""index":0"#, r#""worker":1"#);
         let (unbound, exit) = (item(6), |code| {
             format!(
                 r#"{{"ph":"i","cat":"exit","name":"exit","s":"p","pid":1,"tid":1,"ts":20,"args":{{"cause":"a",{code}}}}},"#
@@ -131,6 +133,7 @@ mod tests {
         for (lines, why) in [
             (vec!["[", name, &to], "nowhere"),
             (vec!["[", name, &submit, &unbound, &exit(r#""code":0"#)], "nowhere"),
+            (vec!["[", name, &submit, &take, &exit(r#""code":0"#)], "nowhere"),
             (vec![name], "opening bracket"),
             (vec!["[", &item(1)], "no name"),
             (vec!["[", name, &item(1).replace(r#""tid":1"#, r#""tid":2"#)], "no name"),

@@ -107,8 +107,8 @@ impl Trace {
         self.of_category("item").filter_map(|event| event.number("count")).sum()
     }
 
-    /// An event at the end of an arrow that has no start, or a submission whose arrow ends nowhere although its
-    /// first item ran. Neither is in the trace of a program that was not killed.
+    /// An event at the end of an arrow that has no start, results whose arrow passes no item, or a submission
+    /// whose arrow ends nowhere although its first item ran. None is in the trace of a program that was not killed.
     pub fn loose_arrow(&self) -> Option<&Event> {
         let starts: HashSet<_> = self
             .events
@@ -117,14 +117,34 @@ impl Trace {
             .map(|event| &event.bind_id)
             .collect();
         let is_loose = |event: &&Event| event.flow_in && !starts.contains(&event.bind_id);
-        self.events.iter().find(is_loose).or_else(|| self.submission_to_nowhere())
+        self.events
+            .iter()
+            .find(is_loose)
+            .or_else(|| self.result_of_nothing())
+            .or_else(|| self.submission_to_nowhere())
+    }
+
+    /// Results whose arrow passes no item. An item of a worker that died need not have the arrow.
+    fn result_of_nothing(&self) -> Option<&Event> {
+        let unharmed = self.unharmed();
+        let passed: HashSet<_> = self.of_category("item").map(|item| &item.bind_id).collect();
+        let is_of_unharmed = |take: &&Event| {
+            let worker = take.number("worker").and_then(|worker| u32::try_from(worker).ok());
+            worker.is_some_and(|worker| unharmed.contains(&worker))
+        };
+        let mut takes = self.named("take").filter(|take| take.flow_in).filter(is_of_unharmed);
+        takes.find(|take| !passed.contains(&take.bind_id))
+    }
+
+    /// The processes that ended with exit code 0.
+    fn unharmed(&self) -> HashSet<u32> {
+        self.named("exit").filter(|exit| exit.number("code") == Some(0)).map(|exit| exit.pid).collect()
     }
 
     /// A submission whose first item has a slice without its arrow. Items that were taken back have no slice there,
     /// and those of a worker that died need not have the arrow.
     fn submission_to_nowhere(&self) -> Option<&Event> {
-        let unharmed = self.named("exit").filter(|exit| exit.number("code") == Some(0)).map(|exit| exit.pid);
-        let unharmed: HashSet<_> = unharmed.collect();
+        let unharmed = self.unharmed();
         let mut submissions: HashMap<_, Vec<&Event>> = HashMap::new();
         for submit in self.named("submit") {
             submissions.entry(submit.number("worker")).or_default().push(submit);
