@@ -26,9 +26,9 @@ pub(crate) fn with(method: StartMethod) -> ProcessBuilder {
 
 /// Makes a module's `trials()` from the names of its tests.
 macro_rules! trials {
-    ($($test:ident),* $(,)?) => {
+    ($($(#[$condition:meta])* $test:ident),* $(,)?) => {
         pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
-            vec![$(crate::support::trial(module_path!(), stringify!($test), $test)),*]
+            vec![$($(#[$condition])* crate::support::trial(module_path!(), stringify!($test), $test)),*]
         }
     };
 }

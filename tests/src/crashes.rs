@@ -1,7 +1,11 @@
 //! Functions that crash, each by a line that ends with a comment.
 
+use std::arch::asm;
 use std::hint::black_box;
+use std::num::NonZero;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// Reads a byte three functions further down.
@@ -52,6 +56,45 @@ pub fn abort_in_c(number: i32) {
     // SAFETY: takes a number.
     unsafe { in_c(number) }; // calls C
     black_box(number); // optimised code would have C return to the caller of this function
+}
+
+/// Reads a page that its file does not have: SIGBUS.
+#[inline(never)]
+#[allow(unsafe_code)]
+pub fn read_behind_a_file() -> u8 {
+    let file = memfd_create(c"empty", MFdFlags::MFD_CLOEXEC).unwrap();
+    let (size, flags) = (NonZero::new(4096).unwrap(), MapFlags::MAP_PRIVATE);
+    // SAFETY: memory that nothing else uses.
+    let page = unsafe { mmap(None, size, ProtFlags::PROT_READ, flags, &file, 0) }.unwrap();
+    black_box(dereference(page.addr().get()))
+}
+
+/// Executes an instruction that there is not: SIGILL.
+#[inline(never)]
+#[allow(unsafe_code)]
+pub fn execute_an_illegal_instruction() {
+    // SAFETY: none. It is to crash.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!("ud2");
+    }
+    // SAFETY: none. It is to crash.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!("udf #0");
+    }
+    black_box(()); // the function is still there
+}
+
+/// Divides by zero: SIGFPE. (On aarch64 that gives zero.)
+#[inline(never)]
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+pub fn divide_by_zero(number: u32) -> u32 {
+    let mut result = number;
+    // SAFETY: none. It is to crash.
+    unsafe { asm!("div {zero:e}", zero = in(reg) 0, inout("eax") result, inout("edx") 0 => _) };
+    result
 }
 
 /// From now on this signal crashes the process.

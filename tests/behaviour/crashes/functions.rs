@@ -3,9 +3,13 @@
 use std::process::abort;
 use std::thread;
 
-use multiproc::{Backtrace, Pool, Process};
+use multiproc::{Backtrace, Error, Pool, Process};
 use nix::sys::signal::{Signal, raise};
-use tests::crashes::{crash_on, first_level, overflow_the_stack};
+#[cfg(target_arch = "x86_64")]
+use tests::crashes::divide_by_zero;
+use tests::crashes::{
+    crash_on, execute_an_illegal_instruction, first_level, overflow_the_stack, read_behind_a_file,
+};
 
 use super::{assert_calls, died_of};
 use crate::support::{Outcome, TEST_TIMEOUT, trials};
@@ -13,6 +17,10 @@ use crate::support::{Outcome, TEST_TIMEOUT, trials};
 trials![
     a_segfault_three_functions_deep_is_shown,
     an_abort_is_shown,
+    a_bus_error_is_shown,
+    an_illegal_instruction_is_shown,
+    #[cfg(target_arch = "x86_64")]
+    a_division_by_zero_is_shown,
     a_crash_of_another_thread_is_shown,
     a_stack_overflow_is_shown,
     a_crash_within_a_handler_is_shown,
@@ -40,6 +48,34 @@ fn an_abort_is_shown() -> Outcome {
     assert_calls(&error, &["abort_here"]);
     assert_eq!(error.backtrace().unwrap().fault_address(), None);
     Ok(())
+}
+
+fn a_bus_error_is_shown() -> Outcome {
+    let error = died_of(read_behind_a_file, Signal::SIGBUS)?;
+    assert_calls(&error, &["dereference", "read_behind_a_file"]);
+    let address = error.backtrace().unwrap().fault_address().unwrap();
+    assert!(address > 0 && address.is_multiple_of(4096), "{address:#x}");
+    Ok(())
+}
+
+fn an_illegal_instruction_is_shown() -> Outcome {
+    let error = died_of(execute_an_illegal_instruction, Signal::SIGILL)?;
+    assert_is_at_its_first_frame(&error, "execute_an_illegal_instruction");
+    Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn a_division_by_zero_is_shown() -> Outcome {
+    let error = died_of(|| divide_by_zero(7), Signal::SIGFPE)?;
+    assert_is_at_its_first_frame(&error, "divide_by_zero");
+    Ok(())
+}
+
+/// The address of these faults is that of the instruction.
+fn assert_is_at_its_first_frame(error: &Error, function: &str) {
+    assert_calls(error, &[function]);
+    let backtrace = error.backtrace().unwrap();
+    assert_eq!(backtrace.fault_address(), Some(backtrace.frames()[0].address()), "{backtrace}");
 }
 
 fn a_crash_of_another_thread_is_shown() -> Outcome {
