@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::Directory;
@@ -40,8 +41,13 @@ fn record(directory: &Directory, how: &str, kinds: &[&str]) -> Outcome<Vec<Strin
     Ok(output.lines().zip(kinds).map(path).collect())
 }
 
+/// A replay is asked to record, too, and does not.
 fn replay(path: &str) -> Outcome<(End, String)> {
-    let Output { status, stderr, .. } = program().env("MULTIPROC_REPLAY", path).output()?;
+    let mut program = program();
+    if let Some(directory) = Path::new(path).parent() {
+        program.env("MULTIPROC_RECORD", directory);
+    }
+    let Output { status, stderr, .. } = program.env("MULTIPROC_REPLAY", path).output()?;
     Ok(((status.code(), status.signal()), String::from_utf8_lossy(&stderr).into_owned()))
 }
 
