@@ -5,6 +5,7 @@ use tests::corrupter::{Corrupter, Where, mappings};
 
 use super::{Counter, NOTICED, block, of_another_process};
 use crate::support::{Outcome, TEST_TIMEOUT, eventually, send_signal, trials, wait_for_state};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
 trials![
@@ -16,6 +17,7 @@ trials![
     a_sender_that_waits_for_room_learns_of_the_death,
     a_killed_caller_disturbs_no_other,
     a_stopped_caller_disturbs_no_other,
+    stopped_callers_of_a_server_that_gets_no_thread_disturb_no_other,
     the_server_ends_with_the_process_that_spawned_it,
     an_unrelated_process_learns_that_the_spawning_one_died,
     who_only_asks_learns_that_the_spawning_process_died,
@@ -158,6 +160,47 @@ fn a_stopped_caller_disturbs_no_other() -> Outcome {
     blocked.get()?;
     assert_eq!(counter.call(Counter::total, ())?, 1);
     child.kill()?;
+    Ok(())
+}
+
+/// More replies than its channel has room for wait for each. There may be the stacks of some threads that have
+/// ended.
+fn stopped_callers_of_a_server_that_gets_no_thread_disturb_no_other() -> Outcome {
+    let block_then_get_no_thread = |_: &mut Counter, latch: multiproc::Connection<(), ()>| {
+        latch.send(()).unwrap();
+        let _ = latch.recv();
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+        let bytes = pages * 4096 + 1024 * 1024; // the stack of a thread has twice that
+        setrlimit(Resource::RLIMIT_AS, bytes, bytes).unwrap();
+    };
+    let submit_many = |counter: Server<Counter>, stage: multiproc::Connection<(), ()>| {
+        let calls = (0..400).map(|_| counter.submit(Counter::bytes, (1000,)));
+        let calls = calls.collect::<Result<Vec<_>>>()?;
+        stage.send(())?;
+        Ok::<_, multiproc::Error>(calls.into_iter().filter_map(|call| call.get().err()).count())
+    };
+    let counter = Server::builder().capacity(3_000).spawn(Counter::new, (0,))?;
+    let (latch, theirs) = pipe::<(), ()>()?;
+    let blocked = counter.submit(block_then_get_no_thread, (theirs,))?;
+    latch.recv()?;
+    let mut children = Vec::new();
+    for _ in 0..6 {
+        let (ours, theirs) = pipe::<(), ()>()?;
+        let child = Process::spawn(submit_many, (counter.clone(), theirs))?;
+        ours.recv()?;
+        send_signal(child.pid(), Signal::SIGSTOP);
+        wait_for_state(child.pid(), 'T');
+        children.push(child);
+    }
+    drop(latch);
+    blocked.get()?;
+    assert_eq!(counter.call(Counter::add, (1,))?, 1);
+    for child in &children {
+        send_signal(child.pid(), Signal::SIGCONT);
+    }
+    let lost = children.into_iter().map(|child| child.join()?).sum::<Result<usize>>()?;
+    assert!((1..6 * 400).contains(&lost), "{lost} calls have no result");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::sys::thread_id::namespace;
 pub(super) enum Fate {
     Ended,
     Restarted,
-    /// The server lives, and had no memory for the channel.
+    /// The server lives, and had no memory for the channel, or no thread for its replies.
     Refused,
     /// The process that would say so has ended, or is stopped.
     Nothing,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::message;
 use crate::channel::{Message, SenderCore};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ipc::wire::SharedFd;
 use crate::sys::poll::Deadline;
 use crate::sys::socket::Sent;
@@ -34,6 +34,8 @@ struct Writer {
 pub(super) enum Delivery {
     Done,
     CallerGone,
+    /// There is no thread that could wait for the caller.
+    Refused,
 }
 
 impl Replies {
@@ -51,8 +53,7 @@ impl Replies {
             Ok(Sent::Done) => Ok(Delivery::Done),
             Ok(Sent::Disconnected) => Ok(Delivery::CallerGone),
             Ok(Sent::TimedOut) => {
-                let writer = Writer::start(self.channel.clone())
-                    .map_err(|error| Error::io("start a thread for replies", &error))?;
+                let Ok(writer) = Writer::start(self.channel.clone()) else { return Ok(Delivery::Refused) };
                 let _ = writer.queue.send((reply.to_vec(), descriptors.to_vec()));
                 self.writer = Some(writer);
                 Ok(Delivery::Done)

@@ -84,7 +84,8 @@ struct Server {
     /// The method that panicked, after which the state is in doubt.
     poisoned: Option<&'static str>,
     callers: HashMap<u64, Replies>,
-    /// Replies to callers that are not connected again after a restart.
+    /// Replies to callers that are not connected again after a restart. They sent those calls to an earlier
+    /// process, so there are no more of them than the capacity.
     undelivered: HashMap<u64, Vec<Undelivered>>,
     failed: Option<(CallId, Error)>,
     /// How often receiving has failed in a row.
@@ -272,7 +273,11 @@ impl Server {
     fn reply(&mut self, id: CallId, reply: &[u8], descriptors: &[SharedFd]) -> Result<()> {
         let CallId { caller, call } = id;
         if let Some(replies) = self.callers.get_mut(&caller) {
-            if replies.send(call, reply, descriptors)? == Delivery::CallerGone {
+            let delivery = replies.send(call, reply, descriptors)?;
+            if delivery == Delivery::Refused {
+                StatusPage(&self.memory).refuse(caller); // before its channel hangs up
+            }
+            if delivery != Delivery::Done {
                 self.callers.remove(&caller);
             }
         } else if self.restarts {
