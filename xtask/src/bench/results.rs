@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 pub(super) const OURS: &str = "multiproc";
 pub(super) const BASELINE: &str = "baseline";
+pub(super) const ROBUST: &str = "robust pthread mutex";
 
 /// All rows, in the order of the cases.
 #[derive(Default, Serialize)]
@@ -61,9 +62,9 @@ impl Kind {
         let is = |names: &[&str]| names.iter().any(|name| entrant.starts_with(name));
         if is(&[OURS]) {
             Self::Ours
-        } else if is(&[BASELINE, "bare futex", "memcpy"]) {
+        } else if is(&[BASELINE, "bare futex", "memcpy", ROBUST]) {
             Self::Baseline
-        } else if is(&["rayon", "std threads"]) {
+        } else if is(&["rayon", "std threads", "threads", "std::sync::Mutex, threads"]) {
             Self::Threads
         } else {
             Self::Processes

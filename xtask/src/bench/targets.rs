@@ -4,7 +4,7 @@ use bench::case::{self, Case};
 use experiments::measure::three_digits;
 use serde::Serialize;
 
-use super::results::{BASELINE, OURS, Results, speedup};
+use super::results::{BASELINE, OURS, ROBUST, Results, speedup};
 
 /// A row of the table of targets.
 struct Target {
@@ -32,6 +32,7 @@ const GET: &str = "multiproc, by `get`";
 const LOCAL: &str = "multiproc, a local pool";
 const RAYON: &str = "rayon";
 const THREADS: &str = "std threads";
+const FILLING_THREADS: &str = "threads";
 
 /// The baselines are those of a run of this benchmark on that machine, on 2026-11-26. There is none where the
 /// baseline does not pass memory between CPUs, or is too unsteady.
@@ -63,6 +64,10 @@ const TARGETS: &[Target] = &[
     target(&case::IDLE, Most(0.1)),
     target(&case::SERVER_CALL, MostTimes(1.3, OURS, &case::APPLY_HOT)),
     target(&case::SERVER_CALL_SLEEP, MostTimes(1.3, OURS, &case::APPLY_SLEEP)),
+    target(&case::LOG, Most(1000.0)),
+    target(&case::LOCK, MostTimes(1.5, ROBUST, &case::LOCK)),
+    target(&case::LOCK_X2, LeastTimes(0.8, ROBUST, &case::LOCK_X2)),
+    target(&case::FILL, LeastTimes(0.9, FILLING_THREADS, &case::FILL)),
     target(&case::AWAIT, MostTimes(1.3, GET, &case::AWAIT)),
     target(&case::AWAIT_300, MostTimes(1.3, GET, &case::AWAIT_300)),
     target(&case::CLUSTER_TASK, Most(500.0)),

@@ -17,8 +17,8 @@ use crate::sys::poll::Deadline;
 /// A call submitted with [`Server::submit`](super::Server::submit). Dropping the handle does not withdraw the
 /// call.
 ///
-/// Every call gets a result, also when the server dies. The methods are those of a pool's
-/// [`TaskHandle`](crate::pool::TaskHandle).
+/// Every call gets a result, also when the server dies. A call cannot be cancelled: it would end the server for all
+/// callers.
 ///
 /// ```
 /// use multiproc::Server;

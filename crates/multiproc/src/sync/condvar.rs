@@ -69,7 +69,8 @@ impl Condvar {
         Ok(Self { shared: Shared::create::<()>(WAITERS, 0)? })
     }
 
-    /// Releases the mutex, blocks until a notification, and takes the mutex again.
+    /// Releases the mutex, blocks until a notification, and takes the mutex again. The mutex is one of a value:
+    /// for the state of a slice, keep a mutex of what is waited for beside it.
     ///
     /// # Errors
     /// Those of [`Mutex::lock`](super::Mutex::lock); and when 1024 threads wait already.
