@@ -34,8 +34,7 @@ fn add(counter: Atomic<u64>, start: Barrier) -> Result<()> {
 }
 
 fn run_four(spawn: impl Fn() -> Result<Process<Result<()>>>) -> Result<()> {
-    let children = [spawn()?, spawn()?, spawn()?, spawn()?];
-    for child in children {
+    for child in [spawn()?, spawn()?, spawn()?, spawn()?] {
         child.join()??;
     }
     Ok(())

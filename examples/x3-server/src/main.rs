@@ -41,12 +41,10 @@ fn pay_often(bank: Server<Bank>) -> Result<()> {
 
 fn main() -> Result<()> {
     multiproc::init();
-    let names = vec!["Anna".to_owned(), "Ben".to_owned()];
-    let limit = Limit::new(3, Duration::from_secs(60));
-    let bank = Server::builder().name("bank").restart(limit).spawn(Bank::open, (names,))?;
+    let builder = Server::builder().name("bank").restart(Limit::new(3, Duration::from_secs(60)));
+    let bank = builder.spawn(Bank::open, (vec!["Anna".to_owned(), "Ben".to_owned()],))?;
 
-    let children = [bank.clone(), bank.clone()].map(|bank| Process::spawn(pay_often, (bank,)));
-    for child in children {
+    for child in [bank.clone(), bank.clone()].map(|bank| Process::spawn(pay_often, (bank,))) {
         child?.join()??;
     }
     println!("after 100 payments Anna has {}", bank.call(Bank::balance, ("Anna".into(),))?);
