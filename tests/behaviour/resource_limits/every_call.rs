@@ -2,8 +2,11 @@
 
 use std::hint::black_box;
 
-use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Result, SharedSlice, StartMethod, pipe};
+use multiproc::queue::{JoinableReceiver, Sender, Unfinished, bounded, joinable, unbounded};
+use multiproc::sync::Mutex;
+use multiproc::{
+    ArrayChunk, Connection, Error, Pool, Result, Server, SharedArray, SharedSlice, StartMethod, pipe,
+};
 use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
@@ -23,7 +26,7 @@ trials![
 type Action = (&'static str, fn(StartMethod) -> Result<()>);
 
 /// One of everything.
-const ACTIONS: [Action; 8] = [
+const ACTIONS: [Action; 13] = [
     ("a process", |method| {
         let child = with(method).spawn(|n: u32| n + 1, (4,))?;
         assert_eq!(child.join()?, 5);
@@ -86,6 +89,46 @@ const ACTIONS: [Action; 8] = [
         let sum = |numbers: SharedSlice<u64>| numbers.iter().sum();
         let sum: u64 = with(method).spawn(sum, (numbers,))?.join()?;
         assert_eq!(sum, 30_000);
+        Ok(())
+    }),
+    ("a lock", |method| {
+        let numbers = Mutex::zeroed(10_000)?;
+        let add = |numbers: Mutex<[u64]>| -> Result<()> {
+            numbers.lock()?.copy_from_slice(0, &[1; 10_000]);
+            Ok(())
+        };
+        with(method).spawn(add, (numbers.clone(),))?.join()??;
+        assert_eq!(numbers.lock()?.iter().sum::<u64>(), 10_000);
+        Ok(())
+    }),
+    ("a shared array", |method| {
+        let mut array = SharedArray::zeroed(10_000)?;
+        let fill = |mut chunk: ArrayChunk<u64>| chunk.as_mut().fill(1);
+        for chunk in array.chunks_mut(5_000)? {
+            with(method).spawn(fill, (chunk,))?.join()?;
+        }
+        assert_eq!(array.into_shared()?.iter().sum::<u64>(), 10_000);
+        Ok(())
+    }),
+    ("a server", |method| {
+        let server = Server::builder().start_method(method).spawn(|| 3_u32, ())?;
+        assert_eq!(server.call(|number: &mut u32| *number + 1, ())?, 4);
+        assert_eq!(server.stop()?, 3);
+        Ok(())
+    }),
+    ("a joinable queue", |method| {
+        let (sender, receiver) = joinable(10, Unfinished::Redeliver)?;
+        let receive = |receiver: JoinableReceiver<Vec<u8>>| -> Result<usize> { Ok(receiver.recv()?.len()) };
+        sender.send(LARGE.to_vec()).map_err(Error::from)?;
+        assert_eq!(with(method).spawn(receive, (receiver,))?.join()??, LARGE.len());
+        Ok(())
+    }),
+    ("an unbounded queue", |method| {
+        let (sender, receiver) = unbounded()?;
+        let send =
+            |sender: Sender<Vec<u8>>| -> Result<()> { sender.send(LARGE.to_vec()).map_err(Into::into) };
+        with(method).spawn(send, (sender,))?.join()??;
+        assert!(receiver.recv()? == LARGE);
         Ok(())
     }),
 ];
