@@ -1,6 +1,7 @@
 //! **Crashes**: an error shows what crashed and where, and nothing hangs or is lost.
 
 mod functions;
+mod handlers;
 mod lines;
 mod stress;
 
@@ -9,7 +10,8 @@ use multiproc::{Error, Process, RemoteFn};
 use nix::sys::signal::Signal;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [functions::trials(), lines::trials(), stress::trials()].into_iter().flatten().collect()
+    let all = [functions::trials(), handlers::trials(), lines::trials(), stress::trials()];
+    all.into_iter().flatten().collect()
 }
 
 fn died_of<F: RemoteFn<()>>(function: F, signal: Signal) -> Result<Error, Error>

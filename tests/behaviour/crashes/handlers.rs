@@ -1,0 +1,46 @@
+//! What the program does on a signal stays: its handlers go first, and what it ignores is ignored. The fixture
+//! program sets them before `init`, and runs its task by each start method.
+
+use std::process::Command;
+
+use crate::support::{Outcome, trials};
+
+trials![
+    a_handler_that_repairs_the_fault_has_the_task_go_on,
+    a_handler_of_three_parameters_gets_the_address,
+    a_handler_that_takes_the_default_is_followed_by_a_report,
+    what_is_ignored_stays_ignored,
+];
+
+/// What becomes of the task by each start method.
+fn results(case: &str) -> Outcome<[String; 2]> {
+    let output = Command::new(env!("CARGO_BIN_EXE_signal_handlers")).arg(case).output()?;
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    Ok(lines.try_into().unwrap_or_else(|lines| panic!("{lines:?}: {errors}")))
+}
+
+fn a_handler_that_repairs_the_fault_has_the_task_go_on() -> Outcome {
+    assert_eq!(results("repair")?, ["returned 2", "returned 2"]);
+    Ok(())
+}
+
+fn a_handler_of_three_parameters_gets_the_address() -> Outcome {
+    assert_eq!(results("repair by information")?, ["returned 2", "returned 2"]);
+    Ok(())
+}
+
+fn a_handler_that_takes_the_default_is_followed_by_a_report() -> Outcome {
+    for error in results("default")? {
+        assert!(error.contains("was killed by SIGSEGV"), "{error}");
+        let report = error.split_once("SIGSEGV at address 0x10").unwrap_or_else(|| panic!("{error}")).1;
+        let places = ["dereference", "third_level", "first_level"].map(|name| report.find(name));
+        assert!(places[0].is_some() && places.is_sorted(), "{error}");
+    }
+    Ok(())
+}
+
+fn what_is_ignored_stays_ignored() -> Outcome {
+    assert_eq!(results("ignore")?, ["returned 5", "returned 5"]);
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! A program that handles, or ignores, the signals of crashes before `init`, as its argument says. Prints what
+//! becomes of a task by each start method.
+
+#![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
+
+use std::env;
+use std::ffi::c_void;
+use std::num::NonZero;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use multiproc::{Process, RemoteFn, StartMethod};
+use nix::libc::siginfo_t;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
+use tests::crashes::{dereference, first_level};
+
+const PAGE: usize = 4096;
+const SIGNALS: [Signal; 5] =
+    [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT];
+
+fn main() {
+    let case = env::args().nth(1).unwrap();
+    match &case[..] {
+        "repair" => set_action(Signal::SIGSEGV, SigHandler::Handler(repair)),
+        "repair by information" => set_action(Signal::SIGSEGV, SigHandler::SigAction(repair_by_information)),
+        "default" => set_action(Signal::SIGSEGV, SigHandler::Handler(take_default)),
+        "ignore" => SIGNALS.into_iter().for_each(|signal| set_action(signal, SigHandler::SigIgn)),
+        _ => panic!("no case {case}"),
+    }
+    multiproc::init();
+    tests::watched("signal_handlers", || match &case[..] {
+        "ignore" => print_each(raise_all),
+        "default" => print_each(|| usize::from(first_level(16))),
+        _ => print_each(read_two_pages),
+    });
+}
+
+fn print_each<F: RemoteFn<(), Output = usize> + Copy>(task: F) {
+    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
+        match Process::builder().start_method(method).spawn(task, ()).unwrap().join() {
+            Ok(number) => println!("returned {number}"),
+            Err(error) => println!("{}", format!("{error:#}").replace('\n', " ")),
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn set_action(signal: Signal, handler: SigHandler) {
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handlers only make system calls and touch an atomic.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+/// Sends itself all the signals, and counts them.
+fn raise_all() -> usize {
+    SIGNALS.map(|signal| raise(signal).unwrap()).len()
+}
+
+/// The page that is read next.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// Reads two pages that cannot be read, one after the other, and counts them.
+#[allow(unsafe_code)]
+fn read_two_pages() -> usize {
+    let size = NonZero::new(2 * PAGE).unwrap();
+    // SAFETY: memory that nothing else uses.
+    let pages = unsafe { mmap_anonymous(None, size, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }.unwrap();
+    let start = pages.expose_provenance().get();
+    let pages = [start, start + PAGE].map(|page| {
+        NEXT.store(page, Ordering::SeqCst);
+        usize::from(dereference(page) == 0)
+    });
+    pages.iter().sum()
+}
+
+extern "C" fn repair(_signal: i32) {
+    make_readable(NEXT.load(Ordering::SeqCst));
+}
+
+#[allow(unsafe_code)]
+extern "C" fn repair_by_information(_signal: i32, information: *mut siginfo_t, _context: *mut c_void) {
+    // SAFETY: the kernel has given the pointer.
+    let information = unsafe { &*information };
+    // SAFETY: it is that of a fault.
+    make_readable(unsafe { information.si_addr() }.addr());
+}
+
+#[allow(unsafe_code)]
+fn make_readable(page: usize) {
+    let page = NonNull::new(ptr::with_exposed_provenance_mut(page)).unwrap();
+    // SAFETY: one of the pages of `read_two_pages`.
+    unsafe { mprotect(page, PAGE, ProtFlags::PROT_READ) }.unwrap();
+}
+
+extern "C" fn take_default(signal: i32) {
+    set_action(Signal::try_from(signal).unwrap(), SigHandler::SigDfl);
+}
