@@ -97,6 +97,74 @@ pub fn divide_by_zero(number: u32) -> u32 {
     result
 }
 
+/// Reads a byte where there is no memory, with a stack that is none, or that has no return addresses.
+#[allow(unsafe_code)]
+pub fn read_with_stack(stack: usize, address: usize) {
+    unsafe extern "C" {
+        fn read_with_stack_pointer(stack: usize, address: usize);
+    }
+    // SAFETY: none. It is to crash.
+    unsafe { read_with_stack_pointer(stack, address) };
+}
+
+/// The address of the instruction of [`read_with_stack`] that reads.
+#[allow(unsafe_code)]
+pub fn reading_instruction() -> usize {
+    unsafe extern "C" {
+        static reading_instruction: u8;
+    }
+    (&raw const reading_instruction).addr()
+}
+
+#[allow(unsafe_code)]
+mod assembly {
+    use std::arch::global_asm;
+
+    #[cfg(target_arch = "x86_64")]
+    global_asm!(
+        ".text",
+        ".globl read_with_stack_pointer, reading_instruction",
+        "read_with_stack_pointer:",
+        ".cfi_startproc",
+        "mov rsp, rdi",
+        "reading_instruction:",
+        "mov al, [rsi]",
+        "ud2",
+        ".cfi_endproc",
+    );
+
+    #[cfg(target_arch = "aarch64")]
+    global_asm!(
+        ".text",
+        ".globl read_with_stack_pointer",
+        ".globl reading_instruction",
+        "read_with_stack_pointer:",
+        ".cfi_startproc",
+        "mov sp, x0",
+        "reading_instruction:",
+        "ldrb w0, [x1]",
+        "udf #0",
+        ".cfi_endproc",
+    );
+}
+
+/// Calls a function by a null pointer.
+#[inline(never)]
+#[allow(unsafe_code)]
+pub fn call_a_null_function() {
+    // SAFETY: none. It is to crash.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        asm!("call {function}", function = in(reg) 0_usize, clobber_abi("C"));
+    }
+    // SAFETY: none. It is to crash.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        asm!("blr {function}", function = in(reg) 0_usize, clobber_abi("C"));
+    }
+    black_box(()); // the function is still there
+}
+
 /// From now on this signal crashes the process.
 #[allow(unsafe_code)]
 pub fn crash_on(signal: Signal) {

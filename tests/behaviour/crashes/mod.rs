@@ -1,5 +1,6 @@
 //! **Crashes**: an error shows what crashed and where, and nothing hangs or is lost.
 
+mod damage;
 mod functions;
 mod handlers;
 mod lines;
@@ -10,7 +11,7 @@ use multiproc::{Error, Process, RemoteFn};
 use nix::sys::signal::Signal;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let all = [functions::trials(), handlers::trials(), lines::trials(), stress::trials()];
+    let all = [damage::trials(), functions::trials(), handlers::trials(), lines::trials(), stress::trials()];
     all.into_iter().flatten().collect()
 }
 
