@@ -1,5 +1,6 @@
 //! **Crashes**: an error shows what crashed and where, and nothing hangs or is lost.
 
+mod core_dumps;
 mod damage;
 mod functions;
 mod handlers;
@@ -11,7 +12,14 @@ use multiproc::{Error, Process, RemoteFn};
 use nix::sys::signal::Signal;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let all = [damage::trials(), functions::trials(), handlers::trials(), lines::trials(), stress::trials()];
+    let all = [
+        core_dumps::trials(),
+        damage::trials(),
+        functions::trials(),
+        handlers::trials(),
+        lines::trials(),
+        stress::trials(),
+    ];
     all.into_iter().flatten().collect()
 }
 
