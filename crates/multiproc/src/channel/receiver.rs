@@ -165,9 +165,9 @@ impl ReceiverCore {
 
     /// Discards the packets that an earlier receiver has left, which was killed when it had taken their frames.
     /// Until the next receiver finds the ring empty, or takes another frame with a packet, they hold their
-    /// descriptors open.
+    /// descriptors open. Blocks until the lock is taken over from that one.
     pub(crate) fn discard_orphans(&self) -> Result<()> {
-        if let Some(_guard) = self.0.endpoint.lock(Deadline::now())? {
+        if let Some(_guard) = self.0.endpoint.lock(Deadline::Never)? {
             self.0.endpoint.discard(|| self.next_packet());
         }
         Ok(())
