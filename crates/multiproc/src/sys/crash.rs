@@ -59,6 +59,8 @@ static ALTERNATE_STACK: Exclusive<[u8; 64 * 1024]> = Exclusive(UnsafeCell::new([
 /// A report was begun, and it was sent.
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
+/// A handler of the program has dealt with a fault.
+static HANDLER_DEALS: AtomicBool = AtomicBool::new(false);
 /// The start socket: its descriptor, its inode, by which a descriptor that was reused is told, and the process
 /// that it belongs to, which the program may have forked.
 static START_SOCKET: AtomicI32 = AtomicI32::new(-1);
@@ -122,14 +124,21 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     let is_overflow = address.is_some_and(|address| address.abs_diff(pointer) < NEAR_STACK);
     let previous = previous(signal).filter(|action| action.sa_sigaction != libc::SIG_DFL);
     if let Some(previous) = previous {
+        // First, since the standard library's handler takes the default action: then another thread's crash ends
+        // the process. A program whose handler deals with faults sends one report in vain.
+        let is_first = (is_overflow || !HANDLER_DEALS.load(Relaxed)) && report(signal, address, registers);
         if is_overflow {
-            report(signal, address, registers);
             // The standard library now says so, and aborts. The stack may be too small for one more handler.
             set_default(libc::SIGABRT);
         }
         // SAFETY: what the program has installed for this signal, with the arguments that it expects.
         unsafe { call(&previous, signal, info, context) };
         if current_action(signal) != Some(libc::SIG_DFL) {
+            if is_first {
+                HANDLER_DEALS.store(true, Relaxed);
+                IS_SENT.store(false, Relaxed);
+                IS_REPORTED.store(false, Relaxed); // the next report takes its place
+            }
             return; // the program has dealt with it
         }
         set_action(signal, handler_address()); // another thread's crash must not end the process yet
@@ -189,18 +198,20 @@ fn set_action(signal: c_int, handler: usize) {
     unsafe { sigaction(signal, &raw const action, ptr::null_mut()) };
 }
 
-/// Sends a report, if there is a parent for it, and none was sent.
-fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) {
+/// Sends a report, if there is a parent for it, and none was sent; returns whether it has.
+fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> bool {
     let link = START_SOCKET.load(Relaxed);
     let is_ours = own_pid() == OWNER.load(Relaxed) && inode(link) == Some(START_SOCKET_INODE.load(Relaxed));
     if !is_ours {
-        return;
+        return false;
     }
     if IS_REPORTED.swap(true, Relaxed) {
-        return wait_for_report();
+        wait_for_report();
+        return false;
     }
     send_report(link, signal, address, registers);
     IS_SENT.store(true, Relaxed);
+    true
 }
 
 /// Another thread has crashed before: lets it finish its report, unless it cannot.
