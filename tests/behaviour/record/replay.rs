@@ -14,6 +14,7 @@ trials![
     large_arguments_are_replayed,
     the_state_of_a_worker_is_made_first,
     a_task_that_returns_ends_the_program_with_0,
+    a_task_that_took_too_long_has_no_time_limit,
     another_build_refuses_a_record,
     what_is_no_record_is_refused,
 ];
@@ -72,7 +73,10 @@ fn tasks_of_a_pool_fail_in_the_first_process_as_they_did() -> Outcome {
 }
 
 fn tasks_of_processes_fail_in_the_first_process_as_they_did() -> Outcome {
-    assert_replays("process", &[("segfault", SEGFAULT), ("panic", PANIC), ("nested", PANIC)])
+    assert_replays(
+        "process",
+        &[("segfault", SEGFAULT), ("abort", ABORT), ("overflow", ABORT), ("panic", PANIC), ("nested", PANIC)],
+    )
 }
 
 fn large_arguments_are_replayed() -> Outcome {
@@ -97,6 +101,16 @@ fn a_task_that_returns_ends_the_program_with_0() -> Outcome {
     let paths = record(&directory, "pool", &["flaky"])?;
     let (end, messages) = replay(&paths[0])?;
     assert_eq!(end, (Some(0), None), "{messages}");
+    assert!(messages.contains("the task has returned"), "{messages}");
+    Ok(())
+}
+
+fn a_task_that_took_too_long_has_no_time_limit() -> Outcome {
+    let directory = Directory::new();
+    let paths = record(&directory, "limited", &["timeout"])?;
+    let (end, messages) = replay(&paths[0])?;
+    assert_eq!(end, (Some(0), None), "{messages}");
+    assert!(messages.contains("which took longer than 50ms"), "{messages}");
     assert!(messages.contains("the task has returned"), "{messages}");
     Ok(())
 }

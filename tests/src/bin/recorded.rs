@@ -3,29 +3,34 @@
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::process::{abort, exit};
+use std::thread::sleep;
+use std::time::Duration;
 use std::{env, fs};
 
 use multiproc::{Error, Pool, Process, Result};
-use tests::crashes::dereference;
+use tests::crashes::{abort_in_c, first_level, overflow_the_stack};
 
 fn fail(kind: &str, number: usize) -> usize {
     match kind {
-        "segfault" => dereference(number).into(),
-        "overflow" => overflow(number),
+        "segfault" => first_level(number).into(),
+        "abort" => {
+            abort_in_c(7);
+            number
+        }
+        "overflow" => usize::try_from(overflow_the_stack(0)).unwrap(),
         "panic" => panic!("number {number}"),
         "exit" => exit(3),
         "nested" => {
             panic!("{:?}", Process::spawn(|number: usize| number + 1, (number,)).and_then(Process::join))
         }
-        // Only a program whose environment says so.
-        "flaky" if env::var_os("FLAKY").is_none() => number,
+        // Only a program whose environment says so fails.
+        "flaky" | "timeout" if env::var_os("FLAKY").is_none() => number,
+        "timeout" => {
+            sleep(Duration::from_secs(3600));
+            number
+        }
         _ => abort(),
     }
-}
-
-fn overflow(depth: usize) -> usize {
-    let block = std::hint::black_box([depth; 100]);
-    if depth == usize::MAX { 0 } else { overflow(depth + 1) + block[depth % 100] }
 }
 
 /// The state of a worker is the number; the task gets no other.
@@ -69,6 +74,13 @@ fn main() -> Result<()> {
             let results = pool.map_results(|(kind, number): (String, usize)| fail(&kind, number), items)?;
             for (kind, result) in kinds.iter().zip(results) {
                 print(kind, result);
+            }
+        }
+        "limited" => {
+            let pool = Pool::new(2)?;
+            for kind in kinds {
+                let limited = pool.options().timeout(Duration::from_millis(50));
+                print(&kind, limited.apply(|kind: String| fail(&kind, 7), (kind.clone(),)));
             }
         }
         "large" => {
