@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, abort};
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -173,6 +173,21 @@ fn nothing_is_written_unless_it_is_asked_for() -> Outcome {
     let pool = Pool::new(1)?;
     assert!(pool.apply(task, (3,)).unwrap_err().record().is_none());
     assert!(pool.apply(task, (7,)).unwrap_err().record().is_none());
+    drop(pool);
+    for method in ["fork-server", "spawn"] {
+        for (how, kinds) in
+            [("pool", &["exit", "panic"][..]), ("process", &["exit"]), ("limited", &["timeout"])]
+        {
+            let directory = Directory::new();
+            fs::create_dir(directory.path())?;
+            let mut program = Command::new(env!("CARGO_BIN_EXE_recorded"));
+            program.arg(how).args(kinds).current_dir(directory.path()).env("FLAKY", "1");
+            program.env_remove("MULTIPROC_RECORD").env("MULTIPROC_START_METHOD", method);
+            let output = String::from_utf8(program.output()?.stdout)?;
+            assert!(output.lines().eq(kinds.iter().map(|kind| format!("{kind} none"))), "{output}");
+            assert_eq!(directory.files(), Vec::<PathBuf>::new());
+        }
+    }
     Ok(())
 }
 
