@@ -18,6 +18,7 @@ trials![
     a_task_that_takes_too_long_is_recorded,
     every_attempt_is_in_the_file_of_the_last,
     files_and_their_size_are_limited,
+    a_long_message_and_many_attempts_are_cut,
     arguments_of_an_initializer_count_towards_the_limit,
     arguments_with_descriptors_are_not_recorded,
     a_file_that_cannot_be_written_is_reported_once_and_loses_nothing,
@@ -114,6 +115,28 @@ fn files_and_their_size_are_limited() -> Outcome {
         assert!(fs::metadata(path)?.len() < 100_000); // a panic may have its backtrace
         let text = text(path)?;
         assert!(text.contains("\narguments: not recorded: they take 20") && text.contains("limit is 1000"));
+    }
+    Ok(())
+}
+
+fn a_long_message_and_many_attempts_are_cut() -> Outcome {
+    let directory = Directory::new();
+    let pool = Pool::builder().workers(1).record(directory.path()).build()?;
+    let fail = |length: usize| panic!("{}", "x".repeat(length));
+    let error = pool.apply::<_, _, ()>(fail, (10 << 20,)).unwrap_err();
+    assert!(error.to_string().len() > 10 << 20, "the caller's error is whole");
+    let path = error.record().unwrap();
+    assert!(fs::metadata(path)?.len() < 300_000);
+    assert!(text(path)?.contains("… (cut: it has 10485760 bytes)\n"));
+
+    let error = pool.options().retries(40).apply(task, (3,)).unwrap_err();
+    assert_eq!(error.attempts().len(), 40);
+    let path = error.record().unwrap();
+    assert!(fs::metadata(path)?.len() < 400_000, "each attempt has up to 32 KB");
+    let text = text(path)?;
+    assert!(text.contains("\nbefore: 30 earlier attempts, which are not recorded\n"), "{text}");
+    for (index, attempt) in error.attempts().iter().enumerate() {
+        assert_eq!(text.contains(&format!("\nbefore: {attempt}\n")), index >= 30, "{text}");
     }
     Ok(())
 }

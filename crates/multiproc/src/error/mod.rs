@@ -6,6 +6,7 @@ mod cause;
 mod construct;
 pub(crate) mod crash_report;
 mod display;
+mod shortened;
 mod task_error;
 
 use std::ops::Range;

@@ -14,6 +14,11 @@ use crate::task::TaskId;
 /// The first line.
 const TITLE: &str = "multiproc record 1\n";
 
+/// The most bytes of a panic's message, and of its backtrace.
+const MAX_MESSAGE: usize = 64 << 10;
+/// The most earlier attempts. Each has up to 32 KiB of a crash's stack.
+const MAX_ATTEMPTS: usize = 10;
+
 /// A failed task.
 #[derive(Debug)]
 pub(crate) struct TaskRecord {
@@ -51,13 +56,14 @@ struct Head {
 
 impl TaskRecord {
     pub(super) fn encode(&self, build: u64) -> Result<Vec<u8>> {
-        let mut bytes = self.text().into_bytes();
+        let error = self.error.shortened(MAX_MESSAGE, MAX_ATTEMPTS);
+        let mut bytes = self.text(&error).into_bytes();
         bytes.extend_from_slice(&build.to_ne_bytes());
         let head = Head {
             function: self.function.clone(),
             task: self.task,
             runner: self.runner,
-            error: self.error.clone(),
+            error,
             setup: self.setup.clone(),
             arguments: self.arguments.as_ref().map(|bytes| bytes.len() as u64).map_err(Clone::clone),
         };
@@ -66,18 +72,22 @@ impl TaskRecord {
         Ok(bytes)
     }
 
-    fn text(&self) -> String {
+    fn text(&self, error: &Error) -> String {
         let mut text = TITLE.to_owned();
         let program = build::program().unwrap_or_default();
         let arguments = match &self.arguments {
             Ok(bytes) => format!("{} bytes", bytes.len()),
             Err(why) => format!("not recorded: {why}"),
         };
-        let error = self.error.to_string();
+        let message = error.to_string();
         // An empty line ends the text.
-        let lines: Vec<_> = error.lines().filter(|line| !line.trim().is_empty()).collect();
+        let lines: Vec<_> = message.lines().filter(|line| !line.trim().is_empty()).collect();
         let _ = writeln!(text, "error: {}", lines.join("\n  ")); // to a string: cannot fail
-        for attempt in self.error.attempts() {
+        let omitted = self.error.attempts().len().saturating_sub(error.attempts().len());
+        if omitted > 0 {
+            let _ = writeln!(text, "before: {omitted} earlier attempts, which are not recorded");
+        }
+        for attempt in error.attempts() {
             let _ = writeln!(text, "before: {attempt}");
         }
         let _ = writeln!(text, "function: {}", self.function);
@@ -153,6 +163,21 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(TaskRecord::decode(&bytes[..length], 7).is_err(), "of {length} bytes");
         }
+    }
+
+    #[test]
+    fn the_error_is_bounded() {
+        let panic = Cause::Panic { message: "ü\n".repeat(5 << 20), location: None, backtrace: None };
+        let deaths = vec![Error::new(Cause::Signal(9)); 1000];
+        let written =
+            TaskRecord { error: Error::new(panic).with_attempts(&deaths), ..record(Ok(Vec::new())) };
+        let bytes = written.encode(7).unwrap();
+        assert!(bytes.len() < 4 * MAX_MESSAGE, "{}", bytes.len());
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("\nbefore: 990 earlier attempts, which are not recorded\nbefore: "));
+        let read = TaskRecord::decode(&bytes, 7).unwrap().error;
+        assert!(read.to_string().ends_with("… (cut: it has 15728640 bytes)"));
+        assert_eq!(read.attempts().len(), MAX_ATTEMPTS);
     }
 
     #[test]
