@@ -122,7 +122,10 @@ fn another_build_refuses_a_record() -> Outcome {
     let output = other.env("MULTIPROC_REPLAY", &path).output()?;
     let messages = String::from_utf8(output.stderr)?;
     assert_eq!(output.status.code(), Some(2), "{messages}");
-    assert!(messages.contains("another build") && messages.contains("recorded"), "{messages}");
+    let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    let build = text.lines().find_map(|line| line.strip_prefix("build: ")).unwrap();
+    assert!(messages.contains(&format!("another build ({build}) has recorded it")), "{messages}");
+    assert!(build.len() == 16 && messages.matches(build).count() == 1, "the builds differ: {messages}");
     Ok(())
 }
 

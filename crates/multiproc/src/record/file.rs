@@ -57,7 +57,7 @@ struct Head {
 impl TaskRecord {
     pub(super) fn encode(&self, build: u64) -> Result<Vec<u8>> {
         let error = self.error.shortened(MAX_MESSAGE, MAX_ATTEMPTS);
-        let mut bytes = self.text(&error).into_bytes();
+        let mut bytes = self.text(&error, build).into_bytes();
         bytes.extend_from_slice(&build.to_ne_bytes());
         let head = Head {
             function: self.function.clone(),
@@ -72,7 +72,7 @@ impl TaskRecord {
         Ok(bytes)
     }
 
-    fn text(&self, error: &Error) -> String {
+    fn text(&self, error: &Error, build: u64) -> String {
         let mut text = TITLE.to_owned();
         let program = build::program().unwrap_or_default();
         let arguments = match &self.arguments {
@@ -92,6 +92,7 @@ impl TaskRecord {
         }
         let _ = writeln!(text, "function: {}", self.function);
         let _ = writeln!(text, "arguments: {arguments}");
+        let _ = writeln!(text, "build: {build:016x}");
         let _ = writeln!(text, "program: {}\n", program.display());
         text
     }
@@ -110,12 +111,13 @@ impl TaskRecord {
         let end = rest.windows(2).position(|pair| pair == b"\n\n").ok_or_else(damaged)?;
         let (text, rest) = rest.split_at(end + 2);
         let (build, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
-        if u64::from_ne_bytes(*build) != own_build {
+        let build = u64::from_ne_bytes(*build);
+        if build != own_build {
             let text = String::from_utf8_lossy(text);
             let program = text.lines().find_map(|line| line.strip_prefix("program: ")).unwrap_or("?");
             return Err(Error::invalid(format!(
-                "another build has recorded it, whose functions and arguments this one cannot know; that was \
-                 {program}"
+                "another build ({build:016x}) has recorded it, whose functions and arguments this one \
+                 ({own_build:016x}) cannot know; that was {program}"
             )));
         }
         let (head, arguments): (Head, _) =
@@ -182,8 +184,11 @@ mod tests {
 
     #[test]
     fn another_build_refuses_it() {
-        let error = TaskRecord::decode(&record(Ok(Vec::new())).encode(7).unwrap(), 8).unwrap_err();
-        assert!(error.to_string().contains("another build"), "{error}");
+        let bytes = record(Ok(Vec::new())).encode(7).unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("\nbuild: 0000000000000007\nprogram: "));
+        let error = TaskRecord::decode(&bytes, 8).unwrap_err().to_string();
+        assert!(error.starts_with("another build (0000000000000007) "), "{error}");
+        assert!(error.contains(" this one (0000000000000008) "), "{error}");
     }
 
     #[test]
