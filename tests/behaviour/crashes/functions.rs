@@ -40,6 +40,7 @@ fn a_segfault_three_functions_deep_is_shown() -> Outcome {
     assert_calls(&error, &["dereference", "third_level", "second_level", "first_level"]);
     assert_eq!(error.backtrace().unwrap().fault_address(), Some(16));
     assert!(format!("{error:#}").contains("third_level") && !error.to_string().contains('\n'));
+    assert!(format!("{error:#?}").contains("third_level") && !format!("{error:?}").contains('\n'));
     Ok(())
 }
 
