@@ -17,6 +17,7 @@ trials![
     a_task_that_took_too_long_has_no_time_limit,
     another_build_refuses_a_record,
     what_is_no_record_is_refused,
+    gdb_shows_the_function_that_crashes,
 ];
 
 /// How a replay ends: by an exit code or by a signal.
@@ -142,6 +143,30 @@ fn what_is_no_record_is_refused() -> Outcome {
         let (end, messages) = replay(path)?;
         assert_eq!(end, (Some(2), None), "{messages}");
         assert!(messages.contains(why), "{messages}");
+    }
+    Ok(())
+}
+
+fn gdb_shows_the_function_that_crashes() -> Outcome {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        println!("A replay in gdb is not tested: there is no gdb");
+        return Ok(());
+    }
+    let directory = Directory::new();
+    let path = record(&directory, "pool", &["segfault"])?.remove(0);
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch", "-ex", "run", "-ex", "backtrace", "--args", env!("CARGO_BIN_EXE_recorded")]);
+    // Without the variable, gdb asks no server for debug information.
+    gdb.env("MULTIPROC_REPLAY", path).env_remove("DEBUGINFOD_URLS").stdin(Stdio::null());
+    let Output { stdout, stderr, .. } = gdb.output()?;
+    let (text, messages) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    if ["trace the inferior", "ptrace: Operation not permitted"].iter().any(|why| messages.contains(why)) {
+        println!("A replay in gdb is not tested: ptrace is refused");
+        return Ok(());
+    }
+    let (_, backtrace) = text.split_once("SIGSEGV").ok_or_else(|| format!("no crash: {text}{messages}"))?;
+    for function in ["dereference", "third_level", "second_level", "first_level"] {
+        assert!(backtrace.contains(function), "no {function}: {text}{messages}");
     }
     Ok(())
 }
