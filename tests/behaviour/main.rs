@@ -34,6 +34,7 @@ mod start;
 mod support;
 mod sync;
 mod task_errors;
+mod task_handles;
 mod trace;
 mod wait_any;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         output::trials(),
         sync::trials(),
         task_errors::trials(),
+        task_handles::trials(),
         wait_any::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
