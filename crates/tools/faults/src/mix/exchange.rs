@@ -1,4 +1,4 @@
-//! A queue through which parties exchange parcels: some are large, and some hold a descriptor.
+//! A queue through which parties exchange messages: some are large, and some hold a descriptor.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,8 +21,8 @@ const SLICE: usize = 1_000;
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Exchange {
-    sender: Sender<Parcel>,
-    receiver: Receiver<Parcel>,
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
     /// What parties have begun and what they know to be done, of each item by its number.
     sending: Atomic<[u32]>,
     sent: Atomic<[u32]>,
@@ -30,7 +30,7 @@ pub(super) struct Exchange {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Parcel {
+pub(super) struct Message {
     number: u32,
     content: Content,
 }
@@ -45,31 +45,31 @@ pub(super) enum Content {
     Reply(Connection<u32, ()>),
 }
 
-/// Where the reply to a parcel comes.
+/// Where the reply to a message comes.
 pub(super) type Replies = Option<Connection<(), u32>>;
 
 impl Exchange {
-    pub(super) fn new((sender, receiver): (Sender<Parcel>, Receiver<Parcel>)) -> Result<Self> {
+    pub(super) fn new((sender, receiver): (Sender<Message>, Receiver<Message>)) -> Result<Self> {
         let counts = || Atomic::from_slice(&[0_u32; ITEMS]);
         Ok(Self { sender, receiver, sending: counts()?, sent: counts()?, received: counts()? })
     }
 
-    pub(super) fn receiver(&self) -> &Receiver<Parcel> {
+    pub(super) fn receiver(&self) -> &Receiver<Message> {
         &self.receiver
     }
 
     pub(super) fn send(&self, number: u32) -> Result<Replies> {
         let (content, replies) = Content::new(number)?;
         self.sending[number as usize].fetch_add(1, SeqCst);
-        self.sender.send(Parcel { number, content })?;
+        self.sender.send(Message { number, content })?;
         self.sent[number as usize].fetch_add(1, SeqCst);
         Ok(replies)
     }
 
-    /// Receives a parcel: one was sent before by the same party. Then takes the reply to its own parcel, if
+    /// Receives a message: one was sent before by the same party. Then takes the reply to its own message, if
     /// that has been received.
     pub(super) fn receive(&self, number: u32, replies: Replies) -> Result<()> {
-        self.receiver.recv().and_then(|parcel| self.unpack(parcel))?;
+        self.receiver.recv().and_then(|message| self.count(message))?;
         let Some(replies) = replies else { return Ok(()) };
         if replies.poll(Duration::ZERO)? {
             match replies.recv() {
@@ -85,12 +85,12 @@ impl Exchange {
         loop {
             match self.receiver.try_recv() {
                 Err(error) if error.is_empty() => return Ok(()),
-                parcel => self.unpack(parcel?)?,
+                message => self.count(message?)?,
             }
         }
     }
 
-    fn unpack(&self, Parcel { number, content }: Parcel) -> Result<()> {
+    fn count(&self, Message { number, content }: Message) -> Result<()> {
         content.check(number)?;
         self.received[number as usize].fetch_add(1, SeqCst);
         Ok(())
@@ -149,7 +149,7 @@ fn low_byte(number: u32) -> u8 {
 }
 
 fn file_with(number: u32) -> std::io::Result<File> {
-    let file = File::from(memfd_create(c"parcel", MFdFlags::MFD_CLOEXEC)?);
+    let file = File::from(memfd_create(c"message", MFdFlags::MFD_CLOEXEC)?);
     file.write_all_at(&number.to_ne_bytes(), 0)?;
     Ok(file)
 }

@@ -50,12 +50,14 @@ pub(super) fn event(allowed: AllowedFailures) -> Result<Observed> {
 /// Whether the child is about to arrive, beside its barrier.
 type Passage = (Barrier, Atomic<u32>);
 
+fn passage() -> Result<Passage, Error> {
+    Ok((Barrier::new(WAITERS + 1)?, Atomic::new(0)?))
+}
+
 /// The child arrives last.
 pub(super) fn barrier(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
-    let made: Result<Passage, Error> =
-        Barrier::new(WAITERS + 1).and_then(|barrier| Ok((barrier, Atomic::new(0)?)));
-    let Some(passage) = observed.tolerate(made, allowed)? else { return Ok(observed) };
+    let Some(passage) = observed.tolerate(passage(), allowed)? else { return Ok(observed) };
     let arrive = |(barrier, has_begun): Passage, sleepers: Sleepers| {
         while barrier.waiting() < WAITERS as usize {
             thread::yield_now();
@@ -78,9 +80,7 @@ pub(super) fn barrier(allowed: AllowedFailures) -> Result<Observed> {
 /// The child resets it, which breaks it for those that wait, and for no others.
 pub(super) fn reset(allowed: AllowedFailures) -> Result<Observed> {
     let mut observed = Observed::default();
-    let made: Result<Passage, Error> =
-        Barrier::new(WAITERS + 1).and_then(|barrier| Ok((barrier, Atomic::new(0)?)));
-    let Some(passage) = observed.tolerate(made, allowed)? else { return Ok(observed) };
+    let Some(passage) = observed.tolerate(passage(), allowed)? else { return Ok(observed) };
     let reset = |(barrier, has_begun): Passage, sleepers: Sleepers| {
         while has_begun.load(SeqCst) == 0 && barrier.waiting() < WAITERS as usize {
             thread::yield_now();
