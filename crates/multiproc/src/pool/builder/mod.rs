@@ -388,7 +388,8 @@ impl<M> PoolBuilder<M> {
     /// At the first limit a message on standard error says so, and nothing more is recorded, until files are
     /// removed and the program starts again. A file whose arguments exceed the second says so instead of
     /// holding them. The error in a file has at most 64 KiB of a panic's message, as much of its backtrace, and
-    /// the last 10 earlier attempts. Several processes that record at the same time may exceed the first by one file each.
+    /// the last 10 earlier attempts. Several processes that record at the same time may exceed the first limit by
+    /// one file each.
     ///
     /// ```
     /// use multiproc::Pool;

@@ -94,8 +94,9 @@ impl PoolBuilder {
     /// The function runs in a process of this pool from which its workers are forked
     /// ([`StartMethod::ForkServer`](crate::StartMethod::ForkServer)), in its first thread, which the workers do
     /// not have. Therefore the state must be `Send`, and no other thread may be left when the function returns.
-    /// What it prints or logs is lost. Should that process be killed, the next start of a worker makes another, which calls the function
-    /// again. Workers have the environment and the current directory of the pool's first start.
+    /// What it prints or logs is lost. Should that process be killed, the next start of a worker makes another,
+    /// which calls the function again. Workers have the environment and the current directory of the pool's
+    /// first start.
     ///
     /// Statics keep what the function leaves in them: a random number generator there gives all workers the
     /// same numbers. Thread-local ones are fresh.
