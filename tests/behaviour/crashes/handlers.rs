@@ -7,6 +7,8 @@ use crate::support::{Outcome, trials};
 
 trials![
     a_handler_that_repairs_the_fault_has_the_task_go_on,
+    a_fault_that_was_repaired_is_no_part_of_a_later_death,
+    a_fault_that_was_repaired_keeps_no_join_waiting,
     a_handler_of_three_parameters_gets_the_address,
     a_handler_that_takes_the_default_is_followed_by_a_report,
     what_is_ignored_stays_ignored,
@@ -22,6 +24,19 @@ fn results(case: &str) -> Outcome<[String; 2]> {
 
 fn a_handler_that_repairs_the_fault_has_the_task_go_on() -> Outcome {
     assert_eq!(results("repair")?, ["returned 2", "returned 2"]);
+    Ok(())
+}
+
+fn a_fault_that_was_repaired_is_no_part_of_a_later_death() -> Outcome {
+    for error in results("repair and die")? {
+        assert!(error.ends_with("was killed by SIGKILL before its function returned"), "{error}");
+    }
+    Ok(())
+}
+
+/// A child that is executed runs its exit handlers, which take too long.
+fn a_fault_that_was_repaired_keeps_no_join_waiting() -> Outcome {
+    assert_eq!(results("repair and stay")?, ["returned 2", "returned 2"]);
     Ok(())
 }
 

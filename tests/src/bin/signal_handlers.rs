@@ -22,7 +22,9 @@ const SIGNALS: [Signal; 5] =
 fn main() {
     let case = env::args().nth(1).unwrap();
     match &case[..] {
-        "repair" => set_action(Signal::SIGSEGV, SigHandler::Handler(repair)),
+        "repair" | "repair and die" | "repair and stay" => {
+            set_action(Signal::SIGSEGV, SigHandler::Handler(repair));
+        }
         "repair by information" => set_action(Signal::SIGSEGV, SigHandler::SigAction(repair_by_information)),
         "default" => set_action(Signal::SIGSEGV, SigHandler::Handler(take_default)),
         "ignore" => SIGNALS.into_iter().for_each(|signal| set_action(signal, SigHandler::SigIgn)),
@@ -32,6 +34,11 @@ fn main() {
     tests::watched("signal_handlers", || match &case[..] {
         "ignore" => print_each(raise_all),
         "default" => print_each(|| usize::from(first_level(16))),
+        "repair and die" => print_each(|| read_two_pages() + raise(Signal::SIGKILL).map_or(0, |()| 0)),
+        "repair and stay" => print_each(|| {
+            block_exit();
+            read_two_pages()
+        }),
         _ => print_each(read_two_pages),
     });
 }
@@ -50,6 +57,18 @@ fn set_action(signal: Signal, handler: SigHandler) {
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     // SAFETY: the handlers only make system calls and touch an atomic.
     unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+/// A process that runs its exit handlers does not end.
+#[allow(unsafe_code)]
+fn block_exit() {
+    extern "C" fn block() {
+        loop {
+            std::thread::park();
+        }
+    }
+    // SAFETY: a function that never returns is called by no one but `exit`.
+    assert_eq!(unsafe { nix::libc::atexit(block) }, 0);
 }
 
 /// Sends itself all the signals, and counts them.

@@ -111,11 +111,14 @@ impl SpawnedChild {
 
     fn is_lingering(&self) -> bool {
         let mut outcome = lock(&self.outcome);
-        if outcome.is_none() {
-            *outcome = self.receive().and_then(Result::ok).map(|outcome| (outcome, Instant::now()));
-        }
-        // A child that has reported a crash may write a core dump, and is about to die.
+        // A child that has reported a crash may write a core dump, and is about to die; or it goes on, and sends
+        // its outcome, too.
         let is_over = |(bytes, _): &Outcome| !crash_report::is_report(bytes);
+        while !outcome.as_ref().is_some_and(|(outcome, _)| is_over(outcome))
+            && let Some(next) = self.receive().and_then(Result::ok)
+        {
+            *outcome = Some((next, Instant::now()));
+        }
         outcome.as_ref().is_some_and(|(outcome, since)| is_over(outcome) && since.elapsed() >= LINGER_LIMIT)
     }
 
@@ -133,7 +136,7 @@ impl SpawnedChild {
         let mut crash = None;
         loop {
             match received.take().or_else(|| self.receive()).transpose()? {
-                // A handler of the program may have saved the child afterwards.
+                // A handler of the program may have saved the child afterwards, and withdrawn the report.
                 Some((bytes, _)) if crash_report::is_report(&bytes) => crash = Crash::decode(&bytes),
                 Some((outcome, descriptors)) => return Ok((outcome::decode(outcome, origin)?, descriptors)),
                 None => return Err(self.child.exit_error(origin()).with_crash(crash)),

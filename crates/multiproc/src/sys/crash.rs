@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 
 use nix::libc::{self, sigaction, siginfo_t};
@@ -44,7 +44,7 @@ const SI_KERNEL: c_int = 0x80;
 /// A fault so close to the stack pointer is a stack overflow.
 const NEAR_STACK: u64 = 64 * 1024;
 
-/// Memory that only one thread uses: at first the one that installs the handlers, later the one that reports.
+/// Memory that one thread uses at a time: at first the one that installs the handlers, later the one that reports.
 struct Exclusive<T>(UnsafeCell<T>);
 // SAFETY: see the type; `IS_REPORTED` decides which thread reports.
 unsafe impl<T> Sync for Exclusive<T> {}
@@ -126,7 +126,8 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     if let Some(previous) = previous {
         // First, since the standard library's handler takes the default action: then another thread's crash ends
         // the process. A program whose handler deals with faults sends one report in vain.
-        let is_first = (is_overflow || !HANDLER_DEALS.load(Relaxed)) && report(signal, address, registers);
+        let has_reported =
+            (is_overflow || !HANDLER_DEALS.load(Relaxed)) && report(signal, address, registers);
         if is_overflow {
             // The standard library now says so, and aborts. The stack may be too small for one more handler.
             set_default(libc::SIGABRT);
@@ -134,10 +135,8 @@ extern "C" fn on_crash(signal: c_int, info: *mut siginfo_t, context: *mut c_void
         // SAFETY: what the program has installed for this signal, with the arguments that it expects.
         unsafe { call(&previous, signal, info, context) };
         if current_action(signal) != Some(libc::SIG_DFL) {
-            if is_first {
-                HANDLER_DEALS.store(true, Relaxed);
-                IS_SENT.store(false, Relaxed);
-                IS_REPORTED.store(false, Relaxed); // the next report takes its place
+            if has_reported {
+                withdraw_report();
             }
             return; // the program has dealt with it
         }
@@ -205,13 +204,22 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> b
     if !is_ours {
         return false;
     }
-    if IS_REPORTED.swap(true, Relaxed) {
+    if IS_REPORTED.swap(true, Acquire) {
         wait_for_report();
         return false;
     }
     send_report(link, signal, address, registers);
     IS_SENT.store(true, Relaxed);
     true
+}
+
+/// The program's handler has dealt with the fault that was reported. A report that is cut off is none, and takes
+/// the place of the one before.
+fn withdraw_report() {
+    HANDLER_DEALS.store(true, Relaxed);
+    send(START_SOCKET.load(Relaxed), &[part(KIND.as_ptr(), KIND.len())]);
+    IS_SENT.store(false, Relaxed);
+    IS_REPORTED.store(false, Release);
 }
 
 /// Another thread has crashed before: lets it finish its report, unless it cannot.
@@ -227,7 +235,7 @@ fn wait_for_report() {
 }
 
 fn send_report(link: c_int, signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) {
-    // SAFETY: only one thread comes here, once.
+    // SAFETY: only the thread comes here that has set `IS_REPORTED`.
     let maps = code_mappings(unsafe { &mut *MAPS.0.get() });
     let signal = u64::from(signal.cast_unsigned());
     let (has_address, address) = (address.is_some().into(), address.unwrap_or(0));
@@ -241,27 +249,31 @@ fn send_report(link: c_int, signal: c_int, address: Option<u64>, registers: [u64
         for pages in (0..STACK_PAGES).rev() {
             let length = rest + pages * PAGE;
             (header.stack_start, header.stack_len) = (start as u64, length as u64);
-            if send(link, &header, maps) {
+            if send_parts(link, &header, maps) {
                 return;
             }
         }
     }
     header.stack_len = 0;
-    send(link, &header, maps);
+    send_parts(link, &header, maps);
 }
 
 /// Returns whether no shorter report would do better.
-fn send(link: c_int, header: &Header, maps: &[u8]) -> bool {
-    let part = |base: *const c_void, length| libc::iovec { iov_base: base.cast_mut(), iov_len: length };
-    let stack = ptr::without_provenance(usize::try_from(header.stack_start).unwrap_or(0));
-    let mut parts = [
-        part(ptr::from_ref(header).cast(), size_of::<Header>()),
-        part(stack, usize::try_from(header.stack_len).unwrap_or(0)),
-        part(maps.as_ptr().cast(), maps.len()),
-    ];
+fn send_parts(link: c_int, header: &Header, maps: &[u8]) -> bool {
+    let number = |word| usize::try_from(word).unwrap_or(0);
+    let stack = part(ptr::without_provenance::<u8>(number(header.stack_start)), number(header.stack_len));
+    send(link, &[part(ptr::from_ref(header), size_of::<Header>()), stack, part(maps.as_ptr(), maps.len())])
+}
+
+fn part<T>(base: *const T, length: usize) -> libc::iovec {
+    libc::iovec { iov_base: base.cast_mut().cast(), iov_len: length }
+}
+
+/// Returns whether fewer bytes would be sent no better.
+fn send(link: c_int, parts: &[libc::iovec]) -> bool {
     // SAFETY: all-zero bytes are a message without anything.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iov = parts.as_ptr().cast_mut();
     message.msg_iovlen = parts.len() as _;
     // SAFETY: the kernel only reads. Where the stack is not mapped it says so, and sends nothing.
     let sent = unsafe { libc::sendmsg(link, &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
