@@ -1,16 +1,16 @@
 //! **Futures**: tasks and processes awaited, under tokio and smol.
 
 use std::future::{Future, IntoFuture};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
 use multiproc::pool::{TaskFuture, TaskHandle};
-use multiproc::{Connection, Pool, Process, Result, as_completed, pipe};
+use multiproc::{Connection, Pool, Process, Result, pipe};
 
-use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, eventually, trials};
+use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, trials};
 
 trials![
     tasks_are_awaited_under_every_executor,
