@@ -2,13 +2,13 @@
 
 mod arrays;
 mod channels;
+mod condvar;
 mod joinable;
 mod locks;
 mod pools;
 mod processes;
 mod servers;
-mod waiters;
-mod waits;
+mod wait_any;
 mod wakeups;
 
 use std::time::Duration;
@@ -35,10 +35,10 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "terminated pool", run: pools::terminated },
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "unbounded queue", run: channels::unbounded },
-    Scenario { name: "closed queue", run: waits::closed },
+    Scenario { name: "closed queue", run: wait_any::closed },
     Scenario { name: "pipe", run: channels::pipe },
     Scenario { name: "single message", run: channels::single },
-    Scenario { name: "wait for several things", run: waits::any },
+    Scenario { name: "wait for several things", run: wait_any::any },
     Scenario { name: "shared array", run: arrays::filled },
     Scenario { name: "joinable queue", run: joinable::redelivered },
     Scenario { name: "joinable queue that reports", run: joinable::reported },
@@ -46,7 +46,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "event", run: wakeups::event },
     Scenario { name: "barrier", run: wakeups::barrier },
     Scenario { name: "reset barrier", run: wakeups::reset },
-    Scenario { name: "waiters of a condition variable", run: waiters::notified_in_turn },
+    Scenario { name: "waiters of a condition variable", run: condvar::notified_in_turn },
     Scenario { name: "condition variable", run: wakeups::condvar },
     Scenario { name: "condition variable, all notified", run: wakeups::condvar_all },
     Scenario { name: "server", run: servers::plain },
