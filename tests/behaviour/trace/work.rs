@@ -7,7 +7,13 @@ use trace_file::{Event, Trace};
 use super::trace_of;
 use crate::support::{METHODS, Outcome, trials};
 
-trials![every_item_is_in_one_slice, each_process_has_a_track_with_its_name, waits_and_arrows_are_there];
+trials![
+    every_item_is_in_one_slice,
+    each_process_has_a_track_with_its_name,
+    waits_and_arrows_are_there,
+    a_full_queue_and_a_task_that_was_not_begun_are_there,
+    a_state_is_there_and_a_copied_one_is_not,
+];
 
 fn of_function<'t>(trace: &'t Trace, name: &'t str) -> Vec<&'t Event> {
     trace.of_category("item").filter(|event| event.name == format!("traced::{name}")).collect()
@@ -82,6 +88,33 @@ fn waits_and_arrows_are_there() -> Outcome {
             (start.number("index"), start.number("worker")),
             (item.number("index"), Some(item.pid.into()))
         );
+    }
+    Ok(())
+}
+
+fn a_full_queue_and_a_task_that_was_not_begun_are_there() -> Outcome {
+    for method in METHODS {
+        let trace = trace_of("waits", method);
+        let task = trace.named("traced::send_three").next().unwrap();
+        let sends: Vec<_> = trace.named("send").collect();
+        assert!(sends.iter().all(|send| send.category == "wait" && send.pid == task.pid), "{sends:?}");
+        assert!(sends.iter().any(|send| send.dur.unwrap() >= 3_000.0), "{sends:?}");
+        let main = trace.names().into_iter().find(|(_, name)| *name == "main").unwrap().0;
+        let cancels: Vec<_> = trace.named("cancel").collect();
+        assert!(matches!(cancels[..], [cancel] if cancel.pid == main), "{cancels:?}");
+        assert!(of_function(&trace, "add_one").is_empty());
+        assert_eq!(of_function(&trace, "receive").len(), 1);
+    }
+    Ok(())
+}
+
+fn a_state_is_there_and_a_copied_one_is_not() -> Outcome {
+    for method in METHODS {
+        let trace = trace_of("states", method);
+        let slices: Vec<_> = trace.of_category("init").collect();
+        let of_two_workers = |slice: &&Event| slice.name == "initializer" && slice.dur.unwrap() >= 2_000.0;
+        assert!(slices.len() == 2 && slices.iter().all(of_two_workers), "{slices:?}");
+        assert_eq!(trace.items(), 2);
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Pool, Process};
+use multiproc::{Pool, Process, StartMethod};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,6 +24,8 @@ fn main() {
         "nested" => nested(),
         "orphan" => orphan(),
         "program" => program(),
+        "states" => states(),
+        "waits" => waits(),
         other => panic!("no such case: {other}"),
     });
 }
@@ -50,6 +52,12 @@ fn receive(receiver: Receiver<u32>, begun: Sender<()>) -> u32 {
     receiver.into_iter().map(Result::unwrap).sum()
 }
 
+fn wait_until_asleep(pid: u32) {
+    while !is_asleep(pid) {
+        pause(1);
+    }
+}
+
 fn is_asleep(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit(") ").next().is_some_and(|fields| fields.starts_with('S'))
@@ -67,9 +75,7 @@ fn work() {
     let (begin, begun) = bounded(1).unwrap();
     let child = Process::builder().name("\"Anna\" \\\n\u{1} ü").spawn(receive, (receiver, begin)).unwrap();
     begun.recv().unwrap();
-    while !is_asleep(child.pid()) {
-        pause(1);
-    }
+    wait_until_asleep(child.pid());
     pause(3);
     sender.send(7).unwrap();
     drop(sender);
@@ -159,4 +165,52 @@ fn program() {
     assert!(multiproc::start_trace(&file).is_err(), "there is one already");
     before.join().unwrap();
     Process::builder().name("traced").spawn(pause, (1,)).unwrap().join().unwrap();
+}
+
+fn make_state(milliseconds: u64) -> u64 {
+    pause(milliseconds);
+    40
+}
+
+fn add_to_state(state: &mut u64, number: u64) -> u64 {
+    *state + number
+}
+
+/// Workers make a state, or begin with a copy of one.
+fn states() {
+    let made = Pool::builder().workers(2).state(make_state, (2,)).build().unwrap();
+    assert_eq!(made.apply(add_to_state, (2,)).unwrap(), 42);
+    made.join();
+    let builder = Pool::builder().workers(1).start_method(StartMethod::ForkServer);
+    let preloaded = builder.preload(make_state, (2,)).build().unwrap();
+    assert_eq!(preloaded.apply(add_to_state, (2,)).unwrap(), 42);
+    preloaded.join();
+}
+
+fn send_three(sender: Sender<u32>, begun: Sender<()>) {
+    begun.send(()).unwrap();
+    (0..3).for_each(|number| sender.send(number).unwrap());
+}
+
+/// A child waits for room in a queue; a task that no worker has begun is cancelled.
+fn waits() {
+    let (sender, receiver) = bounded(1).unwrap();
+    let (begin, begun) = bounded(1).unwrap();
+    let child = Process::spawn(send_three, (sender, begin)).unwrap();
+    begun.recv().unwrap();
+    wait_until_asleep(child.pid());
+    pause(3);
+    assert_eq!(receiver.into_iter().map(Result::unwrap).sum::<u32>(), 3);
+    child.join().unwrap();
+    let pool = Pool::new(1).unwrap();
+    let (sender, receiver) = bounded::<u32>(1).unwrap();
+    let (begin, begun) = bounded(1).unwrap();
+    let running = pool.submit(receive, (receiver, begin)).unwrap();
+    begun.recv().unwrap();
+    let behind = pool.submit(add_one, (1,)).unwrap();
+    assert!(behind.cancel());
+    assert!(behind.get().unwrap_err().is_cancelled());
+    drop(sender);
+    assert_eq!(running.get().unwrap(), 0);
+    pool.join();
 }

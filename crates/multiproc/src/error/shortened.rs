@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use super::cause::Origin;
 use super::{Cause, Error};
 
 impl Error {
-    /// The same error with at most `bytes` of a panic's message, as many of its backtrace, and the latest
-    /// `attempts`. A text that is cut says so at its end.
+    /// The same error with at most `bytes` of a panic's message, as many of its backtrace and of the name of its
+    /// process, and the latest `attempts`. A text that is cut says so at its end.
     pub(crate) fn shortened(&self, bytes: usize, attempts: usize) -> Self {
         let earlier = self.attempts();
         let latest = earlier.get(earlier.len().saturating_sub(attempts)..).unwrap_or_default();
@@ -17,6 +18,9 @@ impl Error {
             if let Some(backtrace) = backtrace {
                 cut(backtrace, bytes);
             }
+        }
+        if let Some(Origin::Process { name, .. }) = &mut error.0.origin {
+            cut(name, bytes);
         }
         error
     }

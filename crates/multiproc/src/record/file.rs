@@ -14,7 +14,7 @@ use crate::task::TaskId;
 /// The first line.
 const TITLE: &str = "multiproc record 1\n";
 
-/// The most bytes of a panic's message, and of its backtrace.
+/// The most bytes of a panic's message, of its backtrace, and of the name of its process.
 const MAX_MESSAGE: usize = 64 << 10;
 /// The most earlier attempts. Each has up to 32 KiB of a crash's stack.
 const MAX_ATTEMPTS: usize = 10;
@@ -141,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::Cause;
+    use crate::error::{Cause, Origin};
     use crate::testing::{any_bytes, cases};
 
     fn record(arguments: Arguments) -> TaskRecord {
@@ -180,6 +180,9 @@ mod tests {
         let read = TaskRecord::decode(&bytes, 7).unwrap().error;
         assert!(read.to_string().ends_with("… (cut: it has 15728640 bytes)"));
         assert_eq!(read.attempts().len(), MAX_ATTEMPTS);
+        let process = Origin::Process { name: "n".repeat(5 << 20), pid: 7 };
+        let written = TaskRecord { error: written.error.with_origin(process), ..written };
+        assert!(written.encode(7).unwrap().len() < 7 * MAX_MESSAGE);
     }
 
     #[test]

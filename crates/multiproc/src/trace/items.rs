@@ -22,7 +22,7 @@ const LONGEST_RUN: u64 = 1_000_000;
 /// A worker's items; nothing without a trace.
 pub(crate) struct Items(Option<Box<State>>);
 
-struct State {
+pub(super) struct State {
     tracer: &'static Tracer,
     /// The function, and the beginning of its slices.
     function: &'static str,
@@ -42,10 +42,7 @@ pub(crate) struct Begun(u64, u32);
 
 impl Items {
     pub(crate) fn new() -> Self {
-        Self(tracer().map(|tracer| {
-            let (function, prefix, run) = ("", String::new(), Run::default());
-            Box::new(State { tracer, function, prefix, index: 0, at: 0, flow: 0, run })
-        }))
+        Self(tracer().map(|tracer| Box::new(State::new(tracer))))
     }
 
     /// Runs an initializer.
@@ -59,13 +56,7 @@ impl Items {
     /// Says that the items from this number on are of one submission.
     pub(crate) fn on_header(&mut self, tag: Tag, function: &'static str, number: u32) {
         if let Some(state) = &mut self.0 {
-            state.put_run();
-            if state.function != function || state.prefix.is_empty() {
-                state.function = function;
-                state.prefix = slice_prefix("item", function, state.tracer.track());
-                state.tracer.buffer.set_label(ITEM, function);
-            }
-            (state.index, state.at, state.flow) = (tag.first, number, tag.flow);
+            state.on_header(tag, function, number);
         }
     }
 
@@ -98,6 +89,21 @@ impl fmt::Debug for Items {
 }
 
 impl State {
+    pub(super) fn new(tracer: &'static Tracer) -> Self {
+        let (function, prefix, run) = ("", String::new(), Run::default());
+        Self { tracer, function, prefix, index: 0, at: 0, flow: 0, run }
+    }
+
+    pub(super) fn on_header(&mut self, tag: Tag, function: &'static str, number: u32) {
+        self.put_run();
+        if self.function != function || self.prefix.is_empty() {
+            self.function = function;
+            self.prefix = slice_prefix("item", function, self.tracer.track());
+            self.tracer.buffer.set_label(ITEM, function);
+        }
+        (self.index, self.at, self.flow) = (tag.first, number, tag.flow);
+    }
+
     fn begin(&self, number: u32) -> Begun {
         let now = clock::nanos();
         self.tracer.buffer.begin(now, self.index_of(number));
@@ -113,7 +119,7 @@ impl State {
         self.tracer.buffer.end();
     }
 
-    fn add(&mut self, run: Run) {
+    pub(super) fn add(&mut self, run: Run) {
         if let Some(both) = self.run.and(run) {
             self.run = both;
         } else {
@@ -126,7 +132,7 @@ impl State {
         self.tracer.buffer.set_run(self.run);
     }
 
-    fn put_run(&mut self) {
+    pub(super) fn put_run(&mut self) {
         let run = std::mem::take(&mut self.run);
         if run.count > 0 {
             self.tracer.buffer.set_run(self.run); // first, or it is there twice if this process dies

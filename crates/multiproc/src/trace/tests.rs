@@ -11,8 +11,10 @@ use super::buffer::{Buffer, Run};
 use super::buffers::Buffers;
 use super::event::{Event, Track};
 use super::file::Writer;
-use super::items::{ITEM, run_slice};
+use super::items::{ITEM, State, run_slice};
 use super::overflow::Overflow;
+use super::submissions::Tag;
+use super::tracer::Tracer;
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 use crate::testing::cases;
@@ -150,6 +152,28 @@ fn a_process_with_a_full_buffer_waits_and_then_goes_on() {
     let number = |line: &String| line.rsplit(':').next()?.strip_suffix("}},")?.parse::<u64>().ok();
     let numbers: Vec<_> = lines[1..].iter().map(|line| number(line).unwrap()).collect();
     assert!(numbers.is_sorted() && lines[1..].iter().zip(&numbers).all(|(a, &b)| *a == line(b).trim_end()));
+}
+
+#[test]
+fn a_worker_writes_short_items_together_and_a_long_one_by_itself() {
+    let traced = Traced::new("short");
+    let tracer = Tracer::claim(traced.writer.buffers(), None, None).unwrap().unwrap();
+    let mut state = State::new(Box::leak(Box::new(tracer)));
+    state.on_header(Tag { first: 100, flow: 9 }, "program::f", 0);
+    let item = |index: u64, time| Run { begin: index * 2_000, end: index * 2_000 + time, index, count: 1 };
+    (100..105).for_each(|index| state.add(item(index, 900)));
+    state.add(item(105, 1_500));
+    (106..108).for_each(|index| state.add(item(index, 100)));
+    state.put_run();
+    let lines = traced.lines();
+    let slices = lines.iter().filter(|line| line.contains("program::f"));
+    let slices: Vec<_> = slices.filter_map(|line| line.split_once("\"ts\":")).collect();
+    let expected = [
+        r#"200.000,"dur":8.900,"bind_id":"0x9","flow_in":true,"flow_out":true,"args":{"count":5,"index":100}},"#,
+        r#"210.000,"dur":1.500,"args":{"count":1,"index":105}},"#,
+        r#"212.000,"dur":2.100,"args":{"count":2,"index":106}},"#,
+    ];
+    assert!(slices.iter().map(|(_, rest)| *rest).eq(expected), "{slices:?}");
 }
 
 /// How many lines are said to be lost.

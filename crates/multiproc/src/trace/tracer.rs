@@ -48,23 +48,26 @@ impl Tracer {
         parent: Option<ThreadId>,
         writer: Option<Writer>,
     ) -> Result<Option<&'static Self>> {
-        let (pid, fork_detector) = (own_pid(), ForkDetector::new()?);
         if TRACER.get().is_some() {
             return Ok(None);
         }
-        let process = ThreadId::current_and_process().1;
-        let Some(buffer) = buffers.claim(process, parent) else { return Ok(None) };
-        let overflow = Overflow::default();
-        let tracer = TRACER.get_or_init(|| Self {
-            buffers: buffers.clone(),
-            buffer,
-            overflow,
-            pid,
-            writer,
-            fork_detector,
-        });
+        let Some(tracer) = Self::claim(buffers, parent, writer)? else { return Ok(None) };
+        let tracer = TRACER.get_or_init(|| tracer);
         tracer.name_process(name);
         Ok(Some(tracer))
+    }
+
+    /// `None` if no buffer is free.
+    pub(super) fn claim(
+        buffers: &Buffers,
+        parent: Option<ThreadId>,
+        writer: Option<Writer>,
+    ) -> Result<Option<Self>> {
+        let (pid, fork_detector) = (own_pid(), ForkDetector::new()?);
+        let process = ThreadId::current_and_process().1;
+        let Some(buffer) = buffers.claim(process, parent) else { return Ok(None) };
+        let (buffers, overflow) = (buffers.clone(), Overflow::default());
+        Ok(Some(Self { buffers, buffer, overflow, pid, writer, fork_detector }))
     }
 
     pub(super) fn name_process(&self, name: &str) {
