@@ -12,7 +12,6 @@ use super::shared::{Shared, Word};
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::Relaxed;
 use crate::sys::failpoint::{self, Failpoint};
-use crate::sys::mutex::MutexGuard as WordGuard;
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
@@ -60,7 +59,7 @@ impl<T: Pod> Drop for MutexGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         let changed = (self.is_changed != 0).then_some(&self.value);
-        self.held.finish(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));
+        self.held.release(|shared| changed.into_iter().for_each(|value| shared.store(0, value)));
     }
 }
 
@@ -87,7 +86,7 @@ impl<'a, T> SliceGuard<'a, T> {
 
 impl<T> Drop for SliceGuard<'_, T> {
     fn drop(&mut self) {
-        self.held.finish(|_| {});
+        self.held.release(|_| {});
     }
 }
 
@@ -150,29 +149,31 @@ impl<T: Pod + fmt::Debug> fmt::Debug for SliceGuard<'_, T> {
     }
 }
 
-/// Holds the mutex until it is dropped.
+/// Holds the mutex until [`release`](Self::release). It has no `drop` of its own, whose code the compiler would not
+/// always put in line: the fields of a guard then go through memory, which takes as long as the mutex.
 struct Held<'a> {
-    guard: WordGuard<'a>,
     shared: &'a Shared,
+    holder: ThreadId,
     /// 0 or 1; a `bool` would make the guard slower to move, see [`Poisoned`](super::Poisoned).
     was_panicking: usize,
+    of_this_thread: PhantomData<*const ()>,
 }
 
 impl<'a> Held<'a> {
     #[inline]
     fn take(shared: &'a Shared, deadline: Deadline) -> Result<Self> {
-        let (thread, process) = ThreadId::current_and_process();
-        let guard = match shared.mutex().try_lock_as(thread) {
-            Some(guard) => guard,
+        let (holder, process) = ThreadId::current_and_process();
+        match shared.mutex().try_lock_as(holder) {
+            Some(guard) => _ = guard.forget(),
             None => Self::wait(shared, deadline)?,
-        };
-        let owner = u64::from(thread.number()) | u64::from(process.number()) << 32;
+        }
+        let owner = u64::from(holder.number()) | u64::from(process.number()) << 32;
         shared.word(Word::Owner).store(owner, Relaxed);
-        Ok(Self { guard, shared, was_panicking: thread::panicking().into() })
+        Ok(Self { shared, holder, was_panicking: thread::panicking().into(), of_this_thread: PhantomData })
     }
 
     #[cold]
-    fn wait(shared: &'a Shared, deadline: Deadline) -> Result<WordGuard<'a>> {
+    fn wait(shared: &Shared, deadline: Deadline) -> Result<()> {
         let on_death = |dead: ThreadId| {
             let owner = shared.word(Word::Owner).load(Relaxed);
             // A thread killed before it could write its process there most likely was the only one of it.
@@ -181,7 +182,9 @@ impl<'a> Held<'a> {
             shared.word(Word::Failure).store(failure_word(pid, Failure::Died), Relaxed);
         };
         shared.check_not_held(MUTEX)?;
-        shared.mutex().lock_reporting_death(deadline, on_death)?.ok_or_else(|| Error::timeout("take a mutex"))
+        let guard = shared.mutex().lock_reporting_death(deadline, on_death)?;
+        guard.ok_or_else(|| Error::timeout("take a mutex"))?.forget();
+        Ok(())
     }
 
     #[inline]
@@ -189,17 +192,24 @@ impl<'a> Held<'a> {
         self.shared.word(Word::Failure).load(Relaxed)
     }
 
-    /// Releases the mutex, after `write`, or poisoned where the thread panics.
+    /// Releases the mutex, after `write`, or poisoned where the thread panics. Does neither in a copy of the process
+    /// that was forked meanwhile, which does not hold the mutex.
     #[inline]
-    fn finish(&mut self, write: impl FnOnce(&Shared)) {
-        let (shared, is_panicking) = (self.shared, thread::panicking() && self.was_panicking == 0);
-        self.guard.finish(|| {
-            if is_panicking {
-                shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
-            } else {
-                write(shared);
-                failpoint::hit(Failpoint::WrittenBack);
-            }
-        });
+    fn release(&mut self, write: impl FnOnce(&Shared)) {
+        if self.holder != ThreadId::current() {
+            return;
+        }
+        if thread::panicking() && self.was_panicking == 0 {
+            Self::poison(self.shared);
+        } else {
+            write(self.shared);
+            failpoint::hit(Failpoint::WrittenBack);
+        }
+        self.shared.mutex().release(self.holder);
+    }
+
+    #[cold]
+    fn poison(shared: &Shared) {
+        shared.word(Word::Failure).store(own_failure_word(Failure::Panicked), Relaxed);
     }
 }

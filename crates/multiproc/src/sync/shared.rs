@@ -36,26 +36,26 @@ pub(crate) struct Shared {
     pub(super) length: usize,
 }
 
-/// The words of the header, by their offset.
+/// The words of the header, by their offset. Those of a mutex are in the cache line in which the data begins.
 #[derive(Clone, Copy)]
 pub(super) enum Word {
-    /// Which thread holds the mutex: the user's, or the one that guards the slots.
-    Lock = 0,
-    /// Behind a thread's number in the low half, its process, for the error when it dies.
-    Owner = 8,
-    /// Who has left the data in an unknown state, or has broken the barrier.
-    Failure = 16,
-    State = 24,
+    State = 0,
     /// The number of releases, for waiters that spin.
-    Releases = 32,
+    Releases = 8,
     /// The last sequence number given to an entry; of a barrier, the last round that was broken.
-    Sequence = 40,
+    Sequence = 16,
     /// Up to where slots have been used.
-    UsedSlots = 48,
+    UsedSlots = 24,
+    /// Which thread holds the mutex: the user's, or the one that guards the slots.
+    Lock = 64,
+    /// Behind a thread's number in the low half, its process, for the error when it dies.
+    Owner = 72,
+    /// Who has left the data in an unknown state, or has broken the barrier.
+    Failure = 80,
 }
 /// The event count's word.
-const EVENTS: usize = 56;
-const HEADER: usize = 64;
+const EVENTS: usize = 32;
+const HEADER: usize = 88;
 pub(super) const SLOT: usize = 24;
 
 /// How long to spin before sleeping: about as long as a futex takes to wake a thread.

@@ -39,18 +39,19 @@ impl ForkDetector {
         self.word().load(Relaxed) != 0
     }
 
-    /// A number that differs from those of all processes that this one is a forked copy of.
+    /// The [generation](Self::generation), or 0 if no call has asked for it in this process.
     #[inline]
-    pub(crate) fn generation(&self) -> u32 {
-        match self.word().load(Relaxed) {
-            0 => self.begin_generation(),
-            generation => generation,
-        }
+    pub(crate) fn known_generation(&self) -> u32 {
+        self.word().load(Relaxed)
     }
 
-    #[cold]
-    fn begin_generation(&self) -> u32 {
+    /// A number that differs from those of all processes that this one is a forked copy of.
+    pub(crate) fn generation(&self) -> u32 {
         static LAST: AtomicU32 = AtomicU32::new(1); // that of `new`
+        let known = self.known_generation();
+        if known != 0 {
+            return known;
+        }
         let next = LAST.fetch_add(1, Relaxed).wrapping_add(1);
         match self.word().compare_exchange(0, next, Relaxed, Relaxed) {
             Ok(_) => next,

@@ -20,6 +20,7 @@ use super::thread_id::{ThreadId, namespace};
 use crate::error::{Error, Result};
 use std::hint;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 
 /// How often to try before sleeping.
 const TRIES: u32 = 50;
@@ -63,6 +64,12 @@ impl<'a> Mutex<'a> {
         self.replace(0, own.bits()).then(|| self.guard(own))
     }
 
+    /// Releases the mutex for the thread that holds it and has forgotten its guard.
+    #[inline]
+    pub(crate) fn release(self, own: ThreadId) {
+        release(self.word, own);
+    }
+
     /// Whether this thread holds the mutex.
     pub(crate) fn is_own(self) -> bool {
         self.word.load(Relaxed) & !WAITERS == ThreadId::current().bits()
@@ -103,8 +110,10 @@ impl<'a> Mutex<'a> {
             }
             let is_over = deadline.is_over();
             if word & !WAITERS == 0 || ((is_over || checks.are_due()) && self.check(holder, &mut checks)) {
-                // Other threads may be asleep, though the word no longer says so.
-                if self.replace(word, own.bits() | WAITERS) {
+                // Beside a thread that was woken, or behind a dead holder, others may be asleep, though the word no
+                // longer says so.
+                let waiters = if has_slept || word != 0 { WAITERS } else { 0 };
+                if self.replace(word, own.bits() | waiters) {
                     let guard = self.guard(own);
                     if word & !WAITERS != 0 {
                         on_death(holder);
@@ -142,38 +151,35 @@ impl<'a> Mutex<'a> {
 }
 
 impl MutexGuard<'_> {
-    /// Calls `act` and releases the mutex; does neither in a copy of the process that was forked meanwhile,
-    /// which does not hold it.
+    /// The thread that holds the mutex, which goes on holding it without a guard.
     #[inline]
-    pub(crate) fn finish(&mut self, act: impl FnOnce()) {
-        if self.holder == ThreadId::current() {
-            act();
-            self.release();
-        }
-        self.holder = ThreadId::from_bits(0); // for `drop`
-    }
-
-    #[inline]
-    fn release(&self) {
-        let mut word = self.holder.bits();
-        while let Err(now) = self.word.compare_exchange(word, 0, Release, Relaxed) {
-            if now & !WAITERS != word & !WAITERS {
-                return; // a process has overwritten it
-            }
-            word = now;
-        }
-        if word & WAITERS != 0 {
-            futex::wake_one_at_low_half(self.word);
-        }
+    pub(crate) fn forget(self) -> ThreadId {
+        ManuallyDrop::new(self).holder
     }
 }
 
 impl Drop for MutexGuard<'_> {
+    /// Does nothing in a copy of the process that was forked meanwhile, which does not hold the mutex.
     #[inline]
     fn drop(&mut self) {
-        if self.holder.bits() != 0 && self.holder == ThreadId::current() {
-            self.release();
+        if self.holder == ThreadId::current() {
+            release(self.word, self.holder);
         }
+    }
+}
+
+#[inline]
+fn release(word: &AtomicU64, own: ThreadId) {
+    if word.compare_exchange(own.bits(), 0, Release, Relaxed).is_err() {
+        release_and_wake(word, own);
+    }
+}
+
+/// Leaves the word alone if a process has overwritten it.
+#[cold]
+fn release_and_wake(word: &AtomicU64, own: ThreadId) {
+    if word.compare_exchange(own.bits() | WAITERS, 0, Release, Relaxed).is_ok() {
+        futex::wake_one_at_low_half(word);
     }
 }
 

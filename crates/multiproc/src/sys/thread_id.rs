@@ -3,7 +3,7 @@
 //! The kernel reuses the numbers of ended threads. The start time tells the two apart.
 
 use std::cell::Cell;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -39,7 +39,7 @@ thread_local! {
 static PROCESS_ID: AtomicU64 = AtomicU64::new(0);
 
 /// In a forked copy of the process, a thread has another number.
-static PROCESS: LazyLock<Option<ForkDetector>> = LazyLock::new(|| ForkDetector::new().ok());
+static PROCESS: OnceLock<Option<ForkDetector>> = OnceLock::new();
 
 /// A number for the PID and time namespaces of this process, in which thread numbers and start times have a
 /// meaning; 0 if /proc tells neither. Costs some microseconds.
@@ -58,15 +58,17 @@ impl ThreadId {
     /// The identities of the calling thread and of its process, which is that of the first thread.
     #[inline]
     pub(crate) fn current_and_process() -> (Self, Self) {
-        let generation = PROCESS.as_ref().map_or(0, ForkDetector::generation);
+        let generation = PROCESS.get().and_then(Option::as_ref).map_or(0, ForkDetector::known_generation);
         match CURRENT.get() {
             (known, thread, process) if known == generation && generation != 0 => (thread, process),
-            _ => Self::look_up(generation),
+            _ => Self::look_up(),
         }
     }
 
     #[cold]
-    fn look_up(generation: u32) -> (Self, Self) {
+    fn look_up() -> (Self, Self) {
+        let process = PROCESS.get_or_init(|| ForkDetector::new().ok());
+        let generation = process.as_ref().map_or(0, ForkDetector::generation);
         // A file system that shows the threads of another PID namespace gives this thread another number.
         let id = |number: u32, name| {
             let stat = Stat::of(name).filter(|stat| stat.number == number);

@@ -25,8 +25,8 @@ const WORDS32: [usize; 4] = [64, 68, 72, 136];
 const WORDS64: [usize; 4] = [0, 48, 56, 128];
 
 /// The header of a lock has this word of 32 bits.
-const EVENTS: usize = 56;
-const HEADER: usize = 64;
+const EVENTS: usize = 32;
+const HEADER: usize = 88;
 const SLOT: usize = 24;
 /// The header, a value, and two slots of a lock.
 const LOCK: usize = HEADER + 8 + 2 * SLOT;
