@@ -6,11 +6,13 @@ time is taken is as in crates/bench/src/measure.rs and stream.rs; standard libra
 
 import json
 import multiprocessing as mp
+import os
 import statistics
 import subprocess
 import sys
 import time
 import zlib
+from array import array
 from multiprocessing.managers import BaseManager
 
 MIB = 1 << 20
@@ -231,6 +233,46 @@ def memory(_):
         return statistics.median(proportional(child.pid) for child in mp.active_children()), None
 
 
+TABLE_LENGTH = 64 * MIB // 8
+
+
+def make_table():
+    """What workers inherit when they are forked."""
+    global table, everyone
+    table, everyone = array("Q", range(TABLE_LENGTH)), mp.Barrier(2)
+
+
+def sum_of_some(_):
+    everyone.wait()  # so that each worker runs one of these
+    return sum(table[:: TABLE_LENGTH // 100])
+
+
+def use_table(pool):
+    expected = sum(range(0, TABLE_LENGTH, TABLE_LENGTH // 100))
+    for got in pool.map(sum_of_some, range(2), 1):
+        check("sum of some of the table", expected, got)
+
+
+def table_memory(_):
+    make_table()
+    with mp.Pool(2) as pool:
+        use_table(pool)
+        processes = [os.getpid(), *(child.pid for child in mp.active_children())]
+        return sum(map(proportional, processes)) * 1024 / 1e6, None
+
+
+def table_first(scale):
+    def one():
+        start = time.perf_counter()
+        make_table()
+        with mp.Pool(2) as pool:
+            use_table(pool)
+            return time.perf_counter() - start
+
+    seconds, detail = series(scale, scale.times(20), one)
+    return seconds * 1e3, detail
+
+
 def lock(scale):
     lock = mp.Lock()
 
@@ -285,6 +327,9 @@ ENTRIES = {
     (FORK, "W8-lock"): lock,
     (FORK, "W9-server-call"): lambda e: with_manager(e, back_to_back),
     (FORK, "W9-server-call-sleep"): lambda e: with_manager(e, from_sleep),
+    (FORK, "W12-memory"): table_memory,
+    (FORK, "W12-first"): table_first,
+    (FORK, "W12-replaced"): "its pool hangs: a worker that is killed while it is idle holds the lock of the tasks",
 }
 UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s", "W9": "µs"}
 
@@ -295,7 +340,9 @@ def gigabytes(measured):
 
 
 def unit(case):
-    return {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns"}.get(case) or UNITS[case[:2]]
+    special = {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns"}
+    special |= {"W12-memory": "MB", "W12-first": "ms"}
+    return special.get(case) or UNITS[case[:2]]
 
 
 def main(arguments, entries):

@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a word on the command line
 pub struct Options {
-    /// Only these workloads (W1 to W11, cluster, growth, real) or cases (such as W4-8B or real-words)
+    /// Only these workloads (W1 to W12, cluster, growth, real) or cases (such as W4-8B or real-words)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     only: Vec<String>,
     /// Also measure other libraries and Python's multiprocessing; compiling them takes minutes

@@ -22,6 +22,7 @@ pub(crate) mod failpoint_control;
 pub(crate) mod fork;
 pub(crate) mod fork_detect;
 pub(crate) mod futex;
+pub(crate) mod huge_pages;
 pub(crate) mod immutable;
 pub(crate) mod inherited_state;
 pub(crate) mod inline_exit_warning;

@@ -26,7 +26,7 @@ pub enum Direction {
 }
 
 /// The workloads, each of one picture.
-pub const WORKLOADS: [(&str, &str); 14] = [
+pub const WORKLOADS: [(&str, &str); 15] = [
     ("W1", "Start a child that does nothing, and join it"),
     ("W2", "Map n·n·n over numbers, two workers"),
     ("W3", "One call of a pool and its answer"),
@@ -38,6 +38,7 @@ pub const WORKLOADS: [(&str, &str); 14] = [
     ("W9", "One call of a process that owns a state, and its answer"),
     ("W10", "A log record of a child"),
     ("W11", "One task submitted, and its result awaited"),
+    ("W12", "A table of 64 MiB that each of two workers has"),
     (CLUSTER, "A pool of two agents on this machine, through a NATS server"),
     ("growth", "What grows with items and workers"),
     (REAL, "What programs do"),
@@ -86,6 +87,11 @@ pub const LOG: Case = less("W10-log", "W10", "a record, in the child", "ns");
 pub const AWAIT: Case = less("W11-await", "W11", "back to back", "µs");
 pub const AWAIT_300: Case = less("W11-await-300", "W11", "a task of 300 µs", "µs");
 
+pub const TABLE_MEMORY: Case = less("W12-memory", "W12", "memory of all processes (PSS)", "MB");
+pub const TABLE_FIRST: Case = less("W12-first", "W12", "from nothing to a result of each worker", "ms");
+pub const TABLE_REPLACED: Case =
+    less("W12-replaced", "W12", "from the death of an idle worker to the result of the next one", "ms");
+
 pub const LOCK: Case = less("W8-lock", "W8", "lock and unlock, one process", "ns");
 pub const LOCK_X2: Case = more("W8-lock-x2", "W8", "lock and unlock, two processes at once", "M/s");
 pub const SEMAPHORE: Case = less("W8-semaphore", "W8", "take a permit and give it back", "ns");
@@ -132,7 +138,7 @@ pub const REQUESTS: Case =
 pub const SLEEPS: Case = real("real-sleeps", "5,000 sleeps of 1 ms, 32 workers");
 
 /// Every case, in the order in which they run and are shown.
-pub const ALL: [&Case; 58] = [
+pub const ALL: [&Case; 61] = [
     &START,
     &START_1GIB,
     &START_X4,
@@ -159,6 +165,9 @@ pub const ALL: [&Case; 58] = [
     &LOG,
     &AWAIT,
     &AWAIT_300,
+    &TABLE_MEMORY,
+    &TABLE_FIRST,
+    &TABLE_REPLACED,
     &LOCK,
     &LOCK_X2,
     &SEMAPHORE,

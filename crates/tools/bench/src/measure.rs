@@ -93,7 +93,12 @@ pub fn cold(scale: Scale, arguments: &[&str]) -> Result<Measured> {
         let micros: f64 = String::from_utf8(output.stdout)?.trim().parse().context("no time was printed")?;
         Ok(Duration::from_secs_f64(micros / 1e6))
     };
-    let measured = micros(&series(scale, scale.times(50), once)?)?;
+    milliseconds(scale, 50, once)
+}
+
+/// The median of what `one` says that it takes, in milliseconds.
+pub fn milliseconds(scale: Scale, times: usize, one: impl FnMut() -> Result<Duration>) -> Result<Measured> {
+    let measured = micros(&series(scale, scale.times(times), one)?)?;
     Ok(Measured { value: measured.value / 1e3, ..measured })
 }
 

@@ -21,6 +21,7 @@ use crate::sys::coverage;
 use crate::sys::crash;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::fork::{Fork, ZygoteForker, serve_on_fresh_thread};
+use crate::sys::huge_pages;
 use crate::sys::output::{expect_one_thread_in_children, flush_all, has_one_thread_now};
 use crate::sys::parent_death::kill_on_hangup;
 use crate::sys::poll::Deadline;
@@ -63,6 +64,7 @@ pub(crate) fn run_zygote(start_socket: PacketSocket, start: ChildStart) -> ! {
 /// children's thread-local state stays fresh.
 fn run_all(preload: Vec<Initializer>, start_socket: &PacketSocket) -> Result<()> {
     preload.into_iter().try_for_each(Initializer::run)?;
+    huge_pages::collapse_own_memory();
     // The kernel may still be about to end a thread that was joined.
     let deadline = Deadline::after(THREAD_EXIT);
     while !has_one_thread_now() {

@@ -11,6 +11,7 @@ mod queue;
 mod real;
 mod server;
 mod start;
+mod table;
 
 use std::env;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use bench::program::{Entry, entry};
 
 const OURS: &str = "multiproc";
 const GET: &str = "multiproc, by `get`";
+const STATE: &str = "multiproc, by `state`";
 
 pub(crate) fn entries() -> Vec<Entry> {
     let mut entries = vec![
@@ -52,6 +54,12 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry(GET, &case::AWAIT, awaited::hot_by_get),
         entry(OURS, &case::AWAIT_300, awaited::longer),
         entry(GET, &case::AWAIT_300, awaited::longer_by_get),
+        entry(OURS, &case::TABLE_MEMORY, |_| table::memory(&table::preloaded(2)?)),
+        entry(STATE, &case::TABLE_MEMORY, |_| table::memory(&table::made(2)?)),
+        entry(OURS, &case::TABLE_FIRST, |scale| table::first_results(scale, table::preloaded)),
+        entry(STATE, &case::TABLE_FIRST, |scale| table::first_results(scale, table::made)),
+        entry(OURS, &case::TABLE_REPLACED, |scale| table::replaced(scale, &table::preloaded(1)?)),
+        entry(STATE, &case::TABLE_REPLACED, |scale| table::replaced(scale, &table::made(1)?)),
         entry(OURS, &case::LOCK, locks::lock),
         entry("std::sync::Mutex, threads", &case::LOCK, locks::lock_of_threads),
         entry(OURS, &case::LOCK_X2, locks::lock_by_two),
