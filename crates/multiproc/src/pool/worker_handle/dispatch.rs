@@ -1,7 +1,7 @@
 //! Moving items to a worker: into its rings, or out of line.
 
 use super::WorkerHandle;
-use crate::error::{Cause, Error, Result};
+use crate::error::{Error, Result};
 use crate::ipc::packet::Sent;
 use crate::ipc::wire;
 use crate::pool::call::TaskHeader;
@@ -63,7 +63,7 @@ impl WorkerHandle {
             }
             Ok(Sent::TimedOut) => Dispatched::WouldBlock,
             Ok(Sent::Disconnected) => {
-                self.fail_worker(Error::new(Cause::SocketClosed));
+                self.phase.hang_up(); // its exit status tells more than its socket
                 Dispatched::Full
             }
             Err(error) if error.is_shortage_of_descriptors() && self.shortage.record_failure() => {

@@ -8,6 +8,7 @@ mod locks;
 mod pools;
 mod processes;
 mod servers;
+mod states;
 mod wait_any;
 mod wakeups;
 
@@ -33,6 +34,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "pool of large items", run: pools::large },
     Scenario { name: "recycled workers", run: pools::recycled },
     Scenario { name: "terminated pool", run: pools::terminated },
+    Scenario { name: "pool with a preloaded state", run: states::broadcast },
     Scenario { name: "queue", run: channels::queue },
     Scenario { name: "unbounded queue", run: channels::unbounded },
     Scenario { name: "closed queue", run: wait_any::closed },
