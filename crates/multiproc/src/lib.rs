@@ -70,13 +70,20 @@
 //! processes, of workers, of their threads and of their own children; also events of `tracing` with its
 //! feature `log`. Set the logger behind [`init()`] and before the first child is started:
 //!
-//! ```text
-//! fn main() -> anyhow::Result<()> {
+#![cfg_attr(feature = "log", doc = "```")]
+#![cfg_attr(not(feature = "log"), doc = "```text")]
+//! use multiproc::Pool;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     multiproc::init();
 //!     env_logger::init(); // only in the first process
-//!     Pool::new(2)?.map(|n: u32| log::info!("{n} is odd"), [1, 3])?;
-//!     Ok(()) // [INFO app] pool-worker[4242] item 0: 1 is odd
+//!     let pool = Pool::new(2)?;
+//!     pool.map(|n: u32| log::info!("{n} is odd"), [1, 3])?;
+//!     drop(pool); // returns when the logger has all: [INFO app] pool-worker[4242] item 0: 1 is odd
+#![cfg_attr(feature = "log", doc = "    # env_logger::check();")]
+//!     Ok(())
 //! }
+#![cfg_attr(feature = "log", doc = include_str!("logs/doc_example_logger.md"))]
 //! ```
 //!
 //! - The text begins with the process's name and pid, and in a worker with the index of the item in its call

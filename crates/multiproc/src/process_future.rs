@@ -26,7 +26,12 @@ use crate::process::Process;
 ///     let (first, second) = (Process::spawn(u64::pow, (3, 3))?, Process::spawn(u64::pow, (4, 3))?);
 ///     Ok(first.await? + second.await?)
 /// }
-/// # fn main() {}
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     multiproc::init(); // before the runtime starts its threads
+///     assert_eq!(tokio::runtime::Runtime::new()?.block_on(cubes())?, 91);
+///     Ok(())
+/// }
 /// ```
 ///
 /// # Errors
@@ -42,6 +47,25 @@ pub struct ProcessFuture<T> {
 
 impl<T> ProcessFuture<T> {
     /// Has a drop before the result kill the child (SIGKILL).
+    ///
+    /// ```
+    /// use multiproc::{Connection, Process, pipe};
+    /// use std::time::Duration;
+    ///
+    /// fn report_late(report: Connection<u32, ()>) {
+    ///     std::thread::sleep(Duration::from_secs(60));
+    ///     let _ = report.send(7);
+    /// }
+    ///
+    /// fn main() -> multiproc::Result<()> {
+    ///     multiproc::init();
+    ///     let (report, theirs) = pipe::<(), u32>()?;
+    ///     let future = Process::spawn(report_late, (theirs,))?.into_future().kill_on_drop();
+    ///     drop(future); // as a time limit of the runtime does
+    ///     assert!(report.recv().unwrap_err().is_disconnected());
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn kill_on_drop(mut self) -> Self {
         self.kill_on_drop = true;
         self

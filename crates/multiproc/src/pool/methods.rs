@@ -270,6 +270,22 @@ impl<M> Pool<M> {
 
     /// As [`try_submit`](Self::try_submit), but waits for room for at most `time`.
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::builder().workers(1).max_pending(1).build()?;
+    /// let task = pool.submit(std::thread::sleep, (Duration::from_secs(60),))?;
+    /// let Err(refused) = pool.submit_timeout(u64::pow, (2, 10), Duration::from_millis(10)) else {
+    ///     panic!("there is room for one task");
+    /// };
+    /// assert!(refused.error().is_full());
+    /// task.cancel();
+    /// let submitted = pool.submit_timeout(u64::pow, refused.into_item(), Duration::from_secs(60));
+    /// assert_eq!(submitted?.get()?, 1024);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`try_submit`](Self::try_submit).
     pub fn submit_timeout<F, Args, R>(

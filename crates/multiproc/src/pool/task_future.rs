@@ -70,6 +70,21 @@ enum State {
 impl<R> TaskFuture<R> {
     /// Has a drop before the result kill the worker that runs the task, as [`TaskHandle::cancel`] does. The
     /// pool replaces the worker, and no other task is affected.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let pool = multiproc::Pool::new(1)?;
+    /// let worker = pool.worker_pids()[0];
+    /// let task = pool.submit(std::thread::sleep, (Duration::from_secs(60),))?;
+    /// while !task.is_running() {
+    ///     std::thread::yield_now();
+    /// }
+    /// drop(task.into_future().kill_on_drop()); // as a time limit of the runtime does
+    /// assert_ne!(pool.apply(std::process::id, ())?, worker);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
     pub fn kill_on_drop(mut self) -> Self {
         self.kill_on_drop = true;
         self

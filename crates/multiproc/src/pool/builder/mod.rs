@@ -100,6 +100,21 @@ impl<M> PoolBuilder<M> {
 
     /// Sets how many workers stay although they are idle, if there is an
     /// [`idle_timeout`](Self::idle_timeout). By default none does.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// multiproc::init();
+    /// let builder = multiproc::Pool::builder().workers(3).min_workers(1);
+    /// let pool = builder.idle_timeout(Duration::from_millis(20)).build()?;
+    /// pool.map(std::thread::sleep, [Duration::from_millis(10); 30])?;
+    /// while pool.worker_pids().len() > 1 {
+    ///     std::thread::sleep(Duration::from_millis(20));
+    /// }
+    /// std::thread::sleep(Duration::from_millis(100));
+    /// assert_eq!(pool.worker_pids().len(), 1);
+    /// # Ok::<(), multiproc::Error>(())
+    /// ```
     pub fn min_workers(mut self, workers: usize) -> Self {
         self.config.policy.min_workers = workers;
         self
