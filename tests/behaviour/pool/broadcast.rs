@@ -23,7 +23,7 @@ trials![
     broadcasts_run_in_order,
     a_busy_worker_runs_it_before_what_waits,
     a_worker_that_leaves_runs_it,
-    a_worker_killed_before_it_has_begun_is_an_error,
+    a_worker_killed_before_it_has_begun_is_an_error_and_its_replacement_runs_it,
     a_death_and_a_panic_are_errors_of_one_worker,
     a_panic_in_a_later_worker_is_the_error_of_every_call,
     an_error_that_it_returns_is_a_result,
@@ -172,22 +172,22 @@ fn a_worker_that_leaves_runs_it() -> Outcome {
     })
 }
 
-fn a_worker_killed_before_it_has_begun_is_an_error() -> Outcome {
+fn a_worker_killed_before_it_has_begun_is_an_error_and_its_replacement_runs_it() -> Outcome {
     let pool = Pool::new(1)?;
     let pid = pool.worker_pids()[0];
     let (busy, latch) = blocked_task(&pool)?;
     thread::scope(|scope| {
         let results = scope.spawn(|| pool.broadcast(add, (10,)));
-        thread::sleep(SHORT); // otherwise it finds the replacement, or no worker
+        eventually("it waits for the worker", || pool.stats().pending == 2);
         send_signal(pid, Signal::SIGKILL);
         assert_eq!(busy.get().unwrap_err().signal(), Some(9));
-        for result in results.join().unwrap()? {
-            assert!(
-                result.as_ref().is_ok_and(|result| result.0 != pid) || result.unwrap_err().pid() == Some(pid)
-            );
-        }
+        let results = results.join().unwrap()?;
+        let [Err(death)] = &results[..] else { panic!("{results:?}") };
+        assert_eq!((death.signal(), death.pid(), death.index()), (Some(9), Some(pid), None), "{death}");
         drop(latch);
-        assert_eq!(pool.apply(total, ())?, 10);
+        let (replacement, _, before) = pool.apply(add, (0,))?;
+        assert_ne!(replacement, pid);
+        assert_eq!(before, 10, "the replacement has run it once");
         Ok(())
     })
 }
