@@ -4,16 +4,18 @@ use std::process::abort;
 use std::thread;
 use std::time::Duration;
 
-use multiproc::Pool;
 use multiproc::pool::WorkerStats;
+use multiproc::{Connection, Pool, current, pipe};
+use nix::sys::signal::Signal;
 
 use super::{HOUR, SHORT, blocked_task, square};
-use crate::support::{Outcome, eventually, trials};
+use crate::support::{Outcome, eventually, send_signal, trials};
 
 trials![
     every_task_counts_once_as_done_or_failed,
     a_death_counts_and_so_do_the_runs_that_it_causes,
     workers_that_the_pool_kills_count_by_the_cause,
+    each_worker_has_its_own_numbers_and_the_total_is_their_sum,
     workers_that_are_told_to_exit_count_as_such,
     workers_that_cannot_start_count_as_dead,
     the_work_of_former_workers_is_kept,
@@ -69,6 +71,52 @@ fn workers_that_the_pool_kills_count_by_the_cause() -> Outcome {
     let (task, _latch) = blocked_task(&pool)?;
     assert!(task.cancel() && task.get().is_err());
     assert_eq!((tasks(&pool.stats().total()), ends(&pool.stats().total())), ([0, 2, 0], [0, 1, 1, 0]));
+    Ok(())
+}
+
+/// Blocks its worker until the other end is dropped.
+fn tell_index_and_block(end: Connection<usize, ()>) {
+    let _ = end.send(current().worker_index().unwrap());
+    let _ = end.recv();
+}
+
+fn each_worker_has_its_own_numbers_and_the_total_is_their_sum() -> Outcome {
+    let pool = Pool::new(4)?;
+    let block_one = || {
+        let (latch, theirs) = pipe::<(), usize>()?;
+        let task = pool.submit(tell_index_and_block, (theirs,))?;
+        Ok::<_, multiproc::Error>((latch.recv()?, task, latch))
+    };
+    let ((one, task, latch), (two, cancelled, _latch), (three, killed, _other)) =
+        (block_one()?, block_one()?, block_one()?);
+    let four = (0..4).find(|index| ![one, two, three].contains(index)).unwrap();
+    let pids: Vec<u32> = pool.stats().workers.iter().map(|worker| worker.pid.unwrap()).collect();
+
+    assert_eq!(pool.map(square, 0..5)?.len(), 5);
+    assert!((0..2).all(|_| pool.apply(|| -> () { panic!("on purpose") }, ()).is_err()));
+    let late = pool.options().timeout(SHORT).apply(thread::sleep, (HOUR,)).unwrap_err();
+    assert_eq!(late.pid(), Some(pids[four]));
+    drop(latch);
+    task.get()?;
+    assert!(cancelled.cancel() && cancelled.get().is_err());
+    send_signal(pids[three], Signal::SIGKILL);
+    assert_eq!(killed.get().unwrap_err().pid(), Some(pids[three]));
+
+    let mut expected = [[0; 7]; 4]; // as `tasks` and `ends` have them
+    expected[one] = [1, 0, 0, 0, 0, 0, 0];
+    expected[two] = [0, 1, 0, 0, 0, 1, 0];
+    expected[three] = [0, 1, 0, 1, 0, 0, 0];
+    expected[four] = [5, 3, 0, 0, 1, 0, 0];
+    let stats = pool.stats();
+    let numbers = |worker: &WorkerStats| [&tasks(worker)[..], &ends(worker)[..]].concat();
+    assert_eq!(stats.workers.iter().map(numbers).collect::<Vec<_>>(), expected);
+    let sums: Vec<u64> = (0..7).map(|column| expected.iter().map(|row| row[column]).sum()).collect();
+    assert_eq!(numbers(&stats.total()), sums);
+    let sum = |time: fn(&WorkerStats) -> Duration| stats.workers.iter().map(time).sum::<Duration>();
+    assert_eq!(
+        [sum(|worker| worker.running), sum(|worker| worker.waiting), sum(|worker| worker.starting)],
+        [stats.total().running, stats.total().waiting, stats.total().starting]
+    );
     Ok(())
 }
 
