@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::pool::{TaskFuture, TaskHandle};
-use multiproc::{Connection, Pool, Process, Result, pipe};
+use multiproc::{Connection, Pool, Process, RemoteFn, Result, pipe};
 
 use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, blocked_child, trials};
 
@@ -25,6 +25,7 @@ trials![
     the_waker_of_a_process_may_wait_for_another,
     a_waker_that_panics_harms_only_itself,
     the_latest_waker_is_woken,
+    an_awaiting_program_takes_no_cpu_time,
     a_process_is_awaited_under_every_executor,
     a_killed_process_is_the_error_of_its_future,
     a_dropped_process_future_detaches_the_child_or_kills_it,
@@ -246,17 +247,46 @@ fn a_waker_that_panics_harms_only_itself() -> Outcome {
     Ok(())
 }
 
+/// Ends the wait of the future by dropping the latch.
+fn assert_latest_waker_is_woken(mut future: impl Future + Unpin, latch: Latch) -> Outcome {
+    let mut poll = |waker: &Waker| std::pin::Pin::new(&mut future).poll(&mut Context::from_waker(waker));
+    assert!(poll(Waker::noop()).is_pending());
+    let (wakes, woken) = mpsc::channel();
+    let latest = waker(move || _ = wakes.send(()));
+    assert!(poll(&latest).is_pending());
+    drop(latch);
+    while woken.recv_timeout(TEST_TIMEOUT).map(|()| poll(&latest).is_pending())? {}
+    Ok(())
+}
+
 fn the_latest_waker_is_woken() -> Outcome {
     let pool = Pool::new(1)?;
-    let (running, latch) = blocked_task(&pool)?;
-    let mut future = running.into_future();
-    assert!(poll_once(&mut future).is_pending());
-    drop(thread::spawn(move || {
-        thread::sleep(Duration::from_millis(10));
-        drop(latch);
-    }));
-    smol::block_on(future)?;
-    Ok(())
+    let (task, latch) = blocked_task(&pool)?;
+    assert_latest_waker_is_woken(task.into_future(), latch)?;
+    let (child, latch) = blocked_child()?;
+    assert_latest_waker_is_woken(child.into_future(), latch)
+}
+
+fn await_task(latch: Latch, waits: Latch) -> Duration {
+    let pool = Pool::new(1).unwrap();
+    let task = pool.submit(block, (latch,)).unwrap();
+    smol::block_on(tests::cpu_time_of_wait(task.into_future(), waits))
+}
+
+fn await_process(latch: Latch, waits: Latch) -> Duration {
+    let child = Process::spawn(block, (latch,)).unwrap();
+    smol::block_on(tests::cpu_time_of_wait(child.into_future(), waits))
+}
+
+fn an_awaiting_program_takes_no_cpu_time() -> Outcome {
+    fn check(function: impl RemoteFn<(Latch, Latch), Output = Duration>) -> Outcome {
+        let ((latch, its_latch), (waits, its_waits)) = (pipe()?, pipe()?);
+        let child = Process::spawn(function, (its_latch, its_waits))?;
+        tests::assert_wait_is_idle(child, waits, || drop(latch));
+        Ok(())
+    }
+    check(await_task)?;
+    check(await_process)
 }
 
 fn a_process_is_awaited_under_every_executor() -> Outcome {

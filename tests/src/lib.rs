@@ -7,17 +7,21 @@ pub mod crashes;
 
 use std::ffi::CStr;
 use std::fs;
+use std::future::poll_fn;
 use std::io::{Write, stderr};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::parent_id;
+use std::pin::pin;
 use std::process::abort;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use multiproc::{Process, StartMethod};
+use multiproc::{Connection, Process, StartMethod};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeValLike;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
@@ -43,6 +47,38 @@ pub fn watched_for<T>(limit: Duration, name: &str, test: impl FnOnce() -> T) -> 
     let result = test();
     drop(running); // a panic does so, too
     result
+}
+
+/// Awaits the future; returns the CPU time that this process takes from the first poll that finds it pending.
+/// At that poll it sends a message.
+pub async fn cpu_time_of_wait(future: impl Future, waits: Connection<(), ()>) -> Duration {
+    let mut future = pin!(future);
+    let mut begun = None;
+    poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() && begun.is_none() {
+            begun = Some(cpu_time());
+            waits.send(()).unwrap();
+        }
+        polled.map(drop)
+    })
+    .await;
+    cpu_time().saturating_sub(begun.unwrap())
+}
+
+fn cpu_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let time = usage.user_time() + usage.system_time();
+    Duration::from_micros(time.num_microseconds().cast_unsigned())
+}
+
+/// Lets a child wait for a second by [`cpu_time_of_wait`], and ends its wait; it has taken almost no CPU time.
+pub fn assert_wait_is_idle<T>(child: Process<Duration>, waits: Connection<(), ()>, end: impl FnOnce() -> T) {
+    waits.recv().unwrap();
+    thread::sleep(Duration::from_secs(1)); // what is measured
+    end();
+    let time = child.join().unwrap();
+    assert!(time < Duration::from_millis(100), "{time:?} of CPU time in a second of waiting");
 }
 
 /// Starts a child by each method, and prints its result or error.

@@ -1,6 +1,5 @@
 //! The stream of a queue's receiver.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
@@ -8,9 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::queue::{self, Receiver, Sender};
-use multiproc::{Process, pipe};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use multiproc::{Connection, Process, pipe};
 use smol::stream::StreamExt;
 
 use crate::{Outcome, is_pending, rest, under_every_executor};
@@ -111,36 +108,19 @@ fn the_latest_waker_is_woken_once() -> Outcome {
     })
 }
 
-/// Runs in a child: the CPU time of a stream that waits, in milliseconds.
-fn time_of_a_wait(receiver: Receiver<u64>, ready: multiproc::Connection<(), ()>) -> i64 {
-    let time = || {
-        let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
-        (usage.user_time() + usage.system_time()).num_milliseconds()
-    };
+/// Runs in a child.
+fn await_item(receiver: Receiver<u64>, waits: Connection<(), ()>) -> Duration {
     let mut stream = receiver.stream();
-    let mut begun = None;
-    smol::block_on(poll_fn(|context| {
-        let polled = stream.poll_next(context);
-        if polled.is_pending() && begun.is_none() {
-            begun = Some(time());
-            ready.send(()).unwrap();
-        }
-        polled.map(drop)
-    }));
-    time() - begun.unwrap()
+    smol::block_on(tests::cpu_time_of_wait(stream.next(), waits))
 }
 
 #[test]
-fn a_stream_that_waits_burns_nothing() -> Outcome {
-    tests::watched("a_stream_that_waits_burns_nothing", || {
+fn a_stream_that_waits_takes_no_cpu_time() -> Outcome {
+    tests::watched("a_stream_that_waits_takes_no_cpu_time", || {
         let (sender, receiver) = queue::bounded(1)?;
-        let (ready, theirs) = pipe::<(), ()>()?;
-        let child = Process::spawn(time_of_a_wait, (receiver, theirs))?;
-        ready.recv()?;
-        thread::sleep(Duration::from_secs(1)); // what is measured
-        sender.send(7)?;
-        let time = child.join()?;
-        assert!(time < 100, "{time} ms of CPU time in a second of waiting");
+        let (waits, theirs) = pipe()?;
+        let child = Process::spawn(await_item, (receiver, theirs))?;
+        tests::assert_wait_is_idle(child, waits, || sender.send(7).unwrap());
         Ok(())
     })
 }

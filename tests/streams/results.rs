@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use multiproc::{Pool, Result, pipe};
+use multiproc::{Pool, Process, Result, pipe};
 use smol::stream::StreamExt;
 
 use crate::{Latch, Outcome, block, is_pending, rest, under_every_executor};
@@ -69,6 +69,23 @@ fn poll_next_does_not_wait_for_a_task() -> Outcome {
         drop(latch);
         smol::block_on(results.next()).unwrap()?;
         assert!(smol::block_on(results.next()).is_none());
+        Ok(())
+    })
+}
+
+/// Runs in a child.
+fn await_result(latch: Latch, waits: Latch) -> Duration {
+    let pool = Pool::new(1).unwrap();
+    let mut results = pool.imap(block, vec![latch]).into_stream();
+    smol::block_on(tests::cpu_time_of_wait(results.next(), waits))
+}
+
+#[test]
+fn a_stream_that_waits_takes_no_cpu_time() -> Outcome {
+    tests::watched("a_stream_that_waits_takes_no_cpu_time", || {
+        let ((latch, its_latch), (waits, its_waits)) = (pipe()?, pipe()?);
+        let child = Process::spawn(await_result, (its_latch, its_waits))?;
+        tests::assert_wait_is_idle(child, waits, || drop(latch));
         Ok(())
     })
 }
