@@ -1,15 +1,17 @@
 //! Whole programs: each test runs its own fixture program.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, pipe};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio, id};
+use std::thread::available_parallelism;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::support::{Outcome, TEST_TIMEOUT, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, eventually, trials};
 
 trials![
     a_program_without_init_starts_no_second_process,
@@ -27,6 +29,8 @@ trials![
     lines_are_never_torn_and_unfinished_ones_never_lost,
     what_a_task_has_printed_is_out_before_its_result_is_seen,
     nothing_has_a_name_in_the_file_system,
+    a_pool_has_a_worker_for_each_cpu_that_the_program_may_use,
+    a_pool_has_as_many_workers_as_the_control_groups_quota_has_cpus,
 ];
 
 /// Runs a fixture program until all holders of its standard output have ended.
@@ -185,8 +189,46 @@ fn what_a_task_has_printed_is_out_before_its_result_is_seen() -> Outcome {
 fn nothing_has_a_name_in_the_file_system() -> Outcome {
     // A folder for temporary files that does not exist: whatever needs one fails, and whatever makes one
     // shows.
-    let folder = std::env::temp_dir().join(format!("multiproc-no-such-folder-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("multiproc-no-such-folder-{}", id()));
     run(Command::new(env!("CARGO_BIN_EXE_nameless")).env("TMPDIR", &folder));
     assert!(!folder.exists());
+    Ok(())
+}
+
+fn a_pool_has_a_worker_for_each_cpu_that_the_program_may_use() -> Outcome {
+    let program = || Command::new(env!("CARGO_BIN_EXE_cpus"));
+    assert_eq!(lines(&mut program()), [available_parallelism()?.to_string()]);
+    assert_eq!(lines(program().arg("1")), ["1"]);
+    Ok(())
+}
+
+/// A new control group whose processes have the time of one CPU; `None` where this process may not make one.
+fn group_of_one_cpu() -> Option<PathBuf> {
+    let versions = [
+        ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "100000"),
+        ("/sys/fs/cgroup", "cpu.max", "100000 100000"),
+    ];
+    versions.into_iter().find_map(|(parent, file, quota)| {
+        let group = Path::new(parent).join(format!("multiproc-test-{}", id()));
+        fs::create_dir(&group).ok()?;
+        let limited = File::options().write(true).open(group.join(file));
+        if limited.and_then(|mut file| file.write_all(quota.as_bytes())).is_ok() {
+            return Some(group);
+        }
+        let _ = fs::remove_dir(group);
+        None
+    })
+}
+
+fn a_pool_has_as_many_workers_as_the_control_groups_quota_has_cpus() -> Outcome {
+    let Some(group) = group_of_one_cpu() else {
+        println!("skipped: this user may not make a control group with a limit of CPU time");
+        return Ok(());
+    };
+    let join_and_run = "echo $$ > $0/cgroup.procs && exec $1";
+    let workers =
+        lines(Command::new("sh").args(["-c", join_and_run]).arg(&group).arg(env!("CARGO_BIN_EXE_cpus")));
+    eventually("the group is empty", || fs::remove_dir(&group).is_ok());
+    assert_eq!(workers, ["1"]);
     Ok(())
 }
