@@ -1,5 +1,6 @@
 //! A program's dependencies have the same features by themselves as in a build of the whole workspace, so
-//! that `cargo run -p …` compiles nothing again after `cargo build`.
+//! that `cargo run -p …` compiles nothing again after `cargo build`. A feature of the library brings its own
+//! dependencies alone.
 
 #![allow(clippy::unwrap_used)] // A test that cannot be set up fails.
 
@@ -23,10 +24,38 @@ fn features_do_not_depend_on_what_else_is_built() {
     assert!(missing.is_empty(), "not the union of the features (see crates/tools/unify): {missing:#?}");
 }
 
+#[test]
+fn a_feature_of_the_library_brings_its_own_dependencies_alone() {
+    let without = names_with("");
+    let of_all_programs = ["bytemuck", "castaway", "multiproc", "nix", "serde"];
+    assert!(of_all_programs.iter().all(|name| without.contains(*name)), "{without:?}");
+    for (features, own) in [
+        ("async", &["futures-core"][..]),
+        ("backtrace", &["addr2line", "gimli", "memchr", "object", "rustc-demangle"]),
+        ("log", &["log"]),
+        ("trace", &[]),
+        ("default", &["addr2line", "gimli", "memchr", "object", "rustc-demangle"]),
+    ] {
+        let with = names_with(features);
+        assert!(with.is_superset(&without), "{features}: {with:?}");
+        let added: Vec<_> = with.difference(&without).collect();
+        assert_eq!(added, own, "the feature `{features}`");
+    }
+}
+
+/// What a program compiles for the library with these features alone.
+fn names_with(features: &str) -> BTreeSet<String> {
+    let what = ["--package", "multiproc", "--no-default-features", "--features", features];
+    tree("normal", "{p}", &what).iter().map(|package| package.split(' ').next().unwrap().to_owned()).collect()
+}
+
 /// The packages that a build takes, each with its features.
 fn dependencies(what: &[&str]) -> BTreeSet<String> {
-    let tree =
-        ["tree", "--locked", "--offline", "--edges", "no-dev", "--prefix", "none", "--format", "{p} {f}"];
+    tree("no-dev", "{p} {f}", what)
+}
+
+fn tree(edges: &str, format: &str, what: &[&str]) -> BTreeSet<String> {
+    let tree = ["tree", "--locked", "--offline", "--prefix", "none", "--edges", edges, "--format", format];
     let output = Command::new(env!("CARGO")).args(tree).args(what).current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
