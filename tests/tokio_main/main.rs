@@ -1,13 +1,13 @@
 //! A program whose `init` comes after tokio's runtime, as under `#[tokio::main]`, in both flavours: children and
 //! workers run their tasks. If the runtime has threads, a task that starts one of its own fails with tokio's
-//! message.
+//! message, and a pool with a preloaded state is an error.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something does not go as it should")]
 
 use std::env;
 use std::process::Command;
 
-use multiproc::{Pool, Process, Result};
+use multiproc::{Pool, Process, Result, StartMethod};
 use tokio::runtime::{Builder, Runtime};
 
 /// Names the flavour, for this program and its children.
@@ -46,6 +46,20 @@ async fn async_main(has_threads: bool) -> Result<()> {
         assert_eq!(started?, 1);
     }
     assert_eq!(pool.submit(u64::pow, (2, 10))?.await?, 1024);
+    check_preload(has_threads).await
+}
+
+/// A fork has no thread of the runtime, so a state is not preloaded where the runtime has begun.
+async fn check_preload(has_threads: bool) -> Result<()> {
+    let builder = Pool::builder().workers(1).start_method(StartMethod::ForkServer);
+    let preloaded = builder.preload(|| 7_u64, ()).build();
+    if has_threads {
+        let error = preloaded.unwrap_err();
+        assert!(error.is_start(), "{error}");
+        assert!(error.to_string().contains("`main` has started one before `init`"), "{error}");
+    } else {
+        assert_eq!(preloaded?.submit(|state: &mut u64| *state, ())?.await?, 7);
+    }
     Ok(())
 }
 
