@@ -49,13 +49,17 @@ fn main() -> Result<()> {
         ("2 tables, one for each worker", builder().state(Factors::make, (SIZE,))),
         ("1 table, for both workers", builder().preload(Factors::make, (SIZE,))),
     ];
+    let mut sizes = Vec::new();
     for (way, builder) in ways {
         let start = Instant::now();
         let pool = builder.build()?;
         assert_eq!(pool.map(Factors::count_primes, limits())?, counts);
         let memory: usize = pool.broadcast(memory, ())?.into_iter().sum::<Result<_>>()?;
         println!("{way}: {:.3} seconds, {memory} KiB", start.elapsed().as_secs_f64());
+        sizes.push(memory);
     }
+    let is_inline = pool.worker_pids().is_empty(); // in one process there is nothing to share
+    assert!(is_inline || sizes[1] + 2048 < sizes[0], "the workers do not share the table: {sizes:?}");
     println!("{} primes", counts.iter().max().unwrap_or(&0));
     Ok(())
 }
