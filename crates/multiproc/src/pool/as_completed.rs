@@ -42,6 +42,27 @@ use crate::sys::poll::Deadline;
 ///     Ok(())
 /// }
 /// ```
+///
+/// Python's `wait(FIRST_EXCEPTION)`:
+///
+/// ```
+/// fn divide(number: u32) -> u32 {
+///     12 / number
+/// }
+///
+/// fn main() -> multiproc::Result<()> {
+///     multiproc::init();
+///     let pool = multiproc::Pool::new(2)?;
+///     let tasks = [4, 0, 3].map(|number| pool.submit(divide, (number,)));
+///     let mut results = multiproc::as_completed(tasks.into_iter().collect::<multiproc::Result<Vec<_>>>()?);
+///     let first_error = results.find(|(_, result)| result.is_err());
+///     assert_eq!(first_error.map(|(index, _)| index), Some(1));
+///     for (_, task) in results.into_pending() {
+///         task.cancel();
+///     }
+///     Ok(())
+/// }
+/// ```
 pub fn as_completed<R: DeserializeOwned>(handles: impl IntoIterator<Item = TaskHandle<R>>) -> AsCompleted<R> {
     let arrivals = Arc::new(Arrivals::default());
     let handles: Vec<_> = handles.into_iter().map(Some).collect();
