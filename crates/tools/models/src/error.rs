@@ -1,36 +1,55 @@
-//! A stand-in for `multiproc::error`: in a model no call fails, but where a barrier breaks or an item is lost.
+//! A stand-in for `multiproc::error`: in a model no call fails, but where a thread dies, a barrier breaks or an item is lost.
+
+use std::fmt;
 
 use nix::errno::Errno;
+
+use crate::sys::failpoint::is_dead;
 
 #[derive(Debug)]
 pub(crate) struct Error;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
+#[allow(dead_code)]
 pub(crate) enum Cause {
-    Broken(#[allow(dead_code)] Failure),
+    Broken(Failure),
     Encode { what: String, why: String },
-    Unacknowledged(#[allow(dead_code)] u32),
+    Poisoned { lock: String, failure: Failure },
+    Unacknowledged(u32),
 }
 
+#[allow(dead_code)]
 pub(crate) enum Origin {
-    Pid(#[allow(dead_code)] u32),
+    Pid(u32),
+    Process { name: String, pid: u32 },
 }
 
+#[allow(dead_code)]
 #[derive(Clone, Copy)]
 pub(crate) enum Failure {
     Died,
+    Signal(i32),
+    Exit(i32),
     Panicked,
     TimedOut,
     Aborted,
     Reset,
 }
 
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an error")
+    }
+}
+
 impl Error {
     pub(crate) fn new(cause: Cause) -> Self {
         match cause {
             Cause::Encode { what, why } => panic!("{what}: {why}"),
-            Cause::Broken(_) | Cause::Unacknowledged(_) => Self,
+            Cause::Broken(_) | Cause::Poisoned { .. } | Cause::Unacknowledged(_) => Self,
         }
     }
 
@@ -55,7 +74,9 @@ impl Error {
         panic!("{}", what.into())
     }
 
+    /// A thread that was killed waits for nothing.
     pub(crate) fn timeout(what: &str) -> Self {
-        panic!("{what}")
+        assert!(is_dead(), "{what}");
+        Self
     }
 }

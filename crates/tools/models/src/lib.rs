@@ -39,19 +39,23 @@ mod pool {
     }
 }
 
-#[allow(dead_code, unused_imports, unreachable_pub)]
+#[allow(dead_code, private_interfaces, unused_imports, unreachable_pub)]
 #[path = "../../../multiproc/src/sync"]
 mod sync {
     mod barrier;
+    mod condvar;
+    #[path = "../../../tools/models/src/condvar.rs"]
+    mod condvar_models;
     mod deliveries;
     #[path = "../../../tools/models/src/deliveries.rs"]
     mod delivery_models;
     mod event;
     #[path = "../../../tools/models/src/locks.rs"]
     mod models;
+    mod mutex;
+    mod mutex_guard;
     mod once;
     mod permits;
-    #[path = "../../../tools/models/src/poison.rs"]
     mod poison;
     mod rw_lock;
     mod shared;

@@ -16,7 +16,10 @@ use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
 /// Runs a function with a handle in a thread.
-fn spawn<H: Clone + 'static, R: 'static>(handle: &H, act: impl FnOnce(&H) -> R + 'static) -> JoinHandle<R> {
+pub(super) fn spawn<H: Clone + 'static, R: 'static>(
+    handle: &H,
+    act: impl FnOnce(&H) -> R + 'static,
+) -> JoinHandle<R> {
     let handle = handle.clone();
     thread::spawn(move || act(&handle))
 }

@@ -40,50 +40,7 @@ impl Mutation {
 #[path = "../../../multiproc/src/sys/failpoint.rs"]
 mod points;
 
-/// A thread can be killed at a failpoint, as a process can: none of its later actions takes effect.
-pub(crate) mod failpoint {
-    use std::cell::Cell;
-
-    pub(crate) use super::points::Failpoint;
-
-    #[derive(Clone, Copy, PartialEq)]
-    enum ThreadState {
-        Lives,
-        Dies(Failpoint),
-        IsDead,
-    }
-
-    loom::thread_local! {
-        static STATE: Cell<ThreadState> = Cell::new(ThreadState::Lives);
-    }
-
-    thread_local! {
-        /// Whether this model kills a thread. Without it, `at` would use loom's thread-locals outside of a
-        /// model.
-        static HAS_KILLS: Cell<bool> = const { Cell::new(false) };
-    }
-
-    /// Kills this thread when it reaches the point.
-    pub(crate) fn die_at(point: Failpoint) {
-        HAS_KILLS.set(true);
-        STATE.with(|state| state.set(ThreadState::Dies(point)));
-    }
-
-    pub(crate) fn hit(point: Failpoint) {
-        if !HAS_KILLS.get() {
-            return;
-        }
-        STATE.with(|state| {
-            if state.get() == ThreadState::Dies(point) {
-                state.set(ThreadState::IsDead);
-            }
-        });
-    }
-
-    pub(crate) fn is_dead() -> bool {
-        HAS_KILLS.get() && STATE.with(Cell::get) == ThreadState::IsDead
-    }
-}
+pub(crate) mod failpoint;
 
 pub(crate) mod atomic;
 
@@ -95,31 +52,7 @@ pub(crate) mod mutex;
 
 pub(crate) mod thread_id;
 
-pub(crate) mod liveness_checks {
-    use std::time::Duration;
-
-    use super::poll::Deadline;
-
-    /// No check is due in a model, so a wake-up that is lost is a deadlock.
-    pub(crate) struct Checks;
-
-    #[allow(clippy::unused_self)] // as the library has it
-    impl Checks {
-        pub(crate) fn begin() -> Self {
-            Self
-        }
-
-        pub(crate) fn are_due(&self) -> bool {
-            false
-        }
-
-        pub(crate) fn done(&mut self) {}
-
-        pub(crate) fn time(&self, _deadline: Deadline) -> Duration {
-            Duration::MAX
-        }
-    }
-}
+pub(crate) mod liveness_checks;
 
 pub(crate) mod cpus {
     pub(crate) const YIELD_AFTER: std::time::Duration = std::time::Duration::ZERO;
@@ -232,6 +165,25 @@ pub(crate) mod memfd {
     }
 
     pub(crate) fn release(_memory: &SharedMapping, _offset: usize, _length: usize) {}
+}
+
+/// No thread of a model is a child, of which the exit would be known.
+pub(crate) mod recent_exits {
+    use super::pidfd::Exit;
+
+    pub(crate) fn find(_pid: u32) -> Option<(String, Exit)> {
+        None
+    }
+}
+
+pub(crate) mod pidfd {
+    #[allow(dead_code)]
+    #[derive(Clone, Copy)]
+    pub(crate) enum Exit {
+        Code(i32),
+        Signal(i32),
+        Lost,
+    }
 }
 
 pub(crate) mod shared_words {

@@ -33,7 +33,7 @@ pub(crate) fn light_fence() {
 }
 
 macro_rules! atomic {
-    ($name:ident, $number:ty) => {
+    ($name:ident($number:ty)) => {
         #[derive(Debug)]
         pub(crate) struct $name(loom::sync::atomic::$name);
 
@@ -54,20 +54,11 @@ macro_rules! atomic {
                 self.0.store(value, store_order(order));
             }
 
-            pub(crate) fn fetch_and(&self, value: $number, order: Ordering) -> $number {
-                self.0.fetch_and(value, store_order(order))
-            }
-
-            pub(crate) fn fetch_or(&self, value: $number, order: Ordering) -> $number {
-                self.0.fetch_or(value, order)
-            }
-
-            pub(crate) fn fetch_add(&self, value: $number, order: Ordering) -> $number {
-                if super::failpoint::is_dead() {
-                    return value;
-                }
-                self.0.fetch_add(value, store_order(order))
-            }
+            atomic!(fetch_add, $number);
+            atomic!(fetch_and, $number);
+            atomic!(fetch_max, $number);
+            atomic!(fetch_or, $number);
+            atomic!(swap, $number);
 
             pub(crate) fn fetch_update(
                 &self,
@@ -75,6 +66,9 @@ macro_rules! atomic {
                 failure: Ordering,
                 change: impl FnMut($number) -> Option<$number>,
             ) -> Result<$number, $number> {
+                if super::failpoint::is_dead() {
+                    return Ok(0);
+                }
                 self.0.fetch_update(load_order(store_order(success)), failure, change)
             }
 
@@ -90,13 +84,17 @@ macro_rules! atomic {
                 }
                 self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
             }
-
-            pub(crate) fn swap(&self, value: $number, order: Ordering) -> $number {
-                self.0.swap(value, order)
+        }
+    };
+    ($operation:ident, $number:ty) => {
+        pub(crate) fn $operation(&self, value: $number, order: Ordering) -> $number {
+            if super::failpoint::is_dead() {
+                return value;
             }
+            self.0.$operation(value, load_order(store_order(order)))
         }
     };
 }
 
-atomic!(AtomicU32, u32);
-atomic!(AtomicU64, u64);
+atomic!(AtomicU32(u32));
+atomic!(AtomicU64(u64));

@@ -5,28 +5,36 @@ use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
 
-use super::Mutation;
 use super::atomic::{AtomicU32, AtomicU64, SeqCst};
+use super::{Mutation, failpoint, liveness_checks};
 
 /// Which words threads wait for, in the order in which they fell asleep.
 #[derive(Default)]
 struct Sleepers {
     last: u32,
-    queue: Vec<(u32, usize)>,
+    queue: Vec<Sleeper>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Sleeper {
+    number: u32,
+    word: usize,
+    /// It wakes up at a death, too.
+    is_timed: bool,
 }
 
 loom::lazy_static! {
     static ref SLEEPERS: (Mutex<Sleepers>, Condvar) = (Mutex::new(Sleepers::default()), Condvar::new());
 }
 
-pub(crate) fn wait(word: &AtomicU32, expected: u32, _time: Option<Duration>) {
-    wait_while(ptr::from_ref(word).addr(), || word.load(SeqCst) == expected);
+pub(crate) fn wait(word: &AtomicU32, expected: u32, time: Option<Duration>) {
+    wait_while(ptr::from_ref(word).addr(), time.is_some(), || word.load(SeqCst) == expected);
 }
 
 /// The kernel compares the low half alone.
 #[allow(clippy::cast_possible_truncation)]
-pub(crate) fn wait_low_half(word: &AtomicU64, expected: u64, _time: Option<Duration>) {
-    wait_while(ptr::from_ref(word).addr(), || word.load(SeqCst) as u32 == expected as u32);
+pub(crate) fn wait_low_half(word: &AtomicU64, expected: u64, time: Option<Duration>) {
+    wait_while(ptr::from_ref(word).addr(), time.is_some(), || word.load(SeqCst) as u32 == expected as u32);
 }
 
 pub(crate) fn wake_all(word: &AtomicU32) -> usize {
@@ -37,11 +45,14 @@ pub(crate) fn wake_one_at_low_half(word: &AtomicU64) {
     wake(ptr::from_ref(word).addr(), 1);
 }
 
-fn wait_while(word: usize, is_as_expected: impl Fn() -> bool) {
+fn wait_while(word: usize, is_timed: bool, is_as_expected: impl Fn() -> bool) {
+    if failpoint::is_dead() {
+        return;
+    }
     let mut sleepers = SLEEPERS.0.lock().unwrap();
-    if is_as_expected() {
+    if is_as_expected() && !(is_timed && liveness_checks::has_new_death()) {
         sleepers.last += 1;
-        let own = (sleepers.last, word);
+        let own = Sleeper { number: sleepers.last, word, is_timed };
         sleepers.queue.push(own);
         while sleepers.queue.contains(&own) {
             sleepers = SLEEPERS.1.wait(sleepers).unwrap();
@@ -53,13 +64,20 @@ fn wait_while(word: usize, is_as_expected: impl Fn() -> bool) {
 
 fn wake(word: usize, most: usize) -> usize {
     let mut sleepers = SLEEPERS.0.lock().unwrap();
-    let asleep = |(_, its_word): &(u32, usize)| *its_word == word;
+    let asleep = |sleeper: &Sleeper| sleeper.word == word;
     let woken = sleepers.queue.iter().copied().filter(asleep).take(most).collect::<Vec<_>>();
-    if !Mutation::NoWake.is_active() && !super::failpoint::is_dead() {
+    if !Mutation::NoWake.is_active() && !failpoint::is_dead() {
         sleepers.queue.retain(|sleeper| !woken.contains(sleeper));
         SLEEPERS.1.notify_all();
     }
     woken.len()
+}
+
+/// A thread has died.
+pub(super) fn end_timed_sleeps() {
+    let mut sleepers = SLEEPERS.0.lock().unwrap();
+    sleepers.queue.retain(|sleeper| !sleeper.is_timed);
+    SLEEPERS.1.notify_all();
 }
 
 /// How many threads sleep.

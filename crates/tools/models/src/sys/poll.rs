@@ -47,9 +47,9 @@ impl Deadline {
 
     pub(crate) fn is_over(self) -> bool {
         match self {
-            Self::Never => false,
+            Self::Never => super::failpoint::is_dead(),
             Self::Over => true,
-            Self::AfterSleep => HAS_SLEPT.with(Cell::get),
+            Self::AfterSleep => super::failpoint::is_dead() || HAS_SLEPT.with(Cell::get),
         }
     }
 }

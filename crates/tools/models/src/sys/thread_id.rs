@@ -42,13 +42,18 @@ impl ThreadId {
         self.0
     }
 
-    /// Says that a thread which was killed has ended.
+    /// Says that a thread which was killed has ended. Threads that sleep until a check is due wake up.
     pub(crate) fn end(self) {
         ENDED.fetch_or(1 << self.0, loom::sync::atomic::Ordering::SeqCst);
+        super::futex::end_timed_sleeps();
     }
 
     pub(crate) fn has_ended(self) -> bool {
-        let ended = ENDED.load(loom::sync::atomic::Ordering::SeqCst);
-        ended & 1 << self.0 != 0 && !super::Mutation::NoDeath.is_active()
+        ended() & 1 << self.0 != 0 && !super::Mutation::NoDeath.is_active()
     }
+}
+
+/// A bit for each thread that has ended.
+pub(super) fn ended() -> u32 {
+    ENDED.load(loom::sync::atomic::Ordering::SeqCst)
 }
