@@ -46,6 +46,8 @@ mod sync {
     mod condvar;
     #[path = "../../../tools/models/src/condvar.rs"]
     mod condvar_models;
+    #[path = "../../../tools/models/src/deaths.rs"]
+    mod death_models;
     mod deliveries;
     #[path = "../../../tools/models/src/deliveries.rs"]
     mod delivery_models;
