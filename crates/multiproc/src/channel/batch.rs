@@ -90,6 +90,7 @@ impl Batch {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

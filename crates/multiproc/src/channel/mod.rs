@@ -18,7 +18,7 @@ mod receiver;
 mod receiver_liveness;
 mod sender;
 mod unbounded;
-mod wakeup_flag;
+pub(crate) mod wakeup_flag;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -233,7 +233,9 @@ impl<'a> Message<'a> {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod fuzz;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use crate::sys::failpoint::is_dead;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Error;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,7 +15,9 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 #[allow(dead_code)]
 pub(crate) enum Cause {
     Broken(Failure),
+    Empty(String),
     Encode { what: String, why: String },
+    Full(String),
     Poisoned { lock: String, failure: Failure },
     Unacknowledged(u32),
 }
@@ -49,7 +52,11 @@ impl Error {
     pub(crate) fn new(cause: Cause) -> Self {
         match cause {
             Cause::Encode { what, why } => panic!("{what}: {why}"),
-            Cause::Broken(_) | Cause::Poisoned { .. } | Cause::Unacknowledged(_) => Self,
+            Cause::Empty(_)
+            | Cause::Full(_)
+            | Cause::Broken(_)
+            | Cause::Poisoned { .. }
+            | Cause::Unacknowledged(_) => Self,
         }
     }
 
@@ -60,6 +67,20 @@ impl Error {
 
     pub(crate) fn disconnected(_what: &str) -> Self {
         Self
+    }
+
+    pub(crate) fn decode(what: &str, why: &str) -> Self {
+        panic!("{what}: {why}")
+    }
+
+    #[allow(clippy::unused_self)] // as the library has it
+    pub(crate) fn is_codec(&self) -> bool {
+        false
+    }
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn is_disconnected(&self) -> bool {
+        true
     }
 
     pub(crate) fn internal(what: &str) -> Self {

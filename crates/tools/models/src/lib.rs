@@ -12,21 +12,40 @@
 
 #![cfg(test)]
 
-#[allow(dead_code, unused_imports)]
-#[path = "../../../multiproc/src/channel"]
-mod channel {
-    pub(crate) mod endpoint;
-    pub(crate) mod wakeup_flag;
-}
+#[allow(dead_code, private_interfaces, unreachable_pub, unused_imports)]
+#[allow(clippy::arc_with_non_send_sync)] // loom's atomics are not
+#[path = "../../../multiproc/src/channel/mod.rs"]
+mod channel;
 
 #[allow(dead_code)]
 #[path = "../../../multiproc/src/ipc"]
 mod ipc {
     pub(crate) mod event_count;
     pub(crate) mod frame;
+    /// No message of a model is spilled.
+    pub(crate) mod memfd_cache {
+        use crate::error::Result;
+
+        pub(crate) struct Spill {
+            pub(crate) fd: std::os::fd::OwnedFd,
+        }
+
+        pub(crate) fn write(_bytes: &[u8]) -> Result<Spill> {
+            unreachable!("a model spills no message")
+        }
+    }
     pub(crate) mod ring;
     #[path = "../../../tools/models/src/wire.rs"]
     pub(crate) mod wire;
+}
+
+/// A model sends bytes.
+mod codec {
+    pub(crate) mod raw {
+        pub(crate) fn as_bytes<T>(_item: &T) -> Option<&[u8]> {
+            unreachable!("a model encodes no item")
+        }
+    }
 }
 
 #[allow(dead_code)]
@@ -74,6 +93,7 @@ mod trace {
     }
 }
 
+mod endings;
 mod messages;
 mod pool_worker;
 mod waiting;
@@ -101,6 +121,7 @@ fn explore(test: &str, model: fn(), preemptions: usize, mutations: &[Mutation]) 
     sys::set_mutation(mutations.iter().copied().find(|known| mutation == Some(format!("{known:?}"))));
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(preemptions);
+    explorer.max_branches = 10_000;
     explorer.check(model);
     if mutation.is_some() {
         return; // the mutation goes undetected

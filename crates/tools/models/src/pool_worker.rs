@@ -1,11 +1,11 @@
 //! Models of a pool and one of its workers: claiming items, making results visible, waking the pool.
 
+use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
 
 use crate::ipc::event_count::EventCount;
-use crate::ipc::ring::{Memory, Position};
-use crate::messages::{Bytes, RING};
+use crate::ipc::ring::{Memory, Position, Ring};
 use crate::model;
 use crate::pool::worker_rings::claim_word;
 use crate::pool::worker_rings::result_words::{self, Scope};
@@ -13,6 +13,32 @@ use crate::pool::worker_rings::wakeups::{PoolWakeups, WaitingCallers};
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed, SeqCst, fence};
 use crate::sys::failpoint::{Failpoint, die_at, is_dead};
+
+/// Room for two frames of eight bytes.
+const RING: Ring = Ring::new(0, 32);
+
+/// Memory in which loom reports a byte that is read while another thread may write it.
+struct Bytes(Vec<Cell<u8>>);
+
+impl Bytes {
+    fn new() -> Self {
+        Self((0..32).map(|_| Cell::new(0)).collect())
+    }
+}
+
+// Loom checks each access to a cell.
+impl Memory for Bytes {
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        for (cell, &byte) in self.0[offset..].iter().zip(bytes) {
+            cell.set(byte);
+        }
+    }
+
+    fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> R {
+        let bytes: Vec<u8> = self.0[offset..offset + length].iter().map(Cell::get).collect();
+        read(&bytes)
+    }
+}
 
 model!(an_item_runs_once_or_is_revoked, items, 3, detects [ReleaseToRelaxed, AcquireToRelaxed]);
 

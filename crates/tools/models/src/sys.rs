@@ -9,6 +9,9 @@ pub(crate) enum Mutation {
     ReleaseToRelaxed,
     /// Acquire loads are relaxed: they see the word alone, and not what was written before it.
     AcquireToRelaxed,
+    /// As the two, for words of 32 bits alone.
+    Release32ToRelaxed,
+    Acquire32ToRelaxed,
     /// Fences are left out: the notifier's, between its update and its check for waiters, and the waiter's,
     /// between announcing itself and its last check of the condition.
     NoFence,
@@ -76,86 +79,22 @@ pub(crate) mod cpus {
     }
 }
 
-/// An eventfd: `poll` waits until it is readable, and it stays readable until it is cleared.
-#[derive(Debug)]
-pub(crate) struct EventFd {
-    readable: loom::sync::Mutex<bool>,
-    change: loom::sync::Condvar,
-}
+pub(crate) mod descriptors;
 
-impl EventFd {
-    pub(crate) fn new() -> Self {
-        Self { readable: loom::sync::Mutex::new(false), change: loom::sync::Condvar::new() }
-    }
-
-    pub(crate) fn notify(&self) {
-        if !Mutation::NoWake.is_active() {
-            *self.readable.lock().unwrap() = true;
-            self.change.notify_all();
-        }
-    }
-
-    pub(crate) fn poll(&self) {
-        let mut readable = self.readable.lock().unwrap();
-        while !*readable {
-            readable = self.change.wait(readable).unwrap();
-        }
-    }
-
-    pub(crate) fn clear(&self) {
-        *self.readable.lock().unwrap() = false;
-    }
-
-    pub(crate) fn poll_and_clear(&self) {
-        self.poll();
-        self.clear();
-    }
-}
-
-pub(crate) mod eventfd {
-    use super::EventFd;
-
-    pub(crate) fn notify(event: &EventFd) {
-        event.notify();
-    }
-
-    pub(crate) fn clear(event: &EventFd) {
-        event.clear();
-    }
-}
+pub(crate) use descriptors::{eventfd, socket};
 
 pub(crate) mod poll;
 
-/// Frames in a model have no ancillary packets.
-pub(crate) mod socket {
-    use super::EventFd;
-
-    /// The outcome of sending.
-    #[derive(Clone, Copy, Debug, PartialEq)]
-    pub(crate) enum Sent {
-        Done,
-        TimedOut,
-        Disconnected,
-    }
-
-    pub(crate) fn is_surely_connected(_socket: &EventFd) -> bool {
-        true
-    }
-
-    pub(crate) fn waiting_packet(_socket: &EventFd) -> Option<Vec<u8>> {
-        None
-    }
-
-    pub(crate) fn discard(_socket: &EventFd) {}
-}
-
-/// Memory of a model needs no pages.
+/// Only the memory of an unbounded channel is allocated and released.
 pub(crate) mod memfd {
+    use std::os::fd::OwnedFd;
+
     use super::mapping::SharedMapping;
     use crate::error::Result;
 
     #[allow(clippy::unnecessary_wraps)] // as the library has it
-    pub(crate) fn allocate_range(_memory: &SharedMapping, _offset: usize, _length: usize) -> Result<()> {
+    pub(crate) fn allocate_range(memory: &SharedMapping, offset: usize, length: usize) -> Result<()> {
+        memory.allocate_bytes(offset, length);
         Ok(())
     }
 
@@ -164,7 +103,20 @@ pub(crate) mod memfd {
         Ok(Vec::with_capacity(length))
     }
 
-    pub(crate) fn release(_memory: &SharedMapping, _offset: usize, _length: usize) {}
+    pub(crate) fn release(memory: &SharedMapping, offset: usize, length: usize) {
+        memory.release_bytes(offset, length);
+    }
+
+    pub(crate) fn read(_memfd: &OwnedFd, _length: usize, _before: &[u8]) -> Result<Vec<u8>> {
+        unreachable!("a model spills no message")
+    }
+}
+
+/// No time passes in a model.
+pub(crate) mod clock {
+    pub(crate) fn ticks() -> u64 {
+        1
+    }
 }
 
 /// No thread of a model is a child, of which the exit would be known.
@@ -177,6 +129,10 @@ pub(crate) mod recent_exits {
 }
 
 pub(crate) mod pidfd {
+    pub(crate) fn observed_exits() -> u32 {
+        0
+    }
+
     #[allow(dead_code)]
     #[derive(Clone, Copy)]
     pub(crate) enum Exit {

@@ -1,5 +1,7 @@
 //! Models of waiting: no wake-up is lost, also when a notifier is killed half-way.
 
+use std::os::fd::AsFd;
+
 use loom::cell::Cell;
 use loom::sync::Arc;
 use loom::thread;
@@ -7,9 +9,9 @@ use loom::thread;
 use crate::channel::wakeup_flag::WakeupFlag;
 use crate::ipc::event_count::{EventCount, Sleeper};
 use crate::model;
-use crate::sys::EventFd;
 use crate::sys::Mutation::{AcquireToRelaxed, NoFence, NoWake, ReleaseToRelaxed};
 use crate::sys::atomic::{AtomicU32, Relaxed};
+use crate::sys::eventfd;
 use crate::sys::failpoint::{Failpoint, die_at};
 use crate::sys::futex;
 use crate::sys::mapping::SharedMapping;
@@ -136,7 +138,7 @@ model!(a_flagged_eventfd_wakes_a_waiter, flagged_eventfd, 3, detects [NoWake, No
 
 /// As [`event`], where the waiter polls an eventfd.
 fn flagged_eventfd() {
-    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), EventFd::new()));
+    let shared = Arc::new((AtomicU32::new(0), AtomicU32::new(0), eventfd::create().unwrap()));
     let counter = {
         let shared = Arc::clone(&shared);
         thread::spawn(move || {
@@ -144,7 +146,7 @@ fn flagged_eventfd() {
             for number in 1..=2 {
                 count.store(number, Relaxed);
                 if let Some(ticket) = WakeupFlag(flag).should_notify() {
-                    event.notify();
+                    eventfd::notify(event.as_fd());
                     WakeupFlag(flag).clear(ticket);
                 }
             }
@@ -155,7 +157,8 @@ fn flagged_eventfd() {
         while count.load(Relaxed) < number {
             let ticket = WakeupFlag(flag).set();
             if count.load(Relaxed) < number {
-                event.poll_and_clear();
+                eventfd::poll(event.as_fd());
+                eventfd::clear(event.as_fd());
             }
             WakeupFlag(flag).clear(ticket);
         }

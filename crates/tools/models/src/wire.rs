@@ -1,19 +1,34 @@
 //! A stand-in for `multiproc::wire`: memory and descriptors stay within the model's process.
 
-use loom::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::sys::EventFd;
+use crate::error::Result;
 
 pub(crate) use crate::sys::mapping::SharedMapping as SharedMemory;
 
 /// A file descriptor.
 #[derive(Clone, Debug)]
-pub(crate) struct SharedFd(pub(crate) Arc<EventFd>);
+pub(crate) struct SharedFd(Arc<OwnedFd>);
 
-impl SharedFd {
-    pub(crate) fn as_fd(&self) -> &EventFd {
-        &self.0
+/// What can be encoded.
+pub(crate) trait Transferable {}
+
+pub(crate) fn encode_with_descriptors<T>(_item: &T, _to: &mut Vec<u8>, _what: &str) -> Result<Vec<SharedFd>> {
+    unreachable!("a model encodes no item")
+}
+
+impl From<OwnedFd> for SharedFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Arc::new(fd))
+    }
+}
+
+impl AsFd for SharedFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

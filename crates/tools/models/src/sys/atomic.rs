@@ -4,18 +4,16 @@ pub(crate) use loom::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Re
 
 use super::Mutation;
 
-fn store_order(order: Ordering) -> Ordering {
+/// The order that a mutation leaves of one, for words of this many bits.
+fn weakened(order: Ordering, bits: u32) -> Ordering {
+    let is_active = |any: Mutation, narrow: Mutation| any.is_active() || bits == 32 && narrow.is_active();
+    let releases = !is_active(Mutation::ReleaseToRelaxed, Mutation::Release32ToRelaxed);
+    let acquires = !is_active(Mutation::AcquireToRelaxed, Mutation::Acquire32ToRelaxed);
     match order {
-        Release if Mutation::ReleaseToRelaxed.is_active() => Relaxed,
-        AcqRel if Mutation::ReleaseToRelaxed.is_active() => Acquire,
-        order => order,
-    }
-}
-
-fn load_order(order: Ordering) -> Ordering {
-    match order {
-        Acquire if Mutation::AcquireToRelaxed.is_active() => Relaxed,
-        AcqRel if Mutation::AcquireToRelaxed.is_active() => Release,
+        Release if !releases => Relaxed,
+        Acquire if !acquires => Relaxed,
+        AcqRel if !releases && acquires => Acquire,
+        AcqRel if !acquires => Release,
         order => order,
     }
 }
@@ -44,20 +42,21 @@ macro_rules! atomic {
             }
 
             pub(crate) fn load(&self, order: Ordering) -> $number {
-                self.0.load(load_order(order))
+                self.0.load(weakened(order, <$number>::BITS))
             }
 
             pub(crate) fn store(&self, value: $number, order: Ordering) {
                 if super::failpoint::is_dead() {
                     return;
                 }
-                self.0.store(value, store_order(order));
+                self.0.store(value, weakened(order, <$number>::BITS));
             }
 
             atomic!(fetch_add, $number);
             atomic!(fetch_and, $number);
             atomic!(fetch_max, $number);
             atomic!(fetch_or, $number);
+            atomic!(fetch_sub, $number);
             atomic!(swap, $number);
 
             pub(crate) fn fetch_update(
@@ -69,7 +68,7 @@ macro_rules! atomic {
                 if super::failpoint::is_dead() {
                     return Ok(0);
                 }
-                self.0.fetch_update(load_order(store_order(success)), failure, change)
+                self.0.fetch_update(weakened(success, <$number>::BITS), failure, change)
             }
 
             pub(crate) fn compare_exchange(
@@ -82,7 +81,7 @@ macro_rules! atomic {
                 if super::failpoint::is_dead() || Mutation::NoExchange.is_active() {
                     return Ok(current);
                 }
-                self.0.compare_exchange(current, new, load_order(store_order(success)), failure)
+                self.0.compare_exchange(current, new, weakened(success, <$number>::BITS), failure)
             }
         }
     };
@@ -91,7 +90,7 @@ macro_rules! atomic {
             if super::failpoint::is_dead() {
                 return value;
             }
-            self.0.$operation(value, load_order(store_order(order)))
+            self.0.$operation(value, weakened(order, <$number>::BITS))
         }
     };
 }

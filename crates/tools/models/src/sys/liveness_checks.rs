@@ -56,6 +56,17 @@ pub(super) fn has_new_death() -> bool {
     now != 0 && SEEN.with(|seen| seen.get()[0] != now)
 }
 
+loom::thread_local! {
+    /// The deaths at which this thread has stopped polling.
+    static POLLED: Cell<u32> = Cell::new(0);
+}
+
+/// Whether a death ends a poll of this thread: each one does once, as the time limit of a poll would.
+pub(super) fn is_woken_by_death() -> bool {
+    let now = deaths();
+    now != 0 && POLLED.with(|polled| polled.replace(now)) != now
+}
+
 fn deaths() -> u32 {
     if !failpoint::has_kills() {
         return 0;

@@ -3,8 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use super::EventFd;
-use crate::error::Result;
+pub(crate) use super::descriptors::poll_event_or_hangup;
 
 loom::thread_local! {
     static HAS_SLEPT: Cell<bool> = Cell::new(false);
@@ -19,18 +18,18 @@ pub(super) fn slept() {
 #[derive(Clone, Copy)]
 pub(crate) enum Deadline {
     Never,
-    Over,
+    Immediate,
     /// Over as soon as this thread has slept.
     AfterSleep,
 }
 
 impl Deadline {
     pub(crate) fn now() -> Self {
-        Self::Over
+        Self::Immediate
     }
 
     pub(crate) fn after(_time: Duration) -> Self {
-        Self::Over
+        Self::Immediate
     }
 
     pub(crate) fn left(self) -> Option<Duration> {
@@ -48,7 +47,7 @@ impl Deadline {
     pub(crate) fn is_over(self) -> bool {
         match self {
             Self::Never => super::failpoint::is_dead(),
-            Self::Over => true,
+            Self::Immediate => true,
             Self::AfterSleep => super::failpoint::is_dead() || HAS_SLEPT.with(Cell::get),
         }
     }
@@ -58,17 +57,4 @@ impl Deadline {
 pub(crate) struct PollEvents {
     pub(crate) readable: bool,
     pub(crate) hung_up: bool,
-}
-
-/// The other end stays open while the model runs.
-#[allow(clippy::unnecessary_wraps)] // as the library has it
-pub(crate) fn poll_event_or_hangup(
-    event: &EventFd,
-    _socket: &EventFd,
-    time: Option<Duration>,
-) -> Result<PollEvents> {
-    if time.is_none() {
-        event.poll();
-    }
-    Ok(PollEvents { readable: time.is_none(), hung_up: false })
 }

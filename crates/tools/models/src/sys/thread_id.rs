@@ -46,6 +46,7 @@ impl ThreadId {
     pub(crate) fn end(self) {
         ENDED.fetch_or(1 << self.0, loom::sync::atomic::Ordering::SeqCst);
         super::futex::end_timed_sleeps();
+        super::descriptors::wake_all();
     }
 
     pub(crate) fn has_ended(self) -> bool {
