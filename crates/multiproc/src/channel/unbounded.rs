@@ -14,10 +14,10 @@ use crate::sys::atomic::{Acquire, AtomicU32, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::memfd;
 
-/// The size of the ring, the largest possible.
-const SIZE: u32 = 1 << 31;
+/// The size of the ring, the largest possible, and in a model a few messages.
+const SIZE: u32 = if cfg!(loom) { 128 } else { 1 << 31 };
 /// Memory is allocated and released in steps of this many bytes.
-const STEP: u32 = 4 * 1024 * 1024;
+const STEP: u32 = if cfg!(loom) { 32 } else { 4 * 1024 * 1024 };
 
 /// Written by receivers, under their lock.
 const RELEASED: usize = AREAS + 64;

@@ -96,6 +96,7 @@ mod trace {
 mod endings;
 mod messages;
 mod pool_worker;
+mod unbounded;
 mod waiting;
 
 use std::env;
