@@ -4,17 +4,17 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU64;
 
 use bytemuck::Pod;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::generation::Generation;
 use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
-use crate::sys::atomic::{AcqRel, Acquire, Relaxed, Release};
+use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::writable::WritableRange;
 
@@ -107,40 +107,20 @@ impl ChunkHandle {
         elements: Range<usize>,
     ) -> Self {
         let (first, length) = (elements.start, elements.len());
-        let (element, generation) = (size_of::<T>(), Generation::default());
+        let (element, generation) = (size_of::<T>(), Generation::new(0));
         Self { element, first, length, memory, generations, word, generation, liveness_socket }
     }
 
-    /// Takes the chunk, unless this handle has it; returns whether it has it then.
     fn take(&self) -> bool {
-        let (word, generation) =
-            (self.generations.word64(self.word * size_of::<u64>()), self.generation.get());
-        if generation % 2 == 1 {
-            return word.load(Relaxed) == generation;
-        }
-        let is_taken = word.compare_exchange(generation, generation + 1, AcqRel, Relaxed).is_ok();
-        if is_taken {
-            self.generation.set(generation + 1);
-        }
-        is_taken
+        self.generation.take(self.word())
     }
 
-    /// Lets another handle take the chunk, if this one has it.
     fn release(&self) {
-        let generation = self.generation.get();
-        if generation % 2 == 1 {
-            self.release_from(generation);
-        }
+        self.generation.release(self.word());
     }
 
-    /// Two threads may encode a handle at a time. The later one must not release the chunk from the handle
-    /// that has taken it meanwhile.
-    fn release_from(&self, generation: u64) {
-        let next = generation.wrapping_add(1);
-        let word = self.generations.word64(self.word * size_of::<u64>());
-        let _ = word.compare_exchange(generation, next, Release, Relaxed);
-        failpoint::hit(Failpoint::ChunkReleased);
-        self.generation.set(next);
+    fn word(&self) -> &AtomicU64 {
+        self.generations.word64(self.word * size_of::<u64>())
     }
 
     fn map(&self) -> Result<WritableRange> {
@@ -182,33 +162,6 @@ impl<'de, T: Pod> Deserialize<'de> for ArrayChunk<T> {
     }
 }
 
-/// The generation at which a handle may take its chunk, or has taken it. It changes behind a shared
-/// reference.
-#[derive(Default)]
-struct Generation(AtomicU64);
-
-impl Generation {
-    fn get(&self) -> u64 {
-        self.0.load(Acquire)
-    }
-
-    fn set(&self, generation: u64) {
-        self.0.store(generation, Release);
-    }
-}
-
-impl Serialize for Generation {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.get().serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Generation {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        u64::deserialize(deserializer).map(|generation| Self(AtomicU64::new(generation & !1)))
-    }
-}
-
 impl<T> fmt::Debug for ArrayChunk<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ChunkHandle { first, length, .. } = &self.handle;
@@ -226,7 +179,7 @@ mod tests {
         let ChunkHandle { element, first, length, word, .. } = *of;
         let (memory, generations, liveness_socket) =
             (of.memory.clone(), of.generations.clone(), of.liveness_socket.clone());
-        let generation = Generation(AtomicU64::new(of.generation.get() & !1));
+        let generation = Generation::new(of.generation.get());
         ChunkHandle { element, first, length, memory, generations, word, generation, liveness_socket }
     }
 
@@ -236,10 +189,10 @@ mod tests {
         let chunk = array.chunks_mut(1).unwrap().next().unwrap();
         assert!(chunk.handle.take());
         let seen_by_both = chunk.handle.generation.get();
-        chunk.handle.release_from(seen_by_both);
+        chunk.handle.generation.release_from(chunk.handle.word(), seen_by_both);
         let (first, second) = (copy(&chunk.handle), copy(&chunk.handle));
         assert!(first.take());
-        chunk.handle.release_from(seen_by_both);
+        chunk.handle.generation.release_from(chunk.handle.word(), seen_by_both);
         assert!(first.take() && !second.take() && !chunk.handle.take());
     }
 }

@@ -12,6 +12,7 @@
 //!   the kernel reports a hang-up at the array's end. Only then the array makes other chunks.
 
 mod chunk;
+mod generation;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -58,6 +58,14 @@ mod pool {
     }
 }
 
+#[allow(dead_code)]
+#[path = "../../../multiproc/src/shared_array"]
+mod shared_array {
+    #[path = "../../../tools/models/src/chunks.rs"]
+    mod chunk_models;
+    mod generation;
+}
+
 #[allow(dead_code, private_interfaces, unused_imports, unreachable_pub)]
 #[path = "../../../multiproc/src/sync"]
 mod sync {

@@ -1,4 +1,4 @@
-//! Models of an unbounded channel: senders write where there is memory, and receivers give back only what is read.
+//! Models of an unbounded channel: senders write where there is memory; receivers release what they have read.
 
 use std::ops::RangeInclusive;
 
