@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::status_page::StatusPage;
+use super::status_page::{StatusPage, is_end};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::namespace;
 
@@ -32,10 +32,11 @@ pub(super) fn await_fate(
     let begun = Instant::now();
     loop {
         let ticket = page.prepare_wait();
-        if page.has_ended() {
+        let now = page.status(); // once: with a second load, an end between the two would count as a restart
+        if is_end(now) {
             return Fate::Ended;
         }
-        if page.status() != status {
+        if now != status {
             return Fate::Restarted;
         }
         if page.take_refusal(caller) {

@@ -67,6 +67,11 @@ const MAX_ERROR: usize = 64 * 1024 - ERROR;
 
 const ENDED: u64 = 1;
 
+/// Whether this is the status of a server that has ended.
+pub(super) fn is_end(status: u64) -> bool {
+    status & ENDED != 0
+}
+
 impl StatusPage<'_> {
     /// A number for a caller that no other one has, from 1.
     pub(super) fn new_caller(self) -> u64 {
@@ -78,7 +83,7 @@ impl StatusPage<'_> {
     }
 
     pub(super) fn has_ended(self) -> bool {
-        self.status() & ENDED != 0
+        is_end(self.status())
     }
 
     pub(super) fn pid(self) -> u32 {

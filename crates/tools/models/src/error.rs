@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::failpoint::is_dead;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Error;
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -19,6 +19,7 @@ pub(crate) enum Cause {
     Encode { what: String, why: String },
     Full(String),
     Poisoned { lock: String, failure: Failure },
+    StatusLost,
     Unacknowledged(u32),
 }
 
@@ -26,6 +27,7 @@ pub(crate) enum Cause {
 pub(crate) enum Origin {
     Pid(u32),
     Process { name: String, pid: u32 },
+    Server { name: String, pid: u32, running: Option<String>, waiting: Option<String> },
 }
 
 #[allow(dead_code)]
@@ -51,6 +53,7 @@ impl fmt::Display for Error {
 impl Error {
     pub(crate) fn new(cause: Cause) -> Self {
         match cause {
+            Cause::StatusLost => panic!("nothing is known of the server's end"),
             Cause::Encode { what, why } => panic!("{what}: {why}"),
             Cause::Empty(_)
             | Cause::Full(_)
@@ -62,6 +65,10 @@ impl Error {
 
     #[allow(clippy::needless_pass_by_value)] // as the library has it
     pub(crate) fn with_origin(self, _origin: Origin) -> Self {
+        self
+    }
+
+    pub(crate) fn while_waiting(self) -> Self {
         self
     }
 

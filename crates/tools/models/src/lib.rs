@@ -59,6 +59,15 @@ mod pool {
 }
 
 #[allow(dead_code)]
+#[path = "../../../multiproc/src/server"]
+mod server {
+    mod death;
+    #[path = "../../../tools/models/src/server.rs"]
+    mod models;
+    mod status_page;
+}
+
+#[allow(dead_code)]
 #[path = "../../../multiproc/src/shared_array"]
 mod shared_array {
     #[path = "../../../tools/models/src/chunks.rs"]
@@ -93,6 +102,7 @@ mod sync {
 
 mod error;
 mod sys;
+mod task;
 
 /// A model has no timeline.
 mod trace {

@@ -28,6 +28,11 @@ thread_local! {
     static HAS_KILLS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// To be called at the beginning of a model in which threads end otherwise than by a failpoint.
+pub(crate) fn expect_deaths() {
+    HAS_KILLS.set(true);
+}
+
 /// Runs a function with a handle in a thread that is killed when it reaches the point. The thread gives its
 /// identity if it did.
 pub(crate) fn spawn_killed<H: Clone + 'static>(

@@ -35,6 +35,8 @@ const WORDS64: [usize; 4] = [0, 48, 56, 128];
 /// Behind the two areas: the number of receivers, and the two positions of an unbounded channel.
 const MORE_WORDS32: [usize; 3] = [2 * AREA, 2 * AREA + 64, 2 * AREA + 72];
 const RING: usize = 2 * AREA + 128;
+/// Where a server's page has an error.
+const SERVERS_ERROR: usize = 592;
 
 /// The header of a lock has this word of 32 bits.
 const EVENTS: usize = 32;
@@ -48,6 +50,11 @@ impl SharedMapping {
     /// A word for a mutex.
     pub(crate) fn new() -> Self {
         Self::of([].into_iter(), [0].into_iter(), Vec::new())
+    }
+
+    /// The words of a server's page, with the bytes of an error.
+    pub(crate) fn of_server() -> Self {
+        Self::of([0].into_iter(), (8..=80).step_by(8).chain([SERVERS_ERROR]), Vec::new())
     }
 
     /// The words and bytes of a channel; a sparse one's have no memory yet.
