@@ -9,6 +9,13 @@
 //! it. The function must not deadlock (a lost wake-up is a deadlock), must not access a byte that another
 //! thread may write at that time, and asserts its result. Then list the mutations that it must detect (see
 //! `sys::Mutation`): a model that detects no mutation proves nothing.
+//!
+//! A thread can be killed at a failpoint (`sys::failpoint::spawn_killed`); its `ThreadId::end` lets others
+//! find it dead. All threads of a model are one thread of the test, and have the same `std::thread_local!`:
+//! the library's files must not depend on one.
+//!
+//! Of a successful exchange and a store by another thread that has not seen it, loom does not know the order
+//! of changes. It lets a load return the exchange's value where only the store's is possible.
 
 #![cfg(test)]
 
