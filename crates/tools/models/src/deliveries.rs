@@ -7,7 +7,7 @@ use loom::thread;
 use super::deliveries::{Deliveries, Next, Taken};
 use crate::model;
 use crate::sys::Mutation::{AcquireToRelaxed, NoDeath, NoExchange, NoFence, NoWake, ReleaseToRelaxed};
-use crate::sys::failpoint::{Failpoint, die_at};
+use crate::sys::failpoint::{Failpoint, die_at, spawn_killed};
 use crate::sys::poll::Deadline;
 use crate::sys::thread_id::ThreadId;
 
@@ -151,4 +151,43 @@ fn killed_acknowledging() {
     let (queue, again) = killed_at(Failpoint::DeliveryFreed, true);
     assert_eq!(again, None);
     assert!(queue.join(Deadline::now(), || false).unwrap());
+}
+
+model!(an_item_of_a_dead_receiver_goes_to_one_that_waits, killed_before_waiter, 3, detects[NoDeath]);
+model!(an_item_that_changes_hands_goes_to_a_receiver_that_waits, killed_handing_over, 3, detects[NoDeath]);
+model!(a_receiver_waits_for_no_dead_holder_of_the_table, killed_with_table, 3, detects[NoDeath]);
+
+fn killed_before_waiter() {
+    killed_while_other_waits(Failpoint::DeliveryTaken);
+}
+
+fn killed_handing_over() {
+    killed_while_other_waits(Failpoint::DeliveryHandedOver);
+}
+
+fn killed_with_table() {
+    killed_while_other_waits(Failpoint::LockTaken);
+}
+
+/// One thread receives an item, if it is there, and is killed. Another one waits for the item.
+fn killed_while_other_waits(point: Failpoint) {
+    let queue = Deliveries::create(2, true).unwrap();
+    send(&queue, 7);
+    let killed = spawn_killed(&queue, point, |queue| {
+        receive(queue, Deadline::now());
+    });
+    let other = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            let (taken, item) = receive(&queue, Deadline::Never).unwrap();
+            assert!(item == 7 && (1..=2).contains(&taken.attempt()));
+            queue.acknowledge(&taken);
+        })
+    };
+    if let Some(dead) = killed.join().unwrap() {
+        dead.end();
+    }
+    other.join().unwrap();
+    assert!(queue.join(Deadline::Never, || false).unwrap());
+    assert_eq!(queue.len(), 0);
 }
