@@ -5,6 +5,7 @@ mod channels;
 mod condvar;
 mod joinable;
 mod locks;
+mod logs;
 mod pools;
 mod processes;
 mod servers;
@@ -28,6 +29,7 @@ pub(super) struct Scenario {
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "processes", run: processes::few },
     Scenario { name: "nested", run: processes::nested },
+    Scenario { name: "log records", run: logs::records },
     Scenario { name: "shared_slice", run: processes::shared_slice },
     Scenario { name: "pool", run: pools::small },
     Scenario { name: "pool of small items", run: pools::runs },
