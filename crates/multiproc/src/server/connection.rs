@@ -141,11 +141,12 @@ impl Connection {
         }
         drop(inbox);
         let connect = Connect { channel: None, open_calls: vec![call] };
-        if let Err(error) = self.send_connect(connect, deadline)
-            && let Some(unknown @ Call::Sent) = self.lock().calls.get_mut(&call)
-        {
-            *unknown = Call::Done(Err(error));
-            self.changed.notify_all();
+        if let Err(error) = self.send_connect(connect, deadline) {
+            let mut inbox = self.lock();
+            if let Some(unknown @ Call::Sent) = inbox.calls.get_mut(&call) {
+                *unknown = Call::Done(Err(error));
+                self.notify_waiters(&inbox);
+            }
         }
     }
 
@@ -184,7 +185,7 @@ impl Connection {
         let result = using();
         let mut inbox = self.lock();
         inbox.is_in_use = false;
-        self.changed.notify_all();
+        self.notify_waiters(&inbox);
         (inbox, result)
     }
 
@@ -246,10 +247,24 @@ impl Connection {
         }
     }
 
-    fn wait_for_change<'a>(&self, inbox: MutexGuard<'a, Inbox>, deadline: Deadline) -> MutexGuard<'a, Inbox> {
-        match deadline.left() {
+    fn wait_for_change<'a>(
+        &self,
+        mut inbox: MutexGuard<'a, Inbox>,
+        deadline: Deadline,
+    ) -> MutexGuard<'a, Inbox> {
+        inbox.waiters += 1;
+        let mut inbox = match deadline.left() {
             None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
             Some(left) => self.changed.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        inbox.waiters -= 1;
+        inbox
+    }
+
+    /// Makes a system call only if a thread waits. (`notify_all` always makes one.)
+    fn notify_waiters(&self, inbox: &Inbox) {
+        if inbox.waiters > 0 {
+            self.changed.notify_all();
         }
     }
 
@@ -264,7 +279,7 @@ impl Connection {
         } else {
             inbox.fail_all(|_| error.clone());
         }
-        self.changed.notify_all();
+        self.notify_waiters(inbox);
     }
 
     /// Takes the replies that have come, so that calls whose result no handle takes fill no channel. After a
@@ -327,7 +342,7 @@ impl Connection {
             }
             Fate::TimedOut => {}
         }
-        self.changed.notify_all();
+        self.notify_waiters(inbox);
     }
 
     /// Gives all calls without a reply the error of a server that has ended.

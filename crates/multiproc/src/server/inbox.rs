@@ -20,6 +20,8 @@ pub(super) struct Inbox {
     /// A thread connects, receives, or learns what became of the server, without the lock. Only that one changes
     /// the channel.
     pub(super) is_in_use: bool,
+    /// The number of threads that wait for a change.
+    pub(super) waiters: usize,
     /// The calls without a reply that was taken.
     pub(super) calls: HashMap<u64, Call>,
 }
