@@ -56,7 +56,7 @@ impl<M> PoolBuilder<M> {
     }
 
     /// Limits the number of submitted tasks that have no result. At the limit
-    /// [`submit`](crate::pool::Pool::submit) blocks until one has, and [`try_submit`](super::Pool::try_submit)
+    /// [`submit`](crate::Pool::submit) blocks until one has, and [`try_submit`](crate::Pool::try_submit)
     /// gives the arguments back. Other calls are not counted, since they take their input as they need it.
     /// Unlimited by default.
     ///

@@ -33,7 +33,7 @@ impl<M> PoolBuilder<M> {
     /// - arguments with descriptors: ends of queues and pipes, locks, files, shared memory. The file then
     ///   says so, and cannot be replayed. Likewise if an initializer of the pool has such arguments;
     /// - a task that was cancelled, or ended with its pool; an earlier death of a task that was [run
-    ///   again](crate::pool::CallOptions::retries); a panic in a [`map_reduce`](super::Pool::map_reduce);
+    ///   again](crate::pool::CallOptions::retries); a panic in a [`map_reduce`](crate::Pool::map_reduce);
     /// - calls of a [server](crate::server), which depend on the calls before them; and tasks in [inline
     ///   mode](Self::inline).
     ///

@@ -97,10 +97,9 @@ impl PoolBuilder {
     /// ([`StartMethod::ForkServer`](crate::StartMethod::ForkServer)), in its first thread, which the workers do
     /// not have. Therefore the state must be `Send`, and no other thread may be left when the function returns:
     /// neither one of its own, nor one that `main` has started before [`init`](crate::init()), as
-    /// `#[tokio::main]` does.
-    /// What it prints or logs is lost. Should that process be killed, the next start of a worker makes another,
-    /// which calls the function again. Workers have the environment and the current directory of the pool's
-    /// first start.
+    /// `#[tokio::main]` does. What it prints or logs is lost. Should that process be killed, the next start of a
+    /// worker makes another, which calls the function again. Workers have the environment and the current
+    /// directory of the pool's first start.
     ///
     /// Statics keep what the function leaves in them: a random number generator there gives all workers the
     /// same numbers. Thread-local ones are fresh.
@@ -127,8 +126,8 @@ impl PoolBuilder {
     ///
     /// # Errors
     /// [`build`](Self::build) fails when `make` panics, crashes, or takes longer than the
-    /// [`initializer_timeout`](Self::initializer_timeout); when a thread is left; and when the pool has another start method, or the
-    /// system lacks what the fork server needs.
+    /// [`initializer_timeout`](Self::initializer_timeout); when a thread is left; and when the pool has another
+    /// start method, or the system lacks what the fork server needs.
     pub fn preload<F, Args>(self, make: F, args: Args) -> PoolBuilder<State<F::State>>
     where
         F: RemoteInit<Args>,
