@@ -1,7 +1,7 @@
 """Python's multiprocessing as an entrant of `cargo xtask bench`.
 
 The command line is that of all entrants: `list`, or `round ENTRANT CASE [--quick]`. What a round does and how
-time is taken is as in crates/bench/src/measure.rs and stream.rs; standard library only.
+time is taken is as in crates/tools/bench/src/measure.rs and stream.rs; standard library only.
 """
 
 import json
@@ -332,6 +332,7 @@ ENTRIES = {
     (FORK, "W12-replaced"): "its pool hangs: a worker that is killed while it is idle holds the lock of the tasks",
 }
 UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s", "W9": "µs"}
+UNITS["cl"] = "thousand items/s"
 
 
 def gigabytes(measured):
@@ -341,7 +342,7 @@ def gigabytes(measured):
 
 def unit(case):
     special = {"W4-1MiB": "GB/s", "W7-cold": "ms", "W7-PSS": "kB", "W8-lock": "ns"}
-    special |= {"W12-memory": "MB", "W12-first": "ms"}
+    special |= {"W12-memory": "MB", "W12-first": "ms", "cluster-task": "µs"}
     return special.get(case) or UNITS[case[:2]]
 
 

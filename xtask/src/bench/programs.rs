@@ -61,14 +61,15 @@ impl Programs {
         let logs = with_logs.remove("bench-log").context("cargo did not build `bench-log`")?;
         let mut all = Entrants { entries: list(&own, vec![])?, versions: vec![], notes: vec![] };
         all.entries.extend(list(&logs, vec![])?);
-        if cases.iter().any(|case| case.workload == CLUSTER) {
+        let has_cluster = cases.iter().any(|case| case.workload == CLUSTER);
+        if has_cluster {
             let mut built = build(&self.root, &["--package", "bench-cluster", "--bin", "bench-cluster"])?;
             let program = built.remove("bench-cluster").context("cargo did not build `bench-cluster`")?;
             all.entries.extend(list(&program, vec![])?);
         }
         if peers {
             self.add_peers(&mut all)?;
-            self.add_python(&mut all)?;
+            self.add_python(&mut all, has_cluster)?;
         }
         Ok(all)
     }
@@ -90,46 +91,62 @@ impl Programs {
         Ok(())
     }
 
-    fn add_python(&self, all: &mut Entrants) -> Result<()> {
+    fn add_python(&self, all: &mut Entrants, has_cluster: bool) -> Result<()> {
         let Some((python, version)) = python() else {
             all.notes
                 .push("Python's multiprocessing is skipped: there is no python3 on this machine".to_owned());
             return Ok(());
         };
-        let script = |name: &str| vec![self.root.join(FOLDER).join(name).display().to_string()];
-        all.entries.extend(list(&python, script("python_peer.py"))?);
+        all.entries.extend(list(&python, self.script("python_peer.py"))?);
         all.versions.push(("CPython".to_owned(), version));
-        let python = match self.python_with_packages(&python) {
-            Ok(python) => {
-                let packages = fs::read_to_string(self.root.join(FOLDER).join(PACKAGES))?;
-                all.versions.extend(packages.lines().filter_map(pinned_package));
-                python
-            }
-            Err(error) => {
-                all.notes.push(format!("joblib, and Python with NumPy and Pillow, are skipped: {error:#}"));
-                python
-            }
-        };
-        all.entries.extend(list(&python, script("python_real.py"))?);
+        let real = ("requirements.txt", "joblib, and Python with NumPy and Pillow, are skipped");
+        self.add_packaged(all, &python, real, "python_real.py")?;
+        if has_cluster {
+            let cluster = ("requirements-cluster.txt", "Celery and Ray are skipped");
+            self.add_packaged(all, &python, cluster, "python_cluster.py")?;
+        }
         Ok(())
     }
 
-    /// A Python of its own beside what is built, with the packages that the real workloads use.
-    fn python_with_packages(&self, python: &Path) -> Result<PathBuf> {
+    /// The entries of a script, which says itself what is missing without its packages.
+    fn add_packaged(
+        &self,
+        all: &mut Entrants,
+        python: &Path,
+        (packages, without): (&str, &str),
+        script: &str,
+    ) -> Result<()> {
+        let packages = self.root.join(FOLDER).join(packages);
+        let python = match self.python_with_packages(python, &packages) {
+            Ok(python) => {
+                all.versions.extend(fs::read_to_string(packages)?.lines().filter_map(pinned_package));
+                python
+            }
+            Err(error) => {
+                all.notes.push(format!("{without}: {error:#}"));
+                python.to_owned()
+            }
+        };
+        all.entries.extend(list(&python, self.script(script))?);
+        Ok(())
+    }
+
+    fn script(&self, name: &str) -> Vec<String> {
+        vec![self.root.join(FOLDER).join(name).display().to_string()]
+    }
+
+    /// A Python of its own beside what is built, with these packages.
+    fn python_with_packages(&self, python: &Path, packages: &Path) -> Result<PathBuf> {
         let folder = self.target.join("bench-peers").join("python");
         let own = folder.join("bin").join("python");
         if !own.exists() {
             quietly(Command::new(python).args(["-m", "venv"]).arg(&folder))?;
         }
-        let packages = self.root.join(FOLDER).join(PACKAGES);
         let install = ["-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--requirement"];
         quietly(Command::new(&own).args(install).arg(packages))?;
         Ok(own)
     }
 }
-
-/// What pip is to install.
-const PACKAGES: &str = "requirements.txt";
 
 /// Runs a program whose last words are the error if it fails.
 fn quietly(command: &mut Command) -> Result<()> {
