@@ -66,7 +66,8 @@ pub async fn cpu_time_of_wait(future: impl Future, waits: Connection<(), ()>) ->
     cpu_time().saturating_sub(begun.unwrap())
 }
 
-fn cpu_time() -> Duration {
+/// The CPU time that this process has taken.
+pub fn cpu_time() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     let time = usage.user_time() + usage.system_time();
     Duration::from_micros(time.num_microseconds().cast_unsigned())

@@ -4,6 +4,7 @@ mod atomic;
 mod barrier;
 mod condvar;
 mod event;
+mod idle;
 mod mutex;
 mod once;
 mod rw_lock;
@@ -26,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         barrier::trials(),
         condvar::trials(),
         event::trials(),
+        idle::trials(),
         mutex::trials(),
         once::trials(),
         rw_lock::trials(),
@@ -68,10 +70,10 @@ pub(crate) fn killed<R: Serialize + DeserializeOwned>(child: Process<R>) -> u32 
     pid
 }
 
-/// Asserts that `act` does not end before `time`.
+/// Asserts that `act` does not end before `time`, nor long after it.
 pub(crate) fn takes_at_least<R>(time: Duration, act: impl FnOnce() -> R) -> R {
     let begun = Instant::now();
-    let result = act();
+    let result = ends_soon(act);
     assert!(begun.elapsed() >= time, "over after {:?}", begun.elapsed());
     result
 }
