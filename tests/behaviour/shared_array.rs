@@ -13,6 +13,7 @@ use crate::support::{Latch, Outcome, TEST_TIMEOUT, block, trials};
 trials![
     chunks_that_workers_have_filled_are_the_array,
     an_array_can_be_filled_again_and_again,
+    a_chunk_comes_back_as_a_result,
     the_two_halves_are_disjoint,
     an_empty_array_has_no_chunks,
     a_chunk_of_no_size_is_refused,
@@ -49,6 +50,28 @@ fn an_array_can_be_filled_again_and_again() -> Outcome {
         array.join()?;
     }
     assert!(array.into_shared()?.iter().copied().eq((0..1_000).map(|number| 5 + 3 * number)));
+    Ok(())
+}
+
+fn a_chunk_comes_back_as_a_result() -> Outcome {
+    let fill = |mut chunk: ArrayChunk<u64>, number: u64| {
+        chunk.as_mut().fill(number);
+        chunk
+    };
+    let mut array = SharedArray::<u64>::zeroed(100)?;
+    let [left, right] = array.split_at(40)?;
+    let pool = Pool::new(1)?;
+    let mut left = pool.apply(fill, (left, 3))?;
+    let mut right = Process::spawn(fill, (right, 4))?.join()?;
+    assert!(left.as_mut() == [3; 40] && right.as_mut() == [4; 60]);
+    assert_eq!((right.first(), right.len()), (40, 60));
+    left.as_mut()[0] = 5;
+    let left = pool.apply(fill, (left, 6))?;
+    assert!(!array.join_timeout(Duration::ZERO)?, "this process holds both");
+    drop((left, right));
+    let shared = array.into_shared()?;
+    assert!(shared[..40].iter().all(|&element| element == 6));
+    assert!(shared[40..].iter().all(|&element| element == 4));
     Ok(())
 }
 

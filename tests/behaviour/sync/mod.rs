@@ -9,6 +9,7 @@ mod mutex;
 mod once;
 mod rw_lock;
 mod semaphore;
+mod state;
 
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         once::trials(),
         rw_lock::trials(),
         semaphore::trials(),
+        state::trials(),
     ];
     trials.into_iter().flatten().collect()
 }

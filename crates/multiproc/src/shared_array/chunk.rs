@@ -18,8 +18,8 @@ use crate::sys::atomic::AtomicU64;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::writable::WritableRange;
 
-/// An exclusive part of a [`SharedArray`](super::SharedArray). It travels as an argument of a process or task,
-/// and through a pipe.
+/// An exclusive part of a [`SharedArray`](super::SharedArray). It travels as an argument or result of a process
+/// or task, and through a pipe.
 ///
 /// Dropping it, or the end of the process that holds it, gives it back.
 pub struct ArrayChunk<T> {
