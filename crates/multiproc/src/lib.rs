@@ -200,6 +200,8 @@ mod sys;
 mod error;
 
 #[cfg(test)]
+mod handle_fuzz;
+#[cfg(test)]
 mod testing;
 
 /// Failpoints, which the fault suite controls.

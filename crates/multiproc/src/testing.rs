@@ -1,12 +1,16 @@
 //! Helpers of unit tests: bytes, words and descriptors as a faulty process may send them.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
+use serde::de::DeserializeOwned;
 
+use crate::error::Result;
+use crate::ipc::wire::{Transferable, decode, encode_with_descriptors};
 use crate::sys::immutable::ImmutableMemory;
 use crate::sys::memfd;
 use crate::sys::socket;
@@ -24,7 +28,7 @@ pub(crate) fn any_bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 
 /// Any number; mostly close to where sums overflow and rings end.
 pub(crate) fn any_word() -> impl Strategy<Value = u64> {
-    let edge = (any::<prop::sample::Index>(), -9..=9_i64).prop_map(|(edge, beside)| {
+    let edge = (any::<Index>(), -9..=9_i64).prop_map(|(edge, beside)| {
         let edges = [0_u64, 1 << 10, 1 << 16, 1 << 20, 1 << 22, 1 << 31, 1 << 32, 1 << 63];
         edges[edge.index(edges.len())].wrapping_add(beside.cast_unsigned())
     });
@@ -51,4 +55,22 @@ pub(crate) fn descriptors(choice: &[u8]) -> Vec<OwnedFd> {
         _ => socket::pair().unwrap().0,
     };
     choice.iter().map(one).collect()
+}
+
+/// Other bytes at some places of an encoding.
+pub(crate) fn any_changes() -> impl Strategy<Value = Vec<(Index, u8)>> {
+    vec((any::<Index>(), prop_oneof![3 => 0..9_u8, 1 => any::<u8>()]), 0..4)
+}
+
+/// Encodes a handle, and decodes it with these changes.
+pub(crate) fn decode_changed<T: DeserializeOwned>(
+    handle: &impl Transferable,
+    changes: &[(Index, u8)],
+) -> Result<T> {
+    let mut bytes = Vec::new();
+    let fds = encode_with_descriptors(handle, &mut bytes, "it")?;
+    for (place, byte) in changes {
+        *place.get_mut(&mut bytes) = *byte;
+    }
+    decode(&bytes, fds.iter().map(|fd| fd.as_fd().try_clone_to_owned().unwrap()).collect(), "it")
 }

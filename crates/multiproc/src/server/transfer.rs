@@ -30,3 +30,30 @@ impl<'de, S> Deserialize<'de> for Server<S> {
         Ok(Self::new(name, requests, None))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::channel::sockets;
+    use crate::testing::{any_changes, cases, decode_changed};
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn a_changed_handle_is_one_or_an_error(changes in any_changes()) {
+            let layout = requests(8);
+            let memory = SharedMemory::create(NonZeroUsize::new(layout.end()).unwrap()).unwrap();
+            let (from, to) = sockets().unwrap();
+            let (sender, _receiver) = layout.create(&memory, from, to).unwrap();
+            let server = Server::<u32>::new("fuzzed".to_owned(), sender, None);
+            if let Ok(changed) = decode_changed::<Server<u32>>(&server, &changes) {
+                let _ = changed.is_alive();
+            }
+        }
+    }
+}
