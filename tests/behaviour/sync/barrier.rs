@@ -2,7 +2,7 @@ use std::thread;
 use std::time::Duration;
 
 use multiproc::sync::Barrier;
-use multiproc::{Process, Result};
+use multiproc::{Process, Result, pipe};
 use nix::sys::signal::Signal;
 
 use super::{Stage, corrupt, ends_soon, killed, started, takes_at_least};
@@ -10,6 +10,7 @@ use crate::support::{Outcome, eventually, send_signal, trials, wait_for_state};
 
 trials![
     each_of_1000_rounds_of_10_parties_has_exactly_one_leader,
+    parties_that_are_stopped_between_rounds_pass_every_round,
     a_party_killed_while_it_waits_breaks_it_for_all,
     a_death_is_noticed_behind_a_stopped_party,
     a_party_that_wakes_many_rounds_later_has_passed,
@@ -27,6 +28,37 @@ fn each_of_1000_rounds_of_10_parties_has_exactly_one_leader() -> Outcome {
         (0..10).map(|_| Process::spawn(pass, (barrier.clone(),))).collect::<Result<_>>()?;
     let parties: Vec<_> = children.into_iter().map(|child| child.join()?).collect::<Result<_>>()?;
     for round in 0..1_000 {
+        assert_eq!(parties.iter().filter(|party| party[round]).count(), 1, "round {round}");
+    }
+    Ok(())
+}
+
+/// Rounds that are more than the bits of any small counter. Each party comes a different time after the last
+/// round.
+fn parties_that_are_stopped_between_rounds_pass_every_round() -> Outcome {
+    const ROUNDS: usize = 70;
+    let barrier = Barrier::new(12)?;
+    let pass = |barrier: Barrier, party: u64, stage: Stage| -> Result<Vec<bool>> {
+        stage.send(())?;
+        let come_late = |round| thread::sleep(Duration::from_micros(100 * ((party + round) % 12)));
+        (0..ROUNDS as u64).map(|round| (come_late(round), barrier.wait()).1).collect()
+    };
+    let mut children = Vec::new();
+    for party in 0..12 {
+        let (ours, theirs) = pipe()?;
+        children.push(Process::spawn(pass, (barrier.clone(), party, theirs))?);
+        super::reached(&ours)?;
+    }
+    for stopped in [1, 4, 7, 10].iter().cycle().take(40) {
+        let child = &children[*stopped];
+        if child.is_alive() {
+            send_signal(child.pid(), Signal::SIGSTOP);
+            thread::sleep(Duration::from_micros(500)); // the others come to the barrier
+            send_signal(child.pid(), Signal::SIGCONT);
+        }
+    }
+    let parties: Vec<_> = children.into_iter().map(|child| child.join()?).collect::<Result<_>>()?;
+    for round in 0..ROUNDS {
         assert_eq!(parties.iter().filter(|party| party[round]).count(), 1, "round {round}");
     }
     Ok(())
