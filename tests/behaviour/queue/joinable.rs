@@ -19,6 +19,8 @@ trials![
     receivers_meet_the_end_when_all_is_done,
     a_sender_waits_for_what_is_not_done,
     a_timed_join_ends_on_time,
+    a_receiver_tells_what_is_queued,
+    an_iteration_with_a_time_limit_ends_with_a_timeout,
     items_are_as_large_as_their_share_and_leave_no_memory,
     a_bad_item_is_refused_or_done,
     a_copy_of_the_process_gives_nothing_back,
@@ -179,6 +181,35 @@ fn a_sender_waits_for_what_is_not_done() -> Outcome {
     for capacity in [0, 65_537] {
         assert_eq!(joinable::<u32>(capacity, Unfinished::Report).unwrap_err().kind(), ErrorKind::Invalid);
     }
+    Ok(())
+}
+
+fn a_receiver_tells_what_is_queued() -> Outcome {
+    let (sender, receiver): Ends<u32> = joinable(3, Unfinished::Redeliver)?;
+    assert!(receiver.is_empty());
+    (0..3).try_for_each(|number| sender.send(number))?;
+    let tell = |receiver: JoinableReceiver<u32>| (receiver.len(), receiver.is_empty(), receiver.capacity());
+    assert_eq!(Process::spawn(tell, (receiver.clone(),))?.join()?, (3, false, 3));
+    let delivery = receiver.recv()?;
+    assert_eq!((receiver.len(), sender.unfinished()), (2, 3));
+    drop(delivery); // it goes back
+    assert_eq!(receiver.len(), 3);
+    receiver.recv()?.done();
+    assert_eq!((receiver.len(), sender.unfinished()), (2, 2));
+    Ok(())
+}
+
+fn an_iteration_with_a_time_limit_ends_with_a_timeout() -> Outcome {
+    let (sender, receiver): Ends<u32> = joinable(3, Unfinished::Redeliver)?;
+    (0..3).try_for_each(|number| sender.send(number))?;
+    let time = Duration::from_millis(30);
+    let done = |item: Result<Delivery<u32>>| item.map(Delivery::done);
+    let items: Vec<_> = takes_at_least(time, || receiver.iter_timeout(time).map(done).collect());
+    assert_eq!(items.iter().flatten().collect::<Vec<_>>(), [&0, &1, &2]);
+    assert!(items.len() == 4 && items[3].as_ref().is_err_and(multiproc::Error::is_timeout));
+    sender.send(3)?;
+    drop(sender);
+    assert!(receiver.iter_timeout(TEST_TIMEOUT).map(done).collect::<Result<Vec<_>>>()?.iter().eq([&3]));
     Ok(())
 }
 

@@ -257,6 +257,24 @@ impl<T: DeserializeOwned> JoinableReceiver<T> {
     }
 }
 
+impl<T> JoinableReceiver<T> {
+    /// The number of items that are queued, without those that receivers have. Other processes may change it at
+    /// any time.
+    pub fn len(&self) -> usize {
+        self.end.items.0.queued()
+    }
+
+    /// Whether no item is queued. A receiver may have items that come back.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The most items that can be sent and not done.
+    pub fn capacity(&self) -> usize {
+        self.end.items.0.capacity()
+    }
+}
+
 impl<T: DeserializeOwned> IntoIterator for JoinableReceiver<T> {
     type Item = Result<Delivery<T>>;
     type IntoIter = JoinableIntoIter<T>;

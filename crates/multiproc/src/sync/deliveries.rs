@@ -79,6 +79,11 @@ impl Deliveries {
         self.shared.used_count()
     }
 
+    /// How many items are queued, and not taken.
+    pub(crate) fn queued(&self) -> usize {
+        self.shared.entries().filter(|entry| !entry.is_taken()).count()
+    }
+
     /// Whether no item is queued or taken. Without the lock, one that comes while others are counted may have
     /// been missed. `false` if the lock cannot be had before the deadline.
     fn is_empty(&self, deadline: Deadline) -> Result<bool> {
