@@ -7,9 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multiproc::queue::{Receiver, Sender, bounded};
-use multiproc::{Connection, Fd, Pool, Process, Result, pipe, wait_any, wait_any_timeout};
+use multiproc::server::Limit;
+use multiproc::{Connection, Fd, Pool, Process, Result, Server, pipe, wait_any, wait_any_timeout};
+use nix::sys::signal::Signal;
 
-use crate::support::{Outcome, TEST_TIMEOUT, trials};
+use crate::support::{Outcome, TEST_TIMEOUT, send_signal, trials};
 
 trials![
     each_kind_is_seen_when_it_is_ready,
@@ -17,6 +19,9 @@ trials![
     what_is_ready_at_once_is_returned_together,
     the_end_of_the_other_side_is_ready,
     items_of_several_producers_all_arrive,
+    a_call_is_seen_when_its_reply_comes,
+    a_call_is_seen_when_its_server_dies,
+    calls_of_several_threads_are_all_seen,
 ];
 
 /// Waits a moment, so that the parent waits already.
@@ -132,4 +137,77 @@ fn items_of_several_producers_all_arrive() -> Outcome {
         }
     }
     Ok(children.into_iter().try_for_each(|child| child.join()?)?)
+}
+
+/// Waits until the gate is dropped.
+fn pass(_state: &mut (), gate: Receiver<()>) -> bool {
+    gate.recv().is_err()
+}
+
+fn a_call_is_seen_when_its_reply_comes() -> Outcome {
+    let server = Server::spawn(|| (), ())?;
+    let (gate, closed) = bounded::<()>(1)?;
+    let (_sender, items) = bounded::<u32>(1)?;
+    let call = server.submit(pass, (closed,))?;
+    let behind = server.submit(|(): &mut ()| 8, ())?;
+    assert!(wait_any_timeout(&[&items, &call, &behind], Duration::from_millis(60))?.is_empty());
+    let opener = thread::spawn(move || {
+        pause();
+        drop(gate);
+    });
+    let ready = wait_any_timeout(&[&items, &call], TEST_TIMEOUT)?;
+    assert_eq!(ready, [1]);
+    opener.join().unwrap();
+    assert!(call.get()?);
+    assert_eq!(wait_any_timeout(&[&items, &behind], TEST_TIMEOUT)?, [1]);
+    assert_eq!(behind.get()?, 8);
+    let taken_by_a_later_call = server.submit(|(): &mut ()| 9, ())?;
+    server.call(|(): &mut ()| (), ())?;
+    assert_eq!(wait_any_timeout(&[&taken_by_a_later_call], TEST_TIMEOUT)?, [0]);
+    assert_eq!(taken_by_a_later_call.get()?, 9);
+    Ok(())
+}
+
+fn a_call_is_seen_when_its_server_dies() -> Outcome {
+    for restarts in [0, 1] {
+        let server = match restarts {
+            0 => Server::spawn(|| (), ())?,
+            _ => Server::builder().restart(Limit::new(1, TEST_TIMEOUT)).spawn(|| (), ())?,
+        };
+        let (_gate, closed) = bounded::<()>(1)?;
+        let call = server.submit(pass, (closed,))?;
+        let pid = server.pid();
+        let killer = thread::spawn(move || {
+            pause();
+            send_signal(pid, Signal::SIGKILL);
+        });
+        assert_eq!(wait_any_timeout(&[&call], TEST_TIMEOUT)?, [0]);
+        killer.join().unwrap();
+        assert_eq!(call.get().unwrap_err().signal(), Some(9));
+        assert_eq!(server.call(|(): &mut ()| 7, ()).is_ok(), restarts > 0);
+    }
+    Ok(())
+}
+
+/// Each thread's receiving call may take the replies of the others.
+fn calls_of_several_threads_are_all_seen() -> Outcome {
+    let server = Server::spawn(|| 0_u64, ())?;
+    let add = |total: &mut u64, number: u64| {
+        *total += number;
+        *total
+    };
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let server = server.clone();
+            scope.spawn(move || {
+                for _ in 0..100 {
+                    let call = server.submit(add, (1,)).unwrap();
+                    assert_eq!(wait_any_timeout(&[&call], TEST_TIMEOUT).unwrap(), [0]);
+                    assert!(call.get().unwrap() >= 1);
+                }
+            });
+        }
+    });
+    assert_eq!(server.call(add, (0,))?, 300);
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `wait_any`: waits until one of several things is ready: receivers, pipes, processes, tasks, sockets.
+//! `wait_any`: waits until one of several things is ready: receivers, pipes, processes, tasks, calls, sockets.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +17,7 @@ use crate::pipe::Connection;
 use crate::pool::TaskHandle;
 use crate::process::Process;
 use crate::queue::Receiver;
+use crate::server::CallHandle;
 use crate::sys::eventfd;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::{self, Deadline};
@@ -28,7 +29,7 @@ use crate::sys::poll::{self, Deadline};
 /// | [`queue::Receiver`](Receiver) | `recv` would not block: an item is there, or the last sender is gone |
 /// | [`Connection`] | `recv` would not block |
 /// | [`Process`] | it has ended |
-/// | [`TaskHandle`] | `get` would not block |
+/// | [`TaskHandle`], [`CallHandle`] | `get` would not block |
 /// | [`Fd`], `OwnedFd`, sockets of the standard library | it is readable, or hung up |
 pub trait Waitable: Wait {}
 
@@ -65,7 +66,8 @@ mod sealed {
 /// ```
 ///
 /// Another thread or process may take a message first: to be sure not to block, receive with `try_recv`. A
-/// receiver of which others wait for the same queue may notice an item up to 50 ms late.
+/// receiver of which others wait for the same queue may notice an item up to 50 ms late, and so may a call whose
+/// server other threads of this process call.
 ///
 /// # Errors
 /// When the kernel refuses to wait, or a descriptor for it.
@@ -94,7 +96,8 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 fn wait(these: &[&dyn Waitable], deadline: Deadline) -> Result<Vec<usize>> {
     let task_event = TaskEvent::default();
     loop {
-        let mut watch = Watch { polled: Vec::new(), task_event: &task_event, may_miss: false };
+        let (polled, replies) = (Vec::new(), Vec::new());
+        let mut watch = Watch { polled, replies, task_event: &task_event, may_miss: false };
         let mut ready = ready(these)?;
         if ready.is_empty() && !these.is_empty() && !deadline.is_over() {
             these.iter().try_for_each(|waitable| waitable.watch(&mut watch))?;
@@ -116,6 +119,8 @@ fn ready(these: &[&dyn Waitable]) -> Result<Vec<usize>> {
 /// The descriptors of one sleep.
 pub struct Watch<'a> {
     polled: Vec<(BorrowedFd<'a>, PollFlags)>,
+    /// Channels of replies, which their connections may give up meanwhile.
+    replies: Vec<Arc<ReceiverCore>>,
     task_event: &'a TaskEvent,
     /// Whether a descriptor may stay as it is although something is ready.
     may_miss: bool,
@@ -124,17 +129,23 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn sleep(self, deadline: Deadline) -> Result<()> {
         let until = if self.may_miss { deadline.or_within(RECHECK_INTERVAL) } else { deadline };
+        let mut polled = self.polled;
+        polled.extend(self.replies.iter().flat_map(|channel| of_receiver(channel)));
         failpoint::hit(Failpoint::WaitAnySleeps);
-        poll::poll_all(self.polled, until).map(drop)
+        poll::poll_all(polled, until).map(drop)
     }
 
     fn receiver(&mut self, receiver: &'a ReceiverCore) -> Result<()> {
         receiver.update_readiness()?;
-        let [event, socket] = receiver.poll_fds();
-        self.polled.extend([(event, PollFlags::POLLIN), (socket, PollFlags::empty())]);
+        self.polled.extend(of_receiver(receiver));
         self.may_miss = true;
         Ok(())
     }
+}
+
+fn of_receiver(receiver: &ReceiverCore) -> [(BorrowedFd<'_>, PollFlags); 2] {
+    let [event, socket] = receiver.poll_fds();
+    [(event, PollFlags::POLLIN), (socket, PollFlags::empty())]
 }
 
 /// Wakes the waiting thread when a task's result arrives; made for the first task.
@@ -189,6 +200,21 @@ impl<R> Wait for TaskHandle<R> {
         eventfd::clear(event.0.as_fd());
         self.wake_at_arrival(Waker::from(Arc::clone(event)));
         watch.polled.push((event.0.as_fd(), PollFlags::POLLIN));
+        Ok(())
+    }
+}
+
+impl<R> Wait for CallHandle<R> {
+    fn is_ready(&self) -> Result<bool> {
+        Ok(self.is_ready())
+    }
+
+    fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
+        watch.may_miss = true; // another thread may receive the reply, or the connection be made again
+        if let Some(channel) = self.reply_channel() {
+            channel.update_readiness()?;
+            watch.replies.push(channel);
+        }
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::connection::Connection;
 use super::inbox::Reply;
 use super::message;
+use crate::channel::ReceiverCore;
 use crate::error::{Error, Result};
 use crate::ipc::panic;
 use crate::sys::poll::Deadline;
@@ -49,6 +50,11 @@ impl<R> CallHandle<R> {
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
         self.connection.is_ready(self.call)
+    }
+
+    /// Where its reply comes; `None` while it is not known what became of the server.
+    pub(crate) fn reply_channel(&self) -> Option<Arc<ReceiverCore>> {
+        self.connection.reply_channel()
     }
 }
 

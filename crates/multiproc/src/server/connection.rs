@@ -210,6 +210,11 @@ impl Connection {
         !inbox.is_open(call)
     }
 
+    /// The channel, unless it has hung up.
+    pub(super) fn reply_channel(&self) -> Option<Arc<ReceiverCore>> {
+        self.lock().channel.clone().filter(|channel| !channel.end().peer_hung_up())
+    }
+
     pub(super) fn is_alive(&self) -> bool {
         !self.page().has_ended() && !monitor_has_ended(self.page_and_namespace())
     }
