@@ -181,7 +181,7 @@ fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     let mut flags = env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg multiproc_faults");
     let mut build = cargo_build(root);
-    build.args(["--release", "--locked", "--package", "faults", "--bin", "faults"]);
+    build.args(["--release", "--locked", "--package", "faults", "--bin", "faults", "--features", "log"]);
     build
         .env("RUSTFLAGS", flags.trim())
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -5,6 +5,7 @@ mod channels;
 mod condvar;
 mod joinable;
 mod locks;
+#[cfg(feature = "log")]
 mod logs;
 mod pools;
 mod processes;
@@ -29,6 +30,7 @@ pub(super) struct Scenario {
 pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "processes", run: processes::few },
     Scenario { name: "nested", run: processes::nested },
+    #[cfg(feature = "log")]
     Scenario { name: "log records", run: logs::records },
     Scenario { name: "shared_slice", run: processes::shared_slice },
     Scenario { name: "pool", run: pools::small },

@@ -76,9 +76,10 @@ pub(super) fn records(allowed: AllowedFailures) -> Result<Observed> {
         let numbers = numbers_of(name, &kept.texts);
         ensure!(numbers.is_sorted_by(|one, next| one < next), "{name} logs {numbers:?}");
         let whole = u32::try_from(numbers.len())?;
-        match has_all {
-            true => missing += RECORDS - whole,
-            false => ensure!(kept.lost > 0 || numbers.iter().copied().eq(0..whole), "{name}: {numbers:?}"),
+        if has_all {
+            missing += RECORDS - whole;
+        } else {
+            ensure!(kept.lost > 0 || numbers.iter().copied().eq(0..whole), "{name}: {numbers:?}");
         }
     }
     ensure!(missing <= kept.lost, "{missing} records are missing, and {} are said to be lost", kept.lost);

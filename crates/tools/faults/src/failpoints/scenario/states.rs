@@ -14,7 +14,9 @@ fn make(length: u64) -> Table {
 }
 
 fn add_to_all(table: &mut Table, number: u64) {
-    table.iter_mut().for_each(|entry| *entry += number);
+    for entry in table {
+        *entry += number;
+    }
 }
 
 fn look_up(table: &mut Table, index: usize) -> u64 {
