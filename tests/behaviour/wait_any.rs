@@ -139,8 +139,9 @@ fn items_of_several_producers_all_arrive() -> Outcome {
     Ok(children.into_iter().try_for_each(|child| child.join()?)?)
 }
 
-/// Waits until the gate is dropped.
-fn pass(_state: &mut (), gate: Receiver<()>) -> bool {
+/// Says that it runs, and waits until the gate is dropped.
+fn pass(_state: &mut (), begun: Sender<()>, gate: Receiver<()>) -> bool {
+    let _ = begun.send(()); // there may be no receiver
     gate.recv().is_err()
 }
 
@@ -148,7 +149,7 @@ fn a_call_is_seen_when_its_reply_comes() -> Outcome {
     let server = Server::spawn(|| (), ())?;
     let (gate, closed) = bounded::<()>(1)?;
     let (_sender, items) = bounded::<u32>(1)?;
-    let call = server.submit(pass, (closed,))?;
+    let call = server.submit(pass, (bounded(1)?.0, closed))?;
     let behind = server.submit(|(): &mut ()| 8, ())?;
     assert!(wait_any_timeout(&[&items, &call, &behind], Duration::from_millis(60))?.is_empty());
     let opener = thread::spawn(move || {
@@ -175,7 +176,9 @@ fn a_call_is_seen_when_its_server_dies() -> Outcome {
             _ => Server::builder().restart(Limit::new(1, TEST_TIMEOUT)).spawn(|| (), ())?,
         };
         let (_gate, closed) = bounded::<()>(1)?;
-        let call = server.submit(pass, (closed,))?;
+        let (begin, begun) = bounded(1)?;
+        let call = server.submit(pass, (begin, closed))?;
+        begun.recv()?; // a call that waits would run after the restart
         let pid = server.pid();
         let killer = thread::spawn(move || {
             pause();

@@ -332,7 +332,7 @@ ENTRIES = {
     (FORK, "W12-replaced"): "its pool hangs: a worker that is killed while it is idle holds the lock of the tasks",
 }
 UNITS = {"re": "s", "W1": "µs", "W2": "M items/s", "W3": "µs", "W4": "M/s", "W5": "µs", "W6": "GB/s", "W9": "µs"}
-UNITS["cl"] = "thousand items/s"
+UNITS |= {"cl": "thousand items/s"}
 
 
 def gigabytes(measured):
