@@ -61,11 +61,19 @@ static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 static IS_SENT: AtomicBool = AtomicBool::new(false);
 /// A handler of the program has dealt with a fault.
 static HANDLER_DEALS: AtomicBool = AtomicBool::new(false);
-/// The start socket: its descriptor, its inode, by which a descriptor that was reused is told, and the process
-/// that it belongs to, which the program may have forked.
-static START_SOCKET: AtomicI32 = AtomicI32::new(-1);
-static START_SOCKET_INODE: AtomicU64 = AtomicU64::new(0);
-static OWNER: AtomicI32 = AtomicI32::new(0);
+/// The start socket, once it is set.
+///
+/// One value, of zeroes: each page that a forked child writes first costs a page fault while the parent waits.
+static START_SOCKET: StartSocket =
+    StartSocket { owner: AtomicI32::new(0), fd: AtomicI32::new(0), inode: AtomicU64::new(0) };
+
+struct StartSocket {
+    /// The process that it belongs to; the program may have forked it. No process is 0.
+    owner: AtomicI32,
+    fd: AtomicI32,
+    /// It tells the socket from another file with its descriptor.
+    inode: AtomicU64,
+}
 
 /// Installs the handlers in this process, and so in those that it forks. They report nothing before
 /// [`report_to`]. What the program ignores stays ignored; what it handles, it handles first.
@@ -102,9 +110,9 @@ pub(crate) fn use_alternate_stack() {
 
 /// From now on this process reports a crash over its start socket, which it keeps open.
 pub(crate) fn report_to(link: BorrowedFd<'_>) {
-    START_SOCKET_INODE.store(inode(link.as_raw_fd()).unwrap_or(0), Relaxed);
-    OWNER.store(own_pid(), Relaxed);
-    START_SOCKET.store(link.as_raw_fd(), Relaxed);
+    START_SOCKET.inode.store(inode(link.as_raw_fd()).unwrap_or(0), Relaxed);
+    START_SOCKET.fd.store(link.as_raw_fd(), Relaxed);
+    START_SOCKET.owner.store(own_pid(), Relaxed);
 }
 
 fn handler_address() -> usize {
@@ -199,9 +207,9 @@ fn set_action(signal: c_int, handler: usize) {
 
 /// Sends a report, if there is a parent for it, and none was sent; returns whether it has.
 fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> bool {
-    let link = START_SOCKET.load(Relaxed);
-    let is_ours = own_pid() == OWNER.load(Relaxed) && inode(link) == Some(START_SOCKET_INODE.load(Relaxed));
-    if !is_ours {
+    let link = START_SOCKET.fd.load(Relaxed);
+    let is_ours = own_pid() == START_SOCKET.owner.load(Relaxed);
+    if !is_ours || inode(link) != Some(START_SOCKET.inode.load(Relaxed)) {
         return false;
     }
     if IS_REPORTED.swap(true, Acquire) {
@@ -217,7 +225,7 @@ fn report(signal: c_int, address: Option<u64>, registers: [u64; REGISTERS]) -> b
 /// the place of the one before.
 fn withdraw_report() {
     HANDLER_DEALS.store(true, Relaxed);
-    send(START_SOCKET.load(Relaxed), &[part(KIND.as_ptr(), KIND.len())]);
+    send(START_SOCKET.fd.load(Relaxed), &[part(KIND.as_ptr(), KIND.len())]);
     IS_SENT.store(false, Relaxed);
     IS_REPORTED.store(false, Release);
 }
