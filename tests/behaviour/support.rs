@@ -1,6 +1,8 @@
 //! Helpers of the tests.
 
 use std::fs;
+use std::io::BufRead;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -114,6 +116,16 @@ pub(crate) fn open_without_children() -> usize {
     };
     eventually("none of them is about to end", || preforked().iter().all(|&(pid, _)| is_in_state(pid, 'S')));
     descriptors().len() - preforked().len() // each pre-forked child has a socket
+}
+
+/// The lines that a fixture program prints.
+pub(crate) fn printed_by(program: &str, argument: Option<&str>, method: StartMethod) -> Vec<String> {
+    let method = if method == StartMethod::Spawn { "spawn" } else { "fork-server" };
+    let mut program = Command::new(program);
+    program.env("MULTIPROC_START_METHOD", method).args(argument).stdin(Stdio::null());
+    let output = program.stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{program:?}: {}", output.status);
+    output.stdout.lines().map(|line| line.unwrap()).collect()
 }
 
 pub(crate) fn send_signal(pid: u32, signal: Signal) {

@@ -13,13 +13,17 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::square;
-use crate::support::{Outcome, TEST_TIMEOUT, alone, eventually, send_signal, trials, wait_for_state};
+use crate::support::{
+    METHODS, Outcome, TEST_TIMEOUT, alone, eventually, printed_by, send_signal, trials, wait_for_state,
+};
 
 trials![
     a_small_task_behind_a_queue_end_keeps_no_end_open,
     a_worker_that_should_be_gone_and_is_not_is_replaced,
     worker_rings_that_were_full_and_are_empty_have_room,
     a_single_item_with_a_stopped_worker_goes_to_another,
+    what_a_worker_is_given_before_it_is_ready_goes_to_another_if_it_stops,
+    a_worker_begins_what_it_was_given_before_it_is_ready,
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
     a_copy_that_drops_an_iterator_takes_nothing_away,
@@ -104,6 +108,22 @@ fn a_single_item_with_a_stopped_worker_goes_to_another() -> Outcome {
         assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(number * number));
     }
     send_signal(worker, Signal::SIGCONT);
+    Ok(())
+}
+
+fn what_a_worker_is_given_before_it_is_ready_goes_to_another_if_it_stops() -> Outcome {
+    for method in METHODS {
+        let lines = printed_by(env!("CARGO_BIN_EXE_slow_workers"), Some("worker"), method);
+        assert_eq!(lines, ["[1, 4, 9]"], "{method:?}");
+    }
+    Ok(())
+}
+
+fn a_worker_begins_what_it_was_given_before_it_is_ready() -> Outcome {
+    for method in METHODS {
+        let lines = printed_by(env!("CARGO_BIN_EXE_slow_workers"), Some("parent"), method);
+        assert_eq!(lines, ["true"], "{method:?}");
+    }
     Ok(())
 }
 

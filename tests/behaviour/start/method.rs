@@ -1,7 +1,7 @@
 //! Both start methods give the same child, and the environment chooses between them.
 
 use std::fs::File;
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,8 +13,8 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Latch, METHODS, Outcome, TEST_TIMEOUT, alone, block, blocked_child_by, descriptors, send_signal, trials,
-    with,
+    Latch, METHODS, Outcome, TEST_TIMEOUT, alone, block, blocked_child_by, descriptors, printed_by,
+    send_signal, trials, with,
 };
 
 trials![
@@ -196,16 +196,6 @@ fn a_lock_whose_holder_is_killed_goes_to_the_next() -> Outcome {
         }
         Ok(())
     })
-}
-
-/// The lines that a fixture program prints.
-fn printed_by(program: &str, argument: Option<&str>, method: StartMethod) -> Vec<String> {
-    let method = if method == StartMethod::Spawn { "spawn" } else { "fork-server" };
-    let mut program = Command::new(program);
-    program.env("MULTIPROC_START_METHOD", method).args(argument).stdin(Stdio::null());
-    let output = program.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{program:?}: {}", output.status);
-    output.stdout.lines().map(|line| line.unwrap()).collect()
 }
 
 fn what_a_program_draws_before_init_no_child_draws_again() -> Outcome {

@@ -343,7 +343,13 @@ impl Scheduler {
                     least_loaded = Some((load, worker));
                 }
             }
-            let Some((_, worker)) = least_loaded else { return };
+            let worker = match least_loaded {
+                Some((_, worker)) => worker,
+                None => match starting_worker(&mut self.workers, chunk) {
+                    Some(worker) => worker,
+                    None => return,
+                },
+            };
             let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
             let mut is_gone = chunk.count == 0;
             match outcome {
@@ -396,4 +402,14 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// A worker to take a chunk that it finds once it is ready, while none is ready: the first result of a pool
+/// then need not wait until the pool has seen that the worker is.
+#[cold]
+fn starting_worker<'a>(workers: &'a mut [WorkerHandle], chunk: &Chunk) -> Option<&'a mut WorkerHandle> {
+    if workers.iter().any(WorkerHandle::is_ready) {
+        return None;
+    }
+    workers.iter_mut().find(|worker| worker.may_start_with(chunk))
 }

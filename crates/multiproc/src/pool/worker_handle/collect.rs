@@ -18,6 +18,7 @@ impl WorkerHandle {
         let is_new = !self.is_ready() && self.rings.is_ready();
         if is_new {
             self.ready_at = Some(Instant::now());
+            self.stall_detector.on_ready();
             self.memory_at_start = self.is_measured.then(|| private_memory(self.pid())).flatten();
         }
         self.drop_descriptors();

@@ -238,6 +238,18 @@ impl WorkerHandle {
             && self.in_flight.count() < most
     }
 
+    /// Whether it can take a chunk before it is ready. Not if it has an initializer, which may take long or fail;
+    /// and an item that cannot be revoked would be lost with it.
+    pub(crate) fn may_start_with(&self, chunk: &Chunk) -> bool {
+        !self.is_ready()
+            && self.accepts_work()
+            && self.initializers == 0
+            && self.worker_bound.is_empty()
+            && !self.stall_detector.is_paused()
+            && self.in_flight.count() == 0
+            && !matches!(chunk.body, Body::OutOfLine(_))
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         let has_nothing = self.in_flight.count() == 0 && self.worker_bound.is_empty();
         self.is_ready() && self.accepts_work() && !self.stall_detector.is_paused() && has_nothing
@@ -267,7 +279,8 @@ impl WorkerHandle {
         if !chunks.is_empty() {
             self.stall_detector.stall = Stall::Paused;
         }
-        self.stall_detector.may_be_stopped |= self.in_flight.count() == 0;
+        // One that still starts has not stalled, however long that takes; only its items go to another.
+        self.stall_detector.may_be_stopped |= self.is_ready() && self.in_flight.count() == 0;
         chunks
     }
 

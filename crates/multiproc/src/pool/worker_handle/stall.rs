@@ -30,6 +30,11 @@ impl StallDetector {
         (self.stall, self.may_be_stopped) = (Stall::None, false);
     }
 
+    /// What it was given while it started may have been revoked.
+    pub(super) fn on_ready(&mut self) {
+        self.stall = Stall::None;
+    }
+
     /// Items were submitted to a worker that was idle or not.
     pub(super) fn on_submit(&mut self, was_idle: bool) {
         if was_idle {
