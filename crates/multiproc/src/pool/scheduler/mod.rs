@@ -4,6 +4,7 @@
 
 mod backlog;
 mod broadcast;
+mod dispatch;
 mod maintain;
 mod respawn;
 mod retire;
@@ -18,7 +19,7 @@ use crate::pool::call::{Call, ResultBatch};
 use crate::pool::chunk::Chunk;
 use crate::pool::recording::Recording;
 use crate::pool::stats::PoolStats;
-use crate::pool::worker_handle::{Dispatched, WorkerHandle};
+use crate::pool::worker_handle::WorkerHandle;
 use crate::sys::clock;
 use crate::task::initializer::Initializer;
 use crate::trace;
@@ -114,8 +115,6 @@ const REDISPATCH_AFTER: Duration = Duration::from_millis(2);
 /// How long items may stay unclaimed with a worker that shows no result, and results invisible, in
 /// nanoseconds. Normally both take a few microseconds.
 const STALL_LIMIT: u64 = 5_000_000;
-/// Less work than this is not moved from one worker to another.
-const MIN_STOLEN: Duration = Duration::from_millis(1);
 
 /// What callers cause:
 impl Scheduler {
@@ -320,76 +319,6 @@ impl Scheduler {
         self.redispatch_at.into_iter().chain(coarse).chain(self.backlog.pauses_until()).min()
     }
 
-    /// Dispatches waiting chunks to workers with room, least loaded first.
-    fn dispatch(&mut self) {
-        self.redispatch_at = None;
-        if self.has_worker_bound {
-            self.dispatch_worker_bound();
-        }
-        while let Some(chunk) = self.backlog.front_mut() {
-            let target_chunk_len = u32::try_from(chunk.call.target_chunk_len()).unwrap_or(u32::MAX);
-            let size = self.policy.chunk_size.unwrap_or(target_chunk_len);
-            let most = size.max(target_chunk_len).saturating_mul(2);
-            let may_run = |worker: &WorkerHandle| match self.policy.max_tasks {
-                Some(most) => u32::try_from(most.saturating_sub(worker.assigned())).unwrap_or(u32::MAX),
-                None => u32::MAX,
-            };
-            // A loop: the compiler does not always inline `min_by_key`, which costs chunks of one a fifth.
-            let mut least_loaded = None;
-            for worker in &mut self.workers {
-                let load = (worker.may_be_stopped(), worker.in_flight());
-                let is_less = least_loaded.as_ref().is_none_or(|(least, _)| load < *least);
-                if is_less && worker.has_room(chunk, most) && may_run(worker) > 0 {
-                    least_loaded = Some((load, worker));
-                }
-            }
-            let worker = match least_loaded {
-                Some((_, worker)) => worker,
-                None => match starting_worker(&mut self.workers, chunk) {
-                    Some(worker) => worker,
-                    None => return,
-                },
-            };
-            let outcome = worker.dispatch(chunk, size.min(may_run(worker)));
-            let mut is_gone = chunk.count == 0;
-            match outcome {
-                Dispatched::Accepted => {
-                    let timeout = chunk.call.options.timeout;
-                    let deadline = timeout.and_then(|time| Instant::now().checked_add(time));
-                    self.sleep.wake_requested |=
-                        deadline.is_some_and(|deadline| self.sleep.wake_by(deadline));
-                }
-                Dispatched::Full => {}
-                Dispatched::WouldBlock => {
-                    self.redispatch_at = Some(Instant::now() + REDISPATCH_AFTER);
-                    return;
-                }
-                Dispatched::Failed(error) => {
-                    chunk.fail(&error);
-                    (is_gone, self.progressed) = (true, true);
-                }
-            }
-            if is_gone {
-                self.backlog.pop_front();
-            }
-        }
-    }
-
-    /// Moves unclaimed items from the worker with the most of them to idle workers (work stealing), unless
-    /// the former will soon be done with them. Where that estimate is wrong, a
-    /// [stall check](WorkerHandle::revoke_if_stalled) moves them later.
-    fn steal_work(&mut self) {
-        if !self.backlog.has_none_to_dispatch() || !self.workers.iter().any(WorkerHandle::is_idle) {
-            return;
-        }
-        let surplus = self.workers.iter_mut().map(|worker| (worker.surplus(), worker));
-        let Some((count, busiest)) = surplus.max_by_key(|(count, _)| *count) else { return };
-        if count > 0 && busiest.time_for(count) >= MIN_STOLEN {
-            self.backlog.put_back(busiest.revoke(count.div_ceil(2)));
-            self.dispatch();
-        }
-    }
-
     /// Shuts down workers that an ending pool no longer needs. A caller may collect their last results, so
     /// this is not left to the pool's thread.
     fn shut_down_idle(&mut self) {
@@ -402,14 +331,4 @@ impl Scheduler {
             }
         }
     }
-}
-
-/// A worker to take a chunk that it finds once it is ready, while none is ready: the first result of a pool
-/// then need not wait until the pool has seen that the worker is.
-#[cold]
-fn starting_worker<'a>(workers: &'a mut [WorkerHandle], chunk: &Chunk) -> Option<&'a mut WorkerHandle> {
-    if workers.iter().any(WorkerHandle::is_ready) {
-        return None;
-    }
-    workers.iter_mut().find(|worker| worker.may_start_with(chunk))
 }

@@ -1,9 +1,10 @@
 //! The pool's side of a worker's rings: submits items, takes results.
 
+mod item_time;
 mod submitted_items;
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, array_kind, as_u32};
@@ -18,8 +19,8 @@ use crate::sys::output::FLUSH_TIMEOUT;
 use crate::sys::poll::Deadline;
 
 use super::{
-    CANCELLED, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, FAILED, IDLE, ITEM_STARTED_AT, MessageHeader,
-    OUT_OF_LINE, OUT_OF_LINE_COUNT, PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
+    CANCELLED, CLOCK_INTERVAL, CLOSED, COMPLETED, COMPLETIONS, MessageHeader, OUT_OF_LINE, OUT_OF_LINE_COUNT,
+    PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
 };
 use crate::pool::worker_rings::result_words::{self, Scope};
 
@@ -272,13 +273,6 @@ impl PoolSide {
         self.head.frames
     }
 
-    /// The worker's time with items whose results were taken, and without items before the running one; and
-    /// the number of errors among its results. A task may have overwritten them.
-    pub(crate) fn totals(&self) -> (Duration, Duration, u64) {
-        let word = |offset| self.rings.0.word64(offset).load(Relaxed);
-        (Duration::from_nanos(word(RUN_TIME)), Duration::from_nanos(word(IDLE)), word(FAILED))
-    }
-
     /// Drops revoked items and their headers: the next item is written at `position`. (The worker reads a
     /// header only with an item behind it, so it has not read these.)
     pub(crate) fn truncate(&mut self, position: u32, count: u32) {
@@ -312,22 +306,6 @@ impl PoolSide {
     fn request(&mut self, change: u32) {
         self.requests = self.requests.wrapping_add(change);
         self.rings.requests().store(self.requests, Relaxed);
-    }
-
-    /// The running time of the claimed item `now`, if it is timed and has begun.
-    ///
-    /// Never the time of an item whose result was taken: the worker resets it before it completes an item.
-    pub(crate) fn running_for(&self, now: u64) -> Option<Duration> {
-        let since = self.rings.0.word64(ITEM_STARTED_AT).load(Relaxed);
-        let uncounted = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
-        (since != 0).then(|| Duration::from_nanos(now.saturating_sub(since).saturating_sub(uncounted)))
-    }
-
-    /// Excludes the time between these instants from that of the running item.
-    pub(crate) fn exclude_time(&mut self, from: u64, until: u64) {
-        let since = self.rings.0.word64(ITEM_STARTED_AT).load(Relaxed);
-        let before = if self.uncounted.0 == since { self.uncounted.1 } else { 0 };
-        self.uncounted = (since, before.saturating_add(until.saturating_sub(from.max(since))));
     }
 
     /// Whether there are completed results that were not taken.

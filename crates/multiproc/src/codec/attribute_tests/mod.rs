@@ -1,5 +1,8 @@
 //! Types with serde's attributes: each value arrives as it was sent, or is an error.
 
+mod conversions;
+mod names;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -9,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ipc::wire::{self, Transferable};
 use crate::testing::cases;
+
+use self::conversions::{Foreign, as_text, elsewhere};
 
 /// Generates generic types, each with a value made from three values of its parameter, and the expected
 /// outcome.
@@ -358,55 +363,6 @@ fn tagged_tree<X: Clone>(a: &X, b: &X) -> TaggedTree<X> {
     TaggedTree::Both(Box::new(TaggedTree::Leaf(b.clone())), Box::new(inner))
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls them
-mod as_text {
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-
-    pub(super) fn wide<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i32(i32::try_from(*number).unwrap())
-    }
-}
-
-mod elsewhere {
-    #[derive(Clone, Debug, PartialEq)]
-    pub(super) struct Point {
-        pub(super) x: u8,
-        y: u8,
-    }
-
-    pub(super) fn point(x: u8, y: u8) -> Point {
-        Point { x, y }
-    }
-
-    impl Point {
-        pub(super) fn y(&self) -> u8 {
-            self.y
-        }
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "elsewhere::Point")]
-struct Foreign {
-    x: u8,
-    #[serde(getter = "elsewhere::Point::y")]
-    y: u8,
-}
-
-impl From<Foreign> for elsewhere::Point {
-    fn from(foreign: Foreign) -> Self {
-        elsewhere::point(foreign.x, foreign.y)
-    }
-}
-
 impl From<Through> for u32 {
     fn from(through: Through) -> Self {
         through.0
@@ -441,87 +397,4 @@ for_each_part! {
     types_of_wide_numbers_arrive: i128, true;
     types_of_text_and_options_arrive: (String, Option<Option<bool>>);
     types_of_maps_and_sequences_arrive: BTreeMap<(u8, char), Vec<i64>>;
-}
-
-/// Whether the compact encoding is found to fit the type of this value.
-fn fits<T: Transferable>(value: &T) -> bool {
-    let mut bytes = Vec::new();
-    wire::encode(value, &mut bytes, "it").unwrap();
-    bytes[0] == 0
-}
-
-#[test]
-fn types_of_the_standard_library_need_no_names() {
-    use std::net::{IpAddr, SocketAddr};
-    use std::num::{NonZeroU8, Wrapping};
-    use std::ops::{Bound, Range};
-    use std::path::PathBuf;
-    use std::time::{Duration, SystemTime};
-
-    assert!(fits(&(Duration::from_millis(1500), SystemTime::now(), PathBuf::from("/a/b"))));
-    assert!(fits(&(IpAddr::from([127, 0, 0, 1]), SocketAddr::from(([0; 16], 80)))));
-    assert!(fits(&(NonZeroU8::MIN, Wrapping(7), Range { start: 3, end: 8 }, Bound::Included(3))));
-    assert!(fits(&(std::ffi::CString::new("a").unwrap(), std::ffi::OsString::from("b"))));
-    assert!(fits(&vec![Ok::<_, String>(Box::new([1.5_f32; 32]))]));
-    assert!(fits(&(HashMap::from([(1, "one".to_owned())]), std::collections::BTreeSet::from([(1, 'a')]))));
-    assert!(fits(&(serde_bytes::ByteBuf::from(vec![1]), Some(()), std::marker::PhantomData::<u8>)));
-}
-
-#[test]
-fn only_types_that_need_names_have_them() {
-    assert!(fits(&Named { a: 1, n: 2, b: 3 }) && fits(&External::One(1)) && fits(&Renamed { a: 1, n: 2 }));
-    assert!(fits(&RenamedApart { a: 1, n: 2 }) && fits(&list(&1, &2)) && fits(&tree(&1, &2)));
-    assert!(fits(&Skip { a: 1, n: 2, b: 3 }) && fits(&Other::Known) && fits(&With { number: 1, a: 2 }));
-    assert!(!fits(&Adjacent::One(1)) && !fits(&Flat { n: 1, inner: Named2 { a: 1, m: 2 } }));
-    assert!(!fits(&SkipSerializing { a: 1, n: 2, b: 3 }) && !fits(&SkipVariant::One(1)));
-    // Which of the two it is depends on the value.
-    assert!(fits(&SkipIf { a: 1, maybe: Some(2), n: 3 }) && !fits(&SkipIf { a: 1, maybe: None, n: 3 }));
-}
-
-/// A type that takes only some text is clear once some of it was sent.
-#[test]
-fn types_that_take_only_some_values_are_shown_one() {
-    #[derive(Clone, Debug, PartialEq)]
-    struct Date(u16, u8);
-    impl Serialize for Date {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.collect_str(&format_args!("{}-{}", self.0, self.1))
-        }
-    }
-    impl<'de> Deserialize<'de> for Date {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            let date = text
-                .split_once('-')
-                .and_then(|(year, month)| Some(Self(year.parse().ok()?, month.parse().ok()?)));
-            date.ok_or_else(|| serde::de::Error::custom("no date"))
-        }
-    }
-    type Row = (u8, Option<Date>, u8);
-    let arrives = |row: Row| check(&row, &row, Must::Arrive, false).unwrap();
-    arrives((1, None, 2));
-    assert!(!fits::<Row>(&(1, None, 2)), "no date was seen");
-    for day in 0..8 {
-        arrives((1, Some(Date(2000, day)), 2));
-    }
-    assert!(fits::<Row>(&(1, None, 2)));
-}
-
-#[test]
-fn errors_name_the_attribute_when_a_value_is_sent() {
-    fn refusal<T: Transferable>(value: &T) -> String {
-        wire::encode(value, &mut Vec::new(), "it").unwrap_err().to_string()
-    }
-    let error = refusal(&SkipAndNeed { m: 1, n: 2, o: 3 });
-    assert!(error.contains("missing field `m`") && error.contains("`skip_serializing`"), "{error}");
-    let error = refusal(&SkipIfOther { n: 0, a: 1 });
-    assert!(error.contains("`skip_serializing_if`"), "{error}");
-    let error = refusal(&Internal::Named { a: 1_u128, n: 2 });
-    assert!(error.contains("128-bit") && error.contains("`tag`"), "{error}");
-    let error = refusal(&Ambiguous::<i8>::Large(3));
-    assert!(error.contains("`untagged`"), "{error}");
-    let error = refusal(&SkipVariantThere::Lost(1));
-    assert!(error.contains("`skip_deserializing`"), "{error}");
-    let error = refusal(&SkipIfInTuple(None, Some(1)));
-    assert!(error.contains("`skip_serializing_if` in a tuple struct"), "{error}");
 }

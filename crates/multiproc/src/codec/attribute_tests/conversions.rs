@@ -1,0 +1,52 @@
+//! Functions and types by which the generated types are converted.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls them
+pub(super) mod as_text {
+    use super::*;
+
+    pub(crate) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+
+    pub(crate) fn wide<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i32(i32::try_from(*number).unwrap())
+    }
+}
+
+pub(super) mod elsewhere {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(crate) struct Point {
+        pub(crate) x: u8,
+        y: u8,
+    }
+
+    pub(crate) fn point(x: u8, y: u8) -> Point {
+        Point { x, y }
+    }
+
+    impl Point {
+        pub(crate) fn y(&self) -> u8 {
+            self.y
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "elsewhere::Point")]
+pub(super) struct Foreign {
+    x: u8,
+    #[serde(getter = "elsewhere::Point::y")]
+    y: u8,
+}
+
+impl From<Foreign> for elsewhere::Point {
+    fn from(foreign: Foreign) -> Self {
+        elsewhere::point(foreign.x, foreign.y)
+    }
+}
