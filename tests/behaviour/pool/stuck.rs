@@ -24,6 +24,7 @@ trials![
     a_single_item_with_a_stopped_worker_goes_to_another,
     what_a_worker_is_given_before_it_is_ready_goes_to_another_if_it_stops,
     a_worker_begins_what_it_was_given_before_it_is_ready,
+    a_task_that_was_done_unseen_is_cancelled_and_the_next_one_runs,
     what_lies_behind_a_slow_item_goes_to_others_whatever_else_happens,
     a_replacement_that_comes_up_too_late_breaks_no_pool,
     a_copy_that_drops_an_iterator_takes_nothing_away,
@@ -122,6 +123,15 @@ fn what_a_worker_is_given_before_it_is_ready_goes_to_another_if_it_stops() -> Ou
 fn a_worker_begins_what_it_was_given_before_it_is_ready() -> Outcome {
     for method in METHODS {
         let lines = printed_by(env!("CARGO_BIN_EXE_slow_workers"), Some("parent"), method);
+        assert_eq!(lines, ["true"], "{method:?}");
+    }
+    Ok(())
+}
+
+/// Repeated, since the pool's thread goes on at the same time, and may see the task's end first.
+fn a_task_that_was_done_unseen_is_cancelled_and_the_next_one_runs() -> Outcome {
+    for method in [METHODS; 5].into_iter().flatten() {
+        let lines = printed_by(env!("CARGO_BIN_EXE_slow_workers"), Some("cancel"), method);
         assert_eq!(lines, ["true"], "{method:?}");
     }
     Ok(())

@@ -146,7 +146,13 @@ impl Scheduler {
     }
 
     /// Settles the items of a dead worker: only the one that it was running fails, or runs again.
-    pub(super) fn reap(&mut self, worker: WorkerHandle) {
+    pub(super) fn reap(&mut self, mut worker: WorkerHandle) {
+        if !worker.is_ready() {
+            worker.collect(); // it may have been ready, and have died by its first item, since the last poll
+            if worker.is_ready() {
+                self.starts.on_ready();
+            }
+        }
         let may_retry = self.broken.is_none() && !matches!(self.phase, Phase::Ending { .. });
         let index = worker.index();
         let WorkerExit { error, failed_startup, exited_early, initializer_failed, again, rest, stats } =
@@ -198,6 +204,9 @@ impl Scheduler {
 
     fn fail(&mut self, error: &Error) {
         self.broken.get_or_insert_with(|| error.clone());
+        for starting in self.workers.iter_mut().filter(|worker| !worker.is_ready()) {
+            self.backlog.put_back(starting.revoke(u32::MAX));
+        }
         self.fail_waiting(error);
     }
 

@@ -238,15 +238,18 @@ impl WorkerHandle {
             && self.in_flight.count() < most
     }
 
-    /// Whether it can take a chunk before it is ready. Not if it has an initializer, which may take long or fail;
-    /// and an item that cannot be revoked would be lost with it.
+    /// Whether it can take its first chunk before it is ready. Not if it has an initializer, which may take long
+    /// or fail, or if its memory is measured before its first task; and an item that cannot be revoked would be
+    /// lost with it.
     pub(crate) fn may_start_with(&self, chunk: &Chunk) -> bool {
         !self.is_ready()
             && self.accepts_work()
             && self.initializers == 0
+            && !self.is_measured
             && self.worker_bound.is_empty()
+            && !self.takes_no_more
             && !self.stall_detector.is_paused()
-            && self.in_flight.count() == 0
+            && self.assigned() == 0
             && !matches!(chunk.body, Body::OutOfLine(_))
     }
 
