@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::{Error, Result};
+use crate::sys::privileges::is_secure;
 
 /// How a child process is started, chosen for a [process](crate::ProcessBuilder::start_method), for a
 /// [pool](crate::pool::PoolBuilder::start_method), or for a program: in its code by [`set_start_method`], or
@@ -98,7 +99,9 @@ impl StartMethod {
 
     fn from_environment() -> Result<Self> {
         static METHOD: OnceLock<Result<StartMethod>> = OnceLock::new();
-        METHOD.get_or_init(|| Self::parse(std::env::var_os("MULTIPROC_START_METHOD").as_deref())).clone()
+        // Whoever executes a program with more privileges than their own chooses nothing there.
+        let wish = || std::env::var_os("MULTIPROC_START_METHOD").filter(|_| !is_secure());
+        METHOD.get_or_init(|| Self::parse(wish().as_deref())).clone()
     }
 
     fn parse(text: Option<&OsStr>) -> Result<Self> {

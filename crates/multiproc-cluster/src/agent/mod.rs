@@ -60,8 +60,12 @@ impl AgentOptions {
         self
     }
 
-    /// The options in the environment; `None` without `MULTIPROC_AGENT`.
+    /// The options in the environment; `None` without `MULTIPROC_AGENT`, and in a program with more privileges
+    /// than its user: whoever executes it must not choose what it runs.
     fn from_environment() -> Option<Result<Self>> {
+        if encoded::has_gained_privileges() {
+            return None;
+        }
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let mut options = Self::new(&variable("MULTIPROC_AGENT")?);
         options.host = variable("MULTIPROC_AGENT_HOST");
@@ -97,6 +101,8 @@ impl AgentOptions {
 /// | `MULTIPROC_AGENT_WORKERS` | the number of workers; default: the number of CPUs |
 /// | `MULTIPROC_AGENT_CREDENTIALS` | a file with credentials, as NATS makes them |
 /// | `SSL_CERT_FILE` | the certificates that TLS trusts, as PEM; default: the machine's |
+///
+/// A program that is set-uid or set-gid or has file capabilities ignores these variables.
 pub fn init() {
     multiproc::init();
     let Some(options) = AgentOptions::from_environment() else { return };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::item_loop::ItemLoop;
 use crate::error::{Cause, Error, Result};
 use crate::ipc::{panic, wire};
+use crate::sys::privileges::is_secure;
 use crate::task::{RemoteFn, TaskId};
 
 /// A function's name between processes that run the same build, on whatever host. A process that is named
@@ -22,6 +23,12 @@ impl FunctionId {
     pub fn of<F: RemoteFn<Args>, Args: DeserializeOwned>(function: F) -> Result<Self> {
         TaskId::of::<ItemLoop, _, _>(function).map(Self)
     }
+}
+
+/// Whether this process has gained privileges by being executed. It must not obey the environment then, which
+/// whoever executed it has chosen.
+pub fn has_gained_privileges() -> bool {
+    is_secure()
 }
 
 /// Appends an encoded value to `out`.

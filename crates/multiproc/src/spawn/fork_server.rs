@@ -14,7 +14,7 @@ use crate::spawn::supervisor::{self, lock};
 use crate::spawn::zygote::Priority;
 use crate::spawn::zygote::handle::{EXIT_GRACE, ForkedChild, Zygote};
 use crate::sys::environment::EnvChanges;
-use crate::sys::inherited_state::fingerprint;
+use crate::sys::inherited_state::{fingerprint, privileges};
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
 use crate::task::initializer::Initializer;
@@ -83,7 +83,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct ForkServer {
     zygote: Zygote,
     queue: PreforkQueue,
-    /// The [fingerprint] of what the zygote has inherited. `None` if that changed while it was executed.
+    /// The [fingerprint] of what the zygote has inherited, or of its [privileges] alone if it has a preloaded
+    /// state. `None` if that changed while it was executed.
     inherited: Option<u64>,
 }
 
@@ -223,13 +224,23 @@ impl ForkServer {
     /// Keeps a fork server that has inherited what this process has now; otherwise makes a new one.
     fn renew(slot: &mut Option<Self>, deadline: Deadline) -> Result<()> {
         let inherited = fingerprint();
-        if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
-            slot.take().into_iter().for_each(Self::shut_down);
-        }
+        Self::end_if_outdated(slot, inherited);
         if slot.is_none() {
             *slot = Some(Self::exec(inherited, deadline)?);
         }
         Ok(())
+    }
+
+    /// Ends a fork server that has not inherited this.
+    fn end_if_outdated(slot: &mut Option<Self>, inherited: u64) {
+        if slot.as_ref().is_some_and(|server| server.inherited != Some(inherited)) {
+            slot.take().into_iter().for_each(Self::shut_down);
+        }
+    }
+
+    /// Ends one [with a preloaded state](Self::preload) whose privileges are not those of this process any more.
+    pub(super) fn end_if_privileged(slot: &mut Option<Self>) {
+        Self::end_if_outdated(slot, privileges());
     }
 
     /// Kills it, and its pre-forked children. The supervisor reaps them.
@@ -247,9 +258,11 @@ impl ForkServer {
         preload_timeout: Duration,
     ) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
+        let inherited = privileges();
         let zygote = Zygote::exec(environment, preload, Deadline::after(timeout))?;
         zygote.wait_until_preloaded(preload_timeout)?;
-        Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited: None })
+        let inherited = Some(inherited).filter(|before| privileges() == *before);
+        Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited })
     }
 
     fn exec(inherited: u64, deadline: Deadline) -> Result<Self> {

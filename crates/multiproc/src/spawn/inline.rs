@@ -19,12 +19,15 @@ use crate::spawn::supervisor::{OnChange, lock};
 use crate::sys::eventfd;
 use crate::sys::inline_exit_warning::with_exit_warning;
 use crate::sys::poll::Deadline;
+use crate::sys::privileges::is_secure;
 use crate::task::{RemoteFn, RunOnce};
 
 /// Whether the environment asks for inline mode.
 pub(super) fn is_wanted() -> Result<bool> {
     static IS_WANTED: OnceLock<Result<bool>> = OnceLock::new();
-    IS_WANTED.get_or_init(|| parse(var_os("MULTIPROC_INLINE").as_deref())).clone()
+    // Whoever executes a privileged program must not switch its isolation off.
+    let wish = || var_os("MULTIPROC_INLINE").filter(|_| !is_secure());
+    IS_WANTED.get_or_init(|| parse(wish().as_deref())).clone()
 }
 
 fn parse(text: Option<&OsStr>) -> Result<bool> {

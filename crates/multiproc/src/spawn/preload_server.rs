@@ -30,10 +30,11 @@ impl PreloadServer {
         Self { environment, preload, preload_timeout, server: Mutex::new(None), pid: own_pid() }
     }
 
-    /// Forks a child and sends it the bootstrap message. If there is no zygote, or it has died, makes one
-    /// first: then this blocks while the functions run. The fork may take `timeout`.
+    /// Forks a child and sends it the bootstrap message. If there is no zygote, it has died, or this process has
+    /// given up privileges since, makes one first: then this blocks while the functions run. The fork may take `timeout`.
     pub(crate) fn start(&self, bootstrap: &Message, timeout: Duration) -> Result<ForkedChild> {
         let ensure = |slot: &mut Option<ForkServer>| {
+            ForkServer::end_if_privileged(slot);
             if slot.is_none() {
                 let environment = self.environment.clone();
                 *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);

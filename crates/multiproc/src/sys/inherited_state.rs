@@ -7,19 +7,33 @@ use nix::libc;
 use nix::sys::stat::stat;
 use nix::unistd::{getpgrp, getresgid, getresuid, getsid};
 
-/// A hash of the environment, the current and the root directory, user and groups, process group and session,
+use super::privileges::inherited_capabilities;
+
+/// A hash of the [privileges], the environment, the current and the root directory, process group and session,
 /// resource limits, and ignored signals.
 pub(crate) fn fingerprint() -> u64 {
     let mut hasher = DefaultHasher::new();
+    hash_privileges(&mut hasher);
     std::env::vars_os().for_each(|variable| variable.hash(&mut hasher));
     [".", "/"].map(|folder| stat(folder).map(|it| (it.st_dev, it.st_ino)).ok()).hash(&mut hasher);
-    getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(&mut hasher);
-    getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(&mut hasher);
-    groups().ok().hash(&mut hasher);
     (getpgrp(), getsid(None).ok()).hash(&mut hasher);
     (0..LIMITS).for_each(|resource| limit(resource).ok().hash(&mut hasher));
     IGNORABLE.map(is_ignored).hash(&mut hasher);
     hasher.finish()
+}
+
+/// A hash of user and groups, and of the capabilities that children inherit.
+pub(crate) fn privileges() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hash_privileges(&mut hasher);
+    hasher.finish()
+}
+
+fn hash_privileges(hasher: &mut DefaultHasher) {
+    getresuid().map(|it| [it.real, it.effective, it.saved]).ok().hash(hasher);
+    getresgid().map(|it| [it.real.as_raw(), it.effective.as_raw(), it.saved.as_raw()]).ok().hash(hasher);
+    groups().ok().hash(hasher);
+    inherited_capabilities().ok().hash(hasher);
 }
 
 /// Not through `nix`, which asks the C library for the maximum, and that opens a file to find out.

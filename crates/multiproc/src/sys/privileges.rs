@@ -5,12 +5,14 @@
 
 use std::ffi::CStr;
 use std::ptr;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl::get_no_new_privs;
 use nix::sys::stat::stat;
-use nix::unistd::{getresgid, getresuid};
+use nix::unistd::{Pid, getresgid, getresuid, gettid};
 
 use super::program::EXECUTED;
 
@@ -52,7 +54,7 @@ fn has_capabilities(path: &CStr) -> bool {
 
 /// Whether this thread lacks a capability that root gains by executing a file: one in its bounding set.
 fn lacks_capabilities() -> bool {
-    let Ok(permitted) = permitted_capabilities() else { return true };
+    let Ok(permitted) = permitted_capabilities(Pid::from_raw(0)) else { return true };
     // Asks only about the few capabilities that this thread lacks, since each question is a system call. The
     // first number that the kernel does not know ends the loop.
     let is_bound = |capability: u64| {
@@ -63,10 +65,24 @@ fn lacks_capabilities() -> bool {
     lacking.map(is_bound).take_while(|&answer| answer >= 0).any(|answer| answer == 1)
 }
 
-fn permitted_capabilities() -> nix::Result<u64> {
+/// Those of a thread, or of the calling one for 0.
+fn permitted_capabilities(thread: Pid) -> nix::Result<u64> {
     const VERSION: u32 = 0x2008_0522; // of records with 64 capabilities
-    let (header, mut sets) = ([VERSION, 0], [0_u32; 6]);
+    let (header, mut sets) = ([VERSION, thread.as_raw().cast_unsigned()], [0_u32; 6]);
     // SAFETY: the kernel reads a header and writes two records: effective, permitted, inheritable.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
     Ok(u64::from(sets[1]) | u64::from(sets[4]) << 32)
+}
+
+/// The thread that executes children: capabilities belong to a thread. 0 until there is one.
+static EXECUTING_THREAD: AtomicI32 = AtomicI32::new(0);
+
+/// From now on children are executed by this thread.
+pub(crate) fn execute_by_this_thread() {
+    EXECUTING_THREAD.store(gettid().as_raw(), Relaxed);
+}
+
+/// The permitted capabilities that children have when they are executed.
+pub(super) fn inherited_capabilities() -> nix::Result<u64> {
+    permitted_capabilities(Pid::from_raw(EXECUTING_THREAD.load(Relaxed)))
 }

@@ -97,9 +97,9 @@ impl PoolBuilder {
     /// ([`StartMethod::ForkServer`](crate::StartMethod::ForkServer)), in its first thread, which the workers do
     /// not have. Therefore the state must be `Send`, and no other thread may be left when the function returns:
     /// neither one of its own, nor one that `main` has started before [`init`](crate::init()), as
-    /// `#[tokio::main]` does. What it prints or logs is lost. Should that process be killed, the next start of a
-    /// worker makes another, which calls the function again. Workers have the environment and the current
-    /// directory of the pool's first start.
+    /// `#[tokio::main]` does. What it prints or logs is lost. Should that process be killed, or the program
+    /// give up privileges, the next start of a worker makes another, which calls the function again. Workers have
+    /// the environment and the current directory of the pool's first start.
     ///
     /// Statics keep what the function leaves in them: a random number generator there gives all workers the
     /// same numbers. Thread-local ones are fresh.

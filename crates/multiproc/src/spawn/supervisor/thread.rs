@@ -16,6 +16,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::sys::exec::exec_self;
 use crate::sys::poll::{Deadline, milliseconds};
+use crate::sys::privileges::execute_by_this_thread;
 use crate::sys::signals::with_signals_blocked;
 
 type Requests = mpsc::Receiver<(SpawnRequest, SpawnReply)>;
@@ -38,6 +39,7 @@ struct SupervisorThread {
 
 impl SupervisorThread {
     fn run(mut self) {
+        execute_by_this_thread();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             // The only possible error is EINTR.
