@@ -18,8 +18,11 @@ use super::fork_detect::ForkDetector;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(u64);
 
-/// The start time if /proc does not tell it. (Not 0, which a stray number in a word has there.)
-const UNKNOWN: u32 = u32::MAX;
+/// The start time of a thread if /proc does not tell it. It differs between threads, so that no stray number makes
+/// any living thread the holder of a lock: it belongs to one thread number by a multiplicative hash (Knuth's).
+fn unknown_start(number: u32) -> u32 {
+    number.wrapping_mul(2_654_435_761)
+}
 
 /// The start time of a thread that has started with the kernel. (Nor 1, which a stray number may be.)
 const AT_BOOT: u32 = u32::MAX - 1;
@@ -71,8 +74,8 @@ impl ThreadId {
         let generation = process.as_ref().map_or(0, ForkDetector::generation);
         // A file system that shows the threads of another PID namespace gives this thread another number.
         let id = |number: u32, name| {
-            let stat = Stat::of(name).filter(|stat| stat.number == number);
-            Self(u64::from(number) | u64::from(stat.map_or(UNKNOWN, |stat| stat.start)) << 32)
+            let start = Stat::of(name).filter(|stat| stat.number == number).map(|stat| stat.start);
+            Self(u64::from(number) | u64::from(start.unwrap_or_else(|| unknown_start(number))) << 32)
         };
         let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
         let process = Self::process_or(|| id(std::process::id(), "self"));
@@ -111,9 +114,9 @@ impl ThreadId {
         if number == 0 || number >= END_OF_NUMBERS {
             return true;
         }
-        let can_compare = Self::current().start() != UNKNOWN;
+        let can_compare = Self::current().knows_start();
         match Stat::of(&number.to_string()).filter(|_| can_compare) {
-            Some(stat) => stat.has_ended || (self.start() != UNKNOWN && stat.start != self.start()),
+            Some(stat) => stat.has_ended || (self.knows_start() && stat.start != self.start()),
             None => kill(Pid::from_raw(number.cast_signed()), None) == Err(Errno::ESRCH),
         }
     }
@@ -122,6 +125,10 @@ impl ThreadId {
     #[allow(clippy::cast_possible_truncation)] // its two halves
     pub(crate) fn number(self) -> u32 {
         self.0 as u32
+    }
+
+    fn knows_start(self) -> bool {
+        self.start() != unknown_start(self.number())
     }
 
     fn start(self) -> u32 {

@@ -119,7 +119,8 @@ fn any_word_is_a_mutex() {
     let memory = memory();
     let own = ThreadId::current().bits();
     let numbers = [0, 1, 2, 0xff, 0xffff, 0xffff_ffff, 1 << 31, u64::MAX, own ^ 1 << 33, own << 1];
-    for word in numbers.into_iter().flat_map(|word| [word, word | WAITERS, word << 32]) {
+    let numbers = numbers.into_iter().chain([own | u64::from(u32::MAX) << 32, own & 0xffff_ffff]);
+    for word in numbers.flat_map(|word| [word, word | WAITERS, word << 32]) {
         memory.word64(64).store(word, Relaxed);
         assert!(lock(&memory, Deadline::Never).is_some(), "{word:x}");
     }

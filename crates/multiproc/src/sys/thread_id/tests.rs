@@ -22,12 +22,19 @@ fn a_thread_lives_until_it_ends() {
 }
 
 /// Another process can write any number.
+/// The identity of a thread that cannot read /proc.
+fn without_start(number: u32) -> ThreadId {
+    ThreadId::from_bits(u64::from(number) | u64::from(unknown_start(number)) << 32)
+}
+
 #[test]
 fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
     let own = ThreadId::current();
     for (bits, ended) in [
         (own.bits(), false),
-        (own.bits() | u64::from(UNKNOWN) << 32, false),
+        (without_start(own.number()).bits(), false),
+        (u64::from(own.number()) | u64::from(u32::MAX) << 32, true),
+        (u64::from(own.number()), true),
         (1, true),
         (own.bits() ^ 1 << 40, true),
         (0, true),
@@ -42,7 +49,7 @@ fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
 #[test]
 fn a_process_that_is_not_reaped_has_ended() {
     let mut child = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
-    let id = ThreadId::from_bits(u64::from(child.id()) | u64::from(UNKNOWN) << 32);
+    let id = without_start(child.id());
     assert!(!id.has_ended());
     child.kill().unwrap();
     while !id.has_ended() {
