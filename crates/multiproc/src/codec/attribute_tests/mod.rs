@@ -276,6 +276,16 @@ types! {
         SkipIfInVariant::Two(n, n) => SkipIfInVariant::Two(n, n),
     ] NotDiffer
 
+    struct Crossed {
+        #[serde(rename(serialize = "p", deserialize = "q"))] a: u8,
+        #[serde(rename(serialize = "q", deserialize = "p"))] b: u8,
+        #[serde(flatten)] rest: BTreeMap<String, u8>,
+    }
+    of |_a, _b, n| [
+        Crossed { a: n, b: n.wrapping_add(1), rest: BTreeMap::new() } =>
+            Crossed { a: n, b: n.wrapping_add(1), rest: BTreeMap::new() },
+    ] NotDiffer
+
     enum SkipVariant<X> { One(X), #[serde(skip)] #[allow(dead_code)] Never, Two(X), Three(u8) }
     of |a, b, n| [
         SkipVariant::One(a.clone()) => SkipVariant::One(a.clone()),

@@ -46,13 +46,14 @@ impl Input {
         self.at
     }
 
-    /// The bytes that the type has not ignored.
+    /// The bytes with nothing in place of each value that the type has ignored.
     #[cold]
     pub(super) fn taken(&self) -> Vec<u8> {
         let mut taken = Vec::new();
         let mut start = 0;
         for ignored in &self.ignored {
             taken.extend_from_slice(self.bytes.get(start..ignored.start).unwrap_or_default());
+            taken.push(Kind::Nothing as u8);
             start = ignored.end;
         }
         taken.extend_from_slice(self.bytes.get(start..).unwrap_or_default());
