@@ -292,10 +292,15 @@ impl Scheduler {
         is_open && self.backlog.is_empty() && self.workers.iter().all(WorkerHandle::is_idle)
     }
 
-    /// Whether items may lie with a worker that is not about to begin them.
+    /// Whether items may lie with a worker that is not about to begin them, and another could. While none is ready,
+    /// none could.
     fn may_be_stuck(&self) -> bool {
         let has_others = self.has_others();
-        self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
+        self.has_ready() && self.workers.iter().any(|worker| worker.may_be_stuck(has_others))
+    }
+
+    fn has_ready(&self) -> bool {
+        self.workers.iter().any(WorkerHandle::is_ready)
     }
 
     /// Whether another worker can run what one does not begin: one that is there, or can be started.

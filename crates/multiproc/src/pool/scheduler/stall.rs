@@ -7,6 +7,9 @@ impl Scheduler {
     /// Takes back what stalled workers have not claimed.
     #[cold]
     pub(super) fn revoke_from_stalled(&mut self) {
+        if !self.has_ready() {
+            return;
+        }
         let has_others = self.has_others();
         for worker in &mut self.workers {
             self.backlog.put_back(worker.revoke_if_stalled(has_others));
