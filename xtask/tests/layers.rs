@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
 ];
 
-/// The ends of the names of files that only tests use.
+/// The ends of the names of files and folders that only tests use.
 const TESTS: [&str; 3] = ["tests", "fuzz", "testing"];
 
 /// For each module those that it uses. A module is its path below `src`: `["pool", "call"]`; `["lib"]` is the
@@ -104,11 +104,12 @@ fn read(folder: &Path, module: &[String], sources: &mut Vec<(Vec<String>, String
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let inner = [module, &[name.to_owned()]].concat();
+        if TESTS.iter().any(|end| name.ends_with(end)) {
+            continue;
+        }
         if path.is_dir() {
             read(&path, &inner, sources);
-        } else if path.extension().is_some_and(|end| end == "rs")
-            && !TESTS.iter().any(|end| name.ends_with(end))
-        {
+        } else if path.extension().is_some_and(|end| end == "rs") {
             let module = if name == "mod" { module.to_owned() } else { inner };
             sources.push((module, fs::read_to_string(path).unwrap()));
         }
