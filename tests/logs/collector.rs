@@ -1,10 +1,13 @@
 //! A logger that keeps what it gets.
 
 use std::collections::HashMap;
+use std::io::stdout;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use multiproc::{Pool, Process};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Kept {
@@ -28,6 +31,35 @@ static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
 /// While this is locked, the logger blocks at records with the target `gate`.
 pub(crate) static GATE: Mutex<()> = Mutex::new(());
+
+/// Whether the logger has had a record with the target `stdout`, at which it locks standard output.
+static HAS_MET_STDOUT: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_met_stdout() -> bool {
+    HAS_MET_STDOUT.load(SeqCst)
+}
+
+/// For tests that no other test may disturb: one at a time runs.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the logger does first at a record with this target.
+fn meet(target: &str) {
+    match target {
+        "gate" => drop(GATE.lock()),
+        "stdout" => {
+            HAS_MET_STDOUT.store(true, SeqCst);
+            drop(stdout().lock());
+        }
+        "children" => {
+            Process::spawn(|| log::info!("from a logger's child"), ()).unwrap().join().unwrap();
+            drop(Pool::new(1).unwrap());
+        }
+        _ => {}
+    }
+}
 
 pub(crate) fn set_logger() {
     static ONCE: Once = Once::new();
@@ -66,9 +98,7 @@ impl Log for Collector {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if record.target() == "gate" {
-            drop(GATE.lock());
-        }
+        meet(record.target());
         let text = record.args().to_string();
         assert!(!text.ends_with("what the logger cannot bear"));
         let mut values = Values(HashMap::new());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use log::info;
 use multiproc::{Connection, Process, StartMethod, pipe};
 
-use self::collector::{GATE, Kept, own_records, records_of, set_logger};
+use self::collector::{GATE, Kept, alone, own_records, records_of, set_logger};
 
 multiproc::init_for_tests!();
 
@@ -20,6 +20,7 @@ multiproc::init_for_tests!();
 #[test]
 fn what_is_lost_is_counted() {
     const SENT: usize = 20_000;
+    let _alone = alone();
     set_logger();
     let gate = GATE.lock().unwrap();
     let task = || {
@@ -51,6 +52,7 @@ fn be_killed(begun: Connection<(), ()>) {
 /// Children that are killed at any step of a record neither block the others nor damage their records.
 #[test]
 fn a_killed_writer_harms_no_other() {
+    let _alone = alone();
     set_logger();
     let (latch, theirs) = pipe::<(), ()>().unwrap();
     let task = |latch: Connection<(), ()>| {

@@ -91,10 +91,12 @@
 //!   key-values find them as `process`, `pid` and `item`.
 //! - A record is in shared memory when the macro returns, so it arrives also if its process is killed then.
 //!   Records of one process keep their order.
-//! - A thread of the first process (`mp-log`) calls the logger. [`Process::join`] and
+//! - A thread of the first process (`mp-log`), and no other, calls the logger. [`Process::join`] and
 //!   [`Pool::join`], and dropping or terminating a pool, return when the logger has got all that the ended
-//!   processes had logged; so they take as long as the logger. Records of children that are not joined may be
-//!   lost at the end of the program.
+//!   processes had logged; so they take as long as the logger. But they return 1 to 2 s after the last record
+//!   that the logger has taken, if it blocks, for example on a lock that the joining thread holds; and
+//!   [`Process::join_timeout`] and [`Pool::join_timeout`] return when their time is over. The logger still
+//!   gets these records later. Records of children that are not joined may be lost at the end of the program.
 //! - A child has the [`max_level`](https://docs.rs/log/latest/log/fn.max_level.html) that the first process
 //!   has when it starts the child; if that is `Off`, the child's records go nowhere. If the logger does what
 //!   `RUST_LOG` says, as `env_logger` does, so does the child: what is not wanted is not sent.

@@ -223,29 +223,36 @@ impl<T: DeserializeOwned> Process<T> {
     /// on that long if it cannot write its output, because standard output is a full pipe, or if it has slow
     /// exit handlers. Then it goes on as if this had been dropped, and can still write its output.
     ///
+    /// With the feature `log` it then blocks until this process's logger has the child's [log
+    /// records](crate#log-records), but for at most 1 to 2 s in which the logger takes none.
+    ///
     /// # Errors
     /// When the function panicked, when the child was killed or exited before the function returned, when it
     /// did not start in time, or when the result could not be encoded or decoded. The error says which.
     pub fn join(mut self) -> Result<T> {
         trace::waiting("join", || self.started.wait(Deadline::Never))?;
-        self.wait_for_result()
+        self.wait_for_result(Deadline::Never)
     }
 
     /// As [`join`](Self::join), but waits at most for `time`; then returns `None`, and the child goes on.
+    ///
+    /// If the child has ended and the time is over before the logger has its records (feature `log`), this
+    /// returns the result.
     ///
     /// # Errors
     /// Those of [`join`](Self::join), and when an earlier call has returned the result. If this process lacks
     /// descriptors for a result, a later call can return it.
     pub fn join_timeout(&mut self, time: Duration) -> Result<Option<T>> {
-        if trace::waiting("join", || self.started.wait(Deadline::after(time)))? {
-            self.wait_for_result().map(Some)
+        let deadline = Deadline::after(time);
+        if trace::waiting("join", || self.started.wait(deadline))? {
+            self.wait_for_result(deadline).map(Some)
         } else {
             Ok(None)
         }
     }
 
-    fn wait_for_result(&mut self) -> Result<T> {
-        logs::deliver();
+    fn wait_for_result(&mut self, deadline: Deadline) -> Result<T> {
+        logs::deliver(deadline);
         if self.joined {
             return Err(Error::invalid("the process was joined already"));
         }

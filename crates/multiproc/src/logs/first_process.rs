@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use super::delivery::Delivery;
 use super::filter::Filter;
 use super::record::SentRecord;
 use super::ring::{LogReader, LogRing};
 use super::{LogLink, lock};
 use crate::error::{Error, Result};
 use crate::ipc::panic::catch_panic;
+use crate::sys::poll::Deadline;
 use crate::sys::signals::with_signals_blocked;
 
-static READER: Mutex<Option<Arc<LogReader>>> = Mutex::new(None);
+static DELIVERY: Mutex<Option<Arc<Delivery>>> = Mutex::new(None);
 
 /// After some records the thread sleeps for this time, so that writers need not wake it for each.
 const NAP: Duration = Duration::from_millis(1);
@@ -29,48 +31,50 @@ thread_local! {
 /// thread, when a start should not fail for its records.
 pub(super) fn link() -> Option<LogLink> {
     let filter = Filter::of_this_process()?;
-    let mut reader = lock(&READER);
-    let reader = match &mut *reader {
-        Some(reader) => reader,
-        none => none.insert(start().ok()?),
+    let mut delivery = lock(&DELIVERY);
+    let delivery = match &mut *delivery {
+        Some(delivery) if delivery.is_of_this_process() => delivery,
+        other => other.insert(start().ok()?),
     };
-    Some(LogLink { ring: reader.ring.clone(), filter })
+    Some(LogLink { ring: delivery.ring.clone(), filter })
 }
 
-fn start() -> Result<Arc<LogReader>> {
-    let reader = Arc::new(LogReader::new(LogRing::create()?));
+fn start() -> Result<Arc<Delivery>> {
+    let delivery = Arc::new(Delivery::new(LogRing::create()?));
     let run = {
-        let reader = Arc::clone(&reader);
-        move || forward(&reader)
+        let delivery = Arc::clone(&delivery);
+        move || forward(&delivery)
     };
     let thread = thread::Builder::new().name("mp-log".to_owned());
     let started = with_signals_blocked(|| thread.spawn(run));
-    started.map(|_| reader).map_err(|error| Error::io("start a thread", &error))
+    started.map(|_| delivery).map_err(|error| Error::io("start a thread", &error))
 }
 
-fn forward(reader: &LogReader) -> ! {
+fn forward(delivery: &Arc<Delivery>) -> ! {
+    DELIVERS.set(true);
+    let mut reader = LogReader::new(Arc::clone(delivery));
     loop {
-        if pass_on(reader) {
-            thread::sleep(NAP);
+        if pass_on(&mut reader) {
+            delivery.nap(NAP);
         } else {
             reader.wait(CHECK_INTERVAL);
         }
     }
 }
 
-/// Passes all records to the logger that children have sent before this call. Does nothing if the logger
-/// itself is the caller.
-pub(crate) fn deliver() {
-    let reader = lock(&READER).clone();
-    if let Some(reader) = reader {
-        pass_on(&reader);
+/// Blocks until the logger has got all records that children have sent before this call; until the deadline,
+/// and not beyond a second or two in which the logger takes no record. Does nothing if the logger itself calls
+/// it.
+///
+/// Only the thread `mp-log` calls the logger: the caller may hold a lock that the logger needs.
+pub(crate) fn deliver(deadline: Deadline) {
+    let delivery = lock(&DELIVERY).clone();
+    if let Some(delivery) = delivery.filter(|delivery| !DELIVERS.get() && delivery.is_of_this_process()) {
+        delivery.wait(deadline);
     }
 }
 
-fn pass_on(reader: &LogReader) -> bool {
-    if DELIVERS.replace(true) {
-        return false;
-    }
+fn pass_on(reader: &mut LogReader) -> bool {
     let take = |bytes: &[u8]| {
         // A panic of the logger is its own: its message is printed, and the next record follows.
         let _ = SentRecord::decode(bytes).map(|record| catch_panic(|| record.log()));
@@ -80,7 +84,5 @@ fn pass_on(reader: &LogReader) -> bool {
             log::warn!(target: "multiproc", "{count} log records of child processes were lost: the logger is too slow");
         });
     };
-    let has_records = reader.read(take, take_lost);
-    DELIVERS.set(false);
-    has_records
+    reader.read(take, take_lost)
 }

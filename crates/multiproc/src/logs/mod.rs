@@ -2,9 +2,10 @@
 //!
 //! A child's logger writes each record into a ring in shared memory, which all processes of the program have,
 //! so a record outlives its child from the moment that the logger returns. A thread of the first process
-//! passes the records to its logger; so does a thread that joins a child, before it returns.
+//! passes the records to its logger. A thread that joins a child waits for it, for a limited time.
 
 mod child;
+mod delivery;
 mod filter;
 mod first_process;
 mod record;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::ipc::wire::SharedFd;
+use crate::sys::poll::Deadline;
 
 pub(crate) struct LogLink(Infallible);
 
@@ -45,4 +46,4 @@ pub(crate) fn set_running_item(_number: impl Fn() -> Option<u32> + Send + Sync +
 
 pub(crate) fn begin_items(_first: FirstItem, _number: u32) {}
 
-pub(crate) fn deliver() {}
+pub(crate) fn deliver(_deadline: Deadline) {}

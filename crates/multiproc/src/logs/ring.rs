@@ -1,12 +1,12 @@
 //! The ring of log records: many processes write, one reads.
 
 use std::num::NonZeroUsize;
-use std::sync::Mutex as LocalMutex;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::lock;
+use super::delivery::Delivery;
 use crate::error::Result;
 use crate::ipc::event_count::EventCount;
 use crate::ipc::ring::{Position, Ring};
@@ -38,12 +38,21 @@ pub(super) struct LogRing {
     namespace: u64,
 }
 
-/// The reader's side, in one process.
+/// The reader's side, in one thread.
 pub(super) struct LogReader {
-    pub(super) ring: LogRing,
+    delivery: Arc<Delivery>,
     /// The end of what was read. The word in shared memory, which a faulty process may overwrite, is for the
     /// writers.
-    head: LocalMutex<Position>,
+    head: Position,
+    /// The number of lost records that were passed on.
+    lost: u32,
+}
+
+/// The number of records and of lost ones since the start. Both wrap around.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    records: u32,
+    lost: u32,
 }
 
 impl LogRing {
@@ -75,51 +84,73 @@ impl LogRing {
         self.event().notify_all();
     }
 
-    fn event(&self) -> EventCount<'_> {
+    /// What was written until now.
+    pub(super) fn counts(&self) -> Counts {
+        let records = Position::load(self.memory.word64(TAIL)).frames;
+        Counts { records, lost: self.memory.word32(LOST).load(Relaxed) }
+    }
+
+    pub(super) fn event(&self) -> EventCount<'_> {
         EventCount(self.memory.word32(EVENT))
     }
 }
 
 impl LogReader {
-    pub(super) fn new(ring: LogRing) -> Self {
-        Self { ring, head: LocalMutex::new(Position::START) }
+    pub(super) fn new(delivery: Arc<Delivery>) -> Self {
+        Self { delivery, head: Position::START, lost: 0 }
     }
 
     /// Passes each record that was written before this call to `take`, and then the number of lost ones to
-    /// `take_lost`. Returns whether there was any record. One thread at a time does so.
-    pub(super) fn read(&self, mut take: impl FnMut(&[u8]), take_lost: impl FnOnce(u32)) -> bool {
-        let memory = &self.ring.memory;
-        let mut head = lock(&self.head);
-        let tail = Position::load(memory.word64(TAIL));
-        let has_records = tail != *head;
+    /// `take_lost`. Returns whether there was anything.
+    pub(super) fn read(&mut self, mut take: impl FnMut(&[u8]), take_lost: impl FnOnce(u32)) -> bool {
+        self.delivery.begin_pass();
+        let tail = Position::load(self.delivery.ring.memory.word64(TAIL));
+        let has_records = tail != self.head;
         if !has_records {
-            head.store_release(memory.word64(HEAD)); // in case a process has overwritten it: writers would see no room
+            self.publish_head(); // in case a process has overwritten it: writers would see no room
         }
-        while tail.frames_since(*head) > 0 {
-            let mut next = *head;
-            let frame = RING
-                .can_hold(*head, tail)
-                .then(|| RING.take_before(memory, &mut next, tail.bytes, |_, bytes| bytes.to_vec()));
-            // Another process has overwritten the ring: its records are lost.
-            *head = if matches!(frame, Some(Some(_))) { next } else { tail };
-            head.store_release(memory.word64(HEAD)); // before the logger runs, which may be slow
-            if let Some(Some(record)) = frame {
+        while tail.frames_since(self.head) > 0 {
+            if let Some(record) = self.next_before(tail) {
                 take(&record);
             }
+            self.delivery.advance(self.counts());
         }
-        let lost = memory.word32(LOST).swap(0, Relaxed);
+        let lost = self.delivery.ring.counts().lost.wrapping_sub(self.lost);
         if lost > 0 {
             take_lost(lost);
+            self.lost = self.lost.wrapping_add(lost);
+            self.delivery.advance(self.counts());
         }
-        has_records
+        self.delivery.end_pass();
+        has_records || lost > 0
     }
 
-    /// Blocks until there is a record, for `time` at most.
+    /// Takes the next record. `None` if another process has overwritten the ring: its records are lost.
+    fn next_before(&mut self, tail: Position) -> Option<Vec<u8>> {
+        let (memory, mut next) = (&self.delivery.ring.memory, self.head);
+        let frame = RING
+            .can_hold(self.head, tail)
+            .then(|| RING.take_before(memory, &mut next, tail.bytes, |_, bytes| bytes.to_vec()))
+            .flatten();
+        self.head = if frame.is_some() { next } else { tail };
+        self.publish_head(); // before the logger runs, which may be slow
+        frame
+    }
+
+    fn publish_head(&self) {
+        self.head.store_release(self.delivery.ring.memory.word64(HEAD));
+    }
+
+    /// What was passed on.
+    fn counts(&self) -> Counts {
+        Counts { records: self.head.frames, lost: self.lost }
+    }
+
+    /// Blocks until there is something to read, for `time` at most.
     pub(super) fn wait(&self, time: Duration) {
-        let event = self.ring.event();
+        let event = self.delivery.ring.event();
         let ticket = event.prepare_wait();
-        let head = *lock(&self.head);
-        if Position::load(self.ring.memory.word64(TAIL)) == head {
+        if self.delivery.ring.counts() == self.counts() {
             event.wait(ticket, Some(time));
         }
     }

@@ -219,6 +219,10 @@ impl<M> Pool<M> {
 
     /// Closes the pool, runs all submitted work and ends the workers. Blocks until the workers have exited.
     ///
+    /// With the feature `log` this, [`terminate`](Self::terminate) and dropping the pool then block until
+    /// this process's logger has the workers' [log records](crate#log-records), but for at most 1 to 2 s in
+    /// which the logger takes none.
+    ///
     /// ```
     /// multiproc::init();
     /// let pool = multiproc::Pool::new(2)?;
@@ -236,7 +240,7 @@ impl<M> Pool<M> {
     }
 
     /// As [`join`](Self::join), but blocks for at most `time`; returns whether all workers have exited. If
-    /// not, submitted work goes on.
+    /// not, submitted work goes on. The time also bounds the wait for the logger (feature `log`).
     pub fn join_timeout(&self, time: Duration) -> bool {
         self.dispatcher.close();
         self.dispatcher.wait_for_end(Deadline::after(time))
@@ -268,7 +272,7 @@ impl<M> Pool<M> {
         {
             let _ = thread.join(); // if it has panicked, every call has failed
             self.dispatcher.wait_for_records(Deadline::Never);
-            logs::deliver();
+            logs::deliver(Deadline::Never);
         }
     }
 }

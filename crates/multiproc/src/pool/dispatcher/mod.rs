@@ -191,7 +191,7 @@ impl Dispatcher {
         let has_ended =
             self.is_inline || self.become_driver(false).wait_until(deadline, || self.lock().has_ended());
         let has_recorded = has_ended && self.wait_for_records(deadline);
-        logs::deliver();
+        logs::deliver(deadline);
         has_recorded
     }
 
