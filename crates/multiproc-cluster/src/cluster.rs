@@ -104,14 +104,17 @@ impl Cluster {
 /// A heartbeat is a third of it, and the clocks of hosts and broker must tell that from none.
 const MIN_LEASE: Duration = Duration::from_millis(500);
 
+/// A day. After a lease the work of a lost host is given to others, so a longer one is a mistake.
+const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl ClusterBuilder {
     /// Connects. Blocks until the broker has answered, or for five seconds.
     ///
     /// # Errors
     /// When no broker answers, or when it refuses the credentials.
     pub fn connect(self) -> Result<Cluster> {
-        if self.lease < MIN_LEASE {
-            return Err(encoded::invalid(format!("`lease` must be at least {MIN_LEASE:?}")));
+        if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease) {
+            return Err(encoded::invalid(format!("`lease` must be from {MIN_LEASE:?} to {MAX_LEASE:?}")));
         }
         Cluster::start(self)
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::object_store::{Config, ObjectStore};
+use async_nats::jetstream::object_store::{Config, ObjectMetadata, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use multiproc::Result;
 use multiproc::pool::encoded;
@@ -11,6 +11,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::connection::Connection;
 use crate::protocol::Session;
+
+/// That of the client.
+const DEFAULT_CHUNK_SIZE: usize = 128 * 1024;
 
 /// Makes the session's store, unless it is there. Only the caller may.
 pub(crate) async fn make_store(
@@ -36,7 +39,10 @@ pub(crate) async fn put(
     mut bytes: &[u8],
 ) -> Result<()> {
     let store = find_store(connection, session, name).await?;
-    store.put(name, &mut bytes).await.map_err(|error| failed(connection, "store", name, &error))?;
+    // A chunk of an object is a message.
+    let chunk_size = Some(DEFAULT_CHUNK_SIZE.min(connection.max_payload()));
+    let object = ObjectMetadata { name: name.to_owned(), chunk_size, ..ObjectMetadata::default() };
+    store.put(object, &mut bytes).await.map_err(|error| failed(connection, "store", name, &error))?;
     Ok(())
 }
 

@@ -53,9 +53,9 @@ impl Pool {
     /// # Errors
     /// When they do not within `time`.
     pub fn wait_for_hosts(&self, count: usize, time: Duration) -> Result<()> {
-        let deadline = Instant::now() + time;
+        let deadline = Instant::now().checked_add(time);
         while self.hosts().iter().filter(|host| host.serves).count() < count {
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(encoded::timed_out("hear of enough hosts"));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -200,7 +200,7 @@ impl CallOptions<'_> {
         I: IntoIterator<Item = T>,
     {
         self.check()?;
-        Ok(self.imap(function, items).collect())
+        self.imap(function, items).collect_all()
     }
 
     /// As [`Pool::imap`].

@@ -49,6 +49,8 @@ pub struct Results<I, R> {
     cost: Cost,
     /// An item that could not be encoded, behind those sent: its index and error.
     unsendable: Option<Batch>,
+    /// Why the rest of the input was not sent.
+    refusal: Option<Error>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -84,6 +86,7 @@ impl<I, R> Results<I, R> {
             current: None,
             cost: Cost::default(),
             unsendable: None,
+            refusal: None,
             result: PhantomData,
         }
     }
@@ -112,6 +115,12 @@ where
     I: Iterator<Item = T>,
     R: Serialize + DeserializeOwned,
 {
+    /// All results, or why some items were not sent.
+    pub(crate) fn collect_all(mut self) -> Result<Vec<Result<R>>> {
+        let all = self.by_ref().collect();
+        self.refusal.take().map_or(Ok(all), Err)
+    }
+
     /// Sends chunks while there is room for them. Stops to return a result that is there, if sending takes
     /// long.
     fn fill(&mut self) {
@@ -194,6 +203,7 @@ where
             }
             Err(error) => {
                 self.input = None; // the rest would fail as well
+                self.refusal = Some(error.clone());
                 self.admit(Batch { chunk: u64::MAX, first, count, content: Content::Lost(error) });
             }
         }

@@ -10,7 +10,7 @@ use multiproc::pool::encoded;
 use serde::de::DeserializeOwned;
 
 use crate::caller::Caller;
-use crate::caller::inbox::{Batch, Inbox};
+use crate::caller::inbox::Inbox;
 use crate::results::Cursor;
 
 /// The result of a task that [`submit`](crate::Pool::submit) has sent. If it is dropped, the task still runs.
@@ -19,20 +19,21 @@ pub struct TaskHandle<R> {
     caller: Arc<Caller>,
     inbox: Arc<Inbox>,
     chunk: u64,
+    taken: bool,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
     pub(crate) fn new(caller: Arc<Caller>, inbox: Arc<Inbox>, chunk: u64) -> Self {
-        Self { caller, inbox, chunk, result: PhantomData }
+        Self { caller, inbox, chunk, taken: false, result: PhantomData }
     }
 
     /// Waits for the result.
     ///
     /// # Errors
     /// As [`multiproc::pool::TaskHandle::get`], and when the host is lost, or hosts or broker do not answer.
-    pub fn get(self) -> Result<R> {
-        Self::open(self.inbox.take(None))
+    pub fn get(mut self) -> Result<R> {
+        self.take(None)?.ok_or_else(|| encoded::timed_out("get a task's result"))
     }
 
     /// As [`get`](Self::get), but for at most `time`. `None` if the task has no result by then.
@@ -40,24 +41,27 @@ impl<R: DeserializeOwned + serde::Serialize> TaskHandle<R> {
     /// # Errors
     /// Those of [`get`](Self::get).
     pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
-        let batch = self.inbox.take(Instant::now().checked_add(time));
-        batch.map(|batch| Self::open(Some(batch))).transpose()
+        self.take(Instant::now().checked_add(time))
+    }
+
+    fn take(&mut self, deadline: Option<Instant>) -> Result<Option<R>> {
+        if self.taken {
+            return Err(encoded::invalid("the task's result was already taken".to_owned()));
+        }
+        let batch = self.inbox.take(deadline);
+        self.taken = batch.is_some();
+        batch.map(|batch| Cursor::new(batch, false).next()).transpose()
     }
 
     /// Whether [`get`](Self::get) would return without blocking. Does not block.
     pub fn is_ready(&self) -> bool {
-        self.inbox.has_some()
+        self.taken || self.inbox.has_some()
     }
 
     /// Cancels the task: it does not begin any more, or its worker is killed. Does not block. False if it has
     /// its result.
     pub fn cancel(&self) -> bool {
         self.caller.fail(self.chunk, encoded::cancelled())
-    }
-
-    fn open(batch: Option<Batch>) -> Result<R> {
-        let batch = batch.ok_or_else(|| encoded::invalid("the result was taken before".to_owned()))?;
-        Cursor::new(batch, false).next()
     }
 }
 

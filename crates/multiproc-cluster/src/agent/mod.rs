@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, Message};
 use futures_util::StreamExt;
-use multiproc::pool::encoded;
+use multiproc::pool::{PoolBuilder, encoded};
 use multiproc::{Error, Result};
 use tokio::sync::mpsc;
 
@@ -34,6 +34,10 @@ pub struct AgentOptions {
     host: Option<String>,
     workers: Option<usize>,
 }
+
+/// What [`init`] reads.
+const VARIABLES: [&str; 4] =
+    ["MULTIPROC_AGENT", "MULTIPROC_AGENT_HOST", "MULTIPROC_AGENT_WORKERS", "MULTIPROC_AGENT_CREDENTIALS"];
 
 impl AgentOptions {
     /// The agent of this server or servers, as for [`Cluster::connect`](crate::Cluster::connect).
@@ -126,7 +130,9 @@ pub fn agent(options: AgentOptions) -> Result<Infallible> {
         Some(count) => count,
         None => std::thread::available_parallelism().map_or(1, Into::into),
     };
-    let pool = multiproc::Pool::new(workers)?;
+    // A task may start such a program itself, which must not become an agent; and the address may hold a secret.
+    let builder = multiproc::Pool::builder().workers(workers);
+    let pool = VARIABLES.iter().fold(builder, PoolBuilder::env_remove).build()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)

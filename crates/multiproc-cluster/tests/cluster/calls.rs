@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use multiproc::{Error, Result};
 
-use crate::support::{Outcome, Server, TEST_TIMEOUT, trials, wait_until};
+use crate::support::{Outcome, Server, Settings, TEST_TIMEOUT, trials, wait_until};
 use crate::work::{enlarge, fail, sleep, square};
 
 trials![
@@ -12,6 +12,11 @@ trials![
     results_come_in_order_or_as_they_arrive,
     an_input_is_taken_only_so_far_ahead,
     large_payloads_arrive_and_leave_nothing,
+    large_payloads_arrive_through_a_server_of_small_messages,
+    a_result_is_taken_once,
+    what_a_lost_stream_leaves_unsent_is_an_error_of_the_call,
+    durations_without_bound_are_refused_or_waited_for,
+    the_workers_of_an_agent_have_none_of_its_variables,
     a_timeout_and_a_cancelled_task_end_their_worker,
     a_dropped_iterator_withdraws_the_rest_and_a_dropped_pool_leaves_no_stream,
     retries_are_those_of_a_local_pool,
@@ -80,7 +85,15 @@ fn an_input_is_taken_only_so_far_ahead() -> Outcome {
 }
 
 fn large_payloads_arrive_and_leave_nothing() -> Outcome {
-    let server = Server::start();
+    large_payloads(Settings::default())
+}
+
+fn large_payloads_arrive_through_a_server_of_small_messages() -> Outcome {
+    large_payloads(Settings { config: "max_payload: 65536".to_owned(), ..Settings::default() })
+}
+
+fn large_payloads(settings: Settings) -> Outcome {
+    let server = Server::with(settings);
     let _agents = server.agents(&["a", "b"]);
     let pool = server.pool("large");
     let large = vec![1_u8; 3_000_000];
@@ -93,6 +106,53 @@ fn large_payloads_arrive_and_leave_nothing() -> Outcome {
     wait_until("the objects are removed", || server.stored_bytes("OBJ_") < 100_000);
     drop(pool);
     assert!(server.streams().is_empty(), "{:?}", server.streams());
+    Ok(())
+}
+
+fn a_result_is_taken_once() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("once");
+    let mut task = pool.submit(square, (5,))?;
+    assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(25));
+    assert!(task.is_ready());
+    assert!(task.get_timeout(Duration::ZERO).unwrap_err().to_string().contains("already taken"));
+    assert!(task.get().unwrap_err().to_string().contains("already taken"));
+    Ok(())
+}
+
+fn what_a_lost_stream_leaves_unsent_is_an_error_of_the_call() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("lost");
+    let stream = server.streams().into_iter().find(|name| name.starts_with("MULTIPROC_")).unwrap();
+    let lose_stream = || server.as_client(async |context| context.delete_stream(&stream).await.unwrap());
+    let input = (0..).take_while(|&number: &u64| {
+        if number == 10_000 {
+            lose_stream();
+        }
+        true
+    });
+    assert!(pool.map_results(square, input).is_err());
+    Ok(())
+}
+
+fn durations_without_bound_are_refused_or_waited_for() -> Outcome {
+    let server = Server::start();
+    let refused = server.cluster().lease(Duration::MAX).connect().unwrap_err();
+    assert!(refused.to_string().contains("`lease` must be from"), "{refused}");
+    let pool = server.pool("durations");
+    let _agents = server.agents(&["a"]);
+    Ok(pool.wait_for_hosts(1, Duration::MAX)?)
+}
+
+fn the_workers_of_an_agent_have_none_of_its_variables() -> Outcome {
+    fn variables() -> Vec<String> {
+        std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("MULTIPROC_AGENT")).collect()
+    }
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    assert_eq!(server.pool("variables").apply(variables, ())?, [""; 0]);
     Ok(())
 }
 
