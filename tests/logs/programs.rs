@@ -34,3 +34,11 @@ fn a_logger_that_a_start_function_sets_stays() {
     let lines = lines("at-start", "app=debug");
     assert_eq!(arrived(&lines), [("two", false), ("three", false)]);
 }
+
+#[test]
+fn a_forked_copy_has_the_records_of_its_own_children() {
+    let lines = lines("forked", "app=info");
+    let writers: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(writers[..2], ["main", "copy"], "{lines:?}");
+    assert!(lines.len() == 3 && lines[1].ends_with("two"), "{lines:?}");
+}
