@@ -25,6 +25,8 @@ trials![
     a_result_waits_for_a_descriptor,
     a_childs_result_can_be_had_when_there_is_a_descriptor,
     a_reply_that_needs_a_descriptor_blocks_no_caller,
+    a_reply_waits_for_a_descriptor,
+    a_long_shortage_is_an_error_only_of_the_get_that_meets_it,
 ];
 
 /// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
@@ -229,6 +231,39 @@ fn a_reply_that_needs_a_descriptor_blocks_no_caller() -> Outcome {
             assert!(!large.is_ready());
             server.submit(|_: &mut Nothing| 5, ())
         })?;
+        assert!(large.get()? == vec![7; 1 << 20]);
+        assert_eq!(small.get()?, 5);
+        Ok(())
+    })
+}
+
+/// A `get` that meets the shortage fails no call: neither its own, nor those whose replies come later.
+fn a_reply_waits_for_a_descriptor() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(|| Nothing, ())?;
+        let mut large = server.submit(|_: &mut Nothing, length: usize| vec![7_u8; length], (1 << 20,))?;
+        let small = server.submit(|_: &mut Nothing| 5, ())?;
+        wait_for_state(server.pid(), 'S'); // it has replied
+        let begun = Instant::now();
+        let early = limited(Resource::RLIMIT_NOFILE, 3, || large.get_timeout(Duration::from_millis(50)));
+        if begun.elapsed() >= Duration::from_secs(1) {
+            return Ok(()); // the machine was too busy: the shortage may have lasted too long
+        }
+        assert!(early?.is_none());
+        assert!(large.get()? == vec![7; 1 << 20]);
+        assert_eq!(small.get()?, 5);
+        Ok(())
+    })
+}
+
+fn a_long_shortage_is_an_error_only_of_the_get_that_meets_it() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(|| Nothing, ())?;
+        let mut large = server.submit(|_: &mut Nothing, length: usize| vec![7_u8; length], (1 << 20,))?;
+        let small = server.submit(|_: &mut Nothing| 5, ())?;
+        wait_for_state(server.pid(), 'S'); // it has replied
+        let outcome = limited(Resource::RLIMIT_NOFILE, 3, || large.get_timeout(TEST_TIMEOUT));
+        assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
         assert!(large.get()? == vec![7; 1 << 20]);
         assert_eq!(small.get()?, 5);
         Ok(())

@@ -71,7 +71,8 @@ impl<R: DeserializeOwned> CallHandle<R> {
     /// As [`get`](Self::get), but blocks for at most `time`, then returns `None`; the call continues.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get).
+    /// Those of [`get`](Self::get). After an error because no descriptor was left to receive a reply, a later
+    /// call still returns the result.
     pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
         self.take(Deadline::after(time))
     }

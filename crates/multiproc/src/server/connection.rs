@@ -5,6 +5,7 @@
 //! server has ended, or its state is made again and the caller connects again.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -36,6 +37,8 @@ pub(super) struct Connection {
 
 /// Much longer than to connect takes if there is room.
 const CONNECT_TIME: Duration = Duration::from_millis(1);
+/// The time between two attempts to receive a reply for which no descriptor is left: nothing announces one.
+const RECEIVE_AGAIN_AFTER: Duration = Duration::from_millis(2);
 
 impl Connection {
     pub(super) fn new(name: String, requests: SenderCore) -> Self {
@@ -220,6 +223,9 @@ impl Connection {
     }
 
     /// Waits for the reply to a call. `None` when the deadline comes first.
+    ///
+    /// A shortage of descriptors that is too long is the error of this wait only. The call stays open, since
+    /// the number of the call whose reply is the next one may be in memory that comes with a descriptor.
     pub(super) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
         if let Err(error) = self.check_not_forked() {
             return Some(Err(error));
@@ -240,7 +246,16 @@ impl Connection {
                 let (status, received);
                 status = inbox.status;
                 (inbox, received) = self.without_lock(inbox, || self.receive(&channel, status, deadline));
-                self.enter(&mut inbox, received);
+                match received {
+                    Err(error) if error.is_shortage_of_descriptors() => {
+                        if !inbox.shortage.record_failure() {
+                            return Some(Err(error));
+                        }
+                        drop(inbox);
+                        inbox = self.lock_after_pause(deadline);
+                    }
+                    received => self.enter(&mut inbox, received),
+                }
             } else {
                 let connected;
                 (inbox, connected) = self.connect(inbox, deadline);
@@ -250,6 +265,12 @@ impl Connection {
                 return None;
             }
         }
+    }
+
+    /// Not a wait for a change: threads that receive in turn would wake each other at each attempt.
+    fn lock_after_pause(&self, deadline: Deadline) -> MutexGuard<'_, Inbox> {
+        thread::sleep(deadline.or_within(RECEIVE_AGAIN_AFTER).left().unwrap_or(RECEIVE_AGAIN_AFTER));
+        self.lock()
     }
 
     fn wait_for_change<'a>(
@@ -318,13 +339,16 @@ impl Connection {
     /// Enters what was received.
     fn enter(&self, inbox: &mut Inbox, received: Result<Incoming>) {
         match received {
-            Ok(Incoming::Reply(bytes, descriptors)) => match message::call_of(&bytes) {
-                Ok(call) => inbox.enter(call, (bytes, descriptors)),
-                Err(error) => inbox.fail_all(|_| error.clone()),
-            },
+            Ok(Incoming::Reply(bytes, descriptors)) => {
+                inbox.shortage.record_success();
+                match message::call_of(&bytes) {
+                    Ok(call) => inbox.enter(call, (bytes, descriptors)),
+                    Err(error) => inbox.fail_all(|_| error.clone()),
+                }
+            }
             Ok(Incoming::Nothing) => {}
             Ok(Incoming::HungUp(fate)) => self.lose_channel(inbox, &fate),
-            // Whose reply it was is not known: overwritten memory, or no descriptor is left to receive it.
+            // Whose reply it was is not known: overwritten memory, or no memory is left to receive it.
             Err(error) => inbox.fail_all(|_| error.clone()),
         }
     }

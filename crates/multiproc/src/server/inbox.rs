@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::death::Fate;
 use crate::channel::{ReceiveOutcome, ReceiverCore};
 use crate::error::{Error, Result};
+use crate::ipc::fd_shortage::Shortage;
 use crate::sys::poll::Deadline;
 
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub(super) struct Inbox {
     pub(super) is_in_use: bool,
     /// The number of threads that wait for a change.
     pub(super) waiters: usize,
+    /// No descriptor was left to receive the next reply.
+    pub(super) shortage: Shortage,
     /// The calls without a reply that was taken.
     pub(super) calls: HashMap<u64, Call>,
 }

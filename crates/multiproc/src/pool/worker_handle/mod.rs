@@ -2,7 +2,6 @@
 
 mod collect;
 mod dispatch;
-mod fd_shortage;
 mod grace;
 mod in_flight;
 mod phase;
@@ -17,7 +16,6 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::fd_shortage::Shortage;
 use self::grace::Grace;
 use self::in_flight::InFlight;
 use self::phase::WorkerPhase;
@@ -25,6 +23,7 @@ use self::stall::{Stall, StallDetector};
 use self::worker_bound::WorkerBound;
 use super::worker_main::{WorkerContext, serve};
 use crate::error::Result;
+use crate::ipc::fd_shortage::Shortage;
 use crate::ipc::frame::Frames;
 use crate::ipc::packet::PacketSocket;
 use crate::pool::call::{Call, TaskHeader};

@@ -1,4 +1,4 @@
-//! How long a pool waits during a shortage of file descriptors.
+//! How long a pool, or a caller of a server, waits during a shortage of file descriptors.
 
 use std::time::{Duration, Instant};
 
