@@ -20,6 +20,8 @@ trials![
     what_the_program_has_said_about_it_holds_in_children,
     programs_that_a_child_executes_know_nothing_of_it,
     the_time_for_which_a_program_was_stopped_counts_against_no_limit,
+    it_counts_against_no_grace,
+    it_counts_against_no_initializer,
 ];
 
 const METHODS: [&str; 2] = ["fork-server", "spawn"];
@@ -175,4 +177,25 @@ fn the_time_for_which_a_program_was_stopped_counts_against_no_limit() -> Outcome
         assert!(status.success() && output == "done\n", "{method}: {status} {output} {errors}");
     }
     Ok(())
+}
+
+/// The cleanup needs 1 s of 6 s. (Where the program is slow, it is stopped when the cleanup is over.)
+fn it_counts_against_no_grace() -> Outcome {
+    stop_for_longer_than_the_limit("grace");
+    Ok(())
+}
+
+/// As above, of an initializer.
+fn it_counts_against_no_initializer() -> Outcome {
+    stop_for_longer_than_the_limit("initializer");
+    Ok(())
+}
+
+fn stop_for_longer_than_the_limit(what: &str) {
+    for method in METHODS {
+        let program = Program::begin(what, method);
+        program.stop_for(Duration::from_secs(7));
+        let (status, output, errors) = program.end();
+        assert!(status.success() && output == "done\n", "{method}: {status} {output} {errors}");
+    }
 }

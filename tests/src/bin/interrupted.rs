@@ -7,12 +7,16 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use multiproc::pool::is_cancelled;
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, pipe};
 use nix::sys::signal::{SaFlags, Signal};
 
 /// Much longer than the test takes; bounded, should the test fail.
 const STAY: Duration = Duration::from_secs(50);
+
+/// Much longer than what it limits takes, and shorter than the test stops the program.
+const LIMIT: Duration = Duration::from_secs(6);
 
 fn rest(begun: Sender<()>) {
     begun.send(()).unwrap();
@@ -35,6 +39,8 @@ fn main() {
         "finish" => finish(),
         "twice" => twice(),
         "limited" => limited(),
+        "grace" => grace(),
+        "initializer" => initializer(),
         other => panic!("{other}?"),
     });
     println!("done");
@@ -111,6 +117,46 @@ fn limited() {
     receiver.recv().unwrap();
     println!("begun");
     task.get().unwrap();
+}
+
+/// Needs a second in which a stop does not count.
+fn work_for_a_second() {
+    (0..200).for_each(|_| sleep(Duration::from_millis(5)));
+}
+
+/// Cancels an item whose cleanup takes much less time than it may.
+fn grace() {
+    fn work(events: Sender<()>) {
+        events.send(()).unwrap();
+        while !is_cancelled() {
+            sleep(Duration::from_millis(1));
+        }
+        events.send(()).unwrap();
+        work_for_a_second();
+        events.send(()).unwrap();
+    }
+    let (sender, receiver) = bounded(3).unwrap();
+    let pool = Pool::new(2).unwrap();
+    let task = pool.options().grace(LIMIT).submit(work, (sender,)).unwrap();
+    receiver.recv().unwrap();
+    task.cancel();
+    receiver.recv().unwrap();
+    println!("begun");
+    receiver.recv().unwrap(); // the cleanup has ended
+}
+
+/// Starts workers whose initializer takes much less time than it may.
+fn initializer() {
+    fn prepare(begun: Sender<()>) {
+        begun.send(()).unwrap();
+        work_for_a_second();
+    }
+    let (sender, receiver) = bounded(1).unwrap();
+    let pool = Pool::builder().workers(1).initializer(prepare, (sender,)).initializer_timeout(LIMIT);
+    let pool = pool.build().unwrap();
+    receiver.recv().unwrap();
+    println!("begun");
+    pool.apply(|| (), ()).unwrap();
 }
 
 /// Ends its work in good order at the first interruption, and at once at the second.

@@ -46,12 +46,13 @@ impl Scheduler {
     }
 
     /// Detects that this process, and usually its workers, were stopped: nothing polled for much longer than
-    /// the interval while a worker had items. The whole gap counts for no item's time limit, since the stop's
-    /// begin is unknown. Call at each poll with the time.
+    /// the interval while a worker had items or ran its initializer. The whole gap counts against no limit of
+    /// these, since the stop's begin is unknown. Call at each poll with the time.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));
-        if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(|worker| worker.in_flight() > 0) {
+        let is_limited = |worker: &WorkerHandle| worker.in_flight() > 0 || worker.initialize_by().is_some();
+        if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(is_limited) {
             let now = clock::nanos();
             self.workers.iter_mut().for_each(|worker| worker.exclude_time(before, now));
         }

@@ -54,9 +54,11 @@ impl Scheduler {
             .min()
     }
 
-    /// Whether the pool has work that could be stuck.
+    /// Whether the pool has work that could be stuck, or an initializer whose time is limited.
     fn has_work(&self) -> bool {
-        let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
+        let is_idle = |worker: &WorkerHandle| {
+            worker.in_flight() == 0 && worker.accepts_work() && worker.initialize_by().is_none()
+        };
         !self.backlog.is_empty() || self.has_worker_bound || !self.workers.iter().all(is_idle)
     }
 

@@ -8,8 +8,8 @@ use crate::pool::worker_rings::Scope;
 
 /// The running item is to end. Its worker has no other items and gets none.
 pub(super) struct Grace {
-    /// When the worker is killed.
-    until: Instant,
+    /// When the worker is killed. `None` is beyond the clock's range.
+    until: Option<Instant>,
     /// The item's error then.
     why: Cause,
 }
@@ -23,7 +23,7 @@ impl WorkerHandle {
         if grace == 0 || self.in_flight.count() != 1 {
             return self.fail_worker(Error::new(why));
         }
-        let until = Instant::now() + Duration::from_millis(grace.into());
+        let until = Instant::now().checked_add(Duration::from_millis(grace.into()));
         self.grace = Some(Box::new(Grace { until, why }));
         self.takes_no_more = true; // so it gets nothing
         self.rings.set_cancelled(true);
@@ -31,7 +31,14 @@ impl WorkerHandle {
 
     /// When to kill the worker, if its item does not end by itself before.
     pub(crate) fn grace_until(&self) -> Option<Instant> {
-        self.grace.as_ref().filter(|_| self.phase.failure().is_none()).map(|grace| grace.until)
+        self.grace.as_ref().filter(|_| self.phase.failure().is_none()).and_then(|grace| grace.until)
+    }
+
+    /// The grace ends later by this time.
+    pub(super) fn extend_grace(&mut self, time: Duration) {
+        if let Some(grace) = &mut self.grace {
+            grace.until = grace.until.and_then(|until| until.checked_add(time));
+        }
     }
 
     /// Kills the worker if its item has not ended in its grace.

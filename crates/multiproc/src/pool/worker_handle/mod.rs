@@ -46,8 +46,9 @@ pub(crate) struct WorkerHandle {
     spawned: SpawnedChild,
     started_at: Instant,
     rings: PoolSide,
-    /// When its initializer, if any, must have returned.
+    /// When its initializer, if any, must have returned; and its limit from the start on.
     initialize_by: Option<Instant>,
+    initializer_timeout: Duration,
     /// The number of its initializers.
     initializers: usize,
     /// When the pool has learned that its initializer, if any, has returned.
@@ -145,6 +146,7 @@ impl WorkerHandle {
             started_at,
             rings: PoolSide::new(rings, ours),
             initialize_by,
+            initializer_timeout,
             initializers: initializer_count,
             ready_at: None,
             in_flight: InFlight::default(),

@@ -38,10 +38,16 @@ impl WorkerHandle {
         self.initialize_by.filter(|_| !self.is_ready() && self.phase.failure().is_none())
     }
 
+    /// Its initializer may return later by this time, or by that since its start if it was started meanwhile.
+    pub(super) fn extend_initializer(&mut self, time: Duration) {
+        let time = time.min(self.started_at.elapsed());
+        self.initialize_by = self.initialize_by.and_then(|latest| latest.checked_add(time));
+    }
+
     /// Kills it if its initializer has exceeded its time limit.
     pub(crate) fn end_initializer(&mut self) {
-        if let Some(time) = self.initialize_by().filter(|&time| time <= Instant::now()) {
-            let limit = time.duration_since(self.started_at).as_secs_f32();
+        if self.initialize_by().is_some_and(|time| time <= Instant::now()) {
+            let limit = self.initializer_timeout.as_secs_f32();
             let why = format!("its initializer did not return within {limit} s");
             self.fail_worker(Error::new(Cause::Start(why)));
         }
