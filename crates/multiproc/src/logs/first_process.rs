@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::delivery::Delivery;
 use super::filter::Filter;
+use super::reader::LogReader;
 use super::record::SentRecord;
-use super::ring::{LogReader, LogRing};
+use super::ring::LogRing;
 use super::{LogLink, lock};
 use crate::error::{Error, Result};
 use crate::ipc::panic::catch_panic;

@@ -8,6 +8,7 @@ mod child;
 mod delivery;
 mod filter;
 mod first_process;
+mod reader;
 mod record;
 mod ring;
 

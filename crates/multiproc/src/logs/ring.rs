@@ -1,12 +1,10 @@
 //! The ring of log records: many processes write, one reads.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::delivery::Delivery;
 use crate::error::Result;
 use crate::ipc::event_count::EventCount;
 use crate::ipc::ring::{Position, Ring};
@@ -38,21 +36,11 @@ pub(super) struct LogRing {
     namespace: u64,
 }
 
-/// The reader's side, in one thread.
-pub(super) struct LogReader {
-    delivery: Arc<Delivery>,
-    /// The end of what was read. The word in shared memory, which a faulty process may overwrite, is for the
-    /// writers.
-    head: Position,
-    /// The number of lost records that were passed on.
-    lost: u32,
-}
-
 /// The number of records and of lost ones since the start. Both wrap around.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    records: u32,
-    lost: u32,
+    pub(super) records: u32,
+    pub(super) lost: u32,
 }
 
 impl LogRing {
@@ -86,72 +74,28 @@ impl LogRing {
 
     /// What was written until now.
     pub(super) fn counts(&self) -> Counts {
-        let records = Position::load(self.memory.word64(TAIL)).frames;
-        Counts { records, lost: self.memory.word32(LOST).load(Relaxed) }
+        Counts { records: self.tail().frames, lost: self.memory.word32(LOST).load(Relaxed) }
+    }
+
+    /// The end of what was written.
+    pub(super) fn tail(&self) -> Position {
+        Position::load(self.memory.word64(TAIL))
+    }
+
+    /// Gives the room before this position to the writers.
+    pub(super) fn release(&self, head: Position) {
+        head.store_release(self.memory.word64(HEAD));
+    }
+
+    /// The record at `head`, which goes on behind it. `None` if another process has overwritten the ring.
+    pub(super) fn take(&self, head: &mut Position, tail: Position) -> Option<Vec<u8>> {
+        let is_in_ring = RING.can_hold(*head, tail);
+        is_in_ring
+            .then(|| RING.take_before(&self.memory, head, tail.bytes, |_, bytes| bytes.to_vec()))
+            .flatten()
     }
 
     pub(super) fn event(&self) -> EventCount<'_> {
         EventCount(self.memory.word32(EVENT))
-    }
-}
-
-impl LogReader {
-    pub(super) fn new(delivery: Arc<Delivery>) -> Self {
-        Self { delivery, head: Position::START, lost: 0 }
-    }
-
-    /// Passes each record that was written before this call to `take`, and then the number of lost ones to
-    /// `take_lost`. Returns whether there was anything.
-    pub(super) fn read(&mut self, mut take: impl FnMut(&[u8]), take_lost: impl FnOnce(u32)) -> bool {
-        self.delivery.begin_pass();
-        let tail = Position::load(self.delivery.ring.memory.word64(TAIL));
-        let has_records = tail != self.head;
-        if !has_records {
-            self.publish_head(); // in case a process has overwritten it: writers would see no room
-        }
-        while tail.frames_since(self.head) > 0 {
-            if let Some(record) = self.next_before(tail) {
-                take(&record);
-            }
-            self.delivery.advance(self.counts());
-        }
-        let lost = self.delivery.ring.counts().lost.wrapping_sub(self.lost);
-        if lost > 0 {
-            take_lost(lost);
-            self.lost = self.lost.wrapping_add(lost);
-            self.delivery.advance(self.counts());
-        }
-        self.delivery.end_pass();
-        has_records || lost > 0
-    }
-
-    /// Takes the next record. `None` if another process has overwritten the ring: its records are lost.
-    fn next_before(&mut self, tail: Position) -> Option<Vec<u8>> {
-        let (memory, mut next) = (&self.delivery.ring.memory, self.head);
-        let frame = RING
-            .can_hold(self.head, tail)
-            .then(|| RING.take_before(memory, &mut next, tail.bytes, |_, bytes| bytes.to_vec()))
-            .flatten();
-        self.head = if frame.is_some() { next } else { tail };
-        self.publish_head(); // before the logger runs, which may be slow
-        frame
-    }
-
-    fn publish_head(&self) {
-        self.head.store_release(self.delivery.ring.memory.word64(HEAD));
-    }
-
-    /// What was passed on.
-    fn counts(&self) -> Counts {
-        Counts { records: self.head.frames, lost: self.lost }
-    }
-
-    /// Blocks until there is something to read, for `time` at most.
-    pub(super) fn wait(&self, time: Duration) {
-        let event = self.delivery.ring.event();
-        let ticket = event.prepare_wait();
-        if self.delivery.ring.counts() == self.counts() {
-            event.wait(ticket, Some(time));
-        }
     }
 }

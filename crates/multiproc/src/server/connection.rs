@@ -355,21 +355,14 @@ impl Connection {
 
     /// The channel has hung up: the server has died or ended.
     fn lose_channel(&self, inbox: &mut Inbox, fate: &Fate) {
+        if !matches!(fate, Fate::TimedOut) {
+            inbox.channel = None;
+        }
         match fate {
-            Fate::Ended => {
-                inbox.channel = None;
-                self.end_all(inbox);
-            }
-            Fate::Restarted => inbox.channel = None,
-            Fate::Refused => {
-                inbox.channel = None;
-                inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM));
-            }
-            Fate::Nothing => {
-                inbox.channel = None;
-                inbox.fail_all(|_| self.page().unknown_end(&self.name));
-            }
-            Fate::TimedOut => {}
+            Fate::Ended => self.end_all(inbox),
+            Fate::Refused => inbox.fail_all(|_| Error::os("connect to a server", Errno::ENOMEM)),
+            Fate::Nothing => inbox.fail_all(|_| self.page().unknown_end(&self.name)),
+            Fate::Restarted | Fate::TimedOut => {}
         }
         self.notify_waiters(inbox);
     }

@@ -1,6 +1,8 @@
-//! Functions and types by which the generated types are converted.
+//! Functions and types that the generated types need.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{List, TaggedTree, Tree};
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls them
 pub(super) mod as_text {
@@ -49,4 +51,18 @@ impl From<Foreign> for elsewhere::Point {
     fn from(foreign: Foreign) -> Self {
         elsewhere::point(foreign.x, foreign.y)
     }
+}
+
+pub(super) fn list<X: Clone>(a: &X, b: &X) -> List<X> {
+    List { a: a.clone(), next: Some(Box::new(List { a: b.clone(), next: None })) }
+}
+
+pub(super) fn tree<X: Clone>(a: &X, b: &X) -> Tree<X> {
+    let many = Tree::Many(vec![Tree::Leaf(a.clone()), Tree::Many(Vec::new())]);
+    Tree::Both(Box::new(Tree::Leaf(b.clone())), Box::new(many))
+}
+
+pub(super) fn tagged_tree<X: Clone>(a: &X, b: &X) -> TaggedTree<X> {
+    let inner = TaggedTree::Both(Box::new(TaggedTree::End), Box::new(TaggedTree::Leaf(a.clone())));
+    TaggedTree::Both(Box::new(TaggedTree::Leaf(b.clone())), Box::new(inner))
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ipc::wire::{self, Transferable};
 use crate::testing::cases;
 
-use self::conversions::{Foreign, as_text, elsewhere};
+use self::conversions::{Foreign, as_text, elsewhere, list, tagged_tree, tree};
 
 /// Generates generic types, each with a value made from three values of its parameter, and the expected
 /// outcome.
@@ -357,20 +357,6 @@ types! {
 
 fn nine() -> u8 {
     9
-}
-
-fn list<X: Clone>(a: &X, b: &X) -> List<X> {
-    List { a: a.clone(), next: Some(Box::new(List { a: b.clone(), next: None })) }
-}
-
-fn tree<X: Clone>(a: &X, b: &X) -> Tree<X> {
-    let many = Tree::Many(vec![Tree::Leaf(a.clone()), Tree::Many(Vec::new())]);
-    Tree::Both(Box::new(Tree::Leaf(b.clone())), Box::new(many))
-}
-
-fn tagged_tree<X: Clone>(a: &X, b: &X) -> TaggedTree<X> {
-    let inner = TaggedTree::Both(Box::new(TaggedTree::End), Box::new(TaggedTree::Leaf(a.clone())));
-    TaggedTree::Both(Box::new(TaggedTree::Leaf(b.clone())), Box::new(inner))
 }
 
 impl From<Through> for u32 {

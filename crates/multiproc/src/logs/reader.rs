@@ -1,0 +1,71 @@
+//! The reader's side of the ring of log records, in one thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delivery::Delivery;
+use super::ring::Counts;
+use crate::ipc::ring::Position;
+
+pub(super) struct LogReader {
+    delivery: Arc<Delivery>,
+    /// The end of what was read. The word in shared memory, which a faulty process may overwrite, is for the
+    /// writers.
+    head: Position,
+    /// The number of lost records that were passed on.
+    lost: u32,
+}
+
+impl LogReader {
+    pub(super) fn new(delivery: Arc<Delivery>) -> Self {
+        Self { delivery, head: Position::START, lost: 0 }
+    }
+
+    /// Passes each record that was written before this call to `take`, and then the number of lost ones to
+    /// `take_lost`. Returns whether there was anything.
+    pub(super) fn read(&mut self, mut take: impl FnMut(&[u8]), take_lost: impl FnOnce(u32)) -> bool {
+        self.delivery.begin_pass();
+        let tail = self.delivery.ring.tail();
+        let has_records = tail.frames_since(self.head) > 0;
+        if !has_records {
+            self.delivery.ring.release(self.head); // in case it was overwritten: writers would see no room
+        }
+        while tail.frames_since(self.head) > 0 {
+            if let Some(record) = self.next_before(tail) {
+                take(&record);
+            }
+            self.delivery.advance(self.counts());
+        }
+        let lost = self.delivery.ring.counts().lost.wrapping_sub(self.lost);
+        if lost > 0 {
+            take_lost(lost);
+            self.lost = self.lost.wrapping_add(lost);
+            self.delivery.advance(self.counts());
+        }
+        self.delivery.end_pass();
+        has_records || lost > 0
+    }
+
+    /// Takes the next record. `None` if another process has overwritten the ring: its records are lost.
+    fn next_before(&mut self, tail: Position) -> Option<Vec<u8>> {
+        let mut next = self.head;
+        let record = self.delivery.ring.take(&mut next, tail);
+        self.head = if record.is_some() { next } else { tail };
+        self.delivery.ring.release(self.head); // before the logger runs, which may be slow
+        record
+    }
+
+    /// What was passed on.
+    fn counts(&self) -> Counts {
+        Counts { records: self.head.frames, lost: self.lost }
+    }
+
+    /// Blocks until there is something to read, for `time` at most.
+    pub(super) fn wait(&self, time: Duration) {
+        let event = self.delivery.ring.event();
+        let ticket = event.prepare_wait();
+        if self.delivery.ring.counts() == self.counts() {
+            event.wait(ticket, Some(time));
+        }
+    }
+}
