@@ -130,6 +130,9 @@ pub(crate) enum Request {
     Check { chunk: u64, grant: u64 },
     /// The results of a chunk, the time that they took, and where they are, if not here.
     Done { chunk: u64, grant: u64, host: String, work: Duration, object: Option<String> },
+    /// The items of a chunk cannot be read, or the broker does not take its results. One error for all items:
+    /// one for each may be too large for a message.
+    Refused { chunk: u64, grant: u64, host: String, error: String },
     /// The agent has large results: make the object store.
     MakeStore,
     /// Is the caller there?

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject, jetstream};
 use multiproc::Result;
-use multiproc::pool::encoded;
 use tokio::sync::watch;
 
 use super::run::{Ran, Stop, StopOnDrop};
@@ -117,14 +116,18 @@ async fn run_and_report(
     grant: u64,
 ) -> Option<Reply> {
     let chunk = header.chunk;
-    let ((body, object), work) = match read(agent, served, &header, items).await {
+    let host = agent.host.clone();
+    let (packed, work) = match read(agent, served, &header, items).await {
         Ok(items) => {
             let Ran { results, work } = run(agent, header, protocol::values(&items).ok()?).await?;
-            (pack(agent, served, &results, (chunk, grant)).await.ok()?, work)
+            (pack(agent, served, &results, (chunk, grant)).await, work)
         }
-        Err(error) => (refuse(header.count as usize, &error).ok()?, Duration::ZERO),
+        Err(error) => (Err(error), Duration::ZERO),
     };
-    let done = Request::Done { chunk, grant, host: agent.host.clone(), work, object };
+    let (done, body) = match packed {
+        Ok((body, object)) => (Request::Done { chunk, grant, host, work, object }, body),
+        Err(error) => (Request::Refused { chunk, grant, host, error: shorten(&error) }, Vec::new()),
+    };
     let reply = served.ask_until_answered(&agent.connection, &done, &body).await;
     if let (Reply::Superseded, Request::Done { object: Some(object), .. }) = (reply, &done) {
         payload::remove(&agent.connection, &served.session, object).await;
@@ -171,17 +174,15 @@ async fn pack(
         let stored = payload::put(&agent.connection, &served.session, &name, &body).await;
         match stored {
             Ok(()) => return Ok((Vec::new(), Some(name))),
-            Err(error) if Instant::now() > deadline => return refuse(results.len(), &error),
+            Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => tokio::time::sleep(served.lease / 20).await,
         }
     }
 }
 
-/// Items that cannot be read, or results that the broker does not take, are an error of the items.
-fn refuse(count: usize, error: &multiproc::Error) -> Result<(Vec<u8>, Option<String>)> {
-    let mut body = Vec::new();
-    for _ in 0..count {
-        protocol::push_result(&mut body, &Err(encoded::unreachable(error.to_string())))?;
-    }
-    Ok((body, None))
+/// The characters of an error's text that fit into any message.
+const MAX_ERROR_LEN: usize = 256;
+
+fn shorten(error: &multiproc::Error) -> String {
+    error.to_string().chars().take(MAX_ERROR_LEN).collect()
 }

@@ -43,6 +43,10 @@ async fn take(caller: &Arc<Caller>, message: Message) {
         Request::Done { chunk, grant, host, work, object: None } => {
             finish(caller, chunk, grant, Content::Results { bytes: body.to_vec(), host: host.into(), work })
         }
+        Request::Refused { chunk, grant, host, error } => {
+            let error = encoded::placed(encoded::unreachable(error), None, Some(&host));
+            finish(caller, chunk, grant, Content::Lost(error))
+        }
         Request::MakeStore => {
             let caller = Arc::clone(caller);
             caller.runtime.clone().spawn(async move {

@@ -21,6 +21,7 @@ trials![
     a_dropped_iterator_withdraws_the_rest_and_a_dropped_pool_leaves_no_stream,
     retries_are_those_of_a_local_pool,
     arguments_that_cannot_leave_the_host_are_errors,
+    results_that_the_broker_does_not_take_are_errors,
 ];
 
 type Facts = (multiproc::ErrorKind, Option<u64>, Option<i32>, Option<i32>);
@@ -206,5 +207,21 @@ fn arguments_that_cannot_leave_the_host_are_errors() -> Outcome {
     let take = |_: multiproc::Connection<u8, u8>| ();
     assert!(pool.apply(take, (end,)).unwrap_err().is_codec());
     assert!(server.cluster().connect()?.pool("a.b").is_err());
+    Ok(())
+}
+/// The error of each item would not fit into the message.
+fn results_that_the_broker_does_not_take_are_errors() -> Outcome {
+    let limits = "max_memory_store: 200000".to_owned();
+    let config = "max_payload: 32768".to_owned();
+    let server = Server::with(Settings { config, limits, ..Settings::default() });
+    let _agents = server.agents(&["a"]);
+    let pool = server.pool("refusing");
+    let large = |number: u64| if number < 50 { Vec::new() } else { vec![7_u8; 2000] };
+    let results = pool.options().map_results(large, 0..2000)?;
+    assert_eq!(results.len(), 2000);
+    let refused: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    let is_of_host = |error: &Error| error.host() == Some("a") && error.to_string().contains("object store");
+    assert!(refused.iter().any(|error| is_of_host(error)), "{:?}", refused.first());
+    assert!(refused.iter().all(|error| error.index().is_some()), "{:?}", refused.first());
     Ok(())
 }
