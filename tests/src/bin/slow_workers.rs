@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill, raise};
 use nix::unistd::getppid;
 
 fn main() {
-    at_start(stop_somebody).unwrap();
+    at_start(stop_first_worker_or_parent).unwrap();
     multiproc::init();
     tests::watched("slow_workers", || {
         let folder = env::temp_dir().join(format!("multiproc-slow-workers-{}", process::id()));
@@ -27,7 +27,7 @@ fn main() {
     });
 }
 
-fn stop_somebody() {
+fn stop_first_worker_or_parent() {
     let [worker, parent] = ["STOP_FIRST_WORKER", "STOP_PARENT"].map(env::var_os);
     if worker.is_some_and(|folder| is_first(&folder)) {
         raise(Signal::SIGSTOP).unwrap();
