@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["codec"],
     &["sys"],
     &["error"],
+    &["impl_serde"],
 ];
 
 /// The ends of the names of files and folders that only tests use.

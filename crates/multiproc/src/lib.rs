@@ -201,6 +201,8 @@ mod sys;
 
 mod error;
 
+mod impl_serde;
+
 #[cfg(test)]
 mod handle_fuzz;
 #[cfg(test)]

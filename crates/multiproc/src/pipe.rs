@@ -28,8 +28,8 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::{DeserializeOwned, Error as _};
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::errors::{self, ErrorTerms, SendError};

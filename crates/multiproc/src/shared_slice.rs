@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedFd;
 use crate::mapping_cache::{MappingCache, Memory};
 use crate::sys::immutable::{ImmutableMemory, identify};
@@ -212,7 +213,6 @@ impl<T: Pod> fmt::Debug for SharedSlice<T> {
 }
 
 /// The encoding of a slice.
-#[derive(Serialize, Deserialize)]
 struct Header {
     /// The size of an element (bytes). Both sides run the same build, so this checks only that their types
     /// agree.
@@ -220,6 +220,8 @@ struct Header {
     /// The memory and its size (bytes), unless the slice is empty.
     memory: Option<(SharedFd, NonZeroUsize)>,
 }
+
+impl_serde!(struct Header { element, memory });
 
 impl<T: Pod> Serialize for SharedSlice<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,8 +1,7 @@
 //! The errors of queues and pipes, and the end of their iterators.
 
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Cause, Error, Result};
 use crate::sys::poll::Deadline;
@@ -18,10 +17,22 @@ use crate::sys::socket::Sent;
 /// assert_eq!(refused.into_item(), "second");
 /// # Ok::<(), multiproc::Error>(())
 /// ```
-#[derive(Serialize, Deserialize)]
 pub struct SendError<T> {
     pub(crate) error: Error,
     pub(crate) item: T,
+}
+
+impl<T: Serialize> Serialize for SendError<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.error, &self.item).serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for SendError<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (error, item) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { error, item })
+    }
 }
 
 /// The words by which the errors of a queue or pipe name it and its parts.

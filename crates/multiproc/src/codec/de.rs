@@ -1,10 +1,10 @@
 //! The compact encoding's serde deserializer.
 
-use serde::de::value::U32Deserializer;
-use serde::de::{
+use serde_core::de::value::U32Deserializer;
+use serde_core::de::{
     DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
-use serde::forward_to_deserialize_any;
+use serde_core::forward_to_deserialize_any;
 
 use super::error::{Error, missing_fields, not_text, short, surplus, unexpected};
 use super::{Levels, Str, VARIANT_BITS, count_of_fields};

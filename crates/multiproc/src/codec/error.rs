@@ -3,7 +3,7 @@
 use std::fmt;
 use std::string::FromUtf8Error;
 
-use serde::{de, ser};
+use serde_core::{de, ser};
 
 use super::DEPTH;
 

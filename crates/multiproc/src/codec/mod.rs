@@ -27,8 +27,8 @@ mod ser;
 #[cfg(test)]
 mod tests;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 /// The most levels of a value: structs, tuples, sequences, maps, options and variants inside one another.
 ///

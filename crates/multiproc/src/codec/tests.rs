@@ -1,5 +1,6 @@
 //! The compact encoding: every value comes back, and invalid bytes are an error.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -8,6 +9,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::impl_serde::impl_serde;
 use crate::testing::cases;
 
 /// Every kind of serde's data model, nested.
@@ -249,4 +251,50 @@ fn bytes<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
 
 fn refused<T: DeserializeOwned + fmt::Debug>(bytes: &[u8]) -> String {
     decode::<T>(bytes).unwrap_err().to_string()
+}
+
+#[derive(Debug, PartialEq)]
+enum Figure {
+    Point,
+    Circle(u8),
+    Line { from: u16, to: String },
+}
+
+impl_serde!(enum Figure { Point, Circle(radius), Line { from, to } });
+
+#[derive(Debug, PartialEq)]
+struct Labelled<'a> {
+    shape: Figure,
+    label: Cow<'a, str>,
+}
+
+impl_serde!(struct Labelled<'a> where ['a] { shape, label });
+
+#[derive(Debug, PartialEq)]
+struct Even(u8);
+
+impl_serde!(newtype Even, |number| if number % 2 == 0 { Ok(Self(number)) } else { Err("an odd number") });
+
+#[test]
+fn the_librarys_own_types_are_tuples_of_their_fields() {
+    let line = || Figure::Line { from: 1, to: "a".to_owned() };
+    for shape in [Figure::Point, Figure::Circle(7), line()] {
+        let encoded = bytes(&shape);
+        assert_eq!(decode::<Figure>(&encoded).unwrap(), (shape, &[][..]));
+    }
+    assert_eq!(bytes(&line()), bytes(&(2_u32, (1_u16, "a"))));
+    let labelled = Labelled { shape: Figure::Circle(3), label: "round".into() };
+    assert_eq!(bytes(&labelled), bytes(&((1_u32, (3_u8,)), "round")));
+    assert_eq!(decode::<Labelled>(&bytes(&labelled)).unwrap().0, labelled);
+    assert_eq!(decode::<Even>(&[4]).unwrap().0, Even(4));
+}
+
+#[test]
+fn a_variant_that_does_not_exist_and_a_field_that_does_not_fit_are_errors() {
+    let error = |result: Result<(Figure, &[u8]), Error>| result.unwrap_err().to_string();
+    let message = error(decode(&bytes(&3_u32)));
+    assert!(message.contains("integer `3`, expected a variant of Figure"), "{message}");
+    error(decode(&bytes(&1_u32))); // without its field
+    let message = decode::<Even>(&[3]).unwrap_err().to_string();
+    assert!(message.contains("an odd number"), "{message}");
 }

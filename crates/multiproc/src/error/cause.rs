@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::TaskError;
 
+use crate::impl_serde::impl_serde;
+
 /// Who failed.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(crate) enum Origin {
     Worker {
         pid: u32,
@@ -27,8 +27,12 @@ pub(crate) enum Origin {
     },
 }
 
+impl_serde!(enum Origin {
+    Worker { pid }, Process { name, pid }, Pid(value), Server { name, pid, running, waiting },
+});
+
 /// How the holder of a lock, or a party of a barrier, failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Died,
     Signal(i32),
@@ -39,8 +43,20 @@ pub(crate) enum Failure {
     Reset,
 }
 
+impl_serde!(
+    enum Failure {
+        Died,
+        Signal(value),
+        Exit(value),
+        Panicked,
+        TimedOut,
+        Aborted,
+        Reset,
+    }
+);
+
 /// The cause of an error, in more detail than [`ErrorKind`](super::ErrorKind).
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(crate) enum Cause {
     Os {
         operation: String,
@@ -104,3 +120,12 @@ pub(crate) enum Cause {
     Invalid(String),
     Internal(String),
 }
+
+impl_serde!(enum Cause {
+    Os { operation, errno }, NotInitialised, Start(value), Signal(value), Exit(value), StatusLost,
+    SocketClosed, Panic { message, location, backtrace }, Task(value), Encode { what, why },
+    Decode { what, why }, Timeout(value), TimeLimit(value), Full(value), Empty(value),
+    Disconnected(value), Closed, ReplyLost, Stopped, Cancelled, EndedInGrace(value), HostLost(value),
+    Unreachable(value), StatePoisoned(value), Poisoned { lock, failure }, Broken(value),
+    Unacknowledged(value), Invalid(value), Internal(value),
+});

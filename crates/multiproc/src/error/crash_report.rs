@@ -1,8 +1,9 @@
 //! What a child that crashed has left: its registers, the top of its stack, and where its code was mapped.
 
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use crate::impl_serde::impl_serde;
 
 /// The number of registers in a report, in DWARF's order, the program counter last.
 pub(crate) const REGISTERS: usize = if cfg!(target_arch = "x86_64") { 17 } else { 33 };
@@ -15,11 +16,10 @@ pub(crate) const CRASHED: u8 = 2;
 const HEAD: usize = 7 + 8 * (5 + REGISTERS);
 
 /// A report, shared by the copies of an error.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(from = "Report", into = "Report")]
+#[derive(Clone)]
 pub(crate) struct Crash(Arc<Report>);
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(crate) struct Report {
     /// The signal of the fault itself. After a stack overflow the standard library aborts.
     pub(crate) signal: i32,
@@ -31,8 +31,10 @@ pub(crate) struct Report {
     mappings: Vec<Mapping>,
 }
 
+impl_serde!(struct Report { signal, address, registers, stack_start, stack, mappings });
+
 /// A part of a file that was mapped as code.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Mapping {
     start: u64,
     end: u64,
@@ -40,15 +42,23 @@ pub(crate) struct Mapping {
     pub(crate) path: String,
 }
 
-impl From<Report> for Crash {
-    fn from(report: Report) -> Self {
+impl_serde!(struct Mapping { start, end, offset, path });
+
+impl Crash {
+    pub(crate) fn new(report: Report) -> Self {
         Self(Arc::new(report))
     }
 }
 
-impl From<Crash> for Report {
-    fn from(crash: Crash) -> Self {
-        Self::clone(&crash.0)
+impl Serialize for Crash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Report::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Crash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Report::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -75,7 +85,7 @@ impl Crash {
         };
         let (stack, mappings) = rest.split_at_checked(usize::try_from(stack_len).ok()?)?;
         let mappings = String::from_utf8_lossy(mappings);
-        Some(Self::from(Report {
+        Some(Self::new(Report {
             signal: i32::try_from(signal).ok()?,
             address: (has_address != 0).then_some(address),
             registers: registers.to_vec(),

@@ -13,7 +13,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
+
+use crate::impl_serde::impl_serde;
 
 pub use backtrace::{Backtrace, Frame};
 pub(crate) use cause::{Cause, Failure, Origin};
@@ -47,8 +48,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
+
+impl_serde!(newtype Error);
 
 /// The kind of an [`Error`]: one for each thing that a program can decide on.
 #[non_exhaustive]
@@ -96,7 +99,7 @@ pub enum ErrorKind {
     Internal,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 struct Inner {
     cause: Cause,
     origin: Option<Origin>,
@@ -115,6 +118,10 @@ struct Inner {
     /// The file that records the task, if there is one.
     record: Option<PathBuf>,
 }
+
+impl_serde!(struct Inner {
+    cause, origin, items, during_startup, memory_limit, attempts, crash, host, record,
+});
 
 impl Error {
     /// The kind of the error.

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::{Deserialize, Serialize};
+use crate::impl_serde::impl_serde;
 
 /// The error of a task that can fail: any error becomes one by `?`, and it arrives as its chain of texts.
 ///
@@ -38,18 +38,22 @@ use serde::{Deserialize, Serialize};
 ///
 /// A `Box<dyn Error + Send + Sync>` needs `.map_err(|error| error as Box<dyn Error>)?`. A task whose caller
 /// decides by the error's *type* returns an error type of its own that derives `Serialize` and `Deserialize`.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct TaskError {
     message: String,
     source: Option<Box<TaskError>>,
     _not_unpin: NotUnpin<()>,
 }
 
+impl_serde!(struct TaskError { message, source, _not_unpin });
+
 /// `?` must convert every error, also into a type that is an error itself. But the standard library converts
 /// each type into itself, and two conversions of one type may not overlap. So a `TaskError` lacks a trait
 /// that every other error has, and that matters to no caller: `Unpin`.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 struct NotUnpin<T>(PhantomData<T>);
+
+impl_serde!(newtype NotUnpin<T> where [T]);
 
 impl<T: Never> Unpin for NotUnpin<T> {}
 

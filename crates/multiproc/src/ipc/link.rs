@@ -3,8 +3,8 @@
 
 use std::os::fd::OwnedFd;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use super::wire::{self, SharedFd};
 use crate::error::{Error, Result};

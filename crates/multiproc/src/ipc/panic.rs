@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 
-use serde::de::DeserializeOwned;
+use serde_core::de::DeserializeOwned;
 
 use crate::codec::raw;
 use crate::error::{Cause, Error, Result};

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use serde::de::DeserializeOwned;
+use serde_core::de::DeserializeOwned;
 
 use crate::codec;
 use crate::codec::raw;

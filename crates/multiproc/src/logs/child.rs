@@ -3,10 +3,10 @@
 use std::sync::{Mutex, OnceLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
-use serde::{Deserialize, Serialize};
 
 use super::record::SentRecord;
 use super::{LogLink, lock};
+use crate::impl_serde::impl_serde;
 use crate::sys::process::own_pid;
 
 struct ChildLogger {
@@ -51,8 +51,10 @@ type RunningItem = Box<dyn Fn() -> Option<u32> + Send + Sync>;
 static RUNNING_ITEM: OnceLock<RunningItem> = OnceLock::new();
 
 /// The index of an item, if its call has several items and records are wanted at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FirstItem(Option<u64>);
+
+impl_serde!(newtype FirstItem);
 
 impl FirstItem {
     /// For a call: of one item, or of several.

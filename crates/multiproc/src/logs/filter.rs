@@ -4,14 +4,17 @@ use std::env::var;
 use std::sync::OnceLock;
 
 use log::{Level, LevelFilter, Metadata};
-use serde::{Deserialize, Serialize};
+
+use crate::impl_serde::impl_serde;
 
 /// `log::max_level()` of the first process; and the directives of `RUST_LOG`, if its logger goes by them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Filter {
     max: u8,
     directives: Vec<Directive>,
 }
+
+impl_serde!(struct Filter { max, directives });
 
 /// The beginning of targets, and the highest level (0: none).
 type Directive = (String, u8);

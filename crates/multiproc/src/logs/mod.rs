@@ -15,11 +15,10 @@ mod ring;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use self::filter::Filter;
 use self::ring::LogRing;
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::link;
 use crate::ipc::wire::SharedFd;
 
@@ -27,11 +26,13 @@ pub(crate) use self::child::{FirstItem, begin_items, install, set_running_item};
 pub(crate) use self::first_process::deliver;
 
 /// What a child needs to send its records.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(crate) struct LogLink {
     ring: LogRing,
     filter: Filter,
 }
+
+impl_serde!(struct LogLink { ring, filter });
 
 /// Appends what a child needs to its bootstrap message; returns the descriptor, if it is to send records. A
 /// zygote has no task, and sends none.

@@ -3,25 +3,28 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedFd;
 use crate::sys::poll::Deadline;
 
 pub(crate) struct LogLink(Infallible);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FirstItem;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstItem {}
+
+impl_serde!(
+    struct FirstItem {}
+);
 
 impl FirstItem {
     pub(crate) fn of_call(_is_single: bool) -> Self {
-        Self
+        Self {}
     }
 
     #[allow(clippy::unused_self, reason = "as with the feature")]
     pub(crate) fn at(self, _index: u64) -> Self {
-        Self
+        Self {}
     }
 }
 

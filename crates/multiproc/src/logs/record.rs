@@ -5,9 +5,9 @@ use std::fmt::Write;
 
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record};
-use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::scratch::Scratch;
 use crate::ipc::wire;
 
@@ -15,7 +15,7 @@ use crate::ipc::wire;
 const LONGEST_TEXT: usize = 64 * 1024;
 
 /// As [`log::Record`], and which process and task it is of.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub(super) struct SentRecord<'a> {
     pub(super) process: Cow<'a, str>,
     pub(super) pid: u32,
@@ -29,6 +29,10 @@ pub(super) struct SentRecord<'a> {
     pub(super) text: Cow<'a, str>,
     pub(super) values: Vec<(String, String)>,
 }
+
+impl_serde!(struct SentRecord<'a> where ['a] {
+    process, pid, item, level, target, module, file, line, text, values,
+});
 
 impl<'a> SentRecord<'a> {
     pub(super) fn new(record: &'a Record<'a>, process: &'a str, pid: u32, item: Option<u64>) -> Self {

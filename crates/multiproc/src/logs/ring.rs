@@ -3,9 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::EventCount;
 use crate::ipc::ring::{Position, Ring};
 use crate::ipc::wire::SharedMemory;
@@ -30,11 +29,13 @@ const MEMORY: NonZeroUsize = NonZeroUsize::new(256 + SIZE as usize).unwrap();
 /// microsecond.
 const LOCK_TIME: Duration = Duration::from_millis(20);
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct LogRing {
     memory: SharedMemory,
     namespace: u64,
 }
+
+impl_serde!(struct LogRing { memory, namespace });
 
 /// The number of records and of lost ones since the start. Both wrap around.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]

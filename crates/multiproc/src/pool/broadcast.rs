@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use super::call::{Call, Options};
 use super::chunk::{Body, Chunk};

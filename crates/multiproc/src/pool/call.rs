@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde_core::de::DeserializeOwned;
 
 use crate::codec::raw;
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::frame::{Frames, as_u32, frame_size};
 use crate::ipc::panic;
 use crate::ipc::wire;
@@ -56,7 +56,7 @@ pub(crate) struct Options {
 }
 
 /// The header that precedes items in a ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskHeader {
     /// Their function.
     pub(crate) task: TaskId,
@@ -67,6 +67,8 @@ pub(crate) struct TaskHeader {
     /// The submission, for a trace.
     pub(crate) trace: trace::Tag,
 }
+
+impl_serde!(struct TaskHeader { task, is_timed, first, trace });
 
 #[derive(Default)]
 struct Inbox {

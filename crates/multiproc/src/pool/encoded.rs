@@ -1,19 +1,22 @@
 //! What a pool on many hosts (`multiproc-cluster`) needs of this crate: functions by name, values as bytes,
 //! and its errors.
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use super::item_loop::ItemLoop;
 use crate::error::{Cause, Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::{panic, wire};
 use crate::sys::privileges::is_secure;
 use crate::task::{RemoteFn, TaskId};
 
 /// A function's name between processes that run the same build, on whatever host. A process that is named
 /// another build's function may call any other, so the user compares builds first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionId(pub(super) TaskId);
+
+impl_serde!(newtype FunctionId);
 
 impl FunctionId {
     /// The name of a function.

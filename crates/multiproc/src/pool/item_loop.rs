@@ -2,7 +2,7 @@
 
 use std::any::type_name;
 
-use serde::de::DeserializeOwned;
+use serde_core::de::DeserializeOwned;
 
 use crate::codec::raw;
 use crate::ipc::panic::catch_panic;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use super::state::PoolFn;
 use super::{LazyResults, Pool, TaskHandle};

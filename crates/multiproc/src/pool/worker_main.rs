@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::call::TaskHeader;
 use super::cancellation;
 use super::item_loop::ItemLoop;
 use super::state::take_preloaded_state;
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire;
 use crate::logs;
@@ -23,7 +22,6 @@ use crate::task::initializer::Initializer;
 use crate::trace;
 
 /// The arguments of a worker process.
-#[derive(Serialize, Deserialize)]
 pub(crate) struct WorkerContext {
     /// The worker's index, counted from 0.
     pub(crate) index: usize,
@@ -35,6 +33,8 @@ pub(crate) struct WorkerContext {
     /// Its memory limit in bytes.
     pub(crate) memory_limit: Option<u64>,
 }
+
+impl_serde!(struct WorkerContext { index, rings, link, wakeup_page, spin, memory_limit });
 
 /// The main function of a worker process. Returns when the pool closes the rings.
 pub(crate) fn serve(context: WorkerContext, initializers: Vec<Initializer>) -> Result<()> {

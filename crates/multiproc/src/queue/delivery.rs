@@ -4,9 +4,10 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedFd;
 use crate::ipc::wire::attachment::{self, Kind};
 use crate::sync::deliveries::{Deliveries, Taken};
@@ -37,8 +38,10 @@ pub(super) struct End {
 }
 
 /// Notifies the other side when an end is dropped.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct Items(pub(super) Deliveries);
+
+impl_serde!(newtype Items);
 
 impl<T> Delivery<T> {
     /// Acknowledges the item, Python's `task_done`, and returns it. Does not block.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde_core::de::DeserializeOwned;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::delivery::{Delivery, End, Items, Receipt};
 use super::{SendError, TERMS};
@@ -94,19 +94,39 @@ pub fn joinable<T>(
 }
 
 /// The sending end of a [joinable] queue. Can be cloned, and passed as an argument.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct JoinableSender<T> {
     end: End,
     item: PhantomData<fn(T)>,
 }
 
+impl<T> Serialize for JoinableSender<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for JoinableSender<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { end: End::deserialize(deserializer)?, item: PhantomData })
+    }
+}
+
 /// The receiving end of a [joinable] queue. Can be cloned, and passed as an argument.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct JoinableReceiver<T> {
     end: End,
     item: PhantomData<fn() -> T>,
+}
+
+impl<T> Serialize for JoinableReceiver<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.end.serialize(serializer)
+    }
+}
+
+impl<'de, T> Deserialize<'de> for JoinableReceiver<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self { end: End::deserialize(deserializer)?, item: PhantomData })
+    }
 }
 
 impl<T: Serialize + DeserializeOwned> JoinableSender<T> {

@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Receiver, Sender};
 use crate::channel::endpoint::EndpointFds;

@@ -4,10 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::{fs, io};
 
-use serde::{Deserialize, Serialize};
-
 use super::build;
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire;
 use crate::task::TaskId;
 
@@ -33,17 +32,23 @@ pub(crate) struct TaskRecord {
 }
 
 /// Who runs the function, which decides how it is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Runner {
     Process,
     Pool,
 }
 
+impl_serde!(
+    enum Runner {
+        Process,
+        Pool,
+    }
+);
+
 /// The encoded arguments, or why they are not recorded.
 pub(crate) type Arguments = std::result::Result<Vec<u8>, String>;
 
 /// All of a record but the arguments, which follow it.
-#[derive(Serialize, Deserialize)]
 struct Head {
     function: String,
     task: TaskId,
@@ -53,6 +58,8 @@ struct Head {
     /// How many bytes of arguments follow, or why there are none.
     arguments: std::result::Result<u64, String>,
 }
+
+impl_serde!(struct Head { function, task, runner, error, setup, arguments });
 
 impl TaskRecord {
     pub(super) fn encode(&self, build: u64) -> Result<Vec<u8>> {

@@ -2,12 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use serde::{Deserialize, Serialize};
-
 use super::status_page::CallId;
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiverCore, SenderCore, sockets};
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::{self, SharedMemory};
 use crate::task::TaskId;
 
@@ -28,11 +27,12 @@ pub(super) enum Request {
 ///
 /// The caller sent those before this. A server that replies to them at all has done so when it receives this,
 /// so it says that they are lost.
-#[derive(Serialize, Deserialize)]
 pub(super) struct Connect {
     pub(super) channel: Option<(SharedMemory, EndpointFds)>,
     pub(super) open_calls: Vec<u64>,
 }
+
+impl_serde!(struct Connect { channel, open_calls });
 
 const CALL: u64 = 0;
 const STOP: u64 = 1;

@@ -6,14 +6,13 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::message::{self, Connect, Request};
 use super::replies::{Delivery, Replies};
 use super::status_page::{self, CallId, StatusPage};
 use crate::channel::endpoint::EndpointFds;
 use crate::channel::{Layout, ReceiveOutcome, ReceiverCore};
 use crate::error::{Cause, Error, Origin, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::{self, SharedFd, SharedMemory};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -22,7 +21,7 @@ use crate::task::TaskId;
 use crate::task::method::{CallMethod, EncodeState, MakeState};
 
 /// What a server process is started with.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct Start {
     pub(super) name: String,
     pub(super) memory: SharedMemory,
@@ -37,6 +36,8 @@ pub(super) struct Start {
     /// The call during which an earlier process of this server died.
     pub(super) failed: Option<(CallId, Error)>,
 }
+
+impl_serde!(struct Start { name, memory, fds, capacity, make, args, descriptors, restarts, failed });
 
 /// The channel of requests, behind the page.
 pub(super) const fn requests(capacity: u32) -> Layout {

@@ -5,9 +5,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Cause, Error, Origin, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::{EventCount, Ticket};
 use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::atomic::{Acquire, AtomicU64, Relaxed, Release};
@@ -23,19 +22,22 @@ pub(super) const SIZE: usize = ERROR + MAX_ERROR;
 pub(super) struct StatusPage<'a>(pub(super) &'a SharedMemory);
 
 /// A call among all of a server: its caller's number, and its number at the caller, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CallId {
     pub(super) caller: u64,
     pub(super) call: u64,
 }
 
+impl_serde!(struct CallId { caller, call });
+
 /// How a server ended for good.
-#[derive(Serialize, Deserialize)]
 pub(super) struct End {
     pub(super) error: Error,
     /// The call during which an earlier process of the server died, if its caller was not told.
     pub(super) failed: Option<(CallId, Error)>,
 }
+
+impl_serde!(struct End { error, failed });
 
 impl End {
     /// The error of a call that has no reply; `running` is the call that was running at the end.

@@ -1,7 +1,7 @@
 //! The transfer of a server's handle to another process.
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Server;
 use super::server_main::requests;

@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use bytemuck::Pod;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::generation::Generation;
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::attachment::{self, Kind};
 use crate::ipc::wire::{SharedFd, SharedMemory};
@@ -30,7 +31,6 @@ pub struct ArrayChunk<T> {
 }
 
 /// A handle of a chunk, as it is encoded.
-#[derive(Serialize, Deserialize)]
 pub(super) struct ChunkHandle {
     /// The size of an element (bytes).
     element: usize,
@@ -45,6 +45,10 @@ pub(super) struct ChunkHandle {
     generation: Generation,
     liveness_socket: PacketSocket,
 }
+
+impl_serde!(struct ChunkHandle {
+    element, first, length, memory, generations, word, generation, liveness_socket,
+});
 
 impl<T: Pod> ArrayChunk<T> {
     pub(super) fn new(handle: ChunkHandle) -> Self {

@@ -1,7 +1,7 @@
 //! Which handle has a chunk of a [`SharedArray`](super::SharedArray): a word in shared memory counts how often
 //! the chunk was taken and released, and each handle knows the count at which it may take the chunk.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};

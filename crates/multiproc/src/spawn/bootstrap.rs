@@ -8,9 +8,8 @@ use std::os::unix::process::parent_id;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Cause, Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::packet;
 use crate::ipc::wire::{self, SharedFd};
 use crate::logs::{self, LogLink};
@@ -20,7 +19,6 @@ use crate::task::{RunOnce, TaskId};
 use crate::trace::{self, TraceLink};
 
 /// The message without the task's arguments, which follow it.
-#[derive(Serialize, Deserialize)]
 struct Bootstrap {
     build: u64,
     name: String,
@@ -30,6 +28,8 @@ struct Bootstrap {
     /// The directory for records, as the bytes of its path.
     records: Option<Vec<u8>>,
 }
+
+impl_serde!(struct Bootstrap { build, name, parent_name, task, records });
 
 /// The beginning of the first packet to an executed process. It differs between versions, as messages may.
 pub(crate) const MAGIC: &[u8] = concat!("multiproc start ", env!("CARGO_PKG_VERSION"), "\n").as_bytes();

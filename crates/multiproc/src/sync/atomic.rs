@@ -5,9 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::atomic;
 
-use serde::{Deserialize, Deserializer, Serialize};
-
-use super::shared::Shared;
+use super::shared::{Shared, impl_serde_shared};
 use crate::error::Result;
 use crate::sys::shared_words::SharedAtomic;
 
@@ -38,13 +36,14 @@ pub use crate::sys::shared_words::SharedBool;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct Atomic<T: AtomicContents + ?Sized> {
-    #[serde(deserialize_with = "receive::<T, _>")]
     shared: Shared,
     value: PhantomData<fn(&T)>,
 }
+
+impl_serde_shared!(
+    Atomic<T> where [T: AtomicContents + ?Sized] { shared, value }: size_of::<T::Element>(), T::LENGTH
+);
 
 /// What can be [`Atomic`]: an integer of up to 64 bits, a `bool`, or a slice of either.
 pub trait AtomicContents: sealed::AtomicContents {}
@@ -81,12 +80,6 @@ values!(
     i8: atomic::AtomicI8, i16: atomic::AtomicI16, i32: atomic::AtomicI32, i64: atomic::AtomicI64,
     usize: atomic::AtomicUsize, isize: atomic::AtomicIsize, bool: SharedBool,
 );
-
-fn receive<'de, T: AtomicContents + ?Sized, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, size_of::<T::Element>(), T::LENGTH)
-}
 
 impl<T: AtomicContents> Atomic<T>
 where

@@ -4,10 +4,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
-
 use super::poison::{error, failure_word, own_failure_word};
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Failure, Result};
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
@@ -39,11 +37,12 @@ use crate::sys::thread_id::ThreadId;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Barrier {
-    #[serde(deserialize_with = "receive")]
     shared: Shared,
 }
+
+impl_serde_shared!(Barrier { shared }: 0, Some(0));
 
 const MAX_PARTIES: u32 = 65_536;
 
@@ -88,10 +87,6 @@ impl State {
 /// Whether a round comes after another one; their numbers may have overflown.
 fn is_later(round: u32, other: u32) -> bool {
     round.wrapping_sub(other).cast_signed() > 0
-}
-
-fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, 0, Some(0))
 }
 
 impl Barrier {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use nix::errno::Errno;
-use serde::{Deserialize, Deserializer, Serialize};
 
 use super::mutex_guard::MutexGuard;
 use super::poison::LockResult;
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Error, Result};
 use crate::sys::atomic::{Acquire, Relaxed, Release};
@@ -43,11 +42,12 @@ use crate::sys::thread_id::ThreadId;
 ///     child.join()?
 /// }
 /// ```
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Condvar {
-    #[serde(deserialize_with = "receive")]
     pub(super) shared: Shared,
 }
+
+impl_serde_shared!(Condvar { shared }: 0, Some(0));
 
 const WAITERS: usize = 1024;
 /// The kinds of entries.
@@ -55,10 +55,6 @@ const WAITS: u32 = 0;
 const NOTIFIED: u32 = 1;
 /// Its thread waits no longer, and was not notified.
 const LEAVES: u32 = 2;
-
-fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, 0, Some(0))
-}
 
 impl Condvar {
     /// Makes a condition variable.

@@ -8,8 +8,8 @@
 //! A process ends or gives up what it has taken without the lock, so neither can block, whatever another
 //! process has written into the lock's word.
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde_core::de::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::shared::{Shared, Word};
 use super::slots::Entry;
@@ -22,9 +22,8 @@ use crate::sys::socket::Sent;
 use crate::sys::thread_id::ThreadId;
 
 /// Handles of the same items, in any processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Deliveries {
-    #[serde(deserialize_with = "receive")]
     pub(super) shared: Shared,
     /// Whether an item that was taken and not acknowledged is queued again; otherwise it is counted as lost.
     pub(crate) redelivers: bool,
@@ -56,10 +55,29 @@ const TAKEN: u32 = 1;
 const ACKNOWLEDGED: u32 = 2;
 const ATTEMPT: u32 = 4;
 
-fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    let shared = Shared::receive(deserializer, 1, None)?;
-    let fits = shared.length.checked_rem(shared.slots) == Some(0) && shared.length / shared.slots > LENGTH;
-    fits.then_some(shared).ok_or_else(|| D::Error::custom("its memory has another layout"))
+impl Serialize for Deliveries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.shared, self.redelivers).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Deliveries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (Places(shared), redelivers) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { shared, redelivers })
+    }
+}
+
+/// The memory of the items, checked.
+struct Places(Shared);
+
+impl<'de> Deserialize<'de> for Places {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let shared = Shared::receive(deserializer, 1, None)?;
+        let fits =
+            shared.length.checked_rem(shared.slots) == Some(0) && shared.length / shared.slots > LENGTH;
+        fits.then_some(Self(shared)).ok_or_else(|| D::Error::custom("its memory has another layout"))
+    }
 }
 
 impl Deliveries {

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
-
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use crate::error::Result;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
@@ -29,19 +27,16 @@ use crate::sys::poll::Deadline;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Event {
-    #[serde(deserialize_with = "receive")]
     shared: Shared,
 }
+
+impl_serde_shared!(Event { shared }: 0, Some(0));
 
 /// In the state, beside the number of times that the event was set.
 const SET: u64 = 1;
 const ONE: u64 = 2;
-
-fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, 0, Some(0))
-}
 
 impl Event {
     /// Makes an event that is not set.

@@ -5,11 +5,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize};
 
 use super::mutex_guard::{MutexGuard, SliceGuard};
 use super::poison::LockResult;
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use crate::error::Result;
 use crate::sys::atomic::{Acquire, Relaxed};
 use crate::sys::poll::Deadline;
@@ -58,13 +57,12 @@ use crate::sys::poll::Deadline;
 ///
 /// A thread that takes a mutex which it holds gets an error. There is no mutex that a thread may take twice:
 /// its two guards could both change the value, each by its own `&mut`, which Rust has no place for.
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct Mutex<T: Contents + ?Sized> {
-    #[serde(deserialize_with = "receive::<T, _>")]
     shared: Shared,
     value: PhantomData<fn(&T)>,
 }
+
+impl_serde_shared!(Mutex<T> where [T: Contents + ?Sized] { shared, value }: T::ELEMENT, T::LENGTH);
 
 /// What a lock can guard: a [`Pod`] value, or a slice of them.
 pub trait Contents: sealed::Contents {}
@@ -89,12 +87,6 @@ pub(super) mod sealed {
         const ELEMENT: usize = size_of::<T>();
         const LENGTH: Option<usize> = None;
     }
-}
-
-pub(super) fn receive<'de, T: Contents + ?Sized, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, T::ELEMENT, T::LENGTH)
 }
 
 impl<T: Pod> Mutex<T> {

@@ -4,10 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytemuck::Pod;
-use serde::{Deserialize, Deserializer, Serialize};
 
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::sys::atomic::{Acquire, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -34,20 +34,15 @@ use crate::sys::poll::Deadline;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct OnceCell<T: Pod> {
-    #[serde(deserialize_with = "receive::<T, _>")]
     shared: Shared,
     value: PhantomData<fn(&T)>,
 }
 
+impl_serde_shared!(OnceCell<T> where [T: Pod] { shared, value }: size_of::<T>(), Some(1));
+
 /// The state when the value is there.
 const DONE: u64 = 1;
-
-fn receive<'de, T, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, size_of::<T>(), Some(1))
-}
 
 impl<T: Pod> OnceCell<T> {
     /// Makes an empty cell.
@@ -137,8 +132,10 @@ impl<T: Pod + fmt::Debug> fmt::Debug for OnceCell<T> {
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Once(OnceCell<()>);
+
+impl_serde!(newtype Once);
 
 impl Once {
     /// Makes one that has not run.

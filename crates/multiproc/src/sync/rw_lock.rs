@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use nix::errno::Errno;
-use serde::{Deserialize, Deserializer, Serialize};
 
 use super::permits::{GRANTED, Request};
 use super::poison::{LockResult, check_poison, failure_word, own_failure_word};
-use super::shared::{Shared, Word};
+use super::shared::{Shared, Word, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Error, Failure, Result};
 use crate::sys::atomic::{Acquire, Relaxed};
@@ -41,23 +40,18 @@ use crate::sys::thread_id::ThreadId;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Serialize, Deserialize)]
-#[serde(bound = "")]
 pub struct RwLock<T: Pod> {
-    #[serde(deserialize_with = "receive::<T, _>")]
     shared: Shared,
     value: PhantomData<fn(&T)>,
 }
+
+impl_serde_shared!(RwLock<T> where [T: Pod] { shared, value }: size_of::<T>(), Some(1));
 
 /// A reader takes a permit, and a writer takes all.
 const ALL: u32 = 1000;
 /// How many threads can wait in their order.
 const WAITERS: usize = 256;
 const LOCK: &str = "lock";
-
-fn receive<'de, T, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, size_of::<T>(), Some(1))
-}
 
 impl<T: Pod> RwLock<T> {
     /// Makes a lock that guards a value.

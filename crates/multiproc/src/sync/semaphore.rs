@@ -3,10 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
-
 use super::permits::Request;
-use super::shared::Shared;
+use super::shared::{Shared, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Error, Result};
 use crate::sys::poll::Deadline;
@@ -39,21 +37,18 @@ use crate::sys::thread_id::ThreadId;
 ///     Ok(())
 /// }
 /// ```
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub struct Semaphore {
-    #[serde(deserialize_with = "receive")]
     shared: Shared,
 }
+
+impl_serde_shared!(Semaphore { shared }: 0, Some(0));
 
 /// The most permits of a semaphore. Each permit that is granted is an entry, and each call reads all
 /// entries.
 const MAX_PERMITS: u32 = 65_536;
 /// How many threads can wait in their order; more of them wait until one of these has its permits.
 const WAITERS: usize = 256;
-
-fn receive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shared, D::Error> {
-    Shared::receive(deserializer, 0, Some(0))
-}
 
 impl Semaphore {
     /// Makes a semaphore with a number of permits from 1 to 65,536.

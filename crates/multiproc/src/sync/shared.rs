@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytemuck::Pod;
 use nix::errno::Errno;
-use serde::de::Error as _;
-use serde::{Deserializer, Serialize, Serializer};
+use serde_core::de::Error as _;
+use serde_core::{Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
@@ -35,6 +35,32 @@ pub(crate) struct Shared {
     element: usize,
     pub(super) length: usize,
 }
+
+/// `Serialize` and `Deserialize` of an object that is its memory alone. It is checked as
+/// [`receive`](Shared::receive) says: `impl_serde_shared!(Event { shared }: 0, Some(0))`.
+macro_rules! impl_serde_shared {
+    ($type:ty $(where [$($generics:tt)*])? { shared $(, $marker:ident)? }: $element:expr, $length:expr) => {
+        impl<$($($generics)*)?> serde_core::Serialize for $type {
+            fn serialize<S: serde_core::Serializer>(
+                &self,
+                serializer: S,
+            ) -> std::result::Result<S::Ok, S::Error> {
+                self.shared.serialize(serializer)
+            }
+        }
+
+        impl<'de, $($($generics)*)?> serde_core::Deserialize<'de> for $type {
+            fn deserialize<D: serde_core::Deserializer<'de>>(
+                deserializer: D,
+            ) -> std::result::Result<Self, D::Error> {
+                let shared = Shared::receive(deserializer, $element, $length)?;
+                Ok(Self { shared $(, $marker: std::marker::PhantomData)? })
+            }
+        }
+    };
+}
+
+pub(super) use impl_serde_shared;
 
 /// The words of the header, by their offset. Those of a mutex are in the cache line in which the data begins.
 #[derive(Clone, Copy)]

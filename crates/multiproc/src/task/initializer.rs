@@ -1,17 +1,18 @@
 //! A function that a process runs before it does anything for its pool.
 
-use serde::{Deserialize, Serialize};
-
 use super::{RunOnce, TaskId};
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::{self, SharedFd};
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Initializer {
     pub(crate) task: TaskId,
     pub(crate) args: Vec<u8>,
     pub(crate) descriptors: Vec<SharedFd>,
 }
+
+impl_serde!(struct Initializer { task, args, descriptors });
 
 impl Initializer {
     pub(crate) fn run(self) -> Result<()> {

@@ -3,8 +3,8 @@
 use std::any::{Any, type_name};
 use std::os::fd::OwnedFd;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use super::TaskId;
 use crate::error::{Cause, Error, Result, TaskError};

@@ -7,10 +7,11 @@ use std::any::type_name;
 use std::hash::{DefaultHasher, Hasher};
 use std::os::fd::OwnedFd;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde_core::Serialize;
+use serde_core::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::panic::catch_panic;
 use crate::ipc::wire::{self, SharedFd};
 use crate::sys::entry::{Entry, zst_instance};
@@ -134,11 +135,13 @@ callable!(A B C D E G H);
 callable!(A B C D E G H I);
 
 /// A function's name between processes that run the same build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskId {
     offset: u64,
     signature: u64,
 }
+
+impl_serde!(struct TaskId { offset, signature });
 
 impl TaskId {
     /// The name of a function that is run as a `V`.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::EventCount;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
@@ -61,11 +60,13 @@ pub(super) struct Unfinished {
 }
 
 /// The memory of all buffers, and the PID namespace of the process that has made it.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) memory: SharedMemory,
     pub(super) namespace: u64,
 }
+
+impl_serde!(struct Shared { memory, namespace });
 
 impl Shared {
     pub(super) fn half_full(&self) -> EventCount<'_> {

@@ -7,11 +7,10 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::buffer::{Buffer, EVENTS, SIZE, Shared, Unfinished};
 use super::event::Event;
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::clock;
@@ -30,8 +29,10 @@ const START: usize = 3 * 4096;
 const MEMORY: NonZeroUsize = NonZeroUsize::new(START + BUFFERS * SIZE).unwrap();
 
 /// The buffers of a trace.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone)]
 pub(super) struct Buffers(Shared);
+
+impl_serde!(newtype Buffers);
 
 impl Buffers {
     pub(super) fn create() -> Result<Self> {

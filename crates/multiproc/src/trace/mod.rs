@@ -22,12 +22,11 @@ use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use self::buffers::Buffers;
 use self::file::Writer;
 use self::tracer::{Tracer, tracer};
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::link;
 use crate::ipc::wire::SharedFd;
 use crate::sys::ancestors::is_open_in_an_ancestor;
@@ -118,13 +117,14 @@ pub(crate) fn start_from_environment() {
 }
 
 /// What a child needs to take part in the trace.
-#[derive(Serialize, Deserialize)]
 pub(crate) struct TraceLink {
     buffers: Buffers,
     /// When the start was requested, and by whom.
     requested_at: u64,
     parent: u64,
 }
+
+impl_serde!(struct TraceLink { buffers, requested_at, parent });
 
 /// Appends what a child needs to its bootstrap message; returns its descriptor. A zygote has no task, and no
 /// events.

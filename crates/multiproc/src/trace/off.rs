@@ -4,9 +4,8 @@ use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedFd;
 use crate::sys::pidfd::Exit;
 
@@ -78,8 +77,12 @@ impl Items {
     pub(crate) fn pause(&mut self) {}
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tag {}
+
+impl_serde!(
+    struct Tag {}
+);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Submission;

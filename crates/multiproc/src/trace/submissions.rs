@@ -3,20 +3,21 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use serde::{Deserialize, Serialize};
-
 use super::event::Event;
 use super::tracer::tracer;
+use crate::impl_serde::impl_serde;
 use crate::sys::clock;
 
 /// Names a submission to the worker, in front of its items.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tag {
     /// The number of the arrows from it; 0 without a trace.
     pub(super) flow: u64,
     /// The input index of its first item.
     pub(super) first: u64,
 }
+
+impl_serde!(struct Tag { flow, first });
 
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 

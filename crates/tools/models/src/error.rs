@@ -3,12 +3,16 @@
 use std::fmt;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
+use crate::impl_serde::impl_serde;
 use crate::sys::failpoint::is_dead;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Error;
+
+impl_serde!(
+    struct Error {}
+);
 
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -46,6 +46,10 @@ mod ipc {
     pub(crate) mod wire;
 }
 
+#[allow(dead_code)] // no model has an enum that travels
+#[path = "../../../multiproc/src/impl_serde.rs"]
+mod impl_serde;
+
 /// A model sends bytes.
 mod codec {
     pub(crate) mod raw {

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-use serde::de::value::SeqDeserializer;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::DeserializeOwned;
+use serde_core::de::value::SeqDeserializer;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Result;
 
@@ -39,7 +39,7 @@ pub(crate) fn decode_internal<T: DeserializeOwned>(
     what: &str,
 ) -> Result<T> {
     assert_eq!(bytes, ENCODED, "torn: {what}");
-    let parts = SeqDeserializer::<_, serde::de::value::Error>::new([(), ()].into_iter());
+    let parts = SeqDeserializer::<_, serde_core::de::value::Error>::new([(), ()].into_iter());
     Ok(T::deserialize(parts).unwrap())
 }
 
@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for SharedMemory {
 
 /// A model encodes no attachment.
 pub(crate) mod attachment {
-    use serde::{Deserializer, Serialize, Serializer};
+    use serde_core::{Deserializer, Serialize, Serializer};
 
     pub(crate) enum Kind {
         Sync,

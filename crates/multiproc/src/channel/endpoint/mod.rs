@@ -15,10 +15,9 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::channel::wakeup_flag::WakeupFlag;
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::ring::{Position, just_before_overflow};
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
@@ -45,7 +44,7 @@ pub(crate) struct Endpoint {
 }
 
 /// The descriptors of an endpoint.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct EndpointFds {
     /// This side's end of the pair.
     pub(crate) socket: SharedFd,
@@ -54,6 +53,8 @@ pub(crate) struct EndpointFds {
     /// The [namespace](crate::sys::thread_id::namespace) of the process that made the channel.
     pub(crate) namespace: u64,
 }
+
+impl_serde!(struct EndpointFds { socket, eventfds, namespace });
 
 /// The outcome of waiting.
 #[derive(Debug, PartialEq, Eq)]

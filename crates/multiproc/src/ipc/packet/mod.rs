@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use self::content::{IN_MEMORY, IN_PACKET};
 use self::message::{Payload, SpilledMemory};
 use crate::error::Result;
+use crate::impl_serde::impl_serde;
 use crate::ipc::wire::SharedFd;
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::socket;
@@ -29,8 +30,10 @@ const WORTH_MAPPING: usize = 64 * 1024;
 
 /// One end of a connection between processes. Clones share the end; the last one closes it, in whatever
 /// process it is.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct PacketSocket(SharedFd);
+
+impl_serde!(newtype PacketSocket);
 
 /// The outcome of receiving.
 #[derive(Debug)]

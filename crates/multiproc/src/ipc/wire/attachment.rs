@@ -6,9 +6,9 @@
 //! A receiver takes each attachment once, whole, and as the kind as which it was sent. Another index is
 //! another attachment of the same message, or an error.
 
-use serde::de::{DeserializeOwned, Error as _};
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_core::de::{DeserializeOwned, Error as _};
+use serde_core::ser::Error as _;
+use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::descriptors::{self, Attachment, SharedFd};
 use crate::codec;

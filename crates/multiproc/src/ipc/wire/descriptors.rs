@@ -6,9 +6,8 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Error, Result};
+use crate::impl_serde::impl_serde;
 
 /// A descriptor inside a value, closed by its last clone. It can be encoded where the transport carries
 /// descriptors.
@@ -16,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct SharedFd(Arc<OwnedFd>);
 
 /// What an attachment encodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A descriptor that users may read and write.
     Fd,
@@ -30,11 +29,27 @@ pub(crate) enum Kind {
     Server,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+impl_serde!(
+    enum Kind {
+        Fd,
+        Memory,
+        Sync,
+        Chunk,
+        Sender,
+        Receiver,
+        Joinable,
+        Pipe,
+        Server,
+    }
+);
+
+#[derive(Debug)]
 pub(super) struct Attachment {
     pub(super) kind: Kind,
     pub(super) bytes: Vec<u8>,
 }
+
+impl_serde!(struct Attachment { kind, bytes });
 
 /// Why a descriptor cannot be encoded.
 pub(super) const NO_TRANSPORT: &str = "a descriptor (an `Fd`, an end of a queue or pipe, shared memory) travels \

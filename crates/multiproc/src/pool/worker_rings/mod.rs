@@ -28,9 +28,8 @@ mod worker_side;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 
-use serde::{Deserialize, Serialize};
-
 use crate::error::{Cause, Error, Result};
+use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::EventCount;
 use crate::ipc::packet::{self, Incoming, OnShortage, PacketSocket};
 use crate::ipc::ring::array::MAX_ARRAY;
@@ -44,9 +43,10 @@ pub(crate) use self::pool_side::{OneResult, PoolSide};
 pub(crate) use self::result_words::Scope;
 pub(crate) use self::worker_side::WorkerSide;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "SharedMemory")]
+#[derive(Clone, Debug)]
 pub(crate) struct WorkerRings(SharedMemory);
+
+impl_serde!(newtype WorkerRings, <Self as TryFrom<SharedMemory>>::try_from);
 
 /// The kinds of frames: an item or a result, of which an [array](crate::ipc::ring::array) holds many;
 pub(crate) use crate::ipc::frame::VALUE;
@@ -142,9 +142,10 @@ impl WorkerRings {
 }
 
 /// The page that a pool shares with all of its workers: the wake-ups for its callers and its thread.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(try_from = "SharedMemory")]
+#[derive(Clone, Debug)]
 pub(crate) struct WakeupPage(SharedMemory);
+
+impl_serde!(newtype WakeupPage, <Self as TryFrom<SharedMemory>>::try_from);
 
 const WAKEUP_PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 

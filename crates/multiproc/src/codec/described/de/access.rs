@@ -1,6 +1,6 @@
 //! The self-describing encoding's access to the parts of a value: elements, entries, and variants.
 
-use serde::de::{
+use serde_core::de::{
     DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 

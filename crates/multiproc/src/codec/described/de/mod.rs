@@ -5,7 +5,7 @@ mod access;
 
 use std::any::type_name;
 
-use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use serde_core::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
 
 use self::access::{Name, Parts, Variant};
 use super::Kind;
