@@ -5,9 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "a fixture ends where something does not go as it should")]
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use multiproc::pool::is_cancelled;
+use multiproc::pool::{RetryPolicy, is_cancelled};
 use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, pipe};
 use nix::sys::signal::{SaFlags, Signal};
@@ -28,7 +28,14 @@ fn slow_square(number: u64) -> u64 {
     number * number
 }
 
+/// The variable that makes a child's start slow.
+const SLOW_START: &str = "SLOW_START";
+
 fn main() {
+    if std::env::var_os(SLOW_START).is_some() {
+        println!("begun");
+        work_for_a_second();
+    }
     multiproc::init();
     let what = std::env::args().nth(1).unwrap();
     tests::watched("interrupted", || match &what[..] {
@@ -41,6 +48,10 @@ fn main() {
         "limited" => limited(),
         "grace" => grace(),
         "initializer" => initializer(),
+        "shutdown" => shutdown(),
+        "slow start" => slow_start(),
+        "backoff" => backoff(),
+        "idle" => idle(),
         other => panic!("{other}?"),
     });
     println!("done");
@@ -157,6 +168,64 @@ fn initializer() {
     receiver.recv().unwrap();
     println!("begun");
     pool.apply(|| (), ()).unwrap();
+}
+
+/// Drops a pool whose task takes much less time than it may.
+fn shutdown() {
+    fn work(events: Sender<()>) {
+        events.send(()).unwrap();
+        work_for_a_second();
+        events.send(()).unwrap();
+    }
+    let (sender, receiver) = bounded(2).unwrap();
+    let pool = Pool::builder().workers(1).shutdown_timeout(LIMIT).build().unwrap();
+    let _task = pool.submit(work, (sender,)).unwrap();
+    receiver.recv().unwrap();
+    println!("begun");
+    drop(pool);
+    receiver.recv().unwrap(); // the task has ended
+}
+
+/// Starts a child that reaches `init` much sooner than it must.
+fn slow_start() {
+    let child = Process::builder().env(SLOW_START, "1").start_timeout(LIMIT).spawn(|| (), ()).unwrap();
+    child.join().unwrap();
+}
+
+/// Runs until `is_done`. Then most of the limit must have passed while the program ran: without its longest stop.
+fn runs_for_the_limit(is_done: impl Fn() -> bool) {
+    println!("begun");
+    let begun = Instant::now();
+    let (mut latest, mut stopped) = (begun, Duration::ZERO);
+    while !is_done() {
+        sleep(Duration::from_millis(5));
+        stopped = stopped.max(latest.elapsed());
+        latest = Instant::now();
+    }
+    let ran = begun.elapsed().saturating_sub(stopped);
+    assert!(ran > LIMIT / 2, "{ran:?}");
+}
+
+fn die() {
+    std::process::abort();
+}
+
+/// A task dies, and runs again after a pause.
+fn backoff() {
+    let pool = Pool::new(1).unwrap();
+    let retry = RetryPolicy::new(1).backoff(LIMIT, LIMIT);
+    let task = pool.options().retry(retry).submit(die, ()).unwrap();
+    while pool.stats().total().tasks_retried == 0 {
+        sleep(Duration::from_millis(1));
+    }
+    runs_for_the_limit(|| task.is_ready());
+}
+
+/// A worker has nothing to do.
+fn idle() {
+    let pool = Pool::builder().workers(1).idle_timeout(LIMIT).build().unwrap();
+    pool.apply(|| (), ()).unwrap();
+    runs_for_the_limit(|| pool.worker_pids().is_empty());
 }
 
 /// Ends its work in good order at the first interruption, and at once at the second.

@@ -1,9 +1,10 @@
 //! How a caller that has lost its channel learns what became of the server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::status_page::{StatusPage, is_end};
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 use crate::sys::thread_id::namespace;
 
 /// What became of a server.
@@ -29,7 +30,7 @@ pub(super) fn await_fate(
     status: u64,
     deadline: Deadline,
 ) -> Fate {
-    let begun = Instant::now();
+    let begun = RunningTime::now();
     loop {
         let ticket = page.prepare_wait();
         let now = page.status(); // once: with a second load, an end between the two would count as a restart

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -17,6 +17,7 @@ use crate::sys::environment::EnvChanges;
 use crate::sys::inherited_state::{fingerprint, privileges};
 use crate::sys::poll::Deadline;
 use crate::sys::process::own_pid;
+use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
 
 /// Kills the fork server and its pre-forked children, and waits until they have ended. See
@@ -25,8 +26,8 @@ pub(crate) fn stop() -> Result<()> {
     if !IS_USED.load(Ordering::Relaxed) {
         return Ok(());
     }
-    SlotGuard::take(Deadline::after(EXIT_GRACE))?.shut_down();
-    let deadline = Deadline::after(EXIT_GRACE);
+    SlotGuard::take(Deadline::limit(EXIT_GRACE))?.shut_down();
+    let deadline = Deadline::limit(EXIT_GRACE);
     let mut processes = supervisor::internal_processes().into_iter().inspect(|process| process.kill());
     match processes.find(|process| process.wait(deadline).is_none()) {
         None => Ok(()),
@@ -156,7 +157,7 @@ pub(super) fn start_with(
     bootstrap: &Message,
     timeout: Duration,
 ) -> Result<Option<ForkedChild>> {
-    let begun = Instant::now();
+    let begun = RunningTime::now();
     let mut deaths = 0;
     let mut first_of_this_start = None;
     while deaths < ATTEMPTS {
@@ -259,7 +260,7 @@ impl ForkServer {
     ) -> Result<Self> {
         IS_USED.store(true, Ordering::Relaxed);
         let inherited = privileges();
-        let zygote = Zygote::exec(environment, preload, Deadline::after(timeout))?;
+        let zygote = Zygote::exec(environment, preload, Deadline::limit(timeout))?;
         zygote.wait_until_preloaded(preload_timeout)?;
         let inherited = Some(inherited).filter(|before| privileges() == *before);
         Ok(Self { zygote, queue: PreforkQueue::without_idle(reap_dead), inherited })

@@ -57,7 +57,7 @@ impl SpawnOptions {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let deadline = Deadline::after(self.timeout);
+        let deadline = Deadline::limit(self.timeout);
         let task = TaskId::of::<RunOnce, _, _>(function)?;
         let recorder = Recorder::from_environment()?;
         let mut kept = None;
@@ -84,7 +84,7 @@ impl SpawnOptions {
         F: RemoteFn<Args>,
         Args: Serialize + DeserializeOwned,
     {
-        let deadline = Deadline::after(self.timeout);
+        let deadline = Deadline::limit(self.timeout);
         let task = TaskId::of_internal(function)?;
         let encode = |body: &mut Vec<u8>| wire::encode_internal_with_descriptors(args, body, "the arguments");
         let prepared = prepare(name, Some(task), encode)?;
@@ -147,13 +147,13 @@ impl SpawnOptions {
     /// start, and ignores errors: the starts will report them.
     pub(crate) fn prefork(&self, starts: usize) {
         if matches!(self.method(), Ok(StartMethod::ForkServer)) && self.can_fork() {
-            fork_server::prefork(starts, Deadline::after(self.timeout));
+            fork_server::prefork(starts, Deadline::limit(self.timeout));
         }
     }
 
     /// Ends children that [`prefork`](Self::prefork) has requested and no start has taken.
     pub(crate) fn cancel_prefork(&self) {
-        fork_server::cancel_prefork(Deadline::after(self.timeout));
+        fork_server::cancel_prefork(Deadline::limit(self.timeout));
     }
 }
 

@@ -39,7 +39,7 @@ impl PreloadServer {
                 let environment = self.environment.clone();
                 *slot = Some(ForkServer::preload(environment, &self.preload, timeout, self.preload_timeout)?);
             }
-            Ok(Deadline::after(timeout))
+            Ok(Deadline::limit(timeout))
         };
         let forked = start_with(&mut lock(&self.server), ensure, bootstrap, timeout)?;
         forked.ok_or_else(|| Error::new(Cause::Start("this system cannot fork a preloaded state".to_owned())))

@@ -40,6 +40,7 @@ pub(crate) mod privileges;
 pub(crate) mod process;
 mod program;
 pub(crate) mod recent_exits;
+pub(crate) mod running_time;
 pub(crate) mod shared_words;
 pub(crate) mod signals;
 pub(crate) mod socket;

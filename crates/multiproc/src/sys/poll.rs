@@ -9,6 +9,7 @@ use nix::sys::time::TimeSpec;
 
 pub(crate) use nix::poll::PollFlags;
 
+use super::running_time::RunningTime;
 use crate::error::{Error, Result};
 
 /// Until when a call may block.
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 pub(crate) enum Deadline {
     Never,
     At(Instant),
+    /// A limit: time for which the program is stopped does not count.
+    Running(RunningTime),
     /// The call must not block.
     Immediate,
 }
@@ -31,12 +34,18 @@ impl Deadline {
         Instant::now().checked_add(time).map_or(Self::Never, Self::At)
     }
 
-    /// The time left; `None` means without limit.
+    /// As [`after`](Self::after), of time for which the program runs.
+    pub(crate) fn limit(time: Duration) -> Self {
+        RunningTime::after(time).map_or(Self::Never, Self::Running)
+    }
+
+    /// The time left, or for which to sleep at most before asking again; `None` means without limit.
     pub(crate) fn left(self) -> Option<Duration> {
         match self {
             Self::Never => None,
             Self::Immediate => Some(Duration::ZERO),
             Self::At(instant) => Some(instant.saturating_duration_since(Instant::now())),
+            Self::Running(instant) => Some(instant.sleep_time()),
         }
     }
 

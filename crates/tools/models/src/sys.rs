@@ -57,6 +57,11 @@ pub(crate) mod thread_id;
 
 pub(crate) mod liveness_checks;
 
+/// No model is stopped.
+pub(crate) mod running_time {
+    pub(crate) use std::time::Instant as RunningTime;
+}
+
 pub(crate) mod cpus {
     pub(crate) const YIELD_AFTER: std::time::Duration = std::time::Duration::ZERO;
 

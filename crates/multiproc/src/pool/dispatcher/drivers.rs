@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::Dispatcher;
 use crate::pool::call::Call;
 use crate::pool::completions::OnArrival;
-use crate::pool::scheduler::CHECK_INTERVAL;
 use crate::pool::worker_rings::wakeups::WaitingCallers;
 use crate::sys::cpus::{YIELD_AFTER, cpus, spin};
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::CHECK_INTERVAL;
 use crate::trace;
 
 /// The threads that drive the pool while they wait for results.

@@ -11,7 +11,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::drivers::Callers;
 pub(crate) use self::drivers::DriverGuard;
@@ -32,6 +32,7 @@ use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
 use crate::sys::fork_detect::ForkDetector;
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
 
 /// The configuration of a pool.
@@ -321,8 +322,7 @@ impl Dispatcher {
         if !self.fork_detector.in_original_process() {
             return;
         }
-        let now = Instant::now();
-        self.lock().end(now.checked_add(timeout), now.checked_add(kill_after));
+        self.lock().end(RunningTime::after(timeout), RunningTime::after(kill_after));
         self.thread.wake();
         self.wakeup_page.callers().notify_all();
     }

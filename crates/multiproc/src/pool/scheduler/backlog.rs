@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::error::Error;
 use crate::pool::call::Call;
 use crate::pool::chunk::Chunk;
+use crate::sys::running_time::RunningTime;
 
 /// A queue, ordered by [sort key](Call::sort_key), from which all chunks of a call can be withdrawn in constant time.
 ///
@@ -18,7 +18,7 @@ pub(super) struct Backlog {
     /// The number of withdrawn chunks in the queue.
     withdrawn: usize,
     /// Chunks that enter the queue at an instant, the next one first.
-    pausing: VecDeque<(Instant, Chunk)>,
+    pausing: VecDeque<(RunningTime, Chunk)>,
 }
 
 /// Fewer withdrawn chunks than this do not cause a sweep.
@@ -50,18 +50,17 @@ impl Backlog {
     pub(super) fn run_again(&mut self, chunks: Vec<Chunk>) {
         for chunk in chunks.into_iter().rev() {
             let pause = chunk.call.options.retry.pause(chunk.deaths.len());
-            if pause.is_zero() {
+            let Some(until) = RunningTime::after(pause).filter(|_| !pause.is_zero()) else {
                 self.put_back(vec![chunk]);
                 continue;
-            }
-            let until = Instant::now() + pause;
+            };
             let index = self.pausing.partition_point(|(other, _)| *other <= until);
             self.pausing.insert(index, (until, chunk));
         }
     }
 
     /// When the next pause ends.
-    pub(super) fn pauses_until(&self) -> Option<Instant> {
+    pub(super) fn pauses_until(&self) -> Option<RunningTime> {
         self.pausing.front().map(|(until, _)| *until)
     }
 
@@ -73,7 +72,7 @@ impl Backlog {
 
     #[cold]
     fn end_pauses_now(&mut self) -> bool {
-        let now = Instant::now();
+        let now = RunningTime::now();
         let over = self.pausing.partition_point(|(until, _)| *until <= now);
         let chunks: Vec<_> = self.pausing.drain(..over).map(|(_, chunk)| chunk).collect();
         self.put_back(chunks);
@@ -243,7 +242,7 @@ mod tests {
         };
         let (soon, late, other) = (call(PAUSE), call(Duration::MAX), call(Duration::ZERO));
         let mut backlog = Backlog::default();
-        let begun = Instant::now();
+        let end = RunningTime::after(PAUSE);
         backlog.run_again(dead(&late));
         backlog.run_again(dead(&soon));
         assert!(backlog.front_mut().is_none() && !backlog.is_empty() && backlog.pausing() == 2);
@@ -251,9 +250,9 @@ mod tests {
         assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &other));
         backlog.pop_front();
         while !backlog.end_pauses() {
-            assert!(backlog.pauses_until().is_some_and(|until| until >= begun + PAUSE));
+            assert!(backlog.pauses_until().is_some_and(|until| Some(until) >= end));
         }
-        assert!(begun.elapsed() >= PAUSE);
+        assert!(end.is_some_and(RunningTime::is_past));
         assert!(Arc::ptr_eq(&backlog.front_mut().unwrap().call, &soon));
         backlog.pop_front();
         let error = Error::invalid("it is over");

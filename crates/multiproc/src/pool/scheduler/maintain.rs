@@ -1,16 +1,11 @@
 //! What the pool's thread does at each turn: time limits, workers that should have ended, the pool's end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Phase, Scheduler};
 use crate::pool::worker_handle::WorkerHandle;
 use crate::sys::clock;
-
-/// The longest interval between polls while there is work. A process stopped or killed between a change and
-/// its notification wakes no thread, and a caller may be busy decoding results.
-pub(crate) const CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// A poll later than expected by this much means that the process was stopped.
-const LATE_AFTER: Duration = Duration::from_millis(250);
+use crate::sys::running_time::{LONGEST_GAP, RunningTime};
 
 impl Scheduler {
     /// Reaps dead workers, and ends those that are due; returns whether the pool goes on.
@@ -35,8 +30,7 @@ impl Scheduler {
             Phase::Ending { .. } | Phase::Ended => true,
         };
         // A worker still being started is killed by `add`.
-        let is_past = |time: Instant| time <= Instant::now();
-        let is_time = matches!(self.phase, Phase::Ending { kill_at: Some(time), .. } if is_past(time));
+        let is_time = matches!(self.phase, Phase::Ending { kill_at: Some(time), .. } if time.is_past());
         let is_over = may_end && self.workers.is_empty() && (!self.starts.is_spawning() || is_time);
         if is_over {
             self.policy.initializers.clear();
@@ -46,13 +40,13 @@ impl Scheduler {
     }
 
     /// Detects that this process, and usually its workers, were stopped: nothing polled for much longer than
-    /// the interval while a worker had items or ran its initializer. The whole gap counts against no limit of
-    /// these, since the stop's begin is unknown. Call at each poll with the time.
+    /// the interval while a worker had items. The whole gap counts against none of their limits, since the stop's
+    /// begin is unknown. (A worker says when its item has begun, so [`RunningTime`] cannot.) Call at each poll with
+    /// the time.
     pub(super) fn ignore_stopped_time(&mut self, now: u64) {
         let before = std::mem::replace(&mut self.polled_at, now);
         let gap = Duration::from_nanos(now.saturating_sub(before));
-        let is_limited = |worker: &WorkerHandle| worker.in_flight() > 0 || worker.initialize_by().is_some();
-        if gap > CHECK_INTERVAL + LATE_AFTER && self.workers.iter().any(is_limited) {
+        if gap > LONGEST_GAP && self.workers.iter().any(|worker| worker.in_flight() > 0) {
             let now = clock::nanos();
             self.workers.iter_mut().for_each(|worker| worker.exclude_time(before, now));
         }
@@ -60,8 +54,7 @@ impl Scheduler {
 
     /// Terminates or kills workers that should have exited.
     fn end_workers(&mut self) {
-        let now = Instant::now();
-        let is_over = |time: Option<Instant>| time.is_some_and(|time| now >= time);
+        let is_over = |time: Option<RunningTime>| time.is_some_and(RunningTime::is_past);
         for worker in &mut self.workers {
             worker.end_if_due();
             worker.end_initializer();

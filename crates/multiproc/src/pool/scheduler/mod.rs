@@ -21,11 +21,11 @@ use crate::pool::recording::Recording;
 use crate::pool::stats::PoolStats;
 use crate::pool::worker_handle::WorkerHandle;
 use crate::sys::clock;
+use crate::sys::running_time::{CHECK_INTERVAL, RunningTime};
 use crate::task::initializer::Initializer;
 use crate::trace;
 
 use self::backlog::Backlog;
-pub(crate) use self::maintain::CHECK_INTERVAL;
 use self::respawn::Starts;
 use self::sleep::Sleep;
 
@@ -92,8 +92,8 @@ enum Phase {
     /// No work at all; remaining workers get SIGTERM, then SIGKILL, at these instants. `None` is beyond the
     /// clock's range.
     Ending {
-        terminate_at: Option<Instant>,
-        kill_at: Option<Instant>,
+        terminate_at: Option<RunningTime>,
+        kill_at: Option<RunningTime>,
     },
     /// The pool's thread has ended; a worker that still starts is killed.
     Ended,
@@ -171,7 +171,8 @@ impl Scheduler {
     pub(crate) fn cancel(&mut self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fail_pending(call) || self.workers.iter_mut().any(|worker| worker.cancel(call));
-        let next_end = self.workers.iter().filter_map(WorkerHandle::grace_until).min();
+        let next_end =
+            self.workers.iter().filter_map(WorkerHandle::grace_until).min().map(RunningTime::sleep_until);
         self.sleep.wake_requested |= next_end.is_some_and(|time| self.sleep.wake_by(time));
         self.dispatch();
         is_cancelled
@@ -205,7 +206,7 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn end(&mut self, terminate_at: Option<Instant>, kill_at: Option<Instant>) {
+    pub(crate) fn end(&mut self, terminate_at: Option<RunningTime>, kill_at: Option<RunningTime>) {
         if matches!(self.phase, Phase::Ended) {
             return;
         }
@@ -321,7 +322,11 @@ impl Scheduler {
         let coarse = self.stall_check_at.into_iter().chain(self.next_measurement()).min();
         let coarse =
             coarse.map(|time| Instant::now() + Duration::from_nanos(time.saturating_sub(clock::ticks())));
-        self.redispatch_at.into_iter().chain(coarse).chain(self.backlog.pauses_until()).min()
+        self.redispatch_at
+            .into_iter()
+            .chain(coarse)
+            .chain(self.backlog.pauses_until().map(RunningTime::sleep_until))
+            .min()
     }
 
     /// Shuts down workers that an ending pool no longer needs. A caller may collect their last results, so

@@ -1,10 +1,11 @@
 //! Starts, reaps and replaces the workers of a pool.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Phase, Scheduler};
 use crate::error::{Cause, Error};
 use crate::pool::worker_handle::{WorkerConfig, WorkerExit, WorkerHandle};
+use crate::sys::running_time::RunningTime;
 use crate::trace;
 
 /// Fail the pool after this many consecutive start-up failures. (Random kills hit a new worker now and then;
@@ -22,7 +23,7 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 pub(super) struct Starts {
     slot: StartSlot,
     /// Since when the kernel has refused new workers, and its error.
-    refused: Option<(Instant, Error)>,
+    refused: Option<(RunningTime, Error)>,
     /// At least one worker has become ready.
     had_success: bool,
     /// Consecutive workers that died before they were ready.
@@ -39,16 +40,16 @@ enum StartSlot {
     #[default]
     Idle,
     /// No worker is started before this instant.
-    Paused(Instant),
+    Paused(RunningTime),
     /// A worker is being started. The next one is not started before the instant, if any.
-    Spawning(Option<Instant>),
+    Spawning(Option<RunningTime>),
 }
 
 impl Starts {
     fn may_begin(&self) -> bool {
         match self.slot {
             StartSlot::Idle => true,
-            StartSlot::Paused(until) => until <= Instant::now(),
+            StartSlot::Paused(until) => until.is_past(),
             StartSlot::Spawning(_) => false,
         }
     }
@@ -58,7 +59,7 @@ impl Starts {
     }
 
     /// When the next start may begin, if there is a pause.
-    pub(super) fn paused_until(&self) -> Option<Instant> {
+    pub(super) fn paused_until(&self) -> Option<RunningTime> {
         match self.slot {
             StartSlot::Idle => None,
             StartSlot::Paused(until) => Some(until),
@@ -67,10 +68,10 @@ impl Starts {
     }
 
     fn pause(&mut self) {
-        let until = Instant::now() + RETRY;
+        let until = RunningTime::after(RETRY);
         self.slot = match self.slot {
-            StartSlot::Spawning(_) => StartSlot::Spawning(Some(until)),
-            _ => StartSlot::Paused(until),
+            StartSlot::Spawning(_) => StartSlot::Spawning(until),
+            _ => until.map_or(StartSlot::Idle, StartSlot::Paused),
         };
     }
 
@@ -185,7 +186,7 @@ impl Scheduler {
     /// while, waiting and new work fails with this error until a worker starts. Retries continue.
     pub(crate) fn spawn_failed(&mut self, error: Error) {
         self.starts.end();
-        let since = self.starts.refused.take().map_or_else(Instant::now, |(since, _)| since);
+        let since = self.starts.refused.take().map_or_else(RunningTime::now, |(since, _)| since);
         self.starts.refused = Some((since, error));
         if let Some(error) = self.persistent_spawn_error().cloned() {
             if error.os_error().is_some() {

@@ -1,11 +1,10 @@
 //! Retires workers: those beyond the wanted number, those that have grown too much, and those that have been
 //! idle for long.
 
-use std::time::Instant;
-
 use super::{Phase, Scheduler};
 use crate::error::Result;
 use crate::pool::worker_handle::WorkerHandle;
+use crate::sys::running_time::RunningTime;
 
 /// The least interval between two measurements of the workers' memory, in nanoseconds: one takes about 10 µs
 /// for each.
@@ -73,7 +72,7 @@ impl Scheduler {
     }
 
     /// When the next worker has been idle for that long.
-    pub(super) fn next_idle_end(&self) -> Option<Instant> {
+    pub(super) fn next_idle_end(&self) -> Option<RunningTime> {
         let timeout = self.policy.idle_timeout.filter(|_| matches!(self.phase, Phase::Open))?;
         let accepting = self.workers.iter().filter(|worker| worker.accepts_work()).count();
         if accepting <= self.policy.min_workers {
@@ -81,6 +80,6 @@ impl Scheduler {
         }
         let left =
             self.workers.iter().filter_map(WorkerHandle::idle_time).map(|idle| timeout.saturating_sub(idle));
-        Instant::now().checked_add(left.min()?)
+        RunningTime::after(left.min()?)
     }
 }

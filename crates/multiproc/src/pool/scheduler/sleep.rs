@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::maintain::CHECK_INTERVAL;
 use super::{Phase, Scheduler};
 use crate::pool::worker_handle::WorkerHandle;
+use crate::sys::running_time::{CHECK_INTERVAL, RunningTime};
 
 /// The sleep of the pool's thread.
 #[derive(Default)]
@@ -41,24 +41,17 @@ impl Scheduler {
         let times = [terminate_at, kill_at, self.starts.paused_until()]
             .into_iter()
             .flatten()
-            .filter(|&time| time > now);
+            .filter(|time| !time.is_past());
+        // A process stopped or killed between a change and its notification wakes no thread, and a caller may be
+        // busy decoding results.
         let watch = self.has_work().then(|| now + CHECK_INTERVAL);
-        kill_deadlines
-            .chain(graces)
-            .chain(timeouts)
-            .chain(initialized)
-            .chain(times)
-            .chain(self.next_idle_end())
-            .chain(self.next_check())
-            .chain(watch)
-            .min()
+        let limits = kill_deadlines.chain(graces).chain(initialized).chain(times).chain(self.next_idle_end());
+        limits.map(RunningTime::sleep_until).chain(timeouts).chain(self.next_check()).chain(watch).min()
     }
 
-    /// Whether the pool has work that could be stuck, or an initializer whose time is limited.
+    /// Whether the pool has work that could be stuck.
     fn has_work(&self) -> bool {
-        let is_idle = |worker: &WorkerHandle| {
-            worker.in_flight() == 0 && worker.accepts_work() && worker.initialize_by().is_none()
-        };
+        let is_idle = |worker: &WorkerHandle| worker.in_flight() == 0 && worker.accepts_work();
         !self.backlog.is_empty() || self.has_worker_bound || !self.workers.iter().all(is_idle)
     }
 

@@ -1,15 +1,16 @@
 //! The time in which an item that was cancelled, or has exceeded its time limit, can end by itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::WorkerHandle;
 use crate::error::{Cause, Error, Origin};
 use crate::pool::worker_rings::Scope;
+use crate::sys::running_time::RunningTime;
 
 /// The running item is to end. Its worker has no other items and gets none.
 pub(super) struct Grace {
     /// When the worker is killed. `None` is beyond the clock's range.
-    until: Option<Instant>,
+    until: Option<RunningTime>,
     /// The item's error then.
     why: Cause,
 }
@@ -23,27 +24,20 @@ impl WorkerHandle {
         if grace == 0 || self.in_flight.count() != 1 {
             return self.fail_worker(Error::new(why));
         }
-        let until = Instant::now().checked_add(Duration::from_millis(grace.into()));
+        let until = RunningTime::after(Duration::from_millis(grace.into()));
         self.grace = Some(Box::new(Grace { until, why }));
         self.takes_no_more = true; // so it gets nothing
         self.rings.set_cancelled(true);
     }
 
     /// When to kill the worker, if its item does not end by itself before.
-    pub(crate) fn grace_until(&self) -> Option<Instant> {
+    pub(crate) fn grace_until(&self) -> Option<RunningTime> {
         self.grace.as_ref().filter(|_| self.phase.failure().is_none()).and_then(|grace| grace.until)
-    }
-
-    /// The grace ends later by this time.
-    pub(super) fn extend_grace(&mut self, time: Duration) {
-        if let Some(grace) = &mut self.grace {
-            grace.until = grace.until.and_then(|until| until.checked_add(time));
-        }
     }
 
     /// Kills the worker if its item has not ended in its grace.
     pub(crate) fn enforce_grace(&mut self) {
-        if self.grace_until().is_none_or(|until| until > Instant::now()) {
+        if self.grace_until().is_none_or(|until| !until.is_past()) {
             return;
         }
         self.take_results(Scope::Completed);

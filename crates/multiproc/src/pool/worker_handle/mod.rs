@@ -34,6 +34,7 @@ use crate::spawn::options::SpawnOptions;
 use crate::spawn::preload_server::PreloadServer;
 use crate::spawn::spawned_child::SpawnedChild;
 use crate::sys::limit::private_memory;
+use crate::sys::running_time::RunningTime;
 use crate::task::initializer::Initializer;
 use crate::trace::Submissions;
 
@@ -47,7 +48,7 @@ pub(crate) struct WorkerHandle {
     started_at: Instant,
     rings: PoolSide,
     /// When its initializer, if any, must have returned; and its limit from the start on.
-    initialize_by: Option<Instant>,
+    initialize_by: Option<RunningTime>,
     initializer_timeout: Duration,
     /// The number of its initializers.
     initializers: usize,
@@ -74,7 +75,7 @@ pub(crate) struct WorkerHandle {
     /// A dispatch has woken it.
     woken: bool,
     /// Since when it has had no items, if that was asked for.
-    idle_since: Cell<Option<(u64, Instant)>>,
+    idle_since: Cell<Option<(u64, RunningTime)>>,
     submissions: Submissions,
     phase: WorkerPhase,
     grace: Option<Box<Grace>>,
@@ -139,7 +140,7 @@ impl WorkerHandle {
             options.spawn_internal("pool-worker".to_owned(), serve, &(context, initializers), server)?;
         spawned.child.set_on_change(Arc::new(on_exit));
         let started_at = Instant::now();
-        let initialize_by = started_at.checked_add(initializer_timeout).filter(|_| initializer_count > 0);
+        let initialize_by = RunningTime::after(initializer_timeout).filter(|_| initializer_count > 0);
         Ok(Self {
             index,
             spawned,
@@ -218,7 +219,7 @@ impl WorkerHandle {
     pub(crate) fn idle_time(&self) -> Option<Duration> {
         let idle = self.is_idle().then_some(self.completed);
         let before = self.idle_since.get().filter(|&(completed, _)| Some(completed) == idle);
-        let since = idle.map(|completed| before.unwrap_or_else(|| (completed, Instant::now())));
+        let since = idle.map(|completed| before.unwrap_or_else(|| (completed, RunningTime::now())));
         self.idle_since.set(since);
         since.map(|(_, since)| since.elapsed())
     }

@@ -1,8 +1,9 @@
 //! The state machine of a worker's end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Cause, Error};
+use crate::sys::running_time::RunningTime;
 
 /// How long a worker may live after its liveness socket has hung up.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -18,10 +19,10 @@ pub(super) enum WorkerPhase {
     Retired,
     /// Its liveness socket has hung up. Usually the worker is dying, but a task can also have executed
     /// another program, or closed descriptors that are not its own.
-    HungUp { kill_at: Instant },
+    HungUp { kill_at: Option<RunningTime> },
     /// Told to exit: the rings are closed, and if `was_terminated` SIGTERM was sent. `kill_at` is `None` if
     /// it is beyond the clock's range.
-    ShuttingDown { kill_at: Option<Instant>, was_terminated: bool },
+    ShuttingDown { kill_at: Option<RunningTime>, was_terminated: bool },
     /// It was sent SIGKILL. The cause is the pool's, if the pool did not do so to end it.
     Killed { cause: Option<Error>, was_shutting_down: bool },
 }
@@ -51,20 +52,19 @@ impl WorkerPhase {
     }
 
     /// When to kill it, because it was told to exit, or has hung up, and still lives.
-    pub(super) fn kill_at(&self) -> Option<Instant> {
+    pub(super) fn kill_at(&self) -> Option<RunningTime> {
         match self {
-            Self::HungUp { kill_at } => Some(*kill_at),
-            Self::ShuttingDown { kill_at, .. } => *kill_at,
+            Self::HungUp { kill_at } | Self::ShuttingDown { kill_at, .. } => *kill_at,
             Self::Running | Self::Retired | Self::Killed { .. } => None,
         }
     }
 
     pub(super) fn hang_up(&mut self) {
-        let latest = Instant::now() + EXIT_GRACE;
+        let latest = RunningTime::after(EXIT_GRACE);
         match self {
             Self::Running | Self::Retired => *self = Self::HungUp { kill_at: latest },
             Self::ShuttingDown { kill_at, .. } => {
-                *kill_at = kill_at.take().into_iter().chain([latest]).min();
+                *kill_at = kill_at.take().into_iter().chain(latest).min();
             }
             Self::HungUp { .. } | Self::Killed { .. } => {}
         }
@@ -74,7 +74,7 @@ impl WorkerPhase {
     pub(super) fn begin_shutdown(&mut self, timeout: Duration) -> bool {
         let is_new = matches!(self, Self::Running | Self::Retired | Self::HungUp { .. });
         if is_new {
-            let latest = Instant::now().checked_add(timeout);
+            let latest = RunningTime::after(timeout);
             let kill_at = self.kill_at().into_iter().chain(latest).min();
             *self = Self::ShuttingDown { kill_at, was_terminated: false };
         }
@@ -120,7 +120,7 @@ mod tests {
         phase.hang_up();
         assert!(!phase.is_running() && phase.kill_at().is_some() && !phase.was_told_to_exit());
         assert!(phase.begin_shutdown(TIMEOUT) && !phase.begin_shutdown(TIMEOUT));
-        assert!(phase.kill_at().unwrap() <= Instant::now() + EXIT_GRACE, "the shutdown has put the kill off");
+        assert!(phase.kill_at() <= RunningTime::after(EXIT_GRACE), "the shutdown has put the kill off");
         assert!(phase.terminate(TIMEOUT) && !phase.terminate(TIMEOUT));
         assert!(
             phase.kill(None)

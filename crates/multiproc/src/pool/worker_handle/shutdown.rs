@@ -1,6 +1,6 @@
 //! Ends workers, and settles the items of those that have exited.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::WorkerHandle;
 use super::phase::WorkerPhase;
@@ -11,6 +11,7 @@ use crate::pool::stats::WorkerStats;
 use crate::pool::worker_rings::Scope;
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
+use crate::sys::running_time::RunningTime;
 use crate::trace;
 
 /// A worker that exits within this time, without running anything, may be unable to live.
@@ -34,19 +35,13 @@ pub(crate) struct WorkerExit {
 /// Ends the worker.
 impl WorkerHandle {
     /// When its initializer must have returned, if that is pending.
-    pub(crate) fn initialize_by(&self) -> Option<Instant> {
+    pub(crate) fn initialize_by(&self) -> Option<RunningTime> {
         self.initialize_by.filter(|_| !self.is_ready() && self.phase.failure().is_none())
-    }
-
-    /// Its initializer may return later by this time, or by that since its start if it was started meanwhile.
-    pub(super) fn extend_initializer(&mut self, time: Duration) {
-        let time = time.min(self.started_at.elapsed());
-        self.initialize_by = self.initialize_by.and_then(|latest| latest.checked_add(time));
     }
 
     /// Kills it if its initializer has exceeded its time limit.
     pub(crate) fn end_initializer(&mut self) {
-        if self.initialize_by().is_some_and(|time| time <= Instant::now()) {
+        if self.initialize_by().is_some_and(RunningTime::is_past) {
             let limit = self.initializer_timeout.as_secs_f32();
             let why = format!("its initializer did not return within {limit} s");
             self.fail_worker(Error::new(Cause::Start(why)));
@@ -61,7 +56,7 @@ impl WorkerHandle {
     }
 
     /// When to kill it, because it was told to exit, or has hung up, and still lives.
-    pub(crate) fn kill_at(&self) -> Option<Instant> {
+    pub(crate) fn kill_at(&self) -> Option<RunningTime> {
         self.phase.kill_at()
     }
 
@@ -74,7 +69,7 @@ impl WorkerHandle {
         {
             self.phase.hang_up();
         }
-        if self.kill_at().is_some_and(|time| time <= Instant::now()) && self.phase.kill_at_deadline() {
+        if self.kill_at().is_some_and(RunningTime::is_past) && self.phase.kill_at_deadline() {
             self.spawned.child.kill();
         }
     }

@@ -84,14 +84,10 @@ impl WorkerHandle {
     }
 
     /// The worker was stopped together with the pool for some of the time between these instants of the
-    /// [`clock`](crate::sys::clock::nanos), which does not count: for its item, the grace of that, and its
-    /// initializer.
+    /// [`clock`](crate::sys::clock::nanos), which does not count for its item.
     pub(crate) fn exclude_time(&mut self, from: u64, until: u64) {
         self.rings.exclude_time(from, until);
         self.seen_running = None;
-        let time = Duration::from_nanos(until.saturating_sub(from));
-        self.extend_grace(time);
-        self.extend_initializer(time);
     }
 
     /// When to check the time limit of the running item next.

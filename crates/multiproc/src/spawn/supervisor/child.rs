@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
@@ -13,6 +13,7 @@ use crate::ipc::wire::SharedFd;
 use crate::sys::pidfd::{Exit, PidFd};
 use crate::sys::poll::{Deadline, PollFlags, ready};
 use crate::sys::recent_exits;
+use crate::sys::running_time::RunningTime;
 use crate::sys::{process, socket};
 use crate::trace;
 
@@ -60,13 +61,13 @@ pub(super) enum SpawnPhase {
 
 #[derive(Clone, Copy)]
 pub(super) struct StartDeadline {
-    pub(super) at: Instant,
+    pub(super) at: RunningTime,
     timeout: Duration,
 }
 
 impl StartDeadline {
     pub(super) fn after(timeout: Duration) -> Option<Self> {
-        Instant::now().checked_add(timeout).map(|at| Self { at, timeout })
+        RunningTime::after(timeout).map(|at| Self { at, timeout })
     }
 }
 
@@ -218,7 +219,7 @@ impl Child {
     }
 
     /// Whether its start deadline is still to come. At the deadline, kills it if it has not reached `init`.
-    pub(super) fn is_starting(&self, now: Instant) -> bool {
+    pub(super) fn is_starting(&self, now: RunningTime) -> bool {
         match self.start_deadline() {
             Some(deadline) if deadline.at > now => true,
             Some(deadline) => {

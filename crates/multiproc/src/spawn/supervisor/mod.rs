@@ -52,16 +52,21 @@ pub(crate) fn start(request: SpawnRequest) -> Result<Arc<Child>> {
     let has_ended = || Error::internal("the supervisor thread has ended");
     supervisor.requests.send((request, reply)).map_err(|_| has_ended())?;
     supervisor.wakeup.write(1).map_err(|errno| Error::os("wake the supervisor", errno))?;
-    let reply = match deadline.left() {
-        None => replied.recv().map_err(|_| has_ended())?,
-        Some(left) => replied.recv_timeout(left).map_err(|error| match error {
-            RecvTimeoutError::Timeout => {
-                Error::new(Cause::Start("the kernel has not executed the program in time".to_owned()))
+    loop {
+        let received = match deadline.left() {
+            None => replied.recv().map_err(RecvTimeoutError::from),
+            Some(left) => replied.recv_timeout(left),
+        };
+        match received {
+            Ok(reply) => return reply.take(),
+            Err(RecvTimeoutError::Timeout) if !deadline.is_over() => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let why = "the kernel has not executed the program in time".to_owned();
+                return Err(Error::new(Cause::Start(why)));
             }
-            RecvTimeoutError::Disconnected => has_ended(),
-        })?,
-    };
-    reply.take()
+            Err(RecvTimeoutError::Disconnected) => return Err(has_ended()),
+        }
+    }
 }
 
 /// Watches a child that a zygote has forked.

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::sync::{Arc, Weak};
 use std::thread::Builder;
-use std::time::Instant;
 
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 
@@ -17,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::sys::exec::exec_self;
 use crate::sys::poll::{Deadline, milliseconds};
 use crate::sys::privileges::execute_by_this_thread;
+use crate::sys::running_time::RunningTime;
 use crate::sys::signals::with_signals_blocked;
 
 type Requests = mpsc::Receiver<(SpawnRequest, SpawnReply)>;
@@ -96,14 +96,14 @@ impl SupervisorThread {
     /// Kills children that have not reached `init` by their start deadline.
     fn kill_late(&mut self) {
         if !self.starting.is_empty() {
-            let now = Instant::now();
+            let now = RunningTime::now();
             self.starting.retain(|child| child.upgrade().is_some_and(|child| child.is_starting(now)));
         }
     }
 
     fn timeout(&self) -> EpollTimeout {
         let deadlines = self.starting.iter().filter_map(|child| child.upgrade()?.start_deadline());
-        let deadline = deadlines.map(|deadline| deadline.at).min().map_or(Deadline::Never, Deadline::At);
+        let deadline = deadlines.map(|deadline| deadline.at).min().map_or(Deadline::Never, Deadline::Running);
         milliseconds(deadline)
             .map_or(EpollTimeout::NONE, |ms| EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX))
     }

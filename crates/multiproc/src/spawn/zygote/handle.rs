@@ -102,7 +102,7 @@ impl Zygote {
 
     /// Blocks until it has run its functions, for `timeout` at most. Otherwise it is killed.
     pub(crate) fn wait_until_preloaded(&self, timeout: Duration) -> Result<()> {
-        let deadline = Deadline::after(timeout);
+        let deadline = Deadline::limit(timeout);
         let waited = self.receive_preloaded(deadline, timeout);
         if waited.is_err() {
             self.process.kill();
@@ -127,7 +127,7 @@ impl Zygote {
                     poll_any(self.start_socket.as_fd(), self.process.as_fd(), deadline)?;
                 }
                 Incoming::TimedOut | Incoming::Disconnected => {
-                    self.process.wait(Deadline::after(EXIT_GRACE));
+                    self.process.wait(Deadline::limit(EXIT_GRACE));
                     return Err(self.process.exit_error(self.origin()));
                 }
             }
@@ -138,7 +138,7 @@ impl Zygote {
     pub(crate) fn kill(&self, has_pending: bool) {
         self.process.kill();
         if has_pending {
-            self.process.wait(Deadline::after(EXIT_GRACE));
+            self.process.wait(Deadline::limit(EXIT_GRACE));
         }
     }
 
@@ -150,10 +150,10 @@ impl Zygote {
         match (is_silent, has_started) {
             (true, true) => process.kill(),
             (true, false) => process.kill_start_timeout(timeout),
-            (false, _) if process.wait(Deadline::after(EXIT_GRACE)).is_none() => process.kill(),
+            (false, _) if process.wait(Deadline::limit(EXIT_GRACE)).is_none() => process.kill(),
             (false, _) => {}
         }
-        let exit = process.wait(Deadline::after(EXIT_GRACE));
+        let exit = process.wait(Deadline::limit(EXIT_GRACE));
         match (is_silent, has_started, exit) {
             (true, true, _) => Err(Error::new(Cause::Start(format!(
                 "the fork server (process {}) did not answer within {} s and was killed; the next start \

@@ -4,7 +4,6 @@ mod item_time;
 mod submitted_items;
 
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::ipc::frame::{Frames, array_kind, as_u32};
@@ -23,6 +22,7 @@ use super::{
     PREFIX, READY, RUN_TIME, SUBMISSIONS, VALUE, VISIBLE, WorkerRings,
 };
 use crate::pool::worker_rings::result_words::{self, Scope};
+use crate::sys::running_time::RunningTime;
 
 #[derive(Debug)]
 pub(crate) struct PoolSide {
@@ -41,7 +41,7 @@ pub(crate) struct PoolSide {
     sent_count: u32,
     received_count: u32,
     /// The end of invisible results of an idle worker, and when they were first seen.
-    unflushed: Option<(Position, Instant)>,
+    unflushed: Option<(Position, RunningTime)>,
     /// An array to which the worker may add results: its position, and how many of its results were taken.
     open: Option<(u32, u32)>,
     closed: bool,
@@ -373,10 +373,10 @@ impl PoolSide {
 
 /// Whether an idle worker has kept these results invisible for too long: it cannot flush the output of their
 /// tasks.
-fn is_overdue(unflushed: &mut Option<(Position, Instant)>, tail: Position) -> bool {
-    let (seen, since) = *unflushed.get_or_insert_with(|| (tail, Instant::now()));
+fn is_overdue(unflushed: &mut Option<(Position, RunningTime)>, tail: Position) -> bool {
+    let (seen, since) = *unflushed.get_or_insert_with(|| (tail, RunningTime::now()));
     if seen != tail {
-        *unflushed = Some((tail, Instant::now()));
+        *unflushed = Some((tail, RunningTime::now()));
     }
     seen == tail && since.elapsed() >= FLUSH_TIMEOUT
 }
