@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Failed, Trial};
 use multiproc::{Connection, Process, ProcessBuilder, RemoteFn, Result, StartMethod, pipe};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 /// How a test ends: it panics, returns an error, or passes.
@@ -39,6 +39,21 @@ pub(crate) use trials;
 pub(crate) fn trial(module: &str, name: &str, test: fn() -> Outcome) -> Trial {
     let name = format!("{}::{name}", module.trim_start_matches("behaviour::"));
     Trial::test(name.clone(), move || tests::watched(&name, test))
+}
+
+/// A test, or a part of it, cannot run here: it fails if the variable `CI` is set, else says so and passes.
+pub(crate) fn cannot_run(why: &str) {
+    println!("skipped: {why}");
+    assert!(std::env::var_os("CI").is_none(), "`CI` is set, and the test cannot run: {why}");
+}
+
+/// Whether this user is root; without that, [the test cannot run](cannot_run).
+pub(crate) fn is_root() -> bool {
+    let is_root = Uid::effective().is_root();
+    if !is_root {
+        cannot_run("this user is not root");
+    }
+    is_root
 }
 
 /// Runs a test in a process of its own: no other test opens a descriptor there, has a child, or is about to

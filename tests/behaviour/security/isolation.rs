@@ -13,10 +13,9 @@ use multiproc::queue::{Sender, bounded};
 use multiproc::{Connection, Pool, Process, Result, SharedSlice, pipe};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
-use nix::unistd::Uid;
 
 use super::become_unprivileged;
-use crate::support::{METHODS, Outcome, alone, blocked_child, children, descriptors, trials, with};
+use crate::support::{METHODS, Outcome, alone, blocked_child, children, descriptors, is_root, trials, with};
 
 trials![
     sockets_have_no_names_and_memory_keeps_its_size,
@@ -153,9 +152,9 @@ fn programs_that_are_executed_get_the_users_environment_alone() -> Outcome {
     Ok(())
 }
 
-/// Only root can become another user; for others, this tests nothing.
+/// Only root can become another user.
 fn other_users_cannot_look_inside() -> Outcome {
-    if !Uid::effective().is_root() {
+    if !is_root() {
         return Ok(());
     }
     alone(|| {

@@ -12,16 +12,16 @@ use std::process::{Command, Stdio};
 use multiproc::Process;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::prctl::get_no_new_privs;
+use nix::sys::prctl::{get_no_new_privs, set_no_new_privs};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{Gid, Uid, chown};
+use nix::unistd::{Gid, chown};
 
 use super::{
     BOOTSTRAP_MESSAGES, Folder, UNPRIVILEGED, become_unprivileged, bootstrap, copy, rights, run_with,
     start_sockets, text,
 };
-use crate::support::{METHODS, Outcome, trials, with};
+use crate::support::{METHODS, Outcome, cannot_run, is_root, trials, with};
 
 trials![
     a_program_with_more_privileges_than_its_user_takes_no_task_from_an_unrelated_process,
@@ -29,6 +29,7 @@ trials![
     rights_that_a_program_gives_up_between_two_starts_do_not_come_back,
     capabilities_that_root_has_given_up_do_not_come_back_in_its_children,
     children_have_the_rights_that_a_program_has_kept,
+    a_program_that_must_not_gain_privileges_has_children,
     children_of_an_ordinary_program_may_execute_others_that_have_more_rights,
     a_program_with_more_privileges_than_its_user_replays_records_and_traces_nothing,
     a_program_with_more_privileges_than_its_user_ignores_how_to_start_children,
@@ -46,7 +47,7 @@ enum More {
 const GROUP: u32 = 60;
 
 /// A copy of a program that gives more rights to the user who executes it. `None`, with a message, where that
-/// is not possible.
+/// is not possible, unless `CI` is set.
 fn with_more_rights(program: &str, more: More, folder: &Folder) -> Option<PathBuf> {
     let copy = folder.0.join(format!("{more:?}"));
     self::copy(program, &copy);
@@ -56,7 +57,7 @@ fn with_more_rights(program: &str, more: More, folder: &Folder) -> Option<PathBu
         More::Capability => chmod(&copy, 0o755).and_then(|()| give_capability(&copy)),
     };
     if let Err(errno) = made {
-        println!("not tested: this user cannot give a program more rights ({more:?}): {errno}");
+        cannot_run(&format!("this user cannot give a program more rights ({more:?}): {errno}"));
     }
     made.is_ok().then_some(copy)
 }
@@ -82,9 +83,11 @@ fn give_capability(path: &Path) -> nix::Result<()> {
 fn with_each_right(program: &str, purpose: &str, test: impl Fn(More, PathBuf)) {
     let folder = Folder::new(purpose);
     let is_ignored = statvfs(&folder.0).unwrap().flags().contains(FsFlags::ST_NOSUID);
-    if !Uid::effective().is_root() || is_ignored || get_no_new_privs().unwrap() {
-        println!("not tested: only root can make programs with more rights than their user, not everywhere");
+    if !is_root() {
         return;
+    }
+    if is_ignored || get_no_new_privs().unwrap() {
+        return cannot_run("the kernel ignores here that a program has more rights than its user");
     }
     for more in [More::User, More::Group, More::Capability] {
         if let Some(copy) = with_more_rights(program, more, &folder) {
@@ -96,18 +99,21 @@ fn with_each_right(program: &str, purpose: &str, test: impl Fn(More, PathBuf)) {
 fn a_program_with_more_privileges_than_its_user_takes_no_task_from_an_unrelated_process() -> Outcome {
     let bootstrap = bootstrap("stranger");
     with_each_right(BOOTSTRAP_MESSAGES, "obeys-no-stranger", |more, program| {
-        let obeyed = Process::spawn(command, (program, bootstrap.clone())).unwrap().join().unwrap();
-        assert_eq!(obeyed, (Some(1), String::new()), "{more:?}");
+        for what in ["late", "restricted"] {
+            let args = (program.clone(), what.to_owned(), bootstrap.clone());
+            let obeyed = Process::spawn(command, args).unwrap().join().unwrap();
+            assert_eq!(obeyed, (Some(1), String::new()), "{more:?} {what}");
+        }
     });
     Ok(())
 }
 
 /// Executes a program with a bootstrap message, as its parent would. Returns its exit code and output.
-fn command(program: PathBuf, bootstrap: Vec<u8>) -> (Option<i32>, String) {
+fn command(program: PathBuf, what: String, bootstrap: Vec<u8>) -> (Option<i32>, String) {
     become_unprivileged();
     let (ours, theirs) = start_sockets();
     send(ours.as_raw_fd(), &bootstrap, MsgFlags::empty()).unwrap();
-    let output = run_with(theirs, Command::new(program).arg("late"));
+    let output = run_with(theirs, Command::new(program).arg(what));
     (output.status.code(), text(&output.stdout).into_owned())
 }
 
@@ -137,8 +143,7 @@ fn rights_that_a_program_gives_up_between_two_starts_do_not_come_back() -> Outco
 
 /// Programs that root executes have all capabilities, as a rule.
 fn capabilities_that_root_has_given_up_do_not_come_back_in_its_children() -> Outcome {
-    if !Uid::effective().is_root() {
-        println!("not tested: this user is not root");
+    if !is_root() {
         return Ok(());
     }
     let output = Command::new(RIGHTS).arg("drop").stdin(Stdio::null()).output()?;
@@ -162,6 +167,23 @@ fn children_have_the_rights_that_a_program_has_kept() -> Outcome {
         };
         assert!(has_more, "else this test shows nothing: {own}");
         assert_eq!(rights, [&own[..]; 3], "{more:?}");
+    });
+    Ok(())
+}
+
+/// As in many containers. The kernel calls one with capabilities privileged all the same.
+fn a_program_that_must_not_gain_privileges_has_children() -> Outcome {
+    let restricted = |program: PathBuf| {
+        set_no_new_privs().unwrap();
+        rights(program, "keep")
+    };
+    with_each_right(RIGHTS, "restricted", |more, program| {
+        let rights = Process::spawn(restricted, (program,)).unwrap().join().unwrap();
+        assert!(
+            rights[0].starts_with("Uid: 65534 65534 65534 65534 Gid: 65534 65534 65534 65534"),
+            "{rights:?}"
+        );
+        assert_eq!(rights, [&rights[0][..]; 3], "{more:?}");
     });
     Ok(())
 }

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, Uid, getuid, setuid};
 
 use super::{blocked_child, lives};
 use crate::support::{
-    Outcome, alone, children, eventually, fork_server, open_without_children, send_signal, trials,
+    Outcome, alone, children, eventually, fork_server, is_root, open_without_children, send_signal, trials,
     wait_for_state, with,
 };
 
@@ -165,8 +165,8 @@ fn all_that_a_fork_server_has_ready_can_die_and_the_next_start_works() -> Outcom
 }
 
 fn a_program_that_becomes_another_user_has_other_children_ready_and_leaves_none() -> Outcome {
-    if !Uid::effective().is_root() {
-        return Ok(()); // then it cannot
+    if !is_root() {
+        return Ok(());
     }
     alone(|| {
         let old: Vec<u32> = preforked_children().into_iter().chain(fork_server()).collect();

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, chroot, dup, dup2_stdout, getgroups, getuid, setgroups, setuid};
 
 use crate::support::{
-    Latch, METHODS, Outcome, alone, children, descriptors, eventually, fork_server, trials, with,
+    Latch, METHODS, Outcome, alone, children, descriptors, eventually, fork_server, is_root, trials, with,
 };
 
 trials![
@@ -120,8 +120,7 @@ fn a_child_sees_what_its_parent_has_changed() -> Outcome {
 }
 
 fn a_child_sees_its_parents_groups_however_many_they_are() -> Outcome {
-    if !Uid::effective().is_root() {
-        println!("not tested: only root can change its groups");
+    if !is_root() {
         return Ok(());
     }
     alone(|| {
@@ -161,7 +160,7 @@ fn a_child_sees_what_has_changed_while_the_fork_server_was_made() -> Outcome {
 }
 
 fn a_program_that_changes_its_root_has_no_children_from_outside_of_it() -> Outcome {
-    if !Uid::effective().is_root() {
+    if !is_root() {
         return Ok(());
     }
     alone(|| {
@@ -199,7 +198,7 @@ fn a_child_has_the_stack_that_its_parent_has() -> Outcome {
 
 /// The C library changes the user in all threads that it knows of; a forked child lacks one of them.
 fn a_child_that_becomes_another_user_is_that_in_all_its_threads() -> Outcome {
-    if !Uid::effective().is_root() {
+    if !is_root() {
         return Ok(());
     }
     let become_unprivileged = || {

@@ -5,8 +5,8 @@
 
 use std::ffi::CStr;
 use std::ptr;
-use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI32};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -28,10 +28,25 @@ pub(super) fn exec_gains_privileges(path: &CStr) -> bool {
 }
 
 /// Whether this process may have gained privileges by being executed, beside those of a user or a group.
+///
+/// The kernel also says so of a file with capabilities from which `no_new_privs` has kept them.
 pub(super) fn may_have_gained_privileges() -> bool {
-    let is_restricted = get_no_new_privs().unwrap_or(false);
-    is_secure() && !is_restricted && (has_capabilities(EXECUTED) || !is_setid())
+    is_secure() && !WAS_RESTRICTED.load(Relaxed) && (has_capabilities(EXECUTED) || !is_setid())
 }
+
+/// Whether this program was executed under `no_new_privs`. A program can set that later, in its `main`, and keep
+/// what it has gained.
+static WAS_RESTRICTED: AtomicBool = AtomicBool::new(false);
+
+/// Runs before `main`, and before [`init_for_tests`](crate::init_for_tests): entries with a number come first.
+#[used]
+#[unsafe(link_section = ".init_array.00098")]
+static READ_AT_LOAD: extern "C" fn() = {
+    extern "C" fn read() {
+        WAS_RESTRICTED.store(get_no_new_privs().unwrap_or(false), Relaxed);
+    }
+    read
+};
 
 /// Whether the kernel says that this process gained privileges when it was executed, or ran under two
 /// identities.
@@ -85,4 +100,47 @@ pub(crate) fn execute_by_this_thread() {
 /// The permitted capabilities that children have when they are executed.
 pub(super) fn inherited_capabilities() -> nix::Result<u64> {
     permitted_capabilities(Pid::from_raw(EXECUTING_THREAD.load(Relaxed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use nix::unistd::Uid;
+
+    use super::*;
+    use crate::spawn::supervisor;
+    use crate::sys::inherited_state::{fingerprint, privileges};
+
+    fn drop_capabilities() {
+        let (header, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+        // SAFETY: the kernel reads a header of this version and the two records that go with it.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) }, 0);
+    }
+
+    #[test]
+    fn the_fingerprint_has_the_capabilities_of_the_thread_that_executes() {
+        if !Uid::effective().is_root() {
+            println!("skipped: this user has no capabilities");
+            assert!(std::env::var_os("CI").is_none(), "`CI` is set, and the test cannot run");
+            return;
+        }
+        let _ = supervisor::children(); // starts its thread, or another test might later
+        while EXECUTING_THREAD.load(Relaxed) == 0 {
+            thread::yield_now();
+        }
+        let seen = || (privileges(), fingerprint());
+        let before = seen();
+        let of_another_thread = || {
+            drop_capabilities();
+            let unchanged = seen();
+            let executing = EXECUTING_THREAD.swap(gettid().as_raw(), Relaxed);
+            let changed = seen();
+            EXECUTING_THREAD.store(executing, Relaxed);
+            (unchanged, changed)
+        };
+        let (unchanged, changed) = thread::scope(|scope| scope.spawn(of_another_thread).join().unwrap());
+        assert_eq!(unchanged, before);
+        assert!(changed.0 != before.0 && changed.1 != before.1);
+    }
 }
