@@ -211,7 +211,8 @@ impl<R> Wait for CallHandle<R> {
 
     fn watch<'a>(&'a self, watch: &mut Watch<'a>) -> Result<()> {
         watch.may_miss = true; // another thread may receive the reply, or the connection be made again
-        if let Some(channel) = self.reply_channel() {
+        // A reply that is there and was not taken needs a descriptor or memory, which nothing announces.
+        if let Some(channel) = self.reply_channel().filter(|channel| channel.end().len() == 0) {
             channel.update_readiness()?;
             watch.replies.push(channel);
         }

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use multiproc::pool::TaskHandle;
 use multiproc::queue::{Sender, bounded};
-use multiproc::{Connection, Pool, Result, Server, pipe};
+use multiproc::server::Limit;
+use multiproc::{Connection, Pool, Result, Server, pipe, wait_any_timeout};
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, Usage, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::time::TimeValLike;
 
 use super::{LARGE, limited, open_when_all_is_well};
 use crate::support::{
@@ -27,6 +29,9 @@ trials![
     a_reply_that_needs_a_descriptor_blocks_no_caller,
     a_reply_waits_for_a_descriptor,
     a_long_shortage_is_an_error_only_of_the_get_that_meets_it,
+    a_caller_waits_for_a_descriptor_to_connect_again,
+    a_lack_of_memory_is_an_error_only_of_the_get_that_meets_it,
+    to_wait_for_a_reply_without_a_descriptor_takes_no_time_of_a_cpu,
 ];
 
 /// While its workers are killed and no others can be had, its work fails, and says why; later it goes on.
@@ -266,6 +271,66 @@ fn a_long_shortage_is_an_error_only_of_the_get_that_meets_it() -> Outcome {
         assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::EMFILE as i32));
         assert!(large.get()? == vec![7; 1 << 20]);
         assert_eq!(small.get()?, 5);
+        Ok(())
+    })
+}
+
+/// As the last but one, of calls that wait while the server is made again.
+fn a_caller_waits_for_a_descriptor_to_connect_again() -> Outcome {
+    alone(|| {
+        let limit = Limit::new(1, Duration::from_secs(3600));
+        let server = Server::builder().restart(limit).spawn(|| Nothing, ())?;
+        let first = server.pid();
+        let running = server.submit(|_: &mut Nothing| -> u32 { std::process::abort() }, ())?;
+        let mut behind = server.submit(|_: &mut Nothing| 5, ())?;
+        let other = server.submit(|_: &mut Nothing| 6, ())?;
+        eventually("there is another process", || server.pid() != first);
+        let begun = Instant::now();
+        let (early, is_ready) = limited(Resource::RLIMIT_NOFILE, 3, || {
+            (behind.get_timeout(Duration::from_millis(50)), other.is_ready())
+        });
+        if begun.elapsed() >= Duration::from_secs(1) {
+            return Ok(()); // the machine was too busy: the shortage may have lasted too long
+        }
+        assert!(early?.is_none() && !is_ready);
+        assert_eq!((behind.get_timeout(TEST_TIMEOUT)?, other.get()?), (Some(5), 6));
+        assert_eq!(running.get().unwrap_err().signal(), Some(Signal::SIGABRT as i32));
+        Ok(())
+    })
+}
+
+fn a_lack_of_memory_is_an_error_only_of_the_get_that_meets_it() -> Outcome {
+    const LENGTH: usize = 64 << 20; // the allocator has no such piece
+    alone(|| {
+        let server = Server::spawn(|| Nothing, ())?;
+        let mut large = server.submit(|_: &mut Nothing, length: usize| vec![7_u8; length], (LENGTH,))?;
+        let small = server.submit(|_: &mut Nothing| 5, ())?;
+        wait_for_state(server.pid(), 'S'); // it has replied
+        let (outcome, is_ready) =
+            limited(Resource::RLIMIT_AS, 1, || (large.get_timeout(TEST_TIMEOUT), small.is_ready()));
+        assert_eq!(outcome.unwrap_err().os_error(), Some(Errno::ENOMEM as i32));
+        assert!(!is_ready);
+        assert!(large.get()? == vec![7; LENGTH]);
+        assert_eq!(small.get()?, 5);
+        Ok(())
+    })
+}
+
+fn to_wait_for_a_reply_without_a_descriptor_takes_no_time_of_a_cpu() -> Outcome {
+    alone(|| {
+        let server = Server::spawn(|| Nothing, ())?;
+        let large = server.submit(|_: &mut Nothing, length: usize| vec![7_u8; length], (1 << 20,))?;
+        wait_for_state(server.pid(), 'S'); // it has replied
+        let cpu_time = || getrusage(UsageWho::RUSAGE_SELF).unwrap();
+        let before = cpu_time();
+        let ready =
+            limited(Resource::RLIMIT_NOFILE, 3, || wait_any_timeout(&[&large], Duration::from_secs(1)));
+        let after = cpu_time();
+        assert_eq!(ready?, [0; 0]);
+        let used = |usage: Usage| usage.user_time() + usage.system_time();
+        assert!((used(after) - used(before)).num_milliseconds() < 500);
+        assert_eq!(wait_any_timeout(&[&large], TEST_TIMEOUT)?, [0]);
+        assert!(large.get()? == vec![7; 1 << 20]);
         Ok(())
     })
 }

@@ -71,8 +71,8 @@ impl<R: DeserializeOwned> CallHandle<R> {
     /// As [`get`](Self::get), but blocks for at most `time`, then returns `None`; the call continues.
     ///
     /// # Errors
-    /// Those of [`get`](Self::get). After an error because no descriptor was left to receive a reply, a later
-    /// call still returns the result.
+    /// Those of [`get`](Self::get). After an error because the kernel had no descriptor or memory to receive a
+    /// reply, or to connect to a server that has restarted, a later call still returns the result.
     pub fn get_timeout(&mut self, time: Duration) -> Result<Option<R>> {
         self.take(Deadline::after(time))
     }

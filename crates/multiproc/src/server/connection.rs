@@ -208,7 +208,7 @@ impl Connection {
         if inbox.is_open(call) && inbox.channel.is_none() && !inbox.is_in_use {
             let connected;
             (inbox, connected) = self.connect(inbox, Deadline::now()); // nothing else may wait for a reply
-            self.note_failure(&mut inbox, connected);
+            let _ = self.note_failure(&mut inbox, connected); // the next one tries again
         }
         !inbox.is_open(call)
     }
@@ -224,8 +224,9 @@ impl Connection {
 
     /// Waits for the reply to a call. `None` when the deadline comes first.
     ///
-    /// A shortage of descriptors that is too long is the error of this wait only. The call stays open, since
-    /// the number of the call whose reply is the next one may be in memory that comes with a descriptor.
+    /// What the kernel refuses, such as memory, or a descriptor for too long, is the error of this wait only. All
+    /// calls stay open: the next wait connects again, or receives the reply, of which the call's number may be in
+    /// memory that comes with a descriptor.
     pub(super) fn wait(&self, call: u64, deadline: Deadline) -> Option<Reply> {
         if let Err(error) = self.check_not_forked() {
             return Some(Err(error));
@@ -240,29 +241,43 @@ impl Connection {
                 },
                 None => return Some(Err(Error::invalid("the call's result was already taken"))),
             }
-            if inbox.is_in_use {
-                inbox = self.wait_for_change(inbox, deadline);
-            } else if let Some(channel) = inbox.channel.clone() {
-                let (status, received);
-                status = inbox.status;
-                (inbox, received) = self.without_lock(inbox, || self.receive(&channel, status, deadline));
-                match received {
-                    Err(error) if error.is_shortage_of_descriptors() => {
-                        if !inbox.shortage.record_failure() {
-                            return Some(Err(error));
-                        }
-                        drop(inbox);
-                        inbox = self.lock_after_pause(deadline);
-                    }
-                    received => self.enter(&mut inbox, received),
+            let outcome;
+            (inbox, outcome) = self.advance(inbox, deadline);
+            if let Err(error) = outcome {
+                if !error.is_shortage_of_descriptors() || !inbox.shortage.record_failure() {
+                    return Some(Err(error));
                 }
-            } else {
-                let connected;
-                (inbox, connected) = self.connect(inbox, deadline);
-                self.note_failure(&mut inbox, connected);
+                drop(inbox);
+                inbox = self.lock_after_pause(deadline);
             }
             if deadline.is_over() && !matches!(inbox.calls.get(&call), Some(Call::Done(_))) {
                 return None;
+            }
+        }
+    }
+
+    /// Receives a reply, or connects again, or waits until another thread has. An error is what the kernel has
+    /// refused; then all is as it was.
+    fn advance<'a>(
+        &'a self,
+        inbox: MutexGuard<'a, Inbox>,
+        deadline: Deadline,
+    ) -> (MutexGuard<'a, Inbox>, Result<()>) {
+        if inbox.is_in_use {
+            return (self.wait_for_change(inbox, deadline), Ok(()));
+        }
+        let Some(channel) = inbox.channel.clone() else {
+            let (mut inbox, connected) = self.connect(inbox, deadline);
+            let noted = self.note_failure(&mut inbox, connected);
+            return (inbox, noted);
+        };
+        let status = inbox.status;
+        let (mut inbox, received) = self.without_lock(inbox, || self.receive(&channel, status, deadline));
+        match received {
+            Err(error) if !error.is_codec() => (inbox, Err(error)),
+            received => {
+                self.enter(&mut inbox, received);
+                (inbox, Ok(()))
             }
         }
     }
@@ -294,18 +309,22 @@ impl Connection {
         }
     }
 
-    /// Fails the calls if connecting did; not if only its time was over.
-    fn note_failure(&self, inbox: &mut Inbox, connected: Result<()>) {
-        let Err(error) = connected else { return };
+    /// Fails the calls if connecting did; not if only its time was over, nor if the kernel has refused what it
+    /// needs, which is returned.
+    fn note_failure(&self, inbox: &mut Inbox, connected: Result<()>) -> Result<()> {
+        let Err(error) = connected else { return Ok(()) };
         if error.is_timeout() || error.is_full() {
-            return;
+            return Ok(());
         }
         if self.page().has_ended() {
             self.end_all(inbox);
+        } else if error.os_error().is_some() {
+            return Err(error);
         } else {
             inbox.fail_all(|_| error.clone());
         }
         self.notify_waiters(inbox);
+        Ok(())
     }
 
     /// Takes the replies that have come, so that calls whose result no handle takes fill no channel. After a
@@ -348,7 +367,7 @@ impl Connection {
             }
             Ok(Incoming::Nothing) => {}
             Ok(Incoming::HungUp(fate)) => self.lose_channel(inbox, &fate),
-            // Whose reply it was is not known: overwritten memory, or no memory is left to receive it.
+            // Whose reply it was is not known: the memory was overwritten.
             Err(error) => inbox.fail_all(|_| error.clone()),
         }
     }
