@@ -1,12 +1,18 @@
 //! No one else gets in: tokens, passwords, nkeys, credentials, TLS, permissions.
 
 use std::convert::Infallible;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use async_nats::ConnectOptions;
 use multiproc::Error;
 use multiproc_cluster::{AgentOptions, Cluster};
+use nix::sys::prctl::get_no_new_privs;
+use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Uid;
 use nkeys::KeyPair;
 
 use crate::keys::{Operator, credentials, make_certificates};
@@ -24,6 +30,7 @@ trials![
     the_documented_permissions_suffice,
     an_agents_permissions_do_not_submit,
     an_agent_that_may_not_pull_ends,
+    a_program_with_more_rights_than_its_user_is_no_agent,
 ];
 
 /// With this variable, the test's program is an agent with that seed.
@@ -263,5 +270,34 @@ fn an_agent_that_may_not_pull_ends() -> Outcome {
     let task = pool.submit(square, (3,))?;
     agent.fails_with("Permissions Violation");
     drop((task, pool));
+    Ok(())
+}
+
+/// Whoever executes it must not choose what it runs.
+fn a_program_with_more_rights_than_its_user_is_no_agent() -> Outcome {
+    const USER: u32 = 65_534;
+    let folder = tempfile::tempdir()?;
+    let flags = statvfs(folder.path())?.flags();
+    if !Uid::effective().is_root() || flags.contains(FsFlags::ST_NOSUID) || get_no_new_privs()? {
+        println!("skipped: only root can make a program with more rights than its user, not everywhere");
+        assert!(std::env::var_os("CI").is_none());
+        return Ok(());
+    }
+    let program = folder.path().join("program");
+    assert!(Command::new("cp").arg(std::env::current_exe()?).arg(&program).status()?.success());
+    for (mode, is_agent) in [(0o755, true), (0o4755, false)] {
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        std::fs::set_permissions(&program, Permissions::from_mode(mode))?;
+        // An agent ends at once by that number of workers; what is none lists the tests.
+        let mut command = Command::new(&program);
+        command
+            .arg("--list")
+            .env("MULTIPROC_AGENT", "nats://127.0.0.1:1")
+            .env("MULTIPROC_AGENT_WORKERS", "x");
+        let output = command.uid(USER).gid(USER).stdin(Stdio::null()).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(errors.contains("MULTIPROC_AGENT_WORKERS is no number"), is_agent, "{errors}");
+        assert_eq!(output.status.success(), !is_agent, "{errors}");
+    }
     Ok(())
 }
