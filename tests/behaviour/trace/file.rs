@@ -19,6 +19,7 @@ trials![
     a_file_that_blocks_stops_no_pool,
     a_file_that_blocks_does_not_keep_a_program_from_its_exit,
     a_trace_can_begin_late,
+    one_of_two_threads_begins_the_trace,
     a_file_that_cannot_be_written_does_not_stop_the_program,
 ];
 
@@ -123,5 +124,16 @@ fn a_file_that_cannot_be_written_does_not_stop_the_program() -> Outcome {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && message.contains("no such folder/trace.json"), "{message}");
     assert!(Trace::read("[\n{}").is_ok_and(|trace| trace.events.is_empty()), "a line that is cut off");
+    Ok(())
+}
+
+fn one_of_two_threads_begins_the_trace() -> Outcome {
+    for _ in 0..20 {
+        let files = [TraceFile::new(), TraceFile::new()];
+        let mut twice = program("twice", METHODS[0], &files[0]);
+        let output =
+            twice.env_remove("MULTIPROC_TRACE").args(files.each_ref().map(TraceFile::path)).output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     Ok(())
 }

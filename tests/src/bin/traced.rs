@@ -5,7 +5,8 @@
 use std::env;
 use std::fs;
 use std::process::{Command, id};
-use std::thread::sleep;
+use std::sync::Barrier;
+use std::thread::{scope, sleep};
 use std::time::Duration;
 
 use multiproc::queue::{Receiver, Sender, bounded};
@@ -25,6 +26,7 @@ fn main() {
         "orphan" => orphan(),
         "program" => program(),
         "states" => states(),
+        "twice" => twice(),
         "waits" => waits(),
         other => panic!("no such case: {other}"),
     });
@@ -165,6 +167,23 @@ fn program() {
     assert!(multiproc::start_trace(&file).is_err(), "there is one already");
     before.join().unwrap();
     Process::builder().name("traced").spawn(pause, (1,)).unwrap().join().unwrap();
+}
+
+/// Two threads begin traces at once, in files that the second and the third argument name. One of them does.
+fn twice() {
+    let files = [2, 3].map(|number| env::args().nth(number).unwrap());
+    let barrier = Barrier::new(2);
+    let start = |file: &String| {
+        barrier.wait();
+        multiproc::start_trace(file).map_err(|error| error.to_string())
+    };
+    let [first, second] = scope(|scope| {
+        files.each_ref().map(|file| scope.spawn(|| start(file))).map(|thread| thread.join().unwrap())
+    });
+    let (loser, file) = if first.is_ok() { (second, &files[1]) } else { (first, &files[0]) };
+    assert!(loser.unwrap_err().contains("is being written already"));
+    assert!(!fs::exists(file).unwrap(), "it has made its file");
+    multiproc::start_trace(file).unwrap_err(); // the other one has begun
 }
 
 fn make_state(milliseconds: u64) -> u64 {

@@ -18,7 +18,7 @@ use std::env::var_os;
 use std::io::{Write, stderr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,9 @@ pub fn start_trace(path: impl AsRef<Path>) -> Result<()> {
 }
 
 fn start(path: &Path) -> Result<()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    // One at a time: else both threads would make their files, and one file would stay empty.
+    let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = || Error::invalid("a trace of this program is being written already");
     if tracer().is_some() {
         return Err(taken());
