@@ -105,3 +105,62 @@ impl ChannelEnd {
 fn step(position: u32) -> u32 {
     position & !(STEP - 1)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use nix::sys::stat::fstat;
+
+    use super::*;
+    use crate::channel::{Message, ReceiveOutcome, ReceiverCore, SenderCore, sockets};
+    use crate::sys::poll::Deadline;
+    use crate::sys::socket::Sent;
+
+    const LENGTH: usize = 1 << 20;
+
+    fn channel() -> (SenderCore, ReceiverCore) {
+        let layout = Layout::sparse(0);
+        let memory = SharedMemory::create(NonZeroUsize::new(layout.end()).unwrap()).unwrap();
+        let (from, to) = sockets().unwrap();
+        layout.create(&memory, from, to).unwrap()
+    }
+
+    fn send(sender: &SenderCore, number: u8) {
+        let bytes = vec![number; LENGTH];
+        let sent = sender.send([Message::without_fds(&bytes)], Deadline::now(), &mut 0).unwrap();
+        assert_eq!(sent, Sent::Done);
+    }
+
+    fn receive(receiver: &ReceiverCore, number: u8) {
+        let received = receiver.receive(1, Deadline::now(), |bytes| assert!(bytes == vec![number; LENGTH]));
+        assert!(matches!(received.unwrap(), ReceiveOutcome::PassedToClosure));
+    }
+
+    /// Whether the file has the memory of what is in the ring and ahead of it, and no more than the head of the
+    /// channel besides.
+    fn has_no_other_memory(end: &ChannelEnd) -> bool {
+        let blocks = u32::try_from(fstat(end.memory()).unwrap().st_blocks).unwrap();
+        blocks * 512 <= end.word(ALLOCATED).load(Relaxed) - end.word(RELEASED).load(Relaxed) + 64 * 1024
+    }
+
+    #[test]
+    fn the_next_receiver_gives_back_what_a_killed_one_has_taken() {
+        let (sender, receiver) = channel();
+        let end = receiver.end();
+        (0..16).for_each(|number| send(&sender, number));
+        let before = end.word(RELEASED).load(Relaxed);
+        (0..13).for_each(|number| receive(&receiver, number));
+        assert!(has_no_other_memory(end));
+        // As if it had been killed before it gave any back, and so before it said so.
+        let after = end.word(RELEASED).swap(before, Relaxed);
+        assert!(after - before >= 3 * STEP);
+        for (offset, length) in end.ring.ranges(before, after) {
+            memfd::allocate_range(end.memory(), offset, length).unwrap();
+        }
+        receive(&receiver, 13);
+        assert_eq!(end.word(RELEASED).load(Relaxed), after);
+        assert!(has_no_other_memory(end));
+        receive(&receiver, 14);
+    }
+}
