@@ -58,8 +58,8 @@ impl<'pool, M> CallOptions<'pool, M> {
     /// as the worker is dead. No other item is affected. Each item costs one clock read. A retry has the full
     /// time again.
     ///
-    /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds a second. The
-    /// item may then exceed its limit by up to half a second.
+    /// Time during which the whole program is stopped (Ctrl-Z) does not count, if it exceeds 750 ms. The item
+    /// may then exceed its limit by up to half a second. The same holds of all other limits of a pool.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.options.timeout = Some(time);
         self
