@@ -14,13 +14,17 @@ use nix::unistd::{Pid, gettid};
 
 use super::fork_detect::ForkDetector;
 
-/// The number in the low half, the start time in clock ticks since boot in the high half.
+/// The number in the low half; in the high half the start time in clock ticks since boot, and the [`salt`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ThreadId(u64);
 
-/// The start time of a thread if /proc does not tell it. It differs between threads, so that no stray number makes
-/// any living thread the holder of a lock: it belongs to one thread number by a multiplicative hash (Knuth's).
-fn unknown_start(number: u32) -> u32 {
+/// The start time of a thread if /proc does not tell it.
+const UNKNOWN: u32 = 0;
+
+/// What a multiplicative hash (Knuth's) adds to the start time of a thread with this number. So a number that is
+/// a stray one, or wrong by a little, makes no living thread the holder of a lock: not where /proc tells no start
+/// time, and not where threads have started within the same clock tick.
+fn salt(number: u32) -> u32 {
     number.wrapping_mul(2_654_435_761)
 }
 
@@ -68,6 +72,10 @@ impl ThreadId {
         }
     }
 
+    fn new(number: u32, start: u32) -> Self {
+        Self(u64::from(number) | u64::from(start.wrapping_add(salt(number))) << 32)
+    }
+
     #[cold]
     fn look_up() -> (Self, Self) {
         let process = PROCESS.get_or_init(|| ForkDetector::new().ok());
@@ -75,7 +83,7 @@ impl ThreadId {
         // A file system that shows the threads of another PID namespace gives this thread another number.
         let id = |number: u32, name| {
             let start = Stat::of(name).filter(|stat| stat.number == number).map(|stat| stat.start);
-            Self(u64::from(number) | u64::from(start.unwrap_or_else(|| unknown_start(number))) << 32)
+            Self::new(number, start.unwrap_or(UNKNOWN))
         };
         let thread = id(gettid().as_raw().cast_unsigned(), "thread-self");
         let process = Self::process_or(|| id(std::process::id(), "self"));
@@ -128,11 +136,11 @@ impl ThreadId {
     }
 
     fn knows_start(self) -> bool {
-        self.start() != unknown_start(self.number())
+        self.start() != UNKNOWN
     }
 
     fn start(self) -> u32 {
-        (self.0 >> 32) as u32
+        ((self.0 >> 32) as u32).wrapping_sub(salt(self.number()))
     }
 }
 

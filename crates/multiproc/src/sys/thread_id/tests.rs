@@ -21,12 +21,12 @@ fn a_thread_lives_until_it_ends() {
     }
 }
 
-/// Another process can write any number.
 /// The identity of a thread that cannot read /proc.
 fn without_start(number: u32) -> ThreadId {
-    ThreadId::from_bits(u64::from(number) | u64::from(unknown_start(number)) << 32)
+    ThreadId::new(number, UNKNOWN)
 }
 
+/// Another process can write any number.
 #[test]
 fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
     let own = ThreadId::current();
@@ -43,6 +43,34 @@ fn a_thread_with_another_start_time_or_an_impossible_number_has_ended() {
     ] {
         assert_eq!(ThreadId::from_bits(bits).has_ended(), ended, "{bits:x}");
     }
+}
+
+/// A thread and another one that lives, and has started within the same clock tick.
+#[test]
+fn a_number_that_is_a_little_off_names_no_thread() {
+    let [one, other] = loop {
+        let (tell, told) = mpsc::channel();
+        let threads = [(); 2].map(|()| {
+            let tell = tell.clone();
+            let (end, ends) = mpsc::channel::<()>();
+            let thread = thread::spawn(move || {
+                tell.send(ThreadId::current()).unwrap();
+                let _ = ends.recv();
+            });
+            (end, thread)
+        });
+        let ids = [told.recv().unwrap(), told.recv().unwrap()];
+        if ids[0].start() == ids[1].start() {
+            std::mem::forget(threads); // they live as long as the test
+            break ids;
+        }
+        for (end, thread) in threads {
+            drop(end);
+            thread.join().unwrap();
+        }
+    };
+    let stray = one.bits() - u64::from(one.number()) + u64::from(other.number());
+    assert!(ThreadId::from_bits(stray).has_ended() && !other.has_ended());
 }
 
 /// A process that was killed keeps its number until it is reaped.
