@@ -1,22 +1,30 @@
 //! Memory corruption: shared memory is overwritten at random while processes use it.
 //!
 //! A thread of the parent writes into every page that it shares with others, as any of them could. Meanwhile
-//! no particular value must result. But every call ends, with a value or an error; the parent continues; and
-//! what it creates afterwards works.
+//! no particular value must result. But every call ends within its bounds, with a value or an error; the parent
+//! continues; and what it creates afterwards works.
+
+mod bounds;
+mod channels;
+mod pools;
+mod processes;
 
 use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use faults::Row;
 use indicatif::{ProgressBar, ProgressStyle};
-use multiproc::{Connection, Pool, Process, pipe, queue};
+use multiproc::{Process, queue};
 use tests::corrupter::{Corrupter, Random, Where, mappings};
 
+use self::bounds::Bounds;
+use self::processes::START;
 use crate::interrupt;
 use crate::resources::ResourceSnapshot;
 use crate::watchdog::Watchdog;
@@ -35,20 +43,20 @@ pub(crate) struct Options {
 }
 
 /// The part of the work that runs while memory is overwritten.
-type Rest = Box<dyn FnOnce(&mut Random) -> Result<()>>;
+type Rest = Box<dyn FnOnce(&mut Random, &Bounds) -> Result<()>>;
 
 /// Work during which shared memory is overwritten.
 struct Work {
     name: &'static str,
     /// Creates the shared memory. The rest runs while that is overwritten.
-    begin: fn(&mut Random) -> Result<Rest>,
+    begin: fn(&mut Random, &Bounds) -> Result<Rest>,
 }
 
 const WORKS: [Work; 4] = [
-    Work { name: "memory of a queue", begin: use_queue },
-    Work { name: "memory of a pipe", begin: use_pipe },
-    Work { name: "memory of a pool", begin: use_pool },
-    Work { name: "memory of the fork server", begin: start_processes },
+    Work { name: "memory of a queue", begin: channels::use_queue },
+    Work { name: "memory of a pipe", begin: channels::use_pipe },
+    Work { name: "memory of a pool", begin: pools::use_pool },
+    Work { name: "memory of the fork server", begin: processes::start_processes },
 ];
 
 /// The synchronisation words lie in the first bytes of a mapping.
@@ -73,6 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
     let before = ResourceSnapshot::after_warm_up()?;
+    let bounds = Bounds::new(watchdog);
     let bar = progress(options.rounds);
     for number in 0..options.rounds {
         if interrupt::interrupted() {
@@ -80,9 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
         let kind = usize::try_from(number)? % works.len();
         let name = format!("{}, round {number}", works[kind].name);
-        watchdog.note(0, Some(name.clone()));
+        bounds.begin_round(&name);
         let begun = Instant::now();
-        let mut ended = round(works[kind], seed.wrapping_add(number));
+        let mut ended = round(works[kind], seed.wrapping_add(number), &bounds);
         if number % CHECK_INTERVAL == 0 {
             ended = ended.and_then(|()| before.wait_until_restored());
         }
@@ -93,6 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
         bar.inc(1);
     }
+    eprintln!("the latest calls after their limits: {}", bounds.latest());
     let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
     lines.iter().for_each(Row::print);
     Ok(lines.iter().all(|line| line.failures.is_empty()))
@@ -113,9 +123,9 @@ fn progress(rounds: u64) -> ProgressBar {
     ProgressBar::new(rounds).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn round(work: &Work, seed: u64) -> Result<()> {
+fn round(work: &Work, seed: u64, bounds: &Bounds) -> Result<()> {
     let mut random = Random::new(seed);
-    let go_on = (work.begin)(&mut random)?;
+    let go_on = unwinding(|| (work.begin)(&mut random, bounds))?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let mut corrupter = Corrupter::new(mappings(), random.number());
@@ -136,18 +146,28 @@ fn round(work: &Work, seed: u64) -> Result<()> {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let ended = go_on(&mut random);
+        let ended = unwinding(|| go_on(&mut random, bounds));
         is_over.store(true, Ordering::Relaxed);
         ended
     })?;
-    works_afterwards()
+    works_afterwards(bounds)
+}
+
+/// A panic in the parent is a failure.
+fn unwinding<R>(run: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(anyhow!("the parent panics: {}", text.unwrap_or("without a text")))
+    })
 }
 
 /// New objects work. The fork server, which was there before, may have to be replaced first.
-fn works_afterwards() -> Result<()> {
+fn works_afterwards(bounds: &Bounds) -> Result<()> {
     let mut failures = 0;
+    let add = || Process::spawn(|a: u64, b: u64| a + b, (2, 3)).and_then(Process::join);
     let sum = loop {
-        match Process::spawn(|a: u64, b: u64| a + b, (2, 3)).and_then(Process::join) {
+        match bounds.within(START, "Process::spawn afterwards", add)? {
             Ok(sum) => break sum,
             Err(error) if failures == MOST_FAILURES => {
                 return Err(error).context("no process starts any more");
@@ -157,98 +177,10 @@ fn works_afterwards() -> Result<()> {
     };
     ensure!(sum == 5, "a process returns {sum} for 5");
     let (sender, receiver) = queue::bounded(4)?;
-    sender.send("text".to_owned())?;
-    ensure!(receiver.recv()? == "text", "a queue gives another item than was sent");
+    let exchange = || sender.send("text".to_owned()).map(|()| receiver.recv());
+    let received = bounds.at_once("a new queue", exchange)??;
+    ensure!(received? == "text", "a queue gives another item than was sent");
     Ok(())
-}
-
-/// A child at each end of a queue, and the parent at both.
-fn use_queue(random: &mut Random) -> Result<Rest> {
-    let (sender, receiver) = queue::bounded::<String>([1, 8, 1_000][usize::try_from(random.below(3))?])?;
-    let produce = |sender: queue::Sender<String>, count: u64| {
-        (0..count).all(|number| sender.send(number.to_string()).is_ok());
-    };
-    let consume = |receiver: queue::Receiver<String>, count: u64| {
-        (0..count).all(|_| receiver.recv_timeout(TIME).is_ok());
-    };
-    let children = [
-        Process::spawn(produce, (sender.clone(), random.below(3_000)))?,
-        Process::spawn(consume, (receiver.clone(), random.below(3_000)))?,
-    ];
-    Ok(Box::new(move |random| {
-        for number in 0..random.below(200) {
-            match random.below(5) {
-                0 => drop(sender.try_send(number.to_string())),
-                1 => drop(sender.send_timeout("long".repeat(20_000), TIME)),
-                2 => drop(receiver.try_recv()),
-                3 => drop(receiver.recv_timeout(TIME)),
-                _ => drop(sender.len()),
-            }
-        }
-        drop(sender);
-        children.into_iter().for_each(end);
-        // Without a time limit, as all senders are gone. Many items that were never sent may precede the end.
-        let is_end = || receiver.recv().is_err_and(|error| error.is_disconnected());
-        ensure!((0..1_000_000).any(|_| is_end()), "the end of the queue does not come");
-        Ok(())
-    }))
-}
-
-/// A child that answers, and the parent that asks.
-fn use_pipe(random: &mut Random) -> Result<Rest> {
-    let (ours, theirs) = pipe::<Vec<u64>, String>()?;
-    let answer = |line: Connection<String, Vec<u64>>| {
-        // Both ends wait for a lost question: this one gives up first.
-        while line.poll(PATIENCE).is_ok_and(|has_come| has_come) {
-            let Ok(question) = line.recv() else { break };
-            if line.send(format!("{question:?}")).is_err() {
-                break;
-            }
-        }
-    };
-    let child = Process::spawn(answer, (theirs,))?;
-    let questions = random.below(300);
-    Ok(Box::new(move |random| {
-        for number in 0..questions {
-            let question = vec![number; usize::try_from(random.below(40)).unwrap_or(0)];
-            let _ = ours.send_timeout(question, TIME);
-            if ours.poll(TIME).is_ok_and(|has_come| has_come) {
-                let _ = ours.recv();
-            }
-        }
-        drop(ours);
-        end(child);
-        Ok(())
-    }))
-}
-
-fn use_pool(random: &mut Random) -> Result<Rest> {
-    let workers = usize::try_from(1 + random.below(3))?;
-    let pool = Pool::builder().workers(workers).shutdown_timeout(Duration::from_millis(200)).build()?;
-    Ok(Box::new(move |random| {
-        for _ in 0..3 {
-            let items = random.below(2_000);
-            match random.below(5) {
-                0 => drop(pool.map(|number: u64| number.wrapping_mul(number), 0..items)),
-                1 => {
-                    let texts = (0..items / 10).map(|number| number.to_string());
-                    drop(pool.map_results(|text: String| text.repeat(20), texts));
-                }
-                2 => pool.imap(|number: u64| vec![number; 5_000], 0..items / 100).for_each(drop),
-                3 => drop(pool.options().timeout(Duration::from_secs(1)).map_results(nap, 0..items / 50)),
-                _ => {
-                    let tasks: Vec<_> = (0..items / 50).map(|number| pool.submit(nap, (number,))).collect();
-                    tasks.into_iter().flatten().for_each(|task| drop(task.get()));
-                }
-            }
-        }
-        match random.below(3) {
-            0 => drop(pool),
-            1 => pool.join(),
-            _ => pool.terminate(),
-        }
-        Ok(())
-    }))
 }
 
 /// The argument may have been overwritten.
@@ -257,29 +189,19 @@ fn nap(number: u64) -> u64 {
     number
 }
 
-#[allow(clippy::unnecessary_wraps)] // as for all work
-fn start_processes(random: &mut Random) -> Result<Rest> {
-    let count = 1 + random.below(6);
-    Ok(Box::new(move |_| {
-        for number in 0..count {
-            let children: Vec<_> = (0..2).map(|_| Process::spawn(nap, (number,))).collect();
-            for child in children.into_iter().flatten() {
-                let _ = child.join();
-            }
-        }
-        Ok(())
-    }))
-}
-
 /// The time limit of a call that may wait.
 const TIME: Duration = Duration::from_millis(2);
-/// The time limit of a call whose message may never come.
+/// The time limit of a child's call whose message may never come.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// What a child may take to end by itself.
+const CHILD_END: Duration = Duration::from_millis(200);
 
 /// Gives a child time to exit, then kills it: it may have read corrupt data.
-fn end(mut child: Process<()>) {
-    if child.join_timeout(Duration::from_millis(200)).is_ok_and(|ended| ended.is_none()) {
-        let _ = child.kill();
-        let _ = child.join();
+fn end(mut child: Process<()>, bounds: &Bounds) -> Result<()> {
+    let ended = bounds.within(CHILD_END, "Process::join_timeout", || child.join_timeout(CHILD_END))?;
+    if ended.is_ok_and(|ended| ended.is_none()) {
+        drop(bounds.at_once("Process::kill", || child.kill())?);
+        drop(bounds.at_once("Process::join of a killed child", || child.join())?);
     }
+    Ok(())
 }

@@ -1,0 +1,69 @@
+//! Pools of which the memory is overwritten.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use multiproc::Pool;
+use tests::corrupter::Random;
+
+use super::bounds::Bounds;
+use super::{Rest, nap};
+
+/// What a call may take that gives its items to workers which may have to be replaced.
+const WORK: Duration = Duration::from_secs(5);
+const SHUTDOWN: Duration = Duration::from_millis(200);
+/// The time limit of an item that has one.
+const ITEM: Duration = Duration::from_secs(1);
+/// What the end of a pool may take: the workers' time, and that until those that were killed are reaped.
+const POOL_END: Duration = Duration::from_secs(2);
+
+pub(super) fn use_pool(random: &mut Random, bounds: &Bounds) -> Result<Rest> {
+    let workers = usize::try_from(1 + random.below(3))?;
+    let builder = Pool::builder().workers(workers).shutdown_timeout(SHUTDOWN);
+    let pool = bounds.within(WORK, "PoolBuilder::build", || builder.build())??;
+    Ok(Box::new(move |random, bounds| {
+        for _ in 0..3 {
+            use_once(&pool, random, bounds)?;
+        }
+        end_pool(pool, random, bounds)
+    }))
+}
+
+fn use_once(pool: &Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
+    let items = random.below(2_000);
+    match random.below(5) {
+        0 => {
+            let square = |number: u64| number.wrapping_mul(number);
+            drop(bounds.within(WORK, "Pool::map", || pool.map(square, 0..items))?);
+        }
+        1 => {
+            let texts = (0..items / 10).map(|number| number.to_string());
+            let map = || pool.map_results(|text: String| text.repeat(20), texts);
+            drop(bounds.within(WORK, "Pool::map_results", map)?);
+        }
+        2 => {
+            let mut results = pool.imap(|number: u64| vec![number; 5_000], 0..items / 100);
+            while bounds.within(WORK, "Pool::imap", || results.next())?.is_some() {}
+        }
+        3 => {
+            let options = pool.options().timeout(ITEM);
+            let map = || options.map_results(nap, 0..items / 50);
+            drop(bounds.within(WORK + ITEM, "Pool::map_results with a time limit", map)?);
+        }
+        _ => {
+            for task in (0..items / 50).map(|number| pool.submit(nap, (number,))).collect::<Vec<_>>() {
+                let Ok(task) = task else { continue };
+                drop(bounds.within(WORK, "TaskHandle::get", || task.get())?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn end_pool(pool: Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
+    match random.below(3) {
+        0 => bounds.within(POOL_END, "Pool::drop", || drop(pool)),
+        1 => bounds.within(POOL_END, "Pool::join", || pool.join()),
+        _ => bounds.within(POOL_END, "Pool::terminate", || pool.terminate()),
+    }
+}
