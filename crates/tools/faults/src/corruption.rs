@@ -6,8 +6,13 @@
 
 mod bounds;
 mod channels;
+mod joinable;
+mod locks;
+#[cfg(feature = "log")]
+mod logs;
 mod pools;
 mod processes;
+mod servers;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,10 +57,20 @@ struct Work {
     begin: fn(&mut Random, &Bounds) -> Result<Rest>,
 }
 
-const WORKS: [Work; 4] = [
+#[cfg(feature = "log")]
+const LOGS: &str = "memory of log records";
+
+const WORKS: &[Work] = &[
     Work { name: "memory of a queue", begin: channels::use_queue },
+    Work { name: "memory of an unbounded queue", begin: channels::use_unbounded },
+    Work { name: "memory of a joinable queue", begin: joinable::use_joinable },
     Work { name: "memory of a pipe", begin: channels::use_pipe },
+    Work { name: "memory of locks", begin: locks::use_locks },
+    Work { name: "memory of a server", begin: servers::use_server },
     Work { name: "memory of a pool", begin: pools::use_pool },
+    Work { name: "memory of an array's chunks", begin: pools::use_array },
+    #[cfg(feature = "log")]
+    Work { name: LOGS, begin: logs::log },
     Work { name: "memory of the fork server", begin: processes::start_processes },
 ];
 
@@ -80,8 +95,10 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let lines: Vec<_> = works.iter().map(|work| Row::new("corruption", work.name)).collect();
     let lines = Arc::new(Mutex::new(lines));
     let watchdog = Watchdog::new(1, report_hang(Arc::clone(&lines), again.clone()))?;
-    let before = ResourceSnapshot::after_warm_up()?;
     let bounds = Bounds::new(watchdog);
+    #[cfg(feature = "log")]
+    logs::begin(&bounds)?;
+    let before = ResourceSnapshot::after_warm_up()?;
     let bar = progress(options.rounds);
     for number in 0..options.rounds {
         if interrupt::interrupted() {
@@ -150,6 +167,10 @@ fn round(work: &Work, seed: u64, bounds: &Bounds) -> Result<()> {
         is_over.store(true, Ordering::Relaxed);
         ended
     })?;
+    #[cfg(feature = "log")]
+    if work.name == LOGS {
+        logs::must_come(bounds)?;
+    }
     works_afterwards(bounds)
 }
 

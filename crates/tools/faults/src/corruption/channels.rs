@@ -10,9 +10,22 @@ use super::{PATIENCE, Rest, TIME, end};
 /// More messages than can be forged while memory is overwritten.
 const MANY: u32 = 1_000_000;
 
-/// A child at each end of a queue, and the parent at both.
 pub(super) fn use_queue(random: &mut Random, _: &Bounds) -> Result<Rest> {
-    let (sender, receiver) = queue::bounded::<String>([1, 8, 1_000][usize::try_from(random.below(3))?])?;
+    let (sender, receiver) = queue::bounded([1, 8, 1_000][usize::try_from(random.below(3))?])?;
+    use_both_ends(sender, receiver, random)
+}
+
+pub(super) fn use_unbounded(random: &mut Random, _: &Bounds) -> Result<Rest> {
+    let (sender, receiver) = queue::unbounded()?;
+    use_both_ends(sender, receiver, random)
+}
+
+/// A child at each end of a queue, and the parent at both.
+fn use_both_ends(
+    sender: queue::Sender<String>,
+    receiver: queue::Receiver<String>,
+    random: &mut Random,
+) -> Result<Rest> {
     let produce = |sender: queue::Sender<String>, count: u64| {
         (0..count).all(|number| sender.send(number.to_string()).is_ok());
     };

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use multiproc::Pool;
+use multiproc::{ArrayChunk, Pool, SharedArray};
 use tests::corrupter::Random;
 
 use super::bounds::Bounds;
-use super::{Rest, nap};
+use super::{Rest, TIME, nap};
 
 /// What a call may take that gives its items to workers which may have to be replaced.
 const WORK: Duration = Duration::from_secs(5);
+/// Of an array.
+const ELEMENTS: usize = 20_000;
 const SHUTDOWN: Duration = Duration::from_millis(200);
 /// The time limit of an item that has one.
 const ITEM: Duration = Duration::from_secs(1);
@@ -66,4 +68,33 @@ fn end_pool(pool: Pool, random: &mut Random, bounds: &Bounds) -> Result<()> {
         1 => bounds.within(POOL_END, "Pool::join", || pool.join()),
         _ => bounds.within(POOL_END, "Pool::terminate", || pool.terminate()),
     }
+}
+
+/// Workers that fill the chunks of an array.
+pub(super) fn use_array(random: &mut Random, bounds: &Bounds) -> Result<Rest> {
+    let pool = Pool::builder().workers(2).shutdown_timeout(SHUTDOWN);
+    let pool = bounds.within(WORK, "PoolBuilder::build", || pool.build())??;
+    let mut array = SharedArray::<u64>::zeroed(ELEMENTS)?;
+    let size = usize::try_from(1 + random.below(2_000))?;
+    let chunks: Vec<_> = array.chunks_mut(size)?.collect();
+    Ok(Box::new(move |random, bounds| {
+        let fill = |mut chunk: ArrayChunk<u64>| {
+            chunk.take().is_ok_and(|elements| {
+                elements.fill(1);
+                true
+            })
+        };
+        drop(bounds.within(WORK, "Pool::map_results of chunks", || pool.map_results(fill, chunks))?);
+        drop(bounds.within(TIME, "SharedArray::join_timeout", || array.join_timeout(TIME))?);
+        if let Ok(chunks) = bounds.at_once("SharedArray::chunks_mut", || array.chunks_mut(size))? {
+            for mut chunk in chunks.take(10) {
+                drop(bounds.at_once("ArrayChunk::take", || chunk.take().map(|elements| elements.fill(2)))?);
+            }
+        }
+        end_pool(pool, random, bounds)?;
+        // Without a time limit, as no other process has a chunk.
+        drop(bounds.at_once("SharedArray::join alone", || array.join())?);
+        drop(bounds.at_once("SharedArray::into_shared", || array.into_shared())?);
+        Ok(())
+    }))
 }
