@@ -32,7 +32,7 @@ struct Progress {
 
 impl Delivery {
     pub(super) fn new(ring: LogRing) -> Self {
-        let delivered = Counts::default();
+        let delivered = Counts::START;
         let progress = Progress { delivered, begun_passes: 0, ended_passes: 0, waiting_threads: 0 };
         Self { ring, process: own_pid(), progress: Mutex::new(progress), changed: Condvar::new() }
     }

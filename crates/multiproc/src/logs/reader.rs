@@ -18,7 +18,7 @@ pub(super) struct LogReader {
 
 impl LogReader {
     pub(super) fn new(delivery: Arc<Delivery>) -> Self {
-        Self { delivery, head: Position::START, lost: 0 }
+        Self { delivery, head: Position::START, lost: Counts::START.lost }
     }
 
     /// Passes each record that was written before this call to `take`, and then the number of lost ones to

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::EventCount;
-use crate::ipc::ring::{Position, Ring};
+use crate::ipc::ring::{Position, Ring, just_before_overflow};
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::Relaxed;
 use crate::sys::mutex::Mutex;
@@ -38,10 +38,15 @@ pub(super) struct LogRing {
 impl_serde!(struct LogRing { memory, namespace });
 
 /// The number of records and of lost ones since the start. Both wrap around.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) records: u32,
     pub(super) lost: u32,
+}
+
+impl Counts {
+    /// Those of a new ring.
+    pub(super) const START: Self = Self { records: Position::START.frames, lost: just_before_overflow(4) };
 }
 
 impl LogRing {
@@ -50,6 +55,8 @@ impl LogRing {
         for word in [TAIL, HEAD] {
             Position::START.store_release(ring.memory.word64(word));
         }
+        ring.memory.word32(LOST).store(Counts::START.lost, Relaxed);
+        ring.memory.word32(EVENT).store(just_before_overflow(16), Relaxed);
         Ok(ring)
     }
 

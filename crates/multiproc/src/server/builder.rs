@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde_core::Serialize;
 use serde_core::de::DeserializeOwned;
 
+use super::Server;
 use super::monitor::{Limit, Monitor};
 use super::server_main::{Start, requests};
-use super::{Server, status_page};
+use super::status_page::{self, StatusPage};
 use crate::channel::sockets;
 use crate::error::{Error, Result, TaskError};
 use crate::ipc::wire::{self, SharedMemory};
@@ -133,6 +134,7 @@ impl ServerBuilder {
         let layout = requests(self.capacity);
         let size = NonZeroUsize::new(layout.end()).unwrap_or(NonZeroUsize::MIN);
         let memory = SharedMemory::create(size)?;
+        StatusPage(&memory).init();
         let (from, to) = sockets()?;
         let (sender, receiver) = layout.create(&memory, from, to)?;
         let start = Start {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::error::{Cause, Error, Origin, Result};
 use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::{EventCount, Ticket};
+use crate::ipc::ring::just_before_overflow;
 use crate::ipc::wire::{self, SharedMemory};
 use crate::sys::atomic::{Acquire, AtomicU64, Relaxed, Release};
 use crate::sys::thread_id::ThreadId;
@@ -75,6 +76,14 @@ pub(super) fn is_end(status: u64) -> bool {
 }
 
 impl StatusPage<'_> {
+    /// Sets the counters of a new page.
+    pub(super) fn init(self) {
+        self.0.word32(EVENTS).store(just_before_overflow(16), Relaxed);
+        // An even number of restarts, times 2.
+        self.0.word64(STATUS).store(just_before_overflow(4).into(), Relaxed);
+        self.0.word64(CALLERS).store(just_before_overflow(2).into(), Relaxed);
+    }
+
     /// A number for a caller that no other one has, from 1.
     pub(super) fn new_caller(self) -> u64 {
         self.0.word64(CALLERS).fetch_add(1, Relaxed).wrapping_add(1)

@@ -111,7 +111,7 @@ impl ChunkHandle {
         elements: Range<usize>,
     ) -> Self {
         let (first, length) = (elements.start, elements.len());
-        let (element, generation) = (size_of::<T>(), Generation::new(0));
+        let (element, generation) = (size_of::<T>(), Generation::new(Generation::START));
         Self { element, first, length, memory, generations, word, generation, liveness_socket }
     }
 

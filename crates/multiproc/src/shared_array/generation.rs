@@ -3,6 +3,7 @@
 
 use serde_core::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ipc::ring::just_before_overflow;
 use crate::sys::atomic::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 
@@ -11,6 +12,9 @@ use crate::sys::failpoint::{self, Failpoint};
 pub(super) struct Generation(AtomicU64);
 
 impl Generation {
+    /// That of a chunk which no handle has taken yet: an even number.
+    pub(super) const START: u64 = just_before_overflow(2) as u64;
+
     /// Of a handle that has not taken its chunk.
     pub(super) fn new(generation: u64) -> Self {
         Self(AtomicU64::new(generation & !1))

@@ -26,12 +26,14 @@ use crate::error::{Error, Result};
 use crate::ipc::packet::PacketSocket;
 use crate::ipc::wire::{SharedFd, SharedMemory};
 use crate::shared_slice::SharedSlice;
+use crate::sys::atomic::Relaxed;
 use crate::sys::immutable::{self, ImmutableMemory};
 use crate::sys::poll::Deadline;
 
 pub use chunk::ArrayChunk;
 
 use chunk::ChunkHandle;
+use generation::Generation;
 
 /// Plain data in shared memory that several processes fill, each an exclusive [chunk](ArrayChunk) of it.
 ///
@@ -194,6 +196,11 @@ impl<T: Pod> SharedArray<T> {
         let Some(memory) = self.memory.clone() else { return Ok(None) };
         let words = chunks.checked_mul(size_of::<u64>()).and_then(NonZeroUsize::new);
         let generations = SharedMemory::create(words.ok_or_else(|| too_large::<T>(chunks))?)?;
+        if Generation::START != 0 {
+            generations.allocate()?;
+            let words = (0..chunks).map(|chunk| generations.word64(chunk * size_of::<u64>()));
+            words.for_each(|word| word.store(Generation::START, Relaxed));
+        }
         let (hangup_socket, liveness_socket) = PacketSocket::pair()?;
         self.hangup_socket = Some(hangup_socket);
         Ok(Some(ChunkSource { memory, generations, liveness_socket, element: PhantomData }))

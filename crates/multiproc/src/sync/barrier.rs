@@ -8,6 +8,7 @@ use super::poison::{error, failure_word, own_failure_word};
 use super::shared::{Shared, Word, impl_serde_shared};
 use super::slots::Entry;
 use crate::error::{Cause, Error, Failure, Result};
+use crate::ipc::ring::just_before_overflow;
 use crate::sys::atomic::{AcqRel, Acquire, Relaxed};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -98,7 +99,11 @@ impl Barrier {
         if !(1..=MAX_PARTIES).contains(&parties) {
             return Err(Error::invalid(format!("a barrier has from 1 to {MAX_PARTIES} parties")));
         }
-        Ok(Self { shared: Shared::create::<()>(parties as usize, 0)? })
+        let barrier = Self { shared: Shared::create::<()>(parties as usize, 0)? };
+        let state = u64::from(just_before_overflow(4)) << 32;
+        barrier.shared.word(Word::State).store(state, Relaxed);
+        barrier.shared.word(Word::Sequence).store(0, Relaxed);
+        Ok(barrier)
     }
 
     /// Blocks until all parties have arrived. Returns `true` in exactly one of them, the leader.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::shared::{Shared, Word, impl_serde_shared};
 use crate::error::Result;
+use crate::ipc::ring::just_before_overflow;
 use crate::sys::atomic::{Acquire, Relaxed, Release};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::poll::Deadline;
@@ -44,7 +45,9 @@ impl Event {
     /// # Errors
     /// When the kernel refuses a descriptor or the memory.
     pub fn new() -> Result<Self> {
-        Ok(Self { shared: Shared::create::<()>(0, 0)? })
+        let event = Self { shared: Shared::create::<()>(0, 0)? };
+        event.shared.word(Word::State).store(just_before_overflow(16).into(), Relaxed); // not set
+        Ok(event)
     }
 
     /// Sets the event, and wakes all threads that wait for it: they return also if it is cleared at once.

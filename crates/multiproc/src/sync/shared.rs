@@ -13,12 +13,14 @@ use serde_core::{Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::ipc::event_count::EventCount;
+use crate::ipc::ring::just_before_overflow;
 use crate::ipc::wire::SharedMemory;
 use crate::ipc::wire::attachment::{self, Kind};
-use crate::sys::atomic::{AtomicU32, AtomicU64};
+use crate::sys::atomic::{AtomicU32, AtomicU64, Relaxed};
 use crate::sys::cpus::{YIELD_AFTER, is_smp, spin};
 use crate::sys::failpoint::{self, Failpoint};
 use crate::sys::liveness_checks::Checks;
+use crate::sys::memfd;
 use crate::sys::mutex::{Mutex, MutexGuard};
 use crate::sys::poll::Deadline;
 use crate::sys::shared_words::SharedAtomic;
@@ -91,20 +93,36 @@ const SPINS_PER_CHECK: u32 = 64;
 const TRY_LOCK_GRACE: Duration = Duration::from_millis(1);
 
 impl Shared {
-    /// Zeroed memory with `slots` slots, and data of `length` elements of type `T`.
+    /// Memory with `slots` slots, and data of `length` elements of type `T`. All of it is zero but some counters.
     pub(super) fn create<T>(slots: usize, length: usize) -> Result<Self> {
-        let shared = Self::create_sparse::<T>(slots, length)?;
+        let shared = Self::map_new::<T>(slots, length)?;
         shared.memory.allocate()?;
+        shared.init();
         Ok(shared)
     }
 
-    /// As [`create`](Self::create), for memory of which little will be used. Its user allocates that.
+    /// As [`create`](Self::create), for memory of which little will be used. Its user allocates the data.
     pub(super) fn create_sparse<T>(slots: usize, length: usize) -> Result<Self> {
+        let shared = Self::map_new::<T>(slots, length)?;
+        memfd::allocate_range(&shared.memory, 0, HEADER)?;
+        shared.init();
+        Ok(shared)
+    }
+
+    fn map_new<T>(slots: usize, length: usize) -> Result<Self> {
         let element = size_of::<T>();
         let size = size(slots, element, length)
             .ok_or_else(|| Error::os("find memory for shared data", Errno::ENOMEM))?;
         let memory = SharedMemory::create(size)?;
         Ok(Self { memory, namespace: thread_id::namespace(), slots, element, length })
+    }
+
+    /// Sets the counters.
+    fn init(&self) {
+        self.event_word().store(just_before_overflow(16), Relaxed);
+        for counter in [Word::Releases, Word::Sequence] {
+            self.word(counter).store(just_before_overflow(16).into(), Relaxed);
+        }
     }
 
     /// Decodes and checks it: elements of that size, and their number if it is given.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::impl_serde::impl_serde;
 use crate::ipc::event_count::EventCount;
+use crate::ipc::ring::just_before_overflow;
 use crate::ipc::wire::SharedMemory;
 use crate::sys::atomic::{Acquire, AtomicU32, AtomicU64, Relaxed, Release};
 use crate::sys::mutex::{Mutex, MutexGuard};
@@ -69,6 +70,13 @@ pub(super) struct Shared {
 impl_serde!(struct Shared { memory, namespace });
 
 impl Shared {
+    /// Sets the counters of new memory.
+    pub(super) fn begin(&self) {
+        for event in [HALF_FULL, ROOM] {
+            self.memory.word32(event).store(just_before_overflow(16), Relaxed);
+        }
+    }
+
     pub(super) fn half_full(&self) -> EventCount<'_> {
         EventCount(self.memory.word32(HALF_FULL))
     }

@@ -36,7 +36,9 @@ impl_serde!(newtype Buffers);
 
 impl Buffers {
     pub(super) fn create() -> Result<Self> {
-        Ok(Self(Shared { memory: SharedMemory::create(MEMORY)?, namespace: namespace() }))
+        let shared = Shared { memory: SharedMemory::create(MEMORY)?, namespace: namespace() };
+        shared.begin();
+        Ok(Self(shared))
     }
 
     /// Takes a free buffer for this process; `None` if there is none.
