@@ -61,15 +61,20 @@ fn run_items(
             task.get()
         })]);
     }
-    let mut results = Vec::with_capacity(items.len());
-    for result in options.imap_encoded(header.function, items) {
+    let mut done = Vec::with_capacity(items.len());
+    let mut results = options.imap_encoded(header.function, items);
+    while results.size_hint().0 > 0 {
+        done.extend(results.next_timeout(STOP_INTERVAL));
         if stop.is_set.load(Relaxed) {
+            results.kill();
             return None;
         }
-        results.push(result);
     }
-    Some(results)
+    Some(done)
 }
+
+/// How often a chunk of several items looks whether it is stopped while it has no result.
+const STOP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Whether it is no error of an item, but of the pool: it cannot keep its workers.
 fn ends_pool(error: &multiproc::Error) -> bool {

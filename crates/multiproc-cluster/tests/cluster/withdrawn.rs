@@ -1,15 +1,17 @@
 //! What a caller withdraws ends at the hosts and leaves the broker, whenever that happens.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::support::{LEASE, Outcome, Server, TEST_TIMEOUT, trials, wait_until};
-use crate::work::{HOUR, enlarge, sleep, square};
+use crate::work::{HOUR, begin_and_sleep_if_some, begin_and_wait, enlarge, sleep, square};
 
 trials![
     a_task_that_is_cancelled_at_once_does_not_run_on,
     what_a_dead_broker_held_does_not_run_when_it_is_back,
     a_task_that_is_cancelled_while_the_broker_is_away_ends,
     the_arguments_of_a_cancelled_task_are_removed,
+    a_withdrawn_chunk_of_several_items_ends_at_once,
 ];
 
 /// Whenever the withdrawal comes: before the chunk is sent, while it travels, and when it has begun.
@@ -62,6 +64,31 @@ fn a_task_that_is_cancelled_while_the_broker_is_away_ends() -> Outcome {
     server.restart();
     let mut task = pool.submit(square, (6,))?;
     assert_eq!(task.get_timeout(TEST_TIMEOUT)?, Some(36), "its workers are busy");
+    Ok(())
+}
+
+/// Chunks grow while the items are short. Then an item comes that takes an hour.
+fn a_withdrawn_chunk_of_several_items_ends_at_once() -> Outcome {
+    let server = Server::start();
+    let _agents = server.agents(&["a"]);
+    let pool = server.cluster().lease(LEASE * 10).connect()?.pool("several")?;
+    let folders = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+    let [long, one, other] = [0, 1, 2].map(|number| folders[number].path().to_owned());
+    let has_begun = |folder: &Path| std::fs::read_dir(folder).is_ok_and(|files| files.count() > 0);
+    let input = (0..).map(|number| (number == 2000).then(|| long.clone()));
+    let mut results = pool.imap_unordered(begin_and_sleep_if_some, input);
+    while !has_begun(&long) {
+        results.next().unwrap()?; // the other worker goes on
+    }
+    drop(results);
+    let tasks = [&one, &other].map(|folder| pool.submit(begin_and_wait, (folder.clone(),)));
+    wait_until("both workers are free", || has_begun(&one) && has_begun(&other));
+    for folder in [&one, &other] {
+        std::fs::write(folder.join("go"), "")?;
+    }
+    for task in tasks {
+        task?.get()?;
+    }
     Ok(())
 }
 

@@ -52,3 +52,11 @@ pub(crate) fn begin_and_wait(folder: PathBuf) -> u32 {
     }
     agent
 }
+
+/// With a folder, writes a file there and takes an hour.
+pub(crate) fn begin_and_sleep_if_some(folder: Option<PathBuf>) {
+    if let Some(folder) = folder {
+        let _ = fs::write(folder.join("begun"), "");
+        std::thread::sleep(HOUR);
+    }
+}

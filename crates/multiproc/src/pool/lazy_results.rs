@@ -91,6 +91,16 @@ where
     }
 }
 
+impl<I, R> LazyResults<'_, I, R> {
+    /// Ends the call at once: withdraws what no worker has begun, and kills the workers that run the rest.
+    #[doc(hidden)]
+    pub fn kill(self) {
+        if let Some(results) = self.results {
+            results.kill();
+        }
+    }
+}
+
 impl<T, I, R> Iterator for LazyResults<'_, I, R>
 where
     T: Serialize + DeserializeOwned,

@@ -276,8 +276,8 @@ impl Dispatcher {
         }
     }
 
-    /// Withdraws a call of one item, or kills the worker that runs it. Returns whether its result is now the
-    /// error that it was cancelled.
+    /// Withdraws a call, and kills the workers that run its items. Returns whether an item was cancelled so. A
+    /// call with several items has no reader any more.
     pub(crate) fn cancel(&self, call: &Arc<Call>) -> bool {
         let is_cancelled =
             self.fork_detector.in_original_process() && self.change(|state| state.cancel(call));

@@ -300,6 +300,14 @@ where
     }
 }
 
+impl<I, R> Results<'_, I, R> {
+    /// Ends the call, and kills the workers that run its items.
+    pub(super) fn kill(self) {
+        self.call.abandon();
+        self.dispatcher.cancel(&self.call);
+    }
+}
+
 #[cfg(feature = "async")]
 impl<I, R> Results<'_, I, R> {
     /// Counts a stream that begins to wait for this call, or no longer does.
